@@ -1,0 +1,10 @@
+"""The one exception that users see: a sentence that names the file and the remedy."""
+
+from __future__ import annotations
+
+
+class GestaError(Exception):
+    """Something outside the program is wrong (a file, a flag, a list); the message says what and how to mend it.
+
+    The command line prints the message alone, without a traceback, unless ``--debug`` is given.
+    """

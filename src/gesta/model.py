@@ -1,0 +1,306 @@
+"""The shape every system shares: stem → blocks → head, with one loop over the blocks.
+
+A model is described by a :class:`ModelConfig` (typed sizes, JSON-able, saved with the weights) and built by
+``config.build()``. Plug-in layers are inserted *before* a block by configuration and see the state as a
+``(B, C, T, H, W)`` grid, so a plug-in never learns which backbone it is in and a backbone never learns which plug-in
+it got.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+from collections.abc import Iterable, Sequence
+from dataclasses import field
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gesta.config import config, replace, suggest
+from gesta.errors import GestaError
+
+Grid = tuple[int, int, int, int]
+"""Channels, frames, height, width of a feature map."""
+
+Scores = Tensor | dict[str, Tensor]
+"""``(B, K)`` scores, or one such tensor per label space (verb, noun)."""
+
+
+@config
+class ClipSpec:
+    """What a model eats; part of the model's configuration, so it travels with the weights.
+
+    Attributes:
+        frames: frames per clip, T.
+        sampling: ``dense`` takes frames ``stride`` apart, ``uniform`` one frame of each of ``frames`` equal segments of
+            the whole video (TSN sampling).
+        stride: distance of neighbouring frames in dense sampling, in frames of the video.
+        size: height and width of a clip in pixels.
+        mean: per-channel mean subtracted from RGB in [0, 1].
+        std: per-channel standard deviation divided by.
+    """
+
+    frames: int = 16
+    sampling: Literal["dense", "uniform"] = "dense"
+    stride: int = 4
+    size: int = 224
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+
+
+@config
+class LayerConfig:
+    """A plug-in layer that keeps the shape of a feature map."""
+
+    def build(self, grid: Grid) -> nn.Module:
+        """A module ``(B, C, T, H, W) -> (B, C, T, H, W)`` for feature maps of the given size."""
+        raise NotImplementedError
+
+
+@config
+class Insert:
+    """Put ``layer`` before block ``at`` (0-based: ``at=3`` means after three blocks, the papers' ``[3]``)."""
+
+    layer: LayerConfig
+    at: int
+
+
+@config
+class ModelConfig:
+    """Sizes of one system. Subclasses add their own fields and implement :meth:`build`.
+
+    Attributes:
+        classes: number of classes; a dict for several label spaces (``{"verb": 97, "noun": 300}``); 0 gives features.
+        clip: what the model eats.
+        inserts: plug-in layers and their places.
+        dropout: dropout before the classifier.
+        drop_path: stochastic depth, growing linearly from 0 in the first block to this in the last.
+        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    classes: int | dict[str, int] = 400
+    clip: ClipSpec = field(default_factory=ClipSpec)
+    inserts: list[Insert] = field(default_factory=list)
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    activation_checkpointing: bool = False
+
+    def build(self) -> VideoModel:
+        """Build the model with freshly initialised weights (on the current default device, ``meta`` included)."""
+        raise NotImplementedError
+
+
+class VideoModel(nn.Module):
+    """Base of all systems: owns the loop over blocks, the inserts, the taps and activation checkpointing.
+
+    A subclass registers its parts, offers its blocks as :attr:`blocks`, and implements :meth:`stem`, :meth:`pool`,
+    :meth:`to_grid`, :meth:`from_grid` and :meth:`grid_at`; its ``__init__`` ends with :meth:`finish`. The state between
+    blocks is whatever the system likes.
+    """
+
+    blocks: Any  # an nn.ModuleList, or a property giving a list of registered modules
+    classifier: nn.Module
+    inserts: nn.ModuleDict
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    # --- what a system implements ------------------------------------------------------------------------------------
+
+    def stem(self, video: Tensor) -> Any:
+        """Clips ``(B, C, T, H, W)`` to the first block's state."""
+        raise NotImplementedError
+
+    def pool(self, state: Any) -> Tensor:
+        """The last block's state to one feature vector per clip, ``(B, D)``, normalised as the classifier expects."""
+        raise NotImplementedError
+
+    def to_grid(self, state: Any) -> Tensor:
+        """The state as a feature map ``(B, C, T, H, W)``, class tokens left out."""
+        raise NotImplementedError
+
+    def from_grid(self, grid: Tensor, state: Any) -> Any:
+        """The state with its feature map replaced by ``grid``; class tokens are untouched."""
+        raise NotImplementedError
+
+    def grid_at(self, block: int) -> Grid:
+        """Size of the feature map before block ``block`` (``len(blocks)``: after the last) at the configured clip size."""
+        raise NotImplementedError
+
+    def losses(self, state: Any) -> dict[str, Tensor]:
+        """Extra training losses by name, already weighted; computed from the last block's state."""
+        return {}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay must leave alone, beside biases and 1-D ones."""
+        return set()
+
+    def depth_of(self, name: str) -> int:
+        """Depth of a parameter for layer-wise learning-rate decay: 0 stem, i + 1 block i, len(blocks) + 1 head."""
+        for index, block in enumerate(self._blocks_by_name()):
+            if name.startswith(block):
+                return index + 1
+        if name.startswith("inserts."):
+            return int(name.split(".")[1]) + 1
+        return 0 if self._is_stem(name) else len(self.blocks) + 1
+
+    def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a public checkpoint's keys to this model's; unknown keys are passed through unchanged."""
+        return weights
+
+    # --- what all systems share --------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Build the inserts; called at the end of a subclass's ``__init__``."""
+        places: dict[str, list[nn.Module]] = {}
+        for insert in self.config.inserts:
+            if not 0 <= insert.at < len(self.blocks):
+                raise GestaError(
+                    f"{type(insert.layer).__name__} cannot be inserted before block {insert.at}: "
+                    f"{type(self).__name__} has blocks 0 to {len(self.blocks) - 1}"
+                )
+            places.setdefault(str(insert.at), []).append(insert.layer.build(self.grid_at(insert.at)))
+        self.inserts = nn.ModuleDict({at: nn.Sequential(*layers) for at, layers in places.items()})
+
+    @overload
+    def forward(self, video: Tensor, with_losses: Literal[False] = False) -> Scores: ...
+    @overload
+    def forward(self, video: Tensor, with_losses: Literal[True]) -> tuple[Scores, dict[str, Tensor]]: ...
+    def forward(self, video: Tensor, with_losses: bool = False) -> Scores | tuple[Scores, dict[str, Tensor]]:
+        """Class scores (logits) of clips.
+
+        Args:
+            video: normalised clips ``(B, C, T, H, W)``.
+            with_losses: also return the model's extra losses (empty for most), for training.
+
+        Returns:
+            ``(B, K)`` scores, a dict of them for several label spaces, or pooled features for ``classes=0``.
+        """
+        state = self._run(video, None)
+        scores = self.classifier(self.pool(state))
+        return (scores, self.losses(state)) if with_losses else scores
+
+    def embed(self, video: Tensor) -> Tensor:
+        """Pooled features before the classifier, ``(B, D)``."""
+        return self.pool(self._run(video, None))
+
+    def taps(self, video: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Named intermediate feature maps, each ``(B, C, T, H, W)``.
+
+        ``"stem"`` is what enters block 0 (before its inserts), ``"insert.i"`` what the inserts before block i give,
+        ``"block.i"`` what block i gives.
+        """
+        wanted = set(names)
+        known = self.tap_names()
+        for name in wanted - set(known):
+            raise GestaError(f"{type(self).__name__} has no tap {name!r}{suggest(name, known)}")
+        found: dict[str, Tensor] = dict.fromkeys(wanted)  # type: ignore[arg-type]
+        self._run(video, found)
+        return found
+
+    def tap_names(self) -> list[str]:
+        """All names :meth:`taps` knows, in the order of the forward pass."""
+        names = ["stem"]
+        for i in range(len(self.blocks)):
+            names += [f"insert.{i}"] * (str(i) in self.inserts) + [f"block.{i}"]
+        return names
+
+    def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:
+        if video.dim() != 5 or video.shape[1] != 3:
+            raise ValueError(f"a model eats clips (B, 3, T, H, W), not {tuple(video.shape)}")
+        state = self.stem(video)
+        self._tap(taps, "stem", state)
+        for i, block in enumerate(self.blocks):
+            if str(i) in self.inserts:
+                state = self.from_grid(self.inserts[str(i)](self.to_grid(state)), state)
+                self._tap(taps, f"insert.{i}", state)
+            if self.config.activation_checkpointing and torch.is_grad_enabled() and self.training:
+                state = checkpoint(block, state, use_reentrant=False)
+            else:
+                state = block(state)
+            self._tap(taps, f"block.{i}", state)
+        return state
+
+    def _tap(self, taps: dict[str, Any] | None, name: str, state: Any) -> None:
+        if taps is not None and name in taps:
+            taps[name] = self.to_grid(state)
+
+    def _blocks_by_name(self) -> list[str]:
+        """Name prefix of every block's parameters, with the trailing dot."""
+        names = {module: name for name, module in self.named_modules()}
+        return [names[block] + "." for block in self.blocks]
+
+    def _is_stem(self, name: str) -> bool:
+        """Whether a parameter outside blocks and inserts comes before the first block."""
+        return not name.startswith(("classifier.", "norm."))
+
+
+class Classifier(nn.Module):
+    """Dropout and one linear layer per label space.
+
+    Args:
+        width: D of the pooled features.
+        classes: number of classes, a dict of numbers for several label spaces, or 0 for the features themselves.
+        dropout: probability before the linear layer.
+    """
+
+    def __init__(self, width: int, classes: int | dict[str, int], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear: nn.Module
+        if isinstance(classes, dict):
+            self.linear = nn.ModuleDict({space: nn.Linear(width, count) for space, count in classes.items()})
+        else:
+            self.linear = nn.Linear(width, classes) if classes else nn.Identity()
+
+    def forward(self, features: Tensor) -> Scores:
+        """``(B, D)`` features to ``(B, K)`` scores, or a dict of them."""
+        features = self.dropout(features)
+        if isinstance(self.linear, nn.ModuleDict):
+            return {space: layer(features) for space, layer in self.linear.items()}
+        return self.linear(features)
+
+
+# --- models by name --------------------------------------------------------------------------------------------------
+
+MODELS: dict[str, str] = {
+    "mvitv2_s": "gesta.models.mvit",
+    "mvitv2_tiny": "gesta.models.mvit",
+    "stan_mvitv2_s": "gesta.models.stan",
+    "stan_mvitv2_tiny": "gesta.models.stan",
+    "r3d_50": "gesta.models.r3d",
+    "r3d_tiny": "gesta.models.r3d",
+}
+"""Each named size and the module that has a function of that name, ``() -> ModelConfig``."""
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of all models, or of those that match a shell pattern such as ``"stan_*"``."""
+    return sorted(fnmatch.filter(MODELS, pattern))
+
+
+def model_config(name: str, **changes: Any) -> ModelConfig:
+    """The configuration of a named model with some fields changed.
+
+    Raises:
+        GestaError: unknown name or field.
+    """
+    if name not in MODELS:
+        raise GestaError(f"there is no model {name!r}{suggest(name, MODELS)} (all names: gesta models)")
+    return replace(getattr(importlib.import_module(MODELS[name]), name)(), **changes)
+
+
+def create_model(name: str, **changes: Any) -> VideoModel:
+    """Build a named model, e.g. ``create_model("mvitv2_s", classes=101, dropout=0.5)``.
+
+    Weights are fresh; :func:`gesta.checkpoint.import_weights` loads others.
+    """
+    return model_config(name, **changes).build()
+
+
+def drop_path_rates(last: float, blocks: int) -> Sequence[float]:
+    """Stochastic-depth probability of each block, linear from 0 to ``last``."""
+    return [last * i / max(blocks - 1, 1) for i in range(blocks)]

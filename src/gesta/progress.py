@@ -1,0 +1,37 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], what: str, total: int | None = None, every_s: float = 10.0) -> Iterator[T]:
+    """Iterate over ``items``, showing how far it is on standard error.
+
+    Args:
+        items: anything iterable.
+        what: a few words in front of the bar.
+        total: number of items, if ``len(items)`` does not tell.
+        every_s: seconds between lines where standard error is not a terminal.
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track as bar
+
+        yield from bar(items, what, total=total, console=Console(stderr=True), transient=True)
+        return
+    begin = last = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - last >= every_s:
+            last = now
+            of = f" of {total}" if total else ""
+            print(f"{what}: {done}{of} after {now - begin:.0f} s", file=sys.stderr, flush=True)
+        yield item
