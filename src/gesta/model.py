@@ -264,6 +264,21 @@ class Classifier(nn.Module):
         return self.linear(features)
 
 
+def to_clips(video: Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Loader batches to model input, on whatever device they lie: the one place where pixels become floats.
+
+    Args:
+        video: ``(B, V, T, C, H, W)`` uint8.
+        spec: the model's normalisation.
+
+    Returns:
+        ``(B * V, C, T, H, W)`` of ``dtype``, contiguous.
+    """
+    clips = video.flatten(0, 1).transpose(1, 2).to(dtype)
+    mean, std = (torch.tensor(v, dtype=dtype, device=video.device).view(1, 3, 1, 1, 1) for v in (spec.mean, spec.std))
+    return (clips - 255 * mean).div_(255 * std).contiguous()
+
+
 # --- models by name --------------------------------------------------------------------------------------------------
 
 MODELS: dict[str, str] = {

@@ -1,0 +1,43 @@
+"""Shared fixtures: small videos made on the spot, and the genuine clips where they lie beside the checkout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of genuine clips and annotations; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("no genuine clips beside this checkout")
+    return SHARED
+
+
+def write_video(path: Path, frames: int = 24, size: tuple[int, int] = (64, 48), fps: int = 12, shade: int = 0) -> Path:
+    """An H.264 file (width, height) in which a bright square moves right; frame i has grey level ``shade + 4 * i``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": "10", "preset": "ultrafast"}
+        for i in range(frames):
+            image = np.full((height, width, 3), (shade + 4 * i) % 200, dtype=np.uint8)
+            left = (2 * i) % (width - 8)
+            image[height // 2 : height // 2 + 8, left : left + 8] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def make_video(tmp_path: Path) -> Callable[..., Path]:
+    """``make_video(name, **options)`` writes a small video below the test's own folder; see :func:`write_video`."""
+    return lambda name, **options: write_video(tmp_path / name, **options)
