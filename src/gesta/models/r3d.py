@@ -1,0 +1,160 @@
+"""3-D ResNet: the plain convolutional backbone of ST-MANet, and the first one without tokens.
+
+Source: K. Hara, H. Kataoka, Y. Satoh, "Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?",
+CVPR 2018; the network of Y. Wang, ComSIS 21(4), 2024, §3.1. Parameter names are those of Hara's public checkpoints, so
+they load as they are (only ``fc`` is renamed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import cast
+
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from gesta.config import config
+from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
+
+EXPANSION = 4  # a bottleneck gives four times its width
+
+
+@config
+class R3DConfig(ModelConfig):
+    """Sizes of a 3-D ResNet made of bottlenecks.
+
+    Attributes:
+        depths: bottlenecks in each of the four stages.
+        width: channels of the stem and of the first stage's bottlenecks; each further stage doubles it.
+    """
+
+    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
+    width: int = 64
+    clip: ClipSpec = field(
+        default_factory=lambda: ClipSpec(
+            frames=32, stride=2, size=112, mean=(0.4345, 0.4051, 0.3775), std=(0.2768, 0.2713, 0.2737)
+        )
+    )
+
+    def build(self) -> R3D:
+        return R3D(self)
+
+
+def r3d_50() -> R3DConfig:
+    """3-D ResNet-50 on 32 frames of 112 × 112, every second frame."""
+    return R3DConfig()
+
+
+def r3d_tiny() -> R3DConfig:
+    """A narrow network of four bottlenecks for CPUs: 16 frames of 64 × 64."""
+    config = R3DConfig(depths=(1, 1, 1, 1), width=12)
+    config.clip.frames, config.clip.size = 16, 64
+    return config
+
+
+class Bottleneck(nn.Module):
+    """1×1×1 (w) – 3×3×3 (w, carries the stride) – 1×1×1 (4w), batch norm after each, shortcut of type B.
+
+    Args:
+        inputs: channels of the input.
+        width: w; the output has ``4 * w`` channels.
+        stride: of time and space alike.
+        drop_path: probability of leaving the branch out for a clip in training.
+    """
+
+    def __init__(self, inputs: int, width: int, stride: int, drop_path: float) -> None:
+        super().__init__()
+        outputs = EXPANSION * width
+        self.conv1 = nn.Conv3d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm3d(width)
+        self.conv2 = nn.Conv3d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm3d(width)
+        self.conv3 = nn.Conv3d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm3d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.drop_path = DropPath(drop_path)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm3d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, inputs, T, H, W)`` to ``(B, 4w, T / stride, H / stride, W / stride)``, sizes rounded up."""
+        branch = self.relu(self.bn1(self.conv1(x)))
+        branch = self.relu(self.bn2(self.conv2(branch)))
+        branch = self.bn3(self.conv3(branch))
+        return self.relu(self.drop_path(branch) + self.downsample(x))
+
+
+class R3D(VideoModel):
+    """3-D ResNet. Its blocks are the bottlenecks; the stages of ``r3d_50`` start at blocks 0, 3, 7 and 13.
+
+    The state between blocks is the feature map itself.
+    """
+
+    config: R3DConfig
+
+    def __init__(self, config: R3DConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        self.conv1 = nn.Conv3d(3, width, 7, stride=(1, 2, 2), padding=3, bias=False)
+        self.bn1 = nn.BatchNorm3d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
+        rates = list(drop_path_rates(config.drop_path, sum(config.depths)))
+        inputs = width
+        for stage, depth in enumerate(config.depths):
+            blocks = []
+            for i in range(depth):
+                blocks.append(Bottleneck(inputs, width, 2 if stage and not i else 1, rates.pop(0)))
+                inputs = EXPANSION * width
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            width *= 2
+        self.classifier = Classifier(inputs, config.classes, config.dropout)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.finish()
+
+    @property
+    def blocks(self) -> list[Bottleneck]:
+        """All bottlenecks in order."""
+        stages = (cast(nn.Sequential, self.get_submodule(f"layer{stage}")) for stage in range(1, 5))
+        return [cast(Bottleneck, block) for stage in stages for block in stage]
+
+    def stem(self, video: Tensor) -> Tensor:
+        """7×7×7 convolution, batch norm, ReLU, max-pool: ``(B, 3, T, H, W)`` to ``(B, w, T / 2, H / 4, W / 4)``."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(video))))
+
+    def pool(self, state: Tensor) -> Tensor:
+        """Mean over time and space."""
+        return state.mean((2, 3, 4))
+
+    def to_grid(self, state: Tensor) -> Tensor:
+        return state
+
+    def from_grid(self, grid: Tensor, state: Tensor) -> Tensor:
+        return grid
+
+    def grid_at(self, block: int) -> Grid:
+        clip = self.config.clip
+        channels = self.config.width
+        size = (_half(clip.frames), _half(_half(clip.size)), _half(_half(clip.size)))
+        for module in self.blocks[:block]:
+            channels = module.conv3.out_channels
+            if module.conv2.stride[0] == 2:
+                size = (_half(size[0]), _half(size[1]), _half(size[2]))
+        return channels, *size
+
+    def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Hara's names: ``module.`` of data-parallel training is dropped, ``fc`` is our classifier."""
+        renamed = {}
+        for name, value in weights.items():
+            name = name.removeprefix("module.")
+            if name.startswith("fc.") and not isinstance(self.config.classes, dict):
+                name = "classifier.linear." + name.removeprefix("fc.")
+            renamed[name] = value
+        return renamed
+
+
+def _half(size: int) -> int:
+    return (size + 1) // 2
