@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import field
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from gesta.config import config, replace, suggest
@@ -61,10 +64,16 @@ class LayerConfig:
 
 @config
 class Insert:
-    """Put ``layer`` before block ``at`` (0-based: ``at=3`` means after three blocks, the papers' ``[3]``)."""
+    """Put ``layer`` before block ``at`` (0-based: ``at=3`` means after three blocks, the papers' ``[3]``).
+
+    Attributes:
+        class_token: a layer sees the feature map only; ``double`` multiplies the class token (if there is one) by 2, as
+            a layer that adds its input back at first does to the map.
+    """
 
     layer: LayerConfig
     at: int
+    class_token: Literal["keep", "double"] = "keep"
 
 
 @config
@@ -156,13 +165,16 @@ class VideoModel(nn.Module):
     def finish(self) -> None:
         """Build the inserts; called at the end of a subclass's ``__init__``."""
         places: dict[str, list[nn.Module]] = {}
+        self._token_scale: dict[str, int] = {}
         for insert in self.config.inserts:
             if not 0 <= insert.at < len(self.blocks):
                 raise GestaError(
                     f"{type(insert.layer).__name__} cannot be inserted before block {insert.at}: "
                     f"{type(self).__name__} has blocks 0 to {len(self.blocks) - 1}"
                 )
-            places.setdefault(str(insert.at), []).append(insert.layer.build(self.grid_at(insert.at)))
+            at = str(insert.at)
+            places.setdefault(at, []).append(insert.layer.build(self.grid_at(insert.at)))
+            self._token_scale[at] = self._token_scale.get(at, 1) * (2 if insert.class_token == "double" else 1)
         self.inserts = nn.ModuleDict({at: nn.Sequential(*layers) for at, layers in places.items()})
 
     @overload
@@ -215,10 +227,13 @@ class VideoModel(nn.Module):
         self._tap(taps, "stem", state)
         for i, block in enumerate(self.blocks):
             if str(i) in self.inserts:
-                state = self.from_grid(self.inserts[str(i)](self.to_grid(state)), state)
+                grid = self.inserts[str(i)](self.to_grid(state))
+                if (scale := self._token_scale[str(i)]) != 1:
+                    state = _scaled(state, scale)  # of which from_grid keeps the class token only
+                state = self.from_grid(grid, state)
                 self._tap(taps, f"insert.{i}", state)
             if self.config.activation_checkpointing and torch.is_grad_enabled() and self.training:
-                state = checkpoint(block, state, use_reentrant=False)
+                state = _checkpoint(block, state)
             else:
                 state = block(state)
             self._tap(taps, f"block.{i}", state)
@@ -236,6 +251,34 @@ class VideoModel(nn.Module):
     def _is_stem(self, name: str) -> bool:
         """Whether a parameter outside blocks and inserts comes before the first block."""
         return not name.startswith(("classifier.", "norm."))
+
+
+def _scaled(state: Any, factor: int) -> Any:
+    """A state with all its floating-point tensors multiplied."""
+    return tree_map_only(Tensor, lambda part: part * factor if part.is_floating_point() else part, state)
+
+
+def _checkpoint(block: nn.Module, state: Any) -> Any:
+    """Run a block without keeping its activations; the backward pass runs it again."""
+    if torch.compiler.is_compiling():  # a compiled recomputation leaves the running statistics alone by itself
+        return checkpoint(block, state, use_reentrant=False)
+    return checkpoint(block, state, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)))
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Let no batch norm update its running statistics: the forward pass has done so already."""
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(1)
 
 
 class Classifier(nn.Module):
