@@ -62,3 +62,11 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@config
+class EvaluateJob:
+    """What ``gesta evaluate`` scores and how: the fields its flags can change."""
+
+    data: DataConfig
+    evaluate: EvaluateConfig

@@ -1,0 +1,437 @@
+"""The verbs. Everything heavy is imported inside the verb that needs it, so that ``gesta --help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gesta import __version__
+from gesta.errors import GestaError
+
+if TYPE_CHECKING:
+    from gesta.data.dataset import DataConfig
+
+T = TypeVar("T")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``gesta`` command; exits with 0, 1 (something is wrong, one sentence) or 2 (usage)."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not options.takes_fields:
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        status = options.verb(options, rest)
+    except GestaError as error:
+        if options.debug:
+            raise
+        print(f"gesta: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("gesta: interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        status = 1
+    sys.exit(status or 0)
+
+
+# --- the verbs -------------------------------------------------------------------------------------------------------
+
+
+def _models(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.cost import count
+    from gesta.model import list_models, model_config
+    from gesta.recipes.address import list_recipes, list_tables
+
+    models = [
+        {
+            "name": name,
+            "params": (cost := count(model_config(name))).params,
+            "clip": _words(model_config(name).clip),
+            "macs": cost.macs,
+        }
+        for name in list_models(options.pattern)
+    ]
+    if options.json:
+        print(json.dumps({"models": models, "recipes": list_recipes(), "tables": sorted(list_tables())}, indent=2))
+        return
+    print("models")
+    for m in models:
+        print(f"  {m['name']:<20} {m['params'] / 1e6:8.2f} M {m['macs'] / 1e9:8.2f} GMACs   {m['clip']}")
+    print("recipes (gesta train …)")
+    for address, line in list_recipes().items():
+        print(f"  {address:<20} {line}")
+    print("tables (gesta table …)")
+    for address, table in list_tables().items():
+        print(f"  {address:<20} {table.source}")
+
+
+def _show(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.config import to_json
+    from gesta.model import MODELS, model_config
+    from gesta.recipes.address import find_recipe
+
+    if options.what in MODELS:
+        shown: Any = _with_fields(model_config(options.what), rest, "gesta show")
+    else:
+        shown = _with_fields(
+            find_recipe(options.what, model=options.model, data=options.data, trust=options.trust), rest, "gesta show"
+        )
+    print(json.dumps(to_json(shown), indent=2))
+
+
+def _cost(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.cost import count
+    from gesta.model import model_config
+
+    changes = {"classes": options.classes} if options.classes is not None else {}
+    model = _with_fields(model_config(options.model, **changes), rest, "gesta cost")
+    _print(
+        options,
+        *[count(model, style=style) for style in (["torch", "fvcore"] if options.style == "both" else [options.style])],
+    )
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.recipes.address import find_recipe, read_recipe
+    from gesta.train import train
+
+    run = Path(options.run) if options.run else None
+    if options.resume and run and not options.recipe:
+        recipe = read_recipe(run / "recipe.json", trust=options.trust)
+    elif options.recipe:
+        recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust=options.trust)
+    else:
+        raise GestaError("name a recipe (all: gesta models), or a run to go on with: gesta train --resume --run DIR")
+    recipe = _with_fields(recipe, rest, "gesta train RECIPE")
+    train(recipe, run or Path("runs") / recipe.name, resume=options.resume, trust=options.trust)
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.checkpoint import load_model
+    from gesta.evaluate import EvaluateConfig, evaluate
+    from gesta.recipes import EvaluateJob
+    from gesta.recipes.address import data_config, read_recipe
+
+    checkpoint = _checkpoint(options.checkpoint)
+    loaded = load_model(checkpoint, trust=options.trust)
+    saved = checkpoint.parent / "recipe.json"
+    recipe = read_recipe(saved, trust=options.trust) if saved.is_file() else None
+    if options.data:
+        data: DataConfig = data_config(options.data)
+    elif recipe:
+        data = recipe.data
+    else:
+        raise GestaError(
+            f"{checkpoint}: no recipe.json beside it, so say on which videos: --data folder --data.root DIR"
+        )
+    job = _with_fields(
+        EvaluateJob(data=data, evaluate=recipe.evaluate if recipe else EvaluateConfig()), rest, "gesta evaluate CKPT"
+    )
+    records = job.data.records(job.evaluate.split)
+    if not records:
+        raise GestaError(f"the data set has no split {job.evaluate.split!r}; choose another with --evaluate.split")
+    if job.data.classes() != loaded.classes:
+        raise GestaError(
+            f"{checkpoint} knows {len(loaded.classes)} classes ({', '.join(loaded.classes[:3])} …), the data set has "
+            f"{len(job.data.classes())} ({', '.join(job.data.classes()[:3])} …): evaluate on those it was trained on"
+        )
+    receipt = evaluate(loaded.model, records, loaded.classes, job.evaluate, checkpoint=str(checkpoint), data=job.data)
+    if receipt is None:  # another process of several writes the receipt
+        return
+    out = Path(options.out) if options.out else checkpoint.parent / f"result-{job.evaluate.split}.json"
+    receipt.write(out)
+    _print(options, receipt)
+    print(f"receipt: {out}", file=sys.stderr)
+
+
+def _predict(options: argparse.Namespace, _: list[str]) -> int:
+    from gesta.checkpoint import load_model
+    from gesta.predict import run
+
+    loaded = load_model(_checkpoint(options.checkpoint), trust=options.trust)
+    return run(loaded.model, loaded.classes, options)
+
+
+def _compare(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.compare import compare
+    from gesta.evaluate import Receipt
+
+    _print(options, compare(*(Receipt.read(_receipt(path)) for path in (options.a, options.b))))
+
+
+def _table(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.config import suggest
+    from gesta.recipes.address import list_tables
+    from gesta.recipes.tables import fill
+
+    tables = list_tables()
+    if options.table not in tables:
+        raise GestaError(
+            f"there is no table {options.table!r}{suggest(options.table, tables)} (all: {', '.join(tables)})"
+        )
+    _print(options, fill(tables[options.table], Path(options.runs), rehearsal=options.data == "marionette"))
+
+
+def _ledger(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.ledger import ledger
+
+    found = ledger()
+    if options.write:
+        Path(options.write).write_text(found.to_markdown())
+    _print(options, found)
+
+
+def _analyse_report(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.report import write_report
+
+    print(write_report(Path(options.run)))
+
+
+def _analyse_warp(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.warp import warp_figure
+    from gesta.checkpoint import load_model
+
+    loaded = load_model(_checkpoint(options.checkpoint), trust=options.trust)
+    out = Path(options.out)
+    warp_figure(loaded.model, options.video, out, spatial_only=options.spatial_only)
+    print(out)
+
+
+def _data_list(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.data.check import describe
+
+    _print(options, describe(_data(options.source, rest, "gesta data list")))
+
+
+def _data_check(options: argparse.Namespace, rest: list[str]) -> int:
+    from gesta.data.check import check
+    from gesta.model import model_config
+
+    clip = model_config(options.model).clip if options.model else None
+    report = check(_data(options.source, rest, "gesta data check"), clip=clip, flip=not options.no_flip)
+    _print(options, report)
+    return 0 if report.ok else 1
+
+
+def _data_make(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.data.marionette import make
+
+    _print(options, make(options.out, clips=options.clips, seed=options.seed, workers=options.workers))
+
+
+def _bench_data(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.bench import bench_data
+
+    _print(options, bench_data(root=options.root))
+
+
+def _bench_model(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.bench import bench_model
+    from gesta.model import model_config
+
+    model = _with_fields(model_config(options.model), rest, "gesta bench model")
+    _print(options, bench_model(model, batch=options.batch, compiled=options.compile))
+
+
+def _doctor(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.doctor import diagnose
+
+    _print(options, diagnose())
+
+
+def _demo(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.demo import run_demo
+
+    run_demo(Path(options.out), clips=options.clips, epochs=options.epochs)
+
+
+# --- helpers of the verbs --------------------------------------------------------------------------------------------
+
+
+def _with_fields(obj: T, flags: list[str], program: str) -> T:
+    """Change fields of a config object by flags (``--train.lr 1e-4``); misspelt ones are refused with suggestions."""
+    if not flags:
+        return obj
+    import tyro
+
+    return tyro.cli(
+        type(obj),
+        default=obj,
+        args=flags,
+        prog=program,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+    )
+
+
+def _data(source: str, flags: list[str], program: str) -> DataConfig:
+    """A data set from a short name, a folder with a folder per class, or a list file, with its fields changed."""
+    from gesta.data.lists import Folder, Lists
+    from gesta.recipes.address import DATA, data_config
+
+    path = Path(source)
+    if path.is_dir():
+        return _with_fields(Folder(root=source), flags, program)
+    if path.is_file():
+        return _with_fields(Lists(train=source), flags, program)
+    if source in DATA:
+        return _with_fields(data_config(source), flags, program)
+    raise GestaError(f"{source} is neither a folder, a list file nor a data set ({', '.join(DATA)})")
+
+
+def _checkpoint(path: str) -> Path:
+    """A checkpoint file; a run folder stands for its best."""
+    found = Path(path)
+    return found / "best.safetensors" if found.is_dir() else found
+
+
+def _receipt(path: str) -> Path:
+    found = Path(path)
+    return found / "result.json" if found.is_dir() else found
+
+
+def _words(clip: Any) -> str:
+    sampling = f"{clip.frames}×{clip.stride}" if clip.sampling == "dense" else f"{clip.frames} uniform"
+    return f"{sampling} frames, {clip.size} px"
+
+
+def _print(options: argparse.Namespace, *results: Any) -> None:
+    if options.json:
+        values = [result.to_json() for result in results]
+        print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
+    else:
+        print("\n\n".join(str(result) for result in results))
+
+
+# --- the parser ------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gesta",
+        description="Recognise human actions in video: train, evaluate, predict, explain.",
+        epilog="Flags such as --train.lr 1e-4 change any field of a recipe; gesta show RECIPE prints them all.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gesta {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    def add(name: str, verb: Any, text: str, group: Any = verbs, fields: bool = False, result: bool = True) -> Any:
+        sub = group.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(verb=verb, takes_fields=fields, parser=sub, json=False)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if result:
+            sub.add_argument("--json", action="store_true", help="print the result as JSON")
+        return sub
+
+    def group(name: str, text: str) -> Any:
+        return verbs.add_parser(name, help=text, description=text).add_subparsers(metavar="WHAT", required=True)
+
+    def trust(sub: Any) -> None:
+        sub.add_argument("--trust", action="store_true", help="let a file name classes outside gesta (it runs code)")
+
+    sub = add(
+        "demo", _demo, "make the embedded data set, train, evaluate, report and predict, in minutes", result=False
+    )
+    sub.add_argument("--out", default="runs/demo", help="run folder (default %(default)s)")
+    sub.add_argument("--clips", type=int, default=480, help="videos to make (default %(default)s)")
+    sub.add_argument("--epochs", type=int, help="epochs of training (default: the recipe's)")
+
+    sub = add("models", _models, "list models, recipes and tables")
+    sub.add_argument("pattern", nargs="?", default="*", help="shell pattern of model names")
+
+    sub = add("show", _show, "print every field of a recipe or model", fields=True, result=False)
+    sub.add_argument("what", metavar="RECIPE|MODEL")
+    _recipe_options(sub)
+    trust(sub)
+
+    sub = add("cost", _cost, "parameters and multiply-adds per part", fields=True)
+    sub.add_argument("model", metavar="MODEL")
+    sub.add_argument("--classes", type=int)
+    sub.add_argument(
+        "--style",
+        choices=["torch", "fvcore", "both"],
+        default="both",
+        help="counting: torch's, the papers' (fvcore), or both",
+    )
+
+    sub = add("train", _train, "train a recipe", fields=True, result=False)
+    sub.add_argument("recipe", metavar="RECIPE", nargs="?", help="stan.ucf101, my_package.runs:mine, or a recipe.json")
+    _recipe_options(sub)
+    sub.add_argument("--run", metavar="DIR", help="run folder (default runs/NAME)")
+    sub.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
+    trust(sub)
+
+    sub = add("evaluate", _evaluate, "score held-out videos and write the receipt", fields=True)
+    sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
+    sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
+    sub.add_argument("--out", metavar="FILE", help="receipt (default: result-SPLIT.json beside the checkpoint)")
+    trust(sub)
+
+    sub = add("predict", _predict, "name the actions in files, folders, a camera or a stream")
+    sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
+    sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder, frame folder, URL, or camera number")
+    sub.add_argument("--top", type=int, default=5, help="labels per video (default %(default)s)")
+    sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
+    sub.add_argument("--format", choices=["table", "csv", "json", "srt"], default="table")
+    sub.add_argument("--out", metavar="FILE", help="write there instead of printing")
+    sub.add_argument("--draw", metavar="FILE", help="draw the segments onto a copy of the video (with --timeline)")
+    trust(sub)
+
+    sub = add("compare", _compare, "what differs between two receipts: protocol first, then numbers")
+    sub.add_argument("a", metavar="RESULT")
+    sub.add_argument("b", metavar="RESULT")
+
+    sub = add("table", _table, "a paper's table with our numbers beside the paper's")
+    sub.add_argument("table", metavar="PAPER.TABLE")
+    sub.add_argument("--runs", default="runs", help="folder of runs that count (default %(default)s)")
+    sub.add_argument("--data", choices=["marionette"], help="the rehearsals on the embedded data set instead")
+
+    sub = add("ledger", _ledger, "every published cost figure beside ours")
+    sub.add_argument("--write", metavar="FILE", help="also write the page docs/fidelity.md is")
+
+    analyse = group("analyse", "look into a run or a model")
+    sub = add("report", _analyse_report, "one self-contained HTML page of a run", analyse, result=False)
+    sub.add_argument("run", metavar="RUN")
+    sub = add(
+        "warp", _analyse_warp, "draw STAN's transform on the raw clip (the paper's Fig. 2)", analyse, result=False
+    )
+    sub.add_argument("checkpoint", metavar="CKPT")
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("--spatial-only", action="store_true", help="leave the couplings with time out")
+    sub.add_argument("--out", default="warp.png")
+    trust(sub)
+
+    data = group("data", "look at, check or make videos")
+    sub = add("list", _data_list, "splits, classes and a few records", data, fields=True)
+    sub.add_argument("source", metavar="ROOT|LIST|NAME")
+    sub = add("check", _data_check, "find what would spoil a training before it starts", data, fields=True)
+    sub.add_argument("source", metavar="ROOT|LIST|NAME")
+    sub.add_argument("--model", help="check lengths against this model's clip")
+    sub.add_argument("--no-flip", action="store_true", help="training will not flip, so left and right do no harm")
+    make = data.add_parser("make", help="make the embedded data set").add_subparsers(metavar="WHAT", required=True)
+    sub = add("marionette", _data_make, "videos of an articulated puppet performing actions", make)
+    sub.add_argument("out", metavar="OUT")
+    sub.add_argument("--clips", type=int, default=400)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--workers", type=int)
+
+    bench = group("bench", "measure loading and models on this machine")
+    sub = add("data", _bench_data, "decoded frames and loaded clips per second", bench)
+    sub.add_argument("root", nargs="?", help="folder of videos (default: some are made)")
+    sub = add("model", _bench_model, "forward and training clips per second, peak memory", bench, fields=True)
+    sub.add_argument("model", metavar="MODEL")
+    sub.add_argument("--batch", type=int, default=4)
+    sub.add_argument("--compile", action="store_true")
+
+    add("doctor", _doctor, "versions, devices, decoders, and what is missing with the remedy")
+    return parser
+
+
+def _recipe_options(sub: Any) -> None:
+    sub.add_argument("--model", metavar="NAME", help="another model (all: gesta models)")
+    sub.add_argument("--data", metavar="NAME", help="another data set; marionette rehearses the recipe at tiny size")

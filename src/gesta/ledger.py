@@ -1,0 +1,131 @@
+"""The fidelity ledger: every published cost figure of the systems built so far beside ours, with verdict and reason.
+
+``gesta ledger`` prints it; ``docs/fidelity.md`` is made from it (``gesta ledger --write docs/fidelity.md``) and a test
+keeps the file true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One published number that can be checked without data.
+
+    Attributes:
+        what: what is counted.
+        where: table or section of the paper.
+        printed: the number as printed, with its digits.
+        unit: ``M`` (millions of parameters) or ``G`` (giga multiply-adds, which the papers call FLOPs).
+        ours: counts it on our model, in the same unit.
+        reason: why ours differs, or what an equal figure rests on.
+    """
+
+    what: str
+    where: str
+    printed: str
+    unit: str
+    ours: Callable[[], float]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A figure, our number at the printed number of digits, and whether the two agree."""
+
+    figure: Figure
+    ours: str
+    same: bool
+
+
+def judge(figure: Figure) -> Verdict:
+    """Count a figure and compare it with the paper to the printed digit."""
+    ours = f"{figure.ours():.{max(-int(Decimal(figure.printed).as_tuple().exponent), 0)}f}"
+    return Verdict(figure, ours, ours == figure.printed)
+
+
+def systems() -> dict[str, tuple[str, tuple[Figure, ...]]]:
+    """System → (source, its figures), in the order they were built."""
+    from gesta.recipes import stan
+
+    return {"STAN": (stan.SOURCE, stan.FIGURES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """All verdicts, by system."""
+
+    verdicts: dict[str, list[Verdict]]
+    sources: dict[str, str]
+
+    def rows(self) -> Iterator[tuple[str, Verdict]]:
+        for system, verdicts in self.verdicts.items():
+            for verdict in verdicts:
+                yield system, verdict
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "system": system,
+                "what": v.figure.what,
+                "where": v.figure.where,
+                "unit": v.figure.unit,
+                "paper": v.figure.printed,
+                "ours": v.ours,
+                "same": v.same,
+                "reason": v.figure.reason,
+            }
+            for system, v in self.rows()
+        ]
+
+    def to_markdown(self) -> str:
+        """The page ``docs/fidelity.md``."""
+        lines = [
+            "# Fidelity ledger",
+            "",
+            "Every published cost figure of the systems built so far beside ours. Made by",
+            "`gesta ledger --write docs/fidelity.md`; a test fails when it is out of date.",
+            "",
+            "M: millions of parameters. G: giga multiply-adds as fvcore counts them, which the papers call FLOPs.",
+            "✓: equal to the printed digit.",
+        ]
+        for system, verdicts in self.verdicts.items():
+            lines += ["", f"## {system}", "", self.sources[system], ""]
+            lines += ["| figure | paper | ours | | where | remark |", "|---|---:|---:|---|---|---|"]
+            for v in verdicts:
+                f = v.figure
+                lines.append(
+                    f"| {f.what} | {f.printed} {f.unit} | {v.ours} {f.unit} | {'✓' if v.same else '✗'} | {f.where} "
+                    f"| {f.reason} |"
+                )
+        return "\n".join(lines) + "\n"
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title="Fidelity ledger", expand=False)
+        for column in ("system", "figure", "paper", "ours", "", "remark"):
+            table.add_column(column, justify="right" if column in ("paper", "ours") else "left")
+        for system, v in self.rows():
+            f = v.figure
+            table.add_row(
+                system, f.what, f"{f.printed} {f.unit}", f"{v.ours} {f.unit}", "✓" if v.same else "✗", f.reason
+            )
+        console = Console(width=140)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get().rstrip()
+
+
+def ledger() -> Ledger:
+    """Judge every figure of every system (builds models on the meta device; no weights, seconds)."""
+    found = systems()
+    return Ledger(
+        verdicts={name: [judge(figure) for figure in figures] for name, (_, figures) in found.items()},
+        sources={name: source for name, (source, _) in found.items()},
+    )

@@ -1,0 +1,156 @@
+"""From an address on the command line to a recipe, and from recipes to rehearsals."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import gesta.recipes
+from gesta.config import copy, from_json, suggest
+from gesta.data.dataset import DataConfig
+from gesta.errors import GestaError
+from gesta.model import Insert, model_config
+from gesta.recipes import Recipe, Table
+
+DATA = {
+    "folder": "gesta.data.lists:Folder",
+    "lists": "gesta.data.lists:Lists",
+    "ucf101": "gesta.data.ucf101:UCF101",
+    "hmdb51": "gesta.data.hmdb51:HMDB51",
+    "marionette": "gesta.data.marionette:Marionette",
+}
+"""Data sets by the name that ``--data`` takes."""
+
+
+def list_recipes() -> dict[str, str]:
+    """Address → first line of the docstring, of every recipe that comes with gesta."""
+    found = {}
+    for module in _recipe_modules():
+        for name, function in vars(importlib.import_module(f"gesta.recipes.{module}")).items():
+            if _is_recipe(function) and function.__module__ == f"gesta.recipes.{module}":
+                found[module if name == module else f"{module}.{name}"] = (function.__doc__ or "").splitlines()[0]
+    return found
+
+
+def list_tables() -> dict[str, Table]:
+    """Address → table, of every paper's tables."""
+    tables = {}
+    for module in _recipe_modules():
+        for name, table in getattr(importlib.import_module(f"gesta.recipes.{module}"), "TABLES", {}).items():
+            tables[f"{module}.{name}"] = table
+    return tables
+
+
+def find_recipe(address: str, *, model: str | None = None, data: str | None = None, trust: bool = False) -> Recipe:
+    """Build the recipe an address names.
+
+    Args:
+        address: ``stan.ucf101`` (ours), ``my_package.runs:mine`` (yours), or the path of a ``recipe.json``.
+        model: replace the recipe's model by this named one.
+        data: replace the recipe's data set by this one, see :data:`DATA`; ``marionette`` rehearses the recipe, see
+            :func:`rehearse`.
+        trust: allow a ``recipe.json`` to name classes outside gesta.
+    """
+    if address.endswith(".json"):
+        recipe = read_recipe(Path(address), trust=trust)
+    else:
+        function = _find_function(address)
+        arguments: dict[str, Any] = {}
+        if model and "model" in inspect.signature(function).parameters:
+            arguments["model"], model = model, None
+        recipe = function(**arguments)
+        if not isinstance(recipe, Recipe):
+            raise GestaError(f"{address} returned {type(recipe).__name__}, not a Recipe")
+    if data == "marionette" and type(recipe.data).__name__ != "Marionette" and not address.startswith("finetune"):
+        recipe = rehearse(recipe)
+    elif data:
+        recipe.data = data_config(data)
+    if model:
+        recipe.model = model_config(model, classes=recipe.model.classes)
+        recipe.name = f"{recipe.name}-{model}"
+    return recipe
+
+
+def read_recipe(path: Path, *, trust: bool = False) -> Recipe:
+    """Read a ``recipe.json`` that a run folder keeps."""
+    try:
+        recipe = from_json(json.loads(path.read_text()), trust=trust, source=str(path))
+    except (OSError, ValueError) as error:
+        raise GestaError(f"{path} cannot be read as a recipe ({error}); give the recipe.json of a run folder") from None
+    if not isinstance(recipe, Recipe):
+        raise GestaError(f"{path} holds no recipe; give the recipe.json of a run folder")
+    return recipe
+
+
+def data_config(name: str) -> DataConfig:
+    """A data set by its short name, with its default fields."""
+    if name not in DATA:
+        raise GestaError(f"there is no data set {name!r}{suggest(name, DATA)} (known: {', '.join(DATA)})")
+    module, _, cls = DATA[name].partition(":")
+    return getattr(importlib.import_module(module), cls)()
+
+
+def rehearse(recipe: Recipe) -> Recipe:
+    """The same experiment small enough for two processor cores: the model's tiny size, Marionette, the demo's budget.
+
+    Plug-ins keep their settings and move to the proportional place; freezing and the weights to start from are kept.
+    """
+    from gesta.recipes.demo import demo
+
+    budget, small = demo(), copy(recipe)
+    name = _tiny_name(recipe)
+    blocks = _blocks(recipe.model)
+    small.model = model_config(name, classes=budget.model.classes)
+    tiny_blocks = _blocks(small.model)
+    small.model.inserts = [
+        Insert(layer=copy(insert.layer), at=round(insert.at * tiny_blocks / blocks)) for insert in recipe.model.inserts
+    ]
+    small.data, small.evaluate = budget.data, budget.evaluate
+    small.train = copy(budget.train)
+    small.train.freeze = recipe.train.freeze
+    small.name = f"{recipe.name}-rehearsal"
+    return small
+
+
+def _tiny_name(recipe: Recipe) -> str:
+    from gesta.model import MODELS
+
+    for name in MODELS:
+        if name.endswith("_tiny") and type(model_config(name)) is type(recipe.model) and not model_config(name).inserts:
+            return name
+    raise GestaError(f"{recipe.name}: {type(recipe.model).__name__} has no tiny size to rehearse with")
+
+
+def _blocks(model: Any) -> int:
+    import torch
+
+    bare = copy(model)
+    bare.inserts = []
+    with torch.device("meta"):
+        return len(bare.build().blocks)
+
+
+def _recipe_modules() -> list[str]:
+    return sorted(m.name for m in pkgutil.iter_modules(gesta.recipes.__path__) if m.name != "address")
+
+
+def _is_recipe(function: Any) -> bool:
+    return inspect.isfunction(function) and function.__annotations__.get("return") in (Recipe, "Recipe")
+
+
+def _find_function(address: str) -> Any:
+    if ":" in address:
+        module_name, _, name = address.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError) as error:
+            raise GestaError(f"there is no recipe at {address!r}: {error}") from None
+    known = list_recipes()
+    if address not in known:
+        raise GestaError(f"there is no recipe {address!r}{suggest(address, known)} (all: gesta models)")
+    module, _, name = address.partition(".")
+    return getattr(importlib.import_module(f"gesta.recipes.{module}"), name or module)
