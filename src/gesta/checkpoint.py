@@ -1,0 +1,360 @@
+"""Files that hold weights: the self-sufficient model file, the training state, and other people's checkpoints.
+
+A model file is ``.safetensors`` whose metadata carries the model's configuration, class names and licence, so that
+reading it needs nothing else. Nothing is ever unpickled: torch files are read with ``weights_only=True``, which admits
+tensors, numbers, strings and containers of them. Every write is atomic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gesta.config import from_json, to_json
+from gesta.errors import GestaError
+from gesta.model import VideoModel
+
+FORMAT = 1
+"""Version of both file formats; files with a greater one are refused."""
+
+METADATA_KEY = "gesta"
+STATE_MAGIC = "gesta training state"
+WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "ema", "model_ema", "state_dict_ema")
+"""Keys under which public checkpoints keep their weights, in order of preference."""
+
+
+class CheckpointError(GestaError):
+    """A file of weights that is absent, broken, foreign or does not fit the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a model file holds.
+
+    Attributes:
+        model: the model with its weights, in evaluation mode.
+        classes: class names in label order.
+        metadata: ``format``, ``gesta`` (version that wrote the file), ``model`` (configuration as JSON), ``classes``,
+            ``licence``, ``notes``.
+    """
+
+    model: VideoModel
+    classes: list[str]
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What became of foreign weights; ``print`` it.
+
+    Attributes:
+        source: where they came from.
+        matched: names loaded.
+        missing: names of the model that the source lacks; they keep their fresh values.
+        unexpected: names of the source that the model lacks.
+        mismatched: name → (shape there, shape here); not loaded.
+        share: share of the model's parameters that were loaded, the classifier not counted, 0 to 1.
+    """
+
+    source: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    share: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as JSON-able values."""
+        return {
+            "source": self.source,
+            "matched": list(self.matched),
+            "missing": list(self.missing),
+            "unexpected": list(self.unexpected),
+            "mismatched": {name: [list(there), list(here)] for name, (there, here) in self.mismatched.items()},
+            "share": self.share,
+        }
+
+    def __str__(self) -> str:
+        shapes = [f"{name} {list(there)} there, {list(here)} here" for name, (there, here) in self.mismatched.items()]
+        parts = [
+            ("keep fresh values, absent there", list(self.missing)),
+            ("keep fresh values, shapes differ", shapes),
+            ("not used", list(self.unexpected)),
+        ]
+        lines = [f"{self.source}: {100 * self.share:.1f} % of the parameters match ({len(self.matched)} tensors)"]
+        for what, names in parts:
+            if names:
+                more = f", … ({len(names) - 4} more)" if len(names) > 4 else ""
+                lines.append(f"  {len(names)} {what}: {', '.join(names[:4])}{more}")
+        return "\n".join(lines)
+
+
+# --- the model file --------------------------------------------------------------------------------------------------
+
+
+def save_model(
+    path: str | Path,
+    model: VideoModel,
+    classes: list[str],
+    *,
+    licence: str = "",
+    notes: dict[str, Any] | None = None,
+) -> Path:
+    """Write a self-sufficient ``.safetensors`` file.
+
+    Args:
+        path: the file; its folder must exist.
+        model: any device; its configuration is saved with it.
+        classes: class names in label order.
+        licence: of the weights, for whoever receives the file.
+        notes: further JSON-able facts (recipe, epoch, metrics).
+    """
+    metadata = {
+        "format": FORMAT,
+        "gesta": importlib.metadata.version("gesta"),
+        "model": to_json(model.config),
+        "classes": list(classes),
+        "licence": licence,
+        "notes": notes or {},
+    }
+    # Copies, because safetensors refuses tensors that share memory (tied weights).
+    weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+    data = safetensors.torch.save(weights, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
+    with write_atomically(path) as file:
+        file.write(data)
+    return Path(path)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of a model file (see :class:`Loaded`) without reading its weights.
+
+    Raises:
+        CheckpointError: absent, not a safetensors file, cut short, not written by gesta, or by a later gesta.
+    """
+    path = _existing(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: not a complete .safetensors file ({error}); copy it again, or give the best.safetensors of a run"
+        ) from None
+    if text is None:
+        raise CheckpointError(
+            f"{path}: holds weights but no gesta model description; start a training from it with --init.weights"
+        )
+    try:
+        metadata = json.loads(text)
+        version = int(metadata["format"])
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path}: its gesta model description is damaged; copy the file again") from None
+    if version > FORMAT:
+        raise CheckpointError(f"{path}: written by gesta {metadata.get('gesta')}, a later version; upgrade gesta")
+    return metadata
+
+
+def load_model(path: str | Path, *, trust: bool = False, device: str | torch.device = "cpu") -> Loaded:
+    """Rebuild a model from a file of :func:`save_model`.
+
+    Args:
+        path: the file.
+        trust: also build models whose classes are not part of gesta (this runs their code).
+        device: where the model is put.
+
+    Raises:
+        CheckpointError: as :func:`read_metadata`, or weights that do not fit the described model.
+    """
+    metadata = read_metadata(path)
+    config = from_json(metadata["model"], trust=trust, source=str(path))
+    with torch.random.fork_rng(devices=[]):  # the initial values are overwritten: leave the caller's randomness alone
+        model = config.build()
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: its weights do not fit the {type(model).__name__} it describes ({_complaint(error)}); "
+            f"use gesta {metadata['gesta']}, which wrote it"
+        ) from None
+    return Loaded(model.to(device).eval(), list(metadata["classes"]), metadata)
+
+
+# --- the training state ----------------------------------------------------------------------------------------------
+
+
+def save_state(path: str | Path, state: dict[str, Any]) -> Path:
+    """Write a training state: tensors, numbers, strings and containers of them. A crash leaves the previous one."""
+    with write_atomically(path) as file:
+        torch.save({"magic": STATE_MAGIC, "format": FORMAT, "state": state}, file)
+    return Path(path)
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """Read a file of :func:`save_state`, its tensors on the CPU.
+
+    Raises:
+        CheckpointError: absent, empty, cut short, not a training state, or holding Python objects.
+    """
+    content = _read_torch(path)
+    if not (isinstance(content, dict) and content.get("magic") == STATE_MAGIC):
+        raise CheckpointError(f"{path}: not a training state of gesta; give the last.ckpt of a run")
+    if content["format"] > FORMAT:
+        raise CheckpointError(f"{path}: written by a later version of gesta; upgrade gesta")
+    return content["state"]
+
+
+# --- other people's weights ------------------------------------------------------------------------------------------
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The named tensors of any checkpoint: ``.safetensors``, or what ``torch.save`` wrote (.pth, .pt, .pyth, .tar).
+
+    Wrappings such as ``state_dict`` and ``model_state`` are taken off, and the ``module.`` and ``_orig_mod.`` of data
+    parallel and compiled models.
+
+    Raises:
+        CheckpointError: absent, broken, holding Python objects (which are never unpickled), or without weights.
+    """
+    path = _existing(path)
+    content: Any
+    if path.suffix == ".safetensors":
+        try:
+            content = safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: not a complete .safetensors file ({error}); copy it again") from None
+    else:
+        content = _read_torch(path)
+    if isinstance(content, dict) and content.get("magic") == STATE_MAGIC:
+        content = content["state"]
+    while isinstance(content, dict) and (inner := _inner(content)) is not None:
+        content = inner
+    weights = {}
+    if isinstance(content, dict):
+        weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise CheckpointError(f"{path}: no named weights in it; save model.state_dict() and give that file")
+    for prefix in ("_orig_mod.", "module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], least: float = 0.5) -> ImportReport:
+    """Load whatever fits of a foreign checkpoint into ``model``, renamed by ``model.convert_foreign``.
+
+    A classifier with another number of classes stays fresh. The report says what matched; nothing is skipped silently.
+
+    Args:
+        model: changed in place.
+        source: a file, or named tensors.
+        least: share of the parameters (the classifier not counted) that must match, 0 to 1.
+
+    Raises:
+        CheckpointError: unreadable file, or less than ``least`` matched; the model is then unchanged.
+    """
+    name = "weights" if isinstance(source, dict) else str(source)
+    theirs = model.convert_foreign(source if isinstance(source, dict) else read_weights(source))
+    ours = model.state_dict()
+    fitting = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
+    counted = {k: p.numel() for k, p in model.named_parameters() if not k.startswith("classifier.")}
+    report = ImportReport(
+        source=name,
+        matched=tuple(fitting),
+        missing=tuple(k for k in ours if k not in theirs),
+        unexpected=tuple(k for k in theirs if k not in ours),
+        mismatched={
+            k: (tuple(v.shape), tuple(ours[k].shape)) for k, v in theirs.items() if k in ours and k not in fitting
+        },
+        share=sum(n for k, n in counted.items() if k in fitting) / max(sum(counted.values()), 1),
+    )
+    if report.share < least:
+        raise CheckpointError(
+            f"{name}: only {100 * report.share:.1f} % of the parameters of {type(model).__name__} are in it, "
+            f"{100 * least:.0f} % are asked for; give a checkpoint of this model, or lower --init.least\n{report}"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of ``path`` only when it is complete and on the disk."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); free or choose another disk") from None
+    finally:
+        part.unlink(missing_ok=True)
+    if os.name == "posix":  # the renaming itself must survive a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(_existing(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: the file is empty; copy it again")
+    return path
+
+
+def _read_torch(path: str | Path) -> Any:
+    path = _existing(path)
+    try:
+        # Many public checkpoints keep their command line; a Namespace is a bag of attributes and runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on pickle protocols; what matters comes as an exception
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its C++ reader, zipfile, pickle and struct raise
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found:
+            raise CheckpointError(
+                f"{path}: holds a Python object ({found[1]}) beside its tensors, and reading it could run its author's "
+                "code; where you trust the author, save model.state_dict() alone and give that file"
+            ) from None
+        raise CheckpointError(
+            f"{path}: cut short, damaged or not a file of weights; copy it again, or give another file"
+        ) from None
+
+
+def _inner(content: dict[Any, Any]) -> dict[Any, Any] | None:
+    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+
+
+def _complaint(error: RuntimeError) -> str:
+    """The first thing that ``load_state_dict`` complains of, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[min(1, len(lines) - 1)][:160].rstrip(". ")
