@@ -1,0 +1,23 @@
+"""The ledger's page is what the code counts, and every difference from a paper has a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gesta.ledger import Figure, judge, ledger
+
+PAGE = Path(__file__).parents[1] / "docs" / "fidelity.md"
+
+
+def test_page_is_up_to_date_and_differences_are_explained() -> None:
+    found = ledger()
+    assert PAGE.read_text() == found.to_markdown(), "run: gesta ledger --write docs/fidelity.md"
+    for _, verdict in found.rows():
+        assert verdict.same or verdict.figure.reason, f"{verdict.figure.what} differs without a reason"
+    assert len(found.to_json()) == len(list(found.rows()))
+
+
+def test_figures_are_compared_to_the_printed_digit() -> None:
+    assert judge(Figure("a", "", "65.40", "G", lambda: 65.4049)).same
+    assert not judge(Figure("a", "", "65.40", "G", lambda: 65.4051)).same
+    assert judge(Figure("a", "", "65", "G", lambda: 65.4)).ours == "65"
