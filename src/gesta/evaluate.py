@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from gesta.config import config
+import numpy as np
+import torch
+from torch import Tensor
+
+from gesta.config import config, to_json
+from gesta.errors import GestaError
+from gesta.progress import track
+from gesta.receipt import Receipt as Receipt
+from gesta.receipt import measure
+
+if TYPE_CHECKING:  # these rooms import EvaluateConfig
+    from lightning.fabric import Fabric
+
+    from gesta.data.dataset import Batch, DataConfig, Failure, Record
+    from gesta.model import ModelConfig, VideoModel
 
 
 @config
@@ -35,3 +56,244 @@ class EvaluateConfig:
     workers: int = -1
     short_videos: Literal["loop", "clamp"] = "loop"
     decoder: Literal["pyav", "torchcodec"] = "pyav"
+
+
+def evaluate(
+    model: VideoModel,
+    records: Sequence[Record],
+    classes: list[str] | dict[str, list[str]],
+    config: EvaluateConfig,
+    *,
+    fabric: Fabric | None = None,
+    checkpoint: str | None = None,
+    data: DataConfig | None = None,
+) -> Receipt | None:
+    """Score videos and write down how.
+
+    Several processes (torchrun) share the records; each video is scored exactly once, and none is added to make the
+    shares equal.
+
+    Args:
+        model: it is moved to the device; its training mode is the same afterwards.
+        records: the list; unlabelled ones are scored, and left out of the metrics.
+        classes: class names in label order, by label space if the model has several.
+        config: the protocol.
+        fabric: device, precision and processes; None takes the first accelerator at full precision.
+        checkpoint: file of the weights, for the receipt.
+        data: where the records came from, for the receipt.
+
+    Returns:
+        The receipt; None in all processes but the first.
+
+    Raises:
+        GestaError: no records, or classes and labels that do not fit the model.
+    """
+    from gesta.checkpoint import file_hash
+
+    begin = time.monotonic()
+    model = getattr(model, "module", model)  # out of wrappers for several processes, whose forward waits for the others
+    spaces = classes if isinstance(classes, dict) else {"label": classes}
+    labels = {space: [_label(record, space) for record in records] for space in spaces}
+    _check(model.config, records, spaces, labels)
+    fabric = fabric or _fabric()
+    mine, unread = _score_videos(model, records, config, fabric)
+    gathered = _gather((mine, unread), fabric)
+    if fabric.global_rank > 0:
+        return None
+
+    found = {index: video for part, _ in gathered for index, video in part.items()}
+    failures = [failure for _, part in gathered for failure in part]
+    if sorted([*found, *(failure.index for failure in failures)]) != list(range(len(records))):
+        raise RuntimeError("a video was lost or scored twice")  # a fault in the loader, nothing that a user could mend
+    scores: dict[str, list[list[float] | None]] = {space: [None] * len(records) for space in spaces}
+    for index, video in found.items():
+        for space, values in video.scores.items():
+            scores[space][index] = [float(f"{value:.7g}") for value in values]
+    failed = [{"index": f.index, "name": f.name, "reason": f.reason} for f in failures]
+    for index, video in found.items():
+        if not all(np.isfinite(values).all() for values in video.scores.values()):
+            failed.append({"index": index, "name": records[index].name, "reason": "the model's scores are not finite"})
+            for column in scores.values():
+                column[index] = None
+
+    metrics: dict[str, float] = {}
+    per_class: dict[str, list[float | None]] = {}
+    confusion: dict[str, list[list[int]]] = {}
+    for space, names in spaces.items():
+        values, per_class[space], confusion[space] = measure(scores[space], labels[space], len(names))
+        metrics |= {f"{space}/{key}" if isinstance(classes, dict) else key: value for key, value in values.items()}
+    clip = model.config.clip
+    model_json = to_json(model.config)
+    return Receipt(
+        metrics=metrics,
+        gesta=importlib.metadata.version("gesta"),
+        model=_model_words(model.config),
+        model_hash=_hash(model_json),
+        model_config=model_json,
+        checkpoint=checkpoint,
+        checkpoint_sha256=file_hash(checkpoint) if checkpoint else None,
+        data=to_json(data) if data is not None else None,
+        split=config.split,
+        list_hash=_hash([[record.name, record.start, record.end, record.label] for record in records]),
+        listed=len(records),
+        labelled=sum(any(column[i] is not None for column in labels.values()) for i in range(len(records))),
+        decoded=len(found),
+        scored=len(records) - len(failed),
+        failed=len(failed),
+        failures=sorted(failed, key=lambda failure: failure["index"]),
+        views=_views(config) | {"total": sum(video.views for video in found.values())},
+        sampling=f"dense {clip.frames}×{clip.stride}" if clip.sampling == "dense" else f"uniform {clip.frames}",
+        coverage=config.coverage,
+        short_side=round(config.short_side * clip.size / 224),
+        size=clip.size,
+        short_videos=config.short_videos,
+        average=config.average,
+        decoder=f"{config.decoder} {importlib.metadata.version({'pyav': 'av'}.get(config.decoder, config.decoder))}",
+        precision=str(fabric.strategy.precision.precision),
+        device=_device_words(fabric.device),
+        torch=torch.__version__,
+        classes=spaces,
+        names=[record.name for record in records],
+        labels=labels,
+        scores=scores,
+        per_class=per_class,
+        confusion=confusion,
+        seconds=round(time.monotonic() - begin, 2),
+    )
+
+
+@dataclass
+class _Video:
+    """Scores of one video by label space, averaged over its views."""
+
+    scores: dict[str, np.ndarray]
+    views: int
+
+
+def _score_videos(
+    model: VideoModel, records: Sequence[Record], config: EvaluateConfig, fabric: Fabric
+) -> tuple[dict[int, _Video], list[Failure]]:
+    """This process's share of the videos: scores by index, and what could not be read."""
+    from gesta.data.dataset import TestViews, test_loader
+    from gesta.model import to_clips
+
+    model.to(fabric.device)
+    dtype = next(model.parameters()).dtype
+    indices = list(range(fabric.global_rank, len(records), fabric.world_size))
+    together = 1 if config.coverage == "contiguous" else max(1, config.batch_size // (config.clips * config.crops))
+    loader = test_loader(TestViews(records, model.config.clip, config), indices, together, config.workers)
+    failures: list[Failure] = []
+    videos: dict[int, _Video] = {}
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            batches: Iterable[Batch] = track(loader, "evaluating") if fabric.global_rank == 0 else loader
+            for views, owners in _passes(batches, config.batch_size, failures):
+                with fabric.autocast():
+                    scores = model(to_clips(views[None].to(fabric.device, non_blocking=True), model.config.clip, dtype))
+                for space, values in (scores if isinstance(scores, dict) else {"label": scores}).items():
+                    values = values.float() if config.average == "logits" else values.float().softmax(-1)
+                    for owner, view in zip(owners, values.double().cpu().numpy()):
+                        video = videos.setdefault(owner, _Video({}, 0))
+                        video.scores[space] = video.scores.get(space, 0.0) + view
+                for owner in owners:
+                    videos[owner].views += 1
+    finally:
+        for module in training:
+            module.training = True
+    for video in videos.values():
+        video.scores = {space: total / video.views for space, total in video.scores.items()}
+    return videos, failures
+
+
+def _passes(batches: Iterable[Batch], size: int, failures: list[Failure]) -> Iterator[tuple[Tensor, list[int]]]:
+    """Cut and join videos into forward passes: views ``(size, T, C, H, W)`` and the record index of each.
+
+    A video with many views is spread over several passes, several with few share one; failures are noted on the way.
+    """
+    views: list[Tensor] = []
+    owners: list[int] = []
+    for batch in batches:
+        failures += batch["failures"]
+        for video, index in zip(batch["video"], batch["index"].tolist()):
+            views.append(video)
+            owners += [index] * len(video)
+        if len(owners) >= size:
+            waiting = torch.cat(views)
+            while len(owners) >= size:
+                yield waiting[:size], owners[:size]
+                waiting, owners = waiting[size:], owners[size:]
+            views = [waiting]
+    if owners:
+        yield torch.cat(views), owners
+
+
+def _gather(mine: Any, fabric: Fabric) -> list[Any]:
+    """What every process has, in the first one; shares differ in length, so objects and not tensors are sent."""
+    if fabric.world_size == 1:
+        return [mine]
+    gathered = [None] * fabric.world_size
+    torch.distributed.all_gather_object(gathered, mine)
+    return gathered
+
+
+def _fabric() -> Fabric:
+    """One device; as many as there are processes where torchrun started several."""
+    from lightning.fabric import Fabric
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Fabric(accelerator="auto", devices=1)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    fabric = Fabric(accelerator="auto", devices=here, num_nodes=world // here, strategy="ddp")
+    fabric.launch()
+    return fabric
+
+
+def _check(
+    model: ModelConfig,
+    records: Sequence[Record],
+    spaces: dict[str, list[str]],
+    labels: dict[str, list[int | None]],
+) -> None:
+    if not records:
+        raise GestaError("there are no videos to evaluate: the list or split is empty")
+    expected = model.classes if isinstance(model.classes, dict) else {"label": model.classes}
+    if {space: len(names) for space, names in spaces.items()} != expected:
+        raise GestaError(
+            f"the model answers with {expected}, the class names are { ({s: len(n) for s, n in spaces.items()}) }: "
+            "evaluate on the classes that it was trained on"
+        )
+    for space, column in labels.items():
+        for record, label in zip(records, column):
+            if label is not None and not 0 <= label < len(spaces[space]):
+                raise GestaError(
+                    f"{record.name}: label {label}, but the {len(spaces[space])} classes are numbered from 0; "
+                    "mend the list (gesta data check shows all such labels)"
+                )
+
+
+def _label(record: Record, space: str) -> int | None:
+    return record.label.get(space) if isinstance(record.label, dict) else record.label
+
+
+def _views(config: EvaluateConfig) -> dict[str, Any]:
+    crops = f"{config.crops} crop" + "s" * (config.crops > 1)
+    if config.coverage == "contiguous":
+        return {"clips": None, "crops": config.crops, "text": f"whole video × {crops}"}
+    text = f"{config.clips} clip" + "s" * (config.clips > 1) + f" × {crops}"
+    return {"clips": config.clips, "crops": config.crops, "text": text}
+
+
+def _model_words(model: ModelConfig) -> str:
+    plugins = [f"{type(insert.layer).__name__}[{insert.at}]" for insert in model.inserts]
+    return " + ".join([type(model).__name__.removesuffix("Config"), *plugins])
+
+
+def _device_words(device: torch.device) -> str:
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

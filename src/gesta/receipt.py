@@ -1,0 +1,200 @@
+"""The result of an evaluation, with everything it depends on written beside the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gesta.errors import GestaError
+
+
+@dataclass(kw_only=True)
+class Receipt:
+    """The result of an evaluation and everything that it depends on; what ``result.json`` holds.
+
+    A label space is called ``"label"`` where there is only one. Nothing but ``seconds`` depends on how many processes
+    shared the work.
+
+    Attributes:
+        metrics: percent: ``top1``, ``top5`` (the first min(5, classes)) and ``mean_class``, over all labelled videos of
+            the list, of which the failed ones count as wrong; ``top1_scored`` … without the failed ones. With several
+            label spaces the names are ``verb/top1`` ….
+        gesta: version that wrote this.
+        model: the system and its plug-ins in words; ``model_config`` in full, ``model_hash`` its SHA-256.
+        checkpoint: file of the weights, ``checkpoint_sha256`` its hash; None if the model came from elsewhere.
+        data: configuration of the data set, None if the records came from elsewhere.
+        split: which split.
+        list_hash: SHA-256 of names, stretches and labels in order.
+        listed: videos in the list; ``labelled`` of them have a label; ``decoded`` could be read; ``scored`` have finite
+            scores; ``failed`` are the others.
+        failures: ``{"index", "name", "reason"}`` of every failed video.
+        views: ``clips`` (None: as many as the video holds) and ``crops`` per video, both in words as ``text``, and the
+            ``total`` number of views that were scored.
+        sampling: frames of a clip in the field's words: ``dense 16×4`` or ``uniform 16``.
+        coverage, short_videos, average: as in :class:`EvaluateConfig`.
+        short_side, size: pixels of the short side before cropping and of the square crop.
+        decoder: name and version.
+        precision: as Lightning Fabric names it.
+        device: type and name of the device.
+        torch: version.
+        classes: class names by label space.
+        names: of all listed videos, in list order; ``labels`` and ``scores`` are parallel to it.
+        labels: by label space, None where unknown.
+        scores: by label space, averaged over views, 7 significant digits; None where the video failed.
+        per_class: by label space, percent of each class's videos, failed ones wrong; None for a class without videos.
+        confusion: by label space, numbers of scored videos, rows true, columns predicted.
+        seconds: it took.
+    """
+
+    metrics: dict[str, float]
+    gesta: str
+    model: str
+    model_hash: str
+    model_config: dict[str, Any]
+    checkpoint: str | None
+    checkpoint_sha256: str | None
+    data: dict[str, Any] | None
+    split: str
+    list_hash: str
+    listed: int
+    labelled: int
+    decoded: int
+    scored: int
+    failed: int
+    failures: list[dict[str, Any]]
+    views: dict[str, Any]
+    sampling: str
+    coverage: str
+    short_side: int
+    size: int
+    short_videos: str
+    average: str
+    decoder: str
+    precision: str
+    device: str
+    torch: str
+    classes: dict[str, list[str]]
+    names: list[str]
+    labels: dict[str, list[int | None]]
+    scores: dict[str, list[list[float] | None]]
+    per_class: dict[str, list[float | None]]
+    confusion: dict[str, list[list[int]]]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def write(self, path: str | Path) -> Path:
+        """Write as JSON, one field per line; the file is there whole or not at all."""
+        from gesta.checkpoint import write_atomically
+
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in self.to_json().items()]
+        with write_atomically(path) as file:
+            file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())
+        return Path(path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Receipt:
+        """Read what :meth:`write` wrote; fields of later versions are left out.
+
+        Raises:
+            GestaError: no such file, or not a receipt.
+        """
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise GestaError(
+                f"{path}: no receipt can be read there ({error.strerror}); gesta evaluate makes one"
+            ) from None
+        except ValueError:
+            raise GestaError(f"{path}: this is not JSON, or it was cut short; evaluate again") from None
+        fields = {f.name for f in dataclasses.fields(cls)}
+        missing = sorted(fields - set(found)) if isinstance(found, dict) else sorted(fields)
+        if missing:
+            raise GestaError(f"{path}: this is not a receipt of gesta evaluate (it has no {missing[0]!r})")
+        return cls(**{name: found[name] for name in fields})
+
+    def right(self, space: str = "label") -> list[bool | None]:
+        """For each listed video whether its first answer is right; a failed one is wrong, None where unlabelled."""
+        return [
+            None if label is None else scores is not None and int(np.argmax(scores)) == label
+            for label, scores in zip(self.labels[space], self.scores[space])
+        ]
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        numbers = Table(title=f"{self.model}, split {self.split}", title_justify="left")
+        for column in ("", "top-1 %", "top-5 %", "mean class %"):
+            numbers.add_column(column, justify="right" if column else "left")
+        for prefix, name in (("", "") if len(self.classes) == 1 else (f"{s}/", f"{s}: ") for s in self.classes):
+            for end, what in (("", "all labelled videos"), ("_scored", "without failed ones")):
+                if f"{prefix}top1{end}" in self.metrics and (self.failed or not end):
+                    values = (self.metrics[f"{prefix}{key}{end}"] for key in ("top1", "top5", "mean_class"))
+                    numbers.add_row(name + what, *(f"{value:.2f}" for value in values))
+        lines = [
+            f"{self.scored} of {self.listed} videos scored, {self.failed} failed"
+            + (" (counted as wrong)" if self.failed else ""),
+            f"{self.views['text']}, {self.sampling}, {self.size} px of {self.short_side}, mean of {self.average}",
+        ]
+        lines += [f"  failed: {f['name']}: {f['reason']}" for f in self.failures[:10]]
+        if self.failed > 10:
+            lines.append(f"  … and {self.failed - 10} more, all in the receipt")
+        for space, per_class in self.per_class.items():
+            worst = sorted((value, name) for value, name in zip(per_class, self.classes[space]) if value is not None)
+            if len(worst) > 1:
+                where = "" if len(self.classes) == 1 else f" ({space})"
+                lines.append(f"weakest classes{where}: " + ", ".join(f"{n} {v:.0f} %" for v, n in worst[:5]))
+        console = Console(width=120, color_system=None, markup=False, highlight=False)
+        with console.capture() as capture:
+            if numbers.rows:
+                console.print(numbers)
+            console.print("\n".join(lines), soft_wrap=True)
+        return capture.get().rstrip()
+
+
+def measure(
+    scores: Sequence[Sequence[float] | None], labels: Sequence[int | None], classes: int
+) -> tuple[dict[str, float], list[float | None], list[list[int]]]:
+    """Metrics in percent, accuracy of each class in percent, and the confusion matrix (rows true, columns predicted).
+
+    Args:
+        scores: of each video; None where it failed, which counts as wrong.
+        labels: of each video; None leaves it out.
+        classes: number of classes.
+
+    Returns:
+        As in :class:`Receipt`; no metrics if nothing is labelled, none ending in ``_scored`` if nothing was scored.
+    """
+    listed = np.zeros(classes, dtype=np.int64)
+    scored, first, five = listed.copy(), listed.copy(), listed.copy()
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    for values, label in zip(scores, labels):
+        if label is None:
+            continue
+        listed[label] += 1
+        if values is None:
+            continue
+        order = np.argsort(-np.asarray(values), kind="stable")  # of equal scores the first counts, as in argmax
+        scored[label] += 1
+        first[label] += order[0] == label
+        five[label] += label in order[:5]
+        confusion[label, order[0]] += 1
+    metrics: dict[str, float] = {}
+    for end, counted in (("", listed), ("_scored", scored)):
+        if counted.any():
+            there = counted > 0
+            metrics[f"top1{end}"] = float(100 * first.sum() / counted.sum())
+            metrics[f"top5{end}"] = float(100 * five.sum() / counted.sum())
+            metrics[f"mean_class{end}"] = float(100 * (first[there] / counted[there]).mean())
+    per_class = [float(100 * right / n) if n else None for right, n in zip(first, listed)]
+    return metrics, per_class, confusion.tolist()
