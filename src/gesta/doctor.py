@@ -1,0 +1,305 @@
+"""What this machine has, what is missing and the remedy: text to paste into an issue."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+PACKAGES = ("gesta", "torch", "torchvision", "lightning", "timm", "av", "numpy", "scipy", "torchmetrics", "safetensors",
+            "huggingface_hub", "tyro", "rich", "matplotlib", "pillow", "tensorboard")  # fmt: skip
+DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg", "gif")
+EXTRAS = {
+    "torchcodec": ("a second video decoder (decoder=torchcodec)", "torchcodec"),
+    "sklearn": ("the t-SNE figures", "analysis"),
+}
+
+State = Literal["ok", "note", "wrong"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        group: heading it stands under.
+        name: what was looked at.
+        value: what was found.
+        state: ``wrong`` stops work, ``note`` is optional or worth knowing.
+        remedy: what to do about it; empty if nothing.
+    """
+
+    group: str
+    name: str
+    value: str
+    state: State = "ok"
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All findings, in the order they were looked at."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong (notes do not count)."""
+        return all(f.state != "wrong" for f in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """``ok`` and the findings as plain values."""
+        return {"ok": self.ok, "findings": [asdict(f) for f in self.findings]}
+
+    def __str__(self) -> str:
+        mark = {"ok": " ", "note": "-", "wrong": "x"}
+        width = max((len(f.name) for f in self.findings), default=0)
+        lines, group = [], ""
+        for f in self.findings:
+            if f.group != group:
+                group = f.group
+                lines.append(group)
+            lines.append(f" {mark[f.state]} {f.name:<{width}}  {f.value}")
+            if f.remedy:
+                lines.append(f"   {'':<{width}}  -> {f.remedy}")
+        notes = sum(f.state == "note" for f in self.findings)
+        wrong = [f.name for f in self.findings if f.state == "wrong"]
+        lines.append(f"{'wrong: ' + ', '.join(wrong) if wrong else 'all well'}; {notes} note{'s' * (notes != 1)}")
+        return "\n".join(lines)
+
+
+def diagnose() -> Diagnosis:
+    """Look at versions, the machine, its devices, decoders, optional parts, and try to write and read a video."""
+    found: list[Finding] = []
+    for look in (_versions, _machine, _devices, _video, _extras, _self_test):
+        try:
+            look(found)
+        except Exception as error:  # the doctor is for broken installations: it reports whatever breaks, and goes on
+            name = look.__name__.lstrip("_")
+            found.append(Finding(group=name, name=name, value=f"{type(error).__name__}: {error}", state="wrong"))
+    return Diagnosis(found)
+
+
+def _versions(found: list[Finding]) -> None:
+    def add(name: str, value: str, state: State = "ok", remedy: str = "") -> None:
+        found.append(Finding(group="versions", name=name, value=value, state=state, remedy=remedy))
+
+    add("python", f"{platform.python_version()} ({platform.python_implementation()})")
+    for name in PACKAGES:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            add(
+                name, "missing", "wrong", "pip install gesta brings it; is this the environment gesta was installed in?"
+            )
+            continue
+        error = _import_error({"pillow": "PIL"}.get(name, name))
+        add(name, version if not error else f"{version} does not load: {error}", "wrong" if error else "ok",
+            _TORCHVISION if error and name in ("torchvision", "timm", "torchmetrics") else "")  # fmt: skip
+
+
+_TORCHVISION = "torch and torchvision must come from the same index: pip install --force-reinstall torch torchvision"
+
+
+def _machine(found: list[Finding]) -> None:
+    import torch
+
+    def add(name: str, value: str, state: State = "ok", remedy: str = "") -> None:
+        found.append(Finding(group="machine", name=name, value=value, state=state, remedy=remedy))
+
+    add("system", f"{platform.system()} {platform.release()} {platform.machine()}")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    add("processors", f"{usable} usable of {os.cpu_count()}; torch computes with {torch.get_num_threads()} threads")
+    if (memory := _memory()) is not None:
+        total, free = memory
+        low = free < 2 * 2**30
+        add("memory", f"{_gb(free)} free of {_gb(total)}", "note" if low else "ok",
+            "close other programs, or take a smaller batch_size and fewer workers" if low else "")  # fmt: skip
+    if os.path.isdir("/dev/shm"):
+        shared = shutil.disk_usage("/dev/shm")
+        small = shared.free < 2**30
+        add("shared memory", f"{_gb(shared.free)} free", "note" if small else "ok",
+            "loader workers hand batches over there: start the container with more (docker run --shm-size 8g)"
+            if small else "")  # fmt: skip
+    here = os.getcwd()
+    disk = shutil.disk_usage(here)
+    full = disk.free < 2 * 2**30
+    add("disk", f"{_gb(disk.free)} free of {_gb(disk.total)} here", "note" if full else "ok",
+        "make room: checkpoints of a large model take gigabytes" if full else "")  # fmt: skip
+    try:
+        with tempfile.TemporaryFile(dir=here):
+            add("working folder", "can be written")
+    except OSError as error:
+        add("working folder", f"cannot be written: {error.strerror}", "note", "runs/ is made there: cd elsewhere")
+
+
+def _devices(found: list[Finding]) -> None:
+    import torch
+
+    def add(name: str, value: str, state: State = "ok", remedy: str = "") -> None:
+        found.append(Finding(group="devices", name=name, value=value, state=state, remedy=remedy))
+
+    if torch.cuda.is_available():
+        kind = "rocm" if torch.version.hip else "cuda"
+        for i in range(torch.cuda.device_count()):
+            p = torch.cuda.get_device_properties(i)
+            free, _ = torch.cuda.mem_get_info(i)
+            bf16 = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no fast bfloat16"
+            add(f"{kind}:{i}", f"{p.name}, {_gb(free)} free of {_gb(p.total_memory)}, capability {p.major}.{p.minor}, "
+                f"{bf16}")  # fmt: skip
+        add(
+            "libraries",
+            f"built for {kind} {torch.version.hip or torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}",
+        )
+    elif torch.version.cuda or torch.version.hip:
+        add("cuda", f"torch is built for {torch.version.cuda or torch.version.hip}, but no device is usable", "note",
+            "if there is a GPU, look at nvidia-smi: driver missing, too old for this torch, or hidden by "
+            "CUDA_VISIBLE_DEVICES")  # fmt: skip
+    else:
+        add("cuda", "this torch is built without it", "note", "if there is a GPU, install torch from the index for it")
+    if torch.backends.mps.is_available():
+        add("mps", f"usable, {'bfloat16' if torch.backends.mps.is_macos_or_newer(14, 0) else 'no bfloat16'}")
+    other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if other is not None and other.type not in ("cuda", "mps"):
+        add(other.type, f"{torch.accelerator.device_count()} devices")
+    capability = torch.backends.cpu.get_cpu_capability()
+    add("cpu", f"{capability} instructions")
+
+
+def _video(found: list[Finding]) -> None:
+    import av
+    from av.codec import Codec
+
+    def add(name: str, value: str, state: State = "ok", remedy: str = "") -> None:
+        found.append(Finding(group="video", name=name, value=value, state=state, remedy=remedy))
+
+    libraries = ", ".join(f"{k} {'.'.join(map(str, v))}" for k, v in sorted(av.library_versions.items()))
+    add("FFmpeg in PyAV", libraries)
+
+    def has(name: str, mode: Literal["r", "w"]) -> bool:
+        try:
+            Codec(name, mode)
+        except Exception:  # UnknownCodecError moved between PyAV's modules
+            return False
+        return True
+
+    have = [name for name in DECODERS if has(name, "r")]
+    lost = [name for name in DECODERS if name not in have and name != "libdav1d"]
+    rebuild = "pip install --force-reinstall --only-binary av av brings the wheel with all of them"
+    add("decoders", ", ".join(have) + (f"; missing: {', '.join(lost)}" if lost else ""), "note" if lost else "ok",
+        rebuild if lost else "")  # fmt: skip
+    if has("libx264", "w"):
+        add("H.264 encoder", "libx264")
+    else:
+        add("H.264 encoder", "missing: no made data set, no drawn copies, no demo", "wrong", rebuild)
+
+
+def _extras(found: list[Finding]) -> None:
+    for module, (use, extra) in EXTRAS.items():
+        error = _import_error(module)
+        name = {"sklearn": "scikit-learn"}.get(module, module)
+        if not error:
+            found.append(Finding(group="optional", name=name, value=f"{importlib.metadata.version(name)} loads"))
+            continue
+        installed = importlib.util.find_spec(module) is not None
+        remedy = f'pip install "gesta[{extra}]"'
+        if installed and module == "torchcodec":
+            remedy = (
+                "it needs FFmpeg's shared libraries (4 to 8; apt or brew install ffmpeg) and the torch it was built for"
+            )
+        value = f"{'does not load' if installed else 'not installed'}, so no {use}" + (
+            f": {error}" if installed else ""
+        )
+        found.append(Finding(group="optional", name=name, value=value, state="note", remedy=remedy))
+
+
+def _self_test(found: list[Finding]) -> None:
+    """Encode eight grey frames, decode them, run a convolution on each device."""
+    import av
+    import numpy as np
+    import torch
+
+    def attempt(name: str, what: Callable[[], str]) -> None:
+        try:
+            found.append(Finding(group="self test", name=name, value=what()))
+        except Exception as error:
+            value = f"failed: {type(error).__name__}: {error}"
+            remedy = "paste this page into an issue"
+            found.append(Finding(group="self test", name=name, value=value, state="wrong", remedy=remedy))
+
+    def round_trip() -> str:
+        file = io.BytesIO()
+        with av.open(file, "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for level in range(0, 240, 30):
+                image = np.full((48, 64, 3), level, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode())
+        file.seek(0)
+        with av.open(file, "r") as source:
+            levels = [float(f.to_ndarray(format="rgb24").mean()) for f in source.decode(video=0)]
+        off = max((abs(a - b) for a, b in zip(levels, range(0, 240, 30))), default=0.0)
+        if len(levels) != 8 or off > 8:
+            raise RuntimeError(f"8 grey frames came back as {[round(x) for x in levels]}")
+        return "8 frames encoded as H.264 and decoded again"
+
+    def convolve(device: str) -> str:
+        video = torch.ones(1, 3, 4, 16, 16, device=device)
+        weight = torch.ones(2, 3, 3, 3, 3, device=device)
+        y = torch.nn.functional.conv3d(video, weight)
+        if float(y.float().mean()) != 81.0:
+            raise RuntimeError(f"a convolution that must give 81 gave {float(y.float().mean())}")
+        return "computes"
+
+    attempt("video", round_trip)
+    devices = ["cpu"]
+    if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()) is not None:
+        devices.append(device.type)
+    for device_type in devices:
+        attempt(device_type, lambda name=device_type: convolve(name))  # type: ignore[misc]
+
+
+def _import_error(module: str) -> str:
+    """Why a module cannot be imported, in one line; empty if it can."""
+    if module in sys.modules:
+        return ""
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return ""
+
+
+def _memory() -> tuple[int, int] | None:
+    """Total and available bytes, respecting a container's limit; None where the system does not tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
+        total, free = kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
+    except (OSError, KeyError, ValueError):
+        try:
+            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, ValueError, OSError):
+            return None
+        return total, total
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            most = int(limit.read())
+            return min(total, most), min(free, most - int(used.read()))
+    except (OSError, ValueError):  # "max" means no limit
+        return total, free
+
+
+def _gb(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"

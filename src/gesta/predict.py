@@ -1,0 +1,272 @@
+"""Files and folders of videos -> ranked actions: one answer per video, with the protocol of the evaluation.
+
+Hours-long videos, cameras and timed answers are :mod:`gesta.timeline`'s.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from gesta.data.dataset import Record, TestViews, test_loader
+from gesta.data.video import find_videos
+from gesta.errors import GestaError
+from gesta.evaluate import EvaluateConfig
+from gesta.model import VideoModel, to_clips
+
+if TYPE_CHECKING:  # that room imports Prediction
+    from gesta.answers import Format
+
+Classes = Sequence[str] | dict[str, list[str]]
+"""Class names in label order, or one such list per label space (verb, noun)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The answer for one video or one stretch of it.
+
+    Attributes:
+        path: the video as it was named.
+        labels: (class, probability), most probable first; with several label spaces the classes are joint ("open door")
+            and their probabilities products. Empty where nothing could be said.
+        start: beginning of the stretch in seconds, None for the whole video.
+        end: its end in seconds, None for the whole video.
+        error: one sentence saying why there is no answer (or why it stops early); empty if all went well.
+    """
+
+    path: str
+    labels: tuple[tuple[str, float], ...] = ()
+    start: float | None = None
+    end: float | None = None
+    error: str = ""
+
+    def __str__(self) -> str:
+        if self.error:
+            return self.error if self.path in self.error else f"{self.path}: {self.error}"
+        stretch = "" if self.start is None or self.end is None else f"  {clock(self.start)} - {clock(self.end)}"
+        return f"{self.path}{stretch}  " + ", ".join(f"{name} {p:.3f}" for name, p in self.labels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: path, start and end (seconds or null), labels, error (null if none)."""
+        return {
+            "path": self.path,
+            "start": None if self.start is None else round(self.start, 3),
+            "end": None if self.end is None else round(self.end, 3),
+            "labels": [{"class": name, "probability": round(p, 6)} for name, p in self.labels],
+            "error": self.error or None,
+        }
+
+
+def find_sources(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Every video meant by files, frame folders, folders of videos (searched below) and shell patterns, in order.
+
+    What does not exist is kept: reading it gives the sentence that says so.
+    """
+    found: list[str] = []
+    for named in sources:
+        source = os.fspath(named)
+        matches = [source]
+        if not os.path.exists(source) and glob.has_magic(source):
+            matches = sorted(glob.glob(source, recursive=True)) or matches
+        for match in matches:
+            found += (find_videos(match) or [match]) if os.path.isdir(match) else [match]
+    return list(dict.fromkeys(found))
+
+
+def predict(
+    model: VideoModel,
+    classes: Classes,
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    views: EvaluateConfig | None = None,
+    top: int = 5,
+    device: str | torch.device = "auto",
+) -> Iterator[Prediction]:
+    """One ranked list of actions per video, in the order of the sources.
+
+    Args:
+        model: a trained model; it is moved to ``device`` and put into evaluation mode.
+        classes: class names in label order.
+        sources: see :func:`find_sources`.
+        views: the protocol, as in evaluation: clips, crops, short side, averaging, batch size, workers, decoder.
+        top: number of classes to name.
+        device: ``auto`` takes the first accelerator there is.
+
+    Yields:
+        One :class:`Prediction` per video; for a video that cannot be read, one with ``error``.
+
+    Raises:
+        GestaError: the class names do not fit the model.
+    """
+    views = views or EvaluateConfig()
+    spec = model.config.clip
+    spaces = class_names(model, classes)
+    names = joint_names(spaces)
+    place = choose_device(device)
+    model.to(place).eval()
+    paths = find_sources(sources)
+    dataset = TestViews([Record(path=path, name=path) for path in paths], spec, views)
+    contiguous = views.coverage == "contiguous"
+    batch = 1 if contiguous else max(1, views.batch_size // (views.clips * views.crops))
+    workers = 0 if len(paths) == 1 else views.workers  # a single video is not worth starting a process
+    for loaded in test_loader(dataset, range(len(paths)), batch, workers):
+        answers = {f.index: Prediction(path=paths[f.index], error=f.reason) for f in loaded["failures"]}
+        for index, video in zip(loaded["index"].tolist(), loaded["video"], strict=True):
+            scores = score_views(model, video, views.batch_size, place)
+            labels = rank(average_views(scores, spaces, views.average), names, top)
+            answers[index] = Prediction(path=paths[index], labels=labels)
+        for index in sorted(answers):
+            yield answers[index]
+
+
+def clock(seconds: float, comma: str = ".") -> str:
+    """Seconds as ``00:01:02.345``."""
+    ms = max(0, round(seconds * 1000))
+    return f"{ms // 3600000:02d}:{ms // 60000 % 60:02d}:{ms // 1000 % 60:02d}{comma}{ms % 1000:03d}"
+
+
+# --- from pixels to ranked names; shared with the timeline -----------------------------------------------------------
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The named device, or with ``auto`` the first accelerator there is, else the processor."""
+    if device != "auto":
+        return torch.device(device)
+    found = torch.accelerator.current_accelerator(check_available=True) if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def class_names(model: VideoModel, classes: Classes) -> dict[str, list[str]]:
+    """Class names by label space (a single one is called ``label``), checked against the model's classifier."""
+    names = {k: list(v) for k, v in classes.items()} if isinstance(classes, dict) else {"label": list(classes)}
+    wanted = model.config.classes
+    sizes = wanted if isinstance(wanted, dict) else {"label": wanted}
+    if not all(sizes.values()):
+        raise GestaError("this model gives features, not classes (classes=0): train a classifier before predicting")
+    if {k: len(v) for k, v in names.items()} != sizes:
+        have, want = (
+            ", ".join(f"{count} {space}s" for space, count in counts.items())
+            for counts in ({k: len(v) for k, v in names.items()}, sizes)
+        )
+        raise GestaError(f"names are given for {have}, but the model has {want}: use the list it was trained with")
+    return names
+
+
+def joint_names(names: dict[str, list[str]]) -> list[str]:
+    """Names of all combinations of the label spaces, in the order of :func:`average_views`."""
+    return [" ".join(parts) for parts in itertools.product(*names.values())]
+
+
+@torch.inference_mode()
+def score_views(model: VideoModel, video: Tensor, batch_size: int, device: torch.device) -> dict[str, Tensor]:
+    """Logits of all views of one video (or of any clips).
+
+    Args:
+        video: ``(V, T, C, H, W)`` uint8.
+        batch_size: views per forward pass.
+
+    Returns:
+        Per label space ``(V, K)`` float32 on the processor.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for chunk in video.split(batch_size):
+        scores = model(to_clips(chunk.to(device, non_blocking=True).unsqueeze(0), model.config.clip))
+        for space, values in (scores if isinstance(scores, dict) else {"label": scores}).items():
+            parts.setdefault(space, []).append(values.float())
+    return {space: torch.cat(values).cpu() for space, values in parts.items()}
+
+
+def average_views(
+    scores: dict[str, Tensor], spaces: Iterable[str], average: Literal["probabilities", "logits"]
+) -> Tensor:
+    """``(V, K)`` logits per label space -> joint probabilities ``(K,)``, K being the product of the spaces' sizes.
+
+    Views are averaged before or after the softmax; label spaces are taken as independent, so their probabilities
+    multiply.
+    """
+    joint = torch.ones(1)
+    for space in spaces:
+        logits = scores[space]
+        p = logits.mean(0).softmax(-1) if average == "logits" else logits.softmax(-1).mean(0)
+        joint = torch.outer(joint, p).flatten()
+    return joint
+
+
+def rank(probabilities: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
+    """The ``top`` most probable of the named classes, best first."""
+    p, index = probabilities.topk(min(top, len(probabilities)))
+    return tuple((names[i], v) for i, v in zip(index.tolist(), p.tolist()))
+
+
+def run(
+    model: VideoModel,
+    classes: Classes,
+    sources: Sequence[str],
+    *,
+    views: EvaluateConfig | None = None,
+    top: int = 5,
+    device: str = "auto",
+    timeline: bool = False,
+    window: float | None = None,
+    hop: float = 0.5,
+    smoothing: int = 3,
+    threshold: float = 0.5,
+    min_duration: float = 0.0,
+    format: Format = "table",
+    out: str | None = None,
+    draw: str | None = None,
+) -> int:
+    """What ``gesta predict`` does: answer, write the answers to ``out`` (or print them), draw them onto a copy.
+
+    Cameras and streams have no end, so they always get a timeline; its lines appear as they are decided.
+
+    Returns:
+        The exit status: 1 if any source had no answer, else 0.
+    """
+    from gesta.annotate import annotate
+    from gesta.answers import write
+    from gesta.timeline import is_live
+    from gesta.timeline import timeline as segments
+
+    live = any(is_live(source) for source in sources)
+    paths = list(sources) if live else find_sources(sources)
+    if draw and not (timeline and len(paths) == 1 and not live):
+        raise GestaError("--draw needs --timeline and exactly one video that can be read twice")
+    answers: Iterator[Prediction]
+    if timeline or live:
+        answers = itertools.chain.from_iterable(
+            segments(
+                model,
+                classes,
+                path,
+                views=views,
+                top=top,
+                device=device,
+                window=window,
+                hop=hop,
+                smoothing=smoothing,
+                threshold=threshold,
+                min_duration=min_duration,
+            )
+            for path in paths
+        )
+    else:
+        answers = predict(model, classes, paths, views=views, top=top, device=device)
+    if live and format == "table":
+        format = "text"
+    if out:
+        with open(out, "w", encoding="utf-8", newline="") as file:
+            done = write(answers, format, file)
+    else:
+        done = write(answers, format, sys.stdout)
+    if draw:
+        annotate(paths[0], done, draw)
+    return int(any(p.error for p in done))
