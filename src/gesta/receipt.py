@@ -151,15 +151,15 @@ class Receipt:
             lines.append(f"  … and {self.failed - 10} more, all in the receipt")
         for space, per_class in self.per_class.items():
             worst = sorted((value, name) for value, name in zip(per_class, self.classes[space]) if value is not None)
-            if len(worst) > 1:
+            if worst[1:] and worst[0][0] < 100:
                 where = "" if len(self.classes) == 1 else f" ({space})"
-                lines.append(f"weakest classes{where}: " + ", ".join(f"{n} {v:.0f} %" for v, n in worst[:5]))
+                lines.append(f"weakest classes{where}: " + ", ".join(f"{n} {v:.0f} %" for v, n in worst[:5] if v < 100))
         console = Console(width=120, color_system=None, markup=False, highlight=False)
         with console.capture() as capture:
             if numbers.rows:
                 console.print(numbers)
             console.print("\n".join(lines), soft_wrap=True)
-        return capture.get().rstrip()
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def measure(

@@ -1,0 +1,257 @@
+"""Every listed video ends in the receipt once, whoever scored it and whether or not it could be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gesta.config import config
+from gesta.data.dataset import Record
+from gesta.errors import GestaError
+from gesta.evaluate import EvaluateConfig, Receipt, evaluate
+from gesta.model import Classifier, ClipSpec, ModelConfig, VideoModel
+from gesta.receipt import measure
+
+CLASSES = ["dark", "middle", "bright"]
+
+
+@config
+class Brightness(ModelConfig):
+    """Tells dark from bright videos without training: the class whose grey level is nearest."""
+
+    def build(self) -> VideoModel:
+        return BrightnessModel(self)
+
+
+class BrightnessModel(VideoModel):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.blocks = nn.ModuleList([nn.Identity()])
+        self.norm = nn.BatchNorm3d(3)
+        self.classifier = Classifier(3, config.classes)
+        for layer in [m for m in self.classifier.modules() if isinstance(m, nn.Linear)]:
+            levels = torch.linspace(0.1, 0.8, layer.out_features)
+            layer.weight.data = (2 * levels[:, None]).expand(-1, 3) * 8
+            layer.bias.data = -3 * levels**2 * 8
+        self.finish()
+        self.passes: list[int] = []
+
+    def stem(self, video: Tensor) -> Tensor:
+        self.passes.append(len(video))
+        return self.norm(video) if not self.training else video
+
+    def pool(self, state: Tensor) -> Tensor:
+        return state.mean((2, 3, 4))
+
+    def to_grid(self, state: Tensor) -> Tensor:
+        return state
+
+    def from_grid(self, grid: Tensor, state: Tensor) -> Tensor:
+        return grid
+
+    def grid_at(self, block: int) -> tuple[int, int, int, int]:
+        return (3, self.config.clip.frames, self.config.clip.size, self.config.clip.size)
+
+
+CLIP = ClipSpec(frames=4, stride=2, size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+PROTOCOL = EvaluateConfig(clips=2, crops=3, short_side=256, batch_size=4, workers=0)
+
+
+def build(classes: int | dict[str, int] = 3) -> BrightnessModel:
+    return Brightness(classes=classes, clip=CLIP).build()  # type: ignore[return-value]
+
+
+@pytest.fixture
+def records(make_video: Callable[..., Path]) -> list[Record]:
+    """Seven videos: two of each class (one wrongly labelled), an unlabelled one; and a broken one among them."""
+    listed = []
+    for i, (shade, frames, label) in enumerate(
+        [(0, 9, 0), (60, 12, 1), (150, 10, 2), (0, 3, 0), (60, 24, 0), (150, 11, 2), (150, 10, None)]
+    ):
+        path = make_video(f"{i}.mp4", shade=shade, frames=frames)
+        listed.append(Record(path=str(path), name=f"{i}.mp4", label=label))
+    broken = path.with_name("broken.mp4")
+    broken.write_bytes(b"no video at all")
+    return listed[:3] + [Record(path=str(broken), name="broken.mp4", label=1)] + listed[3:]
+
+
+def test_denominators_are_honest(records: list[Record]) -> None:
+    receipt = evaluate(build(), records, CLASSES, PROTOCOL)
+    assert receipt is not None
+    counts = (receipt.listed, receipt.labelled, receipt.decoded, receipt.scored, receipt.failed)
+    assert counts == (8, 7, 7, 7, 1)
+    assert [failure["name"] for failure in receipt.failures] == ["broken.mp4"]
+    assert receipt.failures[0]["index"] == 3 and receipt.failures[0]["reason"]
+    assert receipt.scores["label"][3] is None
+    # 7 labelled: five right, one wrongly labelled, one broken. Per class: 2 of 3, 1 of 2, 2 of 2.
+    assert receipt.metrics["top1"] == pytest.approx(100 * 5 / 7)
+    assert receipt.metrics["top1_scored"] == pytest.approx(100 * 5 / 6)
+    assert receipt.metrics["mean_class"] == pytest.approx(100 * (2 / 3 + 1 / 2 + 1) / 3)
+    assert receipt.metrics["mean_class_scored"] == pytest.approx(100 * (2 / 3 + 1 + 1) / 3)
+    assert receipt.per_class["label"] == pytest.approx([200 / 3, 50, 100])
+    assert receipt.confusion["label"] == [[2, 1, 0], [0, 1, 0], [0, 0, 2]]
+    text = str(receipt)
+    assert "7 of 8 videos scored, 1 failed (counted as wrong)" in text
+    assert "broken.mp4" in text and "71.43" in text and "83.33" in text and "2 clips × 3 crops" in text
+
+
+def test_the_protocol_is_written_down(records: list[Record]) -> None:
+    receipt = evaluate(build(), records[:3], CLASSES, PROTOCOL)
+    assert receipt is not None
+    assert receipt.views == {"clips": 2, "crops": 3, "text": "2 clips × 3 crops", "total": 18}
+    assert receipt.sampling == "dense 4×2"
+    assert (receipt.short_side, receipt.size) == (37, 32)  # 256 of 224, scaled to 32
+    assert receipt.decoder.startswith("pyav ") and receipt.precision == "32-true"
+    assert receipt.torch == torch.__version__ and receipt.model == "Brightness"
+    again = evaluate(build(), records[:3], CLASSES, PROTOCOL)
+    assert again is not None
+    again.seconds = receipt.seconds
+    assert again == receipt
+    other = evaluate(build(), records[2::-1], CLASSES, PROTOCOL)
+    assert other is not None and other.list_hash != receipt.list_hash
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
+def test_packing_views_into_passes_changes_no_score(records: list[Record], average: str, batch_size: int) -> None:
+    model = build()
+    one = evaluate(model, records, CLASSES, _with(average=average, batch_size=6))
+    model.passes.clear()
+    other = evaluate(model, records, CLASSES, _with(average=average, batch_size=batch_size))
+    assert one is not None and other is not None
+    assert max(model.passes) <= batch_size and sum(model.passes) == 7 * 6
+    assert model.passes[:-1] == [batch_size] * (len(model.passes) - 1)  # only the last pass is not full
+    for a, b in zip(one.scores["label"], other.scores["label"]):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            assert a == pytest.approx(b, abs=1e-5)
+            assert average == "logits" or sum(a) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_whole_video_in_neighbouring_clips(records: list[Record]) -> None:
+    receipt = evaluate(build(), records, CLASSES, _with(coverage="contiguous", crops=1))
+    assert receipt is not None
+    assert receipt.scored == 7 and receipt.views["text"] == "whole video × 1 crop" and receipt.views["clips"] is None
+    assert receipt.views["total"] > receipt.scored  # a long video gives more clips than a short one
+
+
+def test_several_label_spaces(records: list[Record]) -> None:
+    spaces = {"verb": ["dark", "middle", "bright"], "noun": ["night", "day"]}
+    both = [
+        Record(path=r.path, name=r.name, label=None if r.label is None else {"verb": r.label, "noun": int(r.label > 1)})
+        for r in records
+    ]
+    receipt = evaluate(build({"verb": 3, "noun": 2}), both, spaces, PROTOCOL)
+    assert receipt is not None
+    assert receipt.metrics["verb/top1"] == pytest.approx(100 * 5 / 7)
+    assert set(receipt.scores) == {"verb", "noun"} and len(receipt.scores["noun"][0] or []) == 2
+    assert np.shape(receipt.confusion["noun"]) == (2, 2)
+    assert "verb: all labelled videos" in str(receipt)
+
+
+def test_training_continues_as_it_was(records: list[Record]) -> None:
+    model = build().train()
+    model.norm.eval()  # frozen by the training loop
+    evaluate(model, records[:1], CLASSES, PROTOCOL)
+    assert model.training and model.classifier.training and not model.norm.training
+    assert model.norm.num_batches_tracked == 0
+
+
+def test_a_broken_model_is_reported_and_not_ranked(records: list[Record]) -> None:
+    model = build()
+    model.classifier.linear.bias.data[1] = float("nan")
+    receipt = evaluate(model, records[:2], CLASSES, PROTOCOL)
+    assert receipt is not None
+    assert (receipt.decoded, receipt.scored, receipt.failed) == (2, 0, 2)
+    assert receipt.metrics["top1"] == 0 and "top1_scored" not in receipt.metrics
+    assert "not finite" in str(receipt)
+    json.loads(json.dumps(receipt.to_json(), allow_nan=False))
+
+
+def test_what_does_not_fit_is_refused(records: list[Record]) -> None:
+    with pytest.raises(GestaError, match="no videos"):
+        evaluate(build(), [], CLASSES, PROTOCOL)
+    with pytest.raises(GestaError, match="classes that it was trained on"):
+        evaluate(build(), records, CLASSES[:2], PROTOCOL)
+    beyond = Record(path=records[0].path, name="from_one.mp4", label=3)
+    with pytest.raises(GestaError, match=r"from_one\.mp4: label 3"):
+        evaluate(build(), [*records, beyond], CLASSES, PROTOCOL)
+
+
+def test_receipts_are_written_whole_and_read_back(records: list[Record], tmp_path: Path) -> None:
+    receipt = evaluate(build(), records, CLASSES, PROTOCOL)
+    assert receipt is not None
+    path = receipt.write(tmp_path / "new" / "result.json")
+    assert Receipt.read(path) == receipt
+    assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+    path.write_text(path.read_text()[:-100])
+    with pytest.raises(GestaError, match=r"result\.json: .*cut short"):
+        Receipt.read(path)
+    path.write_text('{"metrics": {}}')
+    with pytest.raises(GestaError, match=r"result\.json: this is not a receipt"):
+        Receipt.read(path)
+    with pytest.raises(GestaError, match=r"absent\.json"):
+        Receipt.read(tmp_path / "absent.json")
+
+
+def test_metrics_are_those_of_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(200, 9, generator=generator)
+    labels = torch.randint(0, 8, (200,), generator=generator)  # class 8 has no video
+    metrics, per_class, confusion = measure(scores.tolist(), labels.tolist(), 9)
+    for key, k in (("top1", 1), ("top5", 5)):
+        theirs = multiclass_accuracy(scores, labels, 9, average="micro", top_k=k)
+        assert metrics[key] == pytest.approx(100 * theirs.item(), abs=1e-4)
+    each = multiclass_accuracy(scores, labels, 9, average="none")[:8]
+    assert per_class[:8] == pytest.approx((100 * each).tolist(), abs=1e-4) and per_class[8] is None
+    assert metrics["mean_class"] == pytest.approx(100 * each.mean().item(), abs=1e-4)
+    assert confusion == multiclass_confusion_matrix(scores, labels, 9).tolist()
+
+
+def test_two_processes_give_the_receipt_of_one(records: list[Record], tmp_path: Path) -> None:
+    """Eight videos and a broken one by two processes of torchrun: the same receipt, no video twice or missing."""
+    odd = [*records, Record(path=records[0].path, name="once_more.mp4", label=0)]
+    listed = [[r.path, r.name, r.label] for r in odd]
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    here = Path(__file__).parent
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(here)}
+    done = subprocess.run(
+        [*command, str(Path(__file__)), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    two = Receipt.read(tmp_path / "two.json")
+    one = evaluate(build(), odd, CLASSES, PROTOCOL)
+    assert one is not None
+    for a, b in zip(one.scores["label"], two.scores["label"]):
+        assert (a is None) == (b is None)
+        assert a is None or a == pytest.approx(b, abs=1e-5)
+    two.scores, two.seconds = one.scores, one.seconds
+    if one.device == "cpu":
+        assert two == one
+
+
+def _with(**changes: object) -> EvaluateConfig:
+    from gesta.config import replace
+
+    return replace(PROTOCOL, **changes)
+
+
+if __name__ == "__main__":  # one of the processes of test_two_processes_give_the_receipt_of_one
+    folder = Path(sys.argv[1])
+    entries = [Record(path=p, name=n, label=la) for p, n, la in json.loads((folder / "list.json").read_text())]
+    found = evaluate(build(), entries, CLASSES, PROTOCOL)
+    assert (found is None) == (os.environ["RANK"] != "0")
+    if found is not None:
+        found.write(folder / "two.json")
