@@ -1,0 +1,464 @@
+"""Frames out of video files, through PyAV: opening, counting, decoding, turning upright, scaling to RGB.
+
+:mod:`gesta.data.video` is the way in; this file is what it does with one file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import torch
+from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
+from torch.nn.functional import interpolate
+from torch.utils.data import get_worker_info
+
+from gesta.data.frames import VideoError, scaled_size
+
+DAMAGED = "the file is damaged, incomplete or not a video: copy or download it again, or take it off the list"
+
+HELD_BYTES = 16 * 2**20
+"""A file up to this size is held as packets while it is read; of a larger one only the needed stretch."""
+
+REORDER = 32
+"""Pictures are reordered over at most 16 places (H.264, HEVC), so no frame appears later than this many packets."""
+
+ONE_PACKET_ONE_FRAME = frozenset({"h264", "hevc", "av1", "libdav1d", "libaom-av1"})
+"""Decoders of codecs in which each packet is exactly one shown frame; VP8 may hide some, so it cannot be jumped in."""
+
+NETWORK_TIMEOUT = 20.0
+"""Seconds without an answer after which a URL has failed."""
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_video(source: str | int) -> Iterator[tuple[Any, Any]]:
+    """Open a file, URL or camera and choose its video stream; yields (container, stream).
+
+    Raises:
+        VideoError: it does not exist, cannot be opened, or holds no moving picture.
+    """
+    name, options = _locate(source)
+    if int(av.__version__.split(".")[0]) < 19:  # later versions never fail on such tags and do not know the argument
+        options["metadata_errors"] = "replace"
+    try:
+        container = av.open(name, **options)
+    except (FFmpegError, OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise VideoError(f"{source}: cannot be opened as a video ({why}); {_remedy(source)}") from None
+    with container:
+        yield container, _choose_stream(container, source)
+
+
+def _locate(source: str | int) -> tuple[str, dict[str, Any]]:
+    """What to hand to libav: name and options."""
+    if isinstance(source, str) and os.path.exists(source) and not source.startswith("/dev/video"):
+        if not os.path.isfile(source):
+            raise VideoError(f"{source}: is neither a file nor a folder; give a video file or a folder of frames")
+        return "file:" + source, {}  # the prefix keeps names with a colon from being taken for a protocol
+    text = str(source)
+    if "://" in text:
+        options = {"rtsp_transport": "tcp"} if text.startswith("rtsp") else {}
+        return text, {"timeout": NETWORK_TIMEOUT, "options": options}
+    if text.isdigit() or text.startswith("/dev/video"):
+        if sys.platform == "darwin":
+            return text, {"format": "avfoundation", "options": {"framerate": "30"}}
+        if sys.platform == "win32":
+            raise VideoError(f"{source}: cameras have names here; give video=NAME")
+        return f"/dev/video{text}" if text.isdigit() else text, {"format": "v4l2"}
+    if text.startswith("video=") and sys.platform == "win32":
+        return text, {"format": "dshow"}
+    raise VideoError(f"{source}: does not exist; check the path")
+
+
+def _remedy(source: str | int) -> str:
+    if isinstance(source, str) and os.path.isfile(source):
+        return DAMAGED
+    return "check that the address is right and the device or server is on and not in use"
+
+
+def _choose_stream(container: Any, source: str | int) -> Any:
+    form = container.format.name
+    if form.endswith("_pipe") or form == "image2":
+        raise VideoError(f"{source}: is a still image; give a video file or the folder of frames")
+    if form == "tty":  # libav draws text files
+        raise VideoError(f"{source}: is a text file; give a video file or a folder of frames")
+    stream = container.streams.best("video")
+    if stream is None or "attached_pic" in str(getattr(stream.disposition, "name", "") or ""):
+        raise VideoError(f"{source}: holds no video, only {_contents(container)}; take it off the list")
+    if stream.codec_context is None:
+        raise VideoError(f"{source}: its video codec has no decoder here; convert it, for example to H.264")
+    return stream
+
+
+def _contents(container: Any) -> str:
+    kinds = sorted({stream.type for stream in container.streams} - {"video"})
+    return " and ".join(kinds) or "a picture"
+
+
+def set_threads(stream: Any, single: bool = False) -> bool:
+    """One decoder thread in a loader process and for small pictures, several otherwise; returns whether several."""
+    several = not single and get_worker_info() is None and stream.width * stream.height >= 1280 * 720
+    stream.thread_type = "FRAME" if several else "NONE"
+    stream.codec_context.thread_count = min(os.cpu_count() or 1, 8) if several else 1
+    return several
+
+
+# --- what packets tell -----------------------------------------------------------------------------------------------
+
+
+class Key(NamedTuple):
+    """A key frame: its number in file order, and the time to seek to."""
+
+    number: int
+    time: int
+
+
+class Timeline(NamedTuple):
+    """What a video tells without decoding.
+
+    Attributes:
+        frames: number of packets that should give a frame.
+        times: their presentation times (of the container's index: decoding times) in file order, in units of
+            ``unit``; empty where unknown or wrong (AVI).
+        keys: key frames it is exact to start decoding at; empty if only the beginning is.
+        packets: all packets, discarded ones included, if they are few enough to hold.
+        unit: seconds per unit of time.
+    """
+
+    frames: int
+    times: list[int]
+    keys: list[Key]
+    packets: list[av.Packet] | None
+    unit: float
+
+
+def timeline(container: Any, stream: Any, path: str) -> Timeline:
+    """Count the frames of an open file and learn where decoding may start, from its packets or its index."""
+    large = os.path.getsize(path) > HELD_BYTES
+    unit = float(stream.time_base or 0)
+    if large and "mp4" in container.format.name and not _fragmented(path):
+        indexed = _from_index(container, stream, unit)
+        if indexed is not None:
+            return indexed
+    packets: list[av.Packet] = []
+    times: list[int] = []
+    keys: list[Key] = []
+    shown = 0
+    by_pts = "matroska" in container.format.name
+    latest = None
+    for packet in packets_of(container, stream, []):
+        if not large:
+            packets.append(packet)
+        if not packet.is_discard:
+            shown += 1
+            if packet.pts is None:
+                continue
+            times.append(packet.pts)
+            if packet.is_keyframe and (latest is None or packet.pts > latest):
+                keys.append(Key(len(times) - 1, packet.pts if by_pts or packet.dts is None else packet.dts))
+            latest = packet.pts if latest is None else max(latest, packet.pts)
+    if container.format.name == "avi" or len(set(times)) < shown:
+        return Timeline(shown, [], [], packets or None, unit)
+    # without a key frame first, the decoder drops frames and all later numbers shift
+    if len(packets) > shown or not keys or keys[0].number > 0 or times[0] > min(times):
+        keys = []
+    return Timeline(shown, times, keys, packets or None, unit)
+
+
+def _from_index(container: Any, stream: Any, unit: float) -> Timeline | None:
+    """The timeline of an MP4 file from its index, without reading the file; None if the index may not be all."""
+    entries = [(entry.timestamp, entry.is_keyframe, entry.is_discard) for entry in stream.index_entries]
+    if not entries or len(entries) != stream.frames or any(discard for _, _, discard in entries):
+        return None
+    head = list(itertools.islice(packets_of(container, stream, []), REORDER))
+    times = _times(head)
+    if not times or not head[0].is_keyframe or times[0] > min(times):
+        return None
+    keys = [Key(i, time) for i, (time, key, _) in enumerate(entries) if key]
+    return Timeline(len(entries), [time for time, _, _ in entries], keys, None, unit)
+
+
+def _times(packets: list[av.Packet]) -> list[int]:
+    """Presentation times of packets; empty unless each has its own and all are shown."""
+    times = {packet.pts for packet in packets if packet.pts is not None and not packet.is_discard}
+    return [packet.pts for packet in packets if packet.pts is not None] if len(times) == len(packets) else []
+
+
+def _fragmented(path: str) -> bool:
+    """Whether an MP4 file is made of fragments, whose index is not complete before the whole file is read."""
+    with open(path, "rb") as file:
+        while len(head := file.read(16)) >= 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if kind == b"moof":
+                return True
+            if size == 1:
+                size = int.from_bytes(head[8:16], "big")
+            if size < 8:  # 0: reaches to the end of the file
+                return False
+            file.seek(size - len(head), os.SEEK_CUR)
+    return False
+
+
+def packets_of(container: Any, stream: Any, damage: list[Exception]) -> Iterator[av.Packet]:
+    """The stream's packets to the end of the file, or to where the file breaks off."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except FFmpegError as error:
+            damage.append(error)
+            return
+        if packet.size:  # empty ones stand for dropped frames, or for the end
+            yield packet
+
+
+def frames_of(stream: Any, packets: Iterable[av.Packet], damage: list[Exception]) -> Iterator[av.VideoFrame]:
+    """Decode packets one by one; what cannot be decoded goes to ``damage`` and costs its own frames only."""
+    for packet in packets:
+        try:
+            frames = packet.decode()
+        except FFmpegError as error:
+            damage.append(error)
+            continue
+        yield from frames
+    try:
+        rest = stream.codec_context.decode(None)
+    except FFmpegError as error:
+        damage.append(error)
+        return
+    yield from rest
+
+
+# --- chosen frames of one file ---------------------------------------------------------------------------------------
+
+
+class Clip:
+    """The wanted frames of a video on their way into one array.
+
+    Args:
+        wanted: frame numbers, rising.
+        short_side: length of the short side in pixels, None keeps the size.
+    """
+
+    def __init__(self, wanted: list[int], short_side: int | None) -> None:
+        self.wanted = wanted
+        self.short_side = short_side
+        self.slots = {number: slot for slot, number in enumerate(wanted)}
+        self.missing = set(wanted)
+        self.video: np.ndarray | None = None
+        self._convert = Converter(short_side)
+
+    def put(self, number: int, frame: av.VideoFrame) -> None:
+        """Convert a decoded frame into its place, if it is wanted."""
+        if number in self.missing:
+            self.put_image(number, self._convert(frame))
+
+    def put_image(self, number: int, image: np.ndarray) -> None:
+        """Put an RGB image ``(3, H, W)`` into its place."""
+        if self.video is None:
+            self.video = np.empty((len(self.wanted), *image.shape), dtype=np.uint8)
+        if image.shape != self.video.shape[1:]:  # the picture's size changes within the video
+            pixels = torch.from_numpy(np.ascontiguousarray(image))[None]
+            image = interpolate(pixels, self.video.shape[2:], mode="bilinear", antialias=True)[0].numpy()
+        self.video[self.slots[number]] = image
+        self.missing.discard(number)
+
+
+class File:
+    """Source of frames: one video file, open between ``__enter__`` and ``__exit__``.
+
+    Attributes:
+        frames: how many frames there are, as far as the packets tell.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> File:
+        self._opened = open_video(self.path)
+        self._container, self._stream = self._opened.__enter__()
+        self._timeline = timeline(self._container, self._stream, self.path)
+        self.frames = self._timeline.frames
+        self._sound = bool(self._timeline.keys) and self._stream.codec_context.name in ONE_PACKET_ONE_FRAME
+        set_threads(self._stream)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._opened.__exit__(None, None, None)
+
+    def fill(self, clip: Clip) -> int:
+        """Decode the wanted frames into the clip; returns how many frames there are, as far as is known then."""
+        if not (self._sound and self._by_shortcut(clip)):
+            self._sound = False
+            clip.missing = set(clip.wanted)
+            self.frames = self._from_the_beginning(clip)
+        return self.frames
+
+    def _from_the_beginning(self, clip: Clip, single: bool = False) -> int:
+        """Decode from the first packet to the last wanted frame: the meaning of frame numbers, whatever the file."""
+        with open_video(self.path) as (container, stream):
+            several = set_threads(stream, single)
+            damage: list[Exception] = []
+            count = 0
+            for frame in frames_of(stream, packets_of(container, stream, damage), damage):
+                clip.put(count, frame)
+                count += 1
+                if count > clip.wanted[-1]:
+                    return max(self.frames, count)
+        if damage and several:  # with several threads an error may take other frames along
+            return self._from_the_beginning(clip, single=True)
+        return count
+
+    def _by_shortcut(self, clip: Clip) -> bool:
+        """Decode only the stretch of packets that the wanted frames need; False if that is not provably the same.
+
+        In a sound file the frame with the k-th presentation time is the k-th that the decoder gives. Here that is
+        relied on only where packets and frames correspond one to one, and checked on everything that is decoded: the
+        stretch begins with its key frame, times rise, nothing fails. H.264 pictures that no other refers to are not
+        decoded unless they are wanted.
+        """
+        keys = [key for key in self._timeline.keys if key.number <= clip.wanted[0]]
+        for key in keys[:-3:-1]:  # pictures shown before a key frame may follow it, so the one before may be needed
+            packets = self._stretch(key, clip.wanted[-1])
+            if packets is None:
+                return False
+            times = _times(packets)
+            if not times:
+                return False
+            begin = times[0]
+            leading = sum(time < begin for time in times)
+            number = key.number + leading
+            if number > clip.wanted[0]:
+                continue
+            numbers = {time: number + i for i, time in enumerate(sorted(times)[leading:])}
+            return self._decode_stretch(clip, packets, numbers, begin)
+        return False
+
+    def _stretch(self, key: Key, last: int) -> list[av.Packet] | None:
+        """The packets from a key frame until frame ``last`` is surely among them; None if they cannot be had."""
+        if self._timeline.packets is not None:
+            return self._timeline.packets[key.number : last + 1 + REORDER]
+        try:
+            self._container.seek(key.time, stream=self._stream)
+        except FFmpegError:
+            return None
+        packets = []
+        size = 0
+        damage: list[Exception] = []
+        for packet in packets_of(self._container, self._stream, damage):
+            packets.append(packet)
+            size += packet.size
+            if size > 16 * HELD_BYTES:
+                return None
+            if len(packets) > last - key.number + REORDER:
+                break
+        if damage or not packets or not packets[0].is_keyframe or key.time not in (packets[0].pts, packets[0].dts):
+            return None
+        return packets
+
+    def _decode_stretch(self, clip: Clip, packets: list[av.Packet], numbers: dict[int, int], begin: int) -> bool:
+        context = self._stream.codec_context
+        skip = context.name == "h264"
+        damage: list[Exception] = []
+        latest = numbers[begin] - 1
+
+        def chosen() -> Iterator[av.Packet]:
+            for packet in packets:
+                if skip:
+                    wanted = packet.pts is not None and numbers.get(packet.pts) in clip.slots
+                    context.skip_frame = "DEFAULT" if wanted else "NONREF"
+                yield packet
+
+        for frame in frames_of(self._stream, chosen(), damage):
+            if damage or frame.pts is None:
+                return False
+            number = numbers.get(frame.pts)
+            if number is None and frame.pts >= begin:
+                return False
+            if number is None:  # shown before the key frame, and without its own references
+                continue
+            if (
+                number <= latest
+                or (number > latest + 1 and not skip)
+                or (frame.pts == begin) != (latest < numbers[begin])
+            ):
+                return False
+            latest = number
+            clip.put(number, frame)
+            if not clip.missing:
+                return True
+        return False
+
+
+# --- one frame -------------------------------------------------------------------------------------------------------
+
+
+class Converter:
+    """Turns decoded frames upright, scales them and converts them to RGB.
+
+    Args:
+        short_side: length of the short side in pixels, None keeps the size.
+    """
+
+    def __init__(self, short_side: int | None) -> None:
+        self.short_side = short_side
+        self._scaler = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """A frame as ``(3, H, W)`` uint8."""
+        width, height = frame.width, frame.height
+        if self.short_side is not None:
+            width, height = scaled_size(width, height, self.short_side)
+        if (width, height) == (frame.width, frame.height):
+            # the packed conversion is the one torchcodec uses; libswscale's planar one leaves columns out here
+            image = _pixels(self._scaler.reformat(frame, format="rgb24", threads=1).planes[0], height, 3 * width)
+            image = image.reshape(height, width, 3).transpose(2, 0, 1)
+        else:
+            # planar: faster, already channels first, and with one chroma sample per pixel instead of one per two
+            scaled = self._scaler.reformat(frame, width=width, height=height, format="gbrp", threads=1)
+            image = np.stack([_pixels(scaled.planes[plane], height, width) for plane in (2, 0, 1)])
+        return upright(image, display_matrix(frame))
+
+
+def _pixels(plane: Any, height: int, row: int) -> np.ndarray:
+    """One plane as ``(height, row)``, the padding of its lines cut off."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :row]
+
+
+Matrix = tuple[int, int, int, int]
+
+
+def display_matrix(frame: av.VideoFrame) -> Matrix | None:
+    """(a, b, c, d) by which a stored picture's (x, y) is shown at (a x + c y, b x + d y); None: as it is stored."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    a, b, _, c, d, *_ = np.frombuffer(data, "=i4").tolist()
+    return a, b, c, d
+
+
+def upright(image: np.ndarray, matrix: Matrix | None) -> np.ndarray:
+    """Apply a display matrix to a picture ``(..., H, W)``: turns by quarters and mirrorings, other angles rounded."""
+    if matrix is None or not any(matrix):
+        return image
+    a, b, c, d = matrix
+    if abs(b) > abs(a):  # x and y change places
+        image = image.swapaxes(-1, -2)
+        a, d = c, b
+    if a < 0:
+        image = image[..., ::-1]
+    if d < 0:
+        image = image[..., ::-1, :]
+    return image

@@ -1,0 +1,136 @@
+"""Folders of numbered images: the frames of one video, found by listing and never by guessing a name template."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from gesta.errors import GestaError
+
+if TYPE_CHECKING:
+    from gesta.data.decode import Clip
+
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
+_FLOW = re.compile(r"^(flow_)?[xyuv]_?$", re.IGNORECASE)
+
+
+class VideoError(GestaError):
+    """A video that cannot be read: ``<path>: <what is wrong>; <remedy>``."""
+
+
+def image_files(folder: str) -> list[str]:
+    """The RGB frames of a folder in the order of their numbers.
+
+    Images are grouped by what stands before the trailing number (``img_``, ``frame_``, nothing, the video's name) and
+    by suffix; optical-flow images (``flow_x_``, ``flow_y_``, ``x_``, ``y_``) are left out. The first number may be
+    anything and numbers may be missing.
+
+    Raises:
+        VideoError: no numbered images, only flow images, or several sequences of which none is clearly the RGB one.
+    """
+    groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    flow = False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = None if entry.name.startswith(".") else _NUMBERED.match(entry.name)
+            if match is None or match["suffix"].lower() not in IMAGES:
+                continue
+            if _FLOW.match(match["prefix"]):
+                flow = True
+                continue
+            groups.setdefault((match["prefix"], match["suffix"].lower()), []).append((int(match["number"]), entry.name))
+    if not groups:
+        if flow:
+            raise VideoError(f"{folder}: holds optical flow images only; give the folder of RGB frames")
+        raise VideoError(
+            f"{folder}: holds no numbered images; give a video file or a folder of frames like img_00001.jpg"
+        )
+    if len(groups) > 1:
+        groups = {key: files for key, files in groups.items() if _looks_rgb(key[0], folder)} or groups
+    if len(groups) > 1:
+        names = ", ".join(sorted(f"{prefix}*{suffix}" for prefix, suffix in groups))
+        raise VideoError(f"{folder}: holds several image sequences ({names}); keep one sequence per folder")
+    (files,) = groups.values()
+    return [os.path.join(folder, name) for _, name in sorted(files)]
+
+
+def _looks_rgb(prefix: str, folder: str) -> bool:
+    bare = prefix.lower().rstrip("_-")
+    return bare in ("", "img", "image", "frame", "rgb") or bare == Path(folder).name.lower()
+
+
+class Folder:
+    """Source of frames: the numbered images of one folder.
+
+    Attributes:
+        frames: how many there are.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._files = image_files(path)
+        self.frames = len(self._files)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def fill(self, clip: Clip) -> int:
+        """Read the wanted images into the clip; one that cannot be read is taken off, and the rest are counted anew."""
+        for number in clip.wanted:
+            try:
+                clip.put_image(number, read_image(self._files[number], clip.short_side))
+            except OSError:
+                del self._files[number]
+                self.frames -= 1
+                break
+        return self.frames
+
+
+def holds_frames(names: list[str]) -> bool:
+    """Whether these file names of one folder are the frames of a video: at least two numbered images."""
+    numbered = 0
+    for name in names:
+        match = _NUMBERED.match(name)
+        if match is not None and match["suffix"].lower() in IMAGES and not _FLOW.match(match["prefix"]):
+            numbered += 1
+            if numbered == 2:
+                return True
+    return False
+
+
+def read_image(path: str, short_side: int | None) -> np.ndarray:
+    """One frame as ``(3, H, W)`` uint8, its short side scaled to ``short_side`` pixels (bilinear, area-aware).
+
+    Raises:
+        OSError: the file is not a readable image.
+        VideoError: it holds more than 8 bits per channel, as depth maps do.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise VideoError(f"{path}: is a 16-bit image (a depth map?); give the folder of 8-bit RGB frames")
+            width, height = image.size if short_side is None else scaled_size(*image.size, short_side)
+            image.draft("RGB", (width, height))  # lets the JPEG decoder leave out detail that scaling would remove
+            rgb = image.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise OSError(str(error)) from None  # what Pillow's decoders raise on damaged files
+    if rgb.size != (width, height):
+        rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(rgb).transpose(2, 0, 1)
+
+
+def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height after scaling the short side to ``short_side``, aspect kept, sides rounded to whole pixels."""
+    short = min(width, height)
+    return max(1, (2 * width * short_side + short) // (2 * short)), max(
+        1, (2 * height * short_side + short) // (2 * short)
+    )
