@@ -151,10 +151,27 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _predict(options: argparse.Namespace, _: list[str]) -> int:
     from gesta.checkpoint import load_model
+    from gesta.evaluate import EvaluateConfig
     from gesta.predict import run
 
     loaded = load_model(_checkpoint(options.checkpoint), trust=options.trust)
-    return run(loaded.model, loaded.classes, options)
+    return run(
+        loaded.model,
+        loaded.classes,
+        options.sources,
+        views=EvaluateConfig(clips=options.clips, crops=options.crops),
+        top=options.top,
+        device=options.device,
+        timeline=options.timeline,
+        window=options.window,
+        hop=options.hop,
+        smoothing=options.smoothing,
+        threshold=options.threshold,
+        min_duration=options.min_duration,
+        format="json" if options.json else options.format,
+        out=options.out,
+        draw=options.draw,
+    )
 
 
 def _compare(options: argparse.Namespace, _: list[str]) -> None:
@@ -376,8 +393,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
     sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder, frame folder, URL, or camera number")
     sub.add_argument("--top", type=int, default=5, help="labels per video (default %(default)s)")
+    sub.add_argument("--clips", type=int, default=4, help="clips per video (default %(default)s)")
+    sub.add_argument("--crops", type=int, default=1, choices=[1, 3], help="crops per clip (default %(default)s)")
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
-    sub.add_argument("--format", choices=["table", "csv", "json", "srt"], default="table")
+    sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
+    sub.add_argument("--hop", type=float, default=0.5, help="step of the windows, in windows (default %(default)s)")
+    sub.add_argument("--smoothing", type=int, default=3, help="windows averaged (default %(default)s)")
+    sub.add_argument(
+        "--threshold", type=float, default=0.5, help="least probability of a segment (default %(default)s)"
+    )
+    sub.add_argument("--min-duration", type=float, default=0.0, metavar="S", help="shortest segment in seconds")
+    sub.add_argument("--format", choices=["table", "text", "csv", "json", "srt"], default="table")
     sub.add_argument("--out", metavar="FILE", help="write there instead of printing")
     sub.add_argument("--draw", metavar="FILE", help="draw the segments onto a copy of the video (with --timeline)")
     trust(sub)
