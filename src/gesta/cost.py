@@ -1,0 +1,197 @@
+"""Parameters and multiply-adds of a model, part by part, without weights or data.
+
+Two ways to count multiply-adds (MACs), one clip each:
+
+- ``torch``: convolutions and matrix products, as :mod:`torch.utils.flop_counter` counts them (halved: it counts a
+  multiply-add as two operations).
+- ``fvcore``: what most video papers print as "FLOPs". The same, and 5 per element that a layer norm normalises (4
+  without affine parameters), 2 per element of a batch norm (1 without), 4 per element that a grid sampler gives.
+  Softmax, activations, pooling and sums are not counted.
+
+Both count an operation as its paper writes it. A model that computes the same numbers in a cheaper or fused form uses
+the paper's form on the meta device, where counting happens (see ``gesta.models.mvit``).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gesta.config import replace
+from gesta.model import ClipSpec, ModelConfig, VideoModel
+
+Style = Literal["torch", "fvcore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a model: its name, its parameters, its multiply-adds for one clip."""
+
+    name: str
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a model costs for one clip.
+
+    Attributes:
+        model: the model's class and what is inserted into it.
+        style: how multiply-adds are counted.
+        clip: the clip's frames, height and width.
+        parts: in the order of the forward pass; they add up to the totals.
+    """
+
+    model: str
+    style: Style
+    clip: tuple[int, int, int]
+    parts: tuple[Part, ...]
+
+    @property
+    def params(self) -> int:
+        """Parameters, trainable or not."""
+        return sum(part.params for part in self.parts)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one clip, which the papers call FLOPs."""
+        return sum(part.macs for part in self.parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "style": self.style,
+            "clip": list(self.clip),
+            "params": self.params,
+            "macs": self.macs,
+            "parts": [{"name": p.name, "params": p.params, "macs": p.macs} for p in self.parts],
+        }
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        frames, height, width = self.clip
+        unit = "GMACs (papers' GFLOPs)" if self.style == "fvcore" else "GMACs (torch)"
+        table = Table(title=f"{self.model}, one clip of {frames} × {height} × {width}", show_footer=True)
+        table.add_column("part", "total")
+        table.add_column("parameters", f"{self.params:,}", justify="right")
+        table.add_column("M", f"{self.params / 1e6:.4f}", justify="right")
+        table.add_column(unit, f"{self.macs / 1e9:.4f}", justify="right")
+        table.add_column("%", justify="right")
+        for part in self.parts:
+            share = f"{100 * part.macs / max(self.macs, 1):.1f}"
+            table.add_row(part.name, f"{part.params:,}", f"{part.params / 1e6:.4f}", f"{part.macs / 1e9:.4f}", share)
+        console = Console(width=110)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get().rstrip()
+
+
+def count(model: VideoModel | ModelConfig, style: Style = "torch", clip: ClipSpec | None = None) -> Cost:
+    """Count a model's parameters and multiply-adds for one clip, on the meta device.
+
+    Args:
+        model: a configuration, or a built model (which stays as it is).
+        style: ``torch`` or ``fvcore`` (the papers' counting), see above.
+        clip: another clip than the configured one.
+    """
+    if isinstance(model, ModelConfig):
+        with torch.device("meta"):
+            model = (replace(model, clip=clip) if clip else model).build()
+    else:
+        model = _on_meta(model)
+    spec = clip or model.config.clip
+    model.eval()
+    video = torch.empty(1, 3, spec.frames, spec.size, spec.size, device="meta", dtype=next(model.parameters()).dtype)
+    counter = FlopCounterMode(display=False, custom_mapping=_PAPERS if style == "fvcore" else None)
+    with torch.no_grad(), counter:
+        model(video)
+    counts = {module: sum(ops.values()) // 2 for module, ops in counter.get_flop_counts().items()}
+    root = type(model).__name__
+    parts = [
+        Part(label, sum(p.numel() for p in module.parameters()), counts.get(f"{root}.{name}", 0))
+        for label, name, module in _parts(model)
+    ]
+    # what belongs to no module of its own: free parameters, and operations in the model's own methods
+    loose = Part(
+        "other",
+        sum(p.numel() for p in model.parameters()) - sum(p.params for p in parts),
+        counts.get("Global", 0) - sum(p.macs for p in parts),
+    )
+    parts = [part for part in parts if part.params or part.macs] + [loose] * bool(loose.params or loose.macs)
+    plugins = [f"{type(insert.layer).__name__}[{insert.at}]" for insert in model.config.inserts]
+    return Cost(" + ".join([root, *plugins]), style, (spec.frames, spec.size, spec.size), tuple(parts))
+
+
+def _on_meta(model: VideoModel) -> VideoModel:
+    """A copy without weights: only shapes are copied."""
+    shapes: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    shapes |= {id(b): b.to("meta") for b in model.buffers()}
+    return copy.deepcopy(model, shapes)
+
+
+def _parts(model: VideoModel) -> list[tuple[str, str, nn.Module]]:
+    """Label, name and module of each part: stem, inserts and blocks in order, then what follows them."""
+    names = {module: name for name, module in model.named_modules()}
+    blocks = {names[block]: i for i, block in enumerate(model.blocks)}
+    placed: list[tuple[tuple[float, int], str, str, nn.Module]] = []
+
+    def place(name: str, module: nn.Module) -> None:
+        if name in blocks:
+            placed.append(((blocks[name], 1), f"block.{blocks[name]}", name, module))
+        elif name.startswith("inserts."):
+            at = int(name.removeprefix("inserts."))
+            placed.append(((at, 0), f"insert.{at}", name, module))
+        elif name == "inserts" or any(block.startswith(f"{name}.") for block in blocks):
+            for child, inner in module.named_children():
+                place(f"{name}.{child}", inner)
+        else:
+            position = -1 if model.depth_of(f"{name}.") == 0 else len(blocks)
+            placed.append(((position, 0), name, name, module))
+
+    for name, module in model.named_children():
+        place(name, module)
+    placed.sort(key=lambda part: part[0])
+    return [(label, name, module) for _, label, name, module in placed]
+
+
+# --- the papers' counting: operations per element, doubled because FlopCounterMode's counts are halved above ----------
+
+
+def _norm(shape: Any, weight: Any) -> int:
+    return 2 * prod(shape) * (4 if weight is None else 5)
+
+
+def _layer_norm(shape: Any, normalized_shape: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return _norm(shape, weight)
+
+
+def _group_norm(shape: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return _norm(shape, weight)
+
+
+def _batch_norm(shape: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return 2 * prod(shape) * (1 if weight is None else 2)
+
+
+def _grid_sampler(*_: Any, out_shape: Any, **__: Any) -> int:
+    return 2 * 4 * prod(out_shape)
+
+
+_PAPERS: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.native_layer_norm: _layer_norm,
+    torch.ops.aten.native_group_norm: _group_norm,
+    torch.ops.aten.native_batch_norm: _batch_norm,
+    torch.ops.aten._native_batch_norm_legit_no_training: _batch_norm,
+    torch.ops.aten.grid_sampler_2d: _grid_sampler,
+    torch.ops.aten.grid_sampler_3d: _grid_sampler,
+}
