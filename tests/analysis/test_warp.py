@@ -1,0 +1,84 @@
+"""The transform that a model regresses is the one that is drawn, on the raw clip and in its coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from gesta.analysis.warp import draw, warp_clip, warp_figure
+from gesta.errors import GestaError
+from gesta.model import Insert, VideoModel, create_model
+from gesta.plugins.stan import STAN
+
+P = {"tt": 0, "tx": 1, "ty": 2, "t": 3, "xt": 4, "xx": 5, "xy": 6, "x": 7, "yt": 8, "yx": 9, "yy": 10, "y": 11}
+
+
+def model_with(*layers: STAN, **p: float) -> VideoModel:
+    """A model whose first STAN layer always regresses θ = 1 + p: its last layer's bias, as its weight is still 0."""
+    inserts = [Insert(layer=layer, at=i + 1) for i, layer in enumerate(layers)]
+    model = create_model("r3d_tiny", classes=3, inserts=inserts).eval()
+    if layers:
+        bias = model.inserts["1"][0].deformation.fc.bias  # type: ignore[index,union-attr]
+        for name, value in p.items():
+            bias.data[P[name]] = value  # type: ignore[union-attr,operator,index]
+    return model
+
+
+@pytest.fixture
+def clip() -> torch.Tensor:
+    """Frames of noise at another size than the model's; the frame's number is its mean grey level."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 40, (8, 3, 80, 80), generator=generator, dtype=torch.uint8)
+    return noise + 20 * torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1)
+
+
+def test_a_shift_on_the_map_is_the_same_share_of_the_raw_clip(clip: torch.Tensor) -> None:
+    (warped,) = warp_clip(model_with(STAN(), x=0.5, y=-0.25), clip)
+    expected = torch.eye(4)
+    expected[1, 3], expected[2, 3] = 0.5, -0.25
+    torch.testing.assert_close(warped.theta, expected)
+    assert (warped.layer, warped.block) == ("inserts.1.0", 1)
+    # x + 0.5 is 20 of 80 pixels to the right, y - 0.25 is 10 up; what lies outside is black.
+    torch.testing.assert_close(warped.after[..., 10:, :60], clip[..., :70, 20:])
+    assert not warped.after[..., :10, :].any() and not warped.after[..., 60:].any()
+
+
+def test_spatial_only_leaves_time_alone(clip: torch.Tensor) -> None:
+    model = model_with(STAN(), x=0.5, t=0.5, tx=0.3, xt=0.3)
+    (both,) = warp_clip(model, clip)
+    (space,) = warp_clip(model, clip, spatial_only=True)
+    assert both.theta[0, 1] == pytest.approx(0.3) and both.theta[0, 3] == pytest.approx(0.5)
+    assert space.theta[0].tolist() == [1, 0, 0, 0] and space.theta[:, 0].tolist() == [1, 0, 0, 0]
+    torch.testing.assert_close(space.after[..., :60], clip[..., 20:])
+    assert not torch.equal(both.after[..., :60], clip[..., 20:])
+
+
+def test_the_outline_is_where_the_frame_comes_from(clip: torch.Tensor) -> None:
+    layers = warp_clip(model_with(STAN(), STAN(mode="attention"), xx=-0.5, x=0.25), clip)
+    figure = draw(layers)
+    assert [row.get_suptitle() for row in figure.subfigs] == ["STAN before block 1", "STAN before block 2"]
+    panel = figure.subfigs[0].axes[0]
+    outline = max((line.get_xydata() for line in panel.lines), key=len)
+    # Half as wide, a quarter of half the width to the right: 10 + (80 - 80 / 2) / 2 to 10 + (80 + 80 / 2) / 2.
+    assert outline[:, 0].min() == pytest.approx(30 - 0.25) and outline[:, 0].max() == pytest.approx(70 - 0.75)
+    assert outline[:, 1].min() == pytest.approx(0, abs=1e-3) and outline[:, 1].max() == pytest.approx(79, abs=1e-3)
+    texts = [[text.get_text() for axes in row.axes for text in axes.texts] for row in figure.subfigs]
+    assert "0.500" in texts[0][0] and "identity" not in texts[0][1] and "identity" in texts[1][1]
+
+
+def test_a_picture_of_a_video(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    video = make_video("video.mp4", frames=9)
+    out = warp_figure(model_with(STAN(), xx=0.5), video, tmp_path / "new" / "warp.png")
+    picture = imread(out)
+    assert picture.shape[0] > 300 and picture.std() > 0.1
+    with pytest.raises(GestaError, match=r"warp\.xyz"):
+        warp_figure(model_with(STAN()), video, tmp_path / "warp.xyz")
+
+
+def test_a_model_without_stan_is_refused(clip: torch.Tensor) -> None:
+    with pytest.raises(GestaError, match="has no STAN layer"):
+        warp_clip(model_with(), clip)
