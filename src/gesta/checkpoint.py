@@ -197,10 +197,17 @@ def load_model(path: str | Path, *, trust: bool = False, device: str | torch.dev
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> Path:
-    """Write a training state: tensors, numbers, strings and containers of them. A crash leaves the previous one."""
+    """Write a training state: tensors, numbers, strings and containers of them.
+
+    A crash at any moment leaves the old file or the new one; the one before is kept beside it under the name
+    ``previous`` with the same ending.
+    """
+    path = Path(path)
     with write_atomically(path) as file:
         torch.save({"magic": STATE_MAGIC, "format": FORMAT, "state": state}, file)
-    return Path(path)
+        if path.exists():
+            _link(path, _previous(path))
+    return path
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
@@ -209,7 +216,14 @@ def load_state(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: absent, empty, cut short, not a training state, or holding Python objects.
     """
-    content = _read_torch(path)
+    try:
+        content = _read_torch(path)
+    except CheckpointError as error:
+        previous = _previous(Path(path))
+        remedy = (
+            f"; the state before it is kept in {previous}: copy it to {Path(path).name}" if previous.exists() else ""
+        )
+        raise CheckpointError(f"{error}{remedy}") from None
     if not (isinstance(content, dict) and content.get("magic") == STATE_MAGIC):
         raise CheckpointError(f"{path}: not a training state of gesta; give the last.ckpt of a run")
     if content["format"] > FORMAT:
@@ -348,6 +362,19 @@ def _read_torch(path: str | Path) -> Any:
         raise CheckpointError(
             f"{path}: cut short, damaged or not a file of weights; copy it again, or give another file"
         ) from None
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"previous{path.suffix}")
+
+
+def _link(path: Path, other: Path) -> None:
+    """Let ``other`` name the same file as ``path``, so that it outlives it; not all disks can."""
+    part = other.with_name(f".{other.name}.part")
+    with contextlib.suppress(OSError):
+        part.unlink(missing_ok=True)
+        os.link(path, part)
+        os.replace(part, other)
 
 
 def _inner(content: dict[Any, Any]) -> dict[Any, Any] | None:

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Literal
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from gesta.config import config
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gesta.checkpoint import import_weights, load_model, save_model, save_state
+from gesta.config import config, from_json, replace, to_json
 from gesta.data.transforms import Augment
+from gesta.errors import GestaError
+from gesta.evaluate import evaluate
+from gesta.model import ModelConfig, VideoModel, to_clips
+from gesta.optim import build_optimizer, freeze, learning_rate, set_learning_rate
+from gesta.processes import Interruption, all_failures, in_first_process, make_fabric, mean_over_processes
+from gesta.run import Position, check_labels, fit_classes, list_hash, open_run, read_state
+from gesta.runlog import RunLog
+
+if TYPE_CHECKING:  # these rooms import TrainConfig, or take long to load
+    from lightning.fabric import Fabric
+
+    from gesta.data.dataset import Batch, Failure, Record
+    from gesta.recipes import Recipe
+
+OVERFLOWS = 25
+"""So many fp16 steps in a row may overflow (the loss scale is halved each time) before a run is given up."""
 
 
 @config
@@ -86,3 +113,254 @@ class TrainConfig:
     augment: Augment = field(default_factory=Augment)
     validate_every: int = 1
     save_every_s: float = 300.0
+
+
+def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool = False, quiet: bool = False) -> Path:
+    """Train a model and evaluate it; the run folder tells the whole story.
+
+    The folder holds ``recipe.json``, ``labels.txt`` (class names), ``log.jsonl`` (see :mod:`gesta.run`), ``events``
+    (TensorBoard), ``last.ckpt`` (to resume from; ``previous.ckpt`` is the one before), ``best.safetensors`` (best
+    validation top-1, of one clip and its central crop; the last weights if there is no validation split) and
+    ``result.json`` (the best weights' receipt on ``recipe.evaluate.split``).
+
+    Everything random is a function of the seed and the step, so a run that was stopped or killed at any moment and
+    resumed ends with the weights of a straight run on the same device. Several processes (torchrun, srun) share each
+    batch. Ctrl-C and SIGTERM end the run after the present step with exit status 130, ready to be resumed.
+
+    Args:
+        recipe: is not changed; the number of classes is taken from the data.
+        run: the folder, made if absent.
+        resume: go on with a run that was stopped; one that never wrote a checkpoint starts anew.
+        trust: allow recipes that name classes outside gesta.
+        quiet: show nothing but the progress of evaluations.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        GestaError: a folder in use, labels that do not fit, weights that do not match, a loss that is not finite.
+        SystemExit: with status 130 after an interruption.
+    """
+    from timm.utils import ModelEmaV3
+
+    from gesta.data.dataset import TrainingClips, training_batches, training_loader
+
+    run, recipe = Path(run), from_json(to_json(recipe), trust=trust, source="the recipe")
+    config = recipe.train
+    fabric = make_fabric(config.precision)
+    rank, world = fabric.global_rank, fabric.world_size
+    classes, records, held_out = recipe.data.classes(), recipe.data.records("train"), recipe.data.records("val")
+    remarks = [fit_classes(recipe.model, classes)]
+    check_labels(records, recipe.model.classes)
+    remarks.append(in_first_process(fabric, lambda: open_run(run, recipe, classes, resume)))
+    state = read_state(run, records) if resume else None
+    at = Position(**state["at"]) if state else Position()
+    log = RunLog(run, keep=at.log_bytes, step=at.step, quiet=quiet, silent=rank > 0)
+    if at.epoch >= config.epochs and (run / "result.json").exists():
+        log.say(f"{run}: all {config.epochs} epochs are done and evaluated; nothing is left to resume")
+        log.close()
+        return run
+    if rank == 0:
+        (run / "result.json").unlink(missing_ok=True)
+
+    torch.manual_seed(config.seed)
+    model = recipe.model.build()
+    if recipe.init.weights and not state:
+        remarks.append(str(import_weights(model, recipe.init.weights, recipe.init.least)))
+    frozen_norms = freeze(model, config.freeze)
+    optimizer = build_optimizer(model, config)
+    compiled: Any = torch.compile(model) if config.compile else model
+    forward, stepper = fabric.setup(compiled, optimizer)
+    average = ModelEmaV3(model, decay=config.ema) if config.ema is not None else None
+    weights = average.module if average else model  # what is evaluated and kept
+    if state:
+        model.load_state_dict(state["model"])
+        weights.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+        fabric.strategy.precision.load_state_dict(state["precision"])
+        remarks.append(f"{run}: goes on in epoch {at.epoch + 1} after step {at.step}")
+    dataset = TrainingClips(records, recipe.model.clip, config, classes)
+    saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved
+        if rank == 0:
+            at.log_bytes = log.position()
+            content = {"at": asdict(at), "videos": list_hash(records), "model": model.state_dict()}
+            content |= {"optimizer": optimizer.state_dict(), "precision": fabric.strategy.precision.state_dict()}
+            save_state(run / "last.ckpt", content | {"weights": weights.state_dict()})
+        saved = time.monotonic()
+
+    with contextlib.closing(log), Interruption() as interruption, _leaving(log, run):
+        for remark in filter(None, remarks):
+            log.say(remark)
+        while at.epoch < config.epochs:
+            batches = training_batches(records, config, at.epoch, rank, world)
+            steps = len(batches) // config.accumulate
+            if not steps:
+                raise GestaError(f"{len(records)} training videos do not fill a batch; lower --train.batch-size")
+            rest = batches[at.done * config.accumulate : steps * config.accumulate]
+            loader = iter(training_loader(dataset, rest, config.workers) if rest else ())
+            model.train()
+            for norm in frozen_norms:
+                norm.eval()
+            log.begin_epoch(at.epoch + 1, config.epochs, at.done, steps)
+
+            while at.done < steps:
+                began, waited, clips = time.monotonic(), 0.0, 0
+                rate = learning_rate(config, at.epoch + at.done / steps)
+                set_learning_rate(optimizer, rate)
+                sums: dict[str, Tensor] = {}
+                unread: list[Failure] = []
+                for part in range(config.accumulate):
+                    asked = time.monotonic()
+                    batch = next(loader)
+                    waited += time.monotonic() - asked
+                    torch.manual_seed(_seed(config.seed, at.step, part, rank))
+                    with fabric.no_backward_sync(forward, enabled=part + 1 < config.accumulate):
+                        losses = _losses(forward, batch, recipe.model, config, fabric.device)
+                        fabric.backward(losses["loss"] / config.accumulate)
+                    for name, value in losses.items():
+                        sums[name] = sums.get(name, 0.0) + value.detach() / config.accumulate
+                    clips += batch["video"].shape[0] * batch["video"].shape[1] * world
+                    unread += batch["failures"]
+                limit = math.inf if config.clip_grad is None else config.clip_grad
+                gradient = fabric.clip_gradients(forward, stepper, max_norm=limit, error_if_nonfinite=False)
+                means = mean_over_processes(fabric, sums | {"grad_norm": gradient, "stop": float(interruption.asked)})
+                stop, grad_norm, loss = means.pop("stop"), means.pop("grad_norm"), means.pop("loss")
+                _must_be_finite(loss, grad_norm, at, fabric, run)
+                stepper.step()
+                stepper.zero_grad()
+                if average:
+                    average.update(model)
+
+                seconds = time.monotonic() - began
+                at.add(loss, clips, seconds, waited)
+                at.failures |= {failure.name: failure.reason for failure in unread}
+                entry = {"epoch": at.epoch + 1, "step": at.step, "loss": loss, "losses": means, "lr": rate}
+                entry |= {"grad_norm": grad_norm, "data_s": waited, "compute_s": seconds - waited}
+                log.step(entry | {"failures": [failure.name for failure in unread]}, at)
+                if stop or time.monotonic() - saved > config.save_every_s:
+                    save()
+                if stop:
+                    raise KeyboardInterrupt
+
+            log.end_epoch()
+            epoch, last = at.epoch + 1, at.epoch + 1 == config.epochs
+            metrics = None
+            if held_out and (last or (config.validate_every and epoch % config.validate_every == 0)):
+                save()  # an evaluation may be broken off anywhere
+                with interruption.at_once():
+                    metrics = _validate(weights, held_out, classes, recipe, fabric)
+            top1 = _top1(metrics)
+            best = top1 is not None and (at.best is None or top1 >= at.best)  # a draw goes to the later
+            at.best = top1 if best else at.best
+            if rank == 0 and (best or (last and at.best is None)):
+                notes = {"recipe": recipe.name, "paper": recipe.paper, "epoch": epoch, "val": metrics}
+                save_model(run / "best.safetensors", weights, classes, notes=notes)
+            at.failures = all_failures(fabric, at.failures)
+            log.epoch(epoch, config.epochs, metrics, top1, at)
+            at = Position(epoch=epoch, step=at.step, best=at.best, overflows=at.overflows)
+            save()
+
+        with interruption.at_once():
+            _evaluate_best(run, recipe, classes, fabric, log, trust)
+    return run
+
+
+def _losses(
+    forward: Callable[..., Any], batch: Batch, model: ModelConfig, config: TrainConfig, device: torch.device
+) -> dict[str, Tensor]:
+    """Losses of a batch by name; ``"loss"`` is what is minimised.
+
+    The cross-entropies of several label spaces are averaged; the model's own losses are added as they are.
+    """
+    video = batch["video"].to(device, non_blocking=True)
+    clips = to_clips(video, model.clip)
+    targets = {k: v.to(device, non_blocking=True).repeat_interleave(video.shape[1]) for k, v in batch["label"].items()}
+    if config.mixup or config.cutmix:
+        from gesta.data.transforms import mix
+
+        clips, targets = mix(clips, targets, config, model.classes)
+    scores, extra = forward(clips, with_losses=True)
+    spaces = scores if isinstance(scores, dict) else {"label": scores}
+    losses = {
+        "cross_entropy" if len(spaces) == 1 else f"cross_entropy/{space}": functional.cross_entropy(
+            values.float(), targets[space], label_smoothing=config.label_smoothing
+        )
+        for space, values in spaces.items()
+    }
+    loss = torch.stack(list(losses.values())).mean() + sum(extra.values())
+    return {"loss": loss, **losses, **extra}
+
+
+def _must_be_finite(loss: float, grad_norm: float, at: Position, fabric: Fabric, run: Path) -> None:
+    """Stop a run whose weights the present step would ruin; fp16 overflows are left to the loss scaler for a while."""
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        at.overflows = 0
+        return
+    at.overflows += 1
+    if getattr(fabric.strategy.precision, "scaler", None) is not None and at.overflows < OVERFLOWS:
+        return
+    kept = "; last.ckpt still holds good weights" if (run / "last.ckpt").exists() else ""
+    raise GestaError(
+        f"{run}: in epoch {at.epoch + 1}, step {at.step + 1}, the loss became {loss:g} with a gradient of norm "
+        f"{grad_norm:g}; lower --train.lr, lengthen --train.warmup-epochs or use a wider --train.precision{kept}"
+    )
+
+
+def _validate(
+    model: VideoModel, held_out: list[Record], classes: list[str], recipe: Recipe, fabric: Fabric
+) -> dict[str, float]:
+    """Metrics of one clip and its central crop per video, in all processes."""
+    protocol = replace(recipe.evaluate, split="val", clips=1, crops=1, coverage="even")
+    receipt = evaluate(model, held_out, classes, protocol, fabric=fabric)
+    return fabric.broadcast(receipt.metrics if receipt else {})
+
+
+def _top1(metrics: dict[str, float] | None) -> float | None:
+    """Top-1 in percent, the mean over label spaces if there are several."""
+    found = [value for name, value in (metrics or {}).items() if name.split("/")[-1] == "top1"]
+    return sum(found) / len(found) if found else None
+
+
+def _evaluate_best(run: Path, recipe: Recipe, classes: list[str], fabric: Fabric, log: RunLog, trust: bool) -> None:
+    """Write ``result.json``: the best weights, as read back from their file, on the recipe's split."""
+    protocol = recipe.evaluate
+    records = recipe.data.records(protocol.split)
+    if not records:
+        other: Literal["val", "test"] = "val" if protocol.split == "test" else "test"
+        log.say(f"the data has no {protocol.split} videos, so result.json is about the {other} split")
+        protocol, records = replace(protocol, split=other), recipe.data.records(other)
+    if not records:
+        log.say("the data has no held-out videos at all, so there is no result.json")
+        return
+    fabric.barrier()
+    path = run / "best.safetensors"
+    receipt = evaluate(
+        load_model(path, trust=trust).model,
+        records,
+        classes,
+        protocol,
+        fabric=fabric,
+        checkpoint=str(path),
+        data=recipe.data,
+    )
+    if receipt:
+        receipt.write(run / "result.json")
+        log.say(str(receipt))
+
+
+def _seed(seed: int, *numbers: int) -> int:
+    """A seed that depends on all arguments and on nothing else."""
+    return int(np.random.SeedSequence([seed % 2**32, *numbers]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextlib.contextmanager
+def _leaving(log: RunLog, run: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.end_epoch()
+        log.say(f"stopped; go on with: gesta train --resume --run {run}")
+        raise SystemExit(130) from None

@@ -1,0 +1,108 @@
+"""Devices, processes and signals: what a training shares with the machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gesta.errors import GestaError
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+def make_fabric(precision: Any = "32-true") -> Fabric:
+    """Devices, precision and processes: one device, or as many as torchrun or srun started processes.
+
+    Lightning's remarks are silenced; what users must know we say ourselves.
+    """
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lightning.fabric import Fabric
+
+        world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+        here = os.environ.get("LOCAL_WORLD_SIZE")
+        nodes = world // int(here) if here else int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
+        fabric = Fabric(accelerator="auto", devices=world // nodes, num_nodes=nodes, precision=precision)
+        fabric.launch()
+    return fabric
+
+
+def mean_over_processes(fabric: Fabric, values: dict[str, Any]) -> dict[str, float]:
+    """The mean of each value over all processes; the one place per step where we wait for the device."""
+    stacked = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=fabric.device) for v in values.values()])
+    means: Any = fabric.all_reduce(stacked, reduce_op="mean")
+    return dict(zip(values, means.tolist()))
+
+
+def all_failures(fabric: Fabric, mine: dict[str, str]) -> dict[str, str]:
+    """What any process could not read."""
+    if fabric.world_size == 1:
+        return mine
+    parts: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(parts, mine)
+    return {name: reason for part in parts for name, reason in part.items()}
+
+
+def in_first_process(fabric: Fabric, work: Callable[[], str]) -> str:
+    """Do file work once; all processes get its answer, or its error."""
+    answer, error = "", ""
+    if fabric.global_rank == 0:
+        try:
+            answer = work()
+        except GestaError as problem:
+            error = str(problem)
+    answer, error = fabric.broadcast((answer, error))
+    if error:
+        raise GestaError(error)
+    return answer
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM ask for a stop after the present step; a second one, or one in :meth:`at_once`, stops at once.
+
+    Stopping at once means that ``KeyboardInterrupt`` is raised. Outside the main thread signals are left alone.
+
+    Attributes:
+        asked: whether a stop has been asked for.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._at_once = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Work that may be broken off anywhere, because the state is saved."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _ask(self, *_: object) -> None:
+        if self.asked or self._at_once:
+            raise KeyboardInterrupt
+        self.asked = True
