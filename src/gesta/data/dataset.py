@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from gesta.config import config
+from gesta.data.clips import test_indices, train_indices
+from gesta.data.transforms import augment, crop_views, flip_targets, test_short_side, training_short_side
+from gesta.data.video import VideoError, read
+from gesta.errors import GestaError
+from gesta.model import ClipSpec
+
+if TYPE_CHECKING:  # these rooms import Augment, Record
+    from gesta.evaluate import EvaluateConfig
+    from gesta.train import TrainConfig
+
+ATTEMPTS = 10
+"""Videos tried for one training sample before something is taken to be wrong with all of them."""
+
+UNREADABLE = (VideoError, OSError, RuntimeError, MemoryError)
+"""What reading a damaged video may raise; any other GestaError (torchcodec is missing) is not the video's fault."""
 
 SplitName = Literal["train", "val", "test"]
 Label = int | dict[str, int] | None
@@ -35,7 +56,7 @@ class Record:
 class Failure(NamedTuple):
     """A record that could not be read."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # position of the record in its list; hides tuple.index
     name: str
     reason: str
 
@@ -69,3 +90,272 @@ class DataConfig:
     def classes(self) -> list[str]:
         """Class names in label order."""
         raise NotImplementedError
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+class TrainingClips(Dataset[Sample]):
+    """Augmented training clips; item ``(epoch, index)`` gives V = ``config.repeats`` clips of record ``index``.
+
+    What a sample looks like depends on ``(config.seed, epoch, index, copy)`` alone, never on the order of calls or the
+    worker, so a resumed run sees the same clips. A record that cannot be read is replaced by another one, drawn from
+    ``(seed, epoch, index, attempt)``; ``sample["failures"]`` names what was skipped and ``sample["index"]`` is the
+    record that is shown.
+
+    Args:
+        records: the training split; all labelled.
+        clip: the model's input.
+        config: seed, repeats, augmentation, short videos, decoder.
+        classes: names in label order, by label space if there are several; they decide what may be flipped.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        clip: ClipSpec,
+        config: TrainConfig,
+        classes: Sequence[str] | dict[str, list[str]],
+    ) -> None:
+        self.records = list(records)
+        self.clip = clip
+        self.config = config
+        self.short_side = training_short_side(config.augment, clip.size)
+        spaces = classes if isinstance(classes, dict) else {"label": list(classes)}
+        self.mirror = {space: flip_targets(names, config.augment.flip_labels) for space, names in spaces.items()}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        epoch, wanted = item
+        failures: list[Failure] = []
+        for attempt in range(ATTEMPTS):
+            index = wanted
+            if attempt:
+                substitute = seeded(self.config.seed, epoch, wanted, "substitute", attempt)
+                index = int(torch.randint(len(self.records), (), generator=substitute))
+            record = self.records[index]
+            draws = [seeded(self.config.seed, epoch, index, copy) for copy in range(self.config.repeats)]
+            begin = [draw.get_state() for draw in draws]
+
+            def choose(n: int, draws: list[torch.Generator] = draws, begin: list[Tensor] = begin) -> Tensor:
+                for draw, state in zip(draws, begin):  # a video that is shorter than it promised asks twice
+                    draw.set_state(state)
+                return torch.stack([train_indices(n, self.clip, self.config.short_videos, draw) for draw in draws])
+
+            try:
+                copies = _read(record, choose, self.short_side, self.config.decoder)
+            except UNREADABLE as error:
+                failures.append(Failure(index, record.name, str(error)))
+                continue
+            label, flips = self._flips(record.label, draws)
+            views = [augment(copies[i], self.config.augment, self.clip, flips[i], draws[i]) for i in range(len(draws))]
+            return Sample(video=torch.stack(views), label=label, index=index, failures=failures)
+        raise GestaError(
+            f"{ATTEMPTS} training videos in a row cannot be read, the last one: {failures[-1].reason}; "
+            "gesta data check lists all such videos"
+        )
+
+    def _flips(self, label: Label, draws: list[torch.Generator]) -> tuple[Label, list[bool]]:
+        """Which copies to mirror, and the label they then have.
+
+        A sample has one label, so the copies of a class that has a partner are mirrored all or none.
+        """
+        labels = label if isinstance(label, dict) else {"label": label}
+        mirrored = {space: None if value is None else self.mirror[space][value] for space, value in labels.items()}
+        flips = [float(torch.rand((), generator=draw)) < self.config.augment.flip for draw in draws]
+        if any(mirrored[space] is None and value is not None for space, value in labels.items()):
+            return label, [False] * len(draws)
+        if mirrored == labels:
+            return label, flips
+        flips = [flips[0]] * len(draws)
+        if not flips[0]:
+            return label, flips
+        return (mirrored if isinstance(label, dict) else mirrored["label"]), flips  # type: ignore[return-value]
+
+
+class TestViews(Dataset[Sample | Failure]):
+    """All test views of a record: item ``index`` gives V = clips x crops views, clip by clip, or a :class:`Failure`.
+
+    Raises:
+        GestaError: the protocol's short side is shorter than the crop.
+    """
+
+    __test__ = False  # pytest would take the name for a test
+
+    def __init__(self, records: Sequence[Record], clip: ClipSpec, config: EvaluateConfig) -> None:
+        self.records = list(records)
+        self.clip = clip
+        self.config = config
+        self.short_side = test_short_side(config.short_side, clip.size)
+        if self.short_side < clip.size:
+            raise GestaError(
+                f"evaluate.short_side {config.short_side} is smaller than the crop; it must be at least 224"
+            )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample | Failure:
+        record, config = self.records[index], self.config
+
+        def choose(n: int) -> Tensor:
+            return test_indices(n, self.clip, config.clips, config.coverage, config.short_videos)
+
+        try:
+            clips = _read(record, choose, self.short_side, config.decoder)
+        except UNREADABLE as error:
+            return Failure(index, record.name, str(error))
+        return Sample(
+            video=crop_views(clips, self.clip.size, config.crops), label=record.label, index=index, failures=[]
+        )
+
+
+def _read(record: Record, choose: Any, short_side: int, decoder: Any) -> Tensor:
+    return read(
+        record.path, choose, short_side=short_side, start=record.start, end=record.end, decoder=decoder
+    )  # (V, T, C, H, W)
+
+
+def collate(samples: Sequence[Sample | Failure]) -> Batch:
+    """Stack samples; failures among them are passed on, and a batch of failures only has B = 0."""
+    failures = [sample for sample in samples if isinstance(sample, Failure)]
+    good = [sample for sample in samples if not isinstance(sample, Failure)]
+    labels = [
+        {} if s["label"] is None else s["label"] if isinstance(s["label"], dict) else {"label": s["label"]}
+        for s in good
+    ]
+    spaces = sorted({space for label in labels for space in label}) or ["label"]
+    columns = {space: [label.get(space, -1) for label in labels] for space in spaces}
+    return Batch(
+        video=torch.stack([s["video"] for s in good]) if good else torch.empty((0, 0, 0, 3, 0, 0), dtype=torch.uint8),
+        label={space: torch.tensor(column, dtype=torch.int64) for space, column in columns.items()},
+        index=torch.tensor([s["index"] for s in good], dtype=torch.int64),
+        failures=failures + [failure for s in good for failure in s["failures"]],
+    )
+
+
+# --- batches and loaders ---------------------------------------------------------------------------------------------
+
+
+def training_batches(
+    records: Sequence[Record], config: TrainConfig, epoch: int, rank: int = 0, world: int = 1
+) -> list[list[tuple[int, int]]]:
+    """This process's micro-batches of an epoch, as items of :class:`TrainingClips`.
+
+    An optimiser step takes ``config.batch_size`` records of a shuffled list, whatever the number of processes; each
+    process gets an equal part, cut into ``config.accumulate`` micro-batches. The last, incomplete step is left out (its
+    records come at another place in the next epoch), unless it is the only one: then all records are taken, and as few
+    of them twice as equal micro-batches need. With ``config.balanced`` every class is drawn equally often, rare ones by
+    going through their records several times.
+
+    Returns:
+        ``steps * accumulate`` lists of ``(epoch, index)``, equally many and equally long in all processes.
+
+    Raises:
+        GestaError: the batch cannot be divided evenly.
+    """
+    parts = world * config.accumulate
+    if config.batch_size < 1 or config.batch_size % parts:
+        raise GestaError(
+            f"train.batch_size {config.batch_size} cannot be divided among {world} processes x {config.accumulate} "
+            f"accumulation steps; make it a multiple of {parts}"
+        )
+    if not records:
+        return []
+    generator = seeded(config.seed, epoch, "order")
+    if config.balanced:
+        order = _balanced(records, generator)
+    else:
+        order = torch.randperm(len(records), generator=generator).tolist()
+    whole = len(order) // config.batch_size * config.batch_size
+    if whole:
+        order = order[:whole]
+    else:
+        order = [order[i % len(order)] for i in range(-(-len(order) // parts) * parts)]
+    micro = min(config.batch_size, len(order)) // parts
+    pieces = [[(epoch, index) for index in order[at : at + micro]] for at in range(0, len(order), micro)]
+    return [
+        piece
+        for step in range(0, len(pieces), parts)
+        for piece in pieces[step + rank * config.accumulate : step + (rank + 1) * config.accumulate]
+    ]
+
+
+def _balanced(records: Sequence[Record], generator: torch.Generator) -> list[int]:
+    """As many record indices as there are records, all classes (up to one record) equally often, shuffled."""
+    groups: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        groups.setdefault(repr(record.label), []).append(index)
+    names = sorted(groups)
+    lucky = set(torch.randperm(len(names), generator=generator)[: len(records) % len(names)].tolist())
+    order: list[int] = []
+    for position, name in enumerate(names):
+        wanted = len(records) // len(names) + (position in lucky)
+        drawn: list[int] = []
+        while len(drawn) < wanted:
+            drawn += torch.randperm(len(groups[name]), generator=generator).tolist()
+        order += [groups[name][i] for i in drawn[:wanted]]
+    return [order[i] for i in torch.randperm(len(order), generator=generator).tolist()]
+
+
+def training_loader(
+    dataset: TrainingClips, batches: Iterable[list[tuple[int, int]]], workers: int
+) -> DataLoader[Batch]:
+    """Loads the given micro-batches in order; any number of epochs may be chained, which keeps the workers."""
+    return _Loader(dataset, batches, workers)
+
+
+def test_loader(dataset: TestViews, indices: Sequence[int], batch_videos: int, workers: int) -> DataLoader[Batch]:
+    """Loads the given records once each, ``batch_videos`` together.
+
+    Videos of different numbers of views (contiguous coverage) cannot be stacked and need ``batch_videos=1``.
+    """
+    batches = [list(indices[at : at + batch_videos]) for at in range(0, len(indices), batch_videos)]
+    return _Loader(dataset, batches, workers)
+
+
+test_loader.__test__ = False  # type: ignore[attr-defined]
+
+
+class _Loader(DataLoader):
+    """A loader whose workers come from a clean server process and whose errors are one sentence."""
+
+    def __init__(self, dataset: Dataset, batches: Iterable[list], workers: int) -> None:
+        count = loader_workers(workers)
+        context = None
+        if count:
+            # fork would copy this process with its threads and its GPU in whatever state they are; the server has
+            # neither, and since it has imported this module, its workers start at once.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
+        super().__init__(
+            dataset,
+            batch_sampler=batches,  # type: ignore[arg-type]
+            num_workers=count,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context=context,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except GestaError as error:  # a worker's error comes with its traceback as text
+            sentence = str(error).strip().splitlines()[-1]
+            raise GestaError(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+
+
+def loader_workers(workers: int) -> int:
+    """Number of loader processes: as asked, or for -1 a share of the processors this process may use, 16 at most."""
+    if workers >= 0:
+        return workers
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def seeded(*key: int | str) -> torch.Generator:
+    """A generator whose state depends on all parts of the key and on nothing else."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

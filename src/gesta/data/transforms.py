@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from gesta.config import config
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from gesta.config import config, suggest
+from gesta.data.clips import crop_boxes
+from gesta.errors import GestaError
+from gesta.model import ClipSpec
+
+if TYPE_CHECKING:  # train.py imports Augment
+    from gesta.train import TrainConfig
+
+SIDES = frozenset(
+    ["left", "right", "leftward", "leftwards", "rightward", "rightwards"]
+    + ["clockwise", "counterclockwise", "anticlockwise"]
+)
+"""Words of a class name that are no longer true of the clip's mirror image."""
 
 
 @config
@@ -21,12 +43,12 @@ class Augment:
         short_side: range of the short side in pixels for ``jitter``, at ``ClipSpec.size`` 224; scaled with the size.
         interpolation: of the resize to the model's size.
         flip: probability of a horizontal flip.
-        flip_labels: pairs of class names that a flip exchanges; a class whose name contains left or right and that is
-            in no pair is never flipped.
+        flip_labels: pairs of class names that a flip exchanges; a class whose name contains the word left, right or
+            clockwise and that is in no pair is never flipped.
         color_jitter: strength of brightness, contrast and saturation jitter, 0 for none.
         randaugment: number of RandAugment operations per clip, 0 for none.
         magnitude: RandAugment's magnitude, 0 to 30.
-        erasing: probability of erasing a random box, the same in all frames.
+        erasing: probability of filling a random box, the same in all frames, with noise.
     """
 
     crop: Literal["random_resized", "jitter", "short_side"] = "random_resized"
@@ -40,3 +62,238 @@ class Augment:
     randaugment: int = 0
     magnitude: int = 7
     erasing: float = 0.0
+
+
+# --- one training clip -----------------------------------------------------------------------------------------------
+
+
+def training_short_side(config: Augment, size: int) -> int:
+    """Short side in pixels at which a training clip is decoded, so that no frame is larger than its crops deserve.
+
+    ``random_resized`` reads at 256/224 of the model's size, the scale of the usual reduced copies of Kinetics; its
+    smallest crops are scaled up, as they are there. ``jitter`` reads at the largest short side it may draw, and
+    ``short_side`` so that its smallest square is not scaled up (but never above three times the model's size).
+    """
+    if config.crop == "random_resized":
+        return round(256 / 224 * size)
+    if config.crop == "jitter":
+        return _jitter_sides(config, size)[1]
+    return math.ceil(size / max(config.scale[0], 1 / 3))
+
+
+def augment(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator) -> Tensor:
+    """One training clip: crop, flip, colour jitter, RandAugment, erasing; every draw serves all frames.
+
+    RandAugment works on the crop, as in image training; PySlowFast applies it to the whole frame before the crop.
+
+    Args:
+        clip: ``(T, C, H, W)`` uint8, decoded at :func:`training_short_side`.
+        spec: the model's size; its mean fills what RandAugment moves in, its mean and deviation make erasing's noise.
+        flip: mirror the clip (drawn by the caller, because it may change the label; see :func:`flip_targets`).
+        generator: on the CPU; the only source of randomness.
+
+    Returns:
+        ``(T, C, size, size)`` uint8.
+    """
+    height, width = clip.shape[-2:]
+    box = crop_box(config, height, width, spec.size, generator)
+    mode = v2.InterpolationMode(config.interpolation)
+    clip = F.resized_crop(clip, *box, [spec.size, spec.size], interpolation=mode, antialias=True)
+    if flip:
+        clip = F.horizontal_flip(clip)
+    if config.color_jitter or config.randaugment:
+        with _randomness_of(generator):
+            if config.color_jitter:
+                clip = v2.ColorJitter(*[config.color_jitter] * 3)(clip)
+            if config.randaugment:
+                fill = [255 * mean for mean in spec.mean]
+                bilinear = v2.InterpolationMode.BILINEAR
+                clip = v2.RandAugment(config.randaugment, config.magnitude, interpolation=bilinear, fill=fill)(clip)
+    if config.erasing and _uniform(0, 1, generator) < config.erasing:
+        clip = _erase(clip, spec, generator)
+    return clip
+
+
+def crop_box(
+    config: Augment, height: int, width: int, size: int, generator: torch.Generator
+) -> tuple[int, int, int, int]:
+    """Draw the box of a training crop as (top, left, height, width) in a picture of ``height`` x ``width`` pixels.
+
+    ``random_resized`` draws area and log aspect ratio up to ten times until the box fits, and falls back to the largest
+    centred box of an allowed ratio (Szegedy et al. 2015 as all libraries have it).
+    """
+    short = min(height, width)
+    if config.crop == "random_resized":
+        low, high = config.ratio
+        for _ in range(10):
+            area = height * width * _uniform(*config.scale, generator)
+            ratio = math.exp(_uniform(math.log(low), math.log(high), generator))
+            down, across = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < down <= height and 0 < across <= width:
+                return (*_place(height - down, width - across, generator), down, across)
+        ratio = min(max(width / height, low), high)
+        down, across = min(height, round(width / ratio)), min(width, round(height * ratio))
+        return (height - down) // 2, (width - across) // 2, down, across
+    if config.crop == "jitter":  # scaling to a short side and taking `size` pixels is taking more or fewer pixels now
+        side = round(size * short / _uniform(*_jitter_sides(config, size), generator))
+    else:
+        side = round(short * _uniform(*config.scale, generator))
+    side = min(max(side, 1), short)
+    return (*_place(height - side, width - side, generator), side, side)
+
+
+def flip_targets(classes: Sequence[str], pairs: dict[str, str]) -> list[int | None]:
+    """The label of each class seen in a mirror: its own, its partner's, or None if it must not be mirrored.
+
+    Args:
+        classes: names in label order.
+        pairs: names that a mirror exchanges, each pair in either order; see :class:`Augment`.
+
+    Raises:
+        GestaError: a pair names a class that does not exist, or a class is in two pairs.
+    """
+    targets: list[int | None] = [None if names_side(name) else label for label, name in enumerate(classes)]
+    partners: dict[str, str] = {}
+    for pair in pairs.items():
+        for name, partner in (pair, pair[::-1]):
+            if name not in classes:
+                raise GestaError(f"augment.flip_labels names {name!r}, which is no class{suggest(name, classes)}")
+            if partners.setdefault(name, partner) != partner:
+                raise GestaError(f"augment.flip_labels puts {name!r} into two pairs; a class has one mirror image")
+            targets[classes.index(name)] = classes.index(partner)
+    return targets
+
+
+def names_side(name: str) -> bool:
+    """Whether a class name holds a word that a mirror makes wrong (``TurnLeft``, ``swipe_right``; not ``bright``)."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return any(word.lower() in SIDES for word in words)
+
+
+# --- test views ------------------------------------------------------------------------------------------------------
+
+
+def test_short_side(short_side: int, size: int) -> int:
+    """The short side in pixels of a protocol that is stated at size 224, for a model of another size."""
+    return round(short_side * size / 224)
+
+
+test_short_side.__test__ = False  # type: ignore[attr-defined]  # pytest would take the imported name for a test
+
+
+def crop_views(clips: Tensor, size: int, crops: Literal[1, 3]) -> Tensor:
+    """All crops of all clips: ``(clips, T, C, H, W)`` to ``(clips * crops, T, C, size, size)``, clip by clip."""
+    height, width = clips.shape[-2:]
+    boxes = crop_boxes(height, width, size, crops)
+    views = [clips[..., top : top + down, left : left + across] for top, left, down, across in boxes]
+    return torch.stack(views, dim=1).flatten(0, 1)
+
+
+# --- batches, on the device ------------------------------------------------------------------------------------------
+
+
+def mix(
+    clips: Tensor,
+    labels: dict[str, Tensor],
+    config: TrainConfig,
+    classes: int | dict[str, int],
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a batch, one kind and one share for the whole batch.
+
+    Every clip is mixed with another one of the batch. CutMix's box is the same in all frames, and the targets are
+    weighted by the pixels that are really exchanged.
+
+    Args:
+        clips: ``(N, C, T, H, W)`` floating point, on any device.
+        labels: ``(N,)`` int64 by label space, -1 where unknown.
+        config: ``mixup``, ``cutmix``, ``mix_probability`` and ``mix_switch``.
+        classes: number of classes, by label space if there are several.
+        generator: on the CPU; the only source of randomness. None is torch's global one.
+
+    Returns:
+        Clips, and ``(N, K)`` float32 targets by label space; of an unknown label they are zero and cause no loss. The
+        clips are the given ones if this batch is not mixed.
+    """
+    sizes = classes if isinstance(classes, dict) else {"label": classes}
+    targets = {space: _one_hot(values, sizes[space]) for space, values in labels.items()}
+    random = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+    chance, switch = random.random(2)
+    if not (config.mixup or config.cutmix) or chance >= config.mix_probability or len(clips) < 2:
+        return clips, targets
+    circle = random.permutation(len(clips))  # each takes its neighbour on a random circle, so none takes itself
+    order = torch.empty(len(clips), dtype=torch.int64)
+    order[torch.from_numpy(circle)] = torch.from_numpy(np.roll(circle, 1))
+    order = order.to(clips.device)
+    if config.cutmix and (not config.mixup or switch < config.mix_switch):
+        height, width = clips.shape[-2:]
+        half = math.sqrt(1 - random.beta(config.cutmix, config.cutmix)) / 2  # of the box's share of each side
+        row, column = int(random.integers(height)), int(random.integers(width))
+        down, across = int(half * height), int(half * width)
+        top, bottom = max(row - down, 0), min(row + down, height)
+        left, right = max(column - across, 0), min(column + across, width)
+        mixed = clips.clone()
+        mixed[..., top:bottom, left:right] = clips[..., top:bottom, left:right][order]
+        share = 1 - (bottom - top) * (right - left) / (height * width)
+    else:
+        share = random.beta(config.mixup, config.mixup)
+        mixed = torch.lerp(clips[order], clips, share)
+    return mixed, {space: torch.lerp(target[order], target, share) for space, target in targets.items()}
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    targets = torch.zeros(len(labels), classes, device=labels.device)
+    return targets.scatter_(1, labels.clamp(min=0)[:, None], (labels >= 0).float()[:, None])
+
+
+# --- draws -----------------------------------------------------------------------------------------------------------
+
+
+def _erase(clip: Tensor, spec: ClipSpec, generator: torch.Generator) -> Tensor:
+    """Fill one box with noise: area 0.02 to 1/3, aspect ratio 0.3 to 1/0.3 (timm's, hence PySlowFast's, values).
+
+    The box is the same in all frames. The noise is new in every pixel of every frame and normal once the clip is
+    normalised (both libraries' ``pixel`` mode).
+    """
+    height, width = clip.shape[-2:]
+    for _ in range(10):
+        area = height * width * _uniform(0.02, 1 / 3, generator)
+        ratio = math.exp(_uniform(math.log(0.3), -math.log(0.3), generator))
+        down, across = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < down < height and 0 < across < width:
+            top, left = _place(height - down, width - across, generator)
+            mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+            noise = torch.randn((len(clip), 3, down, across), generator=generator) * std + mean
+            clip = clip.clone()
+            clip[..., top : top + down, left : left + across] = (255 * noise).round().clamp(0, 255).to(torch.uint8)
+            break
+    return clip
+
+
+def _jitter_sides(config: Augment, size: int) -> tuple[int, int]:
+    low, high = (test_short_side(side, size) for side in config.short_side)
+    if not size <= low <= high:
+        raise GestaError(
+            f"augment.short_side {config.short_side} must be two rising lengths from 224 on (as stated at size 224)"
+        )
+    return low, high
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def _place(down: int, across: int, generator: torch.Generator) -> tuple[int, int]:
+    """A random corner (top, left) with ``down`` and ``across`` pixels of play."""
+    return (
+        int(torch.randint(down + 1, (), generator=generator)),
+        int(torch.randint(across + 1, (), generator=generator)),
+    )
+
+
+@contextmanager
+def _randomness_of(generator: torch.Generator) -> Iterator[None]:
+    """Let torchvision's transforms, which know the global generator only, draw from ours; it is restored afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
