@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -89,13 +88,15 @@ def evaluate(
         GestaError: no records, or classes and labels that do not fit the model.
     """
     from gesta.checkpoint import file_hash
+    from gesta.processes import make_fabric
+    from gesta.run import list_hash
 
     begin = time.monotonic()
     model = getattr(model, "module", model)  # out of wrappers for several processes, whose forward waits for the others
     spaces = classes if isinstance(classes, dict) else {"label": classes}
     labels = {space: [_label(record, space) for record in records] for space in spaces}
     _check(model.config, records, spaces, labels)
-    fabric = fabric or _fabric()
+    fabric = fabric or make_fabric()
     mine, unread = _score_videos(model, records, config, fabric)
     gathered = _gather((mine, unread), fabric)
     if fabric.global_rank > 0:
@@ -134,7 +135,7 @@ def evaluate(
         checkpoint_sha256=file_hash(checkpoint) if checkpoint else None,
         data=to_json(data) if data is not None else None,
         split=config.split,
-        list_hash=_hash([[record.name, record.start, record.end, record.label] for record in records]),
+        list_hash=list_hash(records),
         listed=len(records),
         labelled=sum(any(column[i] is not None for column in labels.values()) for i in range(len(records))),
         decoded=len(found),
@@ -236,19 +237,6 @@ def _gather(mine: Any, fabric: Fabric) -> list[Any]:
     gathered = [None] * fabric.world_size
     torch.distributed.all_gather_object(gathered, mine)
     return gathered
-
-
-def _fabric() -> Fabric:
-    """One device; as many as there are processes where torchrun started several."""
-    from lightning.fabric import Fabric
-
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        return Fabric(accelerator="auto", devices=1)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    fabric = Fabric(accelerator="auto", devices=here, num_nodes=world // here, strategy="ddp")
-    fabric.launch()
-    return fabric
 
 
 def _check(
