@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
 import sys
@@ -26,6 +27,9 @@ DAMAGED = "the file is damaged, incomplete or not a video: copy or download it a
 
 HELD_BYTES = 16 * 2**20
 """A file up to this size is held as packets while it is read; of a larger one only the needed stretch."""
+
+STRETCH_BYTES = 256 * 2**20
+"""A longer stretch without a key frame is not held but decoded from the beginning of the file."""
 
 REORDER = 32
 """Pictures are reordered over at most 16 places (H.264, HEVC), so no frame appears later than this many packets."""
@@ -107,7 +111,7 @@ def _contents(container: Any) -> str:
 
 def set_threads(stream: Any, single: bool = False) -> bool:
     """One decoder thread in a loader process and for small pictures, several otherwise; returns whether several."""
-    several = not single and get_worker_info() is None and stream.width * stream.height >= 1280 * 720
+    several = not single and get_worker_info() is None and stream.width * stream.height > 1280 * 720
     stream.thread_type = "FRAME" if several else "NONE"
     stream.codec_context.thread_count = min(os.cpu_count() or 1, 8) if several else 1
     return several
@@ -117,10 +121,11 @@ def set_threads(stream: Any, single: bool = False) -> bool:
 
 
 class Key(NamedTuple):
-    """A key frame: its number in file order, and the time to seek to."""
+    """A key frame: its number in file order, its decoding time if the file holds one, its presentation time."""
 
     number: int
-    time: int
+    dts: int | None
+    pts: int
 
 
 class Timeline(NamedTuple):
@@ -154,7 +159,7 @@ def timeline(container: Any, stream: Any, path: str) -> Timeline:
     times: list[int] = []
     keys: list[Key] = []
     shown = 0
-    by_pts = "matroska" in container.format.name
+    guessed_dts = "matroska" in container.format.name
     latest = None
     for packet in packets_of(container, stream, []):
         if not large:
@@ -165,7 +170,7 @@ def timeline(container: Any, stream: Any, path: str) -> Timeline:
                 continue
             times.append(packet.pts)
             if packet.is_keyframe and (latest is None or packet.pts > latest):
-                keys.append(Key(len(times) - 1, packet.pts if by_pts or packet.dts is None else packet.dts))
+                keys.append(Key(len(times) - 1, None if guessed_dts else packet.dts, packet.pts))
             latest = packet.pts if latest is None else max(latest, packet.pts)
     if container.format.name == "avi" or len(set(times)) < shown:
         return Timeline(shown, [], [], packets or None, unit)
@@ -184,7 +189,8 @@ def _from_index(container: Any, stream: Any, unit: float) -> Timeline | None:
     times = _times(head)
     if not times or not head[0].is_keyframe or times[0] > min(times):
         return None
-    keys = [Key(i, time) for i, (time, key, _) in enumerate(entries) if key]
+    offset = times[0] - (times[0] if head[0].dts is None else head[0].dts)  # the index has decoding times only
+    keys = [Key(i, time, time + offset) for i, (time, key, _) in enumerate(entries) if key]
     return Timeline(len(entries), [time for time, _, _ in entries], keys, None, unit)
 
 
@@ -308,98 +314,111 @@ class File:
 
     def _from_the_beginning(self, clip: Clip, single: bool = False) -> int:
         """Decode from the first packet to the last wanted frame: the meaning of frame numbers, whatever the file."""
+        damage: list[Exception] = []
+        count = 0
         with open_video(self.path) as (container, stream):
             several = set_threads(stream, single)
-            damage: list[Exception] = []
-            count = 0
             for frame in frames_of(stream, packets_of(container, stream, damage), damage):
                 clip.put(count, frame)
                 count += 1
                 if count > clip.wanted[-1]:
                     return max(self.frames, count)
         if damage and several:  # with several threads an error may take other frames along
+            clip.missing = set(clip.wanted)
             return self._from_the_beginning(clip, single=True)
         return count
 
     def _by_shortcut(self, clip: Clip) -> bool:
-        """Decode only the stretch of packets that the wanted frames need; False if that is not provably the same.
+        """Decode only the packets that the wanted frames need; False if that is not provably the same.
 
         In a sound file the frame with the k-th presentation time is the k-th that the decoder gives. Here that is
-        relied on only where packets and frames correspond one to one, and checked on everything that is decoded: the
+        relied on only where packets and frames correspond one to one, and checked on everything that is decoded: each
         stretch begins with its key frame, times rise, nothing fails. H.264 pictures that no other refers to are not
         decoded unless they are wanted.
         """
-        keys = [key for key in self._timeline.keys if key.number <= clip.wanted[0]]
-        for key in keys[:-3:-1]:  # pictures shown before a key frame may follow it, so the one before may be needed
-            packets = self._stretch(key, clip.wanted[-1])
-            if packets is None:
+        begins = [key.number for key in self._timeline.keys]
+        stretches: dict[int, list[int]] = {}
+        for number in clip.wanted:
+            stretches.setdefault(bisect.bisect_right(begins, number) - 1, []).append(number)
+        for key, wanted in stretches.items():
+            # pictures shown before a key frame may follow it in the file: then decoding starts one key frame earlier
+            stretch = self._stretch(key, wanted) or (self._stretch(key - 1, wanted) if key else None)
+            if stretch is None or not self._decode(stretch, clip):
                 return False
-            times = _times(packets)
-            if not times:
-                return False
-            begin = times[0]
-            leading = sum(time < begin for time in times)
-            number = key.number + leading
-            if number > clip.wanted[0]:
-                continue
-            numbers = {time: number + i for i, time in enumerate(sorted(times)[leading:])}
-            return self._decode_stretch(clip, packets, numbers, begin)
-        return False
+        return not clip.missing
 
-    def _stretch(self, key: Key, last: int) -> list[av.Packet] | None:
-        """The packets from a key frame until frame ``last`` is surely among them; None if they cannot be had."""
+    def _stretch(self, key: int, wanted: list[int]) -> _Stretch | None:
+        """The packets needed for the wanted frames from a key frame on; None if they cannot be had from there."""
+        begin, last = self._timeline.keys[key], wanted[-1]
+        packets = self._packets(begin, last - begin.number + REORDER)
+        times = _times(packets)
+        if not times:
+            return None
+        leading = sum(time < times[0] for time in times)
+        first = begin.number + leading
+        if first > wanted[0]:
+            return None
+        numbers: dict[int | None, int] = {time: first + i for i, time in enumerate(sorted(times)[leading:])}
+        chosen = set(wanted)
+        needed = max((i for i, time in enumerate(times) if numbers.get(time) in chosen), default=0)
+        return _Stretch(packets[: needed + 1], numbers)
+
+    def _packets(self, key: Key, count: int) -> list[av.Packet]:
+        """A key frame's packet and up to ``count`` that follow; none if the file cannot be entered there."""
         if self._timeline.packets is not None:
-            return self._timeline.packets[key.number : last + 1 + REORDER]
-        try:
-            self._container.seek(key.time, stream=self._stream)
-        except FFmpegError:
-            return None
-        packets = []
-        size = 0
-        damage: list[Exception] = []
-        for packet in packets_of(self._container, self._stream, damage):
-            packets.append(packet)
-            size += packet.size
-            if size > 16 * HELD_BYTES:
-                return None
-            if len(packets) > last - key.number + REORDER:
-                break
-        if damage or not packets or not packets[0].is_keyframe or key.time not in (packets[0].pts, packets[0].dts):
-            return None
-        return packets
+            return self._timeline.packets[key.number : key.number + 1 + count]
+        for time in (key.pts, key.dts):  # which of them a container seeks by differs
+            if time is None:
+                continue
+            try:
+                self._container.seek(time, stream=self._stream)
+            except FFmpegError:
+                continue
+            damage: list[Exception] = []
+            found = packets_of(self._container, self._stream, damage)
+            first = next(found, None)
+            if first is None or not first.is_keyframe:
+                continue
+            if (first.pts != key.pts) if key.dts is None else (first.dts != key.dts):
+                continue
+            packets, size = [first], 0
+            for packet in itertools.islice(found, count):
+                packets.append(packet)
+                size += packet.size
+                if size > STRETCH_BYTES:
+                    return []
+            return [] if damage else packets
+        return []
 
-    def _decode_stretch(self, clip: Clip, packets: list[av.Packet], numbers: dict[int, int], begin: int) -> bool:
+    def _decode(self, stretch: _Stretch, clip: Clip) -> bool:
         context = self._stream.codec_context
         skip = context.name == "h264"
         damage: list[Exception] = []
-        latest = numbers[begin] - 1
 
-        def chosen() -> Iterator[av.Packet]:
-            for packet in packets:
+        def packets() -> Iterator[av.Packet]:
+            for packet in stretch.packets:
                 if skip:
-                    wanted = packet.pts is not None and numbers.get(packet.pts) in clip.slots
+                    wanted = stretch.numbers.get(packet.pts) in clip.slots
                     context.skip_frame = "DEFAULT" if wanted else "NONREF"
                 yield packet
 
-        for frame in frames_of(self._stream, chosen(), damage):
-            if damage or frame.pts is None:
-                return False
-            number = numbers.get(frame.pts)
-            if number is None and frame.pts >= begin:
-                return False
-            if number is None:  # shown before the key frame, and without its own references
-                continue
-            if (
-                number <= latest
-                or (number > latest + 1 and not skip)
-                or (frame.pts == begin) != (latest < numbers[begin])
-            ):
-                return False
-            latest = number
-            clip.put(number, frame)
-            if not clip.missing:
-                return True
-        return False
+        context.flush_buffers()
+        given = []
+        for frame in frames_of(self._stream, packets(), damage):
+            if frame.pts in stretch.numbers:  # the others are shown before the key frame and lack their references
+                given.append(stretch.numbers[frame.pts])
+                clip.put(given[-1], frame)
+        expected = sorted(stretch.numbers[p.pts] for p in stretch.packets if p.pts in stretch.numbers)
+        if skip:
+            return not damage and given[:1] == expected[:1] and all(x < y for x, y in itertools.pairwise(given))
+        return not damage and given == expected
+
+
+class _Stretch(NamedTuple):
+    """Packets from a key frame on, and the frame number of each presentation time."""
+
+    packets: list[av.Packet]
+    numbers: dict[int | None, int]
 
 
 # --- one frame -------------------------------------------------------------------------------------------------------
