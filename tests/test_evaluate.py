@@ -91,6 +91,7 @@ def test_denominators_are_honest(records: list[Record]) -> None:
     assert counts == (8, 7, 7, 7, 1)
     assert [failure["name"] for failure in receipt.failures] == ["broken.mp4"]
     assert receipt.failures[0]["index"] == 3 and receipt.failures[0]["reason"]
+    assert records[3].path not in receipt.failures[0]["reason"]  # its name says which
     assert receipt.scores["label"][3] is None
     # 7 labelled: five right, one wrongly labelled, one broken. Per class: 2 of 3, 1 of 2, 2 of 2.
     assert receipt.metrics["top1"] == pytest.approx(100 * 5 / 7)
@@ -219,6 +220,7 @@ def test_metrics_are_those_of_torchmetrics() -> None:
     assert confusion == multiclass_confusion_matrix(scores, labels, 9).tolist()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_receipt_of_one(records: list[Record], tmp_path: Path) -> None:
     """Eight videos and a broken one by two processes of torchrun: the same receipt, no video twice or missing."""
     odd = [*records, Record(path=records[0].path, name="once_more.mp4", label=0)]
@@ -249,6 +251,8 @@ def _with(**changes: object) -> EvaluateConfig:
 
 
 if __name__ == "__main__":  # one of the processes of test_two_processes_give_the_receipt_of_one
+    from test_evaluate import build  # the configuration's class must have the same import path in both
+
     folder = Path(sys.argv[1])
     entries = [Record(path=p, name=n, label=la) for p, n, la in json.loads((folder / "list.json").read_text())]
     found = evaluate(build(), entries, CLASSES, PROTOCOL)

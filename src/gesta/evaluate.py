@@ -88,6 +88,7 @@ def evaluate(
         GestaError: no records, or classes and labels that do not fit the model.
     """
     from gesta.checkpoint import file_hash
+    from gesta.data.transforms import test_short_side
     from gesta.processes import make_fabric
     from gesta.run import list_hash
 
@@ -110,7 +111,10 @@ def evaluate(
     for index, video in found.items():
         for space, values in video.scores.items():
             scores[space][index] = [float(f"{value:.7g}") for value in values]
-    failed = [{"index": f.index, "name": f.name, "reason": f.reason} for f in failures]
+    failed = [
+        {"index": f.index, "name": f.name, "reason": f.reason.removeprefix(f"{records[f.index].path}: ")}
+        for f in failures
+    ]
     for index, video in found.items():
         if not all(np.isfinite(values).all() for values in video.scores.values()):
             failed.append({"index": index, "name": records[index].name, "reason": "the model's scores are not finite"})
@@ -145,7 +149,7 @@ def evaluate(
         views=_views(config) | {"total": sum(video.views for video in found.values())},
         sampling=f"dense {clip.frames}×{clip.stride}" if clip.sampling == "dense" else f"uniform {clip.frames}",
         coverage=config.coverage,
-        short_side=round(config.short_side * clip.size / 224),
+        short_side=test_short_side(config.short_side, clip.size),
         size=clip.size,
         short_videos=config.short_videos,
         average=config.average,
