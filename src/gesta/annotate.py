@@ -44,11 +44,7 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
     timed = [s for s in segments if s.start is not None and s.end is not None and s.labels]
     part = out.with_name(f".{out.stem}.part{out.suffix}")
     try:
-        container = av.open(str(part), "w")
-    except OSError as error:
-        raise GestaError(f"{out} cannot be written: {error.strerror or error}") from None
-    try:
-        with container:
+        with av.open(str(part), "w") as container:
             video, now, last = None, 0, -1
             for frame in stream(source):
                 while now < len(timed) and (timed[now].end or 0) <= frame.time:
@@ -67,6 +63,8 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
             if video is not None:
                 container.mux(video.encode())
         os.replace(part, out)
+    except OSError as error:  # PyAV's errors are OSErrors too
+        raise GestaError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from None
     finally:
         part.unlink(missing_ok=True)
     return out

@@ -45,7 +45,8 @@ def write(predictions: Iterable[Prediction], format: Format, out: TextIO) -> lis
     done: list[Prediction] = []
     if format == "table":
         done = list(predictions)
-        Console(file=out).print(as_table(done))
+        # what is not a terminal has no width; a wide one keeps each answer on its line
+        Console(file=out, width=None if out.isatty() else 160).print(as_table(done))
         return done
     writer = {"text": _text, "csv": _csv, "json": _json, "srt": _srt}[format](out)
     next(writer)

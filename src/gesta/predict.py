@@ -5,13 +5,16 @@ Hours-long videos, cameras and timed answers are :mod:`gesta.timeline`'s.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import os
+import queue
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +28,13 @@ from gesta.model import VideoModel, to_clips
 if TYPE_CHECKING:  # that room imports Prediction
     from gesta.answers import Format
 
+T = TypeVar("T")
+
 Classes = Sequence[str] | dict[str, list[str]]
 """Class names in label order, or one such list per label space (verb, noun)."""
+
+MANY = 64
+"""From this many videos on, loader processes are started unless a number of them is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +124,9 @@ def predict(
     dataset = TestViews([Record(path=path, name=path) for path in paths], spec, views)
     contiguous = views.coverage == "contiguous"
     batch = 1 if contiguous else max(1, views.batch_size // (views.clips * views.crops))
-    workers = 0 if len(paths) == 1 else views.workers  # a single video is not worth starting a process
-    for loaded in test_loader(dataset, range(len(paths)), batch, workers):
+    # Loader processes take seconds to start; for few videos a thread, which is there at once, decodes beside the model.
+    workers = 0 if views.workers < 0 and len(paths) < MANY else views.workers
+    for loaded in in_background(test_loader(dataset, range(len(paths)), batch, workers), size=2):
         answers = {f.index: Prediction(path=paths[f.index], error=f.reason) for f in loaded["failures"]}
         for index, video in zip(loaded["index"].tolist(), loaded["video"], strict=True):
             scores = score_views(model, video, views.batch_size, place)
@@ -206,6 +215,43 @@ def rank(probabilities: Tensor, names: Sequence[str], top: int) -> tuple[tuple[s
     return tuple((names[i], v) for i, v in zip(index.tolist(), p.tolist()))
 
 
+def in_background(items: Iterable[T], size: int, drop: bool = False) -> Generator[T, None, None]:
+    """Run an iteration in a thread, at most ``size`` items ahead; with ``drop`` the oldest waiting item makes room."""
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(size)
+    stop = threading.Event()
+
+    def put(item: T | None, error: BaseException | None = None, keep: bool = False) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put((item, error), timeout=0.1 if keep or not drop else 0)
+            except queue.Full:
+                if drop and not keep:
+                    with contextlib.suppress(queue.Empty):
+                        ready.get_nowait()
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stop.is_set():
+                    break
+            put(None, keep=True)
+        except Exception as error:
+            put(None, error, keep=True)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        stop.set()
+
+
 def run(
     model: VideoModel,
     classes: Classes,
@@ -263,10 +309,17 @@ def run(
     if live and format == "table":
         format = "text"
     if out:
-        with open(out, "w", encoding="utf-8", newline="") as file:
+        try:
+            file = open(out, "w", encoding="utf-8", newline="")  # noqa: SIM115
+        except OSError as error:
+            raise GestaError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
+        with file:
             done = write(answers, format, file)
     else:
         done = write(answers, format, sys.stdout)
+    for path in paths:
+        if not any(p.path == path for p in done):
+            print(f"{path}: no action reaches a probability of {threshold} (--threshold)", file=sys.stderr)
     if draw:
         annotate(paths[0], done, draw)
     return int(any(p.error for p in done))

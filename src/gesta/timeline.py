@@ -6,15 +6,12 @@ frames -> :class:`Cutter` (overlapping windows) -> model -> :func:`smooth` -> :c
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import queue
-import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,13 +30,12 @@ from gesta.predict import (
     average_views,
     choose_device,
     class_names,
+    in_background,
     joint_names,
     rank,
     score_views,
 )
 from gesta.segments import Segment, Segmenter, Window, smooth
-
-T = TypeVar("T")
 
 UNIFORM_WINDOW_S = 4.0
 """Window of models that sample a whole video uniformly, unless another is asked for."""
@@ -49,7 +45,7 @@ LIVE = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp", 
 
 
 def is_live(source: str | os.PathLike[str]) -> bool:
-    """Whether a source is a camera or a live stream, which waits for nobody, that is, does not wait for its reader."""
+    """Whether a source is a camera or a live stream, whose pictures come and go whether they are read or not."""
     name = os.fspath(source)
     scheme = name.partition("://")[0].lower()
     return (name.isdecimal() and not os.path.exists(name)) or name.startswith("/dev/video") or scheme in LIVE
@@ -92,7 +88,9 @@ class Cutter:
             step = (window or UNIFORM_WINDOW_S) / spec.frames
             self.hop = hop * step * spec.frames
         self.span = step * spec.frames
+        # A microsecond more, so that a frame due at the very moment is taken however its time is rounded.
         self.offsets = step * (np.arange(spec.frames) + (0.5 if spec.sampling == "uniform" else 0.0))
+        self.offsets += 0.0 if self.by_frame else 1e-6
         self.most = spec.frames * (math.ceil(self.span / self.hop) + 2) + 1
         """No more frames than this are ever held."""
         self.cut = 0
@@ -195,7 +193,11 @@ def windows(
     model.to(place).eval()
     spec, live = model.config.clip, is_live(source)
     cutter = Cutter(spec, window, hop)
-    clips = _in_background(_clips(source, cutter, spec, views), size=1 if live else 2 * views.batch_size, drop=live)
+    one = replace(views, clips=1, crops=1, coverage="even")
+    whole = TestViews([Record(path=source, name=source)], spec, one)
+    clips = in_background(
+        _clips(source, cutter, spec.size, whole.short_side), size=1 if live else 2 * views.batch_size, drop=live
+    )
     batch: list[Clip] = []
     try:
         for clip in clips:
@@ -213,24 +215,18 @@ def windows(
     finally:
         clips.close()
     if cutter.cut == 0 and batch and not live:  # shorter than a window: what `predict` says of the whole video
-        batch = [_whole(source, batch[0], spec, views)]
+        sample = whole[0]
+        batch = [batch[0]._replace(frames=sample["video"][0])] if isinstance(sample, dict) else batch
     yield from _score(model, batch, spaces, views, place)
 
 
-def _clips(source: str, cutter: Cutter, spec: ClipSpec, views: EvaluateConfig) -> Generator[Clip, None, None]:
-    short_side = max(spec.size, round(views.short_side * spec.size / 224))
+def _clips(source: str, cutter: Cutter, size: int, short_side: int) -> Iterator[Clip]:
     for frame in stream(source, short_side=short_side):
-        top, left, height, width = crop_boxes(frame.image.shape[1], frame.image.shape[2], spec.size, 1)[0]
+        top, left, height, width = crop_boxes(frame.image.shape[1], frame.image.shape[2], size, 1)[0]
         # a copy, so that the rest of the frame is not held with it
         image = frame.image[:, top : top + height, left : left + width].clone()
         yield from cutter.push(frame.index, frame.time, image)
     yield from cutter.finish()
-
-
-def _whole(source: str, clip: Clip, spec: ClipSpec, views: EvaluateConfig) -> Clip:
-    one = replace(views, clips=1, crops=1, coverage="even")
-    sample = TestViews([Record(path=source, name=source)], spec, one)[0]
-    return clip._replace(frames=sample["video"][0]) if isinstance(sample, dict) else clip
 
 
 def _score(
@@ -242,45 +238,6 @@ def _score(
     for i, clip in enumerate(clips):
         one = {space: values[i : i + 1] for space, values in scores.items()}
         yield Window(clip.start, clip.end, average_views(one, spaces, views.average))
-
-
-def _in_background(items: Generator[T, None, None], size: int, drop: bool) -> Generator[T, None, None]:
-    """Run a generator in a thread, at most ``size`` items ahead; with ``drop`` the oldest waiting item makes room."""
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(size)
-    stop = threading.Event()
-
-    def put(item: T | None, error: BaseException | None = None, keep: bool = False) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put((item, error), timeout=0.1 if keep or not drop else 0)
-            except queue.Full:
-                if drop and not keep:
-                    with contextlib.suppress(queue.Empty):
-                        ready.get_nowait()
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stop.is_set():
-                    break
-            put(None, keep=True)
-        except Exception as error:
-            put(None, error, keep=True)
-        finally:
-            items.close()
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-    finally:
-        stop.set()
 
 
 # --- everything together ---------------------------------------------------------------------------------------------

@@ -1,0 +1,249 @@
+"""One answer per video, whatever is thrown at it; the formats of answers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from gesta.answers import Format, as_table, write
+from gesta.config import config
+from gesta.data.dataset import Record
+from gesta.data.video import find_videos
+from gesta.errors import GestaError
+from gesta.evaluate import EvaluateConfig, evaluate
+from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
+from gesta.predict import Prediction, average_views, class_names, clock, find_sources, joint_names, predict, rank, run
+
+VIEWS = EvaluateConfig(clips=2, crops=3, batch_size=5, workers=0)
+
+
+@config
+class LinearConfig(ModelConfig):
+    """A linear classifier on 4 x 4 x 4 averages of the clip."""
+
+    def build(self) -> VideoModel:
+        return Linear(self)
+
+
+class Linear(VideoModel):
+    """The smallest model whose scores depend on every frame and every corner."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.AdaptiveAvgPool3d(4)])
+        self.classifier = Classifier(3 * 4**3, config.classes)
+        self.finish()
+
+    def stem(self, video: Tensor) -> Tensor:
+        return video
+
+    def to_grid(self, state: Tensor) -> Tensor:
+        return state
+
+    def from_grid(self, grid: Tensor, state: Tensor) -> Tensor:
+        return grid
+
+    def grid_at(self, block: int) -> Grid:
+        clip = self.config.clip
+        return (3, 4, 4, 4) if block else (3, clip.frames, clip.size, clip.size)
+
+    def pool(self, state: Tensor) -> Tensor:
+        return state.flatten(1)
+
+
+def linear_model(classes: int | dict[str, int] = 4, **clip: object) -> VideoModel:
+    return LinearConfig(classes=classes, clip=ClipSpec(**{"frames": 4, "stride": 2, "size": 32, **clip})).build()  # type: ignore[arg-type]
+
+
+NAMES = ["run", "jump", "sit", "wave"]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
+    """A folder with good videos, a frame folder, and files that are broken, empty or one frame long."""
+    make_video("in/a.mp4")
+    make_video("in/deep/b c.mp4", size=(48, 64), shade=90)
+    make_video("in/one.mp4", frames=1)
+    (tmp_path / "in/broken.mp4").write_bytes(bytes(range(256)) * 20)
+    (tmp_path / "in/empty.mp4").touch()
+    (tmp_path / "in/frames").mkdir()
+    for i in range(6):
+        Image.new("RGB", (50, 40), (40 * i,) * 3).save(tmp_path / f"in/frames/img_{i:04d}.jpg")
+    (tmp_path / "in/notes.txt").write_text("not a video")
+    return tmp_path / "in"
+
+
+def test_every_video_gets_an_answer_or_a_sentence(mixed: Path) -> None:
+    found = list(predict(linear_model(), NAMES, [mixed], views=VIEWS, top=3))
+    assert [Path(p.path).name for p in found] == ["a.mp4", "broken.mp4", "b c.mp4", "empty.mp4", "frames", "one.mp4"]
+    for p in found:
+        assert bool(p.error) == (Path(p.path).name in ("broken.mp4", "empty.mp4"))
+        assert (p.start, p.end) == (None, None)
+        if p.error:
+            assert p.labels == () and p.path in str(p) and "\n" not in str(p)
+        else:
+            assert len(p.labels) == 3 and p.labels[0][1] >= p.labels[1][1] >= p.labels[2][1]
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+@pytest.mark.parametrize("coverage", ["even", "contiguous"])
+def test_the_numbers_are_those_of_the_evaluation(mixed: Path, average: str, coverage: str) -> None:
+    views = EvaluateConfig(clips=3, crops=3, average=average, coverage=coverage, batch_size=4, workers=0)  # type: ignore[arg-type]
+    paths = find_videos(mixed)
+    model = linear_model()
+    receipt = evaluate(model, [Record(path=p, name=p, label=0) for p in paths], NAMES, views)
+    assert receipt is not None
+    for p, scores in zip(predict(model, NAMES, paths, views=views, top=4), receipt.scores["label"], strict=True):
+        if scores is None:
+            assert p.error
+        else:
+            t = torch.tensor(scores)
+            wanted = t if average == "probabilities" else t.softmax(-1)
+            assert dict(p.labels) == pytest.approx(dict(zip(NAMES, wanted.tolist())), abs=1e-5)
+
+
+def test_workers_and_batches_change_neither_order_nor_numbers(mixed: Path) -> None:
+    model = linear_model()
+    alone = list(predict(model, NAMES, [mixed], views=VIEWS))
+    many = EvaluateConfig(clips=2, crops=3, batch_size=64, workers=2)
+    for a, b in zip(alone, predict(model, NAMES, [mixed], views=many), strict=True):
+        assert (a.path, a.error) == (b.path, b.error)
+        assert dict(a.labels) == pytest.approx(dict(b.labels), abs=1e-6)
+
+
+def test_sources_are_files_folders_frame_folders_and_patterns(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mixed)
+    assert find_sources(["*.mp4", "deep", "frames", "a.mp4", "gone.mp4", "no*thing"]) == [
+        "a.mp4", "broken.mp4", "empty.mp4", "one.mp4", "deep/b c.mp4", "frames", "gone.mp4", "no*thing"]  # fmt: skip
+    (mixed / "void").mkdir()
+    found = list(predict(linear_model(), NAMES, ["gone.mp4", "void", "notes.txt"], views=VIEWS))
+    assert [bool(p.error) for p in found] == [True] * 3
+    assert all(p.path in p.error for p in found)
+
+
+def test_several_label_spaces_give_joint_answers(make_video: Callable[..., Path]) -> None:
+    spaces = {"verb": ["open", "close"], "noun": ["door", "jar", "book"]}
+    model = linear_model({"verb": 2, "noun": 3})
+    (p,) = predict(model, spaces, [make_video("a.mp4")], views=VIEWS, top=6)
+    assert {name for name, _ in p.labels} == {f"{v} {n}" for v in spaces["verb"] for n in spaces["noun"]}
+    assert sum(v for _, v in p.labels) == pytest.approx(1.0)
+    scores = {"verb": torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "noun": torch.tensor([[0.0, 3.0, 1.0]] * 2)}
+    joint = average_views(scores, spaces, "probabilities")
+    verb = scores["verb"].softmax(-1).mean(0)
+    assert dict(rank(joint, joint_names(spaces), 1)) == pytest.approx(
+        {"open jar": float(verb[0] * scores["noun"][0].softmax(-1)[1])}
+    )
+
+
+def test_names_that_do_not_fit_the_model_are_refused() -> None:
+    with pytest.raises(GestaError, match="3 labels"):
+        next(predict(linear_model(), NAMES[:3], ["a.mp4"]))
+    with pytest.raises(GestaError, match="features"):
+        class_names(linear_model(0), [])
+    with pytest.raises(GestaError, match="verb"):
+        class_names(linear_model({"verb": 2}), NAMES)
+
+
+# --- formats ---------------------------------------------------------------------------------------------------------
+
+TIMED = [
+    Prediction(path="a, b.mp4", start=0.0, end=3661.5, labels=(("wave", 0.75), ("run", 0.2))),
+    Prediction(path="a, b.mp4", start=3661.5, end=3662.0, labels=(("run", 0.6),)),
+    Prediction(path="a, b.mp4", error="a, b.mp4: broke off; copy it again"),
+]
+
+
+def written(predictions: list[Prediction], format: Format) -> str:
+    out = io.StringIO()
+    assert write(iter(predictions), format, out) == predictions
+    return out.getvalue()
+
+
+def test_csv_has_a_row_per_label() -> None:
+    rows = list(csv.DictReader(io.StringIO(written(TIMED, "csv"))))
+    assert [(r["path"], r["start"], r["end"], r["rank"], r["class"]) for r in rows] == [
+        ("a, b.mp4", "0.000", "3661.500", "1", "wave"),
+        ("a, b.mp4", "0.000", "3661.500", "2", "run"),
+        ("a, b.mp4", "3661.500", "3662.000", "1", "run"),
+        ("a, b.mp4", "", "", "", ""),
+    ]
+    assert float(rows[0]["probability"]) == 0.75 and rows[3]["error"] == TIMED[2].error
+
+
+def test_json_is_an_array_even_if_the_run_was_stopped() -> None:
+    assert json.loads(written(TIMED, "json")) == [p.to_json() for p in TIMED]
+    assert json.loads(written([], "json")) == []
+    out = io.StringIO()
+
+    def stopped():  # type: ignore[no-untyped-def]
+        yield TIMED[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(stopped(), "json", out)
+    assert json.loads(out.getvalue()) == [TIMED[0].to_json()]
+
+
+def test_srt_is_numbered_cues_of_one_timed_video() -> None:
+    assert written(TIMED, "srt") == (
+        "1\n00:00:00,000 --> 01:01:01,500\nwave (75%)\n\n2\n01:01:01,500 --> 01:01:02,000\nrun (60%)\n\n"
+    )
+    with pytest.raises(GestaError, match="--timeline"):
+        written([Prediction(path="a", labels=(("run", 1.0),))], "srt")
+    with pytest.raises(GestaError, match="one video"):
+        written([TIMED[0], Prediction(path="b", start=0, end=1, labels=(("run", 1.0),))], "srt")
+
+
+def test_text_and_table_show_times_classes_and_errors() -> None:
+    text = written(TIMED, "text").splitlines()
+    assert text[0] == "a, b.mp4  00:00:00.000 - 01:01:01.500  wave 0.750, run 0.200"
+    assert text[2] == TIMED[2].error
+    assert as_table(TIMED).row_count == 3
+    shown = written([TIMED[0], Prediction(path="[red]x", labels=(("[b]c", 0.5),))], "table")
+    assert "wave" in shown and "[red]x" in shown and "[b]c" in shown
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (0, 59.9996, 3599.5, 360000.001)] == [
+        "00:00:00.000", "00:01:00.000", "00:59:59.500", "100:00:00.001"]  # fmt: skip
+
+
+# --- the verb --------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_writes_files_draws_and_tells_failure(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, good, out = linear_model(), str(mixed / "a.mp4"), tmp_path / "out.csv"
+    assert run(model, NAMES, [good], views=VIEWS, out=str(out), format="csv") == 0
+    assert out.read_text().count("\n") == 5 and capsys.readouterr().out == ""
+    assert run(model, NAMES, [good, str(mixed / "broken.mp4")], views=VIEWS, format="text") == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    drawn = tmp_path / "drawn.mp4"
+    settings = {"timeline": True, "threshold": 0.0, "views": VIEWS}
+    assert run(model, NAMES, [good], format="srt", draw=str(drawn), **settings) == 0  # type: ignore[arg-type]
+    assert drawn.exists() and "-->" in capsys.readouterr().out
+    with pytest.raises(GestaError, match="--draw"):
+        run(model, NAMES, [good], draw=str(drawn))
+    with pytest.raises(GestaError, match="nowhere"):
+        run(model, NAMES, [good], out=str(tmp_path / "nowhere" / "x.csv"))
+
+
+@pytest.mark.parametrize("timeline", [False, True])
+def test_all_genuine_videos_are_answered(shared: Path, timeline: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    model = linear_model(frames=8, stride=4)
+    views = EvaluateConfig(clips=1, short_side=32 * 7, batch_size=8, workers=0)
+    run(model, NAMES, [str(shared / "videos")], views=views, timeline=timeline, threshold=0.0, format="json")
+    found = json.loads(capsys.readouterr().out)
+    assert {p["path"] for p in found} == set(find_videos(shared / "videos"))
+    failed = {p["path"] for p in found if p["error"]}
+    assert not failed, failed
