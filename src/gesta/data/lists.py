@@ -28,7 +28,7 @@ class Folder(DataConfig):
     """A folder per class: ``root/class/video``, or ``root/train/class/video`` with ``val`` and ``test`` beside it.
 
     A video is a file or a folder of frames, at any depth below its class. Classes are the sorted folder names. What
-    the folders do not split is split class by class, by the hash of each video's name (:func:`gesta.data.locate.assign`).
+    the folders do not split is split class by class, by a hash of the videos' names (:func:`gesta.data.locate.assign`).
 
     Attributes:
         root: the folder.
@@ -180,7 +180,7 @@ class Lists(DataConfig):
 
 
 def read_class_names(path: str) -> list[str]:
-    """Class names in label order: one per line, ``1 Name`` or ``0,Name`` with or without header, or JSON.
+    """Class names in label order: one per line, ``1 Name``, ``0,Name`` or ``Name,0``, or JSON.
 
     Raises:
         GestaError: numbers with holes, a name twice.
@@ -195,11 +195,16 @@ def read_class_names(path: str) -> list[str]:
             raise GestaError(f"{path}: cannot be read as class names ({error})") from None
     else:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        matches = [re.match(r"(\d+)\s*[\s,;]\s*(\S.*)$", line) for line in lines]
-        if len(matches) > 1 and not matches[0] and all(matches[1:]):
-            matches = matches[1:]  # a header such as id,name
-        if matches and all(matches):
-            numbered = [(int(match[1]), match[2].strip('"')) for match in matches if match]
+        if len(lines) > 1 and re.fullmatch(
+            r"(id|index|label|name|class)([\s,;]+(id|index|label|name|class))?", lines[0], re.I
+        ):
+            lines = lines[1:]
+        front = [re.fullmatch(r"(\d+)[\s,;]+(\S.*)", line) for line in lines]
+        back = [re.fullmatch(r"(.*\S)[\t,;]\s*(\d+)", line) for line in lines]
+        if all(front):
+            numbered = [(int(match[1]), match[2].strip('"')) for match in front if match]
+        elif all(back):
+            numbered = [(int(match[2]), match[1].strip('"')) for match in back if match]
         else:
             numbered = list(enumerate(lines))
     numbered.sort(key=lambda pair: pair[0])

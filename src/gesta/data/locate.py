@@ -14,7 +14,7 @@ class Finder:
     """Finds the videos that lists name, in one of several folders.
 
     An entry may be written without its suffix, and a video may lie there under another video suffix (a re-encoded
-    copy), as a folder of frames of that name, or with other capitals. The entry as written is preferred to all of these.
+    copy), as a folder of frames of that name, or with other capitals. The entry as written is preferred.
     Folders are listed once and names compared as they are, so no character of a name has a special meaning.
 
     Args:
@@ -85,8 +85,8 @@ def assign(
 
     Videos are put in the order of ``hash(seed, group)``; the test split is taken from its front and the validation
     split from its end. So the split does not depend on the order of the list, and a video that is added moves at most
-    the videos at the two borders, never one from validation to test. A share above 0 gives at least one video, as long as
-    one is left for training.
+    the videos at the two borders, never one from validation to test. A share above 0 gives at least one video, as long
+    as one is left for training.
 
     Args:
         names: of the videos, unique.

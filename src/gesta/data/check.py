@@ -1,0 +1,320 @@
+"""What would spoil a training, found before it starts: every file decoded, every label counted."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from gesta.data.clips import span
+from gesta.data.dataset import DataConfig, Record, loader_workers
+from gesta.data.describe import SPLITS
+from gesta.data.describe import describe as describe
+from gesta.data.frames import image_files
+from gesta.data.lists import Folder
+from gesta.data.transforms import names_side
+from gesta.data.video import VIDEOS, VideoError, VideoInfo, probe
+from gesta.model import ClipSpec
+from gesta.progress import track
+
+Severity = Literal["error", "warning", "info"]
+SHOWN = 10
+"""Findings of one kind that are printed; the rest are counted (``--json`` has them all)."""
+IMBALANCE = 10
+"""A class this many times rarer than the most frequent one is worth a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong or worth knowing: ``text`` is one sentence with the file and the remedy."""
+
+    severity: Severity
+    kind: str
+    text: str
+
+
+@dataclass
+class CheckReport:
+    """What :func:`check` found.
+
+    Attributes:
+        findings: errors first, then warnings and infos.
+        splits: records per split.
+        videos: different files or frame folders among them.
+        frames: frames decoded, all together.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    splits: dict[str, int] = field(default_factory=dict)
+    videos: int = 0
+    frames: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error (warnings do not count)."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {"ok": self.ok, **asdict(self)}
+
+    def __str__(self) -> str:
+        counts = Counter(finding.severity for finding in self.findings)
+        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items() if count)
+        lines = [f"{self.videos} videos with {self.frames} frames decoded ({splits or 'no records'})"]
+        kinds: dict[tuple[str, str], list[str]] = {}
+        for finding in self.findings:
+            kinds.setdefault((finding.severity, finding.kind), []).append(finding.text)
+        for (severity, kind), texts in kinds.items():
+            lines += ["", f"{severity}: {kind} ({len(texts)})", *(f"  {text}" for text in texts[:SHOWN])]
+            if len(texts) > SHOWN:
+                lines.append(f"  … and {len(texts) - SHOWN} more (--json lists all)")
+        total = ", ".join(f"{counts[s]} {s}{'s' * (counts[s] != 1)}" for s in ("error", "warning", "info") if counts[s])
+        return "\n".join([*lines, "", total or "nothing to complain of"])
+
+
+class _Look(NamedTuple):
+    """What decoding one video gave."""
+
+    info: VideoInfo | None
+    problem: str  # why there is no info
+    digest: str  # of the bytes
+
+
+def check(
+    data: DataConfig | Mapping[str, Sequence[Record]] | Sequence[Record],
+    clip: ClipSpec | None = None,
+    flip: bool = True,
+    workers: int = -1,
+    progress: bool = True,
+) -> CheckReport:
+    """Decode every video completely and look at every label.
+
+    Errors are what makes a training or its numbers wrong: videos that cannot be decoded, labels out of range, one video
+    in two splits or under two labels. Warnings are what makes it worse: damaged, short or repeated videos, classes
+    without or with few training videos, class names that a mirror makes wrong. Infos explain.
+
+    Args:
+        data: a data set, records by split, or records (taken as the training split).
+        clip: warn of videos that are shorter than a clip of this kind.
+        flip: whether training will mirror clips.
+        workers: processes that decode; -1 chooses by the number of processors.
+        progress: show how far it is.
+
+    Raises:
+        GestaError: a list or folder that cannot be read at all.
+    """
+    if isinstance(data, DataConfig):
+        splits: dict[str, list[Record]] = {split: data.records(split) for split in SPLITS}
+        classes: list[str] | None = data.classes()
+    elif isinstance(data, Mapping):
+        splits, classes = {name: list(records) for name, records in data.items()}, None
+    else:
+        splits, classes = {"train": list(data)}, None
+    paths = sorted({record.path for records in splits.values() for record in records})
+    looks: dict[str, _Look] = {}
+    found = _look_at_all(paths, loader_workers(workers))
+    for path, look in track(found, "decoding", len(paths)) if progress else found:
+        looks[path] = look
+    findings = [*_files(looks, clip), *_stretches(splits, looks), *_repeats(splits, looks)]
+    findings += _labels(splits, classes)
+    if flip and classes:
+        findings += _sides(classes)
+    if isinstance(data, Folder):
+        findings += _ignored(data, set(paths))
+    rank = {"error": 0, "warning": 1, "info": 2}
+    findings.sort(key=lambda finding: rank[finding.severity])
+    return CheckReport(
+        findings=findings,
+        splits={name: len(records) for name, records in splits.items()},
+        videos=len(paths),
+        frames=sum(look.info.frames for look in looks.values() if look.info),
+    )
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+def _look_at_all(paths: Sequence[str], workers: int) -> Iterator[tuple[str, _Look]]:
+    """Decode in several processes; a file that kills its process is found out and reported like any other."""
+    if not workers:
+        yield from ((path, _look(path)) for path in paths)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gesta.data.dataset"])
+    todo = list(reversed(paths))
+    while todo:
+        suspects: list[str] = []
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            running: dict[Future[_Look], str] = {}
+            while running or (todo and not suspects):
+                while todo and not suspects and len(running) < 2 * workers:
+                    path = todo.pop()
+                    try:
+                        running[pool.submit(_look, path)] = path
+                    except BrokenProcessPool:
+                        suspects.append(path)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    path = running.pop(future)
+                    if isinstance(future.exception(), BrokenProcessPool):
+                        suspects.append(path)
+                    else:
+                        yield path, future.result()
+        for path in suspects:  # one of them broke the pool
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                try:
+                    yield path, pool.submit(_look, path).result()
+                except BrokenProcessPool:
+                    yield path, _Look(None, f"{path}: kills the process that decodes it; take it off the list", "")
+
+
+def _look(path: str) -> _Look:
+    if not os.path.exists(path):
+        return _Look(None, f"{path}: does not exist; copy it there, or take it off the list", "")
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        for name in image_files(path) if os.path.isdir(path) else [path]:
+            with open(name, "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        if os.path.isfile(path) and not os.path.getsize(path):
+            return _Look(None, f"{path}: is an empty file; copy or download it again, or take it off the list", "")
+        return _Look(probe(path, exact=True), "", digest.hexdigest())
+    except (VideoError, RuntimeError, MemoryError) as error:
+        return _Look(None, str(error), digest.hexdigest())
+    except OSError as error:
+        return _Look(None, f"{path}: cannot be read ({error.strerror or error}); look at the disk and the rights", "")
+
+
+# --- findings --------------------------------------------------------------------------------------------------------
+
+
+def _files(looks: Mapping[str, _Look], clip: ClipSpec | None) -> Iterator[Finding]:
+    least = 0 if clip is None else clip.frames if clip.sampling == "uniform" else span(clip)
+    for path, (info, problem, _) in sorted(looks.items()):
+        if info is None:
+            missing = "missing" if not os.path.exists(path) else "cannot be decoded"
+            yield Finding("error", missing, problem)
+            continue
+        if info.damaged:
+            text = f"{path}: {info.damaged} damaged packets or images, {info.frames} frames are left; get a better copy"
+            yield Finding("warning", "damaged", text)
+        if info.frames == 1:
+            yield Finding(
+                "warning", "one frame", f"{path}: is a single frame, without any motion; take it off the list"
+            )
+        elif info.frames < least:
+            text = f"{path}: has {info.frames} frames, a clip spans {least}; it will be repeated or held (short_videos)"
+            yield Finding("warning", "shorter than a clip", text)
+        if info.declared_frames and info.declared_frames != info.frames:
+            text = (
+                f"{path}: its header promises {info.declared_frames} frames, {info.frames} decode; gesta counts itself"
+            )
+            yield Finding("info", "wrong header", text)
+
+
+def _stretches(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look]) -> Iterator[Finding]:
+    for records in splits.values():
+        for record in records:
+            info = looks[record.path].info
+            last = max(record.start or 0, (record.end or 1) - 1)
+            if info is not None and last >= info.frames:
+                text = (
+                    f"{record.path}: an entry names frame {last}, but it has {info.frames}; correct its start and end"
+                )
+                yield Finding("error" if (record.start or 0) >= info.frames else "warning", "beyond the end", text)
+
+
+def _repeats(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look]) -> Iterator[Finding]:
+    """The same content twice: the same stretch of the same bytes, wherever it lies."""
+    seen: dict[tuple[Any, ...], list[tuple[str, Record]]] = {}
+    for split, records in splits.items():
+        for record in records:
+            content = looks[record.path].digest or record.path
+            seen.setdefault((content, record.start, record.end), []).append((split, record))
+    for group in seen.values():
+        split, first = group[0]
+        for other_split, other in group[1:]:
+            pair = f"{first.path} ({split}) and {other.path} ({other_split})"
+            if first.label != other.label and None not in (first.label, other.label):
+                text = f"{pair} are the same video under the labels {first.label} and {other.label}; keep one"
+                yield Finding("error", "two labels", text)
+            elif split != other_split:
+                text = f"{pair} are the same video in two splits, which makes results too good; keep one"
+                yield Finding("error", "in two splits", text)
+            else:
+                yield Finding("warning", "repeated", f"{pair} are the same video; keep one")
+
+
+def _labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str] | None) -> Iterator[Finding]:
+    unlabelled = Counter(split for split, records in splits.items() for record in records if record.label is None)
+    for split, count in unlabelled.items():
+        text = f"{split}: {count} videos have no label; training and metrics cannot use them, so label or remove them"
+        yield Finding("error" if split == "train" else "warning", "no label", text)
+    train = Counter(record.label for record in splits.get("train", ()) if isinstance(record.label, int))
+    if not train:
+        if "train" in splits and not splits["train"]:
+            yield Finding(
+                "warning", "no training videos", "the data set has no training videos; check its lists or folders"
+            )
+        return
+    size = len(classes) if classes else max(train) + 1
+    names = list(classes) if classes else [str(label) for label in range(size)]
+    for split, records in splits.items():
+        for record in records:
+            if isinstance(record.label, int) and not 0 <= record.label < size:
+                text = (
+                    f"{record.path} ({split}): label {record.label}, but classes are 0 to {size - 1}; correct the list"
+                )
+                yield Finding("error", "label out of range", text)
+    holes = [label for label in range(size) if not train[label]]
+    if holes == [0] and size > 2:
+        text = (
+            f"no training video has label 0 ({names[0]}), all others occur: the list may count from 1; set label_base=1"
+        )
+        yield Finding("warning", "counts from 1?", text)
+    elif holes:
+        for label in holes:
+            text = f"class {label} ({names[label]}) has no training video; add some or remove the class"
+            yield Finding("warning", "class without videos", text)
+    most = max(train.values())
+    for label, count in sorted(train.items()):
+        if count * IMBALANCE <= most and 0 <= label < size:
+            text = (
+                f"class {label} ({names[label]}) has {count} training videos, another {most}; try --train.balanced True"
+            )
+            yield Finding("warning", "rare class", text)
+
+
+def _sides(classes: Sequence[str]) -> Iterator[Finding]:
+    for name in filter(names_side, classes):
+        text = (
+            f"class {name!r} names a side, so its clips are not mirrored in training; name its mirror image with "
+            "--train.augment.flip-labels to have both mirrored"
+        )
+        yield Finding("warning", "left and right", text)
+
+
+def _ignored(data: Folder, known: set[str]) -> Iterator[Finding]:
+    count, example = 0, ""
+    for folder, folders, files in os.walk(data.root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if folder in known:
+            continue
+        strange = [name for name in files if os.path.join(folder, name) not in known and not name.startswith(".")]
+        videos = [name for name in strange if os.path.splitext(name)[1].lower() in VIDEOS]
+        if videos:
+            text = (
+                f"{os.path.join(folder, videos[0])}: {len(videos)} videos in this folder belong to no class; move them"
+            )
+            yield Finding("warning", "outside the classes", text)
+        count += len(strange) - len(videos)
+        example = example or next((os.path.join(folder, name) for name in strange if name not in videos), "")
+    if count:
+        yield Finding("info", "not a video", f"{example}: {count} such files are not known as videos and were ignored")
