@@ -1,0 +1,185 @@
+"""A report is one file that shows what the receipt and the log say, for runs with and without a training."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gesta.analysis.charts import CLASSES, confusion_matrix, curves
+from gesta.analysis.report import write_report
+from gesta.data.lists import Folder
+from gesta.errors import GestaError
+from gesta.evaluate import EvaluateConfig, evaluate
+from gesta.model import create_model
+from receipts import receipt
+
+VOID = {"meta", "img", "br", "rect", "path", "use"}
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order, and gathers text and addresses."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if not self.open or self.open[-1] != "style" else ""
+
+
+def log_lines(epochs: int = 3, steps: int = 30) -> str:
+    lines = []
+    for epoch in range(1, epochs + 1):
+        for i in range(steps):
+            step = (epoch - 1) * steps + i + 1
+            losses = {"cross_entropy": 2 / step, "alignment": 0.1}
+            line = {"kind": "step", "epoch": epoch, "step": step, "loss": 2 / step + 0.1, "losses": losses, "lr": 0.01}
+            lines.append(line)
+        val = {"top1": 30.0 * epoch, "top5": 100.0, "mean_class": 30.0, "top1_scored": 40.0}
+        failures = {"gone.mp4": "there is no such file"} if epoch == 1 else {}
+        lines.append(
+            {"kind": "epoch", "epoch": epoch, "step": epoch * steps, "val": val, "seconds": 60.0, "data_share": 0.25}
+            | {"clips_per_s": 12.0, "failures": failures}
+        )
+    return "".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "ste'  # killed while it wrote
+
+
+@pytest.fixture
+def run(make_video: Callable[..., Path], tmp_path: Path) -> Path:
+    """A folder as an evaluation leaves it: five videos of two classes, one of them broken."""
+    for name in ("push & <pull>/a.mp4", "push & <pull>/b.mp4", "wave/c.mp4", "wave/d.mp4"):
+        make_video(f"videos/test/{name}", frames=12)
+        make_video(f"videos/train/{name}", frames=12)
+    (tmp_path / "videos" / "test" / "wave" / "e.mp4").write_bytes(b"nothing")
+    data = Folder(root=str(tmp_path / "videos"))
+    model = create_model("r3d_tiny", classes=2)
+    protocol = EvaluateConfig(clips=1, workers=0)
+    found = evaluate(model, data.records("test"), data.classes(), protocol, data=data)
+    assert found is not None and found.scored == 4
+    found.write(tmp_path / "run" / "result.json")
+    return tmp_path / "run"
+
+
+def test_one_file_with_everything_in_it(run: Path) -> None:
+    (run / "log.jsonl").write_text(log_lines())
+    (run / "recipe.json").write_text(json.dumps({"name": "my run", "paper": "Nobody 2024"}))
+    path = write_report(run)
+    assert path == run / "report.html"
+    page = Page(path.read_text())
+    outside = [a for a in page.addresses if not a.startswith(("data:image/jpeg;base64,", "#"))]
+    assert outside == [] and not {"script", "link", "iframe"} & set(page.tags)
+    assert "push & <pull>" in page.text  # escaped, and read back as text
+    for words in ("my run", "Nobody 2024", "1 clip × 1 crop of dense", "of 5 listed, 1 failed", "95 %:"):
+        assert words in page.text, words
+    for words in ("Training", "3 epochs, 3.0 minutes of training, 25 % of it waiting for data", "alignment", "top1"):
+        assert words in page.text, words
+    assert re.search(r"e\.mp4", page.text) and "gone.mp4" in page.text and "there is no such file" in page.text
+    assert "GMACs per view" in page.text and "list_hash" in page.text
+    images = [a.partition(",")[2] for a in page.addresses if a.startswith("data:")]
+    assert len(images) == _shown(run)
+    for image in images:
+        width, height = Image.open(io.BytesIO(base64.b64decode(image))).size
+        assert width / height == pytest.approx(8 * 64 / 48, rel=0.02)  # eight frames side by side
+
+
+def _shown(run: Path) -> int:
+    """One hit per class that has any, and every miss."""
+    found = json.loads((run / "result.json").read_text())
+    pairs = [(t, s.index(max(s))) for t, s in zip(found["labels"]["label"], found["scores"]["label"]) if s is not None]
+    return len({t for t, a in pairs if t == a}) + sum(t != a for t, a in pairs)
+
+
+def test_without_a_training_and_with_the_videos_elsewhere(run: Path) -> None:
+    page = Page(write_report(run).read_text())
+    assert "optimiser step" not in page.text and "Training" not in page.text
+    assert "data:image" in "".join(page.addresses)
+    videos = run.parent / "videos"
+    videos.rename(run.parent / "moved")
+    lost = Page(write_report(run).read_text())
+    assert "No frames can be shown" in lost.text and lost.addresses == []
+    found = Page(write_report(run, data_root=run.parent / "moved").read_text())
+    assert "data:image" in "".join(found.addresses)
+    (run.parent / "moved" / "test" / "wave" / "d.mp4").unlink()
+    assert "other videos than the evaluated ones" in write_report(run, run.parent / "moved").read_text()
+
+
+def test_a_video_broken_since_says_so(run: Path) -> None:
+    for video in (run.parent / "videos" / "test").rglob("*.mp4"):
+        video.write_bytes(b"")
+    page = Page(write_report(run).read_text())
+    assert page.addresses == []
+    said = re.findall(r"videos/test/\S[^\n:]*\.mp4: \w+", page.text)  # the sentence begins with the path
+    assert len(said) == _shown(run)
+
+
+def test_a_folder_without_receipt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GestaError, match=r"there is no result\.json"):
+        write_report(tmp_path)
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(GestaError, match=r"result\.json: this is not JSON"):
+        write_report(tmp_path)
+
+
+def test_the_receipt_of_a_split_and_a_foreign_model_will_do(tmp_path: Path) -> None:
+    foreign = receipt([0, 1, None], [0, 0, 1], model_config={"class": "theirs:Config"}, data=None)
+    foreign.write(tmp_path / "result-val.json")
+    page = Page(write_report(tmp_path).read_text())
+    assert tmp_path.name in page.text and "It cannot be counted" in page.text
+    assert "does not say which data set" in page.text
+
+
+def test_logits_are_shown_as_shares(tmp_path: Path) -> None:
+    from gesta.analysis.strips import _shares
+
+    assert _shares([0.25, 0.75], "probabilities").tolist() == [0.25, 0.75]
+    assert _shares([1000.0, 1000.0], "logits").tolist() == [0.5, 0.5]
+
+
+def test_confusion_matrix_tells_its_numbers() -> None:
+    svg, remark = confusion_matrix([[3, 1], [0, 2]], ["run", "walk"], [0, 4])
+    assert remark == ""
+    titles = re.findall(r"<title>(.*?)</title>", svg)
+    assert titles == [
+        "run: 3 of 4 taken for run",
+        "run: 1 of 4 taken for walk",
+        "walk: 2 of 6 taken for walk",
+        "walk: 4 of 6 failed",
+    ]
+    many = [[5 if i == j else int(j == i + 1 and i >= 40) for j in range(150)] for i in range(150)]
+    svg, remark = confusion_matrix(many, [f"c{i}" for i in range(150)], [0] * 150)
+    assert str(CLASSES) in remark and svg.count('class="row"') == CLASSES and ">c40<" in svg and ">c0<" not in svg
+
+
+def test_curves_take_what_the_log_has() -> None:
+    assert curves([]) == "" and curves([{"kind": "step"}, {"what": 1}]) == ""
+    svg = curves([{"kind": "epoch", "step": s, "loss": 1 / s, "val": None} for s in (1, 2, 3)])
+    assert "training loss" in svg and "validation" not in svg and "learning rate" not in svg
+    assert "currentColor" in svg and "#123456" not in svg and not re.match(r"<svg[^>]* width=", svg)
