@@ -298,7 +298,8 @@ class File:
         self._timeline = timeline(self._container, self._stream, self.path)
         self.frames = self._timeline.frames
         self._sound = bool(self._timeline.keys) and self._stream.codec_context.name in ONE_PACKET_ONE_FRAME
-        set_threads(self._stream)
+        self._fresh = True  # nothing has been decoded yet
+        self._several = set_threads(self._stream)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -315,18 +316,17 @@ class File:
     def _from_the_beginning(self, clip: Clip, single: bool = False) -> int:
         """Decode from the first packet to the last wanted frame: the meaning of frame numbers, whatever the file."""
         damage: list[Exception] = []
-        count = 0
-        with open_video(self.path) as (container, stream):
-            several = set_threads(stream, single)
-            for frame in frames_of(stream, packets_of(container, stream, damage), damage):
-                clip.put(count, frame)
-                count += 1
-                if count > clip.wanted[-1]:
-                    return max(self.frames, count)
+        if self._fresh and self._timeline.packets is not None:
+            self._fresh, several = False, self._several
+            count = _straight(self._stream, self._timeline.packets, clip, damage)
+        else:
+            with open_video(self.path) as (container, stream):
+                several = set_threads(stream, single)
+                count = _straight(stream, packets_of(container, stream, damage), clip, damage)
         if damage and several:  # with several threads an error may take other frames along
             clip.missing = set(clip.wanted)
             return self._from_the_beginning(clip, single=True)
-        return count
+        return count if clip.missing else max(self.frames, count)
 
     def _by_shortcut(self, clip: Clip) -> bool:
         """Decode only the packets that the wanted frames need; False if that is not provably the same.
@@ -402,7 +402,9 @@ class File:
                     context.skip_frame = "DEFAULT" if wanted else "NONREF"
                 yield packet
 
-        context.flush_buffers()
+        if not self._fresh:
+            context.flush_buffers()
+        self._fresh = False
         given = []
         for frame in frames_of(self._stream, packets(), damage):
             if frame.pts in stretch.numbers:  # the others are shown before the key frame and lack their references
@@ -412,6 +414,17 @@ class File:
         if skip:
             return not damage and given[:1] == expected[:1] and all(x < y for x, y in itertools.pairwise(given))
         return not damage and given == expected
+
+
+def _straight(stream: Any, packets: Iterable[av.Packet], clip: Clip, damage: list[Exception]) -> int:
+    """Decode to the last wanted frame; returns the number of frames that came."""
+    count = 0
+    for frame in frames_of(stream, packets, damage):
+        clip.put(count, frame)
+        count += 1
+        if count > clip.wanted[-1]:
+            break
+    return count
 
 
 class _Stretch(NamedTuple):
