@@ -18,6 +18,7 @@ def test_same_protocol_and_same_answers() -> None:
     assert found.protocol == [] and found.model == [] and found.same_list
     assert found.paired["label"].p == 1 and found.classes["label"] == []
     assert "same protocol" in str(found) and "the same list of 4" in str(found)
+    assert "right on the same 3 of 4 common videos" in str(found)
 
 
 def test_every_protocol_field_that_differs_is_named_first() -> None:

@@ -154,6 +154,9 @@ class Comparison:
     def _tests(self) -> Iterator[str]:
         for space, paired in self.paired.items():
             name = "" if len(self.paired) == 1 else f"{space}: "
+            if paired.only_a + paired.only_b == 0:
+                yield f"{name}both are right on the same {paired.both} of {paired.videos} common videos"
+                continue
             yield (
                 f"{name}of {paired.videos} common videos only A is right on {paired.only_a}, only B on "
                 f"{paired.only_b}: exact McNemar p = {paired.p:.3g}"
