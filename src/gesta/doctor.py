@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -102,7 +103,9 @@ def _versions(found: list[Finding]) -> None:
                 name, "missing", "wrong", "pip install gesta brings it; is this the environment gesta was installed in?"
             )
             continue
-        error = _import_error({"pillow": "PIL"}.get(name, name))
+        module = {"pillow": "PIL"}.get(name, name)
+        error = _import_error(module)
+        version = getattr(sys.modules.get(module), "__version__", version)  # torch's says for which devices it is built
         add(name, version if not error else f"{version} does not load: {error}", "wrong" if error else "ok",
             _TORCHVISION if error and name in ("torchvision", "timm", "torchmetrics") else "")  # fmt: skip
 
@@ -274,7 +277,9 @@ def _import_error(module: str) -> str:
     if module in sys.modules:
         return ""
     try:
-        importlib.import_module(module)
+        with warnings.catch_warnings():  # of other people's deprecations, which are not what ails this machine
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"{type(error).__name__}: {lines[0] if lines else ''}"

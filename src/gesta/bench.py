@@ -1,0 +1,450 @@
+"""How fast this machine loads videos and runs a model, what limits it, and what to do about it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from gesta.config import replace
+from gesta.data.clips import train_indices
+from gesta.data.dataset import (
+    Record,
+    TrainingClips,
+    loader_workers,
+    seeded,
+    training_batches,
+    training_loader,
+)
+from gesta.data.video import VideoError, find_videos, probe, read, stream
+from gesta.errors import GestaError
+from gesta.model import ClipSpec, ModelConfig, VideoModel, to_clips
+from gesta.predict import choose_device
+from gesta.train import TrainConfig
+
+MADE = (16, 150, 340, 256)
+"""Videos made when none are given: how many, frames, width, height (Kinetics' usual size after preparation)."""
+
+LOOKED_AT = 64
+"""Of a larger folder this many videos, evenly chosen, are measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataBench:
+    """What loading costs on this machine.
+
+    Attributes:
+        videos: measured.
+        unreadable: sentences about those that were left out.
+        source: median width x height, frames and codec of the videos.
+        clip: what is loaded.
+        processors: usable ones.
+        decoded: frames per second of one thread that decodes from the first frame to the last and throws pixels away.
+        converted: the same, every frame scaled and turned into RGB.
+        milliseconds: one training clip in one process, by stage: ``decode`` (read and scale its frames), ``augment``,
+            ``hand over`` (collate, copy to ``device``, to normalised floats).
+        clips: clips per second through the training loader, by number of worker processes (0: none).
+        device: where clips are handed over to.
+        bottleneck: the stage that takes most.
+        remedy: what to do about it.
+    """
+
+    videos: int
+    unreadable: list[str]
+    source: str
+    clip: str
+    processors: int
+    decoded: float
+    converted: float
+    milliseconds: dict[str, float]
+    clips: dict[int, float]
+    device: str
+    bottleneck: str
+    remedy: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All attributes as plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        total = sum(self.milliseconds.values())
+        lines = [
+            f"{self.videos} videos, {self.source}; {self.processors} processors; clips of {self.clip}, {self.device}",
+            f"decoding          {self.decoded:8.0f} frames/s, {self.converted:.0f} with scaling and RGB (one process)",
+            *(f"{stage:<17} {ms:8.1f} ms a clip, {ms / total:.0%}" for stage, ms in self.milliseconds.items()),
+            *(f"loader, workers {n:<2}{rate:8.1f} clips/s" for n, rate in self.clips.items()),
+            f"most time goes to: {self.bottleneck}; {self.remedy}",
+        ]
+        return "\n".join(lines + [f"left out: {sentence}" for sentence in self.unreadable])
+
+
+def bench_data(
+    root: str | os.PathLike[str] | Sequence[Record] | None = None,
+    *,
+    clip: ClipSpec | None = None,
+    train: TrainConfig | None = None,
+    workers: Sequence[int] | None = None,
+    device: str | torch.device = "auto",
+    seconds: float = 4.0,
+) -> DataBench:
+    """Measure decoding, augmentation, hand-over and the training loader.
+
+    Args:
+        root: folder of videos, records, or None for some that are made in a temporary folder.
+        clip: what is loaded; default 16 frames, 4 apart, of 224 x 224.
+        train: augmentation, batch size, repeats, decoder; default :class:`TrainConfig` with 8 videos a batch.
+        workers: numbers of loader processes to try; default 0, 1, 2, 4 ... up to the processors.
+        device: ``auto`` takes the first accelerator there is.
+        seconds: of each measurement, start-up not counted.
+
+    Raises:
+        GestaError: no readable video.
+    """
+    if root is None:
+        with tempfile.TemporaryDirectory(prefix="gesta-bench-") as folder:
+            make_videos(Path(folder))
+            return bench_data(folder, clip=clip, train=train, workers=workers, device=device, seconds=seconds)
+    clip, place = clip or ClipSpec(), choose_device(device)
+    train = train or TrainConfig(batch_size=8)
+    records, unreadable, source, short = _readable(root)
+    train = replace(train, batch_size=min(train.batch_size, len(records)), accumulate=1, balanced=False)
+    dataset = TrainingClips(records, clip, train, ["any"])
+    processors = loader_workers(-1)
+    if workers is None:
+        workers = [0, *(2**i for i in range(processors.bit_length()) if 2**i <= processors)]
+    decoded = _decoding_rate(records, None, seconds)
+    converted = _decoding_rate(records, dataset.short_side, seconds)
+    stages = _stages(dataset, place, seconds)
+    rates = {n: _loading_rate(dataset, n, place, seconds) for n in workers}
+    bottleneck = max(stages, key=lambda stage: stages[stage])
+    sampling = f"stride {clip.stride}" if clip.sampling == "dense" else "uniform"
+    return DataBench(
+        videos=len(records),
+        unreadable=unreadable,
+        source=source,
+        clip=f"{clip.frames} frames ({sampling}) of {clip.size} x {clip.size}",
+        processors=processors,
+        decoded=decoded,
+        converted=converted,
+        milliseconds=stages,
+        clips=rates,
+        device=_device_words(place),
+        bottleneck=bottleneck,
+        remedy=_remedy(bottleneck, rates, short, dataset.short_side),
+    )
+
+
+def make_videos(folder: Path, amount: int = MADE[0], frames: int = MADE[1], size: tuple[int, int] = MADE[2:]) -> None:
+    """H.264 files with movement and grain, as hard to decode as camera pictures; the same on every machine."""
+    width, height = size
+    for i in range(amount):
+        rng = np.random.default_rng(i)
+        scene = rng.integers(0, 256, (height // 8 + 9, width // 8 + 9, 3)).repeat(8, 0).repeat(8, 1)
+        grain = rng.integers(-6, 7, (height + 16, width + 16, 1))
+        with av.open(str(folder / f"made_{i:02d}.mp4"), "w") as container:
+            video = container.add_stream("libx264", rate=25)
+            video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+            # with its look-ahead libx264 does not always write the same file
+            video.options = {"preset": "veryfast", "crf": "23", "x264-params": "rc-lookahead=0"}
+            for t in range(frames):
+                down, across = (int(32 + 31 * math.sin(0.05 * t + phase)) for phase in (i, i + 1.6))
+                shift = rng.integers(0, 16, 2)
+                image = scene[down : down + height, across : across + width] // 2 + 64
+                image = image + grain[shift[0] : shift[0] + height, shift[1] : shift[1] + width]
+                container.mux(video.encode(av.VideoFrame.from_ndarray(image.astype(np.uint8), format="rgb24")))
+            container.mux(video.encode())
+
+
+def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Record], list[str], str, int]:
+    """Some records, sentences about the unreadable among them, the usual video in words, its short side in pixels."""
+    if isinstance(root, str | os.PathLike):
+        listed = [Record(path=path, name=path, label=0) for path in find_videos(root)]
+    else:
+        listed = [Record(path=r.path, name=r.name, label=0, start=r.start, end=r.end) for r in root]
+    records, unreadable, infos = [], [], []
+    for record in listed[:: -(-len(listed) // LOOKED_AT) or 1]:
+        try:
+            infos.append(probe(record.path))
+            records.append(record)
+        except VideoError as error:
+            unreadable.append(str(error))
+    if not records:
+        where = os.fspath(root) if isinstance(root, str | os.PathLike) else "the list"
+        raise GestaError(
+            f"{where}: no readable video to measure with; give a folder of videos, or none to have some made"
+        )
+    middle = sorted(infos, key=lambda info: info.width * info.height)[len(infos) // 2]
+    frames = sorted(info.frames for info in infos)[len(infos) // 2]
+    words = f"typically {middle.width} x {middle.height}, {frames} frames, {middle.codec}"
+    return records, unreadable, words, min(middle.width, middle.height)
+
+
+def _decoding_rate(records: Sequence[Record], short_side: int | None, seconds: float) -> float:
+    """Frames per second of sequential decoding; without ``short_side`` only one frame in fifty is converted."""
+    frames, begin = 0, time.perf_counter()
+    for record in itertools.cycle(records):
+        last = -1
+        for frame in stream(record.path, short_side=short_side, step=1 if short_side else 50):
+            last = frame.index
+            if time.perf_counter() - begin > seconds:
+                break
+        else:
+            last = last if short_side else probe(record.path).frames - 1
+        frames += last + 1
+        if time.perf_counter() - begin > seconds:
+            return frames / (time.perf_counter() - begin)
+    raise AssertionError("cycle() does not end")
+
+
+def _stages(dataset: TrainingClips, device: torch.device, seconds: float) -> dict[str, float]:
+    """Milliseconds of one clip in this process; a clip is read twice, alone and with its augmentation."""
+    config, spec = dataset.config, dataset.clip
+    reading = loading = handing = 0.0
+    clips = 0
+    begin = time.perf_counter()
+    for epoch, index in ((e, i) for e in itertools.count() for i in range(len(dataset))):
+        record, draw = dataset.records[index], seeded(config.seed, epoch, index, 0)
+
+        def choose(n: int, draw: torch.Generator = draw) -> Tensor:
+            return train_indices(n, spec, config.short_videos, draw)
+
+        start = time.perf_counter()
+        try:
+            read(record.path, choose, short_side=dataset.short_side, start=record.start, end=record.end,
+                 decoder=config.decoder)  # fmt: skip
+        except VideoError:
+            continue
+        read_at = time.perf_counter()
+        video = dataset[epoch, index]["video"]
+        loaded_at = time.perf_counter()
+        _hand_over(torch.stack([video]), spec, device)
+        if clips or epoch:  # the first clip pays for what is loaded on first use
+            reading += read_at - start
+            loading += (loaded_at - read_at) / config.repeats
+            handing += (time.perf_counter() - loaded_at) / config.repeats
+        clips += 1
+        if time.perf_counter() - begin > seconds and clips > 1:
+            break
+    counted = max(clips - 1, 1)
+    decode = min(reading, loading)
+    stages = {"decode": decode, "augment": loading - decode, "hand over": handing}
+    return {stage: 1000 * total / counted for stage, total in stages.items()}
+
+
+def _loading_rate(dataset: TrainingClips, workers: int, device: torch.device, seconds: float) -> float:
+    """Clips per second of the training loader with its hand-over, start-up and first batches not counted."""
+    config = dataset.config
+    batches = itertools.chain.from_iterable(
+        training_batches(dataset.records, config, epoch) for epoch in itertools.count()
+    )
+    begin, clips = 0.0, 0
+    waiting = 1 + 2 * workers  # batches that were loaded ahead say nothing about the rate
+    for number, batch in enumerate(training_loader(dataset, batches, workers)):
+        _hand_over(batch["video"], dataset.clip, device)
+        if number + 1 == waiting:
+            begin = time.perf_counter()
+        elif number + 1 > waiting:
+            clips += batch["video"].shape[:2].numel()
+            if time.perf_counter() - begin > seconds:
+                return clips / (time.perf_counter() - begin)
+    raise AssertionError("epochs do not end")
+
+
+def _hand_over(video: Tensor, spec: ClipSpec, device: torch.device) -> None:
+    to_clips(video.to(device, non_blocking=True), spec)
+    _wait(device)
+
+
+def _remedy(bottleneck: str, rates: dict[int, float], short: int, needed: int) -> str:
+    best = max(rates, key=lambda n: rates[n])
+    text = (
+        f"with {best} loader process{'es' * (best != 1)} (train.workers) it gives {rates[best]:.1f} clips/s, "
+        "and a model that trains faster waits"
+    )
+    if bottleneck == "decode":
+        smaller = f"with a short side of {needed} instead of {short} pixels and " if short > 1.25 * needed else ""
+        scale = f"-vf scale=-2:{needed} " if smaller else ""
+        return (
+            f"{text}; storing the videos {smaller}with a key frame every second makes reading a clip cheaper "
+            f"(ffmpeg -i IN {scale}-g 25 -crf 20 OUT)"
+        )
+    if bottleneck == "augment":
+        return f"{text}; train.augment with less randaugment or color_jitter makes a clip cheaper"
+    return f"{text}; fewer or smaller frames make a clip cheaper to copy and normalise"
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelBench:
+    """What a model costs on this machine.
+
+    Attributes:
+        model: name of its configuration.
+        parameters: number of them.
+        clip: C x T x H x W of one clip.
+        batch: clips per step.
+        device: where it ran.
+        precision: as Lightning Fabric names it.
+        compiled: whether by ``torch.compile``.
+        start: seconds of the first forward pass (with ``compiled``: the compilation).
+        forward: clips per second without gradients.
+        training: clips per second of forward, loss, backward and AdamW step.
+        memory: peak bytes while predicting and while training: of the device's allocator, or on the processor of the
+            whole process.
+    """
+
+    model: str
+    parameters: int
+    clip: str
+    batch: int
+    device: str
+    precision: str
+    compiled: bool
+    start: float
+    forward: float
+    training: float
+    memory: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """All attributes as plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        how = f"{self.precision}{', compiled' if self.compiled else ''}"
+        return "\n".join(
+            [
+                f"{self.model}, {self.parameters / 1e6:.2f} M parameters, {self.batch} clips of {self.clip}, "
+                f"{self.device}, {how}",
+                f"first pass {self.start:8.2f} s",
+                f"forward    {self.forward:8.2f} clips/s, peak memory {self.memory['forward'] / 2**20:.0f} MiB",
+                f"training   {self.training:8.2f} clips/s, peak memory {self.memory['training'] / 2**20:.0f} MiB",
+            ]
+        )
+
+
+def bench_model(
+    config: ModelConfig,
+    *,
+    batch: int = 4,
+    compiled: bool = False,
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    device: str | torch.device = "auto",
+    seconds: float = 5.0,
+) -> ModelBench:
+    """Measure a freshly built model on clips of noise.
+
+    Args:
+        config: the model.
+        batch: clips per step.
+        compiled: run ``torch.compile`` on it.
+        precision: full, or bfloat16 autocast.
+        device: ``auto`` takes the first accelerator there is.
+        seconds: of each measurement, first passes not counted; at least two steps are measured.
+    """
+    if batch < 1:
+        raise GestaError(f"a step needs at least one clip, not {batch}")
+    place, clip = choose_device(device), config.clip
+    model = config.build().to(place)
+    run: Callable[..., Any] = torch.compile(model) if compiled else model
+    video = torch.randn(batch, 3, clip.frames, clip.size, clip.size, device=place)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+
+    def forward() -> None:
+        with torch.inference_mode(), autocast:
+            run(video)
+
+    def train() -> None:
+        with autocast:
+            scores, losses = run(video, with_losses=True)
+            loss = torch.stack([_loss(scores), *losses.values()]).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    _reset_peak(place)
+    model.eval()
+    start, forward_s = _time(forward, place, seconds)
+    memory = {"forward": _peak(place)}
+    model.train()
+    _, training_s = _time(train, place, seconds)
+    memory["training"] = _peak(place)
+    return ModelBench(
+        model=_name(model),
+        parameters=sum(p.numel() for p in model.parameters()),
+        clip=f"3 x {clip.frames} x {clip.size} x {clip.size}",
+        batch=batch,
+        device=_device_words(place),
+        precision=precision,
+        compiled=compiled,
+        start=start,
+        forward=batch / forward_s,
+        training=batch / training_s,
+        memory=memory,
+    )
+
+
+def _loss(scores: Tensor | dict[str, Tensor]) -> Tensor:
+    spaces = scores.values() if isinstance(scores, dict) else [scores]
+    target = [torch.zeros(len(s), dtype=torch.int64, device=s.device) for s in spaces]
+    return torch.stack([torch.nn.functional.cross_entropy(s.float(), t) for s, t in zip(spaces, target)]).sum()
+
+
+def _time(step: Callable[[], None], device: torch.device, seconds: float) -> tuple[float, float]:
+    """Seconds of the first step, and of a later one on average."""
+    begin = time.perf_counter()
+    step()
+    _wait(device)
+    first = time.perf_counter() - begin
+    begin, steps = time.perf_counter(), 0
+    while steps < 2 or time.perf_counter() - begin < seconds:
+        step()
+        _wait(device)
+        steps += 1
+    return first, (time.perf_counter() - begin) / steps
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int:
+    """Most bytes so far: of the device's allocator, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _name(model: VideoModel) -> str:
+    plugins = [f"{type(insert.layer).__name__}[{insert.at}]" for insert in model.config.inserts]
+    return " + ".join([type(model).__name__, *plugins])
+
+
+def _device_words(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} threads of the processor" if device.type == "cpu" else device.type

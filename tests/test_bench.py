@@ -1,0 +1,96 @@
+"""The measurements measure what they say; no test asserts a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gesta import bench
+from gesta.bench import bench_data, bench_model, make_videos
+from gesta.data.dataset import Record
+from gesta.data.video import probe, read
+from gesta.errors import GestaError
+from gesta.model import ClipSpec, model_config
+from gesta.train import TrainConfig
+
+CLIP = ClipSpec(frames=4, stride=2, size=32)
+
+
+def test_loading_is_measured_stage_by_stage(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    for i in range(3):
+        make_video(f"v/{i}.mp4")
+    (tmp_path / "v/broken.mp4").write_bytes(b"nothing" * 99)
+    found = bench_data(tmp_path / "v", clip=CLIP, workers=[0, 1], device="cpu", seconds=0.2)
+    assert (found.videos, list(found.clips), set(found.milliseconds)) == (3, [0, 1], {"decode", "augment", "hand over"})
+    assert min(found.decoded, found.converted, *found.clips.values()) > 0
+    assert all(ms >= 0 for ms in found.milliseconds.values())
+    assert found.bottleneck == max(found.milliseconds, key=lambda s: found.milliseconds[s]) and found.remedy
+    assert len(found.unreadable) == 1 and "broken.mp4" in found.unreadable[0]
+    assert "64 x 48" in found.source and "24 frames" in found.source
+    assert json.loads(json.dumps(found.to_json()))["videos"] == 3
+    assert "broken.mp4" in str(found) and "clips/s" in str(found)
+
+
+def test_records_and_training_settings_are_used(
+    make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(make_video("a.mp4"))
+    shapes: list[tuple[int, ...]] = []
+    hand_over = bench._hand_over
+
+    def seen(video: Tensor, spec: ClipSpec, device: torch.device) -> None:
+        shapes.append(tuple(video.shape))
+        hand_over(video, spec, device)
+
+    monkeypatch.setattr(bench, "_hand_over", seen)
+    records = [Record(path=path, name="x", label=7, start=s, end=s + 10) for s in range(5)]
+    bench_data(records, clip=CLIP, train=TrainConfig(batch_size=4, repeats=3), workers=[0], device="cpu", seconds=0.1)
+    assert set(shapes) == {(1, 3, 4, 3, 32, 32), (4, 3, 4, 3, 32, 32)}
+
+
+def test_nothing_to_measure_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(GestaError, match="no readable video"):
+        bench_data(tmp_path, seconds=0.1)
+
+
+@pytest.mark.parametrize("stage", ["decode", "augment", "hand over"])
+def test_the_remedy_is_about_the_bottleneck(stage: str) -> None:
+    told = {s: bench._remedy(s, {0: 1.0, 2: 5.0, 4: 3.0}, 720, 256) for s in ("decode", "augment", "hand over")}
+    assert "2 loader processes" in told[stage] and "5.0 clips/s" in told[stage]
+    assert len(set(told.values())) == 3
+    assert "720" in told["decode"] and "720" not in bench._remedy("decode", {1: 1.0}, 256, 256)
+
+
+def test_made_videos_are_the_same_each_time_and_move(tmp_path: Path) -> None:
+    videos = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        make_videos(tmp_path / name, amount=1, frames=12, size=(96, 64))
+        (path,) = (tmp_path / name).iterdir()
+        videos.append(read(path, lambda n: torch.arange(n)))
+    assert torch.equal(*videos) and probe(path).frames == 12
+    assert (videos[0][0].float() - videos[0][-1].float()).abs().mean() > 10
+
+
+def test_a_model_is_measured() -> None:
+    config = model_config("r3d_tiny", classes=5)
+    config.clip.frames, config.clip.size = 4, 32
+    found = bench_model(config, batch=2, device="cpu", seconds=0.1)
+    assert found.parameters == sum(p.numel() for p in config.build().parameters())
+    assert found.forward > 0 and found.training > 0 and found.start > 0
+    assert found.memory["training"] >= found.memory["forward"] > 2**20
+    assert json.loads(json.dumps(found.to_json()))["batch"] == 2
+    assert "3 x 4 x 32 x 32" in str(found) and "clips/s" in str(found)
+    with pytest.raises(GestaError, match="at least one"):
+        bench_model(config, batch=0)
+
+
+def test_several_label_spaces_and_autocast_are_measured() -> None:
+    config = model_config("r3d_tiny", classes={"verb": 3, "noun": 4})
+    config.clip.frames, config.clip.size = 4, 32
+    assert bench_model(config, batch=2, precision="bf16-mixed", device="cpu", seconds=0.1).precision == "bf16-mixed"
