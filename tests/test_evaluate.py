@@ -181,6 +181,8 @@ def test_a_broken_model_is_reported_and_not_ranked(records: list[Record]) -> Non
 def test_what_does_not_fit_is_refused(records: list[Record]) -> None:
     with pytest.raises(GestaError, match="no videos"):
         evaluate(build(), [], CLASSES, PROTOCOL)
+    with pytest.raises(GestaError, match="at least 1"):
+        evaluate(build(), records, CLASSES, _with(clips=0))
     with pytest.raises(GestaError, match="classes that it was trained on"):
         evaluate(build(), records, CLASSES[:2], PROTOCOL)
     beyond = Record(path=records[0].path, name="from_one.mp4", label=3)

@@ -96,7 +96,7 @@ def evaluate(
     model = getattr(model, "module", model)  # out of wrappers for several processes, whose forward waits for the others
     spaces = classes if isinstance(classes, dict) else {"label": classes}
     labels = {space: [_label(record, space) for record in records] for space in spaces}
-    _check(model.config, records, spaces, labels)
+    _check(model.config, config, records, spaces, labels)
     fabric = fabric or make_fabric()
     mine, unread = _score_videos(model, records, config, fabric)
     gathered = _gather((mine, unread), fabric)
@@ -199,7 +199,7 @@ def _score_videos(
                     scores = model(to_clips(views[None].to(fabric.device, non_blocking=True), model.config.clip, dtype))
                 for space, values in (scores if isinstance(scores, dict) else {"label": scores}).items():
                     values = values.float() if config.average == "logits" else values.float().softmax(-1)
-                    for owner, view in zip(owners, values.double().cpu().numpy()):
+                    for owner, view in zip(owners, values.cpu().double().numpy()):
                         video = videos.setdefault(owner, _Video({}, 0))
                         video.scores[space] = video.scores.get(space, 0.0) + view
                 for owner in owners:
@@ -245,12 +245,15 @@ def _gather(mine: Any, fabric: Fabric) -> list[Any]:
 
 def _check(
     model: ModelConfig,
+    config: EvaluateConfig,
     records: Sequence[Record],
     spaces: dict[str, list[str]],
     labels: dict[str, list[int | None]],
 ) -> None:
     if not records:
         raise GestaError("there are no videos to evaluate: the list or split is empty")
+    if min(config.clips, config.batch_size) < 1:
+        raise GestaError("evaluate.clips and evaluate.batch_size must be at least 1")
     expected = model.classes if isinstance(model.classes, dict) else {"label": model.classes}
     if {space: len(names) for space, names in spaces.items()} != expected:
         raise GestaError(
