@@ -122,7 +122,12 @@ class TrainingClips(Dataset[Sample]):
         self.config = config
         self.short_side = training_short_side(config.augment, clip.size)
         spaces = classes if isinstance(classes, dict) else {"label": list(classes)}
-        self.mirror = {space: flip_targets(names, config.augment.flip_labels) for space, names in spaces.items()}
+        pairs = config.augment.flip_labels
+        flip_targets([name for names in spaces.values() for name in names], pairs)  # refuses what no space knows
+        self.mirror = {
+            space: flip_targets(names, {name: partner for name, partner in pairs.items() if name in names})
+            for space, names in spaces.items()
+        }
 
     def __len__(self) -> int:
         return len(self.records)
@@ -130,11 +135,13 @@ class TrainingClips(Dataset[Sample]):
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, wanted = item
         failures: list[Failure] = []
-        for attempt in range(ATTEMPTS):
+        for attempt in range(min(ATTEMPTS, len(self.records))):
             index = wanted
             if attempt:
                 substitute = seeded(self.config.seed, epoch, wanted, "substitute", attempt)
                 index = int(torch.randint(len(self.records), (), generator=substitute))
+                while any(failure.index == index for failure in failures):
+                    index = (index + 1) % len(self.records)
             record = self.records[index]
             draws = [seeded(self.config.seed, epoch, index, copy) for copy in range(self.config.repeats)]
             begin = [draw.get_state() for draw in draws]
@@ -153,7 +160,7 @@ class TrainingClips(Dataset[Sample]):
             views = [augment(copies[i], self.config.augment, self.clip, flips[i], draws[i]) for i in range(len(draws))]
             return Sample(video=torch.stack(views), label=label, index=index, failures=failures)
         raise GestaError(
-            f"{ATTEMPTS} training videos in a row cannot be read, the last one: {failures[-1].reason}; "
+            f"training videos cannot be read, {len(failures)} in a row, the last one: {failures[-1].reason}; "
             "gesta data check lists all such videos"
         )
 

@@ -208,6 +208,8 @@ def _only_path(line: str) -> bool:
 def _infer(path: str, lines: Sequence[tuple[int, str]], delimiter: str, finder: Finder) -> tuple[str, ...]:
     """What the columns are, where that is certain."""
     counts = {line: _numbers(line, delimiter) for _, line in lines}
+    if delimiter != " " and set(counts.values()) == {0, 1}:
+        return ("path", "label")  # a mixture of numbers and names, which the lookup of labels explains
     if len(set(counts.values())) > 1:
         few, many = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
         raise GestaError(

@@ -1,0 +1,426 @@
+"""Every list format users have is read, or refused with a sentence that says what to set; folders and splits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gesta.config import from_json, to_json
+from gesta.data.lists import Folder, Lists, read_class_names, read_list
+from gesta.data.locate import Finder, assign
+from gesta.errors import GestaError
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    def _write(text: str, name: str = "list.txt") -> str:
+        (tmp_path / name).write_bytes(text.encode())
+        return str(tmp_path / name)
+
+    return _write
+
+
+def frames(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        (folder / f"img_{i + 1:05d}.jpg").touch()
+
+
+def rows(path: str, **options: object) -> list[tuple[object, ...]]:
+    return [(r.name, r.label, r.start, r.end) for r in read_list(path, **options)]  # type: ignore[arg-type]
+
+
+# --- one label per line ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.mp4 0\nb.mp4 1\n", [("a.mp4", 0), ("b.mp4", 1)]),
+        ("\ufeffa.mp4 0 \r\nb.mp4 1\r\n\r\n  \r\n", [("a.mp4", 0), ("b.mp4", 1)]),  # mark, CRLF, trailing blanks
+        ("drinking (31).mp4 1\nrun.mp4 0\n", [("drinking (31).mp4", 1), ("run.mp4", 0)]),  # blanks in paths
+        ("a.mp4  3\nb.mp4\t4\n", [("a.mp4", 3), ("b.mp4", 4)]),
+        ("a, b.mp4,3\nc.mp4,4\r\n", [("a, b.mp4", 3), ("c.mp4", 4)]),
+        ('"a, b.mp4",3\nc.mp4,4\n', [("a, b.mp4", 3), ("c.mp4", 4)]),
+        ("a,b.mp4 3\nc.mp4 4\n", [("a,b.mp4", 3), ("c.mp4", 4)]),
+        ("a b.mp4::3\nc.mp4::4\n", [("a b.mp4", 3), ("c.mp4", 4)]),
+        ("a b.mp4\t3\nc d.mp4\t4\n", [("a b.mp4", 3), ("c d.mp4", 4)]),
+        ("-mmq0PT 7\n--07WQ2iBlw 2\n", [("-mmq0PT", 7), ("--07WQ2iBlw", 2)]),  # ids with a leading hyphen
+        ("74225 140\n116154 127\n", [("74225", 140), ("116154", 127)]),
+        ("a.mp4 -1\nb.mp4 2\n", [("a.mp4", None), ("b.mp4", 2)]),
+        ("my clip.mp4\nother.avi\n", [("my clip.mp4", None), ("other.avi", None)]),
+        ("a.mp4 wave\nb.mp4 run\n", [("a.mp4", 1), ("b.mp4", 0)]),
+        ("a b.mp4\tclean and jerk\nc.mp4\tbow\n", [("a b.mp4", 1), ("c.mp4", 0)]),
+        ("path,label\na.mp4,wave\nb.mp4,run\n", [("a.mp4", 1), ("b.mp4", 0)]),
+        ('video_path,fps,class\n"x, y.mp4",25,"Washing, hands"\nb.mp4,30,run\n', [("x, y.mp4", 0), ("b.mp4", 1)]),
+        ("file_name\tlabel\na.mp4\t2\n", [("a.mp4", 2)]),
+    ],
+)
+def test_path_and_label(write: Callable[..., str], text: str, expected: list) -> None:
+    assert [(name, label) for name, label, _, _ in rows(write(text))] == expected
+
+
+def test_json(write: Callable[..., str]) -> None:
+    expected = [("a.mp4", 1, None, None), ("b.mp4", 0, None, None)]
+    pairs = {"a.mp4": "wave", "b.mp4": "run"}
+    items = [{"path": path, "label": label, "more": [1]} for path, label in pairs.items()]
+    assert rows(write(json.dumps(pairs), "a.json")) == expected
+    assert rows(write(json.dumps(items), "b.json")) == expected
+    assert rows(write("\n".join(map(json.dumps, items)), "c.jsonl")) == expected
+    for text in ('{"labels": ["a"]}', "[1, 2]", "[]"):
+        with pytest.raises(GestaError, match="this kind of JSON"):
+            read_list(write(text, "d.json"))
+    with pytest.raises(GestaError, match="not valid JSON"):
+        read_list(write('{"a": 1', "e.json"))
+
+
+def test_names_are_looked_up_and_misspelt_ones_suggested(write: Callable[..., str]) -> None:
+    classes = ["brush_hair", "Clean and Jerk"]
+    text = "a.mp4,Brush Hair\nb.mp4,clean_and_jerk\n"
+    assert [r.label for r in read_list(write(text), class_names=classes)] == [0, 1]
+    with pytest.raises(GestaError, match=r"line 2: 'brush_hare' is none of the 2 classes; did you mean 'brush_hair'"):
+        read_list(write("a.mp4 brush_hair\nb.mp4 brush_hare\n"), class_names=classes)
+    with pytest.raises(GestaError, match="some labels are numbers and some names"):
+        read_list(write("a.mp4,1\nb.mp4,wave\n"))
+
+
+def test_lists_that_count_from_one(write: Callable[..., str]) -> None:
+    path, classes = write("a.mp4 1\nb.mp4 2\nc.mp4 3\n"), ["x", "y", "z"]
+    with pytest.raises(GestaError, match="label_base=1"):
+        read_list(path, class_names=classes)
+    assert [r.label for r in read_list(path, class_names=classes, label_base=1)] == [0, 1, 2]
+    with pytest.raises(GestaError, match="line 3: label 3, but labels are 0 to 2"):
+        read_list(write("a 0\nb 1\nc 3\n"), class_names=classes)
+    with pytest.raises(GestaError, match="line 1: label 0, but labels are 1"):
+        read_list(write("a 0\nb 1\n"), label_base=1)
+
+
+def test_label_from_folder(write: Callable[..., str]) -> None:
+    path = write("/data/wave/v_1/,164\n/data/run/v_2/,123\n")
+    found = read_list(path, columns=("path", "frames"), label_from_folder=True)
+    assert [(r.path, r.label) for r in found] == [("/data/wave/v_1/", 1), ("/data/run/v_2/", 0)]
+
+
+# --- more columns ----------------------------------------------------------------------------------------------------
+
+
+def test_columns_that_are_named(write: Callable[..., str]) -> None:
+    three = write("my clip 10 3\nother 20 4\n")
+    assert rows(three, columns=("path", "frames", "label"))[0] == ("my clip", 3, None, None)
+    assert rows(three, columns=("path", "start", "label"))[0] == ("my clip", 3, 10, None)
+    assert rows(three, columns=("path", "start", "label"), frame_base=1)[1] == ("other", 4, 19, None)
+    four = write("x 8 20 3\n")
+    assert rows(four, columns=("path", "start", "end", "label")) == [("x", 3, 8, 20)]
+    assert rows(four, columns=("path", "start", "last", "label")) == [("x", 3, 8, 21)]
+    assert rows(four, columns=("path", "start", "last", "label"), frame_base=1) == [("x", 3, 7, 20)]
+    assert rows(four, columns=("path", "offset", "frames", "label")) == [("x", 3, 8, 28)]
+    assert rows(four, columns=("path", "label", "skip", "skip")) == [("x", 8, None, None)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (("path", "lable"), "did you mean 'label'"),
+        (("label", "path"), "path comes first"),
+        (("path", "label", "label"), "every column once"),
+        (("path", "offset", "label"), "offset needs frames"),
+        (("path", "end", "last", "label"), "exclude each other"),
+        (("path", "start", "end", "label"), "line 1: .* does not have the 4 columns"),
+    ],
+)
+def test_wrong_columns(write: Callable[..., str], columns: tuple[str, ...], message: str) -> None:
+    with pytest.raises(GestaError, match=message):
+        read_list(write("x 8 3\n"), columns=columns)
+
+
+def test_wrong_stretches(write: Callable[..., str]) -> None:
+    columns = ("path", "start", "end", "label")
+    for text in ("x 8 8 0\n", "x -1 5 0\n"):
+        with pytest.raises(GestaError, match=r"line 1: .* gives frames"):
+            read_list(write(text), columns=columns)
+    with pytest.raises(GestaError, match="start is 'b', not a whole number"):
+        read_list(write("a b 5 0\n"), columns=columns)
+
+
+def test_three_columns_are_proved_on_the_videos_or_refused(write: Callable[..., str], tmp_path: Path) -> None:
+    frames(tmp_path / "one", 5)
+    frames(tmp_path / "two", 3)
+    (tmp_path / "one" / "flow_x_00001.jpg").touch()
+    assert rows(write("one 5 7\ntwo 3 8\n")) == [("one", 7, None, None), ("two", 8, None, None)]
+    both = "path frames label .* or path start label .*--data.columns"
+    for text in ("one 5 7\ntwo 2 8\n", "one 1 7\none 17 7\n", "one 5 7\nabsent 3 8\n"):  # wrong, C3D's, not there
+        with pytest.raises(GestaError, match=both):
+            read_list(write(text))
+
+
+def test_frame_counts_are_not_taken_for_labels(write: Callable[..., str], tmp_path: Path) -> None:
+    for name, count in (("a", 4), ("b", 7), ("c", 5)):
+        frames(tmp_path / name, count)
+    with pytest.raises(GestaError, match="columns to path frames"):
+        read_list(write("a 4\nb 7\nc 5\n"))
+    assert [r.label for r in read_list(write("a 4\nb 7\nc 6\n"))] == [4, 7, 6]
+
+
+def test_four_columns_are_never_guessed(write: Callable[..., str]) -> None:
+    with pytest.raises(GestaError, match=r"path start end label .*path start last label .*path offset frames label"):
+        read_list(write("x 1 5 0\ny 2 6 1\n"))
+
+
+def test_several_labels_are_refused(write: Callable[..., str]) -> None:
+    with pytest.raises(GestaError, match="several labels per video are not supported"):
+        read_list(write("a.mp4 0 3\nb.mp4 0 2 4\n"))
+    with pytest.raises(GestaError, match=r"line 2: .*several labels per video"):
+        read_list(write("imgs 5 1\nimgs 5 3 5\n"), columns=("path", "frames", "label"))
+    assert [r.name for r in read_list(write("a 7 0\nb 1\n"), columns=("path",), delimiter="\t")] == ["a 7 0", "b 1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the list is empty"),
+        ("label,youtube_id,time_start,time_end,split\nx,y,1,2,val\n", "stretches in seconds"),
+        ("original_vido_id video_id frame_id labels\nx 1 2 3\n", "names no files"),
+        ("path,label\na.mp4,b.mp4,1\n", "line 2: 3 fields, but the header has 2"),
+        ("one two three\nfour five\n", "cannot tell where paths end"),
+    ],
+)
+def test_refusals(write: Callable[..., str], text: str, message: str) -> None:
+    with pytest.raises(GestaError, match=message):
+        read_list(write(text))
+
+
+def test_a_missing_list_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GestaError, match=r"nothing\.txt: cannot be read \(No such file"):
+        read_list(str(tmp_path / "nothing.txt"))
+
+
+@pytest.mark.parametrize(
+    ("sample", "columns", "expected"),
+    [
+        ("c3d_dir_STARTFRAME_label.lst", None, "path frames label .* or path start label"),
+        ("c3d_dir_STARTFRAME_label.lst", "path start label", ("ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01/", 0, 1, None)),
+        (
+            "coclr_path_comma_frames_nolabel.csv",
+            "path frames",
+            ("/users/htd/beegfs/DATA/UCF101/frame/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01/", None, None, None),
+        ),
+        ("id_label_ONEBASED_noext.txt", None, ("0wR5jVB-WPk_000417_000427", 1, None, None)),
+        ("id_webm_label.txt", None, ("74225.webm", 140, None, None)),
+        ("mmaction2_rawframe_test_list.txt", "path frames label", ("imgs", 127, None, None)),
+        ("mmaction2_rawframe_test_list_multi_label.txt", None, "several labels per video"),
+        ("mmaction2_rawframe_test_list_multi_label.txt", "path frames label", "several labels per video"),
+        ("mmaction2_rawframe_test_list_with_offset.txt", None, "path offset frames label"),
+        ("mmaction2_rawframe_test_list_with_offset.txt", "path offset frames label", ("imgs", 127, 2, 7)),
+        ("mmaction2_rawvideo_test_anno.txt", None, "path start end label"),
+        ("mmaction2_rawvideo_test_anno.txt", "path label skip skip", ("rawvideo_dataset", 1, None, None)),
+        ("mmaction2_video_test_list.txt", None, ("test.mp4", 0, None, None)),
+        ("mmaction2_video_test_list_multi_label.txt", None, "several labels per video"),
+        ("name_frames_label_noext_noclassdir.txt", "path frames label",
+         ("THE_PROTECTOR_fall_floor_f_cm_np1_le_med_98", 12, None, None)),
+        ("rawframes_depth_dir_frames_label.txt", "path frames label",
+         ("/vision/group/ntu-rgbd/depth_s007/S007C003P027R001A034", 33, None, None)),
+        ("slowfast_comma_no_header_CRLF.csv", None, ("0wR5jVB-WPk.mp4", 341, None, None)),
+        ("slowfast_space_in_dot_csv.csv", None, ("ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", 0, None, None)),
+        ("space_CRLF_path_label.txt", None, ("val/0wR5jVB-WPk_000417_000427.mp4", 0, None, None)),
+        ("tsn_tsm_rawframes_dir_frames_label.txt", "path frames label", ("--07WQ2iBlw", 166, None, None)),
+        ("tsn_tsm_video_path_label.txt", None, ("0wR5jVB-WPk.mp4", 0, None, None)),
+        ("videoframedataset_dir_start_end_label.txt", "path start last label", ("74225", 140, 0, 58)),
+        ("videoframedataset_dir_start_end_verb_noun.txt", None, "set columns to"),
+        ("videoframedataset_dir_start_end_verb_noun.txt", "path start last label skip",
+         ("P01/rgb_frames/P01_01", 3, 8, 203)),
+    ],
+)  # fmt: skip
+def test_genuine_samples(shared: Path, sample: str, columns: str | None, expected: str | tuple) -> None:
+    path = str(shared / "annotations" / "_list_formats" / "samples" / sample)
+    options = {"columns": tuple(columns.split())} if columns else {}
+    if isinstance(expected, str):
+        with pytest.raises(GestaError, match=expected):
+            read_list(path, **options)
+    else:
+        assert rows(path, **options)[0] == expected
+
+
+def test_every_genuine_sample_is_tested(shared: Path) -> None:
+    folder = shared / "annotations" / "_list_formats" / "samples"
+    mark = next(m for m in test_genuine_samples.pytestmark if m.name == "parametrize")
+    assert {path.name for path in folder.iterdir()} == {case[0] for case in mark.args[1]}
+
+
+def test_a_genuine_list_is_proved_by_its_frames(shared: Path) -> None:
+    folder = shared / "videos" / "frames" / "mmaction2"
+    (first, _) = read_list(str(folder / "rawframe_test_list.txt"))
+    assert first.path == str(folder / "imgs") and first.label == 127
+
+
+# --- where the videos are --------------------------------------------------------------------------------------------
+
+
+def test_finder(tmp_path: Path) -> None:
+    for name in ("a/x.webm", "a/x [1]!; &.mkv", "B/Y.MP4", "B/z.avi", "B/z.txt", "list/rel.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    frames(tmp_path / "B" / "z", 2)
+    frames(tmp_path / "B" / "1.5", 2)
+    finder = Finder([str(tmp_path), str(tmp_path / "list")])
+
+    def found(entry: str) -> str | None:
+        path = finder.find(entry)
+        return path and Path(path).relative_to(tmp_path).as_posix()
+
+    assert found("a/x") == found("a/x.mp4") == found("a/X.avi") == found("A/x.webm") == "a/x.webm"
+    assert found("a/x [1]!; &") == found("a/x [1]!; &.avi") == "a/x [1]!; &.mkv"
+    assert found("B/y.mp4") == found("b\\Y.mp4") == "B/Y.MP4"
+    assert found("B/z") == found("B/z/") == "B/z" and found("B/z.avi") == "B/z.avi" and found("B/z.mkv") is not None
+    assert found("B/1.5") == "B/1.5" and found("B/1") is None
+    assert found("rel") == "list/rel.mp4" and found("z") is None and found("absent/z") is None
+    assert finder.path("absent/z") == str(tmp_path / "absent/z")
+    assert finder.find(str(tmp_path / "B" / "z.avi")) == str(tmp_path / "B" / "z.avi")
+    flat = Finder([str(tmp_path / "B")], flat=True)
+    assert flat.find("Some_Class/z.avi") == str(tmp_path / "B" / "z.avi")
+
+
+# --- class names -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "wave\nclap two\n", "1 wave\r\n2 clap two\r\n", "id,name\n0,wave\n1,clap two\n", "0\twave\n1\tclap two\n",
+        "clap two\t1\nwave\t0\n", "label\nwave\nclap two", "2 clap two\n1 wave\n",
+    ],
+)  # fmt: skip
+def test_class_names(write: Callable[..., str], text: str) -> None:
+    assert read_class_names(write(text)) == ["wave", "clap two"]
+
+
+def test_class_names_in_json_and_wrong_ones(write: Callable[..., str]) -> None:
+    assert read_class_names(write('{"clap": "1", "wave": "0"}', "a.json")) == ["wave", "clap"]
+    assert read_class_names(write('["wave", "clap"]', "b.json")) == ["wave", "clap"]
+    for text, message in (("", "is empty"), ("0 a\n2 b\n", "holes"), ("a\nb\na\n", "'a' occurs twice")):
+        with pytest.raises(GestaError, match=message):
+            read_class_names(write(text))
+
+
+# --- Lists -----------------------------------------------------------------------------------------------------------
+
+
+def test_lists(write: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").touch()
+    train = write("a.mp4 wave\nb.mp4 run\n", "train.txt")
+    test = write("c.mp4 clap\n", "test.txt")
+    data = Lists(train=train, test=test, root=str(tmp_path / "videos"))
+    assert data.classes() == ["clap", "run", "wave"]  # of all lists together
+    assert [(r.name, r.label) for r in data.records("train")] == [("a.mp4", 2), ("b.mp4", 1)]
+    assert data.records("train")[0].path == str(tmp_path / "videos" / "a.mp4")
+    assert [r.label for r in data.records("test")] == [0] and data.records("val") == []
+    numbers = Lists(train=write("a 0\nb 4\n"))
+    assert numbers.classes() == ["0", "1", "2", "3", "4"]
+    based = Lists(train=write("a 1\nb 2\n"), label_base=1)
+    assert based.classes() == ["1", "2"] and [r.label for r in based.records("train")] == [0, 1]
+    named = Lists(train=write("a 1\nb 2\n"), class_names=write("x\ny\n", "names.txt"))
+    with pytest.raises(GestaError, match="label_base=1"):
+        named.records("train")
+    with pytest.raises(GestaError, match=r"--data\.train FILE"):
+        Lists().classes()
+    columns = Lists(train="t", columns=("path", "frames", "label"))
+    assert from_json(json.loads(json.dumps(to_json(columns)))) == columns
+
+
+def test_lists_hold_out_a_share_for_validation(write: Callable[..., str]) -> None:
+    text = "".join(f"{c}{i}.mp4 {c}\n" for c in (0, 1) for i in range(20))
+    data = Lists(train=write(text), val_share=0.25)
+    train, val = data.records("train"), data.records("val")
+    assert len(train) == 30 and [r.label for r in val].count(0) == 5 == [r.label for r in val].count(1)
+    assert not {r.name for r in train} & {r.name for r in val}
+    assert {r.name for r in Lists(train=data.train, val_share=0.25, seed=1).records("val")} != {r.name for r in val}
+    with pytest.raises(GestaError, match="val_share"):
+        Lists(train=data.train, val_share=1.5).records("train")
+
+
+# --- Folder ----------------------------------------------------------------------------------------------------------
+
+
+def tree(root: Path, names: list[str]) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def test_folder_splits_by_class_and_stays_put(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path, [f"{c}/{i:02d}.mp4" for c in ("wave", "Run") for i in range(20)] + ["notes.txt", ".git/x.mp4"]
+    )
+    data = Folder(root=str(root), val=0.2, test=0.1)
+    assert data.classes() == ["Run", "wave"]
+    parts = {split: data.records(split) for split in ("train", "val", "test")}  # type: ignore[arg-type]
+    assert {split: [[r.label for r in p].count(c) for c in (0, 1)] for split, p in parts.items()} == {
+        "train": [14, 14],
+        "val": [4, 4],
+        "test": [2, 2],
+    }
+    names = [r.name for p in parts.values() for r in p]
+    assert len(set(names)) == 40 and "Run/07.mp4" in names
+    tree(root, ["wave/new.mp4"])
+    for split, before in parts.items():
+        after = {r.name for r in data.records(split)} - {"wave/new.mp4"}  # type: ignore[arg-type]
+        assert len(after ^ {r.name for r in before}) <= 1
+    assert Folder(root=str(root), seed=3).records("val") != Folder(root=str(root)).records("val")
+    assert Folder(root=str(root), val=0.0).records("val") == []
+
+
+def test_folder_with_split_folders(tmp_path: Path) -> None:
+    names = ["train/a/1.mp4", "train/b/2.avi", "train/b/deep/3.webm", "Validation/b/4.mp4", "extra/x/y.mp4"]
+    data = Folder(root=str(tree(tmp_path, names)), val=0.9)
+    assert data.classes() == ["a", "b"]
+    assert [(r.name, r.label) for r in data.records("train")] == [
+        ("train/a/1.mp4", 0),
+        ("train/b/2.avi", 1),
+        ("train/b/deep/3.webm", 1),
+    ]
+    assert [(r.name, r.label) for r in data.records("val")] == [("Validation/b/4.mp4", 1)]
+    assert data.records("test") == []
+    tree(tmp_path, ["test/c/5.mp4"])
+    with pytest.raises(GestaError, match="no training folder has the name 'c'"):
+        data.records("test")
+
+
+def test_folder_of_frame_folders(tmp_path: Path) -> None:
+    for name in ("a/v1", "a/v2", "b/v3"):
+        frames(tmp_path / name, 3)
+    assert [r.name for r in Folder(root=str(tmp_path), val=0.0).records("train")] == ["a/v1", "a/v2", "b/v3"]
+    frames(tmp_path / "c", 3)
+    with pytest.raises(GestaError, match="is one video as frames, not a class"):
+        Folder(root=str(tmp_path)).records("train")
+
+
+def test_folder_refusals(tmp_path: Path) -> None:
+    with pytest.raises(GestaError, match=r"--data\.root DIR"):
+        Folder().records("train")
+    with pytest.raises(GestaError, match="is not a folder"):
+        Folder(root=str(tmp_path / "absent")).classes()
+    tree(tmp_path, ["x.mp4"])
+    with pytest.raises(GestaError, match="holds no folders"):
+        Folder(root=str(tmp_path)).records("train")
+    tree(tmp_path, ["a/1.mp4", "b/readme.txt"])
+    with pytest.raises(GestaError, match=rf"{re.escape(str(tmp_path / 'b'))}: holds no video"):
+        Folder(root=str(tmp_path)).records("train")
+    with pytest.raises(GestaError, match="together below 1"):
+        Folder(root=str(tmp_path), val=0.6, test=0.6).classes()
+
+
+def test_assign() -> None:
+    names = [f"v{i}" for i in range(10)]
+    splits = assign(names, 0.3, 0.2, 0)
+    assert (splits.count("val"), splits.count("test"), splits.count("train")) == (3, 2, 5)
+    shuffled = names[::-1]
+    assert dict(zip(shuffled, assign(shuffled, 0.3, 0.2, 0))) == dict(zip(names, splits))
+    assert assign(["only"], 0.5, 0.4, 0) == ["train"] and sorted(assign(["a", "b"], 0.1, 0.0, 0)) == ["train", "val"]
+    groups = ["g0"] * 4 + ["g1"] * 3 + ["g2"] * 3
+    parts = assign(names, 0.2, 0.0, 0, groups)
+    assert len({(g, s) for g, s in zip(groups, parts)}) == 3 and parts.count("val") in (3, 4)

@@ -1,0 +1,214 @@
+"""Crops, flips, colour, erasing, test views and mixing: one draw serves all frames, and labels follow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gesta.data.transforms import (
+    Augment,
+    augment,
+    crop_box,
+    crop_views,
+    flip_targets,
+    mix,
+    names_side,
+    test_short_side,
+    training_short_side,
+)
+from gesta.errors import GestaError
+from gesta.model import ClipSpec
+from gesta.train import TrainConfig
+
+SPEC = ClipSpec(frames=4, size=32)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def still(height: int = 40, width: int = 52) -> torch.Tensor:
+    """Four equal frames of noise: whatever differs between frames afterwards was not one draw for the clip."""
+    image = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator())
+    return image.repeat(4, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Augment(crop="random_resized", interpolation="bicubic"),
+        Augment(crop="jitter"),
+        Augment(crop="short_side", scale=(0.5, 1.0)),
+        Augment(color_jitter=0.4),
+        Augment(randaugment=4, magnitude=21),
+    ],
+)
+def test_one_draw_serves_all_frames(config: Augment) -> None:
+    seen = set()
+    for seed in range(6):
+        clip = augment(still(), config, SPEC, False, generator(seed))
+        assert clip.shape == (4, 3, 32, 32) and clip.dtype == torch.uint8
+        assert all(torch.equal(clip[0], frame) for frame in clip)
+        seen.add(clip.numpy().tobytes())
+        assert torch.equal(clip, augment(still(), config, SPEC, False, generator(seed)))
+    assert len(seen) == 6  # six seeds, six clips
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = augment(still(), Augment(color_jitter=0.4, randaugment=2, erasing=1.0), SPEC, False, generator(1))
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(
+        first, augment(still(), Augment(color_jitter=0.4, randaugment=2, erasing=1.0), SPEC, False, generator(1))
+    )
+
+
+def test_flip_mirrors_the_finished_crop() -> None:
+    plain, mirrored = (augment(still(), Augment(), SPEC, flip, generator(3)) for flip in (False, True))
+    assert torch.equal(plain.flip(-1), mirrored) and not torch.equal(plain, mirrored)
+
+
+def test_random_resized_boxes_keep_area_and_ratio() -> None:
+    config, draw = Augment(scale=(0.2, 0.6), ratio=(0.75, 1.3333)), generator()
+    areas, ratios = [], []
+    for _ in range(300):
+        top, left, height, width = crop_box(config, 240, 320, 224, draw)
+        assert 0 <= top <= 240 - height and 0 <= left <= 320 - width
+        areas.append(height * width / (240 * 320))
+        ratios.append(width / height)
+    assert 0.19 < min(areas) < 0.22 and 0.56 < max(areas) < 0.61
+    assert 0.74 < min(ratios) < 0.8 and 1.25 < max(ratios) < 1.35
+
+
+def test_random_resized_falls_back_to_the_largest_centred_box() -> None:
+    config = Augment(scale=(1.0, 1.0), ratio=(0.75, 1.3333))  # the whole area of a long picture never fits
+    assert crop_box(config, 100, 400, 224, generator()) == (0, 133, 100, 133)
+    assert crop_box(config, 400, 100, 224, generator()) == (133, 0, 133, 100)
+
+
+def test_jitter_takes_the_share_of_the_short_side_that_slowfast_takes() -> None:
+    config, draw = Augment(crop="jitter", short_side=(256, 320)), generator()
+    sides = {crop_box(config, 320, 420, 224, draw)[2] for _ in range(400)}
+    assert min(sides) == 224 and max(sides) == 280  # 224 of a short side of 320, 224 of 256
+    # the range is stated at size 224: half of everything for a model of size 112
+    assert training_short_side(config, 112) == 160
+    sides = {crop_box(config, 160, 210, 112, draw)[2] for _ in range(400)}
+    assert min(sides) == 112 and max(sides) == 140
+    with pytest.raises(GestaError, match=r"augment\.short_side"):
+        crop_box(Augment(crop="jitter", short_side=(200, 320)), 320, 420, 224, draw)
+
+
+def test_short_side_takes_squares_of_half_to_all_of_it() -> None:
+    config, draw = Augment(crop="short_side", scale=(0.5, 1.0)), generator()
+    boxes = [crop_box(config, 200, 300, 112, draw) for _ in range(300)]
+    assert all(height == width for _, _, height, width in boxes)
+    assert 100 <= min(b[2] for b in boxes) < 104 and 196 < max(b[2] for b in boxes) <= 200
+    assert max(b[1] for b in boxes) > 150  # also the right edge is reached
+    assert training_short_side(config, 112) == 224  # its smallest square is not scaled up
+
+
+def test_erasing_takes_one_box_and_fills_it_with_normal_noise() -> None:
+    spec = ClipSpec(frames=4, size=96)
+    clip = torch.zeros(4, 3, 100, 100, dtype=torch.uint8)
+    erased = augment(clip, Augment(erasing=1.0), spec, False, generator(2))
+    changed = erased.amax(1) > 0  # (T, H, W)
+    box = changed.any(0)
+    rows, columns = box.any(1).nonzero().flatten(), box.any(0).nonzero().flatten()
+    assert len(rows) == rows[-1] - rows[0] + 1 and len(columns) == columns[-1] - columns[0] + 1
+    assert 0.01 < len(rows) * len(columns) / 96**2 < 0.35
+    inside = erased[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].float() / 255
+    assert changed[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].float().mean() > 0.95
+    assert not torch.equal(inside[0], inside[1])  # the box is the same, the noise is not
+    assert abs(inside.mean() - 0.45) < 0.02 and abs(inside.std() - 0.215) < 0.02
+    none = augment(clip, Augment(erasing=0.0), spec, False, generator(2))
+    assert none.max() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("TurnLeft", True), ("swipe_right", True), ("Pushing something from left to right", True), ("left", True),
+        ("Turning Hand Clockwise", True), ("HandLEFT", True), ("bright", False), ("Leftover", False),
+        ("CopyrightCheck", False), ("PlayingCello", False),
+    ],
+)  # fmt: skip
+def test_words_of_sides(name: str, expected: bool) -> None:
+    assert names_side(name) is expected
+
+
+def test_flip_targets() -> None:
+    classes = ["wave", "swipe left", "swipe right", "turn left"]
+    assert flip_targets(classes, {}) == [0, None, None, None]
+    assert flip_targets(classes, {"swipe left": "swipe right"}) == [0, 2, 1, None]
+    assert flip_targets(classes, {"swipe left": "swipe right", "swipe right": "swipe left"}) == [0, 2, 1, None]
+    with pytest.raises(GestaError, match="did you mean 'swipe left'"):
+        flip_targets(classes, {"swipe lft": "swipe right"})
+    with pytest.raises(GestaError, match="two pairs"):
+        flip_targets(classes, {"swipe left": "swipe right", "turn left": "swipe right"})
+
+
+def test_views_are_clip_by_clip_and_cut_along_the_longer_side() -> None:
+    columns = torch.arange(64, dtype=torch.uint8).expand(2, 5, 3, 32, 64) + torch.tensor([0, 100]).view(2, 1, 1, 1, 1)
+    views = crop_views(columns.to(torch.uint8), 32, 3)
+    assert views.shape == (6, 5, 3, 32, 32)
+    assert views[:, 0, 0, 0, 0].tolist() == [0, 16, 32, 100, 116, 132]
+    assert crop_views(columns.to(torch.uint8), 32, 1)[:, 0, 0, 0, 0].tolist() == [16, 116]
+    assert test_short_side(256, 112) == 128
+
+
+# --- mixing ----------------------------------------------------------------------------------------------------------
+
+
+def batch(n: int = 5, classes: int = 7) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Clip i is i everywhere, and its label is i."""
+    clips = torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1, 1).expand(n, 3, 4, 16, 20).clone()
+    return clips, {"label": torch.arange(n)}
+
+
+def test_mixup_weighs_clips_and_targets_alike() -> None:
+    clips, labels = batch()
+    before = clips.clone()
+    mixed, targets = mix(clips, labels, TrainConfig(mixup=0.8), 7, generator(1))
+    assert torch.equal(clips, before) and targets["label"].shape == (5, 7)
+    values = targets["label"] @ torch.arange(7.0)
+    torch.testing.assert_close(mixed, values.view(5, 1, 1, 1, 1).expand_as(mixed))
+    torch.testing.assert_close(targets["label"].sum(1), torch.ones(5))
+    assert ((targets["label"] > 0).sum(1) == 2).all()  # nobody is mixed with itself
+
+
+def test_cutmix_exchanges_one_box_in_all_frames() -> None:
+    clips, labels = batch()
+    for seed in range(20):
+        mixed, targets = mix(clips, labels, TrainConfig(cutmix=1.0), 7, generator(seed))
+        assert all(torch.equal(mixed[:, :, 0], mixed[:, :, t]) for t in range(4))
+        kept = (mixed == clips).flatten(1).float().mean(1)
+        torch.testing.assert_close(targets["label"].diagonal(), kept)
+        torch.testing.assert_close(mixed.mean((1, 2, 3, 4)), targets["label"] @ torch.arange(7.0))
+
+
+def test_switch_and_probability() -> None:
+    clips, labels = batch()
+
+    def kind(seed: int, **options: float) -> str:
+        mixed, _ = mix(clips, labels, TrainConfig(mixup=1.0, cutmix=1.0, **options), 7, generator(seed))
+        if torch.equal(mixed, clips):
+            return "none"
+        return "cutmix" if set(mixed.unique().tolist()) <= set(range(5)) else "mixup"
+
+    kinds = [kind(seed, mix_probability=0.8, mix_switch=0.25) for seed in range(300)]
+    assert 30 <= kinds.count("none") <= 95 and 150 <= kinds.count("mixup") <= 215 and 30 <= kinds.count("cutmix") <= 90
+    assert {kind(seed, mix_switch=0.0) for seed in range(30)} == {"mixup"}
+
+
+def test_mix_by_label_space_with_unknown_labels_and_the_global_generator() -> None:
+    clips, _ = batch(2)
+    labels = {"verb": torch.tensor([1, -1]), "noun": torch.tensor([0, 2])}
+    torch.manual_seed(3)
+    _, targets = mix(clips, labels, TrainConfig(mixup=1.0), {"verb": 2, "noun": 3})
+    assert targets["verb"].shape == (2, 2) and targets["noun"].shape == (2, 3)
+    torch.testing.assert_close(targets["noun"].sum(1), torch.ones(2))
+    torch.testing.assert_close(targets["verb"].sum(), torch.tensor(1.0))  # the unknown one adds nothing
+    single, alone = mix(clips[:1], {"label": torch.tensor([4])}, TrainConfig(mixup=1.0), 5)
+    assert torch.equal(single, clips[:1]) and alone["label"].tolist() == [[0, 0, 0, 0, 1]]
