@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from PIL import Image
 from torch import Tensor
 
@@ -304,7 +305,16 @@ def test_what_is_no_video_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(b"\x01\x00" * 8000)
+    with av.open(str(tmp_path / "song.m4a"), "w", format="mp4") as song:
+        tune, cover = song.add_stream("aac", rate=8000), song.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 64, 48, "yuvj420p", Disposition.attached_pic
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+        silence.sample_rate = 8000
+        picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+        for packet in [*cover.encode(picture), *cover.encode(), *tune.encode(silence), *tune.encode()]:
+            song.mux(packet)
     cases = {
+        "song.m4a": "holds no video, only a cover picture and audio",
         "picture.png": "still image",
         "picture.mp4": "still image",
         "words.txt": "cannot be opened as a video|text file",

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import torch
 from av.error import FFmpegError
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from torch.nn.functional import interpolate
 from torch.utils.data import get_worker_info
@@ -97,7 +98,7 @@ def _choose_stream(container: Any, source: str | int) -> Any:
     if form == "tty":  # libav draws text files
         raise VideoError(f"{source}: is a text file; give a video file or a folder of frames")
     stream = container.streams.best("video")
-    if stream is None or "attached_pic" in str(getattr(stream.disposition, "name", "") or ""):
+    if stream is None or stream.disposition & Disposition.attached_pic:
         raise VideoError(f"{source}: holds no video, only {_contents(container)}; take it off the list")
     if stream.codec_context is None:
         raise VideoError(f"{source}: its video codec has no decoder here; convert it, for example to H.264")
@@ -105,8 +106,8 @@ def _choose_stream(container: Any, source: str | int) -> Any:
 
 
 def _contents(container: Any) -> str:
-    kinds = sorted({stream.type for stream in container.streams} - {"video"})
-    return " and ".join(kinds) or "a picture"
+    kinds = {"video": "a cover picture"}
+    return " and ".join(sorted({kinds.get(stream.type, stream.type) for stream in container.streams})) or "a header"
 
 
 def set_threads(stream: Any, single: bool = False) -> bool:
