@@ -17,6 +17,7 @@ from av.stream import Disposition
 from PIL import Image
 from torch import Tensor
 
+from gesta.data import container as containers
 from gesta.data import decode
 from gesta.data.frames import image_files
 from gesta.data.video import VideoError, find_videos, probe, read, stream
@@ -183,7 +184,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("held", [decode.HELD_BYTES, 0], ids=["small", "large"])
+@pytest.mark.parametrize("held", [containers.HELD_BYTES, 0], ids=["small", "large"])
 @pytest.mark.parametrize("name", KINDS)
 def test_jumping_gives_the_frames_of_straight_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, held: int
@@ -191,7 +192,7 @@ def test_jumping_gives_the_frames_of_straight_decoding(
     path = encode(tmp_path / name, **KINDS[name])  # type: ignore[arg-type]
     whole = straight(path)
     assert len(whole) == 60
-    monkeypatch.setattr(decode, "HELD_BYTES", held)
+    monkeypatch.setattr(containers, "HELD_BYTES", held)
     reads = jumped = 0
     for first in range(0, 60, 7):
         for step in (1, 4):

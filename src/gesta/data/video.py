@@ -18,19 +18,8 @@ import torch
 from av.error import FFmpegError
 from torch import Tensor
 
-from gesta.data.decode import (
-    DAMAGED,
-    Clip,
-    Converter,
-    File,
-    Timeline,
-    display_matrix,
-    frames_of,
-    open_video,
-    packets_of,
-    set_threads,
-    timeline,
-)
+from gesta.data.container import DAMAGED, Timeline, frames_of, open_video, packets_of, set_threads, timeline
+from gesta.data.decode import Clip, Converter, File, display_matrix
 from gesta.data.frames import Folder, VideoError, holds_frames, image_files, read_image
 from gesta.data.torchcodec import TorchcodecFile
 
