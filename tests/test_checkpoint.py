@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import signal
 from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
@@ -90,6 +91,12 @@ def test_model_file_needs_nothing_else(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["best.safetensors"]
 
 
+def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
+    model = ToyConfig(classes=3).build()
+    paths = [save_model(tmp_path / f"{i}.safetensors", model, ["a", "b", "c"], licence="CC0") for i in range(8)]
+    assert len({file_hash(path) for path in paths}) == 1
+
+
 def test_loading_leaves_the_callers_randomness_alone(tmp_path: Path) -> None:
     path = save_model(tmp_path / "m.safetensors", ToyConfig(classes=3).build(), ["a", "b", "c"])
     before = torch.random.get_rng_state()
@@ -154,6 +161,26 @@ def test_failed_write_leaves_the_previous_state(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(CheckpointError, match="No space left"):
         save_state(path, {"step": 2})
     assert load_state(path) == {"step": 1} and os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_full_disk_leaves_the_previous_state(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = save_state(tmp_path / "last.ckpt", {"step": 1})
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"last\.ckpt: cannot be written"):
+            save_state(path, {"step": 2, "weights": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert load_state(path) == {"step": 1} and os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_the_state_before_is_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_state(tmp_path / "last.ckpt", {"step": step})
+    assert load_state(tmp_path / "last.ckpt") == {"step": 3} and load_state(tmp_path / "previous.ckpt") == {"step": 2}
 
 
 @pytest.mark.parametrize(

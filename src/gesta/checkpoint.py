@@ -134,7 +134,8 @@ def save_model(
     }
     # Copies, because safetensors refuses tensors that share memory (tied weights).
     weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
-    data = safetensors.torch.save(weights, {"format": "pt", METADATA_KEY: json.dumps(metadata)})
+    # One entry only: safetensors writes several in random order, and equal weights should give equal files.
+    data = safetensors.torch.save(weights, {METADATA_KEY: json.dumps(metadata)})
     with write_atomically(path) as file:
         file.write(data)
     return Path(path)
@@ -203,10 +204,11 @@ def save_state(path: str | Path, state: dict[str, Any]) -> Path:
     ``previous`` with the same ending.
     """
     path = Path(path)
-    with write_atomically(path) as file:
-        torch.save({"magic": STATE_MAGIC, "format": FORMAT, "state": state}, file)
-        if path.exists():
-            _link(path, _previous(path))
+    with write_atomically(path, keep=_previous(path)) as file:
+        try:
+            torch.save({"magic": STATE_MAGIC, "format": FORMAT, "state": state}, file)
+        except RuntimeError:  # what torch makes of an OSError
+            raise CheckpointError(f"{path}: cannot be written; is the disk full?") from None
     return path
 
 
@@ -308,8 +310,16 @@ def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], le
 
 
 @contextlib.contextmanager
-def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of ``path`` only when it is complete and on the disk."""
+def write_atomically(path: str | Path, keep: Path | None = None) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of ``path`` only when it is complete and on the disk.
+
+    Args:
+        path: the file.
+        keep: name under which the file that was there survives.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -317,6 +327,8 @@ def write_atomically(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            _link(path, keep)
         os.replace(part, path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror}); free or choose another disk") from None

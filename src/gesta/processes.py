@@ -24,11 +24,12 @@ def make_fabric(precision: Any = "32-true") -> Fabric:
 
     Lightning's remarks are silenced; what users must know we say ourselves.
     """
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from lightning.fabric import Fabric
 
+        for name in ("lightning.fabric", "lightning.pytorch"):  # whose imports set another level
+            logging.getLogger(name).setLevel(logging.ERROR)
         world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
         here = os.environ.get("LOCAL_WORLD_SIZE")
         nodes = world // int(here) if here else int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
@@ -106,3 +107,8 @@ class Interruption:
         if self.asked or self._at_once:
             raise KeyboardInterrupt
         self.asked = True
+
+
+def leave_interruption_to_parent(_: int) -> None:
+    """Set up a loader's worker: a terminal sends Ctrl-C to it, too, but the training still wants its clips."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -73,7 +73,7 @@ def open_run(run: Path, recipe: Recipe, classes: list[str], resume: bool) -> str
     remark = ""
     if run.exists() and not run.is_dir():
         raise GestaError(f"{run}: is a file; choose another folder with --run")
-    used = run.is_dir() and any(run.iterdir())
+    used = run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir())
     if used and not resume:
         raise GestaError(f"{run}: already holds files; go on with that run by --resume, or choose another with --run")
     new = to_json(recipe)

@@ -126,8 +126,8 @@ class RunLog:
                 f"  the loader starves the model: {100 * share:.0f} % of the time went into waiting for data; remedy: "
                 "more --train.workers, smaller videos on disk (short side 256), simpler --train.augment"
             )
-        for name, reason in list(at.failures.items())[:5]:
-            self.say(f"  left out: {name}: {reason}")
+        for reason in list(at.failures.values())[:5]:  # which names the file
+            self.say(f"  left out: {reason}")
         if len(at.failures) > 5:
             self.say(f"  left out: {len(at.failures) - 5} more videos, all named in log.jsonl")
 

@@ -17,12 +17,20 @@ from torch.nn import functional
 
 from gesta.checkpoint import import_weights, load_model, save_model, save_state
 from gesta.config import config, from_json, replace, to_json
-from gesta.data.transforms import Augment
+from gesta.data.dataset import TrainingClips, training_batches, training_loader
+from gesta.data.transforms import Augment, mix
 from gesta.errors import GestaError
 from gesta.evaluate import evaluate
 from gesta.model import ModelConfig, VideoModel, to_clips
 from gesta.optim import build_optimizer, freeze, learning_rate, set_learning_rate
-from gesta.processes import Interruption, all_failures, in_first_process, make_fabric, mean_over_processes
+from gesta.processes import (
+    Interruption,
+    all_failures,
+    in_first_process,
+    leave_interruption_to_parent,
+    make_fabric,
+    mean_over_processes,
+)
 from gesta.run import Position, check_labels, fit_classes, list_hash, open_run, read_state
 from gesta.runlog import RunLog
 
@@ -143,8 +151,6 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
     """
     from timm.utils import ModelEmaV3
 
-    from gesta.data.dataset import TrainingClips, training_batches, training_loader
-
     run, recipe = Path(run), from_json(to_json(recipe), trust=trust, source="the recipe")
     config = recipe.train
     fabric = make_fabric(config.precision)
@@ -200,7 +206,9 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
             if not steps:
                 raise GestaError(f"{len(records)} training videos do not fill a batch; lower --train.batch-size")
             rest = batches[at.done * config.accumulate : steps * config.accumulate]
-            loader = iter(training_loader(dataset, rest, config.workers) if rest else ())
+            loader = training_loader(dataset, rest, config.workers)
+            loader.worker_init_fn = leave_interruption_to_parent
+            samples = iter(loader)
             model.train()
             for norm in frozen_norms:
                 norm.eval()
@@ -214,7 +222,14 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
                 unread: list[Failure] = []
                 for part in range(config.accumulate):
                     asked = time.monotonic()
-                    batch = next(loader)
+                    try:
+                        batch = next(samples)
+                    except RuntimeError:
+                        if not interruption.asked:
+                            raise
+                        if part == 0:  # Ctrl-C reached a worker that was just starting; the model is untouched
+                            save()
+                        raise KeyboardInterrupt from None
                     waited += time.monotonic() - asked
                     torch.manual_seed(_seed(config.seed, at.step, part, rank))
                     with fabric.no_backward_sync(forward, enabled=part + 1 < config.accumulate):
@@ -279,8 +294,6 @@ def _losses(
     clips = to_clips(video, model.clip)
     targets = {k: v.to(device, non_blocking=True).repeat_interleave(video.shape[1]) for k, v in batch["label"].items()}
     if config.mixup or config.cutmix:
-        from gesta.data.transforms import mix
-
         clips, targets = mix(clips, targets, config, model.classes)
     scores, extra = forward(clips, with_losses=True)
     spaces = scores if isinstance(scores, dict) else {"label": scores}
