@@ -453,6 +453,19 @@ def test_whole_layer_in_bfloat16() -> None:  # 13
     assert layer(x).dtype == torch.bfloat16 and layer.theta(x).dtype == torch.float32
 
 
+@pytest.mark.parametrize("mode, separable", [("attention", True), ("attention", False), ("homography", False)])
+def test_compiles_with_its_gradients(mode: str, separable: bool) -> None:
+    torch._dynamo.reset()
+    layer = randomised(STAN(mode=mode, separable=separable, direction="source_to_output").build((8, 4, 6, 6)))
+    x = torch.randn(2, 8, 4, 6, 6, requires_grad=True)
+    grads = []
+    for run in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        y = run(x)
+        grads.append((y, *torch.autograd.grad(y.square().mean(), (x, *layer.parameters()))))
+    for compiled, plain in zip(*grads):
+        torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)
+
+
 # --- in a model ------------------------------------------------------------------------------------------------------
 
 

@@ -68,7 +68,8 @@ class STAN(LayerConfig):
         padding_mode: what lies outside the map.
         align_corners: whether -1 and 1 are the centres of the outermost cells (else their outer edges).
         separable: resample by three matrix products instead of ``grid_sample`` (``attention`` with ``zeros`` only):
-            equal results, and deterministic gradients on GPUs, where those of ``grid_sample`` are not.
+            equal results, faster (``benchmarks/stan.py``), and deterministic gradients on GPUs, where those of
+            ``grid_sample`` are not. None does so wherever it is possible.
         fc_init_std: standard deviation of D's last layer at first. None is 0, so that θ starts as the identity, except
             with ``gated``, where both factors of g (W - I) would be 0 and never get a gradient: there it is 0.01.
         p_scale: factor on the regressed numbers.
@@ -85,7 +86,7 @@ class STAN(LayerConfig):
     residual: Literal["add", "none", "mean", "gated"] = "add"
     padding_mode: PaddingMode = "zeros"
     align_corners: bool = False
-    separable: bool = False
+    separable: bool | None = None
     fc_init_std: float | None = None
     p_scale: float = 1.0
     tanh_bound: float | None = None
@@ -103,8 +104,10 @@ class STANLayer(nn.Module):
 
     def __init__(self, config: STAN, channels: int) -> None:
         super().__init__()
-        if config.separable and (config.mode != "attention" or config.padding_mode != "zeros"):
+        possible = config.mode == "attention" and config.padding_mode == "zeros"
+        if config.separable and not possible:
             raise GestaError("STAN: separable needs mode 'attention' and padding_mode 'zeros'")
+        self.separable = possible if config.separable is None else config.separable
         self.config = config
         self.deformation = Deformation(config, channels)
         if config.residual == "gated":
@@ -124,7 +127,7 @@ class STANLayer(nn.Module):
             padding_mode=c.padding_mode,
             align_corners=c.align_corners,
             projective=c.mode == "homography",
-            separable=c.separable,
+            separable=self.separable and not x.is_meta,  # costs are counted in the paper's form
         )
         if c.residual == "add":
             return warped + x

@@ -1,0 +1,413 @@
+"""What every model and every plug-in promises, for each pair of them.
+
+A new model needs no line here: every name of ``gesta.model.MODELS`` is built on the meta device, and those that end in
+``_tiny`` run. A new plug-in is one line in ``PLUGINS``; a variant of a model is one line in ``VARIANTS``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from gesta.config import copy, from_json, to_json
+from gesta.errors import GestaError
+from gesta.model import Insert, LayerConfig, ModelConfig, VideoModel, list_models, model_config
+from gesta.plugins.stan import STAN
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named model with some fields changed."""
+
+    model: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    token: bool = False  # it has a class token
+    sees_order: bool = True  # it claims to
+    unreached: tuple[str, ...] = ()  # parameters its scores do not depend on
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """A plug-in and what its paper says of a fresh one: how many times its input it gives (None: nothing)."""
+
+    layer: LayerConfig
+    gives: int | None = None
+    exact: bool = False  # to the bit
+    useless: tuple[str, ...] = ()  # parameters that can have no gradient
+
+
+VARIANTS = {
+    # only the class token is read out, and in the last block its query is neither pooled nor placed
+    "mvitv2_tiny+token": Variant(
+        "mvitv2_tiny", {"cls_token": True}, token=True, unreached=("blocks.5.attn.pool_q.conv", "blocks.5.attn.rel_pos")
+    ),
+}
+
+PLUGINS = {
+    "stan": PlugIn(STAN(), gives=2),
+    "stan.attention": PlugIn(STAN(mode="attention", separable=False, residual="mean"), gives=1),
+    "stan.homography": PlugIn(STAN(mode="homography", scale="medium", residual="none"), gives=1),
+    "stan.gated": PlugIn(STAN(residual="gated", direction="source_to_output"), gives=1, exact=True),
+    "stan.separable": PlugIn(STAN(mode="attention", scale="small"), gives=2),
+    "stan.bn": PlugIn(STAN(scale="cost_matched_large", padding_mode="border"), gives=2, useless=("conv.bias",)),
+}
+
+CASES = {name: Variant(name) for name in list_models()} | VARIANTS
+
+
+def configured(model_name: str, plugin: str | None = None, **changes: Any) -> ModelConfig:
+    """A model's configuration for three classes; a plug-in goes before its second block, instead of its own inserts."""
+    case = CASES[model_name]
+    config = model_config(case.model, **{"classes": 3, **case.changes, **changes})
+    if plugin is not None:
+        config.inserts = [Insert(layer=copy(PLUGINS[plugin].layer), at=1)]
+    return config
+
+
+def bare(model_name: str, **changes: Any) -> ModelConfig:
+    return configured(model_name, inserts=[], **changes)
+
+
+def different(names: list[str]) -> list[str]:
+    """Without those that differ from an earlier one by their inserts only."""
+    kept: list[str] = []
+    for name in names:
+        if all(bare(name) != bare(other) for other in kept):
+            kept.append(name)
+    return kept
+
+
+TINY = different([name for name in CASES if name.endswith("_tiny")] + list(VARIANTS))
+
+every_tiny = pytest.mark.parametrize("model_name", TINY)
+every_backbone = pytest.mark.parametrize("model_name", different(list(CASES)))
+every_model = pytest.mark.parametrize("model_name", list_models())
+every_plugin = pytest.mark.parametrize("plugin", PLUGINS)
+cheapest = pytest.mark.parametrize("model_name", ["r3d_tiny"])  # for what depends on the plug-in alone and takes long
+
+
+def built(config: ModelConfig, seed: int = 0) -> VideoModel:
+    torch.manual_seed(seed)
+    return config.build()
+
+
+@cache
+def clips(frames: int, size: int, count: int = 2) -> Tensor:
+    return torch.randn(count, 3, frames, size, size, generator=torch.Generator().manual_seed(5))
+
+
+def video_for(config: ModelConfig) -> Tensor:
+    return clips(config.clip.frames, config.clip.size)
+
+
+def states(model: VideoModel, video: Tensor) -> Iterator[tuple[int, Any]]:
+    """The state before every block and after the last, without inserts."""
+    state = model.stem(video)
+    for i, block in enumerate(model.blocks):
+        yield i, state
+        state = block(state)
+    yield len(model.blocks), state
+
+
+def leaves(state: Any) -> list[Any]:
+    return tree_flatten(state)[0]
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(leaves(a), leaves(b)))
+
+
+# --- every model × every plug-in -------------------------------------------------------------------------------------
+
+
+@every_plugin
+@every_tiny
+def test_backbone_keys_stay(model_name: str, plugin: str) -> None:
+    base, model = built(bare(model_name)), built(configured(model_name, plugin), seed=1)
+    layer = PLUGINS[plugin].layer.build(model.grid_at(1))
+    added = {f"inserts.1.0.{name}" for name in layer.state_dict()}
+    assert set(model.state_dict()) == set(base.state_dict()) | added
+    report = model.load_state_dict(base.state_dict(), strict=False)
+    counters = {name for name in added if name.endswith("num_batches_tracked")}  # torch lets these be missing
+    assert set(report.missing_keys) == added - counters and not report.unexpected_keys
+
+
+@every_plugin
+@every_tiny
+def test_fresh_plugin_gives_what_its_paper_says(model_name: str, plugin: str) -> None:
+    case, config = PLUGINS[plugin], configured(model_name, plugin)
+    if case.gives is None:
+        pytest.skip("nothing is promised")
+    base, model = built(bare(model_name)).eval(), built(config).eval()
+    model.load_state_dict(base.state_dict(), strict=False)
+    with torch.no_grad():
+        taps = model.taps(video_for(config), ["block.0", "insert.1"])
+        before, after = taps["block.0"], taps["insert.1"]
+        bound = 1e-6 * case.gives * before.abs().max().item()
+        torch.testing.assert_close(after, case.gives * before, atol=0 if case.exact else bound, rtol=0)
+        if case.exact:
+            assert torch.equal(model(video_for(config)), base(video_for(config)))
+
+
+@every_plugin
+@every_tiny
+def test_gradients_reach_every_parameter(model_name: str, plugin: str) -> None:
+    """After one step: a fresh STAN's convolutions have no gradient at first, by design."""
+    model = built(configured(model_name, plugin)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        scores = model(video_for(model.config))
+        torch.nn.functional.cross_entropy(scores, torch.tensor([0, 2])).backward()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        useless = name.startswith("inserts.") and name.endswith(PLUGINS[plugin].useless)
+        if not useless and not name.startswith(CASES[model_name].unreached):
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().max() > 0, name
+
+
+@every_plugin
+@every_backbone
+def test_builds_and_runs_on_meta(model_name: str, plugin: str) -> None:
+    config = configured(model_name, plugin)
+    with torch.device("meta"):
+        model = built(config).eval()
+        scores = model(torch.empty(1, 3, config.clip.frames, config.clip.size, config.clip.size))
+    assert scores.shape == (1, 3) and scores.device.type == "meta"
+    assert all(tensor.device.type == "meta" for tensor in model.state_dict().values())
+
+
+@every_plugin
+@every_backbone
+def test_json_round_trip(model_name: str, plugin: str) -> None:
+    config = configured(model_name, plugin, dropout=0.25)
+    again = from_json(json.loads(json.dumps(to_json(config))))
+    assert again == config and type(again) is type(config)
+
+
+@every_plugin
+@every_tiny
+def test_taps_have_the_announced_grids(model_name: str, plugin: str) -> None:
+    model = built(configured(model_name, plugin)).eval()
+    names = model.tap_names()
+    last = len(model.blocks)
+    assert names[:3] == ["stem", "block.0", "insert.1"] and names[-1] == f"block.{last - 1}"
+    with torch.no_grad():
+        taps = model.taps(video_for(model.config), names)
+    assert set(taps) == set(names)
+    for name, tap in taps.items():
+        at = 0 if name == "stem" else int(name.split(".")[1]) + name.startswith("block")
+        assert tuple(tap.shape) == (2, *model.grid_at(at)), name
+    with pytest.raises(GestaError, match=r"has no tap 'block_0'; did you mean 'block\.0'\?"):
+        model.taps(video_for(model.config), ["block_0"])
+
+
+@every_plugin
+@every_tiny
+def test_recomputed_activations_change_nothing(model_name: str, plugin: str) -> None:
+    """Loss, gradients and running statistics are equal to the bit, dropout and drop-path included."""
+    outcomes = []
+    for recompute in (False, True):
+        config = configured(model_name, plugin, activation_checkpointing=recompute, dropout=0.2, drop_path=0.2)
+        model = built(config).train()
+        torch.manual_seed(7)
+        loss = torch.nn.functional.cross_entropy(model(video_for(config)), torch.tensor([0, 2]))
+        loss.backward()
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        outcomes.append((loss.detach(), grads, dict(model.named_buffers())))
+    assert same(outcomes[0], outcomes[1])
+
+
+@every_plugin
+@cheapest
+def test_compiles_in_one_graph(model_name: str, plugin: str) -> None:
+    torch._dynamo.reset()
+    model = built(configured(model_name, plugin)).eval()
+    video = video_for(model.config)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)  # tests/plugins compiles the layers further
+        torch.testing.assert_close(compiled(video), model(video), atol=1e-5, rtol=1e-5)
+
+
+# --- every model -----------------------------------------------------------------------------------------------------
+
+
+def trained_once(config: ModelConfig, backend: str | None) -> dict[str, Tensor]:
+    """Gradients and buffers after one training step, compiled to one graph or not."""
+    torch._dynamo.reset()
+    model = built(config).train()
+    run = torch.compile(model, backend=backend, fullgraph=True) if backend else model
+    run(video_for(config)).square().mean().backward()
+    found = {name: p.grad for name, p in model.named_parameters()} | dict(model.named_buffers())
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@every_tiny
+def test_compiled_training_step(model_name: str) -> None:
+    config = configured(model_name, "stan")
+    assert_nearly(trained_once(config, "eager"), trained_once(config, None))
+
+
+@cheapest
+def test_compiled_training_step_that_recomputes(model_name: str) -> None:
+    config = configured(model_name, "stan", activation_checkpointing=True)
+    assert_nearly(trained_once(config, "aot_eager"), trained_once(config, None))
+
+
+def assert_nearly(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        bound = 1e-3 * max(1e-4, value.abs().max().item())
+        torch.testing.assert_close(found[name], value, atol=bound, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@every_tiny
+def test_grid_and_state(model_name: str) -> None:
+    """to_grid and from_grid are each other's inverse at every block, and from_grid replaces the map only."""
+    model = built(bare(model_name)).eval()
+    with torch.no_grad():
+        for i, state in states(model, video_for(model.config)):
+            grid = model.to_grid(state)
+            assert tuple(grid.shape) == (2, *model.grid_at(i))
+            assert same(model.from_grid(grid, state), state)
+            other = torch.randn(grid.shape)
+            replaced = model.from_grid(other, state)
+            assert torch.equal(model.to_grid(replaced), other)
+            assert same(model.from_grid(grid, replaced), state)  # nothing else was lost
+
+
+@every_tiny
+def test_order_of_frames_matters(model_name: str) -> None:
+    if not CASES[model_name].sees_order:
+        pytest.skip("does not claim to")
+    for seed in (0, 1):
+        model = built(configured(model_name), seed).eval()
+        video = video_for(model.config)
+        with torch.no_grad():
+            scores = model(video)
+            for other in (video.flip(2), video[:, :, torch.randperm(video.shape[2])]):
+                assert (model(other) - scores).abs().max() > 1e-4 * scores.abs().max()
+
+
+@every_tiny
+def test_clips_are_independent(model_name: str) -> None:
+    model = built(configured(model_name)).eval()
+    video = video_for(model.config)
+    with torch.no_grad():
+        torch.testing.assert_close(model(video[1:]), model(video)[1:], atol=1e-5, rtol=1e-5)
+
+
+@every_tiny
+def test_heads(model_name: str) -> None:
+    video = video_for(bare(model_name))
+    features = built(bare(model_name, classes=0)).eval()
+    plain = built(bare(model_name)).eval()
+    spaces = built(bare(model_name, classes={"verb": 4, "noun": 5})).eval()
+    with torch.no_grad():
+        pooled = features(video)
+        assert pooled.dim() == 2 and torch.equal(pooled, features.embed(video))
+        assert plain(video).shape == (2, 3) and plain.embed(video).shape == pooled.shape
+        scores = spaces(video)
+        assert {space: tuple(s.shape) for space, s in scores.items()} == {"verb": (2, 4), "noun": (2, 5)}
+        with_losses, losses = plain(video, with_losses=True)
+        assert torch.equal(with_losses, plain(video)) and isinstance(losses, dict)
+
+
+@every_tiny
+def test_several_inserts(model_name: str) -> None:
+    """Three layers, two of them at one place, equal the same layers applied by hand."""
+    layers = [STAN(fc_init_std=0.05), STAN(fc_init_std=0.05, mode="attention"), STAN(fc_init_std=0.05)]
+    config = bare(model_name)
+    config.inserts = [Insert(layer=layer, at=at) for layer, at in zip(layers, (1, 1, 0))]
+    model = built(config).eval()
+    assert {name: len(places) for name, places in model.inserts.items()} == {"1": 2, "0": 1}
+    with torch.no_grad():
+        state = model.stem(video_for(config))
+        for i, block in enumerate(model.blocks):
+            if i < 2:
+                for layer in model.inserts[str(i)]:
+                    state = model.from_grid(layer(model.to_grid(state)), state)
+            state = block(state)
+        by_hand, scores = model.classifier(model.pool(state)), model(video_for(config))
+        torch.testing.assert_close(scores, by_hand, atol=1e-5, rtol=1e-5)  # memory layouts differ
+
+
+@every_tiny
+def test_class_token_policy(model_name: str) -> None:
+    """``double`` changes the class token and nothing else; where there is none it changes nothing."""
+    models = {}
+    for policy in ("keep", "double"):
+        config = bare(model_name)
+        config.inserts = [Insert(layer=STAN(), at=1, class_token=policy)]
+        models[policy] = built(config).eval()
+    video = video_for(config)
+    with torch.no_grad():
+        maps = [model.taps(video, ["insert.1"])["insert.1"] for model in models.values()]
+        assert torch.equal(*maps)
+        scores = [model(video) for model in models.values()]
+        assert torch.equal(*scores) != CASES[model_name].token
+
+
+@pytest.mark.parametrize("model_name", [name for name in TINY if CASES[name].token])
+def test_token_is_doubled_exactly(model_name: str) -> None:
+    config = bare(model_name)
+    config.inserts = [Insert(layer=STAN(), at=1, class_token="double")]
+    model = built(config).eval()
+    seen: list[Any] = []
+    model.blocks[0].register_forward_hook(lambda _, __, state: seen.append(state))
+    model.blocks[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(video_for(config))
+    # a fresh STAN doubles the map (to rounding); with the token doubled too, the whole state is twice what it was
+    for old, new in zip(leaves(seen[0]), leaves(seen[1])):
+        if isinstance(old, Tensor) and old.is_floating_point():
+            torch.testing.assert_close(new, 2 * old, atol=2e-6 * old.abs().max().item(), rtol=0)
+        else:
+            assert same(old, new)
+
+
+@every_tiny
+def test_impossible_places_are_refused(model_name: str) -> None:
+    blocks = len(built(bare(model_name)).blocks)
+    for at in (-1, blocks):
+        config = bare(model_name)
+        config.inserts = [Insert(layer=STAN(), at=at)]
+        with pytest.raises(
+            GestaError, match=f"STAN cannot be inserted before block {at}: .* has blocks 0 to {blocks - 1}"
+        ):
+            config.build()
+
+
+@every_tiny
+def test_wrong_input_is_refused(model_name: str) -> None:
+    model = built(bare(model_name))
+    with pytest.raises(ValueError, match=r"eats clips \(B, 3, T, H, W\)"):
+        model(torch.zeros(2, 4, 3, 32, 32))
+
+
+@every_tiny
+def test_depths_and_decay_names(model_name: str) -> None:
+    model = built(configured(model_name, "stan"))
+    names = [name for name, _ in model.named_parameters()]
+    depths = {name: model.depth_of(name) for name in names}
+    assert set(depths.values()) == set(range(len(model.blocks) + 2))
+    assert {depths[name] for name in names if name.startswith("inserts.1.")} == {2}
+    assert {depths[name] for name in names if name.startswith("classifier.")} == {len(model.blocks) + 1}
+    assert model.no_weight_decay() <= set(names)
+    assert set(model.convert_foreign(model.state_dict())) == set(model.state_dict())
+
+
+@every_model
+def test_tiny_models_are_small(model_name: str) -> None:
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in model_config(model_name).build().parameters())
+    assert (parameters < 2_000_000) == model_name.endswith("_tiny")
