@@ -9,7 +9,7 @@ from typing import Literal, TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from gesta.errors import GestaError
 from gesta.predict import Prediction, clock
@@ -19,7 +19,8 @@ Format = Literal["table", "text", "csv", "json", "srt"]
 
 def as_table(predictions: Iterable[Prediction]) -> Table:
     """A rich table: one row per answer, the best class and the runners-up."""
-    table = Table("video", "from", "to", "action", "probability", "next")
+    columns = [Column(name, overflow="fold") for name in ("video", "from", "to", "action", "probability", "next")]
+    table = Table(*columns)
     for p in predictions:
         times = [clock(t) if t is not None else "" for t in (p.start, p.end)]
         if p.error:

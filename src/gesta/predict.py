@@ -180,11 +180,13 @@ def score_views(model: VideoModel, video: Tensor, batch_size: int, device: torch
 
     Args:
         video: ``(V, T, C, H, W)`` uint8.
-        batch_size: views per forward pass.
+        batch_size: views per forward pass; on a processor 2 at most, as more are hardly faster and take memory.
 
     Returns:
         Per label space ``(V, K)`` float32 on the processor.
     """
+    if device.type == "cpu":
+        batch_size = min(batch_size, 2)
     parts: dict[str, list[Tensor]] = {}
     for chunk in video.split(batch_size):
         scores = model(to_clips(chunk.to(device, non_blocking=True).unsqueeze(0), model.config.clip))
