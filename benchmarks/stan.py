@@ -5,10 +5,9 @@
 Prints milliseconds of the warp and of warp and gradients at MViTv2-S's places, as tokens leave them (channels last)
 and as convolutions do, and the ratio; asserts nothing about time.
 
-Two shared processor cores, float32, batch 2: the products are 1.0 to 1.4 times as fast at [1], 1.8 to 2.0 times at
-[3] and 2.3 to 3.6 times at [14] (each in one run). At [3] that is 17 of the milliseconds of a training step that takes
-seconds, so ``STAN.separable`` stays off by default, and with it the arithmetic stays the one the paper counts; on GPUs
-its worth is that its gradients are deterministic.
+Two shared processor cores, float32, batch 2, each ratio from one run: the products are 0.9 to 1.4 times as fast at [1],
+1.8 to 2.0 times at [3] and 2.3 to 3.6 times at [14], so ``STAN.separable`` uses them wherever it can. Not measured on a
+GPU; there they also make the gradients deterministic.
 """
 
 from __future__ import annotations
