@@ -130,7 +130,7 @@ TABLE2 = Table(
             recipes={"UCF101": partial(ucf101, scale="large")},
             note=_LITERAL,
         ),
-        Row(label="fixed D", published={"UCF101": 85.98}, recipes={"UCF101": transfer}),
+        Row(label="fixed D", published={"UCF101": 85.98, "GMACs": 65.40}, recipes={"UCF101": transfer}),
     ),
 )
 

@@ -41,7 +41,7 @@ class FilledTable:
         from rich.console import Console
         from rich.table import Table as Grid
 
-        grid = Grid(title=self.table.source, caption="ours: cost counted now, accuracy from runs that exist")
+        grid = Grid(caption="ours: cost counted now, accuracy from runs that exist")
         grid.add_column("")
         for column in self.table.columns:
             grid.add_column(f"{column}\npaper", justify="right")
@@ -50,6 +50,7 @@ class FilledTable:
             grid.add_row(row.label, *(_text(v) for c in self.table.columns for v in (cells[c].paper, cells[c].ours)))
         console = Console(width=24 + 16 * len(self.table.columns) * 2)
         with console.capture() as capture:
+            console.print(self.table.source, soft_wrap=True)
             console.print(grid)
             for row in self.table.rows:
                 if row.note:
