@@ -5,8 +5,8 @@
 Prints milliseconds of the warp and of warp and gradients at MViTv2-S's places, as tokens leave them (channels last)
 and as convolutions do, and the ratio; asserts nothing about time.
 
-Two shared processor cores, float32, batch 2, each ratio from one run: the products are 0.9 to 1.4 times as fast at [1],
-1.8 to 2.0 times at [3] and 2.3 to 3.6 times at [14], so ``STAN.separable`` uses them wherever it can. Not measured on a
+One or two shared processor cores, float32, batch 2, two runs: the products are 0.8 to 1.4 times as fast at [1], 1.6 to
+2.0 times at [3] and 2.1 to 3.7 times at [14], so ``STAN.separable`` uses them wherever it can. Not measured on a
 GPU; there they also make the gradients deterministic.
 """
 
