@@ -1,0 +1,201 @@
+"""One clip of the embedded data set, from its name to its file: action, subject, camera, room, distractors, H.264.
+
+Everything random in a clip follows from ``(seed, clip)`` alone, so frames are the same, bit for bit, whoever makes them
+and in whatever order. Nothing but the action depends on the action: length, rhythm, camera, room, light and the things
+that stand or move about are drawn from one law for all classes. This module does not import torch, so that the
+processes that make clips start quickly.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from gesta.data.motions import COARSE, FPS, Act, Random, perform
+from gesta.data.puppet import Body, chair, dress, subject
+from gesta.data.stage import Array, Box, Camera, Cone, Room, render
+from gesta.errors import GestaError
+
+AZIMUTHS = (-60.0, -43.0, -26.0, -9.0, 9.0, 26.0, 43.0, 60.0)
+"""Where cameras C01 to C08 stand, degrees from the puppet's front; a clip's camera strays from it by at most 8."""
+
+FRAMES = (32, 40)
+"""Least and greatest length of a clip."""
+
+
+class Clip(NamedTuple):
+    """The name of a clip; all numbers count from 1."""
+
+    action: int
+    subject: int
+    camera: int
+    take: int
+
+    def __str__(self) -> str:
+        return f"A{self.action:02d}_S{self.subject:02d}_C{self.camera:02d}_R{self.take:02d}"
+
+
+def film(clip: Clip, seed: int, size: int = 128) -> tuple[Array, Array]:
+    """The frames of a clip before encoding.
+
+    Returns:
+        rgb: ``(T, size, size, 3)`` uint8, :data:`~gesta.data.motions.FPS` frames per second.
+        depth: ``(T, size, size)`` float32, metres along the optical axis, finite everywhere.
+    """
+    rng = np.random.default_rng([seed, 1, *clip])  # 1: the coarse family
+    body = subject(clip.subject)
+    frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
+    # separate streams, so that what an action draws does not shift what the scene draws
+    motion, scene = rng.spawn(2)
+    act = perform(list(COARSE)[clip.action - 1], body, frames, motion)
+    camera, facing = _camera(clip.camera, body, frames, scene)
+    room = _room(body, facing, frames, scene)
+    cones, boxes = _decoys(act, facing, frames, scene)
+    people = dress(body, act.pose)
+    return render(people + act.cones + cones, act.boxes + boxes, room, camera, size)
+
+
+def shoot(clip: Clip, seed: int, size: int, path: Path) -> None:
+    """Film a clip and write it as H.264 in MP4; the file appears under its name only when it is complete."""
+    rgb, _ = film(clip, seed, size)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(part), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=Fraction(FPS))
+            stream.width = stream.height = size
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.thread_count = 1
+            stream.options = {"crf": "18", "preset": "veryfast"}
+            for image in rgb:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode())
+        part.replace(path)
+    except (OSError, FFmpegError) as error:
+        part.unlink(missing_ok=True)
+        raise GestaError(f"{path} cannot be written ({error}); free some space or choose another folder") from None
+
+
+def leave_interrupts_to_parent() -> None:
+    """Set up a process that makes clips: a terminal sends Ctrl-C to it, too, but the parent decides what stops."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _camera(number: int, body: Body, frames: int, rng: Random) -> tuple[Camera, float]:
+    """A camera in its zone, with its own height, distance, framing and motion; and its mean azimuth, radians."""
+    t = np.linspace(-1, 1, frames)
+    azimuth = np.radians(AZIMUTHS[number - 1] + rng.uniform(-4, 4))
+    distance = rng.uniform(3.6, 5.5)
+    height = body.height * (0.62 + 0.12 * ((number * 3) % 5)) + rng.uniform(-0.1, 0.1)
+    share = rng.uniform(0.61, 0.68)  # of the picture's height that the standing puppet takes
+    drift, shake = np.zeros((frames, 3)), np.zeros((frames, 3))
+    orbit, dolly = np.zeros(frames), np.ones(frames)
+    kind = rng.choice(["still", "orbit", "pan", "dolly", "hand"])
+    way = rng.choice([-1.0, 1.0])
+    if kind == "orbit":
+        orbit = np.radians(4) * way * t
+    elif kind == "pan":
+        drift = np.stack([0.09 * way * t, 0.05 * rng.uniform(-1, 1) * t, 0 * t], -1)
+    elif kind == "dolly":
+        dolly = 1 + 0.07 * way * t
+    elif kind == "hand":
+        rates, phases = rng.uniform(1, 5, (3, 3)), rng.uniform(0, 6.3, (3, 3))
+        shake = 0.012 * np.sin(3 * t[:, None, None] * rates + phases).sum(1)
+    turn = azimuth + orbit
+    eye = np.stack([np.sin(turn), np.zeros(frames), np.cos(turn)], -1) * (distance * dolly)[:, None]
+    eye[:, 1] = height
+    centre = np.array([0, body.height * rng.uniform(0.57, 0.63), 0.05])
+    side = np.array([np.cos(azimuth), 0, -np.sin(azimuth)])
+    drift = drift[:, :1] * side + np.array([0, 1.0, 0]) * drift[:, 1:2] + rng.uniform(-0.07, 0.07) * side
+    focal = np.full(frames, share * distance / body.height)
+    return Camera(eye + shake, centre + drift + 0.6 * shake, focal), float(azimuth)
+
+
+# --- what surrounds it -----------------------------------------------------------------------------------------------
+
+_WALLS = np.array(
+    [
+        [222, 214, 200], [204, 216, 222], [212, 222, 204], [226, 206, 202], [210, 204, 222], [232, 226, 190],
+        [96, 104, 120], [112, 98, 92], [88, 110, 104], [106, 94, 118], [150, 168, 178], [178, 160, 140],
+    ],
+    dtype=float,
+)  # fmt: skip
+_FLOORS = np.array(
+    [[176, 140, 102], [150, 150, 154], [128, 104, 84], [196, 186, 168], [112, 124, 132], [158, 120, 96]], dtype=float
+)
+
+
+def _room(body: Body, facing: float, frames: int, rng: Random) -> Room:
+    t = np.arange(frames) / FPS
+    # among a few walls the one that the clothes stand out from best
+    choices = _WALLS[rng.permutation(len(_WALLS))[:4]]
+    clothes = np.stack([body.shirt, body.trousers, body.skin])
+    wall = choices[np.linalg.norm(choices[:, None] - clothes, axis=-1).min(1).argmax()]
+    floor = _FLOORS[rng.integers(len(_FLOORS))]
+    angle = facing + rng.uniform(-0.35, 0.35)
+    posters = int(rng.integers(0, 3))
+    places = np.stack(
+        [rng.uniform(-1.6, 1.6, posters), rng.uniform(0.9, 2.0, posters), *rng.uniform(0.15, 0.4, (2, posters))], -1
+    )
+    flicker = 1 + rng.uniform(0, 0.09) * np.sin(2 * np.pi * (rng.uniform(0.15, 0.7) * t + rng.random()))
+    tint = 1 + rng.uniform(-0.05, 0.05, 3)
+    side, high = rng.uniform(0.35, 0.9) * rng.choice([-1, 1]), rng.uniform(1.0, 1.6)
+    light = np.array([np.sin(facing + side), high, np.cos(facing + side)])
+    return Room(
+        wall=(np.array([np.sin(angle), 0, np.cos(angle)]), -rng.uniform(1.5, 2.6)),
+        wall_colours=np.stack([wall, wall * rng.uniform(0.84, 0.94)]),
+        floor_colours=np.stack([floor, floor * rng.uniform(0.8, 0.92)]),
+        wall_pattern=str(rng.choice(["plain", "stripes", "bricks", "waves"])),
+        floor_pattern=str(rng.choice(["plain", "checks", "planks"])),
+        grain=rng.uniform(0.16, 0.3),
+        light=light / np.linalg.norm(light),
+        gain=rng.uniform(0.88, 1.1) * flicker[:, None] * tint,
+        posters=(places, rng.uniform(90, 210, (posters, 3))),
+    )
+
+
+def _decoys(act: Act, facing: float, frames: int, rng: Random) -> tuple[list[Cone], list[Box]]:
+    """Chairs, crates and balls that nobody uses, so that things do not name the action, and shapes that move behind."""
+    t = np.arange(frames) / FPS
+    cones: list[Cone] = []
+    boxes: list[Box] = []
+    side, back = np.array([np.cos(facing), 0, -np.sin(facing)]), -np.array([np.sin(facing), 0, np.cos(facing)])
+    for kind in ("chair", "crate", "ball"):
+        place = rng.choice([-1, 1]) * rng.uniform(0.62, 0.85) * side + rng.uniform(0.1, 0.7) * back
+        colour, yaw = rng.uniform(70, 215, 3), rng.uniform(0, 6.28)
+        if rng.random() > 0.35 or kind in act.kinds:
+            continue
+        if kind == "chair":
+            more = chair(place, rng.uniform(0.4, 0.5), yaw, colour, frames)
+            cones, boxes = cones + more[0], boxes + more[1]
+        elif kind == "crate":
+            half = np.array([0.15, 0.12, 0.12]) * rng.uniform(0.9, 1.15)
+            boxes.append(Box(np.tile(place + np.array([0, half[1], 0]), (frames, 1)), half, yaw, colour))
+        else:
+            radius = rng.uniform(0.11, 0.14)
+            at = np.tile(place + np.array([0, radius, 0]), (frames, 1))
+            cones.append(Cone(at, at, radius, radius, colour))
+    for _ in range(int(rng.integers(0, 3))):
+        path = _drifting(t, rng)
+        where = 1.1 * back + path[:, :1] * side + path[:, 1:] * np.array([0, 1.0, 0])
+        radius, colour = rng.uniform(0.07, 0.14), rng.uniform(80, 220, 3)
+        long = rng.uniform(0, 0.25) * side
+        cones.append(Cone(where - long, where + long, radius, radius, colour))
+    return cones, boxes
+
+
+def _drifting(t: Array, rng: Random) -> Array:
+    """A slow path (sideways, height) of a shape in the background, as likely as its reverse."""
+    if rng.random() < 0.5:
+        across = rng.uniform(-1, 1) + rng.uniform(-0.6, 0.6) * (t - t.mean())
+    else:
+        across = rng.uniform(-1, 1) + 0.4 * np.sin(rng.uniform(0.8, 2.5) * t + rng.uniform(0, 6.3))
+    height = rng.uniform(0.25, 1.9) + 0.1 * np.sin(rng.uniform(0.8, 2.5) * t + rng.uniform(0, 6.3))
+    return np.stack([across, height], -1)

@@ -1,0 +1,306 @@
+"""Marionette, the embedded data set: an articulated puppet performs actions, seen by moving cameras.
+
+::
+
+    <root>/marionette.json                              how it was made
+    <root>/labels.txt                                   class names in label order
+    <root>/videos/<action>/A03_S05_C02_R01.mp4          action, subject, camera, take; all count from 1
+
+Which clips there are follows from their number and the seed alone, and the first n clips of a larger set are the set of
+n clips: making more continues what is there. Frames are described in :mod:`gesta.data.filming`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from gesta.config import config, suggest
+from gesta.data.dataset import DataConfig, Record, SplitName
+from gesta.data.filming import Clip, leave_interrupts_to_parent, shoot
+from gesta.data.motions import COARSE
+from gesta.errors import GestaError
+from gesta.progress import track
+
+VERSION = 1
+"""Of what a clip looks like; clips of different versions are not mixed in one folder."""
+
+MANIFEST = "marionette.json"
+
+HeldOut = Literal["both", "subjects", "cameras"]
+
+# Clips are made in three groups that share no subject and no camera. The cameras of test and validation stand between
+# those of training.
+_CAST: dict[SplitName, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "train": ((1, 2, 3, 4, 5, 6, 7, 8), (1, 3, 6, 8)),
+    "val": ((9, 10), (4,)),
+    "test": ((11, 12, 13, 14), (2, 5, 7)),
+}
+# To hold out one of the two, groups are mixed: every camera (subject) of the test is then known from training.
+_SUBJECTS: dict[SplitName, tuple[int, ...]] = {"val": (6, 10), "test": (7, 8, 13, 14)}
+_CAMERAS: dict[SplitName, tuple[int, ...]] = {"val": (5,), "test": (3, 7)}
+
+# Of 20 clips of a class 13 are for training, 2 for validation and 5 for testing, evenly strewn.
+_TURNS: dict[int, SplitName] = {1: "test", 5: "test", 9: "test", 13: "test", 17: "test", 2: "val", 12: "val"}
+
+
+def plan(clips: int, seed: int = 0) -> list[Clip]:
+    """The clips of a set, balanced over classes; within a class subjects and cameras take turns."""
+    return [_clip(number, seed) for number in range(clips)]
+
+
+def _clip(number: int, seed: int) -> Clip:
+    turn, action = divmod(number, len(COARSE))
+    group = _TURNS.get(turn % 20, "train")
+    earlier = sum(_TURNS.get(i % 20, "train") == group for i in range(turn))
+    subjects, cameras = _CAST[group]
+    order = np.random.default_rng([seed, 0, action, len(subjects)]).permutation(subjects)
+    round_, place = divmod(earlier, len(subjects))
+    take, shift = divmod(round_, len(cameras))
+    camera = cameras[(place + action + shift) % len(cameras)]
+    return Clip(action + 1, int(order[place]), camera, take + 1)
+
+
+@config
+class Marionette(DataConfig):
+    """Clips made by ``gesta data make marionette ROOT``.
+
+    Attributes:
+        root: the folder they lie in.
+        held_out: what is new in testing and validation: ``both`` (new subjects before new cameras), ``subjects``
+            (cameras are known from training) or ``cameras`` (subjects are known). All clips are used in each.
+    """
+
+    root: str = "data/marionette"
+    held_out: HeldOut = "both"
+
+    def records(self, split: SplitName) -> list[Record]:
+        """The split's clips.
+
+        Raises:
+            GestaError: the folder holds no finished Marionette set, or ``held_out`` is misspelt.
+        """
+        if self.held_out not in get_args(HeldOut):
+            raise GestaError(
+                f"held_out cannot be {self.held_out!r}{suggest(self.held_out, get_args(HeldOut))} "
+                f"(possible: {', '.join(get_args(HeldOut))})"
+            )
+        manifest = _manifest(Path(self.root))
+        if not manifest or not manifest["clips"]:
+            state = "an unfinished" if manifest else "no"
+            raise GestaError(f"{self.root} holds {state} Marionette set; run: gesta data make marionette {self.root}")
+        chosen = [c for c in plan(manifest["clips"], manifest["seed"]) if _split(c, self.held_out) == split]
+        names = [_name(clip) for clip in chosen]
+        return [
+            Record(path=os.path.join(self.root, "videos", name), name=name, label=clip.action - 1)
+            for clip, name in zip(chosen, names)
+        ]
+
+    def classes(self) -> list[str]:
+        """The actions of the coarse family."""
+        return list(COARSE)
+
+
+def _name(clip: Clip) -> str:
+    return f"{list(COARSE)[clip.action - 1]}/{clip}.mp4"
+
+
+def _split(clip: Clip, held_out: HeldOut) -> SplitName:
+    """The split of a clip that :func:`plan` gives."""
+    if held_out == "both":
+        groups = {subject: split for split, (subjects, _) in _CAST.items() for subject in subjects}
+        return groups[clip.subject]
+    table, number = (_SUBJECTS, clip.subject) if held_out == "subjects" else (_CAMERAS, clip.camera)
+    return next((split for split, numbers in table.items() if number in numbers), "train")
+
+
+# --- making it -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MakeSummary:
+    """What :func:`make` did: clips in the set, how many were made now, seconds, and split sizes per ``held_out``."""
+
+    root: str
+    clips: int
+    made: int
+    seconds: float
+    size: int
+    classes: list[str]
+    splits: dict[str, dict[str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        actions = len(self.classes)
+        lines = [f"{self.root}: {self.clips} clips of {actions} actions, {self.made} made in {self.seconds:.0f} s"]
+        for held_out, sizes in self.splits.items():
+            counts = ", ".join(f"{split} {count}" for split, count in sizes.items())
+            lines.append(f"  held out {held_out + ':':10} {counts}")
+        return "\n".join(lines)
+
+
+def make(
+    out: str | os.PathLike[str], clips: int = 400, seed: int = 0, workers: int | None = None, size: int = 128
+) -> MakeSummary:
+    """Make the coarse family: 12 actions, 14 subjects, 8 camera positions.
+
+    Clips that are there already are kept, so a stopped run continues and a set grows. Files appear complete or not at
+    all.
+
+    Args:
+        out: folder; new, empty, or a Marionette set of the same seed and size.
+        clips: number of clips; a set that has more keeps them.
+        seed: of everything random; frames depend on it and on the clip's name alone.
+        workers: processes; by default one per processor.
+        size: height and width of the pictures in pixels, even.
+
+    Raises:
+        GestaError: a folder with other things in it, other settings than those the folder was made with, impossible
+            arguments, or a file that cannot be written.
+    """
+    begin = time.monotonic()
+    root = Path(out)
+    if clips < 1 or seed < 0 or size < 32 or size % 2 or (workers is not None and workers < 1):
+        raise GestaError(
+            f"cannot make {clips} clips of {size} pixels with seed {seed} and {workers} workers; give at least one "
+            "clip and worker, an even size of 32 or more and a seed of 0 or more"
+        )
+    clips = max(clips, _prepare(root, seed, size))
+    for part in root.glob("videos/*/.*.part"):
+        part.unlink(missing_ok=True)
+    files = {clip: root / "videos" / _name(clip) for clip in plan(clips, seed)}
+    missing = {clip: path for clip, path in files.items() if not path.is_file()}
+    for _ in track(_shoot_all(missing, seed, size, workers), f"making {root}", total=len(missing)):
+        pass
+    _write(root / MANIFEST, _settings(seed, size) | {"clips": clips})
+    splits = {
+        held_out: {split: 0 for split in get_args(SplitName)} | Counter(_split(clip, held_out) for clip in files)
+        for held_out in get_args(HeldOut)
+    }
+    seconds = round(time.monotonic() - begin, 1)
+    return MakeSummary(str(root), clips, len(missing), seconds, size, list(COARSE), splits)
+
+
+def _settings(seed: int, size: int) -> dict[str, Any]:
+    return {"family": "coarse", "version": VERSION, "seed": seed, "size": size}
+
+
+def _prepare(root: Path, seed: int, size: int) -> int:
+    """Make the folder ours; the number of clips that an earlier run finished in it."""
+    manifest = _manifest(root)
+    wanted = _settings(seed, size)
+    if manifest is None:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
+        manifest = wanted | {"clips": 0}
+        _write(root / MANIFEST, manifest)
+        _write_text(root / "labels.txt", "".join(f"{name}\n" for name in COARSE))
+    for key, value in wanted.items():
+        if manifest.get(key) != value:
+            raise GestaError(
+                f"{root} was made with {key} {manifest.get(key)}, not {value}; choose another folder or delete this one"
+            )
+    return manifest["clips"]
+
+
+def _manifest(root: Path) -> dict[str, Any] | None:
+    path = root / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(manifest, dict) and isinstance(manifest["clips"], int) and isinstance(manifest["seed"], int):
+            return manifest
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError):
+        pass
+    raise GestaError(f"{path} cannot be read as a Marionette manifest; delete {root} and make it again")
+
+
+def _write(path: Path, value: Any) -> None:
+    _write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise GestaError(f"{path} cannot be written ({error}); choose another folder") from None
+
+
+def _shoot_all(files: dict[Clip, Path], seed: int, size: int, workers: int | None) -> Iterator[None]:
+    """Make the files; yields once per file."""
+    workers = min(workers or os.cpu_count() or 1, len(files))
+    if workers <= 1:
+        for clip, path in files.items():
+            shoot(clip, seed, size, path)
+            yield
+        return
+    # fresh processes, not forked ones: the caller may have threads (torch), and they need nothing of his
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_interrupts_to_parent)
+    try:
+        jobs: list[Future[None]] = [pool.submit(shoot, clip, seed, size, path) for clip, path in files.items()]
+        for job in as_completed(jobs):
+            job.result()
+            yield
+    except BrokenProcessPool:
+        raise GestaError(
+            "a process that makes clips ended early (out of memory, or make() was called outside "
+            "`if __name__ == '__main__':`); run it again with workers=1"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# --- looking at it ---------------------------------------------------------------------------------------------------
+
+
+def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], columns: int = 8, side: int = 80) -> Path:
+    """A picture of the set: a row per action, ``columns`` frames across time, each ``side`` × ``side`` pixels."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    from gesta.data.video import read
+
+    manifest = _manifest(Path(root))
+    if not manifest or not manifest["clips"]:
+        raise GestaError(f"{root} holds no finished Marionette set; run: gesta data make marionette {root}")
+    margin = 92
+    sheet = Image.new("RGB", (margin + columns * side, len(COARSE) * side), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    clips = plan(manifest["clips"], manifest["seed"])
+    for row, action in enumerate(COARSE):
+        takes = [clip for clip in clips if clip.action == row + 1]
+        if not takes:
+            continue
+        clip = takes[(5 * row + 3) % len(takes)]
+        draw.text((8, (row + 0.5) * side), action.replace("_", " "), fill="black", font=font, anchor="lm")
+        # cut 1/12 off each side: the puppet fills the middle
+        video = read(
+            os.path.join(root, "videos", _name(clip)),
+            lambda n: np.linspace(0.04 * n, 0.96 * n - 1, columns).round().astype(np.int64),
+        )
+        cut = video.shape[-1] // 12
+        for column, frame in enumerate(video[..., cut:-cut, cut:-cut].permute(0, 2, 3, 1).numpy()):
+            small = Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(small, (margin + column * side, row * side))
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # 256 colours keep the file small; clothes need them all, so rare colours count as much as walls
+    sheet.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    return path

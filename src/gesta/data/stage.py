@@ -1,0 +1,367 @@
+"""The renderer of the embedded data set: solids, a room, a light and a camera become colour and depth, in numpy.
+
+Bodies are rounded cones (two balls of different radius and all balls between them) and boxes. Both are intersected
+exactly with the ray of each pixel of their bounding box, at twice the resolution of the picture; a depth buffer decides
+who is in front. Wall and floor are planes with smooth textures, computed at the picture's resolution.
+
+World coordinates are metres: x to the left of the puppet, y up from the floor, z to where it faces at rest. Camera
+coordinates: x right, y down, z along the optical axis. T is the number of frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+OVERSAMPLING = 2
+NEAR = 0.3  # metres; what comes nearer to the camera is not drawn
+
+
+@dataclass(slots=True)
+class Cone:
+    """A rounded cone from ball ``a`` to ball ``b``; a ball alone where they coincide.
+
+    Attributes:
+        a, b: centres, each ``(T, 3)``.
+        ra, rb: radii, metres; their difference is smaller than the distance of the centres.
+        colour: RGB, 0 to 255.
+        second: colour of stripes across the axis, if any.
+        stripes: pairs of stripes per metre, 0 for none.
+        shadow: whether it darkens the floor.
+    """
+
+    a: Array
+    b: Array
+    ra: float
+    rb: float
+    colour: Array
+    second: Array | None = None
+    stripes: float = 0.0
+    shadow: bool = True
+
+
+@dataclass(slots=True)
+class Box:
+    """A box that turns about the vertical only: centres ``(T, 3)``, half sides ``(3,)``, yaw in radians, RGB."""
+
+    centre: Array
+    half: Array
+    yaw: float
+    colour: Array
+
+
+@dataclass(slots=True)
+class Camera:
+    """A perspective camera without roll: ``eye`` and ``target`` ``(T, 3)``, ``focal`` ``(T,)`` in picture heights."""
+
+    eye: Array
+    target: Array
+    focal: Array
+
+
+@dataclass(slots=True)
+class Room:
+    """A floor and one wall, how they are painted and lit.
+
+    Attributes:
+        wall: the wall's normal (pointing into the room) and its distance from the origin.
+        wall_colours, floor_colours: two RGB colours each, ``(2, 3)``.
+        wall_pattern: ``plain``, ``stripes``, ``bricks`` or ``waves``.
+        floor_pattern: ``plain``, ``checks`` or ``planks``.
+        grain: size of the patterns, metres.
+        posters: rectangles on the wall: centre and half size along it ``(n, 4)``, RGB ``(n, 3)``.
+        light: unit vector towards the light.
+        gain: ``(T, 3)`` brightness of the light by colour channel.
+    """
+
+    wall: tuple[Array, float]
+    wall_colours: Array
+    floor_colours: Array
+    wall_pattern: str
+    floor_pattern: str
+    grain: float
+    light: Array
+    gain: Array
+    posters: tuple[Array, Array] = field(default_factory=lambda: (np.zeros((0, 4)), np.zeros((0, 3))))
+
+
+def render(cones: list[Cone], boxes: list[Box], room: Room, camera: Camera, size: int) -> tuple[Array, Array]:
+    """Draw all frames.
+
+    Returns:
+        rgb: ``(T, size, size, 3)`` uint8.
+        depth: ``(T, size, size)`` float32, metres along the optical axis; finite, as wall and floor have one too.
+    """
+    frames = len(camera.eye)
+    rgb = np.empty((frames, size, size, 3), dtype=np.uint8)
+    depth = np.empty((frames, size, size), dtype=np.float32)
+    for frame in range(frames):
+        rgb[frame], depth[frame] = _frame(cones, boxes, room, camera, frame, size)
+    return rgb, depth
+
+
+def _frame(
+    cones: list[Cone], boxes: list[Box], room: Room, camera: Camera, frame: int, size: int
+) -> tuple[Array, Array]:
+    eye = camera.eye[frame]
+    turn = _looking(eye, camera.target[frame])
+    focal, k = float(camera.focal[frame]), OVERSAMPLING
+    colour, depth = _background(cones, boxes, room, eye, turn, focal, frame, size)
+    colour = colour.repeat(k, 0).repeat(k, 1)
+    depth = depth.repeat(k, 0).repeat(k, 1)
+    canvas = _Canvas(colour, depth, focal * size * k, turn @ room.light, turn @ _UP, room.gain[frame])
+    for cone in cones:
+        a, b = turn @ (cone.a[frame] - eye), turn @ (cone.b[frame] - eye)
+        canvas.cone(a.astype(np.float32), b.astype(np.float32), cone)
+    for box in boxes:
+        canvas.box(turn, eye - box.centre[frame], box)
+    corners = [(slice(i, None, k), slice(j, None, k)) for i in range(k) for j in range(k)]
+    mean = sum(canvas.colour[corner] for corner in corners) / np.float32(k * k)
+    return np.clip(mean + 0.5, 0, 255).astype(np.uint8), np.minimum.reduce([canvas.depth[c] for c in corners])
+
+
+_UP = np.array([0.0, 1.0, 0.0])
+
+
+def _looking(eye: Array, target: Array) -> Array:
+    """World to camera: rows are the camera's right, down and forward."""
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, _UP)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(forward, right), forward])
+
+
+class _Canvas:
+    """Colour and depth buffers ``(S, S, 3)`` and ``(S, S)`` of one frame."""
+
+    def __init__(self, colour: Array, depth: Array, focal: float, light: Array, up: Array, gain: Array) -> None:
+        self.colour, self.depth, self.focal = colour, depth, focal
+        self.light, self.up, self.gain = light.astype(np.float32), up.astype(np.float32), gain.astype(np.float32)
+        self.side = len(depth)
+        self.ray = ((np.arange(self.side) + 0.5 - self.side / 2) / focal).astype(np.float32)
+
+    def _window(self, points: list[tuple[float, float, float]]) -> tuple[slice, slice] | None:
+        """Rows and columns around points (x, y, reach) of the image plane; None if outside the picture."""
+        scale, middle, side = self.focal, self.side / 2, self.side
+        top = max(int(min(y - r for _, y, r in points) * scale + middle), 0)
+        left = max(int(min(x - r for x, _, r in points) * scale + middle), 0)
+        bottom = min(int(max(y + r for _, y, r in points) * scale + middle) + 1, side)
+        right = min(int(max(x + r for x, _, r in points) * scale + middle) + 1, side)
+        return (slice(top, bottom), slice(left, right)) if bottom > top and right > left else None
+
+    def cone(self, a: Array, b: Array, cone: Cone) -> None:
+        """Draw a rounded cone given in camera coordinates.
+
+        The ball of parameter t has centre a + t(b-a) and radius ra + t(rb-ra). Its envelope satisfies
+        |p-a|² - ra² - m t*² = 0 with t* = ((p-a)·(b-a) + ra(rb-ra))/m and m = |b-a|² - (rb-ra)²; t* is linear along a
+        ray, so the hit is the root of a quadratic. Outside 0 ≤ t* ≤ 1 the end ball takes over.
+        """
+        if min(a[2] - cone.ra, b[2] - cone.rb) < NEAR:
+            return
+        ends = ((*a.tolist(), cone.ra), (*b.tolist(), cone.rb))
+        # the outline of a ball off the optical axis is a little wider than its radius
+        window = self._window([(x / z, y / z, 1.05 * r / (z - r) + 0.002) for x, y, z, r in ends])
+        if window is None:
+            return
+        u, v = self.ray[None, window[1]], self.ray[window[0], None]
+        ray2 = u * u + v * v + 1
+        ray_a = u * a[0] + v * a[1] + a[2]
+        axis, grow = b - a, np.float32(cone.rb - cone.ra)
+        m = axis @ axis - grow * grow
+        c0 = a @ a - np.float32(cone.ra) ** 2
+        if m > 1e-6:
+            t0 = (cone.ra * grow - a @ axis) / m
+            t1 = (u * axis[0] + v * axis[1] + axis[2]) / m
+            q, h, c = ray2 - m * t1 * t1, ray_a + m * t0 * t1, c0 - m * t0 * t0
+            root = h * h - q * c
+            steep = q <= 0  # the ray runs more along the axis than the flank does: towards the wide end it enters the
+            seen = (root > 0) | steep  # flank once, towards the narrow end it can only enter through the wide ball
+            square = np.sqrt(np.maximum(root, 0))
+            s = np.where(h > 0, c / np.maximum(h + square, 1e-9), (h - square) / np.where(np.abs(q) < 1e-9, 1e-9, q))
+            along = t0 + s * t1
+            along = np.where(steep & (t1 * grow < 0), np.float32(2 if grow > 0 else -1), along)
+            t = np.clip(along, 0, 1)
+            ball = t != along
+        else:
+            t = np.zeros_like(ray2)
+            s = t
+            seen = ball = np.ones_like(ray2, dtype=bool)
+        h = ray_a + t * (u * axis[0] + v * axis[1] + axis[2])  # t is 0 or 1 where it matters
+        c = np.where(t > 0, b @ b - np.float32(cone.rb) ** 2, c0)
+        root = h * h - ray2 * c
+        seen = seen & (~ball | (root > 0))
+        s = np.where(ball, (h - np.sqrt(np.maximum(root, 0))) / ray2, s)
+        depth = self.depth[window]
+        seen &= s < depth
+        if not seen.any():
+            return
+        rows, columns = np.nonzero(seen)
+        s, t = s[seen], t[seen]
+        point = np.stack([u[0, columns] * s, v[rows, 0] * s, s], -1)
+        normal = (point - (a + t[:, None] * axis)) / (cone.ra + t * grow)[:, None]
+        base = np.asarray(cone.colour, dtype=np.float32)
+        if cone.stripes and cone.second is not None:
+            wave = np.sin(t * np.float32(2 * np.pi * cone.stripes * np.sqrt(axis @ axis)))
+            share = np.clip(0.5 + 3 * wave, 0, 1)[:, None]
+            base = base + share * (np.asarray(cone.second, dtype=np.float32) - base)
+        depth[seen] = s
+        self.colour[window][seen] = base * self._shade(normal)
+
+    def box(self, turn: Array, offset: Array, box: Box) -> None:
+        """Draw a box by intersecting each ray with its three slabs; ``offset`` is from its centre to the eye."""
+        cos, sin = np.cos(box.yaw), np.sin(box.yaw)
+        own = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])  # world to box
+        corners = (_CORNERS * box.half) @ own @ turn.T - turn @ offset
+        if corners[:, 2].min() < NEAR:
+            return
+        window = self._window([(x / z, y / z, 0.0) for x, y, z in corners.tolist()])
+        if window is None:
+            return
+        u, v = self.ray[None, window[1]], self.ray[window[0], None]
+        eye = (own @ offset).astype(np.float32)
+        axes = (own @ turn.T).astype(np.float32)
+        near = np.full((v.shape[0], u.shape[1]), -np.inf, dtype=np.float32)
+        far = np.full_like(near, np.inf)
+        face = np.zeros(near.shape, dtype=np.int64)
+        rays = []
+        for axis in range(3):
+            ray = u * axes[axis, 0] + v * axes[axis, 1] + axes[axis, 2]
+            rays.append(ray)
+            ray = np.where(np.abs(ray) < 1e-6, np.float32(1e-6), ray)
+            first, last = (-box.half[axis] - eye[axis]) / ray, (box.half[axis] - eye[axis]) / ray
+            enter = np.minimum(first, last)
+            face = np.where(enter > near, axis, face)
+            near = np.maximum(near, enter)
+            far = np.minimum(far, np.maximum(first, last))
+        depth = self.depth[window]
+        seen = (near < far) & (near < depth)
+        if not seen.any():
+            return
+        s, face = near[seen], face[seen]
+        local = np.stack([eye[i] + s * rays[i][seen] for i in range(3)], -1)
+        sign = np.sign(local[np.arange(len(s)), face])
+        normal = (axes[face] * sign[:, None]).astype(np.float32)
+        margin = np.sort(box.half - np.abs(local), -1)[:, 1]  # distance to the nearest edge of the face
+        border = np.where(margin < 0.12 * box.half.min(), np.float32(0.8), np.float32(1.0))[:, None]
+        depth[seen] = s
+        self.colour[window][seen] = np.asarray(box.colour, dtype=np.float32) * border * self._shade(normal)
+
+    def _shade(self, normal: Array) -> Array:
+        """Light that leaves a matt surface of unit colour with ``(P, 3)`` normals: sky, lamp, and darker outlines."""
+        # no matrix products: BLAS may round differently with another number of threads
+        up, lit = (normal[:, 0] * v[0] + normal[:, 1] * v[1] + normal[:, 2] * v[2] for v in (self.up, self.light))
+        sky = 0.46 + 0.14 * up
+        lamp = 0.58 * np.maximum(lit, 0)
+        outline = 0.8 + 0.2 * np.clip(-normal[:, 2] * 1.6, 0, 1)
+        return ((sky + lamp) * outline)[:, None] * self.gain
+
+
+_CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
+
+
+# --- the room --------------------------------------------------------------------------------------------------------
+
+
+def _background(
+    cones: list[Cone], boxes: list[Box], room: Room, eye: Array, turn: Array, focal: float, frame: int, size: int
+) -> tuple[Array, Array]:
+    """Wall and floor: colour ``(size, size, 3)`` and depth ``(size, size)``, both float32."""
+    ray = ((np.arange(size) + 0.5 - size / 2) / (focal * size)).astype(np.float32)
+    u, v = ray[None, :], ray[:, None]
+    turn, eye, normal = turn.astype(np.float32), eye.astype(np.float32), room.wall[0].astype(np.float32)
+    dx, dy, dz = (u * turn[0, i] + v * turn[1, i] + turn[2, i] for i in range(3))
+    towards = np.minimum(dx * normal[0] + dz * normal[2], -1e-3)
+    wall_depth = (np.float32(room.wall[1]) - eye @ normal) / towards
+    floor_depth = np.where(dy < -1e-4, -eye[1] / np.minimum(dy, -1e-4), np.float32(np.inf))
+    on_floor = floor_depth < wall_depth
+    depth = np.minimum(floor_depth, wall_depth)
+    x, y, z = eye[0] + depth * dx, eye[1] + depth * dy, eye[2] + depth * dz
+    colour = np.empty((size, size, 3), dtype=np.float32)
+    wall = ~on_floor
+    along = x[wall] * normal[2] - z[wall] * normal[0]
+    colour[wall] = _wall(room, along, y[wall])
+    colour[on_floor] = _floor(room, x[on_floor], z[on_floor])
+    shadow = _shadow(cones, boxes, room.light, x[on_floor], z[on_floor], frame)
+    colour[on_floor] *= (1 - 0.5 * shadow)[:, None]
+    # light falls off towards the corners of the picture, as from a lamp above the stage
+    fall = 1.04 - 0.5 * (u * u + v * v) * focal**2
+    return colour * (fall[..., None] * room.gain[frame].astype(np.float32)), depth
+
+
+def _square(x: Array, soft: float = 2.5) -> Array:
+    """A square wave from 0 to 1 with the period 1 and soft edges."""
+    return np.clip(0.5 + soft * np.sin(2 * np.pi * x), 0, 1)
+
+
+def _wall(room: Room, along: Array, height: Array) -> Array:
+    g = room.grain
+    if room.wall_pattern == "stripes":
+        share = _square(along / (1.6 * g))
+    elif room.wall_pattern == "bricks":
+        row = height / g
+        mortar = np.maximum(
+            np.abs(row % 1 - 0.5), 0.5 - np.abs((along / (2.2 * g) + 0.5 * (np.floor(row) % 2)) % 1 - 0.5) * 2.2
+        )
+        share = np.clip((mortar - 0.4) * 12, 0, 1)
+    elif room.wall_pattern == "waves":
+        share = 0.5 + 0.5 * np.sin(2 * np.pi * (height / (2 * g) + 0.35 * np.sin(2 * np.pi * along / (3 * g))))
+    else:
+        share = np.clip(height / 3.0, 0, 1)
+    first, second = room.wall_colours.astype(np.float32)
+    colour = first + share.astype(np.float32)[:, None] * (second - first)
+    for (cx, cy, hx, hy), paint in zip(*room.posters):
+        dx, dy = np.abs(along - cx) / hx, np.abs(height - cy) / hy
+        inside = np.maximum(dx, dy) < 1
+        colour[inside] = paint
+        colour[inside & (np.maximum(dx, dy) > 0.88)] = 0.55 * paint
+    colour[height < 0.1] *= 0.72  # skirting board
+    return colour
+
+
+def _floor(room: Room, x: Array, z: Array) -> Array:
+    g = 2.2 * room.grain
+    if room.floor_pattern == "checks":
+        one, two = _square(x / (2 * g)), _square(z / (2 * g))
+        share = one + two - 2 * one * two
+    elif room.floor_pattern == "planks":
+        plank = np.floor(x / g)
+        share = 0.5 + 0.5 * np.sin(plank * 12.9898 + np.floor(z / (6 * g) + plank * 0.37) * 78.233)
+        share = share * 0.8
+    else:
+        share = 0.5 + 0.25 * np.sin(x * 2.1 / g + np.sin(z * 1.3 / g)) + 0.25 * np.sin(z * 1.7 / g)
+    first, second = room.floor_colours.astype(np.float32)
+    return first + share.astype(np.float32)[:, None] * (second - first)
+
+
+def _shadow(cones: list[Cone], boxes: list[Box], light: Array, x: Array, z: Array, frame: int) -> Array:
+    """How much of the lamp's light each floor point misses, 0 to 1: solids projected on it, softer from high up."""
+    parts = [(c.a[frame], c.b[frame], c.ra, c.rb) for c in cones if c.shadow]
+    for box in boxes:
+        aside = np.array([np.cos(box.yaw), 0, -np.sin(box.yaw)]) * box.half[0] * 0.5
+        radius = float(box.half[2]) * 0.9
+        parts.append((box.centre[frame] - aside, box.centre[frame] + aside, radius, radius))
+    dark = np.zeros(len(x), dtype=np.float32)
+    ends = np.stack([np.stack([a, b]) for a, b, _, _ in parts])  # (N, 2, 3)
+    height = np.maximum(ends[..., 1], 0)
+    flat = (ends - light * (height / light[1])[..., None])[..., ::2].astype(np.float32)
+    for (a, b), high, (_, _, ra, rb) in zip(flat, height.mean(1), parts):
+        reach = max(ra, rb) + 0.03 + 0.12 * high
+        near = np.nonzero(
+            (x > min(a[0], b[0]) - reach) & (x < max(a[0], b[0]) + reach)
+            & (z > min(a[1], b[1]) - reach) & (z < max(a[1], b[1]) + reach)
+        )[0]  # fmt: skip
+        if not len(near):
+            continue
+        px, pz = x[near] - a[0], z[near] - a[1]
+        sx, sz = b - a
+        t = np.clip((px * sx + pz * sz) / max(sx * sx + sz * sz, 1e-9), 0, 1)
+        far = np.sqrt((px - t * sx) ** 2 + (pz - t * sz) ** 2)
+        edge = 0.03 + 0.12 * high
+        part = np.clip((ra + t * (rb - ra) + 0.4 * edge - far) / edge + 0.3, 0, 1) * (1 / (1 + 0.35 * high))
+        dark[near] = np.maximum(dark[near], part)
+    return dark
