@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from gesta.evaluate import EvaluateConfig
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, to_clips
 from gesta.models.r3d import R3DConfig
 from gesta.optim import learning_rate
+from gesta.processes import Interruption
 from gesta.recipes import Recipe
 from gesta.run import Position
 from gesta.runlog import RunLog
@@ -308,7 +310,22 @@ def test_several_label_spaces_count_alike() -> None:
     assert float(found["loss"]) == pytest.approx((math.log(4) + math.log(8)) / 2 + 0.5)
 
 
-# --- the log ---------------------------------------------------------------------------------------------------------
+# --- signals and the log ---------------------------------------------------------------------------------------------
+
+
+def test_the_first_signal_asks_and_the_second_insists() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Interruption() as interruption:
+        with interruption.at_once(), pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert not interruption.asked
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.asked
+        with pytest.raises(KeyboardInterrupt), interruption.at_once():
+            pytest.fail("what may be broken off is not even begun")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_starved_model_is_named_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, field
@@ -186,7 +188,14 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
         fabric.strategy.precision.load_state_dict(state["precision"])
         remarks.append(f"{run}: goes on in epoch {at.epoch + 1} after step {at.step}")
     dataset = TrainingClips(records, recipe.model.clip, config, classes)
-    saved = time.monotonic()
+    rest = (training_batches(records, config, epoch, rank, world) for epoch in range(at.epoch, config.epochs))
+    behind = at.done * config.accumulate
+    loader = training_loader(
+        dataset, itertools.islice(itertools.chain.from_iterable(rest), behind, None), config.workers
+    )
+    loader.worker_init_fn = leave_interruption_to_parent
+    samples = iter(loader)  # one for all epochs: its workers start once, and read ahead during evaluations
+    started, saved = False, time.monotonic()
 
     def save() -> None:
         nonlocal saved
@@ -201,14 +210,7 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
         for remark in filter(None, remarks):
             log.say(remark)
         while at.epoch < config.epochs:
-            batches = training_batches(records, config, at.epoch, rank, world)
-            steps = len(batches) // config.accumulate
-            if not steps:
-                raise GestaError(f"{len(records)} training videos do not fill a batch; lower --train.batch-size")
-            rest = batches[at.done * config.accumulate : steps * config.accumulate]
-            loader = training_loader(dataset, rest, config.workers)
-            loader.worker_init_fn = leave_interruption_to_parent
-            samples = iter(loader)
+            steps = len(training_batches(records, config, at.epoch, rank, world)) // config.accumulate
             model.train()
             for norm in frozen_norms:
                 norm.eval()
@@ -250,7 +252,8 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
                     average.update(model)
 
                 seconds = time.monotonic() - began
-                at.add(loss, clips, seconds, waited)
+                starting, started = (0.0 if started else waited), True  # the first wait is for the workers to start
+                at.add(loss, clips, seconds - starting, waited - starting)
                 at.failures |= {failure.name: failure.reason for failure in unread}
                 entry = {"epoch": at.epoch + 1, "step": at.step, "loss": loss, "losses": means, "lr": rate}
                 entry |= {"grad_norm": grad_norm, "data_s": waited, "compute_s": seconds - waited}
@@ -375,5 +378,5 @@ def _leaving(log: RunLog, run: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         log.end_epoch()
-        log.say(f"stopped; go on with: gesta train --resume --run {run}")
+        log.say(f"stopped; go on with: gesta train --resume --run {shlex.quote(str(run))}")
         raise SystemExit(130) from None
