@@ -105,15 +105,31 @@ def rehearse(recipe: Recipe) -> Recipe:
     name = _tiny_name(recipe)
     blocks = _blocks(recipe.model)
     small.model = model_config(name, classes=budget.model.classes)
-    tiny_blocks = _blocks(small.model)
+    scale = _blocks(small.model) / blocks
     small.model.inserts = [
-        Insert(layer=copy(insert.layer), at=round(insert.at * tiny_blocks / blocks)) for insert in recipe.model.inserts
+        Insert(layer=copy(insert.layer), at=round(insert.at * scale), class_token=insert.class_token)
+        for insert in recipe.model.inserts
     ]
     small.data, small.evaluate = budget.data, budget.evaluate
     small.train = copy(budget.train)
-    small.train.freeze = recipe.train.freeze
+    small.train.freeze = _smaller(recipe.train.freeze, scale)
     small.name = f"{recipe.name}-rehearsal"
     return small
+
+
+def _smaller(prefixes: tuple[str, ...], scale: float) -> tuple[str, ...]:
+    """Prefixes of parameters of a model with fewer blocks: places of blocks and inserts in proportion."""
+    found: dict[str, None] = {}
+    for prefix in prefixes:
+        part, _, rest = prefix.partition(".")
+        place = rest.split(".")[0]
+        if part == "inserts":
+            found[f"inserts.{round(int(place) * scale)}."] = None
+        elif part == "blocks":
+            found |= dict.fromkeys(f"blocks.{i}." for i in range(round((int(place) + 1) * scale)))
+        else:
+            found[prefix] = None
+    return tuple(found)
 
 
 def _tiny_name(recipe: Recipe) -> str:
