@@ -20,8 +20,9 @@ T = TypeVar("T")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``gesta`` command; exits with 0, 1 (something is wrong, one sentence) or 2 (usage)."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    plain, fields = _without_fields(sys.argv[1:] if arguments is None else arguments)
+    options, rest = _parser().parse_known_args(plain)
+    rest += fields
     if rest and not options.takes_fields:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
@@ -47,7 +48,7 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.model import list_models, model_config
     from gesta.recipes.address import list_recipes, list_tables
 
-    models = [
+    models: list[dict[str, Any]] = [
         {
             "name": name,
             "params": (cost := count(model_config(name))).params,
@@ -90,10 +91,8 @@ def _cost(options: argparse.Namespace, rest: list[str]) -> None:
 
     changes = {"classes": options.classes} if options.classes is not None else {}
     model = _with_fields(model_config(options.model, **changes), rest, "gesta cost")
-    _print(
-        options,
-        *[count(model, style=style) for style in (["torch", "fvcore"] if options.style == "both" else [options.style])],
-    )
+    styles: list[Any] = ["torch", "fvcore"] if options.style == "both" else [options.style]
+    _print(options, *[count(model, style=style) for style in styles])
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
@@ -126,9 +125,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
     elif recipe:
         data = recipe.data
     else:
-        raise GestaError(
-            f"{checkpoint}: no recipe.json beside it, so say on which videos: --data folder --data.root DIR"
-        )
+        raise GestaError(f"{checkpoint}: no recipe.json beside it, so say which videos: --data folder --data.root DIR")
     job = _with_fields(
         EvaluateJob(data=data, evaluate=recipe.evaluate if recipe else EvaluateConfig()), rest, "gesta evaluate CKPT"
     )
@@ -268,6 +265,17 @@ def _demo(options: argparse.Namespace, _: list[str]) -> None:
 
 
 # --- helpers of the verbs --------------------------------------------------------------------------------------------
+
+
+def _without_fields(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take dotted flags and their values (``--train.lr 1e-4``) apart from the rest; argparse would guess about them."""
+    parts: tuple[list[str], list[str]] = ([], [])
+    dotted = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            dotted = "." in argument.split("=")[0]
+        parts[dotted].append(argument)
+    return parts
 
 
 def _with_fields(obj: T, flags: list[str], program: str) -> T:

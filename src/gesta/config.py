@@ -12,7 +12,7 @@ import difflib
 import importlib
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
@@ -114,7 +114,7 @@ def _find_class(path: str, trust: bool, source: str) -> type:
     module_name, _, name = str(path).partition(":")
     if not trust and module_name != "gesta" and not module_name.startswith("gesta."):
         raise GestaError(
-            f"{source} names the class {path!r}, which is not part of gesta; pass --trust if you trust the file's author"
+            f"{source} names the class {path!r}, which is not part of gesta; pass --trust if you trust its author"
         )
     try:
         cls = getattr(importlib.import_module(module_name), name)
@@ -133,10 +133,10 @@ def _tuples(value: Any, hint: Any) -> Any:
     for option in options:
         if typing.get_origin(option) is tuple:
             inner = typing.get_args(option)
-            kinds: Callable[[int], Any] = lambda i, inner=inner: inner[0] if len(inner) == 2 and inner[1] is ... else (
-                inner[i] if i < len(inner) else Any
-            )
-            return tuple(_tuples(v, kinds(i)) for i, v in enumerate(value))
+            if len(inner) == 2 and inner[1] is ...:
+                inner = (inner[0],) * len(value)
+            inner += (Any,) * (len(value) - len(inner))
+            return tuple(_tuples(v, kind) for v, kind in zip(value, inner))
         if typing.get_origin(option) is list:
             inner = typing.get_args(option)
             return [_tuples(v, inner[0] if inner else Any) for v in value]

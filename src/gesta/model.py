@@ -136,7 +136,7 @@ class VideoModel(nn.Module):
         raise NotImplementedError
 
     def grid_at(self, block: int) -> Grid:
-        """Size of the feature map before block ``block`` (``len(blocks)``: after the last) at the configured clip size."""
+        """Size of the map before block ``block`` (``len(blocks)``: after the last) at the configured clip size."""
         raise NotImplementedError
 
     def losses(self, state: Any) -> dict[str, Tensor]:
@@ -209,7 +209,7 @@ class VideoModel(nn.Module):
         known = self.tap_names()
         for name in wanted - set(known):
             raise GestaError(f"{type(self).__name__} has no tap {name!r}{suggest(name, known)}")
-        found: dict[str, Tensor] = dict.fromkeys(wanted)  # type: ignore[arg-type]
+        found: dict[str, Any] = dict.fromkeys(wanted)
         self._run(video, found)
         return found
 

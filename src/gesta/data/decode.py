@@ -14,6 +14,7 @@ import av
 import numpy as np
 import torch
 from av.error import FFmpegError
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 from torch.nn.functional import interpolate
 
@@ -262,7 +263,8 @@ Matrix = tuple[int, int, int, int]
 
 def display_matrix(frame: av.VideoFrame) -> Matrix | None:
     """(a, b, c, d) by which a stored picture's (x, y) is shown at (a x + c y, b x + d y); None: as it is stored."""
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    # frame.side_data would tie the frame into a reference cycle: pictures would pile up until Python's collector runs
+    data: Any = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if data is None:
         return None
     a, b, _, c, d, *_ = np.frombuffer(data, "=i4").tolist()
