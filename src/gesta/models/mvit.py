@@ -129,10 +129,8 @@ class Pool(nn.Module):
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
         """``(B, [1 +] T·H·W, heads·d)`` to ``(B, [1 +] T·H'·W', heads, d)``, see :func:`pooled`."""
         first = tokens.shape[1] - prod(size)
-        grid = tokens[:, first:].transpose(1, 2).unflatten(2, size)  # a view, channels last
-        weight = self.conv.weight.repeat(self.heads, 1, 1, 1, 1)
-        grid = F.conv3d(grid, weight, None, self.conv.stride, self.conv.padding, groups=weight.shape[0])
-        result = grid.flatten(2).transpose(1, 2)
+        grid = _as_grid(tokens[:, first:], size)
+        result = _as_tokens(_depthwise(grid, self.conv.weight.repeat(self.heads, 1, 1, 1, 1), self.stride))
         if first:
             result = torch.cat([tokens[:, :first], result], 1)
         result = result.unflatten(2, (self.heads, -1))
@@ -337,7 +335,7 @@ class MViT(VideoModel):
     def stem(self, video: Tensor) -> State:
         """Overlapping patches to tokens, the class token in front."""
         grid = self.patch_embed(video)
-        tokens = grid.flatten(2).transpose(1, 2)
+        tokens = _as_tokens(grid).contiguous()  # everything behind keeps this layout
         if self.config.cls_token:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)
         frames, height, width = grid.shape[2:]
@@ -349,10 +347,10 @@ class MViT(VideoModel):
         return tokens[:, 0] if self.config.cls_token else tokens.mean(1)
 
     def to_grid(self, state: State) -> Tensor:
-        return state.tokens[:, int(self.config.cls_token) :].transpose(1, 2).unflatten(2, state.size)
+        return _as_grid(state.tokens[:, int(self.config.cls_token) :], state.size)
 
     def from_grid(self, grid: Tensor, state: State) -> State:
-        tokens = grid.flatten(2).transpose(1, 2)
+        tokens = _as_tokens(grid)
         if self.config.cls_token:
             tokens = torch.cat([state.tokens[:, :1], tokens], 1)
         return State(tokens, state.size)
@@ -419,6 +417,37 @@ def pooled(size: Size, stride: int) -> Size:
 def _convolved(size: Size, kernel: Size, stride: Size) -> Size:
     t, h, w = ((n + 2 * (k // 2) - k) // s + 1 for n, k, s in zip(size, kernel, stride))
     return t, h, w
+
+
+def _as_grid(tokens: Tensor, size: Size) -> Tensor:
+    """``(B, T·H·W, C)`` as a view ``(B, C, T, H, W)``, channels last (also for B = 1, where other ways lose that)."""
+    return tokens.unflatten(1, size).permute(0, 4, 1, 2, 3)
+
+
+def _as_tokens(grid: Tensor) -> Tensor:
+    """``(B, C, T, H, W)`` as ``(B, T·H·W, C)``: a view if the grid is channels last."""
+    return grid.permute(0, 2, 3, 4, 1).flatten(1, 3)
+
+
+def _depthwise(grid: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Convolve each channel by its 3×3×3 kernel: ``(B, C, T, H, W)`` and ``(C, 1, 3, 3, 3)``, strided in space.
+
+    On CPUs the gradients of 3-D depthwise convolutions take two to five times as long as those of the same thing in
+    2-D, so where gradients are wanted it is the sum of three images' convolutions, the neighbours' shifted in time.
+    """
+    channels = weight.shape[0]
+    if grid.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.conv3d(grid, weight, None, (1, stride, stride), padding=1, groups=channels)
+    images = grid.permute(0, 2, 1, 3, 4).flatten(0, 1)
+    before, here, after = (
+        F.conv2d(images, weight[:, :, i], None, stride, padding=1, groups=channels)
+        .unflatten(0, (len(grid), -1))
+        .permute(0, 1, 3, 4, 2)
+        for i in range(3)
+    )
+    still = (0, 0, 0, 0, 0, 0)  # channels, width, height
+    summed = F.pad(before, (*still, 1, -1)) + here + F.pad(after, (*still, -1, 1))
+    return summed.permute(0, 4, 1, 2, 3)
 
 
 def _max_pool(tokens: Tensor, size: Size, stride: int) -> Tensor:
