@@ -18,7 +18,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from gesta.data.motions import COARSE, FPS, Act, Random, perform
+from gesta.data.motions import COARSE, CRATE, FPS, Act, Random, perform
 from gesta.data.puppet import Body, chair, dress, subject
 from gesta.data.stage import Array, Box, Camera, Cone, Room, render
 from gesta.errors import GestaError
@@ -94,7 +94,7 @@ def _camera(number: int, body: Body, frames: int, rng: Random) -> tuple[Camera, 
     azimuth = np.radians(AZIMUTHS[number - 1] + rng.uniform(-4, 4))
     distance = rng.uniform(3.6, 5.5)
     height = body.height * (0.62 + 0.12 * ((number * 3) % 5)) + rng.uniform(-0.1, 0.1)
-    share = rng.uniform(0.61, 0.68)  # of the picture's height that the standing puppet takes
+    share = rng.uniform(0.65, 0.72)  # of the picture's height that the standing puppet takes
     drift, shake = np.zeros((frames, 3)), np.zeros((frames, 3))
     orbit, dolly = np.zeros(frames), np.ones(frames)
     kind = rng.choice(["still", "orbit", "pan", "dolly", "hand"])
@@ -170,23 +170,23 @@ def _decoys(act: Act, facing: float, frames: int, rng: Random) -> tuple[list[Con
     for kind in ("chair", "crate", "ball"):
         place = rng.choice([-1, 1]) * rng.uniform(0.62, 0.85) * side + rng.uniform(0.1, 0.7) * back
         colour, yaw = rng.uniform(70, 215, 3), rng.uniform(0, 6.28)
-        if rng.random() > 0.35 or kind in act.kinds:
+        if rng.random() > 0.3 or kind in act.kinds:
             continue
         if kind == "chair":
             more = chair(place, rng.uniform(0.4, 0.5), yaw, colour, frames)
             cones, boxes = cones + more[0], boxes + more[1]
         elif kind == "crate":
-            half = np.array([0.15, 0.12, 0.12]) * rng.uniform(0.9, 1.15)
+            half = CRATE * rng.uniform(0.9, 1.1)
             boxes.append(Box(np.tile(place + np.array([0, half[1], 0]), (frames, 1)), half, yaw, colour))
         else:
             radius = rng.uniform(0.11, 0.14)
             at = np.tile(place + np.array([0, radius, 0]), (frames, 1))
             cones.append(Cone(at, at, radius, radius, colour))
-    for _ in range(int(rng.integers(0, 3))):
+    for _ in range(int(rng.choice([0, 1, 2], p=[0.4, 0.4, 0.2]))):
         path = _drifting(t, rng)
         where = 1.1 * back + path[:, :1] * side + path[:, 1:] * np.array([0, 1.0, 0])
-        radius, colour = rng.uniform(0.07, 0.14), rng.uniform(80, 220, 3)
-        long = rng.uniform(0, 0.25) * side
+        radius, colour = rng.uniform(0.06, 0.12), rng.uniform(100, 200, 3)
+        long = rng.uniform(0, 0.2) * side
         cones.append(Cone(where - long, where + long, radius, radius, colour))
     return cones, boxes
 

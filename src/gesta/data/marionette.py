@@ -30,6 +30,7 @@ from gesta.config import config, suggest
 from gesta.data.dataset import DataConfig, Record, SplitName
 from gesta.data.filming import Clip, leave_interrupts_to_parent, shoot
 from gesta.data.motions import COARSE
+from gesta.data.puppet import SUBJECTS
 from gesta.errors import GestaError
 from gesta.progress import track
 
@@ -280,7 +281,7 @@ def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], col
     manifest = _manifest(Path(root))
     if not manifest or not manifest["clips"]:
         raise GestaError(f"{root} holds no finished Marionette set; run: gesta data make marionette {root}")
-    margin = 92
+    margin = 104
     sheet = Image.new("RGB", (margin + columns * side, len(COARSE) * side), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     clips = plan(manifest["clips"], manifest["seed"])
@@ -288,19 +289,18 @@ def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], col
         takes = [clip for clip in clips if clip.action == row + 1]
         if not takes:
             continue
-        clip = takes[(5 * row + 3) % len(takes)]
+        wanted = 1 + (5 * row + 2) % SUBJECTS  # another subject in every row, if there are enough clips
+        clip = next((clip for clip in takes if clip.subject == wanted), takes[0])
         draw.text((8, (row + 0.5) * side), action.replace("_", " "), fill="black", font=font, anchor="lm")
-        # cut 1/12 off each side: the puppet fills the middle
         video = read(
             os.path.join(root, "videos", _name(clip)),
             lambda n: np.linspace(0.04 * n, 0.96 * n - 1, columns).round().astype(np.int64),
         )
-        cut = video.shape[-1] // 12
-        for column, frame in enumerate(video[..., cut:-cut, cut:-cut].permute(0, 2, 3, 1).numpy()):
+        for column, frame in enumerate(video.permute(0, 2, 3, 1).numpy()):
             small = Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(small, (margin + column * side, row * side))
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # 256 colours keep the file small; clothes need them all, so rare colours count as much as walls
-    sheet.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    # 256 well-chosen colours keep the file small; refined, because the walls alone would take most of them
+    sheet.quantize(256, Image.Quantize.MEDIANCUT, kmeans=5, dither=Image.Dither.NONE).save(path, optimize=True)
     return path

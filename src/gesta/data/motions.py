@@ -16,6 +16,9 @@ from gesta.data.stage import Array, Box, Cone
 
 FPS = 12
 
+CRATE = np.array([0.19, 0.15, 0.15])
+"""Half sides of a crate, metres, give or take a tenth."""
+
 
 @dataclass(slots=True)
 class Act:
@@ -259,15 +262,15 @@ def _pick_up(body: Body, t: Array, rng: Random) -> Act:
     pose = _idle(body, t, rng)
     begin, end = _transition(t, rng)
     grasp = (begin + end) / 2 + rng.uniform(-0.05, 0.05) * (end - begin)
-    half = np.array([0.15, 0.12, 0.12]) * rng.uniform(0.9, 1.15)
+    half = CRATE * rng.uniform(0.9, 1.1)
     bend, rise = _ease(t, begin, grasp), _ease(t, grasp, end)
     low = bend - rise
     pose.ankles[..., 0] = SIDES * (body.hip + 0.07)
     pose.pelvis[:, 1] -= rng.uniform(0.36, 0.44) * body.leg * low
     pose.pelvis[:, 2] -= 0.2 * body.leg * low
     pose.lean = pose.lean + rng.uniform(0.85, 1.0) * low - 0.06 * rise
-    floor = np.array([0, half[1], 0.24 * body.height])
-    carry = np.array([0, body.stand + 0.45 * body.trunk, 0.2 * body.height])
+    floor = np.array([0, half[1], 0.25 * body.height])
+    carry = np.array([0, body.stand + 0.5 * body.trunk, 0.21 * body.height])
     box = floor + rise[:, None] * (carry - floor)
     sides = box[:, None] + np.stack([SIDES * (half[0] + 0.02), np.zeros(2), np.full(2, -0.03)], -1)
     hanging = _arms(body, pose.pelvis, pose.lean, pose.twist, REST, REST)
