@@ -289,7 +289,7 @@ def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], col
         takes = [clip for clip in clips if clip.action == row + 1]
         if not takes:
             continue
-        wanted = 1 + (5 * row + 2) % SUBJECTS  # another subject in every row, if there are enough clips
+        wanted = 1 + (5 * row + 4) % SUBJECTS  # another subject in every row, if there are enough clips
         clip = next((clip for clip in takes if clip.subject == wanted), takes[0])
         draw.text((8, (row + 0.5) * side), action.replace("_", " "), fill="black", font=font, anchor="lm")
         video = read(
