@@ -47,7 +47,7 @@ class PlugIn:
 VARIANTS = {
     # only the class token is read out, and in the last block its query is neither pooled nor placed
     "mvitv2_tiny+token": Variant(
-        "mvitv2_tiny", {"cls_token": True}, token=True, unreached=("blocks.5.attn.pool_q.conv", "blocks.5.attn.rel_pos")
+        "mvitv2_tiny", {"cls_token": True}, token=True, unreached=("blocks.4.attn.pool_q.conv", "blocks.4.attn.rel_pos")
     ),
 }
 
