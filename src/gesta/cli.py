@@ -363,7 +363,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo", _demo, "make the embedded data set, train, evaluate, report and predict, in minutes", result=False
     )
     sub.add_argument("--out", default="runs/demo", help="run folder (default %(default)s)")
-    sub.add_argument("--clips", type=int, default=480, help="videos to make (default %(default)s)")
+    sub.add_argument("--clips", type=int, default=600, help="videos to make (default %(default)s)")
     sub.add_argument("--epochs", type=int, help="epochs of training (default: the recipe's)")
 
     sub = add("models", _models, "list models, recipes and tables")

@@ -38,6 +38,17 @@ def make_fabric(precision: Any = "32-true") -> Fabric:
     return fabric
 
 
+def share_processors(fabric: Fabric, workers: int) -> None:
+    """On a CPU, leave the loader's processes the processors they need: threads that fight over them halve the speed.
+
+    Whoever sets OMP_NUM_THREADS decides for himself.
+    """
+    from gesta.data.dataset import loader_workers, processors
+
+    if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, processors() - loader_workers(workers, shared=True)))
+
+
 def mean_over_processes(fabric: Fabric, values: dict[str, Any]) -> dict[str, float]:
     """The mean of each value over all processes; the one place per step where we wait for the device."""
     stacked = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=fabric.device) for v in values.values()])

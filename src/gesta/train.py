@@ -32,6 +32,7 @@ from gesta.processes import (
     leave_interruption_to_parent,
     make_fabric,
     mean_over_processes,
+    share_processors,
 )
 from gesta.run import Position, check_labels, fit_classes, list_hash, open_run, read_state
 from gesta.runlog import RunLog
@@ -156,6 +157,7 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
     run, recipe = Path(run), from_json(to_json(recipe), trust=trust, source="the recipe")
     config = recipe.train
     fabric = make_fabric(config.precision)
+    share_processors(fabric, config.workers)
     rank, world = fabric.global_rank, fabric.world_size
     classes, records, held_out = recipe.data.classes(), recipe.data.records("train"), recipe.data.records("val")
     remarks = [fit_classes(recipe.model, classes)]

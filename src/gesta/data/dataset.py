@@ -330,7 +330,7 @@ class _Loader(DataLoader):
     """A loader whose workers come from a clean server process and whose errors are one sentence."""
 
     def __init__(self, dataset: Dataset, batches: Iterable[list], workers: int) -> None:
-        count = loader_workers(workers)
+        count = loader_workers(workers, shared=not torch.accelerator.is_available())
         context = None
         if count:
             # fork would copy this process with its threads and its GPU in whatever state they are; the server has
@@ -354,12 +354,20 @@ class _Loader(DataLoader):
             raise GestaError(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
 
 
-def loader_workers(workers: int) -> int:
-    """Number of loader processes: as asked, or for -1 a share of the processors this process may use, 16 at most."""
+def loader_workers(workers: int, *, shared: bool = False) -> int:
+    """Number of loader processes: as asked, or for -1 as many as this process has processors, 16 at most.
+
+    ``shared`` leaves half of them to the model, which computes on them too.
+    """
     if workers >= 0:
         return workers
+    return max(1, min(16, processors() // 2 if shared else processors()))
+
+
+def processors() -> int:
+    """Processors this process may use, the other processes of the same training left theirs."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def seeded(*key: int | str) -> torch.Generator:
