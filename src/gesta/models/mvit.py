@@ -63,7 +63,8 @@ class MViTConfig(ModelConfig):
         patch_stride: of the same.
         cls_token: whether a class token is carried along and read out; without it the tokens' mean is.
         small_start: our addition for narrow models and few videos: linear layers start with variance 1 / inputs instead
-            of 0.02², and the pooled features are standardised over the batch before the classifier.
+            of 0.02², and the pooled features are standardised over the batch before the classifier. Train it with at
+            least three clips per forward pass: two standardised values are +1 and -1, which have no gradient.
     """
 
     depths: tuple[int, ...] = (1, 2, 11, 2)
