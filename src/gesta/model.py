@@ -213,6 +213,36 @@ class VideoModel(nn.Module):
         self._run(video, found)
         return found
 
+    @torch.no_grad()
+    def diagnose(self, video: Tensor) -> dict[str, float]:
+        """What the inserted layers say about themselves on some clips, ``insert.<place>.<number>/<quantity>``.
+
+        A layer speaks if it has a method ``diagnose(grid) -> dict[str, float]``. The model's mode is left as it was.
+        """
+        found: dict[str, float] = {}
+
+        def listen(name: str, layer: nn.Module) -> Any:
+            def note(_: nn.Module, inputs: tuple[Tensor]) -> None:
+                found.update({f"{name}/{what}": value for what, value in layer.diagnose(inputs[0]).items()})  # type: ignore[operator]
+
+            return layer.register_forward_pre_hook(note)
+
+        speaking = {
+            f"insert.{name}": layer for name, layer in self.inserts.named_modules() if hasattr(layer, "diagnose")
+        }
+        if speaking:
+            modes = {module: module.training for module in self.modules()}
+            handles = [listen(name, layer) for name, layer in speaking.items()]
+            self.eval()
+            try:
+                self._run(video, None)
+            finally:
+                for handle in handles:
+                    handle.remove()
+                for module, training in modes.items():
+                    module.training = training
+        return found
+
     def tap_names(self) -> list[str]:
         """All names :meth:`taps` knows, in the order of the forward pass."""
         names = ["stem"]

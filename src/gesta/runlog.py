@@ -5,7 +5,8 @@
 - ``"kind": "step"``, one optimiser step: ``epoch`` and ``step`` (counted from 1), ``loss``, ``losses`` by name, ``lr``,
   ``grad_norm``, ``data_s``, ``compute_s``, ``failures`` (names);
 - ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``val`` (metrics or null), ``best`` (validation top-1 so far or
-  null), ``seconds``, ``data_share``, ``clips_per_s``, ``failures`` (name → reason).
+  null), ``seconds``, ``inserts`` (what plug-ins say of themselves, e.g. ``insert.3.0/det``), ``data_share``,
+  ``clips_per_s``, ``failures`` (name → reason).
 """
 
 from __future__ import annotations
@@ -109,15 +110,22 @@ class RunLog:
             self._bar = None
 
     def epoch(
-        self, epoch: int, epochs: int, metrics: dict[str, float] | None, top1: float | None, at: Position
+        self,
+        epoch: int,
+        epochs: int,
+        metrics: dict[str, float] | None,
+        top1: float | None,
+        inserts: dict[str, float],
+        at: Position,
     ) -> None:
         """Write the summary of an epoch (counted from 1) down and show it."""
         seconds = max(at.seconds, 1e-9)
         loss, share, rate = at.loss / max(at.done, 1), at.data_s / seconds, at.clips / seconds
         entry = {"epoch": epoch, "step": at.step, "loss": loss, "val": metrics, "best": at.best, "seconds": at.seconds}
+        entry["inserts"] = inserts
         self._write({"kind": "epoch", **entry, "data_share": share, "clips_per_s": rate, "failures": at.failures})
         if self.events:
-            scalars = {"epoch/loss": loss, "epoch/data_share": share}
+            scalars = {"epoch/loss": loss, "epoch/data_share": share} | inserts
             self._scalars(scalars | {f"acc/{name}": value for name, value in (metrics or {}).items()}, at.step)
         val = "" if top1 is None else f", val top-1 {top1:.1f} % (1 clip × 1 crop; best {at.best:.1f})"
         self.say(f"epoch {epoch}/{epochs}: loss {loss:.3f}{val}, {seconds:.0f} s, {rate:.1f} clips/s")

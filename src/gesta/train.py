@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from gesta.checkpoint import import_weights, load_model, save_model, save_state
 from gesta.config import config, from_json, replace, to_json
-from gesta.data.dataset import TrainingClips, training_batches, training_loader
+from gesta.data.dataset import TrainingClips, collate, training_batches, training_loader
 from gesta.data.transforms import Augment, mix
 from gesta.errors import GestaError
 from gesta.evaluate import evaluate
-from gesta.model import ModelConfig, VideoModel, to_clips
+from gesta.model import ClipSpec, ModelConfig, VideoModel, to_clips
 from gesta.optim import build_optimizer, freeze, learning_rate, set_learning_rate
 from gesta.processes import (
     Interruption,
@@ -190,6 +190,7 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
         fabric.strategy.precision.load_state_dict(state["precision"])
         remarks.append(f"{run}: goes on in epoch {at.epoch + 1} after step {at.step}")
     dataset = TrainingClips(records, recipe.model.clip, config, classes)
+    watched = _some_clips(dataset, recipe.model.clip, fabric.device) if rank == 0 and recipe.model.inserts else None
     rest = (training_batches(records, config, epoch, rank, world) for epoch in range(at.epoch, config.epochs))
     behind = at.done * config.accumulate
     loader = training_loader(
@@ -279,13 +280,19 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
                 notes = {"recipe": recipe.name, "paper": recipe.paper, "epoch": epoch, "val": metrics}
                 save_model(run / "best.safetensors", weights, classes, notes=notes)
             at.failures = all_failures(fabric, at.failures)
-            log.epoch(epoch, config.epochs, metrics, top1, at)
+            said = {} if watched is None else model.diagnose(watched)
+            log.epoch(epoch, config.epochs, metrics, top1, said, at)
             at = Position(epoch=epoch, step=at.step, best=at.best, overflows=at.overflows)
             save()
 
         with interruption.at_once():
             _evaluate_best(run, recipe, classes, fabric, log, trust)
     return run
+
+
+def _some_clips(dataset: TrainingClips, spec: ClipSpec, device: torch.device) -> Tensor:
+    """A few clips, the same after every epoch, on which the plug-ins say what they do."""
+    return to_clips(collate([dataset[0, index] for index in range(min(8, len(dataset)))])["video"].to(device), spec)
 
 
 def _losses(

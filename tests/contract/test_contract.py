@@ -414,3 +414,16 @@ def test_tiny_models_are_small(model_name: str) -> None:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in model_config(model_name).build().parameters())
     assert (parameters < 2_000_000) == model_name.endswith("_tiny")
+
+
+@every_plugin
+@every_tiny
+def test_plug_ins_report_without_disturbing(model_name: str, plugin: str) -> None:
+    model = built(configured(model_name, plugin)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    said = model.diagnose(video_for(model.config))
+    assert said and all(name.startswith("insert.1.0/") and abs(value) < 1e6 for name, value in said.items())
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert built(configured(model_name)).diagnose(video_for(model.config)).keys() <= {
+        f"insert.{insert.at}.0/{name.split('/')[1]}" for insert in configured(model_name).inserts for name in said
+    }

@@ -117,6 +117,12 @@ class STANLayer(nn.Module):
         """The transform of each clip, ``(B, 4, 4)`` in float32 (float64 for float64 maps), from its map (Eq 2)."""
         return theta_from(self.deformation(x), self.config.mode)
 
+    def diagnose(self, x: Tensor) -> dict[str, float]:
+        """What to watch on a map ``(B, C, T, H, W)`` while STAN learns, see :func:`statistics`."""
+        c = self.config
+        size = (x.shape[2], x.shape[3], x.shape[4])
+        return statistics(self.theta(x), size, direction=c.direction, align_corners=c.align_corners)
+
     def forward(self, x: Tensor) -> Tensor:
         """Align the map (Eq 1): ``(B, C, T, H, W)`` to the same shape and dtype."""
         c = self.config
