@@ -31,27 +31,25 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     if epochs is not None:
         recipe.train.epochs = epochs
 
-    _say(begin, f"1/5 videos of an articulated puppet, in {videos}")
+    _say(begin, f"1/4 videos of an articulated puppet, in {videos}")
     print(make(videos, clips=clips))
     sheet = contact_sheet(videos, out.parent / "marionette.png")
     print(f"what they look like: {sheet}")
 
-    _say(begin, f"2/5 training {recipe.name} in {out}")
+    _say(begin, f"2/4 training {recipe.name} in {out}, then scoring held-out subjects seen by held-out cameras")
     if (out / "result.json").is_file():
         print(f"{out} holds a finished run; delete it to train again")
+        print(Receipt.read(out / "result.json"))
     else:
         train(recipe, out, resume=(out / "last.ckpt").is_file())
 
-    _say(begin, "3/5 held-out subjects seen by held-out cameras")
-    print(Receipt.read(out / "result.json"))
-
-    _say(begin, "4/5 the report, and what STAN does to a clip")
+    _say(begin, "3/4 the report, and what STAN does to a clip")
     loaded = load_model(out / "best.safetensors")
     test = recipe.data.records("test")
     print(f"report: {write_report(out)}")
     print(f"warp:   {warp_figure(loaded.model, test[0].path, out / 'warp.png')}")
 
-    _say(begin, f"5/5 gesta predict {out} {test[0].path}")
+    _say(begin, f"4/4 gesta predict {out} {test[0].path}")
     for prediction in predict(loaded.model, loaded.classes, [test[0].path], top=3):
         print(prediction)
     _say(begin, "done. Your own videos: gesta train finetune --data.root FOLDER (one folder per action)")
