@@ -340,7 +340,9 @@ def test_the_first_signal_asks_and_the_second_insists() -> None:
 
 def test_a_starved_model_is_named_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog(tmp_path)
-    log.epoch(1, 2, None, None, {"insert.3.0/det": 0.5}, Position(done=2, step=2, loss=2.0, clips=8, seconds=10.0, data_s=2.0))
+    log.epoch(
+        1, 2, None, None, {"insert.3.0/det": 0.5}, Position(done=2, step=2, loss=2.0, clips=8, seconds=10.0, data_s=2.0)
+    )
     assert "starves" not in capsys.readouterr().err
     log.epoch(2, 2, {"top1": 50.0}, 50.0, {}, Position(done=2, step=4, best=75.0, seconds=10.0, data_s=4.0))
     log.close()
