@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from gesta.config import config
 from gesta.data.dataset import DataConfig
@@ -61,7 +60,6 @@ class Table:
     source: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @config
