@@ -63,6 +63,15 @@ class LayerConfig:
 
 
 @config
+class AroundConfig:
+    """A plug-in around a temporal attention, such as an alignment of the frames."""
+
+    def build(self) -> nn.Module:
+        """A module ``(attend, x, norm) -> y``, see :class:`gesta.layers.temporal.TemporalBranch`."""
+        raise NotImplementedError
+
+
+@config
 class Insert:
     """Put ``layer`` before block ``at`` (0-based: ``at=3`` means after three blocks, the papers' ``[3]``).
 

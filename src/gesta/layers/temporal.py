@@ -1,0 +1,143 @@
+"""Factorised temporal attention over the frames at each place, and the slot around it.
+
+Source: G. Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?", ICML 2021, §3 (divided
+space-time attention) with the public implementation's ``temporal_fc``; as a layer before the blocks of any per-frame
+backbone, Y. Zhao et al., "Alignment-guided Temporal Attention", NeurIPS 2022, §4.3 and Table 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from gesta.config import config
+from gesta.errors import GestaError
+from gesta.model import AroundConfig, Grid, LayerConfig
+
+Attend = Callable[[Tensor], Tensor]
+"""Routes ``(B, N, T, C)`` to what temporal attention adds to them, of the same shape."""
+
+
+class Around(Protocol):
+    """What goes around a temporal attention."""
+
+    def __call__(self, attend: Attend, x: Tensor, norm: nn.Module) -> Tensor:
+        """The map after temporal modelling, shortcut included.
+
+        Args:
+            attend: routes ``(B, N, T, C)`` to their residual; a route is any choice of one token per frame.
+            x: the map ``(B, T, H, W, C)`` that enters, N = H·W.
+            norm: what ``attend`` normalises routes with first.
+
+        Returns:
+            ``(B, T, H, W, C)``. Without a plug-in it is ``x`` plus the residual along fixed places.
+        """
+        ...
+
+
+class FixedPlaces(nn.Module):
+    """Nothing around temporal attention: it runs over the frames at each place (TimeSformer)."""
+
+    def forward(self, attend: Attend, x: Tensor, norm: nn.Module) -> Tensor:
+        """``(B, T, H, W, C)`` to the same shape, see :class:`Around`."""
+        return x + attend(x.flatten(2, 3).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+
+
+class TemporalBranch(nn.Module):
+    """``x + temporal_fc(MHSA_T(norm(x)))`` along routes; the last layer starts at 0, and so the branch as identity.
+
+    Args:
+        width: C.
+        heads: attention heads.
+        post_norm: a second layer norm between attention and ``temporal_fc``.
+        drop_path: probability of leaving the branch out for a clip in training.
+        around: what finds the routes; None for fixed places.
+        eps: of the layer norms.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        post_norm: bool = False,
+        drop_path: float = 0.0,
+        around: AroundConfig | None = None,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise GestaError(f"temporal attention of {heads} heads needs a width that is divisible by it, not {width}")
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.post_norm = nn.LayerNorm(width, eps=eps) if post_norm else nn.Identity()
+        self.drop_path = DropPath(drop_path)
+        self.fc = nn.Linear(width, width)
+        self.around = around.build() if around else FixedPlaces()
+        nn.init.zeros_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor, token: Tensor | None = None) -> Tensor:
+        """The map after temporal modelling.
+
+        Args:
+            x: ``(B, T, H, W, C)``.
+            token: class token ``(B, 1, C)`` that every route attends to as well; its own result is dropped.
+        """
+        return self.around(lambda routes: self.attend(routes, token), x, self.norm)
+
+    def attend(self, routes: Tensor, token: Tensor | None = None) -> Tensor:
+        """Residual of routes ``(B, N, T, C)``, see :data:`Attend`."""
+        batch, places, frames, width = routes.shape
+        if token is not None:
+            routes = torch.cat([token[:, None].expand(-1, places, -1, -1), routes], 2)
+        q, k, v = self.qkv(self.norm(routes)).unflatten(3, (3, self.heads, -1)).flatten(0, 1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(routes.shape)
+        mixed = self.post_norm(self.proj(mixed))
+        return self.fc(self.drop_path(mixed[:, :, mixed.shape[2] - frames :]))
+
+
+@config
+class TemporalAttention(LayerConfig):
+    """Temporal attention before a block of a backbone that has none: ``x + fc(MHSA_T(norm(x)))``.
+
+    Attributes:
+        heads: attention heads; None for channels / 32.
+        post_norm: a second layer norm before the last layer, which the published costs of ATA's image backbones need.
+        drop_path: probability of leaving the branch out for a clip in training.
+        around: what finds the routes it attends along, e.g. ``ATA()``; None for fixed places.
+    """
+
+    heads: int | None = None
+    post_norm: bool = True
+    drop_path: float = 0.0
+    around: AroundConfig | None = None
+
+    def build(self, grid: Grid) -> TemporalLayer:
+        return TemporalLayer(self, grid)
+
+
+class TemporalLayer(nn.Module):
+    """The layer of :class:`TemporalAttention`; a fresh one changes nothing."""
+
+    def __init__(self, config: TemporalAttention, grid: Grid) -> None:
+        super().__init__()
+        width = grid[0]
+        self.temporal = TemporalBranch(
+            width,
+            config.heads or max(width // 32, 1),
+            post_norm=config.post_norm,
+            drop_path=config.drop_path,
+            around=config.around,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, T, H, W)`` to the same shape."""
+        return self.temporal(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
