@@ -67,7 +67,7 @@ class AroundConfig:
     """A plug-in around a temporal attention, such as an alignment of the frames."""
 
     def build(self) -> nn.Module:
-        """A module ``(attend, x, norm) -> y``, see :class:`gesta.layers.temporal.TemporalBranch`."""
+        """A module as :class:`gesta.layers.temporal.Around` says."""
         raise NotImplementedError
 
 
@@ -212,14 +212,27 @@ class VideoModel(nn.Module):
         """Named intermediate feature maps, each ``(B, C, T, H, W)``.
 
         ``"stem"`` is what enters block 0 (before its inserts), ``"insert.i"`` what the inserts before block i give,
-        ``"block.i"`` what block i gives.
+        ``"temporal.i"`` what the temporal modelling inside block i gives, ``"block.i"`` what block i gives.
         """
         wanted = set(names)
         known = self.tap_names()
         for name in wanted - set(known):
             raise GestaError(f"{type(self).__name__} has no tap {name!r}{suggest(name, known)}")
         found: dict[str, Any] = dict.fromkeys(wanted)
-        self._run(video, found)
+
+        def listen(name: str, temporal: nn.Module) -> Any:
+            def note(_: nn.Module, __: Any, result: tuple[Tensor, Any]) -> None:
+                found[name] = result[0].permute(0, 4, 1, 2, 3)  # (B, T, H, W, C) inside
+
+            return temporal.register_forward_hook(note)
+
+        inner = [(f"temporal.{i}", block) for i, block in enumerate(self.blocks)]
+        handles = [listen(name, block.temporal) for name, block in inner if name in wanted]
+        try:
+            self._run(video, found)
+        finally:
+            for handle in handles:
+                handle.remove()
         return found
 
     @torch.no_grad()
@@ -255,8 +268,9 @@ class VideoModel(nn.Module):
     def tap_names(self) -> list[str]:
         """All names :meth:`taps` knows, in the order of the forward pass."""
         names = ["stem"]
-        for i in range(len(self.blocks)):
-            names += [f"insert.{i}"] * (str(i) in self.inserts) + [f"block.{i}"]
+        for i, block in enumerate(self.blocks):
+            names += [f"insert.{i}"] * (str(i) in self.inserts)
+            names += [f"temporal.{i}"] * (getattr(block, "temporal", None) is not None) + [f"block.{i}"]
         return names
 
     def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:

@@ -117,12 +117,12 @@ def find_routes(
         tiles = tokens.unflatten(2, (height // coarse, coarse, width // coarse, coarse)).mean((3, 5)).flatten(2, 3)
     found = similarity(tiles, prefer_staying=prefer_staying)
     if window is not None:
-        found = found.masked_fill(~_near((height // coarse, width // coarse), window, found.device), -torch.inf)
+        found = found.masked_fill(~nearby((height // coarse, width // coarse), window, found.device), -torch.inf)
     routes = compose(assign(found, solver))
     return _places_of_tiles(routes, size, coarse) if coarse > 1 else routes
 
 
-def _near(size: Size, window: int, device: torch.device) -> Tensor:
+def nearby(size: Size, window: int, device: torch.device) -> Tensor:
     """Which pairs of places lie within a window: ``(N, N)``."""
     rows, columns = (torch.arange(n, device=device) for n in size)
     near = [(axis[:, None] - axis[None]).abs() <= window for axis in (rows, columns)]

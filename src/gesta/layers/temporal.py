@@ -26,16 +26,19 @@ Attend = Callable[[Tensor], Tensor]
 class Around(Protocol):
     """What goes around a temporal attention."""
 
-    def __call__(self, attend: Attend, x: Tensor, norm: nn.Module) -> Tensor:
+    def __call__(
+        self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The map after temporal modelling, shortcut included.
 
         Args:
             attend: routes ``(B, N, T, C)`` to their residual; a route is any choice of one token per frame.
             x: the map ``(B, T, H, W, C)`` that enters, N = H·W.
             norm: what ``attend`` normalises routes with first.
+            routes: use these, found in an earlier block, instead of finding new ones.
 
         Returns:
-            ``(B, T, H, W, C)``. Without a plug-in it is ``x`` plus the residual along fixed places.
+            ``(B, T, H, W, C)`` and, if routes were found, those that hold in it.
         """
         ...
 
@@ -43,9 +46,11 @@ class Around(Protocol):
 class FixedPlaces(nn.Module):
     """Nothing around temporal attention: it runs over the frames at each place (TimeSformer)."""
 
-    def forward(self, attend: Attend, x: Tensor, norm: nn.Module) -> Tensor:
+    def forward(
+        self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """``(B, T, H, W, C)`` to the same shape, see :class:`Around`."""
-        return x + attend(x.flatten(2, 3).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+        return x + attend(x.flatten(2, 3).transpose(1, 2)).transpose(1, 2).reshape(x.shape), None
 
 
 class TemporalBranch(nn.Module):
@@ -55,7 +60,7 @@ class TemporalBranch(nn.Module):
         width: C.
         heads: attention heads.
         post_norm: a second layer norm between attention and ``temporal_fc``.
-        drop_path: probability of leaving the branch out for a clip in training.
+        drop_path: probability of leaving attention out for a route in training (the public code drops per place).
         around: what finds the routes; None for fixed places.
         eps: of the layer norms.
     """
@@ -84,14 +89,17 @@ class TemporalBranch(nn.Module):
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x: Tensor, token: Tensor | None = None) -> Tensor:
-        """The map after temporal modelling.
+    def forward(
+        self, x: Tensor, token: Tensor | None = None, routes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The map after temporal modelling, and the routes it followed if they were sought.
 
         Args:
             x: ``(B, T, H, W, C)``.
             token: class token ``(B, 1, C)`` that every route attends to as well; its own result is dropped.
+            routes: follow these instead of finding new ones, see :class:`Around`.
         """
-        return self.around(lambda routes: self.attend(routes, token), x, self.norm)
+        return self.around(lambda along: self.attend(along, token), x, self.norm, routes)
 
     def attend(self, routes: Tensor, token: Tensor | None = None) -> Tensor:
         """Residual of routes ``(B, N, T, C)``, see :data:`Attend`."""
@@ -99,9 +107,9 @@ class TemporalBranch(nn.Module):
         if token is not None:
             routes = torch.cat([token[:, None].expand(-1, places, -1, -1), routes], 2)
         q, k, v = self.qkv(self.norm(routes)).unflatten(3, (3, self.heads, -1)).flatten(0, 1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(routes.shape)
-        mixed = self.post_norm(self.proj(mixed))
-        return self.fc(self.drop_path(mixed[:, :, mixed.shape[2] - frames :]))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        mixed = self.drop_path(self.post_norm(self.proj(mixed)))[:, mixed.shape[1] - frames :]
+        return self.fc(mixed).unflatten(0, (batch, places))
 
 
 @config
@@ -111,7 +119,7 @@ class TemporalAttention(LayerConfig):
     Attributes:
         heads: attention heads; None for channels / 32.
         post_norm: a second layer norm before the last layer, which the published costs of ATA's image backbones need.
-        drop_path: probability of leaving the branch out for a clip in training.
+        drop_path: probability of leaving attention out for a route in training.
         around: what finds the routes it attends along, e.g. ``ATA()``; None for fixed places.
     """
 
@@ -140,4 +148,4 @@ class TemporalLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, T, H, W)`` to the same shape."""
-        return self.temporal(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        return self.temporal(x.permute(0, 2, 3, 4, 1))[0].permute(0, 4, 1, 2, 3)

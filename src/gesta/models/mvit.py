@@ -39,6 +39,7 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
+from gesta.layers.start import Standardise, start_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
 Size = tuple[int, int, int]
@@ -300,19 +301,6 @@ class Block(nn.Module):
         return State(tokens, pooled(size, self.stride))
 
 
-class Standardise(nn.BatchNorm1d):
-    """Features with mean 0 and variance 1 over the clips of a batch; a single clip is judged by those seen before."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, affine=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """``(B, D)`` to the same shape."""
-        if self.training and len(input) == 1:
-            return F.batch_norm(input, self.running_mean, self.running_var, eps=self.eps)
-        return super().forward(input)
-
-
 class MViT(VideoModel):
     """MViTv2. The stages of ``mvitv2_s`` start at blocks 0, 1, 3 and 14; its grids halve inside blocks 1, 3 and 14."""
 
@@ -352,9 +340,7 @@ class MViT(VideoModel):
         self.classifier = Classifier(inputs, config.classes, config.dropout)
         self.apply(_initialise)
         if config.small_start:
-            for module in self.modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+            start_small(self)
         self.finish()
 
     def stem(self, video: Tensor) -> State:

@@ -1,0 +1,160 @@
+"""ATA: temporal attention along one-to-one matches of neighbouring frames instead of along fixed places.
+
+Source: Y. Zhao et al., "Alignment-guided Temporal Attention for Video Action Recognition", NeurIPS 2022, §3 and
+Algorithms 1 and 2; no official code exists. What the paper leaves open, and where its algorithms slip, is decided in
+``docs/fidelity.md``; every decision is a field of :class:`ATA`.
+
+The tokens of every frame are permuted so that token n of frame t is the best one-to-one match of token n of frame t-1
+(:mod:`gesta.alignment`), temporal attention runs along the routes, and its result goes back to the places it came from::
+
+    routes = matches(p.detach())                          (Eqs 6, 17, 18)
+    p' = p + undo( attend( follow(p, routes) ) )          Algorithms 1 and 2
+
+Layer norm, attention over time and the last layer act on each route alone, so undoing their result is undoing everything,
+and the shortcut stays exact.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gesta.alignment.assignment import Solver
+from gesta.alignment.chain import Size, find_routes, follow, unfollow
+from gesta.alignment.soft import Chain, soft_routes
+from gesta.config import config
+from gesta.errors import GestaError
+from gesta.layers.temporal import Attend
+from gesta.model import AroundConfig
+
+EXACT_UP_TO = 784
+"""Tokens per frame up to which matches are sought between single tokens unless ``coarse`` says otherwise."""
+
+
+@config
+class ATA(AroundConfig):
+    """Alignment around a temporal attention; it has no parameters.
+
+    Attributes:
+        dealign: put the result back to the places it came from. Without it the map itself goes on permuted, which in a
+            model that aligns every block and attends to all places alike changes nothing (the paper's 79.3 and 79.6 of
+            Table 3 are noise), but does where space has structure.
+        align_on: find matches between the tokens that enter (``input``, Fig. 3c and Algorithm 1), or after temporal
+            attention's layer norm (``norm``).
+        alignment: ``hard`` matches one to one, without gradient (the paper); ``sinkhorn`` is the soft version that §5
+            announces, our form; ``straight_through`` is hard forward and soft backward.
+        tau: temperature of soft alignment.
+        sinkhorn_iters: scalings of soft alignment.
+        chain: how soft plans of neighbouring frames become routes, see :func:`gesta.alignment.soft.soft_routes`.
+        solver: of the assignment problems, see :func:`gesta.alignment.assignment.assign`.
+        tie_break: ``identity`` prefers staying where matches are equally good (repeated frames, flat regions).
+        coarse: move tiles of ``coarse × coarse`` tokens whole, matched by their mean; 1 matches single tokens. None is 1
+            up to 784 tokens per frame and beyond that the smallest tile that brings the map there (exact matches of
+            56 × 56 tokens take about a second per pair of frames).
+        window: largest move along each axis from frame to frame, in tokens (or tiles); None for no limit.
+    """
+
+    dealign: bool = True
+    align_on: Literal["input", "norm"] = "input"
+    alignment: Literal["hard", "sinkhorn", "straight_through"] = "hard"
+    tau: float = 0.05
+    sinkhorn_iters: int = 20
+    chain: Chain = "compose"
+    solver: Solver = "auto"
+    tie_break: Literal["identity", "none"] = "identity"
+    coarse: int | None = None
+    window: int | None = None
+
+    def build(self) -> Alignment:
+        return Alignment(self)
+
+
+class Alignment(nn.Module):
+    """The module of :class:`ATA`, see :class:`gesta.layers.temporal.Around`.
+
+    Raises:
+        GestaError: switches that exclude each other.
+    """
+
+    def __init__(self, config: ATA) -> None:
+        super().__init__()
+        soft = config.alignment != "hard"
+        if soft and not config.dealign:
+            raise GestaError(f"ATA: {config.alignment} alignment cannot leave the map permuted; set dealign=True")
+        if soft and (config.coarse or 1) > 1:
+            raise GestaError("ATA: tiles move whole, so coarse needs alignment='hard'; a window works with both")
+        self.config = config
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self.config, name)!r}" for name in ("alignment", "dealign", "align_on"))
+
+    def forward(
+        self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``(B, T, H, W, C)`` to the same shape; the input is not written to.
+
+        Routes are ``(B, T, N)`` places, or ``(B, T, N, N)`` weights of soft alignment.
+        """
+        tokens = x.flatten(2, 3)
+        if x.shape[1] == 1 or x.is_meta:  # one frame is aligned; papers count operations without alignment
+            routes = torch.arange(tokens.shape[2], device=x.device).expand(tokens.shape[:3])
+        elif routes is None:
+            routes = self.routes(tokens if self.config.align_on == "input" else norm(tokens), (x.shape[2], x.shape[3]))
+        if routes.is_floating_point():
+            along = (routes.to(x.dtype) @ tokens).transpose(1, 2)
+            result = attend(along).transpose(1, 2)
+            return x + (routes.to(result.dtype).transpose(2, 3) @ result).view(x.shape), routes
+        along = follow(tokens, routes)
+        result = attend(along)
+        if self.config.dealign:
+            return x + unfollow(result, routes).view(x.shape), routes
+        here = torch.arange(tokens.shape[2], device=x.device).expand_as(routes)
+        return (along + result).transpose(1, 2).reshape(x.shape), here
+
+    def routes(self, tokens: Tensor, size: Size) -> Tensor:
+        """The routes through some clips.
+
+        Args:
+            tokens: ``(B, T, N, C)``.
+            size: (H, W), N = H·W.
+
+        Returns:
+            ``(B, T, N)`` int64, or ``(B, T, N, N)`` weights of soft alignment.
+        """
+        c = self.config
+        if c.alignment == "hard":
+            return find_routes(
+                tokens,
+                size,
+                solver=c.solver,
+                prefer_staying=c.tie_break == "identity",
+                coarse=tile(size) if c.coarse is None else c.coarse,
+                window=c.window,
+            )
+        return soft_routes(
+            tokens,
+            size,
+            tau=c.tau,
+            iterations=c.sinkhorn_iters,
+            chain=c.chain,
+            straight_through=c.alignment == "straight_through",
+            solver=c.solver,
+            window=c.window,
+        )
+
+
+def tile(size: Size) -> int:
+    """Edge of the tiles that a map is matched by when nothing else is said; warns if they are more than a token."""
+    height, width = size
+    edges = (s for s in range(1, min(size) + 1) if height % s == width % s == 0)
+    edge = next((s for s in edges if height * width <= EXACT_UP_TO * s * s), 1)
+    if height * width > EXACT_UP_TO and not torch.compiler.is_compiling():
+        warnings.warn(
+            f"ATA matches maps of {height} × {width} tokens in tiles of {edge} × {edge}; ATA(coarse=1) matches single "
+            "tokens, which takes about a second per pair of frames",
+            stacklevel=2,
+        )
+    return edge
