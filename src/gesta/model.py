@@ -382,6 +382,12 @@ MODELS: dict[str, str] = {
     "mvitv2_tiny": "gesta.models.mvit",
     "stan_mvitv2_s": "gesta.models.stan",
     "stan_mvitv2_tiny": "gesta.models.stan",
+    "timesformer_b": "gesta.models.timesformer",
+    "timesformer_l": "gesta.models.timesformer",
+    "timesformer_tiny": "gesta.models.timesformer",
+    "ata_vitb": "gesta.models.timesformer",
+    "ata_vitb_costmatched": "gesta.models.timesformer",
+    "ata_timesformer_tiny": "gesta.models.timesformer",
     "r3d_50": "gesta.models.r3d",
     "r3d_tiny": "gesta.models.r3d",
 }

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten
 from gesta.config import copy, from_json, to_json
 from gesta.errors import GestaError
 from gesta.model import Insert, LayerConfig, ModelConfig, VideoModel, list_models, model_config
+from gesta.plugins.ata import ATA
 from gesta.plugins.stan import STAN
 
 
@@ -49,6 +50,17 @@ VARIANTS = {
     "mvitv2_tiny+token": Variant(
         "mvitv2_tiny", {"cls_token": True}, token=True, unreached=("blocks.4.attn.pool_q.conv", "blocks.4.attn.rel_pos")
     ),
+    "timesformer_tiny+all": Variant(
+        "timesformer_tiny", {"temporal_cls": True, "temporal_post_norm": True, "drop_path": 0.1}, token=True
+    ),
+    "timesformer_tiny+joint": Variant("timesformer_tiny", {"temporal": "joint"}, token=True),
+    "timesformer_tiny+averaging": Variant("timesformer_tiny", {"temporal": "averaging"}, token=True),
+    "timesformer_tiny+ata": Variant(
+        "timesformer_tiny", {"around": ATA(dealign=False), "ata_blocks": (0, 1, 3), "align_every": 2}, token=True
+    ),
+    "timesformer_tiny+soft": Variant(
+        "timesformer_tiny", {"around": ATA(alignment="straight_through", align_on="norm")}, token=True
+    ),
 }
 
 PLUGINS = {
@@ -60,7 +72,9 @@ PLUGINS = {
     "stan.bn": PlugIn(STAN(scale="cost_matched_large", padding_mode="border"), gives=2, useless=("conv.bias",)),
 }
 
-CASES = {name: Variant(name) for name in list_models()} | VARIANTS
+TOKEN = ("timesformer", "ata_timesformer", "ata_vitb")  # begins of names of models that have a class token
+
+CASES = {name: Variant(name, token=name.startswith(TOKEN)) for name in list_models()} | VARIANTS
 
 
 def configured(model_name: str, plugin: str | None = None, **changes: Any) -> ModelConfig:
@@ -203,7 +217,9 @@ def test_taps_have_the_announced_grids(model_name: str, plugin: str) -> None:
     model = built(configured(model_name, plugin)).eval()
     names = model.tap_names()
     last = len(model.blocks)
-    assert names[:3] == ["stem", "block.0", "insert.1"] and names[-1] == f"block.{last - 1}"
+    assert names[0] == "stem" and names[-1] == f"block.{last - 1}"
+    assert [name for name in names if name.startswith("insert.")] == ["insert.1"]
+    assert names.index("insert.1") == names.index("block.0") + 1
     with torch.no_grad():
         taps = model.taps(video_for(model.config), names)
     assert set(taps) == set(names)
@@ -294,6 +310,9 @@ def test_order_of_frames_matters(model_name: str) -> None:
         pytest.skip("does not claim to")
     for seed in (0, 1):
         model = built(configured(model_name), seed).eval()
+        for parameter in model.parameters():
+            if not parameter.any():  # what starts at zero, embeddings of time among it
+                torch.nn.init.normal_(parameter, std=0.1)
         video = video_for(model.config)
         with torch.no_grad():
             scores = model(video)

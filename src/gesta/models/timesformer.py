@@ -1,0 +1,340 @@
+"""TimeSformer: a ViT whose blocks attend over time and over space in turn; the backbone of ATA.
+
+Source: G. Bertasius, H. Wang, L. Torresani, "Is Space-Time Attention All You Need for Video Understanding?", ICML 2021,
+§3 (divided space-time attention) and its public implementation; with ATA: Y. Zhao et al., "Alignment-guided Temporal
+Attention for Video Action Recognition", NeurIPS 2022.
+
+A block on patch tokens ``p`` (B, T, N, C) and one class token ``c`` (B, 1, C) for the whole clip::
+
+    p' = p + temporal_fc( MHSA_T( norm(p) ) )            over the T frames at each place, or along ATA's routes
+    s_t = MHSA_S( norm1([c ; p'_t]) )                    over the 1 + N tokens of each frame, c seen by all
+    c' = c + mean_t s_t[0] ;  p'' = p' + s_t[1:]
+    [c' ; p''] += MLP( norm2([c' ; p'']) )
+
+The class token mixes the frames in every block, so without temporal attention (``averaging``) this is not an image ViT
+averaged over frames, unless the clip stands still.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import field
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from gesta.config import config
+from gesta.errors import GestaError
+from gesta.layers.start import Standardise, start_small
+from gesta.layers.temporal import TemporalBranch
+from gesta.model import AroundConfig, Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
+from gesta.plugins.ata import ATA
+
+EPS = 1e-6  # of all layer norms
+
+
+@config
+class TimeSformerConfig(ModelConfig):
+    """Sizes of a TimeSformer, and how it models time.
+
+    Attributes:
+        width: C.
+        depth: blocks.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLPs, in widths.
+        patch: edge of the square patches in pixels.
+        temporal: ``attention`` over time before that over space (divided space-time attention), ``joint`` attention over
+            all tokens of the clip at once, or ``averaging``: neither.
+        around: what finds the routes of temporal attention, e.g. ``ATA()``; None for fixed places.
+        ata_blocks: the blocks that get it; None for all.
+        align_every: find routes in the first of so many consecutive ones of these blocks only and keep them in the rest.
+        temporal_cls: let every route attend to the class token too (its own result is dropped).
+        temporal_post_norm: a second layer norm in the temporal branch; with ``temporal_cls`` this costs what ATA's paper
+            prints, see :func:`ata_vitb_costmatched`.
+        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`. Train it with at least
+            three clips per forward pass.
+    """
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    patch: int = 16
+    temporal: Literal["attention", "joint", "averaging"] = "attention"
+    around: AroundConfig | None = None
+    ata_blocks: tuple[int, ...] | None = None
+    align_every: int = 1
+    temporal_cls: bool = False
+    temporal_post_norm: bool = False
+    small_start: bool = False
+    drop_path: float = 0.1
+    clip: ClipSpec = field(default_factory=lambda: ClipSpec(frames=8, stride=32, size=224))
+
+    def build(self) -> TimeSformer:
+        return TimeSformer(self)
+
+
+def timesformer_b() -> TimeSformerConfig:
+    """TimeSformer, ViT-B/16, on 8 frames of 224 × 224, every 32nd frame (the public model)."""
+    return TimeSformerConfig()
+
+
+def timesformer_l() -> TimeSformerConfig:
+    """TimeSformer-L: the same on 96 frames, every fourth frame."""
+    config = timesformer_b()
+    config.clip.frames, config.clip.stride = 96, 4
+    return config
+
+
+def ata_vitb() -> TimeSformerConfig:
+    """TimeSformer with ATA in every block; its weights are TimeSformer's."""
+    config = timesformer_b()
+    config.around = ATA()
+    return config
+
+
+def ata_vitb_costmatched() -> TimeSformerConfig:
+    """The same with the class token in temporal attention and a second layer norm: the FLOPs that ATA's paper prints."""
+    config = ata_vitb()
+    config.temporal_cls = config.temporal_post_norm = True
+    return config
+
+
+def timesformer_tiny() -> TimeSformerConfig:
+    """Four narrow blocks for CPUs: 8 frames of 64 × 64, every fourth frame, patches of 8 × 8."""
+    return TimeSformerConfig(
+        width=96,
+        depth=4,
+        heads=3,
+        patch=8,
+        small_start=True,
+        drop_path=0.0,
+        clip=ClipSpec(frames=8, stride=4, size=64),
+    )
+
+
+def ata_timesformer_tiny() -> TimeSformerConfig:
+    """The TimeSformer for CPUs with ATA in every block."""
+    config = timesformer_tiny()
+    config.around = ATA()
+    return config
+
+
+class State(NamedTuple):
+    """What goes from block to block.
+
+    Attributes:
+        tokens: ``(B, 1 + T·H·W, C)``, the class token first, then t-major.
+        size: (T, H, W), plain numbers.
+        routes: those of an earlier block while they are kept, see ``align_every``.
+    """
+
+    tokens: Tensor
+    size: tuple[int, int, int]
+    routes: Tensor | None = None
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over ``(B, N, C)``."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(B, N, C)`` to the same shape."""
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention over time, attention over space, MLP, each with a shortcut.
+
+    Args:
+        config: sizes.
+        drop_path: probability of leaving a branch out in training: of a route in time, of a frame in space, of a clip in
+            the MLP, as in the public implementation.
+        around: what goes around temporal attention here.
+        routes: ``find`` new routes and forget them, find them and ``pass`` them on, or ``keep`` those passed on.
+    """
+
+    def __init__(
+        self,
+        config: TimeSformerConfig,
+        drop_path: float,
+        around: AroundConfig | None,
+        routes: Literal["find", "pass", "keep"],
+    ) -> None:
+        super().__init__()
+        self.joint = config.temporal == "joint"
+        self.with_token = config.temporal_cls
+        self.routes = routes
+        self.temporal = None
+        if config.temporal == "attention":
+            self.temporal = TemporalBranch(
+                config.width,
+                config.heads,
+                post_norm=config.temporal_post_norm,
+                drop_path=drop_path,
+                around=around,
+                eps=EPS,
+            )
+        self.norm1 = nn.LayerNorm(config.width, eps=EPS)
+        self.attn = Attention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width, eps=EPS)
+        hidden = int(config.mlp_ratio * config.width)
+        self.mlp = nn.Sequential(nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, state: State) -> State:
+        tokens, size, routes = state
+        if self.joint:
+            tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+        else:
+            token, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, size)
+            if self.temporal is not None:
+                known = routes if self.routes == "keep" else None
+                patches, found = self.temporal(patches, token if self.with_token else None, known)
+                routes = found if self.routes == "pass" else routes
+            tokens = self._attend_in_frames(token, patches.flatten(2, 3))
+        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        return State(tokens, size, routes)
+
+    def _attend_in_frames(self, token: Tensor, patches: Tensor) -> Tensor:
+        """Attention over each frame and the clip's class token: ``(B, 1, C)``, ``(B, T, N, C)`` to ``(B, 1 + TN, C)``."""
+        frames = torch.cat([token[:, None].expand(-1, patches.shape[1], -1, -1), patches], 2)
+        result = self.drop_path(self.attn(self.norm1(frames.flatten(0, 1)))).view(frames.shape)
+        return torch.cat([token + result[:, :, 0].mean(1, keepdim=True), (patches + result[:, :, 1:]).flatten(1, 2)], 1)
+
+
+class TimeSformer(VideoModel):
+    """TimeSformer. A clip of another length or size than the configured one gets its embeddings by nearest neighbour."""
+
+    config: TimeSformerConfig
+
+    def __init__(self, config: TimeSformerConfig) -> None:
+        super().__init__(config)
+        width, edge = config.width, config.clip.size // config.patch
+        if config.clip.size % config.patch:
+            raise GestaError(f"patches of {config.patch} pixels do not tile a clip of {config.clip.size} pixels")
+        aligned = range(config.depth) if config.ata_blocks is None else sorted(config.ata_blocks)
+        if aligned and not 0 <= min(aligned) <= max(aligned) < config.depth:
+            raise GestaError(f"ata_blocks {tuple(aligned)}: the model has blocks 0 to {config.depth - 1}")
+        if config.around is not None and config.temporal != "attention":
+            raise GestaError(f"temporal={config.temporal!r} has no temporal attention to put something around")
+        if config.align_every < 1:
+            raise GestaError(f"align_every counts blocks from 1, not {config.align_every}")
+        self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + edge * edge, width))
+        self.time_embed = nn.Parameter(torch.zeros(1, config.clip.frames, width))
+        self.blocks = nn.ModuleList()
+        for i, rate in enumerate(drop_path_rates(config.drop_path, config.depth)):
+            around = config.around if i in aligned else None
+            routes: Literal["find", "pass", "keep"] = "find"
+            if around is not None and config.align_every > 1:
+                routes = "keep" if list(aligned).index(i) % config.align_every else "pass"
+            self.blocks.append(Block(config, rate, around, routes))
+        self.norm = nn.LayerNorm(width, eps=EPS)
+        self.standardise = Standardise(width) if config.small_start else nn.Identity()
+        self.classifier = Classifier(width, config.classes, config.dropout)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        if config.small_start:
+            start_small(self)
+        for module in self.modules():
+            if isinstance(module, TemporalBranch):
+                nn.init.zeros_(module.fc.weight)  # in every block: the public code skips none of them
+        self.finish()
+
+    def stem(self, video: Tensor) -> State:
+        """Patches of every frame with the embeddings of their place and frame, and one class token."""
+        batch, _, frames = video.shape[:3]
+        grid = self.patch_embed(video.transpose(1, 2).flatten(0, 1))
+        height, width = grid.shape[2:]
+        places = self.pos_embed[:, 1:]
+        if height * width != places.shape[1]:
+            edge = int(places.shape[1] ** 0.5)
+            places = _nearest(places.transpose(1, 2).unflatten(2, (edge, edge)), (height, width)).flatten(2).mT
+        times = self.time_embed
+        if frames != times.shape[1]:
+            times = _nearest(times.mT, (frames,)).mT
+        patches = grid.flatten(2).mT.unflatten(0, (batch, frames)) + places[:, None] + times[:, :, None]
+        token = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
+        return State(torch.cat([token, patches.flatten(1, 2)], 1), (frames, height, width))
+
+    def pool(self, state: State) -> Tensor:
+        """The class token, normalised."""
+        tokens = state.tokens if state.tokens.is_meta else state.tokens[:, :1]  # papers count the norm of all tokens
+        return self.standardise(self.norm(tokens)[:, 0])
+
+    def to_grid(self, state: State) -> Tensor:
+        return state.tokens[:, 1:].unflatten(1, state.size).permute(0, 4, 1, 2, 3)
+
+    def from_grid(self, grid: Tensor, state: State) -> State:
+        tokens = torch.cat([state.tokens[:, :1], grid.permute(0, 2, 3, 4, 1).flatten(1, 3)], 1)
+        return State(tokens, state.size, state.routes)
+
+    def grid_at(self, block: int) -> Grid:
+        clip, edge = self.config.clip, self.config.clip.size // self.config.patch
+        return self.config.width, clip.frames, edge, edge
+
+    def no_weight_decay(self) -> set[str]:
+        return {"cls_token", "pos_embed", "time_embed"}
+
+    def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Names of the public TimeSformer checkpoints and of timm's image ViTs to ours.
+
+        An image ViT has no temporal attention: it starts as a copy of the spatial one, behind a last layer of zeros.
+        Embeddings made for another clip size are resized by nearest neighbour, with a warning.
+        """
+        renamed: dict[str, Tensor] = {}
+        for name, value in weights.items():
+            name = name.removeprefix("module.").removeprefix("model.")
+            for pattern, ours in _FOREIGN:
+                name = re.sub(pattern, ours, name)
+            renamed[name] = value
+        if self.config.temporal == "attention" and not any(".temporal." in name for name in renamed):
+            for name in list(renamed):
+                for spatial, temporal in ((".norm1.", ".temporal.norm."), (".attn.", ".temporal.")):
+                    if spatial in name:
+                        renamed[name.replace(spatial, temporal)] = renamed[name].clone()
+        for name in ("time_embed", "pos_embed"):
+            value, ours_ = renamed.get(name), self.get_parameter(name)
+            if value is None or value.dim() != 3 or value.shape[1] == ours_.shape[1]:
+                continue
+            warnings.warn(f"{name} was made for another clip and is resized to {ours_.shape[1]} vectors", stacklevel=2)
+            if name == "time_embed":
+                renamed[name] = _nearest(value.mT, (ours_.shape[1],)).mT
+            else:
+                old, new = (int((table.shape[1] - 1) ** 0.5) for table in (value, ours_))
+                grid = _nearest(value[:, 1:].mT.unflatten(2, (old, old)), (new, new))
+                renamed[name] = torch.cat([value[:, :1], grid.flatten(2).mT], 1)
+        return renamed
+
+
+_FOREIGN: tuple[tuple[str, str], ...] = (
+    (r"^patch_embed\.proj\.", "patch_embed."),
+    (r"\.temporal_norm1\.", ".temporal.norm."),
+    (r"\.temporal_attn\.", ".temporal."),
+    (r"\.temporal_fc\.", ".temporal.fc."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.2."),
+    (r"^head\.", "classifier.linear."),
+)
+"""Patterns of public names and ours."""
+
+
+def _nearest(table: Tensor, size: tuple[int, ...]) -> Tensor:
+    """``(1, C, *)`` embeddings for another grid."""
+    return F.interpolate(table.float(), size=size, mode="nearest").to(table.dtype)
