@@ -60,7 +60,7 @@ def official(model: TimeSformer) -> dict[str, Tensor]:
     return renamed
 
 
-# --- weights -----------------------------------------------------------------------------------------------------------
+# --- weights ----------------------------------------------------------------------------------------------------------
 
 
 def test_official_checkpoint_loads_key_by_key(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_still_clip_is_its_image_only_without_embeddings_of_time() -> None:
         assert (model(clip) - still).abs().max() > 1e-3
 
 
-# --- costs -------------------------------------------------------------------------------------------------------------
+# --- costs ------------------------------------------------------------------------------------------------------------
 
 COSTS: list[tuple[dict[str, Any], int, float, float, float]] = [
     # changes, frames, parameters in M, MACs in G by torch's and by fvcore's counting (specification §3)

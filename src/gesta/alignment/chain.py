@@ -4,8 +4,8 @@ Source: Y. Zhao et al., "Alignment-guided Temporal Attention", NeurIPS 2022, §3
 and 2, with their slips repaired (``docs/fidelity.md``).
 
 The paper aligns frame after frame: frame t is matched with the *rearranged* frame t-1. That chain is parallel. Let
-``match_t`` be a best assignment between the raw frames t-1 and t. The chained problem at t only has its rows permuted by
-the route so far, ``S'[i, j] = S[route_{t-1}(i), j]``, so its best assignments are exactly ``match_t ∘ route_{t-1}``::
+``match_t`` be a best assignment between the raw frames t-1 and t. The chained problem at t has its rows permuted by the
+route so far, no more, ``S'[i, j] = S[route_{t-1}(i), j]``, so its best assignments are exactly ``match_t ∘ route_{t-1}``::
 
     route_0 = identity ,   route_t = match_t[route_{t-1}]
 
@@ -131,7 +131,7 @@ def nearby(size: Size, window: int, device: torch.device) -> Tensor:
 
 def _places_of_tiles(routes: Tensor, size: Size, coarse: int) -> Tensor:
     """Routes of tiles to routes of their tokens, each of which keeps its place within its tile."""
-    height, width = size
+    width = size[1]
     per_row = width // coarse
     y, x = (torch.arange(n, device=routes.device) for n in size)
     tile_of = ((y // coarse)[:, None] * per_row + (x // coarse)[None]).flatten()

@@ -1,7 +1,8 @@
 """Soft alignment: doubly stochastic matches that have a gradient.
 
-Y. Zhao et al., "Alignment-guided Temporal Attention", NeurIPS 2022, §5 names it as future work and leaves its form open;
-every choice here is ours. R. Sinkhorn, P. Knopp, "Concerning nonnegative matrices and doubly stochastic matrices", 1967.
+Y. Zhao et al., "Alignment-guided Temporal Attention", NeurIPS 2022, §5 names it as future work and leaves its form
+open; every choice here is ours. R. Sinkhorn, P. Knopp, "Concerning nonnegative matrices and doubly stochastic
+matrices", 1967.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def soft_routes(
         size: (H, W), N = H·W.
         tau: temperature of the similarities; towards 0 the hard routes.
         iterations: of Sinkhorn's scaling.
-        chain: ``compose`` multiplies the plans of neighbouring raw frames (blurs with t), ``anchor0`` plans from frame 0
-            to each frame directly, ``sequential`` from the aligned frame t - 1 to the raw frame t.
+        chain: ``compose`` multiplies the plans of neighbouring raw frames (blurs with t), ``anchor0`` plans from frame
+            0 to each frame directly, ``sequential`` from the aligned frame t - 1 to the raw frame t.
         straight_through: hard matches forward, the plans' gradient backward.
         solver: of the hard matches.
         window: as in :func:`gesta.alignment.chain.find_routes`.

@@ -103,7 +103,7 @@ class TemporalBranch(nn.Module):
 
     def attend(self, routes: Tensor, token: Tensor | None = None) -> Tensor:
         """Residual of routes ``(B, N, T, C)``, see :data:`Attend`."""
-        batch, places, frames, width = routes.shape
+        batch, places, frames = routes.shape[:3]
         if token is not None:
             routes = torch.cat([token[:, None].expand(-1, places, -1, -1), routes], 2)
         q, k, v = self.qkv(self.norm(routes)).unflatten(3, (3, self.heads, -1)).flatten(0, 1).permute(2, 0, 3, 1, 4)

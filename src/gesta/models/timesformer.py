@@ -47,16 +47,16 @@ class TimeSformerConfig(ModelConfig):
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs, in widths.
         patch: edge of the square patches in pixels.
-        temporal: ``attention`` over time before that over space (divided space-time attention), ``joint`` attention over
-            all tokens of the clip at once, or ``averaging``: neither.
+        temporal: ``attention`` over time before that over space (divided space-time attention), ``joint`` attention
+            over all tokens of the clip at once, or ``averaging``: neither.
         around: what finds the routes of temporal attention, e.g. ``ATA()``; None for fixed places.
         ata_blocks: the blocks that get it; None for all.
-        align_every: find routes in the first of so many consecutive ones of these blocks only and keep them in the rest.
+        align_every: of so many consecutive ones of these blocks the first finds routes, the others keep them.
         temporal_cls: let every route attend to the class token too (its own result is dropped).
-        temporal_post_norm: a second layer norm in the temporal branch; with ``temporal_cls`` this costs what ATA's paper
-            prints, see :func:`ata_vitb_costmatched`.
-        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`. Train it with at least
-            three clips per forward pass.
+        temporal_post_norm: a second layer norm in the temporal branch; with ``temporal_cls`` this costs what ATA's
+            paper prints, see :func:`ata_vitb_costmatched`.
+        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`. Train it with at
+            least three clips per forward pass.
     """
 
     width: int = 768
@@ -98,7 +98,7 @@ def ata_vitb() -> TimeSformerConfig:
 
 
 def ata_vitb_costmatched() -> TimeSformerConfig:
-    """The same with the class token in temporal attention and a second layer norm: the FLOPs that ATA's paper prints."""
+    """The same with the class token in temporal attention and a second layer norm: the FLOPs of ATA's paper."""
     config = ata_vitb()
     config.temporal_cls = config.temporal_post_norm = True
     return config
@@ -158,8 +158,8 @@ class Block(nn.Module):
 
     Args:
         config: sizes.
-        drop_path: probability of leaving a branch out in training: of a route in time, of a frame in space, of a clip in
-            the MLP, as in the public implementation.
+        drop_path: probability of leaving a branch out in training: for a route in time, for a frame in space, for a
+            clip in the MLP, as in the public implementation.
         around: what goes around temporal attention here.
         routes: ``find`` new routes and forget them, find them and ``pass`` them on, or ``keep`` those passed on.
     """
@@ -207,14 +207,14 @@ class Block(nn.Module):
         return State(tokens, size, routes)
 
     def _attend_in_frames(self, token: Tensor, patches: Tensor) -> Tensor:
-        """Attention over each frame and the clip's class token: ``(B, 1, C)``, ``(B, T, N, C)`` to ``(B, 1 + TN, C)``."""
+        """Attention over each frame and the class token: ``(B, 1, C)``, ``(B, T, N, C)`` to ``(B, 1 + T·N, C)``."""
         frames = torch.cat([token[:, None].expand(-1, patches.shape[1], -1, -1), patches], 2)
         result = self.drop_path(self.attn(self.norm1(frames.flatten(0, 1)))).view(frames.shape)
         return torch.cat([token + result[:, :, 0].mean(1, keepdim=True), (patches + result[:, :, 1:]).flatten(1, 2)], 1)
 
 
 class TimeSformer(VideoModel):
-    """TimeSformer. A clip of another length or size than the configured one gets its embeddings by nearest neighbour."""
+    """TimeSformer. Clips of another length or size than the configured one get their embeddings by nearest neighbour."""
 
     config: TimeSformerConfig
 
@@ -262,11 +262,11 @@ class TimeSformer(VideoModel):
         batch, _, frames = video.shape[:3]
         grid = self.patch_embed(video.transpose(1, 2).flatten(0, 1))
         height, width = grid.shape[2:]
-        places = self.pos_embed[:, 1:]
+        places: Tensor = self.pos_embed[:, 1:]
         if height * width != places.shape[1]:
             edge = int(places.shape[1] ** 0.5)
             places = _nearest(places.transpose(1, 2).unflatten(2, (edge, edge)), (height, width)).flatten(2).mT
-        times = self.time_embed
+        times: Tensor = self.time_embed
         if frames != times.shape[1]:
             times = _nearest(times.mT, (frames,)).mT
         patches = grid.flatten(2).mT.unflatten(0, (batch, frames)) + places[:, None] + times[:, :, None]
@@ -310,16 +310,16 @@ class TimeSformer(VideoModel):
                     if spatial in name:
                         renamed[name.replace(spatial, temporal)] = renamed[name].clone()
         for name in ("time_embed", "pos_embed"):
-            value, ours_ = renamed.get(name), self.get_parameter(name)
-            if value is None or value.dim() != 3 or value.shape[1] == ours_.shape[1]:
+            table, count = renamed.get(name), self.get_parameter(name).shape[1]
+            if table is None or table.dim() != 3 or table.shape[1] == count:
                 continue
-            warnings.warn(f"{name} was made for another clip and is resized to {ours_.shape[1]} vectors", stacklevel=2)
+            warnings.warn(f"{name} was made for another clip and is resized to {count} vectors", stacklevel=2)
             if name == "time_embed":
-                renamed[name] = _nearest(value.mT, (ours_.shape[1],)).mT
+                renamed[name] = _nearest(table.mT, (count,)).mT
             else:
-                old, new = (int((table.shape[1] - 1) ** 0.5) for table in (value, ours_))
-                grid = _nearest(value[:, 1:].mT.unflatten(2, (old, old)), (new, new))
-                renamed[name] = torch.cat([value[:, :1], grid.flatten(2).mT], 1)
+                old, new = (int((n - 1) ** 0.5) for n in (table.shape[1], count))
+                grid = _nearest(table[:, 1:].mT.unflatten(2, (old, old)), (new, new))
+                renamed[name] = torch.cat([table[:, :1], grid.flatten(2).mT], 1)
         return renamed
 
 

@@ -5,13 +5,13 @@ Algorithms 1 and 2; no official code exists. What the paper leaves open, and whe
 ``docs/fidelity.md``; every decision is a field of :class:`ATA`.
 
 The tokens of every frame are permuted so that token n of frame t is the best one-to-one match of token n of frame t-1
-(:mod:`gesta.alignment`), temporal attention runs along the routes, and its result goes back to the places it came from::
+(:mod:`gesta.alignment`), temporal attention runs along the routes, and its result goes back where it came from::
 
     routes = matches(p.detach())                          (Eqs 6, 17, 18)
     p' = p + undo( attend( follow(p, routes) ) )          Algorithms 1 and 2
 
-Layer norm, attention over time and the last layer act on each route alone, so undoing their result is undoing everything,
-and the shortcut stays exact.
+Layer norm, attention over time and the last layer act on each route alone, so undoing their result is undoing
+everything, and the shortcut stays exact.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class ATA(AroundConfig):
         chain: how soft plans of neighbouring frames become routes, see :func:`gesta.alignment.soft.soft_routes`.
         solver: of the assignment problems, see :func:`gesta.alignment.assignment.assign`.
         tie_break: ``identity`` prefers staying where matches are equally good (repeated frames, flat regions).
-        coarse: move tiles of ``coarse × coarse`` tokens whole, matched by their mean; 1 matches single tokens. None is 1
-            up to 784 tokens per frame and beyond that the smallest tile that brings the map there (exact matches of
+        coarse: move tiles of ``coarse × coarse`` tokens whole, matched by their mean; 1 matches single tokens. None is
+            1 up to 784 tokens per frame and beyond that the smallest tile that brings the map there (exact matches of
             56 × 56 tokens take about a second per pair of frames).
         window: largest move along each axis from frame to frame, in tokens (or tiles); None for no limit.
     """
