@@ -225,8 +225,8 @@ def test_autocast_finds_the_routes_of_full_precision() -> None:
 
 
 def test_large_maps_are_matched_in_tiles_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match=r"maps of 56 × 56 tokens in tiles of 2 × 2; ATA\(coarse=1\) matches single"):
-        assert tile((56, 56)) == 2
+    with pytest.warns(UserWarning, match=r"maps of 56 × 56 tokens in tiles of 4 × 4; ATA\(coarse=1\) matches single"):
+        assert tile((56, 56)) == 4
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tile((28, 28)) == tile((14, 14)) == 1

@@ -4,8 +4,8 @@ Source: Y. Zhao et al., "Alignment-guided Temporal Attention", NeurIPS 2022, §3
 and 2, with their slips repaired (``docs/fidelity.md``).
 
 The paper aligns frame after frame: frame t is matched with the *rearranged* frame t-1. That chain is parallel. Let
-``match_t`` be a best assignment between the raw frames t-1 and t. The chained problem at t has its rows permuted by the
-route so far, no more, ``S'[i, j] = S[route_{t-1}(i), j]``, so its best assignments are exactly ``match_t ∘ route_{t-1}``::
+``match_t`` be a best assignment between the raw frames t-1 and t. The chained problem at t has its rows permuted by
+the route so far, no more, ``S'[i, j] = S[route_{t-1}(i), j]``, so its best assignments are ``match_t ∘ route_{t-1}``::
 
     route_0 = identity ,   route_t = match_t[route_{t-1}]
 

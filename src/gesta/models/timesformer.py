@@ -214,7 +214,7 @@ class Block(nn.Module):
 
 
 class TimeSformer(VideoModel):
-    """TimeSformer. Clips of another length or size than the configured one get their embeddings by nearest neighbour."""
+    """TimeSformer. Clips of another length or size than configured get their embeddings by nearest neighbour."""
 
     config: TimeSformerConfig
 

@@ -30,8 +30,8 @@ from gesta.errors import GestaError
 from gesta.layers.temporal import Attend
 from gesta.model import AroundConfig
 
-EXACT_UP_TO = 784
-"""Tokens per frame up to which matches are sought between single tokens unless ``coarse`` says otherwise."""
+EXACT_UP_TO, TILES = 784, 256
+"""Tokens per frame up to which single tokens are matched unless ``coarse`` says otherwise, and tiles at most beyond."""
 
 
 @config
@@ -52,8 +52,8 @@ class ATA(AroundConfig):
         solver: of the assignment problems, see :func:`gesta.alignment.assignment.assign`.
         tie_break: ``identity`` prefers staying where matches are equally good (repeated frames, flat regions).
         coarse: move tiles of ``coarse × coarse`` tokens whole, matched by their mean; 1 matches single tokens. None is
-            1 up to 784 tokens per frame and beyond that the smallest tile that brings the map there (exact matches of
-            56 × 56 tokens take about a second per pair of frames).
+            1 up to 784 tokens per frame and beyond that the smallest that leaves 256 tiles at most, 4 for 56 × 56
+            tokens (exact matches of which take about a second per pair of frames).
         window: largest move along each axis from frame to frame, in tokens (or tiles); None for no limit.
     """
 
@@ -149,9 +149,11 @@ class Alignment(nn.Module):
 def tile(size: Size) -> int:
     """Edge of the tiles that a map is matched by when nothing else is said; warns if they are more than a token."""
     height, width = size
-    edges = (s for s in range(1, min(size) + 1) if height % s == width % s == 0)
-    edge = next((s for s in edges if height * width <= EXACT_UP_TO * s * s), 1)
-    if height * width > EXACT_UP_TO and not torch.compiler.is_compiling():
+    if height * width <= EXACT_UP_TO:
+        return 1
+    edges = (s for s in range(2, 9) if height % s == width % s == 0)
+    edge = next((s for s in edges if height * width <= TILES * s * s), 1)
+    if not torch.compiler.is_compiling():
         warnings.warn(
             f"ATA matches maps of {height} × {width} tokens in tiles of {edge} × {edge}; ATA(coarse=1) matches single "
             "tokens, which takes about a second per pair of frames",
