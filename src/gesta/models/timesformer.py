@@ -107,9 +107,9 @@ def ata_vitb_costmatched() -> TimeSformerConfig:
 def timesformer_tiny() -> TimeSformerConfig:
     """Four narrow blocks for CPUs: 8 frames of 64 × 64, every fourth frame, patches of 8 × 8."""
     return TimeSformerConfig(
-        width=96,
+        width=64,
         depth=4,
-        heads=3,
+        heads=2,
         patch=8,
         small_start=True,
         drop_path=0.0,

@@ -79,6 +79,8 @@ class Alignment(nn.Module):
         GestaError: switches that exclude each other.
     """
 
+    not_recomputed = (torch.ops.gesta.assign.default,)  # another answer to a tie would change the gradients
+
     def __init__(self, config: ATA) -> None:
         super().__init__()
         soft = config.alignment != "hard"
