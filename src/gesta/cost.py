@@ -3,10 +3,11 @@
 Two ways to count multiply-adds (MACs), one clip each:
 
 - ``torch``: convolutions and matrix products, as :mod:`torch.utils.flop_counter` counts them (halved: it counts a
-  multiply-add as two operations).
+  multiply-add as two operations), deformable convolutions like ordinary ones.
 - ``fvcore``: what most video papers print as "FLOPs". The same, and 5 per element that a layer norm normalises (4
   without affine parameters), 2 per element of a batch norm (1 without), 4 per element that a grid sampler gives.
-  Softmax, activations, pooling and sums are not counted.
+  Softmax, activations, pooling and sums are not counted, nor are deformable convolutions (fvcore does not know them:
+  the published costs of CycleMLP are without most of its Cycle FCs' work).
 
 Both count an operation as its paper writes it. A model that computes the same numbers in a cheaper or fused form uses
 the paper's form on the meta device, where counting happens (see ``gesta.models.mvit``).
@@ -112,7 +113,7 @@ def count(model: VideoModel | ModelConfig, style: Style = "torch", clip: ClipSpe
     spec = clip or model.config.clip
     model.eval()
     video = torch.empty(1, 3, spec.frames, spec.size, spec.size, device="meta", dtype=next(model.parameters()).dtype)
-    counter = FlopCounterMode(display=False, custom_mapping=_PAPERS if style == "fvcore" else None)
+    counter = FlopCounterMode(display=False, custom_mapping=_counting(style))
     with torch.no_grad(), counter:
         model(video)
     counts = {module: sum(ops.values()) // 2 for module, ops in counter.get_flop_counts().items()}
@@ -187,6 +188,10 @@ def _grid_sampler(*_: Any, out_shape: Any, **__: Any) -> int:
     return 2 * 4 * prod(out_shape)
 
 
+def _deformable(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    return 2 * prod(out_shape) * prod(weight[1:])
+
+
 _PAPERS: dict[Any, Callable[..., int]] = {
     torch.ops.aten.native_layer_norm: _layer_norm,
     torch.ops.aten.native_group_norm: _group_norm,
@@ -195,3 +200,11 @@ _PAPERS: dict[Any, Callable[..., int]] = {
     torch.ops.aten.grid_sampler_2d: _grid_sampler,
     torch.ops.aten.grid_sampler_3d: _grid_sampler,
 }
+
+
+def _counting(style: Style) -> dict[Any, Callable[..., int]]:
+    if style == "fvcore":
+        return _PAPERS
+    import torchvision  # noqa: F401  it is what registers the operation
+
+    return {torch.ops.torchvision.deform_conv2d: _deformable}

@@ -117,7 +117,7 @@ class TemporalAttention(LayerConfig):
     """Temporal attention before a block of a backbone that has none: ``x + fc(MHSA_T(norm(x)))``.
 
     Attributes:
-        heads: attention heads; None for channels / 32.
+        heads: attention heads; None for channels / 32, or fewer if these do not divide the channels.
         post_norm: a second layer norm before the last layer, which the published costs of ATA's image backbones need.
         drop_path: probability of leaving attention out for a route in training.
         around: what finds the routes it attends along, e.g. ``ATA()``; None for fixed places.
@@ -140,7 +140,7 @@ class TemporalLayer(nn.Module):
         width = grid[0]
         self.temporal = TemporalBranch(
             width,
-            config.heads or max(width // 32, 1),
+            config.heads or next(heads for heads in range(max(width // 32, 1), 0, -1) if width % heads == 0),
             post_norm=config.post_norm,
             drop_path=config.drop_path,
             around=config.around,
