@@ -49,12 +49,15 @@ class Cost:
         style: how multiply-adds are counted.
         clip: the clip's frames, height and width.
         parts: in the order of the forward pass; they add up to the totals.
+        uncounted: work for one clip that papers leave out of their FLOPs, by kind; of modules that have a method
+            ``uncounted``, such as ATA's.
     """
 
     model: str
     style: Style
     clip: tuple[int, int, int]
     parts: tuple[Part, ...]
+    uncounted: dict[str, int]
 
     @property
     def params(self) -> int:
@@ -73,6 +76,7 @@ class Cost:
             "clip": list(self.clip),
             "params": self.params,
             "macs": self.macs,
+            "uncounted": self.uncounted,
             "parts": [{"name": p.name, "params": p.params, "macs": p.macs} for p in self.parts],
         }
 
@@ -94,6 +98,8 @@ class Cost:
         console = Console(width=110)
         with console.capture() as capture:
             console.print(table)
+            if self.uncounted:
+                console.print("not counted: " + ", ".join(f"{n:,} {kind}" for kind, n in self.uncounted.items()))
         return capture.get().rstrip()
 
 
@@ -114,8 +120,17 @@ def count(model: VideoModel | ModelConfig, style: Style = "torch", clip: ClipSpe
     model.eval()
     video = torch.empty(1, 3, spec.frames, spec.size, spec.size, device="meta", dtype=next(model.parameters()).dtype)
     counter = FlopCounterMode(display=False, custom_mapping=_counting(style))
+    uncounted: dict[str, int] = {}
+
+    def note(module: Any, inputs: tuple[Any, ...]) -> None:
+        for kind, amount in module.uncounted(*inputs).items():
+            uncounted[kind] = uncounted.get(kind, 0) + amount
+
+    handles = [m.register_forward_pre_hook(note) for m in model.modules() if hasattr(m, "uncounted")]
     with torch.no_grad(), counter:
         model(video)
+    for handle in handles:
+        handle.remove()
     counts = {module: sum(ops.values()) // 2 for module, ops in counter.get_flop_counts().items()}
     root = type(model).__name__
     parts = [
@@ -130,7 +145,7 @@ def count(model: VideoModel | ModelConfig, style: Style = "torch", clip: ClipSpe
     )
     parts = [part for part in parts if part.params or part.macs] + [loose] * bool(loose.params or loose.macs)
     plugins = [f"{type(insert.layer).__name__}[{insert.at}]" for insert in model.config.inserts]
-    return Cost(" + ".join([root, *plugins]), style, (spec.frames, spec.size, spec.size), tuple(parts))
+    return Cost(" + ".join([root, *plugins]), style, (spec.frames, spec.size, spec.size), tuple(parts), uncounted)
 
 
 def _on_meta(model: VideoModel) -> VideoModel:

@@ -177,6 +177,20 @@ def test_costs_of_timesformer_l() -> None:
     assert round(count(model_config("timesformer_b", classes=174)).params / 1e6, 3) == 121.393
 
 
+@pytest.mark.parametrize(("frames", "macs", "problems"), [(8, 2_478_292_992, 84), (32, 10_975_297_536, 372)])
+def test_alignment_is_counted_beside(frames: int, macs: int, problems: int) -> None:
+    """The paper's "no extra cost" leaves this out (errata A15)."""
+    config = model_config("ata_vitb")
+    config.clip.frames = frames
+    found = count(config)
+    assert found.uncounted == {"multiply-adds of similarities": macs, "assignments of 196 × 196": problems}
+    assert f"not counted: {macs:,} multiply-adds of similarities, {problems} assignments of 196 × 196" in str(found)
+    assert found.macs == count(model_config("timesformer_b", clip=config.clip)).macs
+    kept = count(replace(config, align_every=3)).uncounted
+    assert kept["assignments of 196 × 196"] == problems // 3
+    assert not count(model_config("timesformer_b")).uncounted
+
+
 def test_without_decay() -> None:
     assert small().no_weight_decay() == {"cls_token", "pos_embed", "time_embed"}
 

@@ -116,6 +116,18 @@ class Alignment(nn.Module):
         here = torch.arange(tokens.shape[2], device=x.device).expand_as(routes)
         return (along + result).transpose(1, 2).reshape(x.shape), here
 
+    def uncounted(self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None) -> dict[str, int]:
+        """What finding routes costs, which the paper does not count (see :class:`gesta.cost.Cost`)."""
+        if routes is not None or x.shape[1] == 1:
+            return {}
+        batch, frames, height, width, channels = x.shape
+        edge = (self.config.coarse or tile((height, width), warn=False)) if self.config.alignment == "hard" else 1
+        count, pairs = height * width // edge**2, batch * (frames - 1)
+        found = {"multiply-adds of similarities": pairs * count**2 * channels}
+        if self.config.alignment != "sinkhorn":
+            found[f"assignments of {count} × {count}"] = pairs
+        return found
+
     def routes(self, tokens: Tensor, size: Size) -> Tensor:
         """The routes through some clips.
 
@@ -133,7 +145,7 @@ class Alignment(nn.Module):
                 size,
                 solver=c.solver,
                 prefer_staying=c.tie_break == "identity",
-                coarse=tile(size) if c.coarse is None else c.coarse,
+                coarse=c.coarse or tile(size),
                 window=c.window,
             )
         return soft_routes(
@@ -148,14 +160,14 @@ class Alignment(nn.Module):
         )
 
 
-def tile(size: Size) -> int:
+def tile(size: Size, warn: bool = True) -> int:
     """Edge of the tiles that a map is matched by when nothing else is said; warns if they are more than a token."""
     height, width = size
     if height * width <= EXACT_UP_TO:
         return 1
     edges = (s for s in range(2, 9) if height % s == width % s == 0)
     edge = next((s for s in edges if height * width <= TILES * s * s), 1)
-    if not torch.compiler.is_compiling():
+    if warn and not torch.compiler.is_compiling():
         warnings.warn(
             f"ATA matches maps of {height} × {width} tokens in tiles of {edge} × {edge}; ATA(coarse=1) matches single "
             "tokens, which takes about a second per pair of frames",
