@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -98,6 +100,14 @@ def test_jitter_takes_the_share_of_the_short_side_that_slowfast_takes() -> None:
     assert min(sides) == 112 and max(sides) == 140
     with pytest.raises(GestaError, match=r"augment\.short_side"):
         crop_box(Augment(crop="jitter", short_side=(200, 320)), 320, 420, 224, draw)
+
+
+def test_jitter_draws_the_short_side_or_its_inverse_evenly() -> None:
+    for inverse, mean in ((False, 224 * 320 * math.log(320 / 256) / (320 - 256)), (True, (224 + 280) / 2)):
+        config, draw = Augment(crop="jitter", inverse_uniform=inverse), generator()
+        sides = [crop_box(config, 320, 420, 224, draw)[2] for _ in range(4000)]
+        assert min(sides) == 224 and max(sides) == 280
+        assert sum(sides) / 4000 == pytest.approx(mean, abs=0.7)  # the two means are 2.1 apart
 
 
 def test_short_side_takes_squares_of_half_to_all_of_it() -> None:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from gesta.config import config
 from gesta.data.dataset import DataConfig, Record, SplitName
 from gesta.data.listfile import read_text
-from gesta.data.locate import hold_out
-from gesta.data.ucf101 import find_annotations, open_root
+from gesta.data.locate import find_annotations, hold_out, open_root
 from gesta.errors import GestaError
 
 CODES: dict[SplitName, str] = {"train": "1", "val": "1", "test": "2"}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from gesta.data.dataset import Record, SplitName
 from gesta.data.video import VIDEOS
+from gesta.errors import GestaError
 
 
 class Finder:
@@ -67,6 +68,50 @@ class Finder:
                 listing.setdefault(_key(name), []).append(name)
             self._listings[folder] = listing
         return self._listings[folder]
+
+
+def open_root(root: str, subfolders: tuple[str, ...]) -> Finder:
+    """Where a data set's clips are looked up: the root and those subfolders that exist; also in one flat folder."""
+    if not os.path.isdir(root):
+        raise GestaError(f"{root}: is not a folder; give the one that holds the clips (--data.root DIR)")
+    bases = [os.path.join(root, name) for name in subfolders]
+    return Finder([root, *filter(os.path.isdir, bases)], flat=True)
+
+
+def find_annotations(given: str, root: str, name: str, words: str) -> str:
+    """The folder of official lists: as given (itself or its subfolder ``name``), else in or beside the root."""
+    places = [os.path.join(given, name), given] if given else [os.path.join(root, name), os.path.join(root, "..", name)]
+    for place in places:
+        if os.path.isdir(place):
+            return place
+    raise GestaError(
+        f"{places[-1]}: does not exist; unpack {words} there or give its folder with --data.annotations DIR"
+    )
+
+
+def find_list(given: str, root: str, names: Sequence[str], required: bool = True) -> str:
+    """A file of official annotations: in the given folder, else in or beside the root; also in ``annotations`` there.
+
+    Args:
+        given: the folder, or an empty string.
+        root: the folder of the clips.
+        names: that the file may have, in order of preference.
+        required: refuse instead of returning an empty string where it is missing.
+
+    Raises:
+        GestaError: there is no such file.
+    """
+    homes = [given] if given else [root, os.path.join(root, "..")]
+    for home in homes:
+        for folder in ("", "annotations", "labels"):
+            for name in names:
+                if os.path.isfile(path := os.path.join(home, folder, name)):
+                    return path
+    if required:
+        raise GestaError(
+            f"{homes[0]}: holds no {names[0]}; give the folder of the official lists with --data.annotations DIR"
+        )
+    return ""
 
 
 def _stem(name: str) -> str:

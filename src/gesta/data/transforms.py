@@ -41,6 +41,8 @@ class Augment:
         scale: area range of ``random_resized``; side range of ``short_side``.
         ratio: aspect-ratio range of ``random_resized``.
         short_side: range of the short side in pixels for ``jitter``, at ``ClipSpec.size`` 224; scaled with the size.
+        inverse_uniform: let ``jitter`` draw the inverse of the short side evenly, so the square's share of the picture
+            (SlowFast for Something-Something), instead of the short side.
         interpolation: of the resize to the model's size.
         flip: probability of a horizontal flip.
         flip_labels: pairs of class names that a flip exchanges; a class whose name contains the word left, right or
@@ -55,6 +57,7 @@ class Augment:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (0.75, 1.3333)
     short_side: tuple[int, int] = (256, 320)
+    inverse_uniform: bool = False
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     flip: float = 0.5
     flip_labels: dict[str, str] = field(default_factory=dict)
@@ -135,7 +138,9 @@ def crop_box(
         down, across = min(height, round(width / ratio)), min(width, round(height * ratio))
         return (height - down) // 2, (width - across) // 2, down, across
     if config.crop == "jitter":  # scaling to a short side and taking `size` pixels is taking more or fewer pixels now
-        side = round(size * short / _uniform(*_jitter_sides(config, size), generator))
+        low, high = _jitter_sides(config, size)
+        share = _uniform(1 / high, 1 / low, generator) if config.inverse_uniform else 1 / _uniform(low, high, generator)
+        side = round(size * short * share)
     else:
         side = round(short * _uniform(*config.scale, generator))
     side = min(max(side, 1), short)

@@ -9,7 +9,7 @@ from gesta.config import config
 from gesta.data.dataset import DataConfig, Record, SplitName
 from gesta.data.listfile import read_text
 from gesta.data.lists import read_class_names
-from gesta.data.locate import Finder, hold_out
+from gesta.data.locate import find_annotations, hold_out, open_root
 from gesta.errors import GestaError
 
 
@@ -70,22 +70,3 @@ class UCF101(DataConfig):
 
     def _lists(self) -> str:
         return find_annotations(self.annotations, self.root, "ucfTrainTestlist", "UCF-101's ucfTrainTestlist")
-
-
-def open_root(root: str, subfolders: tuple[str, ...]) -> Finder:
-    """Where a data set's clips are looked up: the root and those subfolders that exist; also in one flat folder."""
-    if not os.path.isdir(root):
-        raise GestaError(f"{root}: is not a folder; give the one that holds the clips (--data.root DIR)")
-    bases = [os.path.join(root, name) for name in subfolders]
-    return Finder([root, *filter(os.path.isdir, bases)], flat=True)
-
-
-def find_annotations(given: str, root: str, name: str, words: str) -> str:
-    """The folder of official lists: as given (itself or its subfolder ``name``), else in or beside the root."""
-    places = [os.path.join(given, name), given] if given else [os.path.join(root, name), os.path.join(root, "..", name)]
-    for place in places:
-        if os.path.isdir(place):
-            return place
-    raise GestaError(
-        f"{places[-1]}: does not exist; unpack {words} there or give its folder with --data.annotations DIR"
-    )

@@ -21,6 +21,9 @@ DATA = {
     "lists": "gesta.data.lists:Lists",
     "ucf101": "gesta.data.ucf101:UCF101",
     "hmdb51": "gesta.data.hmdb51:HMDB51",
+    "kinetics400": "gesta.data.kinetics400:Kinetics400",
+    "something_v1": "gesta.data.something:SomethingV1",
+    "something_v2": "gesta.data.something:SomethingV2",
     "marionette": "gesta.data.marionette:Marionette",
 }
 """Data sets by the name that ``--data`` takes."""
