@@ -27,7 +27,7 @@ def tokens(kind: str, edge: int, frames: int, seed: int, width: int = 12) -> Ten
         return centres[pick] + 0.01 * torch.randn(1, frames, places, width, generator=draw)
     found = torch.randn(1, frames, places, width, generator=draw)
     if kind == "duplicate":
-        found[:, :, places // 2 :] = found[:, :, : places - places // 2]
+        found[:, :, places // 2 :] = found[:, :, : places - places // 2].clone()
     return found
 
 
