@@ -12,6 +12,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "ATA": "gesta.plugins.ata",
+    "AroundConfig": "gesta.model",
     "Augment": "gesta.data.transforms",
     "ClipSpec": "gesta.model",
     "DataConfig": "gesta.data.dataset",
@@ -32,6 +34,7 @@ _WHERE = {
     "STAN": "gesta.plugins.stan",
     "SomethingV1": "gesta.data.something",
     "SomethingV2": "gesta.data.something",
+    "TemporalAttention": "gesta.layers.temporal",
     "TrainConfig": "gesta.train",
     "UCF101": "gesta.data.ucf101",
     "VideoModel": "gesta.model",
