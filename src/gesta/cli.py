@@ -252,6 +252,18 @@ def _bench_model(options: argparse.Namespace, rest: list[str]) -> None:
     _print(options, bench_model(model, batch=options.batch, compiled=options.compile))
 
 
+def _bench_align(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.alignment.measure import bench_align
+    from gesta.checkpoint import load_model
+    from gesta.model import create_model
+
+    models = [(f"{options.model}, fresh", create_model(options.model))]
+    if options.checkpoint:
+        trained = load_model(_checkpoint(options.checkpoint), trust=options.trust).model
+        models = [(f"{options.checkpoint}, fresh", trained.config.build()), (options.checkpoint, trained)]
+    _print(options, bench_align(models, video=options.video))
+
+
 def _doctor(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.doctor import diagnose
 
@@ -455,13 +467,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int)
 
-    bench = group("bench", "measure loading and models on this machine")
+    bench = group("bench", "measure loading, models and alignment on this machine")
     sub = add("data", _bench_data, "decoded frames and loaded clips per second", bench)
     sub.add_argument("root", nargs="?", help="folder of videos (default: some are made)")
     sub = add("model", _bench_model, "forward and training clips per second, peak memory", bench, fields=True)
     sub.add_argument("model", metavar="MODEL")
     sub.add_argument("--batch", type=int, default=4)
     sub.add_argument("--compile", action="store_true")
+    sub = add("align", _bench_align, "ATA's assignments beside the paper's loop, and their share of a model", bench)
+    sub.add_argument("--model", default="ata_vitb", help="a model with ATA (default %(default)s)")
+    sub.add_argument("--checkpoint", metavar="CKPT", help="a trained one instead, beside its fresh self")
+    sub.add_argument("--video", metavar="FILE", help="what the model sees beside a made clip")
+    trust(sub)
 
     add("doctor", _doctor, "versions, devices, decoders, and what is missing with the remedy")
     return parser
