@@ -230,6 +230,3 @@ def test_published_cost_with_temporal_attention() -> None:
     assert cost.params - TIME_EMBEDDING == 102_816_664
     assert cost.macs == 122_424_944_640 and round((cost.macs + HEAD_PER_FRAME) / 1e9, 3) == 122.427
     assert count(ata_cyclemlp_b5(), "torch").macs == 137_597_865_984
-    config = cyclemlp_b5()
-    config.inserts = temporal_inserts(config, post_norm=False)
-    assert round(count(config, "fvcore").macs / 1e9, 1) == 122.3  # the published 122.4 has a second norm

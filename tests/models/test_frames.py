@@ -170,6 +170,8 @@ def test_time_embedding() -> None:
         bare, _ = pair(name, time_embed=False)
         assert bare.time_embed is None and model.time_embed is not None
         assert "time_embed" in model.no_weight_decay() and "time_embed" not in bare.no_weight_decay()
+        with torch.autocast("cpu", torch.bfloat16):  # and zeros change nothing, the backbone's precision neither
+            assert torch.equal(model(video()), bare(video()))
         nn.init.normal_(model.time_embed)
         added = model.taps(video(), ["stem"])["stem"] - bare.taps(video(), ["stem"])["stem"]
         expected = model.time_embed.mT[..., None, None].expand_as(added)

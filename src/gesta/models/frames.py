@@ -123,8 +123,9 @@ class FrameModel(VideoModel):
             return state
         times = self.time_embed.mT
         if frames != times.shape[2]:
-            times = F.interpolate(times.float(), size=frames, mode="nearest").to(times.dtype)
-        return self.from_grid(self.to_grid(state) + times[..., None, None], state)
+            times = F.interpolate(times.float(), size=frames, mode="nearest")
+        grid = self.to_grid(state)
+        return self.from_grid(grid + times[..., None, None].to(grid.dtype), state)
 
     def pool(self, state: State) -> Tensor:
         return self.standardise(self.pool_images(*state))
