@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import field
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from gesta.config import config, replace, suggest
 from gesta.errors import GestaError
@@ -312,10 +313,34 @@ def _scaled(state: Any, factor: int) -> Any:
 
 
 def _checkpoint(block: nn.Module, state: Any) -> Any:
-    """Run a block without keeping its activations; the backward pass runs it again."""
-    if torch.compiler.is_compiling():  # a compiled recomputation leaves the running statistics alone by itself
-        return checkpoint(block, state, use_reentrant=False)
-    return checkpoint(block, state, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)))
+    """Run a block without keeping its activations; the backward pass runs it again.
+
+    A module names operators whose results must not be computed again as ``not_recomputed``.
+    """
+    kept = list({op for module in block.modules() for op in getattr(module, "not_recomputed", ())})
+    contexts: Any = partial(create_selective_checkpoint_contexts, kept) if kept else _no_contexts
+    if not torch.compiler.is_compiling():
+        return checkpoint(block, state, use_reentrant=False, context_fn=partial(_contexts, block, contexts))
+    # a compiled recomputation leaves the running statistics alone by itself
+    return checkpoint(block, state, use_reentrant=False, **({"context_fn": contexts} if kept else {}))
+
+
+def _no_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return nullcontext(), nullcontext()
+
+
+def _contexts(
+    block: nn.Module, contexts: Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
+) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Around a block's first run, and around its second, which counts no batches."""
+    first, again = contexts()
+    return first, _both(again, _statistics_kept(block))
+
+
+@contextmanager
+def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 @contextmanager
