@@ -1,9 +1,9 @@
-"""ATA's assignments: the paper's loop, SciPy in threads, and ours; and what alignment adds to a TimeSformer, in one run.
+"""ATA's assignments by the paper's loop, by SciPy in threads and by us, and what they add to a TimeSformer, in one run.
 
     python benchmarks/alignment.py [--device cuda] [--solvers]
 
-Prints milliseconds and ratios, asserts nothing about time. ``--solvers`` adds all of gesta's solvers on the pairs of one
-clip of 8 frames, with the gap to the optimum that each of them proves.
+Prints milliseconds and ratios, asserts nothing about time. ``--solvers`` adds all of gesta's solvers on the pairs of
+one clip of 8 frames, with the gap to the optimum that each of them proves.
 """
 
 from __future__ import annotations

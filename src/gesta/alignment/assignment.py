@@ -68,11 +68,11 @@ def assign(similarity: Tensor, solver: Solver = "auto", tolerance: float = TOLER
     return torch.ops.gesta.assign(similarity.detach(), solver, tolerance)
 
 
-@torch.library.custom_op("gesta::assign", mutates_args=())
+@torch.library.custom_op("gesta::assign", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _assign(similarity: Tensor, solver: str, tolerance: float) -> Tensor:
-    begin = time.perf_counter()
     if similarity.numel() == 0:
         return similarity.new_empty(similarity.shape[:-1], dtype=torch.int64)
+    begin = _now(similarity.device)
     problems = similarity.reshape(-1, *similarity.shape[-2:])
     if problems.dtype not in (torch.float32, torch.float64):
         problems = problems.float()
@@ -85,16 +85,20 @@ def _assign(similarity: Tensor, solver: str, tolerance: float) -> Tensor:
         proved = len(problems) - len(rest)
         if len(rest):
             matches[rest] = _solve(problems[rest] if proved else problems, solver, tolerance)
-    if anybody_listens():
-        if problems.device.type != "cpu":
-            torch.accelerator.synchronize(problems.device)
-        record(problems=len(problems), certified=proved, seconds=time.perf_counter() - begin)
+    record(problems=len(problems), certified=proved, seconds=_now(problems.device) - begin)
     return matches.view(similarity.shape[:-1])
 
 
 @_assign.register_fake
 def _(similarity: Tensor, solver: str, tolerance: float) -> Tensor:
     return similarity.new_empty(similarity.shape[:-1], dtype=torch.int64)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds; if somebody listens, when the device has done what it was told before."""
+    if anybody_listens() and device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
 
 
 def _solve(problems: Tensor, solver: str, tolerance: float) -> Tensor:
@@ -138,7 +142,7 @@ def _by_kernel(problems: Tensor, *, required: bool) -> tuple[Tensor, Tensor] | N
                 )
             return None
         return kernel.solve(problems)
-    except GestaError:
+    except (GestaError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a compiler or driver may raise
         if required:
