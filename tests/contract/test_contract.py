@@ -316,7 +316,7 @@ def test_order_of_frames_matters(model_name: str) -> None:
         video = video_for(model.config)
         with torch.no_grad():
             scores = model(video)
-            for other in (video.flip(2), video[:, :, torch.randperm(video.shape[2])]):
+            for other in (video.flip(2), video.roll(1, 2)):
                 assert (model(other) - scores).abs().max() > 1e-4 * scores.abs().max()
 
 
