@@ -96,7 +96,8 @@ class ModelConfig:
         inserts: plug-in layers and their places.
         dropout: dropout before the classifier.
         drop_path: stochastic depth, growing linearly from 0 in the first block to this in the last.
-        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        activation_checkpointing: recompute each block, and what is inserted before it, in the backward pass instead of
+            keeping its activations.
     """
 
     classes: int | dict[str, int] = 400
@@ -277,19 +278,18 @@ class VideoModel(nn.Module):
     def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:
         if video.dim() != 5 or video.shape[1] != 3:
             raise ValueError(f"a model eats clips (B, 3, T, H, W), not {tuple(video.shape)}")
+        recompute = self.config.activation_checkpointing and torch.is_grad_enabled() and self.training
+        run = _checkpoint if recompute else _call
         state = self.stem(video)
         self._tap(taps, "stem", state)
         for i, block in enumerate(self.blocks):
             if str(i) in self.inserts:
-                grid = self.inserts[str(i)](self.to_grid(state))
+                grid = run(self.inserts[str(i)], self.to_grid(state))
                 if (scale := self._token_scale[str(i)]) != 1:
                     state = _scaled(state, scale)  # of which from_grid keeps the class token only
                 state = self.from_grid(grid, state)
                 self._tap(taps, f"insert.{i}", state)
-            if self.config.activation_checkpointing and torch.is_grad_enabled() and self.training:
-                state = _checkpoint(block, state)
-            else:
-                state = block(state)
+            state = run(block, state)
             self._tap(taps, f"block.{i}", state)
         return state
 
@@ -312,8 +312,12 @@ def _scaled(state: Any, factor: int) -> Any:
     return tree_map_only(Tensor, lambda part: part * factor if part.is_floating_point() else part, state)
 
 
+def _call(module: nn.Module, state: Any) -> Any:
+    return module(state)
+
+
 def _checkpoint(block: nn.Module, state: Any) -> Any:
-    """Run a block without keeping its activations; the backward pass runs it again.
+    """Run a block (or inserts) without keeping its activations; the backward pass runs it again.
 
     A module names operators whose results must not be computed again as ``not_recomputed``.
     """
@@ -413,6 +417,7 @@ MODELS: dict[str, str] = {
     "ata_vitb": "gesta.models.timesformer",
     "ata_vitb_costmatched": "gesta.models.timesformer",
     "ata_timesformer_tiny": "gesta.models.timesformer",
+    "timm_frames": "gesta.models.frames",
     "convnext_b": "gesta.models.convnext",
     "convnext_tiny": "gesta.models.convnext",
     "ata_convnext_b": "gesta.models.convnext",

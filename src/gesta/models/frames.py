@@ -206,6 +206,11 @@ class TimmFramesConfig(FramesConfig):
         return TimmFrames(self)
 
 
+def timm_frames() -> TimmFramesConfig:
+    """Any image model of timm on 8 frames of 224 × 224, every 32nd: ``--model timm_frames --model.image resnet18``."""
+    return TimmFramesConfig(image="resnet50")
+
+
 class Taken(nn.Module):
     """In the place of a part that is ours now; some models hand their blocks an option they do not use."""
 
