@@ -48,11 +48,29 @@ def judge(figure: Figure) -> Verdict:
     return Verdict(figure, ours, ours == figure.printed)
 
 
-def systems() -> dict[str, tuple[str, tuple[Figure, ...]]]:
-    """System → (source, its figures), in the order they were built."""
-    from gesta.recipes import stan
+@dataclass(frozen=True, slots=True)
+class System:
+    """A published system.
 
-    return {"STAN": (stan.SOURCE, stan.FIGURES)}
+    Attributes:
+        source: the paper, and what holds for all figures.
+        figures: its cost figures.
+        decisions: number, slip or gap of the paper, what gesta does about it.
+    """
+
+    source: str
+    figures: tuple[Figure, ...]
+    decisions: tuple[tuple[str, str, str], ...] = ()
+
+
+def systems() -> dict[str, System]:
+    """The systems by name, in the order they were built."""
+    from gesta.recipes import ata, stan
+
+    return {
+        "STAN": System(stan.SOURCE, stan.FIGURES),
+        "ATA": System(ata.SOURCE, ata.FIGURES, ata.DECISIONS),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +78,7 @@ class Ledger:
     """All verdicts, by system."""
 
     verdicts: dict[str, list[Verdict]]
-    sources: dict[str, str]
+    systems: dict[str, System]
 
     def rows(self) -> Iterator[tuple[str, Verdict]]:
         for system, verdicts in self.verdicts.items():
@@ -94,7 +112,7 @@ class Ledger:
             "✓: equal to the printed digit.",
         ]
         for system, verdicts in self.verdicts.items():
-            lines += ["", f"## {system}", "", self.sources[system], ""]
+            lines += ["", f"## {system}", "", self.systems[system].source, ""]
             lines += ["| figure | paper | ours | | where | remark |", "|---|---:|---:|---|---|---|"]
             for v in verdicts:
                 f = v.figure
@@ -102,6 +120,10 @@ class Ledger:
                     f"| {f.what} | {f.printed} {f.unit} | {v.ours} {f.unit} | {'✓' if v.same else '✗'} | {f.where} "
                     f"| {f.reason} |"
                 )
+            if decisions := self.systems[system].decisions:
+                lines += ["", "Where the paper slips or is silent, and what gesta does:", ""]
+                lines += ["| | paper | gesta |", "|---|---|---|"]
+                lines += [f"| {' | '.join(decision)} |" for decision in decisions]
         return "\n".join(lines) + "\n"
 
     def __str__(self) -> str:
@@ -125,7 +147,4 @@ class Ledger:
 def ledger() -> Ledger:
     """Judge every figure of every system (builds models on the meta device; no weights, seconds)."""
     found = systems()
-    return Ledger(
-        verdicts={name: [judge(figure) for figure in figures] for name, (_, figures) in found.items()},
-        sources={name: source for name, (source, _) in found.items()},
-    )
+    return Ledger({name: [judge(figure) for figure in system.figures] for name, system in found.items()}, found)

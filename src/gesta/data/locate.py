@@ -99,8 +99,10 @@ def find_list(given: str, root: str, names: Sequence[str], required: bool = True
         required: refuse instead of returning an empty string where it is missing.
 
     Raises:
-        GestaError: there is no such file.
+        GestaError: there is no such file, or no such root to look for it.
     """
+    if not given and not os.path.isdir(root):
+        raise GestaError(f"{root}: is not a folder; give the one that holds the clips (--data.root DIR)")
     homes = [given] if given else [root, os.path.join(root, "..")]
     for home in homes:
         for folder in ("", "annotations", "labels"):

@@ -6,14 +6,16 @@ import importlib
 import inspect
 import json
 import pkgutil
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import gesta.recipes
-from gesta.config import copy, from_json, suggest
+from gesta.config import copy, from_json, replace, suggest
 from gesta.data.dataset import DataConfig
 from gesta.errors import GestaError
-from gesta.model import Insert, model_config
+from gesta.model import AroundConfig, Insert, ModelConfig, model_config
 from gesta.recipes import Recipe, Table
 
 DATA = {
@@ -34,7 +36,7 @@ def list_recipes() -> dict[str, str]:
     found = {}
     for module in _recipe_modules():
         for name, function in vars(importlib.import_module(f"gesta.recipes.{module}")).items():
-            if _is_recipe(function) and function.__module__ == f"gesta.recipes.{module}":
+            if _is_recipe(function) and not name.startswith("_") and function.__module__ == f"gesta.recipes.{module}":
                 found[module if name == module else f"{module}.{name}"] = (function.__doc__ or "").splitlines()[0]
     return found
 
@@ -68,13 +70,13 @@ def find_recipe(address: str, *, model: str | None = None, data: str | None = No
         recipe = function(**arguments)
         if not isinstance(recipe, Recipe):
             raise GestaError(f"{address} returned {type(recipe).__name__}, not a Recipe")
+    if model:
+        recipe.model = model_config(model, classes=recipe.model.classes)
+        recipe.name = f"{recipe.name}-{model}"
     if data == "marionette" and type(recipe.data).__name__ != "Marionette" and not address.startswith("finetune"):
         recipe = rehearse(recipe)
     elif data:
         recipe.data = data_config(data)
-    if model:
-        recipe.model = model_config(model, classes=recipe.model.classes)
-        recipe.name = f"{recipe.name}-{model}"
     return recipe
 
 
@@ -100,47 +102,72 @@ def data_config(name: str) -> DataConfig:
 def rehearse(recipe: Recipe) -> Recipe:
     """The same experiment small enough for two processor cores: the model's tiny size, Marionette, the demo's budget.
 
-    Plug-ins keep their settings and move to the proportional place; freezing and the weights to start from are kept.
+    Switches of the model and the kind of sampling stay as the recipe sets them. Plug-ins keep their settings and move
+    to the proportional place; of those that come from several places to one, the first place's stay. Freezing and the
+    weights to start from are kept.
     """
     from gesta.recipes.demo import demo
 
     budget, small = demo(), copy(recipe)
-    name = _tiny_name(recipe)
-    blocks = _blocks(recipe.model)
-    small.model = model_config(name, classes=budget.model.classes)
-    scale = _blocks(small.model) / blocks
+    small.model = replace(_tiny(recipe), classes=budget.model.classes)
+    small_blocks, blocks = _blocks(small.model), _blocks(recipe.model)
+    places = [min(round(at * small_blocks / blocks), small_blocks - 1) for at in range(blocks)]
+    for name, value in _switches(recipe.model).items():
+        if name.endswith("blocks"):
+            value = tuple(sorted({block * small_blocks // blocks for block in value}))
+        setattr(small.model, name, copy(value))
+    small.model.clip.sampling = recipe.model.clip.sampling
+    came: dict[int, int] = {}
     small.model.inserts = [
-        Insert(layer=copy(insert.layer), at=round(insert.at * scale), class_token=insert.class_token)
+        Insert(layer=copy(insert.layer), at=places[insert.at], class_token=insert.class_token)
         for insert in recipe.model.inserts
+        if came.setdefault(places[insert.at], insert.at) == insert.at
     ]
     small.data, small.evaluate = budget.data, budget.evaluate
     small.train = copy(budget.train)
-    small.train.freeze = _smaller(recipe.train.freeze, scale)
+    small.train.freeze = _smaller(recipe.train.freeze, places, small_blocks)
     small.name = f"{recipe.name}-rehearsal"
     return small
 
 
-def _smaller(prefixes: tuple[str, ...], scale: float) -> tuple[str, ...]:
+def _switches(model: ModelConfig) -> dict[str, Any]:
+    """What a model does otherwise than its class by default, apart from its sizes: flags, words, plug-ins, blocks.
+
+    Fields that name blocks end with "blocks".
+    """
+    hints = get_type_hints(type(model))
+    found = {}
+    for f in fields(model):
+        value = getattr(model, f.name)
+        switch = get_origin(hints[f.name]) is Literal or isinstance(value, bool | AroundConfig)
+        if value != f.default and (switch or f.name.endswith("blocks")):
+            found[f.name] = value
+    return found
+
+
+def _smaller(prefixes: tuple[str, ...], places: Sequence[int], blocks: int) -> tuple[str, ...]:
     """Prefixes of parameters of a model with fewer blocks: places of blocks and inserts in proportion."""
     found: dict[str, None] = {}
     for prefix in prefixes:
         part, _, rest = prefix.partition(".")
         place = rest.split(".")[0]
         if part == "inserts":
-            found[f"inserts.{round(int(place) * scale)}."] = None
+            found[f"inserts.{places[int(place)]}."] = None
         elif part == "blocks":
-            found |= dict.fromkeys(f"blocks.{i}." for i in range(round((int(place) + 1) * scale)))
+            found |= dict.fromkeys(f"blocks.{i}." for i in range(round((int(place) + 1) * blocks / len(places))))
         else:
             found[prefix] = None
     return tuple(found)
 
 
-def _tiny_name(recipe: Recipe) -> str:
+def _tiny(recipe: Recipe) -> ModelConfig:
+    """The tiny size of the recipe's model, without plug-ins."""
     from gesta.model import MODELS
 
-    for name in MODELS:
-        if name.endswith("_tiny") and type(model_config(name)) is type(recipe.model) and not model_config(name).inserts:
-            return name
+    for name in filter(lambda name: name.endswith("_tiny"), MODELS):
+        tiny = model_config(name)
+        if type(tiny) is type(recipe.model) and not tiny.inserts and getattr(tiny, "around", None) is None:
+            return tiny
     raise GestaError(f"{recipe.name}: {type(recipe.model).__name__} has no tiny size to rehearse with")
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gesta.config import replace
 from gesta.cost import count
 from gesta.recipes import Recipe, Row, Table
+
+COSTS = {"params", "GMACs", "D params"}
+"""Columns that are counted: parameters in millions, multiply-adds in billions, parameters of the plug-ins alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +51,10 @@ class FilledTable:
         for column in self.table.columns:
             grid.add_column(f"{column}\npaper", justify="right")
             grid.add_column("\nours", justify="right", style="bold")
+        digits = {c: max([2, *(_digits(row.published.get(c)) for row in self.table.rows)]) for c in self.table.columns}
         for row, cells in zip(self.table.rows, self.cells):
-            grid.add_row(row.label, *(_text(v) for c in self.table.columns for v in (cells[c].paper, cells[c].ours)))
+            pairs = ((_text(cells[c].paper, n), _text(cells[c].ours, n)) for c, n in digits.items())
+            grid.add_row(row.label, *(text for pair in pairs for text in pair))
         console = Console(width=24 + 16 * len(self.table.columns) * 2)
         with console.capture() as capture:
             console.print(self.table.source, soft_wrap=True)
@@ -66,35 +73,37 @@ def fill(table: Table, runs: Path = Path("runs"), rehearsal: bool = False) -> Fi
         runs: folder of run folders; a run counts for a cell if its name is the recipe's and it has a ``result.json``.
         rehearsal: look for the runs' rehearsals on the embedded data set instead (their cost too).
     """
-    return FilledTable(
-        table,
-        [{c: Cell(row.published.get(c), _ours(row, c, runs, rehearsal)) for c in table.columns} for row in table.rows],
-    )
+    return FilledTable(table, [_cells(row, table.columns, runs, rehearsal) for row in table.rows])
 
 
-def _ours(row: Row, column: str, runs: Path, rehearsal: bool) -> float | None:
+def _cells(row: Row, columns: Sequence[str], runs: Path, rehearsal: bool) -> dict[str, Cell]:
     from gesta.recipes.address import rehearse
 
-    def recipe_of(name: str) -> Recipe:
-        return rehearse(row.recipes[name]()) if rehearsal else row.recipes[name]()
+    recipes = {column: make() for column, make in row.recipes.items()}  # none for other people's systems
+    if rehearsal:
+        recipes = {column: rehearse(recipe) for column, recipe in recipes.items()}
+    ours: dict[str, float | None] = {column: _accuracy(recipe, column, runs) for column, recipe in recipes.items()}
+    if recipes and COSTS & set(columns):
+        model = next(iter(recipes.values())).model
+        cost = count(model, style="fvcore")
+        ours |= {"params": cost.params / 1e6, "GMACs": cost.macs / 1e9}
+        if "D params" in columns:
+            ours["D params"] = (cost.params - count(replace(model, inserts=[])).params) / 1e6
+    return {column: Cell(row.published.get(column), ours.get(column)) for column in columns}
 
-    first = next(iter(row.recipes))
-    if column == "params":
-        return count(recipe_of(first).model).params / 1e6
-    if column == "GMACs":
-        return count(recipe_of(first).model, style="fvcore").macs / 1e9
-    if column == "D params":
-        with_plugin = recipe_of(first).model
-        bare = recipe_of(first).model
-        bare.inserts = []
-        return (count(with_plugin).params - count(bare).params) / 1e6
-    if column not in row.recipes:
-        return None
-    result = runs / recipe_of(column).name / "result.json"
+
+def _accuracy(recipe: Recipe, column: str, runs: Path) -> float | None:
+    """Top-1, or top-5 in a column of that name, of a recipe's run in percent."""
+    result = runs / recipe.name / "result.json"
     if not result.is_file():
         return None
-    return json.loads(result.read_text())["metrics"]["top1"]
+    return json.loads(result.read_text())["metrics"]["top5" if column.endswith("Top-5") else "top1"]
 
 
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _text(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _digits(value: float | None) -> int:
+    """Digits behind the point of a published number."""
+    return 0 if value is None else len(str(value).partition(".")[2])
