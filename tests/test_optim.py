@@ -56,6 +56,8 @@ def test_weight_decay_spares_biases_one_dimensional_and_named_parameters(
     spared = {"layer1.0.conv1.weight"} | {name for name in groups if name.startswith("layer2.")}
     assert decayed == {name for name, p in model.named_parameters() if p.ndim > 1} - spared
     assert {group["weight_decay"] for group in groups.values()} == {0.0, 0.3}
+    groups = groups_by_name(model, TrainConfig(weight_decay=0.3, no_decay=("layer2",), decay_biases=True))
+    assert {name for name, group in groups.items() if not group["weight_decay"]} == spared
 
 
 def test_layer_decay_counts_from_the_head(model: VideoModel) -> None:

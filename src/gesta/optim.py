@@ -59,8 +59,8 @@ def freeze(model: VideoModel, prefixes: tuple[str, ...]) -> list[nn.Module]:
 def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, Any]]:
     """Trainable parameters, grouped by weight decay and learning-rate factor.
 
-    Biases, 1-D parameters, those of ``model.no_weight_decay()`` and those whose names contain a fragment of
-    ``config.no_decay`` are not decayed. The factor is ``layer_decay ** (D - d)`` for depth d of D, times the multiplier
+    Biases and 1-D parameters (unless ``config.decay_biases``), those of ``model.no_weight_decay()`` and those whose names
+    contain a fragment of ``config.no_decay`` are not decayed. The factor is ``layer_decay ** (D - d)`` for depth d of D, times the multiplier
     of the longest matching prefix.
 
     Returns:
@@ -76,8 +76,8 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        plain = parameter.ndim <= 1 or name.endswith(".bias") or name in exempt
-        decay = 0.0 if plain or any(part in name for part in config.no_decay) else config.weight_decay
+        bias = (parameter.ndim <= 1 or name.endswith(".bias")) and not config.decay_biases
+        decay = 0.0 if bias or name in exempt or any(part in name for part in config.no_decay) else config.weight_decay
         factor = config.layer_decay ** (deepest - model.depth_of(name)) if config.layer_decay != 1 else 1.0
         factor *= config.lr_multipliers.get(
             max((p for p in config.lr_multipliers if name.startswith(p)), key=len, default=""), 1.0

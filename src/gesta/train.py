@@ -63,6 +63,7 @@ class TrainConfig:
         momentum: of SGD.
         nesterov: of SGD.
         weight_decay: for all parameters but biases, 1-D parameters and those a model or ``no_decay`` exempts.
+        decay_biases: decay biases and 1-D parameters, too.
         no_decay: further name fragments of parameters without weight decay.
         layer_decay: the learning rate of depth d (of D) is multiplied by ``layer_decay ** (D - d)``; 1 for none.
         lr_multipliers: factor on the learning rate by parameter-name prefix (``{"inserts.": 0.1}``).
@@ -97,6 +98,7 @@ class TrainConfig:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.05
+    decay_biases: bool = False
     no_decay: tuple[str, ...] = ()
     layer_decay: float = 1.0
     lr_multipliers: dict[str, float] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """TimeSformer as the paper of ATA trains it (Zhao et al. 2022, §4.1): the baseline of all its tables.
 
 Source of every value: specification of ATA §4. What the paper leaves out is as in TimeSformer's public recipe
-(momentum, Nesterov, 8 frames every 32nd) and in SlowFast's ("standard augmentations as in [12]"). Weight decay spares,
-beside class token and positional embeddings, all biases and norms.
+(momentum, Nesterov, 8 frames every 32nd) and in SlowFast's ("standard augmentations as in [12]"). Weight decay spares
+class token and positional embeddings only.
 
 The paper starts from ImageNet-21K weights. Nothing is downloaded here; without a file training starts from scratch::
 
@@ -44,6 +44,7 @@ def training() -> TrainConfig:
         momentum=0.9,
         nesterov=True,
         weight_decay=1e-4,
+        decay_biases=True,
         schedule="steps",
         milestones=(21, 27),
         clip_grad=None,
