@@ -60,8 +60,8 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
     """Trainable parameters, grouped by weight decay and learning-rate factor.
 
     Biases and 1-D parameters (unless ``config.decay_biases``), those of ``model.no_weight_decay()`` and those whose
-    names contain a fragment of ``config.no_decay`` are not decayed. The factor is ``layer_decay ** (D - d)`` for depth d
-    of D, times the multiplier of the longest matching prefix.
+    names contain a fragment of ``config.no_decay`` are not decayed. The factor is ``layer_decay ** (D - d)`` for depth
+    d of D, times the multiplier of the longest matching prefix.
 
     Returns:
         Groups with ``params``, ``weight_decay`` and ``lr_factor``, in the order of the model's parameters.
