@@ -216,6 +216,55 @@ def _analyse_warp(options: argparse.Namespace, _: list[str]) -> None:
     print(out)
 
 
+def _analyse_mi(options: argparse.Namespace, rest: list[str]) -> int:
+    from gesta.analysis.mutual_information import mutual_information
+    from gesta.analysis.sources import is_model, load
+    from gesta.data.dataset import Record
+    from gesta.predict import find_sources
+
+    videos = [source for source in options.sources if not is_model(source)]
+    models = [load(source, trust=options.trust) for source in options.sources if is_model(source)]
+    paths = find_sources(videos)
+    words = [path for path in paths if not Path(path).exists() and not Path(path).suffix]
+    if words or not models:
+        load((words or videos)[0])  # which says why it is none
+    if bool(videos) == bool(options.data):
+        raise GestaError("say which videos: files or folders beside the models, or --data NAME")
+    if rest and not options.data:
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.data:
+        flags = [flag.replace("--data.", "--", 1) for flag in rest]
+        records = _data(options.data, flags, "gesta analyse mi").records(options.split)
+        if not records:
+            raise GestaError(f"{options.data} has no split {options.split!r}; choose another with --split")
+    else:
+        records = [Record(path=path, name=path) for path in paths]
+    if options.limit:
+        records = records[:: -(-len(records) // options.limit)]
+    found = mutual_information(
+        models, records, estimator=options.estimator, tau=options.tau, block=options.block, device=options.device
+    )
+    _print(options, found)
+    return int(bool(found.failures))
+
+
+def _analyse_alignment(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.matches import matches_figure
+    from gesta.analysis.sources import load
+
+    model = load(options.model, trust=options.trust)[1]
+    print(matches_figure(model, options.video, options.out, block=options.block, frame=options.frame, tau=options.tau))
+    print(options.out)
+
+
+def _analyse_response(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.response import response_figure
+    from gesta.analysis.sources import load
+
+    models = [load(source, trust=options.trust) for source in options.models]
+    print(response_figure(models, options.video, options.out, block=options.block))
+
+
 def _data_list(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.data.check import describe
 
@@ -453,6 +502,55 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", default="warp.png")
     trust(sub)
 
+    sub = add(
+        "mi",
+        _analyse_mi,
+        "mutual information of neighbouring frames, unaligned and aligned (ATA's Table 4)",
+        analyse,
+        fields=True,
+    )
+    model_words = "run folder, .safetensors file or name of a model (random weights)"
+    sub.add_argument("sources", metavar="CKPT|MODEL|VIDEO", nargs="+", help=f"{model_words}; video file or folder")
+    sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="a data set instead of VIDEOs (fields: --data.root)")
+    sub.add_argument("--split", choices=["train", "val", "test"], default="val", help="of --data (default %(default)s)")
+    sub.add_argument("--limit", type=_count, metavar="N", help="videos at most, spread over the list")
+    sub.add_argument(
+        "--estimator",
+        choices=["infonce", "softmax_entropy", "gaussian", "codebook"],
+        default="infonce",
+        help="(default %(default)s)",
+    )
+    sub.add_argument("--tau", type=float, default=0.1, help="temperature (default %(default)s)")
+    sub.add_argument(
+        "--block", type=int, metavar="I", help="after the temporal modelling of block I (default: the end)"
+    )
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    trust(sub)
+    sub = add(
+        "alignment", _analyse_alignment, "draw which patches of two frames match (ATA's Fig. 5)", analyse, result=False
+    )
+    sub.add_argument("model", metavar="CKPT|MODEL", help=model_words)
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("--block", type=int, metavar="I", help="match what enters block I (default: the middle one)")
+    sub.add_argument("--frame", type=int, metavar="T", help="frames T - 1 and T of the map (default: the middle)")
+    sub.add_argument("--tau", type=float, default=0.1, help="temperature of InfoNCE (default %(default)s)")
+    sub.add_argument("--out", default="alignment.png")
+    trust(sub)
+    sub = add(
+        "response",
+        _analyse_response,
+        "draw where feature maps respond, one row per model (ATA's Figs 6 and 7)",
+        analyse,
+        result=False,
+    )
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("models", metavar="CKPT|MODEL", nargs="+", help=model_words)
+    sub.add_argument(
+        "--block", type=int, metavar="I", help="after the temporal modelling of block I (default: the end)"
+    )
+    sub.add_argument("--out", default="response.png")
+    trust(sub)
+
     data = group("data", "look at, check or make videos")
     sub = add("list", _data_list, "splits, classes and a few records", data, fields=True)
     sub.add_argument("source", metavar="ROOT|LIST|NAME")
@@ -482,6 +580,14 @@ def _parser() -> argparse.ArgumentParser:
 
     add("doctor", _doctor, "versions, devices, decoders, and what is missing with the remedy")
     return parser
+
+
+def _count(text: str) -> int:
+    """A number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
 
 
 def _recipe_options(sub: Any) -> None:

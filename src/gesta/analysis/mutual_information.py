@@ -1,0 +1,411 @@
+"""Mutual information of neighbouring frames' features, before and after alignment.
+
+Source: Y. Zhao et al., "Alignment-guided Temporal Attention for Video Action Recognition", NeurIPS 2022, §3.2 (Eqs 8 to
+16) and Table 4. The paper leaves p(x_j | x_i) open, and the temperature, the layer and the unit; its values can be
+compared in their order only. Read as a softmax of similarities, its Eqs 12 and 14 sum over all pairs (i, j), which no
+permutation changes, so they cannot grow by alignment as Eq 16 says. What does grow is information between what stands
+at the *same place*: with :func:`infonce`, whose partition no permutation changes either::
+
+    I(aligned) - I(unaligned) = (mean matched cosine - mean diagonal cosine) / tau  >=  0
+
+with equality exactly if no other matching is better than staying. That is a correct form of Eq 16. It also says what
+the gain is worth: matching looks at both frames, so it raises the value of *unrelated* frames, too. Every measurement
+here therefore stands beside a control, one frame of a pair taken from another clip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gesta.alignment.chain import Size, find_routes, similarity
+from gesta.analysis.sources import after_time
+from gesta.data.dataset import Record, TestViews, test_loader
+from gesta.errors import GestaError
+from gesta.evaluate import EvaluateConfig
+from gesta.model import VideoModel, to_clips
+from gesta.plugins.ata import tile
+from gesta.predict import choose_device, in_background
+from gesta.progress import track
+
+Estimator = Literal["infonce", "softmax_entropy", "gaussian", "codebook"]
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+BOUNDED: tuple[Estimator, ...] = ("infonce", "softmax_entropy")
+"""Estimators that use a temperature and cannot exceed log N."""
+
+STRONGEST = 1 - 1e-6
+"""Largest squared correlation that :func:`gaussian` admits, 6.9 nats: equal features would have infinitely many."""
+
+LLOYD_STEPS = 20
+
+
+# --- estimators: features of P pairs of frames, (P, N, C) each, to nats ----------------------------------------------
+
+
+def infonce(earlier: Tensor, later: Tensor, tau: float = 0.1) -> Tensor:
+    """InfoNCE between what stands at the same place of two frames (van den Oord et al. 2018).
+
+    ``log N + mean_i [ s_ii / tau - logsumexp_j s_ij / tau ]`` with cosine similarities s: how well a token of the
+    earlier frame finds the one at its own place among the N tokens of the later. A lower bound of mutual information in
+    expectation, at most log N; below 0 where the same place is a worse guess than any.
+
+    Args:
+        earlier: ``(P, N, C)``.
+        later: ``(P, N, C)``.
+        tau: temperature.
+
+    Returns:
+        ``(P,)`` nats.
+    """
+    logits = _logits(earlier, later, tau)
+    own = logits.diagonal(dim1=1, dim2=2)
+    return math.log(logits.shape[2]) + (own - logits.logsumexp(2)).mean(1)
+
+
+def softmax_entropy(earlier: Tensor, later: Tensor, tau: float = 0.1, induced_marginal: bool = False) -> Tensor:
+    """Eq 12 by the letter, p(x_j | x_i) being the softmax of row i: ``log N + mean_i sum_j p_ij log p_ij``.
+
+    How peaked similarities are; places do not enter, so that alignment leaves it as it is. Eq 11's uniform marginal
+    does not follow from these conditionals; with ``induced_marginal`` the one that does, ``q_j = mean_i p_ij``, takes
+    its place (``H(q)`` for log N), which gives a mutual information in the proper sense.
+
+    Args, Returns: as :func:`infonce`.
+    """
+    logs = _logits(earlier, later, tau).log_softmax(2)
+    conditional = -(logs.exp() * logs).sum(2).mean(1)
+    if not induced_marginal:
+        return math.log(logs.shape[2]) - conditional
+    marginal = logs.exp().mean(1)
+    return torch.special.entr(marginal).sum(1) - conditional
+
+
+def gaussian(earlier: Tensor, later: Tensor) -> Tensor:
+    """What jointly normal channels of the measured correlation share: mean over channels of ``-log(1 - rho²) / 2``.
+
+    rho is a channel's correlation over the N places with itself at the same places of the later frame. Channels are
+    taken by themselves, so this is nats per channel, overestimated by about 1 / (2 N). Those that do not vary share
+    nothing.
+
+    Args:
+        earlier: ``(P, N, C)``.
+        later: ``(P, N, C)``.
+
+    Returns:
+        ``(P,)`` nats.
+    """
+    a, b = (F.normalize(x.double() - x.double().mean(1, keepdim=True), dim=1) for x in (earlier, later))
+    rho = (a * b).sum(1)
+    return (-0.5 * torch.log1p(-rho.square().clamp(max=STRONGEST))).mean(1)
+
+
+def codebook(earlier: Tensor, later: Tensor, codes: int = 16) -> Tensor:
+    """Discrete mutual information of the codes that stand at the same place, over all pairs of frames together.
+
+    Codes are the k-means clusters of the earlier frames' tokens. The plug-in estimate from n pairs of tokens is
+    corrected for its bias by Miller and Madow's ``(K_x + K_y - K_xy - 1) / 2n``, K being the numbers of codes and pairs
+    of codes that occur; so it can be a little below 0. At most log ``codes``.
+
+    Args:
+        earlier: ``(P, N, C)``.
+        later: ``(P, N, C)``.
+        codes: clusters, at most as many as there are tokens.
+
+    Returns:
+        ``(1,)`` nats.
+    """
+    a, b = earlier.flatten(0, 1).float(), later.flatten(0, 1).float()
+    count = len(a)
+    codes = min(codes, count)
+    centres = a[torch.linspace(0, count - 1, codes, device=a.device).round().long()]
+    for _ in range(LLOYD_STEPS):
+        members = F.one_hot(_nearest(a, centres), codes).to(a.dtype)
+        sizes = members.sum(0)[:, None]
+        centres = torch.where(sizes > 0, members.mT @ a / sizes.clamp(min=1), centres)
+    pairs = torch.bincount(_nearest(a, centres) * codes + _nearest(b, centres), minlength=codes**2).double()
+    joint = (pairs / count).view(codes, codes)
+    entropies = [torch.special.entr(p).sum() for p in (joint.sum(1), joint.sum(0), joint)]
+    occur = [int((p > 0).sum()) for p in (joint.sum(1), joint.sum(0), joint)]
+    bias = (occur[0] + occur[1] - occur[2] - 1) / (2 * count)
+    return (entropies[0] + entropies[1] - entropies[2] + bias)[None]
+
+
+def _nearest(tokens: Tensor, centres: Tensor) -> Tensor:
+    return (centres.square().sum(1) - 2 * tokens @ centres.mT).argmin(1)
+
+
+def estimate(earlier: Tensor, later: Tensor, estimator: Estimator = "infonce", tau: float = 0.1) -> float:
+    """Mean over pairs of frames by one of the estimators; ``(P, N, C)`` twice to nats."""
+    if estimator in BOUNDED:
+        return float({"infonce": infonce, "softmax_entropy": softmax_entropy}[estimator](earlier, later, tau).mean())
+    return float({"gaussian": gaussian, "codebook": codebook}[estimator](earlier, later).mean())
+
+
+def cosines(earlier: Tensor, later: Tensor) -> Tensor:
+    """Cosine similarities of all tokens of pairs of frames: ``(P, N, C)`` twice to ``(P, N, N)``."""
+    return similarity(torch.stack([earlier, later], 1))[:, 0]
+
+
+def _logits(earlier: Tensor, later: Tensor, tau: float) -> Tensor:
+    if tau <= 0:
+        raise GestaError(f"a temperature is greater than 0, not {tau:g}")
+    return cosines(earlier, later) / tau
+
+
+def match(earlier: Tensor, later: Tensor, size: Size) -> Tensor:
+    """The one-to-one match of best total similarity, found as ATA does by default.
+
+    Args:
+        earlier: ``(P, N, C)``.
+        later: ``(P, N, C)``.
+        size: (H, W), N = H·W; beyond 784 tokens, tiles of them are matched.
+
+    Returns:
+        ``(P, N)`` int64: the place in the later frame of every token of the earlier.
+    """
+    return find_routes(torch.stack([earlier, later], 1), size, coarse=tile(size))[:, 1]
+
+
+# --- one model -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Neighbouring frames of one feature map; means over pairs of frames and clips.
+
+    Attributes:
+        tap: the feature map, ``last`` being the last block's after the layer norm that follows it (if one does).
+        size: (H, W) of the map.
+        unaligned: nats between what stands at the same place.
+        aligned: the same after matching.
+        control_unaligned: as ``unaligned``, the later frame taken from another clip; None for a single clip.
+        control_aligned: as ``aligned``, the later frame taken from another clip: what matching alone gives.
+        cosine_unaligned: mean cosine of what stands at the same place.
+        cosine_aligned: mean cosine of what is matched.
+        stay: share of tokens that are matched with the one at their own place.
+        clips: clips that were measured.
+    """
+
+    tap: str
+    size: Size
+    unaligned: float
+    aligned: float
+    control_unaligned: float | None
+    control_aligned: float | None
+    cosine_unaligned: float
+    cosine_aligned: float
+    stay: float
+    clips: int
+
+
+@torch.inference_mode()
+def measure(
+    model: VideoModel,
+    clips: Iterable[Tensor],
+    *,
+    taps: Sequence[str] = ("stem", "last"),
+    estimator: Estimator = "infonce",
+    tau: float = 0.1,
+) -> list[Measured]:
+    """Mutual information of neighbouring frames' features in a model.
+
+    Features are in the frames' own layout (de-aligned, if the model aligns); matching is done here, on any model.
+
+    Args:
+        model: in evaluation mode.
+        clips: normalised, ``(1, 3, T, H, W)`` each, on the model's device. The control pairs each with the one before
+            it (the first with the last), so neighbours should be unrelated.
+        taps: as :meth:`gesta.model.VideoModel.taps`, and ``last``.
+        estimator: see the functions of these names.
+        tau: temperature of those that have one.
+
+    Returns:
+        One entry per tap.
+
+    Raises:
+        GestaError: a temperature that is not positive, no clips, a map of one frame or one place.
+    """
+    own: dict[str, list[Tensor]] = {tap: [] for tap in taps}
+    control: dict[str, list[Tensor]] = {tap: [] for tap in taps}
+    sizes: dict[str, Size] = {}
+    first: dict[str, Tensor] = {}
+    before: dict[str, Tensor] = {}
+    for clip in clips:
+        for tap, grid in _maps(model, clip, taps).items():
+            sizes[tap] = (grid.shape[3], grid.shape[4])
+            if grid.shape[2] < 2 or math.prod(sizes[tap]) < 2:
+                raise GestaError(
+                    f"{type(model).__name__}, {tap}: a map of {' × '.join(map(str, grid.shape[2:]))} has no "
+                    "neighbouring frames, or a single place in each: nothing to align; choose another --block"
+                )
+            tokens = grid[0].flatten(2).permute(1, 2, 0)
+            own[tap].append(_compare(tokens[:-1], tokens[1:], sizes[tap], estimator, tau))
+            if tap in before:
+                control[tap].append(_compare(before[tap][:-1], tokens[1:], sizes[tap], estimator, tau))
+            first.setdefault(tap, tokens)
+            before[tap] = tokens
+    if not first:
+        raise GestaError("there is no clip to measure")
+    found = []
+    for tap in taps:
+        if control[tap]:
+            control[tap].append(_compare(before[tap][:-1], first[tap][1:], sizes[tap], estimator, tau))
+        values = torch.stack(own[tap]).mean(0).tolist()
+        others = torch.stack(control[tap]).mean(0).tolist() if control[tap] else [None, None]
+        found.append(
+            Measured(
+                tap=tap,
+                size=sizes[tap],
+                unaligned=values[0],
+                aligned=values[1],
+                control_unaligned=others[0],
+                control_aligned=others[1],
+                cosine_unaligned=values[2],
+                cosine_aligned=values[3],
+                stay=values[4],
+                clips=len(own[tap]),
+            )
+        )
+    return found
+
+
+def _maps(model: VideoModel, clip: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+    last = f"block.{len(model.blocks) - 1}"
+    found = model.taps(clip, [last if tap == "last" else tap for tap in taps])
+    norm = getattr(model, "norm", None)
+    maps = {tap: found[last] if tap == "last" else found[tap] for tap in taps}
+    if "last" in maps and isinstance(norm, nn.LayerNorm):
+        maps["last"] = norm(maps["last"].movedim(1, -1)).movedim(-1, 1)
+    return maps
+
+
+def _compare(earlier: Tensor, later: Tensor, size: Size, estimator: Estimator, tau: float) -> Tensor:
+    """Unaligned and aligned estimates, unaligned and aligned mean cosine, share that stays: ``(5,)``."""
+    places = match(earlier, later, size)
+    aligned = later.gather(1, places[..., None].expand_as(later))
+    here = torch.arange(places.shape[1], device=places.device)
+    return torch.tensor(
+        [
+            estimate(earlier, later, estimator, tau),
+            estimate(earlier, aligned, estimator, tau),
+            F.cosine_similarity(earlier, later, dim=2).mean().item(),
+            F.cosine_similarity(earlier, aligned, dim=2).mean().item(),
+            (places == here).double().mean().item(),
+        ],
+        dtype=torch.float64,
+    )
+
+
+# --- several models, beside each other -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MutualInformation:
+    """Table 4 for the models and videos at hand.
+
+    Attributes:
+        estimator: how information was estimated.
+        tau: temperature, None if the estimator has none.
+        rows: (temporal modelling, measurement); the first is before any, right after the first model's embedding.
+        failures: (video, reason) of those left out.
+    """
+
+    estimator: Estimator
+    tau: float | None
+    rows: list[tuple[str, Measured]]
+    failures: list[tuple[str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        """All attributes as plain values."""
+        return {
+            "estimator": self.estimator,
+            "tau": self.tau,
+            "unit": "nats",
+            "rows": [{"model": name, **asdict(row)} for name, row in self.rows],
+            "failures": [{"video": video, "reason": reason} for video, reason in self.failures],
+        }
+
+    def __str__(self) -> str:
+        clips = self.rows[0][1].clips
+        how = self.estimator + (f", τ = {self.tau:g}" if self.tau else "")
+        wide = max(len("temporal modelling"), *(len(name) for name, _ in self.rows))
+        lines = [
+            f"mutual information of neighbouring frames: {how}, nats, mean over {clips} clip{'s' * (clips > 1)}",
+            f"{'':{wide + 41}}{'shuffled clips':^21}",
+            f"{'temporal modelling':{wide}}  {'features':<11}{'tokens':>8}{'unaligned':>11}{'aligned':>9}"
+            f"{'unaligned':>12}{'aligned':>9}{'stay':>7}" + ("   at most" if self.estimator in BOUNDED else ""),
+        ]
+        for name, row in self.rows:
+            height, width = row.size
+            shuffled = [
+                "–" if value is None else f"{value:.3f}" for value in (row.control_unaligned, row.control_aligned)
+            ]
+            lines.append(
+                f"{name:{wide}}  {row.tap:<11}{f'{height} × {width}':>8}{row.unaligned:>11.3f}{row.aligned:>9.3f}"
+                f"{shuffled[0]:>12}{shuffled[1]:>9}{row.stay:>7.0%}"
+                + (f"{math.log(height * width):>10.3f}" if self.estimator in BOUNDED else "")
+            )
+        lines += [
+            "",
+            "Matching sees both frames of a pair and so raises the value of unrelated frames, too: what counts is how",
+            "far a value exceeds that of the shuffled clips, where the later frame is another video's.",
+            "stay: share of tokens whose match is at their own place. None: right after the first model's embedding.",
+        ]
+        if clips == 1:
+            lines.append("One clip cannot be shuffled: give a second video.")
+        return "\n".join(lines + [f"left out: {reason}" for _, reason in self.failures])
+
+
+def mutual_information(
+    models: Sequence[tuple[str, VideoModel]],
+    records: Sequence[Record],
+    *,
+    estimator: Estimator = "infonce",
+    tau: float = 0.1,
+    block: int | None = None,
+    device: str | torch.device = "auto",
+) -> MutualInformation:
+    """Measure models on the middle clips of videos.
+
+    Args:
+        models: names and models; they are moved to ``device`` and put into evaluation mode.
+        records: the videos; those that cannot be read are left out and named.
+        estimator: see the functions of these names.
+        tau: temperature of those that have one.
+        block: measure after the temporal modelling of this block instead of after the last.
+        device: ``auto`` takes the first accelerator there is.
+
+    Raises:
+        GestaError: no such block, or no video that can be read.
+    """
+    place = choose_device(device)
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(0)).tolist()
+    taps = ["last" if block is None else after_time(model, block) for _, model in models]
+    rows: list[tuple[str, Measured]] = []
+    failures: dict[str, str] = {}
+
+    def clips(model: VideoModel, what: str) -> Iterable[Tensor]:
+        views = TestViews(records, model.config.clip, EvaluateConfig(clips=1, crops=1))
+        for batch in track(in_background(test_loader(views, order, 1, 0), size=2), what, total=len(order)):
+            failures.update({failure.name: failure.reason for failure in batch["failures"]})
+            if len(batch["index"]):
+                yield to_clips(batch["video"].to(place), model.config.clip)
+        if len(failures) == len(records):
+            raise GestaError(f"none of {len(records)} videos can be read, for instance {next(iter(failures.values()))}")
+
+    for (name, model), tap in zip(models, taps):
+        model.to(place).eval()
+        wanted = [tap] if rows else ["stem", tap]
+        found = measure(model, clips(model, name), taps=wanted, estimator=estimator, tau=tau)
+        rows += [("None" if row.tap == "stem" else name, row) for row in found]
+    return MutualInformation(
+        estimator=estimator,
+        tau=tau if estimator in BOUNDED else None,
+        rows=rows,
+        failures=sorted(failures.items()),
+    )
