@@ -55,8 +55,8 @@ class TimeSformerConfig(ModelConfig):
         temporal_cls: let every route attend to the class token too (its own result is dropped).
         temporal_post_norm: a second layer norm in the temporal branch; with ``temporal_cls`` this costs what ATA's
             paper prints, see :func:`ata_vitb_costmatched`.
-        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`; embeddings start
-            larger, and temporal attention not at zero. Train it with at least three clips per forward pass.
+        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`; embeddings of
+            time and temporal attention start at once. Train it with at least three clips per forward pass.
     """
 
     width: int = 768
@@ -252,8 +252,7 @@ class TimeSformer(VideoModel):
                 nn.init.zeros_(module.bias)
         if config.small_start:
             start_small(self)
-            for embedding in (self.cls_token, self.pos_embed, self.time_embed):
-                nn.init.trunc_normal_(embedding, std=0.3)
+            nn.init.trunc_normal_(self.time_embed, std=0.3)  # places as public: large ones would decide what matches
         for module in self.modules():
             if isinstance(module, TemporalBranch) and not config.small_start:
                 nn.init.zeros_(module.fc.weight)  # in every block: the public code skips none of them
