@@ -107,6 +107,8 @@ def test_codebook_of_known_codes() -> None:
     assert codebook(earlier, later, 4).item() == pytest.approx(expected, abs=0.04)
     free = codebook(noise(7, 196, 32), noise(7, 196, 32, seed=1)).item()
     assert abs(free) < 0.03, "the plug-in estimate alone would give 225 / 2744 = 0.08 nats"
+    few = codebook(noise(7, 4, 32), noise(7, 4, 32, seed=1)).item()
+    assert abs(few) < 0.3, "28 tokens cannot tell 16 × 16 pairs of codes apart"
 
 
 def test_matching_raises_the_information_of_independent_features() -> None:

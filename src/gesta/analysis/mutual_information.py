@@ -114,14 +114,14 @@ def codebook(earlier: Tensor, later: Tensor, codes: int = 16) -> Tensor:
     Args:
         earlier: ``(P, N, C)``.
         later: ``(P, N, C)``.
-        codes: clusters, at most as many as there are tokens.
+        codes: clusters; fewer if there are not as many tokens as pairs of codes, which could then all be told apart.
 
     Returns:
         ``(1,)`` nats.
     """
     a, b = earlier.flatten(0, 1).float(), later.flatten(0, 1).float()
     count = len(a)
-    codes = min(codes, count)
+    codes = min(codes, math.isqrt(count))
     centres = a[torch.linspace(0, count - 1, codes, device=a.device).round().long()]
     for _ in range(LLOYD_STEPS):
         members = F.one_hot(_nearest(a, centres), codes).to(a.dtype)
