@@ -428,6 +428,10 @@ MODELS: dict[str, str] = {
     "ata_cyclemlp_tiny": "gesta.models.cyclemlp",
     "r3d_50": "gesta.models.r3d",
     "r3d_tiny": "gesta.models.r3d",
+    "mfst_base": "gesta.models.mfst",
+    "mfst_large": "gesta.models.mfst",
+    "mfst_bm": "gesta.models.mfst",
+    "mfst_tiny": "gesta.models.mfst",
 }
 """Each named size and the module that has a function of that name, ``() -> ModelConfig``."""
 
