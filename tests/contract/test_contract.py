@@ -61,6 +61,21 @@ VARIANTS = {
     "timesformer_tiny+soft": Variant(
         "timesformer_tiny", {"around": ATA(alignment="straight_through", align_on="norm")}, token=True
     ),
+    # in the last block the class token's query alone is read, and it passes by the convolution
+    "ctn_tiny": Variant("ctn_tiny", token=True, unreached=("blocks.3.attn.depthwise.q.",)),
+    "ctn_tiny+eq": Variant(
+        "ctn_tiny",
+        {"norm": "post", "mapping_norm": False, "drop_path": 0.1},
+        token=True,
+        unreached=("blocks.3.attn.depthwise.q.",),
+    ),
+    "ctn_tiny+3d": Variant(
+        "ctn_tiny",
+        {"mapping_dims": 3, "positions": "temporal"},
+        token=True,
+        unreached=("blocks.3.attn.depthwise.q.",),
+    ),
+    "ctn_tiny+vivit": Variant("ctn_tiny", {"embed": "tube", "mapping": "linear", "positions": "learned"}, token=True),
 }
 
 PLUGINS = {
@@ -72,7 +87,8 @@ PLUGINS = {
     "stan.bn": PlugIn(STAN(scale="cost_matched_large", padding_mode="border"), gives=2, useless=("conv.bias",)),
 }
 
-TOKEN = ("timesformer", "ata_timesformer", "ata_vitb")  # begins of names of models that have a class token
+# begins of names of models that have a class token
+TOKEN = ("timesformer", "ata_timesformer", "ata_vitb", "ctn", "vivit")
 
 CASES = {name: Variant(name, token=name.startswith(TOKEN)) for name in list_models()} | VARIANTS
 
