@@ -437,6 +437,12 @@ MODELS: dict[str, str] = {
     "mfst_large": "gesta.models.mfst",
     "mfst_bm": "gesta.models.mfst",
     "mfst_tiny": "gesta.models.mfst",
+    "rpe_stdt_b12": "gesta.models.rpe_stdt",
+    "rpe_stdt_b8": "gesta.models.rpe_stdt",
+    "vit_spatial": "gesta.models.rpe_stdt",
+    "stdt": "gesta.models.rpe_stdt",
+    "stdt_topk": "gesta.models.rpe_stdt",
+    "rpe_stdt_tiny": "gesta.models.rpe_stdt",
 }
 """Each named size and the module that has a function of that name, ``() -> ModelConfig``."""
 
