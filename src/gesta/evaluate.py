@@ -18,7 +18,7 @@ from gesta.config import config, to_json
 from gesta.errors import GestaError
 from gesta.progress import track
 from gesta.receipt import Receipt as Receipt
-from gesta.receipt import measure
+from gesta.receipt import measure, measure_actions
 
 if TYPE_CHECKING:  # these rooms import EvaluateConfig
     from lightning.fabric import Fabric
@@ -127,6 +127,8 @@ def evaluate(
     for space, names in spaces.items():
         values, per_class[space], confusion[space] = measure(scores[space], labels[space], len(names))
         metrics |= {f"{space}/{key}" if isinstance(classes, dict) else key: value for key, value in values.items()}
+    if {"verb", "noun"} <= set(spaces):
+        metrics |= measure_actions(scores, labels, config.average)
     clip = model.config.clip
     model_json = to_json(model.config)
     return Receipt(

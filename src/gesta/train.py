@@ -34,6 +34,7 @@ from gesta.processes import (
     mean_over_processes,
     share_processors,
 )
+from gesta.receipt import ACTION
 from gesta.run import Position, check_labels, fit_classes, list_hash, open_run, read_state
 from gesta.runlog import RunLog
 
@@ -344,7 +345,9 @@ def _validate(
 
 
 def _top1(metrics: dict[str, float] | None) -> float | None:
-    """Top-1 in percent, the mean over label spaces if there are several."""
+    """Top-1 in percent; with several label spaces that of actions (verb and noun), or the mean over the spaces."""
+    if metrics and f"{ACTION}/top1" in metrics:
+        return metrics[f"{ACTION}/top1"]
     found = [value for name, value in (metrics or {}).items() if name.split("/")[-1] == "top1"]
     return sum(found) / len(found) if found else None
 
