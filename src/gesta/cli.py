@@ -13,7 +13,7 @@ from gesta import __version__
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:
-    from gesta.data.dataset import DataConfig
+    from gesta.data.dataset import ClassNames, DataConfig
 
 T = TypeVar("T")
 
@@ -134,8 +134,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
         raise GestaError(f"the data set has no split {job.evaluate.split!r}; choose another with --evaluate.split")
     if job.data.classes() != loaded.classes:
         raise GestaError(
-            f"{checkpoint} knows {len(loaded.classes)} classes ({', '.join(loaded.classes[:3])} …), the data set has "
-            f"{len(job.data.classes())} ({', '.join(job.data.classes()[:3])} …): evaluate on those it was trained on"
+            f"{checkpoint} knows {_some(loaded.classes)}, the data set has {_some(job.data.classes())}: "
+            "evaluate on those it was trained on"
         )
     receipt = evaluate(loaded.model, records, loaded.classes, job.evaluate, checkpoint=str(checkpoint), data=job.data)
     if receipt is None:  # another process of several writes the receipt
@@ -329,6 +329,13 @@ def _checkpoint(path: str) -> Path:
 def _receipt(path: str) -> Path:
     found = Path(path)
     return found / "result.json" if found.is_dir() else found
+
+
+def _some(classes: ClassNames) -> str:
+    spaces = classes if isinstance(classes, dict) else {"": classes}
+    return " and ".join(
+        f"{len(names)} {space} classes ({', '.join(names[:3])} …)".replace("  ", " ") for space, names in spaces.items()
+    )
 
 
 def _words(clip: Any) -> str:

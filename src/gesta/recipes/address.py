@@ -26,6 +26,10 @@ DATA = {
     "kinetics400": "gesta.data.kinetics400:Kinetics400",
     "something_v1": "gesta.data.something:SomethingV1",
     "something_v2": "gesta.data.something:SomethingV2",
+    "diving48": "gesta.data.diving48:Diving48",
+    "epic_kitchens": "gesta.data.epic:EPICKitchens",
+    "ntu": "gesta.data.ntu:NTU",
+    "isogd": "gesta.data.isogd:IsoGD",
     "marionette": "gesta.data.marionette:Marionette",
 }
 """Data sets by the name that ``--data`` takes."""
