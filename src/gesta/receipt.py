@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -205,8 +205,8 @@ def measure(
 
 
 def measure_actions(
-    scores: dict[str, Sequence[Sequence[float] | None]],
-    labels: dict[str, Sequence[int | None]],
+    scores: Mapping[str, Sequence[Sequence[float] | None]],
+    labels: Mapping[str, Sequence[int | None]],
     average: Literal["probabilities", "logits"],
 ) -> dict[str, float]:
     """Accuracy in percent of verb and noun together, as EPIC-KITCHENS-100 ranks models (Damen et al., IJCV 2022).
