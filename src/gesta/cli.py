@@ -235,7 +235,8 @@ def _data_check(options: argparse.Namespace, rest: list[str]) -> int:
 def _data_make(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.data.marionette import make
 
-    _print(options, make(options.out, clips=options.clips, seed=options.seed, workers=options.workers))
+    made = make(options.out, clips=options.clips, seed=options.seed, workers=options.workers, depth=options.depth)
+    _print(options, made)
 
 
 def _bench_data(options: argparse.Namespace, _: list[str]) -> None:
@@ -473,6 +474,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--clips", type=int, default=400)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int)
+    sub.add_argument("--depth", action="store_true", help="also depth maps, for models of RGB and depth")
 
     bench = group("bench", "measure loading, models and alignment on this machine")
     sub = add("data", _bench_data, "decoded frames and loaded clips per second", bench)
