@@ -137,13 +137,14 @@ def rehearse(recipe: Recipe) -> Recipe:
 def _switches(model: ModelConfig) -> dict[str, Any]:
     """What a model does otherwise than its class by default, apart from its sizes: flags, words, plug-ins, blocks.
 
-    Fields that name blocks end with "blocks".
+    Fields that name blocks end with "blocks"; a class may name more fields as its ``switches``.
     """
     hints = get_type_hints(type(model))
     found = {}
     for f in fields(model):
         value = getattr(model, f.name)
         switch = get_origin(hints[f.name]) is Literal or isinstance(value, bool | AroundConfig)
+        switch = switch or f.name in getattr(type(model), "switches", ())
         if value != f.default and (switch or f.name.endswith("blocks")):
             found[f.name] = value
     return found
