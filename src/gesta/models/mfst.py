@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import field
+from functools import reduce
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -281,7 +282,7 @@ class Attention(nn.Module):
         """``(B, N, C)`` to the same shape; ``lengths`` are those of the sequences in N."""
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = [knn_attention(part[0], part[1], part[2], self.share) for part in qkv.split(list(lengths), 3)]
-        return self.proj(torch.cat(mixed, 2).transpose(1, 2).flatten(2))
+        return self.proj(torch.cat([part.transpose(1, 2).flatten(2) for part in mixed], 1))
 
 
 class Layer(nn.Module):
@@ -386,9 +387,10 @@ class WMSTrans(nn.Module):
         for scale, inputs in zip(self.scales, scales):
             mine = torch.cat([found.pop(0) for _ in inputs], 1)
             fused.append(mine if self.mode == "window" else mine.repeat_interleave(scale, 1)[:, :frames])
-        whole = torch.stack(fused)
-        whole = whole.mean(0) if self.fuse == "mean" else whole.sum(0) if self.fuse == "sum" else whole.amax(0)
-        return whole.view(batch, height, width, frames, channels).permute(0, 3, 1, 2, 4).contiguous()
+        whole = reduce(torch.maximum if self.fuse == "max" else torch.add, fused)
+        if self.fuse == "mean":
+            whole = whole / len(fused)
+        return whole.reshape(batch, height, width, frames, channels).permute(0, 3, 1, 2, 4).contiguous()
 
     def at_scale(self, routes: Tensor, scale: int) -> list[Tensor]:
         """Sequences of one scale, from ``(N, T, C)``: one of ``ceil(T / s)`` frames, or up to s windows of these."""
