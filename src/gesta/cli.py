@@ -178,6 +178,22 @@ def _compare(options: argparse.Namespace, _: list[str]) -> None:
     _print(options, compare(*(Receipt.read(_receipt(path)) for path in (options.a, options.b))))
 
 
+def _fuse(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.evaluate import Receipt
+    from gesta.fuse import fuse
+
+    receipts, fit = ([Receipt.read(_receipt(path)) for path in paths] for paths in (options.results, options.fit))
+    fused = fuse(receipts, options.by, fit)
+    out = Path(options.out) if options.out else _receipt(options.results[0]).with_name(f"fused-{options.by}.json")
+    fused.write(out)
+    _print(options, fused)
+    if not options.json:
+        for path, receipt in zip(options.results, receipts):
+            each = ", ".join(f"{n} {v:.2f}" for n, v in receipt.metrics.items() if n.split("/")[-1] == "top1")
+            print(f"alone: {each or 'unlabelled'} ({path})")
+    print(f"receipt: {out}", file=sys.stderr)
+
+
 def _table(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.config import suggest
     from gesta.recipes.address import list_tables
@@ -440,6 +456,19 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("compare", _compare, "what differs between two receipts: protocol first, then numbers")
     sub.add_argument("a", metavar="RESULT")
     sub.add_argument("b", metavar="RESULT")
+
+    sub = add("fuse", _fuse, "fuse the scores of several models on the same videos, as of RGB and depth")
+    sub.add_argument("results", metavar="RESULT", nargs="+", help="receipts or run folders")
+    sub.add_argument(
+        "--by",
+        choices=["prob_mean", "logit_mean", "prob_product", "learned"],
+        default="prob_mean",
+        help="default %(default)s",
+    )
+    sub.add_argument(
+        "--fit", metavar="RESULT", nargs="+", default=[], help="for learned: the same models on other, labelled videos"
+    )
+    sub.add_argument("--out", metavar="FILE", help="receipt (default: fused-BY.json beside the first result)")
 
     sub = add("table", _table, "a paper's table with our numbers beside the paper's")
     sub.add_argument("table", metavar="PAPER.TABLE")

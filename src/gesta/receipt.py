@@ -53,6 +53,7 @@ class Receipt:
         per_class: by label space, percent of each class's videos, failed ones wrong; None for a class without videos.
         confusion: by label space, numbers of scored videos, rows true, columns predicted.
         seconds: it took.
+        partial: of fused results, the videos that not all of them scored, and why, as in ``failures``.
     """
 
     metrics: dict[str, float]
@@ -89,6 +90,7 @@ class Receipt:
     per_class: dict[str, list[float | None]]
     confusion: dict[str, list[list[int]]]
     seconds: float
+    partial: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -120,10 +122,10 @@ class Receipt:
         except ValueError:
             raise GestaError(f"{path}: this is not JSON, or it was cut short; evaluate again") from None
         fields = {f.name for f in dataclasses.fields(cls)}
-        missing = sorted(fields - set(found)) if isinstance(found, dict) else sorted(fields)
+        missing = sorted(fields - {"partial"} - set(found)) if isinstance(found, dict) else sorted(fields)
         if missing:
             raise GestaError(f"{path}: this is not a receipt of gesta evaluate (it has no {missing[0]!r})")
-        return cls(**{name: found[name] for name in fields})
+        return cls(**{name: found[name] for name in fields & set(found)})
 
     def right(self, space: str = "label") -> list[bool | None]:
         """For each listed video whether its first answer is right; a failed one is wrong, None where unlabelled."""
@@ -150,6 +152,9 @@ class Receipt:
             + (" (counted as wrong)" if self.failed else ""),
             f"{self.views['text']}, {self.sampling}, {self.size} px of {self.short_side}, mean of {self.average}",
         ]
+        if self.partial:
+            lines.append(f"{len(self.partial)} videos were not scored by all that are fused, but by the others:")
+            lines += [f"  {f['name']}: {f['reason']}" for f in self.partial[:10]]
         lines += [f"  failed: {f['name']}: {f['reason']}" for f in self.failures[:10]]
         if self.failed > 10:
             lines.append(f"  … and {self.failed - 10} more, all in the receipt")
@@ -202,6 +207,24 @@ def measure(
             metrics[f"mean_class{end}"] = float(100 * (first[there] / counted[there]).mean())
     per_class = [float(100 * right / n) if n else None for right, n in zip(first, listed)]
     return metrics, per_class, confusion.tolist()
+
+
+def measure_spaces(
+    scores: Mapping[str, Sequence[Sequence[float] | None]],
+    labels: Mapping[str, Sequence[int | None]],
+    classes: Mapping[str, Sequence[str]],
+    average: Literal["probabilities", "logits"],
+) -> tuple[dict[str, float], dict[str, list[float | None]], dict[str, list[list[int]]]]:
+    """What :func:`measure` gives, by label space; names of metrics get the space in front unless it is ``label``."""
+    metrics: dict[str, float] = {}
+    per_class: dict[str, list[float | None]] = {}
+    confusion: dict[str, list[list[int]]] = {}
+    for space, names in classes.items():
+        values, per_class[space], confusion[space] = measure(scores[space], labels[space], len(names))
+        metrics |= {key if space == "label" else f"{space}/{key}": value for key, value in values.items()}
+    if {"verb", "noun"} <= set(classes):
+        metrics |= measure_actions(scores, labels, average)
+    return metrics, per_class, confusion
 
 
 def measure_actions(

@@ -41,7 +41,7 @@ from gesta.runlog import RunLog
 if TYPE_CHECKING:  # these rooms import TrainConfig, or take long to load
     from lightning.fabric import Fabric
 
-    from gesta.data.dataset import Batch, Failure, Record
+    from gesta.data.dataset import Batch, ClassNames, Failure, Record
     from gesta.recipes import Recipe
 
 OVERFLOWS = 25
@@ -336,7 +336,7 @@ def _must_be_finite(loss: float, grad_norm: float, at: Position, fabric: Fabric,
 
 
 def _validate(
-    model: VideoModel, held_out: list[Record], classes: list[str], recipe: Recipe, fabric: Fabric
+    model: VideoModel, held_out: list[Record], classes: ClassNames, recipe: Recipe, fabric: Fabric
 ) -> dict[str, float]:
     """Metrics of one clip and its central crop per video, in all processes."""
     protocol = replace(recipe.evaluate, split="val", clips=1, crops=1, coverage="even")
@@ -352,7 +352,7 @@ def _top1(metrics: dict[str, float] | None) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _evaluate_best(run: Path, recipe: Recipe, classes: list[str], fabric: Fabric, log: RunLog, trust: bool) -> None:
+def _evaluate_best(run: Path, recipe: Recipe, classes: ClassNames, fabric: Fabric, log: RunLog, trust: bool) -> None:
     """Write ``result.json``: the best weights, as read back from their file, on the recipe's split."""
     protocol = recipe.evaluate
     records = recipe.data.records(protocol.split)
