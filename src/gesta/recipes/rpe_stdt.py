@@ -6,8 +6,9 @@ without a file training starts from scratch::
     gesta train rpe_stdt.ucf101 --init.weights vit_base_patch16_224.augreg_in21k_ft_in1k.safetensors
 
 The paper does not say whether they are of ImageNet-1K or 21K; timm's file above is our choice, and pixels are
-normalised as it expects. iRPE's public ``deit_base_patch16_224_ctx_product_50_shared_k`` fits, too, and brings tables of relative
-positions (``--model.absolute frame`` to use its position embeddings as well, with its mean and deviation of pixels).
+normalised as it expects. iRPE's public ``deit_base_patch16_224_ctx_product_50_shared_k`` fits, too, and brings
+tables of relative positions (``--model.absolute frame`` to use its position embeddings as well, with its mean
+and deviation of pixels).
 
 What the paper leaves out: learning rate 0.005 for 16 clips (that of the thesis's CTN; scale it with the batch), warm-up
 over 2.5 epochs and gradients of norm 1 at most (ViViT, which it cites for its schedule), no weight decay, test frames
@@ -280,8 +281,8 @@ TABLES = {
 SOURCE = (
     "Y. Ma, R. Wang: Relative-position embedding based spatially and temporally decoupled Transformer for action "
     "recognition, Pattern Recognition 145, 109905, 2024; numbers of tables as in chapter 3 of Y. Ma's thesis. Clips of "
-    "16 frames of 224 × 224 and 101 classes where nothing else is said. G here are multiply-adds without the products of "
-    "queries, keys and values, which is how the paper counts (all of them: 281.0 G for the ViT, 282.6 G for RPE-STDT)."
+    "16 frames of 224 × 224 and 101 classes where nothing else is said. G here are multiply-adds without the products "
+    "of queries, keys and values, which is how the paper counts (all of them: 281.0 G for the ViT, 282.6 G for RPE-STDT)."
 )
 
 
