@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from gesta.checkpoint import load_model
+from gesta.cli import main
 from gesta.data.dataset import Failure, TestViews, TrainingClips, collate
 from gesta.data.describe import describe
 from gesta.data.epic import EPICKitchens
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
-from gesta.model import ClipSpec
-from gesta.train import TrainConfig
+from gesta.model import ClipSpec, model_config
+from gesta.receipt import Receipt
+from gesta.recipes import Recipe
+from gesta.train import TrainConfig, train
 
 HEADER = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
@@ -153,3 +157,26 @@ def test_official_lists(shared: Path, tmp_path: Path) -> None:
         video = Path(r.path).name
         line = f"{video[:3]}/rgb_frames/{video} {r.start + 1} {r.end} {r.label['verb']} {r.label['noun']}"  # type: ignore[operator, index]
         assert line in public, line
+
+
+def test_from_the_lists_to_a_result(small: Path, make_video: Callable[..., Path]) -> None:
+    """Two label spaces go through training, checkpoint and evaluation; the model gets its classes from the data."""
+    make_video("P01_11.MP4", frames=20, fps=10)
+    model = model_config("r3d_tiny", clip=ClipSpec(frames=2, sampling="uniform", size=32))
+    recipe = Recipe(
+        name="epic",
+        model=model,
+        data=EPICKitchens(root=str(small)),
+        train=TrainConfig(epochs=1, batch_size=2, workers=0, precision="32-true"),
+        evaluate=EvaluateConfig(split="val", clips=1, workers=0),
+    )
+    run = train(recipe, small / "run", quiet=True)
+    assert (run / "verb.txt").read_text().split() == ["take", "put"] and (run / "noun.txt").exists()
+    loaded = load_model(run / "best.safetensors")
+    assert loaded.classes == recipe.data.classes() and loaded.model.config.classes == {"verb": 2, "noun": 3}
+    receipt = Receipt.read(run / "result.json")
+    assert receipt.scored == 1 and {"verb/top1", "noun/top5", "action/top1"} <= set(receipt.metrics)
+    (small / "annotations" / "EPIC_100_verb_classes.csv").write_text("id,key\n0,take\n1,lay\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(run)])
+    assert stop.value.code == 1

@@ -106,9 +106,9 @@ def data_config(name: str) -> DataConfig:
 def rehearse(recipe: Recipe) -> Recipe:
     """The same experiment small enough for two processor cores: the model's tiny size, Marionette, the demo's budget.
 
-    Switches of the model and the kind of sampling stay as the recipe sets them. Plug-ins keep their settings and move
-    to the proportional place; of those that come from several places to one, the first place's stay. Freezing and the
-    weights to start from are kept.
+    Switches of the model, the kind of sampling and the modality stay as the recipe sets them. Plug-ins keep their
+    settings and move to the proportional place; of those that come from several places to one, the first place's stay.
+    Freezing and the weights to start from are kept.
     """
     from gesta.recipes.demo import demo
 
@@ -128,6 +128,8 @@ def rehearse(recipe: Recipe) -> Recipe:
         if came.setdefault(places[insert.at], insert.at) == insert.at
     ]
     small.data, small.evaluate = budget.data, budget.evaluate
+    for name in {"modality", "depth_encoding"} & {f.name for f in fields(recipe.data)}:
+        setattr(small.data, name, getattr(recipe.data, name))
     small.train = copy(budget.train)
     small.train.freeze = _smaller(recipe.train.freeze, places, small_blocks)
     small.name = f"{recipe.name}-rehearsal"
