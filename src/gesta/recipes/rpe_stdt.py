@@ -282,7 +282,7 @@ SOURCE = (
     "Y. Ma, R. Wang: Relative-position embedding based spatially and temporally decoupled Transformer for action "
     "recognition, Pattern Recognition 145, 109905, 2024; numbers of tables as in chapter 3 of Y. Ma's thesis. Clips of "
     "16 frames of 224 × 224 and 101 classes where nothing else is said. G here are multiply-adds without the products "
-    "of queries, keys and values, which is how the paper counts (all of them: 281.0 G for the ViT, 282.6 G for RPE-STDT)."
+    "of queries, keys and values, which is how the paper counts (with them 281.0 G for the ViT, 282.6 G for RPE-STDT)."
 )
 
 
