@@ -162,8 +162,8 @@ TABLE1 = Table(
         _both("De+Recouple, RGB", 90.3, 95.4),
         _both("De+Recouple, depth", 92.7, 96.2),
         _both("De+Recouple, RGB + depth", 94.2, 97.3),
-        _row("MFST-Large, RGB", {"CS": 92.1, "CV": 95.8}, **_protocols("rgb")),
-        _row("MFST-Large, depth", {"CS": 93.8, "CV": 97.3}, **_protocols("depth")),
+        Row(label="MFST-Large, RGB", published={"CS": 92.1, "CV": 95.8}, recipes=_protocols("rgb")),
+        Row(label="MFST-Large, depth", published={"CS": 93.8, "CV": 97.3}, recipes=_protocols("depth")),
         _both("MFST-Large, RGB + depth", 94.6, 98.2, _FUSED),
     ),
 )
