@@ -74,7 +74,7 @@ class Conv(nn.Conv3d):
         """``(B, I, T, H, W)`` to ``(B, O, T / s, H / s, W / s)``, sizes rounded up."""
         pads = same_padding(input.shape[2:], self.kernel_size, self.stride)
         if any(front != back for front, back in pads):
-            (t, h, w), input = pads, input  # F.pad names the last axis first
+            t, h, w = pads  # F.pad names the last axis first
             return F.conv3d(F.pad(input, (*w, *h, *t)), self.kernel(), self.bias, self.stride)
         return F.conv3d(input, self.kernel(), self.bias, self.stride, [front for front, _ in pads])
 
