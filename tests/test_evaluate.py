@@ -19,7 +19,7 @@ from gesta.data.dataset import Record
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig, Receipt, evaluate
 from gesta.model import Classifier, ClipSpec, ModelConfig, VideoModel
-from gesta.receipt import measure
+from gesta.receipt import measure, measure_actions
 
 CLASSES = ["dark", "middle", "bright"]
 
@@ -156,7 +156,9 @@ def test_several_label_spaces(records: list[Record]) -> None:
     assert receipt.metrics["verb/top1"] == pytest.approx(100 * 5 / 7)
     assert set(receipt.scores) == {"verb", "noun"} and len(receipt.scores["noun"][0] or []) == 2
     assert np.shape(receipt.confusion["noun"]) == (2, 2)
-    assert "verb: all labelled videos" in str(receipt)
+    right = [v is not None and v and n for v, n in zip(receipt.right("verb"), receipt.right("noun"))]
+    assert receipt.metrics["action/top1"] == pytest.approx(100 * sum(right) / 7)
+    assert "verb: all labelled videos" in str(receipt) and "action: all labelled videos" in str(receipt)
 
 
 def test_training_continues_as_it_was(records: list[Record]) -> None:
@@ -220,6 +222,41 @@ def test_metrics_are_those_of_torchmetrics() -> None:
     assert per_class[:8] == pytest.approx((100 * each).tolist(), abs=1e-4) and per_class[8] is None
     assert metrics["mean_class"] == pytest.approx(100 * each.mean().item(), abs=1e-4)
     assert confusion == multiclass_confusion_matrix(scores, labels, 9).tolist()
+
+
+def test_actions_are_ranked_in_the_joint_table() -> None:
+    """Top-1 is verb and noun both right; top-5 is not both among their own five best."""
+    rng = np.random.default_rng(0)
+    verbs, nouns = rng.dirichlet(np.full(12, 0.5), 300), rng.dirichlet(np.full(20, 0.5), 300)
+    v, n = rng.integers(12, size=300), rng.integers(20, size=300)
+    v[:150], n[:200] = verbs[:150].argmax(1), nouns[:200].argmax(1)
+    scores = {"verb": verbs.tolist(), "noun": nouns.tolist()}
+    labels = {"verb": v.tolist(), "noun": n.tolist()}
+    found = measure_actions(scores, labels, "probabilities")
+    both = (verbs.argmax(1) == v) & (nouns.argmax(1) == n)
+    assert found["action/top1"] == found["action/top1_scored"] == pytest.approx(100 * both.mean())
+    tables = (verbs[:, :, None] * nouns[:, None]).reshape(300, -1)
+    among = (np.argsort(-tables, 1)[:, :5] == (20 * v + n)[:, None]).any(1)
+    each = (np.argsort(-verbs, 1)[:, :5] == v[:, None]).any(1) & (np.argsort(-nouns, 1)[:, :5] == n[:, None]).any(1)
+    assert found["action/top5"] == pytest.approx(100 * among.mean())
+    assert both.mean() < among.mean() < each.mean()
+    logits = {"verb": (np.log(verbs) + 3).tolist(), "noun": (np.log(nouns) - 2).tolist()}
+    assert measure_actions(logits, labels, "logits") == found
+    assert measure_actions(
+        {"verb": [[0.5, 0.5]], "noun": [[0.5, 0.5]]}, {"verb": [0], "noun": [1]}, "probabilities"
+    ) == {
+        "action/top1": 0,
+        "action/top5": 100,
+        "action/top1_scored": 0,
+        "action/top5_scored": 100,
+    }
+
+
+def test_failed_and_half_labelled_videos_among_actions() -> None:
+    scores = {"verb": [[0.9, 0.1], None, [0.9, 0.1]], "noun": [[0.2, 0.8], None, [0.2, 0.8]]}
+    found = measure_actions(scores, {"verb": [0, 1, 0], "noun": [1, 1, None]}, "probabilities")
+    assert found["action/top1"] == 50 and found["action/top1_scored"] == 100
+    assert measure_actions(scores, {"verb": [None] * 3, "noun": [0] * 3}, "probabilities") == {}
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from gesta.config import from_json, to_json
+from gesta.data.marionette import Marionette
+from gesta.data.ntu import NTU
 from gesta.errors import GestaError
 from gesta.optim import freeze
 from gesta.recipes import Recipe
@@ -67,6 +69,15 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved.write_text("{")
     with pytest.raises(GestaError, match="cannot be read as a recipe"):
         find_recipe(str(saved))
+
+
+def test_rehearsals_keep_the_modality() -> None:
+    recipe = find_recipe("mfst.ntu", data="marionette")
+    assert recipe.data.modality == "rgb"  # type: ignore[attr-defined]
+    recipe = find_recipe("mfst.ntu")
+    recipe.data = NTU(modality="depth", depth_encoding="repeat3")
+    small = rehearse(recipe).data
+    assert isinstance(small, Marionette) and (small.modality, small.depth_encoding) == ("depth", "repeat3")
 
 
 def test_model_and_data_can_be_exchanged() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import os
@@ -24,11 +25,12 @@ from gesta.data.dataset import (
     Record,
     TrainingClips,
     loader_workers,
+    read_record,
     seeded,
     training_batches,
     training_loader,
 )
-from gesta.data.video import VideoError, find_videos, probe, read, stream
+from gesta.data.video import VideoError, find_videos, probe, stream
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, ModelConfig, VideoModel, to_clips
 from gesta.predict import choose_device
@@ -172,11 +174,11 @@ def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Rec
     if isinstance(root, str | os.PathLike):
         listed = [Record(path=path, name=path, label=0) for path in find_videos(root)]
     else:
-        listed = [Record(path=r.path, name=r.name, label=0, start=r.start, end=r.end) for r in root]
+        listed = [dataclasses.replace(record, label=0) for record in root]
     records, unreadable, infos = [], [], []
     for record in listed[:: -(-len(listed) // LOOKED_AT) or 1]:
         try:
-            infos.append(probe(record.path))
+            infos.append(probe(record.path, depth=record.depth))
             records.append(record)
         except VideoError as error:
             unreadable.append(str(error))
@@ -222,8 +224,7 @@ def _stages(dataset: TrainingClips, device: torch.device, seconds: float) -> dic
 
         start = time.perf_counter()
         try:
-            read(record.path, choose, short_side=dataset.short_side, start=record.start, end=record.end,
-                 decoder=config.decoder)  # fmt: skip
+            read_record(record, choose, dataset.short_side, config.decoder)
         except VideoError:
             continue
         read_at = time.perf_counter()

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -28,6 +28,9 @@ from torch import Tensor
 from gesta.config import from_json, to_json
 from gesta.errors import GestaError
 from gesta.model import VideoModel
+
+if TYPE_CHECKING:  # it imports this room
+    from gesta.data.dataset import ClassNames
 
 FORMAT = 1
 """Version of both file formats; files with a greater one are refused."""
@@ -48,13 +51,13 @@ class Loaded:
 
     Attributes:
         model: the model with its weights, in evaluation mode.
-        classes: class names in label order.
+        classes: class names in label order, by label space if there are several.
         metadata: ``format``, ``gesta`` (version that wrote the file), ``model`` (configuration as JSON), ``classes``,
             ``licence``, ``notes``.
     """
 
     model: VideoModel
-    classes: list[str]
+    classes: ClassNames
     metadata: dict[str, Any]
 
 
@@ -110,7 +113,7 @@ class ImportReport:
 def save_model(
     path: str | Path,
     model: VideoModel,
-    classes: list[str],
+    classes: ClassNames,
     *,
     licence: str = "",
     notes: dict[str, Any] | None = None,
@@ -120,7 +123,7 @@ def save_model(
     Args:
         path: the file; its folder must exist.
         model: any device; its configuration is saved with it.
-        classes: class names in label order.
+        classes: class names in label order, by label space if there are several.
         licence: of the weights, for whoever receives the file.
         notes: further JSON-able facts (recipe, epoch, metrics).
     """
@@ -128,7 +131,7 @@ def save_model(
         "format": FORMAT,
         "gesta": importlib.metadata.version("gesta"),
         "model": to_json(model.config),
-        "classes": list(classes),
+        "classes": classes,
         "licence": licence,
         "notes": notes or {},
     }
@@ -191,7 +194,7 @@ def load_model(path: str | Path, *, trust: bool = False, device: str | torch.dev
             f"{path}: its weights do not fit the {type(model).__name__} it describes ({_complaint(error)}); "
             f"use gesta {metadata['gesta']}, which wrote it"
         ) from None
-    return Loaded(model.to(device).eval(), list(metadata["classes"]), metadata)
+    return Loaded(model.to(device).eval(), metadata["classes"], metadata)
 
 
 # --- the training state ----------------------------------------------------------------------------------------------

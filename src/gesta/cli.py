@@ -13,7 +13,7 @@ from gesta import __version__
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:
-    from gesta.data.dataset import DataConfig
+    from gesta.data.dataset import ClassNames, DataConfig
 
 T = TypeVar("T")
 
@@ -134,8 +134,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
         raise GestaError(f"the data set has no split {job.evaluate.split!r}; choose another with --evaluate.split")
     if job.data.classes() != loaded.classes:
         raise GestaError(
-            f"{checkpoint} knows {len(loaded.classes)} classes ({', '.join(loaded.classes[:3])} …), the data set has "
-            f"{len(job.data.classes())} ({', '.join(job.data.classes()[:3])} …): evaluate on those it was trained on"
+            f"{checkpoint} knows {_some(loaded.classes)}, the data set has {_some(job.data.classes())}: "
+            "evaluate on those it was trained on"
         )
     receipt = evaluate(loaded.model, records, loaded.classes, job.evaluate, checkpoint=str(checkpoint), data=job.data)
     if receipt is None:  # another process of several writes the receipt
@@ -178,6 +178,22 @@ def _compare(options: argparse.Namespace, _: list[str]) -> None:
     _print(options, compare(*(Receipt.read(_receipt(path)) for path in (options.a, options.b))))
 
 
+def _fuse(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.evaluate import Receipt
+    from gesta.fuse import fuse
+
+    receipts, fit = ([Receipt.read(_receipt(path)) for path in paths] for paths in (options.results, options.fit))
+    fused = fuse(receipts, options.by, fit)
+    out = Path(options.out) if options.out else _receipt(options.results[0]).with_name(f"fused-{options.by}.json")
+    fused.write(out)
+    _print(options, fused)
+    if not options.json:
+        for path, receipt in zip(options.results, receipts):
+            each = ", ".join(f"{n} {v:.2f}" for n, v in receipt.metrics.items() if n.split("/")[-1] == "top1")
+            print(f"alone: {each or 'unlabelled'} ({path})")
+    print(f"receipt: {out}", file=sys.stderr)
+
+
 def _table(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.config import suggest
     from gesta.recipes.address import list_tables
@@ -204,6 +220,74 @@ def _analyse_report(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.report import write_report
 
     print(write_report(Path(options.run)))
+
+
+def _analyse_attention(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.attention import attention_figure
+    from gesta.analysis.sources import load
+
+    name, model = load(options.model, trust=options.trust)
+    _print(options, attention_figure(name, model, options.video, options.out, block=options.block))
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_clusters(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.analysis.rpe import read_config, sweep, sweep_figure
+
+    config = _with_fields(read_config(options.model, trust=options.trust), rest, "gesta analyse clusters")
+    found = sweep(options.model, config, options.ratios, options.runs)
+    sweep_figure(found, options.out)
+    _print(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_confusion(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.confusion import confusion, confusion_figure
+    from gesta.evaluate import Receipt
+
+    if len(options.results) > 2:
+        raise GestaError("give one receipt, or two to see their difference")
+    receipts = [(path, Receipt.read(_receipt(path))) for path in options.results]
+    found = confusion(receipts, space=options.space, by=options.by, most=options.pairs)
+    confusion_figure(found, options.out)
+    _print(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_filters(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.filters import filters_figure
+    from gesta.analysis.sources import load
+
+    name, model = load(options.model, trust=options.trust)
+    print(filters_figure(name, model, options.out, most=options.n, folded=not options.learned))
+
+
+def _analyse_rpe(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.analysis.rpe import bucket_map_of, map_figure, read_config
+
+    config = _with_fields(read_config(options.model, trust=options.trust), rest, "gesta analyse rpe")
+    found = bucket_map_of(options.model, config, options.ref)
+    map_figure(found, options.out)
+    _print(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_tsne(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.analysis.sources import load
+    from gesta.analysis.tsne import choose, project, run_data, tsne_figure
+
+    models = [load(run, trust=options.trust) for run in options.runs]
+    if options.data:
+        flags = [flag.replace("--data.", "--", 1) for flag in rest]
+        data = _data(options.data, flags, "gesta analyse tsne")
+    else:
+        data = _with_fields(run_data(options.runs[0], trust=options.trust), rest, "gesta analyse tsne")
+    classes = [name for words in options.classes or () for name in words.split(",") if name]
+    chosen = choose(data, options.split, classes, n=options.n, space=options.space, seed=options.seed)
+    found = project(models, *chosen, device=options.device, seed=options.seed)
+    tsne_figure(found, options.out)
+    _print(options, found)
+    print(options.out, file=sys.stderr)
 
 
 def _analyse_warp(options: argparse.Namespace, _: list[str]) -> None:
@@ -284,7 +368,8 @@ def _data_check(options: argparse.Namespace, rest: list[str]) -> int:
 def _data_make(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.data.marionette import make
 
-    _print(options, make(options.out, clips=options.clips, seed=options.seed, workers=options.workers))
+    made = make(options.out, clips=options.clips, seed=options.seed, workers=options.workers, depth=options.depth)
+    _print(options, made)
 
 
 def _bench_data(options: argparse.Namespace, _: list[str]) -> None:
@@ -378,6 +463,30 @@ def _checkpoint(path: str) -> Path:
 def _receipt(path: str) -> Path:
     found = Path(path)
     return found / "result.json" if found.is_dir() else found
+
+
+def _some(classes: ClassNames) -> str:
+    spaces = classes if isinstance(classes, dict) else {"": classes}
+    return " and ".join(
+        f"{len(names)} {space} classes ({', '.join(names[:3])} …)".replace("  ", " ") for space, names in spaces.items()
+    )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between them") from None
+
+
+def _place(text: str) -> tuple[int, int]:
+    """Row and column."""
+    try:
+        row, column = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a row and a column, 7,7") from None
+    return row, column
 
 
 def _words(clip: Any) -> str:
@@ -482,6 +591,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("a", metavar="RESULT")
     sub.add_argument("b", metavar="RESULT")
 
+    sub = add("fuse", _fuse, "fuse the scores of several models on the same videos, as of RGB and depth")
+    sub.add_argument("results", metavar="RESULT", nargs="+", help="receipts or run folders")
+    sub.add_argument(
+        "--by",
+        choices=["prob_mean", "logit_mean", "prob_product", "learned"],
+        default="prob_mean",
+        help="default %(default)s",
+    )
+    sub.add_argument(
+        "--fit", metavar="RESULT", nargs="+", default=[], help="for learned: the same models on other, labelled videos"
+    )
+    sub.add_argument("--out", metavar="FILE", help="receipt (default: fused-BY.json beside the first result)")
+
     sub = add("table", _table, "a paper's table with our numbers beside the paper's")
     sub.add_argument("table", metavar="PAPER.TABLE")
     sub.add_argument("--runs", default="runs", help="folder of runs that count (default %(default)s)")
@@ -493,6 +615,51 @@ def _parser() -> argparse.ArgumentParser:
     analyse = group("analyse", "look into a run or a model")
     sub = add("report", _analyse_report, "one self-contained HTML page of a run", analyse, result=False)
     sub.add_argument("run", metavar="RUN")
+    sub = add(
+        "attention", _analyse_attention, "draw what a class token looks at, and which frames are dropped", analyse
+    )
+    sub.add_argument("model", metavar="CKPT|MODEL", help="run folder, .safetensors file or name (random weights)")
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("--block", type=int, metavar="I", help="(default: the last that attends to patches)")
+    sub.add_argument("--out", default="attention.png")
+    trust(sub)
+    sub = add("clusters", _analyse_clusters, "clusters of relative positions by ratio, and runs", analyse, fields=True)
+    sub.add_argument("model", metavar="MODEL|CKPT", nargs="?", default="rpe_stdt_b12", help="(default %(default)s)")
+    ratios = "0.5,1,1.5,1.9,2,2.5,3,3.5,4"
+    sub.add_argument("--ratios", type=_numbers, default=ratios, metavar="R,R,…", help="(default %(default)s)")
+    sub.add_argument("--runs", default="runs", help="folder of runs whose accuracy is shown (default %(default)s)")
+    sub.add_argument("--out", default="clusters.png")
+    trust(sub)
+    sub = add("confusion", _analyse_confusion, "which classes are taken for which, in one receipt or two", analyse)
+    sub.add_argument("results", metavar="RESULT", nargs="+", help="receipt or run folder; of two also the difference")
+    sub.add_argument("--by", metavar="FILE", help="add up classes by attribute: CSV, JSON, or Diving48_vocab.json")
+    sub.add_argument("--space", help="label space (default: the first)")
+    sub.add_argument("--pairs", type=int, default=15, help="confused pairs listed at most (default %(default)s)")
+    sub.add_argument("--out", default="confusion.png")
+    sub = add("filters", _analyse_filters, "draw the filters of the first layer", analyse, result=False)
+    sub.add_argument("model", metavar="CKPT|MODEL", help="run folder, .safetensors file or name (random weights)")
+    sub.add_argument("--n", type=int, default=64, help="filters at most (default %(default)s)")
+    sub.add_argument(
+        "--learned", action="store_true", help="MFST: weights as learned, before differences are folded in"
+    )
+    sub.add_argument("--out", default="filters.png")
+    trust(sub)
+    sub = add("rpe", _analyse_rpe, "draw which patches share a relative position", analyse, fields=True)
+    sub.add_argument("model", metavar="MODEL|CKPT")
+    sub.add_argument("--ref", type=_place, metavar="ROW,COLUMN", help="whose positions (default: the centre, 7,7)")
+    sub.add_argument("--out", default="rpe.png")
+    trust(sub)
+    sub = add("tsne", _analyse_tsne, "t-SNE of features before the classifier, runs side by side", analyse, fields=True)
+    sub.add_argument("runs", metavar="RUN", nargs="+", help="run folder or .safetensors file")
+    sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="videos (default: the first run's; fields: --data.root)")
+    sub.add_argument("--split", choices=["train", "val", "test"], default="test", help="(default %(default)s)")
+    sub.add_argument("--classes", nargs="+", metavar="NAME", help="shown ones (default: all)")
+    sub.add_argument("--n", type=int, default=1000, help="videos drawn before those are taken (default %(default)s)")
+    sub.add_argument("--space", help="label space (default: the first)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    sub.add_argument("--out", default="tsne.png")
+    trust(sub)
     sub = add(
         "warp", _analyse_warp, "draw STAN's transform on the raw clip (the paper's Fig. 2)", analyse, result=False
     )
@@ -564,6 +731,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--clips", type=int, default=400)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int)
+    sub.add_argument("--depth", action="store_true", help="also depth maps, for models of RGB and depth")
 
     bench = group("bench", "measure loading, models and alignment on this machine")
     sub = add("data", _bench_data, "decoded frames and loaded clips per second", bench)

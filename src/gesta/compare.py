@@ -179,7 +179,7 @@ def compare(a: Receipt, b: Receipt) -> Comparison:
     in the paired test as it does in the metrics.
     """
     spaces = [space for space in a.classes if space in b.classes]
-    at_a, at_b = _positions(a), _positions(b)
+    at_a, at_b = positions(a), positions(b)
     common = [key for key in at_a if key in at_b]
     paired: dict[str, Paired] = {}
     classes: dict[str, list[ClassChange]] = {}
@@ -243,7 +243,7 @@ def _class_of(value: Any) -> Any:
     return str(value["class"]).rpartition(":")[2] if isinstance(value, dict) and "class" in value else value
 
 
-def _positions(receipt: Receipt) -> dict[tuple[str, int], int]:
+def positions(receipt: Receipt) -> dict[tuple[str, int], int]:
     """Where each video stands in the list; the second stretch of a video is told from the first by its number."""
     seen: Counter[str] = Counter()
     positions = {}

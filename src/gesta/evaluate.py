@@ -18,7 +18,7 @@ from gesta.config import config, to_json
 from gesta.errors import GestaError
 from gesta.progress import track
 from gesta.receipt import Receipt as Receipt
-from gesta.receipt import measure
+from gesta.receipt import measure_spaces
 
 if TYPE_CHECKING:  # these rooms import EvaluateConfig
     from lightning.fabric import Fabric
@@ -88,6 +88,7 @@ def evaluate(
         GestaError: no records, or classes and labels that do not fit the model.
     """
     from gesta.checkpoint import file_hash
+    from gesta.data.dataset import label_in
     from gesta.data.transforms import test_short_side
     from gesta.processes import make_fabric
     from gesta.run import list_hash
@@ -95,7 +96,7 @@ def evaluate(
     begin = time.monotonic()
     model = getattr(model, "module", model)  # out of wrappers for several processes, whose forward waits for the others
     spaces = classes if isinstance(classes, dict) else {"label": classes}
-    labels = {space: [_label(record, space) for record in records] for space in spaces}
+    labels = {space: [label_in(record, space) for record in records] for space in spaces}
     _check(model.config, config, records, spaces, labels)
     fabric = fabric or make_fabric()
     mine, unread = _score_videos(model, records, config, fabric)
@@ -121,12 +122,7 @@ def evaluate(
             for column in scores.values():
                 column[index] = None
 
-    metrics: dict[str, float] = {}
-    per_class: dict[str, list[float | None]] = {}
-    confusion: dict[str, list[list[int]]] = {}
-    for space, names in spaces.items():
-        values, per_class[space], confusion[space] = measure(scores[space], labels[space], len(names))
-        metrics |= {f"{space}/{key}" if isinstance(classes, dict) else key: value for key, value in values.items()}
+    metrics, per_class, confusion = measure_spaces(scores, labels, spaces, config.average)
     clip = model.config.clip
     model_json = to_json(model.config)
     return Receipt(
@@ -267,10 +263,6 @@ def _check(
                     f"{record.name}: label {label}, but the {len(spaces[space])} classes are numbered from 0; "
                     "mend the list (gesta data check shows all such labels)"
                 )
-
-
-def _label(record: Record, space: str) -> int | None:
-    return record.label.get(space) if isinstance(record.label, dict) else record.label
 
 
 def _views(config: EvaluateConfig) -> dict[str, Any]:

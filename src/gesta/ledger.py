@@ -65,11 +65,14 @@ class System:
 
 def systems() -> dict[str, System]:
     """The systems by name, in the order they were built."""
-    from gesta.recipes import ata, stan
+    from gesta.recipes import ata, ctn, mfst, rpe_stdt, stan
 
     return {
         "STAN": System(stan.SOURCE, stan.FIGURES),
         "ATA": System(ata.SOURCE, ata.FIGURES, ata.DECISIONS),
+        "MFST": System(mfst.SOURCE, mfst.FIGURES, mfst.DECISIONS),
+        "RPE-STDT": System(rpe_stdt.SOURCE, rpe_stdt.FIGURES, rpe_stdt.DECISIONS),
+        "CTN": System(ctn.SOURCE, ctn.FIGURES, ctn.DECISIONS),
     }
 
 

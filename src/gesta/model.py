@@ -428,6 +428,21 @@ MODELS: dict[str, str] = {
     "ata_cyclemlp_tiny": "gesta.models.cyclemlp",
     "r3d_50": "gesta.models.r3d",
     "r3d_tiny": "gesta.models.r3d",
+    "ctn_b": "gesta.models.ctn",
+    "ctn_b_eq": "gesta.models.ctn",
+    "ctn_a": "gesta.models.ctn",
+    "ctn_tiny": "gesta.models.ctn",
+    "vivit_b": "gesta.models.ctn",
+    "mfst_base": "gesta.models.mfst",
+    "mfst_large": "gesta.models.mfst",
+    "mfst_bm": "gesta.models.mfst",
+    "mfst_tiny": "gesta.models.mfst",
+    "rpe_stdt_b12": "gesta.models.rpe_stdt",
+    "rpe_stdt_b8": "gesta.models.rpe_stdt",
+    "vit_spatial": "gesta.models.rpe_stdt",
+    "stdt": "gesta.models.rpe_stdt",
+    "stdt_topk": "gesta.models.rpe_stdt",
+    "rpe_stdt_tiny": "gesta.models.rpe_stdt",
 }
 """Each named size and the module that has a function of that name, ``() -> ModelConfig``."""
 

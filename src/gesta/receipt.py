@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gesta.errors import GestaError
+
+ACTION = "action"
+"""Name of the metrics of verb and noun together."""
 
 
 @dataclass(kw_only=True)
@@ -24,7 +27,7 @@ class Receipt:
     Attributes:
         metrics: percent: ``top1``, ``top5`` (the first min(5, classes)) and ``mean_class``, over all labelled videos of
             the list, of which the failed ones count as wrong; ``top1_scored`` … without the failed ones. With several
-            label spaces the names are ``verb/top1`` ….
+            label spaces the names are ``verb/top1`` …; verb and noun together have ``action/top1`` and ``action/top5``.
         gesta: version that wrote this.
         model: the system and its plug-ins in words; ``model_config`` in full, ``model_hash`` its SHA-256.
         checkpoint: file of the weights, ``checkpoint_sha256`` its hash; None if the model came from elsewhere.
@@ -50,6 +53,7 @@ class Receipt:
         per_class: by label space, percent of each class's videos, failed ones wrong; None for a class without videos.
         confusion: by label space, numbers of scored videos, rows true, columns predicted.
         seconds: it took.
+        partial: of fused results, the videos that not all of them scored, and why, as in ``failures``.
     """
 
     metrics: dict[str, float]
@@ -86,6 +90,7 @@ class Receipt:
     per_class: dict[str, list[float | None]]
     confusion: dict[str, list[list[int]]]
     seconds: float
+    partial: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -117,10 +122,10 @@ class Receipt:
         except ValueError:
             raise GestaError(f"{path}: this is not JSON, or it was cut short; evaluate again") from None
         fields = {f.name for f in dataclasses.fields(cls)}
-        missing = sorted(fields - set(found)) if isinstance(found, dict) else sorted(fields)
+        missing = sorted(fields - {"partial"} - set(found)) if isinstance(found, dict) else sorted(fields)
         if missing:
             raise GestaError(f"{path}: this is not a receipt of gesta evaluate (it has no {missing[0]!r})")
-        return cls(**{name: found[name] for name in fields})
+        return cls(**{name: found[name] for name in fields & set(found)})
 
     def right(self, space: str = "label") -> list[bool | None]:
         """For each listed video whether its first answer is right; a failed one is wrong, None where unlabelled."""
@@ -136,16 +141,20 @@ class Receipt:
         numbers = Table(title=f"{self.model}, split {self.split}", title_justify="left")
         for column in ("", "top-1 %", "top-5 %", "mean class %"):
             numbers.add_column(column, justify="right" if column else "left")
-        for prefix, name in (("", "") if len(self.classes) == 1 else (f"{s}/", f"{s}: ") for s in self.classes):
+        several = [*self.classes, ACTION] if len(self.classes) > 1 else []
+        for prefix, name in [(f"{space}/", f"{space}: ") for space in several] or [("", "")]:
             for end, what in (("", "all labelled videos"), ("_scored", "without failed ones")):
                 if f"{prefix}top1{end}" in self.metrics and (self.failed or not end):
-                    values = (self.metrics[f"{prefix}{key}{end}"] for key in ("top1", "top5", "mean_class"))
-                    numbers.add_row(name + what, *(f"{value:.2f}" for value in values))
+                    values = (self.metrics.get(f"{prefix}{key}{end}") for key in ("top1", "top5", "mean_class"))
+                    numbers.add_row(name + what, *("" if value is None else f"{value:.2f}" for value in values))
         lines = [
             f"{self.scored} of {self.listed} videos scored, {self.failed} failed"
             + (" (counted as wrong)" if self.failed else ""),
             f"{self.views['text']}, {self.sampling}, {self.size} px of {self.short_side}, mean of {self.average}",
         ]
+        if self.partial:
+            lines.append(f"{len(self.partial)} videos were not scored by all that are fused, but by the others:")
+            lines += [f"  {f['name']}: {f['reason']}" for f in self.partial[:10]]
         lines += [f"  failed: {f['name']}: {f['reason']}" for f in self.failures[:10]]
         if self.failed > 10:
             lines.append(f"  … and {self.failed - 10} more, all in the receipt")
@@ -198,3 +207,60 @@ def measure(
             metrics[f"mean_class{end}"] = float(100 * (first[there] / counted[there]).mean())
     per_class = [float(100 * right / n) if n else None for right, n in zip(first, listed)]
     return metrics, per_class, confusion.tolist()
+
+
+def measure_spaces(
+    scores: Mapping[str, Sequence[Sequence[float] | None]],
+    labels: Mapping[str, Sequence[int | None]],
+    classes: Mapping[str, Sequence[str]],
+    average: Literal["probabilities", "logits"],
+) -> tuple[dict[str, float], dict[str, list[float | None]], dict[str, list[list[int]]]]:
+    """What :func:`measure` gives, by label space; names of metrics get the space in front unless it is ``label``."""
+    metrics: dict[str, float] = {}
+    per_class: dict[str, list[float | None]] = {}
+    confusion: dict[str, list[list[int]]] = {}
+    for space, names in classes.items():
+        values, per_class[space], confusion[space] = measure(scores[space], labels[space], len(names))
+        metrics |= {key if space == "label" else f"{space}/{key}": value for key, value in values.items()}
+    if {"verb", "noun"} <= set(classes):
+        metrics |= measure_actions(scores, labels, average)
+    return metrics, per_class, confusion
+
+
+def measure_actions(
+    scores: Mapping[str, Sequence[Sequence[float] | None]],
+    labels: Mapping[str, Sequence[int | None]],
+    average: Literal["probabilities", "logits"],
+) -> dict[str, float]:
+    """Accuracy in percent of verb and noun together, as EPIC-KITCHENS-100 ranks models (Damen et al., IJCV 2022).
+
+    The score of an action (v, n) is the product of the probabilities of v and n. Top-5 asks whether the true action is
+    among the five best of this whole table, which is not whether verb and noun are both among their own five best.
+
+    Args:
+        scores: of each video, by label space ``verb`` and ``noun``; None where it failed, which counts as wrong.
+        labels: of each video; where either is None the video is left out.
+        average: what the scores are.
+
+    Returns:
+        ``action/top1`` and ``action/top5`` of all labelled videos, and ``_scored`` ones of those that did not fail;
+        nothing if there are none.
+    """
+    ranks: list[int | None] = []
+    for verb, noun, v, n in zip(scores["verb"], scores["noun"], labels["verb"], labels["noun"]):
+        if v is None or n is None:
+            continue
+        if verb is None or noun is None:
+            ranks.append(None)
+            continue
+        combine = np.multiply.outer if average == "probabilities" else np.add.outer  # softmax keeps the order of sums
+        table = combine(np.asarray(verb), np.asarray(noun))
+        before = table.ravel()[: v * table.shape[1] + n] == table[v, n]  # of equal scores the first counts
+        ranks.append(int((table > table[v, n]).sum() + before.sum()))
+    metrics: dict[str, float] = {}
+    for end, counted in (("", ranks), ("_scored", [rank for rank in ranks if rank is not None])):
+        for key, best in (("top1", 1), ("top5", 5)):
+            if counted:
+                right = sum(rank is not None and rank < best for rank in counted)
+                metrics[f"{ACTION}/{key}{end}"] = 100 * right / len(counted)
+    return metrics

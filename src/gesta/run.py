@@ -15,7 +15,7 @@ from gesta.config import to_json
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:
-    from gesta.data.dataset import Record
+    from gesta.data.dataset import ClassNames, Record
     from gesta.model import ModelConfig
     from gesta.recipes import Recipe
 
@@ -61,7 +61,7 @@ class Position:
         self.clips, self.seconds, self.data_s = self.clips + clips, self.seconds + seconds, self.data_s + data_s
 
 
-def open_run(run: Path, recipe: Recipe, classes: list[str], resume: bool) -> str:
+def open_run(run: Path, recipe: Recipe, classes: ClassNames, resume: bool) -> str:
     """Make the folder of a new run, or check that an old one can go on; write ``recipe.json`` and ``labels.txt``.
 
     Returns:
@@ -96,13 +96,17 @@ def open_run(run: Path, recipe: Recipe, classes: list[str], resume: bool) -> str
             remark = f"resumed with changes: {'; '.join(changes.values())}"
     run.mkdir(parents=True, exist_ok=True)
     _write_text(run / "recipe.json", json.dumps(new, indent=2) + "\n")
-    _write_text(run / "labels.txt", "".join(f"{name}\n" for name in classes))
+    for space, names in (classes if isinstance(classes, dict) else {"labels": classes}).items():
+        _write_text(run / f"{space}.txt", "".join(f"{name}\n" for name in names))
     return remark
 
 
 def list_hash(records: Sequence[Record]) -> str:
     """A hash of what a list of videos names, in order; the place of the files does not enter."""
-    names = [[record.name, record.label, record.start, record.end] for record in records]
+    names = [
+        [record.name, record.label, record.start, record.end, *([record.seconds] if record.seconds else [])]
+        for record in records
+    ]
     return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
 
 
@@ -123,11 +127,12 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def fit_classes(model: ModelConfig, classes: list[str]) -> str:
+def fit_classes(model: ModelConfig, classes: ClassNames) -> str:
     """Give the model as many classes as the data has; what to tell the user about it."""
-    if isinstance(model.classes, dict) or model.classes == len(classes):
+    sizes = {space: len(names) for space, names in classes.items()} if isinstance(classes, dict) else len(classes)
+    if model.classes == sizes:
         return ""
-    was, model.classes = model.classes, len(classes)
+    was, model.classes = model.classes, sizes
     return f"model.classes: {was} → {len(classes)}, as many as the data has"
 
 

@@ -34,13 +34,14 @@ from gesta.processes import (
     mean_over_processes,
     share_processors,
 )
+from gesta.receipt import ACTION
 from gesta.run import Position, check_labels, fit_classes, list_hash, open_run, read_state
 from gesta.runlog import RunLog
 
 if TYPE_CHECKING:  # these rooms import TrainConfig, or take long to load
     from lightning.fabric import Fabric
 
-    from gesta.data.dataset import Batch, Failure, Record
+    from gesta.data.dataset import Batch, ClassNames, Failure, Record
     from gesta.recipes import Recipe
 
 OVERFLOWS = 25
@@ -337,7 +338,7 @@ def _must_be_finite(loss: float, grad_norm: float, at: Position, fabric: Fabric,
 
 
 def _validate(
-    model: VideoModel, held_out: list[Record], classes: list[str], recipe: Recipe, fabric: Fabric
+    model: VideoModel, held_out: list[Record], classes: ClassNames, recipe: Recipe, fabric: Fabric
 ) -> dict[str, float]:
     """Metrics of one clip and its central crop per video, in all processes."""
     protocol = replace(recipe.evaluate, split="val", clips=1, crops=1, coverage="even")
@@ -346,12 +347,14 @@ def _validate(
 
 
 def _top1(metrics: dict[str, float] | None) -> float | None:
-    """Top-1 in percent, the mean over label spaces if there are several."""
+    """Top-1 in percent; with several label spaces that of actions (verb and noun), or the mean over the spaces."""
+    if metrics and f"{ACTION}/top1" in metrics:
+        return metrics[f"{ACTION}/top1"]
     found = [value for name, value in (metrics or {}).items() if name.split("/")[-1] == "top1"]
     return sum(found) / len(found) if found else None
 
 
-def _evaluate_best(run: Path, recipe: Recipe, classes: list[str], fabric: Fabric, log: RunLog, trust: bool) -> None:
+def _evaluate_best(run: Path, recipe: Recipe, classes: ClassNames, fabric: Fabric, log: RunLog, trust: bool) -> None:
     """Write ``result.json``: the best weights, as read back from their file, on the recipe's split."""
     protocol = recipe.evaluate
     records = recipe.data.records(protocol.split)

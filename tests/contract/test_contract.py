@@ -61,6 +61,37 @@ VARIANTS = {
     "timesformer_tiny+soft": Variant(
         "timesformer_tiny", {"around": ATA(alignment="straight_through", align_on="norm")}, token=True
     ),
+    # in the last block the class token's query alone is read, and it passes by the convolution
+    "ctn_tiny": Variant("ctn_tiny", token=True, unreached=("blocks.3.attn.depthwise.q.",)),
+    "ctn_tiny+eq": Variant(
+        "ctn_tiny",
+        {"norm": "post", "mapping_norm": False, "drop_path": 0.1},
+        token=True,
+        unreached=("blocks.3.attn.depthwise.q.",),
+    ),
+    "ctn_tiny+3d": Variant(
+        "ctn_tiny",
+        {"mapping_dims": 3, "positions": "temporal"},
+        token=True,
+        unreached=("blocks.3.attn.depthwise.q.",),
+    ),
+    "ctn_tiny+vivit": Variant("ctn_tiny", {"embed": "tube", "mapping": "linear", "positions": "learned"}, token=True),
+    # a class token is equally far from everything, and in the last block of either encoder only that is read out
+    "rpe_stdt_tiny": Variant("rpe_stdt_tiny", token=True, unreached=("spatial.3.attn.rpe_q", "temporal.3.attn.rpe_q")),
+    "rpe_stdt_tiny+all": Variant(
+        "rpe_stdt_tiny",
+        {
+            "absolute": "clip",
+            "shared": False,
+            "rpe_on": "qkv",
+            "temporal_pos": "abs",
+            "subsample": "conv1d",
+            "subsample_layers": (1, 2),
+            "subsample_mode": "after",
+        },
+        token=True,
+        unreached=("spatial.3.attn.rpe_q",),
+    ),
 }
 
 PLUGINS = {
@@ -72,7 +103,8 @@ PLUGINS = {
     "stan.bn": PlugIn(STAN(scale="cost_matched_large", padding_mode="border"), gives=2, useless=("conv.bias",)),
 }
 
-TOKEN = ("timesformer", "ata_timesformer", "ata_vitb")  # begins of names of models that have a class token
+# begins of names of models that have a class token
+TOKEN = ("timesformer", "ata_timesformer", "ata_vitb", "ctn", "vivit")
 
 CASES = {name: Variant(name, token=name.startswith(TOKEN)) for name in list_models()} | VARIANTS
 

@@ -13,6 +13,7 @@ import pytest
 from gesta.data import check as room
 from gesta.data.check import SHOWN, CheckReport, Finding, check
 from gesta.data.dataset import Record
+from gesta.data.depth import Depth
 from gesta.data.describe import describe
 from gesta.data.lists import Folder, Lists
 from gesta.model import ClipSpec
@@ -137,10 +138,10 @@ def test_the_report_is_short_and_complete() -> None:
     assert value["ok"] is False and len(value["findings"]) == SHOWN + 5 and value["videos"] == 3
 
 
-def _dies(path: str) -> room._Look:
+def _dies(path: str, depth: Depth | None) -> room._Look:
     if path.endswith("deadly.mp4"):
         os._exit(11)
-    return room._look(path)
+    return room._look(path, depth)
 
 
 def test_a_file_that_kills_the_decoder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +149,7 @@ def test_a_file_that_kills_the_decoder_is_named(folder: Path, monkeypatch: pytes
     look = room._look
     monkeypatch.setattr(room, "_look", _dies)
     paths = sorted(str(path) for path in folder.glob("*/*.mp4"))
-    found = dict(room._look_at_all(paths, 2))
+    found = dict(room._look_at_all(dict.fromkeys(paths), 2))
     monkeypatch.setattr(room, "_look", look)
     assert sorted(found) == paths
     bad = [path for path, (info, _, _) in found.items() if info is None]

@@ -20,6 +20,7 @@ from gesta.data.puppet import SUBJECTS, dress, shoulders, subject, two_bones
 from gesta.data.stage import Box, Camera, Cone, Room, render
 from gesta.data.video import probe, read
 from gesta.errors import GestaError
+from gesta.run import list_hash
 
 CLIPS = 36  # three of each action: the least with all splits
 SIZE = 32
@@ -156,6 +157,33 @@ def test_an_unfinished_set_is_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyP
         Marionette(root=str(tmp_path / "set")).records("train")
     monkeypatch.undo()
     assert make(tmp_path / "set", clips=2, workers=1, size=SIZE).made == 2
+
+
+def test_depth_beside_the_videos(tmp_path: Path) -> None:
+    """Depth is added to a set that is there, stays in step when the set grows, and is the renderer's in millimetres."""
+    root = tmp_path / "set"
+    make(root, clips=12, seed=3, workers=1, size=SIZE)
+    videos = {path: path.stat().st_mtime_ns for path in root.glob("videos/*/*")}
+    with pytest.raises(GestaError, match=r"made without depth; add it: .* --depth"):
+        Marionette(root=str(root), modality="depth").records("test")
+    assert make(root, clips=12, seed=3, workers=1, size=SIZE, depth=True).made == 12
+    assert {path: path.stat().st_mtime_ns for path in videos} == videos  # filmed again, not written again
+    assert make(root, clips=13, seed=3, workers=1, size=SIZE).made == 1  # asked once, the set keeps its depth
+    rgb, depth = (
+        [r for split in ("train", "val", "test") for r in Marionette(root=str(root), modality=modality).records(split)]  # type: ignore[arg-type]
+        for modality in ("rgb", "depth")
+    )
+    assert len(depth) == 13 and [(r.name, r.label) for r in depth] == [(r.name, r.label) for r in rgb]
+    assert list_hash(depth) == list_hash(rgb)
+    clip = Clip(*(int(part[1:]) for part in Path(depth[0].path).name.split("_")))
+    _, metres = film(clip, 3, SIZE)
+    assert depth[0].depth is not None
+    grey = replace(depth[0].depth, encoding="repeat3")
+    shown = read(depth[0].path, np.arange, depth=grey)
+    assert shown.shape == (len(metres), 3, SIZE, SIZE) and probe(rgb[0].path).frames == len(metres)
+    expected = 1 + 254 * np.clip((1000 * metres - 2500) / 5000, 0, 1)
+    assert np.abs(shown[:, 0].numpy() - expected).max() < 1
+    assert shown.float().std() > 20 and (shown == 255).float().mean() < 0.5  # the range fits the stage
 
 
 def test_the_contact_sheet_is_a_picture(root: Path, tmp_path: Path) -> None:

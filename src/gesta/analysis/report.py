@@ -246,6 +246,10 @@ def _failures(receipt: Receipt, log: list[dict[str, Any]]) -> Iterator[str]:
 def _cost(receipt: Receipt) -> Iterator[str]:
     from gesta.cost import count
 
+    if "fused" in receipt.model_config:
+        models = ", ".join(str(source["model"]) for source in receipt.model_config["of"])
+        yield f'<p class="soft">It is the sum of those that were fused ({escape(models)}).</p>'
+        return
     try:
         config = from_json(receipt.model_config, source="the receipt")
     except GestaError as error:

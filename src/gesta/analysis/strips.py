@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from gesta.config import from_json, replace
-from gesta.data.dataset import DataConfig, Record
-from gesta.data.video import VideoError, read
+from gesta.data.dataset import DataConfig, Record, read_record
+from gesta.data.video import VideoError
 from gesta.errors import GestaError
 from gesta.receipt import Receipt
 
@@ -89,7 +89,7 @@ def _frames(record: Record) -> str:
         return torch.linspace(0, n - 1, FRAMES).round().long()
 
     try:
-        frames = read(record.path, spread, short_side=FRAME_HEIGHT, start=record.start, end=record.end)
+        frames = read_record(record, spread, FRAME_HEIGHT)
     except VideoError as error:
         return f'<p class="soft">{escape(str(error))}</p>'
     frames = torch.nn.functional.pad(frames[..., :-2], (0, 2), value=255)  # a gap between frames

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from gesta.data.clips import span
-from gesta.data.dataset import DataConfig, Record, loader_workers
+from gesta.data.dataset import ClassNames, DataConfig, Record, label_in, loader_workers
+from gesta.data.depth import Depth
 from gesta.data.describe import SPLITS
 from gesta.data.describe import describe as describe
 from gesta.data.frames import image_files
@@ -112,20 +113,22 @@ def check(
     """
     if isinstance(data, DataConfig):
         splits: dict[str, list[Record]] = {split: data.records(split) for split in SPLITS}
-        classes: list[str] | None = data.classes()
+        classes: ClassNames | None = data.classes()
     elif isinstance(data, Mapping):
         splits, classes = {name: list(records) for name, records in data.items()}, None
     else:
         splits, classes = {"train": list(data)}, None
-    paths = sorted({record.path for records in splits.values() for record in records})
+    paths = {record.path: record.depth for records in splits.values() for record in records}
     looks: dict[str, _Look] = {}
     found = _look_at_all(paths, loader_workers(workers))
     for path, look in track(found, "decoding", len(paths)) if progress else found:
         looks[path] = look
     findings = [*_files(looks, clip), *_stretches(splits, looks), *_repeats(splits, looks)]
-    findings += _labels(splits, classes)
-    if flip and classes:
-        findings += _sides(classes)
+    for space, names in (classes if isinstance(classes, dict) else {"label": classes}).items():
+        one = {s: [replace(r, label=label_in(r, space)) for r in records] for s, records in splits.items()}
+        findings += _labels(one, names)
+        if flip and names:
+            findings += _sides(names)
     if isinstance(data, Folder):
         findings += _ignored(data, set(paths))
     rank = {"error": 0, "warning": 1, "info": 2}
@@ -141,14 +144,14 @@ def check(
 # --- decoding --------------------------------------------------------------------------------------------------------
 
 
-def _look_at_all(paths: Sequence[str], workers: int) -> Iterator[tuple[str, _Look]]:
+def _look_at_all(paths: Mapping[str, Depth | None], workers: int) -> Iterator[tuple[str, _Look]]:
     """Decode in several processes; a file that kills its process is found out and reported like any other."""
     if not workers:
-        yield from ((path, _look(path)) for path in paths)
+        yield from ((path, _look(path, depth)) for path, depth in sorted(paths.items()))
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gesta.data.dataset"])
-    todo = list(reversed(paths))
+    todo = sorted(paths, reverse=True)
     while todo:
         suspects: list[str] = []
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -157,7 +160,7 @@ def _look_at_all(paths: Sequence[str], workers: int) -> Iterator[tuple[str, _Loo
                 while todo and not suspects and len(running) < 2 * workers:
                     path = todo.pop()
                     try:
-                        running[pool.submit(_look, path)] = path
+                        running[pool.submit(_look, path, paths[path])] = path
                     except BrokenProcessPool:
                         suspects.append(path)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -169,23 +172,23 @@ def _look_at_all(paths: Sequence[str], workers: int) -> Iterator[tuple[str, _Loo
         for path in suspects:  # one of them broke the pool
             with ProcessPoolExecutor(1, mp_context=context) as pool:
                 try:
-                    yield path, pool.submit(_look, path).result()
+                    yield path, pool.submit(_look, path, paths[path]).result()
                 except BrokenProcessPool:
                     yield path, _Look(None, f"{path}: kills the process that decodes it; take it off the list", "")
 
 
-def _look(path: str) -> _Look:
+def _look(path: str, depth: Depth | None) -> _Look:
     if not os.path.exists(path):
         return _Look(None, f"{path}: does not exist; copy it there, or take it off the list", "")
     digest = hashlib.blake2b(digest_size=16)
     try:
-        for name in image_files(path) if os.path.isdir(path) else [path]:
+        for name in image_files(path, depth=depth is not None) if os.path.isdir(path) else [path]:
             with open(name, "rb") as file:
                 while block := file.read(2**20):
                     digest.update(block)
         if os.path.isfile(path) and not os.path.getsize(path):
             return _Look(None, f"{path}: is an empty file; copy or download it again, or take it off the list", "")
-        return _Look(probe(path, exact=True), "", digest.hexdigest())
+        return _Look(probe(path, exact=True, depth=depth), "", digest.hexdigest())
     except (VideoError, RuntimeError, MemoryError) as error:
         return _Look(None, str(error), digest.hexdigest())
     except OSError as error:
@@ -237,7 +240,7 @@ def _repeats(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look])
     for split, records in splits.items():
         for record in records:
             content = looks[record.path].digest or record.path
-            seen.setdefault((content, record.start, record.end), []).append((split, record))
+            seen.setdefault((content, record.start, record.end, record.seconds), []).append((split, record))
     for group in seen.values():
         split, first = group[0]
         for other_split, other in group[1:]:

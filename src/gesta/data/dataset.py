@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from gesta.config import config
 from gesta.data.clips import test_indices, train_indices
+from gesta.data.depth import Depth
 from gesta.data.transforms import augment, crop_views, flip_targets, test_short_side, training_short_side
-from gesta.data.video import VideoError, read
+from gesta.data.video import Decoder, VideoError, read
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 
@@ -31,6 +32,10 @@ UNREADABLE = (VideoError, OSError, RuntimeError, MemoryError)
 """What reading a damaged video may raise; any other GestaError (torchcodec is missing) is not the video's fault."""
 
 SplitName = Literal["train", "val", "test"]
+ClassNames = list[str] | dict[str, list[str]]
+"""In label order, by label space if there are several."""
+
+Choose = Callable[[int], Tensor]
 Label = int | dict[str, int] | None
 
 
@@ -44,6 +49,8 @@ class Record:
         label: class index, a dict of them for several label spaces (verb, noun), or None if unknown.
         start: first frame of the stretch in decode order, None for the beginning.
         end: one past the last frame, None for the end.
+        seconds: the stretch in seconds instead, for videos whose frame rates the lists do not follow.
+        depth: how the video is shown to the model if it shows depth.
     """
 
     path: str
@@ -51,6 +58,13 @@ class Record:
     label: Label = None
     start: int | None = None
     end: int | None = None
+    seconds: tuple[float, float] | None = None
+    depth: Depth | None = None
+
+
+def label_in(record: Record, space: str) -> int | None:
+    """A record's label in one of the label spaces; a single space may have any name."""
+    return record.label.get(space) if isinstance(record.label, dict) else record.label
 
 
 class Failure(NamedTuple):
@@ -87,8 +101,8 @@ class DataConfig:
         """All records of a split, in a fixed order; an empty list if the data set has no such split."""
         raise NotImplementedError
 
-    def classes(self) -> list[str]:
-        """Class names in label order."""
+    def classes(self) -> ClassNames:
+        """Class names in label order, by label space if there are several."""
         raise NotImplementedError
 
 
@@ -152,7 +166,7 @@ class TrainingClips(Dataset[Sample]):
                 return torch.stack([train_indices(n, self.clip, self.config.short_videos, draw) for draw in draws])
 
             try:
-                copies = _read(record, choose, self.short_side, self.config.decoder)
+                copies = read_record(record, choose, self.short_side, self.config.decoder)
             except UNREADABLE as error:
                 failures.append(Failure(index, record.name, str(error)))
                 continue
@@ -211,7 +225,7 @@ class TestViews(Dataset[Sample | Failure]):
             return test_indices(n, self.clip, config.clips, config.coverage, config.short_videos)
 
         try:
-            clips = _read(record, choose, self.short_side, config.decoder)
+            clips = read_record(record, choose, self.short_side, config.decoder)
         except UNREADABLE as error:
             return Failure(index, record.name, str(error))
         return Sample(
@@ -219,10 +233,18 @@ class TestViews(Dataset[Sample | Failure]):
         )
 
 
-def _read(record: Record, choose: Any, short_side: int, decoder: Any) -> Tensor:
+def read_record(record: Record, choose: Choose, short_side: int, decoder: Decoder = "pyav") -> Tensor:
+    """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them."""
     return read(
-        record.path, choose, short_side=short_side, start=record.start, end=record.end, decoder=decoder
-    )  # (V, T, C, H, W)
+        record.path,
+        choose,
+        short_side=short_side,
+        start=record.start,
+        end=record.end,
+        seconds=record.seconds,
+        depth=record.depth,
+        decoder=decoder,
+    )
 
 
 def collate(samples: Sequence[Sample | Failure]) -> Batch:

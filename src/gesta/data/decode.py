@@ -28,7 +28,8 @@ from gesta.data.container import (
     set_threads,
     timeline,
 )
-from gesta.data.frames import scaled_size
+from gesta.data.depth import Depth, nearest
+from gesta.data.frames import VideoError, scaled_size
 
 ONE_PACKET_ONE_FRAME = frozenset({"h264", "hevc", "av1", "libdav1d", "libaom-av1"})
 """Decoders of codecs in which each packet is exactly one shown frame; VP8 may hide some, so it cannot be jumped in."""
@@ -45,15 +46,16 @@ class Clip:
     Args:
         wanted: frame numbers, rising.
         short_side: length of the short side in pixels, None keeps the size.
+        depth: the video shows depth, and how it is shown to the model.
     """
 
-    def __init__(self, wanted: list[int], short_side: int | None) -> None:
+    def __init__(self, wanted: list[int], short_side: int | None, depth: Depth | None = None) -> None:
         self.wanted = wanted
         self.short_side = short_side
         self.slots = {number: slot for slot, number in enumerate(wanted)}
         self.missing = set(wanted)
         self.video: np.ndarray | None = None
-        self._convert = Converter(short_side)
+        self._convert = Converter(short_side, depth)
 
     def put(self, number: int, frame: av.VideoFrame) -> None:
         """Convert a decoded frame into its place, if it is wanted."""
@@ -93,6 +95,16 @@ class File:
 
     def __exit__(self, *error: Any) -> None:
         self._opened.__exit__(None, None, None)
+
+    def times(self) -> np.ndarray:
+        """When each frame is shown, seconds from the first; by number and average rate where times are unusable."""
+        if not self._timeline.times:
+            rate = float(self._stream.average_rate or 0) or float(self._stream.guessed_rate or 0)
+            if not rate:
+                raise VideoError(f"{self.path}: does not say how fast it runs; give its stretches in frames")
+            return np.arange(self.frames) / rate
+        times = np.sort(np.asarray(self._timeline.times, dtype=np.float64))
+        return (times - times[0]) * self._timeline.unit
 
     def fill(self, clip: Clip) -> int:
         """Decode the wanted frames into the clip; returns how many frames there are, as far as is known then."""
@@ -231,10 +243,12 @@ class Converter:
 
     Args:
         short_side: length of the short side in pixels, None keeps the size.
+        depth: take their luma for depth, and show it so; it is scaled by taking nearest pixels.
     """
 
-    def __init__(self, short_side: int | None) -> None:
+    def __init__(self, short_side: int | None, depth: Depth | None = None) -> None:
         self.short_side = short_side
+        self.depth = depth
         self._scaler = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
@@ -242,7 +256,9 @@ class Converter:
         width, height = frame.width, frame.height
         if self.short_side is not None:
             width, height = scaled_size(width, height, self.short_side)
-        if (width, height) == (frame.width, frame.height):
+        if self.depth is not None:
+            image = self.depth.encode(nearest(self._luma(frame), width, height))
+        elif (width, height) == (frame.width, frame.height):
             # the packed conversion is the one torchcodec uses; libswscale's planar one leaves columns out here
             image = _pixels(self._scaler.reformat(frame, format="rgb24", threads=1).planes[0], height, 3 * width)
             image = image.reshape(height, width, 3).transpose(2, 0, 1)
@@ -251,6 +267,16 @@ class Converter:
             scaled = self._scaler.reformat(frame, width=width, height=height, format="gbrp", threads=1)
             image = np.stack([_pixels(scaled.planes[plane], height, width) for plane in (2, 0, 1)])
         return upright(image, display_matrix(frame))
+
+    def _luma(self, frame: av.VideoFrame) -> np.ndarray:
+        """The stored luma ``(H, W)``, uint8 or uint16: a conversion to grey would stretch and clip it (16 to 235)."""
+        bits = frame.format.components[0].bits
+        plain = frame.format.name.startswith(("yuv", "gray", "nv"))
+        if not plain or 8 < bits < 16 or "be" in frame.format.name:
+            frame, bits = self._scaler.reformat(frame, format="gray", threads=1), 8
+        if bits == 16:
+            return _pixels(frame.planes[0], frame.height, 2 * frame.width).copy().view("<u2")
+        return _pixels(frame.planes[0], frame.height, frame.width)
 
 
 def _pixels(plane: Any, height: int, row: int) -> np.ndarray:

@@ -9,6 +9,7 @@ processes that make clips start quickly.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.error import FFmpegError
+from PIL import Image
 
 from gesta.data.motions import COARSE, CRATE, FPS, Act, Random, perform
 from gesta.data.puppet import Body, chair, dress, subject
@@ -62,9 +64,36 @@ def film(clip: Clip, seed: int, size: int = 128) -> tuple[Array, Array]:
     return render(people + act.cones + cones, act.boxes + boxes, room, camera, size)
 
 
-def shoot(clip: Clip, seed: int, size: int, path: Path) -> None:
-    """Film a clip and write it as H.264 in MP4; the file appears under its name only when it is complete."""
-    rgb, _ = film(clip, seed, size)
+def shoot(clip: Clip, seed: int, size: int, path: Path, depth: Path | None = None) -> None:
+    """Film a clip and write what is not there yet; files and folders appear under their names only when complete.
+
+    Args:
+        clip: with ``seed`` it says what is to be seen.
+        seed: of the set.
+        size: height and width, pixels.
+        path: of the video, H.264 in MP4.
+        depth: folder of its depth maps, ``Depth-00000001.png`` and so on: 16 bits, millimetres, as NTU RGB+D has them.
+    """
+    rgb, metres = film(clip, seed, size)
+    if not path.exists():
+        _write_video(rgb, size, path)
+    if depth is not None and not depth.exists():
+        _write_depth(metres, depth)
+
+
+def _write_depth(metres: Array, folder: Path) -> None:
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        for number, image in enumerate(np.minimum(1000 * metres + 0.5, 65_535).astype(np.uint16), 1):
+            Image.fromarray(image).save(part / f"Depth-{number:08d}.png", compress_level=1)
+        part.replace(folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise GestaError(f"{folder} cannot be written ({error}); free some space or choose another folder") from None
+
+
+def _write_video(rgb: Array, size: int, path: Path) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

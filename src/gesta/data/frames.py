@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from gesta.data.depth import Depth, nearest
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:
@@ -25,15 +26,15 @@ class VideoError(GestaError):
     """A video that cannot be read: ``<path>: <what is wrong>; <remedy>``."""
 
 
-def image_files(folder: str) -> list[str]:
-    """The RGB frames of a folder in the order of their numbers.
+def image_files(folder: str, depth: bool = False) -> list[str]:
+    """The RGB frames of a folder, or its depth maps, in the order of their numbers.
 
     Images are grouped by what stands before the trailing number (``img_``, ``frame_``, nothing, the video's name) and
     by suffix; optical-flow images (``flow_x_``, ``flow_y_``, ``x_``, ``y_``) are left out. The first number may be
     anything and numbers may be missing.
 
     Raises:
-        VideoError: no numbered images, only flow images, or several sequences of which none is clearly the RGB one.
+        VideoError: no numbered images, only flow images, or several sequences of which none is clearly the wanted one.
     """
     groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
     flow = False
@@ -53,7 +54,8 @@ def image_files(folder: str) -> list[str]:
             f"{folder}: holds no numbered images; give a video file or a folder of frames like img_00001.jpg"
         )
     if len(groups) > 1:
-        groups = {key: files for key, files in groups.items() if _looks_rgb(key[0], folder)} or groups
+        looks = _looks_depth if depth else _looks_rgb
+        groups = {key: files for key, files in groups.items() if looks(key[0], folder)} or groups
     if len(groups) > 1:
         names = ", ".join(sorted(f"{prefix}*{suffix}" for prefix, suffix in groups))
         raise VideoError(f"{folder}: holds several image sequences ({names}); keep one sequence per folder")
@@ -66,6 +68,10 @@ def _looks_rgb(prefix: str, folder: str) -> bool:
     return bare in ("", "img", "image", "frame", "rgb") or bare == Path(folder).name.lower()
 
 
+def _looks_depth(prefix: str, folder: str) -> bool:
+    return prefix.lower().rstrip("_-") in ("depth", "mdepth")
+
+
 class Folder:
     """Source of frames: the numbered images of one folder.
 
@@ -73,8 +79,9 @@ class Folder:
         frames: how many there are.
     """
 
-    def __init__(self, path: str) -> None:
-        self._files = image_files(path)
+    def __init__(self, path: str, depth: Depth | None = None) -> None:
+        self._depth = depth
+        self._files = image_files(path, depth=depth is not None)
         self.frames = len(self._files)
 
     def __enter__(self) -> Folder:
@@ -87,7 +94,7 @@ class Folder:
         """Read the wanted images into the clip; one that cannot be read is taken off, and the rest are counted anew."""
         for number in clip.wanted:
             try:
-                clip.put_image(number, read_image(self._files[number], clip.short_side))
+                clip.put_image(number, read_image(self._files[number], clip.short_side, self._depth))
             except OSError:
                 del self._files[number]
                 self.frames -= 1
@@ -107,18 +114,26 @@ def holds_frames(names: list[str]) -> bool:
     return False
 
 
-def read_image(path: str, short_side: int | None) -> np.ndarray:
+def read_image(path: str, short_side: int | None, depth: Depth | None = None) -> np.ndarray:
     """One frame as ``(3, H, W)`` uint8, its short side scaled to ``short_side`` pixels (bilinear, area-aware).
+
+    Args:
+        path: the file.
+        short_side: None keeps the size.
+        depth: read a depth map, 16 or 8 bits, and show it so; it is scaled by taking nearest pixels.
 
     Raises:
         OSError: the file is not a readable image.
-        VideoError: it holds more than 8 bits per channel, as depth maps do.
+        VideoError: it holds more than 8 bits per channel, as depth maps do, and ``depth`` is not given.
     """
     try:
         with Image.open(path) as image:
+            width, height = image.size if short_side is None else scaled_size(*image.size, short_side)
+            if depth is not None:
+                deep = image.mode.startswith(("I", "F"))
+                return depth.encode(nearest(np.asarray(image if deep else image.convert("L")), width, height))
             if image.mode.startswith(("I", "F")):
                 raise VideoError(f"{path}: is a 16-bit image (a depth map?); give the folder of 8-bit RGB frames")
-            width, height = image.size if short_side is None else scaled_size(*image.size, short_side)
             image.draft("RGB", (width, height))  # lets the JPEG decoder leave out detail that scaling would remove
             rgb = image.convert("RGB")
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:

@@ -5,6 +5,7 @@
     <root>/marionette.json                              how it was made
     <root>/labels.txt                                   class names in label order
     <root>/videos/<action>/A03_S05_C02_R01.mp4          action, subject, camera, take; all count from 1
+    <root>/depth/<action>/A03_S05_C02_R01/Depth-00000001.png, …      on request: 16 bits, millimetres
 
 Which clips there are follows from their number and the seed alone, and the first n clips of a larger set are the set of
 n clips: making more continues what is there. Frames are described in :mod:`gesta.data.filming`.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ import numpy as np
 
 from gesta.config import config, suggest
 from gesta.data.dataset import DataConfig, Record, SplitName
+from gesta.data.depth import Encoding, Modality, depth_of
 from gesta.data.filming import Clip, leave_interrupts_to_parent, shoot
 from gesta.data.motions import COARSE
 from gesta.data.puppet import SUBJECTS
@@ -81,30 +84,48 @@ class Marionette(DataConfig):
         root: the folder they lie in.
         held_out: what is new in testing and validation: ``both`` (new subjects before new cameras), ``subjects``
             (cameras are known from training) or ``cameras`` (subjects are known). All clips are used in each.
+        modality: ``rgb`` or ``depth`` (of sets made with ``--depth``). Names are the same for both, so that results of
+            both can be fused.
+        depth_encoding: how depth becomes three channels: ``jet`` or ``repeat3``, see :class:`gesta.data.depth.Depth`.
+        depth_range: millimetres that are shown as the darkest and the brightest level.
     """
 
     root: str = "data/marionette"
     held_out: HeldOut = "both"
+    modality: Modality = "rgb"
+    depth_encoding: Encoding = "jet"
+    depth_range: tuple[float, float] = (2500.0, 7500.0)
 
     def records(self, split: SplitName) -> list[Record]:
         """The split's clips.
 
         Raises:
-            GestaError: the folder holds no finished Marionette set, or ``held_out`` is misspelt.
+            GestaError: the folder holds no finished Marionette set (or none with depth), or a field is misspelt.
         """
+        depth = depth_of(self.modality, self.depth_encoding, self.depth_range)
         if self.held_out not in get_args(HeldOut):
             raise GestaError(
                 f"held_out cannot be {self.held_out!r}{suggest(self.held_out, get_args(HeldOut))} "
                 f"(possible: {', '.join(get_args(HeldOut))})"
             )
-        manifest = _manifest(Path(self.root))
+        root = Path(self.root)
+        manifest = _manifest(root)
         if not manifest or not manifest["clips"]:
             state = "an unfinished" if manifest else "no"
             raise GestaError(f"{self.root} holds {state} Marionette set; run: gesta data make marionette {self.root}")
+        if depth and not manifest.get("depth"):
+            raise GestaError(
+                f"{self.root} was made without depth; add it: gesta data make marionette {self.root} --depth"
+            )
         chosen = [c for c in plan(manifest["clips"], manifest["seed"]) if _split(c, self.held_out) == split]
         names = [_name(clip) for clip in chosen]
         return [
-            Record(path=os.path.join(self.root, "videos", name), name=name, label=clip.action - 1)
+            Record(
+                path=str(_depth_folder(root, clip) if depth else root / "videos" / name),
+                name=name,
+                label=clip.action - 1,
+                depth=depth,
+            )
             for clip, name in zip(chosen, names)
         ]
 
@@ -115,6 +136,10 @@ class Marionette(DataConfig):
 
 def _name(clip: Clip) -> str:
     return f"{list(COARSE)[clip.action - 1]}/{clip}.mp4"
+
+
+def _depth_folder(root: Path, clip: Clip) -> Path:
+    return root / "depth" / _name(clip).removesuffix(".mp4")
 
 
 def _split(clip: Clip, held_out: HeldOut) -> SplitName:
@@ -155,7 +180,12 @@ class MakeSummary:
 
 
 def make(
-    out: str | os.PathLike[str], clips: int = 400, seed: int = 0, workers: int | None = None, size: int = 128
+    out: str | os.PathLike[str],
+    clips: int = 400,
+    seed: int = 0,
+    workers: int | None = None,
+    size: int = 128,
+    depth: bool = False,
 ) -> MakeSummary:
     """Make the coarse family: 12 actions, 14 subjects, 8 camera positions.
 
@@ -168,6 +198,7 @@ def make(
         seed: of everything random; frames depend on it and on the clip's name alone.
         workers: processes; by default one per processor.
         size: height and width of the pictures in pixels, even.
+        depth: also write each clip's depth maps; a set that has them keeps getting them when it grows.
 
     Raises:
         GestaError: a folder with other things in it, other settings than those the folder was made with, impossible
@@ -180,14 +211,20 @@ def make(
             f"cannot make {clips} clips of {size} pixels with seed {seed} and {workers} workers; give at least one "
             "clip and worker, an even size of 32 or more and a seed of 0 or more"
         )
-    clips = max(clips, _prepare(root, seed, size))
+    before = _prepare(root, seed, size)
+    clips, depth = max(clips, before["clips"]), depth or bool(before.get("depth"))
     for part in root.glob("videos/*/.*.part"):
         part.unlink(missing_ok=True)
-    files = {clip: root / "videos" / _name(clip) for clip in plan(clips, seed)}
-    missing = {clip: path for clip, path in files.items() if not path.is_file()}
+    for part in root.glob("depth/*/.*.part"):
+        shutil.rmtree(part, ignore_errors=True)
+    files = {
+        clip: (root / "videos" / _name(clip), _depth_folder(root, clip) if depth else None)
+        for clip in plan(clips, seed)
+    }
+    missing = {clip: paths for clip, paths in files.items() if not all(p.exists() for p in paths if p)}
     for _ in track(_shoot_all(missing, seed, size, workers), f"making {root}", total=len(missing)):
         pass
-    _write(root / MANIFEST, _settings(seed, size) | {"clips": clips})
+    _write(root / MANIFEST, _settings(seed, size) | {"clips": clips} | ({"depth": True} if depth else {}))
     splits = {
         held_out: {split: 0 for split in get_args(SplitName)} | Counter(_split(clip, held_out) for clip in files)
         for held_out in get_args(HeldOut)
@@ -200,8 +237,8 @@ def _settings(seed: int, size: int) -> dict[str, Any]:
     return {"family": "coarse", "version": VERSION, "seed": seed, "size": size}
 
 
-def _prepare(root: Path, seed: int, size: int) -> int:
-    """Make the folder ours; the number of clips that an earlier run finished in it."""
+def _prepare(root: Path, seed: int, size: int) -> dict[str, Any]:
+    """Make the folder ours; what an earlier run finished in it: ``clips``, and ``depth`` if it wrote that."""
     manifest = _manifest(root)
     wanted = _settings(seed, size)
     if manifest is None:
@@ -215,7 +252,7 @@ def _prepare(root: Path, seed: int, size: int) -> int:
             raise GestaError(
                 f"{root} was made with {key} {manifest.get(key)}, not {value}; choose another folder or delete this one"
             )
-    return manifest["clips"]
+    return manifest
 
 
 def _manifest(root: Path) -> dict[str, Any] | None:
@@ -245,18 +282,20 @@ def _write_text(path: Path, text: str) -> None:
         raise GestaError(f"{path} cannot be written ({error}); choose another folder") from None
 
 
-def _shoot_all(files: dict[Clip, Path], seed: int, size: int, workers: int | None) -> Iterator[None]:
-    """Make the files; yields once per file."""
+def _shoot_all(
+    files: dict[Clip, tuple[Path, Path | None]], seed: int, size: int, workers: int | None
+) -> Iterator[None]:
+    """Make the videos and depth folders; yields once per clip."""
     workers = min(workers or os.cpu_count() or 1, len(files))
     if workers <= 1:
-        for clip, path in files.items():
-            shoot(clip, seed, size, path)
+        for clip, paths in files.items():
+            shoot(clip, seed, size, *paths)
             yield
         return
     # fresh processes, not forked ones: the caller may have threads (torch), and they need nothing of his
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_interrupts_to_parent)
     try:
-        jobs: list[Future[None]] = [pool.submit(shoot, clip, seed, size, path) for clip, path in files.items()]
+        jobs: list[Future[None]] = [pool.submit(shoot, clip, seed, size, *paths) for clip, paths in files.items()]
         for job in as_completed(jobs):
             job.result()
             yield

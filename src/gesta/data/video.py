@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gesta.data.container import DAMAGED, Timeline, frames_of, open_video, packets_of, set_threads, timeline
 from gesta.data.decode import Clip, Converter, File, display_matrix
+from gesta.data.depth import Depth
 from gesta.data.frames import Folder, VideoError, holds_frames, image_files, read_image
 from gesta.data.torchcodec import TorchcodecFile
 
@@ -30,6 +31,9 @@ Decoder = Literal["pyav", "torchcodec"]
 _SUFFIXES = "3gp asf avi divx f4v flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv qt rm rmvb ts vob webm wmv"
 VIDEOS = frozenset("." + suffix for suffix in _SUFFIXES.split(" "))
 """Suffixes by which :func:`find_videos` knows a video; reading looks at the content alone."""
+
+TICK = 1e-4
+"""Seconds by which a time that is rounded may miss its frame."""
 
 FOLDER_FPS = 25.0
 """Assumed by :func:`stream` where nothing tells the frames per second."""
@@ -83,19 +87,20 @@ class Frame:
     image: Tensor
 
 
-def probe(path: str | os.PathLike[str], exact: bool = False) -> VideoInfo:
+def probe(path: str | os.PathLike[str], exact: bool = False, depth: Depth | None = None) -> VideoInfo:
     """What a video is, without trusting its header.
 
     Args:
         path: video file or folder of frames.
         exact: decode everything and count what comes out, instead of counting packets.
+        depth: it shows depth, as in :func:`read`.
 
     Raises:
         VideoError: not a video, or nothing in it can be decoded.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        return _probe_folder(path, exact)
+        return _probe_folder(path, exact, depth)
     with open_video(path) as (container, video):
         line = timeline(container, video, path)
         declared = video.frames or None
@@ -148,12 +153,12 @@ def _pace(line: Timeline, frames: int, average: float) -> tuple[float, float, bo
     return float(fps), float(times[-1] - times[0] + (middle if variable else 1 / fps)), variable
 
 
-def _probe_folder(path: str, exact: bool) -> VideoInfo:
-    files = image_files(path)
+def _probe_folder(path: str, exact: bool, depth: Depth | None) -> VideoInfo:
+    files = image_files(path, depth=depth is not None)
     width = height = good = 0
     for file in files:
         try:
-            image = read_image(file, None)
+            image = read_image(file, None, depth)
         except OSError:
             continue
         if not good:
@@ -184,6 +189,8 @@ def read(
     short_side: int | None = None,
     start: int | None = None,
     end: int | None = None,
+    seconds: tuple[float, float] | None = None,
+    depth: Depth | None = None,
     decoder: Decoder = "pyav",
 ) -> Tensor:
     """Read chosen frames of a video file or a folder of frames.
@@ -201,8 +208,12 @@ def read(
             the size.
         start: first frame of the stretch in decode order; None is the beginning.
         end: one past its last frame; None, or beyond the video, is the end.
+        seconds: the stretch as seconds from the first frame, instead of ``start`` and ``end``: from the frame that is
+            shown at the first to the one that is shown at the second.
+        depth: the video or the images (of 8 or 16 bits) show depth, and how it is shown to the model; they are scaled
+            by taking nearest pixels.
         decoder: ``pyav``, or ``torchcodec``, which gives the same frames. Files that torchcodec would order by unusable
-            timestamps (AVI) or cannot decode, and folders of images, are read as with ``pyav``.
+            timestamps (AVI) or cannot decode, depth, and folders of images, are read as with ``pyav``.
 
     Returns:
         ``(*indices.shape, C, H, W)`` uint8 RGB.
@@ -214,16 +225,26 @@ def read(
     path = os.fspath(path)
     source: Folder | File | TorchcodecFile
     if os.path.isdir(path):
-        source = Folder(path)
-    elif decoder == "torchcodec":
+        source = Folder(path, depth)
+    elif decoder == "torchcodec" and depth is None:
         source = TorchcodecFile(path)
     else:
         source = File(path)
     with source:
         try:
-            return _read(path, source, choose, short_side, start or 0, end)
+            if seconds is not None:
+                start, end = _frames_at(path, source, seconds)
+            return _read(path, source, choose, short_side, start or 0, end, depth)
         except (FFmpegError, MemoryError) as error:
             raise VideoError(f"{path}: cannot be converted to RGB ({error}); {DAMAGED}") from None
+
+
+def _frames_at(path: str, source: Folder | File, seconds: tuple[float, float]) -> tuple[int, int]:
+    """First frame of a stretch and one past its last."""
+    if isinstance(source, Folder):
+        raise VideoError(f"{path}: a folder of frames does not know seconds; give its stretches in frames")
+    first, last = np.searchsorted(source.times() - TICK, seconds, side="right") - 1
+    return max(int(first), 0), int(last) + 1
 
 
 def _read(
@@ -233,6 +254,7 @@ def _read(
     short_side: int | None,
     start: int,
     end: int | None,
+    depth: Depth | None,
 ) -> Tensor:
     while True:
         total = source.frames
@@ -246,7 +268,7 @@ def _read(
         if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= length:
             raise ValueError(f"choose({length}) must return indices from 0 to {length - 1}, not {indices.tolist()}")
         wanted, places = torch.unique(indices, sorted=True, return_inverse=True)
-        clip = Clip((wanted + start).tolist(), short_side)
+        clip = Clip((wanted + start).tolist(), short_side, depth)
         found = source.fill(clip)
         if not clip.missing:
             frames = torch.from_numpy(clip.video)

@@ -26,6 +26,10 @@ DATA = {
     "kinetics400": "gesta.data.kinetics400:Kinetics400",
     "something_v1": "gesta.data.something:SomethingV1",
     "something_v2": "gesta.data.something:SomethingV2",
+    "diving48": "gesta.data.diving48:Diving48",
+    "epic_kitchens": "gesta.data.epic:EPICKitchens",
+    "ntu": "gesta.data.ntu:NTU",
+    "isogd": "gesta.data.isogd:IsoGD",
     "marionette": "gesta.data.marionette:Marionette",
 }
 """Data sets by the name that ``--data`` takes."""
@@ -102,9 +106,9 @@ def data_config(name: str) -> DataConfig:
 def rehearse(recipe: Recipe) -> Recipe:
     """The same experiment small enough for two processor cores: the model's tiny size, Marionette, the demo's budget.
 
-    Switches of the model and the kind of sampling stay as the recipe sets them. Plug-ins keep their settings and move
-    to the proportional place; of those that come from several places to one, the first place's stay. Freezing and the
-    weights to start from are kept.
+    Switches of the model, the kind of sampling and the modality stay as the recipe sets them. Plug-ins keep their
+    settings and move to the proportional place; of those that come from several places to one, the first place's stay.
+    Freezing and the weights to start from are kept.
     """
     from gesta.recipes.demo import demo
 
@@ -124,6 +128,8 @@ def rehearse(recipe: Recipe) -> Recipe:
         if came.setdefault(places[insert.at], insert.at) == insert.at
     ]
     small.data, small.evaluate = budget.data, budget.evaluate
+    for name in {"modality", "depth_encoding"} & {f.name for f in fields(recipe.data)}:
+        setattr(small.data, name, getattr(recipe.data, name))
     small.train = copy(budget.train)
     small.train.freeze = _smaller(recipe.train.freeze, places, small_blocks)
     small.name = f"{recipe.name}-rehearsal"
@@ -133,13 +139,14 @@ def rehearse(recipe: Recipe) -> Recipe:
 def _switches(model: ModelConfig) -> dict[str, Any]:
     """What a model does otherwise than its class by default, apart from its sizes: flags, words, plug-ins, blocks.
 
-    Fields that name blocks end with "blocks".
+    Fields that name blocks end with "blocks"; a class may name more fields as its ``switches``.
     """
     hints = get_type_hints(type(model))
     found = {}
     for f in fields(model):
         value = getattr(model, f.name)
         switch = get_origin(hints[f.name]) is Literal or isinstance(value, bool | AroundConfig)
+        switch = switch or f.name in getattr(type(model), "switches", ())
         if value != f.default and (switch or f.name.endswith("blocks")):
             found[f.name] = value
     return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from gesta.config import replace
 from gesta.cost import count
+from gesta.receipt import ACTION
 from gesta.recipes import Recipe, Row, Table
 
 COSTS = {"params", "GMACs", "D params"}
@@ -93,11 +94,13 @@ def _cells(row: Row, columns: Sequence[str], runs: Path, rehearsal: bool) -> dic
 
 
 def _accuracy(recipe: Recipe, column: str, runs: Path) -> float | None:
-    """Top-1, or top-5 in a column of that name, of a recipe's run in percent."""
+    """Top-1, or top-5 in a column of that name, of a recipe's run in percent; of actions if it has verb and noun."""
     result = runs / recipe.name / "result.json"
     if not result.is_file():
         return None
-    return json.loads(result.read_text())["metrics"]["top5" if column.endswith("Top-5") else "top1"]
+    metrics = json.loads(result.read_text())["metrics"]
+    key = "top5" if column.endswith("Top-5") else "top1"
+    return metrics.get(f"{ACTION}/{key}", metrics.get(key))
 
 
 def _text(value: float | None, digits: int) -> str:

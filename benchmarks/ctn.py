@@ -1,0 +1,165 @@
+"""What CTN's parts cost beside the obvious ways to write them, in one run.
+
+    python benchmarks/ctn.py [--device cuda] [--batch 2] [--dtype bfloat16] [--repeats 5]
+
+At CTN-b's sizes (4 × 14 × 14 tokens of 768 channels): a whole block with its convolutional mapping as we have it
+(tokens are a channels-last map, batch norm folded in evaluation), with channels first as CvT's public code has it, with
+one convolution for queries, keys and values, and with ViViT's linear mapping; the last block for the class token alone;
+the stem with channels last and first. The ways take turns; a time is the least of its repetitions, because other work
+on a machine only ever adds to it, and on one thread of a CPU it is the thread's own. Asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gesta.config import replace
+from gesta.models.ctn import Attention, Block, State, VideoToTokens, ctn_b
+
+SIZE = (4, 14, 14)
+
+
+class ChannelsFirst(Attention):
+    """Every mapping rearranges the tokens to channels first and back, and normalises in a pass of its own."""
+
+    def forward(self, tokens: Tensor, size: tuple[int, int, int], whole: bool = True) -> Tensor:
+        token, patches = tokens[:, :1], tokens[:, 1:]
+        planes = patches.unflatten(1, size).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
+        parts = []
+        for part, weight, bias in zip("qkv", self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)):
+            module: Any = self.depthwise[part]  # type: ignore[index]
+            mapped = module.norm(module.conv(planes)).flatten(2).mT.contiguous().view(patches.shape)
+            parts.append(F.linear(torch.cat([token, mapped], 1), weight, bias))
+        return attend(self, parts)
+
+
+class OneConvolution(Attention):
+    """One convolution with three outputs per channel, and one batch norm, for queries, keys and values."""
+
+    def forward(self, tokens: Tensor, size: tuple[int, int, int], whole: bool = True) -> Tensor:
+        token, patches = tokens[:, :1], tokens[:, 1:]
+        modules: list[Any] = [self.depthwise[part] for part in "qkv"]  # type: ignore[index]
+        planes = patches.unflatten(1, size).flatten(0, 1).permute(0, 3, 1, 2)
+
+        def threes(values: list[Tensor]) -> Tensor:
+            return torch.stack(values, 1).flatten(0, 1)
+
+        kernel = threes([m.conv.weight for m in modules])
+        mean, var, scale, shift = (
+            threes([getattr(m.norm, name) for m in modules])
+            for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        if self.training:
+            mapped = F.conv2d(planes, kernel, padding=1, groups=planes.shape[1])
+            mapped = F.batch_norm(mapped, mean, var, scale, shift, True, 0.1, 1e-5)
+        else:
+            factor = scale * torch.rsqrt(var + 1e-5)
+            kernel, shift = kernel * factor.view(-1, 1, 1, 1), shift - mean * factor
+            mapped = F.conv2d(planes, kernel, shift, padding=1, groups=planes.shape[1])
+        mapped = mapped.permute(0, 2, 3, 1).reshape(*patches.shape, 3)
+        parts = [
+            F.linear(torch.cat([token, mapped[..., i]], 1), weight, bias)
+            for i, (weight, bias) in enumerate(zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)))
+        ]
+        return attend(self, parts)
+
+
+def attend(attn: Attention, parts: list[Tensor]) -> Tensor:
+    q, k, v = (part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in parts)
+    return attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def compare(title: str, ways: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> None:
+    """Milliseconds of each way, and how long it takes in those of the first."""
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, work in ways.items():
+            begin = clock()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times[name].append(1e3 * (clock() - begin))
+    least = {name: min(found[1:]) for name, found in times.items()}
+    ours = next(iter(least.values()))
+    print(title)
+    for name, found in least.items():
+        print(f"  {name:42} {found:9.2f} ms   {found / ours:5.2f} × ours")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    print(
+        f"batch {options.batch}, {options.dtype}, {device}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}"
+    )
+    torch.manual_seed(0)
+    config = ctn_b()
+
+    def placed(module: nn.Module) -> Any:
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_var"):
+                nn.init.uniform_(buffer, 0.5, 2)
+        for name, parameter in module.named_parameters():
+            if name.endswith("conv.weight"):
+                nn.init.normal_(parameter, std=0.3)
+        return module.to(device, dtype)
+
+    ours = placed(Block(config, 0.0, last=True))
+    blocks = {"ours": ours}
+    for name, kind in (("channels first", ChannelsFirst), ("one convolution for q, k, v", OneConvolution)):
+        blocks[name] = copy.deepcopy(ours)
+        blocks[name].attn.__class__ = kind
+    blocks["linear mapping (ViViT)"] = placed(Block(replace(config, mapping="linear"), 0.0, last=True))
+    tokens = torch.randn(options.batch, 785, config.width, device=device, dtype=dtype)
+    for training in (False, True):
+
+        def run(block: Block, whole: bool = True, training: bool = training) -> Tensor:
+            block.train(training)
+            with torch.set_grad_enabled(training):
+                result = block(State(tokens.detach().requires_grad_(training), SIZE, whole)).tokens
+                if training:
+                    result.square().mean().backward()
+            return result.detach()
+
+        for name in ("channels first", "one convolution for q, k, v"):
+            print(f"{name}: largest difference {(run(blocks[name]) - run(ours)).abs().max().item():.1e}")
+        ways: dict[str, Callable[[], object]] = {name: lambda b=block: run(b) for name, block in blocks.items()}
+        ways["ours, last block, class token alone"] = lambda: run(ours, whole=False)
+        compare("a block, " + ("forward and backward" if training else "forward"), ways, device, options.repeats)
+
+    stem = placed(VideoToTokens(config))
+    video = torch.randn(options.batch, 3, 8, 224, 224, device=device, dtype=dtype)
+    last = torch.channels_last_3d
+    for training in (False, True):
+        stem.train(training)
+
+        def embed(clip: Tensor, training: bool = training) -> None:
+            with torch.set_grad_enabled(training):
+                result = stem(clip)
+                if training:
+                    result.square().mean().backward()
+
+        ways = {
+            "ours (channels last)": lambda: embed(video.contiguous(memory_format=last)),
+            "channels first": lambda: embed(video),
+        }
+        compare("the stem, " + ("forward and backward" if training else "forward"), ways, device, options.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Depth pictures as networks for RGB eat them: three channels of 8 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gesta.config import suggest
+from gesta.errors import GestaError
+
+Encoding = Literal["jet", "repeat3"]
+Modality = Literal["rgb", "depth"]
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How a depth picture becomes three channels of 8 bits.
+
+    Depth becomes a level first: millimetres (16 bits) from ``near`` to ``far`` become 1 to 255, and what lies beyond is
+    held at the border; pictures of 8 bits, as depth videos have, are levels already. Level 0 is no reading and stays
+    black in every encoding.
+
+    Attributes:
+        encoding: ``jet`` colours levels from blue to red (MATLAB's jet, OpenCV's ``COLORMAP_JET``), ``repeat3`` repeats
+            them.
+        near: millimetres.
+        far: millimetres.
+    """
+
+    encoding: Encoding = "jet"
+    near: float = 500.0
+    far: float = 4500.0
+
+    def encode(self, picture: NDArray[Any]) -> NDArray[np.uint8]:
+        """A depth picture ``(H, W)``, uint8 levels or millimetres of any other type, as ``(3, H, W)`` uint8."""
+        levels = picture if picture.dtype == np.uint8 else self.levels(picture)
+        if self.encoding == "repeat3":
+            return np.repeat(levels[None], 3, axis=0)
+        return _JET[:, levels]
+
+    def levels(self, millimetres: NDArray[Any]) -> NDArray[np.uint8]:
+        """Millimetres of any shape as levels; 0 where there is no reading."""
+        share = (millimetres.astype(np.float32) - self.near) / (self.far - self.near)
+        levels = (1.5 + 254 * np.clip(share, 0, 1)).astype(np.uint8)
+        return np.where(millimetres > 0, levels, np.uint8(0))
+
+
+def _jet() -> NDArray[np.uint8]:
+    """Colours of the levels, ``(3, 256)``."""
+    x = 4 * np.arange(256) / 255
+    colours = [np.clip(1.5 - np.abs(x - peak), 0, 1) for peak in (3, 2, 1)]
+    table = (255 * np.stack(colours) + 0.5).astype(np.uint8)
+    table[:, 0] = 0
+    return table
+
+
+_JET = _jet()
+
+
+def depth_of(modality: str, encoding: str, limits: tuple[float, float]) -> Depth | None:
+    """How a data set's pictures are read: None for RGB.
+
+    Args:
+        modality: ``rgb`` or ``depth``.
+        encoding: see :class:`Depth`.
+        limits: its ``near`` and ``far``.
+
+    Raises:
+        GestaError: one of them is impossible.
+    """
+    for field, value, known in (("modality", modality, Modality), ("depth_encoding", encoding, Encoding)):
+        if value not in get_args(known):
+            raise GestaError(
+                f"data.{field} cannot be {value!r}{suggest(value, get_args(known))} "
+                f"(possible: {', '.join(get_args(known))})"
+            )
+    if not 0 <= limits[0] < limits[1]:
+        raise GestaError(f"data.depth_range {limits} must be two rising distances in millimetres")
+    return None if modality == "rgb" else Depth(encoding, *limits)  # type: ignore[arg-type]
+
+
+def nearest(picture: NDArray[Any], width: int, height: int) -> NDArray[Any]:
+    """A picture ``(H, W)`` at another size, each pixel the nearest one: a mean of depth and none is nothing."""
+    rows, columns = (
+        (np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip((height, width), picture.shape, strict=True)
+    )
+    return picture[rows[:, None], columns]

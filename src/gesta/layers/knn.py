@@ -1,0 +1,54 @@
+"""Attention to the nearest keys only.
+
+Source: P. Wang et al., "KVT: k-NN Attention for Boosting Vision Transformers", ECCV 2022, §3.2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def knn_attention(q: Tensor, k: Tensor, v: Tensor, share: float) -> Tensor:
+    """Softmax attention in which every query keeps its nearest keys only.
+
+    Kept are the ``int(share · N)`` largest scores of a row and what equals the smallest of them (in bf16 that may be a
+    few more). Only that one is searched for: nothing is sorted, and no mask is scattered.
+
+    Args:
+        q, k, v: ``(B, heads, N, D)``.
+        share: of the N keys, above 0; 1 keeps all.
+    """
+    count = k.shape[-2]
+    kept = max(int(share * count), 1)
+    if kept >= count:
+        return F.scaled_dot_product_attention(q, k, v)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    least = kth_smallest(scores.detach(), count - kept)
+    return torch.where(scores < least, float("-inf"), scores).softmax(-1) @ v
+
+
+@torch.library.custom_op("gesta::kth_smallest", mutates_args=())
+def kth_smallest(values: Tensor, k: int) -> Tensor:
+    """``(*, N)`` to ``(*, 1)``: the value that k others of its row come before in rising order, without gradient.
+
+    An operator of its own because on a CPU NumPy's partition is several times as fast as torch's selections.
+    """
+    if values.device.type == "cpu":
+        found = np.partition(_numpy(values), k, axis=-1)[..., k : k + 1]
+        return torch.from_numpy(found.copy()).to(values.dtype)
+    count = values.shape[-1]
+    if 2 * k < count:
+        return values.topk(k + 1, largest=False, sorted=False).values.amax(-1, keepdim=True)
+    return values.topk(count - k, sorted=False).values.amin(-1, keepdim=True)
+
+
+@kth_smallest.register_fake
+def _(values: Tensor, k: int) -> Tensor:
+    return values.new_empty(*values.shape[:-1], 1)
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()

@@ -1,0 +1,600 @@
+"""RPE-STDT: a ViT with relative positions on every frame, then a light Transformer over the frames that drops half.
+
+Source: Y. Ma and R. Wang, "Relative-position embedding based spatially and temporally decoupled Transformer for action
+recognition", Pattern Recognition 145, 109905, 2024 (chapter 3 of Y. Ma's thesis, whose equations are cited here).
+Relative positions are iRPE's (:mod:`gesta.layers.rpe`), the rule by which frames are dropped is VidTr's (Y. Zhang et
+al., ICCV 2021), sizes of the temporal encoder are De+Recouple's. No code of the paper is public.
+
+``(B, 3, T, H, W)`` goes through::
+
+    spatial block, each frame alone     x += attention(norm1(x))          Eq. 3.7;  x += mlp(norm2(x))
+    after the last of them              h_t = norm(x)[class token]        a vector per frame, with a class token of time
+    temporal block, all frames          A = softmax(e);  rows of A with the largest deviation stay          Eq. 3.12
+                                        x = x[those] + A[those] V;  x += mlp(norm2(x))
+    classifier                          norm(x)[class token of time]
+
+The grid of the state is that of the patches, and ``(C, T', 1, 1)`` behind the last spatial block. There only the class
+token is read, so that block computes nothing else (except on the meta device, where costs are counted as the paper
+writes them). Its relative positions then have no effect: a class token is equally far from everything.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass, field
+from math import isqrt, log, prod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from gesta.config import config
+from gesta.errors import GestaError
+from gesta.layers.rpe import Attention, Bucket, Method, On, bucket_map, line_map, reach, rows
+from gesta.layers.start import Standardise, start_small
+from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
+
+EPS = 1e-6  # of all layer norms
+UNIT = 64
+"""Positions of frames are counted in 64ths of a frame, whole numbers: means of two frames of means of two and so on."""
+
+
+@config
+class RPESTDTConfig(ModelConfig):
+    """Sizes of an RPE-STDT, and the switches of its paper's tables.
+
+    Attributes:
+        width: C.
+        depth: spatial blocks.
+        heads: of spatial attention.
+        mlp_ratio: hidden width of the spatial MLPs, in widths.
+        patch: edge of the square patches in pixels.
+        relative: relative positions in spatial attention.
+        absolute: position embeddings of the patches: a learnt table for all frames (``frame``, as ViT's) or one per
+            frame (``clip``), fixed sinusoids, or none.
+        bucket: how distances share buckets.
+        method: buckets along both axes, or of the distance.
+        ratio: where sharing begins, in patches; sets the number of clusters, see :mod:`gesta.layers.rpe`.
+        shared: one table of relative positions for all heads.
+        rpe_on: what relative positions are multiplied by.
+        temporal_depth: temporal blocks; 0 averages the frames' scores.
+        temporal_heads: of temporal attention.
+        temporal_head_width: channels of one.
+        temporal_hidden: hidden width of the temporal MLPs.
+        temporal_qkv_bias: of the layers that make queries, keys and values there.
+        temporal_dropout: behind temporal attention and in the temporal MLPs.
+        temporal_pos: relative positions of the original frames, a learnt table, or none, which sees no order.
+        subsample: how frames are halved: those whose attention deviates most stay (``topk``), the maximum or the mean
+            of neighbours, or a convolution of stride 2.
+        subsample_layers: temporal layers that do it.
+        subsample_mode: layers are counted from 0 and halve inside (``topk``) or before attention, or they are counted
+            from 1 and halve when all is done.
+        topk_score: deviation of attention weights, or of what is before their softmax.
+        topk_again: a second softmax over the rows that stay (VidTr's code).
+        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`. Train it with at
+            least three clips per forward pass.
+    """
+
+    switches: ClassVar = ("ratio", "temporal_depth", "subsample_layers")  # which rehearsals keep, besides words
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    patch: int = 16
+    relative: bool = True
+    absolute: Literal["none", "frame", "clip", "sinusoid"] = "none"
+    bucket: Bucket = "sectioned"
+    method: Method = "product"
+    ratio: float = 1.9
+    shared: bool = True
+    rpe_on: On = "q"
+    temporal_depth: int = 4
+    temporal_heads: int = 8
+    temporal_head_width: int = 64
+    temporal_hidden: int = 768
+    temporal_qkv_bias: bool = False
+    temporal_dropout: float = 0.0
+    temporal_pos: Literal["rpe", "abs", "none"] = "rpe"
+    subsample: Literal["topk", "max", "avg", "conv1d", "none"] = "topk"
+    subsample_layers: tuple[int, ...] = (1, 3)
+    subsample_mode: Literal["inside", "after"] = "inside"
+    topk_score: Literal["post", "logits"] = "post"
+    topk_again: bool = False
+    small_start: bool = False
+    clip: ClipSpec = field(
+        default_factory=lambda: ClipSpec(
+            frames=16, sampling="uniform", size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+        )
+    )
+
+    def build(self) -> RPESTDT:
+        return RPESTDT(self)
+
+
+def rpe_stdt_b12() -> RPESTDTConfig:
+    """RPE-STDT, 12 spatial blocks of ViT-B/16, on 16 frames of 224 × 224: the paper's cost, and our default."""
+    return RPESTDTConfig()
+
+
+def rpe_stdt_b8() -> RPESTDTConfig:
+    """The same with the 8 spatial blocks that the paper's text says."""
+    return RPESTDTConfig(depth=8)
+
+
+def vit_spatial() -> RPESTDTConfig:
+    """The baseline ViT-B/16 on every frame, scores averaged (Table 3.3)."""
+    return RPESTDTConfig(relative=False, absolute="frame", temporal_depth=0, subsample="none")
+
+
+def stdt() -> RPESTDTConfig:
+    """The baseline without relative positions and without dropping frames (Table 3.5)."""
+    return RPESTDTConfig(relative=False, absolute="frame", temporal_pos="abs", subsample="none")
+
+
+def stdt_topk() -> RPESTDTConfig:
+    """The baseline that drops frames (Table 3.5)."""
+    return RPESTDTConfig(relative=False, absolute="frame", temporal_pos="abs")
+
+
+def rpe_stdt_tiny() -> RPESTDTConfig:
+    """Four and four narrow blocks for CPUs: 8 frames of 64 × 64, every fourth frame, patches of 8 × 8."""
+    return RPESTDTConfig(
+        width=64,
+        depth=4,
+        heads=2,
+        patch=8,
+        temporal_heads=2,
+        temporal_head_width=32,
+        temporal_hidden=128,
+        small_start=True,
+        clip=ClipSpec(frames=8, stride=4, size=64),
+    )
+
+
+class State(NamedTuple):
+    """What goes from block to block.
+
+    Attributes:
+        tokens: ``(B·T, 1 + H·W, C)`` in spatial blocks, ``(B, [1 +] T', C)`` behind them; class token first.
+        size: T, H, W, plain numbers; T', 1, 1 behind spatial blocks.
+        ids: cluster of every pair of tokens of a frame, ``(1 + H·W, 1 + H·W)``, in spatial blocks with relative
+            positions.
+        positions: original places of the frames that are left, ``(B, T')`` in 64ths, behind spatial blocks.
+    """
+
+    tokens: Tensor
+    size: tuple[int, int, int]
+    ids: Tensor | None = None
+    positions: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Which frames a temporal block kept.
+
+    Attributes:
+        block: its number in the model.
+        frames: original places of the frames that entered, ``(B, T')``, in frames of the clip.
+        deviation: σ of each (Eq. 3.13), ``(B, T')``.
+        kept: which of them stayed, ``(B, K)``, indices into the two above, ascending.
+    """
+
+    block: int
+    frames: Tensor
+    deviation: Tensor
+    kept: Tensor
+
+
+def deviation(attention: Tensor) -> Tensor:
+    """σ of every frame's row of an attention over time, mean of the heads (Eq. 3.13): ``(B, h, 1 + T, 1 + T)`` to
+    ``(B, T)``. The paper's factor outside the root changes no ranking; this is the unbiased one of VidTr's code."""
+    return attention[:, :, 1:].std(3).mean(1)
+
+
+def select(score: Tensor) -> Tensor:
+    """Half of the frames, those of the largest score, in their order: ``(B, T)`` to ``(B, max(T // 2, 1))``."""
+    count = max(score.shape[1] // 2, 1)
+    return score.detach().sort(descending=True, stable=True).indices[:, :count].sort().values
+
+
+class Mlp(nn.Sequential):
+    """Linear, GELU, linear."""
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+        parts = nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+        super().__init__(*parts, *[nn.Dropout(dropout)] * bool(dropout))
+
+
+class Collect(nn.Module):
+    """From the patches of frames to a vector per frame and, for a temporal encoder, its class token and embeddings."""
+
+    def __init__(self, config: RPESTDTConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width, eps=EPS)
+        self.cls_token: nn.Parameter | None = None
+        self.pos_embed: nn.Parameter | None = None
+        if config.temporal_depth:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+            if config.temporal_pos == "abs":
+                self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.clip.frames, config.width))
+
+    def forward(self, tokens: Tensor, frames: int) -> State:
+        """``(B·T, N, C)``, the class token first."""
+        tokens = tokens if tokens.is_meta else tokens[:, :1]  # costs are counted with the norm of all tokens
+        found = self.norm(tokens)[:, 0].unflatten(0, (-1, frames))
+        positions = UNIT * torch.arange(frames, device=found.device).expand(len(found), -1)
+        if self.cls_token is not None:
+            found = torch.cat([self.cls_token.to(found.dtype).expand(len(found), -1, -1), found], 1)
+        if self.pos_embed is not None:
+            found = found + _of_length(self.pos_embed, 1 + frames)
+        return State(found, (frames, 1, 1), positions=positions)
+
+
+class SpatialBlock(nn.Module):
+    """Attention within each frame and an MLP, each with a shortcut.
+
+    Args:
+        config: sizes.
+        drop_path: probability of leaving a branch out for a frame in training.
+        last: read the frames out afterwards; only their class tokens are computed.
+    """
+
+    def __init__(self, config: RPESTDTConfig, drop_path: float, last: bool) -> None:
+        super().__init__()
+        width = config.width
+        clusters = rows(config.ratio, config.method) if config.relative else 0
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = Attention(
+            *(width, config.heads, width // config.heads),
+            clusters=clusters,
+            on=config.rpe_on,
+            shared=config.shared,
+        )
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = Mlp(width, int(config.mlp_ratio * width))
+        self.drop_path = DropPath(drop_path)
+        self.collect = Collect(config) if last else None
+        self.class_only = last
+
+    def forward(self, state: State) -> State:
+        tokens, size, ids, _ = state
+        first = self.class_only and not tokens.is_meta
+        result = self.attn(self.norm1(tokens), ids, first)
+        tokens = (tokens[:, :1] if first else tokens) + self.drop_path(result)
+        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        return State(tokens, size, ids) if self.collect is None else self.collect(tokens, size[0])
+
+
+class TemporalBlock(nn.Module):
+    """Attention over the frames and an MLP, each with a shortcut; it may halve the frames.
+
+    Args:
+        config: sizes.
+        halve: where frames are halved: ``inside`` attention (``before`` it, if not by Top-K), ``after`` all, or not.
+    """
+
+    def __init__(self, config: RPESTDTConfig, halve: Literal["inside", "after"] | None) -> None:
+        super().__init__()
+        width, dropout = config.width, config.temporal_dropout
+        self.how = config.subsample if halve else "none"
+        self.inside = halve == "inside"
+        self.logits, self.again = config.topk_score == "logits", config.topk_again
+        self.ratio, self.bucket = config.ratio, config.bucket
+        self.relative = config.temporal_pos == "rpe"
+        clusters = 2 * reach(config.ratio) + 2 if self.relative else 0
+        self.conv = nn.Conv1d(width, width, 3, 2, padding=1) if self.how == "conv1d" else None
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = Attention(
+            *(width, config.temporal_heads, config.temporal_head_width),
+            bias=config.temporal_qkv_bias,
+            clusters=clusters,
+            on=config.rpe_on,
+            shared=config.shared,
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = Mlp(width, config.temporal_hidden, dropout)
+
+    def forward(self, state: State) -> State:
+        tokens, _, _, positions = state
+        assert positions is not None
+        if self.inside and self.how not in ("topk", "none"):
+            tokens, positions = self.merge(tokens, positions)
+        ids, scores, v = self.attend(tokens, positions)
+        weights = scores.softmax(3)
+        kept = None
+        if self.how == "topk":
+            kept = select(deviation(scores if self.logits else weights))
+        if kept is not None and self.inside:
+            along = F.pad(kept + 1, (1, 0))  # and the class token
+            tokens, positions = _rows(tokens, along), positions.gather(1, kept)
+            weights = weights.gather(2, along[:, None, :, None].expand(*weights.shape[:2], -1, weights.shape[3]))
+            weights = weights.softmax(3) if self.again else weights
+            ids = None if ids is None else _rows(ids, along)
+        tokens = tokens + self.dropout(self.attn.mix(weights, v, ids))
+        tokens = tokens + self.mlp(self.norm2(tokens))
+        if not self.inside and self.how != "none":
+            if kept is not None:
+                tokens, positions = _rows(tokens, F.pad(kept + 1, (1, 0))), positions.gather(1, kept)
+            else:
+                tokens, positions = self.merge(tokens, positions)
+        return State(tokens, (positions.shape[1], 1, 1), positions=positions)
+
+    def attend(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Clusters of the pairs, scores before the softmax ``(B, heads, 1 + T, 1 + T)``, and values."""
+        ids = line_map(positions / UNIT, self.ratio, self.bucket) if self.relative else None
+        q, k, v = self.attn.project(self.norm1(tokens))
+        return ids, self.attn.scores(q, k, ids), v
+
+    def merge(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Every two frames to one, the class token untouched; a single frame stays as it is.
+
+        A merged frame lies in the middle of those it was made of; of a convolution, at the place of its middle tap.
+        """
+        grid = tokens[:, 1:].mT
+        if grid.shape[2] == 1:
+            return tokens, positions
+        if self.conv is not None:
+            grid, positions = self.conv(grid), positions[:, ::2]
+        else:
+            grid = F.max_pool1d(grid, 2) if self.how == "max" else F.avg_pool1d(grid, 2)
+            pairs = positions[:, : 2 * grid.shape[2]].unflatten(1, (-1, 2))
+            positions = pairs.sum(2) // 2
+        return torch.cat([tokens[:, :1], grid.mT], 1), positions
+
+    def halved(self, frames: int) -> int:
+        """Frames that are left of so many."""
+        if self.how == "none":
+            return frames
+        return (frames + 1) // 2 if self.how == "conv1d" else max(frames // 2, 1)
+
+
+class RPESTDT(VideoModel):
+    """RPE-STDT and its baselines. Clips of another length or size than configured are welcome."""
+
+    config: RPESTDTConfig
+
+    def __init__(self, config: RPESTDTConfig) -> None:
+        super().__init__(config)
+        width, edge = config.width, config.clip.size // config.patch
+        if config.clip.size % config.patch:
+            raise GestaError(f"patches of {config.patch} pixels do not tile a clip of {config.clip.size} pixels")
+        if config.width % config.heads:
+            raise GestaError(f"attention of {config.heads} heads needs a width that is divisible by it, not {width}")
+        if config.relative and reach(config.ratio) < 1:
+            raise GestaError(f"ratio={config.ratio} leaves one cluster; say 0.5 or more")
+        halving = self._halving(config)
+        self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed: nn.Parameter | None = None
+        if config.absolute in ("frame", "clip"):
+            frames = (config.clip.frames,) if config.absolute == "clip" else ()
+            self.pos_embed = nn.Parameter(torch.empty(1, *frames, 1 + edge * edge, width))
+        fixed = _sinusoids(1 + edge * edge, width) if config.absolute == "sinusoid" else None
+        self.register_buffer("sinusoids", fixed, persistent=False)
+        ids = self._map(edge, edge).clone() if config.relative else None
+        self.register_buffer("ids", ids if ids is None else ids.to(self.cls_token.device), persistent=False)
+        rates = drop_path_rates(config.drop_path, config.depth)
+        self.spatial = nn.ModuleList(SpatialBlock(config, r, i == config.depth - 1) for i, r in enumerate(rates))
+        self.temporal = nn.ModuleList(TemporalBlock(config, halving.get(i)) for i in range(config.temporal_depth))
+        self.norm = nn.LayerNorm(width, eps=EPS) if config.temporal_depth else nn.Identity()
+        self.standardise = Standardise(width) if config.small_start else nn.Identity()
+        self.classifier = Classifier(width, config.classes, config.dropout)
+        std = 0.3 if config.small_start else 0.02
+        for name, parameter in self.named_parameters():
+            if name.endswith("pos_embed"):
+                nn.init.trunc_normal_(parameter, std=std)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if config.small_start:
+            start_small(self)
+            for name, parameter in self.named_parameters():
+                if name.endswith(("cls_token", "rpe_q", "rpe_k", "rpe_v")):
+                    nn.init.trunc_normal_(parameter, std=std)
+        self.finish()
+
+    @staticmethod
+    def _halving(config: RPESTDTConfig) -> dict[int, Literal["inside", "after"]]:
+        """Which temporal blocks halve the frames, and where in them."""
+        if config.subsample == "none" or not config.temporal_depth:
+            return {}
+        first = 0 if config.subsample_mode == "inside" else 1
+        for layer in config.subsample_layers:
+            if not first <= layer < config.temporal_depth + first:
+                last = config.temporal_depth - 1 + first
+                raise GestaError(
+                    f"subsample_layers {config.subsample_layers}: with subsample_mode={config.subsample_mode!r} "
+                    f"temporal layers are {first} to {last}"
+                )
+        return {layer - first: config.subsample_mode for layer in config.subsample_layers}
+
+    @property
+    def blocks(self) -> list[nn.Module]:  # type: ignore[override]
+        """Spatial blocks, then temporal ones."""
+        return [*self.spatial, *self.temporal]
+
+    def stem(self, video: Tensor) -> State:
+        """Patches of every frame behind a class token, with their embeddings if there are any."""
+        frames = video.shape[2]
+        grid = self.patch_embed(video.transpose(1, 2).flatten(0, 1))
+        height, width = grid.shape[2:]
+        patches = grid.flatten(2).mT
+        tokens = torch.cat([self.cls_token.to(patches.dtype).expand(len(patches), -1, -1), patches], 1)
+        if self.pos_embed is not None:
+            table: Tensor = self.pos_embed
+            if table.dim() == 4:
+                table = _of_length(table.flatten(2), frames).unflatten(2, table.shape[2:])[0]
+                table = _of_size(table, height, width).repeat(len(tokens) // frames, 1, 1)
+            tokens = tokens + _of_size(table, height, width)
+        elif (sinusoids := self._buffers["sinusoids"]) is not None:
+            tokens = tokens + _of_size(sinusoids, height, width)
+        ids = self._buffers["ids"]
+        if ids is not None and len(ids) != tokens.shape[1]:
+            ids = self._map(height, width).to(ids.device)
+        return State(tokens, (frames, height, width), ids)
+
+    def pool(self, state: State) -> Tensor:
+        """The temporal class token, normalised; without a temporal encoder the mean of the frames."""
+        if not self.config.temporal_depth:
+            return self.standardise(state.tokens.mean(1))
+        return self.standardise(self.norm(state.tokens)[:, 0])
+
+    def to_grid(self, state: State) -> Tensor:
+        tokens = state.tokens[:, _prefix(state) :]
+        batch = len(tokens) if state.positions is not None else len(tokens) // state.size[0]
+        return tokens.reshape(batch, *state.size, -1).permute(0, 4, 1, 2, 3)
+
+    def from_grid(self, grid: Tensor, state: State) -> State:
+        first = _prefix(state)
+        tokens = grid.permute(0, 2, 3, 4, 1).reshape(len(state.tokens), -1, grid.shape[1])
+        return state._replace(tokens=torch.cat([state.tokens[:, :first], tokens], 1))
+
+    def grid_at(self, block: int) -> Grid:
+        clip, edge = self.config.clip, self.config.clip.size // self.config.patch
+        if block < self.config.depth:
+            return self.config.width, clip.frames, edge, edge
+        frames = clip.frames
+        for i in range(block - self.config.depth):
+            frames = self.temporal[i].halved(frames)  # type: ignore[operator]
+        return self.config.width, frames, 1, 1
+
+    def no_weight_decay(self) -> set[str]:
+        names = ("cls_token", "pos_embed", "rpe_q", "rpe_k", "rpe_v")
+        return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in names}
+
+    @torch.no_grad()
+    def patch_attention(self, video: Tensor, block: int | None = None) -> Tensor:
+        """How much each frame's class token attends to its patches, ``(B, heads, T, H, W)``.
+
+        Args:
+            video: normalised clips ``(B, 3, T, H, W)``.
+            block: which spatial block, the last one by default.
+        """
+        count = len(self.spatial)
+        block = count - 1 if block is None else block
+        if not 0 <= block < count:
+            raise GestaError(f"spatial blocks are 0 to {count - 1}, so there is no attention in block {block}")
+        found: list[Tensor] = []
+
+        def note(module: Any, inputs: tuple[State]) -> None:
+            tokens, size, ids, _ = inputs[0]
+            q, k, _ = module.attn.project(module.norm1(tokens), first=True)
+            weights = module.attn.scores(q, k, ids).softmax(3)[:, :, 0, 1:]
+            found.append(weights.reshape(-1, size[0], weights.shape[1], *size[1:]).transpose(1, 2))
+
+        handle = self.spatial[block].register_forward_pre_hook(note)
+        try:
+            self._run(video, None)
+        finally:
+            handle.remove()
+        return found[0]
+
+    @torch.no_grad()
+    def kept_frames(self, video: Tensor) -> list[Kept]:
+        """Which frames the temporal blocks keep of clips ``(B, 3, T, H, W)``; nothing if they keep all or merge."""
+        found: list[Kept] = []
+
+        def note(block: int) -> Any:
+            def hook(module: Any, inputs: tuple[State]) -> None:
+                state = inputs[0]
+                assert state.positions is not None
+                scores = module.attend(state.tokens, state.positions)[1]
+                sigma = deviation(scores if module.logits else scores.softmax(3))
+                found.append(Kept(block, state.positions / UNIT, sigma, select(sigma)))
+
+            return hook
+
+        choosing = [(i, block) for i, block in enumerate(self.temporal) if block.how == "topk"]
+        handles = [block.register_forward_pre_hook(note(len(self.spatial) + i)) for i, block in choosing]
+        try:
+            self._run(video, None)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Names of timm's image ViTs, and of iRPE's DeiTs, to ours; a shallower encoder takes their first blocks.
+
+        Without absolute positions the position embeddings are not used. Embeddings made for another size are resized,
+        with a warning; those of an image serve every frame.
+        """
+        if not any(name.startswith("blocks.") for name in weights):
+            return weights
+        last = f"spatial.{self.config.depth - 1}.collect.norm."
+        renamed: dict[str, Tensor] = {}
+        for name, value in weights.items():
+            block = re.match(r"blocks\.(\d+)\.", name)
+            if block is None or int(block[1]) < self.config.depth:
+                for pattern, ours in _FOREIGN:
+                    name = re.sub(pattern, ours, name)
+            renamed[re.sub(r"^norm\.", last, name)] = value
+        table = renamed.get("pos_embed")
+        if table is not None and self.pos_embed is not None and table.dim() == 3:
+            count = self.pos_embed.shape[-2]
+            if table.shape[1] != count:
+                warnings.warn(f"pos_embed was made for another size and is resized to {count} vectors", stacklevel=2)
+                table = _of_size(table, isqrt(count - 1), isqrt(count - 1))
+            renamed["pos_embed"] = (
+                table.unsqueeze(1).expand(self.pos_embed.shape) if self.pos_embed.dim() == 4 else table
+            )
+        return renamed
+
+    def _map(self, height: int, width: int) -> Tensor:
+        return bucket_map(height, width, self.config.ratio, self.config.bucket, self.config.method)
+
+
+_FOREIGN: tuple[tuple[str, str], ...] = (
+    (r"^patch_embed\.proj\.", "patch_embed."),
+    (r"^blocks\.", "spatial."),
+    (r"\.attn\.rpe_q\.lookup_table_weight$", ".attn.rpe_q_of_theirs"),
+    (r"\.attn\.rpe_k\.lookup_table_weight$", ".attn.rpe_q"),  # named after what is at the other end
+    (r"\.attn\.rpe_q_of_theirs$", ".attn.rpe_k"),
+    (r"\.attn\.rpe_v\.lookup_table_weight$", ".attn.rpe_v"),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.2."),
+    (r"^head\.", "classifier.linear."),
+)
+"""Patterns of public names, applied one after the other, and ours."""
+
+
+def _prefix(state: State) -> int:
+    """Class tokens in front."""
+    places = prod(state.size) if state.positions is not None else prod(state.size[1:])
+    return state.tokens.shape[1] - places
+
+
+def _rows(table: Tensor, along: Tensor) -> Tensor:
+    """Rows ``(B, K)`` of each ``(B, N, C)``."""
+    return table.gather(1, along[..., None].expand(-1, -1, table.shape[2]))
+
+
+def _of_length(table: Tensor, count: int) -> Tensor:
+    """``(1, N, C)`` embeddings for another number of vectors, by nearest neighbour."""
+    if table.shape[1] == count:
+        return table
+    return F.interpolate(table.mT.float(), size=count, mode="nearest").mT.to(table.dtype)
+
+
+def _of_size(table: Tensor, height: int, width: int) -> Tensor:
+    """``(…, 1 + N, C)`` embeddings of a class token and square patches for another grid, bicubic like timm's."""
+    if table.shape[1] == 1 + height * width:
+        return table
+    edge = isqrt(table.shape[1] - 1)
+    grid = table[:, 1:].mT.unflatten(2, (edge, edge)).float()
+    grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
+    return torch.cat([table[:, :1], grid.flatten(2).mT.to(table.dtype)], 1)
+
+
+def _sinusoids(count: int, width: int) -> Tensor:
+    """``(1, N, C)`` sines and cosines of the token's number (Vaswani et al. 2017, §3.5)."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-log(10000.0) / width))
+    angles = torch.arange(count)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[None, :, :width]

@@ -1,0 +1,115 @@
+"""The attention shown is the forward pass's own, over the right frames; dropped frames are marked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from gesta.analysis.attention import ClassAttention, Dropping, attend, draw, listen
+from gesta.analysis.sources import as_input
+from gesta.cli import main
+from gesta.errors import GestaError
+from gesta.model import create_model
+
+
+@pytest.fixture
+def clip() -> torch.Tensor:
+    return torch.randint(0, 256, (8, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def test_what_is_heard_is_what_the_model_says(clip: torch.Tensor) -> None:
+    model = create_model("rpe_stdt_tiny", classes=3).eval()
+    video = as_input(clip, model)
+    heard = listen(model, video, range(len(model.blocks)))
+    assert sorted(heard) == [0, 1, 2, 3]  # temporal blocks attend to no patches
+    for block, (weights, per_frame) in heard.items():
+        torch.testing.assert_close(weights, model.patch_attention(video, block)[0].mean(0))  # type: ignore[operator]
+        assert per_frame and weights.shape == (8, 8, 8)
+    found = attend("x", model, clip)
+    assert found.block == 3 and torch.equal(found.map, heard[3][0])
+    assert [(d.block, len(d.frames), len(d.kept)) for d in found.dropping] == [(5, 8, 4), (7, 4, 2)]
+    for kept, said in zip(found.dropping, model.kept_frames(video)):  # type: ignore[operator]
+        assert kept.deviation == said.deviation[0].tolist()
+        order = sorted(range(len(kept.frames)), key=lambda i: -kept.deviation[i])[: len(kept.kept)]
+        assert sorted(kept.frames[i] for i in order) == kept.kept
+    assert found.dropping[1].frames == found.dropping[0].kept
+
+
+def test_a_class_token_of_the_clip_spreads_over_its_frames(clip: torch.Tensor) -> None:
+    model = create_model("ctn_tiny", classes=3).eval()
+    heard = attend("ctn", model, clip)
+    assert heard.map.shape == (4, 8, 8) and not heard.per_frame
+    assert 0.9 < heard.map.sum() < 1 and heard.at(0).equal(heard.at(1)) and heard.at(7).equal(heard.map[3])
+    # by hand: the last block's input, the class token past the convolution, the keys through it
+    state: list = []
+    handle = model.blocks[3].register_forward_pre_hook(lambda _, inputs: state.append(inputs[0]))
+    with torch.no_grad():
+        model(as_input(clip, model))
+    handle.remove()
+    block = model.blocks[3]
+    tokens = block.norm1(state[0].tokens)
+    grid = block.attn.depthwise["k"](tokens[:, 1:].unflatten(1, (4, 8, 8))).flatten(1, 3)
+    query, key, _ = block.attn.qkv.weight.chunk(3)
+    b_query, b_key, _ = block.attn.qkv.bias.chunk(3)
+    q = (tokens[:, :1] @ query.T + b_query).view(2, 32)
+    k = (torch.cat([tokens[:, :1], grid], 1) @ key.T + b_key).view(257, 2, 32)
+    weights = (torch.einsum("hd,nhd->hn", q, k) / 32**0.5).softmax(1).mean(0)[1:]
+    with torch.no_grad():
+        torch.testing.assert_close(listen(model, as_input(clip, model), [3])[3][0].flatten(), weights)
+
+
+def test_time_before_space_and_both_at_once(clip: torch.Tensor) -> None:
+    divided = attend("x", create_model("timesformer_tiny", classes=3).eval(), clip, block=1)
+    assert divided.per_frame and divided.block == 1 and divided.map.shape == (8, 8, 8)
+    torch.testing.assert_close(divided.map.sum((1, 2)), torch.ones(8), rtol=0, atol=0.2)
+    joint = attend("x", create_model("timesformer_tiny", classes=3, temporal="joint").eval(), clip)
+    assert not joint.per_frame and 0.8 < joint.map.sum() < 1 and not joint.dropping
+    still = clip[:1].expand(8, -1, -1, -1)
+    model = create_model("timesformer_tiny", classes=3, temporal="averaging").eval()
+    model.time_embed.data.zero_()  # type: ignore[operator,union-attr]
+    standing = attend("x", model, still)
+    torch.testing.assert_close(standing.map, standing.map[:1].expand(8, -1, -1))
+
+
+def test_models_without_are_refused(clip: torch.Tensor) -> None:
+    for name, block, words in (
+        ("mfst_tiny", None, "no class token that attends to patches;"),
+        ("r3d_tiny", None, "no class token"),
+        ("rpe_stdt_tiny", 6, "patches in block 6"),
+        ("rpe_stdt_tiny", 8, "blocks 0 to 7, not 8"),
+    ):
+        with pytest.raises(GestaError, match=words):
+            attend(name, create_model(name, classes=3).eval(), clip, block=block)
+
+
+def test_the_figure_marks_what_stays(clip: torch.Tensor) -> None:
+    dropping = [
+        Dropping(block=5, frames=[0, 1, 2, 3, 4, 5, 6, 7], deviation=[0.1 * i for i in range(8)], kept=[4, 5, 6, 7]),
+        Dropping(block=7, frames=[4, 5, 6, 7], deviation=[0.4, 0.1, 0.3, 0.2], kept=[4, 6]),
+    ]
+    weights = torch.rand(8, 4, 4, generator=torch.Generator().manual_seed(0))
+    figure = draw(clip, ClassAttention(name="x", block=3, frames=8, map=weights, per_frame=True, dropping=dropping))
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == [f"frame {i}" + " ✓" * (i in (4, 6)) for i in range(8)]
+    heats = [axes.images[1].get_array() for axes in figure.axes if len(axes.images) == 2]
+    assert len(heats) == 8 and all((heat == weights[i].numpy()).all() for i, heat in enumerate(heats))
+    bars = [axes.patches for axes in figure.axes if len(axes.patches) in (8, 4) and axes.get_ylabel().startswith("σ")]
+    assert [[bar.get_height() for bar in row] for row in bars] == [d.deviation for d in dropping]
+    assert bars[1][0].get_facecolor() == bars[1][2].get_facecolor() != bars[1][1].get_facecolor()
+
+
+def test_the_verb(make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video, out = make_video("video.mp4", frames=40), tmp_path / "new" / "attention.png"
+    with pytest.raises(SystemExit) as end:
+        main(["analyse", "attention", "rpe_stdt_tiny", str(video), "--json", "--out", str(out)])
+    assert end.value.code == 0 and imread(out).std() > 0.1
+    found = json.loads(capsys.readouterr().out)
+    assert found["block"] == 3 and len(found["dropping"][1]["kept"]) == 2 and len(found["attention"]) == 8
+    with pytest.raises(SystemExit) as end:
+        main(["analyse", "attention", "mfst_tiny", str(video)])
+    assert end.value.code == 1 and "no class token" in capsys.readouterr().err
