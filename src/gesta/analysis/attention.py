@@ -56,9 +56,8 @@ class ClassAttention:
         name: of the model.
         block: whose attention.
         frames: of the clip.
-        map: ``(T', H, W)``, mean of the heads; what is missing to a sum of 1 goes to other than patches. A class
-            token per frame has a sum of up to 1 in each frame, one per clip in all of them.
-        per_frame: whether there is a class token per frame.
+        map: ``(T', H, W)``, mean of the heads; what is missing to a sum of 1 goes to other tokens than patches.
+        per_frame: whether the sum is that of each frame, to which the class token attends alone, or of all of them.
         dropping: the layers that drop frames, in their order.
     """
 
@@ -90,7 +89,7 @@ class ClassAttention:
         share = self.map.flatten(1).sum(1)
         total = share.mean() if self.per_frame else share.sum()
         lines = [
-            f"{self.name}: in block {self.block} the class token attends to patches by {total:.0%}, else to itself"
+            f"{self.name}: in block {self.block} the class token attends to patches by {total:.0%}, the rest to itself"
         ]
         if not self.per_frame and len(share) > 1:
             lines.append("  by frame: " + ", ".join(f"{value / share.sum():.0%}" for value in share))
@@ -155,7 +154,7 @@ def listen(model: VideoModel, video: Tensor, blocks: Sequence[int]) -> dict[int,
         blocks: which.
 
     Returns:
-        Block → weights ``(T', h, w)``, mean of the heads, and whether every frame has a class token of its own.
+        Block → weights ``(T', h, w)``, mean of the heads, and whether each frame is attended to alone.
     """
     found: dict[int, tuple[Tensor, bool]] = {}
     listening: dict[str, Any] = {}
@@ -229,7 +228,7 @@ def draw(clip: Tensor, found: ClassAttention) -> Figure:
     rows = 2 + len(found.dropping)
     tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.03, wspace=0.0, hspace=0.02)
     heights = [1.0, 1.0] + [0.75] * len(found.dropping)
-    figure = Figure(figsize=(1.2 * len(shown) + 1.5, 1.25 * sum(heights) + 0.7), layout=tight, facecolor="white")
+    figure = Figure(figsize=(1.2 * len(shown) + 1.5, 1.2 * sum(heights) + 0.5), layout=tight, facecolor="white")
     table = figure.add_gridspec(rows, len(shown) + 1, width_ratios=[1] * len(shown) + [0.07], height_ratios=heights)
     last = set(found.dropping[-1].kept) if found.dropping else set()
     low, high = np.quantile(found.map.numpy(), (0.01, 0.995))
@@ -268,8 +267,8 @@ def draw(clip: Tensor, found: ClassAttention) -> Figure:
         axes.tick_params(labelsize=7)
         axes.set_ylabel(f"σ, block {dropping.block}\nkeeps {len(dropping.kept)}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-    token = "class token of each frame" if found.per_frame else "class token of the clip"
-    figure.suptitle(f"{found.name}: what the {token} attends to, mean of the heads", fontsize=10)
+    where = "each frame" if found.per_frame else "the whole clip"
+    figure.suptitle(f"{found.name}: what the class token attends to in {where}, mean of the heads", fontsize=10)
     return figure
 
 

@@ -273,11 +273,12 @@ def draw(found: Confusions) -> Figure:
         difference = matrix.difference if which == 2 else None
         title = f"{matrix.what}\n" if len(rows) > 1 else ""
         if difference is None:
-            title += f"{found.names[which]}: {matrix.right(which):.1f} %"
+            title += f"{_short(found.names[which])}: {matrix.right(which):.1f} %"
             image = _show(axes, matrix.shares(which), matrix, title, "Blues", 0, 100, wide)
         else:
             end = max(np.abs(difference).max(), 1.0)
-            title += f"{found.names[1]} − {found.names[0]}"
+            names = [_short(found.names[1]), _short(found.names[0])]
+            title += ("\n− " if sum(map(len, names)) > 36 else " − ").join(names)
             image = _show(axes, difference, matrix, title, "RdBu", -end, end, wide)
         bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
         bar.set_label("points" if which == 2 else "% of the true class", fontsize=8)
@@ -285,12 +286,19 @@ def draw(found: Confusions) -> Figure:
     return figure
 
 
+def _short(name: str) -> str:
+    return name.removesuffix("/result.json")
+
+
 def _show(
     axes: Axes, values: np.ndarray, matrix: Confusion, title: str, colours: str, low: float, high: float, wide: float
 ) -> Any:
+    from matplotlib.colors import Normalize, PowerNorm
+
     count = len(matrix.names)
-    image = axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-    axes.set_title(title, fontsize=10, wrap=True)
+    scale = Normalize(low, high) if low else PowerNorm(0.5, low, high)  # so that rare answers can be seen
+    image = axes.imshow(values, cmap=colours, norm=scale, interpolation="nearest")
+    axes.set_title(title, fontsize=10)
     font = min(9.0, 52 * wide / count * 0.85)
     if font >= 3:
         axes.set_xticks(range(count), labels=matrix.names, fontsize=font, rotation=90)
@@ -301,7 +309,7 @@ def _show(
     if count <= NUMBERS:
         for (i, j), value in np.ndenumerate(values):
             if abs(value) >= 0.5:
-                dark = abs(value) > 0.6 * high
+                dark = abs(scale(value) - (0.5 if low else 0)) > (0.35 if low else 0.6)
                 axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color="white" if dark else "0.2")
     return image
 
