@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -35,7 +36,16 @@ def make_fabric(precision: Any = "32-true") -> Fabric:
         nodes = world // int(here) if here else int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
         fabric = Fabric(accelerator="auto", devices=world // nodes, num_nodes=nodes, precision=precision)
         fabric.launch()
+    if fabric.world_size > 1:
+        atexit.unregister(_leave_group)
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    """Gloo's threads must end before the interpreter does, or it may abort; Lightning sees to NCCL's only."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def share_processors(fabric: Fabric, workers: int) -> None:
