@@ -51,14 +51,14 @@ def test_commands_in_the_docs_parse(command: str) -> None:
 
 
 def test_field_flags_in_the_docs_exist() -> None:
-    from gesta.cli import _with_fields
+    from gesta.cli.options import with_fields
     from gesta.recipes.address import find_recipe
 
     checked = 0
     for command in _commands():
         options, rest = _parser().parse_known_args(command.split()[1:])
         if rest and command.startswith("gesta train") and getattr(options, "recipe", None):
-            _with_fields(find_recipe(options.recipe, model=options.model, data=options.data), rest, "test")
+            with_fields(find_recipe(options.recipe, model=options.model, data=options.data), rest, "test")
             checked += 1
     assert checked
 

@@ -1,0 +1,51 @@
+"""The command ``gesta``: a module per group of verbs, which adds their options and offers what they do.
+
+Everything heavy is imported inside the verb that needs it, so that ``gesta --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gesta import __version__
+from gesta.cli import analyse, bench, data, demo, models, runs, tables
+from gesta.cli.options import Verbs, without_fields
+from gesta.errors import GestaError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``gesta`` command; exits with 0, 1 (something is wrong, one sentence) or 2 (usage)."""
+    plain, fields = without_fields(sys.argv[1:] if arguments is None else arguments)
+    options, rest = _parser().parse_known_args(plain)
+    rest += fields
+    if rest and not options.takes_fields:
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        status = options.verb(options, rest)
+    except GestaError as error:
+        if options.debug:
+            raise
+        print(f"gesta: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("gesta: interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        status = 1
+    sys.exit(status or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gesta",
+        description="Recognise human actions in video: train, evaluate, predict, explain.",
+        epilog="Flags such as --train.lr 1e-4 change any field of a recipe; gesta show RECIPE prints them all.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gesta {__version__}")
+    verbs = Verbs(parser, "VERB")
+    for group in (demo, models, runs, tables, analyse, data, bench):  # as the help lists them
+        group.add_verbs(verbs)
+    return parser

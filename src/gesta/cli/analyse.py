@@ -1,0 +1,256 @@
+"""Verbs that look into a run or a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from gesta.cli.options import (
+    Verbs,
+    checkpoint_file,
+    count,
+    data_source,
+    numbers,
+    place,
+    print_results,
+    receipt_file,
+    trust_option,
+    with_fields,
+)
+from gesta.errors import GestaError
+
+
+def add_verbs(verbs: Verbs) -> None:
+    analyse = verbs.group("analyse", "look into a run or a model")
+    sub = analyse.add("report", _analyse_report, "one self-contained HTML page of a run", result=False)
+    sub.add_argument("run", metavar="RUN")
+    sub = analyse.add("attention", _analyse_attention, "draw what a class token looks at, and which frames are dropped")
+    sub.add_argument("model", metavar="CKPT|MODEL", help="run folder, .safetensors file or name (random weights)")
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("--block", type=int, metavar="I", help="(default: the last that attends to patches)")
+    sub.add_argument("--out", default="attention.png")
+    trust_option(sub)
+    sub = analyse.add("clusters", _analyse_clusters, "clusters of relative positions by ratio, and runs", fields=True)
+    sub.add_argument("model", metavar="MODEL|CKPT", nargs="?", default="rpe_stdt_b12", help="(default %(default)s)")
+    ratios = "0.5,1,1.5,1.9,2,2.5,3,3.5,4"
+    sub.add_argument("--ratios", type=numbers, default=ratios, metavar="R,R,…", help="(default %(default)s)")
+    sub.add_argument("--runs", default="runs", help="folder of runs whose accuracy is shown (default %(default)s)")
+    sub.add_argument("--out", default="clusters.png")
+    trust_option(sub)
+    sub = analyse.add("confusion", _analyse_confusion, "which classes are taken for which, in one receipt or two")
+    sub.add_argument("results", metavar="RESULT", nargs="+", help="receipt or run folder; of two also the difference")
+    sub.add_argument("--by", metavar="FILE", help="add up classes by attribute: CSV, JSON, or Diving48_vocab.json")
+    sub.add_argument("--space", help="label space (default: the first)")
+    sub.add_argument("--pairs", type=int, default=15, help="confused pairs listed at most (default %(default)s)")
+    sub.add_argument("--out", default="confusion.png")
+    sub = analyse.add("filters", _analyse_filters, "draw the filters of the first layer", result=False)
+    sub.add_argument("model", metavar="CKPT|MODEL", help="run folder, .safetensors file or name (random weights)")
+    sub.add_argument("--n", type=int, default=64, help="filters at most (default %(default)s)")
+    sub.add_argument(
+        "--learned", action="store_true", help="MFST: weights as learned, before differences are folded in"
+    )
+    sub.add_argument("--out", default="filters.png")
+    trust_option(sub)
+    sub = analyse.add("rpe", _analyse_rpe, "draw which patches share a relative position", fields=True)
+    sub.add_argument("model", metavar="MODEL|CKPT")
+    sub.add_argument("--ref", type=place, metavar="ROW,COLUMN", help="whose positions (default: the centre, 7,7)")
+    sub.add_argument("--out", default="rpe.png")
+    trust_option(sub)
+    sub = analyse.add("tsne", _analyse_tsne, "t-SNE of features before the classifier, runs side by side", fields=True)
+    sub.add_argument("runs", metavar="RUN", nargs="+", help="run folder or .safetensors file")
+    sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="videos (default: the first run's; fields: --data.root)")
+    sub.add_argument("--split", choices=["train", "val", "test"], default="test", help="(default %(default)s)")
+    sub.add_argument("--classes", nargs="+", metavar="NAME", help="shown ones (default: all)")
+    sub.add_argument("--n", type=int, default=1000, help="videos drawn before those are taken (default %(default)s)")
+    sub.add_argument("--space", help="label space (default: the first)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    sub.add_argument("--out", default="tsne.png")
+    trust_option(sub)
+    sub = analyse.add("warp", _analyse_warp, "draw STAN's transform on the raw clip (the paper's Fig. 2)", result=False)
+    sub.add_argument("checkpoint", metavar="CKPT")
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("--spatial-only", action="store_true", help="leave the couplings with time out")
+    sub.add_argument("--out", default="warp.png")
+    trust_option(sub)
+
+    sub = analyse.add(
+        "mi",
+        _analyse_mi,
+        "mutual information of neighbouring frames, unaligned and aligned (ATA's Table 4)",
+        fields=True,
+    )
+    model_words = "run folder, .safetensors file or name of a model (random weights)"
+    sub.add_argument("sources", metavar="CKPT|MODEL|VIDEO", nargs="+", help=f"{model_words}; video file or folder")
+    sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="a data set instead of VIDEOs (fields: --data.root)")
+    sub.add_argument("--split", choices=["train", "val", "test"], default="val", help="of --data (default %(default)s)")
+    sub.add_argument("--limit", type=count, metavar="N", help="videos at most, spread over the list")
+    sub.add_argument(
+        "--estimator",
+        choices=["infonce", "softmax_entropy", "gaussian", "codebook"],
+        default="infonce",
+        help="(default %(default)s)",
+    )
+    sub.add_argument("--tau", type=float, default=0.1, help="temperature (default %(default)s)")
+    sub.add_argument(
+        "--block", type=int, metavar="I", help="after the temporal modelling of block I (default: the end)"
+    )
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    trust_option(sub)
+    sub = analyse.add(
+        "alignment", _analyse_alignment, "draw which patches of two frames match (ATA's Fig. 5)", result=False
+    )
+    sub.add_argument("model", metavar="CKPT|MODEL", help=model_words)
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("--block", type=int, metavar="I", help="match what enters block I (default: the middle one)")
+    sub.add_argument("--frame", type=int, metavar="T", help="frames T - 1 and T of the map (default: the middle)")
+    sub.add_argument("--tau", type=float, default=0.1, help="temperature of InfoNCE (default %(default)s)")
+    sub.add_argument("--out", default="alignment.png")
+    trust_option(sub)
+    sub = analyse.add(
+        "response",
+        _analyse_response,
+        "draw where feature maps respond, one row per model (ATA's Figs 6 and 7)",
+        result=False,
+    )
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("models", metavar="CKPT|MODEL", nargs="+", help=model_words)
+    sub.add_argument(
+        "--block", type=int, metavar="I", help="after the temporal modelling of block I (default: the end)"
+    )
+    sub.add_argument("--out", default="response.png")
+    trust_option(sub)
+
+
+def _analyse_report(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.report import write_report
+
+    print(write_report(Path(options.run)))
+
+
+def _analyse_attention(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.attention import attention_figure
+    from gesta.analysis.sources import load
+
+    name, model = load(options.model, trust=options.trust)
+    print_results(options, attention_figure(name, model, options.video, options.out, block=options.block))
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_clusters(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.analysis.rpe import read_config, sweep, sweep_figure
+
+    config = with_fields(read_config(options.model, trust=options.trust), rest, "gesta analyse clusters")
+    found = sweep(options.model, config, options.ratios, options.runs)
+    sweep_figure(found, options.out)
+    print_results(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_confusion(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.confusion import confusion, confusion_figure
+    from gesta.evaluate import Receipt
+
+    if len(options.results) > 2:
+        raise GestaError("give one receipt, or two to see their difference")
+    receipts = [(path, Receipt.read(receipt_file(path))) for path in options.results]
+    found = confusion(receipts, space=options.space, by=options.by, most=options.pairs)
+    confusion_figure(found, options.out)
+    print_results(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_filters(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.filters import filters_figure
+    from gesta.analysis.sources import load
+
+    name, model = load(options.model, trust=options.trust)
+    print(filters_figure(name, model, options.out, most=options.n, folded=not options.learned))
+
+
+def _analyse_rpe(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.analysis.rpe import bucket_map_of, map_figure, read_config
+
+    config = with_fields(read_config(options.model, trust=options.trust), rest, "gesta analyse rpe")
+    found = bucket_map_of(options.model, config, options.ref)
+    map_figure(found, options.out)
+    print_results(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_tsne(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.analysis.sources import load
+    from gesta.analysis.tsne import choose, project, run_data, tsne_figure
+
+    models = [load(run, trust=options.trust) for run in options.runs]
+    if options.data:
+        flags = [flag.replace("--data.", "--", 1) for flag in rest]
+        data = data_source(options.data, flags, "gesta analyse tsne")
+    else:
+        data = with_fields(run_data(options.runs[0], trust=options.trust), rest, "gesta analyse tsne")
+    classes = [name for words in options.classes or () for name in words.split(",") if name]
+    chosen = choose(data, options.split, classes, n=options.n, space=options.space, seed=options.seed)
+    found = project(models, *chosen, device=options.device, seed=options.seed)
+    tsne_figure(found, options.out)
+    print_results(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_warp(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.warp import warp_figure
+    from gesta.checkpoint import load_model
+
+    loaded = load_model(checkpoint_file(options.checkpoint), trust=options.trust)
+    out = Path(options.out)
+    warp_figure(loaded.model, options.video, out, spatial_only=options.spatial_only)
+    print(out)
+
+
+def _analyse_mi(options: argparse.Namespace, rest: list[str]) -> int:
+    from gesta.analysis.mutual_information import mutual_information
+    from gesta.analysis.sources import is_model, load
+    from gesta.data.dataset import Record
+    from gesta.predict import find_sources
+
+    videos = [source for source in options.sources if not is_model(source)]
+    models = [load(source, trust=options.trust) for source in options.sources if is_model(source)]
+    paths = find_sources(videos)
+    words = [path for path in paths if not Path(path).exists() and not Path(path).suffix]
+    if words or not models:
+        load((words or videos)[0])  # which says why it is none
+    if bool(videos) == bool(options.data):
+        raise GestaError("say which videos: files or folders beside the models, or --data NAME")
+    if rest and not options.data:
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.data:
+        flags = [flag.replace("--data.", "--", 1) for flag in rest]
+        records = data_source(options.data, flags, "gesta analyse mi").records(options.split)
+        if not records:
+            raise GestaError(f"{options.data} has no split {options.split!r}; choose another with --split")
+    else:
+        records = [Record(path=path, name=path) for path in paths]
+    if options.limit:
+        records = records[:: -(-len(records) // options.limit)]
+    found = mutual_information(
+        models, records, estimator=options.estimator, tau=options.tau, block=options.block, device=options.device
+    )
+    print_results(options, found)
+    return int(bool(found.failures))
+
+
+def _analyse_alignment(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.matches import matches_figure
+    from gesta.analysis.sources import load
+
+    model = load(options.model, trust=options.trust)[1]
+    print(matches_figure(model, options.video, options.out, block=options.block, frame=options.frame, tau=options.tau))
+    print(options.out)
+
+
+def _analyse_response(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.response import response_figure
+    from gesta.analysis.sources import load
+
+    models = [load(source, trust=options.trust) for source in options.models]
+    print(response_figure(models, options.video, options.out, block=options.block))

@@ -1,0 +1,56 @@
+"""Verbs about this machine."""
+
+from __future__ import annotations
+
+import argparse
+
+from gesta.cli.options import Verbs, checkpoint_file, print_results, trust_option, with_fields
+
+
+def add_verbs(verbs: Verbs) -> None:
+    bench = verbs.group("bench", "measure loading, models and alignment on this machine")
+    sub = bench.add("data", _bench_data, "decoded frames and loaded clips per second")
+    sub.add_argument("root", nargs="?", help="folder of videos (default: some are made)")
+    sub = bench.add("model", _bench_model, "forward and training clips per second, peak memory", fields=True)
+    sub.add_argument("model", metavar="MODEL")
+    sub.add_argument("--batch", type=int, default=4)
+    sub.add_argument("--compile", action="store_true")
+    sub = bench.add("align", _bench_align, "ATA's assignments beside the paper's loop, and their share of a model")
+    sub.add_argument("--model", default="ata_vitb", help="a model with ATA (default %(default)s)")
+    sub.add_argument("--checkpoint", metavar="CKPT", help="a trained one instead, beside its fresh self")
+    sub.add_argument("--video", metavar="FILE", help="what the model sees beside a made clip")
+    trust_option(sub)
+
+    verbs.add("doctor", _doctor, "versions, devices, decoders, and what is missing with the remedy")
+
+
+def _bench_data(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.bench import bench_data
+
+    print_results(options, bench_data(root=options.root))
+
+
+def _bench_model(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.bench import bench_model
+    from gesta.model import model_config
+
+    model = with_fields(model_config(options.model), rest, "gesta bench model")
+    print_results(options, bench_model(model, batch=options.batch, compiled=options.compile))
+
+
+def _bench_align(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.alignment.measure import bench_align
+    from gesta.checkpoint import load_model
+    from gesta.model import create_model
+
+    models = [(f"{options.model}, fresh", create_model(options.model))]
+    if options.checkpoint:
+        trained = load_model(checkpoint_file(options.checkpoint), trust=options.trust).model
+        models = [(f"{options.checkpoint}, fresh", trained.config.build()), (options.checkpoint, trained)]
+    print_results(options, bench_align(models, video=options.video))
+
+
+def _doctor(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.doctor import diagnose
+
+    print_results(options, diagnose())

@@ -1,0 +1,47 @@
+"""Verbs about videos."""
+
+from __future__ import annotations
+
+import argparse
+
+from gesta.cli.options import Verbs, data_source, print_results
+
+
+def add_verbs(verbs: Verbs) -> None:
+    data = verbs.group("data", "look at, check or make videos")
+    sub = data.add("list", _data_list, "splits, classes and a few records", fields=True)
+    sub.add_argument("source", metavar="ROOT|LIST|NAME")
+    sub = data.add("check", _data_check, "find what would spoil a training before it starts", fields=True)
+    sub.add_argument("source", metavar="ROOT|LIST|NAME")
+    sub.add_argument("--model", help="check lengths against this model's clip")
+    sub.add_argument("--no-flip", action="store_true", help="training will not flip, so left and right do no harm")
+    make = Verbs(data.parsers.add_parser("make", help="make the embedded data set"), "WHAT")
+    sub = make.add("marionette", _data_make, "videos of an articulated puppet performing actions")
+    sub.add_argument("out", metavar="OUT")
+    sub.add_argument("--clips", type=int, default=400)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--workers", type=int)
+    sub.add_argument("--depth", action="store_true", help="also depth maps, for models of RGB and depth")
+
+
+def _data_list(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.data.check import describe
+
+    print_results(options, describe(data_source(options.source, rest, "gesta data list")))
+
+
+def _data_check(options: argparse.Namespace, rest: list[str]) -> int:
+    from gesta.data.check import check
+    from gesta.model import model_config
+
+    clip = model_config(options.model).clip if options.model else None
+    report = check(data_source(options.source, rest, "gesta data check"), clip=clip, flip=not options.no_flip)
+    print_results(options, report)
+    return 0 if report.ok else 1
+
+
+def _data_make(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.data.marionette import make
+
+    made = make(options.out, clips=options.clips, seed=options.seed, workers=options.workers, depth=options.depth)
+    print_results(options, made)

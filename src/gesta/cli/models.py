@@ -1,0 +1,86 @@
+"""Verbs about models and recipes before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from gesta.cli.options import Verbs, print_results, recipe_options, trust_option, with_fields
+
+
+def add_verbs(verbs: Verbs) -> None:
+    sub = verbs.add("models", _models, "list models, recipes and tables")
+    sub.add_argument("pattern", nargs="?", default="*", help="shell pattern of model names")
+
+    sub = verbs.add("show", _show, "print every field of a recipe or model", fields=True, result=False)
+    sub.add_argument("what", metavar="RECIPE|MODEL")
+    recipe_options(sub)
+    trust_option(sub)
+
+    sub = verbs.add("cost", _cost, "parameters and multiply-adds per part", fields=True)
+    sub.add_argument("model", metavar="MODEL")
+    sub.add_argument("--classes", type=int)
+    sub.add_argument(
+        "--style",
+        choices=["torch", "fvcore", "both"],
+        default="both",
+        help="counting: torch's, the papers' (fvcore), or both",
+    )
+
+
+def _models(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.cost import count
+    from gesta.model import list_models, model_config
+    from gesta.recipes.address import list_recipes, list_tables
+
+    models: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "params": (cost := count(model_config(name))).params,
+            "clip": _words(model_config(name).clip),
+            "macs": cost.macs,
+        }
+        for name in list_models(options.pattern)
+    ]
+    if options.json:
+        print(json.dumps({"models": models, "recipes": list_recipes(), "tables": sorted(list_tables())}, indent=2))
+        return
+    print("models")
+    for m in models:
+        print(f"  {m['name']:<20} {m['params'] / 1e6:8.2f} M {m['macs'] / 1e9:8.2f} GMACs   {m['clip']}")
+    print("recipes (gesta train …)")
+    for address, line in list_recipes().items():
+        print(f"  {address:<20} {line}")
+    print("tables (gesta table …)")
+    for address, table in list_tables().items():
+        print(f"  {address:<20} {table.source}")
+
+
+def _show(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.config import to_json
+    from gesta.model import MODELS, model_config
+    from gesta.recipes.address import find_recipe
+
+    if options.what in MODELS:
+        shown: Any = with_fields(model_config(options.what), rest, "gesta show")
+    else:
+        shown = with_fields(
+            find_recipe(options.what, model=options.model, data=options.data, trust=options.trust), rest, "gesta show"
+        )
+    print(json.dumps(to_json(shown), indent=2))
+
+
+def _cost(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.cost import count
+    from gesta.model import model_config
+
+    changes = {"classes": options.classes} if options.classes is not None else {}
+    model = with_fields(model_config(options.model, **changes), rest, "gesta cost")
+    styles: list[Any] = ["torch", "fvcore"] if options.style == "both" else [options.style]
+    print_results(options, *[count(model, style=style) for style in styles])
+
+
+def _words(clip: Any) -> str:
+    sampling = f"{clip.frames}×{clip.stride}" if clip.sampling == "dense" else f"{clip.frames} uniform"
+    return f"{sampling} frames, {clip.size} px"

@@ -1,0 +1,180 @@
+"""Verbs that train models, score videos, and go on with the receipts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gesta.cli.options import (
+    Verbs,
+    checkpoint_file,
+    print_results,
+    receipt_file,
+    recipe_options,
+    trust_option,
+    with_fields,
+)
+from gesta.errors import GestaError
+
+if TYPE_CHECKING:
+    from gesta.data.dataset import ClassNames, DataConfig
+
+
+def add_verbs(verbs: Verbs) -> None:
+    sub = verbs.add("train", _train, "train a recipe", fields=True, result=False)
+    sub.add_argument("recipe", metavar="RECIPE", nargs="?", help="stan.ucf101, my_package.runs:mine, or a recipe.json")
+    recipe_options(sub)
+    sub.add_argument("--run", metavar="DIR", help="run folder (default runs/NAME)")
+    sub.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
+    trust_option(sub)
+
+    sub = verbs.add("evaluate", _evaluate, "score held-out videos and write the receipt", fields=True)
+    sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
+    sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
+    sub.add_argument("--out", metavar="FILE", help="receipt (default: result-SPLIT.json beside the checkpoint)")
+    trust_option(sub)
+
+    sub = verbs.add("predict", _predict, "name the actions in files, folders, a camera or a stream")
+    sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
+    sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder, frame folder, URL, or camera number")
+    sub.add_argument("--top", type=int, default=5, help="labels per video (default %(default)s)")
+    sub.add_argument("--clips", type=int, default=4, help="clips per video (default %(default)s)")
+    sub.add_argument("--crops", type=int, default=1, choices=[1, 3], help="crops per clip (default %(default)s)")
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
+    sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
+    sub.add_argument("--hop", type=float, default=0.5, help="step of the windows, in windows (default %(default)s)")
+    sub.add_argument("--smoothing", type=int, default=3, help="windows averaged (default %(default)s)")
+    sub.add_argument(
+        "--threshold", type=float, default=0.5, help="least probability of a segment (default %(default)s)"
+    )
+    sub.add_argument("--min-duration", type=float, default=0.0, metavar="S", help="shortest segment in seconds")
+    sub.add_argument("--format", choices=["table", "text", "csv", "json", "srt"], default="table")
+    sub.add_argument("--out", metavar="FILE", help="write there instead of printing")
+    sub.add_argument("--draw", metavar="FILE", help="draw the segments onto a copy of the video (with --timeline)")
+    trust_option(sub)
+
+    sub = verbs.add("compare", _compare, "what differs between two receipts: protocol first, then numbers")
+    sub.add_argument("a", metavar="RESULT")
+    sub.add_argument("b", metavar="RESULT")
+
+    sub = verbs.add("fuse", _fuse, "fuse the scores of several models on the same videos, as of RGB and depth")
+    sub.add_argument("results", metavar="RESULT", nargs="+", help="receipts or run folders")
+    sub.add_argument(
+        "--by",
+        choices=["prob_mean", "logit_mean", "prob_product", "learned"],
+        default="prob_mean",
+        help="default %(default)s",
+    )
+    sub.add_argument(
+        "--fit", metavar="RESULT", nargs="+", default=[], help="for learned: the same models on other, labelled videos"
+    )
+    sub.add_argument("--out", metavar="FILE", help="receipt (default: fused-BY.json beside the first result)")
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.recipes.address import find_recipe, read_recipe
+    from gesta.train import train
+
+    run = Path(options.run) if options.run else None
+    if options.resume and run and not options.recipe:
+        recipe = read_recipe(run / "recipe.json", trust=options.trust)
+    elif options.recipe:
+        recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust=options.trust)
+    else:
+        raise GestaError("name a recipe (all: gesta models), or a run to go on with: gesta train --resume --run DIR")
+    recipe = with_fields(recipe, rest, "gesta train RECIPE")
+    train(recipe, run or Path("runs") / recipe.name, resume=options.resume, trust=options.trust)
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.checkpoint import load_model
+    from gesta.evaluate import EvaluateConfig, evaluate
+    from gesta.recipes import EvaluateJob
+    from gesta.recipes.address import data_config, read_recipe
+
+    checkpoint = checkpoint_file(options.checkpoint)
+    loaded = load_model(checkpoint, trust=options.trust)
+    saved = checkpoint.parent / "recipe.json"
+    recipe = read_recipe(saved, trust=options.trust) if saved.is_file() else None
+    if options.data:
+        data: DataConfig = data_config(options.data)
+    elif recipe:
+        data = recipe.data
+    else:
+        raise GestaError(f"{checkpoint}: no recipe.json beside it, so say which videos: --data folder --data.root DIR")
+    job = with_fields(
+        EvaluateJob(data=data, evaluate=recipe.evaluate if recipe else EvaluateConfig()), rest, "gesta evaluate CKPT"
+    )
+    records = job.data.records(job.evaluate.split)
+    if not records:
+        raise GestaError(f"the data set has no split {job.evaluate.split!r}; choose another with --evaluate.split")
+    if job.data.classes() != loaded.classes:
+        raise GestaError(
+            f"{checkpoint} knows {_some(loaded.classes)}, the data set has {_some(job.data.classes())}: "
+            "evaluate on those it was trained on"
+        )
+    receipt = evaluate(loaded.model, records, loaded.classes, job.evaluate, checkpoint=str(checkpoint), data=job.data)
+    if receipt is None:  # another process of several writes the receipt
+        return
+    out = Path(options.out) if options.out else checkpoint.parent / f"result-{job.evaluate.split}.json"
+    receipt.write(out)
+    print_results(options, receipt)
+    print(f"receipt: {out}", file=sys.stderr)
+
+
+def _predict(options: argparse.Namespace, _: list[str]) -> int:
+    from gesta.checkpoint import load_model
+    from gesta.evaluate import EvaluateConfig
+    from gesta.predict import run
+
+    loaded = load_model(checkpoint_file(options.checkpoint), trust=options.trust)
+    return run(
+        loaded.model,
+        loaded.classes,
+        options.sources,
+        views=EvaluateConfig(clips=options.clips, crops=options.crops),
+        top=options.top,
+        device=options.device,
+        timeline=options.timeline,
+        window=options.window,
+        hop=options.hop,
+        smoothing=options.smoothing,
+        threshold=options.threshold,
+        min_duration=options.min_duration,
+        format="json" if options.json else options.format,
+        out=options.out,
+        draw=options.draw,
+    )
+
+
+def _compare(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.compare import compare
+    from gesta.evaluate import Receipt
+
+    print_results(options, compare(*(Receipt.read(receipt_file(path)) for path in (options.a, options.b))))
+
+
+def _fuse(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.evaluate import Receipt
+    from gesta.fuse import fuse
+
+    receipts, fit = ([Receipt.read(receipt_file(path)) for path in paths] for paths in (options.results, options.fit))
+    fused = fuse(receipts, options.by, fit)
+    out = Path(options.out) if options.out else receipt_file(options.results[0]).with_name(f"fused-{options.by}.json")
+    fused.write(out)
+    print_results(options, fused)
+    if not options.json:
+        for path, receipt in zip(options.results, receipts):
+            each = ", ".join(f"{n} {v:.2f}" for n, v in receipt.metrics.items() if n.split("/")[-1] == "top1")
+            print(f"alone: {each or 'unlabelled'} ({path})")
+    print(f"receipt: {out}", file=sys.stderr)
+
+
+def _some(classes: ClassNames) -> str:
+    spaces = classes if isinstance(classes, dict) else {"": classes}
+    return " and ".join(
+        f"{len(names)} {space} classes ({', '.join(names[:3])} …)".replace("  ", " ") for space, names in spaces.items()
+    )

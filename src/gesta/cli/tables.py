@@ -1,0 +1,41 @@
+"""Verbs about what the papers published."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gesta.cli.options import Verbs, print_results
+from gesta.errors import GestaError
+
+
+def add_verbs(verbs: Verbs) -> None:
+    sub = verbs.add("table", _table, "a paper's table with our numbers beside the paper's")
+    sub.add_argument("table", metavar="PAPER.TABLE")
+    sub.add_argument("--runs", default="runs", help="folder of runs that count (default %(default)s)")
+    sub.add_argument("--data", choices=["marionette"], help="the rehearsals on the embedded data set instead")
+
+    sub = verbs.add("ledger", _ledger, "every published cost figure beside ours")
+    sub.add_argument("--write", metavar="FILE", help="also write the page docs/fidelity.md is")
+
+
+def _table(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.config import suggest
+    from gesta.recipes.address import list_tables
+    from gesta.recipes.tables import fill
+
+    tables = list_tables()
+    if options.table not in tables:
+        raise GestaError(
+            f"there is no table {options.table!r}{suggest(options.table, tables)} (all: {', '.join(tables)})"
+        )
+    print_results(options, fill(tables[options.table], Path(options.runs), rehearsal=options.data == "marionette"))
+
+
+def _ledger(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.ledger import ledger
+
+    found = ledger()
+    if options.write:
+        Path(options.write).write_text(found.to_markdown())
+    print_results(options, found)
