@@ -28,6 +28,24 @@ def test_cost_prints_the_published_figures(capsys: pytest.CaptureFixture[str]) -
     assert "64.3905" in capsys.readouterr().out
 
 
+def test_cost_of_several_views(capsys: pytest.CaptureFixture[str]) -> None:
+    """Clips and crops are told apart by words, since papers disagree about their order."""
+    cost = ["cost", "r3d_tiny", "--style", "torch"]
+    assert run(*cost, "--json") == 0
+    one = json.loads(capsys.readouterr().out)
+    for words in ("4 clips x 3 crops", "3 crops × 4 clips", "4clips,3crops"):
+        assert run(*cost, "--views", words, "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["macs"] == one["macs"] and found["macs_of_views"] == 12 * one["macs"]
+        assert found["views"] == {"total": 12, "text": "4 clips × 3 crops"}
+    assert run(*cost, "--views", "5") == 0
+    each, together = f"{one['macs'] / 1e9:.4f}", f"{5 * one['macs'] / 1e9:.4f}"
+    assert f"{each} GMACs (torch) per view, {together} for 5 views" in capsys.readouterr().out
+    for words in ("4x3", "0", "0 clips x 3 crops", "4 clips x 3 clips", "many"):
+        assert run(*cost, "--views", words) == 2
+        assert "4 clips x 3 crops" in capsys.readouterr().err
+
+
 def test_show_changes_fields_and_refuses_misspelt_ones(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--train.lr", "0.5", "--model.inserts.0.layer.mode", "attention"]
     assert run("show", "stan.ucf101", *flags) == 0

@@ -51,6 +51,7 @@ class Cost:
         parts: in the order of the forward pass; they add up to the totals.
         uncounted: work for one clip that papers leave out of their FLOPs, by kind; of modules that have a method
             ``uncounted``, such as ATA's.
+        views: how many clips and crops of a video are scored, as a number and in words; None says nothing about them.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Cost:
     clip: tuple[int, int, int]
     parts: tuple[Part, ...]
     uncounted: dict[str, int]
+    views: tuple[int, str] | None = None
 
     @property
     def params(self) -> int:
@@ -70,7 +72,7 @@ class Cost:
         return sum(part.macs for part in self.parts)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        found: dict[str, Any] = {
             "model": self.model,
             "style": self.style,
             "clip": list(self.clip),
@@ -79,6 +81,10 @@ class Cost:
             "uncounted": self.uncounted,
             "parts": [{"name": p.name, "params": p.params, "macs": p.macs} for p in self.parts],
         }
+        if self.views:
+            number, words = self.views
+            found |= {"views": {"total": number, "text": words}, "macs_of_views": number * self.macs}
+        return found
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -100,6 +106,10 @@ class Cost:
             console.print(table)
             if self.uncounted:
                 console.print("not counted: " + ", ".join(f"{n:,} {kind}" for kind, n in self.uncounted.items()))
+            if self.views:
+                number, words = self.views
+                each, together = (f"{macs / 1e9:.4f}" for macs in (self.macs, number * self.macs))
+                console.print(f"{each} {unit} per view, {together} for {words}")
         return capture.get().rstrip()
 
 

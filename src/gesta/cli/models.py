@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from gesta.cli.options import Verbs, print_results, recipe_options, trust_option, with_fields
+from gesta.cli.options import Verbs, print_results, recipe_options, trust_option, views, with_fields
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -26,6 +26,9 @@ def add_verbs(verbs: Verbs) -> None:
         choices=["torch", "fvcore", "both"],
         default="both",
         help="counting: torch's, the papers' (fvcore), or both",
+    )
+    sub.add_argument(
+        "--views", type=views, metavar="N|WORDS", help='also the cost of so many views: 12, or "4 clips x 3 crops"'
     )
 
 
@@ -72,13 +75,15 @@ def _show(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _cost(options: argparse.Namespace, rest: list[str]) -> None:
+    from dataclasses import replace
+
     from gesta.cost import count
     from gesta.model import model_config
 
     changes = {"classes": options.classes} if options.classes is not None else {}
     model = with_fields(model_config(options.model, **changes), rest, "gesta cost")
     styles: list[Any] = ["torch", "fvcore"] if options.style == "both" else [options.style]
-    print_results(options, *[count(model, style=style) for style in styles])
+    print_results(options, *[replace(count(model, style=style), views=options.views) for style in styles])
 
 
 def _words(clip: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -128,6 +129,17 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value
+
+
+def views(text: str) -> tuple[int, str]:
+    """How many views, as a number and in words. Papers disagree about the order in "3x4", so that is refused."""
+    if text.isdecimal() and int(text):
+        return int(text), f"{text} view" + "s" * (int(text) > 1)
+    found = {unit: int(n) for n, unit in re.findall(r"([1-9]\d*) *(clip|crop)s?\b", text)}
+    if len(found) < 2 or not re.fullmatch(r"\d+ *(clip|crop)s? *[x×*,]? *\d+ *(clip|crop)s?", text):
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a number nor words such as "4 clips x 3 crops"')
+    words = (f"{found[unit]} {unit}" + "s" * (found[unit] > 1) for unit in ("clip", "crop"))
+    return found["clip"] * found["crop"], " × ".join(words)
 
 
 def recipe_options(sub: Any) -> None:
