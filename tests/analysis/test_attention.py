@@ -40,6 +40,16 @@ def test_what_is_heard_is_what_the_model_says(clip: torch.Tensor) -> None:
     assert found.dropping[1].frames == found.dropping[0].kept
 
 
+def test_frames_that_any_head_keeps(clip: torch.Tensor) -> None:
+    model = create_model("rpe_stdt_tiny", classes=3, topk_per_head=True).eval()
+    found = attend("x", model, clip)
+    kept = model.kept_frames(as_input(clip, model))[0].kept[0]  # type: ignore[operator]
+    assert found.dropping[0].kept == sorted({float(i) for i in kept.flatten().tolist()})
+    assert "the heads of block 5 together keep" in str(found)
+    titles = [axes.get_title() for axes in draw(clip, found).axes]
+    assert "frame 0" in titles and not any("✓" in title for title in titles)
+
+
 def test_a_class_token_of_the_clip_spreads_over_its_frames(clip: torch.Tensor) -> None:
     model = create_model("ctn_tiny", classes=3).eval()
     heard = attend("ctn", model, clip)

@@ -340,6 +340,69 @@ def test_further_ways_to_choose() -> None:
     assert (logits - plain).abs().max() > 1e-6 and (again - plain).abs().max() > 1e-6
 
 
+def per_head(on: Any = "qkv", **changes: Any) -> tuple[TemporalBlock, Tensor, Tensor]:
+    """A block whose heads choose, frames, and their places."""
+    block = small(std=0.4, topk_per_head=True, rpe_on=on, temporal_heads=4, **changes).temporal[1]
+    assert isinstance(block, TemporalBlock)
+    return block, torch.randn(2, 9, 48, dtype=torch.float64), UNIT * torch.tensor([[0, 1, 4, 5, 6, 9, 11, 12]] * 2)
+
+
+def test_every_head_keeps_its_own_frames() -> None:
+    """Beside the same written by hand, head by head: rows of attention, groups of the shortcut's channels, places."""
+    block, tokens, places = per_head()
+    with torch.no_grad():
+        found = block(State(tokens, (8, 1, 1), positions=places))
+        ids, scores, v = block.attend(tokens, places)
+        weights = scores.softmax(3)
+        assert ids is not None and block.attn.rpe_v is not None
+        for clip in range(2):
+            mixed, short, at, chosen = [], [], torch.zeros(4, dtype=torch.long), set()
+            for head in range(4):
+                sigma = [weights[clip, head, 1 + t].std().item() for t in range(8)]
+                kept = sorted(sorted(range(8), key=lambda t: -sigma[t])[:4])
+                lines = [0] + [1 + t for t in kept]
+                w = weights[clip, head, lines]
+                mixed.append(w @ v[clip, head] + torch.einsum("qk,qkd->qd", w, block.attn.rpe_v[0][ids[clip, lines]]))
+                short.append(tokens[clip, lines, 12 * head : 12 * head + 12])
+                at += places[clip, kept]
+                chosen.add(tuple(kept))
+            assert len(chosen) > 1  # they differ, so this test says something
+            expected = torch.cat(short, 1) + block.attn.proj(torch.cat(mixed, 1))
+            close(found.tokens[clip], expected + block.mlp(block.norm2(expected)))
+            assert torch.equal(found.positions[clip], at // 4)
+    assert found.size == (4, 1, 1)
+
+
+@pytest.mark.parametrize("mode", ["inside", "after"])
+def test_heads_that_agree_choose_together(mode: Any) -> None:
+    """One head, or heads with equal queries, keys and relative positions; otherwise not."""
+    frames = torch.randn(2, 16, 48, dtype=torch.float64)
+    for heads, equal in ((1, True), (4, True), (4, False)):
+        together, each = (
+            small(std=0.3, temporal_heads=heads, subsample_layers=(1, 2), subsample_mode=mode, topk_per_head=own)
+            for own in (False, True)
+        )
+        if equal:
+            for block in together.temporal:
+                rows = block.attn.qkv.weight.data.unflatten(0, (3, heads, -1))  # type: ignore[union-attr, operator]
+                rows[:2] = rows[:2, :1].clone()
+        each.load_state_dict(together.state_dict())  # no parameter is different
+        with torch.no_grad():
+            assert (torch.equal(encode(each, frames), encode(together, frames))) == equal
+
+
+def test_kept_frames_of_every_head() -> None:
+    model = small(topk_per_head=True)
+    first, second = model.kept_frames(video())
+    assert first.deviation.shape == (2, 2, 8) and first.kept.shape == (2, 2, 4) and second.kept.shape == (2, 2, 2)
+    close(first.deviation.mean(1), small().kept_frames(video())[0].deviation)
+    assert torch.equal(first.kept, select(first.deviation))
+    middle = first.frames[:, None].expand(-1, 2, -1).gather(2, first.kept).double().mean(1)
+    assert torch.equal(second.frames.double(), middle) and (second.frames.diff() > 0).all()
+    with pytest.raises(GestaError, match="topk_per_head needs a width that 5 temporal heads divide, not 48"):
+        small(topk_per_head=True, temporal_heads=5)
+
+
 @pytest.mark.parametrize("how", ["max", "avg", "conv1d"])
 def test_merging(how: Any) -> None:
     model = small(subsample=how, subsample_layers=(0, 1))

@@ -38,14 +38,16 @@ class Dropping:
     Attributes:
         block: its number in the model.
         frames: places of the frames that enter it, in frames of the clip.
-        deviation: σ of each frame's attention (Eq. 3.13).
-        kept: places of those that stay.
+        deviation: σ of each frame's attention (Eq. 3.13), mean of the heads.
+        kept: places of those that stay, where each head chooses in any of them.
+        per_head: each head chooses.
     """
 
     block: int
     frames: list[float]
     deviation: list[float]
     kept: list[float]
+    per_head: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -95,7 +97,8 @@ class ClassAttention:
             lines.append("  by frame: " + ", ".join(f"{value / share.sum():.0%}" for value in share))
         for d in self.dropping:
             kept = ", ".join(f"{frame:g}" for frame in d.kept)
-            lines.append(f"block {d.block} keeps {len(d.kept)} of {len(d.frames)} frames: {kept}")
+            who = f"the heads of block {d.block} together keep" if d.per_head else f"block {d.block} keeps"
+            lines.append(f"{who} {len(d.kept)} of {len(d.frames)} frames: {kept}")
         return "\n".join(lines)
 
 
@@ -127,13 +130,14 @@ def attend(name: str, model: VideoModel, clip: Tensor, *, block: int | None = No
     dropping = []
     kept_frames: Callable[[Tensor], Sequence[Any]] | None = getattr(model, "kept_frames", None)
     for kept in kept_frames(video) if kept_frames is not None else ():
-        frames = kept.frames[0].tolist()
+        frames, per_head = kept.frames[0].tolist(), kept.kept.dim() == 3
         dropping.append(
             Dropping(
                 block=kept.block,
                 frames=frames,
-                deviation=kept.deviation[0].tolist(),
-                kept=[frames[i] for i in kept.kept[0].tolist()],
+                deviation=(kept.deviation[0].mean(0) if per_head else kept.deviation[0]).tolist(),
+                kept=[frames[i] for i in kept.kept[0].unique().tolist()],
+                per_head=per_head,
             )
         )
     return ClassAttention(
@@ -230,12 +234,13 @@ def draw(clip: Tensor, found: ClassAttention) -> Figure:
     heights = [1.0, 1.0] + [0.75] * len(found.dropping)
     figure = Figure(figsize=(1.2 * len(shown) + 1.5, 1.2 * sum(heights) + 0.5), layout=tight, facecolor="white")
     table = figure.add_gridspec(rows, len(shown) + 1, width_ratios=[1] * len(shown) + [0.07], height_ratios=heights)
-    last = set(found.dropping[-1].kept) if found.dropping else set()
+    drops = bool(found.dropping) and not found.dropping[-1].per_head  # whole frames
+    last = set(found.dropping[-1].kept) if drops else set()
     low, high = np.quantile(found.map.numpy(), (0.01, 0.995))
     for column, frame in enumerate(shown):
         above, below = figure.add_subplot(table[0, column]), figure.add_subplot(table[1, column])
-        stays = not found.dropping or frame in last
-        above.set_title(f"frame {frame}" + " ✓" * bool(found.dropping and stays), fontsize=9)
+        stays = not drops or frame in last
+        above.set_title(f"frame {frame}" + " ✓" * (drops and stays), fontsize=9)
         above.imshow(clip[frame].permute(1, 2, 0).numpy(), alpha=1.0 if stays else 0.45)
         below.imshow(clip[frame].float().mean(0).numpy(), cmap="gray", vmin=0, vmax=255)
         heat = below.imshow(

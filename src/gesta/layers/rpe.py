@@ -161,10 +161,11 @@ class Attention(nn.Module):
         return q @ k.mT if added is None else q @ k.mT + added
 
     def mix(self, weights: Tensor, v: Tensor, ids: Tensor | None) -> Tensor:
-        """Values by their weights ``(B, heads, queries, keys)`` to ``(B, queries, C)``; ids of these queries."""
+        """Values by their weights ``(B, heads, queries, keys)`` to ``(B, queries, C)``; ids of these queries, or of
+        each head's queries."""
         mixed = weights @ v
         if self.rpe_v is not None and ids is not None:
-            along = ids.unsqueeze(-3).expand(weights.shape)
+            along = (ids if ids.dim() == 4 else ids.unsqueeze(-3)).expand(weights.shape)
             by_cluster = weights.new_zeros(*weights.shape[:3], self.rpe_v.shape[1]).scatter_add(3, along, weights)
             mixed = mixed + by_cluster @ self.rpe_v
         return self.proj(mixed.transpose(1, 2).flatten(2))

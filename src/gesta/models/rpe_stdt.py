@@ -74,6 +74,10 @@ class RPESTDTConfig(ModelConfig):
             from 1 and halve when all is done.
         topk_score: deviation of attention weights, or of what is before their softmax.
         topk_again: a second softmax over the rows that stay (VidTr's code).
+        topk_per_head: each head chooses its own frames (VidTr's code) instead of all by their mean deviation, as Eq.
+            3.13 has it. Of a shortcut's channels, in as many groups as heads, each group comes from the frames of its
+            head, as in that code. So what stays is no frame of the clip but parts of several, which lie in the middle
+            of them: a decision of ours, since VidTr has no positions there.
         small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`. Train it with at
             least three clips per forward pass.
     """
@@ -104,6 +108,7 @@ class RPESTDTConfig(ModelConfig):
     subsample_mode: Literal["inside", "after"] = "inside"
     topk_score: Literal["post", "logits"] = "post"
     topk_again: bool = False
+    topk_per_head: bool = False
     small_start: bool = False
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(
@@ -179,8 +184,8 @@ class Kept:
     Attributes:
         block: its number in the model.
         frames: original places of the frames that entered, ``(B, T')``, in frames of the clip.
-        deviation: σ of each (Eq. 3.13), ``(B, T')``.
-        kept: which of them stayed, ``(B, K)``, indices into the two above, ascending.
+        deviation: σ of each (Eq. 3.13), ``(B, T')``, or ``(B, heads, T')`` where each head chooses.
+        kept: which of them stayed, ``(B, K)`` or ``(B, heads, K)``, indices into the frames, ascending.
     """
 
     block: int
@@ -189,16 +194,18 @@ class Kept:
     kept: Tensor
 
 
-def deviation(attention: Tensor) -> Tensor:
-    """σ of every frame's row of an attention over time, mean of the heads (Eq. 3.13): ``(B, h, 1 + T, 1 + T)`` to
-    ``(B, T)``. The paper's factor outside the root changes no ranking; this is the unbiased one of VidTr's code."""
-    return attention[:, :, 1:].std(3).mean(1)
+def deviation(attention: Tensor, per_head: bool = False) -> Tensor:
+    """σ of every frame's row of an attention over time, mean of the heads (Eq. 3.13) or of each: ``(B, h, 1 + T,
+    1 + T)`` to ``(B, T)`` or ``(B, h, T)``. The paper's factor outside the root changes no ranking; this is the
+    unbiased one of VidTr's code."""
+    found = attention[:, :, 1:].std(3)
+    return found if per_head else found.mean(1)
 
 
 def select(score: Tensor) -> Tensor:
-    """Half of the frames, those of the largest score, in their order: ``(B, T)`` to ``(B, max(T // 2, 1))``."""
-    count = max(score.shape[1] // 2, 1)
-    return score.detach().sort(descending=True, stable=True).indices[:, :count].sort().values
+    """Half of the frames, those of the largest score, in their order: ``(…, T)`` to ``(…, max(T // 2, 1))``."""
+    count = max(score.shape[-1] // 2, 1)
+    return score.detach().sort(descending=True, stable=True).indices[..., :count].sort().values
 
 
 class Mlp(nn.Sequential):
@@ -282,7 +289,7 @@ class TemporalBlock(nn.Module):
         width, dropout = config.width, config.temporal_dropout
         self.how = config.subsample if halve else "none"
         self.inside = halve == "inside"
-        self.logits, self.again = config.topk_score == "logits", config.topk_again
+        self.logits, self.again, self.per_head = config.topk_score == "logits", config.topk_again, config.topk_per_head
         self.ratio, self.bucket = config.ratio, config.bucket
         self.relative = config.temporal_pos == "rpe"
         clusters = 2 * reach(config.ratio) + 2 if self.relative else 0
@@ -308,18 +315,19 @@ class TemporalBlock(nn.Module):
         weights = scores.softmax(3)
         kept = None
         if self.how == "topk":
-            kept = select(deviation(scores if self.logits else weights))
+            kept = select(deviation(scores if self.logits else weights, self.per_head))
         if kept is not None and self.inside:
-            along = F.pad(kept + 1, (1, 0))  # and the class token
-            tokens, positions = _rows(tokens, along), positions.gather(1, kept)
-            weights = weights.gather(2, along[:, None, :, None].expand(*weights.shape[:2], -1, weights.shape[3]))
+            tokens, positions = _keep(tokens, positions, kept)
+            along = F.pad(kept + 1, (1, 0)).view(len(kept), -1, 1 + kept.shape[-1], 1)  # and the class token
+            along = along.expand(*weights.shape[:2], -1, weights.shape[3])
+            weights = weights.gather(2, along)
             weights = weights.softmax(3) if self.again else weights
-            ids = None if ids is None else _rows(ids, along)
+            ids = None if ids is None else ids[:, None].expand(*weights.shape[:2], -1, -1).gather(2, along)
         tokens = tokens + self.dropout(self.attn.mix(weights, v, ids))
         tokens = tokens + self.mlp(self.norm2(tokens))
         if not self.inside and self.how != "none":
             if kept is not None:
-                tokens, positions = _rows(tokens, F.pad(kept + 1, (1, 0))), positions.gather(1, kept)
+                tokens, positions = _keep(tokens, positions, kept)
             else:
                 tokens, positions = self.merge(tokens, positions)
         return State(tokens, (positions.shape[1], 1, 1), positions=positions)
@@ -365,6 +373,10 @@ class RPESTDT(VideoModel):
             raise GestaError(f"patches of {config.patch} pixels do not tile a clip of {config.clip.size} pixels")
         if config.width % config.heads:
             raise GestaError(f"attention of {config.heads} heads needs a width that is divisible by it, not {width}")
+        if config.topk_per_head and config.width % config.temporal_heads:
+            raise GestaError(
+                f"topk_per_head needs a width that {config.temporal_heads} temporal heads divide, not {config.width}"
+            )
         if config.relative and reach(config.ratio) < 1:
             raise GestaError(f"ratio={config.ratio} leaves one cluster; say 0.5 or more")
         halving = self._halving(config)
@@ -498,7 +510,10 @@ class RPESTDT(VideoModel):
 
     @torch.no_grad()
     def kept_frames(self, video: Tensor) -> list[Kept]:
-        """Which frames the temporal blocks keep of clips ``(B, 3, T, H, W)``; nothing if they keep all or merge."""
+        """Which frames the temporal blocks keep of clips ``(B, 3, T, H, W)``; nothing if they keep all or merge.
+
+        Where each head chooses, the frames of later blocks lie in the middle of those that the heads kept.
+        """
         found: list[Kept] = []
 
         def note(block: int) -> Any:
@@ -506,7 +521,7 @@ class RPESTDT(VideoModel):
                 state = inputs[0]
                 assert state.positions is not None
                 scores = module.attend(state.tokens, state.positions)[1]
-                sigma = deviation(scores if module.logits else scores.softmax(3))
+                sigma = deviation(scores if module.logits else scores.softmax(3), module.per_head)
                 found.append(Kept(block, state.positions / UNIT, sigma, select(sigma)))
 
             return hook
@@ -571,9 +586,14 @@ def _prefix(state: State) -> int:
     return state.tokens.shape[1] - places
 
 
-def _rows(table: Tensor, along: Tensor) -> Tensor:
-    """Rows ``(B, K)`` of each ``(B, N, C)``."""
-    return table.gather(1, along[..., None].expand(-1, -1, table.shape[2]))
+def _keep(tokens: Tensor, positions: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """The class token and the kept frames ``(B, K)`` of ``(B, 1 + T, C)``, and their positions; of ``(B, heads, K)``
+    each group of channels from the frames of its head, in the middle of them."""
+    heads = kept if kept.dim() == 3 else kept[:, None]
+    groups = tokens.unflatten(2, (heads.shape[1], -1)).transpose(1, 2)
+    along = F.pad(heads + 1, (1, 0))[..., None].expand(-1, -1, -1, groups.shape[3])
+    places = positions[:, None].expand(-1, heads.shape[1], -1).gather(2, heads)
+    return groups.gather(2, along).transpose(1, 2).flatten(2), places.sum(1) // heads.shape[1]
 
 
 def _of_length(table: Tensor, count: int) -> Tensor:
