@@ -31,6 +31,7 @@ def test_protocol() -> None:
     train, clip, views = recipe.train, recipe.model.clip, recipe.evaluate
     assert (train.epochs, train.optimizer, train.momentum, train.weight_decay) == (100, "sgd", 0.9, 3e-4)
     assert (train.mixup, train.mix_probability, train.label_smoothing, train.clip_grad) == (0.8, 1.0, 0.1, 5.0)
+    assert train.sync_bn and mfst.isogd().train.sync_bn and not rehearse(recipe).train.sync_bn
     rates = [learning_rate(train, epoch) for epoch in (0, 1.5, 3, 51.5, 100)]
     assert rates == pytest.approx([0, 0.005, 0.01, 0.005005, 1e-5], abs=1e-9)
     assert (clip.frames, clip.sampling, clip.size) == (32, "uniform", 224)

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,10 +23,10 @@ from gesta.data.lists import Folder
 from gesta.data.transforms import mix
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
-from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, to_clips
+from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, model_config, to_clips
 from gesta.models.r3d import R3DConfig
 from gesta.optim import learning_rate
-from gesta.processes import Interruption
+from gesta.processes import Interruption, batch_norms_to_join
 from gesta.recipes import Recipe
 from gesta.run import Position
 from gesta.runlog import RunLog
@@ -234,6 +235,63 @@ def test_frozen_parts_stay_as_they_are(videos: Path, tmp_path: Path) -> None:
     first, last = asked.model.build().state_dict(), read_weights(tmp_path / "run" / "last.ckpt")
     for name, value in last.items():
         assert torch.equal(value, first[name]) == name.startswith(asked.train.freeze), name
+
+
+def processes(count: int, device: str) -> Any:
+    return SimpleNamespace(world_size=count, device=torch.device(device))
+
+
+@pytest.mark.parametrize("name", ["mfst_tiny", "r3d_tiny", "ctn_tiny", "stan_mvitv2_tiny"])
+def test_batch_norms_of_several_processes_are_joined(name: str) -> None:
+    """Every one of them, under the same names, with the same weights, and in evaluation with the same scores."""
+    norms = nn.modules.batchnorm._BatchNorm
+    config = model_config(name, classes=3)
+    alone, joined = config.build(), config.build()
+    for module in alone.modules():
+        if isinstance(module, norms) and module.running_mean is not None:
+            nn.init.uniform_(module.running_mean)
+    joined.load_state_dict(alone.state_dict())
+    nn.SyncBatchNorm.convert_sync_batchnorm(joined)
+    found = {place: type(module) for place, module in joined.named_modules() if isinstance(module, norms)}
+    assert found and set(found.values()) == {nn.SyncBatchNorm}
+    assert set(found) == {place for place, module in alone.named_modules() if isinstance(module, norms)}
+    assert list(joined.state_dict()) == list(alone.state_dict())
+    video = torch.randn(2, 3, config.clip.frames, config.clip.size, config.clip.size)
+    with torch.no_grad():
+        torch.testing.assert_close(joined.eval()(video), alone.eval()(video), atol=1e-6, rtol=1e-5)
+        if name == "mfst_tiny":
+            torch.testing.assert_close(joined.folded()(video), alone(video), atol=1e-4, rtol=1e-4)  # type: ignore[operator]
+            assert not any(isinstance(module, norms) for module in joined.folded().cdc_stem.modules())  # type: ignore[operator]
+
+
+def test_batch_norms_are_joined_where_it_can_be_done(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said of one process, SyncBatchNorm is a batch norm: training ends with the same weights."""
+    assert [batch_norms_to_join(processes(*where)) for where in ((1, "cpu"), (1, "cuda"), (2, "cuda"))] == [0, 0, 1]
+    with pytest.raises(GestaError, match=r"on CUDA only, and these 2 train on cpu; .* --train\.sync-bn False"):
+        batch_norms_to_join(processes(2, "cpu"))
+
+    convert, converted = nn.SyncBatchNorm.convert_sync_batchnorm, []
+
+    def counting(model: nn.Module, group: Any = None) -> nn.Module:
+        converted.extend([model] * isinstance(model, VideoModel))
+        return convert(model, group)
+
+    monkeypatch.setattr("gesta.train.batch_norms_to_join", lambda fabric: True)
+    monkeypatch.setattr("gesta.train.nn.SyncBatchNorm.convert_sync_batchnorm", counting)
+    for name, sync in (("joined", True), ("alone", False)):
+        train(recipe(videos, epochs=1, sync_bn=sync, freeze=("bn1.",)), tmp_path / name, quiet=True)
+    assert len(converted) == 1 and isinstance(converted[0].bn1, nn.SyncBatchNorm) and not converted[0].bn1.training
+    joined, alone = (read_weights(tmp_path / name / "last.ckpt") for name in ("joined", "alone"))
+    for name, value in alone.items():
+        torch.testing.assert_close(joined[name], value, atol=1e-6, rtol=1e-5)
+
+    monkeypatch.undo()
+    monkeypatch.setattr("gesta.train.batch_norms_to_join", lambda fabric: batch_norms_to_join(processes(2, "cpu")))
+    with pytest.raises(GestaError, match="on CUDA only"):
+        train(recipe(videos, sync_bn=True), tmp_path / "refused", quiet=True)
+    assert not (tmp_path / "refused").exists()
 
 
 def test_training_begins_with_the_given_weights(

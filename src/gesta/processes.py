@@ -59,6 +59,20 @@ def share_processors(fabric: Fabric, workers: int) -> None:
         torch.set_num_threads(max(1, processors() - loader_workers(workers, shared=True)))
 
 
+def batch_norms_to_join(fabric: Fabric) -> bool:
+    """Whether there are several processes, between which torch's SyncBatchNorm can exchange statistics.
+
+    Raises:
+        GestaError: they are on another device than CUDA, which it does not know.
+    """
+    if fabric.world_size > 1 and fabric.device.type != "cuda":
+        raise GestaError(
+            f"batch norms of several processes can be joined on CUDA only, and these {fabric.world_size} train on "
+            f"{fabric.device.type}; let each have its own by --train.sync-bn False"
+        )
+    return fabric.world_size > 1
+
+
 def mean_over_processes(fabric: Fabric, values: dict[str, Any]) -> dict[str, float]:
     """The mean of each value over all processes; the one place per step where we wait for the device."""
     stacked = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=fabric.device) for v in values.values()])

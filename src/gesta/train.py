@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from gesta.checkpoint import import_weights, load_model, save_model, save_state
@@ -28,6 +28,7 @@ from gesta.optim import build_optimizer, freeze, learning_rate, set_learning_rat
 from gesta.processes import (
     Interruption,
     all_failures,
+    batch_norms_to_join,
     in_first_process,
     leave_interruption_to_parent,
     make_fabric,
@@ -78,6 +79,7 @@ class TrainConfig:
         cutmix: alpha of CutMix, 0 for none; with both, ``mix_switch`` is the share of CutMix.
         mix_probability: share of batches that are mixed at all.
         balanced: draw classes equally often.
+        sync_bn: in training, batch norms see the clips of all processes, not of their own only (CUDA).
         freeze: prefixes of parameters that stay as they are (their batch norms stay in evaluation mode).
         compile: run ``torch.compile`` on the model.
         seed: of everything random.
@@ -118,6 +120,7 @@ class TrainConfig:
     mix_probability: float = 1.0
     mix_switch: float = 0.5
     balanced: bool = False
+    sync_bn: bool = False
     freeze: tuple[str, ...] = ()
     compile: bool = False
     seed: int = 0
@@ -162,6 +165,7 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
     fabric = make_fabric(config.precision)
     share_processors(fabric, config.workers)
     rank, world = fabric.global_rank, fabric.world_size
+    joined = config.sync_bn and batch_norms_to_join(fabric)
     classes, records, held_out = recipe.data.classes(), recipe.data.records("train"), recipe.data.records("val")
     remarks = [fit_classes(recipe.model, classes)]
     check_labels(records, recipe.model.classes)
@@ -180,6 +184,8 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
     model = recipe.model.build()
     if recipe.init.weights and not state:
         remarks.append(str(import_weights(model, recipe.init.weights, recipe.init.least)))
+    if joined:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of weights stay
     frozen_norms = freeze(model, config.freeze)
     optimizer = build_optimizer(model, config)
     compiled: Any = torch.compile(model) if config.compile else model

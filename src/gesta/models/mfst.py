@@ -192,8 +192,9 @@ class Unit(nn.Module):
     def fold(self) -> None:
         """Put the difference and the running statistics of the batch norm into a plain convolution."""
         conv, norm = self.conv, self.norm
-        if not isinstance(norm, nn.BatchNorm3d):
+        if isinstance(norm, nn.Identity):
             return
+        assert isinstance(norm, nn.BatchNorm3d | nn.SyncBatchNorm)
         assert norm.running_var is not None and norm.running_mean is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         kernel = fold_difference(conv.weight, conv.difference, conv.theta)

@@ -9,7 +9,8 @@ RGB and depth are two runs; their scores are fused afterwards, by the mean of th
 
 What the paper leaves out is as in the public code of its authors' earlier De+Recouple and UMDR: one frame of each of 32
 segments, pixels scaled to -1 … 1, MixUp's alpha of 0.8 in every batch with labels smoothed by 0.1, gradients of norm 5
-at most, a last learning rate of 1e-5. Batches have 64 clips (16 on each of four GPUs). Three of that code's habits are
+at most, a last learning rate of 1e-5, batch norms over the clips of all GPUs. Batches have 64 clips (16 on each of four
+GPUs). Three of that code's habits are
 left out: cropping NTU's colour to the person that the depth mask shows, rotating half of the clips by up to 10°, and
 passing over clips of 16 frames or fewer. Gestures are never mirrored: they distinguish hands. IsoGD starts from other
 weights there, as of a run on NTU: ``--init.weights runs/…/best.safetensors``.
@@ -55,6 +56,7 @@ def training() -> TrainConfig:
         warmup_lr=0.0,
         min_lr=1e-5,
         clip_grad=5.0,
+        sync_bn=True,
         mixup=0.8,
         label_smoothing=0.1,
         augment=Augment(crop="jitter", short_side=(240, 240), flip=0.5),
