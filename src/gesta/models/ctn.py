@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
+from gesta.layers.resize import resize_line, resize_map
 from gesta.layers.start import Standardise, start_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
@@ -368,9 +369,7 @@ class CTN(VideoModel):
             table = self._for_size(self.pos_embed, size)
             patches, token = patches + table[:, 1:], token + table[:, :1]
         elif self.config.positions == "temporal":
-            times: Tensor = self.time_embed
-            if times.shape[1] != size[0]:
-                times = _nearest(times.mT, (size[0],)).mT
+            times = resize_line(self.time_embed, size[0])
             patches = patches + times.repeat_interleave(size[1] * size[2], 1)
         return State(torch.cat([token.expand(len(video), -1, -1), patches], 1), size, self._whole)
 
@@ -430,7 +429,7 @@ class CTN(VideoModel):
         for height, width in (size[1:], configured, (math.isqrt(count), math.isqrt(count))):
             if height * width and count % (height * width) == 0:
                 grid = table[:, 1:].mT.unflatten(2, (count // (height * width), height, width))
-                return torch.cat([table[:, :1], _nearest(grid, size).flatten(2).mT], 1)
+                return torch.cat([table[:, :1], resize_map(grid, size).flatten(2).mT], 1)
         raise GestaError(f"{count} positions cannot be resized to {size[0]} planes of {places}")
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -512,8 +511,3 @@ def _check(config: CTNConfig) -> None:
 def _reduction(config: CTNConfig) -> int:
     """Pixels per point of the stem's map, in space."""
     return config.stem_stride * (2 if config.stem_pool else 1)
-
-
-def _nearest(table: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``(1, C, *)`` embeddings for another grid."""
-    return F.interpolate(table.float(), size=size, mode="nearest").to(table.dtype)

@@ -23,12 +23,12 @@ from typing import Any, Literal, NamedTuple, cast
 
 import timm
 import torch
-import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from gesta.config import config, copy, replace, suggest
 from gesta.errors import GestaError
+from gesta.layers.resize import resize_line
 from gesta.layers.start import Standardise, start_small
 from gesta.layers.temporal import TemporalAttention
 from gesta.model import AroundConfig, Classifier, ClipSpec, Grid, Insert, ModelConfig, VideoModel
@@ -121,9 +121,7 @@ class FrameModel(VideoModel):
         state = State(self.stem_of_images(images), frames)
         if self.time_embed is None:
             return state
-        times = self.time_embed.mT
-        if frames != times.shape[2]:
-            times = F.interpolate(times.float(), size=frames, mode="nearest")
+        times = resize_line(self.time_embed, frames).mT
         grid = self.to_grid(state)
         return self.from_grid(grid + times[..., None, None].to(grid.dtype), state)
 

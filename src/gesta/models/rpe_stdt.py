@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
+from gesta.layers.resize import resize_line
 from gesta.layers.rpe import Attention, Bucket, Method, On, bucket_map, line_map, reach, rows
 from gesta.layers.start import Standardise, start_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
@@ -237,7 +238,7 @@ class Collect(nn.Module):
         if self.cls_token is not None:
             found = torch.cat([self.cls_token.to(found.dtype).expand(len(found), -1, -1), found], 1)
         if self.pos_embed is not None:
-            found = found + _of_length(self.pos_embed, 1 + frames)
+            found = found + resize_line(self.pos_embed, 1 + frames)
         return State(found, (frames, 1, 1), positions=positions)
 
 
@@ -442,7 +443,7 @@ class RPESTDT(VideoModel):
         if self.pos_embed is not None:
             table: Tensor = self.pos_embed
             if table.dim() == 4:
-                table = _of_length(table.flatten(2), frames).unflatten(2, table.shape[2:])[0]
+                table = resize_line(table.flatten(2), frames).unflatten(2, table.shape[2:])[0]
                 table = _of_size(table, height, width).repeat(len(tokens) // frames, 1, 1)
             tokens = tokens + _of_size(table, height, width)
         elif (sinusoids := self._buffers["sinusoids"]) is not None:
@@ -594,13 +595,6 @@ def _keep(tokens: Tensor, positions: Tensor, kept: Tensor) -> tuple[Tensor, Tens
     along = F.pad(heads + 1, (1, 0))[..., None].expand(-1, -1, -1, groups.shape[3])
     places = positions[:, None].expand(-1, heads.shape[1], -1).gather(2, heads)
     return groups.gather(2, along).transpose(1, 2).flatten(2), places.sum(1) // heads.shape[1]
-
-
-def _of_length(table: Tensor, count: int) -> Tensor:
-    """``(1, N, C)`` embeddings for another number of vectors, by nearest neighbour."""
-    if table.shape[1] == count:
-        return table
-    return F.interpolate(table.mT.float(), size=count, mode="nearest").mT.to(table.dtype)
 
 
 def _of_size(table: Tensor, height: int, width: int) -> Tensor:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
+from gesta.layers.resize import resize_line, resize_map
 from gesta.layers.start import Standardise, start_small
 from gesta.layers.temporal import TemporalBranch
 from gesta.model import AroundConfig, Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
@@ -266,10 +267,8 @@ class TimeSformer(VideoModel):
         places: Tensor = self.pos_embed[:, 1:]
         if height * width != places.shape[1]:
             edge = int(places.shape[1] ** 0.5)
-            places = _nearest(places.transpose(1, 2).unflatten(2, (edge, edge)), (height, width)).flatten(2).mT
-        times: Tensor = self.time_embed
-        if frames != times.shape[1]:
-            times = _nearest(times.mT, (frames,)).mT
+            places = resize_map(places.transpose(1, 2).unflatten(2, (edge, edge)), (height, width)).flatten(2).mT
+        times = resize_line(self.time_embed, frames)
         patches = grid.flatten(2).mT.unflatten(0, (batch, frames)) + places[:, None] + times[:, :, None]
         token = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
         return State(torch.cat([token, patches.flatten(1, 2)], 1), (frames, height, width))
@@ -316,10 +315,10 @@ class TimeSformer(VideoModel):
                 continue
             warnings.warn(f"{name} was made for another clip and is resized to {count} vectors", stacklevel=2)
             if name == "time_embed":
-                renamed[name] = _nearest(table.mT, (count,)).mT
+                renamed[name] = resize_line(table, count)
             else:
                 old, new = (int((n - 1) ** 0.5) for n in (table.shape[1], count))
-                grid = _nearest(table[:, 1:].mT.unflatten(2, (old, old)), (new, new))
+                grid = resize_map(table[:, 1:].mT.unflatten(2, (old, old)), (new, new))
                 renamed[name] = torch.cat([table[:, :1], grid.flatten(2).mT], 1)
         return renamed
 
@@ -334,8 +333,3 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
     (r"^head\.", "classifier.linear."),
 )
 """Patterns of public names and ours."""
-
-
-def _nearest(table: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``(1, C, *)`` embeddings for another grid."""
-    return F.interpolate(table.float(), size=size, mode="nearest").to(table.dtype)
