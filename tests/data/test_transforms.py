@@ -43,7 +43,7 @@ def still(height: int = 40, width: int = 52) -> torch.Tensor:
         Augment(crop="jitter"),
         Augment(crop="short_side", scale=(0.5, 1.0)),
         Augment(rotate=30, rotate_probability=1.0),
-        Augment(color_jitter=0.4),
+        Augment(color_jitter=0.4, hue=0.1),
         Augment(randaugment=4, magnitude=21),
     ],
 )
@@ -98,6 +98,27 @@ def test_angles_reach_both_limits_in_half_of_the_clips() -> None:
     assert -10 <= min(turned) < -9.9 and 9.9 < max(turned) <= 10 and abs(sum(turned)) < 0.5 * len(turned)
     state = draw.get_state()
     assert rotation(Augment(), draw) == 0 and torch.equal(draw.get_state(), state)  # no angle, no draw
+
+
+def test_hue_turns_colours_and_leaves_grey_and_the_strongest_channel() -> None:
+    clip = torch.tensor([[200, 40, 40], [90, 90, 90]], dtype=torch.uint8).view(1, 2, 3, 1, 1).expand(4, 2, 3, 32, 32)
+    red, grey = clip.unbind(1)
+    shifts = []
+    for seed in range(150):
+        turned = augment(red, Augment(hue=0.1), SPEC, False, generator(seed))[:, :, 0, 0]
+        assert (turned == turned[0]).all()
+        r, g, b = turned[0].tolist()
+        assert (r, min(g, b)) == (200, 40)  # at most 0.1 of the circle: still the reds, as light and as colourful
+        shifts.append((g - b) / 160 / 6)
+        assert torch.equal(augment(grey, Augment(hue=0.1), SPEC, False, generator(seed)), grey)
+    assert -0.1 <= min(shifts) < -0.09 and 0.09 < max(shifts) <= 0.1
+
+
+def test_a_share_of_the_clips_is_jittered() -> None:
+    for config in (Augment(hue=0.1, jitter_probability=0.8), Augment(color_jitter=0.4, jitter_probability=0.8)):
+        clip = torch.tensor([200, 40, 40], dtype=torch.uint8).view(1, 3, 1, 1).expand(4, 3, 32, 32)
+        same = [torch.equal(augment(clip, config, SPEC, False, generator(seed)), clip) for seed in range(200)]
+        assert 20 <= sum(same) <= 60
 
 
 def test_random_resized_boxes_keep_area_and_ratio() -> None:

@@ -51,6 +51,8 @@ class Augment:
             moves in is black.
         rotate_probability: share of the clips that are turned.
         color_jitter: strength of brightness, contrast and saturation jitter, 0 for none.
+        hue: largest shift of the hue to either side, as a share of the colour circle, 0 to 0.5; 0 for none.
+        jitter_probability: share of the clips that get colour jitter (hue included).
         randaugment: number of RandAugment operations per clip, 0 for none.
         magnitude: RandAugment's magnitude, 0 to 30.
         erasing: probability of filling a random box, the same in all frames, with noise.
@@ -67,6 +69,8 @@ class Augment:
     rotate: float = 0.0
     rotate_probability: float = 0.5
     color_jitter: float = 0.0
+    hue: float = 0.0
+    jitter_probability: float = 1.0
     randaugment: int = 0
     magnitude: int = 7
     erasing: float = 0.0
@@ -112,10 +116,13 @@ def augment(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator
     clip = F.resized_crop(clip, *box, [spec.size, spec.size], interpolation=mode, antialias=True)
     if flip:
         clip = F.horizontal_flip(clip)
-    if config.color_jitter or config.randaugment:
+    jitter = config.color_jitter or config.hue
+    if jitter and config.jitter_probability < 1:
+        jitter = _uniform(0, 1, generator) < config.jitter_probability
+    if jitter or config.randaugment:
         with _randomness_of(generator):
-            if config.color_jitter:
-                clip = v2.ColorJitter(*[config.color_jitter] * 3)(clip)
+            if jitter:
+                clip = v2.ColorJitter(*[config.color_jitter] * 3, hue=config.hue)(clip)
             if config.randaugment:
                 fill = [255 * mean for mean in spec.mean]
                 bilinear = v2.InterpolationMode.BILINEAR
