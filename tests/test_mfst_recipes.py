@@ -54,7 +54,7 @@ def test_switches_of_the_tables() -> None:
         (1, 2, 4),
         True,
     )
-    assert mfst.ntu("depth", "cross_view").data == NTU(split="cross_view", modality="depth")
+    assert mfst.ntu("depth", "cross_view").data == NTU(split="cross_view", modality="depth", person_crop=True)
     assert len(model(mfst.ntu(size="base")).stages) == 3 and not model(mfst.ntu(residual=False)).residual
     baseline = model(mfst.bm())
     assert (baseline.cdc, baseline.residual, baseline.scales, baseline.knn) == ("none", False, (1,), rgb.knn)
