@@ -32,6 +32,8 @@ def test_protocol() -> None:
         train = recipe.train
         assert (train.optimizer, train.momentum, train.batch_size, train.epochs) == ("sgd", 0.9, 16, 100)
         assert (train.lr, train.warmup_epochs, train.schedule, train.weight_decay) == (0.005, 2.5, "cosine", 0)
+        augment = train.augment
+        assert (augment.color_jitter, augment.hue, augment.jitter_probability, augment.flip) == (0.4, 0.1, 0.8, 0.5)
         assert [learning_rate(train, epoch) for epoch in (0, 1.25, 2.5, 100)] == pytest.approx([0, 0.0025, 0.005, 0])
         assert (recipe.model.clip.frames, recipe.model.clip.size, recipe.model.clip.sampling) == (8, 224, "uniform")
     assert ctn.epic_kitchens().model.classes == {"verb": 97, "noun": 300}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import config, replace
 from gesta.data.dataset import Record
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig, Receipt, evaluate
@@ -110,6 +110,10 @@ def test_the_protocol_is_written_down(records: list[Record]) -> None:
     assert receipt is not None
     assert receipt.views == {"clips": 2, "crops": 3, "text": "2 clips × 3 crops", "total": 18}
     assert receipt.sampling == "dense 4×2"
+    shrinks = build()
+    shrinks.config.clip = replace(shrinks.config.clip, shrink=True)
+    other = evaluate(shrinks, records[:1], CLASSES, PROTOCOL)
+    assert other is not None and other.sampling == "dense 4×2 or less"
     assert (receipt.short_side, receipt.size) == (37, 32)  # 256 of 224, scaled to 32
     assert receipt.decoder.startswith("pyav ") and receipt.precision == "32-true"
     assert receipt.torch == torch.__version__ and receipt.model == "Brightness"
@@ -284,7 +288,6 @@ def test_two_processes_give_the_receipt_of_one(records: list[Record], tmp_path: 
 
 
 def _with(**changes: object) -> EvaluateConfig:
-    from gesta.config import replace
 
     return replace(PROTOCOL, **changes)
 

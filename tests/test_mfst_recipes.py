@@ -38,8 +38,10 @@ def test_protocol() -> None:
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 1, 1, 2).expand(1, 1, 1, 3, 1, 2)
     assert to_clips(pixels, clip)[0, 0].flatten().tolist() == pytest.approx([-127.5 / 128, 127.5 / 128])
     assert (views.split, views.clips, views.crops, views.short_side, train.augment.flip) == ("test", 1, 1, 240, 0.5)
+    assert (train.augment.rotate, train.augment.rotate_probability) == (10, 0.5)
     gestures = mfst.isogd("depth")
     assert (gestures.evaluate.split, gestures.train.augment.flip, gestures.model.classes) == ("val", 0.0, 249)
+    assert (gestures.train.augment.rotate, gestures.train.augment.rotate_probability) == (10, 0.5)
     assert gestures.data == IsoGD(modality="depth") and gestures.train.augment.short_side == (256, 256)
 
 
@@ -53,7 +55,7 @@ def test_switches_of_the_tables() -> None:
         (1, 2, 4),
         True,
     )
-    assert mfst.ntu("depth", "cross_view").data == NTU(split="cross_view", modality="depth")
+    assert mfst.ntu("depth", "cross_view").data == NTU(split="cross_view", modality="depth", person_crop=True)
     assert len(model(mfst.ntu(size="base")).stages) == 3 and not model(mfst.ntu(residual=False)).residual
     baseline = model(mfst.bm())
     assert (baseline.cdc, baseline.residual, baseline.scales, baseline.knn) == ("none", False, (1,), rgb.knn)

@@ -7,20 +7,30 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gesta.answers import Format, as_table, write
-from gesta.config import config
+from gesta.checkpoint import load_model, save_model
+from gesta.cli import main
+from gesta.config import config, replace
 from gesta.data.dataset import Record
+from gesta.data.depth import Depth
+from gesta.data.marionette import Marionette, make
 from gesta.data.video import find_videos
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig, evaluate
-from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
+from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, create_model
 from gesta.predict import Prediction, average_views, class_names, clock, find_sources, joint_names, predict, rank, run
+from gesta.recipes.address import find_recipe
+from gesta.train import train
 
 VIEWS = EvaluateConfig(clips=2, crops=3, batch_size=5, workers=0)
 
@@ -247,3 +257,83 @@ def test_all_genuine_videos_are_answered(shared: Path, timeline: bool, capsys: p
     assert {p["path"] for p in found} == set(find_videos(shared / "videos"))
     failed = {p["path"] for p in found if p["error"]}
     assert not failed, failed
+
+
+# --- depth -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def depth_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of mfst_tiny of two steps on Marionette's depth."""
+    folder = tmp_path_factory.mktemp("depth")
+    make(folder / "set", clips=12, seed=3, workers=1, size=32, depth=True)
+    recipe = find_recipe("demo", model="mfst_tiny")
+    recipe.data = Marionette(
+        root=str(folder / "set"), modality="depth", depth_encoding="repeat3", depth_range=(3000, 7000)
+    )
+    recipe.model.clip = replace(recipe.model.clip, frames=4, size=32)
+    recipe.train.epochs, recipe.train.workers, recipe.train.validate_every = 1, 0, 0
+    recipe.train.batch_size = 6
+    recipe.evaluate = EvaluateConfig(split="train", clips=4, crops=1, workers=0)
+    return train(recipe, folder / "run")
+
+
+def _command(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert not end.value.code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_model_of_depth_reads_depth_as_its_training_did(depth_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = load_model(depth_run / "best.safetensors")
+    assert loaded.depth == Depth("repeat3", 3000, 7000) and not loaded.person_crop
+    receipt = json.loads((depth_run / "result.json").read_text())
+    assert sum(1 for line in (depth_run / "log.jsonl").read_text().splitlines() if '"loss"' in line) >= 2
+    record = Marionette(root=str(depth_run.parent / "set"), modality="depth").records("train")[0]
+    (answer,) = _command(capsys, "predict", str(depth_run), record.path, "--json", "--top", "12")
+    found = {label["class"]: label["probability"] for label in answer["labels"]}
+    position = receipt["names"].index(record.name)
+    assert found == pytest.approx(dict(zip(loaded.classes, receipt["scores"]["label"][position])), abs=1e-5)
+    other = next(predict(loaded.model, loaded.classes, [record.path], top=12, depth=Depth("jet", 3000, 7000)))
+    assert dict(other.labels) != pytest.approx(found, abs=1e-5)  # how it is shown is seen in the scores
+
+
+def test_timelines_of_depth(depth_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = Marionette(root=str(depth_run.parent / "set"), modality="depth").records("train")[0]
+    answers = _command(capsys, "predict", str(depth_run), record.path, "--json", "--timeline", "--threshold", "0")
+    assert answers and all(answer["labels"] and not answer["error"] for answer in answers)
+
+
+def test_a_model_of_colour_refuses_depth_maps(depth_run: Path) -> None:
+    record = Marionette(root=str(depth_run.parent / "set"), modality="depth").records("train")[0]
+    (answer,) = predict(linear_model(), NAMES, [record.path], views=VIEWS)
+    assert not answer.labels and "is a 16-bit image (a depth map?)" in answer.error and "\n" not in answer.error
+
+
+def test_masked_depth_is_cropped_if_the_training_cropped_it(tmp_path: Path) -> None:
+    folder = tmp_path / "S001C001P001R001A001"
+    folder.mkdir()
+    for i in range(6):
+        maps = np.zeros((424, 512), dtype=np.uint16)
+        maps[50:200, 40:90] = 1000 + 500 * i
+        Image.fromarray(maps).save(folder / f"MDepth-{i + 1:08d}.png")
+    model, depth = linear_model(), Depth()
+    cropped, whole = (
+        next(predict(model, NAMES, [folder], views=VIEWS, depth=depth, person_crop=crop)) for crop in (True, False)
+    )
+    record = Record(path=str(folder), name="a", label=0, depth=depth, masks=str(folder))
+    receipt = evaluate(model, [record], NAMES, VIEWS)
+    assert receipt is not None and receipt.scores["label"][0] is not None
+    assert dict(cropped.labels) == pytest.approx(dict(zip(NAMES, receipt.scores["label"][0])), abs=1e-5)
+    assert dict(cropped.labels) != pytest.approx(dict(whole.labels), abs=1e-5)
+
+
+def test_files_that_do_not_say_are_of_colour(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "new.safetensors", create_model("r3d_tiny", classes=4), NAMES)
+    with safe_open(path, framework="pt") as file:
+        metadata = json.loads(file.metadata()["gesta"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert metadata.pop("depth") is None and metadata.pop("person_crop") is False
+    save_file(weights, tmp_path / "old.safetensors", {"gesta": json.dumps(metadata)})
+    assert load_model(tmp_path / "old.safetensors").depth is None

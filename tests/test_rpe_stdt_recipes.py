@@ -58,6 +58,17 @@ def test_switches_of_the_tables() -> None:
         assert (other.temporal_depth, other.subsample) == (depth, how)
 
 
+def test_frames_32_apart() -> None:
+    for run in rpe_stdt.SETS.values():
+        recipe = run(sampling="stride32")
+        clip = model(recipe).clip
+        assert (clip.frames, clip.sampling, clip.stride, clip.shrink) == (16, "dense", 32, True)
+        assert (clip.size, clip.mean, recipe.train.short_videos) == (224, (0.5, 0.5, 0.5), "loop")
+        assert recipe.name != run().name and recipe.evaluate.short_videos == "loop"
+    small = model(rehearse(rpe_stdt.diving48(sampling="stride32"))).clip
+    assert (small.sampling, small.shrink) == ("dense", True)
+
+
 def test_runs_of_different_models_have_different_names() -> None:
     """A table finds a run by its name alone: equal names are equal experiments."""
     found: dict[str, Recipe] = {}

@@ -16,7 +16,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gesta.config import from_json, to_json
+from gesta.data.depth import Depth
 from gesta.errors import GestaError
 from gesta.model import VideoModel
 
@@ -53,12 +54,16 @@ class Loaded:
         model: the model with its weights, in evaluation mode.
         classes: class names in label order, by label space if there are several.
         metadata: ``format``, ``gesta`` (version that wrote the file), ``model`` (configuration as JSON), ``classes``,
-            ``licence``, ``notes``.
+            ``depth``, ``person_crop``, ``licence``, ``notes``.
+        depth: how depth was shown to the model in training; None for a model of RGB, as all files without it hold.
+        person_crop: whether it was trained on pictures cropped to the person, see :mod:`gesta.data.person`.
     """
 
     model: VideoModel
     classes: ClassNames
     metadata: dict[str, Any]
+    depth: Depth | None = None
+    person_crop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,8 @@ def save_model(
     model: VideoModel,
     classes: ClassNames,
     *,
+    depth: Depth | None = None,
+    person_crop: bool = False,
     licence: str = "",
     notes: dict[str, Any] | None = None,
 ) -> Path:
@@ -124,6 +131,8 @@ def save_model(
         path: the file; its folder must exist.
         model: any device; its configuration is saved with it.
         classes: class names in label order, by label space if there are several.
+        depth: how depth is shown to the model; None for a model of RGB.
+        person_crop: the model's pictures are cropped to the person.
         licence: of the weights, for whoever receives the file.
         notes: further JSON-able facts (recipe, epoch, metrics).
     """
@@ -132,6 +141,8 @@ def save_model(
         "gesta": importlib.metadata.version("gesta"),
         "model": to_json(model.config),
         "classes": classes,
+        "depth": asdict(depth) if depth else None,
+        "person_crop": person_crop,
         "licence": licence,
         "notes": notes or {},
     }
@@ -194,7 +205,9 @@ def load_model(path: str | Path, *, trust: bool = False, device: str | torch.dev
             f"{path}: its weights do not fit the {type(model).__name__} it describes ({_complaint(error)}); "
             f"use gesta {metadata['gesta']}, which wrote it"
         ) from None
-    return Loaded(model.to(device).eval(), metadata["classes"], metadata)
+    depth = Depth(**metadata["depth"]) if metadata.get("depth") else None
+    person_crop = metadata.get("person_crop", False)
+    return Loaded(model.to(device).eval(), metadata["classes"], metadata, depth, person_crop)
 
 
 # --- the training state ----------------------------------------------------------------------------------------------

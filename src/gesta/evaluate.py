@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # these rooms import EvaluateConfig
     from lightning.fabric import Fabric
 
     from gesta.data.dataset import Batch, DataConfig, Failure, Record
-    from gesta.model import ModelConfig, VideoModel
+    from gesta.model import ClipSpec, ModelConfig, VideoModel
 
 
 @config
@@ -143,7 +143,7 @@ def evaluate(
         failed=len(failed),
         failures=sorted(failed, key=lambda failure: failure["index"]),
         views=_views(config) | {"total": sum(video.views for video in found.values())},
-        sampling=f"dense {clip.frames}×{clip.stride}" if clip.sampling == "dense" else f"uniform {clip.frames}",
+        sampling=_sampling(clip),
         coverage=config.coverage,
         short_side=test_short_side(config.short_side, clip.size),
         size=clip.size,
@@ -271,6 +271,12 @@ def _views(config: EvaluateConfig) -> dict[str, Any]:
         return {"clips": None, "crops": config.crops, "text": f"whole video × {crops}"}
     text = f"{config.clips} clip" + "s" * (config.clips > 1) + f" × {crops}"
     return {"clips": config.clips, "crops": config.crops, "text": text}
+
+
+def _sampling(clip: ClipSpec) -> str:
+    if clip.sampling == "uniform":
+        return f"uniform {clip.frames}"
+    return f"dense {clip.frames}×{clip.stride}" + " or less" * clip.shrink
 
 
 def _model_words(model: ModelConfig) -> str:

@@ -41,6 +41,8 @@ class ClipSpec:
         sampling: ``dense`` takes frames ``stride`` apart, ``uniform`` one frame of each of ``frames`` equal segments of
             the whole video (TSN sampling).
         stride: distance of neighbouring frames in dense sampling, in frames of the video.
+        shrink: let the stride of dense sampling shrink to ``n // frames``, but not below 1, for a video of n frames
+            that is shorter than a clip.
         size: height and width of a clip in pixels.
         mean: per-channel mean subtracted from RGB in [0, 1].
         std: per-channel standard deviation divided by.
@@ -49,6 +51,7 @@ class ClipSpec:
     frames: int = 16
     sampling: Literal["dense", "uniform"] = "dense"
     stride: int = 4
+    shrink: bool = False
     size: int = 224
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gesta.data.dataset import Record, TestViews, test_loader
+from gesta.data.depth import Depth
 from gesta.data.video import find_videos
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
@@ -97,6 +98,8 @@ def predict(
     views: EvaluateConfig | None = None,
     top: int = 5,
     device: str | torch.device = "auto",
+    depth: Depth | None = None,
+    person_crop: bool = False,
 ) -> Iterator[Prediction]:
     """One ranked list of actions per video, in the order of the sources.
 
@@ -107,6 +110,9 @@ def predict(
         views: the protocol, as in evaluation: clips, crops, short side, averaging, batch size, workers, decoder.
         top: number of classes to name.
         device: ``auto`` takes the first accelerator there is.
+        depth: the sources show depth, and how it was shown to the model in training: ``Loaded.depth`` of its file.
+        person_crop: crop folders of masked depth maps to the person, as in training: ``Loaded.person_crop``. Of
+            anything else nobody knows where the person is; it is shown whole.
 
     Yields:
         One :class:`Prediction` per video; for a video that cannot be read, one with ``error``.
@@ -121,7 +127,12 @@ def predict(
     place = choose_device(device)
     model.to(place).eval()
     paths = find_sources(sources)
-    dataset = TestViews([Record(path=path, name=path) for path in paths], spec, views)
+    masked = person_crop and depth is not None
+    records = [
+        Record(path=path, name=path, depth=depth, masks=path if masked and os.path.isdir(path) else "")
+        for path in paths
+    ]
+    dataset = TestViews(records, spec, views)
     contiguous = views.coverage == "contiguous"
     batch = 1 if contiguous else max(1, views.batch_size // (views.clips * views.crops))
     # Loader processes take seconds to start; for few videos a thread, which is there at once, decodes beside the model.
@@ -271,6 +282,8 @@ def run(
     format: Format = "table",
     out: str | None = None,
     draw: str | None = None,
+    depth: Depth | None = None,
+    person_crop: bool = False,
 ) -> int:
     """What ``gesta predict`` does: answer, write the answers to ``out`` (or print them), draw them onto a copy.
 
@@ -286,6 +299,8 @@ def run(
 
     live = any(is_live(source) for source in sources)
     paths = list(sources) if live else find_sources(sources)
+    if person_crop and (depth is None or timeline or live):
+        print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
     if draw and not (timeline and len(paths) == 1 and not live):
         raise GestaError("--draw needs --timeline and exactly one video that can be read twice")
     answers: Iterator[Prediction]
@@ -303,11 +318,14 @@ def run(
                 smoothing=smoothing,
                 threshold=threshold,
                 min_duration=min_duration,
+                depth=depth,
             )
             for path in paths
         )
     else:
-        answers = predict(model, classes, paths, views=views, top=top, device=device)
+        answers = predict(
+            model, classes, paths, views=views, top=top, device=device, depth=depth, person_crop=person_crop
+        )
     if live and format == "table":
         format = "text"
     if out:

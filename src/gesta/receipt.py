@@ -39,7 +39,8 @@ class Receipt:
         failures: ``{"index", "name", "reason"}`` of every failed video.
         views: ``clips`` (None: as many as the video holds) and ``crops`` per video, both in words as ``text``, and the
             ``total`` number of views that were scored.
-        sampling: frames of a clip in the field's words: ``dense 16×4`` or ``uniform 16``.
+        sampling: frames of a clip in the field's words: ``dense 16×4``, ``dense 16×32 or less`` (its stride
+            shrinks in short videos) or ``uniform 16``.
         coverage, short_videos, average: as in :class:`EvaluateConfig`.
         short_side, size: pixels of the short side before cropping and of the square crop.
         decoder: name and version.

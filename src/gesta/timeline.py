@@ -20,6 +20,7 @@ from torch import Tensor
 from gesta.config import replace
 from gesta.data.clips import crop_boxes
 from gesta.data.dataset import Record, TestViews
+from gesta.data.depth import Depth
 from gesta.data.video import VideoError, stream
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
@@ -181,6 +182,7 @@ def windows(
     device: str | torch.device = "auto",
     window: float | None = None,
     hop: float = 0.5,
+    depth: Depth | None = None,
 ) -> Iterator[Window]:
     """Joint class probabilities of every window of a video, in order; see :func:`timeline` for the arguments.
 
@@ -194,9 +196,9 @@ def windows(
     spec, live = model.config.clip, is_live(source)
     cutter = Cutter(spec, window, hop)
     one = replace(views, clips=1, crops=1, coverage="even")
-    whole = TestViews([Record(path=source, name=source)], spec, one)
+    whole = TestViews([Record(path=source, name=source, depth=depth)], spec, one)
     clips = in_background(
-        _clips(source, cutter, spec.size, whole.short_side), size=1 if live else 2 * views.batch_size, drop=live
+        _clips(source, cutter, spec.size, whole.short_side, depth), size=1 if live else 2 * views.batch_size, drop=live
     )
     batch: list[Clip] = []
     try:
@@ -220,8 +222,8 @@ def windows(
     yield from _score(model, batch, spaces, views, place)
 
 
-def _clips(source: str, cutter: Cutter, size: int, short_side: int) -> Iterator[Clip]:
-    for frame in stream(source, short_side=short_side):
+def _clips(source: str, cutter: Cutter, size: int, short_side: int, depth: Depth | None) -> Iterator[Clip]:
+    for frame in stream(source, short_side=short_side, depth=depth):
         top, left, height, width = crop_boxes(frame.image.shape[1], frame.image.shape[2], size, 1)[0]
         # a copy, so that the rest of the frame is not held with it
         image = frame.image[:, top : top + height, left : left + width].clone()
@@ -257,6 +259,7 @@ def timeline(
     threshold: float = 0.5,
     release: float | None = None,
     min_duration: float = 0.0,
+    depth: Depth | None = None,
 ) -> Iterator[Prediction]:
     """Timed actions in a video of any length, a camera or a stream, at bounded memory, each as soon as it is decided.
 
@@ -273,6 +276,7 @@ def timeline(
         threshold: probability at which a segment begins; 0 names an action at all times.
         release: probability below which it ends, None for half the threshold.
         min_duration: segments shorter than this many seconds are dropped, equal ones nearer than this are joined.
+        depth: the source shows depth, and how it was shown to the model in training.
 
     Yields:
         Segments that do not overlap, in order; with ``error`` if the video could not be read (to its end).
@@ -295,7 +299,7 @@ def timeline(
     def readable() -> Iterator[Window]:
         nonlocal error
         try:
-            yield from windows(model, classes, path, views=views, device=device, window=window, hop=hop)
+            yield from windows(model, classes, path, views=views, device=device, window=window, hop=hop, depth=depth)
         except VideoError as problem:
             error = str(problem)
 

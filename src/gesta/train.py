@@ -287,7 +287,14 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
             at.best = top1 if best else at.best
             if rank == 0 and (best or (last and at.best is None)):
                 notes = {"recipe": recipe.name, "paper": recipe.paper, "epoch": epoch, "val": metrics}
-                save_model(run / "best.safetensors", weights, classes, notes=notes)
+                save_model(
+                    run / "best.safetensors",
+                    weights,
+                    classes,
+                    depth=records[0].depth,
+                    person_crop=any(record.masks for record in records),
+                    notes=notes,
+                )
             at.failures = all_failures(fabric, at.failures)
             said = {} if watched is None else model.diagnose(watched)
             log.epoch(epoch, config.epochs, metrics, top1, said, at)

@@ -62,6 +62,9 @@ def test_what_is_wrong_with_files(folder: Path, make_video: Callable[..., Path])
     assert severities == sorted(severities, key=["error", "warning", "info"].index)
     without = check(Folder(root=str(folder), val=0.0), None, workers=0, progress=False)
     assert "shorter than a clip" not in kinds(without)
+    shrinks = ClipSpec(frames=6, stride=2, shrink=True)  # only a video with fewer frames than it is too short
+    fits = check(Folder(root=str(folder), val=0.0), shrinks, workers=0, progress=False)
+    assert "short.mp4: has 5 frames, a clip spans 6" in texts(fits, "shorter than a clip")[0]
 
 
 def test_missing_files_and_stretches_beyond_the_end(folder: Path) -> None:

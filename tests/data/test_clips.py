@@ -121,6 +121,27 @@ def test_short_videos_loop_or_hold_the_last_frame() -> None:
     assert clips.test_indices(7, spec, 1, "even", "loop").tolist() == [[0, 2, 4, 6]]
 
 
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [
+        (9, [0, 2, 4, 6]),  # stride 9 // 4 = 2, a span of 8, its middle start (9 - 8) // 2 = 0
+        (12, [0, 3, 6, 9]),  # stride 3
+        (19, [1, 5, 9, 13]),  # stride 4, starts 0 to 3
+        (20, [0, 5, 10, 15]),  # stride 5: the video is as long as a clip
+        (24, [2, 7, 12, 17]),  # longer than a clip
+        (7, [1, 2, 3, 4]),  # stride 1
+        (3, [0, 1, 2, 0]),  # fewer frames than a clip has: from the beginning again
+    ],
+)
+def test_the_stride_shrinks_in_short_videos(n: int, expected: list[int]) -> None:
+    spec = ClipSpec(frames=4, stride=5, shrink=True)
+    assert clips.test_indices(n, spec, 1, "even", "loop").tolist() == [expected]
+    starts = {tuple(train_indices(n, spec, "loop", generator(seed)).tolist()) for seed in range(60)}
+    stride = expected[1] - expected[0]
+    assert starts == {tuple((s + stride * i) % n for i in range(4)) for s in range(max(n - 4 * stride, 0) + 1)}
+    assert clips.test_indices(n, spec, 1, "contiguous", "loop").shape == (-(-n // (4 * stride)), 4)
+
+
 def test_nonsense_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         train_indices(0, DENSE[0], "loop", generator())

@@ -45,7 +45,7 @@ def broken(tmp_path: Path) -> Record:
 
 def config(**changes: object) -> TrainConfig:
     changes = {
-        "augment": Augment(color_jitter=0.3, randaugment=1, erasing=0.5),
+        "augment": Augment(rotate=10, color_jitter=0.3, randaugment=1, erasing=0.5),
         "repeats": 2,
         "batch_size": 2,
     } | changes

@@ -15,6 +15,7 @@ from gesta.data.transforms import (
     flip_targets,
     mix,
     names_side,
+    rotation,
     test_short_side,
     training_short_side,
 )
@@ -41,7 +42,8 @@ def still(height: int = 40, width: int = 52) -> torch.Tensor:
         Augment(crop="random_resized", interpolation="bicubic"),
         Augment(crop="jitter"),
         Augment(crop="short_side", scale=(0.5, 1.0)),
-        Augment(color_jitter=0.4),
+        Augment(rotate=30, rotate_probability=1.0),
+        Augment(color_jitter=0.4, hue=0.1),
         Augment(randaugment=4, magnitude=21),
     ],
 )
@@ -70,6 +72,53 @@ def test_the_global_generator_is_left_alone() -> None:
 def test_flip_mirrors_the_finished_crop() -> None:
     plain, mirrored = (augment(still(), Augment(), SPEC, flip, generator(3)) for flip in (False, True))
     assert torch.equal(plain.flip(-1), mirrored) and not torch.equal(plain, mirrored)
+
+
+def test_rotation_turns_the_whole_picture_before_the_crop() -> None:
+    bar = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
+    bar[..., 28:36, :] = 255
+    whole = Augment(crop="short_side", scale=(1.0, 1.0), rotate=90, rotate_probability=1.0)
+    spec = ClipSpec(frames=4, size=64)
+    for seed in range(4):
+        angle = rotation(whole, generator(seed))
+        turned = augment(bar, whole, spec, False, generator(seed))[0, 0].float()
+        rows, columns = (turned > 200).nonzero().float().sub(31.5).T
+        # the bar's direction, counter-clockwise: of its points, and rows run downwards
+        along = 0.5 * math.degrees(math.atan2(-2 * float((rows * columns).sum()), float((columns**2 - rows**2).sum())))
+        assert abs((along - angle + 90) % 180 - 90) < 2
+    none = Augment(crop="short_side", scale=(1.0, 1.0), rotate=0.0, rotate_probability=1.0)
+    assert torch.equal(augment(bar, none, spec, False, generator()), bar)
+
+
+def test_angles_reach_both_limits_in_half_of_the_clips() -> None:
+    draw, config = generator(), Augment(rotate=10)
+    angles = [rotation(config, draw) for _ in range(2000)]
+    turned = [angle for angle in angles if angle]
+    assert 900 < len(turned) < 1100
+    assert -10 <= min(turned) < -9.9 and 9.9 < max(turned) <= 10 and abs(sum(turned)) < 0.5 * len(turned)
+    state = draw.get_state()
+    assert rotation(Augment(), draw) == 0 and torch.equal(draw.get_state(), state)  # no angle, no draw
+
+
+def test_hue_turns_colours_and_leaves_grey_and_the_strongest_channel() -> None:
+    clip = torch.tensor([[200, 40, 40], [90, 90, 90]], dtype=torch.uint8).view(1, 2, 3, 1, 1).expand(4, 2, 3, 32, 32)
+    red, grey = clip.unbind(1)
+    shifts = []
+    for seed in range(150):
+        turned = augment(red, Augment(hue=0.1), SPEC, False, generator(seed))[:, :, 0, 0]
+        assert (turned == turned[0]).all()
+        r, g, b = turned[0].tolist()
+        assert (r, min(g, b)) == (200, 40)  # at most 0.1 of the circle: still the reds, as light and as colourful
+        shifts.append((g - b) / 160 / 6)
+        assert torch.equal(augment(grey, Augment(hue=0.1), SPEC, False, generator(seed)), grey)
+    assert -0.1 <= min(shifts) < -0.09 and 0.09 < max(shifts) <= 0.1
+
+
+def test_a_share_of_the_clips_is_jittered() -> None:
+    for config in (Augment(hue=0.1, jitter_probability=0.8), Augment(color_jitter=0.4, jitter_probability=0.8)):
+        clip = torch.tensor([200, 40, 40], dtype=torch.uint8).view(1, 3, 1, 1).expand(4, 3, 32, 32)
+        same = [torch.equal(augment(clip, config, SPEC, False, generator(seed)), clip) for seed in range(200)]
+        assert 20 <= sum(same) <= 60
 
 
 def test_random_resized_boxes_keep_area_and_ratio() -> None:

@@ -147,6 +147,8 @@ def _predict(options: argparse.Namespace, _: list[str]) -> int:
         format="json" if options.json else options.format,
         out=options.out,
         draw=options.draw,
+        depth=loaded.depth,
+        person_crop=loaded.person_crop,
     )
 
 

@@ -199,7 +199,7 @@ def _look(path: str, depth: Depth | None) -> _Look:
 
 
 def _files(looks: Mapping[str, _Look], clip: ClipSpec | None) -> Iterator[Finding]:
-    least = 0 if clip is None else clip.frames if clip.sampling == "uniform" else span(clip)
+    least = 0 if clip is None else clip.frames if clip.sampling == "uniform" or clip.shrink else span(clip)
     for path, (info, problem, _) in sorted(looks.items()):
         if info is None:
             missing = "missing" if not os.path.exists(path) else "cannot be decoded"

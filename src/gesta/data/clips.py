@@ -2,7 +2,9 @@
 
 Dense sampling follows SlowFast: a clip of T frames, ``stride`` apart, occupies a *span* of ``T * stride`` frames of the
 video (the last ``stride - 1`` of them are not shown), so neighbouring clips of a contiguous cover do not overlap and a
-clip's length in seconds is ``T * stride / fps``. Uniform sampling follows TSN: one frame of each of T equal segments.
+clip's length in seconds is ``T * stride / fps``. With ``ClipSpec.shrink`` a video of n frames that is shorter than the
+span has the stride ``max(1, n // T)`` instead, so that its clips leave it only if it has fewer than T frames. Uniform
+sampling follows TSN: one frame of each of T equal segments.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gesta.config import replace
 from gesta.model import ClipSpec
 
 ShortVideos = Literal["loop", "clamp"]
@@ -33,6 +36,7 @@ def train_indices(n: int, spec: ClipSpec, short_videos: ShortVideos, generator: 
     _check(n, spec)
     if spec.sampling == "uniform":
         return _segments(n, spec.frames, torch.rand(spec.frames, generator=generator, dtype=torch.float64))
+    spec = _shrunk(n, spec)
     starts = max(n - span(spec), 0) + 1
     start = int(torch.randint(starts, (1,), generator=generator))
     return _dense(torch.tensor([start]), n, spec, short_videos)[0]
@@ -66,6 +70,7 @@ def test_indices(
         count = 1 if coverage == "contiguous" else clips
         places = (torch.arange(count, dtype=torch.float64) + 0.5) / count
         return torch.stack([_segments(n, spec.frames, place.expand(spec.frames)) for place in places])
+    spec = _shrunk(n, spec)
     last = max(n - span(spec), 0)
     if coverage == "contiguous":
         count = -(-n // span(spec))
@@ -82,7 +87,7 @@ test_indices.__test__ = False  # type: ignore[attr-defined]  # pytest would take
 
 
 def span(spec: ClipSpec) -> int:
-    """Frames of the video that a dense clip occupies, ``frames * stride``."""
+    """Frames of a long enough video that a dense clip occupies, ``frames * stride``."""
     return spec.frames * spec.stride
 
 
@@ -104,6 +109,11 @@ def crop_boxes(height: int, width: int, size: int, crops: Literal[1, 3]) -> list
     if height > width:
         return [(top, across // 2, size, size) for top in (0, down // 2, down)]
     return [(down // 2, left, size, size) for left in (0, across // 2, across)]
+
+
+def _shrunk(n: int, spec: ClipSpec) -> ClipSpec:
+    """The same clip with the stride that it has in a video of ``n`` frames."""
+    return replace(spec, stride=max(1, min(spec.stride, n // spec.frames))) if spec.shrink else spec
 
 
 def _dense(starts: Tensor, n: int, spec: ClipSpec, short_videos: ShortVideos) -> Tensor:

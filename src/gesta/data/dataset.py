@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from gesta.config import config
 from gesta.data.clips import test_indices, train_indices
-from gesta.data.depth import Depth
+from gesta.data.depth import Depth, Modality
+from gesta.data.person import crop_to_people, find_people, whole_side
 from gesta.data.transforms import augment, crop_views, flip_targets, test_short_side, training_short_side
 from gesta.data.video import Decoder, VideoError, read
 from gesta.errors import GestaError
@@ -51,6 +52,8 @@ class Record:
         end: one past the last frame, None for the end.
         seconds: the stretch in seconds instead, for videos whose frame rates the lists do not follow.
         depth: how the video is shown to the model if it shows depth.
+        masks: folder of masked depth maps by which every frame is cropped to the people in it, see
+            :mod:`gesta.data.person`; empty for whole frames.
     """
 
     path: str
@@ -60,6 +63,7 @@ class Record:
     end: int | None = None
     seconds: tuple[float, float] | None = None
     depth: Depth | None = None
+    masks: str = ""
 
 
 def label_in(record: Record, space: str) -> int | None:
@@ -234,17 +238,28 @@ class TestViews(Dataset[Sample | Failure]):
 
 
 def read_record(record: Record, choose: Choose, short_side: int, decoder: Decoder = "pyav") -> Tensor:
-    """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them."""
-    return read(
+    """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them; with ``masks`` cropped."""
+    modality: Modality = "rgb" if record.depth is None else "depth"
+    chosen: list[Tensor] = []
+
+    def remember(n: int) -> Tensor:
+        chosen[:] = [choose(n)]
+        return chosen[0]
+
+    frames = read(
         record.path,
-        choose,
-        short_side=short_side,
+        remember,
+        short_side=whole_side(short_side, modality) if record.masks else short_side,
         start=record.start,
         end=record.end,
         seconds=record.seconds,
         depth=record.depth,
         decoder=decoder,
     )
+    if not record.masks:
+        return frames
+    places = find_people(record.masks, chosen[0] + (record.start or 0))
+    return crop_to_people(frames.flatten(0, -4), places, modality).unflatten(0, chosen[0].shape)
 
 
 def collate(samples: Sequence[Sample | Failure]) -> Batch:

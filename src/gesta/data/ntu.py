@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Collection
 from typing import Literal, get_args
 
@@ -81,6 +82,9 @@ class NTU(DataConfig):
         modality: ``rgb`` or ``depth``.
         depth_encoding: how depth becomes three channels: ``jet`` or ``repeat3``, see :class:`gesta.data.depth.Depth`.
         depth_range: millimetres that are shown as the darkest and the brightest level.
+        person_crop: show, instead of whole frames, their part around the person that masked depth shows, see
+            :mod:`gesta.data.person`. The folders of masked depth lie below the root, too, and have "masked" in their
+            path; samples without one are shown whole.
         setups: only these, if not all of the 17 were downloaded; numbers are then not those of the protocol.
         leave_out: list of names to leave out, as the official one of samples with missing skeletons (302).
     """
@@ -90,6 +94,7 @@ class NTU(DataConfig):
     modality: Modality = "rgb"
     depth_encoding: Encoding = "jet"
     depth_range: tuple[float, float] = (500.0, 4500.0)
+    person_crop: bool = False
     setups: tuple[int, ...] = ()
     leave_out: str = ""
 
@@ -124,8 +129,15 @@ class NTU(DataConfig):
         for name in left_out & set(labels):
             del labels[name]
         there = _find(self.root, labels, self.modality)
+        masks = _masks(self.root, labels, there) if self.person_crop else {}
         return [
-            Record(path=there.get(name) or os.path.join(self.root, name), name=name, label=label, depth=depth)
+            Record(
+                path=there.get(name) or os.path.join(self.root, name),
+                name=name,
+                label=label,
+                depth=depth,
+                masks=masks.get(name, ""),
+            )
             for name, label in labels.items()
         ]
 
@@ -137,6 +149,28 @@ class NTU(DataConfig):
         if self.split == "cross_view":
             return "train" if camera in TRAIN_CAMERAS else "test"
         return "train" if performer in TRAIN_SUBJECTS else "test"
+
+
+def _masks(root: str, wanted: Collection[str], there: Collection[str]) -> dict[str, str]:
+    """Name → folder of masked depth; says once of a root how many of the samples that are there have none."""
+    found = {
+        name: path
+        for name, path in _find(root, wanted, "depth").items()
+        if "masked" in path.removeprefix(root).lower() and os.path.isdir(path)
+    }
+    missing = sum(name not in found for name in there)
+    if missing and root not in _told:
+        _told.add(root)
+        print(
+            f"{root}: {missing} of {len(there)} samples have no folder of masked depth below it and are shown whole, "
+            "not cropped to the person; unpack masked depth there, or set --data.person-crop false",
+            file=sys.stderr,
+        )
+    return found
+
+
+_told: set[str] = set()
+"""Roots whose missing masks have been told of."""
 
 
 def _find(root: str, wanted: Collection[str], modality: Modality) -> dict[str, str]:

@@ -47,7 +47,12 @@ class Augment:
         flip: probability of a horizontal flip.
         flip_labels: pairs of class names that a flip exchanges; a class whose name contains the word left, right or
             clockwise and that is in no pair is never flipped.
+        rotate: largest angle in degrees by which a clip is turned, to either side, before the crop; 0 for none. What
+            moves in is black.
+        rotate_probability: share of the clips that are turned.
         color_jitter: strength of brightness, contrast and saturation jitter, 0 for none.
+        hue: largest shift of the hue to either side, as a share of the colour circle, 0 to 0.5; 0 for none.
+        jitter_probability: share of the clips that get colour jitter (hue included).
         randaugment: number of RandAugment operations per clip, 0 for none.
         magnitude: RandAugment's magnitude, 0 to 30.
         erasing: probability of filling a random box, the same in all frames, with noise.
@@ -61,7 +66,11 @@ class Augment:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     flip: float = 0.5
     flip_labels: dict[str, str] = field(default_factory=dict)
+    rotate: float = 0.0
+    rotate_probability: float = 0.5
     color_jitter: float = 0.0
+    hue: float = 0.0
+    jitter_probability: float = 1.0
     randaugment: int = 0
     magnitude: int = 7
     erasing: float = 0.0
@@ -85,7 +94,7 @@ def training_short_side(config: Augment, size: int) -> int:
 
 
 def augment(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator) -> Tensor:
-    """One training clip: crop, flip, colour jitter, RandAugment, erasing; every draw serves all frames.
+    """One training clip: rotation, crop, flip, colour jitter, RandAugment, erasing; every draw serves all frames.
 
     RandAugment works on the crop, as in image training; PySlowFast applies it to the whole frame before the crop.
 
@@ -99,15 +108,21 @@ def augment(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator
         ``(T, C, size, size)`` uint8.
     """
     height, width = clip.shape[-2:]
+    angle = rotation(config, generator)
+    if angle:
+        clip = F.rotate(clip, angle, interpolation=v2.InterpolationMode.BILINEAR)
     box = crop_box(config, height, width, spec.size, generator)
     mode = v2.InterpolationMode(config.interpolation)
     clip = F.resized_crop(clip, *box, [spec.size, spec.size], interpolation=mode, antialias=True)
     if flip:
         clip = F.horizontal_flip(clip)
-    if config.color_jitter or config.randaugment:
+    jitter = config.color_jitter or config.hue
+    if jitter and config.jitter_probability < 1:
+        jitter = _uniform(0, 1, generator) < config.jitter_probability
+    if jitter or config.randaugment:
         with _randomness_of(generator):
-            if config.color_jitter:
-                clip = v2.ColorJitter(*[config.color_jitter] * 3)(clip)
+            if jitter:
+                clip = v2.ColorJitter(*[config.color_jitter] * 3, hue=config.hue)(clip)
             if config.randaugment:
                 fill = [255 * mean for mean in spec.mean]
                 bilinear = v2.InterpolationMode.BILINEAR
@@ -115,6 +130,17 @@ def augment(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator
     if config.erasing and _uniform(0, 1, generator) < config.erasing:
         clip = _erase(clip, spec, generator)
     return clip
+
+
+def rotation(config: Augment, generator: torch.Generator) -> float:
+    """Draw the angle in degrees, counter-clockwise, by which all frames of a clip are turned; 0 for none.
+
+    Nothing of the video is asked, so RGB and depth of one sample are turned alike by generators in the same state.
+    """
+    if not config.rotate:
+        return 0.0
+    chance, angle = _uniform(0, 1, generator), _uniform(-config.rotate, config.rotate, generator)
+    return angle if chance < config.rotate_probability else 0.0
 
 
 def crop_box(

@@ -279,13 +279,20 @@ def _read(
             raise RuntimeError(f"{path}: {found} frames were found, but frames {sorted(clip.missing)} did not come")
 
 
-def stream(source: str | int | os.PathLike[str], *, short_side: int | None = None, step: int = 1) -> Iterator[Frame]:
+def stream(
+    source: str | int | os.PathLike[str],
+    *,
+    short_side: int | None = None,
+    step: int = 1,
+    depth: Depth | None = None,
+) -> Iterator[Frame]:
     """Frames one after the other, in bounded memory: a file, a folder of frames, a URL or a camera.
 
     Args:
         source: path, URL (``rtsp://…``, ``https://…``), or camera: a number or a device such as ``/dev/video0``.
         short_side: as in :func:`read`.
         step: give every ``step``-th frame only; the others are decoded but not converted.
+        depth: as in :func:`read`.
 
     Yields:
         frames with their index in decode order and their time in seconds since the first frame: by timestamp, or by
@@ -299,10 +306,10 @@ def stream(source: str | int | os.PathLike[str], *, short_side: int | None = Non
         raise ValueError(f"step must be at least 1, not {step}")
     source = source if isinstance(source, int) else os.fspath(source)
     if isinstance(source, str) and os.path.isdir(source):
-        yield from _stream_folder(source, short_side, step)
+        yield from _stream_folder(source, short_side, step, depth)
         return
     index, last, begin = -1, 0.0, None
-    convert = Converter(short_side)
+    convert = Converter(short_side, depth)
     damage: list[Exception] = []
     with open_video(source) as (container, video):
         set_threads(video)
@@ -323,11 +330,11 @@ def stream(source: str | int | os.PathLike[str], *, short_side: int | None = Non
         raise VideoError(f"{source}: no frame of it can be decoded; {DAMAGED}")
 
 
-def _stream_folder(path: str, short_side: int | None, step: int) -> Iterator[Frame]:
+def _stream_folder(path: str, short_side: int | None, step: int, depth: Depth | None) -> Iterator[Frame]:
     index = -1
-    for file in image_files(path):
+    for file in image_files(path, depth=depth is not None):
         try:
-            image = read_image(file, short_side)
+            image = read_image(file, short_side, depth)
         except OSError:
             continue
         index += 1

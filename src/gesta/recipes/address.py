@@ -120,7 +120,7 @@ def rehearse(recipe: Recipe) -> Recipe:
         if name.endswith("blocks"):
             value = tuple(sorted({block * small_blocks // blocks for block in value}))
         setattr(small.model, name, copy(value))
-    small.model.clip.sampling = recipe.model.clip.sampling
+    small.model.clip.sampling, small.model.clip.shrink = recipe.model.clip.sampling, recipe.model.clip.shrink
     came: dict[int, int] = {}
     small.model.inserts = [
         Insert(layer=copy(insert.layer), at=places[insert.at], class_token=insert.class_token)
