@@ -35,6 +35,9 @@ from gesta.layers.knn import knn_attention
 from gesta.layers.start import Standardise, start_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
+PIECE = 2048
+"""Tokens that go through a temporal Transformer together on a CPU; measured in ``benchmarks/mfst.py``."""
+
 Branches = tuple[int, int, int, int, int, int]
 """Channels of an inception: b0, then inner and outer of b1 and of b2, then b3 (I3D's order)."""
 
@@ -383,7 +386,7 @@ class WMSTrans(nn.Module):
         parts = [part for scale in scales for part in scale]
         lengths = [part.shape[1] for part in parts]
         packed = torch.cat([part + sinusoids(part.shape[1], channels, x) for part in parts], 1)
-        found = list(self.transformer(packed, lengths).split(lengths, 1))
+        found = list(self.encode(packed, lengths).split(lengths, 1))
         fused = []
         for scale, inputs in zip(self.scales, scales):
             mine = torch.cat([found.pop(0) for _ in inputs], 1)
@@ -392,6 +395,13 @@ class WMSTrans(nn.Module):
         if self.fuse == "mean":
             whole = whole / len(fused)
         return whole.reshape(batch, height, width, frames, channels).permute(0, 3, 1, 2, 4).contiguous()
+
+    def encode(self, packed: Tensor, lengths: Sequence[int]) -> Tensor:
+        """The Transformer on ``(N, L, C)``; on a CPU some of the N places at a time, whose values stay in its cache."""
+        if packed.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.transformer(packed, lengths)
+        pieces = packed.split(max(PIECE // packed.shape[1], 1))
+        return torch.cat([self.transformer(piece, lengths) for piece in pieces])
 
     def at_scale(self, routes: Tensor, scale: int) -> list[Tensor]:
         """Sequences of one scale, from ``(N, T, C)``: one of ``ceil(T / s)`` frames, or up to s windows of these."""
