@@ -65,14 +65,17 @@ def by_kth_value(q: Tensor, k: Tensor, v: Tensor, share: float) -> Tensor:
 
 
 def one_by_one(block: WMSTrans, x: Tensor) -> Tensor:
-    """Pool, add positions, Transformer, repeat, for each scale; ``(N, T, C)``."""
+    """Pool, add positions, Transformer, repeat, for each scale; ``(B, T, H, W, C)``."""
+    batch, frames, height, width, channels = x.shape
+    routes = x.permute(0, 2, 3, 1, 4).reshape(-1, frames, channels)
     total: Tensor | float = 0.0
     for scale in block.scales:
-        (pooled,) = block.at_scale(x, scale)
-        encoded = block.transformer(pooled + sinusoids(pooled.shape[1], x.shape[2], x))
+        (pooled,) = block.at_scale(routes, scale)
+        encoded = block.transformer(pooled + sinusoids(pooled.shape[1], channels, x))
         total = total + encoded.repeat_interleave(scale, 1)
     assert isinstance(total, Tensor)
-    return total / len(block.scales)
+    whole = total / len(block.scales)
+    return whole.reshape(batch, height, width, frames, channels).permute(0, 3, 1, 2, 4).contiguous()
 
 
 def main() -> None:
@@ -156,14 +159,13 @@ def main() -> None:
         width = config.stages[0].width
         block = WMSTrans(width, config, drop_path=0.0).to(device, dtype).eval()
         grid = torch.randn(batch, frames, edge, edge, width, device=device, dtype=dtype)
-        routes = grid.permute(0, 2, 3, 1, 4).reshape(-1, frames, width)
         title = f"weight-shared Transformer over {frames} frames, {edge} × {edge} places, {width} channels"
         with torch.no_grad():
             run(
                 f"{title}, evaluation",
                 {
                     "all scales at once": lambda block=block, grid=grid: block(grid),
-                    "one after another": lambda block=block, routes=routes: one_by_one(block, routes),
+                    "one after another": lambda block=block, grid=grid: one_by_one(block, grid),
                 },
             )
         weights = list(block.parameters())
@@ -171,9 +173,7 @@ def main() -> None:
             f"{title}, with gradients",
             {
                 "all scales at once": with_gradients(lambda block=block, grid=grid: block(grid), *weights),
-                "one after another": with_gradients(
-                    lambda block=block, routes=routes: one_by_one(block, routes), *weights
-                ),
+                "one after another": with_gradients(lambda block=block, grid=grid: one_by_one(block, grid), *weights),
             },
         )
 

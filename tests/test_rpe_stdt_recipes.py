@@ -82,7 +82,7 @@ def test_runs_of_different_models_have_different_names() -> None:
 
 def test_rehearsals_keep_what_is_compared() -> None:
     small = model(rehearse(rpe_stdt.hmdb51(shared=False, bucket="clip", subsample="conv1d", layers=(0, 2))))
-    assert (small.width, small.depth, small.clip.sampling) == (64, 4, "uniform")
+    assert (small.width, small.depth, small.clip.sampling) == (64, 2, "uniform")
     assert (small.shared, small.bucket, small.subsample, small.subsample_layers) == (False, "clip", "conv1d", (0, 2))
     image = model(rehearse(rpe_stdt.ucf101("vit_spatial")))
     assert (image.temporal_depth, image.absolute, image.relative) == (0, "frame", False)

@@ -23,7 +23,7 @@ def clip() -> torch.Tensor:
 
 
 def test_what_is_heard_is_what_the_model_says(clip: torch.Tensor) -> None:
-    model = create_model("rpe_stdt_tiny", classes=3).eval()
+    model = create_model("rpe_stdt_tiny", classes=3, depth=4).eval()
     video = as_input(clip, model)
     heard = listen(model, video, range(len(model.blocks)))
     assert sorted(heard) == [0, 1, 2, 3]  # temporal blocks attend to no patches
@@ -41,7 +41,7 @@ def test_what_is_heard_is_what_the_model_says(clip: torch.Tensor) -> None:
 
 
 def test_frames_that_any_head_keeps(clip: torch.Tensor) -> None:
-    model = create_model("rpe_stdt_tiny", classes=3, topk_per_head=True).eval()
+    model = create_model("rpe_stdt_tiny", classes=3, depth=4, topk_per_head=True).eval()
     found = attend("x", model, clip)
     kept = model.kept_frames(as_input(clip, model))[0].kept[0]  # type: ignore[operator]
     assert found.dropping[0].kept == sorted({float(i) for i in kept.flatten().tolist()})
@@ -90,8 +90,8 @@ def test_models_without_are_refused(clip: torch.Tensor) -> None:
     for name, block, words in (
         ("mfst_tiny", None, "no class token that attends to patches;"),
         ("r3d_tiny", None, "no class token"),
-        ("rpe_stdt_tiny", 6, "patches in block 6"),
-        ("rpe_stdt_tiny", 8, "blocks 0 to 7, not 8"),
+        ("rpe_stdt_tiny", 4, "patches in block 4"),
+        ("rpe_stdt_tiny", 6, "blocks 0 to 5, not 6"),
     ):
         with pytest.raises(GestaError, match=words):
             attend(name, create_model(name, classes=3).eval(), clip, block=block)
@@ -119,7 +119,7 @@ def test_the_verb(make_video: Callable[..., Path], tmp_path: Path, capsys: pytes
         main(["analyse", "attention", "rpe_stdt_tiny", str(video), "--json", "--out", str(out)])
     assert end.value.code == 0 and imread(out).std() > 0.1
     found = json.loads(capsys.readouterr().out)
-    assert found["block"] == 3 and len(found["dropping"][1]["kept"]) == 2 and len(found["attention"]) == 8
+    assert found["block"] == 1 and len(found["dropping"][1]["kept"]) == 2 and len(found["attention"]) == 8
     with pytest.raises(SystemExit) as end:
         main(["analyse", "attention", "mfst_tiny", str(video)])
     assert end.value.code == 1 and "no class token" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from gesta.model import create_model
 
 def test_which_filters() -> None:
     for name, layer, shape in (
-        ("rpe_stdt_tiny", "patch_embed", (64, 3, 8, 8)),
+        ("rpe_stdt_tiny", "convolutions.0", (24, 3, 3, 3)),
         ("ctn_tiny", "video_to_tokens.conv", (16, 3, 5, 5, 5)),
         ("mvitv2_tiny", "patch_embed", (48, 3, 3, 15, 15)),
     ):

@@ -77,7 +77,7 @@ VARIANTS = {
     ),
     "ctn_tiny+vivit": Variant("ctn_tiny", {"embed": "tube", "mapping": "linear", "positions": "learned"}, token=True),
     # a class token is equally far from everything, and in the last block of either encoder only that is read out
-    "rpe_stdt_tiny": Variant("rpe_stdt_tiny", token=True, unreached=("spatial.3.attn.rpe_q", "temporal.3.attn.rpe_q")),
+    "rpe_stdt_tiny": Variant("rpe_stdt_tiny", token=True, unreached=("spatial.1.attn.rpe_q", "temporal.3.attn.rpe_q")),
     "rpe_stdt_tiny+all": Variant(
         "rpe_stdt_tiny",
         {

@@ -566,3 +566,12 @@ def test_exported_is_eager() -> None:
 def test_impossible_sizes_are_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(GestaError, match=sentence):
         small(**changes)
+
+
+def test_a_stem_keeps_the_patches_grid() -> None:
+    plain, stemmed = (model_config("rpe_stdt_tiny", stem=stem).build() for stem in ((), (8, 16)))
+    clip = torch.randn(1, 3, 2, 64, 48)
+    assert stemmed.stem(clip).tokens.shape == plain.stem(clip).tokens.shape == (2, 1 + 8 * 6, 64)
+    assert stemmed.stem(clip).size == (2, 8, 6)
+    with pytest.raises(GestaError, match="patch of 8 pixels is not divisible by 16"):
+        model_config("rpe_stdt_tiny", stem=(8, 8, 8, 8)).build()

@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isqrt, log, prod
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -53,6 +54,8 @@ class RPESTDTConfig(ModelConfig):
         heads: of spatial attention.
         mlp_ratio: hidden width of the spatial MLPs, in widths.
         patch: edge of the square patches in pixels.
+        stem: our addition for small models trained from scratch: channels of 3 × 3 convolutions of stride 2 before the
+            patches, each with batch norm and ReLU. Patches then are of their map and cover as many pixels as before.
         relative: relative positions in spatial attention.
         absolute: position embeddings of the patches: a learnt table for all frames (``frame``, as ViT's) or one per
             frame (``clip``), fixed sinusoids, or none.
@@ -90,6 +93,7 @@ class RPESTDTConfig(ModelConfig):
     heads: int = 12
     mlp_ratio: float = 4.0
     patch: int = 16
+    stem: tuple[int, ...] = ()
     relative: bool = True
     absolute: Literal["none", "frame", "clip", "sinusoid"] = "none"
     bucket: Bucket = "sectioned"
@@ -147,12 +151,17 @@ def stdt_topk() -> RPESTDTConfig:
 
 
 def rpe_stdt_tiny() -> RPESTDTConfig:
-    """Four and four narrow blocks for CPUs: 8 frames of 64 × 64, every fourth frame, patches of 8 × 8."""
+    """Two and four narrow blocks for CPUs: 8 frames of 64 × 64, every fourth frame, patches of 8 × 8.
+
+    Like the large ones it needs an encoder of single frames to start from: train one with ``temporal_depth=0`` and
+    ``subsample="none"``, then load its weights.
+    """
     return RPESTDTConfig(
         width=64,
-        depth=4,
+        depth=2,
         heads=2,
         patch=8,
+        stem=(24, 48),
         temporal_heads=2,
         temporal_head_width=32,
         temporal_hidden=128,
@@ -372,6 +381,11 @@ class RPESTDT(VideoModel):
         width, edge = config.width, config.clip.size // config.patch
         if config.clip.size % config.patch:
             raise GestaError(f"patches of {config.patch} pixels do not tile a clip of {config.clip.size} pixels")
+        if config.patch % 2 ** len(config.stem):
+            raise GestaError(
+                f"a stem of {len(config.stem)} convolutions halves the picture as often, and a patch of "
+                f"{config.patch} pixels is not divisible by {2 ** len(config.stem)}"
+            )
         if config.width % config.heads:
             raise GestaError(f"attention of {config.heads} heads needs a width that is divisible by it, not {width}")
         if config.topk_per_head and config.width % config.temporal_heads:
@@ -381,7 +395,12 @@ class RPESTDT(VideoModel):
         if config.relative and reach(config.ratio) < 1:
             raise GestaError(f"ratio={config.ratio} leaves one cluster; say 0.5 or more")
         halving = self._halving(config)
-        self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
+        self.convolutions = nn.Sequential()
+        for inputs, outputs in pairwise((3, *config.stem)):
+            conv = nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False)
+            self.convolutions.extend((conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)))
+        patch = config.patch >> len(config.stem)
+        self.patch_embed = nn.Conv2d((3, *config.stem)[-1], width, patch, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed: nn.Parameter | None = None
         if config.absolute in ("frame", "clip"):
@@ -436,7 +455,7 @@ class RPESTDT(VideoModel):
     def stem(self, video: Tensor) -> State:
         """Patches of every frame behind a class token, with their embeddings if there are any."""
         frames = video.shape[2]
-        grid = self.patch_embed(video.transpose(1, 2).flatten(0, 1))
+        grid = self.patch_embed(self.convolutions(video.transpose(1, 2).flatten(0, 1)))
         height, width = grid.shape[2:]
         patches = grid.flatten(2).mT
         tokens = torch.cat([self.cls_token.to(patches.dtype).expand(len(patches), -1, -1), patches], 1)
