@@ -163,7 +163,7 @@ def _masks(root: str, wanted: Collection[str], there: Collection[str]) -> dict[s
         _told.add(root)
         print(
             f"{root}: {missing} of {len(there)} samples have no folder of masked depth below it and are shown whole, "
-            "not cropped to the person; unpack masked depth there, or set --data.person-crop false",
+            "not cropped to the person; unpack masked depth there, or set --data.person-crop False",
             file=sys.stderr,
         )
     return found

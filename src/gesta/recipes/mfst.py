@@ -10,7 +10,7 @@ RGB and depth are two runs; their scores are fused afterwards, by the mean of th
 What the paper leaves out is as in the public code of its authors' earlier De+Recouple and UMDR: one frame of each of 32
 segments, pixels scaled to -1 … 1, MixUp's alpha of 0.8 in every batch with labels smoothed by 0.1, gradients of norm 5
 at most, a last learning rate of 1e-5, batch norms over the clips of all GPUs, half of the clips turned by up to 10°,
-NTU's frames cropped to the person that masked depth shows (``--data.person-crop false`` goes without). Batches have 64
+NTU's frames cropped to the person that masked depth shows (``--data.person-crop False`` goes without). Batches have 64
 clips (16 on each of four GPUs). One habit of that code is left out: passing over clips of 16 frames or fewer. Gestures
 are never mirrored: they distinguish hands. IsoGD starts from other weights there, as of a run on NTU:
 ``--init.weights runs/…/best.safetensors``.
