@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gesta.cli.options import (
     Verbs,
@@ -19,6 +20,9 @@ from gesta.cli.options import (
     with_fields,
 )
 from gesta.errors import GestaError
+
+if TYPE_CHECKING:
+    from gesta.data.dataset import DataConfig
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -56,6 +60,17 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("model", metavar="MODEL|CKPT")
     sub.add_argument("--ref", type=place, metavar="ROW,COLUMN", help="whose positions (default: the centre, 7,7)")
     sub.add_argument("--out", default="rpe.png")
+    trust_option(sub)
+    sub = analyse.add("stages", _analyse_stages, "linear probes: what each stage knows about the classes", fields=True)
+    sub.add_argument("run", metavar="RUN|MODEL", help="run folder, .safetensors file or name (random weights)")
+    sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="videos (default: the run's; fields: --data.root)")
+    sub.add_argument("--split", choices=["val", "test"], default="test", help="scored (default %(default)s)")
+    sub.add_argument("--n", type=count, help="videos of each split at most, drawn at random (default: all)")
+    sub.add_argument("--c", type=float, default=1.0, help="inverse strength of regularisation (default %(default)s)")
+    sub.add_argument("--space", help="label space (default: the first)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    sub.add_argument("--out", default="stages.png")
     trust_option(sub)
     sub = analyse.add("tsne", _analyse_tsne, "t-SNE of features before the classifier, runs side by side", fields=True)
     sub.add_argument("runs", metavar="RUN", nargs="+", help="run folder or .safetensors file")
@@ -179,16 +194,41 @@ def _analyse_rpe(options: argparse.Namespace, rest: list[str]) -> None:
     print(options.out, file=sys.stderr)
 
 
+def _analyse_stages(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.analysis.features import labelled
+    from gesta.analysis.sources import load
+    from gesta.analysis.stages import probe_stages, stages_figure
+
+    name, model = load(options.run, trust=options.trust)
+    data = _videos_of(options.run, options, rest, "gesta analyse stages")
+    splits = []
+    for split in ("train", options.split):
+        records, labels, _ = labelled(data, split, n=options.n, space=options.space, seed=options.seed)
+        if not records:
+            raise GestaError(f"the data has no labelled videos of the split {split!r} (gesta data list shows them)")
+        splits.append((records, labels))
+    found = probe_stages(name, model, *splits, strength=options.c, device=options.device)
+    stages_figure(found, options.out)
+    print_results(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _videos_of(run: str, options: argparse.Namespace, rest: list[str], program: str) -> DataConfig:
+    """The data set of ``--data``, or else that of a run, with the fields that flags change."""
+    from gesta.analysis.features import run_data
+
+    flags = [flag.replace("--data.", "--", 1) for flag in rest]
+    if options.data:
+        return data_source(options.data, flags, program)
+    return with_fields(run_data(run, trust=options.trust), flags, program)
+
+
 def _analyse_tsne(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.analysis.sources import load
-    from gesta.analysis.tsne import choose, project, run_data, tsne_figure
+    from gesta.analysis.tsne import choose, project, tsne_figure
 
     models = [load(run, trust=options.trust) for run in options.runs]
-    if options.data:
-        flags = [flag.replace("--data.", "--", 1) for flag in rest]
-        data = data_source(options.data, flags, "gesta analyse tsne")
-    else:
-        data = with_fields(run_data(options.runs[0], trust=options.trust), rest, "gesta analyse tsne")
+    data = _videos_of(options.runs[0], options, rest, "gesta analyse tsne")
     classes = [name for words in options.classes or () for name in words.split(",") if name]
     chosen = choose(data, options.split, classes, n=options.n, space=options.space, seed=options.seed)
     found = project(models, *chosen, device=options.device, seed=options.seed)
