@@ -61,6 +61,16 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--ref", type=place, metavar="ROW,COLUMN", help="whose positions (default: the centre, 7,7)")
     sub.add_argument("--out", default="rpe.png")
     trust_option(sub)
+    sub = analyse.add(
+        "stage-attention", _analyse_stage_attention, "draw what frames and places attend to in each stage of ST-MANet"
+    )
+    sub.add_argument("model", metavar="CKPT|MODEL", help="run folder, .safetensors file or name (random weights)")
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument(
+        "--at", type=place, metavar="ROW,COLUMN", help="what this place attends to, in pixels of the model's clip"
+    )
+    sub.add_argument("--out", default="stage-attention.png")
+    trust_option(sub)
     sub = analyse.add("stages", _analyse_stages, "linear probes: what each stage knows about the classes", fields=True)
     sub.add_argument("run", metavar="RUN|MODEL", help="run folder, .safetensors file or name (random weights)")
     sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="videos (default: the run's; fields: --data.root)")
@@ -190,6 +200,14 @@ def _analyse_rpe(options: argparse.Namespace, rest: list[str]) -> None:
     config = with_fields(read_config(options.model, trust=options.trust), rest, "gesta analyse rpe")
     found = bucket_map_of(options.model, config, options.ref)
     map_figure(found, options.out)
+    print_results(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_stage_attention(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.stage_attention import stage_attention_figure
+
+    found = stage_attention_figure(options.model, options.video, options.out, place=options.at, trust=options.trust)
     print_results(options, found)
     print(options.out, file=sys.stderr)
 
