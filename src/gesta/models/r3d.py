@@ -7,6 +7,7 @@ they load as they are (only ``fc`` is renamed).
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import cast
 
@@ -27,12 +28,14 @@ class R3DConfig(ModelConfig):
     Attributes:
         depths: bottlenecks in each of the four stages.
         width: channels of the stem and of the first stage's bottlenecks; each further stage doubles it.
-        time_strides: by how much the max-pool and the last three stages shorten time; all halve height and width.
+        stem_kernel: frames, rows and columns of the first convolution, odd.
+        time_strides: of the first convolution, the max-pool and the last three stages; in space all have 2.
     """
 
     depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     width: int = 64
-    time_strides: tuple[int, int, int, int] = (2, 2, 2, 2)
+    stem_kernel: tuple[int, int, int] = (7, 7, 7)
+    time_strides: tuple[int, int, int, int, int] = (1, 2, 2, 2, 2)
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(
             frames=32, stride=2, size=112, mean=(0.4345, 0.4051, 0.3775), std=(0.2768, 0.2713, 0.2737)
@@ -100,15 +103,17 @@ class R3DTrunk(VideoModel):
 
     def __init__(self, config: R3DConfig, stages: int = 4) -> None:
         super().__init__(config)
-        width = config.width
-        self.conv1 = nn.Conv3d(3, width, 7, stride=(1, 2, 2), padding=3, bias=False)
+        width, kernel = config.width, config.stem_kernel
+        in_conv, in_pool, *in_stages = config.time_strides
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+        self.conv1 = nn.Conv3d(3, width, kernel, (in_conv, 2, 2), padding, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool3d(3, stride=(config.time_strides[0], 2, 2), padding=1)
+        self.maxpool = nn.MaxPool3d(3, (in_pool, 2, 2), padding=1)
         rates = list(drop_path_rates(config.drop_path, sum(config.depths[:stages])))
         inputs = width
         for stage in range(stages):
-            first = (config.time_strides[stage], 2, 2) if stage else 1
+            first = (in_stages[stage - 1], 2, 2) if stage else 1
             blocks = []
             for i in range(config.depths[stage]):
                 blocks.append(self.bottleneck(inputs, width, 1 if i else first, rates.pop(0)))
@@ -120,7 +125,7 @@ class R3DTrunk(VideoModel):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def stem_map(self, video: Tensor) -> Tensor:
-        """7×7×7 convolution, batch norm, ReLU, max-pool: ``(B, 3, T, H, W)`` to ``(B, w, T / 2, H / 4, W / 4)``.
+        """Convolution, batch norm, ReLU, max-pool: ``(B, 3, T, H, W)`` to ``(B, w, T / 2, H / 4, W / 4)`` (Hara).
 
         From the convolution on, channels lie last: on CPUs max-pooling is then ten times as fast.
         """
@@ -133,7 +138,7 @@ class R3DTrunk(VideoModel):
 
     def grid_at(self, block: int) -> Grid:
         clip, channels = self.config.clip, self.config.width
-        frames, size = _after(clip.frames, self.config.time_strides[0]), _after(clip.size, 4)
+        frames, size = _after(clip.frames, math.prod(self.config.time_strides[:2])), _after(clip.size, 4)
         for module in self.blocks[:block]:
             if isinstance(module, Bottleneck):
                 channels = module.conv3.out_channels

@@ -103,8 +103,8 @@ def st_manet_50() -> STMANetConfig:
 
 
 def st_manet_tiny() -> STMANetConfig:
-    """A narrow network of four bottlenecks for CPUs: 16 frames of 64 × 64, 4 of which the last stage still has."""
-    config = STMANetConfig(depths=(1, 1, 1, 1), width=12, time_strides=(2, 2, 1, 1))
+    """A narrow network of four bottlenecks for CPUs: 16 frames of 64 × 64; stage 5 still has 4."""
+    config = STMANetConfig(depths=(1, 1, 1, 1), width=12, stem_kernel=(3, 5, 5), time_strides=(2, 1, 2, 1, 1))
     config.clip.frames, config.clip.size = 16, 64
     return config
 
@@ -237,7 +237,7 @@ class STMANet(R3DTrunk):
                 comes = projected if stage == 2 else stage - 1 in tda_stages
                 pool = None
                 if stage + 1 in tda_stages:
-                    pool = (config.time_strides[stage - 1], 2, 2)
+                    pool = (config.time_strides[stage], 2, 2)
                 elif stage == LAST and config.tda_final == "add":
                     pool = (1, 1, 1)
                 tda = TDALayer(_tda(config), channels, channels // 2 * comes, pool)

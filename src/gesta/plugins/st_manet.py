@@ -15,6 +15,7 @@ As plug-ins they are Z_t without a branch, and Z + Z_s.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -134,6 +135,10 @@ class TDALayer(nn.Module):
         """Z_t (Eq. 3): ``(B, C, T, H, W)`` to the same shape."""
         return x + self.aggregate(x).residual
 
+    def diagnose(self, x: Tensor) -> dict[str, float]:
+        """Entropy of the attention on a map ``(B, C, T, H, W)``, see :func:`entropy`."""
+        return {"entropy": entropy(self.attend([x]))}
+
     def aggregate(self, x: Tensor, branch: Tensor | None = None) -> Aggregated:
         """Attention between the frames of a map ``(B, C, T, H, W)`` and of the branch, of another width."""
         attention = self.attend([x] if branch is None else [x, branch])
@@ -181,7 +186,7 @@ class SDALayer(nn.Module):
         if config.qk_reduction is not None:
             self.alpha, self.beta = (_pointwise(channels, max(channels // config.qk_reduction, 1)) for _ in range(2))
             for conv in (self.alpha, self.beta):
-                nn.init.normal_(conv.weight, std=0.01)
+                nn.init.normal_(conv.weight, std=0.5 * channels**-0.5)
         self.pi = nn.Sequential()
         if config.v_reduction is not None:
             self.eta = _pointwise(channels, max(channels // config.v_reduction, 1))
@@ -192,6 +197,10 @@ class SDALayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Z + Z_s: ``(B, C, T, H, W)`` to the same shape."""
         return x + self.aggregate(x).residual
+
+    def diagnose(self, x: Tensor) -> dict[str, float]:
+        """Entropy of the attention on a map ``(B, C, T, H, W)``, see :func:`entropy`."""
+        return {"entropy": entropy(self.aggregate(x).attention)}
 
     def aggregate(self, x: Tensor) -> Aggregated:
         """Attention between the places of a map ``(B, C, T, H, W)``."""
@@ -204,6 +213,11 @@ class SDALayer(nn.Module):
             value = value.softmax(1 if c.second_softmax == "position" else 2)
         value = value.unflatten(2, (size[0], -1)).unflatten(1, size[1:])
         return Aggregated(self.pi(value.permute(0, 4, 3, 1, 2)), attention)
+
+
+def entropy(attention: Tensor) -> float:
+    """Mean entropy of rows ``(B, N, N)`` in units of the largest possible: 1 looks everywhere alike, 0 at one place."""
+    return (torch.special.entr(attention).sum(-1).mean() / math.log(max(attention.shape[-1], 2))).item()
 
 
 def _over_time(inputs: int, outputs: int, groups: int = 1) -> nn.Conv3d:
