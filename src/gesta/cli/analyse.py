@@ -42,6 +42,23 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--runs", default="runs", help="folder of runs whose accuracy is shown (default %(default)s)")
     sub.add_argument("--out", default="clusters.png")
     trust_option(sub)
+    sub = analyse.add("complexity", _analyse_complexity, "parameters, multiply-adds and latency against accuracy")
+    sub.add_argument(
+        "sources",
+        metavar="RESULT|MODEL|RECIPE|PAPER.TABLE",
+        nargs="+",
+        help="receipt or run folder; model (cost only); recipe or table (published numbers, and those of runs)",
+    )
+    sub.add_argument("--runs", default="runs", help="folder of runs of recipes and tables (default %(default)s)")
+    sub.add_argument(
+        "--style", choices=["torch", "fvcore"], default="torch", help="counting: torch's, or the papers' (fvcore)"
+    )
+    sub.add_argument(
+        "--seconds", type=float, default=2.0, help="of each measurement of latency; 0: none (default %(default)s)"
+    )
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    sub.add_argument("--out", default="complexity.png")
+    trust_option(sub)
     sub = analyse.add("confusion", _analyse_confusion, "which classes are taken for which, in one receipt or two")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="receipt or run folder; of two also the difference")
     sub.add_argument("--by", metavar="FILE", help="add up classes by attribute: CSV, JSON, or Diving48_vocab.json")
@@ -169,6 +186,18 @@ def _analyse_clusters(options: argparse.Namespace, rest: list[str]) -> None:
     config = with_fields(read_config(options.model, trust=options.trust), rest, "gesta analyse clusters")
     found = sweep(options.model, config, options.ratios, options.runs)
     sweep_figure(found, options.out)
+    print_results(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_complexity(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.complexity import compare_costs, complexity_figure, subjects
+
+    chosen = [s for source in options.sources for s in subjects(source, runs=options.runs, trust=options.trust)]
+    if not chosen:
+        raise GestaError(f"{', '.join(options.sources)}: no row there has a recipe, so there is nothing to count")
+    found = compare_costs(chosen, style=options.style, seconds=options.seconds, device=options.device)
+    complexity_figure(found, options.out)
     print_results(options, found)
     print(options.out, file=sys.stderr)
 
