@@ -12,6 +12,7 @@ import torch
 
 import gesta.sweep
 from conftest import write_video
+from gesta.analysis.sweep_chart import draw
 from gesta.cli import main
 from gesta.config import to_json
 from gesta.data.lists import Folder
@@ -21,7 +22,7 @@ from gesta.model import ClipSpec, Insert
 from gesta.models.r3d import R3DConfig
 from gesta.plugins.stan import STAN
 from gesta.recipes import Recipe
-from gesta.sweep import Sweep, Trial, draw, field_name, leaves, sweep
+from gesta.sweep import Sweep, Trial, field_name, leaves, sweep
 from gesta.train import TrainConfig
 
 

@@ -91,13 +91,14 @@ class StageProbes:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=f"{self.name}: linear probes", title_justify="left")
+        table = Table()
         for column in ("", "width", "top-1 %", "training videos %"):
             table.add_column(column, justify="right" if column else "left")
         for p in self.probes:
             table.add_row(p.stage, str(p.width), f"{p.top1:.2f}", f"{p.training:.2f}")
         console = Console(width=120, color_system=None, markup=False, highlight=False)
         with console.capture() as capture:
+            console.print(f"{self.name}: linear probes", soft_wrap=True)
             console.print(table)
             fitted, scored = self.videos
             console.print(

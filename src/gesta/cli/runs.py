@@ -138,6 +138,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
+    from gesta.processes import is_first_process
     from gesta.recipes.address import find_recipe
     from gesta.sweep import field_name, sweep, value_at
 
@@ -149,7 +150,8 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
     values = [value_at(with_fields(recipe, [flag, *text.split()], program), name) for text in options.values.split(",")]
     out = Path(options.out) if options.out else None
     found = sweep(recipe, name, values, seeds=options.seeds, out=out, trust=options.trust)
-    print_results(options, found)
+    if is_first_process():
+        print_results(options, found)
     return int(any(trial.failure for trial in found.trials))
 
 
