@@ -39,7 +39,7 @@ def test_without_convolutions_frames_may_be_permuted() -> None:
     found = layer.aggregate(X)
     turned = layer.attend([X[:, :, ORDER]])
     torch.testing.assert_close(turned, found.attention[:, ORDER][:, :, ORDER])
-    (weighed,), (again,) = layer._weigh(found.attention, [X]), layer._weigh(turned, [X[:, :, ORDER]])
+    (weighed,), (again,) = layer.weigh(found.attention, [X]), layer.weigh(turned, [X[:, :, ORDER]])
     torch.testing.assert_close(again, weighed[:, :, ORDER])
     with_convolutions = made(TDA())
     assert (with_convolutions(X[:, :, ORDER]) - with_convolutions(X)[:, :, ORDER]).abs().max() > 1e-3
@@ -57,7 +57,7 @@ def test_places_may_be_permuted_and_time_is_nothing_to_sda() -> None:
 @pytest.mark.parametrize(("kind", "axes"), [("position", 2), ("feature", (1, 3, 4))])
 def test_second_softmax_of_tda(kind: Any, axes: Any) -> None:
     layer = made(TDA(second_softmax=kind), incoming=8, pool=(2, 2, 2))
-    parts = layer._weigh(layer.attend([X, some(8, *GRID[1:])]), [X, some(8, *GRID[1:])])
+    parts = layer.weigh(layer.attend([X, some(8, *GRID[1:])]), [X, some(8, *GRID[1:])])
     whole = torch.cat(parts, 1)
     assert whole.shape == (2, 24, *GRID[1:])
     torch.testing.assert_close(whole.sum(axes), torch.ones_like(whole.sum(axes)))
