@@ -15,10 +15,10 @@ from gesta.data.dataset import Record, TrainingClips, collate
 from gesta.model import to_clips
 from gesta.models.ctn import CTNConfig
 from gesta.optim import build_optimizer, learning_rate
+from gesta.receipt import headline
 from gesta.recipes import Recipe, ctn
 from gesta.recipes.address import rehearse
 from gesta.recipes.tables import fill
-from gesta.train import _top1
 
 
 def model(recipe: Recipe) -> CTNConfig:
@@ -74,8 +74,8 @@ def test_tables_show_actions(tmp_path: Path) -> None:
 
 
 def test_the_best_weights_have_the_best_actions() -> None:
-    assert _top1({"verb/top1": 60.0, "noun/top1": 40.0, "action/top1": 30.0, "action/top5": 70.0}) == 30
-    assert _top1({"left/top1": 60.0, "right/top1": 40.0}) == 50 and _top1({"top1": 7.0, "top5": 9.0}) == 7
+    assert headline({"verb/top1": 60.0, "noun/top1": 40.0, "action/top1": 30.0, "action/top5": 70.0}) == 30
+    assert headline({"left/top1": 60.0, "right/top1": 40.0}) == 50 and headline({"top1": 7.0, "top5": 9.0}) == 7
 
 
 @pytest.mark.parametrize("changes", [{}, {"variant": "vivit", "positions": "learned"}, {"schedule": "vivit"}])

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -397,6 +398,30 @@ def bench_model(
         training=batch / training_s,
         memory=memory,
     )
+
+
+def latency(config: ModelConfig, *, device: str | torch.device = "auto", seconds: float = 2.0) -> tuple[float, str]:
+    """Milliseconds of the forward pass of one clip at full precision: the median, after a first pass.
+
+    Args:
+        config: the model; its weights are fresh.
+        device: ``auto`` takes the first accelerator there is.
+        seconds: of the measurement; at least three passes are measured.
+
+    Returns:
+        The median, and the device in words.
+    """
+    place, clip = choose_device(device), config.clip
+    model = config.build().to(place).eval()
+    video = torch.randn(1, 3, clip.frames, clip.size, clip.size, device=place)
+    took: list[float] = []
+    with torch.inference_mode():
+        while len(took) < 4 or sum(took[1:]) < seconds:
+            begin = time.perf_counter()
+            model(video)
+            _wait(place)
+            took.append(time.perf_counter() - begin)
+    return 1000 * statistics.median(took[1:]), _device_words(place)
 
 
 def _loss(scores: Tensor | dict[str, Tensor]) -> Tensor:

@@ -106,6 +106,13 @@ def suggest(word: str, known: Collection[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def words(value: Any) -> str:
+    """A value as users write it: elements of a tuple with spaces between them."""
+    if isinstance(value, list | tuple):
+        return " ".join(words(item) for item in value) or "()"
+    return str(value)
+
+
 def _field_names(cls: type) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
 

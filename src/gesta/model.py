@@ -153,6 +153,10 @@ class VideoModel(nn.Module):
         """Size of the map before block ``block`` (``len(blocks)``: after the last) at the configured clip size."""
         raise NotImplementedError
 
+    def scale_token(self, state: Any, factor: int) -> Any:
+        """The state with its class token multiplied. The map may be, too: :meth:`from_grid` is about to replace it."""
+        return tree_map_only(Tensor, lambda part: part * factor if part.is_floating_point() else part, state)
+
     def losses(self, state: Any) -> dict[str, Tensor]:
         """Extra training losses by name, already weighted; computed from the last block's state."""
         return {}
@@ -258,16 +262,13 @@ class VideoModel(nn.Module):
             f"insert.{name}": layer for name, layer in self.inserts.named_modules() if hasattr(layer, "diagnose")
         }
         if speaking:
-            modes = {module: module.training for module in self.modules()}
             handles = [listen(name, layer) for name, layer in speaking.items()]
-            self.eval()
             try:
-                self._run(video, None)
+                with evaluating(self):
+                    self._run(video, None)
             finally:
                 for handle in handles:
                     handle.remove()
-                for module, training in modes.items():
-                    module.training = training
         return found
 
     def tap_names(self) -> list[str]:
@@ -289,7 +290,7 @@ class VideoModel(nn.Module):
             if str(i) in self.inserts:
                 grid = run(self.inserts[str(i)], self.to_grid(state))
                 if (scale := self._token_scale[str(i)]) != 1:
-                    state = _scaled(state, scale)  # of which from_grid keeps the class token only
+                    state = self.scale_token(state, scale)
                 state = self.from_grid(grid, state)
                 self._tap(taps, f"insert.{i}", state)
             state = run(block, state)
@@ -310,9 +311,16 @@ class VideoModel(nn.Module):
         return not name.startswith(("classifier.", "norm."))
 
 
-def _scaled(state: Any, factor: int) -> Any:
-    """A state with all its floating-point tensors multiplied."""
-    return tree_map_only(Tensor, lambda part: part * factor if part.is_floating_point() else part, state)
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode for a while; every module's mode is as it was afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _call(module: nn.Module, state: Any) -> Any:
@@ -432,6 +440,8 @@ MODELS: dict[str, str] = {
     "ata_cyclemlp_tiny": "gesta.models.cyclemlp",
     "r3d_50": "gesta.models.r3d",
     "r3d_tiny": "gesta.models.r3d",
+    "st_manet_50": "gesta.models.st_manet",
+    "st_manet_tiny": "gesta.models.st_manet",
     "ctn_b": "gesta.models.ctn",
     "ctn_b_eq": "gesta.models.ctn",
     "ctn_a": "gesta.models.ctn",

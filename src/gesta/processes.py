@@ -42,6 +42,11 @@ def make_fabric(precision: Any = "32-true") -> Fabric:
     return fabric
 
 
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that torchrun or srun started, also before they know each other."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
+
+
 def _leave_group() -> None:
     """Gloo's threads must end before the interpreter does, or it may abort; Lightning sees to NCCL's only."""
     if torch.distributed.is_initialized():

@@ -172,6 +172,14 @@ class Receipt:
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
+def headline(metrics: dict[str, float] | None) -> float | None:
+    """Top-1 in percent; with several label spaces that of actions (verb and noun), or the mean over the spaces."""
+    if metrics and f"{ACTION}/top1" in metrics:
+        return metrics[f"{ACTION}/top1"]
+    found = [value for name, value in (metrics or {}).items() if name.split("/")[-1] == "top1"]
+    return sum(found) / len(found) if found else None
+
+
 def measure(
     scores: Sequence[Sequence[float] | None], labels: Sequence[int | None], classes: int
 ) -> tuple[dict[str, float], list[float | None], list[list[int]]]:

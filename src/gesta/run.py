@@ -85,7 +85,7 @@ def open_run(run: Path, recipe: Recipe, classes: ClassNames, resume: bool) -> st
             old = json.loads(path.read_text())
         except ValueError:
             raise GestaError(f"{path}: is damaged; mend it, or start anew in another folder with --run") from None
-        changes = _differences(old, new)
+        changes = differences(old, new)
         fixed = [text for name, text in changes.items() if not name.startswith(MAY_CHANGE)]
         if fixed:
             raise GestaError(
@@ -110,14 +110,14 @@ def list_hash(records: Sequence[Record]) -> str:
     return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
 
 
-def _differences(old: Any, new: Any, name: str = "") -> dict[str, str]:
+def differences(old: Any, new: Any, name: str = "") -> dict[str, str]:
     """Dotted name → ``"name: old → new"`` for every leaf that differs."""
     if old == new:
         return {}
     if isinstance(old, dict) and isinstance(new, dict):
         found: dict[str, str] = {}
         for key in {**old, **new}:
-            found |= _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            found |= differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
         return found
     return {name: f"{name}: {json.dumps(old)} → {json.dumps(new)}"}
 

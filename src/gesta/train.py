@@ -35,7 +35,7 @@ from gesta.processes import (
     mean_over_processes,
     share_processors,
 )
-from gesta.receipt import ACTION
+from gesta.receipt import headline
 from gesta.run import Position, check_labels, fit_classes, list_hash, open_run, read_state
 from gesta.runlog import RunLog
 
@@ -282,7 +282,7 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
                 save()  # an evaluation may be broken off anywhere
                 with interruption.at_once():
                     metrics = _validate(weights, held_out, classes, recipe, fabric)
-            top1 = _top1(metrics)
+            top1 = headline(metrics)
             best = top1 is not None and (at.best is None or top1 >= at.best)  # a draw goes to the later
             at.best = top1 if best else at.best
             if rank == 0 and (best or (last and at.best is None)):
@@ -357,14 +357,6 @@ def _validate(
     protocol = replace(recipe.evaluate, split="val", clips=1, crops=1, coverage="even")
     receipt = evaluate(model, held_out, classes, protocol, fabric=fabric)
     return fabric.broadcast(receipt.metrics if receipt else {})
-
-
-def _top1(metrics: dict[str, float] | None) -> float | None:
-    """Top-1 in percent; with several label spaces that of actions (verb and noun), or the mean over the spaces."""
-    if metrics and f"{ACTION}/top1" in metrics:
-        return metrics[f"{ACTION}/top1"]
-    found = [value for name, value in (metrics or {}).items() if name.split("/")[-1] == "top1"]
-    return sum(found) / len(found) if found else None
 
 
 def _evaluate_best(run: Path, recipe: Recipe, classes: ClassNames, fabric: Fabric, log: RunLog, trust: bool) -> None:

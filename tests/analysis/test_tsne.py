@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from gesta.analysis.tsne import Projection, Projections, choose, draw, features, project, run_data, same_class
+from gesta.analysis.features import features, run_data
+from gesta.analysis.tsne import Projection, Projections, choose, draw, project, same_class
 from gesta.checkpoint import save_model
 from gesta.cli import main
 from gesta.config import to_json
@@ -57,7 +58,7 @@ def test_the_videos_of_some_classes_out_of_a_random_draw(data: Folder) -> None:
 def test_features_are_what_the_classifier_gets(data: Folder) -> None:
     model = small()
     records, *_ = choose(data, "test")
-    found, failures = features(model, records, device="cpu", batch_size=4)  # type: ignore[arg-type]
+    found, failures = features(model, records, lambda clips: {"x": model.embed(clips)}, device="cpu", batch_size=4)  # type: ignore[arg-type]
     assert sorted(found) == [0, 1, 2, 3, 4, 5, 6, 8] and [failure.index for failure in failures] == [7]
     from gesta.data.dataset import TestViews
     from gesta.evaluate import EvaluateConfig
@@ -66,7 +67,7 @@ def test_features_are_what_the_classifier_gets(data: Folder) -> None:
     sample = TestViews(records, spec, EvaluateConfig(clips=1, crops=1))[8]
     with torch.no_grad():
         clips = to_clips(sample["video"][None], spec)  # type: ignore[call-overload,index]
-        torch.testing.assert_close(torch.from_numpy(found[8]), model.embed(clips)[0])  # type: ignore[operator]
+        torch.testing.assert_close(torch.from_numpy(found[8]["x"]), model.embed(clips)[0])  # type: ignore[operator]
 
 
 def test_neighbours_of_the_same_class() -> None:

@@ -21,6 +21,7 @@ from gesta.config import copy, from_json, to_json
 from gesta.errors import GestaError
 from gesta.model import Insert, LayerConfig, ModelConfig, VideoModel, list_models, model_config
 from gesta.plugins.ata import ATA
+from gesta.plugins.st_manet import SDA, TDA
 from gesta.plugins.stan import STAN
 
 
@@ -101,6 +102,8 @@ PLUGINS = {
     "stan.gated": PlugIn(STAN(residual="gated", direction="source_to_output"), gives=1, exact=True),
     "stan.separable": PlugIn(STAN(mode="attention", scale="small"), gives=2),
     "stan.bn": PlugIn(STAN(scale="cost_matched_large", padding_mode="border"), gives=2, useless=("conv.bias",)),
+    "tda": PlugIn(TDA()),
+    "sda": PlugIn(SDA()),
 }
 
 # begins of names of models that have a class token

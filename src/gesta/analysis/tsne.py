@@ -7,23 +7,20 @@ L. van der Maaten and G. Hinton, JMLR 9, 2008.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
+from gesta.analysis.features import features, labelled
 from gesta.analysis.sources import write_figure
 from gesta.config import suggest
-from gesta.data.dataset import DataConfig, Failure, Record, SplitName, TestViews, label_in, test_loader
+from gesta.data.dataset import DataConfig, Failure, Record, SplitName
 from gesta.errors import GestaError
-from gesta.evaluate import EvaluateConfig
-from gesta.model import VideoModel, to_clips
-from gesta.predict import MANY, choose_device
-from gesta.progress import track
-from gesta.recipes.address import read_recipe
+from gesta.model import VideoModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,23 +82,6 @@ class Projections:
         return "\n".join(lines)
 
 
-def run_data(source: str, *, trust: bool = False) -> DataConfig:
-    """The data set that a run was trained on.
-
-    Args:
-        source: run folder, or a file in one.
-        trust: as in :func:`gesta.checkpoint.load_model`.
-
-    Raises:
-        GestaError: no ``recipe.json`` there.
-    """
-    path = Path(source)
-    recipe = (path if path.is_dir() else path.parent) / "recipe.json"
-    if not recipe.is_file():
-        raise GestaError(f"{source}: no recipe.json beside it, so say which videos: --data folder --data.root DIR")
-    return read_recipe(recipe, trust=trust).data
-
-
 def choose(
     data: DataConfig,
     split: SplitName,
@@ -127,51 +107,18 @@ def choose(
     Raises:
         GestaError: an unknown class or label space, or fewer than four such videos.
     """
-    found = data.classes()
-    spaces = found if isinstance(found, dict) else {"label": found}
-    space = next(iter(spaces)) if space is None else space
-    if space not in spaces:
-        raise GestaError(f"the data set has no label space {space!r}{suggest(space, spaces)}")
-    names = spaces[space]
+    records, labels, names = labelled(data, split, n=n, space=space, seed=seed)
     for name in classes or ():
         if name not in names:
             raise GestaError(f"the data set has no class {name!r}{suggest(name, names)}")
     shown = list(classes) if classes else names
-    labelled = [record for record in data.records(split) if label_in(record, space) is not None]
-    draw = np.random.default_rng(seed).permutation(len(labelled))[:n]
-    chosen = [labelled[i] for i in sorted(draw.tolist()) if names[label_in(labelled[i], space) or 0] in shown]
+    chosen = [i for i, label in enumerate(labels) if names[label] in shown]
     if len(chosen) < 4:
         raise GestaError(
-            f"{len(chosen)} of {len(labelled)} labelled videos of the split {split!r} are left, and t-SNE needs four; "
+            f"{len(chosen)} of {len(records)} labelled videos of the split {split!r} are left, and t-SNE needs four; "
             "choose more with --n, --classes or --split"
         )
-    labels = [shown.index(names[label_in(record, space) or 0]) for record in chosen]
-    return chosen, labels, shown
-
-
-@torch.inference_mode()
-def features(
-    model: VideoModel, records: Sequence[Record], *, device: str = "auto", batch_size: int = 16, workers: int = -1
-) -> tuple[dict[int, np.ndarray], list[Failure]]:
-    """Pooled features of the centre crop of every video's middle clip.
-
-    Returns:
-        Position in ``records`` → ``(D,)`` float32, and the videos that could not be read.
-    """
-    place = choose_device(device)
-    model.to(place).eval()
-    spec = model.config.clip
-    if workers < 0 and len(records) < MANY:
-        workers = 0  # loader processes take seconds to start
-    views = TestViews(records, spec, EvaluateConfig(clips=1, crops=1))
-    found: dict[int, np.ndarray] = {}
-    failures: list[Failure] = []
-    for batch in track(test_loader(views, range(len(records)), batch_size, workers), "features"):
-        failures += batch["failures"]
-        if len(batch["index"]):
-            values = model.embed(to_clips(batch["video"].to(place, non_blocking=True), spec)).float().cpu().numpy()
-            found.update(zip(batch["index"].tolist(), values))
-    return found, failures
+    return [records[i] for i in chosen], [shown.index(names[labels[i]]) for i in chosen], shown
 
 
 def project(
@@ -200,7 +147,7 @@ def project(
         from sklearn.manifold import TSNE
     except ImportError:
         raise GestaError("t-SNE needs scikit-learn, which is not installed: pip install 'gesta[analysis]'") from None
-    extracted = [features(model, records, device=device) for _, model in models]
+    extracted = [features(model, records, _before_classifier(model), device=device) for _, model in models]
     failures = {failure.index: failure for _, failed in extracted for failure in failed}
     readable = [i for i in range(len(records)) if i not in failures]
     if len(readable) < 4:
@@ -208,7 +155,7 @@ def project(
     truth = np.array([labels[i] for i in readable])
     found = []
     for (name, _), (values, _) in zip(models, extracted):
-        matrix = np.stack([values[i] for i in readable])
+        matrix = np.stack([values[i]["embed"] for i in readable])
         perplexity = min(PERPLEXITY, (len(matrix) - 1) / 3)
         start = "pca" if min(matrix.shape) >= 2 else "random"
         places = TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(matrix)
@@ -220,6 +167,10 @@ def project(
         failures=[failures[i] for i in sorted(failures)],
         models=found,
     )
+
+
+def _before_classifier(model: VideoModel) -> Callable[[Tensor], dict[str, Tensor]]:
+    return lambda clips: {"embed": model.embed(clips)}
 
 
 def same_class(matrix: np.ndarray, labels: np.ndarray) -> float:

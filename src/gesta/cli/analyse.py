@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gesta.cli.options import (
     Verbs,
@@ -19,6 +20,9 @@ from gesta.cli.options import (
     with_fields,
 )
 from gesta.errors import GestaError
+
+if TYPE_CHECKING:
+    from gesta.data.dataset import DataConfig
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -38,6 +42,23 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--runs", default="runs", help="folder of runs whose accuracy is shown (default %(default)s)")
     sub.add_argument("--out", default="clusters.png")
     trust_option(sub)
+    sub = analyse.add("complexity", _analyse_complexity, "parameters, multiply-adds and latency against accuracy")
+    sub.add_argument(
+        "sources",
+        metavar="RESULT|MODEL|RECIPE|PAPER.TABLE",
+        nargs="+",
+        help="receipt or run folder; model (cost only); recipe or table (published numbers, and those of runs)",
+    )
+    sub.add_argument("--runs", default="runs", help="folder of runs of recipes and tables (default %(default)s)")
+    sub.add_argument(
+        "--style", choices=["torch", "fvcore"], default="torch", help="counting: torch's, or the papers' (fvcore)"
+    )
+    sub.add_argument(
+        "--seconds", type=float, default=2.0, help="of each measurement of latency; 0: none (default %(default)s)"
+    )
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    sub.add_argument("--out", default="complexity.png")
+    trust_option(sub)
     sub = analyse.add("confusion", _analyse_confusion, "which classes are taken for which, in one receipt or two")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="receipt or run folder; of two also the difference")
     sub.add_argument("--by", metavar="FILE", help="add up classes by attribute: CSV, JSON, or Diving48_vocab.json")
@@ -56,6 +77,27 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("model", metavar="MODEL|CKPT")
     sub.add_argument("--ref", type=place, metavar="ROW,COLUMN", help="whose positions (default: the centre, 7,7)")
     sub.add_argument("--out", default="rpe.png")
+    trust_option(sub)
+    sub = analyse.add(
+        "stage-attention", _analyse_stage_attention, "draw what frames and places attend to in each stage of ST-MANet"
+    )
+    sub.add_argument("model", metavar="CKPT|MODEL", help="run folder, .safetensors file or name (random weights)")
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument(
+        "--at", type=place, metavar="ROW,COLUMN", help="what this place attends to, in pixels of the model's clip"
+    )
+    sub.add_argument("--out", default="stage-attention.png")
+    trust_option(sub)
+    sub = analyse.add("stages", _analyse_stages, "linear probes: what each stage knows about the classes", fields=True)
+    sub.add_argument("run", metavar="RUN|MODEL", help="run folder, .safetensors file or name (random weights)")
+    sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="videos (default: the run's; fields: --data.root)")
+    sub.add_argument("--split", choices=["val", "test"], default="test", help="scored (default %(default)s)")
+    sub.add_argument("--n", type=count, help="videos of each split at most, drawn at random (default: all)")
+    sub.add_argument("--c", type=float, default=1.0, help="inverse strength of regularisation (default %(default)s)")
+    sub.add_argument("--space", help="label space (default: the first)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    sub.add_argument("--out", default="stages.png")
     trust_option(sub)
     sub = analyse.add("tsne", _analyse_tsne, "t-SNE of features before the classifier, runs side by side", fields=True)
     sub.add_argument("runs", metavar="RUN", nargs="+", help="run folder or .safetensors file")
@@ -148,6 +190,18 @@ def _analyse_clusters(options: argparse.Namespace, rest: list[str]) -> None:
     print(options.out, file=sys.stderr)
 
 
+def _analyse_complexity(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.complexity import compare_costs, complexity_figure, subjects
+
+    chosen = [s for source in options.sources for s in subjects(source, runs=options.runs, trust=options.trust)]
+    if not chosen:
+        raise GestaError(f"{', '.join(options.sources)}: no row there has a recipe, so there is nothing to count")
+    found = compare_costs(chosen, style=options.style, seconds=options.seconds, device=options.device)
+    complexity_figure(found, options.out)
+    print_results(options, found)
+    print(options.out, file=sys.stderr)
+
+
 def _analyse_confusion(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.confusion import confusion, confusion_figure
     from gesta.evaluate import Receipt
@@ -179,16 +233,49 @@ def _analyse_rpe(options: argparse.Namespace, rest: list[str]) -> None:
     print(options.out, file=sys.stderr)
 
 
+def _analyse_stage_attention(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.stage_attention import stage_attention_figure
+
+    found = stage_attention_figure(options.model, options.video, options.out, place=options.at, trust=options.trust)
+    print_results(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _analyse_stages(options: argparse.Namespace, rest: list[str]) -> None:
+    from gesta.analysis.features import labelled
+    from gesta.analysis.sources import load
+    from gesta.analysis.stages import probe_stages, stages_figure
+
+    name, model = load(options.run, trust=options.trust)
+    data = _videos_of(options.run, options, rest, "gesta analyse stages")
+    splits = []
+    for split in ("train", options.split):
+        records, labels, _ = labelled(data, split, n=options.n, space=options.space, seed=options.seed)
+        if not records:
+            raise GestaError(f"the data has no labelled videos of the split {split!r} (gesta data list shows them)")
+        splits.append((records, labels))
+    found = probe_stages(name, model, *splits, strength=options.c, device=options.device)
+    stages_figure(found, options.out)
+    print_results(options, found)
+    print(options.out, file=sys.stderr)
+
+
+def _videos_of(run: str, options: argparse.Namespace, rest: list[str], program: str) -> DataConfig:
+    """The data set of ``--data``, or else that of a run, with the fields that flags change."""
+    from gesta.analysis.features import run_data
+
+    flags = [flag.replace("--data.", "--", 1) for flag in rest]
+    if options.data:
+        return data_source(options.data, flags, program)
+    return with_fields(run_data(run, trust=options.trust), flags, program)
+
+
 def _analyse_tsne(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.analysis.sources import load
-    from gesta.analysis.tsne import choose, project, run_data, tsne_figure
+    from gesta.analysis.tsne import choose, project, tsne_figure
 
     models = [load(run, trust=options.trust) for run in options.runs]
-    if options.data:
-        flags = [flag.replace("--data.", "--", 1) for flag in rest]
-        data = data_source(options.data, flags, "gesta analyse tsne")
-    else:
-        data = with_fields(run_data(options.runs[0], trust=options.trust), rest, "gesta analyse tsne")
+    data = _videos_of(options.runs[0], options, rest, "gesta analyse tsne")
     classes = [name for words in options.classes or () for name in words.split(",") if name]
     chosen = choose(data, options.split, classes, n=options.n, space=options.space, seed=options.seed)
     found = project(models, *chosen, device=options.device, seed=options.seed)

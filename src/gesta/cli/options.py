@@ -114,6 +114,14 @@ def numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between them") from None
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between them") from None
+
+
 def place(text: str) -> tuple[int, int]:
     """Row and column."""
     try:

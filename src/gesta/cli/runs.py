@@ -14,6 +14,7 @@ from gesta.cli.options import (
     receipt_file,
     recipe_options,
     trust_option,
+    whole_numbers,
     with_fields,
 )
 from gesta.errors import GestaError
@@ -34,6 +35,17 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
     sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
     sub.add_argument("--out", metavar="FILE", help="receipt (default: result-SPLIT.json beside the checkpoint)")
+    trust_option(sub)
+
+    sub = verbs.add(
+        "sweep", _sweep, "train a recipe with several values of a field, and draw the accuracy", fields=True
+    )
+    sub.add_argument("recipe", metavar="RECIPE", help="as of gesta train")
+    sub.add_argument("--field", required=True, metavar="NAME", help="any field, by the name of its flag: train.lr")
+    sub.add_argument("--values", required=True, metavar="V,V,…", help="elements of one value with spaces: '0 1,2 3'")
+    sub.add_argument("--seeds", type=whole_numbers, metavar="S,S,…", help="trainings per value (default: the recipe's)")
+    sub.add_argument("--out", metavar="DIR", help="folder of all runs (default runs/NAME-sweep-FIELD)")
+    recipe_options(sub)
     trust_option(sub)
 
     sub = verbs.add("predict", _predict, "name the actions in files, folders, a camera or a stream")
@@ -123,6 +135,24 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
     receipt.write(out)
     print_results(options, receipt)
     print(f"receipt: {out}", file=sys.stderr)
+
+
+def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
+    from gesta.processes import is_first_process
+    from gesta.recipes.address import find_recipe
+    from gesta.sweep import field_name, sweep, value_at
+
+    program = "gesta sweep RECIPE"
+    recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust=options.trust)
+    recipe = with_fields(recipe, rest, program)
+    name = field_name(recipe, options.field)
+    flag = "--" + name.replace("_", "-")
+    values = [value_at(with_fields(recipe, [flag, *text.split()], program), name) for text in options.values.split(",")]
+    out = Path(options.out) if options.out else None
+    found = sweep(recipe, name, values, seeds=options.seeds, out=out, trust=options.trust)
+    if is_first_process():
+        print_results(options, found)
+    return int(any(trial.failure for trial in found.trials))
 
 
 def _predict(options: argparse.Namespace, _: list[str]) -> int:

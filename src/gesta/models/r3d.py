@@ -7,9 +7,11 @@ they load as they are (only ``fc`` is renamed).
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import cast
 
+import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -26,17 +28,21 @@ class R3DConfig(ModelConfig):
     Attributes:
         depths: bottlenecks in each of the four stages.
         width: channels of the stem and of the first stage's bottlenecks; each further stage doubles it.
+        stem_kernel: frames, rows and columns of the first convolution, odd.
+        time_strides: of the first convolution, the max-pool and the last three stages; in space all have 2.
     """
 
     depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     width: int = 64
+    stem_kernel: tuple[int, int, int] = (7, 7, 7)
+    time_strides: tuple[int, int, int, int, int] = (1, 2, 2, 2, 2)
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(
             frames=32, stride=2, size=112, mean=(0.4345, 0.4051, 0.3775), std=(0.2768, 0.2713, 0.2737)
         )
     )
 
-    def build(self) -> R3D:
+    def build(self) -> R3DTrunk:
         return R3D(self)
 
 
@@ -58,11 +64,11 @@ class Bottleneck(nn.Module):
     Args:
         inputs: channels of the input.
         width: w; the output has ``4 * w`` channels.
-        stride: of time and space alike.
+        stride: of time and space alike, or of time, height and width.
         drop_path: probability of leaving the branch out for a clip in training.
     """
 
-    def __init__(self, inputs: int, width: int, stride: int, drop_path: float) -> None:
+    def __init__(self, inputs: int, width: int, stride: int | tuple[int, int, int], drop_path: float) -> None:
         super().__init__()
         outputs = EXPANSION * width
         self.conv1 = nn.Conv3d(inputs, width, 1, bias=False)
@@ -74,7 +80,7 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.drop_path = DropPath(drop_path)
         self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
+        if self.conv2.stride != (1, 1, 1) or inputs != outputs:
             self.downsample = nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm3d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,65 +91,59 @@ class Bottleneck(nn.Module):
         return self.relu(self.drop_path(branch) + self.downsample(x))
 
 
-class R3D(VideoModel):
-    """3-D ResNet. Its blocks are the bottlenecks; the stages of ``r3d_50`` start at blocks 0, 3, 7 and 13.
+class R3DTrunk(VideoModel):
+    """Stem and stages of a 3-D ResNet in Hara's names, for models that differ in what goes between and after them.
 
-    The state between blocks is the feature map itself.
+    Args:
+        stages: how many of the four are built.
     """
 
     config: R3DConfig
+    bottleneck = Bottleneck
 
-    def __init__(self, config: R3DConfig) -> None:
+    def __init__(self, config: R3DConfig, stages: int = 4) -> None:
         super().__init__(config)
-        width = config.width
-        self.conv1 = nn.Conv3d(3, width, 7, stride=(1, 2, 2), padding=3, bias=False)
+        width, kernel = config.width, config.stem_kernel
+        in_conv, in_pool, *in_stages = config.time_strides
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+        self.conv1 = nn.Conv3d(3, width, kernel, (in_conv, 2, 2), padding, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
-        rates = list(drop_path_rates(config.drop_path, sum(config.depths)))
+        self.maxpool = nn.MaxPool3d(3, (in_pool, 2, 2), padding=1)
+        rates = list(drop_path_rates(config.drop_path, sum(config.depths[:stages])))
         inputs = width
-        for stage, depth in enumerate(config.depths):
+        for stage in range(stages):
+            first = (in_stages[stage - 1], 2, 2) if stage else 1
             blocks = []
-            for i in range(depth):
-                blocks.append(Bottleneck(inputs, width, 2 if stage and not i else 1, rates.pop(0)))
+            for i in range(config.depths[stage]):
+                blocks.append(self.bottleneck(inputs, width, 1 if i else first, rates.pop(0)))
                 inputs = EXPANSION * width
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             width *= 2
-        self.classifier = Classifier(inputs, config.classes, config.dropout)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.finish()
 
-    @property
-    def blocks(self) -> list[Bottleneck]:
-        """All bottlenecks in order."""
-        stages = (cast(nn.Sequential, self.get_submodule(f"layer{stage}")) for stage in range(1, 5))
-        return [cast(Bottleneck, block) for stage in stages for block in stage]
+    def stem_map(self, video: Tensor) -> Tensor:
+        """Convolution, batch norm, ReLU, max-pool: ``(B, 3, T, H, W)`` to ``(B, w, T / 2, H / 4, W / 4)`` (Hara).
 
-    def stem(self, video: Tensor) -> Tensor:
-        """7×7×7 convolution, batch norm, ReLU, max-pool: ``(B, 3, T, H, W)`` to ``(B, w, T / 2, H / 4, W / 4)``."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(video))))
+        From the convolution on, channels lie last: on CPUs max-pooling is then ten times as fast.
+        """
+        x = self.conv1(video).contiguous(memory_format=torch.channels_last_3d)
+        return self.maxpool(self.relu(self.bn1(x)))
 
-    def pool(self, state: Tensor) -> Tensor:
-        """Mean over time and space."""
-        return state.mean((2, 3, 4))
-
-    def to_grid(self, state: Tensor) -> Tensor:
-        return state
-
-    def from_grid(self, grid: Tensor, state: Tensor) -> Tensor:
-        return grid
+    def bottlenecks(self, stage: int) -> list[Bottleneck]:
+        """The blocks of ``layer1`` … ``layer4`` in order."""
+        return [cast(Bottleneck, block) for block in cast(nn.Sequential, self.get_submodule(f"layer{stage}"))]
 
     def grid_at(self, block: int) -> Grid:
-        clip = self.config.clip
-        channels = self.config.width
-        size = (_half(clip.frames), _half(_half(clip.size)), _half(_half(clip.size)))
+        clip, channels = self.config.clip, self.config.width
+        frames, size = _after(clip.frames, math.prod(self.config.time_strides[:2])), _after(clip.size, 4)
         for module in self.blocks[:block]:
-            channels = module.conv3.out_channels
-            if module.conv2.stride[0] == 2:
-                size = (_half(size[0]), _half(size[1]), _half(size[2]))
-        return channels, *size
+            if isinstance(module, Bottleneck):
+                channels = module.conv3.out_channels
+                frames, size = _after(frames, module.conv2.stride[0]), _after(size, module.conv2.stride[1])
+        return channels, frames, size, size
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Hara's names: ``module.`` of data-parallel training is dropped, ``fc`` is our classifier."""
@@ -156,5 +156,35 @@ class R3D(VideoModel):
         return renamed
 
 
-def _half(size: int) -> int:
-    return (size + 1) // 2
+class R3D(R3DTrunk):
+    """3-D ResNet. Its blocks are the bottlenecks; the stages of ``r3d_50`` start at blocks 0, 3, 7 and 13.
+
+    The state between blocks is the feature map itself.
+    """
+
+    def __init__(self, config: R3DConfig) -> None:
+        super().__init__(config)
+        self.classifier = Classifier(self.bottlenecks(4)[-1].conv3.out_channels, config.classes, config.dropout)
+        self.finish()
+
+    @property
+    def blocks(self) -> list[Bottleneck]:
+        """All bottlenecks in order."""
+        return [block for stage in range(1, 5) for block in self.bottlenecks(stage)]
+
+    def stem(self, video: Tensor) -> Tensor:
+        return self.stem_map(video)
+
+    def pool(self, state: Tensor) -> Tensor:
+        """Mean over time and space."""
+        return state.mean((2, 3, 4))
+
+    def to_grid(self, state: Tensor) -> Tensor:
+        return state
+
+    def from_grid(self, grid: Tensor, state: Tensor) -> Tensor:
+        return grid
+
+
+def _after(size: int, stride: int) -> int:
+    return -(-size // stride)

@@ -13,7 +13,6 @@ each axis, so θ means the same on the raw clip; the input is added back (Eq 1):
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
+from gesta.layers.precision import no_autocast
 from gesta.model import Grid, LayerConfig, VideoModel
 
 Mode = Literal["attention", "affine", "homography"]
@@ -165,7 +165,7 @@ class Deformation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, T, H, W)`` to p, ``(B, DoF)``, computed in float32 from the pooled features on."""
         features = self.stages(x)
-        with _no_autocast(x):
+        with no_autocast(x):
             dtype = torch.promote_types(features.dtype, torch.float32)
             pooled = features.to(dtype).mean((2, 3, 4))
             p = F.linear(pooled, self.fc.weight.to(dtype), self.fc.bias.to(dtype)) * self.p_scale
@@ -250,7 +250,7 @@ def warp(
     if separable and padding_mode != "zeros":
         raise ValueError("separable resampling pads with zeros only")
     dtype = torch.promote_types(x.dtype, torch.float32)
-    with _no_autocast(x):
+    with no_autocast(x):  # half-precision coordinates would be off by 1/128 of the map
         theta = theta.to(dtype)
         if separable:
             return _warp_by_axis(x, _source_from_output(theta, x.shape[2:], direction), align_corners)
@@ -394,10 +394,3 @@ def _warp_by_axis(x: Tensor, theta: Tensor, align_corners: bool) -> Tensor:
         weights = torch.where(distance == 0, 1 - share, 0) + torch.where(distance == 1, share, 0)
         x = torch.einsum(equation, weights.to(x.dtype), x)
     return x.movedim(-1, 1)
-
-
-def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Half-precision coordinates would be off by 1/128 of the map."""
-    kind = x.device.type
-    # named, because torch 2.11 cannot compile the question whether a device has autocast
-    return torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda", "mps", "xpu") else nullcontext()
