@@ -14,12 +14,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One published number that can be checked without data.
+    """One number that can be checked without data.
 
     Attributes:
         what: what is counted.
         where: table or section of the paper.
-        printed: the number as printed, with its digits.
+        printed: the number as printed, with its digits; empty if the paper prints none, and ours is all there is.
         unit: ``M`` (millions of parameters) or ``G`` (giga multiply-adds, which the papers call FLOPs).
         ours: counts it on our model, in the same unit.
         reason: why ours differs, or what an equal figure rests on.
@@ -35,15 +35,27 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A figure, our number at the printed number of digits, and whether the two agree."""
+    """A figure, our number at the printed number of digits (or 2), and whether the two agree; None if only ours is."""
 
     figure: Figure
     ours: str
-    same: bool
+    same: bool | None
+
+    @property
+    def mark(self) -> str:
+        """✓ for equal, ✗ for different, nothing for a number of ours alone."""
+        return "" if self.same is None else "✓" if self.same else "✗"
+
+    @property
+    def paper(self) -> str:
+        """What the paper prints, with its unit."""
+        return f"{self.figure.printed} {self.figure.unit}" if self.figure.printed else "–"
 
 
 def judge(figure: Figure) -> Verdict:
     """Count a figure and compare it with the paper to the printed digit."""
+    if not figure.printed:
+        return Verdict(figure, f"{figure.ours():.2f}", None)
     ours = f"{figure.ours():.{max(-int(Decimal(figure.printed).as_tuple().exponent), 0)}f}"
     return Verdict(figure, ours, ours == figure.printed)
 
@@ -112,17 +124,14 @@ class Ledger:
             "`gesta ledger --write docs/fidelity.md`; a test fails when it is out of date.",
             "",
             "M: millions of parameters. G: giga multiply-adds as fvcore counts them, which the papers call FLOPs.",
-            "✓: equal to the printed digit.",
+            "✓: equal to the printed digit; –: the paper prints no number, and ours is our own.",
         ]
         for system, verdicts in self.verdicts.items():
             lines += ["", f"## {system}", "", self.systems[system].source, ""]
             lines += ["| figure | paper | ours | | where | remark |", "|---|---:|---:|---|---|---|"]
             for v in verdicts:
                 f = v.figure
-                lines.append(
-                    f"| {f.what} | {f.printed} {f.unit} | {v.ours} {f.unit} | {'✓' if v.same else '✗'} | {f.where} "
-                    f"| {f.reason} |"
-                )
+                lines.append(f"| {f.what} | {v.paper} | {v.ours} {f.unit} | {v.mark} | {f.where} | {f.reason} |")
             if decisions := self.systems[system].decisions:
                 lines += ["", "Where the paper slips or is silent, and what gesta does:", ""]
                 lines += ["| | paper | gesta |", "|---|---|---|"]
@@ -138,9 +147,7 @@ class Ledger:
             table.add_column(column, justify="right" if column in ("paper", "ours") else "left")
         for system, v in self.rows():
             f = v.figure
-            table.add_row(
-                system, f.what, f"{f.printed} {f.unit}", f"{v.ours} {f.unit}", "✓" if v.same else "✗", f.reason
-            )
+            table.add_row(system, f.what, v.paper, f"{v.ours} {f.unit}", v.mark, f.reason)
         console = Console(width=140)
         with console.capture() as capture:
             console.print(table)
