@@ -174,7 +174,7 @@ def main() -> None:
     video = torch.randn(options.batch, 3, 32, 112, 112, device=device)
     plain = channels_first(model)
     assert isinstance(plain, STMANet)
-    check(model, plain, video)
+    check(model, plain, video[..., :64, :64])  # float64 takes its time
     trunk = create_model("r3d_50", classes=101).to(device)
 
     trunk_plain = channels_first(trunk)
