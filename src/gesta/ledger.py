@@ -20,7 +20,7 @@ class Figure:
         what: what is counted.
         where: table or section of the paper.
         printed: the number as printed, with its digits; empty if the paper prints none, and ours is all there is.
-        unit: ``M`` (millions of parameters) or ``G`` (giga multiply-adds, which the papers call FLOPs).
+        unit: ``M`` (millions of parameters), ``G`` (giga multiply-adds, which the papers call FLOPs) or ``%``.
         ours: counts it on our model, in the same unit.
         reason: why ours differs, or what an equal figure rests on.
     """
@@ -77,7 +77,7 @@ class System:
 
 def systems() -> dict[str, System]:
     """The systems by name, in the order they were built."""
-    from gesta.recipes import ata, ctn, mfst, rpe_stdt, stan
+    from gesta.recipes import ata, ctn, mfst, rpe_stdt, st_manet, stan
 
     return {
         "STAN": System(stan.SOURCE, stan.FIGURES),
@@ -85,6 +85,7 @@ def systems() -> dict[str, System]:
         "MFST": System(mfst.SOURCE, mfst.FIGURES, mfst.DECISIONS),
         "RPE-STDT": System(rpe_stdt.SOURCE, rpe_stdt.FIGURES, rpe_stdt.DECISIONS),
         "CTN": System(ctn.SOURCE, ctn.FIGURES, ctn.DECISIONS),
+        "ST-MANet": System(st_manet.SOURCE, st_manet.FIGURES, st_manet.DECISIONS),
     }
 
 

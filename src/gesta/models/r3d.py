@@ -16,6 +16,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from gesta.config import config
+from gesta.layers.pointwise import Pointwise
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
 EXPANSION = 4  # a bottleneck gives four times its width
@@ -71,17 +72,17 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int | tuple[int, int, int], drop_path: float) -> None:
         super().__init__()
         outputs = EXPANSION * width
-        self.conv1 = nn.Conv3d(inputs, width, 1, bias=False)
+        self.conv1 = Pointwise(inputs, width, bias=False)
         self.bn1 = nn.BatchNorm3d(width)
         self.conv2 = nn.Conv3d(width, width, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm3d(width)
-        self.conv3 = nn.Conv3d(width, outputs, 1, bias=False)
+        self.conv3 = Pointwise(width, outputs, bias=False)
         self.bn3 = nn.BatchNorm3d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.drop_path = DropPath(drop_path)
         self.downsample: nn.Module = nn.Identity()
         if self.conv2.stride != (1, 1, 1) or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv3d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm3d(outputs))
+            self.downsample = nn.Sequential(Pointwise(inputs, outputs, stride, bias=False), nn.BatchNorm3d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, inputs, T, H, W)`` to ``(B, 4w, T / stride, H / stride, W / stride)``, sizes rounded up."""
@@ -127,7 +128,7 @@ class R3DTrunk(VideoModel):
     def stem_map(self, video: Tensor) -> Tensor:
         """Convolution, batch norm, ReLU, max-pool: ``(B, 3, T, H, W)`` to ``(B, w, T / 2, H / 4, W / 4)`` (Hara).
 
-        From the convolution on, channels lie last: on CPUs max-pooling is then ten times as fast.
+        From the convolution on, channels lie last: on CPUs max-pooling is then ten times as fast, bottlenecks a little.
         """
         x = self.conv1(video).contiguous(memory_format=torch.channels_last_3d)
         return self.maxpool(self.relu(self.bn1(x)))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
+from gesta.layers.pointwise import Pointwise
 from gesta.model import Classifier, evaluating
 from gesta.models.r3d import Bottleneck, R3DConfig, R3DTrunk
 from gesta.plugins.st_manet import SDA, TDA, OutNorm, SDALayer, Size, Softmax, TDALayer
@@ -103,8 +104,8 @@ def st_manet_50() -> STMANetConfig:
 
 
 def st_manet_tiny() -> STMANetConfig:
-    """A narrow network of four bottlenecks for CPUs: 16 frames of 64 × 64; stage 5 still has 4."""
-    config = STMANetConfig(depths=(1, 1, 1, 1), width=12, stem_kernel=(3, 5, 5), time_strides=(2, 1, 2, 1, 1))
+    """A narrow network of four bottlenecks for CPUs: 16 frames of 64 × 64, of which every stage has 4."""
+    config = STMANetConfig(depths=(1, 1, 1, 1), width=8, stem_kernel=(3, 5, 5), time_strides=(2, 2, 1, 1, 1))
     config.clip.frames, config.clip.size = 16, 64
     return config
 
@@ -225,7 +226,7 @@ class STMANet(R3DTrunk):
         tda_stages = [stage for stage in stages if config.tda and stage in config.tda_stages]
         projected = 2 in tda_stages and config.tda_first == "project"
         if projected:
-            conv = nn.Conv3d(config.width, 2 * config.width, 1, bias=False)
+            conv = Pointwise(config.width, 2 * config.width, bias=False)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             self.stem_branch = nn.Sequential(conv, nn.BatchNorm3d(2 * config.width), nn.ReLU(inplace=True))
         features = 0

@@ -15,6 +15,7 @@ As plug-ins they are Z_t without a branch, and Z + Z_s.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gesta.config import config
+from gesta.layers.pointwise import Pointwise
 from gesta.layers.precision import no_autocast
 from gesta.model import Grid, LayerConfig
 
@@ -218,7 +220,7 @@ class TDALayer(nn.Module):
             return self.branch_norm(_pool_time(self.epsilon(x), stride))
         padded = F.pad(x, (0, 0, 0, 0, 1, 1))
         frames = padded.shape[2] - stride + 1
-        means = torch.stack([padded[:, :, i : i + frames] for i in range(stride)]).mean(0)
+        means = functools.reduce(torch.add, [padded[:, :, i : i + frames] for i in range(stride)]) / stride
         return self.branch_norm(F.conv3d(means, self.epsilon.weight, self.epsilon.bias, (stride, 1, 1)))
 
 
@@ -309,7 +311,7 @@ def _over_time(inputs: int, outputs: int, groups: int = 1) -> nn.Conv3d:
 
 
 def _pointwise(inputs: int, outputs: int) -> nn.Conv3d:
-    return _started(nn.Conv3d(inputs, outputs, 1))
+    return _started(Pointwise(inputs, outputs))
 
 
 def _started(conv: nn.Conv3d) -> nn.Conv3d:

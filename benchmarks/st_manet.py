@@ -1,0 +1,222 @@
+"""ST-MANet beside its equations written down one after the other, in one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/st_manet.py [--device cuda] [--batch 1] [--repeats 5] [--parts]
+
+Clips of 32 × 112 × 112, float32, the same weights: the forward pass in evaluation, and a training step (both losses,
+gradients of everything). The written-down model concatenates Z̄, convolves it three times in groups, mixes and
+normalises Z and Z̄ apart, convolves with ε before it pools, permutes, and calls the cosine twelve times; its trunk has
+the same layers with channels first. Scores, losses and gradients of the two are compared at the start. ``--parts`` also
+times the trunk alone. The two take turns; a time is the least of its repetitions, on a CPU of processor time (of all
+threads together: use one). Asserts nothing about time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gesta.layers.pointwise import Pointwise
+from gesta.model import create_model
+from gesta.models.r3d import R3D
+from gesta.models.st_manet import Aggregation, STMANet
+from gesta.plugins.st_manet import SDALayer, TDALayer
+
+Losses = dict[str, Tensor]
+
+
+def written_down(model: STMANet, video: Tensor) -> tuple[Tensor, Losses]:
+    """Scores and, in training, losses, from the weights of an ST-MANet with default switches."""
+    x = model.maxpool(model.relu(model.bn1(model.conv1(video))))
+    branch = model.stem_branch(x)
+    pooled, temporal, spatial = [], [], []
+    for stage in model.stages:
+        for bottleneck in model.bottlenecks(stage - 1):
+            x = super(type(bottleneck), bottleneck).forward(x)  # type: ignore[misc]
+        block = model.get_submodule(f"aggregation{stage}")
+        assert isinstance(block, Aggregation) and block.tda is not None and block.sda is not None
+        z_t, branch, a_t = temporal_by_the_book(block.tda, x, branch, last=stage == 5)
+        z_s, a_s = spatial_by_the_book(block.sda, x)
+        size = x.shape[3:]
+        x = x + z_t + z_s + branch if stage == 5 else x + z_t + z_s
+        pooled.append(F.adaptive_avg_pool3d(x, 1).flatten(1))
+        temporal.append(a_t)
+        spatial.append((a_s, size))
+    scores: Tensor = model.classifier(torch.cat(pooled, 1))
+    if not model.training:
+        return scores, {}
+    small_t = [F.adaptive_avg_pool2d(a[:, None], x.shape[2]).flatten(1) for a in temporal]
+    small_s = []
+    for a, size in spatial:
+        keys = F.adaptive_avg_pool2d(a.reshape(len(a), -1, *size), x.shape[3:]).flatten(2)
+        queries = keys.permute(0, 2, 1).reshape(len(a), -1, *size)
+        small_s.append(F.adaptive_avg_pool2d(queries, x.shape[3:]).flatten(2).permute(0, 2, 1).flatten(1))
+    losses = {}
+    for name, weight, rows in (("diversity_spatial", 0.01, small_s), ("diversity_temporal", 0.001, small_t)):
+        cosines = [F.cosine_similarity(a, b).mean() for a, b in itertools.permutations(rows, 2)]
+        losses[name] = weight * torch.stack(cosines).sum()
+    return scores, losses
+
+
+def temporal_by_the_book(tda: TDALayer, z: Tensor, p: Tensor, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Z_t, the next branch and A_t (Eqs. 1 to 3)."""
+    batch, _, frames, height, width = z.shape
+    bar = torch.cat([z, p], 1)
+
+    def rows(x: Tensor) -> Tensor:
+        return x.permute(0, 2, 1, 3, 4).reshape(batch, frames, -1)
+
+    def back(x: Tensor) -> Tensor:
+        return x.reshape(batch, frames, -1, height, width).permute(0, 2, 1, 3, 4)
+
+    q, k = rows(tda.phi(bar)), rows(tda.omega(bar))
+    attention = torch.softmax(q @ k.transpose(1, 2) / q.shape[2] ** 0.5, -1)
+    branch = tda.epsilon(back(torch.softmax(attention @ rows(bar), 1)))
+    if not last:
+        branch = F.avg_pool3d(branch, 2, 2, ceil_mode=True, count_include_pad=False)
+    return z + tda.out(back(torch.softmax(attention @ rows(z), 1))), branch, attention
+
+
+def spatial_by_the_book(sda: SDALayer, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Z_s and A_s (Eqs. 4 and 5)."""
+    batch, _, frames, height, width = z.shape
+
+    def rows(x: Tensor) -> Tensor:
+        return x.permute(0, 3, 4, 1, 2).reshape(batch, height * width, -1)
+
+    q, k, v = rows(sda.alpha(z)), rows(sda.beta(z)), rows(sda.eta(z))
+    attention = torch.softmax(q @ k.transpose(1, 2) / q.shape[2] ** 0.5, -1)
+    mixed = torch.softmax(attention @ v, 1)
+    return sda.pi(mixed.reshape(batch, height, width, -1, frames).permute(0, 3, 4, 1, 2)), attention
+
+
+def channels_first(model: nn.Module) -> nn.Module:
+    """A copy whose convolutions of one point are torch's."""
+    plain = copy.deepcopy(model)
+    for parent in list(plain.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Pointwise):
+                bias = child.bias is not None
+                conv = nn.Conv3d(child.in_channels, child.out_channels, 1, child.stride, bias=bias)
+                conv.weight, conv.bias = child.weight, child.bias
+                setattr(parent, name, conv)
+    return plain
+
+
+def ours(model: STMANet, video: Tensor) -> tuple[Tensor, Losses]:
+    return model(video, with_losses=True)
+
+
+Way = Callable[[STMANet, Tensor], tuple[Tensor, Losses]]
+
+
+def step(way: Way, model: STMANet, video: Tensor) -> list[Tensor]:
+    """Gradients of the whole loss."""
+    scores, losses = way(model, video)
+    target = torch.arange(len(video), device=video.device)
+    loss = F.cross_entropy(scores, target) + sum(losses.values())
+    return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def check(model: STMANet, plain: STMANet, video: Tensor) -> None:
+    """Print how far the two are apart in float64."""
+    video, ways = video.double(), ((ours, copy.deepcopy(model).double()), (written_down, copy.deepcopy(plain).double()))
+    with torch.no_grad():
+        a, b = (way(net.eval(), video)[0] for way, net in ways)
+    print(f"largest difference of the scores {(a - b).abs().max():.1e} of {b.abs().max():.2f}")
+    losses = [{name: value.item() for name, value in way(net.train(), video)[1].items()} for way, net in ways]
+    print(f"losses {losses[0]} and {losses[1]}")
+    gradients = [step(way, net, video) for way, net in ways]
+    apart, length = (
+        torch.cat([t.flatten() for t in found]).norm() for found in ([x - y for x, y in zip(*gradients)], gradients[1])
+    )
+    print(f"gradients differ by {apart / length:.1e} of their length")
+
+
+def compare(title: str, ways: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> None:
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, work in ways.items():
+            begin = clock()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times[name].append(1e3 * (clock() - begin))
+    least = {name: min(found[1:]) for name, found in times.items()}
+    fastest = next(iter(least.values()))
+    print(title)
+    for name, found in least.items():
+        print(f"  {name:34} {found:9.1f} ms   {found / fastest:5.2f} × ours")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parts", action="store_true")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    print(
+        f"batch {options.batch}, float32, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"least of {options.repeats}"
+    )
+    torch.manual_seed(0)
+    model = create_model("st_manet_50", classes=101).to(device)
+    assert isinstance(model, STMANet)
+    video = torch.randn(options.batch, 3, 32, 112, 112, device=device)
+    plain = channels_first(model)
+    assert isinstance(plain, STMANet)
+    check(model, plain, video[..., :64, :64])  # float64 takes its time
+    trunk = create_model("r3d_50", classes=101).to(device)
+
+    trunk_plain = channels_first(trunk)
+    assert isinstance(trunk, R3D) and isinstance(trunk_plain, R3D)
+
+    def trunk_first(x: Tensor) -> Tensor:
+        net = trunk_plain
+        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+        for block in net.blocks:
+            x = block(x)
+        scores = net.classifier(net.pool(x))
+        assert isinstance(scores, Tensor)
+        return scores
+
+    for net in (model, plain, trunk, trunk_plain):
+        net.eval()
+    with torch.no_grad():
+        ways: dict[str, Callable[[], object]] = {
+            "ours": lambda: ours(model, video),
+            "equations one by one": lambda: written_down(plain, video),
+        }
+        if options.parts:
+            ways |= {
+                "trunk alone": lambda: trunk(video),
+                "trunk alone, channels first": lambda: trunk_first(video),
+            }
+        compare("forward", ways, device, options.repeats)
+    for net in (model, plain, trunk, trunk_plain):
+        net.train()
+    ways = {
+        "ours": lambda: step(ours, model, video),
+        "equations one by one": lambda: step(written_down, plain, video),
+    }
+    if options.parts:
+        ways |= {
+            "trunk alone": lambda: torch.autograd.grad(trunk(video).sum(), list(trunk.parameters())),
+            "trunk alone, channels first": lambda: torch.autograd.grad(
+                trunk_first(video).sum(), list(trunk_plain.parameters())
+            ),
+        }
+    compare("training step", ways, device, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
