@@ -447,6 +447,8 @@ MODELS: dict[str, str] = {
     "stdt": "gesta.models.rpe_stdt",
     "stdt_topk": "gesta.models.rpe_stdt",
     "rpe_stdt_tiny": "gesta.models.rpe_stdt",
+    "std_former_b": "gesta.models.std_former",
+    "std_former_tiny": "gesta.models.std_former",
 }
 """Each named size and the module that has a function of that name, ``() -> ModelConfig``."""
 
