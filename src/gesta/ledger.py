@@ -65,7 +65,7 @@ class System:
 
 def systems() -> dict[str, System]:
     """The systems by name, in the order they were built."""
-    from gesta.recipes import ata, ctn, mfst, rpe_stdt, stan
+    from gesta.recipes import ata, ctn, mfst, rpe_stdt, stan, std_former
 
     return {
         "STAN": System(stan.SOURCE, stan.FIGURES),
@@ -73,6 +73,7 @@ def systems() -> dict[str, System]:
         "MFST": System(mfst.SOURCE, mfst.FIGURES, mfst.DECISIONS),
         "RPE-STDT": System(rpe_stdt.SOURCE, rpe_stdt.FIGURES, rpe_stdt.DECISIONS),
         "CTN": System(ctn.SOURCE, ctn.FIGURES, ctn.DECISIONS),
+        "STD-Former": System(std_former.SOURCE, std_former.FIGURES, std_former.DECISIONS),
     }
 
 
@@ -115,8 +116,9 @@ class Ledger:
             "✓: equal to the printed digit.",
         ]
         for system, verdicts in self.verdicts.items():
-            lines += ["", f"## {system}", "", self.systems[system].source, ""]
-            lines += ["| figure | paper | ours | | where | remark |", "|---|---:|---:|---|---|---|"]
+            lines += ["", f"## {system}", "", self.systems[system].source]
+            if verdicts:
+                lines += ["", "| figure | paper | ours | | where | remark |", "|---|---:|---:|---|---|---|"]
             for v in verdicts:
                 f = v.figure
                 lines.append(

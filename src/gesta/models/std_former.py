@@ -24,7 +24,7 @@ import math
 import re
 import warnings
 from dataclasses import field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,17 @@ from gesta.config import config
 from gesta.errors import GestaError
 from gesta.layers.resize import resize_line
 from gesta.layers.start import Standardise, start_small
-from gesta.layers.tokens import DenseConv, DepthwiseConv, Norm, channel_norm, convolved, normed, zero
+from gesta.layers.tokens import (
+    DenseConv,
+    DepthwiseConv,
+    Norm,
+    channel_norm,
+    convolved,
+    normed,
+    to_grid,
+    to_tokens,
+    zero,
+)
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 from gesta.plugins.smem import SMEM, MotionExcitation
 from gesta.plugins.stdm import STDM, Diffusion
@@ -95,6 +105,9 @@ class STDFormerConfig(ModelConfig):
         small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`: no layer starts at
             zero.
     """
+
+    places: ClassVar = ("ptm_layers", "stdm_layers", "smem")  # which rehearsals move
+    switches: ClassVar = ("alpha", "beta")  # which they keep, besides words
 
     width: int = 768
     depth: int = 12
@@ -472,8 +485,8 @@ class Layer(nn.Module):
         """Tokens or memory behind the SMEM of that branch, if there is one."""
         if branch not in self.motion:
             return x
-        added = self.motion[branch].excitation(_patches(x, size)).flatten(2, 3)  # type: ignore[operator]
-        return x + added if x.shape[2] == added.shape[2] else _add_to_patches(x, added)
+        patches = to_tokens(self.motion[branch](to_grid(_patches(x, size)))).flatten(2, 3)
+        return torch.cat([x[:, :, : x.shape[2] - patches.shape[2]], patches], 2)
 
 
 class STDFormer(VideoModel):
