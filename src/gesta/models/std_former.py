@@ -97,7 +97,8 @@ class STDFormerConfig(ModelConfig):
         stdm_final_relu: the same.
         smem: the SMEMs' branches and layers.
         smem_position: before or after that layer of its branch.
-        smem_fusion: see :class:`~gesta.plugins.smem.SMEM`.
+        smem_channels: see :class:`~gesta.plugins.smem.SMEM`.
+        smem_fusion: the same.
         smem_edge: the same.
         smem_pairing: the same.
         norm: of all new convolutions; a ``layer`` norm does not depend on the batch.
@@ -140,6 +141,7 @@ class STDFormerConfig(ModelConfig):
     stdm_final_relu: bool = False
     smem: tuple[tuple[Branch, int], ...] = (("T", 4),)
     smem_position: Literal["before", "after"] = "before"
+    smem_channels: int = 64
     smem_fusion: Literal["mul", "add", "mul+add"] = "mul"
     smem_edge: Literal["repeat", "zero"] = "repeat"
     smem_pairing: Literal["anchor", "chain"] = "anchor"
@@ -172,6 +174,7 @@ def std_former_tiny() -> STDFormerConfig:
         ptm_layers=(2, 3),
         ctm_residual="memory",
         smem=(("T", 1),),
+        smem_channels=32,
         small_start=True,
         clip=ClipSpec(frames=8, stride=4, size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     )
@@ -412,9 +415,9 @@ def _add_to_patches(x: Tensor, added: Tensor) -> Tensor:
 
 
 class Tubelets(nn.Conv3d):
-    """Tokens of patches of 1 or 3 frames: a convolution whose stride in space is its kernel, as one product per frame.
+    """Tokens of patches of 1 or 3 frames: a convolution whose stride in space is its kernel, as one matrix product.
 
-    With 3 frames the clip is padded with one black (zero) frame in front, and one behind if the stride leaves room.
+    With 3 frames the clip is padded with a frame of zeros at either end.
     """
 
     def __init__(self, channels: int, width: int, patch: int, frames: int, stride: int) -> None:
@@ -424,25 +427,26 @@ class Tubelets(nn.Conv3d):
 
     def forward(self, video: Tensor) -> Tensor:
         """``(B, channels, T', H', W')`` to ``(T, B, H, W, C)``."""
-        if video.is_meta:
-            return super().forward(video).permute(2, 0, 3, 4, 1)
-        frames, stride, clip = self.kernel_size[0], self.stride[0], video.shape[2]
-        count = (clip + 2 * (frames // 2) - frames) // stride + 1
-        tokens = self._step(video, frames // 2, range(0, count * stride, stride))
-        for step in range(frames):
-            seen = [t for t in range(count) if 0 <= t * stride + step - frames // 2 < clip]
-            if step != frames // 2 and seen:
-                first = seen[0] * stride + step - frames // 2
-                there = range(first, first + len(seen) * stride, stride)
-                tokens[seen[0] : seen[-1] + 1] += self._step(video, step, there)
-        return tokens
+        if video.is_meta or self.in_channels > 3:  # small patches of many channels are not worth the copy
+            return super().forward(video).permute(2, 0, 3, 4, 1).contiguous()
+        (frames, edge, _), pad = self.kernel_size, self.kernel_size[0] // 2
+        pieces = F.pad(video, (0, 0, 0, 0, pad, pad)).unfold(2, frames, self.stride[0])
+        pieces = pieces.unflatten(4, (-1, edge)).unflatten(3, (-1, edge)).permute(2, 0, 3, 5, 1, 7, 4, 6)
+        return F.linear(pieces.flatten(4), self.weight.flatten(1))
 
-    def _step(self, video: Tensor, step: int, frames: range) -> Tensor:
-        """What one step in time of the kernel makes of some frames."""
-        edge = self.kernel_size[1]
-        video = video[:, :, frames.start : frames.stop : frames.step]
-        pieces = video.unflatten(4, (-1, edge)).unflatten(3, (-1, edge)).permute(2, 0, 3, 5, 1, 4, 6)
-        return F.linear(pieces.flatten(4), self.weight[:, :, step].flatten(1))
+
+class ConvStem(nn.Module):
+    """Convolution, batch norm, ReLU of every frame, to half the size."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 5, 2, padding=2, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """``(B, 3, T, H, W)`` to ``(B, channels, T, H / 2, W / 2)``."""
+        frames = video.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return self.norm(self.conv(frames)).relu_().unflatten(0, (len(video), -1)).transpose(1, 2)
 
 
 class Layer(nn.Module):
@@ -459,7 +463,13 @@ class Layer(nn.Module):
             stdm = STDM(kind=config.stdm_kind, final_relu=config.stdm_final_relu, norm=config.norm)
             self.feedback = Diffusion(config.width, stdm)
         self.before = config.smem_position == "before"
-        smem = SMEM(fusion=config.smem_fusion, pairing=config.smem_pairing, edge=config.smem_edge, norm=config.norm)
+        smem = SMEM(
+            channels=config.smem_channels,
+            fusion=config.smem_fusion,
+            pairing=config.smem_pairing,
+            edge=config.smem_edge,
+            norm=config.norm,
+        )
         self.motion = nn.ModuleDict(
             {branch: MotionExcitation(config.width, size, smem) for branch, at in config.smem if at == index}
         )
@@ -506,11 +516,7 @@ class STDFormer(VideoModel):
         channels, patch = 3, config.patch
         if config.stem == "conv":
             channels, patch = width // 4, patch // 2
-            self.conv_stem = nn.Sequential(
-                nn.Conv3d(3, channels, (3, 5, 5), (1, 2, 2), padding=(1, 2, 2), bias=False),
-                nn.BatchNorm3d(channels),
-                nn.ReLU(inplace=True),
-            )
+            self.conv_stem = ConvStem(channels)
         self.patch_embed = Tubelets(channels, width, patch, config.tubelet_kernel, config.tubelet_stride)
         _, _, *size = self.grid_at(0)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
