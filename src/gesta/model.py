@@ -174,6 +174,13 @@ class VideoModel(nn.Module):
         """Rename a public checkpoint's keys to this model's; unknown keys are passed through unchanged."""
         return weights
 
+    def check_source(self, told: str) -> None:
+        """Refuse foreign weights that are of another kind than their names say, with a :class:`GestaError`.
+
+        Args:
+            told: what their file says of itself: its path, its metadata, the config.json beside it.
+        """
+
     # --- what all systems share --------------------------------------------------------------------------------------
 
     def finish(self) -> None:

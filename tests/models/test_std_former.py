@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import gesta.models.std_former as module
@@ -411,6 +413,30 @@ def test_positions_of_another_size_are_resized_with_a_warning() -> None:
         import_weights(model, weights, least=0.1)
     expected = timm.layers.resample_abs_pos_embed(weights["pos_embed"], [6, 6], num_prefix_tokens=1)
     torch.testing.assert_close(model.pos_embed.data, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "gelu"),
+    [
+        ("vit_base_patch16_clip_quickgelu_224.openai.safetensors", "", "quick"),
+        ("vit_base_patch16_clip_224.openai.safetensors", "", "quick"),  # the same weights under another name
+        ("vit_base_patch16_clip_224.laion2b.safetensors", "", "exact"),
+        ("model.safetensors", '{"architecture": "vit_base_patch16_clip_quickgelu_224"}', "quick"),
+        ("model.safetensors", '{"vision_config": {"hidden_act": "gelu"}}', "exact"),
+        ("model.safetensors", "", None),
+    ],
+)
+def test_weights_of_the_other_gelu_are_refused(name: str, beside: str, gelu: str | None, tmp_path: Path) -> None:
+    save_file(clip_vit().state_dict(), tmp_path / name)
+    if beside:
+        (tmp_path / "config.json").write_text(beside)
+    for ours in ("quick", "exact"):
+        model = small(gelu=ours)
+        if gelu in (ours, None):
+            assert import_weights(model, tmp_path / name, least=0.1).matched
+        else:
+            with pytest.raises(GestaError, match=f"set --model.gelu {gelu}"):
+                import_weights(model, tmp_path / name, least=0.1)
 
 
 def test_new_parts_change_nothing_at_the_start() -> None:
