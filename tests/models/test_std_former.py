@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import gesta.models.std_former as module
+import gesta.models.std_former_parts as parts
 from gesta.checkpoint import import_weights
 from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, model_config
-from gesta.models.std_former import CTM, PTM, STDFormer, STDFormerConfig, Tubelets
+from gesta.models.std_former import STDFormer, STDFormerConfig
+from gesta.models.std_former_parts import CTM, PTM, Tubelets
 from gesta.plugins.smem import MotionExcitation
 from gesta.plugins.stdm import Diffusion
 
@@ -563,7 +564,7 @@ def test_pieces_of_places_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     ctm = shaken(CTM(replace(SMALL, temporal_pos_embed=True)))
     query, memory = torch.randn(2, 4, 2, 16, 24, dtype=torch.float64)
     whole = ctm.attend(query, memory)
-    monkeypatch.setattr(module, "PIECE", 7)
+    monkeypatch.setattr(parts, "PIECE", 7)
     torch.testing.assert_close(ctm.attend(query, memory), whole, rtol=1e-12, atol=1e-12)
 
 
@@ -598,7 +599,7 @@ def test_parts_stand_alone() -> None:
 
 
 def test_drop_path_drops_whole_clips() -> None:
-    drop = module.ClipDropPath(0.5).train()
+    drop = parts.ClipDropPath(0.5).train()
     torch.manual_seed(0)
     kept = drop(torch.ones(3, 64, 5, 2))
     assert set(kept.unique().tolist()) == {0.0, 2.0} and (kept == kept[:1, :, :1, :1]).all()
