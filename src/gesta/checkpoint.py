@@ -297,8 +297,11 @@ def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], le
 
     Raises:
         CheckpointError: unreadable file, or less than ``least`` matched; the model is then unchanged.
+        GestaError: weights whose file says that they are of another kind (:meth:`VideoModel.check_source`).
     """
     name = "weights" if isinstance(source, dict) else str(source)
+    if not isinstance(source, dict):
+        model.check_source(_told(source))
     theirs = model.convert_foreign(source if isinstance(source, dict) else read_weights(source))
     ours = model.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
@@ -362,6 +365,19 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(_existing(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _told(path: str | Path) -> str:
+    """What a file of weights says of itself: its path, its metadata, and the config.json that model hubs put beside."""
+    path = _existing(path)
+    told = [str(path)]
+    if path.suffix == ".safetensors":
+        with contextlib.suppress(SafetensorError), safe_open(path, framework="pt") as file:
+            told.append(str(file.metadata() or ""))
+    beside = path.with_name("config.json")
+    if beside.is_file():
+        told.append(beside.read_text(errors="replace"))
+    return "\n".join(told)
 
 
 def _existing(path: str | Path) -> Path:

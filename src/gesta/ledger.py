@@ -77,7 +77,7 @@ class System:
 
 def systems() -> dict[str, System]:
     """The systems by name, in the order they were built."""
-    from gesta.recipes import ata, ctn, mfst, rpe_stdt, st_manet, stan
+    from gesta.recipes import ata, ctn, mfst, rpe_stdt, st_manet, stan, std_former
 
     return {
         "STAN": System(stan.SOURCE, stan.FIGURES),
@@ -85,6 +85,7 @@ def systems() -> dict[str, System]:
         "MFST": System(mfst.SOURCE, mfst.FIGURES, mfst.DECISIONS),
         "RPE-STDT": System(rpe_stdt.SOURCE, rpe_stdt.FIGURES, rpe_stdt.DECISIONS),
         "CTN": System(ctn.SOURCE, ctn.FIGURES, ctn.DECISIONS),
+        "STD-Former": System(std_former.SOURCE, std_former.FIGURES, std_former.DECISIONS),
         "ST-MANet": System(st_manet.SOURCE, st_manet.FIGURES, st_manet.DECISIONS),
     }
 

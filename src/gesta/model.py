@@ -178,6 +178,13 @@ class VideoModel(nn.Module):
         """Rename a public checkpoint's keys to this model's; unknown keys are passed through unchanged."""
         return weights
 
+    def check_source(self, told: str) -> None:
+        """Refuse foreign weights that are of another kind than their names say, with a :class:`GestaError`.
+
+        Args:
+            told: what their file says of itself: its path, its metadata, the config.json beside it.
+        """
+
     # --- what all systems share --------------------------------------------------------------------------------------
 
     def finish(self) -> None:
@@ -457,6 +464,8 @@ MODELS: dict[str, str] = {
     "stdt": "gesta.models.rpe_stdt",
     "stdt_topk": "gesta.models.rpe_stdt",
     "rpe_stdt_tiny": "gesta.models.rpe_stdt",
+    "std_former_b": "gesta.models.std_former",
+    "std_former_tiny": "gesta.models.std_former",
 }
 """Each named size and the module that has a function of that name, ``() -> ModelConfig``."""
 

@@ -21,8 +21,10 @@ from gesta.config import copy, from_json, to_json
 from gesta.errors import GestaError
 from gesta.model import Insert, LayerConfig, ModelConfig, VideoModel, list_models, model_config
 from gesta.plugins.ata import ATA
+from gesta.plugins.smem import SMEM
 from gesta.plugins.st_manet import SDA, TDA
 from gesta.plugins.stan import STAN
+from gesta.plugins.stdm import STDM
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,12 @@ PLUGINS = {
     "stan.bn": PlugIn(STAN(scale="cost_matched_large", padding_mode="border"), gives=2, useless=("conv.bias",)),
     "tda": PlugIn(TDA()),
     "sda": PlugIn(SDA()),
+    "smem": PlugIn(SMEM(), gives=1, exact=True),
+    "stdm": PlugIn(STDM(), gives=1, exact=True),
 }
 
 # begins of names of models that have a class token
-TOKEN = ("timesformer", "ata_timesformer", "ata_vitb", "ctn", "vivit")
+TOKEN = ("timesformer", "ata_timesformer", "ata_vitb", "ctn", "vivit", "std_former")
 
 CASES = {name: Variant(name, token=name.startswith(TOKEN)) for name in list_models()} | VARIANTS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from gesta.data.dataset import Failure, TestViews, TrainingClips
 from gesta.data.lists import read_class_names
-from gesta.data.something import SomethingV1, SomethingV2
+from gesta.data.something import MIRRORED, SomethingV1, SomethingV2
 from gesta.data.transforms import Augment, flip_targets
 from gesta.data.video import probe, read
 from gesta.errors import GestaError
@@ -167,6 +168,29 @@ def test_official_lists_have_the_published_sizes(shared: Path, tmp_path: Path) -
     assert [[r.name.removesuffix(".webm"), str(r.label)] for r in val] == [line.split()[::2] for line in public]
     unmirrored = [label for label, target in enumerate(flip_targets(other.classes(), {})) if target is None]
     assert unmirrored == [50, 86, 87, 93, 94, 166, 167]  # 50: "pulling it right out", left alone to be safe
+
+
+def test_mirror_images_of_the_official_classes(shared: Path, tmp_path: Path) -> None:
+    """Exchanging the words left and right in all 174 names gives exactly :data:`MIRRORED`, in any order of classes."""
+    folder = shared / "annotations"
+    v1 = read_class_names(str(folder / "something_something_v1" / "something-something-v1-labels.csv"))
+    v2 = SomethingV2(root=str(tmp_path), annotations=str(folder / "something_something_v2")).classes()
+    for classes, expected in ((v1, {2: 4, 30: 41, 52: 66}), (v2, {86: 87, 93: 94, 166: 167})):
+        swapped = {
+            name: re.sub(r"\b(left|right)\b", lambda word: "right" if word[1] == "left" else "left", name)
+            for name in classes
+        }
+        pairs = {frozenset(pair) for pair in swapped.items() if pair[1] in classes and pair[0] != pair[1]}
+        assert pairs == {frozenset(pair) for pair in MIRRORED.items()}
+        targets = flip_targets(classes, MIRRORED)
+        found = {label: target for label, target in enumerate(targets) if target not in (label, None)}
+        assert found == expected | {b: a for a, b in expected.items()} and len(found) == 6
+        assert [classes[i] for i, target in enumerate(targets) if target is None] == [
+            next(name for name in classes if "right out" in name)
+        ]
+        soft = torch.rand(len(classes)).softmax(0)
+        order = [label if target is None else target for label, target in enumerate(targets)]
+        assert soft[order].sum() == pytest.approx(1) and torch.equal(soft[order][order], soft)
 
 
 def test_genuine_clip(shared: Path) -> None:

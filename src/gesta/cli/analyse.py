@@ -73,6 +73,11 @@ def add_verbs(verbs: Verbs) -> None:
     )
     sub.add_argument("--out", default="filters.png")
     trust_option(sub)
+    sub = analyse.add("motion", _analyse_motion, "draw what SMEM excites, frame by frame (STD-Former)", result=False)
+    sub.add_argument("model", metavar="CKPT|MODEL", help="run folder, .safetensors file or name (random weights)")
+    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("--out", default="motion.png")
+    trust_option(sub)
     sub = analyse.add("rpe", _analyse_rpe, "draw which patches share a relative position", fields=True)
     sub.add_argument("model", metavar="MODEL|CKPT")
     sub.add_argument("--ref", type=place, metavar="ROW,COLUMN", help="whose positions (default: the centre, 7,7)")
@@ -333,6 +338,14 @@ def _analyse_alignment(options: argparse.Namespace, _: list[str]) -> None:
     model = load(options.model, trust=options.trust)[1]
     print(matches_figure(model, options.video, options.out, block=options.block, frame=options.frame, tau=options.tau))
     print(options.out)
+
+
+def _analyse_motion(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.analysis.motion import motion_figure
+    from gesta.analysis.sources import load
+
+    name, model = load(options.model, trust=options.trust)
+    print(motion_figure(name, model, options.video, options.out))
 
 
 def _analyse_response(options: argparse.Namespace, _: list[str]) -> None:

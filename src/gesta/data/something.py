@@ -15,6 +15,14 @@ from gesta.errors import GestaError
 SPLITS: dict[SplitName, str] = {"train": "train", "val": "validation", "test": "test"}
 """What the official lists call them; the labels of the test split were never released."""
 
+MIRRORED = {
+    "Pulling something from left to right": "Pulling something from right to left",
+    "Pushing something from left to right": "Pushing something from right to left",
+    "Turning the camera left while filming something": "Turning the camera right while filming something",
+}
+"""The classes of both versions that become one another when the words left and right are exchanged, for
+``Augment.flip_labels``. By name, because lists of these classes come in two orders."""
+
 
 @config
 class SomethingV1(DataConfig):
@@ -27,7 +35,7 @@ class SomethingV1(DataConfig):
     fails when it is read.
 
     Six classes name a direction (left, right), a seventh says "right out": training mirrors no clip of theirs unless
-    ``Augment.flip_labels`` says what they become.
+    ``Augment.flip_labels`` says what they become, as :data:`MIRRORED` does.
 
     Attributes:
         root: folder of the clips.
@@ -81,7 +89,7 @@ class SomethingV2(DataConfig):
     the disk fails when it is read.
 
     Six classes name a direction (left, right), a seventh says "right out": training mirrors no clip of theirs unless
-    ``Augment.flip_labels`` says what they become.
+    ``Augment.flip_labels`` says what they become, as :data:`MIRRORED` does.
 
     Attributes:
         root: folder of the clips.

@@ -117,8 +117,8 @@ def rehearse(recipe: Recipe) -> Recipe:
     small_blocks, blocks = _blocks(small.model), _blocks(recipe.model)
     places = [min(round(at * small_blocks / blocks), small_blocks - 1) for at in range(blocks)]
     for name, value in _switches(recipe.model).items():
-        if name.endswith("blocks"):
-            value = tuple(sorted({block * small_blocks // blocks for block in value}))
+        if _names_blocks(small.model, name):
+            value = _moved(value, small_blocks, blocks)
         setattr(small.model, name, copy(value))
     small.model.clip.sampling, small.model.clip.shrink = recipe.model.clip.sampling, recipe.model.clip.shrink
     came: dict[int, int] = {}
@@ -139,7 +139,8 @@ def rehearse(recipe: Recipe) -> Recipe:
 def _switches(model: ModelConfig) -> dict[str, Any]:
     """What a model does otherwise than its class by default, apart from its sizes: flags, words, plug-ins, blocks.
 
-    Fields that name blocks end with "blocks"; a class may name more fields as its ``switches``.
+    Fields that name blocks end with "blocks" or are among a class's ``places``; it may name more fields as its
+    ``switches``.
     """
     hints = get_type_hints(type(model))
     found = {}
@@ -147,9 +148,22 @@ def _switches(model: ModelConfig) -> dict[str, Any]:
         value = getattr(model, f.name)
         switch = get_origin(hints[f.name]) is Literal or isinstance(value, bool | AroundConfig)
         switch = switch or f.name in getattr(type(model), "switches", ())
-        if value != f.default and (switch or f.name.endswith("blocks")):
+        if value != f.default and (switch or _names_blocks(model, f.name)):
             found[f.name] = value
     return found
+
+
+def _names_blocks(model: ModelConfig, name: str) -> bool:
+    return name.endswith("blocks") or name in getattr(type(model), "places", ())
+
+
+def _moved(value: Any, small_blocks: int, blocks: int) -> Any:
+    """Numbers of blocks, or pairs of a word and such a number, in a model with fewer blocks."""
+    if isinstance(value, int):
+        return value * small_blocks // blocks
+    if isinstance(value, tuple) and value and isinstance(value[0], str):
+        return (value[0], _moved(value[1], small_blocks, blocks))
+    return tuple(sorted({_moved(one, small_blocks, blocks) for one in value}))
 
 
 def _smaller(prefixes: tuple[str, ...], places: Sequence[int], blocks: int) -> tuple[str, ...]:

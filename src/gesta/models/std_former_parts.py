@@ -1,0 +1,287 @@
+"""Parts of STD-Former: CLIP's block, the PTM of the ST branch and the CTM of the T branch, and the stem's tubelets.
+
+Source: see :mod:`gesta.models.std_former`, whose configuration they take. Tokens are ``(T, B, N, C)``, frames first.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from gesta.layers.resize import resize_line
+from gesta.layers.tokens import DenseConv, DepthwiseConv, channel_norm, convolved, normed, zero
+
+if TYPE_CHECKING:  # it imports this file
+    from gesta.models.std_former import STDFormerConfig
+
+QUICK = 1.702
+"""Of QuickGELU."""
+PIECE = 65535
+"""Places that attend along time together: CUDA's kernels have no larger grid."""
+
+
+# --- the stem --------------------------------------------------------------------------------------------------------
+
+
+class Tubelets(nn.Conv3d):
+    """Tokens of patches of 1 or 3 frames: a convolution whose stride in space is its kernel, as one matrix product.
+
+    With 3 frames the clip is padded with a frame of zeros at either end.
+    """
+
+    def __init__(self, channels: int, width: int, patch: int, frames: int, stride: int) -> None:
+        super().__init__(
+            channels, width, (frames, patch, patch), (stride, patch, patch), padding=(frames // 2, 0, 0), bias=False
+        )
+
+    def forward(self, video: Tensor) -> Tensor:
+        """``(B, channels, T', H', W')`` to ``(T, B, H, W, C)``."""
+        if video.is_meta or self.in_channels > 3:  # small patches of many channels are not worth the copy
+            return super().forward(video).permute(2, 0, 3, 4, 1).contiguous()
+        (frames, edge, _), pad = self.kernel_size, self.kernel_size[0] // 2
+        pieces = F.pad(video, (0, 0, 0, 0, pad, pad)).unfold(2, frames, self.stride[0])
+        pieces = pieces.unflatten(4, (-1, edge)).unflatten(3, (-1, edge)).permute(2, 0, 3, 5, 1, 7, 4, 6)
+        return F.linear(pieces.flatten(4), self.weight.flatten(1))
+
+
+class ConvStem(nn.Module):
+    """Convolution, batch norm, ReLU of every frame, to half the size."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 5, 2, padding=2, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """``(B, 3, T, H, W)`` to ``(B, channels, T, H / 2, W / 2)``."""
+        frames = video.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return self.norm(self.conv(frames)).relu_().unflatten(0, (len(video), -1)).transpose(1, 2)
+
+
+# --- parts of the ST branch ------------------------------------------------------------------------------------------
+
+
+class FFN(nn.Sequential):
+    """Two linear layers with a GELU between them.
+
+    x·σ(1.702x) is silu(1.702x) / 1.702, and both factors go into the matrix products: one pass over the widest tensor
+    of the network instead of three, and two over its gradient instead of five.
+    """
+
+    def __init__(self, width: int, ratio: float, gelu: Literal["quick", "exact"]) -> None:
+        hidden = int(ratio * width)
+        super().__init__(
+            nn.Linear(width, hidden), nn.SiLU() if gelu == "quick" else nn.GELU(), nn.Linear(hidden, width)
+        )
+        self.quick = gelu == "quick"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to the same shape."""
+        if not self.quick:
+            return super().forward(x)
+        first, last = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
+        hidden = torch.addmm(QUICK * first.bias, x.flatten(0, -2), first.weight.mT, alpha=QUICK)
+        hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
+        return torch.addmm(last.bias, hidden, last.weight.mT, alpha=1 / QUICK).view(x.shape)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the tokens of a frame, or of a clip."""
+
+    def __init__(self, width: int, heads: int, joint: bool = False) -> None:
+        super().__init__()
+        self.heads, self.joint = heads, joint
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(T, B, L, C)`` to the same shape."""
+        qkv = self.qkv(x).unflatten(3, (3, self.heads, -1))
+        if self.joint:
+            q, k, v = (part.permute(1, 3, 0, 2, 4).flatten(2, 3) for part in qkv.unbind(3))
+            mixed = (
+                F.scaled_dot_product_attention(q, k, v).unflatten(2, (x.shape[0], x.shape[2])).permute(2, 0, 3, 1, 4)
+            )
+        else:
+            q, k, v = (part.flatten(0, 1).transpose(1, 2) for part in qkv.unbind(3))
+            mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).unflatten(0, x.shape[:2])
+        return self.proj(mixed.flatten(3))
+
+
+class Block(nn.Module):
+    """CLIP's block: ``x + MHA(x)``, then ``x + FFN(x)``, each behind a layer norm."""
+
+    def __init__(self, config: STDFormerConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width)
+        self.attn = Attention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.mlp = FFN(config.width, config.mlp_ratio, config.gelu)
+        self.drop_path = ClipDropPath(drop_path)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(T, B, 1 + H·W, C)`` to the same shape; ``size`` is (H, W)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PTM(nn.Module):
+    """Parallel transformer module (§3.2): attention, FFN and convolution of the same encoded tokens, added up (Eq. 1).
+
+    The identity that Eq. 1 does not print is the "residual connection" of Table 3.
+    """
+
+    def __init__(self, config: STDFormerConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        width, self.switches = config.width, config
+        self.dpe = PositionEncoding(width, int(width / config.dpe_reduction), config)
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, config.heads, config.ptm_attention == "joint")
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = FFN(width, config.mlp_ratio, config.gelu)
+        self.conv = None if config.conv_placement == "none" else AdjacentConv(width, config)
+        self.alpha: float | nn.Parameter = config.alpha
+        self.beta: float | nn.Parameter = config.beta
+        if config.learnable_alpha_beta:
+            self.alpha, self.beta = (nn.Parameter(torch.full((1,), value)) for value in (config.alpha, config.beta))
+        self.drop_path = ClipDropPath(drop_path)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(T, B, 1 + H·W, C)`` to the same shape; ``size`` is (H, W)."""
+        u = add_to_patches(x, self.dpe(x[:, :, 1:]))
+        y1 = self.attn(self.norm1(u))
+        if self.conv is not None and self.switches.conv_placement == "attention":
+            y1 = add_to_patches(y1, self.conv(y1[:, :, 1:], size))
+        added = y1 + self.alpha * self.mlp(self.norm2(u))
+        if self.conv is not None and self.switches.conv_placement == "residual":
+            added = add_to_patches(added, self.beta * self.conv(u[:, :, 1:], size))
+        return (self.beta * u if self.switches.ptm_identity == "scaled" else u) + self.drop_path(added)
+
+
+class PositionEncoding(nn.Module):
+    """Dynamic position encoding: 1 × 1 × 1, depth-wise 3 × 1 × 1 and 1 × 1 × 1 convolutions (§3.2)."""
+
+    def __init__(self, width: int, hidden: int, config: STDFormerConfig) -> None:
+        super().__init__()
+        self.norm = channel_norm(config.norm, width) if config.dpe_norm == "bn" else nn.Identity()
+        self.reduce = nn.Linear(width, hidden)
+        self.time = DepthwiseConv(hidden, (3, 1))
+        self.expand = nn.Linear(hidden, width)
+        zero(self.expand)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """``(T, B, N, C)`` to the same shape."""
+        x = self.reduce(normed(self.norm, patches))
+        return self.expand(self.time(x.unsqueeze(2)).squeeze(2))
+
+
+class AdjacentConv(nn.Module):
+    """The PTM's 1 × 1, 3 × 3, 1 × 1 convolution, with batch norm and ReLU between them."""
+
+    def __init__(self, width: int, config: STDFormerConfig) -> None:
+        super().__init__()
+        hidden = width // 4
+        self.plane = "3d" if config.conv_kind == "3d" else config.conv_plane
+        self.reduce = nn.Linear(width, hidden, bias=False)
+        self.norm1 = channel_norm(config.norm, hidden)
+        kind = nn.Conv3d if self.plane == "3d" else nn.Conv2d
+        self.conv: nn.Module = kind(hidden, hidden, 3, padding=1, bias=False)
+        self.norm2 = channel_norm(config.norm, hidden)
+        self.expand = nn.Linear(hidden, width)
+        zero(self.expand)
+
+    def forward(self, patches: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(T, B, N, C)`` to the same shape, strided; ``size`` is (H, W)."""
+        x = normed(self.norm1, self.reduce(patches)).relu_()
+        if self.plane == "space":
+            x = self._last(convolved(self.conv, x.unflatten(2, size)).flatten(2, 3))  # type: ignore[arg-type]
+        elif self.plane == "time_space":
+            clips = x.transpose(0, 1).contiguous()  # (B, T, N, C/4): a channels-last image of T × N
+            x = self._last(self.conv(clips.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).transpose(0, 1)
+        else:
+            maps = self.conv(x.unflatten(2, size).permute(1, 4, 0, 2, 3))
+            x = self._last(maps.permute(2, 0, 3, 4, 1).flatten(2, 3))
+        return x
+
+    def _last(self, x: Tensor) -> Tensor:
+        return self.expand(normed(self.norm2, x).relu_())
+
+
+# --- the T branch ----------------------------------------------------------------------------------------------------
+
+
+class CTM(nn.Module):
+    """Cross transformer module (§3.3): at each place the frames of the ST branch look at those of the memory."""
+
+    def __init__(self, config: STDFormerConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        width, self.heads, self.residual = config.width, config.heads, config.ctm_residual
+        self.cpe: nn.Module
+        self.cpe = DepthwiseConv(width, (3, 3)) if config.cpe == "depthwise" else DenseConv(width, (3, 3), bias=True)
+        self.norm_q = nn.LayerNorm(width)
+        self.norm_kv = nn.LayerNorm(width)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = FFN(width, config.ctm_mlp_ratio, config.gelu)
+        self.drop_path = ClipDropPath(drop_path)
+        self.time_embed: nn.Parameter | None = None
+        if config.temporal_pos_embed:
+            frames = -(-config.clip.frames // config.tubelet_stride)
+            self.time_embed = nn.Parameter(torch.zeros(1, frames, width))
+        for layer in (self.q, self.kv):  # Xavier's bound for one layer of 3 C outputs, as UniFormerV2's
+            nn.init.uniform_(layer.weight, -math.sqrt(6 / (4 * width)), math.sqrt(6 / (4 * width)))
+            nn.init.zeros_(layer.bias)
+        for last in (self.proj, self.mlp[2], self.cpe):
+            zero(last)  # type: ignore[arg-type]
+
+    def forward(self, query: Tensor, memory: Tensor, size: tuple[int, int]) -> Tensor:
+        """The next memory, ``(T, B, N, C)``.
+
+        Args:
+            query: ``(T, B, N, C)``; of the ST branch.
+            memory: ``(T, B, N, C)``.
+            size: (H, W); if N is H·W + 1, the first is a class token, which no convolution sees.
+        """
+        places = size[0] * size[1]
+        maps = query[:, :, query.shape[2] - places :].unflatten(2, size)
+        encoded = self.cpe(maps).flatten(2, 3)
+        query = query + encoded if query.shape[2] == places else add_to_patches(query, encoded)
+        added = self.drop_path(self.attend(self.norm_q(query), self.norm_kv(memory)))
+        if self.residual != "memory":
+            added = added + query
+        if self.residual != "query":
+            added = added + memory
+        return added + self.drop_path(self.mlp(self.norm2(added)))
+
+    def attend(self, query: Tensor, memory: Tensor) -> Tensor:
+        """Attention along time at every place: ``(T, B, N, C)`` twice to the same shape."""
+        if self.time_embed is not None:
+            times = resize_line(self.time_embed, len(query))[0][:, None, None]
+            query, memory = query + times, memory + times
+        q = self.q(query).flatten(1, 2).unflatten(2, (self.heads, -1)).permute(1, 2, 0, 3)
+        k, v = self.kv(memory).flatten(1, 2).unflatten(2, (2, self.heads, -1)).permute(2, 1, 3, 0, 4)
+        if len(q) <= PIECE:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:
+            pieces = zip(q.split(PIECE), k.split(PIECE), v.split(PIECE))
+            mixed = torch.cat([F.scaled_dot_product_attention(*piece) for piece in pieces])
+        return self.proj(mixed.permute(2, 0, 1, 3).flatten(2)).view(query.shape)
+
+
+class ClipDropPath(DropPath):
+    """Stochastic depth, clip by clip, of ``(T, B, ...)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.drop_prob == 0 or not self.training else super().forward(x.transpose(0, 1)).transpose(0, 1)
+
+
+def add_to_patches(x: Tensor, added: Tensor) -> Tensor:
+    """``(T, B, 1 + N, C)`` and ``(T, B, N, C)``: the class token stays as it is."""
+    return torch.cat([x[:, :, :1], x[:, :, 1:] + added], 2)
