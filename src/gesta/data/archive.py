@@ -7,6 +7,7 @@ later training finds them there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -88,7 +89,7 @@ def read_index(archive: str) -> Index:
     return _read_index(archive, status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _read_index(archive: str, size: int, changed: int) -> Index:
     try:
         with open(index_file(archive), encoding="utf-8") as file:
@@ -110,13 +111,11 @@ def _read_index(archive: str, size: int, changed: int) -> Index:
                     notes[member.name] = tar.extractfile(member).read().decode()  # type: ignore[union-attr]
     except (tarfile.TarError, UnicodeDecodeError) as error:
         raise GestaError(
-            f"{archive}: cannot be read as an uncompressed tar file ({error}); copy it again, or unpack a compressed one"
+            f"{archive}: cannot be read as an uncompressed tar file ({error}); copy it again, or unpack it"
         ) from None
     index = Index(places, notes)
-    try:
+    with contextlib.suppress(OSError):  # read-only storage: every process lists the members for itself
         write_json(index_file(archive), {"bytes": size, "places": places, "notes": notes})
-    except OSError:
-        pass  # read-only storage: every process lists the members for itself
     return index
 
 

@@ -96,8 +96,8 @@ class Shards(DataConfig):
                 index = numbers.get(label) if isinstance(label, str) else label
                 if (label is not None and index is None) or (index is not None and not 0 <= index < len(classes)):
                     raise GestaError(
-                        f"{path}: its label {label!r} is none of the {len(classes)} classes; give their names in the "
-                        f"order of the labels, one a line, with --data.class-names FILE or as {CLASSES} beside the shards"
+                        f"{path}: its label {label!r} is none of the {len(classes)} classes; give their names in "
+                        f"label order, one a line, with --data.class-names FILE or as {CLASSES} beside them"
                     )
                 records.append(Record(path=path, name=name, label=index))
         return records
