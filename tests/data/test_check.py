@@ -141,10 +141,10 @@ def test_the_report_is_short_and_complete() -> None:
     assert value["ok"] is False and len(value["findings"]) == SHOWN + 5 and value["videos"] == 3
 
 
-def _dies(path: str, depth: Depth | None) -> room._Look:
-    if path.endswith("deadly.mp4"):
+def _dies(item: tuple[str, Depth | None]) -> room._Look:
+    if item[0].endswith("deadly.mp4"):
         os._exit(11)
-    return room._look(path, depth)
+    return room._look(item)
 
 
 def test_a_file_that_kills_the_decoder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

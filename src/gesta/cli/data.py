@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import argparse
 
-from gesta.cli.options import Verbs, data_source, print_results
+from gesta.cli.options import Verbs, count, data_source, frame_rate, print_results
 
 
 def add_verbs(verbs: Verbs) -> None:
-    data = verbs.group("data", "look at, check or make videos")
+    data = verbs.group("data", "look at, check, prepare or make videos")
     sub = data.add("list", _data_list, "splits, classes and a few records", fields=True)
     sub.add_argument("source", metavar="ROOT|LIST|NAME")
     sub = data.add("check", _data_check, "find what would spoil a training before it starts", fields=True)
     sub.add_argument("source", metavar="ROOT|LIST|NAME")
     sub.add_argument("--model", help="check lengths against this model's clip")
     sub.add_argument("--no-flip", action="store_true", help="training will not flip, so left and right do no harm")
+    sub = data.add("prepare", _data_prepare, "a small copy that is quick to train from: videos, images or shards")
+    sub.add_argument("root", metavar="ROOT", help="folder of videos")
+    sub.add_argument("out", metavar="OUT", help="folder of the copies; a second run goes on where one stopped")
+    sub.add_argument("--short-side", type=int, default=256, help="in pixels (default %(default)s); none is made larger")
+    sub.add_argument("--codec", choices=("h264", "hevc"), default="h264")
+    sub.add_argument(
+        "--fps", type=frame_rate, default=None, help="frames per second (default keep)", metavar="FPS|keep"
+    )
+    sub.add_argument("--frames", action="store_true", help="folders of JPEG images instead of video files")
+    sub.add_argument("--lists", action="store_true", help="also list files, labelled by the folders of classes")
+    sub.add_argument("--shards", type=count, default=0, metavar="N", help="tar files of N videos each")
+    sub.add_argument("--val", type=float, default=0.2, help="share of validation videos in the lists")
+    sub.add_argument("--test", type=float, default=0.0, help="share of test videos in the lists")
+    sub.add_argument("--by-folder", action="store_true", help="lists keep the videos of a sub-folder together")
+    sub.add_argument("--seed", type=int, default=0, help="of the split, and of the order in shards")
+    sub.add_argument("--workers", type=int, help="processes (default: one per processor)")
     make = Verbs(data.parsers.add_parser("make", help="make the embedded data set"), "WHAT")
     sub = make.add("marionette", _data_make, "videos of an articulated puppet performing actions")
     sub.add_argument("out", metavar="OUT")
@@ -38,6 +54,15 @@ def _data_check(options: argparse.Namespace, rest: list[str]) -> int:
     report = check(data_source(options.source, rest, "gesta data check"), clip=clip, flip=not options.no_flip)
     print_results(options, report)
     return 0 if report.ok else 1
+
+
+def _data_prepare(options: argparse.Namespace, _: list[str]) -> int:
+    from gesta.data.prepare import prepare
+
+    names = "short_side codec fps frames lists shards val test seed by_folder workers"
+    prepared = prepare(options.root, options.out, **{name: getattr(options, name) for name in names.split()})
+    print_results(options, prepared)
+    return 1 if prepared.left_out else 0
 
 
 def _data_make(options: argparse.Namespace, _: list[str]) -> None:

@@ -139,6 +139,11 @@ def count(text: str) -> int:
     return value
 
 
+def frame_rate(text: str) -> float | None:
+    """Frames per second; None for ``keep``."""
+    return None if text == "keep" else float(text)
+
+
 def views(text: str) -> tuple[int, str]:
     """How many views, as a number and in words. Papers disagree about the order in "3x4", so that is refused."""
     if text.isdecimal() and int(text):

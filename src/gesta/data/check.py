@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from gesta.data.archive import place, read_bytes
 from gesta.data.clips import span
 from gesta.data.dataset import ClassNames, DataConfig, Record, label_in, loader_workers
 from gesta.data.depth import Depth
@@ -19,6 +17,7 @@ from gesta.data.describe import SPLITS
 from gesta.data.describe import describe as describe
 from gesta.data.frames import image_files
 from gesta.data.lists import Folder
+from gesta.data.pool import each
 from gesta.data.transforms import names_side
 from gesta.data.video import VIDEOS, VideoError, VideoInfo, probe
 from gesta.model import ClipSpec
@@ -146,47 +145,24 @@ def check(
 
 def _look_at_all(paths: Mapping[str, Depth | None], workers: int) -> Iterator[tuple[str, _Look]]:
     """Decode in several processes; a file that kills its process is found out and reported like any other."""
-    if not workers:
-        yield from ((path, _look(path, depth)) for path, depth in sorted(paths.items()))
-        return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gesta.data.dataset"])
-    todo = sorted(paths, reverse=True)
-    while todo:
-        suspects: list[str] = []
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            running: dict[Future[_Look], str] = {}
-            while running or (todo and not suspects):
-                while todo and not suspects and len(running) < 2 * workers:
-                    path = todo.pop()
-                    try:
-                        running[pool.submit(_look, path, paths[path])] = path
-                    except BrokenProcessPool:
-                        suspects.append(path)
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    path = running.pop(future)
-                    if isinstance(future.exception(), BrokenProcessPool):
-                        suspects.append(path)
-                    else:
-                        yield path, future.result()
-        for path in suspects:  # one of them broke the pool
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
-                try:
-                    yield path, pool.submit(_look, path, paths[path]).result()
-                except BrokenProcessPool:
-                    yield path, _Look(None, f"{path}: kills the process that decodes it; take it off the list", "")
+    items = sorted(paths.items())
+    for position, look in each(_look, items, workers):
+        path, _ = items[position]
+        yield path, look or _Look(None, f"{path}: kills the process that decodes it; take it off the list", "")
 
 
-def _look(path: str, depth: Depth | None) -> _Look:
-    if not os.path.exists(path):
+def _look(item: tuple[str, Depth | None]) -> _Look:
+    path, depth = item
+    where = None if os.path.isdir(path) else place(path)
+    if where is None and not os.path.isdir(path):
         return _Look(None, f"{path}: does not exist; copy it there, or take it off the list", "")
     digest = hashlib.blake2b(digest_size=16)
     try:
-        for name in image_files(path, depth=depth is not None) if os.path.isdir(path) else [path]:
-            with open(name, "rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-        if os.path.isfile(path) and not os.path.getsize(path):
+        images = [] if where else image_files(path, depth=depth is not None)
+        for part in filter(None, [where, *map(place, images)]):
+            for block in read_bytes(part):
+                digest.update(block)
+        if where and not where.size:
             return _Look(None, f"{path}: is an empty file; copy or download it again, or take it off the list", "")
         return _Look(probe(path, exact=True, depth=depth), "", digest.hexdigest())
     except (VideoError, RuntimeError, MemoryError) as error:
@@ -202,7 +178,8 @@ def _files(looks: Mapping[str, _Look], clip: ClipSpec | None) -> Iterator[Findin
     least = 0 if clip is None else clip.frames if clip.sampling == "uniform" or clip.shrink else span(clip)
     for path, (info, problem, _) in sorted(looks.items()):
         if info is None:
-            missing = "missing" if not os.path.exists(path) else "cannot be decoded"
+            there = os.path.exists(path) or place(path) is not None
+            missing = "cannot be decoded" if there else "missing"
             yield Finding("error", missing, problem)
             continue
         if info.damaged:

@@ -17,6 +17,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from torch.utils.data import get_worker_info
 
+from gesta.data.archive import Place, place
 from gesta.data.frames import VideoError
 
 DAMAGED = "the file is damaged, incomplete or not a video: copy or download it again, or take it off the list"
@@ -55,10 +56,11 @@ def open_video(source: str | int) -> Iterator[tuple[Any, Any]]:
 
 def _locate(source: str | int) -> tuple[str, dict[str, Any]]:
     """What to hand to libav: name and options."""
-    if isinstance(source, str) and os.path.exists(source) and not source.startswith("/dev/video"):
-        if not os.path.isfile(source):
+    if isinstance(source, str) and not source.startswith("/dev/video"):
+        if (where := place(source)) is not None:
+            return where.url, {}
+        if os.path.exists(source):
             raise VideoError(f"{source}: is neither a file nor a folder; give a video file or a folder of frames")
-        return "file:" + source, {}  # the prefix keeps names with a colon from being taken for a protocol
     text = str(source)
     if "://" in text:
         options = {"rtsp_transport": "tcp"} if text.startswith("rtsp") else {}
@@ -75,7 +77,7 @@ def _locate(source: str | int) -> tuple[str, dict[str, Any]]:
 
 
 def _remedy(source: str | int) -> str:
-    if isinstance(source, str) and os.path.isfile(source):
+    if isinstance(source, str) and place(source) is not None:
         return DAMAGED
     return "check that the address is right and the device or server is on and not in use"
 
@@ -139,9 +141,12 @@ class Timeline(NamedTuple):
 
 def timeline(container: Any, stream: Any, path: str) -> Timeline:
     """Count the frames of an open file and learn where decoding may start, from its packets or its index."""
-    large = os.path.getsize(path) > HELD_BYTES
+    where = place(path)
+    if where is None:
+        raise VideoError(f"{path}: does not exist any more; check the path")
+    large = where.size > HELD_BYTES
     unit = float(stream.time_base or 0)
-    if large and "mp4" in container.format.name and not _fragmented(path):
+    if large and "mp4" in container.format.name and not _fragmented(where):
         indexed = _from_index(container, stream, unit)
         if indexed is not None:
             return indexed
@@ -190,10 +195,11 @@ def presentation_times(packets: list[av.Packet]) -> list[int]:
     return [packet.pts for packet in packets if packet.pts is not None] if len(times) == len(packets) else []
 
 
-def _fragmented(path: str) -> bool:
+def _fragmented(where: Place) -> bool:
     """Whether an MP4 file is made of fragments, whose index is not complete before the whole file is read."""
-    with open(path, "rb") as file:
-        while len(head := file.read(16)) >= 8:
+    with open(where.file, "rb") as file:
+        file.seek(where.offset)
+        while len(head := file.read(16)) >= 8 and file.tell() <= where.offset + where.size:
             size, kind = int.from_bytes(head[:4], "big"), head[4:8]
             if kind == b"moof":
                 return True

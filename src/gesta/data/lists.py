@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gesta.config import config
 from gesta.data.dataset import DataConfig, Record, SplitName
+from gesta.data.frames import image_files
 from gesta.data.listfile import Entry, label_of, list_finder, read_entries, read_text, to_records
 from gesta.data.listfile import read_list as read_list
 from gesta.data.locate import Finder, assign, hold_out
@@ -215,3 +216,59 @@ def read_class_names(path: str) -> list[str]:
         twice = next(name for name in names if names.count(name) > 1)
         raise GestaError(f"{path}: the class {twice!r} occurs twice")
     return names
+
+
+def write_lists(
+    root: str, *, val: float = 0.2, test: float = 0.0, seed: int = 0, by_folder: bool = False
+) -> dict[str, int]:
+    """Write ``train.txt``, ``val.txt`` and ``test.txt`` of a folder with a folder per class, and ``classes.txt``.
+
+    A line is ``path label``, or ``path frames label`` for a folder of frames, as MMAction2 has them. Splits that have a
+    folder stay what they are; the rest is split as :class:`Folder` does it.
+
+    Args:
+        root: the folder; the lists are written into it, with paths relative to it.
+        val: share of validation videos, where there is no folder of them.
+        test: share of test videos, where there is no folder of them.
+        seed: of the split.
+        by_folder: keep videos of one sub-folder of a class (a recording, a person) on one side, so that no video is
+            tested whose sister was trained on.
+
+    Returns:
+        number of videos by name of the list; empty splits get none.
+
+    Raises:
+        GestaError: no folder per class, or a name that a list cannot hold.
+    """
+    data = Folder(root=root, val=val, test=test, seed=seed)
+    splits = {split: data.records(split) for split in SPLIT_FOLDERS}
+    if by_folder:
+        given = data.split_folders()
+        whole = splits["train"] + [r for s in SPLIT_FOLDERS if s != "train" and s not in given for r in splits[s]]
+        shares = (0.0 if "val" in given else val, 0.0 if "test" in given else test)
+        cut: dict[SplitName, list[Record]] = {split: splits[split] if split in given else [] for split in SPLIT_FOLDERS}
+        cut["train"] = []
+        for label in range(len(data.classes())):
+            records = sorted((r for r in whole if r.label == label), key=lambda record: record.path)
+            names = [os.path.relpath(record.path, given["train"]) for record in records]
+            groups = [name if name.count(os.sep) < 2 else os.path.dirname(name) for name in names]
+            for record, split in zip(records, assign(names, *shares, seed, groups)):
+                cut[split].append(record)
+        splits = cut
+    written = {}
+    for split, records in splits.items():
+        path = os.path.join(root, f"{split}.txt")
+        if not records:
+            continue
+        lines = []
+        for record in records:
+            if "\n" in record.name:
+                raise GestaError(f"{record.path}: its name holds a line break, so no list can name it; rename it")
+            count = f" {len(image_files(record.path))}" if os.path.isdir(record.path) else ""
+            lines.append(f"{record.name}{count} {record.label}\n")
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.writelines(lines)
+        written[os.path.basename(path)] = len(records)
+    with open(os.path.join(root, "classes.txt"), "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(f"{name}\n" for name in data.classes())
+    return written

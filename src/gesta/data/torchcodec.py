@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from torch import Tensor
@@ -43,7 +44,7 @@ class TorchcodecFile(File):
         decoder = video_decoder()
         super().__enter__()
         self._decoder: Any = None
-        if self._timeline.times:
+        if self._timeline.times and os.path.isfile(self.path):  # not a member of a tar file
             try:
                 self._decoder = decoder(self.path, stream_index=self._stream.index, seek_mode="exact")
             except (RuntimeError, ValueError):  # a codec that this FFmpeg lacks, or damage

@@ -21,6 +21,7 @@ from gesta.recipes import Recipe, Table
 DATA = {
     "folder": "gesta.data.lists:Folder",
     "lists": "gesta.data.lists:Lists",
+    "shards": "gesta.data.shards:Shards",
     "ucf101": "gesta.data.ucf101:UCF101",
     "hmdb51": "gesta.data.hmdb51:HMDB51",
     "kinetics400": "gesta.data.kinetics400:Kinetics400",

@@ -1,0 +1,181 @@
+"""Labelled videos in tar files ("shards", WebDataset's convention), for storage on which many small files are slow.
+
+A sample is the members that share a name up to its first dot: ``000001.mp4`` the video, ``000001.cls`` its label as a
+number, ``000001.json`` with ``name`` and ``label``. They are read in any order, each by its place in the tar file
+(:mod:`gesta.data.archive`), so training shuffles over all shards as it does over files.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from gesta.config import config
+from gesta.data.archive import read_index
+from gesta.data.dataset import DataConfig, Record, SplitName
+from gesta.data.lists import SPLIT_FOLDERS, read_class_names
+from gesta.data.locate import assign
+from gesta.data.video import VIDEOS
+from gesta.errors import GestaError
+
+CLASSES = "classes.txt"
+"""File of class names that ``gesta data prepare`` leaves beside shards and lists."""
+
+
+class Member(NamedTuple):
+    """A sample of a shard: where its video is, its name, and its label as a number, as a class name, or None."""
+
+    path: str
+    name: str
+    label: int | str | None
+
+
+@config
+class Shards(DataConfig):
+    """Tar files of videos below a folder: ``root/*.tar``, or ``root/train/*.tar`` with ``val`` and ``test`` beside it.
+
+    The split's word may also begin the shards' names (``train-000000.tar``). What neither splits is split class by
+    class, by a hash of the videos' names, as a folder of videos is.
+
+    Attributes:
+        root: the folder.
+        class_names: file of class names in label order; else ``classes.txt`` in the root, else the names that the
+            samples have, or their numbers.
+        val: share of validation videos, where there are no shards of them.
+        test: share of test videos, where there are no shards of them.
+        seed: of the split.
+    """
+
+    root: str = ""
+    class_names: str = ""
+    val: float = 0.2
+    test: float = 0.0
+    seed: int = 0
+
+    def records(self, split: SplitName) -> list[Record]:
+        """All videos of a split, in the order of the shards.
+
+        Raises:
+            GestaError: no shards, one that cannot be read, a label that is none of the classes.
+        """
+        shards = self._shards()
+        classes = self.classes()
+        if split in shards and split != "train":
+            return self._records(shards[split], classes)
+        records = self._records(shards["train"], classes)
+        val, test = (0.0 if part in shards else share for part, share in (("val", self.val), ("test", self.test)))
+        by_label: dict[int | None, list[int]] = {}
+        for index, record in enumerate(records):
+            by_label.setdefault(record.label, []).append(index)  # type: ignore[arg-type]
+        chosen = set()
+        for indices in by_label.values():
+            parts = assign([records[i].name for i in indices], val, test, self.seed)
+            chosen |= {i for i, part in zip(indices, parts) if part == split}
+        return [record for index, record in enumerate(records) if index in chosen]
+
+    def classes(self) -> list[str]:
+        """The file's names, else all names or numbers that the samples have; empty if nothing is labelled."""
+        file = self.class_names or os.path.join(self.root, CLASSES)
+        if self.class_names or os.path.isfile(file):
+            return read_class_names(file)
+        labels = {member.label for paths in self._shards().values() for path in paths for member in members(path)}
+        numbers = [label for label in labels if isinstance(label, int)]
+        if numbers:
+            return [str(number) for number in range(max(numbers) + 1)]
+        return sorted(str(label) for label in labels - {None})
+
+    def _records(self, paths: Iterable[str], classes: list[str]) -> list[Record]:
+        numbers = {name: number for number, name in enumerate(classes)}
+        records = []
+        for shard in paths:
+            for path, name, label in members(shard):
+                index = numbers.get(label) if isinstance(label, str) else label
+                if (label is not None and index is None) or (index is not None and not 0 <= index < len(classes)):
+                    raise GestaError(
+                        f"{path}: its label {label!r} is none of the {len(classes)} classes; give their names in "
+                        f"label order, one a line, with --data.class-names FILE or as {CLASSES} beside them"
+                    )
+                records.append(Record(path=path, name=name, label=index))
+        return records
+
+    def _shards(self) -> dict[SplitName, list[str]]:
+        """The tar files of each split; all are training shards if none is said to be."""
+        if not self.root:
+            raise GestaError("which shards? give the folder that holds the tar files: --data.root DIR")
+        found: dict[SplitName, list[str]] = {}
+        paths = sorted(
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(self.root, followlinks=True)
+            for name in names
+            if name.endswith(".tar") and not name.startswith(".")
+        )
+        if not paths:
+            raise GestaError(
+                f"{self.root}: holds no tar files; make some with gesta data prepare VIDEOS DIR --shards 500"
+            )
+        for path in paths:
+            parts = os.path.relpath(path, self.root).split(os.sep)
+            words = [*parts[:-1], parts[-1].split("-")[0]]
+            for split, names in SPLIT_FOLDERS.items():
+                if any(word.lower() in names for word in words):
+                    found.setdefault(split, []).append(path)
+                    break
+        if "train" not in found:
+            return {"train": paths}
+        return found
+
+
+def members(shard: str) -> list[Member]:
+    """The samples of a shard that have a video, in its order."""
+    index = read_index(shard)
+    found = []
+    for name in index.places:
+        if os.path.splitext(name)[1].lower() not in VIDEOS:
+            continue
+        key = _key(name)
+        try:
+            note = json.loads(index.notes.get(f"{key}.json", "{}"))
+            number = index.notes.get(f"{key}.cls", "").strip()
+            label = int(number) if number else note.get("label")
+            written = str(note.get("name", name))
+        except (ValueError, AttributeError):
+            raise GestaError(
+                f"{shard}#{key}: its .json or .cls cannot be read as a label; make this shard again"
+            ) from None
+        if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
+            raise GestaError(f"{shard}#{key}: its label {label!r} is neither a number nor a class name; correct it")
+        found.append(Member(f"{shard}#{name}", written, label))
+    return found
+
+
+def write_shard(path: str, samples: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:
+    """Write a shard that appears complete or not at all; the same samples make the same bytes.
+
+    Args:
+        path: of the tar file.
+        samples: key, video file and note (``name``, and ``label`` as a number where there is one) of each.
+    """
+    part = f"{path}.{os.getpid()}.part"
+    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, video, note in samples:
+            small = {".json": json.dumps(note)} | ({".cls": str(note["label"])} if "label" in note else {})
+            with open(video, "rb") as file:
+                member = tarfile.TarInfo(key + os.path.splitext(video)[1])
+                member.size = os.path.getsize(video)
+                tar.addfile(member, file)
+            for suffix, text in small.items():
+                member = tarfile.TarInfo(key + suffix)
+                member.size = len(text.encode())
+                tar.addfile(member, io.BytesIO(text.encode()))
+    os.replace(part, path)
+    read_index(path)  # leaves the list of its members beside it
+
+
+def _key(name: str) -> str:
+    """A member's name up to the first dot of its file name, as WebDataset groups members."""
+    folder, base = os.path.split(name)
+    return os.path.join(folder, base.split(".")[0])
