@@ -16,7 +16,7 @@ from gesta.data.filming import length
 from gesta.data.isogd import IsoGD
 from gesta.data.layouts import names, shoot
 from gesta.data.layouts.arrange import ARRANGE, FAMILIES, Shot
-from gesta.data.layouts.make import DATA, make_layout
+from gesta.data.layouts.make import DATA, fields_of, make_layout
 from gesta.data.marionette import Marionette, make, plan, split_of
 from gesta.data.motions import FAMILIES as MOTIONS
 from gesta.data.ntu import NTU
@@ -39,6 +39,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
+def _open(layout: str, root: Path) -> DataConfig:
+    return DATA[layout](**fields_of(layout, str(root)))
+
+
 def _labelled(data: DataConfig) -> dict[str, list[Record]]:
     return {split: data.records(split) for split in ("train", "val", "test")}  # type: ignore[arg-type]
 
@@ -51,7 +55,7 @@ def _names(layout: str) -> list[str]:
 
 @pytest.mark.parametrize("layout", DATA)
 def test_readers_read_what_is_made_for_them(root: Path, layout: str) -> None:
-    data = DATA[layout](str(root / layout))
+    data = _open(layout, root / layout)
     records, classes = _labelled(data), data.classes()
     tested = "val" if layout in ("kinetics400", "ssv1", "ssv2", "epic", "isogd") else "test"
     assert records["train"] and records[tested]
@@ -74,7 +78,7 @@ def test_readers_read_what_is_made_for_them(root: Path, layout: str) -> None:
 def test_every_clip_is_filed_under_its_own_class(root: Path) -> None:
     """The second action is seen where the second class's name says so."""
     for layout in ("ucf101", "hmdb51", "diving48", "ssv2"):
-        data = DATA[layout](str(root / layout))
+        data = _open(layout, root / layout)
         classes = data.classes()
         assert isinstance(classes, list)
         record = data.records("train")[0]
@@ -96,10 +100,10 @@ def test_the_names_are_genuine(shared: Path) -> None:
     assert set(names.KINETICS400.values()) <= set(kinetics)
     something = (annotations / "something_something_v1/something-something-v1-labels.csv").read_text().splitlines()
     assert {name.replace("[", "").replace("]", "") for name in names.SOMETHING.values()} <= set(something)
-    dives = DATA["diving48"](str(annotations / "diving48")).classes()
+    dives = DATA["diving48"](root=str(annotations / "diving48"))  # type: ignore[call-arg].classes()
     assert isinstance(dives, list)
     assert list(names.DIVING48.values()) == [name for name in dives if name in names.DIVING48.values()]
-    kitchen = DATA["epic"](str(annotations / "epic_kitchens_100")).classes()
+    kitchen = DATA["epic"](root=str(annotations / "epic_kitchens_100"))  # type: ignore[call-arg].classes()
     assert isinstance(kitchen, dict)
     for space, words in (("verb", names.EPIC_VERBS), ("noun", names.EPIC_NOUNS)):
         assert list(words) == [name for name in kitchen[space] if name in words]
@@ -126,7 +130,7 @@ def test_official_forms(root: Path) -> None:
 
 
 def test_depth_is_there_where_the_data_set_has_it(root: Path) -> None:
-    ntu, isogd = DATA["ntu"](str(root / "ntu")), DATA["isogd"](str(root / "isogd"))
+    ntu, isogd = _open("ntu", root / "ntu"), _open("isogd", root / "isogd")
     assert isinstance(ntu, NTU) and isinstance(isogd, IsoGD)
     ntu.modality = isogd.modality = "depth"
     for data in (ntu, isogd):
@@ -163,7 +167,7 @@ def test_ntu_has_both_protocols(tmp_path: Path) -> None:
     (tmp_path / "samples_not_here.txt").write_text(texts["samples_not_here.txt"])
     made = {Path(video.masked).name: video.clips[0].subject for video in videos}
     for split in ("cross_subject", "cross_view"):
-        data = DATA["ntu"](str(tmp_path))
+        data = _open("ntu", tmp_path)
         assert isinstance(data, NTU)
         data.split = split  # type: ignore[assignment]
         train, test = ({record.name for record in data.records(part)} for part in ("train", "test"))  # type: ignore[arg-type]

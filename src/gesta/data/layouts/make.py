@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -26,18 +25,27 @@ from gesta.data.ucf101 import UCF101
 from gesta.errors import GestaError
 from gesta.progress import track
 
-DATA: dict[str, Callable[[str], DataConfig]] = {
-    "ucf101": lambda root: UCF101(root=root),
-    "hmdb51": lambda root: HMDB51(root=root),
-    "kinetics400": lambda root: Kinetics400(root=root),
-    "ssv1": lambda root: SomethingV1(root=root),
-    "ssv2": lambda root: SomethingV2(root=root),
-    "diving48": lambda root: Diving48(root=root),
-    "epic": lambda root: EPICKitchens(root=root),
-    "ntu": lambda root: NTU(root=root, setups=(NTU_SETUP,), leave_out=os.path.join(root, "samples_not_here.txt")),
-    "isogd": lambda root: IsoGD(root=root),
+DATA: dict[str, type[DataConfig]] = {
+    "ucf101": UCF101,
+    "hmdb51": HMDB51,
+    "kinetics400": Kinetics400,
+    "ssv1": SomethingV1,
+    "ssv2": SomethingV2,
+    "diving48": Diving48,
+    "epic": EPICKitchens,
+    "ntu": NTU,
+    "isogd": IsoGD,
 }
 """The data set that reads a layout, by the layout's name."""
+
+
+def fields_of(layout: str, root: str) -> dict[str, Any]:
+    """The fields with which the layout's data set reads the folder that it was made in."""
+    found: dict[str, Any] = {"root": root}
+    if layout == "ntu":
+        found |= {"setups": (NTU_SETUP,), "leave_out": os.path.join(root, "samples_not_here.txt")}
+    return found
+
 
 TURNS = 20
 """Most clips of an action: so many names of performers, cameras and replications NTU RGB+D's setup has for each."""
@@ -114,7 +122,7 @@ def make_layout(
         pass
     for path, text in texts.items():
         write_text(root / path, text)
-    data = DATA[layout](str(root))
+    data = DATA[layout](**fields_of(layout, str(root)))
     splits = {split: len(data.records(split)) for split in get_args(SplitName)}
     seconds = round(time.monotonic() - begin, 1)
     return LayoutSummary(str(root), layout, clips, len(videos), len(missing), seconds, splits)
