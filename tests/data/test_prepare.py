@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from gesta.cli import main
-from gesta.data import encode
 from gesta.data.lists import Lists, write_lists
 from gesta.data.pool import each
 from gesta.data.prepare import MANIFEST, Prepared, prepare

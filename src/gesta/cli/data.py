@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gesta.cli.options import Verbs, count, data_source, frame_rate, print_results
+from gesta.errors import GestaError
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -34,9 +35,15 @@ def add_verbs(verbs: Verbs) -> None:
     make = Verbs(data.parsers.add_parser("make", help="make the embedded data set"), "WHAT")
     sub = make.add("marionette", _data_make, "videos of an articulated puppet performing actions")
     sub.add_argument("out", metavar="OUT")
-    sub.add_argument("--clips", type=int, default=400)
+    sub.add_argument("--clips", type=int, help="how many (default 400; 48 of a layout)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int)
+    sub.add_argument(
+        "--layout",
+        metavar="NAME",
+        help="folders, names and lists as another data set has them: ucf101, hmdb51, kinetics400, ssv1, ssv2, "
+        "diving48, epic, ntu or isogd",
+    )
     sub.add_argument("--depth", action="store_true", help="also depth maps, for models of RGB and depth")
 
 
@@ -66,7 +73,15 @@ def _data_prepare(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _data_make(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.data.layouts.make import make_layout
     from gesta.data.marionette import make
 
-    made = make(options.out, clips=options.clips, seed=options.seed, workers=options.workers, depth=options.depth)
-    print_results(options, made)
+    if options.layout is None:
+        clips = 400 if options.clips is None else options.clips
+        made = make(options.out, clips=clips, seed=options.seed, workers=options.workers, depth=options.depth)
+        print_results(options, made)
+        return
+    if options.depth:
+        raise GestaError("--depth goes without --layout: the layouts ntu and isogd have depth, the others have none")
+    clips = 48 if options.clips is None else options.clips
+    print_results(options, make_layout(options.out, options.layout, clips, options.seed, options.workers))

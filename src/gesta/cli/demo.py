@@ -12,12 +12,22 @@ def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add(
         "demo", _demo, "make the embedded data set, train, evaluate, report and predict, in minutes", result=False
     )
-    sub.add_argument("--out", default="runs/demo", help="run folder (default %(default)s)")
-    sub.add_argument("--clips", type=int, default=600, help="videos to make (default %(default)s)")
-    sub.add_argument("--epochs", type=int, help="epochs of training (default: the recipe's)")
+    sub.add_argument("--out", help="run folder (default runs/demo; of all layouts runs/layouts)")
+    sub.add_argument("--clips", type=int, help="videos to make (default 600; 16 of each layout)")
+    sub.add_argument("--epochs", type=int, help="epochs of training (default: the recipe's; 2 of each layout)")
+    sub.add_argument(
+        "--all-layouts",
+        action="store_true",
+        help="instead, of each data set: lay the videos out as it does, check, train and evaluate a recipe for it",
+    )
 
 
-def _demo(options: argparse.Namespace, _: list[str]) -> None:
-    from gesta.demo import run_demo
+def _demo(options: argparse.Namespace, _: list[str]) -> int:
+    from gesta.demo import run_demo, run_layouts
 
-    run_demo(Path(options.out), clips=options.clips, epochs=options.epochs)
+    epochs: int | None = options.epochs
+    if options.all_layouts:
+        clips = 16 if options.clips is None else options.clips
+        return 0 if run_layouts(Path(options.out or "runs/layouts"), clips, 2 if epochs is None else epochs) else 1
+    run_demo(Path(options.out or "runs/demo"), clips=600 if options.clips is None else options.clips, epochs=epochs)
+    return 0

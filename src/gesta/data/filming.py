@@ -8,22 +8,17 @@ processes that make clips start quickly.
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
-from av.error import FFmpegError
-from PIL import Image
 
-from gesta.data.motions import COARSE, CRATE, FPS, Act, Random, perform
+from gesta.data.encode import write_depth, write_video
+from gesta.data.motions import CRATE, FAMILIES, FPS, Act, Random, perform
 from gesta.data.puppet import Body, chair, dress, subject
 from gesta.data.stage import Array, Box, Camera, Cone, Room, render
-from gesta.errors import GestaError
 
 AZIMUTHS = (-60.0, -43.0, -26.0, -9.0, 9.0, 26.0, 43.0, 60.0)
 """Where cameras C01 to C08 stand, degrees from the puppet's front; a clip's camera strays from it by at most 8."""
@@ -44,24 +39,46 @@ class Clip(NamedTuple):
         return f"A{self.action:02d}_S{self.subject:02d}_C{self.camera:02d}_R{self.take:02d}"
 
 
-def film(clip: Clip, seed: int, size: int = 128) -> tuple[Array, Array]:
+def length(clip: Clip, seed: int, family: str = "coarse") -> int:
+    """Frames that a clip has."""
+    return _begin(clip, seed, family)[1]
+
+
+def film(clip: Clip, seed: int, size: int = 128, family: str = "coarse") -> tuple[Array, Array]:
     """The frames of a clip before encoding.
 
     Returns:
         rgb: ``(T, size, size, 3)`` uint8, :data:`~gesta.data.motions.FPS` frames per second.
         depth: ``(T, size, size)`` float32, metres along the optical axis, finite everywhere.
     """
-    rng = np.random.default_rng([seed, 1, *clip])  # 1: the coarse family
+    people, cones, boxes, room, camera = _scene(clip, seed, family)
+    return render(people + cones, boxes, room, camera, size)
+
+
+def film_masked(clip: Clip, seed: int, size: int = 128, family: str = "coarse") -> tuple[Array, Array]:
+    """As :func:`film`; the depth is that of the puppet alone, 0 around it."""
+    people, cones, boxes, room, camera = _scene(clip, seed, family)
+    rgb, depth = render(people + cones, boxes, room, camera, size)
+    alone, empty = render(people, [], room, camera, size)[1], render([], [], room, camera, size)[1]
+    return rgb, np.where((alone < empty) & (alone == depth), depth, 0)
+
+
+def _begin(clip: Clip, seed: int, family: str) -> tuple[Random, int]:
+    rng = np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip])
+    return rng, int(rng.integers(FRAMES[0], FRAMES[1] + 1))
+
+
+def _scene(clip: Clip, seed: int, family: str) -> tuple[list[Cone], list[Cone], list[Box], Room, Camera]:
+    """The puppet, what else is round, what is square, the room and the camera."""
+    rng, frames = _begin(clip, seed, family)
     body = subject(clip.subject)
-    frames = int(rng.integers(FRAMES[0], FRAMES[1] + 1))
     # separate streams, so that what an action draws does not shift what the scene draws
     motion, scene = rng.spawn(2)
-    act = perform(list(COARSE)[clip.action - 1], body, frames, motion)
+    act = perform(list(FAMILIES[family])[clip.action - 1], body, frames, motion)
     camera, facing = _camera(clip.camera, body, frames, scene)
     room = _room(body, facing, frames, scene)
     cones, boxes = _decoys(act, facing, frames, scene)
-    people = dress(body, act.pose)
-    return render(people + act.cones + cones, act.boxes + boxes, room, camera, size)
+    return dress(body, act.pose), act.cones + cones, act.boxes + boxes, room, camera
 
 
 def shoot(clip: Clip, seed: int, size: int, path: Path, depth: Path | None = None) -> None:
@@ -76,40 +93,9 @@ def shoot(clip: Clip, seed: int, size: int, path: Path, depth: Path | None = Non
     """
     rgb, metres = film(clip, seed, size)
     if not path.exists():
-        _write_video(rgb, size, path)
+        write_video(rgb, path, "h264", Fraction(FPS))
     if depth is not None and not depth.exists():
-        _write_depth(metres, depth)
-
-
-def _write_depth(metres: Array, folder: Path) -> None:
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        part.mkdir(parents=True)
-        for number, image in enumerate(np.minimum(1000 * metres + 0.5, 65_535).astype(np.uint16), 1):
-            Image.fromarray(image).save(part / f"Depth-{number:08d}.png", compress_level=1)
-        part.replace(folder)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise GestaError(f"{folder} cannot be written ({error}); free some space or choose another folder") from None
-
-
-def _write_video(rgb: Array, size: int, path: Path) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(part), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(FPS))
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.thread_count = 1
-            stream.options = {"crf": "18", "preset": "veryfast"}
-            for image in rgb:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
-        part.replace(path)
-    except (OSError, FFmpegError) as error:
-        part.unlink(missing_ok=True)
-        raise GestaError(f"{path} cannot be written ({error}); free some space or choose another folder") from None
+        write_depth(metres, depth)
 
 
 def leave_interrupts_to_parent() -> None:

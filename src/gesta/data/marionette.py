@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -59,13 +59,13 @@ _CAMERAS: dict[SplitName, tuple[int, ...]] = {"val": (5,), "test": (3, 7)}
 _TURNS: dict[int, SplitName] = {1: "test", 5: "test", 9: "test", 13: "test", 17: "test", 2: "val", 12: "val"}
 
 
-def plan(clips: int, seed: int = 0) -> list[Clip]:
+def plan(clips: int, seed: int = 0, actions: int = len(COARSE)) -> list[Clip]:
     """The clips of a set, balanced over classes; within a class subjects and cameras take turns."""
-    return [_clip(number, seed) for number in range(clips)]
+    return [_clip(number, seed, actions) for number in range(clips)]
 
 
-def _clip(number: int, seed: int) -> Clip:
-    turn, action = divmod(number, len(COARSE))
+def _clip(number: int, seed: int, actions: int) -> Clip:
+    turn, action = divmod(number, actions)
     group = _TURNS.get(turn % 20, "train")
     earlier = sum(_TURNS.get(i % 20, "train") == group for i in range(turn))
     subjects, cameras = _CAST[group]
@@ -109,15 +109,17 @@ class Marionette(DataConfig):
                 f"(possible: {', '.join(get_args(HeldOut))})"
             )
         root = Path(self.root)
-        manifest = _manifest(root)
+        manifest = read_manifest(root)
         if not manifest or not manifest["clips"]:
             state = "an unfinished" if manifest else "no"
             raise GestaError(f"{self.root} holds {state} Marionette set; run: gesta data make marionette {self.root}")
+        if manifest.get("layout"):
+            raise GestaError(f"{self.root} is laid out as {manifest['layout']}; read it as that data set")
         if depth and not manifest.get("depth"):
             raise GestaError(
                 f"{self.root} was made without depth; add it: gesta data make marionette {self.root} --depth"
             )
-        chosen = [c for c in plan(manifest["clips"], manifest["seed"]) if _split(c, self.held_out) == split]
+        chosen = [c for c in plan(manifest["clips"], manifest["seed"]) if split_of(c, self.held_out) == split]
         names = [_name(clip) for clip in chosen]
         return [
             Record(
@@ -142,7 +144,7 @@ def _depth_folder(root: Path, clip: Clip) -> Path:
     return root / "depth" / _name(clip).removesuffix(".mp4")
 
 
-def _split(clip: Clip, held_out: HeldOut) -> SplitName:
+def split_of(clip: Clip, held_out: HeldOut = "both") -> SplitName:
     """The split of a clip that :func:`plan` gives."""
     if held_out == "both":
         groups = {subject: split for split, (subjects, _) in _CAST.items() for subject in subjects}
@@ -222,11 +224,12 @@ def make(
         for clip in plan(clips, seed)
     }
     missing = {clip: paths for clip, paths in files.items() if not all(p.exists() for p in paths if p)}
-    for _ in track(_shoot_all(missing, seed, size, workers), f"making {root}", total=len(missing)):
+    jobs = [(clip, seed, size, *paths) for clip, paths in missing.items()]
+    for _ in track(in_processes(shoot, jobs, workers), f"making {root}", total=len(missing)):
         pass
-    _write(root / MANIFEST, _settings(seed, size) | {"clips": clips} | ({"depth": True} if depth else {}))
+    write_json(root / MANIFEST, _settings(seed, size) | {"clips": clips} | ({"depth": True} if depth else {}))
     splits = {
-        held_out: {split: 0 for split in get_args(SplitName)} | Counter(_split(clip, held_out) for clip in files)
+        held_out: {split: 0 for split in get_args(SplitName)} | Counter(split_of(clip, held_out) for clip in files)
         for held_out in get_args(HeldOut)
     }
     seconds = round(time.monotonic() - begin, 1)
@@ -239,15 +242,15 @@ def _settings(seed: int, size: int) -> dict[str, Any]:
 
 def _prepare(root: Path, seed: int, size: int) -> dict[str, Any]:
     """Make the folder ours; what an earlier run finished in it: ``clips``, and ``depth`` if it wrote that."""
-    manifest = _manifest(root)
+    manifest = read_manifest(root)
     wanted = _settings(seed, size)
     if manifest is None:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
         manifest = wanted | {"clips": 0}
-        _write(root / MANIFEST, manifest)
-        _write_text(root / "labels.txt", "".join(f"{name}\n" for name in COARSE))
-    for key, value in wanted.items():
+        write_json(root / MANIFEST, manifest)
+        write_text(root / "labels.txt", "".join(f"{name}\n" for name in COARSE))
+    for key, value in (wanted | {"layout": None}).items():
         if manifest.get(key) != value:
             raise GestaError(
                 f"{root} was made with {key} {manifest.get(key)}, not {value}; choose another folder or delete this one"
@@ -255,7 +258,8 @@ def _prepare(root: Path, seed: int, size: int) -> dict[str, Any]:
     return manifest
 
 
-def _manifest(root: Path) -> dict[str, Any] | None:
+def read_manifest(root: Path) -> dict[str, Any] | None:
+    """How a folder was made; None if nothing was made in it."""
     path = root / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -268,36 +272,36 @@ def _manifest(root: Path) -> dict[str, Any] | None:
     raise GestaError(f"{path} cannot be read as a Marionette manifest; delete {root} and make it again")
 
 
-def _write(path: Path, value: Any) -> None:
-    _write_text(path, json.dumps(value, indent=2) + "\n")
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values, complete or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text with its own ends of lines, complete or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", newline="")
         part.replace(path)
     except OSError as error:
         raise GestaError(f"{path} cannot be written ({error}); choose another folder") from None
 
 
-def _shoot_all(
-    files: dict[Clip, tuple[Path, Path | None]], seed: int, size: int, workers: int | None
-) -> Iterator[None]:
-    """Make the videos and depth folders; yields once per clip."""
-    workers = min(workers or os.cpu_count() or 1, len(files))
+def in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int | None) -> Iterator[None]:
+    """Do ``work(*job)`` for every job, in several processes; yields once per job."""
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers <= 1:
-        for clip, paths in files.items():
-            shoot(clip, seed, size, *paths)
+        for job in jobs:
+            work(*job)
             yield
         return
     # fresh processes, not forked ones: the caller may have threads (torch), and they need nothing of his
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_interrupts_to_parent)
     try:
-        jobs: list[Future[None]] = [pool.submit(shoot, clip, seed, size, *paths) for clip, paths in files.items()]
-        for job in as_completed(jobs):
-            job.result()
+        running: list[Future[None]] = [pool.submit(work, *job) for job in jobs]
+        for done in as_completed(running):
+            done.result()
             yield
     except BrokenProcessPool:
         raise GestaError(
@@ -317,7 +321,7 @@ def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], col
 
     from gesta.data.video import read
 
-    manifest = _manifest(Path(root))
+    manifest = read_manifest(Path(root))
     if not manifest or not manifest["clips"]:
         raise GestaError(f"{root} holds no finished Marionette set; run: gesta data make marionette {root}")
     margin = 104

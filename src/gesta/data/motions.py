@@ -328,5 +328,7 @@ COARSE: dict[str, Motion] = {
 }
 """Actions of the coarse family by class name, in label order."""
 
+FAMILIES: dict[str, dict[str, Motion]] = {"coarse": COARSE}
+
 TWINS = (("sit_down", "stand_up"), ("pick_up", "put_down"), ("throw", "catch"))
 """Classes that are the same motion in opposite order."""

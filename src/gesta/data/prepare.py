@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gesta.data.dataset import processors
-from gesta.data.encode import Done, Job, Settings, prepare_one
 from gesta.data.lists import SPLIT_FOLDERS, Folder, write_lists
 from gesta.data.pool import each
+from gesta.data.reencode import Done, Job, Settings, prepare_one
 from gesta.data.shards import CLASSES, members, write_shard
 from gesta.data.video import find_videos
 from gesta.errors import GestaError

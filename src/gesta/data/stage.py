@@ -346,7 +346,7 @@ def _shadow(cones: list[Cone], boxes: list[Box], light: Array, x: Array, z: Arra
         radius = float(box.half[2]) * 0.9
         parts.append((box.centre[frame] - aside, box.centre[frame] + aside, radius, radius))
     dark = np.zeros(len(x), dtype=np.float32)
-    ends = np.stack([np.stack([a, b]) for a, b, _, _ in parts])  # (N, 2, 3)
+    ends = np.array([(a, b) for a, b, _, _ in parts]).reshape(-1, 2, 3)  # also of none
     height = np.maximum(ends[..., 1], 0)
     flat = (ends - light * (height / light[1])[..., None])[..., ::2].astype(np.float32)
     for (a, b), high, (_, _, ra, rb) in zip(flat, height.mean(1), parts):

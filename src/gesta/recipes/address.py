@@ -104,8 +104,11 @@ def data_config(name: str) -> DataConfig:
     return getattr(importlib.import_module(module), cls)()
 
 
-def rehearse(recipe: Recipe) -> Recipe:
+def rehearse(recipe: Recipe, data: DataConfig | None = None) -> Recipe:
     """The same experiment small enough for two processor cores: the model's tiny size, Marionette, the demo's budget.
+
+    With ``data`` (of a layout, see :mod:`gesta.data.layouts.make`) that is read instead, and the views of the test are
+    those of the recipe.
 
     Switches of the model, the kind of sampling and the modality stay as the recipe sets them. Plug-ins keep their
     settings and move to the proportional place; of those that come from several places to one, the first place's stay.
@@ -114,7 +117,7 @@ def rehearse(recipe: Recipe) -> Recipe:
     from gesta.recipes.demo import demo
 
     budget, small = demo(), copy(recipe)
-    small.model = replace(_tiny(recipe), classes=budget.model.classes)
+    small.model = replace(_tiny(recipe), classes=_sizes(data or budget.data))
     small_blocks, blocks = _blocks(small.model), _blocks(recipe.model)
     places = [min(round(at * small_blocks / blocks), small_blocks - 1) for at in range(blocks)]
     for name, value in _switches(recipe.model).items():
@@ -128,13 +131,21 @@ def rehearse(recipe: Recipe) -> Recipe:
         for insert in recipe.model.inserts
         if came.setdefault(places[insert.at], insert.at) == insert.at
     ]
-    small.data, small.evaluate = budget.data, budget.evaluate
-    for name in {"modality", "depth_encoding"} & {f.name for f in fields(recipe.data)}:
-        setattr(small.data, name, getattr(recipe.data, name))
+    if data is not None:
+        small.data = data
+    else:
+        small.data, small.evaluate = budget.data, budget.evaluate
+        for name in {"modality", "depth_encoding"} & {f.name for f in fields(recipe.data)}:
+            setattr(small.data, name, getattr(recipe.data, name))
     small.train = copy(budget.train)
     small.train.freeze = _smaller(recipe.train.freeze, places, small_blocks)
     small.name = f"{recipe.name}-rehearsal"
     return small
+
+
+def _sizes(data: DataConfig) -> int | dict[str, int]:
+    classes = data.classes()
+    return {space: len(names) for space, names in classes.items()} if isinstance(classes, dict) else len(classes)
 
 
 def _switches(model: ModelConfig) -> dict[str, Any]:

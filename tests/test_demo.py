@@ -1,0 +1,52 @@
+"""The demo of all layouts: from making to the receipt, one row each, and a failure that shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gesta import demo
+from gesta.cli import main
+from gesta.config import replace
+from gesta.data.epic import EPICKitchens
+from gesta.data.layouts.make import DATA
+from gesta.data.ntu import NTU
+from gesta.evaluate import Receipt
+from gesta.recipes.address import find_recipe, read_recipe, rehearse
+
+
+def test_two_layouts_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(demo, "CLASSES", 1)
+    assert demo.run_layouts(tmp_path, 4, 1, ("epic", "ntu"), 32)
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert [row.split()[:2] for row in rows] == [["epic", "ctn.epic_kitchens"], ["ntu", "mfst.ntu"]]
+    kitchen, depth = (read_recipe(tmp_path / name / "run" / "recipe.json") for name in ("epic", "ntu"))
+    assert isinstance(kitchen.data, EPICKitchens)
+    assert replace(kitchen.evaluate, workers=-1) == find_recipe("ctn.epic_kitchens").evaluate
+    assert isinstance(depth.data, NTU) and depth.data.person_crop and depth.evaluate.short_side == 240
+    receipt = Receipt.read(tmp_path / "epic" / "run" / "result.json")
+    assert receipt.split == "val" and receipt.listed == 1 and "action/top1" in receipt.metrics
+
+
+def test_one_that_fails_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def run(layout: str, *_: object) -> str:
+        return "went well" if layout != "ssv1" else str(1 // 0)
+
+    monkeypatch.setattr(demo, "_run_layout", run)
+    with pytest.raises(SystemExit) as exit_:
+        main(["demo", "--all-layouts", "--out", str(tmp_path)])
+    assert exit_.value.code == 1
+    table = capsys.readouterr().out.splitlines()[-9:]
+    assert [row.split()[0] for row in table] == list(DATA)
+    assert ["failed" in row for row in table] == [layout == "ssv1" for layout in DATA]
+
+
+def test_rehearsals_on_a_given_data_set_keep_the_protocol(tmp_path: Path) -> None:
+    recipe = find_recipe("mfst.ntu")
+    small = rehearse(recipe, NTU(root=str(tmp_path), split="cross_view"))
+    assert isinstance(small.data, NTU) and small.data.split == "cross_view"
+    assert small.model.classes == 60 and small.evaluate == recipe.evaluate
+    assert set(demo.RECIPES) == set(DATA)
