@@ -254,7 +254,8 @@ class _Thrown(Clip):
     def put(self, number: int, frame: object) -> None:
         self.missing.discard(number)
 
-    put_image = put
+    def put_image(self, number: int, image: object) -> None:
+        self.missing.discard(number)
 
 
 def _stages(dataset: TrainingClips, device: torch.device, seconds: float) -> dict[str, float]:

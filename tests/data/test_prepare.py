@@ -77,7 +77,7 @@ def test_a_stopped_file_does_not_appear(root: Path, tmp_path: Path, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(encode, "_write_images", lambda folder, *_: (Path(folder) / "img_00001.jpg").touch() or stops())
+        patch.setattr(reencode, "_write_images", lambda folder, *_: (Path(folder) / "img_00001.jpg").touch() or stops())
         with pytest.raises(KeyboardInterrupt):
             small(root, tmp_path / "o", frames=True)
     assert not find_videos(tmp_path / "o")

@@ -72,6 +72,9 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("a", metavar="RESULT")
     sub.add_argument("b", metavar="RESULT")
 
+    sub = verbs.add("mean", _mean, "mean and deviation over the splits of a data set (UCF-101, HMDB-51)")
+    sub.add_argument("results", metavar="RESULT", nargs="+", help="receipts or run folders, one of each split")
+
     sub = verbs.add("fuse", _fuse, "fuse the scores of several models on the same videos, as of RGB and depth")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="receipts or run folders")
     sub.add_argument(
@@ -187,6 +190,13 @@ def _compare(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.evaluate import Receipt
 
     print_results(options, compare(*(Receipt.read(receipt_file(path)) for path in (options.a, options.b))))
+
+
+def _mean(options: argparse.Namespace, _: list[str]) -> None:
+    from gesta.mean import mean
+    from gesta.receipt import Receipt
+
+    print_results(options, mean([(path, Receipt.read(receipt_file(path))) for path in options.results]))
 
 
 def _fuse(options: argparse.Namespace, _: list[str]) -> None:

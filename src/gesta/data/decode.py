@@ -309,6 +309,7 @@ class Converter:
     def _place(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
         """The size of the first picture, and the box that was drawn in it."""
         if self._drawn is None:
+            assert self.crop is not None
             self._drawn = (height, width), self.crop.draw(height, width)
         return self._drawn
 
