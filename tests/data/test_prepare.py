@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from gesta.cli import main
+from gesta.data import reencode
 from gesta.data.lists import Lists, write_lists
 from gesta.data.pool import each
-from gesta.data import reencode
 from gesta.data.prepare import MANIFEST, Prepared, prepare
 from gesta.data.shards import Shards
 from gesta.data.video import find_videos, probe, read
