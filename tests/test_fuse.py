@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ import numpy as np
 import pytest
 
 from gesta.cli import main
+from gesta.data.dataset import Record
+from gesta.data.depth import Depth
 from gesta.errors import GestaError
+from gesta.evaluate import EvaluateConfig, evaluate
 from gesta.fuse import By, fuse
+from gesta.model import ClipSpec, model_config
 from gesta.receipt import Receipt, measure
 from receipts import receipt
 
@@ -92,7 +98,47 @@ def test_a_video_that_one_stream_lacks_is_scored_by_the_other() -> None:
         assert [(f["index"], f["reason"]) for f in found.partial] == [(1, "rgb: cannot be decoded")]
         assert (found.listed, found.scored, found.failed) == (3, 2, 1)
         assert found.metrics == measure(found.scores["label"], found.labels["label"], 3)[0]
+        assert [(each["name"], each["scored"], each["failed"]) for each in found.model_config["of"]] == [
+            ("rgb", 1, 2),
+            ("depth", 2, 1),
+        ]
+        assert "rgb alone: 1 scored, 2 failed" in str(found) and "depth alone: 2 scored, 1 failed" in str(found)
         assert "1 videos were not scored by all" in str(found) and "video 1: rgb: cannot be decoded" in str(found)
+
+
+def test_a_missing_depth_file_is_named_beside_the_colour_that_is_there(
+    make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = str(make_video("0.mp4").parent)
+    make_video("1.mp4", shade=60)
+    (tmp_path / "depth").mkdir()
+    shutil.copy(tmp_path / "1.mp4", tmp_path / "depth" / "1.mp4")
+    model = model_config("r3d_tiny", clip=ClipSpec(frames=2, stride=2, size=32), classes=2).build()
+    found = []
+    for modality, home in (("rgb", root), ("depth", f"{root}/depth")):
+        depth = Depth() if modality == "depth" else None
+        records = [Record(path=f"{home}/{i}.mp4", name=f"{i}", label=i, depth=depth) for i in range(2)]
+        result = evaluate(model, records, ["a", "b"], EvaluateConfig(clips=1, workers=0))
+        assert result is not None
+        found.append(dataclasses.replace(result, data={"modality": modality}))
+    fused = fuse(found)
+    assert [(f["name"], f["reason"]) for f in fused.partial] == [("0", "depth: does not exist; check the path")]
+    assert (fused.scored, fused.failed) == (2, 0)
+    assert [(each["name"], each["scored"], each["failed"]) for each in fused.model_config["of"]] == [
+        ("rgb", 2, 0),
+        ("depth", 1, 1),
+    ]
+    assert fused.scores["label"][0] == pytest.approx(found[0].scores["label"][0])
+
+
+def test_attributes_and_parts_are_fused(tmp_path: Path) -> None:
+    attributes = {"first": ["x", "x", "y"]}
+    a = stream([[0.6, 0.4, 0.0], [0.1, 0.2, 0.7]], [1, 1], attributes=attributes, groups={"tail": {"label": [0]}})
+    b = stream([[0.0, 1.0, 0.0], [0.1, 0.2, 0.7]], [1, 1])
+    found = Receipt.read(fuse([a, b]).write(tmp_path / "fused.json"))
+    assert found.metrics["attribute/first"] == found.metrics["attribute/all"] == 50
+    assert found.metrics["tail/label"] == 100
+    assert "tail, top-1: label 100.00 % of 1 videos" in str(found)
 
 
 def test_videos_are_matched_by_name() -> None:

@@ -18,7 +18,7 @@ from gesta.config import config, to_json
 from gesta.errors import GestaError
 from gesta.progress import track
 from gesta.receipt import Receipt as Receipt
-from gesta.receipt import measure_spaces
+from gesta.receipt import measure_parts, measure_spaces
 
 if TYPE_CHECKING:  # these rooms import EvaluateConfig
     from lightning.fabric import Fabric
@@ -123,6 +123,10 @@ def evaluate(
                 column[index] = None
 
     metrics, per_class, confusion = measure_spaces(scores, labels, spaces, config.average)
+    some = any(label is not None for column in labels.values() for label in column)
+    attributes = data.attributes() if data is not None and some else {}
+    groups = data.groups(records) if data is not None else {}
+    metrics |= measure_parts(scores, labels, config.average, attributes, groups)
     clip = model.config.clip
     model_json = to_json(model.config)
     return Receipt(
@@ -160,6 +164,8 @@ def evaluate(
         per_class=per_class,
         confusion=confusion,
         seconds=round(time.monotonic() - begin, 2),
+        attributes=attributes,
+        groups=groups,
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gesta.compare import positions
 from gesta.config import suggest
 from gesta.errors import GestaError
-from gesta.receipt import Receipt, measure_spaces
+from gesta.receipt import Receipt, measure_parts, measure_spaces
 
 By = Literal["prob_mean", "logit_mean", "prob_product", "learned"]
 Array = NDArray[np.float64]
@@ -82,6 +82,7 @@ def fuse(receipts: Sequence[Receipt], by: By = "prob_mean", fit: Sequence[Receip
             missing.append({"index": i, "name": name, "reason": "; ".join(why)})
     failures = [entry for entry in missing if not there[:, entry["index"]].any()]
     metrics, per_class, confusion = measure_spaces(scores, first.labels, spaces, "probabilities")
+    metrics |= measure_parts(scores, first.labels, "probabilities", first.attributes, first.groups)
     config = {"fused": by, "weights": weights or None, "of": [_source(receipt) for receipt in receipts]}
 
     def same(field: str, places: Sequence[dict[str, Any]] | None = None) -> Any:
@@ -125,6 +126,8 @@ def fuse(receipts: Sequence[Receipt], by: By = "prob_mean", fit: Sequence[Receip
         confusion=confusion,
         seconds=round(sum(receipt.seconds for receipt in receipts), 2),
         partial=[entry for entry in missing if there[:, entry["index"]].any()],
+        attributes=first.attributes,
+        groups=first.groups,
     )
 
 
@@ -211,7 +214,8 @@ def _log_softmax(values: Array) -> Array:
 
 def _source(receipt: Receipt) -> dict[str, Any]:
     fields = ("model", "model_hash", "model_config", "checkpoint", "checkpoint_sha256", "data", "average", "metrics")
-    return {field: getattr(receipt, field) for field in fields}
+    counts = ("listed", "decoded", "scored", "failed")
+    return {field: getattr(receipt, field) for field in (*fields, *counts)} | {"name": _name(receipt)}
 
 
 def _name(receipt: Receipt) -> str:

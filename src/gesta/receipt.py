@@ -28,6 +28,7 @@ class Receipt:
         metrics: percent: ``top1``, ``top5`` (the first min(5, classes)) and ``mean_class``, over all labelled videos of
             the list, of which the failed ones count as wrong; ``top1_scored`` … without the failed ones. With several
             label spaces the names are ``verb/top1`` …; verb and noun together have ``action/top1`` and ``action/top5``.
+            What ``attributes`` and ``groups`` name has its top-1 as ``attribute/twist`` …, ``unseen/verb`` ….
         gesta: version that wrote this.
         model: the system and its plug-ins in words; ``model_config`` in full, ``model_hash`` its SHA-256.
         checkpoint: file of the weights, ``checkpoint_sha256`` its hash; None if the model came from elsewhere.
@@ -55,6 +56,9 @@ class Receipt:
         confusion: by label space, numbers of scored videos, rows true, columns predicted.
         seconds: it took.
         partial: of fused results, the videos that not all of them scored, and why, as in ``failures``.
+        attributes: attribute → its value for every class (Diving48: takeoff, somersault, twist, position).
+        groups: part of the list → label space or ``action`` → places in it (EPIC-KITCHENS-100: unseen participants and
+            tail classes).
     """
 
     metrics: dict[str, float]
@@ -92,6 +96,8 @@ class Receipt:
     confusion: dict[str, list[list[int]]]
     seconds: float
     partial: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    attributes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    groups: dict[str, dict[str, list[int]]] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -123,7 +129,11 @@ class Receipt:
         except ValueError:
             raise GestaError(f"{path}: this is not JSON, or it was cut short; evaluate again") from None
         fields = {f.name for f in dataclasses.fields(cls)}
-        missing = sorted(fields - {"partial"} - set(found)) if isinstance(found, dict) else sorted(fields)
+        missing = (
+            sorted(fields - {"partial", "attributes", "groups"} - set(found))
+            if isinstance(found, dict)
+            else sorted(fields)
+        )
         if missing:
             raise GestaError(f"{path}: this is not a receipt of gesta evaluate (it has no {missing[0]!r})")
         return cls(**{name: found[name] for name in fields & set(found)})
@@ -153,6 +163,16 @@ class Receipt:
             + (" (counted as wrong)" if self.failed else ""),
             f"{self.views['text']}, {self.sampling}, {self.size} px of {self.short_side}, mean of {self.average}",
         ]
+        for attribute in self.attributes:
+            lines.append(f"{attribute}: {self.metrics[f'attribute/{attribute}']:.2f} % right")
+        if self.attributes:
+            lines.append(f"all of {', '.join(self.attributes)}: {self.metrics['attribute/all']:.2f} % right")
+        for part, spaces in self.groups.items():
+            each = (f"{s} {self.metrics[f'{part}/{s}']:.2f} % of {len(at)} videos" for s, at in spaces.items())
+            lines.append(f"{part}, top-1: " + ", ".join(each))
+        for stream in self.model_config.get("of", []) if "fused" in self.model_config else []:
+            if "scored" in stream:
+                lines.append(f"{stream['name']} alone: {stream['scored']} scored, {stream['failed']} failed")
         if self.partial:
             lines.append(f"{len(self.partial)} videos were not scored by all that are fused, but by the others:")
             lines += [f"  {f['name']}: {f['reason']}" for f in self.partial[:10]]
@@ -234,6 +254,50 @@ def measure_spaces(
     if {"verb", "noun"} <= set(classes):
         metrics |= measure_actions(scores, labels, average)
     return metrics, per_class, confusion
+
+
+def measure_parts(
+    scores: Mapping[str, Sequence[Sequence[float] | None]],
+    labels: Mapping[str, Sequence[int | None]],
+    average: Literal["probabilities", "logits"],
+    attributes: Mapping[str, Sequence[str]],
+    groups: Mapping[str, Mapping[str, Sequence[int]]],
+) -> dict[str, float]:
+    """Top-1 in percent of attributes of classes and of parts of the list, failed videos wrong.
+
+    Args:
+        scores: of each video, by label space; None where it failed.
+        labels: of each video, by label space.
+        average: what the scores are.
+        attributes: attribute → its value for every class of the first label space. The first answer's value is right
+            if it is that of the label; ``attribute/all`` asks for all of them at once.
+        groups: part → label space or ``action`` → places in the list, of labelled videos, one at least.
+
+    Returns:
+        ``attribute/<name>``, ``attribute/all`` and ``<part>/<space>``.
+    """
+    metrics: dict[str, float] = {}
+    space = next(iter(labels))
+    pairs = [(values, label) for values, label in zip(scores[space], labels[space]) if label is not None]
+    if attributes and pairs:
+        answers = [(None if values is None else int(np.argmax(values)), label) for values, label in pairs]
+        each = {
+            name: np.array([answer is not None and of[answer] == of[label] for answer, label in answers])
+            for name, of in attributes.items()
+        }
+        each["all"] = np.all(list(each.values()), axis=0)
+        metrics = {f"attribute/{name}": float(100 * right.mean()) for name, right in each.items()}
+    for part, spaces in groups.items():
+        for name, places in spaces.items():
+            if name == ACTION:
+                of_scores = {s: [column[i] for i in places] for s, column in scores.items()}
+                of_labels = {s: [column[i] for i in places] for s, column in labels.items()}
+                metrics[f"{part}/{name}"] = measure_actions(of_scores, of_labels, average)[f"{ACTION}/top1"]
+            else:
+                found = [(scores[name][i], labels[name][i]) for i in places]
+                right = sum(values is not None and int(np.argmax(values)) == label for values, label in found)
+                metrics[f"{part}/{name}"] = 100 * right / len(places)
+    return metrics
 
 
 def measure_actions(

@@ -9,6 +9,8 @@ import pytest
 
 from gesta.data.diving48 import Diving48
 from gesta.errors import GestaError
+from gesta.receipt import measure_parts
+from receipts import receipt
 
 VOCABULARY = [["Back", "15som", "05Twis", "FREE"], ["Forward", "Dive", "NoTwis", "STR"]]
 
@@ -26,6 +28,31 @@ def small(tmp_path: Path) -> Path:
     (tmp_path / "Diving48_V2_test.json").write_text(json.dumps([entry("8qRmKunCjtY_00016", 1)]))
     (tmp_path / "Diving48_vocab.json").write_text(json.dumps(VOCABULARY))
     return tmp_path
+
+
+def test_accuracy_by_attribute(small: Path) -> None:
+    attributes = Diving48(root=str(small)).attributes()
+    assert attributes == {
+        "takeoff": ["Back", "Forward"],
+        "somersault": ["15som", "Dive"],
+        "twist": ["05Twis", "NoTwis"],
+        "position": ["FREE", "STR"],
+    }
+    attributes["position"] = ["FREE", "FREE"]  # the second of the dives below then is half right
+    scores = [[0.9, 0.1], [0.8, 0.2], None]
+    found = measure_parts({"label": scores}, {"label": [0, 1, 1]}, "probabilities", attributes, {})
+    assert found == {
+        "attribute/takeoff": pytest.approx(100 / 3),
+        "attribute/somersault": pytest.approx(100 / 3),
+        "attribute/twist": pytest.approx(100 / 3),
+        "attribute/position": pytest.approx(200 / 3),
+        "attribute/all": pytest.approx(100 / 3),
+    }
+    names = ["Back 15som 05Twis FREE", "Forward Dive NoTwis STR"]
+    made = receipt([0, 1, 1], [0, 0, None], classes=names, attributes=attributes)
+    made.metrics |= found
+    assert "position: 66.67 % right" in str(made)
+    assert "all of takeoff, somersault, twist, position: 33.33 % right" in str(made)
 
 
 def test_records(small: Path) -> None:

@@ -10,13 +10,13 @@ import torch
 
 from gesta.checkpoint import load_model
 from gesta.cli import main
-from gesta.data.dataset import Failure, TestViews, TrainingClips, collate
+from gesta.data.dataset import Failure, Record, TestViews, TrainingClips, collate
 from gesta.data.describe import describe
 from gesta.data.epic import EPICKitchens
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
 from gesta.model import ClipSpec, model_config
-from gesta.receipt import Receipt
+from gesta.receipt import Receipt, measure_parts
 from gesta.recipes import Recipe
 from gesta.train import TrainConfig, train
 
@@ -43,6 +43,32 @@ def small(tmp_path: Path) -> Path:
         rows = [f"{i},{name},\"['{name}', 'x']\",some" for i, name in enumerate(names)]
         (lists / f"EPIC_100_{space}_classes.csv").write_text("\n".join(["id,key,instances,category", *rows]))
     return tmp_path
+
+
+def test_unseen_participants_and_tail_classes(small: Path) -> None:
+    data, lists = EPICKitchens(root=str(small)), small / "annotations"
+    labels = [(0, 2), (1, 2), (0, 0), (1, 1)]
+    records = [
+        Record(path="x", name=f"P{person:02d}_11_{i}", label={"verb": verb, "noun": noun})
+        for i, (person, (verb, noun)) in enumerate(zip((18, 1, 18, 1), labels))
+    ]
+    assert data.groups(records) == {}  # without the lists
+    (lists / "EPIC_100_unseen_participant_ids_validation.csv").write_text("participant_id\nP18\nP32\n")
+    (lists / "EPIC_100_tail_verbs.csv").write_text("verb\n1\n")
+    (lists / "EPIC_100_tail_nouns.csv").write_text("noun\n0\n")
+    groups = data.groups(records)
+    assert groups == {
+        "unseen": {"verb": [0, 2], "noun": [0, 2], "action": [0, 2]},
+        "tail": {"verb": [1, 3], "noun": [2], "action": [1, 2, 3]},
+    }
+    assert data.groups([Record(path="x", name="P18_11_0")]) == {}  # a list without labels
+    verbs: list[list[float] | None] = [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], None]
+    nouns: list[list[float] | None] = [[0.1, 0.1, 0.8], [0.7, 0.2, 0.1], [0.6, 0.3, 0.1], None]
+    columns = {"verb": [v for v, _ in labels], "noun": [n for _, n in labels]}
+    found = measure_parts({"verb": verbs, "noun": nouns}, columns, "probabilities", {}, groups)
+    assert found == pytest.approx({
+        "unseen/verb": 50, "unseen/noun": 100, "unseen/action": 50, "tail/verb": 50, "tail/noun": 100, "tail/action": 0,
+    })  # fmt: skip
 
 
 def test_videos_by_time_and_frames_by_number(small: Path) -> None:

@@ -100,10 +100,10 @@ def test_the_names_are_genuine(shared: Path) -> None:
     assert set(names.KINETICS400.values()) <= set(kinetics)
     something = (annotations / "something_something_v1/something-something-v1-labels.csv").read_text().splitlines()
     assert {name.replace("[", "").replace("]", "") for name in names.SOMETHING.values()} <= set(something)
-    dives = DATA["diving48"](root=str(annotations / "diving48"))  # type: ignore[call-arg].classes()
+    dives = DATA["diving48"](root=str(annotations / "diving48")).classes()  # type: ignore[call-arg]
     assert isinstance(dives, list)
     assert list(names.DIVING48.values()) == [name for name in dives if name in names.DIVING48.values()]
-    kitchen = DATA["epic"](root=str(annotations / "epic_kitchens_100"))  # type: ignore[call-arg].classes()
+    kitchen = DATA["epic"](root=str(annotations / "epic_kitchens_100")).classes()  # type: ignore[call-arg]
     assert isinstance(kitchen, dict)
     for space, words in (("verb", names.EPIC_VERBS), ("noun", names.EPIC_NOUNS)):
         assert list(words) == [name for name in kitchen[space] if name in words]

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DIVES = ("takeoff", "somersault", "twist", "position")
-"""What the columns of Diving48's vocabulary are."""
-
 NUMBERS = 16
 """Classes up to which cells tell their percentage."""
 
@@ -217,12 +214,14 @@ def _from_json(content: Any) -> dict[str, dict[str, str]]:
         content = {str(label): values for label, values in enumerate(content)}
     if not isinstance(content, dict):
         return {}
+    from gesta.data.diving48 import ATTRIBUTES
+
     rows = list(content.values())
     dives = all(isinstance(row, list) and len(row) == 4 and re.search("Twis$", str(row[2])) for row in rows)
     table: dict[str, dict[str, str]] = {}
     for name, values in content.items():
         if isinstance(values, list):
-            values = dict(zip(DIVES if dives else (f"attribute {i + 1}" for i in range(len(values))), values))
+            values = dict(zip(ATTRIBUTES if dives else (f"attribute {i + 1}" for i in range(len(values))), values))
         if not isinstance(values, dict) or not values:
             return {}
         table[str(name)] = {str(attribute): str(value) for attribute, value in values.items()}

@@ -118,6 +118,14 @@ class DataConfig:
         """Class names in label order, by label space if there are several."""
         raise NotImplementedError
 
+    def attributes(self) -> dict[str, list[str]]:
+        """Attributes of the classes, if there are any: attribute → its value for every class, in label order."""
+        return {}
+
+    def groups(self, records: Sequence[Record]) -> dict[str, dict[str, list[int]]]:
+        """Parts of a list that have an accuracy of their own: part → label space or ``action`` → places in the list."""
+        return {}
+
 
 # --- samples ---------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,9 @@ from gesta.errors import GestaError
 NAMES = {1: "Diving48", 2: "Diving48_V2"}
 """What the lists of a version are called."""
 
+ATTRIBUTES = ("takeoff", "somersault", "twist", "position")
+"""What the columns of the vocabulary are."""
+
 
 @config
 class Diving48(DataConfig):
@@ -78,6 +81,10 @@ class Diving48(DataConfig):
         if not names:
             raise GestaError(f"{path}: is not the official vocabulary; get the lists again")
         return names
+
+    def attributes(self) -> dict[str, list[str]]:
+        """What the four words of a class's name are; a dive is right where all of them are."""
+        return dict(zip(ATTRIBUTES, (list(values) for values in zip(*(name.split() for name in self.classes())))))
 
     def _list(self, name: str) -> str:
         return find_list(self.annotations, self.root, (name,))

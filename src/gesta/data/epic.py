@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from gesta.config import config
@@ -92,6 +93,26 @@ class EPICKitchens(DataConfig):
                 start, end = int(times[0] * self.frame_rate), int(times[1] * self.frame_rate) + 1
             records.append(Record(path=whole[video], start=max(start, 0), end=max(end, start + 1), **record))
         return records
+
+    def groups(self, records: Sequence[Record]) -> dict[str, dict[str, list[int]]]:
+        """The parts that the challenge reports: ``unseen`` participants, and ``tail`` classes.
+
+        A verb or noun is of the tail if the official lists of tail classes have it, an action if its verb or its noun
+        is. A part is left out if its list is missing, or none of the labelled records belongs to it.
+        """
+        labels = [record.label if isinstance(record.label, dict) else {} for record in records]
+        every = [i for i, label in enumerate(labels) if label]
+        unseen = self._column("EPIC_100_unseen_participant_ids_validation.csv", "participant_id")
+        seldom = {space: self._column(f"EPIC_100_tail_{space}s.csv", space) for space in SPACES}
+        new = [i for i in every if records[i].name.split("_")[0] in unseen]
+        tail = {s: [i for i in every if str(labels[i][s]) in seldom[s]] for s in SPACES}
+        tail["action"] = sorted({i for places in tail.values() for i in places})
+        parts = {"unseen": dict.fromkeys((*SPACES, "action"), new), "tail": tail}
+        return {part: found for part, spaces in parts.items() if (found := {s: at for s, at in spaces.items() if at})}
+
+    def _column(self, name: str, column: str) -> set[str]:
+        path = self._list(name, required=False)
+        return {row.get(column, "") for row in csv.DictReader(read_text(path).splitlines())} if path else set()
 
     def classes(self) -> dict[str, list[str]]:
         """The 97 verbs and 300 nouns in the order of their numbers."""

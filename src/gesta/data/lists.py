@@ -113,7 +113,7 @@ class Folder(DataConfig):
 
 def _subfolders(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if os.path.isdir(entry.path) and not entry.name.startswith("."))
 
 
 @config

@@ -373,7 +373,7 @@ def _walk(folder: str, found: list[str], parents: set[str]) -> None:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # not entry.is_dir(), which fails of a link that leads to itself
                 folders.append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() in VIDEOS:
                 found.append(entry.path)
