@@ -6,9 +6,7 @@ Every loader delivers batches of 8 clips, 16 frames 4 apart from a random place,
 mirrored at random, uint8. ``PyAV`` decodes up to the last wanted frame, keeps the wanted ones and converts those;
 ``PyAV, whole video`` decodes and converts everything first, as tutorials do; decord, OpenCV and torchcodec are there if
 they are installed. None but ours scales frames while converting them, survives a broken file or draws reproducibly.
-``decoding alone`` decodes our clips' frames and throws them away: what no loader passes that decodes here. Rates are
-taken in turns, several rounds, the medians are printed; nothing is asserted about time. Without workers they are clips
-per second of the processor's time, which other programs on the machine do not change.
+Rates are taken in turns, several rounds, the medians are printed; nothing is asserted about time.
 
 Two shared processor cores, 16 made H.264 videos of 340 x 256, 150 frames: see the table at the end of a run.
 """
@@ -33,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from gesta.bench import DecodedOnly, make_videos
+from gesta.bench import make_videos
 from gesta.data.dataset import Record, TrainingClips, training_batches, training_loader
 from gesta.data.video import find_videos, probe
 from gesta.errors import GestaError
@@ -139,19 +137,6 @@ def ours(paths: list[str], workers: int) -> Iterator[Tensor]:
         yield batch["video"]
 
 
-def decoded(paths: list[str], workers: int) -> Iterator[Tensor]:
-    """The same clips' frames decoded by our reader and thrown away: the limit."""
-    records = [Record(path=path, name=path, label=0) for path in paths]
-    config = TrainConfig(batch_size=BATCH)
-    batches = itertools.chain.from_iterable(training_batches(records, config, epoch) for epoch in itertools.count())
-    for batch in training_loader(DecodedOnly(records, CLIP, config, ["any"]), batches, workers):
-        yield batch["video"]
-
-
-LIMIT = "decoding alone"
-OURS = {"gesta": ours, LIMIT: decoded}
-
-
 def plain(dataset: Plain, workers: int) -> Iterator[Tensor]:
     order = (int(i) for _ in itertools.count() for i in torch.randperm(len(dataset)))
     yield from DataLoader(
@@ -164,14 +149,13 @@ def plain(dataset: Plain, workers: int) -> Iterator[Tensor]:
 
 
 def rate(batches: Iterator[Tensor], workers: int, seconds: float) -> float:
-    """Clips per second after the batches that were loaded ahead; without workers, seconds of the processor's time."""
-    clock = time.perf_counter if workers else time.process_time
+    """Clips per second after the batches that were loaded ahead."""
     for _ in range(1 + 2 * workers):
         next(batches)
-    begin, clips = clock(), 0
-    while clock() - begin < seconds:
+    begin, clips = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
         clips += len(next(batches))
-    return clips / (clock() - begin)
+    return clips / (time.perf_counter() - begin)
 
 
 def readable(root: Path) -> list[str]:
@@ -199,19 +183,14 @@ def main() -> None:
         if options.root is None:
             make_videos(Path(folder))
         paths = readable(options.root or Path(folder))
-        kinds: dict[str, type[Plain] | None] = {
-            "gesta": None,
-            LIMIT: None,
-            "PyAV": PyAV,
-            "PyAV, whole video": WholePyAV,
-        }
+        kinds: dict[str, type[Plain] | None] = {"gesta": None, "PyAV": PyAV, "PyAV, whole video": WholePyAV}
         for name, (kind, module) in LIBRARIES.items():
             if importlib.util.find_spec(module):
                 kinds[name] = kind
         rates: dict[str, list[float]] = {}
         for _ in range(options.rounds):
             for name, kind in list(kinds.items()):
-                batches = plain(kind(paths), options.workers) if kind else OURS[name](paths, options.workers)
+                batches = plain(kind(paths), options.workers) if kind else ours(paths, options.workers)
                 try:
                     rates.setdefault(name, []).append(rate(batches, options.workers, options.seconds))
                 except Exception as error:  # a library that is installed need not load, nor read every video

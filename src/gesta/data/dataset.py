@@ -15,18 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from gesta.config import config
 from gesta.data.clips import test_indices, train_indices
-from gesta.data.decode import Crop
 from gesta.data.depth import Depth, Modality
 from gesta.data.person import crop_to_people, find_people, whole_side
-from gesta.data.transforms import (
-    augment,
-    augment_crop,
-    crop_box,
-    crop_views,
-    flip_targets,
-    test_short_side,
-    training_short_side,
-)
+from gesta.data.transforms import augment, crop_views, flip_targets, test_short_side, training_short_side
 from gesta.data.video import Decoder, VideoError, read
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
@@ -187,44 +178,17 @@ class TrainingClips(Dataset[Sample]):
                 return torch.stack([train_indices(n, self.clip, self.config.short_videos, draw) for draw in draws])
 
             try:
-                label, views = self._views(record, choose, draws)
+                copies = read_record(record, choose, self.short_side, self.config.decoder)
             except UNREADABLE as error:
                 failures.append(Failure(index, record.name, str(error)))
                 continue
+            label, flips = self._flips(record.label, draws)
+            views = [augment(copies[i], self.config.augment, self.clip, flips[i], draws[i]) for i in range(len(draws))]
             return Sample(video=torch.stack(views), label=label, index=index, failures=failures)
         raise GestaError(
             f"training videos cannot be read, {len(failures)} in a row, the last one: {failures[-1].reason}; "
             "gesta data check lists all such videos"
         )
-
-    def _views(self, record: Record, choose: Choose, draws: list[torch.Generator]) -> tuple[Label, list[Tensor]]:
-        """Augmented copies of a record and their label.
-
-        A single copy that is not turned is cropped while it is read, because pixels outside the box cost time; the
-        order of the draws (frames, flip, box) is the same either way.
-        """
-        config, label, flips = self.config.augment, record.label, [False]
-        if len(draws) > 1 or config.rotate or record.masks:
-            copies = read_record(record, choose, self.short_side, self.config.decoder)
-            label, flips = self._flips(record.label, draws)
-            views = [augment(copies[i], config, self.clip, flips[i], draws[i]) for i in range(len(draws))]
-            return label, views
-        flipped: list[Tensor] = []
-
-        def choose_and_flip(n: int) -> Tensor:
-            nonlocal label, flips
-            indices = choose(n)
-            label, flips = self._flips(record.label, draws)
-            flipped[:] = [draws[0].get_state()]
-            return indices
-
-        def draw_box(height: int, width: int) -> tuple[int, int, int, int]:
-            draws[0].set_state(flipped[0])
-            return crop_box(config, height, width, self.clip.size, draws[0])
-
-        crop = Crop(self.clip.size, draw_box, config.interpolation)
-        copies = read_record(record, choose_and_flip, self.short_side, self.config.decoder, crop)
-        return label, [augment_crop(copies[0], config, self.clip, flips[0], draws[0])]
 
     def _flips(self, label: Label, draws: list[torch.Generator]) -> tuple[Label, list[bool]]:
         """Which copies to mirror, and the label they then have.
@@ -281,9 +245,7 @@ class TestViews(Dataset[Sample | Failure]):
         )
 
 
-def read_record(
-    record: Record, choose: Choose, short_side: int, decoder: Decoder = "pyav", crop: Crop | None = None
-) -> Tensor:
+def read_record(record: Record, choose: Choose, short_side: int, decoder: Decoder = "pyav") -> Tensor:
     """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them; with ``masks`` cropped."""
     modality: Modality = "rgb" if record.depth is None else "depth"
     chosen: list[Tensor] = []
@@ -301,7 +263,6 @@ def read_record(
         seconds=record.seconds,
         depth=record.depth,
         decoder=decoder,
-        crop=crop,
     )
     if not record.masks:
         return frames

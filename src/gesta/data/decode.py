@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import av
@@ -17,8 +17,6 @@ from av.error import FFmpegError
 from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resized_crop
 
 from gesta.data.container import (
     REORDER,
@@ -49,33 +47,28 @@ class Clip:
         wanted: frame numbers, rising.
         short_side: length of the short side in pixels, None keeps the size.
         depth: the video shows depth, and how it is shown to the model.
-        crop: keep this box of every frame only.
     """
 
-    def __init__(
-        self, wanted: list[int], short_side: int | None, depth: Depth | None = None, crop: Crop | None = None
-    ) -> None:
+    def __init__(self, wanted: list[int], short_side: int | None, depth: Depth | None = None) -> None:
         self.wanted = wanted
         self.short_side = short_side
         self.slots = {number: slot for slot, number in enumerate(wanted)}
         self.missing = set(wanted)
         self.video: np.ndarray | None = None
-        self._convert = Converter(short_side, depth, crop)
+        self._convert = Converter(short_side, depth)
 
     def put(self, number: int, frame: av.VideoFrame) -> None:
         """Convert a decoded frame into its place, if it is wanted."""
         if number in self.missing:
-            self._put(number, self._convert(frame))
+            self.put_image(number, self._convert(frame))
 
     def put_image(self, number: int, image: np.ndarray) -> None:
-        """Put an RGB image ``(3, H, W)``, scaled but not cropped, into its place."""
-        self._put(number, self._convert.cropped(image))
-
-    def _put(self, number: int, image: np.ndarray) -> None:
+        """Put an RGB image ``(3, H, W)`` into its place."""
         if self.video is None:
             self.video = np.empty((len(self.wanted), *image.shape), dtype=np.uint8)
         if image.shape != self.video.shape[1:]:  # the picture's size changes within the video
-            image = _resized(image, self.video.shape[2:])
+            pixels = torch.from_numpy(np.ascontiguousarray(image))[None]
+            image = interpolate(pixels, self.video.shape[2:], mode="bilinear", antialias=True)[0].numpy()
         self.video[self.slots[number]] = image
         self.missing.discard(number)
 
@@ -245,116 +238,35 @@ class _Stretch(NamedTuple):
 # --- one frame -------------------------------------------------------------------------------------------------------
 
 
-class Crop(NamedTuple):
-    """A box of every frame, scaled to a square.
-
-    Attributes:
-        size: side of the square in pixels.
-        draw: gets height and width of the first scaled frame, returns the box in it: (top, left, height, width).
-        interpolation: ``bilinear`` or ``bicubic``, widened where it makes a picture smaller.
-    """
-
-    size: int
-    draw: Callable[[int, int], tuple[int, int, int, int]]
-    interpolation: str = "bilinear"
-
-
-CUT = frozenset(f"yuv{j}{chroma}p" for j in ("", "j") for chroma in (420, 422, 444))
-"""Pixel formats of which a box is cut out before it is converted."""
-
-
 class Converter:
     """Turns decoded frames upright, scales them and converts them to RGB.
-
-    With a crop only the box is converted, scaled once, from the stored picture to its square, where the plain way
-    converts the whole frame, scales it to the short side, and scales the box of that again. The two differ by what
-    the second scaling blurs, by chroma, which is interpolated here and may be repeated there, and by the box, whose
-    edges lie on even pixels of the stored picture here.
 
     Args:
         short_side: length of the short side in pixels, None keeps the size.
         depth: take their luma for depth, and show it so; it is scaled by taking nearest pixels.
-        crop: keep this box only.
     """
 
-    def __init__(self, short_side: int | None, depth: Depth | None = None, crop: Crop | None = None) -> None:
+    def __init__(self, short_side: int | None, depth: Depth | None = None) -> None:
         self.short_side = short_side
         self.depth = depth
-        self.crop = crop
         self._scaler = VideoReformatter()
-        self._drawn: tuple[tuple[int, int], tuple[int, int, int, int]] | None = None
-        self._cut: av.VideoFrame | None = None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """A frame as ``(3, H, W)`` uint8."""
-        matrix = display_matrix(frame)
-        stands = matrix is None or not any(matrix) or matrix == UPRIGHT
-        bilinear = self.crop is not None and self.crop.interpolation == "bilinear"
-        if self.crop is not None and bilinear and self.depth is None and stands and frame.format.name in CUT:
-            return self._convert_box(frame, self.crop)
-        return self.cropped(self._whole(frame, matrix))
-
-    def cropped(self, image: np.ndarray) -> np.ndarray:
-        """The box of a whole picture ``(3, H, W)`` that is scaled and upright already; without a crop the picture."""
-        if self.crop is None:
-            return image
-        height, width = image.shape[1:]
-        (full_height, full_width), box = self._place(height, width)
-        if (height, width) != (full_height, full_width):  # the picture's size changes within the video
-            image = _resized(image, (full_height, full_width))
-        pixels = torch.from_numpy(np.ascontiguousarray(image))
-        mode = InterpolationMode(self.crop.interpolation)
-        return resized_crop(pixels, *box, [self.crop.size] * 2, interpolation=mode, antialias=True).numpy()
-
-    def _place(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-        """The size of the first picture, and the box that was drawn in it."""
-        if self._drawn is None:
-            assert self.crop is not None
-            self._drawn = (height, width), self.crop.draw(height, width)
-        return self._drawn
-
-    def _convert_box(self, frame: av.VideoFrame, crop: Crop) -> np.ndarray:
-        """Cut the box out of the stored planes; scale and convert that alone."""
-        size = frame.width, frame.height
-        width, height = size if self.short_side is None else scaled_size(*size, self.short_side)
-        (height, width), (top, left, down, across) = self._place(height, width)
-        first, last = _even(top, down, height, frame.height)
-        begin, end = _even(left, across, width, frame.width)
-        cut = self._cut
-        if cut is None or (cut.width, cut.height, cut.format.name) != (end - begin, last - first, frame.format.name):
-            cut = self._cut = av.VideoFrame(end - begin, last - first, frame.format.name)
-        cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
-        for whole, part in zip(frame.planes, cut.planes):
-            x = begin if whole.width == frame.width else begin // 2  # chroma may have half the columns, half the rows
-            y = first if whole.height == frame.height else first // 2
-            box = _pixels(whole, whole.height, whole.width)[y : y + part.height, x : x + part.width]
-            _pixels(part, part.height, part.width)[:] = box
-        if (cut.width, cut.height) == (crop.size, crop.size):
-            return self._packed(cut)
-        return self._planar(cut, crop.size, crop.size)
-
-    def _whole(self, frame: av.VideoFrame, matrix: Matrix | None) -> np.ndarray:
         width, height = frame.width, frame.height
         if self.short_side is not None:
             width, height = scaled_size(width, height, self.short_side)
         if self.depth is not None:
             image = self.depth.encode(nearest(self._luma(frame), width, height))
         elif (width, height) == (frame.width, frame.height):
-            image = self._packed(frame)
+            # the packed conversion is the one torchcodec uses; libswscale's planar one leaves columns out here
+            image = _pixels(self._scaler.reformat(frame, format="rgb24", threads=1).planes[0], height, 3 * width)
+            image = image.reshape(height, width, 3).transpose(2, 0, 1)
         else:
-            image = self._planar(frame, width, height)
-        return upright(image, matrix)
-
-    def _packed(self, frame: av.VideoFrame) -> np.ndarray:
-        """RGB at the frame's size: the conversion torchcodec uses; libswscale's planar one leaves columns out here."""
-        packed = self._scaler.reformat(frame, format="rgb24", threads=1).planes[0]
-        image = _pixels(packed, frame.height, 3 * frame.width)
-        return image.reshape(frame.height, frame.width, 3).transpose(2, 0, 1)
-
-    def _planar(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-        """Scaled RGB: faster, already channels first, and with one chroma sample per pixel instead of one per two."""
-        scaled = self._scaler.reformat(frame, width=width, height=height, format="gbrp", threads=1)
-        return np.stack([_pixels(scaled.planes[plane], height, width) for plane in (2, 0, 1)])
+            # planar: faster, already channels first, and with one chroma sample per pixel instead of one per two
+            scaled = self._scaler.reformat(frame, width=width, height=height, format="gbrp", threads=1)
+            image = np.stack([_pixels(scaled.planes[plane], height, width) for plane in (2, 0, 1)])
+        return upright(image, display_matrix(frame))
 
     def _luma(self, frame: av.VideoFrame) -> np.ndarray:
         """The stored luma ``(H, W)``, uint8 or uint16: a conversion to grey would stretch and clip it (16 to 235)."""
@@ -372,20 +284,7 @@ def _pixels(plane: Any, height: int, row: int) -> np.ndarray:
     return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :row]
 
 
-def _even(start: int, length: int, scaled: int, stored: int) -> tuple[int, int]:
-    """A stretch of a scaled side as pixels of the stored one, from an even pixel to an even pixel, at least two."""
-    begin = min(2 * round(start * stored / scaled / 2), max(stored - 2, 0) // 2 * 2)
-    end = max(2 * round((start + length) * stored / scaled / 2), begin + 2)
-    return begin, min(end, stored)
-
-
-def _resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    pixels = torch.from_numpy(np.ascontiguousarray(image))[None]
-    return interpolate(pixels, size, mode="bilinear", antialias=True)[0].numpy()
-
-
 Matrix = tuple[int, int, int, int]
-UPRIGHT: Matrix = (65536, 0, 0, 65536)
 
 
 def display_matrix(frame: av.VideoFrame) -> Matrix | None:

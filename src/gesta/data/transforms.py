@@ -114,11 +114,6 @@ def augment(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator
     box = crop_box(config, height, width, spec.size, generator)
     mode = v2.InterpolationMode(config.interpolation)
     clip = F.resized_crop(clip, *box, [spec.size, spec.size], interpolation=mode, antialias=True)
-    return augment_crop(clip, config, spec, flip, generator)
-
-
-def augment_crop(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator) -> Tensor:
-    """The rest of :func:`augment` for a clip that has been cropped to the model's size: from the flip on."""
     if flip:
         clip = F.horizontal_flip(clip)
     jitter = config.color_jitter or config.hue

@@ -19,7 +19,7 @@ from av.error import FFmpegError
 from torch import Tensor
 
 from gesta.data.container import DAMAGED, Timeline, frames_of, open_video, packets_of, set_threads, timeline
-from gesta.data.decode import Clip, Converter, Crop, File, display_matrix
+from gesta.data.decode import Clip, Converter, File, display_matrix
 from gesta.data.depth import Depth
 from gesta.data.frames import Folder, VideoError, holds_frames, image_files, read_image
 from gesta.data.torchcodec import TorchcodecFile
@@ -192,7 +192,6 @@ def read(
     seconds: tuple[float, float] | None = None,
     depth: Depth | None = None,
     decoder: Decoder = "pyav",
-    crop: Crop | None = None,
 ) -> Tensor:
     """Read chosen frames of a video file or a folder of frames.
 
@@ -215,7 +214,6 @@ def read(
             by taking nearest pixels.
         decoder: ``pyav``, or ``torchcodec``, which gives the same frames. Files that torchcodec would order by unusable
             timestamps (AVI) or cannot decode, depth, and folders of images, are read as with ``pyav``.
-        crop: keep one box of all frames, scaled to a square; ``choose`` is always called before the box is drawn.
 
     Returns:
         ``(*indices.shape, C, H, W)`` uint8 RGB.
@@ -236,7 +234,7 @@ def read(
         try:
             if seconds is not None:
                 start, end = _frames_at(path, source, seconds)
-            return _read(path, source, choose, short_side, start or 0, end, depth, crop)
+            return _read(path, source, choose, short_side, start or 0, end, depth)
         except (FFmpegError, MemoryError) as error:
             raise VideoError(f"{path}: cannot be converted to RGB ({error}); {DAMAGED}") from None
 
@@ -257,7 +255,6 @@ def _read(
     start: int,
     end: int | None,
     depth: Depth | None,
-    crop: Crop | None,
 ) -> Tensor:
     while True:
         total = source.frames
@@ -271,7 +268,7 @@ def _read(
         if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= length:
             raise ValueError(f"choose({length}) must return indices from 0 to {length - 1}, not {indices.tolist()}")
         wanted, places = torch.unique(indices, sorted=True, return_inverse=True)
-        clip = Clip((wanted + start).tolist(), short_side, depth, crop)
+        clip = Clip((wanted + start).tolist(), short_side, depth)
         found = source.fill(clip)
         if not clip.missing:
             frames = torch.from_numpy(clip.video)
