@@ -168,6 +168,15 @@ def test_short_side_takes_squares_of_half_to_all_of_it() -> None:
     assert training_short_side(config, 112) == 224  # its smallest square is not scaled up
 
 
+def test_sides_of_a_crop_can_be_drawn_apart() -> None:
+    config, draw = Augment(crop="short_side", scale=(0.5, 1.0), independent_sides=True), generator()
+    boxes = [crop_box(config, 200, 300, 112, draw) for _ in range(300)]
+    assert sum(height == width for _, _, height, width in boxes) < 20
+    for side in (2, 3):
+        assert 100 <= min(box[side] for box in boxes) < 104 and 196 < max(box[side] for box in boxes) <= 200
+    assert all(top + down <= 200 and left + across <= 300 for top, left, down, across in boxes)
+
+
 def test_erasing_takes_one_box_and_fills_it_with_normal_noise() -> None:
     spec = ClipSpec(frames=4, size=96)
     clip = torch.zeros(4, 3, 100, 100, dtype=torch.uint8)

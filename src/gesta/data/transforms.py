@@ -40,6 +40,8 @@ class Augment:
             random share of the short side (ST-MANet).
         scale: area range of ``random_resized``; side range of ``short_side``.
         ratio: aspect-ratio range of ``random_resized``.
+        independent_sides: let ``short_side`` draw height and width apart, each as a share of the short side (the other
+            reading of ST-MANet's sentence); the rectangle is then scaled to a square.
         short_side: range of the short side in pixels for ``jitter``, at ``ClipSpec.size`` 224; scaled with the size.
         inverse_uniform: let ``jitter`` draw the inverse of the short side evenly, so the square's share of the picture
             (SlowFast for Something-Something), instead of the short side.
@@ -61,6 +63,7 @@ class Augment:
     crop: Literal["random_resized", "jitter", "short_side"] = "random_resized"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (0.75, 1.3333)
+    independent_sides: bool = False
     short_side: tuple[int, int] = (256, 320)
     inverse_uniform: bool = False
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -166,11 +169,13 @@ def crop_box(
     if config.crop == "jitter":  # scaling to a short side and taking `size` pixels is taking more or fewer pixels now
         low, high = _jitter_sides(config, size)
         share = _uniform(1 / high, 1 / low, generator) if config.inverse_uniform else 1 / _uniform(low, high, generator)
-        side = round(size * short * share)
+        down = across = round(size * short * share)
     else:
-        side = round(short * _uniform(*config.scale, generator))
-    side = min(max(side, 1), short)
-    return (*_place(height - side, width - side, generator), side, side)
+        down = across = round(short * _uniform(*config.scale, generator))
+        if config.independent_sides:
+            across = round(short * _uniform(*config.scale, generator))
+    down, across = (min(max(side, 1), short) for side in (down, across))
+    return (*_place(height - down, width - across, generator), down, across)
 
 
 def flip_targets(classes: Sequence[str], pairs: dict[str, str]) -> list[int | None]:

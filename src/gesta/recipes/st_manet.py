@@ -337,6 +337,11 @@ DECISIONS = (
     ("M22", "Diving48 of 18,404 videos", "version 1; `version=2` has 16,997"),
     ("M23", "6,849 videos of HMDB-51", "the official splits use 5,100 of them"),
     ("M24", "channels double from stage to stage, but 64 become 256", "as in every ResNet of bottlenecks"),
-    ("M25", '"few-shot" data sets; systems of Table 3 whose names do not match their citations', "no consequence"),
+    (
+        "M25",
+        "a random crop with sides of half to all of the shorter side: one draw or two",
+        "one, so it is a square; `--train.augment.independent-sides True`",
+    ),
+    ("M26", '"few-shot" data sets; systems of Table 3 whose names do not match their citations', "no consequence"),
 )
 """Slips and gaps of the paper, and what gesta does."""
