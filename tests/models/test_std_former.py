@@ -613,6 +613,7 @@ def test_drop_path_drops_whole_clips() -> None:
         ({"stdm_layers": (3,)}, "nothing follows layer 3, so the last STDM is behind layer 2"),
         ({"smem": (("T", 4),)}, "smem .*: the model has layers 0 to 3"),
         ({"smem": (("T", 1), ("T", 1))}, "a layer is named twice"),
+        ({"stem": "conv", "patch": 6}, "a patch of 6 pixels cannot be four times smaller"),
         ({"dpe_reduction": 0.5}, "dpe_reduction must be at least 1"),
     ],
 )

@@ -55,8 +55,8 @@ class STDFormerConfig(ModelConfig):
         heads: attention heads.
         mlp_ratio: hidden width of the ST branch's FFNs, in widths.
         patch: edge of a token in pixels.
-        stem: ``tubelet`` convolves the pixels (UniFormerV2); ``conv`` does that to the map of a small convolution,
-            batch norm and ReLU (ours, for training without CLIP).
+        stem: ``tubelet`` convolves the pixels (UniFormerV2); ``conv`` does that to the map of two
+            small convolutions of each frame (ours, for training without CLIP).
         tubelet_kernel: frames of a token, 1 or 3.
         tubelet_stride: frames from token to token.
         gelu: ``quick`` is x·σ(1.702x), with which OpenAI's CLIP was trained.
@@ -249,7 +249,7 @@ class STDFormer(VideoModel):
         self.conv_stem: nn.Module = nn.Identity()
         channels, patch = 3, config.patch
         if config.stem == "conv":
-            channels, patch = width // 4, patch // 2
+            channels, patch = width // 2, patch // 4
             self.conv_stem = ConvStem(channels)
         self.patch_embed = Tubelets(channels, width, patch, config.tubelet_kernel, config.tubelet_stride)
         _, _, *size = self.grid_at(0)
@@ -430,6 +430,9 @@ def _check(config: STDFormerConfig) -> None:
         f"stdm_layers {stdm}: nothing follows layer {config.depth - 1}, so the last STDM is behind layer "
         f"{config.depth - 2}": any(not 0 <= layer < config.depth - 1 for layer in stdm),
         f"smem {config.smem}: a layer is named twice": len(set(config.smem)) < len(config.smem),
+        f"a patch of {config.patch} pixels cannot be four times smaller; stem conv needs a multiple of 4": config.stem
+        == "conv"
+        and config.patch % 4 > 0,
         f"dpe_reduction must be at least 1, not {config.dpe_reduction}": config.dpe_reduction < 1,
         **outside("ptm_layers", config.ptm_layers, config.depth - 1),
         **outside("smem", tuple(at for _, at in config.smem), config.depth - 1),

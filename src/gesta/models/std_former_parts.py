@@ -49,18 +49,23 @@ class Tubelets(nn.Conv3d):
         return F.linear(pieces.flatten(4), self.weight.flatten(1))
 
 
-class ConvStem(nn.Module):
-    """Convolution, batch norm, ReLU of every frame, to half the size."""
+class ConvStem(nn.Sequential):
+    """Two convolutions of every frame, each with batch norm and ReLU, to a quarter of its size."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, channels, 5, 2, padding=2, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
+        super().__init__(
+            nn.Conv2d(3, channels // 2, 5, 2, padding=2, bias=False),
+            nn.BatchNorm2d(channels // 2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels // 2, channels, 3, 2, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
 
     def forward(self, video: Tensor) -> Tensor:
-        """``(B, 3, T, H, W)`` to ``(B, channels, T, H / 2, W / 2)``."""
+        """``(B, 3, T, H, W)`` to ``(B, channels, T, H / 4, W / 4)``."""
         frames = video.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return self.norm(self.conv(frames)).relu_().unflatten(0, (len(video), -1)).transpose(1, 2)
+        return super().forward(frames).unflatten(0, (len(video), -1)).transpose(1, 2)
 
 
 # --- parts of the ST branch ------------------------------------------------------------------------------------------
