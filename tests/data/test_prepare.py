@@ -247,4 +247,6 @@ def _dies_of_three(number: int) -> int:
 
 
 def test_a_process_that_dies_takes_no_other_work_along() -> None:
-    assert dict(each(_dies_of_three, range(6), 2)) == {0: 0, 1: 1, 2: 4, 3: None, 4: 16, 5: 25}
+    found = {position: (result, why) for position, result, why in each(_dies_of_three, range(6), 2)}
+    assert found.pop(3) == (None, "kills its process")
+    assert found == {i: (i * i, "") for i in (0, 1, 2, 4, 5)}
