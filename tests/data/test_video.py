@@ -578,7 +578,7 @@ def test_pictures_of_absurd_size_are_refused_before_they_are_scaled(tmp_path: Pa
 
 def test_videos_of_absurd_size_are_refused(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     long = make_video("long.mp4", size=(1040, 16))
-    with pytest.raises(VideoError, match="long.mp4: its header tells of pictures of 1040 x 16 pixels"):
+    with pytest.raises(VideoError, match=r"long.mp4: its header tells of pictures of 1040 x 16 pixels"):
         probe(long)
     path = make_video("a.mp4", size=(64, 48))
     assert read(path, lambda n: torch.arange(2)).shape == (2, 3, 48, 64)

@@ -83,10 +83,10 @@ class File:
         problem: why frames are missing, as the decoder said last; empty if it said nothing.
     """
 
-    def __init__(self, path: str, deadline: Deadline) -> None:
+    def __init__(self, path: str, deadline: Deadline | None = None) -> None:
         self.path = path
         self.problem = ""
-        self._deadline = deadline
+        self._deadline = deadline or Deadline(path)
 
     def __enter__(self) -> File:
         self._opened = open_video(self.path, self._deadline)
