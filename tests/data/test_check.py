@@ -50,6 +50,7 @@ def test_what_is_wrong_with_files(folder: Path, make_video: Callable[..., Path])
     make_video("root/b/short.mp4", frames=5)
     (folder / "b" / "notes.txt").touch()
     (folder / "stray.mp4").touch()
+    (folder / "b" / "folder.mp4").mkdir()
     report = check(Folder(root=str(folder), val=0.0), ClipSpec(frames=4, stride=2), workers=0, progress=False)
     assert not report.ok
     undecodable = texts(report, "cannot be decoded")
@@ -57,7 +58,8 @@ def test_what_is_wrong_with_files(folder: Path, make_video: Callable[..., Path])
     assert "is an empty file" in undecodable[1] and all("take it off the list" in text for text in undecodable)
     assert "single.mp4" in texts(report, "one frame")[0]
     assert "short.mp4: has 5 frames, a clip spans 8" in texts(report, "shorter than a clip")[0]
-    assert "notes.txt: 1 such file" in texts(report, "not a video")[0]
+    assert "folder.mp4: is a folder that holds no video" in texts(report, "not a video")[0]
+    assert "notes.txt: 1 such file" in texts(report, "not a video")[1]
     assert "stray.mp4: 1 videos in this folder belong to no class" in texts(report, "outside the classes")[0]
     severities = [finding.severity for finding in report.findings]
     assert severities == sorted(severities, key=["error", "warning", "info"].index)

@@ -307,6 +307,9 @@ def _ignored(data: Folder, known: set[str]) -> Iterator[Finding]:
     count, example = 0, ""
     for folder, folders, files in os.walk(data.root):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (os.path.join(folder, name) for name in folders if os.path.splitext(name)[1].lower() in VIDEOS):
+            if not any(video == path or video.startswith(path + os.sep) for video in known):
+                yield Finding("warning", "not a video", f"{path}: is a folder that holds no video; put the file there")
         if folder in known:
             continue
         strange = [name for name in files if os.path.join(folder, name) not in known and not name.startswith(".")]

@@ -106,7 +106,7 @@ def _choose_stream(container: Any, source: str | int) -> Any:
         raise VideoError(f"{source}: its video codec has no decoder here; convert it, for example to H.264")
     if stream.width and stream.height and (absurd := absurd_size(stream.width, stream.height)):
         raise VideoError(f"{source}: its header tells of {absurd}; {DAMAGED}")
-    stream.codec_context.options = LIMITS
+    stream.codec_context.options = dict(LIMITS)
     return stream
 
 

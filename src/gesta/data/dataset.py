@@ -167,7 +167,7 @@ class _Records:
     @contextlib.contextmanager
     def _watched(self, index: int, deadline: Deadline) -> Iterator[None]:
         worker = get_worker_info()
-        if worker is None:
+        if worker is None or worker.id >= len(self.reading):  # or a worker of somebody else's loader
             yield
             return
         self.reading[worker.id] = index
@@ -502,11 +502,7 @@ class Loader:
             except GestaError as error:  # a worker's error comes with its traceback as text
                 sentence = str(error).strip().splitlines()[-1]
                 raise GestaError(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
-            except (
-                RuntimeError,
-                OSError,
-                EOFError,
-            ):  # of the latter two: a batch whose worker died before it was taken
+            except (RuntimeError, OSError, EOFError):  # OSError: a batch could not be fetched from a dead worker
                 if not self.dataset.bury(_ended(loader)):
                     raise
             del loader  # which ends the other workers

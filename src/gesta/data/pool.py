@@ -29,7 +29,7 @@ def each(
 
     Yields:
         position of an item, what ``work`` returned, and an empty string; or None and why there is nothing: the item
-        "kills its process" (decoders of broken files do) or "takes more than 60 seconds".
+        "kills its process" (decoders of broken files do), and a second one, or "takes more than 60 seconds".
 
     Raises:
         Exception: what ``work`` raised.
@@ -41,6 +41,7 @@ def each(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gesta.data.dataset"])
     todo = list(range(len(items)))[::-1]
+    again: set[int] = set()  # whose process died: somebody else may have ended it, as when memory is short
     hands = [_Hand(context, work) for _ in range(min(workers, len(items)))]
     try:
         while True:
@@ -55,7 +56,12 @@ def each(
             wait = None if until == math.inf else max(0.0, until - time.monotonic())
             for pipe in connection.wait(list(busy), wait):
                 hand = busy.pop(pipe)  # type: ignore[arg-type]
-                if (found := hand.answer()) is not None:
+                if (found := hand.answer()) is None:
+                    continue
+                if found[2] and found[0] not in again:
+                    again.add(found[0])
+                    todo.append(found[0])
+                else:
                     yield found
             for hand in busy.values():
                 if time.monotonic() >= hand.until and not hand.pipe.poll():
