@@ -203,9 +203,11 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
     rest = (training_batches(records, config, epoch, rank, world) for epoch in range(at.epoch, config.epochs))
     behind = at.done * config.accumulate
     loader = training_loader(
-        dataset, itertools.islice(itertools.chain.from_iterable(rest), behind, None), config.workers
+        dataset,
+        itertools.islice(itertools.chain.from_iterable(rest), behind, None),
+        config.workers,
+        leave_interruption_to_parent,
     )
-    loader.worker_init_fn = leave_interruption_to_parent
     samples = iter(loader)  # one for all epochs: its workers start once, and read ahead during evaluations
     started, saved = False, time.monotonic()
 

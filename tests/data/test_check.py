@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,6 @@ import pytest
 from gesta.data import check as room
 from gesta.data.check import SHOWN, CheckReport, Finding, check
 from gesta.data.dataset import Record
-from gesta.data.depth import Depth
 from gesta.data.describe import describe
 from gesta.data.lists import Folder, Lists
 from gesta.model import ClipSpec
@@ -49,6 +50,7 @@ def test_what_is_wrong_with_files(folder: Path, make_video: Callable[..., Path])
     make_video("root/b/short.mp4", frames=5)
     (folder / "b" / "notes.txt").touch()
     (folder / "stray.mp4").touch()
+    (folder / "b" / "folder.mp4").mkdir()
     report = check(Folder(root=str(folder), val=0.0), ClipSpec(frames=4, stride=2), workers=0, progress=False)
     assert not report.ok
     undecodable = texts(report, "cannot be decoded")
@@ -56,7 +58,8 @@ def test_what_is_wrong_with_files(folder: Path, make_video: Callable[..., Path])
     assert "is an empty file" in undecodable[1] and all("take it off the list" in text for text in undecodable)
     assert "single.mp4" in texts(report, "one frame")[0]
     assert "short.mp4: has 5 frames, a clip spans 8" in texts(report, "shorter than a clip")[0]
-    assert "notes.txt: 1 such file" in texts(report, "not a video")[0]
+    assert "folder.mp4: is a folder that holds no video" in texts(report, "not a video")[0]
+    assert "notes.txt: 1 such file" in texts(report, "not a video")[1]
     assert "stray.mp4: 1 videos in this folder belong to no class" in texts(report, "outside the classes")[0]
     severities = [finding.severity for finding in report.findings]
     assert severities == sorted(severities, key=["error", "warning", "info"].index)
@@ -141,22 +144,47 @@ def test_the_report_is_short_and_complete() -> None:
     assert value["ok"] is False and len(value["findings"]) == SHOWN + 5 and value["videos"] == 3
 
 
-def _dies(item: tuple[str, Depth | None]) -> room._Look:
-    if item[0].endswith("deadly.mp4"):
+def _dies(file: room._File) -> room._Look:
+    if file.path.endswith("deadly.mp4"):
         os._exit(11)
-    return room._look(item)
+    while file.path.endswith("endless.mp4"):
+        time.sleep(1)
+    return room._look(file)
 
 
-def test_a_file_that_kills_the_decoder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(folder / "a" / "0.mp4", folder / "a" / "deadly.mp4")
-    look = room._look
-    monkeypatch.setattr(room, "_look", _dies)
+def test_a_file_that_kills_or_stops_the_decoder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("deadly.mp4", "endless.mp4"):
+        shutil.copy(folder / "a" / "0.mp4", folder / "a" / name)
     paths = sorted(str(path) for path in folder.glob("*/*.mp4"))
-    found = dict(room._look_at_all(dict.fromkeys(paths), 2))
-    monkeypatch.setattr(room, "_look", look)
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_look", _dies)
+        patch.setattr(room, "GRACE", 1.0)
+        found = dict(room._look_at_all(dict.fromkeys(paths), 2, 2.0))
     assert sorted(found) == paths
-    bad = [path for path, (info, _, _) in found.items() if info is None]
-    assert bad == [str(folder / "a" / "deadly.mp4")] and "kills the process" in found[bad[0]].problem
+    bad = {Path(path).name: problem for path, (info, problem, _) in found.items() if info is None}
+    assert sorted(bad) == ["deadly.mp4", "endless.mp4"]
+    assert "kills its process" in bad["deadly.mp4"] and "takes more than 3 seconds" in bad["endless.mp4"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_has_its_time(folder: Path, workers: int) -> None:
+    record = Record(path=str(folder / "a" / "0.mp4"), name="0.mp4", label=0)
+    report = check([record], workers=workers, progress=False, seconds=-1.0)
+    assert "0.mp4: is not read within" in texts(report, "cannot be decoded")[0]
+
+
+def test_what_cannot_be_opened_without_waiting_for_ever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder / "a")  # the name of a socket must be short
+    os.mkfifo("pipe.mp4")
+    os.symlink("/dev/zero", "zeros.mp4")
+    os.symlink("itself.mp4", "itself.mp4")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket.mp4")
+    report = check(Folder(root=str(folder), val=0.0), workers=0, progress=False)
+    undecodable = texts(report, "cannot be decoded")
+    assert [Path(text.split(":")[0]).name for text in undecodable] == ["pipe.mp4", "socket.mp4", "zeros.mp4"]
+    assert all("neither a file nor a folder" in text for text in undecodable)
+    assert "itself.mp4: does not exist" in texts(report, "missing")[0]
 
 
 def test_describe(folder: Path) -> None:

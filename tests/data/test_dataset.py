@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from gesta.data.dataset import (
     Failure,
@@ -20,6 +24,8 @@ from gesta.data.dataset import (
     training_batches,
     training_loader,
 )
+from gesta.data.deadline import PATIENCE
+from gesta.data.depth import Depth
 from gesta.data.transforms import Augment
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
@@ -257,3 +263,45 @@ def test_workers_are_chosen_by_processors(monkeypatch: pytest.MonkeyPatch) -> No
     assert loader_workers(-1) == 6 and loader_workers(0) == 0 and loader_workers(3) == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert loader_workers(-1) == 1
+
+
+class Deadly(Depth):
+    """A way to show depth in which the process ends."""
+
+    def encode(self, picture: np.ndarray) -> np.ndarray:
+        os._exit(11)
+
+
+class Endless(Depth):
+    """A way to show depth that never ends."""
+
+    def encode(self, picture: np.ndarray) -> np.ndarray:
+        while True:
+            time.sleep(1)
+
+
+class DeadlyOnce(Depth):
+    """A way to show depth in which the first process ends; the encoding is the name of a file."""
+
+    def encode(self, picture: np.ndarray) -> np.ndarray:
+        if not os.path.exists(self.encoding):
+            Path(self.encoding).touch()
+            os._exit(11)
+        return Depth().encode(picture)
+
+
+def test_a_video_that_kills_or_stops_its_loader_has_failed_and_the_others_are_loaded(
+    make_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.5,))  # how often it looks
+    path = str(make_video("a.mp4"))
+    kinds = {1: Deadly(), 2: Endless(), 4: DeadlyOnce(encoding=str(tmp_path / "died"))}  # type: ignore[arg-type]
+    records = [Record(path=path, name=f"{i}", label=0, depth=kinds.get(i)) for i in range(8)]
+    views = TestViews(records, ClipSpec(frames=2, stride=2, size=16), EvaluateConfig(clips=1))
+    views.grace = 2.0 - PATIENCE
+    batches = list(test_loader(views, range(8), 1, workers=2))
+    assert [index for batch in batches for index in batch["index"].tolist()] == [0, 3, 4, 5, 6, 7]
+    failures = [failure for batch in batches for failure in batch["failures"]]
+    assert [failure.index for failure in failures] == [1, 2] and all(path in failure.reason for failure in failures)
+    assert "kills the process that reads it (status 11)" in failures[0].reason
+    assert "is not read in time" in failures[1].reason

@@ -246,5 +246,23 @@ def _dies_of_three(number: int) -> int:
     return number * number
 
 
+def _dies_once(path: str) -> str:
+    if not os.path.exists(path):
+        Path(path).touch()
+        os._exit(11)
+    return "alive"
+
+
+def test_an_item_whose_process_dies_is_tried_again(tmp_path: Path) -> None:
+    assert list(each(_dies_once, [str(tmp_path / "died")], 1)) == [(0, "alive", "")]
+
+
+def test_what_work_raises_is_raised() -> None:
+    with pytest.raises(GestaError, match="nowhere: does not exist"):
+        list(each(find_videos, ["nowhere"], 1))
+
+
 def test_a_process_that_dies_takes_no_other_work_along() -> None:
-    assert dict(each(_dies_of_three, range(6), 2)) == {0: 0, 1: 1, 2: 4, 3: None, 4: 16, 5: 25}
+    found = {position: (result, why) for position, result, why in each(_dies_of_three, range(6), 2)}
+    assert found.pop(3) == (None, "kills its process")
+    assert found == {i: (i * i, "") for i in (0, 1, 2, 4, 5)}

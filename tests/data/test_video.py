@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import wave
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from gesta.data import container as containers
 from gesta.data import decode
-from gesta.data.frames import image_files
+from gesta.data.deadline import Deadline
+from gesta.data.frames import absurd_size, image_files
 from gesta.data.video import VideoError, find_videos, probe, read, stream
 from gesta.errors import GestaError
 
@@ -560,3 +562,67 @@ def test_both_decoders_give_the_same_frames_of_every_genuine_file(videos: Path, 
             for decoder in ("pyav", "torchcodec")
         )
         alike(ours, theirs, exact=not any(word in path for word in ("10bits", "hdr", "height_and_width_mpeg2")))
+
+
+def test_pictures_of_absurd_size_are_refused_before_they_are_scaled(tmp_path: Path) -> None:
+    for i, size in enumerate([(60_000, 2), (50, 20_000), (64, 48)], start=1):
+        Image.new("1", size).save(tmp_path / f"img_{i:05d}.png")
+    assert read(tmp_path, lambda n: torch.arange(n), short_side=16).shape == (1, 3, 16, 21)
+    info = probe(tmp_path, exact=True)
+    assert (info.frames, info.damaged, info.width) == (1, 2, 64)
+    (tmp_path / "img_00003.png").unlink()
+    with pytest.raises(VideoError, match=r"img_0000[12].png: pictures of \d+ x \d+ pixels are not read"):
+        read(tmp_path, lambda n: torch.arange(n), short_side=16)
+    assert absurd_size(7680, 4320) == "" and absurd_size(2**14, 2**13) != "" and absurd_size(0, 5) != ""
+
+
+def test_videos_of_absurd_size_are_refused(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    long = make_video("long.mp4", size=(1040, 16))
+    with pytest.raises(VideoError, match=r"long.mp4: its header tells of pictures of 1040 x 16 pixels"):
+        probe(long)
+    path = make_video("a.mp4", size=(64, 48))
+    assert read(path, lambda n: torch.arange(2)).shape == (2, 3, 48, 64)
+    monkeypatch.setattr(containers, "LIMITS", {"max_pixels": "1000"})  # what says so inside the stream, to the decoder
+    with pytest.raises(VideoError, match="no frame of it can be decoded"):
+        read(path, lambda n: torch.arange(2))
+
+
+def test_images_that_are_pipes_or_devices_do_not_stop_reading(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "img_00001.png")
+    (tmp_path / "img_00002.png").symlink_to("/dev/zero")
+    with pytest.raises(VideoError, match=r"img_0000[12].png: is not a file"):
+        read(tmp_path, lambda n: torch.arange(n))
+    Image.new("RGB", (64, 48)).save(tmp_path / "img_00003.png")
+    assert read(tmp_path, lambda n: torch.arange(n)).shape == (1, 3, 48, 64)
+    assert probe(tmp_path, exact=True).damaged == 2
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_reading_a_file_is_given_up_after_some_time(
+    make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    path = str(make_video("a.mp4"))
+    monkeypatch.setattr(containers, "HELD_BYTES", 2**20 if held else 0)
+    late = Deadline(path, -10.0)
+    for work in (lambda: read(path, lambda n: torch.arange(n), deadline=late), lambda: probe(path, deadline=late)):
+        with pytest.raises(VideoError, match=r"a.mp4: is not read within -\d+ seconds"):
+            work()
+
+
+def test_a_file_has_time_by_what_it_has_on_the_disk(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_video("a.mp4")
+    os.truncate(path, 2**40)
+    assert Deadline(str(path)).seconds < 62
+    path.write_bytes(bytes(2**18))
+    assert Deadline(str(path), 5.0).seconds == 7.0
+    for i in range(3):
+        (tmp_path / "f").mkdir(exist_ok=True)
+        (tmp_path / "f" / f"{i}.jpg").touch()
+    assert Deadline(str(tmp_path / "f"), 5.0).seconds == 8.0
+
+
+def test_links_that_lead_to_themselves_are_no_folders(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_video("v/a.mp4")
+    (tmp_path / "v" / "again").symlink_to("again")
+    (tmp_path / "v" / "up").symlink_to("..")
+    assert find_videos(tmp_path / "v") == [str(path)]

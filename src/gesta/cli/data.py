@@ -16,6 +16,9 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("source", metavar="ROOT|LIST|NAME")
     sub.add_argument("--model", help="check lengths against this model's clip")
     sub.add_argument("--no-flip", action="store_true", help="training will not flip, so left and right do no harm")
+    sub.add_argument(
+        "--seconds", type=float, default=60.0, help="that a file may take, and 1 more per 128 kB (default %(default)g)"
+    )
     sub = data.add("prepare", _data_prepare, "a small copy that is quick to train from: videos, images or shards")
     sub.add_argument("root", metavar="ROOT", help="folder of videos")
     sub.add_argument("out", metavar="OUT", help="folder of the copies; a second run goes on where one stopped")
@@ -58,7 +61,8 @@ def _data_check(options: argparse.Namespace, rest: list[str]) -> int:
     from gesta.model import model_config
 
     clip = model_config(options.model).clip if options.model else None
-    report = check(data_source(options.source, rest, "gesta data check"), clip=clip, flip=not options.no_flip)
+    data = data_source(options.source, rest, "gesta data check")
+    report = check(data, clip=clip, flip=not options.no_flip, seconds=options.seconds)
     print_results(options, report)
     return 0 if report.ok else 1
 

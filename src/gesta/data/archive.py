@@ -100,6 +100,8 @@ def _read_index(archive: str, size: int, changed: int) -> Index:
         pass  # not there yet, or not ours
     places, notes = {}, {}
     try:
+        if not os.path.isfile(archive):  # opening a pipe would wait for ever
+            raise tarfile.ReadError("it is not a file")
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
                 if not member.isfile():

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from gesta.data.archive import place, read_bytes
 from gesta.data.clips import span
 from gesta.data.dataset import ClassNames, DataConfig, Record, label_in, loader_workers
+from gesta.data.deadline import GRACE, PATIENCE, Deadline
 from gesta.data.depth import Depth
 from gesta.data.describe import SPLITS
 from gesta.data.describe import describe as describe
@@ -19,7 +20,8 @@ from gesta.data.frames import image_files
 from gesta.data.lists import Folder
 from gesta.data.pool import each
 from gesta.data.transforms import names_side
-from gesta.data.video import VIDEOS, VideoError, VideoInfo, probe
+from gesta.data.video import VIDEOS, VideoInfo, probe
+from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.progress import track
 
@@ -93,6 +95,7 @@ def check(
     flip: bool = True,
     workers: int = -1,
     progress: bool = True,
+    seconds: float = PATIENCE,
 ) -> CheckReport:
     """Decode every video completely and look at every label.
 
@@ -106,6 +109,7 @@ def check(
         flip: whether training will mirror clips.
         workers: processes that decode; -1 chooses by the number of processors.
         progress: show how far it is.
+        seconds: that a file may take, besides one for each 128 kB of it or each image of a folder.
 
     Raises:
         GestaError: a list or folder that cannot be read at all.
@@ -119,7 +123,7 @@ def check(
         splits, classes = {"train": list(data)}, None
     paths = {record.path: record.depth for records in splits.values() for record in records}
     looks: dict[str, _Look] = {}
-    found = _look_at_all(paths, loader_workers(workers))
+    found = _look_at_all(paths, loader_workers(workers), seconds)
     for path, look in track(found, "decoding", len(paths)) if progress else found:
         looks[path] = look
     findings = [*_files(looks, clip), *_stretches(splits, looks), *_repeats(splits, looks)]
@@ -143,29 +147,47 @@ def check(
 # --- decoding --------------------------------------------------------------------------------------------------------
 
 
-def _look_at_all(paths: Mapping[str, Depth | None], workers: int) -> Iterator[tuple[str, _Look]]:
-    """Decode in several processes; a file that kills its process is found out and reported like any other."""
-    items = sorted(paths.items())
-    for position, look in each(_look, items, workers):
-        path, _ = items[position]
-        yield path, look or _Look(None, f"{path}: kills the process that decodes it; take it off the list", "")
+class _File(NamedTuple):
+    """A video to decode, and the seconds it has besides those for its size."""
+
+    path: str
+    depth: Depth | None
+    patience: float
 
 
-def _look(item: tuple[str, Depth | None]) -> _Look:
-    path, depth = item
-    where = None if os.path.isdir(path) else place(path)
-    if where is None and not os.path.isdir(path):
-        return _Look(None, f"{path}: does not exist; copy it there, or take it off the list", "")
+def _look_at_all(paths: Mapping[str, Depth | None], workers: int, patience: float) -> Iterator[tuple[str, _Look]]:
+    """Decode in several processes; a file that kills or stops its process is reported like any other."""
+    files = [_File(path, depth, patience) for path, depth in sorted(paths.items())]
+    for position, look, why in each(_look, files, workers, _allowed):
+        path = files[position].path
+        yield path, look or _Look(None, f"{path}: {why}; take it off the list", "")
+
+
+def _allowed(file: _File) -> float:
+    """Seconds after which the process of a file is ended that did not notice that its time is over."""
+    try:
+        return Deadline(file.path, file.patience).seconds + GRACE
+    except (OSError, GestaError):  # which will be told of the file when it is looked at
+        return file.patience + GRACE
+
+
+def _look(file: _File) -> _Look:
+    path, depth, patience = file
     digest = hashlib.blake2b(digest_size=16)
     try:
+        where = None if os.path.isdir(path) else place(path)
+        if where is None and not os.path.isdir(path):
+            wrong = "is neither a file nor a folder; give" if os.path.exists(path) else "does not exist; copy"
+            return _Look(None, f"{path}: {wrong} the video, or take it off the list", "")
+        deadline = Deadline(path, patience)
         images = [] if where else image_files(path, depth=depth is not None)
         for part in filter(None, [where, *map(place, images)]):
-            for block in read_bytes(part):
+            for block in deadline.during(read_bytes(part)):
                 digest.update(block)
         if where and not where.size:
             return _Look(None, f"{path}: is an empty file; copy or download it again, or take it off the list", "")
-        return _Look(probe(path, exact=True, depth=depth), "", digest.hexdigest())
-    except (VideoError, RuntimeError, MemoryError) as error:
+        return _Look(probe(path, exact=True, depth=depth, deadline=deadline), "", digest.hexdigest())
+    except (GestaError, RuntimeError, MemoryError) as error:
         return _Look(None, str(error), digest.hexdigest())
     except OSError as error:
         return _Look(None, f"{path}: cannot be read ({error.strerror or error}); look at the disk and the rights", "")
@@ -285,6 +307,9 @@ def _ignored(data: Folder, known: set[str]) -> Iterator[Finding]:
     count, example = 0, ""
     for folder, folders, files in os.walk(data.root):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (os.path.join(folder, name) for name in folders if os.path.splitext(name)[1].lower() in VIDEOS):
+            if not any(video == path or video.startswith(path + os.sep) for video in known):
+                yield Finding("warning", "not a video", f"{path}: is a folder that holds no video; put the file there")
         if folder in known:
             continue
         strange = [name for name in files if os.path.join(folder, name) not in known and not name.startswith(".")]

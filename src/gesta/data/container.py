@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import av
-from av.error import FFmpegError
+from av.error import ExitError, FFmpegError
 from av.stream import Disposition
 from torch.utils.data import get_worker_info
 
 from gesta.data.archive import Place, place
-from gesta.data.frames import VideoError
+from gesta.data.deadline import Deadline
+from gesta.data.frames import MOST_PIXELS, VideoError, absurd_size
 
 DAMAGED = "the file is damaged, incomplete or not a video: copy or download it again, or take it off the list"
 
@@ -31,23 +32,33 @@ REORDER = 32
 NETWORK_TIMEOUT = 20.0
 """Seconds without an answer after which a URL has failed."""
 
+LIMITS = {"max_pixels": str(MOST_PIXELS)}
+"""For libav's decoders, which then refuse a larger picture before they allocate it."""
+
 
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def open_video(source: str | int) -> Iterator[tuple[Any, Any]]:
+def open_video(source: str | int, deadline: Deadline | None = None) -> Iterator[tuple[Any, Any]]:
     """Open a file, URL or camera and choose its video stream; yields (container, stream).
 
+    With a deadline, opening it and reading a packet are given up when each of them has taken all of that time.
+
     Raises:
-        VideoError: it does not exist, cannot be opened, or holds no moving picture.
+        VideoError: it does not exist, cannot be opened, holds no moving picture, or one of absurd size.
     """
     name, options = _locate(source)
+    options["options"] = LIMITS | options.get("options", {})
+    if deadline is not None:
+        options["timeout"] = deadline.seconds
     if int(av.__version__.split(".")[0]) < 19:  # later versions never fail on such tags and do not know the argument
         options["metadata_errors"] = "replace"
     try:
         container = av.open(name, **options)
     except (FFmpegError, OSError, ValueError) as error:
+        if deadline is not None and isinstance(error, ExitError):
+            raise deadline.error() from None
         why = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{source}: cannot be opened as a video ({why}); {_remedy(source)}") from None
     with container:
@@ -93,6 +104,9 @@ def _choose_stream(container: Any, source: str | int) -> Any:
         raise VideoError(f"{source}: holds no video, only {_contents(container)}; take it off the list")
     if stream.codec_context is None:
         raise VideoError(f"{source}: its video codec has no decoder here; convert it, for example to H.264")
+    if stream.width and stream.height and (absurd := absurd_size(stream.width, stream.height)):
+        raise VideoError(f"{source}: its header tells of {absurd}; {DAMAGED}")
+    stream.codec_context.options = dict(LIMITS)
     return stream
 
 
@@ -139,15 +153,15 @@ class Timeline(NamedTuple):
     unit: float
 
 
-def timeline(container: Any, stream: Any, path: str) -> Timeline:
+def timeline(container: Any, stream: Any, deadline: Deadline) -> Timeline:
     """Count the frames of an open file and learn where decoding may start, from its packets or its index."""
-    where = place(path)
+    where = place(deadline.path)
     if where is None:
-        raise VideoError(f"{path}: does not exist any more; check the path")
+        raise VideoError(f"{deadline.path}: does not exist any more; check the path")
     large = where.size > HELD_BYTES
     unit = float(stream.time_base or 0)
     if large and "mp4" in container.format.name and not _fragmented(where):
-        indexed = _from_index(container, stream, unit)
+        indexed = _from_index(container, stream, unit, deadline)
         if indexed is not None:
             return indexed
     packets: list[av.Packet] = []
@@ -156,7 +170,7 @@ def timeline(container: Any, stream: Any, path: str) -> Timeline:
     shown = 0
     guessed_dts = "matroska" in container.format.name
     latest = None
-    for packet in packets_of(container, stream, []):
+    for packet in packets_of(container, stream, [], deadline):
         if not large:
             packets.append(packet)
         if not packet.is_discard:
@@ -175,12 +189,12 @@ def timeline(container: Any, stream: Any, path: str) -> Timeline:
     return Timeline(shown, times, keys, packets or None, unit)
 
 
-def _from_index(container: Any, stream: Any, unit: float) -> Timeline | None:
+def _from_index(container: Any, stream: Any, unit: float, deadline: Deadline) -> Timeline | None:
     """The timeline of an MP4 file from its index, without reading the file; None if the index may not be all."""
     entries = [(entry.timestamp, entry.is_keyframe, entry.is_discard) for entry in stream.index_entries]
     if not entries or len(entries) != stream.frames or any(discard for _, _, discard in entries):
         return None
-    head = list(itertools.islice(packets_of(container, stream, []), REORDER))
+    head = list(itertools.islice(packets_of(container, stream, [], deadline), REORDER))
     times = presentation_times(head)
     if not times or not head[0].is_keyframe or times[0] > min(times):
         return None
@@ -211,15 +225,25 @@ def _fragmented(where: Place) -> bool:
     return False
 
 
-def packets_of(container: Any, stream: Any, damage: list[Exception]) -> Iterator[av.Packet]:
-    """The stream's packets to the end of the file, or to where the file breaks off."""
+def packets_of(
+    container: Any, stream: Any, damage: list[Exception], deadline: Deadline | None = None
+) -> Iterator[av.Packet]:
+    """The stream's packets to the end of the file, or to where the file breaks off.
+
+    Raises:
+        VideoError: the deadline is over. That is no damage: read again, the file may be longer.
+    """
     packets = container.demux(stream)
     while True:
+        if deadline is not None:
+            deadline.check()
         try:
             packet = next(packets)
         except StopIteration:
             return
         except FFmpegError as error:
+            if deadline is not None and isinstance(error, ExitError):
+                raise deadline.error() from None
             damage.append(error)
             return
         if packet.size:  # empty ones stand for dropped frames, or for the end
@@ -234,10 +258,24 @@ def frames_of(stream: Any, packets: Iterable[av.Packet], damage: list[Exception]
         except FFmpegError as error:
             damage.append(error)
             continue
-        yield from frames
+        yield from _shown(frames, damage)
     try:
         rest = stream.codec_context.decode(None)
     except FFmpegError as error:
         damage.append(error)
         return
-    yield from rest
+    yield from _shown(rest, damage)
+
+
+def _shown(frames: Iterable[av.VideoFrame], damage: list[Exception]) -> Iterator[av.VideoFrame]:
+    """Frames of a size that can be scaled; it may change within a video."""
+    for frame in frames:
+        if absurd := absurd_size(frame.width, frame.height):
+            damage.append(ValueError(absurd))
+        else:
+            yield frame
+
+
+def reason(damage: list[Exception]) -> str:
+    """What the last damage was, in words; empty if there was none."""
+    return str(getattr(damage[-1], "strerror", None) or damage[-1]) if damage else ""

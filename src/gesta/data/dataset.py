@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from gesta.config import config
 from gesta.data.clips import test_indices, train_indices
+from gesta.data.deadline import GRACE, PATIENCE, Deadline
 from gesta.data.depth import Depth, Modality
 from gesta.data.person import crop_to_people, find_people, whole_side
 from gesta.data.transforms import augment, crop_views, flip_targets, test_short_side, training_short_side
@@ -121,7 +127,84 @@ class DataConfig:
 # --- samples ---------------------------------------------------------------------------------------------------------
 
 
-class TrainingClips(Dataset[Sample]):
+class _Records:
+    """Records that are read one at a time, in loader processes that may die of them or hang.
+
+    Attributes:
+        short_side, decoder: as :func:`read_record` takes them.
+        patience: seconds that a record may take, besides those for its size.
+        grace: seconds after which a loader process that still reads it is ended.
+        reading: index of the record that each loader process reads, -1 for none; shared with them.
+        deaths: how many loader processes have died of a record, by index.
+        deadly: why a record is not tried again, by index.
+    """
+
+    def __init__(self, records: Sequence[Record], short_side: int, decoder: Decoder) -> None:
+        self.records = list(records)
+        self.short_side = short_side
+        self.decoder: Decoder = decoder
+        self.patience, self.grace = PATIENCE, GRACE
+        self.reading = torch.empty(0, dtype=torch.int64)
+        self.deaths: dict[int, int] = {}
+        self.deadly: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read(self, index: int, choose: Choose) -> Tensor:
+        """Chosen frames of a record; a loader process that does not come to an end with it ends.
+
+        Raises:
+            VideoError: it cannot be read, or it has killed or stopped loader processes before.
+        """
+        if index in self.deadly:
+            raise VideoError(self.deadly[index])
+        record = self.records[index]
+        deadline = Deadline(record.path, self.patience)
+        with self._watched(index, deadline):
+            return read_record(record, choose, self.short_side, self.decoder, deadline)
+
+    @contextlib.contextmanager
+    def _watched(self, index: int, deadline: Deadline) -> Iterator[None]:
+        worker = get_worker_info()
+        if worker is None or worker.id >= len(self.reading):  # or a worker of somebody else's loader
+            yield
+            return
+        self.reading[worker.id] = index
+        alarm = hasattr(signal, "setitimer")
+        if alarm:  # the system's: what hangs inside a decoder lets none of our threads run
+            signal.setitimer(signal.ITIMER_REAL, deadline.seconds + self.grace)
+        try:
+            yield
+        finally:
+            if alarm:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            self.reading[worker.id] = -1
+
+    def bury(self, workers: dict[int, int | None]) -> bool:
+        """Note what dead loader processes were reading; returns whether they were reading anything.
+
+        A record has failed if it ran out of time, or once two processes have died of it: the first may have been ended
+        by somebody else, as when memory is short.
+
+        Args:
+            workers: number of each dead process → its exit status.
+        """
+        found = False
+        for number, status in workers.items():
+            index = int(self.reading[number])
+            if index < 0:
+                continue
+            found = True
+            self.deaths[index] = self.deaths.get(index, 0) + 1
+            late = status == -getattr(signal, "SIGALRM", 0)
+            if late or self.deaths[index] > 1:
+                why = "is not read in time" if late else f"kills the process that reads it (status {status})"
+                self.deadly[index] = f"{self.records[index].path}: {why}; take it off the list"
+        return found
+
+
+class TrainingClips(_Records, Dataset[Sample]):
     """Augmented training clips; item ``(epoch, index)`` gives V = ``config.repeats`` clips of record ``index``.
 
     What a sample looks like depends on ``(config.seed, epoch, index, copy)`` alone, never on the order of calls or the
@@ -143,10 +226,9 @@ class TrainingClips(Dataset[Sample]):
         config: TrainConfig,
         classes: Sequence[str] | dict[str, list[str]],
     ) -> None:
-        self.records = list(records)
+        super().__init__(records, training_short_side(config.augment, clip.size), config.decoder)
         self.clip = clip
         self.config = config
-        self.short_side = training_short_side(config.augment, clip.size)
         spaces = classes if isinstance(classes, dict) else {"label": list(classes)}
         pairs = config.augment.flip_labels
         flip_targets([name for names in spaces.values() for name in names], pairs)  # refuses what no space knows
@@ -154,9 +236,6 @@ class TrainingClips(Dataset[Sample]):
             space: flip_targets(names, {name: partner for name, partner in pairs.items() if name in names})
             for space, names in spaces.items()
         }
-
-    def __len__(self) -> int:
-        return len(self.records)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, wanted = item
@@ -178,7 +257,7 @@ class TrainingClips(Dataset[Sample]):
                 return torch.stack([train_indices(n, self.clip, self.config.short_videos, draw) for draw in draws])
 
             try:
-                copies = read_record(record, choose, self.short_side, self.config.decoder)
+                copies = self.read(index, choose)
             except UNREADABLE as error:
                 failures.append(Failure(index, record.name, str(error)))
                 continue
@@ -208,7 +287,7 @@ class TrainingClips(Dataset[Sample]):
         return (mirrored if isinstance(label, dict) else mirrored["label"]), flips  # type: ignore[return-value]
 
 
-class TestViews(Dataset[Sample | Failure]):
+class TestViews(_Records, Dataset[Sample | Failure]):
     """All test views of a record: item ``index`` gives V = clips x crops views, clip by clip, or a :class:`Failure`.
 
     Raises:
@@ -218,17 +297,13 @@ class TestViews(Dataset[Sample | Failure]):
     __test__ = False  # pytest would take the name for a test
 
     def __init__(self, records: Sequence[Record], clip: ClipSpec, config: EvaluateConfig) -> None:
-        self.records = list(records)
+        super().__init__(records, test_short_side(config.short_side, clip.size), config.decoder)
         self.clip = clip
         self.config = config
-        self.short_side = test_short_side(config.short_side, clip.size)
         if self.short_side < clip.size:
             raise GestaError(
                 f"evaluate.short_side {config.short_side} is smaller than the crop; it must be at least 224"
             )
-
-    def __len__(self) -> int:
-        return len(self.records)
 
     def __getitem__(self, index: int) -> Sample | Failure:
         record, config = self.records[index], self.config
@@ -237,7 +312,7 @@ class TestViews(Dataset[Sample | Failure]):
             return test_indices(n, self.clip, config.clips, config.coverage, config.short_videos)
 
         try:
-            clips = read_record(record, choose, self.short_side, config.decoder)
+            clips = self.read(index, choose)
         except UNREADABLE as error:
             return Failure(index, record.name, str(error))
         return Sample(
@@ -245,7 +320,9 @@ class TestViews(Dataset[Sample | Failure]):
         )
 
 
-def read_record(record: Record, choose: Choose, short_side: int, decoder: Decoder = "pyav") -> Tensor:
+def read_record(
+    record: Record, choose: Choose, short_side: int, decoder: Decoder = "pyav", deadline: Deadline | None = None
+) -> Tensor:
     """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them; with ``masks`` cropped."""
     modality: Modality = "rgb" if record.depth is None else "depth"
     chosen: list[Tensor] = []
@@ -263,6 +340,7 @@ def read_record(record: Record, choose: Choose, short_side: int, decoder: Decode
         seconds=record.seconds,
         depth=record.depth,
         decoder=decoder,
+        deadline=deadline,
     )
     if not record.masks:
         return frames
@@ -353,50 +431,100 @@ def _balanced(records: Sequence[Record], generator: torch.Generator) -> list[int
 
 
 def training_loader(
-    dataset: TrainingClips, batches: Iterable[list[tuple[int, int]]], workers: int
-) -> DataLoader[Batch]:
-    """Loads the given micro-batches in order; any number of epochs may be chained, which keeps the workers."""
-    return _Loader(dataset, batches, workers)
+    dataset: TrainingClips,
+    batches: Iterable[list[tuple[int, int]]],
+    workers: int,
+    begin: Callable[[int], None] | None = None,
+) -> Loader:
+    """Loads the given micro-batches in order; any number of epochs may be chained, which keeps the workers.
+
+    ``begin`` is what each worker does first; it gets the worker's number.
+    """
+    return Loader(dataset, batches, workers, begin)
 
 
-def test_loader(dataset: TestViews, indices: Sequence[int], batch_videos: int, workers: int) -> DataLoader[Batch]:
+def test_loader(dataset: TestViews, indices: Sequence[int], batch_videos: int, workers: int) -> Loader:
     """Loads the given records once each, ``batch_videos`` together.
 
     Videos of different numbers of views (contiguous coverage) cannot be stacked and need ``batch_videos=1``.
     """
     batches = [list(indices[at : at + batch_videos]) for at in range(0, len(indices), batch_videos)]
-    return _Loader(dataset, batches, workers)
+    return Loader(dataset, batches, workers)
 
 
 test_loader.__test__ = False  # type: ignore[attr-defined]
 
 
-class _Loader(DataLoader):
-    """A loader whose workers come from a clean server process and whose errors are one sentence."""
+class Loader:
+    """Batches in order, from worker processes that come from a clean server process; errors are one sentence.
 
-    def __init__(self, dataset: Dataset, batches: Iterable[list], workers: int) -> None:
-        count = loader_workers(workers, shared=not torch.accelerator.is_available())
-        context = None
-        if count:
+    When a worker dies of a record, or hangs in it, new ones load what was on its way; see :meth:`_Records.bury`.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainingClips | TestViews,
+        batches: Iterable[list],
+        workers: int,
+        begin: Callable[[int], None] | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.workers = loader_workers(workers, shared=not torch.accelerator.is_available())
+        self._begin = begin
+        self._context: Any = None
+        if self.workers:
             # fork would copy this process with its threads and its GPU in whatever state they are; the server has
             # neither, and since it has imported this module, its workers start at once.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__])
-        super().__init__(
-            dataset,
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload([__name__])
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]  # a list, unless epochs are chained
+
+    def __iter__(self) -> Iterator[Batch]:
+        rest = iter(self.batches)
+        waiting: deque[list] = deque()  # given to workers and not yet delivered
+
+        def hand_out() -> Iterator[list]:
+            for batch in rest:
+                waiting.append(batch)
+                yield batch
+
+        while True:
+            self.dataset.reading = torch.full((self.workers,), -1).share_memory_()
+            loader = iter(self._load(itertools.chain(list(waiting), hand_out())))
+            try:
+                for batch in loader:
+                    waiting.popleft()
+                    yield batch
+                return
+            except GestaError as error:  # a worker's error comes with its traceback as text
+                sentence = str(error).strip().splitlines()[-1]
+                raise GestaError(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+            except (RuntimeError, OSError, EOFError):  # OSError: a batch could not be fetched from a dead worker
+                if not self.dataset.bury(_ended(loader)):
+                    raise
+            del loader  # which ends the other workers
+
+    def _load(self, batches: Iterable[list]) -> DataLoader[Batch]:
+        return DataLoader(
+            self.dataset,  # type: ignore[arg-type]  # collate makes batches of its samples
             batch_sampler=batches,  # type: ignore[arg-type]
-            num_workers=count,
+            num_workers=self.workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            multiprocessing_context=context,
+            multiprocessing_context=self._context,
+            worker_init_fn=self._begin,
         )
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        try:
-            yield from super().__iter__()
-        except GestaError as error:  # a worker's error comes with its traceback as text
-            sentence = str(error).strip().splitlines()[-1]
-            raise GestaError(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+
+def _ended(loader: Any) -> dict[int, int | None]:
+    """Number and exit status of the workers that have died; waits a moment for one that is just dying."""
+    processes = getattr(loader, "_workers", [])
+    if processes:
+        multiprocessing.connection.wait([process.sentinel for process in processes], timeout=1.0)
+    return {number: process.exitcode for number, process in enumerate(processes) if process.exitcode is not None}
 
 
 def loader_workers(workers: int, *, shared: bool = False) -> int:

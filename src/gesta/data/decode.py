@@ -25,9 +25,11 @@ from gesta.data.container import (
     open_video,
     packets_of,
     presentation_times,
+    reason,
     set_threads,
     timeline,
 )
+from gesta.data.deadline import Deadline
 from gesta.data.depth import Depth, nearest
 from gesta.data.frames import VideoError, scaled_size
 
@@ -78,15 +80,18 @@ class File:
 
     Attributes:
         frames: how many frames there are, as far as the packets tell.
+        problem: why frames are missing, as the decoder said last; empty if it said nothing.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, deadline: Deadline | None = None) -> None:
         self.path = path
+        self.problem = ""
+        self._deadline = deadline or Deadline(path)
 
     def __enter__(self) -> File:
-        self._opened = open_video(self.path)
+        self._opened = open_video(self.path, self._deadline)
         self._container, self._stream = self._opened.__enter__()
-        self._timeline = timeline(self._container, self._stream, self.path)
+        self._timeline = timeline(self._container, self._stream, self._deadline)
         self.frames = self._timeline.frames
         self._sound = bool(self._timeline.keys) and self._stream.codec_context.name in ONE_PACKET_ONE_FRAME
         self._fresh = True  # nothing has been decoded yet
@@ -119,11 +124,12 @@ class File:
         damage: list[Exception] = []
         if self._fresh and self._timeline.packets is not None:
             self._fresh, several = False, self._several
-            count = _straight(self._stream, self._timeline.packets, clip, damage)
+            count = _straight(self._stream, self._deadline.during(self._timeline.packets), clip, damage)
         else:
-            with open_video(self.path) as (container, stream):
+            with open_video(self.path, self._deadline) as (container, stream):
                 several = set_threads(stream, single)
-                count = _straight(stream, packets_of(container, stream, damage), clip, damage)
+                count = _straight(stream, packets_of(container, stream, damage, self._deadline), clip, damage)
+        self.problem = reason(damage)
         if damage and several:  # with several threads an error may take other frames along
             clip.missing = set(clip.wanted)
             return self._from_the_beginning(clip, single=True)
@@ -176,7 +182,7 @@ class File:
             except FFmpegError:
                 continue
             damage: list[Exception] = []
-            found = packets_of(self._container, self._stream, damage)
+            found = packets_of(self._container, self._stream, damage, self._deadline)
             first = next(found, None)
             if first is None or not first.is_keyframe:
                 continue
@@ -197,7 +203,7 @@ class File:
         damage: list[Exception] = []
 
         def packets() -> Iterator[av.Packet]:
-            for packet in stretch.packets:
+            for packet in self._deadline.during(stretch.packets):
                 if skip:
                     wanted = stretch.numbers.get(packet.pts) in clip.slots
                     context.skip_frame = "DEFAULT" if wanted else "NONREF"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +15,20 @@ from PIL import Image, UnidentifiedImageError
 from gesta.data.depth import Depth, nearest
 from gesta.errors import GestaError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these rooms import VideoError
+    from gesta.data.deadline import Deadline
     from gesta.data.decode import Clip
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+MOST_PIXELS = 2**26
+"""Of one picture (8192 x 8192, twice 8K): a header that claims more is damaged, or would exhaust the memory."""
+
+LONGEST = 64
+"""How many times longer than its short side a picture may be: scaled by the short side, its pixels grow with that."""
+
+BROKEN = (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, SyntaxError, ValueError)
+"""What Pillow raises, besides OSError, on damaged files."""
 
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
 _FLOW = re.compile(r"^(flow_)?[xyuv]_?$", re.IGNORECASE)
@@ -77,9 +89,12 @@ class Folder:
 
     Attributes:
         frames: how many there are.
+        problem: why an image was taken off, the last one if several were; empty if none was.
     """
 
-    def __init__(self, path: str, depth: Depth | None = None) -> None:
+    def __init__(self, path: str, deadline: Deadline, depth: Depth | None = None) -> None:
+        self.problem = ""
+        self._deadline = deadline
         self._depth = depth
         self._files = image_files(path, depth=depth is not None)
         self.frames = len(self._files)
@@ -93,9 +108,11 @@ class Folder:
     def fill(self, clip: Clip) -> int:
         """Read the wanted images into the clip; one that cannot be read is taken off, and the rest are counted anew."""
         for number in clip.wanted:
+            self._deadline.check()
             try:
                 clip.put_image(number, read_image(self._files[number], clip.short_side, self._depth))
-            except OSError:
+            except OSError as error:
+                self.problem = why_not(self._files[number], error)
                 del self._files[number]
                 self.frames -= 1
                 break
@@ -123,24 +140,52 @@ def read_image(path: str, short_side: int | None, depth: Depth | None = None) ->
         depth: read a depth map, 16 or 8 bits, and show it so; it is scaled by taking nearest pixels.
 
     Raises:
-        OSError: the file is not a readable image.
+        OSError: the file is not a readable image, or one of absurd size.
         VideoError: it holds more than 8 bits per channel, as depth maps do, and ``depth`` is not given.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size if short_side is None else scaled_size(*image.size, short_side)
-            if depth is not None:
-                deep = image.mode.startswith(("I", "F"))
-                return depth.encode(nearest(np.asarray(image if deep else image.convert("L")), width, height))
-            if image.mode.startswith(("I", "F")):
-                raise VideoError(f"{path}: is a 16-bit image (a depth map?); give the folder of 8-bit RGB frames")
-            image.draft("RGB", (width, height))  # lets the JPEG decoder leave out detail that scaling would remove
-            rgb = image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise OSError(str(error)) from None  # what Pillow's decoders raise on damaged files
+    with open_image(path) as image:
+        width, height = image.size if short_side is None else scaled_size(*image.size, short_side)
+        if depth is not None:
+            deep = image.mode.startswith(("I", "F"))
+            return depth.encode(nearest(np.asarray(image if deep else image.convert("L")), width, height))
+        if image.mode.startswith(("I", "F")):
+            raise VideoError(f"{path}: is a 16-bit image (a depth map?); give the folder of 8-bit RGB frames")
+        image.draft("RGB", (width, height))  # lets the JPEG decoder leave out detail that scaling would remove
+        rgb = image.convert("RGB")
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(rgb).transpose(2, 0, 1)
+
+
+@contextmanager
+def open_image(path: str) -> Iterator[Image.Image]:
+    """An image of which no more than the header has been read.
+
+    Raises:
+        OSError: what lies there is no file, no image, or one of absurd size; or reading its pixels fails.
+    """
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise OSError("is not a file")
+    try:
+        with Image.open(path) as image:
+            if absurd := absurd_size(*image.size):
+                raise OSError(absurd)
+            yield image
+    except BROKEN as error:
+        raise OSError(str(error)) from None
+
+
+def why_not(path: str, error: OSError) -> str:
+    """Why an image of a folder could not be read."""
+    return f"{os.path.basename(path)}: {error.strerror or error}"
+
+
+def absurd_size(width: int, height: int) -> str:
+    """Why pictures of this size are not read, as a damaged or hostile header may claim it; empty if they are."""
+    if width * height <= MOST_PIXELS and max(width, height) <= LONGEST * min(width, height):
+        return ""
+    most = f"{MOST_PIXELS // 10**6} million pixels and sides of 1 to {LONGEST}"
+    return f"pictures of {width} x {height} pixels are not read, only up to {most}"
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from gesta.data.dataset import DataConfig, Record, SplitName
 from gesta.data.listfile import read_text
 from gesta.data.lists import read_class_names
 from gesta.data.locate import find_list
-from gesta.data.video import VIDEOS
+from gesta.data.video import VIDEOS, is_folder
 from gesta.errors import GestaError
 
 LISTS: dict[SplitName, tuple[str, ...]] = {
@@ -110,12 +110,12 @@ def _find(root: str, split: SplitName, wanted: Collection[str]) -> dict[str, str
         folder, depth = todo.pop()
         with os.scandir(folder) as entries:
             for entry in entries:
-                is_folder = entry.is_dir()
-                stem, suffix = (entry.name, "") if is_folder else os.path.splitext(entry.name)
-                if stem in wanted and (is_folder or suffix.lower() in VIDEOS):
-                    rank = ("replacement" not in folder.removeprefix(root), is_folder, entry.path)
+                folder_like = is_folder(entry)
+                stem, suffix = (entry.name, "") if folder_like else os.path.splitext(entry.name)
+                if stem in wanted and (folder_like or suffix.lower() in VIDEOS):
+                    rank = ("replacement" not in folder.removeprefix(root), folder_like, entry.path)
                     found[stem] = min(found.get(stem, rank), rank)
-                elif is_folder and depth < DEPTH and not _CLIP.fullmatch(stem):
+                elif folder_like and depth < DEPTH and not _CLIP.fullmatch(stem):
                     other = _SPLIT.fullmatch(stem)
                     if other is None or other[1].lower() == split:
                         todo.append((entry.path, depth + 1))

@@ -13,7 +13,7 @@ from gesta.data.frames import image_files
 from gesta.data.listfile import Entry, label_of, list_finder, read_entries, read_text, to_records
 from gesta.data.listfile import read_list as read_list
 from gesta.data.locate import Finder, assign, hold_out
-from gesta.data.video import find_videos
+from gesta.data.video import find_videos, is_folder
 from gesta.errors import GestaError
 
 SPLIT_FOLDERS: dict[SplitName, tuple[str, ...]] = {
@@ -113,7 +113,7 @@ class Folder(DataConfig):
 
 def _subfolders(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if os.path.isdir(entry.path) and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
 
 
 @config

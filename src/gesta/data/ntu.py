@@ -12,7 +12,7 @@ from gesta.config import config, suggest
 from gesta.data.dataset import DataConfig, Record, SplitName
 from gesta.data.depth import Encoding, Modality, depth_of
 from gesta.data.listfile import read_text
-from gesta.data.video import VIDEOS
+from gesta.data.video import VIDEOS, is_folder
 from gesta.errors import GestaError
 
 Protocol = Literal["cross_subject", "cross_view"]
@@ -184,20 +184,20 @@ def _find(root: str, wanted: Collection[str], modality: Modality) -> dict[str, s
             for entry in entries:
                 match = _NAME.match(entry.name)
                 if match is None:
-                    if depth < DEPTH and entry.is_dir():
+                    if depth < DEPTH and is_folder(entry):
                         todo.append((entry.path, depth + 1))
                     continue
                 if match[0] not in wanted:
                     continue
-                is_folder = entry.is_dir()
-                rest, suffix = (entry.name, "") if is_folder else os.path.splitext(entry.name)
+                folder_like = is_folder(entry)
+                rest, suffix = (entry.name, "") if folder_like else os.path.splitext(entry.name)
                 rest = rest[match.end() :].lower()
-                if rest not in ("", f"_{modality}") or not (is_folder or suffix.lower() in VIDEOS):
+                if rest not in ("", f"_{modality}") or not (folder_like or suffix.lower() in VIDEOS):
                     continue
                 if modality == "rgb" and not rest and "depth" in place:
                     continue
                 # first what says what it is, then masked depth, then videos
                 says = rest != "" or (modality == "depth") == ("depth" in place)
-                rank = ((not says, modality == "depth" and "masked" not in place, is_folder), entry.path)
+                rank = ((not says, modality == "depth" and "masked" not in place, folder_like), entry.path)
                 found[match[0]] = min(found.get(match[0], rank), rank)
     return {name: path for name, (_, path) in found.items()}

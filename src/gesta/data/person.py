@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from gesta.data.depth import Modality
-from gesta.data.frames import image_files
+from gesta.data.frames import image_files, open_image
 
 SHARES: dict[Modality, tuple[float, float]] = {"rgb": (1 / 2, 1 / 2), "depth": (240 / 424, 320 / 512)}
 """Height and width of the part, of the picture's."""
@@ -87,7 +86,7 @@ def whole_side(short_side: int, modality: Modality) -> int:
 
 def _look(file: str) -> Place | None:
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             return find_person(np.asarray(image))
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises on damaged files
+    except OSError:
         return None

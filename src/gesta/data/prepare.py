@@ -238,9 +238,9 @@ def _plan(root: str, out: str, videos: Sequence[str], settings: Settings) -> tup
 
 def _all(todo: Sequence[Job], workers: int | None) -> Iterator[tuple[Job, Done]]:
     workers = min(processors() if workers is None else workers, len(todo))
-    for position, result in each(prepare_one, todo, workers):
+    for position, result, why in each(prepare_one, todo, workers):
         job = todo[position]
-        yield job, result or Done(0, f"{job.source}: kills the process that decodes it; take it off the list")
+        yield job, result or Done(0, f"{job.source}: {why}; take it off the list")
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------

@@ -18,10 +18,11 @@ import torch
 from av.error import FFmpegError
 from torch import Tensor
 
-from gesta.data.container import DAMAGED, Timeline, frames_of, open_video, packets_of, set_threads, timeline
+from gesta.data.container import DAMAGED, Timeline, frames_of, open_video, packets_of, reason, set_threads, timeline
+from gesta.data.deadline import Deadline
 from gesta.data.decode import Clip, Converter, File, display_matrix
 from gesta.data.depth import Depth
-from gesta.data.frames import Folder, VideoError, holds_frames, image_files, read_image
+from gesta.data.frames import Folder, VideoError, holds_frames, image_files, read_image, why_not
 from gesta.data.torchcodec import TorchcodecFile
 
 __all__ = ["Frame", "VideoError", "VideoInfo", "find_videos", "probe", "read", "stream"]
@@ -87,36 +88,43 @@ class Frame:
     image: Tensor
 
 
-def probe(path: str | os.PathLike[str], exact: bool = False, depth: Depth | None = None) -> VideoInfo:
+def probe(
+    path: str | os.PathLike[str],
+    exact: bool = False,
+    depth: Depth | None = None,
+    deadline: Deadline | None = None,
+) -> VideoInfo:
     """What a video is, without trusting its header.
 
     Args:
         path: video file or folder of frames.
         exact: decode everything and count what comes out, instead of counting packets.
         depth: it shows depth, as in :func:`read`.
+        deadline: when it has to be done; None gives a minute and one more second for each 128 kB of the file.
 
     Raises:
-        VideoError: not a video, or nothing in it can be decoded.
+        VideoError: not a video, nothing in it can be decoded, or it takes too long.
     """
     path = os.fspath(path)
+    deadline = deadline or Deadline(path)
     if os.path.isdir(path):
-        return _probe_folder(path, exact, depth)
-    with open_video(path) as (container, video):
-        line = timeline(container, video, path)
+        return _probe_folder(path, exact, depth, deadline)
+    with open_video(path, deadline) as (container, video):
+        line = timeline(container, video, deadline)
         declared = video.frames or None
         average = float(video.average_rate or 0) or float(video.guessed_rate or 0)
         codec, form = video.codec_context.name, container.format.name
     first, decoded = None, 0
     damage: list[Exception] = []
-    with open_video(path) as (container, video):
+    with open_video(path, deadline) as (container, video):
         set_threads(video, single=True)  # with several threads an error may take other frames along
-        for frame in frames_of(video, packets_of(container, video, damage), damage):
+        for frame in frames_of(video, packets_of(container, video, damage, deadline), damage):
             first = first or frame
             decoded += 1
             if not exact:
                 break
     if first is None:
-        raise VideoError(f"{path}: no frame of it can be decoded; {DAMAGED}")
+        raise _nothing(path, reason(damage))
     matrix = display_matrix(first)
     turned = matrix is not None and abs(matrix[1]) > abs(matrix[0])
     frames = decoded if exact else line.frames
@@ -138,6 +146,11 @@ def probe(path: str | os.PathLike[str], exact: bool = False, depth: Depth | None
     )
 
 
+def _nothing(path: str, problem: str) -> VideoError:
+    why = f" ({problem})" if problem else ""
+    return VideoError(f"{path}: no frame of it can be decoded{why}; {DAMAGED}")
+
+
 def _pace(line: Timeline, frames: int, average: float) -> tuple[float, float, bool]:
     """Frames per second, duration in seconds, and whether the rate varies."""
     if len(line.times) < 2 or not line.unit:
@@ -153,13 +166,16 @@ def _pace(line: Timeline, frames: int, average: float) -> tuple[float, float, bo
     return float(fps), float(times[-1] - times[0] + (middle if variable else 1 / fps)), variable
 
 
-def _probe_folder(path: str, exact: bool, depth: Depth | None) -> VideoInfo:
+def _probe_folder(path: str, exact: bool, depth: Depth | None, deadline: Deadline) -> VideoInfo:
     files = image_files(path, depth=depth is not None)
     width = height = good = 0
+    problem = ""
     for file in files:
+        deadline.check()
         try:
             image = read_image(file, None, depth)
-        except OSError:
+        except OSError as error:
+            problem = why_not(file, error)
             continue
         if not good:
             height, width = image.shape[1:]
@@ -167,7 +183,7 @@ def _probe_folder(path: str, exact: bool, depth: Depth | None) -> VideoInfo:
         if not exact:
             break
     if not good:
-        raise VideoError(f"{path}: none of its {len(files)} images can be read; {DAMAGED}")
+        raise _nothing(path, problem)
     return VideoInfo(
         path=path,
         kind="frames",
@@ -192,6 +208,7 @@ def read(
     seconds: tuple[float, float] | None = None,
     depth: Depth | None = None,
     decoder: Decoder = "pyav",
+    deadline: Deadline | None = None,
 ) -> Tensor:
     """Read chosen frames of a video file or a folder of frames.
 
@@ -214,22 +231,25 @@ def read(
             by taking nearest pixels.
         decoder: ``pyav``, or ``torchcodec``, which gives the same frames. Files that torchcodec would order by unusable
             timestamps (AVI) or cannot decode, depth, and folders of images, are read as with ``pyav``.
+        deadline: when it has to be done; None gives a minute and one more second for each 128 kB of the file, or for
+            each image of the folder.
 
     Returns:
         ``(*indices.shape, C, H, W)`` uint8 RGB.
 
     Raises:
-        VideoError: the video cannot be opened, no frame of it decodes, or the stretch is empty.
+        VideoError: the video cannot be opened, no frame of it decodes, it takes too long, or the stretch is empty.
         GestaError: torchcodec is asked for and cannot be loaded.
     """
     path = os.fspath(path)
+    deadline = deadline or Deadline(path)
     source: Folder | File | TorchcodecFile
     if os.path.isdir(path):
-        source = Folder(path, depth)
+        source = Folder(path, deadline, depth)
     elif decoder == "torchcodec" and depth is None:
-        source = TorchcodecFile(path)
+        source = TorchcodecFile(path, deadline)
     else:
-        source = File(path)
+        source = File(path, deadline)
     with source:
         try:
             if seconds is not None:
@@ -259,7 +279,7 @@ def _read(
     while True:
         total = source.frames
         if total == 0:
-            raise VideoError(f"{path}: no frame of it can be decoded; {DAMAGED}")
+            raise _nothing(path, source.problem)
         length = min(total, total if end is None else end) - start
         if length < 1:
             stretch = f"from {start} to {'the end' if end is None else end}"
@@ -364,13 +384,21 @@ def find_videos(root: str | os.PathLike[str]) -> list[str]:
     return sorted(found)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a folder, or a link to one; of a link to itself ``entry.is_dir()`` fails."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _walk(folder: str, found: list[str], parents: set[str]) -> None:
     images, folders, videos = [], [], 0
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if os.path.isdir(entry.path):  # not entry.is_dir(), which fails of a link that leads to itself
+            if is_folder(entry):
                 folders.append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() in VIDEOS:
                 found.append(entry.path)
