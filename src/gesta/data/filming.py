@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gesta.data.encode import write_depth, write_video
-from gesta.data.motions import CRATE, FAMILIES, FPS, Act, Random, perform
+from gesta.data.motions import FAMILIES, FPS, VIEWS, Act, Random, perform
+from gesta.data.motions.coarse import CRATE
 from gesta.data.puppet import Body, chair, dress, subject
 from gesta.data.stage import Array, Box, Camera, Cone, Room, render
 
@@ -74,14 +75,18 @@ def _scene(clip: Clip, seed: int, family: str) -> tuple[list[Cone], list[Cone], 
     body = subject(clip.subject)
     # separate streams, so that what an action draws does not shift what the scene draws
     motion, scene = rng.spawn(2)
-    act = perform(list(FAMILIES[family])[clip.action - 1], body, frames, motion)
+    act = perform(list(FAMILIES[family])[clip.action - 1], body, frames, motion, family)
     camera, facing = _camera(clip.camera, body, frames, scene)
+    view = VIEWS[family]
+    camera.focal *= view.zoom
+    camera.target[:, 1] += view.raised * body.height
+    camera.eye[:, 1] += view.above * body.height
     room = _room(body, facing, frames, scene)
     cones, boxes = _decoys(act, facing, frames, scene)
     return dress(body, act.pose), act.cones + cones, act.boxes + boxes, room, camera
 
 
-def shoot(clip: Clip, seed: int, size: int, path: Path, depth: Path | None = None) -> None:
+def shoot(clip: Clip, seed: int, size: int, path: Path, depth: Path | None = None, family: str = "coarse") -> None:
     """Film a clip and write what is not there yet; files and folders appear under their names only when complete.
 
     Args:
@@ -90,8 +95,9 @@ def shoot(clip: Clip, seed: int, size: int, path: Path, depth: Path | None = Non
         size: height and width, pixels.
         path: of the video, H.264 in MP4.
         depth: folder of its depth maps, ``Depth-00000001.png`` and so on: 16 bits, millimetres, as NTU RGB+D has them.
+        family: whose actions the clip's first number counts.
     """
-    rgb, metres = film(clip, seed, size)
+    rgb, metres = film(clip, seed, size, family)
     if not path.exists():
         write_video(rgb, path, "h264", Fraction(FPS))
     if depth is not None and not depth.exists():

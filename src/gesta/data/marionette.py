@@ -7,6 +7,9 @@
     <root>/videos/<action>/A03_S05_C02_R01.mp4          action, subject, camera, take; all count from 1
     <root>/depth/<action>/A03_S05_C02_R01/Depth-00000001.png, …      on request: 16 bits, millimetres
 
+A set shows one family of actions: *coarse* ones of the whole body, or *objects* that are handled, where classes differ
+in direction and order.
+
 Which clips there are follows from their number and the seed alone, and the first n clips of a larger set are the set of
 n clips: making more continues what is there. Frames are described in :mod:`gesta.data.filming`.
 """
@@ -32,8 +35,7 @@ from gesta.config import config, suggest
 from gesta.data.dataset import DataConfig, Record, SplitName
 from gesta.data.depth import Encoding, Modality, depth_of
 from gesta.data.filming import Clip, leave_interrupts_to_parent, shoot
-from gesta.data.motions import COARSE
-from gesta.data.puppet import SUBJECTS
+from gesta.data.motions import FAMILIES
 from gesta.errors import GestaError
 from gesta.progress import track
 
@@ -42,6 +44,7 @@ VERSION = 1
 
 MANIFEST = "marionette.json"
 
+Family = Literal["coarse", "objects"]
 HeldOut = Literal["both", "subjects", "cameras"]
 
 # Clips are made in three groups that share no subject and no camera. The cameras of test and validation stand between
@@ -59,7 +62,7 @@ _CAMERAS: dict[SplitName, tuple[int, ...]] = {"val": (5,), "test": (3, 7)}
 _TURNS: dict[int, SplitName] = {1: "test", 5: "test", 9: "test", 13: "test", 17: "test", 2: "val", 12: "val"}
 
 
-def plan(clips: int, seed: int = 0, actions: int = len(COARSE)) -> list[Clip]:
+def plan(clips: int, seed: int = 0, actions: int = len(FAMILIES["coarse"])) -> list[Clip]:
     """The clips of a set, balanced over classes; within a class subjects and cameras take turns."""
     return [_clip(number, seed, actions) for number in range(clips)]
 
@@ -108,8 +111,7 @@ class Marionette(DataConfig):
                 f"held_out cannot be {self.held_out!r}{suggest(self.held_out, get_args(HeldOut))} "
                 f"(possible: {', '.join(get_args(HeldOut))})"
             )
-        root = Path(self.root)
-        manifest = read_manifest(root)
+        manifest = read_manifest(Path(self.root))
         if not manifest or not manifest["clips"]:
             state = "an unfinished" if manifest else "no"
             raise GestaError(f"{self.root} holds {state} Marionette set; run: gesta data make marionette {self.root}")
@@ -119,29 +121,47 @@ class Marionette(DataConfig):
             raise GestaError(
                 f"{self.root} was made without depth; add it: gesta data make marionette {self.root} --depth"
             )
-        chosen = [c for c in plan(manifest["clips"], manifest["seed"]) if split_of(c, self.held_out) == split]
-        names = [_name(clip) for clip in chosen]
+        files = _Files(Path(self.root), family_of(manifest))
+        clips = plan(manifest["clips"], manifest["seed"], len(FAMILIES[files.family]))
         return [
             Record(
-                path=str(_depth_folder(root, clip) if depth else root / "videos" / name),
-                name=name,
+                path=str(files.depth(clip) if depth else files.video(clip)),
+                name=files.name(clip),
                 label=clip.action - 1,
                 depth=depth,
             )
-            for clip, name in zip(chosen, names)
+            for clip in clips
+            if split_of(clip, self.held_out) == split
         ]
 
     def classes(self) -> list[str]:
-        """The actions of the coarse family."""
-        return list(COARSE)
+        """The actions of the family that was made in the folder; of the coarse family if nothing was."""
+        return list(FAMILIES[family_of(read_manifest(Path(self.root)) or {})])
 
 
-def _name(clip: Clip) -> str:
-    return f"{list(COARSE)[clip.action - 1]}/{clip}.mp4"
+def family_of(manifest: dict[str, Any]) -> str:
+    """The family that a manifest names."""
+    family = manifest.get("family", "coarse")
+    if family not in FAMILIES:
+        raise GestaError(f"this Marionette set shows the family {family!r}, which this version of gesta does not know")
+    return str(family)
 
 
-def _depth_folder(root: Path, clip: Clip) -> Path:
-    return root / "depth" / _name(clip).removesuffix(".mp4")
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Where the clips of a family lie below the root."""
+
+    root: Path
+    family: str
+
+    def name(self, clip: Clip) -> str:
+        return f"{list(FAMILIES[self.family])[clip.action - 1]}/{clip}.mp4"
+
+    def video(self, clip: Clip) -> Path:
+        return self.root / "videos" / self.name(clip)
+
+    def depth(self, clip: Clip) -> Path:
+        return self.root / "depth" / self.name(clip).removesuffix(".mp4")
 
 
 def split_of(clip: Clip, held_out: HeldOut = "both") -> SplitName:
@@ -188,19 +208,22 @@ def make(
     workers: int | None = None,
     size: int = 128,
     depth: bool = False,
+    family: Family = "coarse",
 ) -> MakeSummary:
-    """Make the coarse family: 12 actions, 14 subjects, 8 camera positions.
+    """Make one family of actions, performed by 14 subjects and seen from 8 camera positions.
 
     Clips that are there already are kept, so a stopped run continues and a set grows. Files appear complete or not at
     all.
 
     Args:
-        out: folder; new, empty, or a Marionette set of the same seed and size.
+        out: folder; new, empty, or a Marionette set of the same family, seed and size.
         clips: number of clips; a set that has more keeps them.
         seed: of everything random; frames depend on it and on the clip's name alone.
         workers: processes; by default one per processor.
         size: height and width of the pictures in pixels, even.
         depth: also write each clip's depth maps; a set that has them keeps getting them when it grows.
+        family: ``coarse``: 12 actions of the whole body; ``objects``: 14 ways to handle things, see
+            :mod:`gesta.data.motions.objects`.
 
     Raises:
         GestaError: a folder with other things in it, other settings than those the folder was made with, impossible
@@ -213,43 +236,45 @@ def make(
             f"cannot make {clips} clips of {size} pixels with seed {seed} and {workers} workers; give at least one "
             "clip and worker, an even size of 32 or more and a seed of 0 or more"
         )
-    before = _prepare(root, seed, size)
+    if family not in FAMILIES:
+        raise GestaError(f"there is no family {family!r}{suggest(family, FAMILIES)} (known: {', '.join(FAMILIES)})")
+    before = _prepare(root, _settings(family, seed, size))
     clips, depth = max(clips, before["clips"]), depth or bool(before.get("depth"))
     for part in root.glob("videos/*/.*.part"):
         part.unlink(missing_ok=True)
     for part in root.glob("depth/*/.*.part"):
         shutil.rmtree(part, ignore_errors=True)
+    places = _Files(root, family)
     files = {
-        clip: (root / "videos" / _name(clip), _depth_folder(root, clip) if depth else None)
-        for clip in plan(clips, seed)
+        clip: (places.video(clip), places.depth(clip) if depth else None)
+        for clip in plan(clips, seed, len(FAMILIES[family]))
     }
     missing = {clip: paths for clip, paths in files.items() if not all(p.exists() for p in paths if p)}
-    jobs = [(clip, seed, size, *paths) for clip, paths in missing.items()]
+    jobs = [(clip, seed, size, *paths, family) for clip, paths in missing.items()]
     for _ in track(in_processes(shoot, jobs, workers), f"making {root}", total=len(missing)):
         pass
-    write_json(root / MANIFEST, _settings(seed, size) | {"clips": clips} | ({"depth": True} if depth else {}))
+    write_json(root / MANIFEST, _settings(family, seed, size) | {"clips": clips} | ({"depth": True} if depth else {}))
     splits = {
         held_out: {split: 0 for split in get_args(SplitName)} | Counter(split_of(clip, held_out) for clip in files)
         for held_out in get_args(HeldOut)
     }
     seconds = round(time.monotonic() - begin, 1)
-    return MakeSummary(str(root), clips, len(missing), seconds, size, list(COARSE), splits)
+    return MakeSummary(str(root), clips, len(missing), seconds, size, list(FAMILIES[family]), splits)
 
 
-def _settings(seed: int, size: int) -> dict[str, Any]:
-    return {"family": "coarse", "version": VERSION, "seed": seed, "size": size}
+def _settings(family: str, seed: int, size: int) -> dict[str, Any]:
+    return {"family": family, "version": VERSION, "seed": seed, "size": size}
 
 
-def _prepare(root: Path, seed: int, size: int) -> dict[str, Any]:
+def _prepare(root: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """Make the folder ours; what an earlier run finished in it: ``clips``, and ``depth`` if it wrote that."""
     manifest = read_manifest(root)
-    wanted = _settings(seed, size)
     if manifest is None:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
         manifest = wanted | {"clips": 0}
         write_json(root / MANIFEST, manifest)
-        write_text(root / "labels.txt", "".join(f"{name}\n" for name in COARSE))
+        write_text(root / "labels.txt", "".join(f"{name}\n" for name in FAMILIES[wanted["family"]]))
     for key, value in (wanted | {"layout": None}).items():
         if manifest.get(key) != value:
             raise GestaError(
@@ -310,40 +335,3 @@ def in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], wor
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-# --- looking at it ---------------------------------------------------------------------------------------------------
-
-
-def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], columns: int = 8, side: int = 80) -> Path:
-    """A picture of the set: a row per action, ``columns`` frames across time, each ``side`` × ``side`` pixels."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    from gesta.data.video import read
-
-    manifest = read_manifest(Path(root))
-    if not manifest or not manifest["clips"]:
-        raise GestaError(f"{root} holds no finished Marionette set; run: gesta data make marionette {root}")
-    margin = 104
-    sheet = Image.new("RGB", (margin + columns * side, len(COARSE) * side), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    clips = plan(manifest["clips"], manifest["seed"])
-    for row, action in enumerate(COARSE):
-        takes = [clip for clip in clips if clip.action == row + 1]
-        if not takes:
-            continue
-        wanted = 1 + (5 * row + 4) % SUBJECTS  # another subject in every row, if there are enough clips
-        clip = next((clip for clip in takes if clip.subject == wanted), takes[0])
-        draw.text((8, (row + 0.5) * side), action.replace("_", " "), fill="black", font=font, anchor="lm")
-        video = read(
-            os.path.join(root, "videos", _name(clip)),
-            lambda n: np.linspace(0.04 * n, 0.96 * n - 1, columns).round().astype(np.int64),
-        )
-        for column, frame in enumerate(video.permute(0, 2, 3, 1).numpy()):
-            small = Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(small, (margin + column * side, row * side))
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # 256 well-chosen colours keep the file small; refined, because the walls alone would take most of them
-    sheet.quantize(256, Image.Quantize.MEDIANCUT, kmeans=5, dither=Image.Dither.NONE).save(path, optimize=True)
-    return path

@@ -1,0 +1,157 @@
+"""Families of the embedded data set: twins in time, twins in the mirror, one law for all, everything in the picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gesta.cli import main
+from gesta.data import filming
+from gesta.data.check import check
+from gesta.data.filming import Clip, film, length
+from gesta.data.marionette import Marionette, make, plan
+from gesta.data.motions import FAMILIES, MIRRORED, TWINS, perform
+from gesta.data.puppet import dress, shoulders, subject, two_bones
+from gesta.data.stage import _looking
+from gesta.data.transforms import flip_targets, names_side
+from gesta.data.video import probe
+from gesta.errors import GestaError
+
+SIZE, SEED = 32, 3
+NEW = [(family, action) for family in FAMILIES if family != "coarse" for action in FAMILIES[family]]
+PAIRS = [(family, *pair) for family in TWINS if family != "coarse" for pair in TWINS[family]]
+
+
+def test_coarse_clips_are_what_they_were() -> None:
+    """Means of 8 x 8 pixels of first frames, made by the version that knew one family; sets made then stay valid."""
+    stored = {
+        Clip(1, 3, 2, 1): ([84.8, 92.5, 90.2, 83.9, 88.9, 113.1, 102.2, 90.0], 33, 5.9266),
+        Clip(12, 14, 7, 3): ([180.2, 192.8, 192.8, 180.3, 193.2, 151.7, 160.8, 192.8], 39, 5.1149),
+    }
+    for clip, (red, frames, metres) in stored.items():
+        rgb, depth = film(clip, SEED, SIZE)
+        assert np.allclose(rgb[0, :16, :, 0].reshape(2, 8, 4, 8).mean((1, 3)).ravel(), red, atol=0.06)
+        assert (len(rgb), float(depth[0].mean())) == (frames, pytest.approx(metres, abs=1e-3))
+
+
+@pytest.mark.parametrize(("family", "forward", "backward"), PAIRS)
+def test_twins_are_one_law_played_both_ways(family: str, forward: str, backward: str) -> None:
+    body = subject(5)
+    one = perform(forward, body, 36, np.random.default_rng(8), family)
+    other = perform(backward, body, 36, np.random.default_rng(8), family)
+    for a, b in zip(dress(body, one.pose) + one.cones, dress(body, other.pose) + other.cones, strict=True):
+        assert np.array_equal(a.a, b.a[::-1]) and np.array_equal(a.b, b.b[::-1])
+    for first, second in zip(one.boxes, other.boxes, strict=True):
+        assert np.array_equal(first.centre, second.centre[::-1])
+    assert not np.array_equal(one.pose.wrists, other.pose.wrists)
+
+
+@pytest.mark.parametrize(("left", "right"), MIRRORED["objects"].items())
+def test_left_and_right_are_mirrored_and_never_at_random(left: str, right: str) -> None:
+    body = subject(3)
+    for seed in range(12):
+        acts = [perform(name, body, 36, np.random.default_rng(seed), "objects") for name in (left, right)]
+        seen = acts[1].mirrored()
+        assert np.array_equal(acts[0].pose.wrists, seen.pose.wrists)
+        for one, other in zip(acts[0].boxes, seen.boxes, strict=True):
+            assert np.array_equal(one.centre, other.centre)
+        for act, way in zip(acts, (1, -1)):
+            middles = [box.centre for box in act.boxes] + [cone.a for cone in act.cones]
+            moved = max((m[-1, 0] - m[0, 0] for m in middles), key=abs)
+            assert way * moved > 0.3  # metres, to the viewer's right
+
+
+def test_the_flip_of_training_knows_the_sides() -> None:
+    names = list(FAMILIES["objects"])
+    sided = {name for pair in MIRRORED["objects"].items() for name in pair}
+    assert {name for name in names if names_side(name)} == sided
+    targets = flip_targets(names, MIRRORED["objects"])
+    assert targets[names.index("push_left_to_right")] == names.index("push_right_to_left")
+    assert targets[names.index("cover")] == names.index("cover")
+    for family in set(FAMILIES) - {"objects"}:
+        assert not any(map(names_side, FAMILIES[family]))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_nothing_but_the_action_follows_the_action(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths have one law; camera, room and light, drawn from another stream, come out alike for every class."""
+    actions = range(1, len(FAMILIES[family]) + 1)
+    lengths = {a: [length(Clip(a, s, c, 1), SEED, family) for s in range(1, 15) for c in range(1, 9)] for a in actions}
+    assert {min(found) for found in lengths.values()} == {32} and {max(found) for found in lengths.values()} == {40}
+    assert all(abs(np.mean(found) - 36) < 1 for found in lengths.values())
+    monkeypatch.setattr(filming, "_begin", lambda *_: (np.random.default_rng(1), 36))
+    scenes = [filming._scene(Clip(action, 4, 3, 1), SEED, family) for action in actions]
+    for room, camera in (scene[-2:] for scene in scenes):
+        assert np.array_equal(room.gain, scenes[0][-2].gain) and np.array_equal(room.light, scenes[0][-2].light)
+        assert np.array_equal(camera.eye, scenes[0][-1].eye) and np.array_equal(camera.focal, scenes[0][-1].focal)
+
+
+@pytest.mark.parametrize(("family", "action"), NEW)
+def test_bodies_stay_whole_and_hands_reach(family: str, action: str) -> None:
+    for number in (1, 8, 14):
+        body = subject(number)
+        act = perform(action, body, 36, np.random.default_rng(number), family)
+        joints = shoulders(body, act.pose.pelvis, act.pose.lean, act.pose.twist)
+        elbow, wrist = two_bones(joints, act.pose.wrists, body.arm, body.arm, act.pose.elbows)
+        assert np.abs(wrist - act.pose.wrists).max() < 0.06  # metres
+        for joint in (elbow, wrist):
+            assert np.linalg.norm(np.diff(joint, axis=0), axis=-1).max() < 0.45
+        for cone in act.cones:
+            assert cone.ra == cone.rb or abs(cone.ra - cone.rb) < np.linalg.norm(cone.a - cone.b, axis=-1).min()
+
+
+@pytest.mark.parametrize("camera", range(1, 9))
+def test_things_are_in_the_picture(camera: int) -> None:
+    for action in range(1, 15):
+        clip = Clip(action, 1 + (3 * action + camera) % 14, camera, 1)
+        body, rng = subject(clip.subject), np.random.default_rng([SEED, 2, *clip])
+        frames = int(rng.integers(32, 41))
+        motion, _ = rng.spawn(2)
+        act = perform(list(FAMILIES["objects"])[action - 1], body, frames, motion, "objects")
+        view = filming._scene(clip, SEED, "objects")[-1]
+        things = [cone.a for cone in act.cones] + [box.centre for box in act.boxes[5:]]
+        for at in things:
+            for frame in range(0, frames, 5):
+                x, y, z = _looking(view.eye[frame], view.target[frame]) @ (at[frame] - view.eye[frame])
+                assert max(abs(x), abs(y)) / z * view.focal[frame] < 0.5
+
+
+# --- the set ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("families") / "objects"
+    make(root, clips=3, seed=SEED, workers=1, size=SIZE, depth=True, family="objects")
+    return root
+
+
+def test_a_set_of_another_family_is_read_as_such(objects: Path) -> None:
+    data = Marionette(root=str(objects))
+    assert data.classes() == list(FAMILIES["objects"])
+    assert (objects / "labels.txt").read_text().split() == data.classes()
+    assert json.loads((objects / "marionette.json").read_text())["family"] == "objects"
+    records = data.records("train")
+    assert [Path(r.path).stem for r in records] == [str(clip) for clip in plan(3, SEED, 14)]
+    assert [r.name.split("/")[0] for r in records] == data.classes()[:3]
+    depth = Marionette(root=str(objects), modality="depth").records("train")
+    assert [len(list(Path(r.path).iterdir())) for r in depth] == [probe(r.path).frames for r in records]
+    report = check(data, workers=0, progress=False)
+    assert report.ok and {finding.kind for finding in report.findings} == {"class without videos", "left and right"}
+
+
+def test_families_are_not_mixed(objects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(GestaError, match="was made with family objects, not coarse; choose another folder"):
+        make(objects, clips=1, seed=SEED, workers=1, size=SIZE)
+    with pytest.raises(GestaError, match=r"no family 'object'.*did you mean 'objects'"):
+        make(tmp_path / "new", family="object")  # type: ignore[arg-type]
+    with pytest.raises(SystemExit):
+        main(["data", "make", "marionette", str(tmp_path / "a"), "--layout", "ssv1", "--family", "objects"])
+    assert "--family goes without --layout" in capsys.readouterr().err
+    manifest = json.loads((objects / "marionette.json").read_text()) | {"family": "later"}
+    (tmp_path / "marionette.json").write_text(json.dumps(manifest))
+    with pytest.raises(GestaError, match="the family 'later', which this version of gesta does not know"):
+        Marionette(root=str(tmp_path)).classes()
