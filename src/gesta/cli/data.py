@@ -35,7 +35,7 @@ def add_verbs(verbs: Verbs) -> None:
     make = Verbs(data.parsers.add_parser("make", help="make the embedded data set"), "WHAT")
     sub = make.add("marionette", _data_make, "videos of an articulated puppet performing actions")
     sub.add_argument("out", metavar="OUT")
-    sub.add_argument("--family", choices=("coarse", "objects"), help="of actions (default coarse)")
+    sub.add_argument("--family", choices=("coarse", "objects", "fine"), help="of actions (default coarse)")
     sub.add_argument("--clips", type=int, help="how many (default 400; 48 of a layout)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int)

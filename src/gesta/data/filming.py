@@ -81,7 +81,11 @@ def _scene(clip: Clip, seed: int, family: str) -> tuple[list[Cone], list[Cone], 
     camera.focal *= view.zoom
     camera.target[:, 1] += view.raised * body.height
     camera.eye[:, 1] += view.above * body.height
+    if act.follow is not None:
+        camera.target[:, 1] += act.follow
     room = _room(body, facing, frames, scene)
+    if view.pool:
+        room.floor_colours, room.floor_pattern = _WATER, "plain"
     cones, boxes = _decoys(act, facing, frames, scene)
     return dress(body, act.pose), act.cones + cones, act.boxes + boxes, room, camera
 
@@ -151,6 +155,8 @@ _WALLS = np.array(
 _FLOORS = np.array(
     [[176, 140, 102], [150, 150, 154], [128, 104, 84], [196, 186, 168], [112, 124, 132], [158, 120, 96]], dtype=float
 )
+
+_WATER = np.array([[58, 128, 170], [96, 168, 200]], dtype=float)
 
 
 def _room(body: Body, facing: float, frames: int, rng: Random) -> Room:

@@ -7,8 +7,8 @@
     <root>/videos/<action>/A03_S05_C02_R01.mp4          action, subject, camera, take; all count from 1
     <root>/depth/<action>/A03_S05_C02_R01/Depth-00000001.png, …      on request: 16 bits, millimetres
 
-A set shows one family of actions: *coarse* ones of the whole body, or *objects* that are handled, where classes differ
-in direction and order.
+A set shows one family of actions: *coarse* ones of the whole body; *objects* that are handled, where classes differ in
+direction and order; *fine* ones, dives that differ in counts.
 
 Which clips there are follows from their number and the seed alone, and the first n clips of a larger set are the set of
 n clips: making more continues what is there. Frames are described in :mod:`gesta.data.filming`.
@@ -36,6 +36,7 @@ from gesta.data.dataset import DataConfig, Record, SplitName
 from gesta.data.depth import Encoding, Modality, depth_of
 from gesta.data.filming import Clip, leave_interrupts_to_parent, shoot
 from gesta.data.motions import FAMILIES
+from gesta.data.motions.fine import ATTRIBUTES
 from gesta.errors import GestaError
 from gesta.progress import track
 
@@ -44,7 +45,7 @@ VERSION = 1
 
 MANIFEST = "marionette.json"
 
-Family = Literal["coarse", "objects"]
+Family = Literal["coarse", "objects", "fine"]
 HeldOut = Literal["both", "subjects", "cameras"]
 
 # Clips are made in three groups that share no subject and no camera. The cameras of test and validation stand between
@@ -138,6 +139,12 @@ class Marionette(DataConfig):
         """The actions of the family that was made in the folder; of the coarse family if nothing was."""
         return list(FAMILIES[family_of(read_manifest(Path(self.root)) or {})])
 
+    def attributes(self) -> dict[str, list[str]]:
+        """Of dives: takeoff, somersault, twist and position, as :meth:`gesta.data.diving48.Diving48.attributes`."""
+        if family_of(read_manifest(Path(self.root)) or {}) != "fine":
+            return {}
+        return dict(zip(ATTRIBUTES, (list(values) for values in zip(*(name.split("_") for name in FAMILIES["fine"])))))
+
 
 def family_of(manifest: dict[str, Any]) -> str:
     """The family that a manifest names."""
@@ -222,8 +229,8 @@ def make(
         workers: processes; by default one per processor.
         size: height and width of the pictures in pixels, even.
         depth: also write each clip's depth maps; a set that has them keeps getting them when it grows.
-        family: ``coarse``: 12 actions of the whole body; ``objects``: 14 ways to handle things, see
-            :mod:`gesta.data.motions.objects`.
+        family: ``coarse``: 12 actions of the whole body; ``objects``: 14 ways to handle things; ``fine``: 16 dives; see
+            :mod:`gesta.data.motions`.
 
     Raises:
         GestaError: a folder with other things in it, other settings than those the folder was made with, impossible

@@ -6,11 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gesta.data.motions import coarse, objects
+from gesta.data.motions import coarse, fine, objects
 from gesta.data.motions.blocks import FPS, Act, Motion, Random
 from gesta.data.puppet import Body
 
-FAMILIES: dict[str, dict[str, Motion]] = {"coarse": coarse.COARSE, "objects": objects.OBJECTS}
+FAMILIES: dict[str, dict[str, Motion]] = {
+    "coarse": coarse.COARSE,
+    "objects": objects.OBJECTS,
+    "fine": fine.FINE,
+}
 """Actions of each family by class name, in label order."""
 
 TWINS = {"coarse": coarse.TWINS, "objects": objects.TWINS}
@@ -22,14 +26,15 @@ MIRRORED = {"objects": objects.MIRRORED}
 
 class View(NamedTuple):
     """How cameras show a family: how much nearer than the whole puppet; how much higher they look, and how much higher
-    they stand, in body heights."""
+    they stand, in body heights; whether the floor is water."""
 
     zoom: float = 1.0
     raised: float = 0.0
     above: float = 0.0
+    pool: bool = False
 
 
-VIEWS = {"coarse": View(), "objects": View(1.65, 0.09, 0.35)}
+VIEWS = {"coarse": View(), "objects": View(1.65, 0.09, 0.35), "fine": View(0.88, 0.0, 0.3, pool=True)}
 
 
 def perform(action: str, body: Body, frames: int, rng: Random, family: str = "coarse") -> Act:

@@ -15,25 +15,30 @@ FPS = 12
 
 @dataclass(slots=True)
 class Act:
-    """A pose and what is handled in it; ``kinds`` names the latter."""
+    """A pose and what is handled in it; ``kinds`` names the latter.
+
+    ``follow`` is how much higher than usual the camera looks, metres ``(T,)``, if it follows the puppet.
+    """
 
     pose: Pose
     cones: list[Cone] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     kinds: tuple[str, ...] = ()
+    follow: Array | None = None
 
     def backwards(self) -> Act:
         """The same, with the order of frames reversed."""
         cones = [Cone(c.a[::-1], c.b[::-1], c.ra, c.rb, c.colour, c.second, c.stripes, c.shadow) for c in self.cones]
         boxes = [Box(b.centre[::-1], b.half, b.yaw, b.colour) for b in self.boxes]
-        return Act(self.pose.backwards(), cones, boxes, self.kinds)
+        follow = None if self.follow is None else self.follow[::-1]
+        return Act(self.pose.backwards(), cones, boxes, self.kinds, follow)
 
     def mirrored(self) -> Act:
         """The same, with left and right exchanged."""
         flip = np.array([-1.0, 1.0, 1.0])
         cones = [Cone(c.a * flip, c.b * flip, c.ra, c.rb, c.colour, c.second, c.stripes, c.shadow) for c in self.cones]
         boxes = [Box(b.centre * flip, b.half, -b.yaw, b.colour) for b in self.boxes]
-        return Act(self.pose.mirrored(), cones, boxes, self.kinds)
+        return Act(self.pose.mirrored(), cones, boxes, self.kinds, self.follow)
 
 
 Random = np.random.Generator
