@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gesta.cli import main
 from gesta.data import filming
 from gesta.data.check import check
+from gesta.data.dataset import read_record
 from gesta.data.filming import Clip, film, length
+from gesta.data.lighting import varied
 from gesta.data.marionette import Marionette, make, plan
 from gesta.data.motions import FAMILIES, MIRRORED, TWINS, perform
+from gesta.data.motions.kitchen import LASTS, NOUNS, PAUSES, SEGMENTS, VERBS, shift, work
 from gesta.data.puppet import dress, shoulders, subject, two_bones
+from gesta.data.sheet import contact_sheet
 from gesta.data.stage import _looking
 from gesta.data.transforms import flip_targets, names_side
 from gesta.data.video import probe
@@ -156,6 +163,67 @@ def test_divers_are_in_the_picture_until_they_are_under_water(camera: int) -> No
             assert max(abs(x), abs(y)) / z * view.focal[frame] < 0.5
 
 
+def test_a_shift_does_what_its_things_allow() -> None:
+    counts, nouns = Counter[str](), Counter[str]()
+    lengths: dict[str, list[int]] = {}
+    for seed in range(60):
+        before, tasks, frames = shift(np.random.default_rng(seed))
+        assert len(tasks) == SEGMENTS and len({state.noun for state in before}) == 3
+        states, at = {state.noun: state for state in before}, 0
+        for task in tasks:
+            assert task.start - at >= PAUSES[0] and LASTS[0] <= task.end - task.start <= LASTS[1]
+            assert task.verb in states[task.noun].allows()
+            states[task.noun], at = states[task.noun].after(task.verb), task.end
+            counts[task.verb] += 1
+            nouns[task.noun] += 1
+            lengths.setdefault(task.verb, []).append(task.end - task.start)
+        assert frames > at
+    assert set(counts) == set(VERBS) and min(counts.values()) > 0.5 * max(counts.values())
+    assert set(nouns) == set(NOUNS) and min(nouns.values()) > 0.6 * max(nouns.values())
+    assert all(abs(np.mean(found) - np.mean(LASTS)) < 1.5 for found in lengths.values())
+
+
+def test_what_is_taken_is_gone_and_what_is_put_stays() -> None:
+    """The thing that a task names changes its place while the task lasts, and no other thing does, nor between."""
+    body = subject(4)
+    before, tasks, frames = shift(np.random.default_rng(9))
+    act = work(body, np.arange(frames) / 12, np.random.default_rng(1), before, tasks)
+    heights: dict[str, list[float]] = {}
+    for task in tasks:
+        if task.verb in ("take", "put"):
+            heights.setdefault(task.verb, []).append(task.end)
+    assert heights
+    counter = 0.5 * body.height
+    seen = [sum(cone.a[frame, 1] > counter - 0.02 for cone in act.cones) for frame in range(frames)]
+    boxes = [sum(box.centre[frame, 1] > counter for box in act.boxes[3:4]) for frame in range(frames)]
+    for task in tasks:
+        first, last = seen[task.start] + boxes[task.start], seen[task.end - 1] + boxes[task.end - 1]
+        assert (last > first) == (task.verb == "put") and (last < first) == (task.verb == "take")
+    for end, start in zip((task.end for task in tasks), (task.start for task in tasks[1:])):
+        assert len(set(seen[end - 1 : start])) == 1
+
+
+# --- lighting --------------------------------------------------------------------------------------------------------
+
+
+def test_varied_light_changes_colour_and_measures_depth() -> None:
+    brightness, holes = [], []
+    for action in range(1, 7):
+        clip = Clip(action, action, action, 1)
+        rgb, depth = film(clip, SEED, SIZE)
+        lit, measured = film(clip, SEED, SIZE, lighting="varied")
+        assert np.array_equal(lit, film(clip, SEED, SIZE, lighting="varied")[0]) if action == 1 else True
+        brightness.append(lit.mean() / rgb.mean())
+        there = measured > 0
+        holes.append(1 - there.mean())
+        error = np.abs(measured - depth)[there]
+        assert 0.005 < np.median(error) < 0.3  # metres
+    assert max(brightness) > 2 * min(brightness) and min(holes) > 0.02 and max(holes) < 0.5
+    gains = [varied(np.arange(36) / 12, np.random.default_rng(seed)) for seed in range(40)]
+    assert min(gain.min() for gain in gains) < 0.1 < 0.9 < max(gain.max() for gain in gains)
+    assert 5 < sum(np.ptp(gain[:, 0]) < 1e-9 for gain in gains) < 20  # steady ones
+
+
 # --- the set ---------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +257,53 @@ def test_dives_have_attributes(tmp_path: Path) -> None:
     assert set(attributes) == {"takeoff", "somersault", "twist", "position"}
     assert set(attributes["takeoff"]) == {"forward", "back", "inward", "reverse"}
     assert ["_".join(parts) for parts in zip(*attributes.values())] == data.classes()
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("families") / "kitchen"
+    with pytest.MonkeyPatch.context() as patch:  # short videos are quickly made
+        patch.setattr("gesta.data.motions.kitchen.LASTS", (4, 6))
+        patch.setattr("gesta.data.motions.kitchen.PAUSES", (1, 3))
+        summary = make(root, clips=17, seed=SEED, workers=1, size=SIZE, depth=True, family="kitchen", lighting="varied")
+        assert str(summary).startswith(f"{root}: 24 actions of 7 verbs and 5 nouns, 3 long videos made")
+        assert summary.splits["both"] == {"train": 8, "val": 8, "test": 8}
+        yield root
+
+
+def test_a_long_video_is_read_in_segments(kitchen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Marionette(root=str(kitchen))
+    classes = data.classes()
+    assert classes == {"verb": list(VERBS), "noun": list(NOUNS)}
+    assert (kitchen / "verb.txt").read_text().split() == list(VERBS)
+    records = {split: data.records(split) for split in ("train", "val", "test")}  # type: ignore[arg-type]
+    rows = [line.split(",") for line in (kitchen / "segments.csv").read_text().splitlines()[1:]]
+    everything = [record for split in ("train", "test", "val") for record in records[split]]
+    assert [(r.name, str(r.start), str(r.end)) for r in everything] == [(row[0], row[2], row[3]) for row in rows]
+    for record, row in zip(everything, rows, strict=True):
+        assert isinstance(record.label, dict)
+        assert [classes[space][label] for space, label in record.label.items()] == row[4:]
+        assert record.end is not None and record.end <= probe(record.path, exact=True).frames  # type: ignore[operator]
+    assert len({record.path for record in records["train"]}) == 1
+    depth = Marionette(root=str(kitchen), modality="depth").records("train")
+    assert [(r.name, r.label, r.start, r.end) for r in depth] == [
+        (r.name, r.label, r.start, r.end) for r in records["train"]
+    ]
+    rgb, shown = (read_record(r, np.arange, SIZE) for r in (records["train"][2], depth[2]))
+    assert rgb.shape == shown.shape
+    assert len(list(Path(depth[0].path).iterdir())) == probe(records["train"][0].path, exact=True).frames
+    assert check(data, workers=0, progress=False).ok
+    contact_sheet(kitchen, kitchen.parent / "sheet.png", columns=3, side=20)
+    with Image.open(kitchen.parent / "sheet.png") as sheet:
+        assert sheet.size == (104 + 3 * 20, len(VERBS) * 20)
+
+
+def test_lighting_is_not_mixed(kitchen: Path) -> None:
+    assert json.loads((kitchen / "marionette.json").read_text())["lighting"] == "varied"
+    with pytest.raises(GestaError, match="was made with lighting varied, not even"):
+        make(kitchen, clips=1, seed=SEED, workers=1, size=SIZE, family="kitchen")
+    with pytest.raises(GestaError, match="lighting cannot be 'vary'"):
+        make(kitchen, clips=1, lighting="vary")  # type: ignore[arg-type]
 
 
 def test_families_are_not_mixed(objects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,8 @@ def add_verbs(verbs: Verbs) -> None:
     make = Verbs(data.parsers.add_parser("make", help="make the embedded data set"), "WHAT")
     sub = make.add("marionette", _data_make, "videos of an articulated puppet performing actions")
     sub.add_argument("out", metavar="OUT")
-    sub.add_argument("--family", choices=("coarse", "objects", "fine"), help="of actions (default coarse)")
+    sub.add_argument("--family", choices=("coarse", "fine", "objects", "kitchen"), help="of actions (default coarse)")
+    sub.add_argument("--lighting", choices=("even", "varied"), help="varied: dim, tinted, flickering (default even)")
     sub.add_argument("--clips", type=int, help="how many (default 400; 48 of a layout)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int)
@@ -86,9 +87,12 @@ def _data_make(options: argparse.Namespace, _: list[str]) -> None:
             workers=options.workers,
             depth=options.depth,
             family=options.family or "coarse",
+            lighting=options.lighting or "even",
         )
         print_results(options, made)
         return
+    if options.lighting:
+        raise GestaError("--lighting goes without --layout")
     if options.family:
         raise GestaError("--family goes without --layout: each layout shows the family that is most like its data set")
     if options.depth:

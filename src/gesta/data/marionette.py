@@ -8,7 +8,10 @@
     <root>/depth/<action>/A03_S05_C02_R01/Depth-00000001.png, …      on request: 16 bits, millimetres
 
 A set shows one family of actions: *coarse* ones of the whole body; *objects* that are handled, where classes differ in
-direction and order; *fine* ones, dives that differ in counts.
+direction and order; *fine* ones, dives that differ in counts; or the *kitchen*, verbs done to nouns, many to a video::
+
+    <root>/verb.txt, <root>/noun.txt, <root>/segments.csv            instead of labels.txt
+    <root>/videos/kitchen/A00_S05_C02_R01.mp4
 
 Which clips there are follows from their number and the seed alone, and the first n clips of a larger set are the set of
 n clips: making more continues what is there. Frames are described in :mod:`gesta.data.filming`.
@@ -16,15 +19,10 @@ n clips: making more continues what is there. Frames are described in :mod:`gest
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,20 +30,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from gesta.config import config, suggest
-from gesta.data.dataset import DataConfig, Record, SplitName
+from gesta.data.dataset import ClassNames, DataConfig, Record, SplitName
 from gesta.data.depth import Encoding, Modality, depth_of
-from gesta.data.filming import Clip, leave_interrupts_to_parent, shoot
+from gesta.data.filming import Clip, segments, shoot
+from gesta.data.lighting import Lighting
+from gesta.data.making import MANIFEST, VERSION, in_processes, read_manifest, write_json, write_text
 from gesta.data.motions import FAMILIES
 from gesta.data.motions.fine import ATTRIBUTES
+from gesta.data.motions.kitchen import NOUNS, SEGMENTS, VERBS
 from gesta.errors import GestaError
 from gesta.progress import track
 
-VERSION = 1
-"""Of what a clip looks like; clips of different versions are not mixed in one folder."""
-
-MANIFEST = "marionette.json"
-
-Family = Literal["coarse", "objects", "fine"]
+Family = Literal["coarse", "fine", "objects", "kitchen"]
 HeldOut = Literal["both", "subjects", "cameras"]
 
 # Clips are made in three groups that share no subject and no camera. The cameras of test and validation stand between
@@ -66,6 +62,13 @@ _TURNS: dict[int, SplitName] = {1: "test", 5: "test", 9: "test", 13: "test", 17:
 def plan(clips: int, seed: int = 0, actions: int = len(FAMILIES["coarse"])) -> list[Clip]:
     """The clips of a set, balanced over classes; within a class subjects and cameras take turns."""
     return [_clip(number, seed, actions) for number in range(clips)]
+
+
+def clips_of(family: str, clips: int, seed: int) -> list[Clip]:
+    """The clips of a family's set; of the kitchen its long videos, as many as show so many actions, as action 0."""
+    if family != "kitchen":
+        return plan(clips, seed, len(FAMILIES[family]))
+    return [clip._replace(action=0) for clip in plan(-(-clips // SEGMENTS), seed, 1)]
 
 
 def _clip(number: int, seed: int, actions: int) -> Clip:
@@ -122,22 +125,24 @@ class Marionette(DataConfig):
             raise GestaError(
                 f"{self.root} was made without depth; add it: gesta data make marionette {self.root} --depth"
             )
-        files = _Files(Path(self.root), family_of(manifest))
-        clips = plan(manifest["clips"], manifest["seed"], len(FAMILIES[files.family]))
-        return [
-            Record(
-                path=str(files.depth(clip) if depth else files.video(clip)),
-                name=files.name(clip),
-                label=clip.action - 1,
-                depth=depth,
-            )
-            for clip in clips
-            if split_of(clip, self.held_out) == split
-        ]
+        files, seed = _Files(Path(self.root), family_of(manifest)), manifest["seed"]
+        records = []
+        for clip in clips_of(files.family, manifest["clips"], seed):
+            if split_of(clip, self.held_out) != split:
+                continue
+            path, name = str(files.depth(clip) if depth else files.video(clip)), files.name(clip)
+            if clip.action:
+                records.append(Record(path=path, name=name, label=clip.action - 1, depth=depth))
+                continue
+            for number, task in enumerate(segments(clip, seed)):
+                label = {"verb": VERBS.index(task.verb), "noun": NOUNS.index(task.noun)}
+                name = f"{clip}_{number}"
+                records.append(Record(path=path, name=name, label=label, start=task.start, end=task.end, depth=depth))
+        return records
 
-    def classes(self) -> list[str]:
-        """The actions of the family that was made in the folder; of the coarse family if nothing was."""
-        return list(FAMILIES[family_of(read_manifest(Path(self.root)) or {})])
+    def classes(self) -> ClassNames:
+        """The actions of the family that was made in the folder (of the coarse one if none was); verbs and nouns."""
+        return _classes(family_of(read_manifest(Path(self.root)) or {}))
 
     def attributes(self) -> dict[str, list[str]]:
         """Of dives: takeoff, somersault, twist and position, as :meth:`gesta.data.diving48.Diving48.attributes`."""
@@ -154,6 +159,10 @@ def family_of(manifest: dict[str, Any]) -> str:
     return str(family)
 
 
+def _classes(family: str) -> ClassNames:
+    return {"verb": list(VERBS), "noun": list(NOUNS)} if family == "kitchen" else list(FAMILIES[family])
+
+
 @dataclass(frozen=True, slots=True)
 class _Files:
     """Where the clips of a family lie below the root."""
@@ -162,7 +171,7 @@ class _Files:
     family: str
 
     def name(self, clip: Clip) -> str:
-        return f"{list(FAMILIES[self.family])[clip.action - 1]}/{clip}.mp4"
+        return f"{list(FAMILIES[self.family])[clip.action - 1] if clip.action else self.family}/{clip}.mp4"
 
     def video(self, clip: Clip) -> Path:
         return self.root / "videos" / self.name(clip)
@@ -185,14 +194,15 @@ def split_of(clip: Clip, held_out: HeldOut = "both") -> SplitName:
 
 @dataclass(frozen=True, slots=True)
 class MakeSummary:
-    """What :func:`make` did: clips in the set, how many were made now, seconds, and split sizes per ``held_out``."""
+    """What :func:`make` did: clips (of long videos: actions) in the set, how many videos were made now, seconds, and
+    split sizes per ``held_out``."""
 
     root: str
     clips: int
     made: int
     seconds: float
     size: int
-    classes: list[str]
+    classes: ClassNames
     splits: dict[str, dict[str, int]]
 
     def to_json(self) -> dict[str, Any]:
@@ -200,8 +210,12 @@ class MakeSummary:
         return asdict(self)
 
     def __str__(self) -> str:
-        actions = len(self.classes)
-        lines = [f"{self.root}: {self.clips} clips of {actions} actions, {self.made} made in {self.seconds:.0f} s"]
+        if isinstance(self.classes, dict):
+            counts = " and ".join(f"{len(names)} {space}s" for space, names in self.classes.items())
+            what, made = f"{self.clips} actions of {counts}", f"{self.made} long videos made"
+        else:
+            what, made = f"{self.clips} clips of {len(self.classes)} actions", f"{self.made} made"
+        lines = [f"{self.root}: {what}, {made} in {self.seconds:.0f} s"]
         for held_out, sizes in self.splits.items():
             counts = ", ".join(f"{split} {count}" for split, count in sizes.items())
             lines.append(f"  held out {held_out + ':':10} {counts}")
@@ -216,6 +230,7 @@ def make(
     size: int = 128,
     depth: bool = False,
     family: Family = "coarse",
+    lighting: Lighting = "even",
 ) -> MakeSummary:
     """Make one family of actions, performed by 14 subjects and seen from 8 camera positions.
 
@@ -223,14 +238,17 @@ def make(
     all.
 
     Args:
-        out: folder; new, empty, or a Marionette set of the same family, seed and size.
-        clips: number of clips; a set that has more keeps them.
+        out: folder; new, empty, or a Marionette set of the same family, lighting, seed and size.
+        clips: number of clips; a set that has more keeps them. Of the kitchen it is the number of actions, rounded up
+            to whole videos of :data:`~gesta.data.motions.kitchen.SEGMENTS`.
         seed: of everything random; frames depend on it and on the clip's name alone.
         workers: processes; by default one per processor.
         size: height and width of the pictures in pixels, even.
         depth: also write each clip's depth maps; a set that has them keeps getting them when it grows.
-        family: ``coarse``: 12 actions of the whole body; ``objects``: 14 ways to handle things; ``fine``: 16 dives; see
-            :mod:`gesta.data.motions`.
+        family: ``coarse``: 12 actions of the whole body; ``fine``: 16 dives; ``objects``: 14 ways to handle things;
+            ``kitchen``: 7 verbs and 5 nouns; see :mod:`gesta.data.motions`.
+        lighting: ``varied`` gives every clip a light of its own, dim, coloured, flickering or switched, and depth the
+            noise and holes of a sensor; see :mod:`gesta.data.lighting`.
 
     Raises:
         GestaError: a folder with other things in it, other settings than those the folder was made with, impossible
@@ -245,32 +263,50 @@ def make(
         )
     if family not in FAMILIES:
         raise GestaError(f"there is no family {family!r}{suggest(family, FAMILIES)} (known: {', '.join(FAMILIES)})")
-    before = _prepare(root, _settings(family, seed, size))
+    if lighting not in get_args(Lighting):
+        raise GestaError(
+            f"lighting cannot be {lighting!r}{suggest(lighting, get_args(Lighting))} "
+            f"(possible: {', '.join(get_args(Lighting))})"
+        )
+    settings = _settings(family, lighting, seed, size)
+    before = _prepare(root, settings)
     clips, depth = max(clips, before["clips"]), depth or bool(before.get("depth"))
+    clips = -(-clips // SEGMENTS) * SEGMENTS if family == "kitchen" else clips
     for part in root.glob("videos/*/.*.part"):
         part.unlink(missing_ok=True)
     for part in root.glob("depth/*/.*.part"):
         shutil.rmtree(part, ignore_errors=True)
     places = _Files(root, family)
     files = {
-        clip: (places.video(clip), places.depth(clip) if depth else None)
-        for clip in plan(clips, seed, len(FAMILIES[family]))
+        clip: (places.video(clip), places.depth(clip) if depth else None) for clip in clips_of(family, clips, seed)
     }
     missing = {clip: paths for clip, paths in files.items() if not all(p.exists() for p in paths if p)}
-    jobs = [(clip, seed, size, *paths, family) for clip, paths in missing.items()]
+    jobs = [(clip, seed, size, *paths, family, lighting) for clip, paths in missing.items()]
     for _ in track(in_processes(shoot, jobs, workers), f"making {root}", total=len(missing)):
         pass
-    write_json(root / MANIFEST, _settings(family, seed, size) | {"clips": clips} | ({"depth": True} if depth else {}))
+    if family == "kitchen":
+        write_text(root / "segments.csv", _segment_list(list(files), seed))
+    write_json(root / MANIFEST, settings | {"clips": clips} | ({"depth": True} if depth else {}))
     splits = {
-        held_out: {split: 0 for split in get_args(SplitName)} | Counter(split_of(clip, held_out) for clip in files)
+        held_out: {split: 0 for split in get_args(SplitName)}
+        | Counter(split_of(clip, held_out) for clip in files for _ in range(1 if clip.action else SEGMENTS))
         for held_out in get_args(HeldOut)
     }
     seconds = round(time.monotonic() - begin, 1)
-    return MakeSummary(str(root), clips, len(missing), seconds, size, list(FAMILIES[family]), splits)
+    return MakeSummary(str(root), clips, len(missing), seconds, size, _classes(family), splits)
 
 
-def _settings(family: str, seed: int, size: int) -> dict[str, Any]:
-    return {"family": family, "version": VERSION, "seed": seed, "size": size}
+def _settings(family: str, lighting: str, seed: int, size: int) -> dict[str, Any]:
+    settings: dict[str, Any] = {"family": family, "version": VERSION, "seed": seed, "size": size}
+    return settings | ({"lighting": lighting} if lighting != "even" else {})
+
+
+def _segment_list(clips: list[Clip], seed: int) -> str:
+    """Which frames (from 0, the last excluded) of which video show which verb and noun."""
+    lines = ["segment,video,start_frame,end_frame,verb,noun"]
+    for clip in clips:
+        lines += [f"{clip}_{n},{clip},{','.join(map(str, task))}" for n, task in enumerate(segments(clip, seed))]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _prepare(root: Path, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -281,64 +317,11 @@ def _prepare(root: Path, wanted: dict[str, Any]) -> dict[str, Any]:
             raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
         manifest = wanted | {"clips": 0}
         write_json(root / MANIFEST, manifest)
-        write_text(root / "labels.txt", "".join(f"{name}\n" for name in FAMILIES[wanted["family"]]))
-    for key, value in (wanted | {"layout": None}).items():
-        if manifest.get(key) != value:
-            raise GestaError(
-                f"{root} was made with {key} {manifest.get(key)}, not {value}; choose another folder or delete this one"
-            )
+        classes = _classes(wanted["family"])
+        for space, names in (classes if isinstance(classes, dict) else {"labels": classes}).items():
+            write_text(root / f"{space}.txt", "".join(f"{name}\n" for name in names))
+    usual = {"lighting": "even", "layout": None}
+    for key, value in (usual | wanted).items():
+        if (was := manifest.get(key, usual.get(key))) != value:
+            raise GestaError(f"{root} was made with {key} {was}, not {value}; choose another folder or delete this one")
     return manifest
-
-
-def read_manifest(root: Path) -> dict[str, Any] | None:
-    """How a folder was made; None if nothing was made in it."""
-    path = root / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(manifest, dict) and isinstance(manifest["clips"], int) and isinstance(manifest["seed"], int):
-            return manifest
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError):
-        pass
-    raise GestaError(f"{path} cannot be read as a Marionette manifest; delete {root} and make it again")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write plain values, complete or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text with its own ends of lines, complete or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="")
-        part.replace(path)
-    except OSError as error:
-        raise GestaError(f"{path} cannot be written ({error}); choose another folder") from None
-
-
-def in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int | None) -> Iterator[None]:
-    """Do ``work(*job)`` for every job, in several processes; yields once per job."""
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    if workers <= 1:
-        for job in jobs:
-            work(*job)
-            yield
-        return
-    # fresh processes, not forked ones: the caller may have threads (torch), and they need nothing of his
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_interrupts_to_parent)
-    try:
-        running: list[Future[None]] = [pool.submit(work, *job) for job in jobs]
-        for done in as_completed(running):
-            done.result()
-            yield
-    except BrokenProcessPool:
-        raise GestaError(
-            "a process that makes clips ended early (out of memory, or make() was called outside "
-            "`if __name__ == '__main__':`); run it again with workers=1"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -17,7 +17,8 @@ from gesta.data.isogd import IsoGD
 from gesta.data.kinetics400 import Kinetics400
 from gesta.data.layouts.arrange import ARRANGE, FAMILIES, NTU_SETUP, Shot
 from gesta.data.layouts.shoot import shoot_video
-from gesta.data.marionette import MANIFEST, VERSION, in_processes, plan, read_manifest, split_of, write_json, write_text
+from gesta.data.making import MANIFEST, VERSION, in_processes, read_manifest, write_json, write_text
+from gesta.data.marionette import plan, split_of
 from gesta.data.motions import FAMILIES as MOTIONS
 from gesta.data.ntu import NTU
 from gesta.data.something import SomethingV1, SomethingV2

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gesta.data.motions import coarse, fine, objects
+from gesta.data.motions import coarse, fine, kitchen, objects
 from gesta.data.motions.blocks import FPS, Act, Motion, Random
 from gesta.data.puppet import Body
 
@@ -14,10 +14,11 @@ FAMILIES: dict[str, dict[str, Motion]] = {
     "coarse": coarse.COARSE,
     "objects": objects.OBJECTS,
     "fine": fine.FINE,
+    "kitchen": kitchen.KITCHEN,
 }
 """Actions of each family by class name, in label order."""
 
-TWINS = {"coarse": coarse.TWINS, "objects": objects.TWINS}
+TWINS = {"coarse": coarse.TWINS, "objects": objects.TWINS, "kitchen": kitchen.TWINS}
 """Classes that are the same motion in opposite order, by family."""
 
 MIRRORED = {"objects": objects.MIRRORED}
@@ -35,6 +36,7 @@ class View(NamedTuple):
 
 
 VIEWS = {"coarse": View(), "objects": View(1.65, 0.09, 0.35), "fine": View(0.88, 0.0, 0.3, pool=True)}
+VIEWS["kitchen"] = VIEWS["objects"]
 
 
 def perform(action: str, body: Body, frames: int, rng: Random, family: str = "coarse") -> Act:
