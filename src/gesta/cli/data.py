@@ -37,7 +37,7 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("out", metavar="OUT")
     sub.add_argument("--family", choices=("coarse", "fine", "objects", "kitchen"), help="of actions (default coarse)")
     sub.add_argument("--lighting", choices=("even", "varied"), help="varied: dim, tinted, flickering (default even)")
-    sub.add_argument("--clips", type=int, help="how many (default 400; 48 of a layout)")
+    sub.add_argument("--clips", type=int, help="how many (default 400; of a layout 48, or 3 of each action)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int)
     sub.add_argument(
@@ -97,5 +97,4 @@ def _data_make(options: argparse.Namespace, _: list[str]) -> None:
         raise GestaError("--family goes without --layout: each layout shows the family that is most like its data set")
     if options.depth:
         raise GestaError("--depth goes without --layout: the layouts ntu and isogd have depth, the others have none")
-    clips = 48 if options.clips is None else options.clips
-    print_results(options, make_layout(options.out, options.layout, clips, options.seed, options.workers))
+    print_results(options, make_layout(options.out, options.layout, options.clips, options.seed, options.workers))
