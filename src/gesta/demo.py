@@ -13,7 +13,8 @@ from gesta.checkpoint import load_model
 from gesta.config import replace
 from gesta.data.check import check
 from gesta.data.layouts.make import DATA, fields_of, make_layout
-from gesta.data.marionette import contact_sheet, make
+from gesta.data.marionette import make
+from gesta.data.sheet import contact_sheet
 from gesta.errors import GestaError
 from gesta.evaluate import Receipt
 from gesta.predict import predict

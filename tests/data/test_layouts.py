@@ -188,7 +188,7 @@ def test_what_cannot_be_made(root: Path, tmp_path: Path) -> None:
     with pytest.raises(GestaError, match="made with layout ssv1, not ssv2"):
         make_layout(root / "ssv1", "ssv2", clips=6, seed=SEED, size=SIZE, classes=2)
     with pytest.raises(GestaError, match="made with layout ssv1"):
-        make(root / "ssv1", clips=6, seed=SEED, size=SIZE)
+        make(root / "ssv1", clips=6, seed=SEED, size=SIZE, family="objects")
     with pytest.raises(GestaError, match="laid out as ssv1"):
         Marionette(root=str(root / "ssv1")).records("train")
     (tmp_path / "mine.txt").write_text("mine")

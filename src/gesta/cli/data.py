@@ -38,7 +38,9 @@ def add_verbs(verbs: Verbs) -> None:
     make = Verbs(data.parsers.add_parser("make", help="make the embedded data set"), "WHAT")
     sub = make.add("marionette", _data_make, "videos of an articulated puppet performing actions")
     sub.add_argument("out", metavar="OUT")
-    sub.add_argument("--clips", type=int, help="how many (default 400; 48 of a layout)")
+    sub.add_argument("--family", choices=("coarse", "fine", "objects", "kitchen"), help="of actions (default coarse)")
+    sub.add_argument("--lighting", choices=("even", "varied"), help="varied: dim, tinted, flickering (default even)")
+    sub.add_argument("--clips", type=int, help="how many (default 400; of a layout 48, or 3 of each action)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int)
     sub.add_argument(
@@ -82,10 +84,21 @@ def _data_make(options: argparse.Namespace, _: list[str]) -> None:
 
     if options.layout is None:
         clips = 400 if options.clips is None else options.clips
-        made = make(options.out, clips=clips, seed=options.seed, workers=options.workers, depth=options.depth)
+        made = make(
+            options.out,
+            clips=clips,
+            seed=options.seed,
+            workers=options.workers,
+            depth=options.depth,
+            family=options.family or "coarse",
+            lighting=options.lighting or "even",
+        )
         print_results(options, made)
         return
+    if options.lighting:
+        raise GestaError("--lighting goes without --layout")
+    if options.family:
+        raise GestaError("--family goes without --layout: each layout shows the family that is most like its data set")
     if options.depth:
         raise GestaError("--depth goes without --layout: the layouts ntu and isogd have depth, the others have none")
-    clips = 48 if options.clips is None else options.clips
-    print_results(options, make_layout(options.out, options.layout, clips, options.seed, options.workers))
+    print_results(options, make_layout(options.out, options.layout, options.clips, options.seed, options.workers))

@@ -16,7 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gesta.data.encode import write_depth, write_video
-from gesta.data.motions import CRATE, FAMILIES, FPS, Act, Random, perform
+from gesta.data.lighting import Lighting, seen_by_camera, seen_by_depth_camera, varied
+from gesta.data.motions import FAMILIES, FPS, VIEWS, Act, Random, perform
+from gesta.data.motions.coarse import CRATE
+from gesta.data.motions.kitchen import Task, shift, work
 from gesta.data.puppet import Body, chair, dress, subject
 from gesta.data.stage import Array, Box, Camera, Cone, Room, render
 
@@ -44,15 +47,29 @@ def length(clip: Clip, seed: int, family: str = "coarse") -> int:
     return _begin(clip, seed, family)[1]
 
 
-def film(clip: Clip, seed: int, size: int = 128, family: str = "coarse") -> tuple[Array, Array]:
+def segments(clip: Clip, seed: int) -> list[Task]:
+    """Which frames of the kitchen's long video, action 0, show what."""
+    return shift(_random(clip, seed, "kitchen"))[1]
+
+
+def film(
+    clip: Clip, seed: int, size: int = 128, family: str = "coarse", lighting: Lighting = "even"
+) -> tuple[Array, Array]:
     """The frames of a clip before encoding.
+
+    Under varied lighting the depth is measured, and 0 where there is no reading.
 
     Returns:
         rgb: ``(T, size, size, 3)`` uint8, :data:`~gesta.data.motions.FPS` frames per second.
         depth: ``(T, size, size)`` float32, metres along the optical axis, finite everywhere.
     """
     people, cones, boxes, room, camera = _scene(clip, seed, family)
-    return render(people + cones, boxes, room, camera, size)
+    if lighting == "even":
+        return render(people + cones, boxes, room, camera, size)
+    light, sensors = np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip, 1]).spawn(2)
+    room.gain = room.gain * varied(np.arange(len(room.gain)) / FPS, light)
+    rgb, metres = render(people + cones, boxes, room, camera, size)
+    return seen_by_camera(rgb, sensors), seen_by_depth_camera(metres, sensors)
 
 
 def film_masked(clip: Clip, seed: int, size: int = 128, family: str = "coarse") -> tuple[Array, Array]:
@@ -63,9 +80,13 @@ def film_masked(clip: Clip, seed: int, size: int = 128, family: str = "coarse") 
     return rgb, np.where((alone < empty) & (alone == depth), depth, 0)
 
 
+def _random(clip: Clip, seed: int, family: str) -> Random:
+    return np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip])
+
+
 def _begin(clip: Clip, seed: int, family: str) -> tuple[Random, int]:
-    rng = np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip])
-    return rng, int(rng.integers(FRAMES[0], FRAMES[1] + 1))
+    rng = _random(clip, seed, family)
+    return rng, int(rng.integers(FRAMES[0], FRAMES[1] + 1)) if clip.action else shift(rng)[2]
 
 
 def _scene(clip: Clip, seed: int, family: str) -> tuple[list[Cone], list[Cone], list[Box], Room, Camera]:
@@ -74,14 +95,33 @@ def _scene(clip: Clip, seed: int, family: str) -> tuple[list[Cone], list[Cone], 
     body = subject(clip.subject)
     # separate streams, so that what an action draws does not shift what the scene draws
     motion, scene = rng.spawn(2)
-    act = perform(list(FAMILIES[family])[clip.action - 1], body, frames, motion)
+    if clip.action:
+        act = perform(list(FAMILIES[family])[clip.action - 1], body, frames, motion, family)
+    else:
+        act = work(body, np.arange(frames) / FPS, motion, *shift(_random(clip, seed, family))[:2])
     camera, facing = _camera(clip.camera, body, frames, scene)
+    view = VIEWS[family]
+    camera.focal *= view.zoom
+    camera.target[:, 1] += view.raised * body.height
+    camera.eye[:, 1] += view.above * body.height
+    if act.follow is not None:
+        camera.target[:, 1] += act.follow
     room = _room(body, facing, frames, scene)
+    if view.pool:
+        room.floor_colours, room.floor_pattern = _WATER, "plain"
     cones, boxes = _decoys(act, facing, frames, scene)
     return dress(body, act.pose), act.cones + cones, act.boxes + boxes, room, camera
 
 
-def shoot(clip: Clip, seed: int, size: int, path: Path, depth: Path | None = None) -> None:
+def shoot(
+    clip: Clip,
+    seed: int,
+    size: int,
+    path: Path,
+    depth: Path | None = None,
+    family: str = "coarse",
+    lighting: Lighting = "even",
+) -> None:
     """Film a clip and write what is not there yet; files and folders appear under their names only when complete.
 
     Args:
@@ -90,8 +130,10 @@ def shoot(clip: Clip, seed: int, size: int, path: Path, depth: Path | None = Non
         size: height and width, pixels.
         path: of the video, H.264 in MP4.
         depth: folder of its depth maps, ``Depth-00000001.png`` and so on: 16 bits, millimetres, as NTU RGB+D has them.
+        family: whose actions the clip's first number counts.
+        lighting: see :mod:`gesta.data.lighting`.
     """
-    rgb, metres = film(clip, seed, size)
+    rgb, metres = film(clip, seed, size, family, lighting)
     if not path.exists():
         write_video(rgb, path, "h264", Fraction(FPS))
     if depth is not None and not depth.exists():
@@ -145,6 +187,8 @@ _WALLS = np.array(
 _FLOORS = np.array(
     [[176, 140, 102], [150, 150, 154], [128, 104, 84], [196, 186, 168], [112, 124, 132], [158, 120, 96]], dtype=float
 )
+
+_WATER = np.array([[58, 128, 170], [96, 168, 200]], dtype=float)
 
 
 def _room(body: Body, facing: float, frames: int, rng: Random) -> Room:

@@ -7,21 +7,22 @@
     <root>/videos/<action>/A03_S05_C02_R01.mp4          action, subject, camera, take; all count from 1
     <root>/depth/<action>/A03_S05_C02_R01/Depth-00000001.png, …      on request: 16 bits, millimetres
 
+A set shows one family of actions: *coarse* ones of the whole body; *objects* that are handled, where classes differ in
+direction and order; *fine* ones, dives that differ in counts; or the *kitchen*, verbs done to nouns, many to a video::
+
+    <root>/verb.txt, <root>/noun.txt, <root>/segments.csv            instead of labels.txt
+    <root>/videos/kitchen/A00_S05_C02_R01.mp4
+
 Which clips there are follows from their number and the seed alone, and the first n clips of a larger set are the set of
 n clips: making more continues what is there. Frames are described in :mod:`gesta.data.filming`.
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,19 +30,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from gesta.config import config, suggest
-from gesta.data.dataset import DataConfig, Record, SplitName
+from gesta.data.dataset import ClassNames, DataConfig, Record, SplitName
 from gesta.data.depth import Encoding, Modality, depth_of
-from gesta.data.filming import Clip, leave_interrupts_to_parent, shoot
-from gesta.data.motions import COARSE
-from gesta.data.puppet import SUBJECTS
+from gesta.data.filming import Clip, segments, shoot
+from gesta.data.lighting import Lighting
+from gesta.data.making import MANIFEST, VERSION, in_processes, read_manifest, write_json, write_text
+from gesta.data.motions import FAMILIES
+from gesta.data.motions.fine import ATTRIBUTES
+from gesta.data.motions.kitchen import NOUNS, SEGMENTS, VERBS
 from gesta.errors import GestaError
 from gesta.progress import track
 
-VERSION = 1
-"""Of what a clip looks like; clips of different versions are not mixed in one folder."""
-
-MANIFEST = "marionette.json"
-
+Family = Literal["coarse", "fine", "objects", "kitchen"]
 HeldOut = Literal["both", "subjects", "cameras"]
 
 # Clips are made in three groups that share no subject and no camera. The cameras of test and validation stand between
@@ -59,9 +59,16 @@ _CAMERAS: dict[SplitName, tuple[int, ...]] = {"val": (5,), "test": (3, 7)}
 _TURNS: dict[int, SplitName] = {1: "test", 5: "test", 9: "test", 13: "test", 17: "test", 2: "val", 12: "val"}
 
 
-def plan(clips: int, seed: int = 0, actions: int = len(COARSE)) -> list[Clip]:
+def plan(clips: int, seed: int = 0, actions: int = len(FAMILIES["coarse"])) -> list[Clip]:
     """The clips of a set, balanced over classes; within a class subjects and cameras take turns."""
     return [_clip(number, seed, actions) for number in range(clips)]
+
+
+def clips_of(family: str, clips: int, seed: int) -> list[Clip]:
+    """The clips of a family's set; of the kitchen its long videos, as many as show so many actions, as action 0."""
+    if family != "kitchen":
+        return plan(clips, seed, len(FAMILIES[family]))
+    return [clip._replace(action=0) for clip in plan(-(-clips // SEGMENTS), seed, 1)]
 
 
 def _clip(number: int, seed: int, actions: int) -> Clip:
@@ -108,8 +115,7 @@ class Marionette(DataConfig):
                 f"held_out cannot be {self.held_out!r}{suggest(self.held_out, get_args(HeldOut))} "
                 f"(possible: {', '.join(get_args(HeldOut))})"
             )
-        root = Path(self.root)
-        manifest = read_manifest(root)
+        manifest = read_manifest(Path(self.root))
         if not manifest or not manifest["clips"]:
             state = "an unfinished" if manifest else "no"
             raise GestaError(f"{self.root} holds {state} Marionette set; run: gesta data make marionette {self.root}")
@@ -119,29 +125,59 @@ class Marionette(DataConfig):
             raise GestaError(
                 f"{self.root} was made without depth; add it: gesta data make marionette {self.root} --depth"
             )
-        chosen = [c for c in plan(manifest["clips"], manifest["seed"]) if split_of(c, self.held_out) == split]
-        names = [_name(clip) for clip in chosen]
-        return [
-            Record(
-                path=str(_depth_folder(root, clip) if depth else root / "videos" / name),
-                name=name,
-                label=clip.action - 1,
-                depth=depth,
-            )
-            for clip, name in zip(chosen, names)
-        ]
+        files, seed = _Files(Path(self.root), family_of(manifest)), manifest["seed"]
+        records = []
+        for clip in clips_of(files.family, manifest["clips"], seed):
+            if split_of(clip, self.held_out) != split:
+                continue
+            path, name = str(files.depth(clip) if depth else files.video(clip)), files.name(clip)
+            if clip.action:
+                records.append(Record(path=path, name=name, label=clip.action - 1, depth=depth))
+                continue
+            for number, task in enumerate(segments(clip, seed)):
+                label = {"verb": VERBS.index(task.verb), "noun": NOUNS.index(task.noun)}
+                name = f"{clip}_{number}"
+                records.append(Record(path=path, name=name, label=label, start=task.start, end=task.end, depth=depth))
+        return records
 
-    def classes(self) -> list[str]:
-        """The actions of the coarse family."""
-        return list(COARSE)
+    def classes(self) -> ClassNames:
+        """The actions of the family that was made in the folder (of the coarse one if none was); verbs and nouns."""
+        return _classes(family_of(read_manifest(Path(self.root)) or {}))
+
+    def attributes(self) -> dict[str, list[str]]:
+        """Of dives: takeoff, somersault, twist and position, as :meth:`gesta.data.diving48.Diving48.attributes`."""
+        if family_of(read_manifest(Path(self.root)) or {}) != "fine":
+            return {}
+        return dict(zip(ATTRIBUTES, (list(values) for values in zip(*(name.split("_") for name in FAMILIES["fine"])))))
 
 
-def _name(clip: Clip) -> str:
-    return f"{list(COARSE)[clip.action - 1]}/{clip}.mp4"
+def family_of(manifest: dict[str, Any]) -> str:
+    """The family that a manifest names."""
+    family = manifest.get("family", "coarse")
+    if family not in FAMILIES:
+        raise GestaError(f"this Marionette set shows the family {family!r}, which this version of gesta does not know")
+    return str(family)
 
 
-def _depth_folder(root: Path, clip: Clip) -> Path:
-    return root / "depth" / _name(clip).removesuffix(".mp4")
+def _classes(family: str) -> ClassNames:
+    return {"verb": list(VERBS), "noun": list(NOUNS)} if family == "kitchen" else list(FAMILIES[family])
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Where the clips of a family lie below the root."""
+
+    root: Path
+    family: str
+
+    def name(self, clip: Clip) -> str:
+        return f"{list(FAMILIES[self.family])[clip.action - 1] if clip.action else self.family}/{clip}.mp4"
+
+    def video(self, clip: Clip) -> Path:
+        return self.root / "videos" / self.name(clip)
+
+    def depth(self, clip: Clip) -> Path:
+        return self.root / "depth" / self.name(clip).removesuffix(".mp4")
 
 
 def split_of(clip: Clip, held_out: HeldOut = "both") -> SplitName:
@@ -158,14 +194,15 @@ def split_of(clip: Clip, held_out: HeldOut = "both") -> SplitName:
 
 @dataclass(frozen=True, slots=True)
 class MakeSummary:
-    """What :func:`make` did: clips in the set, how many were made now, seconds, and split sizes per ``held_out``."""
+    """What :func:`make` did: clips (of long videos: actions) in the set, how many videos were made now, seconds, and
+    split sizes per ``held_out``."""
 
     root: str
     clips: int
     made: int
     seconds: float
     size: int
-    classes: list[str]
+    classes: ClassNames
     splits: dict[str, dict[str, int]]
 
     def to_json(self) -> dict[str, Any]:
@@ -173,8 +210,12 @@ class MakeSummary:
         return asdict(self)
 
     def __str__(self) -> str:
-        actions = len(self.classes)
-        lines = [f"{self.root}: {self.clips} clips of {actions} actions, {self.made} made in {self.seconds:.0f} s"]
+        if isinstance(self.classes, dict):
+            counts = " and ".join(f"{len(names)} {space}s" for space, names in self.classes.items())
+            what, made = f"{self.clips} actions of {counts}", f"{self.made} long videos made"
+        else:
+            what, made = f"{self.clips} clips of {len(self.classes)} actions", f"{self.made} made"
+        lines = [f"{self.root}: {what}, {made} in {self.seconds:.0f} s"]
         for held_out, sizes in self.splits.items():
             counts = ", ".join(f"{split} {count}" for split, count in sizes.items())
             lines.append(f"  held out {held_out + ':':10} {counts}")
@@ -188,19 +229,26 @@ def make(
     workers: int | None = None,
     size: int = 128,
     depth: bool = False,
+    family: Family = "coarse",
+    lighting: Lighting = "even",
 ) -> MakeSummary:
-    """Make the coarse family: 12 actions, 14 subjects, 8 camera positions.
+    """Make one family of actions, performed by 14 subjects and seen from 8 camera positions.
 
     Clips that are there already are kept, so a stopped run continues and a set grows. Files appear complete or not at
     all.
 
     Args:
-        out: folder; new, empty, or a Marionette set of the same seed and size.
-        clips: number of clips; a set that has more keeps them.
+        out: folder; new, empty, or a Marionette set of the same family, lighting, seed and size.
+        clips: number of clips; a set that has more keeps them. Of the kitchen it is the number of actions, rounded up
+            to whole videos of :data:`~gesta.data.motions.kitchen.SEGMENTS`.
         seed: of everything random; frames depend on it and on the clip's name alone.
         workers: processes; by default one per processor.
         size: height and width of the pictures in pixels, even.
         depth: also write each clip's depth maps; a set that has them keeps getting them when it grows.
+        family: ``coarse``: 12 actions of the whole body; ``fine``: 16 dives; ``objects``: 14 ways to handle things;
+            ``kitchen``: 7 verbs and 5 nouns; see :mod:`gesta.data.motions`.
+        lighting: ``varied`` gives every clip a light of its own, dim, coloured, flickering or switched, and depth the
+            noise and holes of a sensor; see :mod:`gesta.data.lighting`.
 
     Raises:
         GestaError: a folder with other things in it, other settings than those the folder was made with, impossible
@@ -213,137 +261,67 @@ def make(
             f"cannot make {clips} clips of {size} pixels with seed {seed} and {workers} workers; give at least one "
             "clip and worker, an even size of 32 or more and a seed of 0 or more"
         )
-    before = _prepare(root, seed, size)
+    if family not in FAMILIES:
+        raise GestaError(f"there is no family {family!r}{suggest(family, FAMILIES)} (known: {', '.join(FAMILIES)})")
+    if lighting not in get_args(Lighting):
+        raise GestaError(
+            f"lighting cannot be {lighting!r}{suggest(lighting, get_args(Lighting))} "
+            f"(possible: {', '.join(get_args(Lighting))})"
+        )
+    settings = _settings(family, lighting, seed, size)
+    before = _prepare(root, settings)
     clips, depth = max(clips, before["clips"]), depth or bool(before.get("depth"))
+    clips = -(-clips // SEGMENTS) * SEGMENTS if family == "kitchen" else clips
     for part in root.glob("videos/*/.*.part"):
         part.unlink(missing_ok=True)
     for part in root.glob("depth/*/.*.part"):
         shutil.rmtree(part, ignore_errors=True)
+    places = _Files(root, family)
     files = {
-        clip: (root / "videos" / _name(clip), _depth_folder(root, clip) if depth else None)
-        for clip in plan(clips, seed)
+        clip: (places.video(clip), places.depth(clip) if depth else None) for clip in clips_of(family, clips, seed)
     }
     missing = {clip: paths for clip, paths in files.items() if not all(p.exists() for p in paths if p)}
-    jobs = [(clip, seed, size, *paths) for clip, paths in missing.items()]
+    jobs = [(clip, seed, size, *paths, family, lighting) for clip, paths in missing.items()]
     for _ in track(in_processes(shoot, jobs, workers), f"making {root}", total=len(missing)):
         pass
-    write_json(root / MANIFEST, _settings(seed, size) | {"clips": clips} | ({"depth": True} if depth else {}))
+    if family == "kitchen":
+        write_text(root / "segments.csv", _segment_list(list(files), seed))
+    write_json(root / MANIFEST, settings | {"clips": clips} | ({"depth": True} if depth else {}))
     splits = {
-        held_out: {split: 0 for split in get_args(SplitName)} | Counter(split_of(clip, held_out) for clip in files)
+        held_out: {split: 0 for split in get_args(SplitName)}
+        | Counter(split_of(clip, held_out) for clip in files for _ in range(1 if clip.action else SEGMENTS))
         for held_out in get_args(HeldOut)
     }
     seconds = round(time.monotonic() - begin, 1)
-    return MakeSummary(str(root), clips, len(missing), seconds, size, list(COARSE), splits)
+    return MakeSummary(str(root), clips, len(missing), seconds, size, _classes(family), splits)
 
 
-def _settings(seed: int, size: int) -> dict[str, Any]:
-    return {"family": "coarse", "version": VERSION, "seed": seed, "size": size}
+def _settings(family: str, lighting: str, seed: int, size: int) -> dict[str, Any]:
+    settings: dict[str, Any] = {"family": family, "version": VERSION, "seed": seed, "size": size}
+    return settings | ({"lighting": lighting} if lighting != "even" else {})
 
 
-def _prepare(root: Path, seed: int, size: int) -> dict[str, Any]:
+def _segment_list(clips: list[Clip], seed: int) -> str:
+    """Which frames (from 0, the last excluded) of which video show which verb and noun."""
+    lines = ["segment,video,start_frame,end_frame,verb,noun"]
+    for clip in clips:
+        lines += [f"{clip}_{n},{clip},{','.join(map(str, task))}" for n, task in enumerate(segments(clip, seed))]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _prepare(root: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """Make the folder ours; what an earlier run finished in it: ``clips``, and ``depth`` if it wrote that."""
     manifest = read_manifest(root)
-    wanted = _settings(seed, size)
     if manifest is None:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
         manifest = wanted | {"clips": 0}
         write_json(root / MANIFEST, manifest)
-        write_text(root / "labels.txt", "".join(f"{name}\n" for name in COARSE))
-    for key, value in (wanted | {"layout": None}).items():
-        if manifest.get(key) != value:
-            raise GestaError(
-                f"{root} was made with {key} {manifest.get(key)}, not {value}; choose another folder or delete this one"
-            )
+        classes = _classes(wanted["family"])
+        for space, names in (classes if isinstance(classes, dict) else {"labels": classes}).items():
+            write_text(root / f"{space}.txt", "".join(f"{name}\n" for name in names))
+    usual = {"lighting": "even", "layout": None}
+    for key, value in (usual | wanted).items():
+        if (was := manifest.get(key, usual.get(key))) != value:
+            raise GestaError(f"{root} was made with {key} {was}, not {value}; choose another folder or delete this one")
     return manifest
-
-
-def read_manifest(root: Path) -> dict[str, Any] | None:
-    """How a folder was made; None if nothing was made in it."""
-    path = root / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(manifest, dict) and isinstance(manifest["clips"], int) and isinstance(manifest["seed"], int):
-            return manifest
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError):
-        pass
-    raise GestaError(f"{path} cannot be read as a Marionette manifest; delete {root} and make it again")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write plain values, complete or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text with its own ends of lines, complete or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="")
-        part.replace(path)
-    except OSError as error:
-        raise GestaError(f"{path} cannot be written ({error}); choose another folder") from None
-
-
-def in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int | None) -> Iterator[None]:
-    """Do ``work(*job)`` for every job, in several processes; yields once per job."""
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    if workers <= 1:
-        for job in jobs:
-            work(*job)
-            yield
-        return
-    # fresh processes, not forked ones: the caller may have threads (torch), and they need nothing of his
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_interrupts_to_parent)
-    try:
-        running: list[Future[None]] = [pool.submit(work, *job) for job in jobs]
-        for done in as_completed(running):
-            done.result()
-            yield
-    except BrokenProcessPool:
-        raise GestaError(
-            "a process that makes clips ended early (out of memory, or make() was called outside "
-            "`if __name__ == '__main__':`); run it again with workers=1"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-# --- looking at it ---------------------------------------------------------------------------------------------------
-
-
-def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], columns: int = 8, side: int = 80) -> Path:
-    """A picture of the set: a row per action, ``columns`` frames across time, each ``side`` × ``side`` pixels."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    from gesta.data.video import read
-
-    manifest = read_manifest(Path(root))
-    if not manifest or not manifest["clips"]:
-        raise GestaError(f"{root} holds no finished Marionette set; run: gesta data make marionette {root}")
-    margin = 104
-    sheet = Image.new("RGB", (margin + columns * side, len(COARSE) * side), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    clips = plan(manifest["clips"], manifest["seed"])
-    for row, action in enumerate(COARSE):
-        takes = [clip for clip in clips if clip.action == row + 1]
-        if not takes:
-            continue
-        wanted = 1 + (5 * row + 4) % SUBJECTS  # another subject in every row, if there are enough clips
-        clip = next((clip for clip in takes if clip.subject == wanted), takes[0])
-        draw.text((8, (row + 0.5) * side), action.replace("_", " "), fill="black", font=font, anchor="lm")
-        video = read(
-            os.path.join(root, "videos", _name(clip)),
-            lambda n: np.linspace(0.04 * n, 0.96 * n - 1, columns).round().astype(np.int64),
-        )
-        for column, frame in enumerate(video.permute(0, 2, 3, 1).numpy()):
-            small = Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(small, (margin + column * side, row * side))
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # 256 well-chosen colours keep the file small; refined, because the walls alone would take most of them
-    sheet.quantize(256, Image.Quantize.MEDIANCUT, kmeans=5, dither=Image.Dither.NONE).save(path, optimize=True)
-    return path

@@ -111,6 +111,7 @@ class Pose:
         wrists, ankles: ``(T, 2, 3)``, world; what is out of reach is approached.
         elbows, knees: direction in which the joints point, ``(2, 3)``.
         toes: pitch of the feet, toes downwards ``(T, 2)``.
+        turn: rotation of the whole body about the pelvis, ``(T, 3, 3)``; all else is said of a body that is not turned.
     """
 
     pelvis: Array
@@ -122,6 +123,7 @@ class Pose:
     elbows: Array
     knees: Array
     toes: Array
+    turn: Array | None = None
 
     def mirrored(self) -> Pose:
         """The same motion with left and right exchanged."""
@@ -136,6 +138,7 @@ class Pose:
             elbows=self.elbows[::-1] * flip,
             knees=self.knees[::-1] * flip,
             toes=self.toes[:, ::-1],
+            turn=None if self.turn is None else self.turn * np.outer(flip, flip),
         )
 
     def backwards(self) -> Pose:
@@ -150,6 +153,7 @@ class Pose:
             elbows=self.elbows,
             knees=self.knees,
             toes=self.toes[::-1],
+            turn=None if self.turn is None else self.turn[::-1],
         )
 
 
@@ -247,6 +251,11 @@ def dress(body: Body, pose: Pose) -> list[Cone]:
         heel = on(foot, ankle[:, i], 0, -body.ankle + 0.026 * h, -0.014 * h)
         toe = on(foot, ankle[:, i], 0, -body.ankle + 0.022 * h, 0.095 * h)
         add(heel, toe, 0.026, 0.022, body.shoes)
+    if pose.turn is not None:
+        for cone in cones:
+            ends = np.stack([cone.a, cone.b], 1) - pose.pelvis[:, None]
+            ends = pose.pelvis[:, None] + np.einsum("tij,tsj->tsi", pose.turn, ends)
+            cone.a, cone.b = ends[:, 0], ends[:, 1]
     return cones
 
 

@@ -133,7 +133,7 @@ def ssv2(shots: Sequence[Shot], seed: int) -> Arrangement:
         videos.append(Video(f"20bn-something-something-v2/{number}.webm", (shot.clip,), "vp9"))
         item: dict[str, object] = {"id": number}
         if shot.split != "test":
-            words = ["a box", "a table"][: template.count("[")]
+            words = ["a cup", "a box"][: template.count("[")]
             label = template
             for word in words:
                 label = label.replace("[something]", word, 1)
@@ -258,6 +258,7 @@ def isogd(shots: Sequence[Shot], seed: int) -> Arrangement:
 ARRANGE = {f.__name__: f for f in (ucf101, hmdb51, kinetics400, ssv1, ssv2, diving48, epic, ntu, isogd)}
 
 FAMILIES = {name: "coarse" for name in ARRANGE}
+FAMILIES |= {"ssv1": "objects", "ssv2": "objects", "diving48": "fine", "epic": "kitchen"}
 """Which family of actions each layout shows."""
 
 

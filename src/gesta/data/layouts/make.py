@@ -17,7 +17,8 @@ from gesta.data.isogd import IsoGD
 from gesta.data.kinetics400 import Kinetics400
 from gesta.data.layouts.arrange import ARRANGE, FAMILIES, NTU_SETUP, Shot
 from gesta.data.layouts.shoot import shoot_video
-from gesta.data.marionette import MANIFEST, VERSION, in_processes, plan, read_manifest, split_of, write_json, write_text
+from gesta.data.making import MANIFEST, VERSION, in_processes, read_manifest, write_json, write_text
+from gesta.data.marionette import plan, split_of
 from gesta.data.motions import FAMILIES as MOTIONS
 from gesta.data.ntu import NTU
 from gesta.data.something import SomethingV1, SomethingV2
@@ -78,7 +79,7 @@ class LayoutSummary:
 def make_layout(
     out: str | os.PathLike[str],
     layout: str,
-    clips: int = 48,
+    clips: int | None = None,
     seed: int = 0,
     workers: int | None = None,
     size: int = 64,
@@ -92,7 +93,7 @@ def make_layout(
     Args:
         out: folder; new, empty, or the same layout with the same numbers.
         layout: one of :data:`DATA`.
-        clips: number of clips, at most 20 of each action.
+        clips: number of clips, 3 to 20 of each action; by default 48, or 3 of each if that is more.
         seed: of everything random.
         workers: processes; by default one per processor.
         size: height and width of the pictures in pixels, even.
@@ -107,6 +108,7 @@ def make_layout(
         raise GestaError(f"there is no layout {layout!r}{suggest(layout, DATA)} (known: {', '.join(DATA)})")
     root, family = Path(out), FAMILIES[layout]
     actions = list(MOTIONS[family])[:classes]
+    clips = max(48, 3 * len(actions)) if clips is None else clips
     if not 3 * len(actions) <= clips <= TURNS * len(actions) or seed < 0 or size < 32 or size % 2:
         raise GestaError(
             f"cannot lay out {clips} clips of {size} pixels with seed {seed}; give {3 * len(actions)} to "
