@@ -27,7 +27,7 @@ RECIPES = {
     "ucf101": "stan.ucf101",
     "hmdb51": "rpe_stdt.hmdb51",
     "kinetics400": "ata.kinetics400",
-    "ssv1": "ata.something_v2",  # version 1: its videos and lists with version 2's recipe
+    "ssv1": "std_former.ssv1",
     "ssv2": "ata.something_v2",
     "diving48": "ctn.diving48",
     "epic": "ctn.epic_kitchens",
