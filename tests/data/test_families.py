@@ -259,6 +259,17 @@ def test_dives_have_attributes(tmp_path: Path) -> None:
     assert ["_".join(parts) for parts in zip(*attributes.values())] == data.classes()
 
 
+def test_handled_things_have_twins_as_attributes(tmp_path: Path) -> None:
+    manifest = {"family": "objects", "version": 1, "seed": 0, "size": SIZE, "clips": 28}
+    (tmp_path / "marionette.json").write_text(json.dumps(manifest))
+    data = Marionette(root=str(tmp_path))
+    attributes, classes = data.attributes(), data.classes()
+    by_class = dict(zip(classes, zip(attributes["twins"], attributes["order"])))
+    assert by_class["cover"] == ("cover", "forwards") and by_class["uncover"] == ("cover", "backwards")
+    assert by_class["pull_right_to_left"] == ("push_left_to_right", "backwards")
+    assert len(set(by_class.values())) == 14
+
+
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("families") / "kitchen"

@@ -35,7 +35,7 @@ from gesta.data.depth import Encoding, Modality, depth_of
 from gesta.data.filming import Clip, segments, shoot
 from gesta.data.lighting import Lighting
 from gesta.data.making import MANIFEST, VERSION, in_processes, read_manifest, write_json, write_text
-from gesta.data.motions import FAMILIES
+from gesta.data.motions import FAMILIES, TWINS
 from gesta.data.motions.fine import ATTRIBUTES
 from gesta.data.motions.kitchen import NOUNS, SEGMENTS, VERBS
 from gesta.errors import GestaError
@@ -43,6 +43,9 @@ from gesta.progress import track
 
 Family = Literal["coarse", "fine", "objects", "kitchen"]
 HeldOut = Literal["both", "subjects", "cameras"]
+
+ORDERS = ("forwards", "backwards")
+"""Of two classes that are each other played backwards, the first and the second."""
 
 # Clips are made in three groups that share no subject and no camera. The cameras of test and validation stand between
 # those of training.
@@ -145,10 +148,20 @@ class Marionette(DataConfig):
         return _classes(family_of(read_manifest(Path(self.root)) or {}))
 
     def attributes(self) -> dict[str, list[str]]:
-        """Of dives: takeoff, somersault, twist and position, as :meth:`gesta.data.diving48.Diving48.attributes`."""
-        if family_of(read_manifest(Path(self.root)) or {}) != "fine":
-            return {}
-        return dict(zip(ATTRIBUTES, (list(values) for values in zip(*(name.split("_") for name in FAMILIES["fine"])))))
+        """Of dives: takeoff, somersault, twist and position, as :meth:`gesta.data.diving48.Diving48.attributes`.
+
+        Of handled things: which two classes are each other played backwards, and which of the two it is; what does not
+        see the order of frames has 50 % of the latter right.
+        """
+        family = family_of(read_manifest(Path(self.root)) or {})
+        if family == "fine":
+            values = zip(*(name.split("_") for name in FAMILIES[family]))
+            return dict(zip(ATTRIBUTES, map(list, values)))
+        if family == "objects":
+            pairs = {name: (pair[0], ORDERS[pair.index(name)]) for pair in TWINS[family] for name in pair}
+            twins, order = zip(*(pairs[name] for name in FAMILIES[family]))
+            return {"twins": list(twins), "order": list(order)}
+        return {}
 
 
 def family_of(manifest: dict[str, Any]) -> str:
