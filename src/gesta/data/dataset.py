@@ -15,9 +15,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from gesta.config import config
 from gesta.data.clips import test_indices, train_indices
+from gesta.data.decode import CropTo
 from gesta.data.depth import Depth, Modality
 from gesta.data.person import crop_to_people, find_people, whole_side
-from gesta.data.transforms import augment, crop_views, flip_targets, test_short_side, training_short_side
+from gesta.data.transforms import (
+    augment,
+    augment_box,
+    crop_box,
+    crop_views,
+    flip_targets,
+    test_short_side,
+    training_short_side,
+)
 from gesta.data.video import Decoder, VideoError, read
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
@@ -178,17 +187,41 @@ class TrainingClips(Dataset[Sample]):
                 return torch.stack([train_indices(n, self.clip, self.config.short_videos, draw) for draw in draws])
 
             try:
-                copies = read_record(record, choose, self.short_side, self.config.decoder)
+                label, video = self.views(record, choose, draws)
             except UNREADABLE as error:
                 failures.append(Failure(index, record.name, str(error)))
                 continue
-            label, flips = self._flips(record.label, draws)
-            views = [augment(copies[i], self.config.augment, self.clip, flips[i], draws[i]) for i in range(len(draws))]
-            return Sample(video=torch.stack(views), label=label, index=index, failures=failures)
+            return Sample(video=video, label=label, index=index, failures=failures)
         raise GestaError(
             f"training videos cannot be read, {len(failures)} in a row, the last one: {failures[-1].reason}; "
             "gesta data check lists all such videos"
         )
+
+    def views(self, record: Record, choose: Choose, draws: list[torch.Generator]) -> tuple[Label, Tensor]:
+        """A record's label and its augmented copies ``(V, T, C, H, W)``.
+
+        Of a single copy that is not turned only the box is read; draws (frames, flip, box, the rest) and pixels are
+        the same either way.
+        """
+        config = self.config.augment
+        if len(draws) > 1 or config.rotate or record.masks:
+            copies = read_record(record, choose, self.short_side, self.config.decoder)
+            label, flips = self._flips(record.label, draws)
+            views = [augment(copies[i], config, self.clip, flips[i], draws[i]) for i in range(len(draws))]
+            return label, torch.stack(views)
+        flipped: list[tuple[Label, list[bool]]] = []
+
+        def choose_and_flip(n: int) -> Tensor:
+            indices = choose(n)
+            flipped[:] = [self._flips(record.label, draws)]
+            return indices
+
+        def box(height: int, width: int) -> tuple[int, int, int, int]:
+            return crop_box(config, height, width, self.clip.size, draws[0])
+
+        (clip,) = read_record(record, choose_and_flip, self.short_side, self.config.decoder, box)
+        ((label, (flip,)),) = flipped
+        return label, augment_box(clip, config, self.clip, flip, draws[0])[None]
 
     def _flips(self, label: Label, draws: list[torch.Generator]) -> tuple[Label, list[bool]]:
         """Which copies to mirror, and the label they then have.
@@ -245,8 +278,13 @@ class TestViews(Dataset[Sample | Failure]):
         )
 
 
-def read_record(record: Record, choose: Choose, short_side: int, decoder: Decoder = "pyav") -> Tensor:
-    """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them; with ``masks`` cropped."""
+def read_record(
+    record: Record, choose: Choose, short_side: int, decoder: Decoder = "pyav", crop: CropTo | None = None
+) -> Tensor:
+    """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them; by ``masks`` cropped to people.
+
+    Either the record has ``masks`` or there may be a ``crop``.
+    """
     modality: Modality = "rgb" if record.depth is None else "depth"
     chosen: list[Tensor] = []
 
@@ -263,6 +301,7 @@ def read_record(record: Record, choose: Choose, short_side: int, decoder: Decode
         seconds=record.seconds,
         depth=record.depth,
         decoder=decoder,
+        crop=crop,
     )
     if not record.masks:
         return frames
