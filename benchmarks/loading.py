@@ -152,9 +152,12 @@ def plain(dataset: Plain, workers: int) -> Iterator[Tensor]:
 
 
 def rate(batches: Iterator[Tensor], workers: int, seconds: float) -> float:
-    """Clips per second after the batches that were loaded ahead; without workers, seconds of the processor's time."""
+    """Clips per second after the batches that were loaded ahead, and those that pay for the process's first memory.
+
+    Without workers, seconds of the processor's time.
+    """
     clock = time.perf_counter if workers else time.process_time
-    for _ in range(1 + 2 * workers):
+    for _ in range(3 + 2 * workers):
         next(batches)
     begin, clips = clock(), 0
     while clock() - begin < seconds:

@@ -84,33 +84,30 @@ class Clip:
             return
         matrix = display_matrix(frame)
         size = self._convert.size(frame, matrix)
-        if self.video is None:
-            self._begin(size)
+        video = self._begin(size) if self.video is None else self.video
         if size == self._size:
-            self._keep(number, self._convert.picture(frame, matrix, self._box))
+            video[self.slots[number]] = self._convert.picture(frame, matrix, self._box)
+            self.missing.discard(number)
         else:
             self.put_image(number, self._convert.picture(frame, matrix))
 
     def put_image(self, number: int, image: np.ndarray) -> None:
         """Put a whole RGB image ``(3, H, W)`` into its place."""
-        if self.video is None:
-            self._begin(image.shape[1:])
+        video = self._begin(image.shape[1:]) if self.video is None else self.video
         if image.shape[1:] != self._size:  # the picture's size changes within the video
             pixels = torch.from_numpy(np.ascontiguousarray(image))[None]
             image = interpolate(pixels, self._size, mode="bilinear", antialias=True)[0].numpy()
-        self._keep(number, image if self._box is None else cut(image, self._box))
+        video[self.slots[number]] = image if self._box is None else cut(image, self._box)
+        self.missing.discard(number)
 
-    def _begin(self, size: tuple[int, ...]) -> None:
+    def _begin(self, size: tuple[int, ...]) -> np.ndarray:
         height, width = self._size = size[0], size[1]
         if self._crop is None:
             self.video = np.empty((len(self.wanted), 3, height, width), dtype=np.uint8)
-            return
-        self._box = self._crop(height, width)
-        self.video = np.empty((len(self.wanted), *self._box[2:], 3), dtype=np.uint8).transpose(0, 3, 1, 2)
-
-    def _keep(self, number: int, image: np.ndarray) -> None:
-        self.video[self.slots[number]] = image
-        self.missing.discard(number)
+        else:
+            self._box = self._crop(height, width)
+            self.video = np.empty((len(self.wanted), *self._box[2:], 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+        return self.video
 
 
 class File:

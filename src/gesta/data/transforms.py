@@ -119,9 +119,10 @@ def augment_box(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, gener
     """The rest of :func:`augment` for a clip that is cut to its :func:`crop_box` ``(T, C, h, w)`` already."""
     mode = v2.InterpolationMode(config.interpolation)
     clip = F.resize(clip, [spec.size, spec.size], interpolation=mode, antialias=True)
-    pixels = clip.numpy()
-    # NumPy brings channels that lie last to the front in half of torch's time
-    clip = torch.from_numpy(np.ascontiguousarray(pixels[..., ::-1] if flip else pixels))
+    # NumPy brings channels that lie last to the front in half of torch's time, but not while it mirrors
+    clip = torch.from_numpy(np.ascontiguousarray(clip.numpy()))
+    if flip:
+        clip = F.horizontal_flip(clip)
     jitter = config.color_jitter or config.hue
     if jitter and config.jitter_probability < 1:
         jitter = _uniform(0, 1, generator) < config.jitter_probability
