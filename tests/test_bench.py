@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from av.video.reformatter import VideoReformatter
 
 from gesta import bench
 from gesta.bench import bench_data, bench_model, make_videos
-from gesta.data.dataset import Record
+from gesta.data.dataset import Batch, Record, TrainingClips
+from gesta.data.decode import Clip, File
 from gesta.data.video import probe, read
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, model_config
@@ -26,7 +28,13 @@ def test_loading_is_measured_stage_by_stage(make_video: Callable[..., Path], tmp
         make_video(f"v/{i}.mp4")
     (tmp_path / "v/broken.mp4").write_bytes(b"nothing" * 99)
     found = bench_data(tmp_path / "v", clip=CLIP, workers=[0, 1], device="cpu", seconds=0.2)
-    assert (found.videos, list(found.clips), set(found.milliseconds)) == (3, [0, 1], {"decode", "augment", "hand over"})
+    assert (found.videos, list(found.clips), set(found.milliseconds)) == (
+        3,
+        [0, 1],
+        {*["decode", "convert", "augment"], "hand over"},
+    )
+    assert list(found.limit) == [0, 1] and found.share == max(found.clips.values()) / max(found.limit.values())
+    assert f"{found.share:.0%} of the pure decoding limit" in str(found)
     assert min(found.decoded, found.converted, *found.clips.values()) > 0
     assert all(ms >= 0 for ms in found.milliseconds.values())
     assert found.bottleneck == max(found.milliseconds, key=lambda s: found.milliseconds[s]) and found.remedy
@@ -41,16 +49,17 @@ def test_records_and_training_settings_are_used(
 ) -> None:
     path = str(make_video("a.mp4"))
     shapes: list[tuple[int, ...]] = []
-    hand_over = bench._hand_over
+    loader = bench.training_loader
 
-    def seen(video: Tensor, spec: ClipSpec, device: torch.device) -> None:
-        shapes.append(tuple(video.shape))
-        hand_over(video, spec, device)
+    def seen(dataset: TrainingClips, *options: Any) -> Iterator[Batch]:
+        for batch in loader(dataset, *options):
+            shapes.append(tuple(batch["video"].shape))
+            yield batch
 
-    monkeypatch.setattr(bench, "_hand_over", seen)
+    monkeypatch.setattr(bench, "training_loader", seen)
     records = [Record(path=path, name="x", label=7, start=s, end=s + 10) for s in range(5)]
     bench_data(records, clip=CLIP, train=TrainConfig(batch_size=4, repeats=3), workers=[0], device="cpu", seconds=0.1)
-    assert set(shapes) == {(1, 3, 4, 3, 32, 32), (4, 3, 4, 3, 32, 32)}
+    assert set(shapes) == {(4, 3, 4, 3, 32, 32), (4, 3, 0)}  # clips, and those that are decoded only
 
 
 def test_nothing_to_measure_is_a_sentence(tmp_path: Path) -> None:
@@ -58,11 +67,34 @@ def test_nothing_to_measure_is_a_sentence(tmp_path: Path) -> None:
         bench_data(tmp_path, seconds=0.1)
 
 
-@pytest.mark.parametrize("stage", ["decode", "augment", "hand over"])
+def test_the_limit_decodes_what_the_clip_needs_and_converts_nothing(
+    make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [Record(path=str(make_video("a.mp4")), name="a", label=0, start=5, end=20)]
+    asked: list[list[int]] = []
+    fill = File.fill
+
+    def seen(self: File, clip: Clip) -> int:
+        asked.append(clip.wanted)
+        return fill(self, clip)
+
+    monkeypatch.setattr(File, "fill", seen)
+    for repeats in (1, 2):
+        config = TrainConfig(repeats=repeats)
+        TrainingClips(records, CLIP, config, ["any"])[3, 0]
+        with monkeypatch.context() as patch:
+            patch.setattr(VideoReformatter, "reformat", None)
+            sample = bench.DecodedOnly(records, CLIP, config, ["any"])[3, 0]
+        assert sample["video"].shape == (repeats, 0) and asked[-1] == asked[-2] and min(asked[-1]) >= 5
+
+
+@pytest.mark.parametrize("stage", ["decode", "convert", "augment", "hand over"])
 def test_the_remedy_is_about_the_bottleneck(stage: str) -> None:
-    told = {s: bench._remedy(s, {0: 1.0, 2: 5.0, 4: 3.0}, 720, 256) for s in ("decode", "augment", "hand over")}
+    told = {
+        s: bench._remedy(s, {0: 1.0, 2: 5.0, 4: 3.0}, 720, 256) for s in ("decode", "convert", "augment", "hand over")
+    }
     assert "2 loader processes" in told[stage] and "5.0 clips/s" in told[stage]
-    assert len(set(told.values())) == 3
+    assert len(set(told.values())) == 4
     assert "720" in told["decode"] and "720" not in bench._remedy("decode", {1: 1.0}, 256, 256)
 
 

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from gesta.config import replace
-from gesta.data.clips import train_indices
 from gesta.data.dataset import (
+    Choose,
+    Label,
     Record,
     TrainingClips,
     loader_workers,
     read_record,
-    seeded,
     training_batches,
     training_loader,
 )
@@ -56,9 +56,13 @@ class DataBench:
         processors: usable ones.
         decoded: frames per second of one thread that decodes from the first frame to the last and throws pixels away.
         converted: the same, every frame scaled and turned into RGB.
-        milliseconds: one training clip in one process, by stage: ``decode`` (read and scale its frames), ``augment``,
-            ``hand over`` (collate, copy to ``device``, to normalised floats).
-        clips: clips per second through the training loader, by number of worker processes (0: none).
+        milliseconds: one training clip in one process, by stage, medians: ``decode`` (open the file and decode the
+            frames that the clip needs, nothing else), ``convert`` (cut out its box, scale it, turn it into RGB),
+            ``augment`` (what else is drawn), ``hand over`` (copy to ``device``, to normalised floats). It is the
+            processor's time, which other programs do not change, and the clock's for handing over to another device.
+        clips: clips per second that the training loader delivers, by number of worker processes (0: none).
+        limit: the same if the files are opened and the packets that a clip needs decoded, along our reader's shortest
+            way, and nothing is done with the frames: what this loader cannot pass on these processors.
         device: where clips are handed over to.
         bottleneck: the stage that takes most.
         remedy: what to do about it.
@@ -73,13 +77,19 @@ class DataBench:
     converted: float
     milliseconds: dict[str, float]
     clips: dict[int, float]
+    limit: dict[int, float]
     device: str
     bottleneck: str
     remedy: str
 
+    @property
+    def share(self) -> float:
+        """The best loader's part of the best limit: 1 would be a loader that does nothing but decode."""
+        return max(self.clips.values()) / max(self.limit.values())
+
     def to_json(self) -> dict[str, Any]:
         """All attributes as plain values."""
-        return asdict(self)
+        return {**asdict(self), "share": self.share}
 
     def __str__(self) -> str:
         total = sum(self.milliseconds.values())
@@ -87,7 +97,11 @@ class DataBench:
             f"{self.videos} videos, {self.source}; {self.processors} processors; clips of {self.clip}, {self.device}",
             f"decoding          {self.decoded:8.0f} frames/s, {self.converted:.0f} with scaling and RGB (one process)",
             *(f"{stage:<17} {ms:8.1f} ms a clip, {ms / total:.0%}" for stage, ms in self.milliseconds.items()),
-            *(f"loader, workers {n:<2}{rate:8.1f} clips/s" for n, rate in self.clips.items()),
+            *(
+                f"loader, workers {n:<2}{rate:8.1f} clips/s, {self.limit[n]:.1f} if it only decoded"
+                for n, rate in self.clips.items()
+            ),
+            f"the loader comes to {self.share:.0%} of the pure decoding limit, {max(self.limit.values()):.1f} clips/s",
             f"most time goes to: {self.bottleneck}; {self.remedy}",
         ]
         return "\n".join(lines + [f"left out: {sentence}" for sentence in self.unreadable])
@@ -130,7 +144,11 @@ def bench_data(
     decoded = _decoding_rate(records, None, seconds)
     converted = _decoding_rate(records, dataset.short_side, seconds)
     stages = _stages(dataset, place, seconds)
-    rates = {n: _loading_rate(dataset, n, place, seconds) for n in workers}
+    thrown = DecodedOnly(records, clip, train, ["any"])
+    limit, rates = {}, {}
+    for n in workers:  # in turns, so that another program that runs meanwhile slows both
+        limit[n] = _loading_rate(thrown, n, seconds)
+        rates[n] = _loading_rate(dataset, n, seconds)
     bottleneck = max(stages, key=lambda stage: stages[stage])
     sampling = f"stride {clip.stride}" if clip.sampling == "dense" else "uniform"
     return DataBench(
@@ -143,6 +161,7 @@ def bench_data(
         converted=converted,
         milliseconds=stages,
         clips=rates,
+        limit=limit,
         device=_device_words(place),
         bottleneck=bottleneck,
         remedy=_remedy(bottleneck, rates, short, dataset.short_side),
@@ -211,42 +230,53 @@ def _decoding_rate(records: Sequence[Record], short_side: int | None, seconds: f
     raise AssertionError("cycle() does not end")
 
 
+class DecodedOnly(TrainingClips):
+    """Training clips of which nothing is kept: the pure decoding limit of a loader."""
+
+    def views(self, index: int, choose: Choose, draws: list[torch.Generator]) -> tuple[Label, Tensor]:
+        """Open the file and decode what the clip needs, along the reader's own shortest way; ``(V, 0)``."""
+        record = self.records[index]
+        whole = dataclasses.replace(record, masks="")
+        read_record(whole, choose, self.short_side, self.config.decoder, crop=lambda height, width: (0, 0, 0, 0))
+        return record.label, torch.empty((len(draws), 0), dtype=torch.uint8)
+
+
 def _stages(dataset: TrainingClips, device: torch.device, seconds: float) -> dict[str, float]:
-    """Milliseconds of one clip in this process; a clip is read twice, alone and with its augmentation."""
+    """Milliseconds of one clip in this process; it is decoded alone, cropped only, and with all that is drawn."""
     config, spec = dataset.config, dataset.clip
-    reading = loading = handing = 0.0
-    clips = 0
+    less = replace(config.augment, rotate=0.0, color_jitter=0.0, hue=0.0, randaugment=0, erasing=0.0)
+    plain = TrainingClips(dataset.records, spec, replace(config, augment=less), ["any"])
+    thrown = DecodedOnly(dataset.records, spec, config, ["any"])
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    times: dict[str, list[float]] = {"decode": [], "convert": [], "augment": [], "hand over": []}
     begin = time.perf_counter()
     for epoch, index in ((e, i) for e in itertools.count() for i in range(len(dataset))):
-        record, draw = dataset.records[index], seeded(config.seed, epoch, index, 0)
-
-        def choose(n: int, draw: torch.Generator = draw) -> Tensor:
-            return train_indices(n, spec, config.short_videos, draw)
-
-        start = time.perf_counter()
-        try:
-            read_record(record, choose, dataset.short_side, config.decoder)
-        except VideoError:
-            continue
-        read_at = time.perf_counter()
-        video = dataset[epoch, index]["video"]
-        loaded_at = time.perf_counter()
+        start = time.process_time()
+        thrown[epoch, index]
+        decoded = time.process_time()
+        video = plain[epoch, index]["video"]
+        converted = time.process_time()
+        if less != config.augment:
+            video = dataset[epoch, index]["video"]
+        augmented = time.process_time()
+        before = clock()
         _hand_over(torch.stack([video]), spec, device)
-        if clips or epoch:  # the first clip pays for what is loaded on first use
-            reading += read_at - start
-            loading += (loaded_at - read_at) / config.repeats
-            handing += (time.perf_counter() - loaded_at) / config.repeats
-        clips += 1
-        if time.perf_counter() - begin > seconds and clips > 1:
+        after = clock()
+        if index or epoch:  # the first clip pays for what is loaded on first use
+            times["decode"].append(decoded - start)
+            times["convert"].append(converted - decoded)
+            times["augment"].append(augmented - converted)
+            times["hand over"].append(after - before)
+        if time.perf_counter() - begin > seconds and times["decode"]:
             break
-    counted = max(clips - 1, 1)
-    decode = min(reading, loading)
-    stages = {"decode": decode, "augment": loading - decode, "hand over": handing}
-    return {stage: 1000 * total / counted for stage, total in stages.items()}
+    found = {stage: 1000 * statistics.median(values) / config.repeats for stage, values in times.items()}
+    found["augment"] = max(0.0, found["augment"] - found["convert"]) if less != config.augment else 0.0
+    found["convert"] = max(0.0, found["convert"] - found["decode"])
+    return found
 
 
-def _loading_rate(dataset: TrainingClips, workers: int, device: torch.device, seconds: float) -> float:
-    """Clips per second of the training loader with its hand-over, start-up and first batches not counted."""
+def _loading_rate(dataset: TrainingClips, workers: int, seconds: float) -> float:
+    """Clips per second of the training loader, start-up and first batches not counted."""
     config = dataset.config
     batches = itertools.chain.from_iterable(
         training_batches(dataset.records, config, epoch) for epoch in itertools.count()
@@ -254,7 +284,6 @@ def _loading_rate(dataset: TrainingClips, workers: int, device: torch.device, se
     begin, clips = 0.0, 0
     waiting = 1 + 2 * workers  # batches that were loaded ahead say nothing about the rate
     for number, batch in enumerate(training_loader(dataset, batches, workers)):
-        _hand_over(batch["video"], dataset.clip, device)
         if number + 1 == waiting:
             begin = time.perf_counter()
         elif number + 1 > waiting:
@@ -275,13 +304,13 @@ def _remedy(bottleneck: str, rates: dict[int, float], short: int, needed: int) -
         f"with {best} loader process{'es' * (best != 1)} (train.workers) it gives {rates[best]:.1f} clips/s, "
         "and a model that trains faster waits"
     )
+    side = needed + needed % 2 if short > 1.25 * needed else short
+    smaller = f"with a short side of {side} instead of {short} pixels and " if side < short else ""
+    command = f"gesta data prepare FOLDER COPY --short-side {side}"
     if bottleneck == "decode":
-        smaller = f"with a short side of {needed} instead of {short} pixels and " if short > 1.25 * needed else ""
-        scale = f"-vf scale=-2:{needed} " if smaller else ""
-        return (
-            f"{text}; storing the videos {smaller}with a key frame every second makes reading a clip cheaper "
-            f"(ffmpeg -i IN {scale}-g 25 -crf 20 OUT)"
-        )
+        return f"{text}; storing videos {smaller}with a key frame every second makes reading a clip cheaper ({command})"
+    if bottleneck == "convert":
+        return f"{text}; fewer frames a clip, or smaller videos, are cheaper to scale" + f" ({command})" * bool(smaller)
     if bottleneck == "augment":
         return f"{text}; train.augment with less randaugment or color_jitter makes a clip cheaper"
     return f"{text}; fewer or smaller frames make a clip cheaper to copy and normalise"

@@ -21,9 +21,18 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from gesta.config import config
 from gesta.data.clips import test_indices, train_indices
 from gesta.data.deadline import GRACE, PATIENCE, Deadline
+from gesta.data.decode import CropTo
 from gesta.data.depth import Depth, Modality
 from gesta.data.person import crop_to_people, find_people, whole_side
-from gesta.data.transforms import augment, crop_views, flip_targets, test_short_side, training_short_side
+from gesta.data.transforms import (
+    augment,
+    augment_box,
+    crop_box,
+    crop_views,
+    flip_targets,
+    test_short_side,
+    training_short_side,
+)
 from gesta.data.video import Decoder, VideoError, read
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
@@ -151,8 +160,8 @@ class _Records:
     def __len__(self) -> int:
         return len(self.records)
 
-    def read(self, index: int, choose: Choose) -> Tensor:
-        """Chosen frames of a record; a loader process that does not come to an end with it ends.
+    def read(self, index: int, choose: Choose, crop: CropTo | None = None) -> Tensor:
+        """Chosen frames of a record, or a box of them; a loader process that does not come to an end with it ends.
 
         Raises:
             VideoError: it cannot be read, or it has killed or stopped loader processes before.
@@ -162,7 +171,7 @@ class _Records:
         record = self.records[index]
         deadline = Deadline(record.path, self.patience)
         with self._watched(index, deadline):
-            return read_record(record, choose, self.short_side, self.decoder, deadline)
+            return read_record(record, choose, self.short_side, self.decoder, crop, deadline)
 
     @contextlib.contextmanager
     def _watched(self, index: int, deadline: Deadline) -> Iterator[None]:
@@ -257,17 +266,41 @@ class TrainingClips(_Records, Dataset[Sample]):
                 return torch.stack([train_indices(n, self.clip, self.config.short_videos, draw) for draw in draws])
 
             try:
-                copies = self.read(index, choose)
+                label, video = self.views(index, choose, draws)
             except UNREADABLE as error:
                 failures.append(Failure(index, record.name, str(error)))
                 continue
-            label, flips = self._flips(record.label, draws)
-            views = [augment(copies[i], self.config.augment, self.clip, flips[i], draws[i]) for i in range(len(draws))]
-            return Sample(video=torch.stack(views), label=label, index=index, failures=failures)
+            return Sample(video=video, label=label, index=index, failures=failures)
         raise GestaError(
             f"training videos cannot be read, {len(failures)} in a row, the last one: {failures[-1].reason}; "
             "gesta data check lists all such videos"
         )
+
+    def views(self, index: int, choose: Choose, draws: list[torch.Generator]) -> tuple[Label, Tensor]:
+        """A record's label and its augmented copies ``(V, T, C, H, W)``.
+
+        Of a single copy that is not turned only the box is read; draws (frames, flip, box, the rest) and pixels are
+        the same either way.
+        """
+        record, config = self.records[index], self.config.augment
+        if len(draws) > 1 or config.rotate or record.masks:
+            copies = self.read(index, choose)
+            label, flips = self._flips(record.label, draws)
+            views = [augment(copies[i], config, self.clip, flips[i], draws[i]) for i in range(len(draws))]
+            return label, torch.stack(views)
+        flipped: list[tuple[Label, list[bool]]] = []
+
+        def choose_and_flip(n: int) -> Tensor:
+            indices = choose(n)
+            flipped[:] = [self._flips(record.label, draws)]
+            return indices
+
+        def box(height: int, width: int) -> tuple[int, int, int, int]:
+            return crop_box(config, height, width, self.clip.size, draws[0])
+
+        (clip,) = self.read(index, choose_and_flip, box)
+        ((label, (flip,)),) = flipped
+        return label, augment_box(clip, config, self.clip, flip, draws[0])[None]
 
     def _flips(self, label: Label, draws: list[torch.Generator]) -> tuple[Label, list[bool]]:
         """Which copies to mirror, and the label they then have.
@@ -321,9 +354,17 @@ class TestViews(_Records, Dataset[Sample | Failure]):
 
 
 def read_record(
-    record: Record, choose: Choose, short_side: int, decoder: Decoder = "pyav", deadline: Deadline | None = None
+    record: Record,
+    choose: Choose,
+    short_side: int,
+    decoder: Decoder = "pyav",
+    crop: CropTo | None = None,
+    deadline: Deadline | None = None,
 ) -> Tensor:
-    """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them; with ``masks`` cropped."""
+    """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them; by ``masks`` cropped to people.
+
+    Either the record has ``masks`` or there may be a ``crop``.
+    """
     modality: Modality = "rgb" if record.depth is None else "depth"
     chosen: list[Tensor] = []
 
@@ -340,6 +381,7 @@ def read_record(
         seconds=record.seconds,
         depth=record.depth,
         decoder=decoder,
+        crop=crop,
         deadline=deadline,
     )
     if not record.masks:

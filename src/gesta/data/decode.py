@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import av
@@ -39,40 +39,77 @@ ONE_PACKET_ONE_FRAME = frozenset({"h264", "hevc", "av1", "libdav1d", "libaom-av1
 STRETCH_BYTES = 256 * 2**20
 """A longer stretch without a key frame is not held but decoded from the beginning of the file."""
 
+Matrix = tuple[int, int, int, int]
+"""See :func:`display_matrix`."""
+
+Box = tuple[int, int, int, int]
+"""Top, left, height and width in pixels."""
+
+CropTo = Callable[[int, int], Box]
+"""Gets height and width of the frames, scaled and upright, and says which box of them to keep."""
+
+CUT = frozenset({"yuv420p", "yuvj420p"})
+"""Pixel formats that are converted to RGB at their own size in blocks of 2 x 2 pixels, so a box alone just as well."""
+
 # --- chosen frames of one file ---------------------------------------------------------------------------------------
 
 
 class Clip:
-    """The wanted frames of a video on their way into one array.
+    """The wanted frames of a video, or one box of all of them, on their way into one array.
 
     Args:
         wanted: frame numbers, rising.
         short_side: length of the short side in pixels, None keeps the size.
         depth: the video shows depth, and how it is shown to the model.
+        crop: asked once, when the first frame comes; None keeps whole frames.
+
+    Attributes:
+        video: ``(T, 3, H, W)`` uint8; of a box the channels lie last, as resizing on a CPU likes them.
     """
 
-    def __init__(self, wanted: list[int], short_side: int | None, depth: Depth | None = None) -> None:
+    def __init__(
+        self, wanted: list[int], short_side: int | None, depth: Depth | None = None, crop: CropTo | None = None
+    ) -> None:
         self.wanted = wanted
         self.short_side = short_side
         self.slots = {number: slot for slot, number in enumerate(wanted)}
         self.missing = set(wanted)
         self.video: np.ndarray | None = None
         self._convert = Converter(short_side, depth)
+        self._crop = crop
+        self._size = (0, 0)
+        self._box: Box | None = None
 
     def put(self, number: int, frame: av.VideoFrame) -> None:
         """Convert a decoded frame into its place, if it is wanted."""
-        if number in self.missing:
-            self.put_image(number, self._convert(frame))
+        if number not in self.missing:
+            return
+        matrix = display_matrix(frame)
+        size = self._convert.size(frame, matrix)
+        video = self._begin(size) if self.video is None else self.video
+        if size == self._size:
+            video[self.slots[number]] = self._convert.picture(frame, matrix, self._box)
+            self.missing.discard(number)
+        else:
+            self.put_image(number, self._convert.picture(frame, matrix))
 
     def put_image(self, number: int, image: np.ndarray) -> None:
-        """Put an RGB image ``(3, H, W)`` into its place."""
-        if self.video is None:
-            self.video = np.empty((len(self.wanted), *image.shape), dtype=np.uint8)
-        if image.shape != self.video.shape[1:]:  # the picture's size changes within the video
+        """Put a whole RGB image ``(3, H, W)`` into its place."""
+        video = self._begin(image.shape[1:]) if self.video is None else self.video
+        if image.shape[1:] != self._size:  # the picture's size changes within the video
             pixels = torch.from_numpy(np.ascontiguousarray(image))[None]
-            image = interpolate(pixels, self.video.shape[2:], mode="bilinear", antialias=True)[0].numpy()
-        self.video[self.slots[number]] = image
+            image = interpolate(pixels, self._size, mode="bilinear", antialias=True)[0].numpy()
+        video[self.slots[number]] = image if self._box is None else cut(image, self._box)
         self.missing.discard(number)
+
+    def _begin(self, size: tuple[int, ...]) -> np.ndarray:
+        height, width = self._size = size[0], size[1]
+        if self._crop is None:
+            self.video = np.empty((len(self.wanted), 3, height, width), dtype=np.uint8)
+        else:
+            self._box = self._crop(height, width)
+            self.video = np.empty((len(self.wanted), *self._box[2:], 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+        return self.video
 
 
 class File:
@@ -256,23 +293,64 @@ class Converter:
         self.short_side = short_side
         self.depth = depth
         self._scaler = VideoReformatter()
+        self._part: av.VideoFrame | None = None
+        self._planes: list[np.ndarray] = []
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """A frame as ``(3, H, W)`` uint8."""
-        width, height = frame.width, frame.height
-        if self.short_side is not None:
-            width, height = scaled_size(width, height, self.short_side)
+        return self.picture(frame, display_matrix(frame))
+
+    def size(self, frame: av.VideoFrame, matrix: Matrix | None) -> tuple[int, int]:
+        """Height and width of a frame, scaled and upright."""
+        width, height = self._scaled(frame)
+        return (width, height) if matrix is not None and abs(matrix[1]) > abs(matrix[0]) else (height, width)
+
+    def picture(self, frame: av.VideoFrame, matrix: Matrix | None, box: Box | None = None) -> np.ndarray:
+        """A frame with its display matrix, or the same pixels of a box of it, as ``(3, H, W)`` uint8.
+
+        A box without pixels costs nothing.
+        """
+        if box is not None and not box[2] * box[3]:
+            return np.empty((3, *box[2:]), dtype=np.uint8)
+        width, height = self._scaled(frame)
         if self.depth is not None:
             image = self.depth.encode(nearest(self._luma(frame), width, height))
-        elif (width, height) == (frame.width, frame.height):
-            # the packed conversion is the one torchcodec uses; libswscale's planar one leaves columns out here
-            image = _pixels(self._scaler.reformat(frame, format="rgb24", threads=1).planes[0], height, 3 * width)
-            image = image.reshape(height, width, 3).transpose(2, 0, 1)
-        else:
+        elif (width, height) != (frame.width, frame.height):
             # planar: faster, already channels first, and with one chroma sample per pixel instead of one per two
             scaled = self._scaler.reformat(frame, width=width, height=height, format="gbrp", threads=1)
             image = np.stack([_pixels(scaled.planes[plane], height, width) for plane in (2, 0, 1)])
-        return upright(image, display_matrix(frame))
+        elif box is not None and matrix is None and frame.format.name in CUT and not height % 2:
+            return self._packed_box(frame, box)
+        else:
+            image = self._packed(frame)
+        image = upright(image, matrix)
+        return image if box is None else cut(image, box)
+
+    def _scaled(self, frame: av.VideoFrame) -> tuple[int, int]:
+        size = frame.width, frame.height
+        return size if self.short_side is None else scaled_size(*size, self.short_side)
+
+    def _packed(self, frame: av.VideoFrame) -> np.ndarray:
+        """RGB at the frame's size: the conversion torchcodec uses; libswscale's planar one leaves columns out here."""
+        packed = self._scaler.reformat(frame, format="rgb24", threads=1).planes[0]
+        image = _pixels(packed, frame.height, 3 * frame.width)
+        return image.reshape(frame.height, frame.width, 3).transpose(2, 0, 1)
+
+    def _packed_box(self, frame: av.VideoFrame, box: Box) -> np.ndarray:
+        """The same for a box alone: the whole 2 x 2 blocks around it are copied and converted, with equal results."""
+        top, left, height, width = box
+        first, begin = top // 2 * 2, left // 2 * 2
+        down, across = top - first + height, left - begin + width
+        down, across = down + down % 2, min(across + across % 2, frame.width - begin)
+        part = self._part
+        if part is None or (part.width, part.height, part.format.name) != (across, down, frame.format.name):
+            part = self._part = av.VideoFrame(across, down, frame.format.name)
+            self._planes = [_pixels(plane, plane.height, plane.width) for plane in part.planes]
+        part.colorspace, part.color_range = frame.colorspace, frame.color_range
+        for whole, plane, step in zip(frame.planes, self._planes, (1, 2, 2)):
+            rows = _pixels(whole, whole.height, whole.line_size)
+            plane[:] = cut(rows, (first // step, begin // step, *plane.shape))
+        return cut(self._packed(part), (top - first, left - begin, height, width))
 
     def _luma(self, frame: av.VideoFrame) -> np.ndarray:
         """The stored luma ``(H, W)``, uint8 or uint16: a conversion to grey would stretch and clip it (16 to 235)."""
@@ -290,7 +368,10 @@ def _pixels(plane: Any, height: int, row: int) -> np.ndarray:
     return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :row]
 
 
-Matrix = tuple[int, int, int, int]
+def cut(image: np.ndarray, box: Box) -> np.ndarray:
+    """A view of a box of a picture ``(..., H, W)``."""
+    top, left, height, width = box
+    return image[..., top : top + height, left : left + width]
 
 
 def display_matrix(frame: av.VideoFrame) -> Matrix | None:

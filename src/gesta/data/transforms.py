@@ -114,9 +114,16 @@ def augment(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator
     angle = rotation(config, generator)
     if angle:
         clip = F.rotate(clip, angle, interpolation=v2.InterpolationMode.BILINEAR)
-    box = crop_box(config, height, width, spec.size, generator)
+    top, left, down, across = crop_box(config, height, width, spec.size, generator)
+    return augment_box(clip[..., top : top + down, left : left + across], config, spec, flip, generator)
+
+
+def augment_box(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator) -> Tensor:
+    """The rest of :func:`augment` for a clip that is cut to its :func:`crop_box` ``(T, C, h, w)`` already."""
     mode = v2.InterpolationMode(config.interpolation)
-    clip = F.resized_crop(clip, *box, [spec.size, spec.size], interpolation=mode, antialias=True)
+    clip = F.resize(clip, [spec.size, spec.size], interpolation=mode, antialias=True)
+    # NumPy brings channels that lie last to the front in half of torch's time, but not while it mirrors
+    clip = torch.from_numpy(np.ascontiguousarray(clip.numpy()))
     if flip:
         clip = F.horizontal_flip(clip)
     jitter = config.color_jitter or config.hue

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gesta.data.container import DAMAGED, Timeline, frames_of, open_video, packets_of, reason, set_threads, timeline
 from gesta.data.deadline import Deadline
-from gesta.data.decode import Clip, Converter, File, display_matrix
+from gesta.data.decode import Clip, Converter, CropTo, File, display_matrix
 from gesta.data.depth import Depth
 from gesta.data.frames import Folder, VideoError, holds_frames, image_files, read_image, why_not
 from gesta.data.torchcodec import TorchcodecFile
@@ -208,6 +208,7 @@ def read(
     seconds: tuple[float, float] | None = None,
     depth: Depth | None = None,
     decoder: Decoder = "pyav",
+    crop: CropTo | None = None,
     deadline: Deadline | None = None,
 ) -> Tensor:
     """Read chosen frames of a video file or a folder of frames.
@@ -231,6 +232,8 @@ def read(
             by taking nearest pixels.
         decoder: ``pyav``, or ``torchcodec``, which gives the same frames. Files that torchcodec would order by unusable
             timestamps (AVI) or cannot decode, depth, and folders of images, are read as with ``pyav``.
+        crop: gets height and width of the frames as they would be returned and gives the box of them to keep, (top,
+            left, height, width); called once after each call of ``choose``. The pixels are those of whole frames, cut.
         deadline: when it has to be done; None gives a minute and one more second for each 128 kB of the file, or for
             each image of the folder.
 
@@ -254,7 +257,7 @@ def read(
         try:
             if seconds is not None:
                 start, end = _frames_at(path, source, seconds)
-            return _read(path, source, choose, short_side, start or 0, end, depth)
+            return _read(path, source, choose, short_side, start or 0, end, depth, crop)
         except (FFmpegError, MemoryError) as error:
             raise VideoError(f"{path}: cannot be converted to RGB ({error}); {DAMAGED}") from None
 
@@ -275,6 +278,7 @@ def _read(
     start: int,
     end: int | None,
     depth: Depth | None,
+    crop: CropTo | None,
 ) -> Tensor:
     while True:
         total = source.frames
@@ -288,7 +292,7 @@ def _read(
         if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= length:
             raise ValueError(f"choose({length}) must return indices from 0 to {length - 1}, not {indices.tolist()}")
         wanted, places = torch.unique(indices, sorted=True, return_inverse=True)
-        clip = Clip((wanted + start).tolist(), short_side, depth)
+        clip = Clip((wanted + start).tolist(), short_side, depth, crop)
         found = source.fill(clip)
         if not clip.missing:
             frames = torch.from_numpy(clip.video)
