@@ -313,6 +313,8 @@ def test_lighting_is_not_mixed(kitchen: Path) -> None:
     assert json.loads((kitchen / "marionette.json").read_text())["lighting"] == "varied"
     with pytest.raises(GestaError, match="was made with lighting varied, not even"):
         make(kitchen, clips=1, seed=SEED, workers=1, size=SIZE, family="kitchen")
+    with pytest.raises(GestaError, match="was made with family kitchen, not coarse"):
+        make(kitchen, clips=1, seed=SEED, workers=1, size=SIZE)
     with pytest.raises(GestaError, match="lighting cannot be 'vary'"):
         make(kitchen, clips=1, lighting="vary")  # type: ignore[arg-type]
 

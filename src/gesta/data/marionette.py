@@ -225,7 +225,7 @@ class MakeSummary:
     def __str__(self) -> str:
         if isinstance(self.classes, dict):
             counts = " and ".join(f"{len(names)} {space}s" for space, names in self.classes.items())
-            what, made = f"{self.clips} actions of {counts}", f"{self.made} long videos made"
+            what, made = f"{self.clips} actions of {counts}", f"{self.made} long video{'s' * (self.made != 1)} made"
         else:
             what, made = f"{self.clips} clips of {len(self.classes)} actions", f"{self.made} made"
         lines = [f"{self.root}: {what}, {made} in {self.seconds:.0f} s"]
@@ -334,7 +334,7 @@ def _prepare(root: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         for space, names in (classes if isinstance(classes, dict) else {"labels": classes}).items():
             write_text(root / f"{space}.txt", "".join(f"{name}\n" for name in names))
     usual = {"lighting": "even", "layout": None}
-    for key, value in (usual | wanted).items():
+    for key, value in (wanted | {key: wanted.get(key, value) for key, value in usual.items()}).items():
         if (was := manifest.get(key, usual.get(key))) != value:
             raise GestaError(f"{root} was made with {key} {was}, not {value}; choose another folder or delete this one")
     return manifest
