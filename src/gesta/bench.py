@@ -104,7 +104,7 @@ class DataBench:
                 f"loader, workers {n:<2}{rate:8.1f} clips/s, {self.limit[n]:.1f} if it only decoded"
                 for n, rate in self.clips.items()
             ),
-            f"of what a clip costs the loader {self.share:.0%} is decoding: so near it comes to the pure decoding limit",
+            f"of what a clip costs here {self.share:.0%} is decoding: so near it comes to the pure decoding limit",
             f"most time goes to: {self.bottleneck}; {self.remedy}",
         ]
         return "\n".join(lines + [f"left out: {sentence}" for sentence in self.unreadable])
