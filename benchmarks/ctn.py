@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from side_by_side import compare
 from torch import Tensor, nn
 
 from gesta.config import replace
@@ -75,24 +75,6 @@ class OneConvolution(Attention):
 def attend(attn: Attention, parts: list[Tensor]) -> Tensor:
     q, k, v = (part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in parts)
     return attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-def compare(title: str, ways: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> None:
-    """Milliseconds of each way, and how long it takes in those of the first."""
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats + 1):
-        for name, work in ways.items():
-            begin = clock()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times[name].append(1e3 * (clock() - begin))
-    least = {name: min(found[1:]) for name, found in times.items()}
-    ours = next(iter(least.values()))
-    print(title)
-    for name, found in least.items():
-        print(f"  {name:42} {found:9.2f} ms   {found / ours:5.2f} × ours")
 
 
 def main() -> None:

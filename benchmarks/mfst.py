@@ -12,11 +12,11 @@ processor time, which it disturbs least (of all threads together: use one). Asse
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from side_by_side import compare
 from torch import Tensor
 
 from gesta.layers.cdc import Conv
@@ -24,24 +24,6 @@ from gesta.layers.knn import knn_attention
 from gesta.models.mfst import MFSTConfig, WMSTrans, mfst_tiny, sinusoids
 
 Work = Callable[[], object]
-
-
-def compare(title: str, ways: dict[str, Work], device: torch.device, repeats: int) -> None:
-    """Milliseconds of each way, and how long it takes in those of the first."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats + 1):
-        for name, work in ways.items():
-            begin = clock()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times[name].append(1e3 * (clock() - begin))
-    least = {name: min(found[1:]) for name, found in times.items()}
-    ours = next(iter(least.values()))
-    print(title)
-    for name, found in least.items():
-        print(f"  {name:42} {found:9.2f} ms   {found / ours:5.2f} × ours")
 
 
 def two_convolutions(conv: Conv, x: Tensor) -> Tensor:

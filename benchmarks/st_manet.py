@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from side_by_side import compare
 from torch import Tensor, nn
 
 from gesta.layers.pointwise import Pointwise
@@ -137,23 +137,6 @@ def check(model: STMANet, plain: STMANet, video: Tensor) -> None:
         torch.cat([t.flatten() for t in found]).norm() for found in ([x - y for x, y in zip(*gradients)], gradients[1])
     )
     print(f"gradients differ by {apart / length:.1e} of their length")
-
-
-def compare(title: str, ways: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> None:
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats + 1):
-        for name, work in ways.items():
-            begin = clock()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times[name].append(1e3 * (clock() - begin))
-    least = {name: min(found[1:]) for name, found in times.items()}
-    fastest = next(iter(least.values()))
-    print(title)
-    for name, found in least.items():
-        print(f"  {name:34} {found:9.1f} ms   {found / fastest:5.2f} × ours")
 
 
 def main() -> None:

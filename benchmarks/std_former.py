@@ -13,12 +13,12 @@ it disturbs least (of all threads together: use one). ``--parts`` times the part
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from side_by_side import compare
 from torch import Tensor, nn
 
 from gesta.config import replace
@@ -231,24 +231,6 @@ def shaken(model: STDFormer) -> None:
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
-
-
-def compare(title: str, ways: dict[str, Work], device: torch.device, repeats: int) -> None:
-    """Milliseconds of each way, and how long it takes in those of the first."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats + 1):
-        for name, work in ways.items():
-            begin = clock()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times[name].append(1e3 * (clock() - begin))
-    least = {name: min(found[1:]) for name, found in times.items()}
-    ours = next(iter(least.values()))
-    print(title)
-    for name, found in least.items():
-        print(f"  {name:34} {found:10.2f} ms   {found / ours:5.2f} × ours", flush=True)
 
 
 def step(model: nn.Module, video: Tensor) -> Work:

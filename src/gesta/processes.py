@@ -147,8 +147,3 @@ class Interruption:
         if self.asked or self._at_once:
             raise KeyboardInterrupt
         self.asked = True
-
-
-def leave_interruption_to_parent(_: int) -> None:
-    """Set up a loader's worker: a terminal sends Ctrl-C to it, too, but the training still wants its clips."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -23,6 +23,7 @@ from gesta.data.dataset import TrainingClips, collate, training_batches, trainin
 from gesta.data.transforms import Augment, mix
 from gesta.errors import GestaError
 from gesta.evaluate import evaluate
+from gesta.interrupts import leave_interrupts_to_parent
 from gesta.model import ClipSpec, ModelConfig, VideoModel, to_clips
 from gesta.optim import build_optimizer, freeze, learning_rate, set_learning_rate
 from gesta.processes import (
@@ -30,7 +31,6 @@ from gesta.processes import (
     all_failures,
     batch_norms_to_join,
     in_first_process,
-    leave_interruption_to_parent,
     make_fabric,
     mean_over_processes,
     share_processors,
@@ -206,7 +206,7 @@ def train(recipe: Recipe, run: str | Path, *, resume: bool = False, trust: bool 
         dataset,
         itertools.islice(itertools.chain.from_iterable(rest), behind, None),
         config.workers,
-        leave_interruption_to_parent,
+        leave_interrupts_to_parent,
     )
     samples = iter(loader)  # one for all epochs: its workers start once, and read ahead during evaluations
     started, saved = False, time.monotonic()

@@ -8,7 +8,6 @@ processes that make clips start quickly.
 
 from __future__ import annotations
 
-import signal
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -138,11 +137,6 @@ def shoot(
         write_video(rgb, path, "h264", Fraction(FPS))
     if depth is not None and not depth.exists():
         write_depth(metres, depth)
-
-
-def leave_interrupts_to_parent() -> None:
-    """Set up a process that makes clips: a terminal sends Ctrl-C to it, too, but the parent decides what stops."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _camera(number: int, body: Body, frames: int, rng: Random) -> tuple[Camera, float]:

@@ -11,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from gesta.data.filming import leave_interrupts_to_parent
 from gesta.errors import GestaError
+from gesta.interrupts import leave_interrupts_to_parent
 
 VERSION = 1
 """Of what a clip looks like; clips of different versions are not mixed in one folder."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import multiprocessing
-import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any, Generic, TypeVar
+
+from gesta.interrupts import leave_interrupts_to_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -136,7 +137,7 @@ class _Hand(Generic[T, R]):
 
 
 def _serve(pipe: connection.Connection, work: Callable[[T], R]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    leave_interrupts_to_parent()
     with contextlib.suppress(EOFError, BrokenPipeError):
         pipe.send((None, None))  # awake
         while True:
