@@ -35,7 +35,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from gesta.bench import DecodedOnly, make_videos
-from gesta.data.dataset import Record, TrainingClips, training_batches, training_loader
+from gesta.data.dataset import Record
+from gesta.data.loader import training_batches, training_loader
+from gesta.data.samples import TrainingClips
 from gesta.data.video import find_videos, probe
 from gesta.errors import GestaError
 from gesta.model import ClipSpec

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from conftest import write_video
 from gesta.config import replace
-from gesta.data.dataset import Record, TrainingClips, collate
+from gesta.data.dataset import Record
+from gesta.data.samples import TrainingClips, collate
 from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalAttention
 from gesta.model import to_clips

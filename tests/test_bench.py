@@ -13,8 +13,9 @@ from av.video.reformatter import VideoReformatter
 
 from gesta import bench
 from gesta.bench import bench_data, bench_model, make_videos
-from gesta.data.dataset import Batch, Record, TrainingClips
+from gesta.data.dataset import Batch, Record
 from gesta.data.decode import Clip, File
+from gesta.data.samples import TrainingClips
 from gesta.data.video import probe, read
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, model_config

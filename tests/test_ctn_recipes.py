@@ -11,7 +11,8 @@ import torch
 
 from conftest import write_video
 from gesta.config import from_json, to_json
-from gesta.data.dataset import Record, TrainingClips, collate
+from gesta.data.dataset import Record
+from gesta.data.samples import TrainingClips, collate
 from gesta.model import to_clips
 from gesta.models.ctn import CTNConfig
 from gesta.optim import build_optimizer, learning_rate

@@ -10,9 +10,10 @@ import torch
 from torch.nn import functional
 
 from conftest import write_video
-from gesta.data.dataset import Record, TrainingClips, collate
+from gesta.data.dataset import Record
 from gesta.data.isogd import IsoGD
 from gesta.data.ntu import NTU
+from gesta.data.samples import TrainingClips, collate
 from gesta.ledger import judge
 from gesta.model import to_clips
 from gesta.models.mfst import MFSTConfig

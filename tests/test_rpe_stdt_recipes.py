@@ -11,8 +11,9 @@ import torch
 from torch.nn import functional
 
 from conftest import write_video
-from gesta.data.dataset import Record, TrainingClips, collate
+from gesta.data.dataset import Record
 from gesta.data.diving48 import Diving48
+from gesta.data.samples import TrainingClips, collate
 from gesta.model import to_clips
 from gesta.models.rpe_stdt import RPESTDTConfig
 from gesta.optim import build_optimizer, learning_rate

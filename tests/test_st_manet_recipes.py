@@ -12,8 +12,9 @@ import torch
 
 from conftest import write_video
 from gesta.data.clips import test_indices as indices_of
-from gesta.data.dataset import Record, TrainingClips, collate
+from gesta.data.dataset import Record
 from gesta.data.diving48 import Diving48
+from gesta.data.samples import TrainingClips, collate
 from gesta.data.transforms import test_short_side as side_of
 from gesta.models.st_manet import STMANetConfig
 from gesta.optim import build_optimizer, learning_rate

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gesta.config import from_json, to_json
-from gesta.data.dataset import Record, TrainingClips
+from gesta.data.dataset import Record
+from gesta.data.samples import TrainingClips
 from gesta.data.something import MIRRORED
 from gesta.models.std_former import STDFormerConfig, _check, std_former_tiny
 from gesta.optim import learning_rate

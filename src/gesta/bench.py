@@ -21,16 +21,9 @@ import torch
 from torch import Tensor
 
 from gesta.config import replace
-from gesta.data.dataset import (
-    Choose,
-    Label,
-    Record,
-    TrainingClips,
-    loader_workers,
-    read_record,
-    training_batches,
-    training_loader,
-)
+from gesta.data.dataset import Label, Record
+from gesta.data.loader import loader_workers, training_batches, training_loader
+from gesta.data.samples import Choose, TrainingClips, read_record
 from gesta.data.video import VideoError, find_videos, probe, stream
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, ModelConfig, VideoModel, to_clips

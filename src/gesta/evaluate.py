@@ -181,7 +181,8 @@ def _score_videos(
     model: VideoModel, records: Sequence[Record], config: EvaluateConfig, fabric: Fabric
 ) -> tuple[dict[int, _Video], list[Failure]]:
     """This process's share of the videos: scores by index, and what could not be read."""
-    from gesta.data.dataset import TestViews, test_loader
+    from gesta.data.loader import test_loader
+    from gesta.data.samples import TestViews
     from gesta.model import to_clips
 
     model.to(fabric.device)

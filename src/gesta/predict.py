@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from gesta.data.dataset import Record, TestViews, test_loader
+from gesta.data.dataset import Record
 from gesta.data.depth import Depth
+from gesta.data.loader import test_loader
+from gesta.data.samples import TestViews
 from gesta.data.video import find_videos
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig

@@ -58,7 +58,7 @@ def share_processors(fabric: Fabric, workers: int) -> None:
 
     Whoever sets OMP_NUM_THREADS decides for himself.
     """
-    from gesta.data.dataset import loader_workers, processors
+    from gesta.data.loader import loader_workers, processors
 
     if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, processors() - loader_workers(workers, shared=True)))

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from gesta.config import replace
 from gesta.data.clips import crop_boxes
-from gesta.data.dataset import Record, TestViews
+from gesta.data.dataset import Record
 from gesta.data.depth import Depth
+from gesta.data.samples import TestViews
 from gesta.data.video import VideoError, stream
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig

@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from gesta.checkpoint import import_weights, load_model, save_model, save_state
 from gesta.config import config, from_json, replace, to_json
-from gesta.data.dataset import TrainingClips, collate, training_batches, training_loader
+from gesta.data.loader import training_batches, training_loader
+from gesta.data.samples import TrainingClips, collate
 from gesta.data.transforms import Augment, mix
 from gesta.errors import GestaError
 from gesta.evaluate import evaluate

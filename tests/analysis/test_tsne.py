@@ -60,7 +60,7 @@ def test_features_are_what_the_classifier_gets(data: Folder) -> None:
     records, *_ = choose(data, "test")
     found, failures = features(model, records, lambda clips: {"x": model.embed(clips)}, device="cpu", batch_size=4)  # type: ignore[arg-type]
     assert sorted(found) == [0, 1, 2, 3, 4, 5, 6, 8] and [failure.index for failure in failures] == [7]
-    from gesta.data.dataset import TestViews
+    from gesta.data.samples import TestViews
     from gesta.evaluate import EvaluateConfig
 
     spec = model.config.clip  # type: ignore[union-attr]

@@ -15,8 +15,9 @@ from torch import Tensor
 from gesta.config import replace
 from gesta.data import decode
 from gesta.data.clips import train_indices
-from gesta.data.dataset import Record, TrainingClips, read_record, seeded
+from gesta.data.dataset import Record
 from gesta.data.depth import Depth
+from gesta.data.samples import TrainingClips, read_record, seeded
 from gesta.data.transforms import Augment, augment
 from gesta.data.video import read
 from gesta.model import ClipSpec

@@ -13,19 +13,11 @@ import pytest
 import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from gesta.data.dataset import (
-    Failure,
-    Record,
-    TestViews,
-    TrainingClips,
-    collate,
-    loader_workers,
-    test_loader,
-    training_batches,
-    training_loader,
-)
+from gesta.data.dataset import Failure, Record
 from gesta.data.deadline import PATIENCE
 from gesta.data.depth import Depth
+from gesta.data.loader import loader_workers, test_loader, training_batches, training_loader
+from gesta.data.samples import TestViews, TrainingClips, collate
 from gesta.data.transforms import Augment
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
@@ -99,7 +91,7 @@ def test_a_missing_decoder_is_not_the_videos_fault(records: list[Record], monkey
     def read(*_: object, **__: object) -> None:
         raise GestaError("torchcodec is not installed")
 
-    monkeypatch.setattr("gesta.data.dataset.read", read)
+    monkeypatch.setattr("gesta.data.samples.read", read)
     with pytest.raises(GestaError, match="not installed"):
         TrainingClips(records, CLIP, config(), CLASSES)[0, 0]
     with pytest.raises(GestaError, match="not installed"):

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from gesta.data.check import check
-from gesta.data.dataset import Failure, Record, TestViews, TrainingClips
+from gesta.data.dataset import Failure, Record
 from gesta.data.depth import Depth, depth_of, nearest
+from gesta.data.samples import TestViews, TrainingClips
 from gesta.data.video import VideoError, probe, read
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig

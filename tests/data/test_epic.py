@@ -10,9 +10,10 @@ import torch
 
 from gesta.checkpoint import load_model
 from gesta.cli import main
-from gesta.data.dataset import Failure, Record, TestViews, TrainingClips, collate
+from gesta.data.dataset import Failure, Record
 from gesta.data.describe import describe
 from gesta.data.epic import EPICKitchens
+from gesta.data.samples import TestViews, TrainingClips, collate
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
 from gesta.model import ClipSpec, model_config

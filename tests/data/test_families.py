@@ -14,13 +14,13 @@ from PIL import Image
 from gesta.cli import main
 from gesta.data import filming
 from gesta.data.check import check
-from gesta.data.dataset import read_record
 from gesta.data.filming import Clip, film, length
 from gesta.data.lighting import varied
 from gesta.data.marionette import Marionette, make, plan
 from gesta.data.motions import FAMILIES, MIRRORED, TWINS, perform
 from gesta.data.motions.kitchen import LASTS, NOUNS, PAUSES, SEGMENTS, VERBS, shift, work
 from gesta.data.puppet import dress, shoulders, subject, two_bones
+from gesta.data.samples import read_record
 from gesta.data.sheet import contact_sheet
 from gesta.data.stage import _looking
 from gesta.data.transforms import flip_targets, names_side

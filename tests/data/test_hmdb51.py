@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gesta.data.dataset import Failure, TestViews
+from gesta.data.dataset import Failure
 from gesta.data.hmdb51 import HMDB51
+from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
 from gesta.model import ClipSpec

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gesta.data.dataset import Failure, TestViews
+from gesta.data.dataset import Failure
 from gesta.data.isogd import IsoGD
+from gesta.data.samples import TestViews
 from gesta.data.video import probe, read
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gesta.data.dataset import Failure, TestViews
+from gesta.data.dataset import Failure
 from gesta.data.kinetics400 import _SPLIT, Kinetics400
 from gesta.data.lists import read_class_names
+from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
 from gesta.model import ClipSpec

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gesta.data.dataset import Failure, TestViews
+from gesta.data.dataset import Failure
 from gesta.data.ntu import NTU
+from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
 from gesta.model import ClipSpec

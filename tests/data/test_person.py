@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from gesta.data.dataset import Record, TestViews, TrainingClips, read_record
+from gesta.data.dataset import Record
 from gesta.data.depth import Depth
 from gesta.data.ntu import NTU
 from gesta.data.person import crop_to_people, find_people, find_person
+from gesta.data.samples import TestViews, TrainingClips, read_record
 from gesta.data.transforms import Augment
 from gesta.evaluate import EvaluateConfig
 from gesta.model import ClipSpec

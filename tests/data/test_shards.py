@@ -15,7 +15,8 @@ import torch
 from gesta.data import archive
 from gesta.data.archive import index_file, place, read_bytes, read_index
 from gesta.data.check import check
-from gesta.data.dataset import Record, TrainingClips
+from gesta.data.dataset import Record
+from gesta.data.samples import TrainingClips
 from gesta.data.shards import Shards, write_shard
 from gesta.data.video import VideoError, probe, read, stream
 from gesta.errors import GestaError

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gesta.data.dataset import Failure, TestViews, TrainingClips
+from gesta.data.dataset import Failure
 from gesta.data.lists import read_class_names
+from gesta.data.samples import TestViews, TrainingClips
 from gesta.data.something import MIRRORED, SomethingV1, SomethingV2
 from gesta.data.transforms import Augment, flip_targets
 from gesta.data.video import probe, read

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gesta.data.dataset import Failure, TestViews
+from gesta.data.dataset import Failure
+from gesta.data.samples import TestViews
 from gesta.data.ucf101 import UCF101
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig

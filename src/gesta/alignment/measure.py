@@ -17,7 +17,9 @@ from torch import Tensor
 
 from gesta.alignment.chain import compose, find_routes, similarity
 from gesta.alignment.statistics import statistics
-from gesta.data.dataset import Failure, Record, TestViews, processors
+from gesta.data.dataset import Failure, Record
+from gesta.data.loader import processors
+from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
 from gesta.model import Scores, VideoModel, to_clips

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from gesta.config import suggest
-from gesta.data.dataset import DataConfig, Failure, Record, SplitName, TestViews, label_in, test_loader
+from gesta.data.dataset import DataConfig, Failure, Record, SplitName, label_in
+from gesta.data.loader import test_loader
+from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
 from gesta.model import VideoModel, to_clips

@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 from gesta.alignment.chain import Size, find_routes, similarity
 from gesta.analysis.sources import after_time
-from gesta.data.dataset import Record, TestViews, test_loader
+from gesta.data.dataset import Record
+from gesta.data.loader import test_loader
+from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.evaluate import EvaluateConfig
 from gesta.model import VideoModel, to_clips

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from gesta.config import from_json, replace
-from gesta.data.dataset import DataConfig, Record, read_record
+from gesta.data.dataset import DataConfig, Record
+from gesta.data.samples import read_record
 from gesta.data.video import VideoError
 from gesta.errors import GestaError
 from gesta.receipt import Receipt

@@ -11,13 +11,14 @@ from typing import Any, Literal, NamedTuple
 
 from gesta.data.archive import place, read_bytes
 from gesta.data.clips import span
-from gesta.data.dataset import ClassNames, DataConfig, Record, label_in, loader_workers
+from gesta.data.dataset import ClassNames, DataConfig, Record, label_in
 from gesta.data.deadline import GRACE, PATIENCE, Deadline
 from gesta.data.depth import Depth
 from gesta.data.describe import SPLITS
 from gesta.data.describe import describe as describe
 from gesta.data.frames import image_files
 from gesta.data.lists import Folder
+from gesta.data.loader import loader_workers
 from gesta.data.pool import each
 from gesta.data.transforms import names_side
 from gesta.data.video import VIDEOS, VideoInfo, probe

@@ -40,7 +40,7 @@ def each(
         yield from ((position, work(item), "") for position, item in enumerate(items))
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gesta.data.dataset"])
+    context.set_forkserver_preload(["gesta.data.samples"])
     todo = list(range(len(items)))[::-1]
     again: set[int] = set()  # whose process died: somebody else may have ended it, as when memory is short
     hands = [_Hand(context, work) for _ in range(min(workers, len(items)))]

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gesta.data.dataset import processors
 from gesta.data.lists import SPLIT_FOLDERS, Folder, write_lists
+from gesta.data.loader import processors
 from gesta.data.pool import each
 from gesta.data.reencode import Done, Job, Settings, prepare_one
 from gesta.data.shards import CLASSES, members, write_shard

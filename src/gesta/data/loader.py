@@ -1,0 +1,195 @@
+"""Which records make a batch, and the processes that read them."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from gesta.data.dataset import Batch, Record
+from gesta.data.samples import TestViews, TrainingClips, collate, seeded
+from gesta.errors import GestaError
+
+if TYPE_CHECKING:  # it imports this room
+    from gesta.train import TrainConfig
+
+
+def training_batches(
+    records: Sequence[Record], config: TrainConfig, epoch: int, rank: int = 0, world: int = 1
+) -> list[list[tuple[int, int]]]:
+    """This process's micro-batches of an epoch, as items of :class:`TrainingClips`.
+
+    An optimiser step takes ``config.batch_size`` records of a shuffled list, whatever the number of processes; each
+    process gets an equal part, cut into ``config.accumulate`` micro-batches. The last, incomplete step is left out (its
+    records come at another place in the next epoch), unless it is the only one: then all records are taken, and as few
+    of them twice as equal micro-batches need. With ``config.balanced`` every class is drawn equally often, rare ones by
+    going through their records several times.
+
+    Returns:
+        ``steps * accumulate`` lists of ``(epoch, index)``, equally many and equally long in all processes.
+
+    Raises:
+        GestaError: the batch cannot be divided evenly.
+    """
+    parts = world * config.accumulate
+    if config.batch_size < 1 or config.batch_size % parts:
+        raise GestaError(
+            f"train.batch_size {config.batch_size} cannot be divided among {world} processes x {config.accumulate} "
+            f"accumulation steps; make it a multiple of {parts}"
+        )
+    if not records:
+        return []
+    generator = seeded(config.seed, epoch, "order")
+    if config.balanced:
+        order = _balanced(records, generator)
+    else:
+        order = torch.randperm(len(records), generator=generator).tolist()
+    whole = len(order) // config.batch_size * config.batch_size
+    if whole:
+        order = order[:whole]
+    else:
+        order = [order[i % len(order)] for i in range(-(-len(order) // parts) * parts)]
+    micro = min(config.batch_size, len(order)) // parts
+    pieces = [[(epoch, index) for index in order[at : at + micro]] for at in range(0, len(order), micro)]
+    return [
+        piece
+        for step in range(0, len(pieces), parts)
+        for piece in pieces[step + rank * config.accumulate : step + (rank + 1) * config.accumulate]
+    ]
+
+
+def _balanced(records: Sequence[Record], generator: torch.Generator) -> list[int]:
+    """As many record indices as there are records, all classes (up to one record) equally often, shuffled."""
+    groups: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        groups.setdefault(repr(record.label), []).append(index)
+    names = sorted(groups)
+    lucky = set(torch.randperm(len(names), generator=generator)[: len(records) % len(names)].tolist())
+    order: list[int] = []
+    for position, name in enumerate(names):
+        wanted = len(records) // len(names) + (position in lucky)
+        drawn: list[int] = []
+        while len(drawn) < wanted:
+            drawn += torch.randperm(len(groups[name]), generator=generator).tolist()
+        order += [groups[name][i] for i in drawn[:wanted]]
+    return [order[i] for i in torch.randperm(len(order), generator=generator).tolist()]
+
+
+def training_loader(
+    dataset: TrainingClips,
+    batches: Iterable[list[tuple[int, int]]],
+    workers: int,
+    begin: Callable[[int], None] | None = None,
+) -> Loader:
+    """Loads the given micro-batches in order; any number of epochs may be chained, which keeps the workers.
+
+    ``begin`` is what each worker does first; it gets the worker's number.
+    """
+    return Loader(dataset, batches, workers, begin)
+
+
+def test_loader(dataset: TestViews, indices: Sequence[int], batch_videos: int, workers: int) -> Loader:
+    """Loads the given records once each, ``batch_videos`` together.
+
+    Videos of different numbers of views (contiguous coverage) cannot be stacked and need ``batch_videos=1``.
+    """
+    batches = [list(indices[at : at + batch_videos]) for at in range(0, len(indices), batch_videos)]
+    return Loader(dataset, batches, workers)
+
+
+test_loader.__test__ = False  # type: ignore[attr-defined]
+
+
+class Loader:
+    """Batches in order, from worker processes that come from a clean server process; errors are one sentence.
+
+    When a worker dies of a record, or hangs in it, new ones load what was on its way; see :meth:`_Records.bury`.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainingClips | TestViews,
+        batches: Iterable[list],
+        workers: int,
+        begin: Callable[[int], None] | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.workers = loader_workers(workers, shared=not torch.accelerator.is_available())
+        self._begin = begin
+        self._context: Any = None
+        if self.workers:
+            # fork would copy this process with its threads and its GPU in whatever state they are; the server has
+            # neither, and since it has imported this module, its workers start at once.
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload([__name__])
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]  # a list, unless epochs are chained
+
+    def __iter__(self) -> Iterator[Batch]:
+        rest = iter(self.batches)
+        waiting: deque[list] = deque()  # given to workers and not yet delivered
+
+        def hand_out() -> Iterator[list]:
+            for batch in rest:
+                waiting.append(batch)
+                yield batch
+
+        while True:
+            self.dataset.reading = torch.full((self.workers,), -1).share_memory_()
+            loader = iter(self._load(itertools.chain(list(waiting), hand_out())))
+            try:
+                for batch in loader:
+                    waiting.popleft()
+                    yield batch
+                return
+            except GestaError as error:  # a worker's error comes with its traceback as text
+                sentence = str(error).strip().splitlines()[-1]
+                raise GestaError(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+            except (RuntimeError, OSError, EOFError):  # OSError: a batch could not be fetched from a dead worker
+                if not self.dataset.bury(_ended(loader)):
+                    raise
+            del loader  # which ends the other workers
+
+    def _load(self, batches: Iterable[list]) -> DataLoader[Batch]:
+        return DataLoader(
+            self.dataset,  # type: ignore[arg-type]  # collate makes batches of its samples
+            batch_sampler=batches,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context=self._context,
+            worker_init_fn=self._begin,
+        )
+
+
+def _ended(loader: Any) -> dict[int, int | None]:
+    """Number and exit status of the workers that have died; waits a moment for one that is just dying."""
+    processes = getattr(loader, "_workers", [])
+    if processes:
+        multiprocessing.connection.wait([process.sentinel for process in processes], timeout=1.0)
+    return {number: process.exitcode for number, process in enumerate(processes) if process.exitcode is not None}
+
+
+def loader_workers(workers: int, *, shared: bool = False) -> int:
+    """Number of loader processes: as asked, or for -1 as many as this process has processors, 16 at most.
+
+    ``shared`` leaves half of them to the model, which computes on them too.
+    """
+    if workers >= 0:
+        return workers
+    return max(1, min(16, processors() // 2 if shared else processors()))
+
+
+def processors() -> int:
+    """Processors this process may use, the other processes of the same training left theirs."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
