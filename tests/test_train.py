@@ -320,7 +320,7 @@ def batch(views: int) -> Batch:
     """Three videos whose brightness is their label."""
     labels = torch.tensor([2, 0, 1])
     video = (labels * 100).to(torch.uint8).view(3, 1, 1, 1, 1, 1).expand(3, views, 2, 3, 16, 16).clone()
-    return Batch(video=video, label={"label": labels}, index=torch.arange(3), failures=[])
+    return Batch(video=video, label={"label": labels}, index=torch.arange(3), failures=[], partial=[])
 
 
 def by_brightness(clips: Tensor, with_losses: bool) -> tuple[Tensor, dict[str, Tensor]]:

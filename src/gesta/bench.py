@@ -231,10 +231,10 @@ class DecodedOnly(TrainingClips):
 
     def views(self, index: int, choose: Choose, draws: list[torch.Generator]) -> tuple[Label, Tensor]:
         """Open the file and decode what the clip needs, along the reader's own shortest way; ``(V, 0)``."""
-        record = self.records[index]
-        whole = dataclasses.replace(record, masks="")
-        read_record(whole, choose, self.short_side, self.config.decoder, crop=lambda height, width: (0, 0, 0, 0))
-        return record.label, torch.empty((len(draws), 0), dtype=torch.uint8)
+        for record in filter(None, self.streams(index)):
+            whole = dataclasses.replace(record, masks="")
+            read_record(whole, choose, self.short_side, self.config.decoder, crop=lambda height, width: (0, 0, 0, 0))
+        return self.records[index].label, torch.empty((len(draws), 0), dtype=torch.uint8)
 
 
 def _stages(dataset: TrainingClips, device: torch.device, seconds: float) -> dict[str, float]:
@@ -387,7 +387,7 @@ def bench_model(
     place, clip = choose_device(device), config.clip
     model = config.build().to(place)
     run: Callable[..., Any] = torch.compile(model) if compiled else model
-    video = torch.randn(batch, 3, clip.frames, clip.size, clip.size, device=place)
+    video = torch.randn(batch, clip.channels, clip.frames, clip.size, clip.size, device=place)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed")
 
@@ -438,7 +438,7 @@ def latency(config: ModelConfig, *, device: str | torch.device = "auto", seconds
     """
     place, clip = choose_device(device), config.clip
     model = config.build().to(place).eval()
-    video = torch.randn(1, 3, clip.frames, clip.size, clip.size, device=place)
+    video = torch.randn(1, clip.channels, clip.frames, clip.size, clip.size, device=place)
     took: list[float] = []
     with torch.inference_mode():
         while len(took) < 4 or sum(took[1:]) < seconds:

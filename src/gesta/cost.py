@@ -128,7 +128,8 @@ def count(model: VideoModel | ModelConfig, style: Style = "torch", clip: ClipSpe
         model = _on_meta(model)
     spec = clip or model.config.clip
     model.eval()
-    video = torch.empty(1, 3, spec.frames, spec.size, spec.size, device="meta", dtype=next(model.parameters()).dtype)
+    dtype = next(model.parameters()).dtype
+    video = torch.empty(1, spec.channels, spec.frames, spec.size, spec.size, device="meta", dtype=dtype)
     counter = FlopCounterMode(display=False, custom_mapping=_counting(style))
     uncounted: dict[str, int] = {}
 
@@ -177,7 +178,7 @@ def _parts(model: VideoModel) -> list[tuple[str, str, nn.Module]]:
         elif name.startswith("inserts."):
             at = int(name.removeprefix("inserts."))
             placed.append(((at, 0), f"insert.{at}", name, module))
-        elif name == "inserts" or any(block.startswith(f"{name}.") for block in blocks):
+        elif name == "inserts" or isinstance(module, VideoModel) or any(b.startswith(f"{name}.") for b in blocks):
             for child, inner in module.named_children():
                 place(f"{name}.{child}", inner)
         else:

@@ -99,13 +99,13 @@ def evaluate(
     labels = {space: [label_in(record, space) for record in records] for space in spaces}
     _check(model.config, config, records, spaces, labels)
     fabric = fabric or make_fabric()
-    mine, unread = _score_videos(model, records, config, fabric)
-    gathered = _gather((mine, unread), fabric)
+    gathered = _gather(_score_videos(model, records, config, fabric), fabric)
     if fabric.global_rank > 0:
         return None
 
-    found = {index: video for part, _ in gathered for index, video in part.items()}
-    failures = [failure for _, part in gathered for failure in part]
+    found = {index: video for part, _, _ in gathered for index, video in part.items()}
+    failures = [failure for _, part, _ in gathered for failure in part]
+    partial = sorted(failure for _, _, part in gathered for failure in part)
     if sorted([*found, *(failure.index for failure in failures)]) != list(range(len(records))):
         raise RuntimeError("a video was lost or scored twice")  # a fault in the loader, nothing that a user could mend
     scores: dict[str, list[list[float] | None]] = {space: [None] * len(records) for space in spaces}
@@ -147,7 +147,7 @@ def evaluate(
         failed=len(failed),
         failures=sorted(failed, key=lambda failure: failure["index"]),
         views=_views(config) | {"total": sum(video.views for video in found.values())},
-        sampling=_sampling(clip),
+        sampling=_sampling(clip, records),
         coverage=config.coverage,
         short_side=test_short_side(config.short_side, clip.size),
         size=clip.size,
@@ -166,6 +166,7 @@ def evaluate(
         seconds=round(time.monotonic() - begin, 2),
         attributes=attributes,
         groups=groups,
+        partial=[failure._asdict() for failure in partial],
     )
 
 
@@ -179,8 +180,8 @@ class _Video:
 
 def _score_videos(
     model: VideoModel, records: Sequence[Record], config: EvaluateConfig, fabric: Fabric
-) -> tuple[dict[int, _Video], list[Failure]]:
-    """This process's share of the videos: scores by index, and what could not be read."""
+) -> tuple[dict[int, _Video], list[Failure], list[Failure]]:
+    """This process's share of the videos: scores by index, what could not be read, and what could only in part."""
     from gesta.data.loader import test_loader
     from gesta.data.samples import TestViews
     from gesta.model import to_clips
@@ -191,13 +192,14 @@ def _score_videos(
     together = 1 if config.coverage == "contiguous" else max(1, config.batch_size // (config.clips * config.crops))
     loader = test_loader(TestViews(records, model.config.clip, config), indices, together, config.workers)
     failures: list[Failure] = []
+    partial: list[Failure] = []
     videos: dict[int, _Video] = {}
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.inference_mode():
             batches: Iterable[Batch] = track(loader, "evaluating") if fabric.global_rank == 0 else loader
-            for views, owners in _passes(batches, config.batch_size, failures):
+            for views, owners in _passes(batches, config.batch_size, failures, partial):
                 with fabric.autocast():
                     scores = model(to_clips(views[None].to(fabric.device, non_blocking=True), model.config.clip, dtype))
                 for space, values in (scores if isinstance(scores, dict) else {"label": scores}).items():
@@ -212,10 +214,12 @@ def _score_videos(
             module.training = True
     for video in videos.values():
         video.scores = {space: total / video.views for space, total in video.scores.items()}
-    return videos, failures
+    return videos, failures, partial
 
 
-def _passes(batches: Iterable[Batch], size: int, failures: list[Failure]) -> Iterator[tuple[Tensor, list[int]]]:
+def _passes(
+    batches: Iterable[Batch], size: int, failures: list[Failure], partial: list[Failure]
+) -> Iterator[tuple[Tensor, list[int]]]:
     """Cut and join videos into forward passes: views ``(size, T, C, H, W)`` and the record index of each.
 
     A video with many views is spread over several passes, several with few share one; failures are noted on the way.
@@ -224,6 +228,7 @@ def _passes(batches: Iterable[Batch], size: int, failures: list[Failure]) -> Ite
     owners: list[int] = []
     for batch in batches:
         failures += batch["failures"]
+        partial += batch["partial"]
         for video, index in zip(batch["video"], batch["index"].tolist()):
             views.append(video)
             owners += [index] * len(video)
@@ -280,10 +285,12 @@ def _views(config: EvaluateConfig) -> dict[str, Any]:
     return {"clips": config.clips, "crops": config.crops, "text": text}
 
 
-def _sampling(clip: ClipSpec) -> str:
+def _sampling(clip: ClipSpec, records: Sequence[Record]) -> str:
+    there = {"depth" if stream.depth else "rgb" for record in records for stream in record.streams}
+    of = f" of {' and '.join(kind for kind in clip.streams if kind in there)}" if clip.streams else ""
     if clip.sampling == "uniform":
-        return f"uniform {clip.frames}"
-    return f"dense {clip.frames}×{clip.stride}" + " or less" * clip.shrink
+        return f"uniform {clip.frames}{of}"
+    return f"dense {clip.frames}×{clip.stride}" + " or less" * clip.shrink + of
 
 
 def _model_words(model: ModelConfig) -> str:

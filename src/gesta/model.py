@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import field
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class ClipSpec:
         size: height and width of a clip in pixels.
         mean: per-channel mean subtracted from RGB in [0, 1].
         std: per-channel standard deviation divided by.
+        streams: what a model of several streams eats, each three channels, one after the other; all others eat one,
+            whatever it shows.
     """
 
     frames: int = 16
@@ -55,6 +58,12 @@ class ClipSpec:
     size: int = 224
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    streams: tuple[Literal["rgb", "depth"], ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """C of a clip."""
+        return 3 * max(1, len(self.streams))
 
 
 @config
@@ -126,9 +135,15 @@ class VideoModel(nn.Module):
     blocks: Any  # an nn.ModuleList, or a property giving a list of registered modules
     classifier: nn.Module
     inserts: nn.ModuleDict
+    streams: ClassVar[tuple[str, ...]] = ()  # what its clips hold, see ClipSpec
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        if config.clip.streams != self.streams:
+            raise GestaError(
+                f"model.clip.streams cannot be {config.clip.streams}: {type(self).__name__} eats "
+                f"{' and '.join(self.streams) or 'one stream, whatever it shows'}"
+            )
         self.config = config
 
     # --- what a system implements ------------------------------------------------------------------------------------
@@ -287,8 +302,9 @@ class VideoModel(nn.Module):
         return names
 
     def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:
-        if video.dim() != 5 or video.shape[1] != 3:
-            raise ValueError(f"a model eats clips (B, 3, T, H, W), not {tuple(video.shape)}")
+        channels = self.config.clip.channels
+        if video.dim() != 5 or video.shape[1] != channels:
+            raise ValueError(f"{type(self).__name__} eats clips (B, {channels}, T, H, W), not {tuple(video.shape)}")
         recompute = self.config.activation_checkpointing and torch.is_grad_enabled() and self.training
         run = _checkpoint if recompute else _call
         state = self.stem(video)
@@ -411,6 +427,8 @@ class Classifier(nn.Module):
 def to_clips(video: Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) -> Tensor:
     """Loader batches to model input, on whatever device they lie: the one place where pixels become floats.
 
+    A black one of several streams says that nothing of it is there, and becomes NaN.
+
     Args:
         video: ``(B, V, T, C, H, W)`` uint8.
         spec: the model's normalisation.
@@ -418,9 +436,16 @@ def to_clips(video: Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) 
     Returns:
         ``(B * V, C, T, H, W)`` of ``dtype``, contiguous.
     """
-    clips = video.flatten(0, 1).transpose(1, 2).to(dtype)
-    mean, std = (torch.tensor(v, dtype=dtype, device=video.device).view(1, 3, 1, 1, 1) for v in (spec.mean, spec.std))
-    return (clips - 255 * mean).div_(255 * std).contiguous()
+    pixels = video.flatten(0, 1).transpose(1, 2)
+    count = max(1, len(spec.streams))
+    mean, std = (
+        torch.tensor(v * count, dtype=dtype, device=video.device).view(1, -1, 1, 1, 1) for v in (spec.mean, spec.std)
+    )
+    clips = (pixels.to(dtype) - 255 * mean).div_(255 * std).contiguous()
+    if spec.streams:
+        black = pixels.amax((2, 3, 4)).unflatten(1, (count, 3)).amax(2) == 0
+        clips.masked_fill_(black.repeat_interleave(3, 1)[..., None, None, None], math.nan)
+    return clips
 
 
 # --- models by name --------------------------------------------------------------------------------------------------
@@ -458,6 +483,8 @@ MODELS: dict[str, str] = {
     "mfst_large": "gesta.models.mfst",
     "mfst_bm": "gesta.models.mfst",
     "mfst_tiny": "gesta.models.mfst",
+    "mfst_rgbd": "gesta.models.two_stream",
+    "mfst_rgbd_tiny": "gesta.models.two_stream",
     "rpe_stdt_b12": "gesta.models.rpe_stdt",
     "rpe_stdt_b8": "gesta.models.rpe_stdt",
     "vit_spatial": "gesta.models.rpe_stdt",

@@ -41,7 +41,7 @@ class Receipt:
         views: ``clips`` (None: as many as the video holds) and ``crops`` per video, both in words as ``text``, and the
             ``total`` number of views that were scored.
         sampling: frames of a clip in the field's words: ``dense 16×4``, ``dense 16×32 or less`` (its stride
-            shrinks in short videos) or ``uniform 16``.
+            shrinks in short videos) or ``uniform 16``; of a model of several streams also which of them it saw.
         coverage, short_videos, average: as in :class:`EvaluateConfig`.
         short_side, size: pixels of the short side before cropping and of the square crop.
         decoder: name and version.
@@ -55,7 +55,8 @@ class Receipt:
         per_class: by label space, percent of each class's videos, failed ones wrong; None for a class without videos.
         confusion: by label space, numbers of scored videos, rows true, columns predicted.
         seconds: it took.
-        partial: of fused results, the videos that not all of them scored, and why, as in ``failures``.
+        partial: scored videos of which something was missing, and why, as in ``failures``: of fused results, one of
+            the results; of a model of several streams, one of the streams.
         attributes: attribute → its value for every class (Diving48: takeoff, somersault, twist, position).
         groups: part of the list → label space or ``action`` → places in it (EPIC-KITCHENS-100: unseen participants and
             tail classes).
@@ -174,7 +175,7 @@ class Receipt:
             if "scored" in stream:
                 lines.append(f"{stream['name']} alone: {stream['scored']} scored, {stream['failed']} failed")
         if self.partial:
-            lines.append(f"{len(self.partial)} videos were not scored by all that are fused, but by the others:")
+            lines.append(f"{len(self.partial)} videos were scored by what there was of them:")
             lines += [f"  {f['name']}: {f['reason']}" for f in self.partial[:10]]
         lines += [f"  failed: {f['name']}: {f['reason']}" for f in self.failures[:10]]
         if self.failed > 10:

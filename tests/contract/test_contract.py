@@ -155,12 +155,12 @@ def built(config: ModelConfig, seed: int = 0) -> VideoModel:
 
 
 @cache
-def clips(frames: int, size: int, count: int = 2) -> Tensor:
-    return torch.randn(count, 3, frames, size, size, generator=torch.Generator().manual_seed(5))
+def clips(channels: int, frames: int, size: int, count: int) -> Tensor:
+    return torch.randn(count, channels, frames, size, size, generator=torch.Generator().manual_seed(5))
 
 
-def video_for(config: ModelConfig) -> Tensor:
-    return clips(config.clip.frames, config.clip.size)
+def video_for(config: ModelConfig, count: int = 2) -> Tensor:
+    return clips(config.clip.channels, config.clip.frames, config.clip.size, count)
 
 
 def states(model: VideoModel, video: Tensor) -> Iterator[tuple[int, Any]]:
@@ -221,7 +221,7 @@ def test_gradients_reach_every_parameter(model_name: str, plugin: str) -> None:
     for _ in range(2):
         optimizer.zero_grad()
         # three clips: standardised over two, features are +1 and -1 whatever they were
-        scores = model(clips(model.config.clip.frames, model.config.clip.size, 3))
+        scores = model(video_for(model.config, 3))
         torch.nn.functional.cross_entropy(scores, torch.tensor([0, 2, 1])).backward()
         optimizer.step()
     for name, parameter in model.named_parameters():
@@ -237,7 +237,7 @@ def test_builds_and_runs_on_meta(model_name: str, plugin: str) -> None:
     config = configured(model_name, plugin)
     with torch.device("meta"):
         model = built(config).eval()
-        scores = model(torch.empty(1, 3, config.clip.frames, config.clip.size, config.clip.size))
+        scores = model(torch.empty(1, config.clip.channels, config.clip.frames, config.clip.size, config.clip.size))
     assert scores.shape == (1, 3) and scores.device.type == "meta"
     assert all(tensor.device.type == "meta" for tensor in model.state_dict().values())
 
@@ -451,7 +451,7 @@ def test_impossible_places_are_refused(model_name: str) -> None:
 @every_tiny
 def test_wrong_input_is_refused(model_name: str) -> None:
     model = built(bare(model_name))
-    with pytest.raises(ValueError, match=r"eats clips \(B, 3, T, H, W\)"):
+    with pytest.raises(ValueError, match=rf"eats clips \(B, {model.config.clip.channels}, T, H, W\)"):
         model(torch.zeros(2, 4, 3, 32, 32))
 
 

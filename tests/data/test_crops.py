@@ -193,5 +193,5 @@ def test_training_clips_are_those_that_are_cropped_afterwards(
         flip = float(torch.rand((), generator=draw)) < config.augment.flip
         mirrored.add(flip)
         found = clips[epoch, 0]["video"]
-        assert found.is_contiguous() and torch.equal(found[0], augment(frames, config.augment, spec, flip, draw))
+        assert found.is_contiguous() and torch.equal(found[0], augment([frames], config.augment, spec, flip, draw))
     assert mirrored == {False, True}

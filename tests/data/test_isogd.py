@@ -38,6 +38,13 @@ def test_pairs_have_one_name_and_labels_from_zero(small: Path) -> None:
         assert all(a.depth is None and b.depth is not None for a, b in pairs)
     assert rgb.records("train")[0].path == str(small / "train/001/M_00001.avi")
     assert depth.records("train")[0].path == str(small / "train/001/K_00001.avi")
+    for one, other, both in zip(
+        rgb.records("train"),
+        depth.records("train"),
+        IsoGD(root=str(small), modality="rgbd").records("train"),
+        strict=True,
+    ):
+        assert both.streams == [one, other]
     assert [r.label for r in [*rgb.records("val"), *rgb.records("test")]] == [None, None]
     assert rgb.classes() == [str(number) for number in range(1, 250)]
 

@@ -175,6 +175,12 @@ def test_depth_beside_the_videos(tmp_path: Path) -> None:
         [r for split in ("train", "val", "test") for r in Marionette(root=str(root), modality=modality).records(split)]  # type: ignore[arg-type]
         for modality in ("rgb", "depth")
     )
+    assert [r.streams for r in Marionette(root=str(root), modality="rgbd").records("train")] == [
+        [a, b]
+        for a, b in zip(
+            *(Marionette(root=str(root), modality=m).records("train") for m in ("rgb", "depth")), strict=True
+        )
+    ]
     assert len(depth) == 13 and [(r.name, r.label) for r in depth] == [(r.name, r.label) for r in rgb]
     assert list_hash(depth) == list_hash(rgb)
     clip = Clip(*(int(part[1:]) for part in Path(depth[0].path).name.split("_")))

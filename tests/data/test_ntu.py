@@ -79,6 +79,12 @@ def test_both_modalities_below_one_root(tmp_path: Path) -> None:
     assert by_name(NTU(root=str(tmp_path)))[NAME][1].endswith("_rgb.avi")
     masked = by_name(NTU(root=str(tmp_path), modality="depth"))[NAME][1]
     assert masked == str(tmp_path / "nturgb+d_depth_masked" / NAME)
+    for crop in (False, True):
+        one, other, both = (
+            next(r for r in NTU(root=str(tmp_path), modality=m, person_crop=crop).records("test") if r.name == NAME)  # type: ignore[arg-type]
+            for m in ("rgb", "depth", "rgbd")
+        )
+        assert both.streams == [one, other] and bool(both.masks) == crop
     (tmp_path / "nturgb+d_rgb" / f"{NAME}_rgb.avi").unlink()
     assert by_name(NTU(root=str(tmp_path)))[NAME][1] == str(tmp_path / NAME)  # depth is not taken for colour
 

@@ -50,11 +50,11 @@ def still(height: int = 40, width: int = 52) -> torch.Tensor:
 def test_one_draw_serves_all_frames(config: Augment) -> None:
     seen = set()
     for seed in range(6):
-        clip = augment(still(), config, SPEC, False, generator(seed))
+        clip = augment([still()], config, SPEC, False, generator(seed))
         assert clip.shape == (4, 3, 32, 32) and clip.dtype == torch.uint8
         assert all(torch.equal(clip[0], frame) for frame in clip)
         seen.add(clip.numpy().tobytes())
-        assert torch.equal(clip, augment(still(), config, SPEC, False, generator(seed)))
+        assert torch.equal(clip, augment([still()], config, SPEC, False, generator(seed)))
     assert len(seen) == 6  # six seeds, six clips
 
 
@@ -62,15 +62,15 @@ def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = augment(still(), Augment(color_jitter=0.4, randaugment=2, erasing=1.0), SPEC, False, generator(1))
+    first = augment([still()], Augment(color_jitter=0.4, randaugment=2, erasing=1.0), SPEC, False, generator(1))
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(
-        first, augment(still(), Augment(color_jitter=0.4, randaugment=2, erasing=1.0), SPEC, False, generator(1))
+        first, augment([still()], Augment(color_jitter=0.4, randaugment=2, erasing=1.0), SPEC, False, generator(1))
     )
 
 
 def test_flip_mirrors_the_finished_crop() -> None:
-    plain, mirrored = (augment(still(), Augment(), SPEC, flip, generator(3)) for flip in (False, True))
+    plain, mirrored = (augment([still()], Augment(), SPEC, flip, generator(3)) for flip in (False, True))
     assert torch.equal(plain.flip(-1), mirrored) and not torch.equal(plain, mirrored)
 
 
@@ -81,13 +81,13 @@ def test_rotation_turns_the_whole_picture_before_the_crop() -> None:
     spec = ClipSpec(frames=4, size=64)
     for seed in range(4):
         angle = rotation(whole, generator(seed))
-        turned = augment(bar, whole, spec, False, generator(seed))[0, 0].float()
+        turned = augment([bar], whole, spec, False, generator(seed))[0, 0].float()
         rows, columns = (turned > 200).nonzero().float().sub(31.5).T
         # the bar's direction, counter-clockwise: of its points, and rows run downwards
         along = 0.5 * math.degrees(math.atan2(-2 * float((rows * columns).sum()), float((columns**2 - rows**2).sum())))
         assert abs((along - angle + 90) % 180 - 90) < 2
     none = Augment(crop="short_side", scale=(1.0, 1.0), rotate=0.0, rotate_probability=1.0)
-    assert torch.equal(augment(bar, none, spec, False, generator()), bar)
+    assert torch.equal(augment([bar], none, spec, False, generator()), bar)
 
 
 def test_angles_reach_both_limits_in_half_of_the_clips() -> None:
@@ -105,19 +105,19 @@ def test_hue_turns_colours_and_leaves_grey_and_the_strongest_channel() -> None:
     red, grey = clip.unbind(1)
     shifts = []
     for seed in range(150):
-        turned = augment(red, Augment(hue=0.1), SPEC, False, generator(seed))[:, :, 0, 0]
+        turned = augment([red], Augment(hue=0.1), SPEC, False, generator(seed))[:, :, 0, 0]
         assert (turned == turned[0]).all()
         r, g, b = turned[0].tolist()
         assert (r, min(g, b)) == (200, 40)  # at most 0.1 of the circle: still the reds, as light and as colourful
         shifts.append((g - b) / 160 / 6)
-        assert torch.equal(augment(grey, Augment(hue=0.1), SPEC, False, generator(seed)), grey)
+        assert torch.equal(augment([grey], Augment(hue=0.1), SPEC, False, generator(seed)), grey)
     assert -0.1 <= min(shifts) < -0.09 and 0.09 < max(shifts) <= 0.1
 
 
 def test_a_share_of_the_clips_is_jittered() -> None:
     for config in (Augment(hue=0.1, jitter_probability=0.8), Augment(color_jitter=0.4, jitter_probability=0.8)):
         clip = torch.tensor([200, 40, 40], dtype=torch.uint8).view(1, 3, 1, 1).expand(4, 3, 32, 32)
-        same = [torch.equal(augment(clip, config, SPEC, False, generator(seed)), clip) for seed in range(200)]
+        same = [torch.equal(augment([clip], config, SPEC, False, generator(seed)), clip) for seed in range(200)]
         assert 20 <= sum(same) <= 60
 
 
@@ -180,7 +180,7 @@ def test_sides_of_a_crop_can_be_drawn_apart() -> None:
 def test_erasing_takes_one_box_and_fills_it_with_normal_noise() -> None:
     spec = ClipSpec(frames=4, size=96)
     clip = torch.zeros(4, 3, 100, 100, dtype=torch.uint8)
-    erased = augment(clip, Augment(erasing=1.0), spec, False, generator(2))
+    erased = augment([clip], Augment(erasing=1.0), spec, False, generator(2))
     changed = erased.amax(1) > 0  # (T, H, W)
     box = changed.any(0)
     rows, columns = box.any(1).nonzero().flatten(), box.any(0).nonzero().flatten()
@@ -190,7 +190,7 @@ def test_erasing_takes_one_box_and_fills_it_with_normal_noise() -> None:
     assert changed[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].float().mean() > 0.95
     assert not torch.equal(inside[0], inside[1])  # the box is the same, the noise is not
     assert abs(inside.mean() - 0.45) < 0.02 and abs(inside.std() - 0.215) < 0.02
-    none = augment(clip, Augment(erasing=0.0), spec, False, generator(2))
+    none = augment([clip], Augment(erasing=0.0), spec, False, generator(2))
     assert none.max() == 0
 
 

@@ -122,12 +122,12 @@ def check(
         splits, classes = {name: list(records) for name, records in data.items()}, None
     else:
         splits, classes = {"train": list(data)}, None
-    paths = {record.path: record.depth for records in splits.values() for record in records}
+    paths = {s.path: s.depth for records in splits.values() for record in records for s in record.streams}
     looks: dict[str, _Look] = {}
     found = _look_at_all(paths, loader_workers(workers), seconds)
     for path, look in track(found, "decoding", len(paths)) if progress else found:
         looks[path] = look
-    findings = [*_files(looks, clip), *_stretches(splits, looks), *_repeats(splits, looks)]
+    findings = [*_files(looks, clip), *_stretches(splits, looks), *_pairs(splits, looks), *_repeats(splits, looks)]
     for space, names in (classes if isinstance(classes, dict) else {"label": classes}).items():
         one = {s: [replace(r, label=label_in(r, space)) for r in records] for s, records in splits.items()}
         findings += _labels(one, names)
@@ -232,6 +232,15 @@ def _stretches(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look
                     f"{record.path}: an entry names frame {last}, but it has {info.frames}; correct its start and end"
                 )
                 yield Finding("error" if (record.start or 0) >= info.frames else "warning", "beyond the end", text)
+
+
+def _pairs(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look]) -> Iterator[Finding]:
+    for record in {record.path: record for records in splits.values() for record in records}.values():
+        counts = {stream.path: info.frames for stream in record.streams if (info := looks[stream.path].info)}
+        if len(set(counts.values())) > 1:
+            each = " and ".join(f"{path} {count}" for path, count in counts.items())
+            text = f"frames of one scene: {each}; they are taken to lie over the same time"
+            yield Finding("info", "unequal pair", text)
 
 
 def _repeats(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look]) -> Iterator[Finding]:

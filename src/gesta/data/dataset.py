@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypedDict
 
 from torch import Tensor
 
 from gesta.config import config
-from gesta.data.depth import Depth
+from gesta.data.depth import Depth, Modalities
 
 SplitName = Literal["train", "val", "test"]
 ClassNames = list[str] | dict[str, list[str]]
 """In label order, by label space if there are several."""
 
 Label = int | dict[str, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """What else was recorded of a scene, such as its depth beside the colours.
+
+    Attributes:
+        path, depth, masks: as of :class:`Record`.
+    """
+
+    path: str
+    depth: Depth | None = None
+    masks: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +45,8 @@ class Record:
         depth: how the video is shown to the model if it shows depth.
         masks: folder of masked depth maps by which every frame is cropped to the people in it, see
             :mod:`gesta.data.person`; empty for whole frames.
+        paired: other streams of the same stretch, for models of several. They may have other numbers of frames, which
+            then lie over the same time.
     """
 
     path: str
@@ -42,6 +57,38 @@ class Record:
     seconds: tuple[float, float] | None = None
     depth: Depth | None = None
     masks: str = ""
+    paired: tuple[Stream, ...] = ()
+
+    @property
+    def streams(self) -> list[Record]:
+        """The record once for each of its streams."""
+        others = (replace(self, path=s.path, depth=s.depth, masks=s.masks, paired=()) for s in self.paired)
+        return [replace(self, paired=()), *others] if self.paired else [self]
+
+
+class Streams(TypedDict):
+    """Those fields of a :class:`Record` that say what it shows."""
+
+    path: str
+    depth: Depth | None
+    masks: str
+    paired: tuple[Stream, ...]
+
+
+def streams(modality: Modalities, rgb: str, depth: str, shown: Depth | None, masks: str = "") -> Streams:
+    """What a record of a data set of both shows: colours, depth, or a pair of them.
+
+    Args:
+        modality: which.
+        rgb: path of the colours.
+        depth: path of the depth.
+        shown: how depth is shown.
+        masks: see :class:`Record`; of both.
+    """
+    if modality == "depth":
+        return Streams(path=depth, depth=shown, masks=masks, paired=())
+    paired = (Stream(path=depth, depth=shown, masks=masks),) if modality == "rgbd" else ()
+    return Streams(path=rgb, depth=None, masks=masks, paired=paired)
 
 
 def label_in(record: Record, space: str) -> int | None:
@@ -60,10 +107,11 @@ class Failure(NamedTuple):
 class Sample(TypedDict):
     """One record as a model's training or evaluation sees it."""
 
-    video: Tensor  # (V, T, C, H, W) uint8
+    video: Tensor  # (V, T, C, H, W) uint8; C = 3 for each stream that the model eats
     label: Label
     index: int  # position of the record in its list
     failures: list[Failure]  # training: records skipped on the way to this one
+    partial: list[Failure]  # testing: this record, if a stream of it could not be read and is black
 
 
 class Batch(TypedDict):
@@ -73,6 +121,7 @@ class Batch(TypedDict):
     label: dict[str, Tensor]  # per label space (B,) int64, -1 where unknown; a single space is called "label"
     index: Tensor  # (B,) int64
     failures: list[Failure]
+    partial: list[Failure]  # of its samples
 
 
 @config

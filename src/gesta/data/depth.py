@@ -13,6 +13,8 @@ from gesta.errors import GestaError
 
 Encoding = Literal["jet", "repeat3"]
 Modality = Literal["rgb", "depth"]
+Modalities = Literal["rgb", "depth", "rgbd"]
+"""What a data set of both is to give; ``rgbd`` are pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +63,17 @@ _JET = _jet()
 
 
 def depth_of(modality: str, encoding: str, limits: tuple[float, float]) -> Depth | None:
-    """How a data set's pictures are read: None for RGB.
+    """How a data set's depth is read: None where only RGB is.
 
     Args:
-        modality: ``rgb`` or ``depth``.
+        modality: one of :data:`Modalities`.
         encoding: see :class:`Depth`.
         limits: its ``near`` and ``far``.
 
     Raises:
         GestaError: one of them is impossible.
     """
-    for field, value, known in (("modality", modality, Modality), ("depth_encoding", encoding, Encoding)):
+    for field, value, known in (("modality", modality, Modalities), ("depth_encoding", encoding, Encoding)):
         if value not in get_args(known):
             raise GestaError(
                 f"data.{field} cannot be {value!r}{suggest(value, get_args(known))} "
@@ -80,6 +82,11 @@ def depth_of(modality: str, encoding: str, limits: tuple[float, float]) -> Depth
     if not 0 <= limits[0] < limits[1]:
         raise GestaError(f"data.depth_range {limits} must be two rising distances in millimetres")
     return None if modality == "rgb" else Depth(encoding, *limits)  # type: ignore[arg-type]
+
+
+def kinds(modality: Modalities) -> tuple[Modality, ...]:
+    """The streams of a modality."""
+    return ("rgb", "depth") if modality == "rgbd" else (modality,)
 
 
 def nearest(picture: NDArray[Any], width: int, height: int) -> NDArray[Any]:

@@ -6,8 +6,8 @@ import os
 import re
 
 from gesta.config import config
-from gesta.data.dataset import DataConfig, Record, SplitName
-from gesta.data.depth import Encoding, Modality, depth_of
+from gesta.data.dataset import DataConfig, Record, SplitName, streams
+from gesta.data.depth import Encoding, Modalities, depth_of, kinds
 from gesta.data.listfile import read_text
 from gesta.data.locate import Finder, find_list
 from gesta.errors import GestaError
@@ -23,8 +23,8 @@ _LINE = re.compile(r"(?P<rgb>\S*M_\d{5}\.avi) (?P<depth>\S*K_\d{5}\.avi)(?: (?P<
 class IsoGD(DataConfig):
     """IsoGD by its official lists: 35 878 training, 5784 validation and 6271 test pairs, subjects kept apart.
 
-    A record is one of a pair's two videos; its name is the pair's (``train/001/00001``), the same for both, so that
-    results of both can be fused. Every pair of the lists is a record; one that is not on the disk fails when read.
+    A record is one of a pair's two videos, or both; its name is the pair's (``train/001/00001``) in either case, so
+    that results can be fused. Every pair of the lists is a record; one that is not on the disk fails when read.
     Videos of 8 to 10 frames per second and 2 to 405 frames: sample clips uniformly.
 
     Depth is 8-bit grey, near dark and far bright, scaled per recording and not in millimetres; its stored luma is read
@@ -38,14 +38,14 @@ class IsoGD(DataConfig):
         root: folder of the videos.
         annotations: folder of ``train_list.txt``, ``valid_list.txt`` and ``test_list.txt``; by default the root, the
             phases' folders, ``annotations`` or ``labels``.
-        modality: ``rgb`` or ``depth``.
+        modality: ``rgb``, ``depth`` or pairs of both, ``rgbd``.
         depth_encoding: how depth becomes three channels: ``jet`` or ``repeat3``, see :class:`gesta.data.depth.Depth`.
         test_labels: list ``…/M_00001 frames label`` with labels from 0 on; the official test list has none.
     """
 
     root: str = "data/isogd"
     annotations: str = ""
-    modality: Modality = "rgb"
+    modality: Modalities = "rgb"
     depth_encoding: Encoding = "jet"
     test_labels: str = ""
 
@@ -76,14 +76,9 @@ class IsoGD(DataConfig):
                     raise GestaError(f"{self.test_labels}: has no line for {match['rgb']}; get the list again")
                 label = labels[number] + 1
             folder = os.path.dirname(match["rgb"])
-            records.append(
-                Record(
-                    path=_path(finder, match[self.modality], folder.split("/")[0]),
-                    name=f"{folder}/{number}",
-                    label=label - 1 if label else None,
-                    depth=depth,
-                )
-            )
+            paths = {kind: _path(finder, match[kind], folder.split("/")[0]) for kind in kinds(self.modality)}
+            shown = streams(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
+            records.append(Record(**shown, name=f"{folder}/{number}", label=label - 1 if label else None))
         return records
 
     def classes(self) -> list[str]:

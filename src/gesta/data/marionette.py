@@ -30,8 +30,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from gesta.config import config, suggest
-from gesta.data.dataset import ClassNames, DataConfig, Record, SplitName
-from gesta.data.depth import Encoding, Modality, depth_of
+from gesta.data.dataset import ClassNames, DataConfig, Record, SplitName, streams
+from gesta.data.depth import Encoding, Modalities, depth_of
 from gesta.data.filming import Clip, segments, shoot
 from gesta.data.lighting import Lighting
 from gesta.data.making import MANIFEST, VERSION, in_processes, read_manifest, write_json, write_text
@@ -94,15 +94,15 @@ class Marionette(DataConfig):
         root: the folder they lie in.
         held_out: what is new in testing and validation: ``both`` (new subjects before new cameras), ``subjects``
             (cameras are known from training) or ``cameras`` (subjects are known). All clips are used in each.
-        modality: ``rgb`` or ``depth`` (of sets made with ``--depth``). Names are the same for both, so that results of
-            both can be fused.
+        modality: ``rgb``, ``depth`` or pairs of both, ``rgbd`` (of sets made with ``--depth``). Names are the same, so
+            that results can be fused.
         depth_encoding: how depth becomes three channels: ``jet`` or ``repeat3``, see :class:`gesta.data.depth.Depth`.
         depth_range: millimetres that are shown as the darkest and the brightest level.
     """
 
     root: str = "data/marionette"
     held_out: HeldOut = "both"
-    modality: Modality = "rgb"
+    modality: Modalities = "rgb"
     depth_encoding: Encoding = "jet"
     depth_range: tuple[float, float] = (2500.0, 7500.0)
 
@@ -133,14 +133,14 @@ class Marionette(DataConfig):
         for clip in clips_of(files.family, manifest["clips"], seed):
             if split_of(clip, self.held_out) != split:
                 continue
-            path, name = str(files.depth(clip) if depth else files.video(clip)), files.name(clip)
+            shown = streams(self.modality, str(files.video(clip)), str(files.depth(clip)), depth)
             if clip.action:
-                records.append(Record(path=path, name=name, label=clip.action - 1, depth=depth))
+                records.append(Record(**shown, name=files.name(clip), label=clip.action - 1))
                 continue
             for number, task in enumerate(segments(clip, seed)):
                 label = {"verb": VERBS.index(task.verb), "noun": NOUNS.index(task.noun)}
                 name = f"{clip}_{number}"
-                records.append(Record(path=path, name=name, label=label, start=task.start, end=task.end, depth=depth))
+                records.append(Record(**shown, name=name, label=label, start=task.start, end=task.end))
         return records
 
     def classes(self) -> ClassNames:

@@ -9,8 +9,8 @@ from collections.abc import Collection
 from typing import Literal, get_args
 
 from gesta.config import config, suggest
-from gesta.data.dataset import DataConfig, Record, SplitName
-from gesta.data.depth import Encoding, Modality, depth_of
+from gesta.data.dataset import DataConfig, Record, SplitName, Streams, streams
+from gesta.data.depth import Encoding, Modalities, Modality, depth_of, kinds
 from gesta.data.listfile import read_text
 from gesta.data.video import VIDEOS, is_folder
 from gesta.errors import GestaError
@@ -79,7 +79,7 @@ class NTU(DataConfig):
     Attributes:
         root: folder of the samples.
         split: ``cross_subject`` or ``cross_view``.
-        modality: ``rgb`` or ``depth``.
+        modality: ``rgb``, ``depth`` or pairs of both, ``rgbd``.
         depth_encoding: how depth becomes three channels: ``jet`` or ``repeat3``, see :class:`gesta.data.depth.Depth`.
         depth_range: millimetres that are shown as the darkest and the brightest level.
         person_crop: show, instead of whole frames, their part around the person that masked depth shows, see
@@ -91,7 +91,7 @@ class NTU(DataConfig):
 
     root: str = "data/ntu"
     split: Protocol = "cross_subject"
-    modality: Modality = "rgb"
+    modality: Modalities = "rgb"
     depth_encoding: Encoding = "jet"
     depth_range: tuple[float, float] = (500.0, 4500.0)
     person_crop: bool = False
@@ -128,18 +128,17 @@ class NTU(DataConfig):
         }
         for name in left_out & set(labels):
             del labels[name]
-        there = _find(self.root, labels, self.modality)
-        masks = _masks(self.root, labels, there) if self.person_crop else {}
-        return [
-            Record(
-                path=there.get(name) or os.path.join(self.root, name),
-                name=name,
-                label=label,
-                depth=depth,
-                masks=masks.get(name, ""),
+        there = {kind: _find(self.root, labels, kind) for kind in kinds(self.modality)}
+        some = {name for found in there.values() for name in found}
+        masks = _masks(self.root, labels, some) if self.person_crop else {}
+
+        def shown(name: str) -> Streams:
+            rgb, depth_maps = (
+                there.get(kind, {}).get(name, os.path.join(self.root, name)) for kind in ("rgb", "depth")
             )
-            for name, label in labels.items()
-        ]
+            return streams(self.modality, rgb, depth_maps, depth, masks.get(name, ""))
+
+        return [Record(**shown(name), name=name, label=label) for name, label in labels.items()]
 
     def classes(self) -> list[str]:
         """The 60 names in the order of their numbers."""

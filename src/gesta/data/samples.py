@@ -48,6 +48,7 @@ class _Records:
     """Records that are read one at a time, in loader processes that may die of them or hang.
 
     Attributes:
+        clip: what a model eats.
         short_side, decoder: as :func:`read_record` takes them.
         patience: seconds that a record may take, besides those for its size.
         grace: seconds after which a loader process that still reads it is ended.
@@ -56,8 +57,9 @@ class _Records:
         deadly: why a record is not tried again, by index.
     """
 
-    def __init__(self, records: Sequence[Record], short_side: int, decoder: Decoder) -> None:
+    def __init__(self, records: Sequence[Record], clip: ClipSpec, short_side: int, decoder: Decoder) -> None:
         self.records = list(records)
+        self.clip = clip
         self.short_side = short_side
         self.decoder: Decoder = decoder
         self.patience, self.grace = PATIENCE, GRACE
@@ -74,12 +76,59 @@ class _Records:
         Raises:
             VideoError: it cannot be read, or it has killed or stopped loader processes before.
         """
+        return self._read(index, self.records[index], choose, crop)
+
+    def _read(self, index: int, record: Record, choose: Choose, crop: CropTo | None = None) -> Tensor:
         if index in self.deadly:
             raise VideoError(self.deadly[index])
-        record = self.records[index]
         deadline = Deadline(record.path, self.patience)
         with self._watched(index, deadline):
             return read_record(record, choose, self.short_side, self.decoder, crop, deadline)
+
+    def read_streams(self, index: int, choose: Choose) -> tuple[list[Tensor | None], list[str]]:
+        """The same moments of every stream that the model eats, and why some are None.
+
+        ``choose`` is asked for one stream; frames of others, if these have more or fewer, lie at the same shares of
+        the stretch. A stream that the data does not have is None without a reason.
+        """
+        chosen: list[tuple[Tensor, int]] = []
+        found: list[Tensor | None] = []
+        reasons = []
+        for stream in self.streams(index):
+
+            def same_moments(n: int, first: bool = not any(part is not None for part in found)) -> Tensor:
+                if first:
+                    chosen[:] = [(choose(n), n)]
+                ((indices, count),) = chosen
+                return indices if n == count else (2 * indices + 1) * n // (2 * count)
+
+            frames = None
+            try:
+                frames = self._read(index, stream, same_moments) if stream else None
+            except UNREADABLE as error:
+                reasons.append(str(error))
+            found.append(frames)
+        return found, reasons
+
+    def streams(self, index: int) -> list[Record | None]:
+        """A record once for each stream that the model eats, None for those that it does not have."""
+        record = self.records[index]
+        if not self.clip.streams:
+            return [record]
+        there = {"rgb" if stream.depth is None else "depth": stream for stream in record.streams}
+        return [there.get(kind) for kind in self.clip.streams]
+
+    def refuse_pairs(self) -> None:
+        """Tell a model of one stream from the data of several.
+
+        Raises:
+            GestaError: they do not go together.
+        """
+        if not self.clip.streams and any(record.paired for record in self.records):
+            raise GestaError(
+                "the data gives pairs of RGB and depth, of which the model takes only one: choose --data.modality rgb "
+                "or depth, or a model of both (gesta models '*rgbd*')"
+            )
 
     @contextlib.contextmanager
     def _watched(self, index: int, deadline: Deadline) -> Iterator[None]:
@@ -143,9 +192,15 @@ class TrainingClips(_Records, Dataset[Sample]):
         config: TrainConfig,
         classes: Sequence[str] | dict[str, list[str]],
     ) -> None:
-        super().__init__(records, training_short_side(config.augment, clip.size), config.decoder)
-        self.clip = clip
+        super().__init__(records, clip, training_short_side(config.augment, clip.size), config.decoder)
         self.config = config
+        self.refuse_pairs()
+        for index in range(len(records) if clip.streams else 0):
+            if None in self.streams(index):
+                raise GestaError(
+                    f"{records[index].name}: has only one of {' and '.join(clip.streams)}, which the model eats; "
+                    "give it pairs (--data.modality rgbd)"
+                )
         spaces = classes if isinstance(classes, dict) else {"label": list(classes)}
         pairs = config.augment.flip_labels
         flip_targets([name for names in spaces.values() for name in names], pairs)  # refuses what no space knows
@@ -178,7 +233,7 @@ class TrainingClips(_Records, Dataset[Sample]):
             except UNREADABLE as error:
                 failures.append(Failure(index, record.name, str(error)))
                 continue
-            return Sample(video=video, label=label, index=index, failures=failures)
+            return Sample(video=video, label=label, index=index, failures=failures, partial=[])
         raise GestaError(
             f"training videos cannot be read, {len(failures)} in a row, the last one: {failures[-1].reason}; "
             "gesta data check lists all such videos"
@@ -191,10 +246,13 @@ class TrainingClips(_Records, Dataset[Sample]):
         the same either way.
         """
         record, config = self.records[index], self.config.augment
-        if len(draws) > 1 or config.rotate or record.masks:
-            copies = self.read(index, choose)
+        if len(draws) > 1 or config.rotate or record.masks or self.clip.streams:
+            streams, reasons = self.read_streams(index, choose)
+            if reasons:
+                raise VideoError("; ".join(reasons))
             label, flips = self._flips(record.label, draws)
-            views = [augment(copies[i], config, self.clip, flips[i], draws[i]) for i in range(len(draws))]
+            copies = zip(*(stream for stream in streams if stream is not None))
+            views = [augment(c, config, self.clip, flip, draw) for c, flip, draw in zip(copies, flips, draws)]
             return label, torch.stack(views)
         flipped: list[tuple[Label, list[bool]]] = []
 
@@ -231,16 +289,19 @@ class TrainingClips(_Records, Dataset[Sample]):
 class TestViews(_Records, Dataset[Sample | Failure]):
     """All test views of a record: item ``index`` gives V = clips x crops views, clip by clip, or a :class:`Failure`.
 
+    A stream of a pair that is not there or cannot be read is black, which tells a model of several that it has to do
+    without.
+
     Raises:
-        GestaError: the protocol's short side is shorter than the crop.
+        GestaError: the protocol's short side is shorter than the crop, or the data are pairs and the model is not.
     """
 
     __test__ = False  # pytest would take the name for a test
 
     def __init__(self, records: Sequence[Record], clip: ClipSpec, config: EvaluateConfig) -> None:
-        super().__init__(records, test_short_side(config.short_side, clip.size), config.decoder)
-        self.clip = clip
+        super().__init__(records, clip, test_short_side(config.short_side, clip.size), config.decoder)
         self.config = config
+        self.refuse_pairs()
         if self.short_side < clip.size:
             raise GestaError(
                 f"evaluate.short_side {config.short_side} is smaller than the crop; it must be at least 224"
@@ -252,13 +313,14 @@ class TestViews(_Records, Dataset[Sample | Failure]):
         def choose(n: int) -> Tensor:
             return test_indices(n, self.clip, config.clips, config.coverage, config.short_videos)
 
-        try:
-            clips = self.read(index, choose)
-        except UNREADABLE as error:
-            return Failure(index, record.name, str(error))
-        return Sample(
-            video=crop_views(clips, self.clip.size, config.crops), label=record.label, index=index, failures=[]
-        )
+        streams, reasons = self.read_streams(index, choose)
+        views = [None if s is None else crop_views(s, self.clip.size, config.crops) for s in streams]
+        some = next((view for view in views if view is not None), None)
+        if some is None:
+            return Failure(index, record.name, "; ".join(reasons))
+        video = torch.cat([torch.zeros_like(some) if view is None else view for view in views], 2)
+        partial = [Failure(index, record.name, "; ".join(reasons))] if reasons else []
+        return Sample(video=video, label=record.label, index=index, failures=[], partial=partial)
 
 
 def read_record(
@@ -313,6 +375,7 @@ def collate(samples: Sequence[Sample | Failure]) -> Batch:
         label={space: torch.tensor(column, dtype=torch.int64) for space, column in columns.items()},
         index=torch.tensor([s["index"] for s in good], dtype=torch.int64),
         failures=failures + [failure for s in good for failure in s["failures"]],
+        partial=[failure for s in good for failure in s["partial"]],
     )
 
 

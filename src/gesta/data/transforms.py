@@ -96,26 +96,43 @@ def training_short_side(config: Augment, size: int) -> int:
     return math.ceil(size / max(config.scale[0], 1 / 3))
 
 
-def augment(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator) -> Tensor:
-    """One training clip: rotation, crop, flip, colour jitter, RandAugment, erasing; every draw serves all frames.
+def augment(
+    streams: Sequence[Tensor], config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator
+) -> Tensor:
+    """One training clip: rotation, crop, flip, colour jitter, RandAugment, erasing; every draw serves all frames
+    of all its streams.
 
     RandAugment works on the crop, as in image training; PySlowFast applies it to the whole frame before the crop.
 
     Args:
-        clip: ``(T, C, H, W)`` uint8, decoded at :func:`training_short_side`.
+        streams: ``(T, C, H, W)`` uint8 each, decoded at :func:`training_short_side`. If their pictures differ in size,
+            the box of the first lies at the same shares of the others' height and width.
         spec: the model's size; its mean fills what RandAugment moves in, its mean and deviation make erasing's noise.
         flip: mirror the clip (drawn by the caller, because it may change the label; see :func:`flip_targets`).
         generator: on the CPU; the only source of randomness.
 
     Returns:
-        ``(T, C, size, size)`` uint8.
+        ``(T, C of all, size, size)`` uint8.
     """
-    height, width = clip.shape[-2:]
     angle = rotation(config, generator)
-    if angle:
-        clip = F.rotate(clip, angle, interpolation=v2.InterpolationMode.BILINEAR)
-    top, left, down, across = crop_box(config, height, width, spec.size, generator)
-    return augment_box(clip[..., top : top + down, left : left + across], config, spec, flip, generator)
+    height, width = streams[0].shape[-2:]
+    box = crop_box(config, height, width, spec.size, generator)
+    state = generator.get_state()
+    parts = []
+    for clip in streams:
+        generator.set_state(state)
+        if angle:
+            clip = F.rotate(clip, angle, interpolation=v2.InterpolationMode.BILINEAR)
+        top, left, down, across = _same_box(box, (height, width), clip.shape[-2:])
+        parts.append(augment_box(clip[..., top : top + down, left : left + across], config, spec, flip, generator))
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+def _same_box(box: tuple[int, int, int, int], size: Sequence[int], other: Sequence[int]) -> tuple[int, int, int, int]:
+    """A box (top, left, height, width) of a picture of one size, (height, width), in one of another size."""
+    down, across = (other[i] / size[i] for i in (0, 1))
+    top, left = min(round(box[0] * down), other[0] - 1), min(round(box[1] * across), other[1] - 1)
+    return top, left, max(1, round(box[2] * down)), max(1, round(box[3] * across))
 
 
 def augment_box(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator) -> Tensor:
