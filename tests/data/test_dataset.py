@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from gesta.data.dataset import Failure, Record
+from gesta.data.dataset import Failure, Label, Record, Sample
 from gesta.data.deadline import PATIENCE
 from gesta.data.depth import Depth
 from gesta.data.loader import loader_workers, test_loader, training_batches, training_loader
@@ -158,14 +158,15 @@ def test_collate() -> None:
     video = torch.zeros(2, 1, 3, 4, 4, dtype=torch.uint8)
     failure = Failure(7, "x", "why")
 
-    def sample(label: object, index: int) -> dict:
-        return {"video": video, "label": label, "index": index, "failures": [failure] if index else []}
+    def sample(label: Label, index: int) -> Sample:
+        partial = [Failure(index, "x", "half")] if index == 4 else []
+        return Sample(video=video, label=label, index=index, failures=[failure] if index else [], partial=partial)
 
-    batch = collate([sample(2, 0), Failure(3, "y", "no"), sample(None, 4)])  # type: ignore[list-item]
+    batch = collate([sample(2, 0), Failure(3, "y", "no"), sample(None, 4)])
     assert batch["video"].shape == (2, 2, 1, 3, 4, 4) and batch["index"].tolist() == [0, 4]
     assert {space: values.tolist() for space, values in batch["label"].items()} == {"label": [2, -1]}
-    assert batch["failures"] == [Failure(3, "y", "no"), failure]
-    several = collate([sample({"verb": 1}, 0), sample(None, 1), sample({"verb": 0, "noun": 5}, 2)])  # type: ignore[list-item]
+    assert batch["failures"] == [Failure(3, "y", "no"), failure] and batch["partial"] == [Failure(4, "x", "half")]
+    several = collate([sample({"verb": 1}, 0), sample(None, 1), sample({"verb": 0, "noun": 5}, 2)])
     assert {s: v.tolist() for s, v in several["label"].items()} == {"noun": [-1, -1, 5], "verb": [1, -1, 0]}
     nothing = collate([failure])
     assert len(nothing["video"]) == 0 and nothing["index"].tolist() == [] and nothing["label"]["label"].tolist() == []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from gesta.data.clips import test_indices, train_indices
 from gesta.data.dataset import Batch, Failure, Label, Record, Sample
@@ -371,7 +371,10 @@ def collate(samples: Sequence[Sample | Failure]) -> Batch:
     spaces = sorted({space for label in labels for space in label}) or ["label"]
     columns = {space: [label.get(space, -1) for label in labels] for space in spaces}
     return Batch(
-        video=torch.stack([s["video"] for s in good]) if good else torch.empty((0, 0, 0, 3, 0, 0), dtype=torch.uint8),
+        # default_collate stacks them where the main process finds them: no copy on the way there
+        video=default_collate([s["video"] for s in good])
+        if good
+        else torch.empty((0, 0, 0, 3, 0, 0), dtype=torch.uint8),
         label={space: torch.tensor(column, dtype=torch.int64) for space, column in columns.items()},
         index=torch.tensor([s["index"] for s in good], dtype=torch.int64),
         failures=failures + [failure for s in good for failure in s["failures"]],
