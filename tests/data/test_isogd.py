@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gesta.config import replace
 from gesta.data.dataset import Failure
 from gesta.data.isogd import IsoGD
 from gesta.data.samples import TestViews
@@ -119,6 +120,11 @@ def test_genuine_pairs(shared: Path) -> None:
     levels = read(depth[0].path, lambda n: torch.arange(n), depth=depth[0].depth)
     assert levels.shape == (55, 3, 240, 320)
     clip = ClipSpec(frames=8, sampling="uniform", size=32)
+    parts = []
     for records in (rgb, depth):
         sample = TestViews(records, clip, EvaluateConfig(clips=1))[0]
         assert not isinstance(sample, Failure) and sample["video"].shape == (1, 8, 3, 32, 32)
+        parts.append(sample["video"])
+    pairs = [r for r in IsoGD(root=root, modality="rgbd").records("train") if Path(r.path).exists()]
+    both = TestViews(pairs, replace(clip, streams=("rgb", "depth")), EvaluateConfig(clips=1))[0]
+    assert not isinstance(both, Failure) and torch.equal(both["video"], torch.cat(parts, 2)) and not both["partial"]
