@@ -8,8 +8,8 @@ mirrored at random, uint8. ``PyAV`` decodes up to the last wanted frame, keeps t
 they are installed. None but ours scales frames while converting them, survives a broken file or draws reproducibly.
 ``decoding alone`` is the pure decoding limit: the same files opened, the packets that the same clips need decoded along
 our reader's shortest way, in as many processes, and nothing done with the frames. Rates are taken in turns, several
-rounds; the medians of rates and of each round's ratios are printed; nothing is asserted about time. Without workers they are clips per second of the
-processor's time, which other programs on the machine change less.
+rounds; the medians of rates and of each round's ratios are printed; nothing is asserted about time. Without workers
+rates are clips per second of the processor's time, which other programs on the machine change less.
 
 Without ``--root`` 16 made H.264 videos of 340 x 256, 150 frames, are read.
 """
