@@ -435,7 +435,15 @@ def to_clips(video: Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) 
 
     Returns:
         ``(B * V, C, T, H, W)`` of ``dtype``, contiguous.
+
+    Raises:
+        GestaError: clips of fewer streams than the model eats.
     """
+    if video.shape[3] != spec.channels:
+        raise GestaError(
+            f"the model eats clips of {' and '.join(spec.streams) or 'one stream'}, {spec.channels} channels, and was "
+            f"given {video.shape[3]}; score lists of pairs with gesta evaluate"
+        )
     pixels = video.flatten(0, 1).transpose(1, 2)
     count = max(1, len(spec.streams))
     mean, std = (

@@ -183,4 +183,7 @@ def test_normalisation_of_both(pair: Callable[..., Record]) -> None:
     batch = collate([TestViews([pair()], spec, EvaluateConfig(clips=1, crops=1))[0]])
     rgb, depth = to_clips(batch["video"], spec).split(3, 1)
     assert torch.equal(rgb, depth) and not math.isnan(float(rgb.sum()))
-    assert torch.equal(rgb, to_clips(batch["video"][:, :, :, :3], replace(spec, streams=())))
+    alone = batch["video"][:, :, :, :3]
+    assert torch.equal(rgb, to_clips(alone, replace(spec, streams=())))
+    with pytest.raises(GestaError, match=r"clips of rgb and depth, 6 channels, and was given 3; .* gesta evaluate"):
+        to_clips(alone, spec)

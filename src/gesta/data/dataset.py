@@ -66,7 +66,7 @@ class Record:
         return [replace(self, paired=()), *others] if self.paired else [self]
 
 
-class Streams(TypedDict):
+class Shown(TypedDict):
     """Those fields of a :class:`Record` that say what it shows."""
 
     path: str
@@ -75,7 +75,7 @@ class Streams(TypedDict):
     paired: tuple[Stream, ...]
 
 
-def streams(modality: Modalities, rgb: str, depth: str, shown: Depth | None, masks: str = "") -> Streams:
+def of_modality(modality: Modalities, rgb: str, depth: str, shown: Depth | None, masks: str = "") -> Shown:
     """What a record of a data set of both shows: colours, depth, or a pair of them.
 
     Args:
@@ -86,9 +86,9 @@ def streams(modality: Modalities, rgb: str, depth: str, shown: Depth | None, mas
         masks: see :class:`Record`; of both.
     """
     if modality == "depth":
-        return Streams(path=depth, depth=shown, masks=masks, paired=())
+        return Shown(path=depth, depth=shown, masks=masks, paired=())
     paired = (Stream(path=depth, depth=shown, masks=masks),) if modality == "rgbd" else ()
-    return Streams(path=rgb, depth=None, masks=masks, paired=paired)
+    return Shown(path=rgb, depth=None, masks=masks, paired=paired)
 
 
 def label_in(record: Record, space: str) -> int | None:

@@ -6,7 +6,7 @@ import os
 import re
 
 from gesta.config import config
-from gesta.data.dataset import DataConfig, Record, SplitName, streams
+from gesta.data.dataset import DataConfig, Record, SplitName, of_modality
 from gesta.data.depth import Encoding, Modalities, depth_of, kinds
 from gesta.data.listfile import read_text
 from gesta.data.locate import Finder, find_list
@@ -77,7 +77,7 @@ class IsoGD(DataConfig):
                 label = labels[number] + 1
             folder = os.path.dirname(match["rgb"])
             paths = {kind: _path(finder, match[kind], folder.split("/")[0]) for kind in kinds(self.modality)}
-            shown = streams(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
+            shown = of_modality(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
             records.append(Record(**shown, name=f"{folder}/{number}", label=label - 1 if label else None))
         return records
 

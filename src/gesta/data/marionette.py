@@ -30,7 +30,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from gesta.config import config, suggest
-from gesta.data.dataset import ClassNames, DataConfig, Record, SplitName, streams
+from gesta.data.dataset import ClassNames, DataConfig, Record, SplitName, of_modality
 from gesta.data.depth import Encoding, Modalities, depth_of
 from gesta.data.filming import Clip, segments, shoot
 from gesta.data.lighting import Lighting
@@ -133,7 +133,7 @@ class Marionette(DataConfig):
         for clip in clips_of(files.family, manifest["clips"], seed):
             if split_of(clip, self.held_out) != split:
                 continue
-            shown = streams(self.modality, str(files.video(clip)), str(files.depth(clip)), depth)
+            shown = of_modality(self.modality, str(files.video(clip)), str(files.depth(clip)), depth)
             if clip.action:
                 records.append(Record(**shown, name=files.name(clip), label=clip.action - 1))
                 continue

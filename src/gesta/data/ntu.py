@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Literal, get_args
 
 from gesta.config import config, suggest
-from gesta.data.dataset import DataConfig, Record, SplitName, Streams, streams
+from gesta.data.dataset import DataConfig, Record, Shown, SplitName, of_modality
 from gesta.data.depth import Encoding, Modalities, Modality, depth_of, kinds
 from gesta.data.listfile import read_text
 from gesta.data.video import VIDEOS, is_folder
@@ -132,11 +132,11 @@ class NTU(DataConfig):
         some = {name for found in there.values() for name in found}
         masks = _masks(self.root, labels, some) if self.person_crop else {}
 
-        def shown(name: str) -> Streams:
+        def shown(name: str) -> Shown:
             rgb, depth_maps = (
                 there.get(kind, {}).get(name, os.path.join(self.root, name)) for kind in ("rgb", "depth")
             )
-            return streams(self.modality, rgb, depth_maps, depth, masks.get(name, ""))
+            return of_modality(self.modality, rgb, depth_maps, depth, masks.get(name, ""))
 
         return [Record(**shown(name), name=name, label=label) for name, label in labels.items()]
 
