@@ -498,4 +498,5 @@ def _name(model: VideoModel) -> str:
 def _device_words(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads of the processor" if device.type == "cpu" else device.type
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' * (threads != 1)} of the processor" if device.type == "cpu" else device.type

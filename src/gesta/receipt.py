@@ -175,7 +175,8 @@ class Receipt:
             if "scored" in stream:
                 lines.append(f"{stream['name']} alone: {stream['scored']} scored, {stream['failed']} failed")
         if self.partial:
-            lines.append(f"{len(self.partial)} videos were scored by what there was of them:")
+            videos = "1 video was" if len(self.partial) == 1 else f"{len(self.partial)} videos were"
+            lines.append(f"{videos} scored without a part that was missing:")
             lines += [f"  {f['name']}: {f['reason']}" for f in self.partial[:10]]
         lines += [f"  failed: {f['name']}: {f['reason']}" for f in self.failures[:10]]
         if self.failed > 10:
