@@ -103,9 +103,8 @@ def test_a_video_that_one_stream_lacks_is_scored_by_the_other() -> None:
             ("depth", 2, 1),
         ]
         assert "rgb alone: 1 scored, 2 failed" in str(found) and "depth alone: 2 scored, 1 failed" in str(found)
-        assert "1 videos were scored by what there was of them" in str(
-            found
-        ) and "video 1: rgb: cannot be decoded" in str(found)
+        assert "1 video was scored without a part that was missing" in str(found)
+        assert "video 1: rgb: cannot be decoded" in str(found)
 
 
 def test_a_missing_depth_file_is_named_beside_the_colour_that_is_there(
