@@ -233,7 +233,8 @@ class DecodedOnly(TrainingClips):
         """Open the file and decode what the clip needs, along the reader's own shortest way; ``(V, 0)``."""
         for record in filter(None, self.streams(index)):
             whole = dataclasses.replace(record, masks="")
-            read_record(whole, choose, self.short_side, self.config.decoder, crop=lambda height, width: (0, 0, 0, 0))
+            nothing = lambda height, width: (0, 0, 0, 0)  # noqa: E731
+            read_record(whole, choose, self.short_side, self.config.decoder, nothing, enlarge=self.enlarge)
         return self.records[index].label, torch.empty((len(draws), 0), dtype=torch.uint8)
 
 

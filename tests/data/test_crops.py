@@ -15,11 +15,12 @@ from torch import Tensor
 from gesta.config import replace
 from gesta.data import decode
 from gesta.data.clips import train_indices
-from gesta.data.dataset import Record
+from gesta.data.dataset import Failure, Record
 from gesta.data.depth import Depth
-from gesta.data.samples import TrainingClips, read_record, seeded
+from gesta.data.samples import TestViews, TrainingClips, read_record, seeded
 from gesta.data.transforms import Augment, augment
 from gesta.data.video import read
+from gesta.evaluate import EvaluateConfig
 from gesta.model import ClipSpec
 from gesta.train import TrainConfig
 
@@ -189,9 +190,26 @@ def test_training_clips_are_those_that_are_cropped_afterwards(
     mirrored = set()
     for epoch in range(4):
         draw = seeded(config.seed, epoch, 0, 0)
-        frames = read_record(record, lambda n, d=draw: train_indices(n, spec, "loop", d), clips.short_side)
+        frames = read_record(
+            record, lambda n, d=draw: train_indices(n, spec, "loop", d), clips.short_side, enlarge=False
+        )
         flip = float(torch.rand((), generator=draw)) < config.augment.flip
         mirrored.add(flip)
         found = clips[epoch, 0]["video"]
         assert found.is_contiguous() and torch.equal(found[0], augment([frames], config.augment, spec, flip, draw))
     assert mirrored == {False, True}
+
+
+def test_small_videos_are_scaled_once(tmp_path: Path, converted: list[tuple[int, int]]) -> None:
+    """A training clip of a video smaller than it would be read at is cut at the video's size; a test's is scaled."""
+    path = str(write_noise(tmp_path / "a.mp4", (64, 48), frames=12))
+    assert read(path, everything, short_side=60).shape == (12, 3, 60, 80)
+    assert read(path, everything, short_side=60, enlarge=False).shape == (12, 3, 48, 64)
+    assert read(path, everything, short_side=40, enlarge=False).shape == (12, 3, 40, 53)
+    spec, record = ClipSpec(frames=4, stride=2, size=56), Record(path=path, name="a", label=0)
+    converted.clear()
+    video = TrainingClips([record], spec, TrainConfig(), ["any"])[0, 0]["video"]
+    ((width, height),) = set(converted)
+    assert video.shape[-2:] == (56, 56) and width <= 64 and height <= 48
+    views = TestViews([record], spec, EvaluateConfig(clips=1, crops=1))[0]
+    assert not isinstance(views, Failure) and views["video"].shape[-2:] == (56, 56)

@@ -62,20 +62,27 @@ class Clip:
         short_side: length of the short side in pixels, None keeps the size.
         depth: the video shows depth, and how it is shown to the model.
         crop: asked once, when the first frame comes; None keeps whole frames.
+        enlarge: False keeps the size of frames that are smaller.
 
     Attributes:
         video: ``(T, 3, H, W)`` uint8; of a box the channels lie last, as resizing on a CPU likes them.
     """
 
     def __init__(
-        self, wanted: list[int], short_side: int | None, depth: Depth | None = None, crop: CropTo | None = None
+        self,
+        wanted: list[int],
+        short_side: int | None,
+        depth: Depth | None = None,
+        crop: CropTo | None = None,
+        enlarge: bool = True,
     ) -> None:
         self.wanted = wanted
         self.short_side = short_side
+        self.enlarge = enlarge
         self.slots = {number: slot for slot, number in enumerate(wanted)}
         self.missing = set(wanted)
         self.video: np.ndarray | None = None
-        self._convert = Converter(short_side, depth)
+        self._convert = Converter(short_side, depth, enlarge)
         self._crop = crop
         self._size = (0, 0)
         self._box: Box | None = None
@@ -287,10 +294,12 @@ class Converter:
     Args:
         short_side: length of the short side in pixels, None keeps the size.
         depth: take their luma for depth, and show it so; it is scaled by taking nearest pixels.
+        enlarge: False keeps the size of frames that are smaller.
     """
 
-    def __init__(self, short_side: int | None, depth: Depth | None = None) -> None:
+    def __init__(self, short_side: int | None, depth: Depth | None = None, enlarge: bool = True) -> None:
         self.short_side = short_side
+        self.enlarge = enlarge
         self.depth = depth
         self._scaler = VideoReformatter()
         self._part: av.VideoFrame | None = None
@@ -327,8 +336,7 @@ class Converter:
         return image if box is None else cut(image, box)
 
     def _scaled(self, frame: av.VideoFrame) -> tuple[int, int]:
-        size = frame.width, frame.height
-        return size if self.short_side is None else scaled_size(*size, self.short_side)
+        return scaled_size(frame.width, frame.height, self.short_side, self.enlarge)
 
     def _packed(self, frame: av.VideoFrame) -> np.ndarray:
         """RGB at the frame's size: the conversion torchcodec uses; libswscale's planar one leaves columns out here."""

@@ -110,7 +110,8 @@ class Folder:
         for number in clip.wanted:
             self._deadline.check()
             try:
-                clip.put_image(number, read_image(self._files[number], clip.short_side, self._depth))
+                image = read_image(self._files[number], clip.short_side, self._depth, clip.enlarge)
+                clip.put_image(number, image)
             except OSError as error:
                 self.problem = why_not(self._files[number], error)
                 del self._files[number]
@@ -131,20 +132,21 @@ def holds_frames(names: list[str]) -> bool:
     return False
 
 
-def read_image(path: str, short_side: int | None, depth: Depth | None = None) -> np.ndarray:
+def read_image(path: str, short_side: int | None, depth: Depth | None = None, enlarge: bool = True) -> np.ndarray:
     """One frame as ``(3, H, W)`` uint8, its short side scaled to ``short_side`` pixels (bilinear, area-aware).
 
     Args:
         path: the file.
         short_side: None keeps the size.
         depth: read a depth map, 16 or 8 bits, and show it so; it is scaled by taking nearest pixels.
+        enlarge: False keeps the size of an image that is smaller.
 
     Raises:
         OSError: the file is not a readable image, or one of absurd size.
         VideoError: it holds more than 8 bits per channel, as depth maps do, and ``depth`` is not given.
     """
     with open_image(path) as image:
-        width, height = image.size if short_side is None else scaled_size(*image.size, short_side)
+        width, height = scaled_size(*image.size, short_side, enlarge)
         if depth is not None:
             deep = image.mode.startswith(("I", "F"))
             return depth.encode(nearest(np.asarray(image if deep else image.convert("L")), width, height))
@@ -188,9 +190,11 @@ def absurd_size(width: int, height: int) -> str:
     return f"pictures of {width} x {height} pixels are not read, only up to {most}"
 
 
-def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+def scaled_size(width: int, height: int, short_side: int | None, enlarge: bool = True) -> tuple[int, int]:
     """Width and height after scaling the short side to ``short_side``, aspect kept, sides rounded to whole pixels."""
     short = min(width, height)
+    if short_side is None or (short < short_side and not enlarge):
+        return width, height
     return max(1, (2 * width * short_side + short) // (2 * short)), max(
         1, (2 * height * short_side + short) // (2 * short)
     )

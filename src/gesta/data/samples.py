@@ -57,6 +57,8 @@ class _Records:
         deadly: why a record is not tried again, by index.
     """
 
+    enlarge = True  # whether smaller pictures are brought to the short side
+
     def __init__(self, records: Sequence[Record], clip: ClipSpec, short_side: int, decoder: Decoder) -> None:
         self.records = list(records)
         self.clip = clip
@@ -83,7 +85,7 @@ class _Records:
             raise VideoError(self.deadly[index])
         deadline = Deadline(record.path, self.patience)
         with self._watched(index, deadline):
-            return read_record(record, choose, self.short_side, self.decoder, crop, deadline)
+            return read_record(record, choose, self.short_side, self.decoder, crop, deadline, self.enlarge)
 
     def read_streams(self, index: int, choose: Choose) -> tuple[list[Tensor | None], list[str]]:
         """The same moments of every stream that the model eats, and why some are None.
@@ -184,6 +186,8 @@ class TrainingClips(_Records, Dataset[Sample]):
         config: seed, repeats, augmentation, short videos, decoder.
         classes: names in label order, by label space if there are several; they decide what may be flipped.
     """
+
+    enlarge = False  # all crops are shares of the picture, and are scaled once, to the model's size
 
     def __init__(
         self,
@@ -330,10 +334,11 @@ def read_record(
     decoder: Decoder = "pyav",
     crop: CropTo | None = None,
     deadline: Deadline | None = None,
+    enlarge: bool = True,
 ) -> Tensor:
     """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them; by ``masks`` cropped to people.
 
-    Either the record has ``masks`` or there may be a ``crop``.
+    Either the record has ``masks``, and frames of one size, or there may be a ``crop``.
     """
     modality: Modality = "rgb" if record.depth is None else "depth"
     chosen: list[Tensor] = []
@@ -352,6 +357,7 @@ def read_record(
         depth=record.depth,
         decoder=decoder,
         crop=crop,
+        enlarge=enlarge or bool(record.masks),
         deadline=deadline,
     )
     if not record.masks:

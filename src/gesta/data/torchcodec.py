@@ -60,11 +60,10 @@ class TorchcodecFile(File):
             except (RuntimeError, IndexError):
                 self._decoder = None
             else:
-                if clip.short_side is not None:
-                    height, width = frames.shape[-2:]
-                    width, height = scaled_size(width, height, clip.short_side)
-                    if (height, width) != frames.shape[-2:]:
-                        frames = interpolate(frames, (height, width), mode="bilinear", antialias=True)
+                height, width = frames.shape[-2:]
+                width, height = scaled_size(width, height, clip.short_side, clip.enlarge)
+                if (height, width) != frames.shape[-2:]:
+                    frames = interpolate(frames, (height, width), mode="bilinear", antialias=True)
                 for number, image in zip(clip.wanted, frames.numpy()):
                     clip.put_image(number, image)
                 return self.frames

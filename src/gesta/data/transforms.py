@@ -83,7 +83,7 @@ class Augment:
 
 
 def training_short_side(config: Augment, size: int) -> int:
-    """Short side in pixels at which a training clip is decoded, so that no frame is larger than its crops deserve.
+    """Short side in pixels at which a training clip is read at most, so that no frame is larger than its crops deserve.
 
     ``random_resized`` reads at 256/224 of the model's size, the scale of the usual reduced copies of Kinetics; its
     smallest crops are scaled up, as they are there. ``jitter`` reads at the largest short side it may draw, and

@@ -209,6 +209,7 @@ def read(
     depth: Depth | None = None,
     decoder: Decoder = "pyav",
     crop: CropTo | None = None,
+    enlarge: bool = True,
     deadline: Deadline | None = None,
 ) -> Tensor:
     """Read chosen frames of a video file or a folder of frames.
@@ -234,6 +235,7 @@ def read(
             timestamps (AVI) or cannot decode, depth, and folders of images, are read as with ``pyav``.
         crop: gets height and width of the frames as they would be returned and gives the box of them to keep, (top,
             left, height, width); called once after each call of ``choose``. The pixels are those of whole frames, cut.
+        enlarge: False keeps the size of frames whose short side is shorter than ``short_side``.
         deadline: when it has to be done; None gives a minute and one more second for each 128 kB of the file, or for
             each image of the folder.
 
@@ -257,7 +259,7 @@ def read(
         try:
             if seconds is not None:
                 start, end = _frames_at(path, source, seconds)
-            return _read(path, source, choose, short_side, start or 0, end, depth, crop)
+            return _read(path, source, choose, short_side, start or 0, end, depth, crop, enlarge)
         except (FFmpegError, MemoryError) as error:
             raise VideoError(f"{path}: cannot be converted to RGB ({error}); {DAMAGED}") from None
 
@@ -279,6 +281,7 @@ def _read(
     end: int | None,
     depth: Depth | None,
     crop: CropTo | None,
+    enlarge: bool,
 ) -> Tensor:
     while True:
         total = source.frames
@@ -292,7 +295,7 @@ def _read(
         if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= length:
             raise ValueError(f"choose({length}) must return indices from 0 to {length - 1}, not {indices.tolist()}")
         wanted, places = torch.unique(indices, sorted=True, return_inverse=True)
-        clip = Clip((wanted + start).tolist(), short_side, depth, crop)
+        clip = Clip((wanted + start).tolist(), short_side, depth, crop, enlarge)
         found = source.fill(clip)
         if not clip.missing:
             frames = torch.from_numpy(clip.video)
