@@ -1,13 +1,15 @@
 """STD-Former beside a straightforward transcription of its equations, in one run.
 
     python benchmarks/std_former.py [--device cuda] [--batch 1] [--size 224] [--dtype bfloat16] [--repeats 3] [--parts]
+                                    [--shares]
 
 The transcription below is what one writes from the paper: (B, C, T, H, W) maps for every convolution and batch norm,
 (B·T, 1 + N, C) tokens for attention over space, (B·N, T, C) for attention along time, and a permuted copy at every
 border between them. It has the same parameters, uses PyTorch's fused attention, too, and its scores are asserted close
 to ours at start. Forward pass in evaluation, and a training step (forward and backward). The two take turns; a time is
 the least of its repetitions, because other work on a machine only ever adds to it, and on a CPU processor time, which
-it disturbs least (of all threads together: use one). ``--parts`` times the parts apart. Asserts nothing about time.
+it disturbs least (of all threads together: use one). ``--parts`` times the parts apart; ``--shares`` says how much of
+the time is dense matrix products, which both sides leave to the same library. Asserts nothing about time.
 """
 
 from __future__ import annotations
@@ -233,6 +235,15 @@ def shaken(model: STDFormer) -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
+def share(work: Work) -> str:
+    """How much of the processor's time dense matrix products take."""
+    work()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        work()
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    return f"{sum(times.get(f'aten::{name}', 0) for name in ('mm', 'addmm', 'bmm')) / sum(times.values()):.0%}"
+
+
 def step(model: nn.Module, video: Tensor) -> Work:
     def run() -> None:
         model.zero_grad(set_to_none=True)
@@ -302,6 +313,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--shares", action="store_true")
     options = parser.parse_args()
     device, dtype, batch = torch.device(options.device), getattr(torch, options.dtype), options.batch
     tiny = options.size == 64
@@ -332,9 +344,15 @@ def main() -> None:
 
         return call
 
-    run("evaluation", {"ours": forward(ours), "transcription": forward(plain)})
+    def both(title: str, works: tuple[Work, Work]) -> None:
+        if options.shares:
+            print(f"{title}, dense matrix products: ours {share(works[0])}, transcription {share(works[1])}")
+        else:
+            run(title, dict(zip(("ours", "transcription"), works)))
+
+    both("evaluation", (forward(ours), forward(plain)))
     ours.train(), plain.train()
-    run("training step", {"ours": step(ours, video), "transcription": step(plain, video)})
+    both("training step", (step(ours, video), step(plain, video)))
     if options.parts:
         parts(config, ours, plain, batch, run)
 
