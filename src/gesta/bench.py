@@ -233,9 +233,13 @@ class DecodedOnly(TrainingClips):
         """Open the file and decode what the clip needs, along the reader's own shortest way; ``(V, 0)``."""
         for record in filter(None, self.streams(index)):
             whole = dataclasses.replace(record, masks="")
-            nothing = lambda height, width: (0, 0, 0, 0)  # noqa: E731
-            read_record(whole, choose, self.short_side, self.config.decoder, nothing, enlarge=self.enlarge)
+            read_record(whole, choose, self.short_side, self.config.decoder, _no_pixels, enlarge=self.enlarge)
         return self.records[index].label, torch.empty((len(draws), 0), dtype=torch.uint8)
+
+
+def _no_pixels(height: int, width: int) -> tuple[int, int, int, int]:
+    """A box of none."""
+    return 0, 0, 0, 0
 
 
 def _stages(dataset: TrainingClips, device: torch.device, seconds: float) -> dict[str, float]:

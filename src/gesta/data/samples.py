@@ -55,6 +55,9 @@ class _Records:
         reading: index of the record that each loader process reads, -1 for none; shared with them.
         deaths: how many loader processes have died of a record, by index.
         deadly: why a record is not tried again, by index.
+
+    Raises:
+        GestaError: the data are pairs and the model eats one stream.
     """
 
     enlarge = True  # whether smaller pictures are brought to the short side
@@ -68,6 +71,11 @@ class _Records:
         self.reading = torch.empty(0, dtype=torch.int64)
         self.deaths: dict[int, int] = {}
         self.deadly: dict[int, str] = {}
+        if not clip.streams and any(record.paired for record in self.records):
+            raise GestaError(
+                "the data gives pairs of RGB and depth, of which the model takes only one: choose --data.modality rgb "
+                "or depth, or a model of both (gesta models '*rgbd*')"
+            )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -119,18 +127,6 @@ class _Records:
             return [record]
         there = {"rgb" if stream.depth is None else "depth": stream for stream in record.streams}
         return [there.get(kind) for kind in self.clip.streams]
-
-    def refuse_pairs(self) -> None:
-        """Tell a model of one stream from the data of several.
-
-        Raises:
-            GestaError: they do not go together.
-        """
-        if not self.clip.streams and any(record.paired for record in self.records):
-            raise GestaError(
-                "the data gives pairs of RGB and depth, of which the model takes only one: choose --data.modality rgb "
-                "or depth, or a model of both (gesta models '*rgbd*')"
-            )
 
     @contextlib.contextmanager
     def _watched(self, index: int, deadline: Deadline) -> Iterator[None]:
@@ -198,7 +194,6 @@ class TrainingClips(_Records, Dataset[Sample]):
     ) -> None:
         super().__init__(records, clip, training_short_side(config.augment, clip.size), config.decoder)
         self.config = config
-        self.refuse_pairs()
         for index in range(len(records) if clip.streams else 0):
             if None in self.streams(index):
                 raise GestaError(
@@ -305,7 +300,6 @@ class TestViews(_Records, Dataset[Sample | Failure]):
     def __init__(self, records: Sequence[Record], clip: ClipSpec, config: EvaluateConfig) -> None:
         super().__init__(records, clip, test_short_side(config.short_side, clip.size), config.decoder)
         self.config = config
-        self.refuse_pairs()
         if self.short_side < clip.size:
             raise GestaError(
                 f"evaluate.short_side {config.short_side} is smaller than the crop; it must be at least 224"
