@@ -20,9 +20,9 @@ from gesta.alignment import certificate
 from gesta.alignment.assignment import assign
 from gesta.alignment.auction import auction
 from gesta.alignment.chain import similarity
-from gesta.alignment.measure import WIDTH, bench_align, moving
 from gesta.alignment.statistics import statistics
-from gesta.predict import choose_device
+from gesta.bench.alignment import WIDTH, bench_align, moving
+from gesta.prediction.predict import choose_device
 
 
 def milliseconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -69,7 +69,7 @@ def main() -> None:
     if options.solvers:
         solvers(device, options.repeats)
 
-    from gesta.model import create_model
+    from gesta.models import create_model
 
     torch.manual_seed(0)
     fixed, aligned = (create_model(name).to(device).eval() for name in ("timesformer_b", "ata_vitb"))

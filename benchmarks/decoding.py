@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from gesta.data.frames import scaled_size
-from gesta.data.video import find_videos, probe, read
+from gesta.video.images import scaled_size
+from gesta.video.reader import find_videos, probe, read
 
 FRAMES, STRIDE = 16, 4
 

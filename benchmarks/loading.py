@@ -34,14 +34,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from gesta.bench import DecodedOnly, make_videos
-from gesta.data.dataset import Record
+from gesta.bench.data import DecodedOnly, make_videos
 from gesta.data.loader import training_batches, training_loader
 from gesta.data.samples import TrainingClips
-from gesta.data.video import find_videos, probe
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
-from gesta.train import TrainConfig
+from gesta.recipe import TrainConfig
+from gesta.records import Record
+from gesta.video.reader import find_videos, probe
 
 CLIP = ClipSpec(frames=16, stride=4, size=224)
 BATCH = 8

@@ -36,18 +36,20 @@ import torch
 from PIL import Image
 
 from gesta.config import config
-from gesta.data.check import check
-from gesta.data.dataset import DataConfig, Record, SplitName
-from gesta.data.depth import Depth
-from gesta.data.encode import write_depth
-from gesta.data.filming import film
-from gesta.data.marionette import plan
-from gesta.data.pool import each
-from gesta.data.video import VIDEOS, VideoError, probe, read
-from gesta.evaluate import EvaluateConfig, evaluate
-from gesta.model import ClipSpec, model_config
-from gesta.recipes import Recipe
-from gesta.train import TrainConfig, train
+from gesta.curation.check import check
+from gesta.curation.workers import each
+from gesta.errors import VideoError
+from gesta.evaluation.evaluate import evaluate
+from gesta.marionette.dataset import plan
+from gesta.marionette.encode import write_depth
+from gesta.marionette.filming import film
+from gesta.model import ClipSpec
+from gesta.models import model_config
+from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
+from gesta.records import DataConfig, Record, SplitName
+from gesta.training.loop import train
+from gesta.video.depth import Depth
+from gesta.video.reader import VIDEOS, probe, read
 
 Random = np.random.Generator
 
@@ -376,21 +378,21 @@ def judge(folder: Path, made: list[Mutant], workers: int) -> Outcome:
         named.setdefault(finding.text.split(": ")[0], set()).add(finding.kind)
 
     with outcome.timed("evaluation"):
-        receipt = evaluate(model.build(), records, data.classes(), EvaluateConfig(clips=2, workers=workers))
-    failed = {failure["index"]: failure["reason"] for failure in receipt.failures}
+        result = evaluate(model.build(), records, data.classes(), EvaluateConfig(clips=2, workers=workers))
+    failed = {failure["index"]: failure["reason"] for failure in result.failures}
 
     with outcome.timed("training"):
         recipe = Recipe(name="mutations", model=model, data=data)
         recipe.train = TrainConfig(epochs=1, batch_size=BATCH, workers=workers)
         recipe.evaluate = EvaluateConfig(split="val", clips=1, workers=0)
-        train(recipe, folder / "run", trust=True, quiet=True)
+        train(recipe, folder / "run", trust_code=True, quiet=True)
     log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     left_out = next(entry["failures"] for entry in log if entry["kind"] == "epoch")
 
     for i, mutant in enumerate(made):
         kinds = named.get(str(mutant.path), set())
         by_check = bool(kinds & {"missing", "cannot be decoded"})
-        scored = all(column[i] is not None for column in receipt.scores.values())
+        scored = all(column[i] is not None for column in result.scores.values())
         said = (by_check, i in failed, not scored, mutant.path.name in left_out)
         what = "failed" if all(said) else "missing" if any(said) else "damaged" if kinds & DAMAGED else "fine"
         if mutant.hopeless and what != "failed":

@@ -18,7 +18,7 @@ import torch
 from torchvision.models.video import mvit_v2_s
 
 from gesta.checkpoint import import_weights
-from gesta.model import create_model
+from gesta.models import create_model
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
@@ -43,7 +43,7 @@ def main() -> None:
     torch.manual_seed(0)
     theirs = mvit_v2_s(weights=None, dropout=0.0, stochastic_depth_prob=0.0)
     ours = create_model("mvitv2_s", cls_token=True)
-    import_weights(ours, theirs.state_dict(), least=1.0)
+    import_weights(ours, theirs.state_dict(), min_matched=1.0)
     models = {"ours": ours.to(device), "torchvision": theirs.to(device)}
     video = torch.randn(options.batch, 3, 16, 224, 224, device=device)
     with torch.inference_mode():

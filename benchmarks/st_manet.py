@@ -23,7 +23,7 @@ from side_by_side import compare
 from torch import Tensor, nn
 
 from gesta.layers.pointwise import Pointwise
-from gesta.model import create_model
+from gesta.models import create_model
 from gesta.models.r3d import R3D
 from gesta.models.st_manet import Aggregation, STMANet
 from gesta.plugins.st_manet import SDALayer, TDALayer

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from gesta import checkpoint
 from gesta.checkpoint import (
-    CheckpointError,
     file_hash,
     import_weights,
     load_model,
@@ -28,7 +27,7 @@ from gesta.checkpoint import (
     save_state,
 )
 from gesta.config import config
-from gesta.errors import GestaError
+from gesta.errors import CheckpointError, GestaError
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
 
 
@@ -82,7 +81,7 @@ class Payload:
 def test_model_file_needs_nothing_else(tmp_path: Path) -> None:
     model = ToyConfig(classes=3).build()
     path = save_model(tmp_path / "best.safetensors", model, ["run", "sit", "wave"], licence="CC0", notes={"top1": 50.0})
-    loaded = load_model(path, trust=True)
+    loaded = load_model(path, trust_code=True)
     assert loaded.classes == ["run", "sit", "wave"]
     assert loaded.model.config == model.config and not loaded.model.training
     assert loaded.metadata["licence"] == "CC0" and loaded.metadata["notes"] == {"top1": 50.0}
@@ -100,13 +99,13 @@ def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
 def test_loading_leaves_the_callers_randomness_alone(tmp_path: Path) -> None:
     path = save_model(tmp_path / "m.safetensors", ToyConfig(classes=3).build(), ["a", "b", "c"])
     before = torch.random.get_rng_state()
-    load_model(path, trust=True)
+    load_model(path, trust_code=True)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_model_classes_outside_gesta_need_trust(tmp_path: Path) -> None:
     path = save_model(tmp_path / "m.safetensors", ToyConfig(classes=3).build(), ["a", "b", "c"])
-    with pytest.raises(GestaError, match="--trust"):
+    with pytest.raises(GestaError, match="--trust-code"):
         load_model(path)
 
 
@@ -271,7 +270,7 @@ def test_import_below_the_bar_changes_nothing() -> None:
     model = ToyConfig(classes=3).build()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"35\.7 % .*90 % are asked for"):
-        import_weights(model, {"blocks.0.weight": torch.ones(4, 4), "blocks.0.bias": torch.ones(4)}, least=0.9)
+        import_weights(model, {"blocks.0.weight": torch.ones(4, 4), "blocks.0.bias": torch.ones(4)}, min_matched=0.9)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

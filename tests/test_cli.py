@@ -10,7 +10,7 @@ import pytest
 
 from gesta.cli import main
 from gesta.config import replace
-from gesta.model import model_config
+from gesta.models import model_config
 
 
 def run(*arguments: str) -> int:

@@ -9,7 +9,8 @@ import pytest
 
 from gesta.config import config, copy, from_json, replace, suggest, to_json
 from gesta.errors import GestaError
-from gesta.model import ClipSpec, Insert, model_config
+from gesta.model import ClipSpec, Insert
+from gesta.models import model_config
 from gesta.plugins.stan import STAN
 
 
@@ -33,7 +34,7 @@ def test_classes_outside_gesta_need_trust() -> None:
     written = to_json(Outside(size=(3, 4)))
     with pytest.raises(GestaError, match="not part of gesta"):
         from_json(written)
-    assert from_json(written, trust=True) == Outside(size=(3, 4))
+    assert from_json(written, trust_code=True) == Outside(size=(3, 4))
 
 
 @pytest.mark.parametrize(

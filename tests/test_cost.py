@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.cost import count
-from gesta.model import ClipSpec, Grid, Insert, ModelConfig, VideoModel, model_config
+from gesta.model import ClipSpec, Grid, Insert, ModelConfig, VideoModel
+from gesta.models import model_config
 from gesta.plugins.stan import STAN
 
 

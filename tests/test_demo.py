@@ -1,4 +1,4 @@
-"""The demo of all layouts: from making to the receipt, one row each, and a failure that shows."""
+"""The demo of all layouts: from making to the result, one row each, and a failure that shows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from gesta import demo
 from gesta.cli import main
 from gesta.config import replace
-from gesta.data.epic import EPICKitchens
-from gesta.data.layouts.make import DATA
-from gesta.data.ntu import NTU
-from gesta.evaluate import Receipt
+from gesta.datasets.epic import EPICKitchens
+from gesta.datasets.ntu import NTU
+from gesta.evaluation.result import Result
+from gesta.marionette.layouts.make import DATA
 from gesta.recipes.address import find_recipe, read_recipe, rehearse
 
 
@@ -25,8 +25,8 @@ def test_two_layouts_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert isinstance(kitchen.data, EPICKitchens)
     assert replace(kitchen.evaluate, workers=-1) == find_recipe("ctn.epic_kitchens").evaluate
     assert isinstance(depth.data, NTU) and depth.data.person_crop and depth.evaluate.short_side == 240
-    receipt = Receipt.read(tmp_path / "epic" / "run" / "result.json")
-    assert receipt.split == "val" and receipt.listed == 1 and "action/top1" in receipt.metrics
+    result = Result.read(tmp_path / "epic" / "run" / "result.json")
+    assert result.split == "val" and result.listed == 1 and "action/top1" in result.metrics
 
 
 def test_one_that_fails_is_told_and_the_others_go_on(

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -26,12 +26,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gesta.config import from_json, to_json
-from gesta.data.depth import Depth
-from gesta.errors import GestaError
+from gesta.errors import CheckpointError
 from gesta.model import VideoModel
-
-if TYPE_CHECKING:  # it imports this room
-    from gesta.data.dataset import ClassNames
+from gesta.records import ClassNames
+from gesta.video.depth import Depth
 
 FORMAT = 1
 """Version of both file formats; files with a greater one are refused."""
@@ -40,10 +38,6 @@ METADATA_KEY = "gesta"
 STATE_MAGIC = "gesta training state"
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "ema", "model_ema", "state_dict_ema")
 """Keys under which public checkpoints keep their weights, in order of preference."""
-
-
-class CheckpointError(GestaError):
-    """A file of weights that is absent, broken, foreign or does not fit the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,19 +177,19 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return metadata
 
 
-def load_model(path: str | Path, *, trust: bool = False, device: str | torch.device = "cpu") -> Loaded:
+def load_model(path: str | Path, *, trust_code: bool = False, device: str | torch.device = "cpu") -> Loaded:
     """Rebuild a model from a file of :func:`save_model`.
 
     Args:
         path: the file.
-        trust: also build models whose classes are not part of gesta (this runs their code).
+        trust_code: also build models whose classes are not part of gesta (this runs their code).
         device: where the model is put.
 
     Raises:
         CheckpointError: as :func:`read_metadata`, or weights that do not fit the described model.
     """
     metadata = read_metadata(path)
-    config = from_json(metadata["model"], trust=trust, source=str(path))
+    config = from_json(metadata["model"], trust_code=trust_code, source=str(path))
     with torch.random.fork_rng(devices=[]):  # the initial values are overwritten: leave the caller's randomness alone
         model = config.build()
     try:
@@ -285,7 +279,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return weights
 
 
-def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], least: float = 0.5) -> ImportReport:
+def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], min_matched: float = 0.5) -> ImportReport:
     """Load whatever fits of a foreign checkpoint into ``model``, renamed by ``model.convert_foreign``.
 
     A classifier with another number of classes stays fresh. The report says what matched; nothing is skipped silently.
@@ -293,10 +287,10 @@ def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], le
     Args:
         model: changed in place.
         source: a file, or named tensors.
-        least: share of the parameters (the classifier not counted) that must match, 0 to 1.
+        min_matched: share of the parameters (the classifier not counted) that must match, 0 to 1.
 
     Raises:
-        CheckpointError: unreadable file, or less than ``least`` matched; the model is then unchanged.
+        CheckpointError: unreadable file, or less than ``min_matched`` matched; the model is then unchanged.
         GestaError: weights whose file says that they are of another kind (:meth:`VideoModel.check_source`).
     """
     name = "weights" if isinstance(source, dict) else str(source)
@@ -316,10 +310,11 @@ def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], le
         },
         share=sum(n for k, n in counted.items() if k in fitting) / max(sum(counted.values()), 1),
     )
-    if report.share < least:
+    if report.share < min_matched:
         raise CheckpointError(
             f"{name}: only {100 * report.share:.1f} % of the parameters of {type(model).__name__} are in it, "
-            f"{100 * least:.0f} % are asked for; give a checkpoint of this model, or lower --init.least\n{report}"
+            f"{100 * min_matched:.0f} % are asked for; give a checkpoint of this model, or lower --init.min-matched\n"
+            f"{report}"
         )
     model.load_state_dict(fitting, strict=False)
     return report

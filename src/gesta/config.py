@@ -67,24 +67,24 @@ def to_json(obj: Any) -> Any:
     raise TypeError(f"a config may hold numbers, strings, lists, dicts and configs, not {type(obj).__name__}")
 
 
-def from_json(value: Any, *, trust: bool = False, source: str = "the configuration") -> Any:
+def from_json(value: Any, *, trust_code: bool = False, source: str = "the configuration") -> Any:
     """Rebuild what :func:`to_json` wrote.
 
     Args:
         value: the parsed JSON.
-        trust: also load classes from outside gesta (this imports, hence runs, their module).
+        trust_code: also load classes from outside gesta (this imports, hence runs, their module).
         source: where the JSON came from, for error messages.
 
     Raises:
-        GestaError: a class outside gesta without ``trust``, a class or field that does not exist.
+        GestaError: a class outside gesta without ``trust_code``, a class or field that does not exist.
     """
     if isinstance(value, list):
-        return [from_json(v, trust=trust, source=source) for v in value]
+        return [from_json(v, trust_code=trust_code, source=source) for v in value]
     if not isinstance(value, dict):
         return value
     if CLASS_KEY not in value:
-        return {k: from_json(v, trust=trust, source=source) for k, v in value.items()}
-    cls = _find_class(value[CLASS_KEY], trust, source)
+        return {k: from_json(v, trust_code=trust_code, source=source) for k, v in value.items()}
+    cls = _find_class(value[CLASS_KEY], trust_code, source)
     hints = typing.get_type_hints(cls)
     known = _field_names(cls)
     arguments = {}
@@ -93,7 +93,7 @@ def from_json(value: Any, *, trust: bool = False, source: str = "the configurati
             continue
         if name not in known:
             raise GestaError(f"{source}: {cls.__name__} has no field {name!r}{suggest(name, known)}")
-        arguments[name] = _tuples(from_json(item, trust=trust, source=source), hints[name])
+        arguments[name] = _tuples(from_json(item, trust_code=trust_code, source=source), hints[name])
     try:
         return cls(**arguments)
     except TypeError as error:
@@ -117,11 +117,11 @@ def _field_names(cls: type) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
 
 
-def _find_class(path: str, trust: bool, source: str) -> type:
+def _find_class(path: str, trust_code: bool, source: str) -> type:
     module_name, _, name = str(path).partition(":")
-    if not trust and module_name != "gesta" and not module_name.startswith("gesta."):
+    if not trust_code and module_name != "gesta" and not module_name.startswith("gesta."):
         raise GestaError(
-            f"{source} names the class {path!r}, which is not part of gesta; pass --trust if you trust its author"
+            f"{source} names the class {path!r}, which is not part of gesta; pass --trust-code if you trust its author"
         )
     try:
         cls = getattr(importlib.import_module(module_name), name)

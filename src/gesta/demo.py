@@ -11,17 +11,17 @@ from gesta.analysis.report import write_report
 from gesta.analysis.warp import warp_figure
 from gesta.checkpoint import load_model
 from gesta.config import replace
-from gesta.data.check import check
-from gesta.data.layouts.make import DATA, fields_of, make_layout
-from gesta.data.marionette import make
-from gesta.data.sheet import contact_sheet
+from gesta.curation.check import check
+from gesta.curation.contact_sheet import contact_sheet
 from gesta.errors import GestaError
-from gesta.evaluate import Receipt
-from gesta.predict import predict
-from gesta.receipt import headline
+from gesta.evaluation.metrics import headline
+from gesta.evaluation.result import Result
+from gesta.marionette.dataset import make
+from gesta.marionette.layouts.make import DATA, fields_of, make_layout
+from gesta.prediction.predict import predict
 from gesta.recipes.address import find_recipe, rehearse
 from gesta.recipes.demo import demo
-from gesta.train import train
+from gesta.training.loop import train
 
 RECIPES = {
     "ucf101": "stan.ucf101",
@@ -87,12 +87,12 @@ def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> s
     run = out / "run"
     if not (run / "result.json").is_file():
         train(small, run, resume=(run / "last.ckpt").is_file(), quiet=True)
-    receipt = Receipt.read(run / "result.json")
-    if receipt.failures:
-        raise GestaError(f"{run}: {len(receipt.failures)} videos failed, the first is {receipt.failures[0]}")
+    result = Result.read(run / "result.json")
+    if result.failures:
+        raise GestaError(f"{run}: {len(result.failures)} videos failed, the first is {result.failures[0]}")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     steps = sum(entry["kind"] == "step" for entry in log)
-    return f"{report.videos:6}{steps:6}  {receipt.views['text']:24}{headline(receipt.metrics) or 0:6.1f}"
+    return f"{report.videos:6}{steps:6}  {result.views['text']:24}{headline(result.metrics) or 0:6.1f}"
 
 
 def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
@@ -119,7 +119,7 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     _say(begin, f"2/4 training {recipe.name} in {out}, then scoring held-out subjects seen by held-out cameras")
     if (out / "result.json").is_file():
         print(f"{out} holds a finished run; delete it to train again")
-        print(Receipt.read(out / "result.json"))
+        print(Result.read(out / "result.json"))
     else:
         train(recipe, out, resume=(out / "last.ckpt").is_file())
 

@@ -8,3 +8,11 @@ class GestaError(Exception):
 
     The command line prints the message alone, without a traceback, unless ``--debug`` is given.
     """
+
+
+class VideoError(GestaError):
+    """A video that cannot be read: ``<path>: <what is wrong>; <remedy>``."""
+
+
+class CheckpointError(GestaError):
+    """A file of weights that is absent, broken, foreign or does not fit the model."""

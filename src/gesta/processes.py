@@ -58,7 +58,7 @@ def share_processors(fabric: Fabric, workers: int) -> None:
 
     Whoever sets OMP_NUM_THREADS decides for himself.
     """
-    from gesta.data.loader import loader_workers, processors
+    from gesta.processes import loader_workers, processors
 
     if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, processors() - loader_workers(workers, shared=True)))
@@ -147,3 +147,27 @@ class Interruption:
         if self.asked or self._at_once:
             raise KeyboardInterrupt
         self.asked = True
+
+
+def loader_workers(workers: int, *, shared: bool = False) -> int:
+    """Number of loader processes: as asked, or for -1 as many as this process has processors, 16 at most.
+
+    ``shared`` leaves half of them to the model, which computes on them too.
+    """
+    if workers >= 0:
+        return workers
+    return max(1, min(16, processors() // 2 if shared else processors()))
+
+
+def processors() -> int:
+    """Processors this process may use, the other processes of the same training left theirs."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def leave_interrupts_to_parent(*_: object) -> None:
+    """Ignore Ctrl-C: the process that started this one hears it, too, and ends it in order.
+
+    Takes and ignores what pools and loaders give the first function of a worker.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -9,16 +9,7 @@ from problems import KINDS, tokens
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from gesta.alignment.chain import (
-    IDENTITY_BIAS,
-    compose,
-    find_routes,
-    follow,
-    inverse,
-    nearby,
-    similarity,
-    unfollow,
-)
+from gesta.alignment.chain import IDENTITY_BIAS, compose, find_routes, follow, inverse, nearby, similarity, unfollow
 from gesta.errors import GestaError
 
 

@@ -14,7 +14,7 @@ from gesta.analysis.attention import ClassAttention, Dropping, attend, draw, lis
 from gesta.analysis.sources import as_input
 from gesta.cli import main
 from gesta.errors import GestaError
-from gesta.model import create_model
+from gesta.models import create_model
 
 
 @pytest.fixture

@@ -9,28 +9,31 @@ import pytest
 
 import gesta.analysis.complexity as complexity
 from gesta.analysis.complexity import Accuracy, Subject, compare_costs, draw, subjects
-from gesta.bench import latency
+from gesta.bench.model import latency
 from gesta.cli import main
 from gesta.config import to_json
 from gesta.cost import count
 from gesta.errors import GestaError
-from gesta.model import model_config
+from gesta.models import model_config
 from gesta.recipes.address import find_recipe, list_tables
-from receipts import receipt as make_receipt
+from results import result as make_result
 
 
-def test_a_receipt_tells_its_accuracy_and_its_views(tmp_path: Path) -> None:
+def test_a_result_tells_its_accuracy_and_its_views(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    receipt = make_receipt([0, 1], [0, 0], model_config=to_json(model_config("r3d_tiny", classes=2)))
-    receipt.data, receipt.views = {"class": "gesta.data.ucf101:UCF101"}, {"total": 30, "text": "whole video × 1 crop"}
-    receipt.decoded = 12
-    receipt.write(run / "result.json")
+    result = make_result([0, 1], [0, 0], model_config=to_json(model_config("r3d_tiny", classes=2)))
+    result.data, result.views = (
+        {"class": "gesta.datasets.ucf101:UCF101"},
+        {"total": 30, "text": "whole video × 1 crop"},
+    )
+    result.decoded = 12
+    result.write(run / "result.json")
     for source in (str(run), str(run / "result.json")):
         (found,) = subjects(source)
         assert (found.name, found.views) == (str(run), 2.5)
         assert found.accuracies == [Accuracy(data="UCF101", top1=50, measured=True)]
-    receipt.model_config = {"fused": "prob_mean"}
-    receipt.write(run / "result.json")
+    result.model_config = {"fused": "prob_mean"}
+    result.write(run / "result.json")
     with pytest.raises(GestaError, match="fused scores"):
         subjects(str(run))
     (run / "result.json").unlink()

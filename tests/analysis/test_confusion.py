@@ -1,4 +1,4 @@
-"""Shares of rows, sums over classes that share an attribute, and the difference of two receipts."""
+"""Shares of rows, sums over classes that share an attribute, and the difference of two results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from gesta.analysis.confusion import confusion, draw, read_attributes
 from gesta.cli import main
 from gesta.errors import GestaError
-from receipts import receipt
+from results import result
 
 DIVES = [
     ["Back", "15som", "05Twis", "FREE"],
@@ -24,7 +24,7 @@ NAMES = [" ".join(dive) for dive in DIVES]
 
 
 def dives(*pairs: tuple[int, int | None], **fields: object):  # type: ignore[no-untyped-def]
-    return receipt([true for true, _ in pairs], [answer for _, answer in pairs], classes=NAMES, **fields)
+    return result([true for true, _ in pairs], [answer for _, answer in pairs], classes=NAMES, **fields)
 
 
 A = dives((0, 0), (0, 2), (0, 2), (0, 1), (1, 1), (2, 0), (3, None))
@@ -110,14 +110,14 @@ def test_the_official_vocabulary(shared: Path) -> None:
         "position": 4,
     }
     assert [" ".join(values) for values in zip(*found.values())] == names
-    answers = receipt([0, 1], [0, 1], classes=names)
+    answers = result([0, 1], [0, 1], classes=names)
     ordered = {matrix.what: matrix.names for matrix in confusion([("x", answers)], by=path).matrices}
     assert ordered["somersault"] == ["Dive", "1som", "15som", "2som", "25som", "3som", "35som", "45som"]
     assert ordered["twist"][:3] == ["NoTwis", "05Twis", "1Twis"]
 
 
 def test_what_cannot_be_compared() -> None:
-    verbs = receipt([0, 1], [0, 1], classes=["x", "y"])
+    verbs = result([0, 1], [0, 1], classes=["x", "y"])
     with pytest.raises(GestaError, match="different classes"):
         confusion([("a", A), ("v", verbs)])
     with pytest.raises(GestaError, match="no label space 'noun'"):
@@ -132,7 +132,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["analyse", "confusion", str(a), str(b), "--json", "--out", str(out)])
     assert end.value.code == 0 and imread(out).std() > 0.02
-    assert json.loads(capsys.readouterr().out)["receipts"] == [str(a), str(b)]
+    assert json.loads(capsys.readouterr().out)["results"] == [str(a), str(b)]
     with pytest.raises(SystemExit) as end:
         main(["analyse", "confusion", str(a), str(b), str(b)])
-    assert end.value.code == 1 and "one receipt, or two" in capsys.readouterr().err
+    assert end.value.code == 1 and "one result, or two" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from gesta.analysis.filters import draw, first_filters, mosaic
 from gesta.cli import main
-from gesta.model import create_model
+from gesta.models import create_model
 
 
 def test_which_filters() -> None:

@@ -17,7 +17,8 @@ from gesta.checkpoint import save_model
 from gesta.cli import main
 from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalAttention
-from gesta.model import Insert, VideoModel, create_model
+from gesta.model import Insert, VideoModel
+from gesta.models import create_model
 from gesta.plugins.ata import ATA
 
 

@@ -13,7 +13,8 @@ from gesta.analysis.motion import motions
 from gesta.analysis.sources import as_input
 from gesta.cli import main
 from gesta.errors import GestaError
-from gesta.model import Insert, create_model
+from gesta.model import Insert
+from gesta.models import create_model
 from gesta.plugins.smem import SMEM
 
 

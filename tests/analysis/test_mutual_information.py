@@ -24,9 +24,10 @@ from gesta.analysis.mutual_information import (
 )
 from gesta.analysis.sources import load
 from gesta.cli import main
-from gesta.data.dataset import Record
 from gesta.errors import GestaError
-from gesta.model import VideoModel, create_model
+from gesta.model import VideoModel
+from gesta.models import create_model
+from gesta.records import Record
 
 SIZE = (14, 14)
 

@@ -1,4 +1,4 @@
-"""A report is one file that shows what the receipt and the log say, for runs with and without a training."""
+"""A report is one file that shows what the result and the log say, for runs with and without a training."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from gesta.analysis.charts import CLASSES, confusion_matrix, curves
 from gesta.analysis.report import write_report
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
-from gesta.evaluate import EvaluateConfig, evaluate
-from gesta.model import create_model
-from receipts import receipt
+from gesta.evaluation.evaluate import evaluate
+from gesta.models import create_model
+from gesta.recipe import EvaluateConfig
+from results import result
 
 VOID = {"meta", "img", "br", "rect", "path", "use"}
 
@@ -140,7 +141,7 @@ def test_a_video_broken_since_says_so(run: Path) -> None:
     assert len(said) == _shown(run)
 
 
-def test_a_folder_without_receipt_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GestaError, match=r"there is no result\.json"):
         write_report(tmp_path)
     (tmp_path / "result.json").write_text("{")
@@ -148,8 +149,8 @@ def test_a_folder_without_receipt_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-def test_the_receipt_of_a_split_and_a_foreign_model_will_do(tmp_path: Path) -> None:
-    foreign = receipt([0, 1, None], [0, 0, 1], model_config={"class": "theirs:Config"}, data=None)
+def test_the_result_of_a_split_and_a_foreign_model_will_do(tmp_path: Path) -> None:
+    foreign = result([0, 1, None], [0, 0, 1], model_config={"class": "theirs:Config"}, data=None)
     foreign.write(tmp_path / "result-val.json")
     page = Page(write_report(tmp_path).read_text())
     assert tmp_path.name in page.text and "It cannot be counted" in page.text

@@ -14,7 +14,8 @@ from gesta.analysis.sources import as_input
 from gesta.cli import main
 from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalAttention
-from gesta.model import Insert, create_model
+from gesta.model import Insert
+from gesta.models import create_model
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from gesta.checkpoint import save_model
 from gesta.cli import main
 from gesta.config import to_json
 from gesta.data.lists import Folder
-from gesta.data.marionette import Marionette
 from gesta.errors import GestaError
-from gesta.model import create_model, model_config
-from gesta.recipes import Recipe
-from receipts import receipt
+from gesta.marionette.dataset import Marionette
+from gesta.models import create_model, model_config
+from gesta.recipe import Recipe
+from results import result
 
 
 def verb(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -68,7 +68,7 @@ def test_accuracies_come_from_runs_that_differ_in_the_ratio_alone(tmp_path: Path
         folder = tmp_path / name
         folder.mkdir()
         (folder / "recipe.json").write_text(json.dumps(to_json(Recipe(name=name, model=model, data=data))))
-        receipt(labels, [0, 0, 0, 0]).write(folder / "result.json")
+        result(labels, [0, 0, 0, 0]).write(folder / "result.json")
 
     run("a", [0, 0, 0, 1], Marionette(), ratio=1.0)
     run("a-seed-1", [0, 0, 1, 1], Marionette(), ratio=1.0)

@@ -18,7 +18,8 @@ from gesta.checkpoint import save_model
 from gesta.cli import main
 from gesta.config import replace
 from gesta.errors import GestaError
-from gesta.model import ClipSpec, VideoModel, create_model, model_config
+from gesta.model import ClipSpec, VideoModel
+from gesta.models import create_model, model_config
 
 
 @dataclass(frozen=True)

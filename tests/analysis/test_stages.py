@@ -16,11 +16,12 @@ from gesta.analysis.stages import BEFORE_CLASSIFIER, draw, fit, probe_stages, st
 from gesta.checkpoint import save_model
 from gesta.cli import main
 from gesta.config import to_json
-from gesta.data.dataset import Record
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
-from gesta.model import ClipSpec, VideoModel, create_model, model_config
-from gesta.recipes import Recipe
+from gesta.model import ClipSpec, VideoModel
+from gesta.models import create_model, model_config
+from gesta.recipe import Recipe
+from gesta.records import Record
 
 
 @pytest.fixture

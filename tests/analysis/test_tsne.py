@@ -15,11 +15,12 @@ from gesta.analysis.tsne import Projection, Projections, choose, draw, project, 
 from gesta.checkpoint import save_model
 from gesta.cli import main
 from gesta.config import to_json
-from gesta.data.dataset import Failure
+from gesta.data.batch import Failure
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
-from gesta.model import ClipSpec, create_model, model_config, to_clips
-from gesta.recipes import Recipe
+from gesta.model import ClipSpec, to_clips
+from gesta.models import create_model, model_config
+from gesta.recipe import Recipe
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_features_are_what_the_classifier_gets(data: Folder) -> None:
     found, failures = features(model, records, lambda clips: {"x": model.embed(clips)}, device="cpu", batch_size=4)  # type: ignore[arg-type]
     assert sorted(found) == [0, 1, 2, 3, 4, 5, 6, 8] and [failure.index for failure in failures] == [7]
     from gesta.data.samples import TestViews
-    from gesta.evaluate import EvaluateConfig
+    from gesta.recipe import EvaluateConfig
 
     spec = model.config.clip  # type: ignore[union-attr]
     sample = TestViews(records, spec, EvaluateConfig(clips=1, crops=1))[8]

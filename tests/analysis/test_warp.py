@@ -11,7 +11,8 @@ from matplotlib.image import imread
 
 from gesta.analysis.warp import draw, warp_clip, warp_figure
 from gesta.errors import GestaError
-from gesta.model import Insert, VideoModel, create_model
+from gesta.model import Insert, VideoModel
+from gesta.models import create_model
 from gesta.plugins.stan import STAN
 
 P = {"tt": 0, "tx": 1, "ty": 2, "t": 3, "xt": 4, "xx": 5, "xy": 6, "x": 7, "yt": 8, "yx": 9, "yy": 10, "y": 11}

@@ -1,6 +1,6 @@
 """What every model and every plug-in promises, for each pair of them.
 
-A new model needs no line here: every name of ``gesta.model.MODELS`` is built on the meta device, and those that end in
+A new model needs no line here: every name of ``gesta.models.MODELS`` is built on the meta device, and those that end in
 ``_tiny`` run. A new plug-in is one line in ``PLUGINS``; a variant of a model is one line in ``VARIANTS``.
 """
 
@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_flatten
 
 from gesta.config import copy, from_json, to_json
 from gesta.errors import GestaError
-from gesta.model import Insert, LayerConfig, ModelConfig, VideoModel, list_models, model_config
+from gesta.model import Insert, LayerConfig, ModelConfig, VideoModel
+from gesta.models import list_models, model_config
 from gesta.plugins.ata import ATA
 from gesta.plugins.smem import SMEM
 from gesta.plugins.st_manet import SDA, TDA

@@ -13,16 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from gesta.config import replace
-from gesta.data import decode
+from gesta.data.batch import Failure
 from gesta.data.clips import train_indices
-from gesta.data.dataset import Failure, Record
-from gesta.data.depth import Depth
 from gesta.data.samples import TestViews, TrainingClips, read_record, seeded
-from gesta.data.transforms import Augment, augment
-from gesta.data.video import read
-from gesta.evaluate import EvaluateConfig
+from gesta.data.transforms import augment
 from gesta.model import ClipSpec
-from gesta.train import TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, TrainConfig
+from gesta.records import Record
+from gesta.video import decode
+from gesta.video.depth import Depth
+from gesta.video.reader import read
 
 Box = tuple[int, int, int, int]
 BOXES: list[Box] = [(0, 0, 47, 64), (10, 20, 20, 30), (11, 21, 13, 40), (30, 3, 17, 61), (46, 63, 1, 1)]

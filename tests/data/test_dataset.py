@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from gesta.data.dataset import Failure, Label, Record, Sample
-from gesta.data.deadline import PATIENCE
-from gesta.data.depth import Depth
-from gesta.data.loader import loader_workers, test_loader, training_batches, training_loader
+from gesta.data.batch import Failure, Sample
+from gesta.data.loader import test_loader, training_batches, training_loader
 from gesta.data.samples import TestViews, TrainingClips, collate
-from gesta.data.transforms import Augment
 from gesta.errors import GestaError
-from gesta.evaluate import EvaluateConfig
 from gesta.model import ClipSpec
-from gesta.train import TrainConfig
+from gesta.processes import loader_workers
+from gesta.recipe import Augment, EvaluateConfig, TrainConfig
+from gesta.records import Label, Record
+from gesta.video.deadline import PATIENCE
+from gesta.video.depth import Depth
 
 CLIP = ClipSpec(frames=4, stride=2, size=32)
 CLASSES = ["a", "b", "c"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gesta.config import from_json, to_json
-from gesta.data.lists import Folder, Lists, read_class_names, read_list
+from gesta.data.listfile import read_list
+from gesta.data.lists import Folder, Lists, read_class_names
 from gesta.data.locate import Finder, assign
 from gesta.errors import GestaError
 

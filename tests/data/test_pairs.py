@@ -14,16 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from gesta.config import replace
-from gesta.data.check import check
-from gesta.data.dataset import Failure, Record, Stream
-from gesta.data.depth import Depth
+from gesta.curation.check import check
+from gesta.data.batch import Failure
 from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews, TrainingClips, collate
-from gesta.data.transforms import Augment, augment, training_short_side
+from gesta.data.transforms import augment, training_short_side
 from gesta.errors import GestaError
-from gesta.evaluate import EvaluateConfig
 from gesta.model import ClipSpec, to_clips
-from gesta.train import TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, TrainConfig
+from gesta.records import Record, Stream
+from gesta.video.depth import Depth
 
 GREY = Depth("repeat3")
 CLIP = ClipSpec(frames=4, stride=2, size=28, streams=("rgb", "depth"))

@@ -10,15 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from gesta.data.dataset import Record
-from gesta.data.depth import Depth
-from gesta.data.ntu import NTU
 from gesta.data.person import crop_to_people, find_people, find_person
 from gesta.data.samples import TestViews, TrainingClips, read_record
-from gesta.data.transforms import Augment
-from gesta.evaluate import EvaluateConfig
+from gesta.datasets.ntu import NTU
 from gesta.model import ClipSpec
-from gesta.train import TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, TrainConfig
+from gesta.records import Record
+from gesta.video.depth import Depth
 
 NAME = "S001C002P003R002A013"
 

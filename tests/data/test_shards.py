@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from gesta.data import archive
-from gesta.data.archive import index_file, place, read_bytes, read_index
-from gesta.data.check import check
-from gesta.data.dataset import Record
+from gesta.curation.check import check
 from gesta.data.samples import TrainingClips
 from gesta.data.shards import Shards, write_shard
-from gesta.data.video import VideoError, probe, read, stream
-from gesta.errors import GestaError
+from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
-from gesta.recipes.address import data_config
-from gesta.train import TrainConfig
+from gesta.recipe import TrainConfig
+from gesta.datasets import data_config
+from gesta.records import Record
+from gesta.video import archive
+from gesta.video.archive import index_file, place, read_bytes, read_index
+from gesta.video.reader import probe, read, stream
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_member_gives_the_frames_of_its_file(shard: Path, tmp_path: Path) -> N
 
 
 def test_large_members_are_entered_at_key_frames(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gesta.data.container.HELD_BYTES", 0)
+    monkeypatch.setattr("gesta.video.container.HELD_BYTES", 0)
     chosen = torch.tensor([1, 7, 19])
     assert torch.equal(read(f"{shard}#000002.mp4", lambda n: chosen), read(str(tmp_path / "v/2.mp4"), lambda n: chosen))
 

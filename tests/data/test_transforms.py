@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from gesta.data.transforms import (
-    Augment,
     augment,
     crop_box,
     crop_views,
@@ -21,7 +20,7 @@ from gesta.data.transforms import (
 )
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
-from gesta.train import TrainConfig
+from gesta.recipe import Augment, TrainConfig
 
 SPEC = ClipSpec(frames=4, size=32)
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from gesta.config import from_json, to_json
 from gesta.cost import Cost, count
-from gesta.model import VideoModel, create_model, model_config
+from gesta.model import VideoModel
+from gesta.models import create_model, model_config
 from gesta.models.convnext import ata_convnext_b, convnext_b
 from gesta.models.frames import temporal_inserts
 from gesta.plugins.ata import ATA

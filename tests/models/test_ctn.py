@@ -15,7 +15,8 @@ from gesta.checkpoint import import_weights
 from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError
-from gesta.model import ClipSpec, model_config
+from gesta.model import ClipSpec
+from gesta.models import model_config
 from gesta.models.ctn import CTN, Attention, CTNConfig, DepthwiseConv, State
 
 SMALL = CTNConfig(

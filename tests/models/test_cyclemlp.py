@@ -11,7 +11,8 @@ from torchvision.ops import deform_conv2d
 from gesta.config import from_json, to_json
 from gesta.cost import count
 from gesta.errors import GestaError
-from gesta.model import ClipSpec, create_model, model_config
+from gesta.model import ClipSpec
+from gesta.models import create_model, model_config
 from gesta.models.cyclemlp import CycleFC, CycleMLP, CycleMLPConfig, ata_cyclemlp_b5, cyclemlp_b5
 from gesta.models.frames import temporal_inserts
 from gesta.plugins.ata import ATA

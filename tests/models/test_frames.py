@@ -122,7 +122,7 @@ def test_checkpoints_of_the_image_model_load(family: str, tmp_path: Path) -> Non
     config = config_of(family)
     config.inserts = temporal_inserts(config)[:1]
     model = config.build()
-    report = import_weights(model, path, least=0)  # the plug-in is larger than some of these models
+    report = import_weights(model, path, min_matched=0)  # the plug-in is larger than some of these models
     plug_in = {f"inserts.0.{key}" for key in model.inserts["0"].state_dict()}
     assert set(report.missing) == plug_in | {"time_embed"} and not report.mismatched
     assert not report.unexpected

@@ -14,7 +14,8 @@ from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.layers.cdc import Conv
-from gesta.model import ClipSpec, model_config
+from gesta.model import ClipSpec
+from gesta.models import model_config
 from gesta.models.mfst import MFST, Inception, MaxPool, MFSTConfig, MSCTrans, StageConfig, WMSTrans, sinusoids
 
 SMALL = MFSTConfig(

@@ -15,7 +15,8 @@ from torchvision.models.video.mvit import MViT as TorchvisionMViT
 from gesta.checkpoint import import_weights
 from gesta.cost import count
 from gesta.errors import GestaError
-from gesta.model import ClipSpec, Insert, create_model, model_config
+from gesta.model import ClipSpec, Insert
+from gesta.models import create_model, model_config
 from gesta.models.mvit import Attention, MViT, MViTConfig, mvitv2_tiny, pooled
 from gesta.plugins.stan import STAN
 
@@ -120,7 +121,7 @@ def test_equal_to_torchvision_in_double_precision_with_gradients() -> None:
     config = small(cls_token=True, clip=ClipSpec(frames=8, size=64))
     theirs = torchvision_model(config).double()
     ours = config.build().double().eval()
-    import_weights(ours, theirs.state_dict(), least=1.0)
+    import_weights(ours, theirs.state_dict(), min_matched=1.0)
     video = torch.randn(2, 3, 8, 64, 64, dtype=torch.float64)
     scores, expected = ours(video), theirs(video)
     torch.testing.assert_close(scores, expected, atol=1e-10, rtol=0)
@@ -157,7 +158,7 @@ def test_slowfast_names(cls_token: bool) -> None:
     assert {"blocks.1.attn.qkv.weight", "blocks.1.attn.pool_q.weight", "blocks.1.attn.norm_q.bias"} < set(theirs)
     assert {"blocks.1.proj.weight", "blocks.0.attn.rel_pos_h", "patch_embed.proj.bias"} < set(theirs)
     target = small(cls_token=cls_token).build()
-    report = import_weights(target, theirs, least=1.0)
+    report = import_weights(target, theirs, min_matched=1.0)
     assert not report.missing and not report.unexpected
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value), name

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.resnet import Bottleneck as TorchvisionBottleneck
 from torchvision.models.video.resnet import Conv3DSimple
 
-from gesta.model import create_model, model_config
+from gesta.models import create_model, model_config
 from gesta.models.r3d import R3D, Bottleneck
 
 TINY = {"classes": 5}

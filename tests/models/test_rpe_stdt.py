@@ -14,7 +14,8 @@ from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.layers.rpe import Attention, bucket_map, buckets, line_map, reach, rows
-from gesta.model import ClipSpec, model_config
+from gesta.model import ClipSpec
+from gesta.models import model_config
 from gesta.models.rpe_stdt import (
     RPESTDT,
     UNIT,
@@ -495,7 +496,7 @@ def test_image_vit_is_the_spatial_encoder() -> None:
 
 def test_a_shallower_encoder_takes_the_first_blocks() -> None:
     model = replace(SMALL, depth=2).build()
-    report = import_weights(model, image_vit().float().state_dict(), least=0.3)
+    report = import_weights(model, image_vit().float().state_dict(), min_matched=0.3)
     assert {name for name in report.unexpected if not name.startswith("blocks.2.")} == {"pos_embed"}
     assert "temporal.0.norm1.weight" in report.missing and "norm.weight" in report.missing
     assert torch.equal(model.spatial[1].norm2.weight, image_vit().float().blocks[1].norm2.weight)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError
-from gesta.model import ClipSpec, create_model, model_config
+from gesta.model import ClipSpec
+from gesta.models import create_model, model_config
 from gesta.models.r3d import R3DConfig
 from gesta.models.st_manet import Aggregation, STMANet, STMANetConfig, likeness, pool_frames, pool_places
 from gesta.plugins.st_manet import entropy

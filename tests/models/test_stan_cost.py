@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from gesta.cost import Cost, count
-from gesta.model import Insert, model_config
+from gesta.model import Insert
+from gesta.models import model_config
 from gesta.models.stan import prefixes_up_to, stan_mvitv2_s, stan_mvitv2_tiny
 from gesta.plugins.stan import STAN
 

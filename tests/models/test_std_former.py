@@ -17,7 +17,8 @@ from gesta.checkpoint import import_weights
 from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError
-from gesta.model import ClipSpec, model_config
+from gesta.model import ClipSpec
+from gesta.models import model_config
 from gesta.models.std_former import STDFormer, STDFormerConfig
 from gesta.models.std_former_parts import CTM, PTM, Tubelets
 from gesta.plugins.smem import MotionExcitation
@@ -387,7 +388,7 @@ def test_equals_clip_on_every_second_frame(names: str) -> None:
     if names == "openai_image_part":
         weights = {n.removeprefix("visual."): v for n, v in weights.items() if n.startswith("visual.")}
     model = small(ptm_layers=())
-    report = import_weights(model, weights, least=0.1)
+    report = import_weights(model, weights, min_matched=0.1)
     assert not report.mismatched
     unused = {
         "timm": {"norm.weight", "norm.bias", "head.weight", "head.bias"},
@@ -411,7 +412,7 @@ def test_positions_of_another_size_are_resized_with_a_warning() -> None:
     weights = clip_vit().state_dict()
     model = small(clip=ClipSpec(frames=8, size=48))
     with pytest.warns(UserWarning, match="resized to 6 × 6"):
-        import_weights(model, weights, least=0.1)
+        import_weights(model, weights, min_matched=0.1)
     expected = timm.layers.resample_abs_pos_embed(weights["pos_embed"], [6, 6], num_prefix_tokens=1)
     torch.testing.assert_close(model.pos_embed.data, expected)
 
@@ -434,10 +435,10 @@ def test_weights_of_the_other_gelu_are_refused(name: str, beside: str, gelu: str
     for ours in ("quick", "exact"):
         model = small(gelu=ours)
         if gelu in (ours, None):
-            assert import_weights(model, tmp_path / name, least=0.1).matched
+            assert import_weights(model, tmp_path / name, min_matched=0.1).matched
         else:
             with pytest.raises(GestaError, match=f"set --model.gelu {gelu}"):
-                import_weights(model, tmp_path / name, least=0.1)
+                import_weights(model, tmp_path / name, min_matched=0.1)
 
 
 def test_new_parts_change_nothing_at_the_start() -> None:

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from gesta.config import replace
-from gesta.data.dataset import Record, Stream
-from gesta.data.depth import Depth
 from gesta.errors import GestaError
-from gesta.evaluate import EvaluateConfig, evaluate
-from gesta.model import Insert, ModelConfig, create_model, model_config
+from gesta.evaluation.evaluate import evaluate
+from gesta.model import Insert, ModelConfig
+from gesta.models import create_model, model_config
 from gesta.models.mfst import mfst_base, mfst_tiny
 from gesta.models.two_stream import TwoStream, TwoStreamConfig, mfst_rgbd_tiny
-from gesta.optim import parameter_groups
 from gesta.plugins.stdm import STDM
-from gesta.train import TrainConfig
+from gesta.recipe import EvaluateConfig, TrainConfig
+from gesta.records import Record, Stream
+from gesta.training.optim import parameter_groups
+from gesta.video.depth import Depth
 
 
 def small(**changes: object) -> TwoStreamConfig:
@@ -117,7 +118,7 @@ def test_refusals(change: Callable[[TwoStreamConfig], ModelConfig], sentence: st
         change(small()).build()
 
 
-def test_receipts_name_what_was_scored_in_part(make_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_results_name_what_was_scored_in_part(make_video: Callable[..., Path], tmp_path: Path) -> None:
     depth = Depth("repeat3")
     rgb, grey = make_video("rgb.mp4", shade=150, frames=12), make_video("grey.mp4", shade=90, frames=12)
     missing = str(tmp_path / "gone.mp4")
@@ -128,11 +129,11 @@ def test_receipts_name_what_was_scored_in_part(make_video: Callable[..., Path], 
     ]
     model, protocol = built(small()), EvaluateConfig(clips=2, workers=0)
     names = [f"class {i}" for i in range(5)]
-    receipt = evaluate(model, records, names, protocol)
-    assert receipt is not None and (receipt.scored, receipt.failed) == (2, 1) and receipt.failures[0]["index"] == 2
-    assert [(p["index"], p["name"]) for p in receipt.partial] == [(1, "video 1")]
-    assert missing in receipt.partial[0]["reason"] and "video 1" in str(receipt)
-    assert receipt.sampling == "dense 4×4 of rgb and depth"
+    result = evaluate(model, records, names, protocol)
+    assert result is not None and (result.scored, result.failed) == (2, 1) and result.failures[0]["index"] == 2
+    assert [(p["index"], p["name"]) for p in result.partial] == [(1, "video 1")]
+    assert missing in result.partial[0]["reason"] and "video 1" in str(result)
+    assert result.sampling == "dense 4×4 of rgb and depth"
     alone = evaluate(model, [record.streams[0] for record in records[:2]], names, protocol)
     assert alone is not None and alone.sampling == "dense 4×4 of rgb" and not alone.partial
-    assert alone.scores["label"][1] == receipt.scores["label"][1] != receipt.scores["label"][0]
+    assert alone.scores["label"][1] == result.scores["label"][1] != result.scores["label"][0]

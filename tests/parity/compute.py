@@ -26,23 +26,23 @@ from torch import Tensor, nn
 from gesta.alignment.assignment import assign
 from gesta.config import from_json, replace, to_json
 from gesta.data.clips import crop_boxes, test_indices, train_indices
-from gesta.data.dataset import Record
-from gesta.data.filming import Clip, film
 from gesta.data.lists import Folder
 from gesta.data.samples import TestViews, TrainingClips
-from gesta.data.transforms import Augment
-from gesta.evaluate import EvaluateConfig, evaluate
-from gesta.model import ClipSpec, Insert, VideoModel, list_models, model_config
-from gesta.optim import build_optimizer, learning_rate
+from gesta.evaluation.evaluate import evaluate
+from gesta.marionette.filming import Clip, film
+from gesta.model import ClipSpec, Insert, VideoModel
+from gesta.models import list_models, model_config
 from gesta.plugins.ata import ATA
 from gesta.plugins.smem import SMEM
 from gesta.plugins.st_manet import SDA, TDA
 from gesta.plugins.stan import STAN
 from gesta.plugins.stdm import STDM
-from gesta.predict import predict
-from gesta.recipes import Recipe
-from gesta.segments import Segmenter, Window
-from gesta.train import TrainConfig, train
+from gesta.prediction.predict import predict
+from gesta.prediction.segments import Segmenter, Window
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.records import Record
+from gesta.training.loop import train
+from gesta.training.optim import build_optimizer, learning_rate
 
 FILE = Path(__file__).with_name("goldens.json")
 
@@ -211,6 +211,7 @@ def batches(root: Path) -> dict[str, Any]:
 def small_model() -> VideoModel:
     config = model_config("r3d_tiny", classes=3)
     config.clip = replace(config.clip, frames=4, stride=2, size=32)
+    torch.manual_seed(0)
     model = config.build().double()
     fill(model)
     return model
@@ -266,9 +267,7 @@ def training(root: Path) -> list[Any]:
     )
     train(recipe, root / "run", quiet=True)
     entries = [json.loads(line) for line in (root / "run" / "log.jsonl").read_text().splitlines()]
-    steps = [
-        [e["epoch"], round(e["loss"], 4), round(e["grad_norm"], 3), e["lr"]] for e in entries if e["kind"] == "step"
-    ]
+    steps = [[e["epoch"], round(e["loss"], 4), e["lr"]] for e in entries if e["kind"] == "step"]
     return [steps, json.loads((root / "run" / "result.json").read_text())["metrics"]]
 
 

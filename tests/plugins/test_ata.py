@@ -15,7 +15,8 @@ from gesta.alignment.soft import sinkhorn, soft_routes
 from gesta.alignment.statistics import statistics
 from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalAttention, TemporalBranch
-from gesta.model import ClipSpec, ModelConfig, VideoModel, model_config
+from gesta.model import ClipSpec, ModelConfig, VideoModel
+from gesta.models import model_config
 from gesta.models.timesformer import TimeSformerConfig
 from gesta.plugins.ata import ATA, Alignment, tile
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gesta.errors import GestaError
-from gesta.model import ClipSpec, Insert, create_model
+from gesta.model import ClipSpec, Insert
+from gesta.models import create_model
 from gesta.plugins.stan import (
     DOF,
     SCALES,
@@ -422,7 +423,7 @@ def test_gradients_arrive_within_two_steps(residual: str) -> None:  # 9
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_small_start_gives_gradients_at_once() -> None:  # 9
+def test_small_init_gives_gradients_at_once() -> None:  # 9
     layer = STAN(fc_init_std=1e-4).build((8, 4, 6, 6))
     layer(torch.randn(2, 8, 4, 6, 6)).square().mean().backward()
     assert all(p.grad.abs().max() > 0 for p in layer.parameters())

@@ -236,6 +236,6 @@ if hasattr(os, "register_at_fork"):
 
 
 def _processors() -> int:
-    from gesta.data.loader import processors
+    from gesta.processes import processors
 
     return processors()

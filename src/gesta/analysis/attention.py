@@ -9,20 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gesta.analysis.sources import as_input, no_block, read_clip, write_figure
 from gesta.errors import GestaError
 from gesta.model import VideoModel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLUMNS = 16
 """Frames that are drawn at most."""

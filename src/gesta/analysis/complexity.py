@@ -10,28 +10,30 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from gesta.analysis.sources import write_figure
-from gesta.bench import latency
+from gesta.bench.model import latency
 from gesta.config import from_json, replace, suggest, to_json
 from gesta.cost import Style, count
 from gesta.errors import GestaError
-from gesta.model import MODELS, ModelConfig, model_config
+from gesta.evaluation.metrics import headline
+from gesta.evaluation.result import Result
+from gesta.model import ModelConfig
+from gesta.models import MODELS, model_config
 from gesta.progress import track
-from gesta.receipt import Receipt, headline
-from gesta.recipes import Recipe, Row
+from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, list_recipes, list_tables, read_recipe
+from gesta.recipes.published import Row
 from gesta.recipes.tables import COSTS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """Top-1 in percent on a data set: ``measured``, of a receipt, or ``published``, of a paper's table."""
+    """Top-1 in percent on a data set: ``measured``, of a result, or ``published``, of a paper's table."""
 
     data: str
     top1: float
@@ -159,17 +161,17 @@ class Complexity:
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def subjects(source: str, *, runs: str | os.PathLike[str] = "runs", trust: bool = False) -> list[Subject]:
+def subjects(source: str, *, runs: str | os.PathLike[str] = "runs", trust_code: bool = False) -> list[Subject]:
     """The models that a word on the command line means.
 
     Args:
-        source: a receipt or run folder (the accuracy it measured), a model's name (cost only), a recipe's address or a
+        source: a result or run folder (the accuracy it measured), a model's name (cost only), a recipe's address or a
             paper's table (one model per row; published numbers, and those of runs that exist).
         runs: folder of run folders, in which runs of recipes are looked for by name.
-        trust: allow files that name classes outside gesta.
+        trust_code: allow files that name classes outside gesta.
 
     Raises:
-        GestaError: none of these, or a receipt of several fused models.
+        GestaError: none of these, or a result of several fused models.
     """
     if source in MODELS:
         return [Subject(name=source, model=model_config(source))]
@@ -177,32 +179,32 @@ def subjects(source: str, *, runs: str | os.PathLike[str] = "runs", trust: bool 
         return [subject for row in tables[source].rows for subject in _of_row(row, Path(runs))]
     path = Path(source)
     if path.is_dir() and not (path / "result.json").is_file():
-        recipe = read_recipe(path / "recipe.json", trust=trust)
+        recipe = read_recipe(path / "recipe.json", trust_code=trust_code)
         return [Subject(name=source.rstrip("/"), model=recipe.model, views=_views(recipe))]
     if path.exists():
-        return [_of_receipt(source, path / "result.json" if path.is_dir() else path, trust)]
+        return [_of_result(source, path / "result.json" if path.is_dir() else path, trust_code)]
     if source in list_recipes() or ":" in source:
-        recipe = find_recipe(source, trust=trust)
+        recipe = find_recipe(source, trust_code=trust_code)
         found = Subject(name=source, model=recipe.model, views=_views(recipe))
         found.accuracies += [*_measured(recipe, Path(runs)), *_published(recipe)]
         return [found]
     known = [*MODELS, *list_recipes(), *tables]
     raise GestaError(
-        f"{source} is neither a receipt, a run folder, a model, a recipe nor a table{suggest(source, known)} "
+        f"{source} is neither a result, a run folder, a model, a recipe nor a table{suggest(source, known)} "
         "(all names: gesta models)"
     )
 
 
-def _of_receipt(source: str, path: Path, trust: bool) -> Subject:
-    receipt = Receipt.read(path)
-    if "class" not in receipt.model_config:
-        raise GestaError(f"{source}: holds fused scores of several models; give their own receipts")
-    model = from_json(receipt.model_config, trust=trust, source=str(path))
+def _of_result(source: str, path: Path, trust_code: bool) -> Subject:
+    result = Result.read(path)
+    if "class" not in result.model_config:
+        raise GestaError(f"{source}: holds fused scores of several models; give their own results")
+    model = from_json(result.model_config, trust_code=trust_code, source=str(path))
     found = Subject(name=source.rstrip("/").removesuffix("/result.json"), model=model)
-    found.views = receipt.views["total"] / receipt.decoded if receipt.decoded else None
-    top1 = headline(receipt.metrics)
+    found.views = result.views["total"] / result.decoded if result.decoded else None
+    top1 = headline(result.metrics)
     if top1 is not None:
-        data = receipt.data["class"].rpartition(":")[2] if receipt.data else receipt.split
+        data = result.data["class"].rpartition(":")[2] if result.data else result.split
         found.accuracies.append(Accuracy(data=data, top1=top1, measured=True))
     return found
 

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: confusion matrices from receipts, of classes or of their attributes, and of two.
+"""Which classes are taken for which: confusion matrices from results, of classes or of their attributes, and of two.
 
 Fig. 2.6 of Y. Ma's thesis (NTU RGB+D, two models beside each other) and its Fig. 3.8 (Diving48 by takeoff, somersaults,
 twists and flight position).
@@ -13,19 +13,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from gesta.analysis.charts import CLASSES, confused_pairs
 from gesta.analysis.sources import write_figure
 from gesta.config import suggest
 from gesta.errors import GestaError
-from gesta.receipt import Receipt
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from gesta.evaluation.result import Result
 
 NUMBERS = 16
 """Classes up to which cells tell their percentage."""
@@ -38,7 +36,7 @@ class Confusion:
     Attributes:
         what: the label space or the attribute.
         names: of the classes or of the attribute's values, in the order of rows and columns.
-        counts: numbers of scored videos ``(K, K)``, rows true, columns predicted; of the first receipt, of the second.
+        counts: numbers of scored videos ``(K, K)``, rows true, columns predicted; of the first result, of the second.
     """
 
     what: str
@@ -52,7 +50,7 @@ class Confusion:
 
     @property
     def difference(self) -> np.ndarray | None:
-        """Second minus first, in percentage points, 0 in rows of which one has no videos; None for one receipt."""
+        """Second minus first, in percentage points, 0 in rows of which one has no videos; None for one result."""
         if len(self.counts) < 2:
             return None
         both = np.all([counts.sum(1) > 0 for counts in self.counts], axis=0)
@@ -69,7 +67,7 @@ class Confusions:
     """What :func:`confusion` found; ``print`` it.
 
     Attributes:
-        names: the receipts.
+        names: the results.
         remarks: what to know before comparing.
         matrices: one for the classes, or one per attribute.
         most: pairs that are listed at most.
@@ -103,7 +101,7 @@ class Confusions:
                     "changes": [list(change) for change in _changes(matrix, self.most)],
                 }
             )
-        return {"receipts": self.names, "remarks": self.remarks, "matrices": found}
+        return {"results": self.names, "remarks": self.remarks, "matrices": found}
 
     def __str__(self) -> str:
         lines = list(self.remarks)
@@ -122,49 +120,47 @@ class Confusions:
 
 
 def confusion(
-    receipts: Sequence[tuple[str, Receipt]],
+    results: Sequence[tuple[str, Result]],
     *,
     space: str | None = None,
     by: str | os.PathLike[str] | None = None,
     most: int = 15,
 ) -> Confusions:
-    """Confusion matrices of one receipt, or of two beside each other.
+    """Confusion matrices of one result, or of two beside each other.
 
     Args:
-        receipts: one or two, with names for them.
-        space: the label space, by default the first (only one receipt of verbs and nouns has several).
+        results: one or two, with names for them.
+        space: the label space, by default the first (only one result of verbs and nouns has several).
         by: file of attributes, see :func:`read_attributes`; a matrix for each then adds up the classes that share a
             value.
         most: pairs listed at most.
 
     Raises:
-        GestaError: unlabelled videos only, an unknown label space, receipts of different classes, or attributes that
+        GestaError: unlabelled videos only, an unknown label space, results of different classes, or attributes that
             do not fit the classes.
     """
-    _, first = receipts[0]
+    _, first = results[0]
     space = next(iter(first.classes)) if space is None else space
-    for name, receipt in receipts:
-        if space not in receipt.classes:
-            raise GestaError(f"{name} has no label space {space!r}{suggest(space, receipt.classes)}")
-        if receipt.classes[space] != first.classes[space]:
-            raise GestaError(
-                f"{receipts[0][0]} and {name} know different classes, so their matrices cannot be compared"
-            )
-        if not np.any(receipt.confusion[space]):
+    for name, result in results:
+        if space not in result.classes:
+            raise GestaError(f"{name} has no label space {space!r}{suggest(space, result.classes)}")
+        if result.classes[space] != first.classes[space]:
+            raise GestaError(f"{results[0][0]} and {name} know different classes, so their matrices cannot be compared")
+        if not np.any(result.confusion[space]):
             raise GestaError(f"{name} has no labelled video that was scored, and so no confusion matrix")
     remarks = [
-        f"{name}: {receipt.failed} videos could not be scored and are in no matrix"
-        for name, receipt in receipts
-        if receipt.failed
+        f"{name}: {result.failed} videos could not be scored and are in no matrix"
+        for name, result in results
+        if result.failed
     ]
-    if len({receipt.list_hash for _, receipt in receipts}) > 1:
-        remarks.append("the receipts are of different lists of videos, so differences are not the models' alone")
+    if len({result.list_hash for _, result in results}) > 1:
+        remarks.append("the results are of different lists of videos, so differences are not the models' alone")
     classes = first.classes[space]
-    counts = [np.asarray(receipt.confusion[space], dtype=np.int64) for _, receipt in receipts]
+    counts = [np.asarray(result.confusion[space], dtype=np.int64) for _, result in results]
     matrices = [Confusion(what=space, names=classes, counts=counts)]
     if by is not None:
         matrices = [_grouped(counts, what, values) for what, values in read_attributes(by, classes).items()]
-    return Confusions(names=[name for name, _ in receipts], remarks=remarks, matrices=matrices, most=most)
+    return Confusions(names=[name for name, _ in results], remarks=remarks, matrices=matrices, most=most)
 
 
 def read_attributes(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str, list[str]]:
@@ -214,7 +210,7 @@ def _from_json(content: Any) -> dict[str, dict[str, str]]:
         content = {str(label): values for label, values in enumerate(content)}
     if not isinstance(content, dict):
         return {}
-    from gesta.data.diving48 import ATTRIBUTES
+    from gesta.datasets.diving48 import ATTRIBUTES
 
     rows = list(content.values())
     dives = all(isinstance(row, list) and len(row) == 4 and re.search("Twis$", str(row[2])) for row in rows)
@@ -255,7 +251,7 @@ def _changes(matrix: Confusion, most: int) -> list[tuple[str, str, float]]:
 
 
 def draw(found: Confusions) -> Figure:
-    """One row per matrix: each receipt's, and the difference of two. Blue is more."""
+    """One row per matrix: each result's, and the difference of two. Blue is more."""
     from matplotlib.figure import Figure
 
     columns = 1 if len(found.names) == 1 else 3

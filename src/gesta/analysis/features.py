@@ -10,23 +10,24 @@ import torch
 from torch import Tensor
 
 from gesta.config import suggest
-from gesta.data.dataset import DataConfig, Failure, Record, SplitName, label_in
+from gesta.data.batch import Failure
 from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError
-from gesta.evaluate import EvaluateConfig
 from gesta.model import VideoModel, to_clips
-from gesta.predict import MANY, choose_device
+from gesta.prediction.predict import MANY, choose_device
 from gesta.progress import track
+from gesta.recipe import EvaluateConfig
 from gesta.recipes.address import read_recipe
+from gesta.records import DataConfig, Record, SplitName, label_in
 
 
-def run_data(source: str, *, trust: bool = False) -> DataConfig:
+def run_data(source: str, *, trust_code: bool = False) -> DataConfig:
     """The data set that a run was trained on.
 
     Args:
         source: run folder, or a file in one.
-        trust: as in :func:`gesta.checkpoint.load_model`.
+        trust_code: as in :func:`gesta.checkpoint.load_model`.
 
     Raises:
         GestaError: no ``recipe.json`` there.
@@ -35,7 +36,7 @@ def run_data(source: str, *, trust: bool = False) -> DataConfig:
     recipe = (path if path.is_dir() else path.parent) / "recipe.json"
     if not recipe.is_file():
         raise GestaError(f"{source}: no recipe.json beside it, so say which videos: --data folder --data.root DIR")
-    return read_recipe(recipe, trust=trust).data
+    return read_recipe(recipe, trust_code=trust_code).data
 
 
 def labelled(

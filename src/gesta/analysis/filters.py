@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from gesta.analysis.sources import write_figure
 from gesta.errors import GestaError
 from gesta.model import VideoModel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 GAP = 1
 """Pixels between slices of a filter; twice as many are between filters."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from gesta.alignment.chain import Size, similarity
@@ -22,10 +23,6 @@ from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalBranch
 from gesta.model import VideoModel
 from gesta.plugins.ata import ATA, Alignment
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 ARROWS = 24
 """Moves that are drawn at most: those of the largest gain in similarity, since patches of a lawn move for nothing."""

@@ -26,15 +26,15 @@ from torch import Tensor, nn
 
 from gesta.alignment.chain import Size, find_routes, similarity
 from gesta.analysis.sources import after_time
-from gesta.data.dataset import Record
 from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError
-from gesta.evaluate import EvaluateConfig
 from gesta.model import VideoModel, to_clips
 from gesta.plugins.ata import tile
-from gesta.predict import choose_device, in_background
+from gesta.prediction.predict import choose_device, in_background
 from gesta.progress import track
+from gesta.recipe import EvaluateConfig
+from gesta.records import Record
 
 Estimator = Literal["infonce", "softmax_entropy", "gaussian", "codebook"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)

@@ -15,7 +15,7 @@ from gesta.analysis.strips import strips
 from gesta.checkpoint import write_atomically
 from gesta.config import from_json
 from gesta.errors import GestaError
-from gesta.receipt import Receipt
+from gesta.evaluation.result import Result
 
 PAIRS = 15
 """Confused pairs that are listed at most."""
@@ -62,28 +62,28 @@ def write_report(run: str | Path, data_root: str | Path | None = None) -> Path:
         The file's path.
 
     Raises:
-        GestaError: no receipt in the folder, or a broken one.
+        GestaError: no result in the folder, or a broken one.
     """
     run = Path(run)
     found = sorted(run.glob("result*.json"))
     if not found:
         raise GestaError(f"{run}: there is no result.json in this folder; gesta train and gesta evaluate write one")
-    receipt = Receipt.read(run / "result.json" if run / "result.json" in found else found[0])
+    result = Result.read(run / "result.json" if run / "result.json" in found else found[0])
     recipe = _json(run / "recipe.json")
     log = _log(run / "log.jsonl")
     title = recipe.get("name") or run.resolve().name
     parts = [
-        *_header(receipt, str(title), str(recipe.get("paper") or "")),
+        *_header(result, str(title), str(recipe.get("paper") or "")),
         *_section("Training", _training(log)),
     ]
-    for space in receipt.classes:
-        name = "" if len(receipt.classes) == 1 else f": {space}"
-        parts += _section(f"Confusion matrix{name}", _confusion(receipt, space))
-        parts += _section(f"Classes{name}", _classes(receipt, space))
-    parts += _section("Videos, right and wrong", strips(receipt, data_root))
-    parts += _section("Videos that failed", _failures(receipt, log))
-    parts += _section("Cost", _cost(receipt))
-    parts += _section("Receipt", _details(receipt, recipe))
+    for space in result.classes:
+        name = "" if len(result.classes) == 1 else f": {space}"
+        parts += _section(f"Confusion matrix{name}", _confusion(result, space))
+        parts += _section(f"Classes{name}", _classes(result, space))
+    parts += _section("Videos, right and wrong", strips(result, data_root))
+    parts += _section("Videos that failed", _failures(result, log))
+    parts += _section("Cost", _cost(result))
+    parts += _section("Result", _details(result, recipe))
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -102,19 +102,19 @@ def _section(title: str, body: Iterator[str]) -> list[str]:
     return [f"<h2>{escape(title)}</h2>", *lines] if lines else []
 
 
-def _header(receipt: Receipt, title: str, paper: str) -> Iterator[str]:
+def _header(result: Result, title: str, paper: str) -> Iterator[str]:
     yield f"<h1>{escape(title)}</h1>"
     if paper:
         yield f'<p class="soft">{escape(paper)}</p>'
     cards: list[tuple[str, str, str]] = []
-    for prefix in [""] if len(receipt.classes) == 1 else [f"{space}/" for space in receipt.classes]:
+    for prefix in [""] if len(result.classes) == 1 else [f"{space}/" for space in result.classes]:
         for key, name in (("top1", "top-1"), ("top5", "top-5"), ("mean_class", "mean class")):
-            value = receipt.metrics.get(prefix + key)
+            value = result.metrics.get(prefix + key)
             if value is not None:
                 cards.append(
-                    (prefix + name, f"{value:.1f} %", _interval(value, receipt.labelled) if key == "top1" else "")
+                    (prefix + name, f"{value:.1f} %", _interval(value, result.labelled) if key == "top1" else "")
                 )
-    cards.append(("videos scored", f"{receipt.scored}", f"of {receipt.listed} listed, {receipt.failed} failed"))
+    cards.append(("videos scored", f"{result.scored}", f"of {result.listed} listed, {result.failed} failed"))
     yield (
         '<div class="cards">'
         + "".join(
@@ -123,34 +123,34 @@ def _header(receipt: Receipt, title: str, paper: str) -> Iterator[str]:
         )
         + "</div>"
     )
-    failed = f" {receipt.failed} could not be scored and count as wrong;" if receipt.failed else ""
-    without = receipt.metrics.get("top1_scored")
-    if receipt.failed and without is not None:
+    failed = f" {result.failed} could not be scored and count as wrong;" if result.failed else ""
+    without = result.metrics.get("top1_scored")
+    if result.failed and without is not None:
         failed += f" without them top-1 is {without:.1f} %."
-    yield f"<p>{escape(_protocol(receipt))}</p>"
+    yield f"<p>{escape(_protocol(result))}</p>"
     environment = [
-        f"decoded by {receipt.decoder}",
-        f"torch {receipt.torch} on {receipt.device}, {receipt.precision}",
-        f"gesta {receipt.gesta}",
-        f"{receipt.seconds:.0f} s",
-        f"list {receipt.list_hash[:12]}",
-        *([f"weights {receipt.checkpoint_sha256[:12]}"] if receipt.checkpoint_sha256 else []),
+        f"decoded by {result.decoder}",
+        f"torch {result.torch} on {result.device}, {result.precision}",
+        f"gesta {result.gesta}",
+        f"{result.seconds:.0f} s",
+        f"list {result.list_hash[:12]}",
+        *([f"weights {result.checkpoint_sha256[:12]}"] if result.checkpoint_sha256 else []),
     ]
     yield f'<p class="soft">{escape("; ".join(environment))}</p>'
 
 
-def _protocol(receipt: Receipt) -> str:
+def _protocol(result: Result) -> str:
     """How the numbers came about, in sentences."""
-    weights = f", weights {Path(receipt.checkpoint).name}" if receipt.checkpoint else ""
-    text = f"{receipt.model}{weights}, on the {receipt.split} split: {receipt.listed} videos. "
-    if receipt.failed:
-        text += f"{receipt.failed} could not be scored and count as wrong"
-        without = receipt.metrics.get("top1_scored")
+    weights = f", weights {Path(result.checkpoint).name}" if result.checkpoint else ""
+    text = f"{result.model}{weights}, on the {result.split} split: {result.listed} videos. "
+    if result.failed:
+        text += f"{result.failed} could not be scored and count as wrong"
+        without = result.metrics.get("top1_scored")
         text += "; " + f"without them top-1 is {without:.1f} %. " if without is not None else ". "
     text += (
-        f"Each was scored as {receipt.views['text']} of {receipt.sampling} frames ({receipt.coverage} coverage, short "
-        f"videos: {receipt.short_videos}), {receipt.size} × {receipt.size} px of a short side of {receipt.short_side} "
-        f"px; the {receipt.average} of the views were averaged."
+        f"Each was scored as {result.views['text']} of {result.sampling} frames ({result.coverage} coverage, short "
+        f"videos: {result.short_videos}), {result.size} × {result.size} px of a short side of {result.short_side} "
+        f"px; the {result.average} of the views were averaged."
     )
     return text
 
@@ -176,12 +176,12 @@ def _training(log: list[dict[str, Any]]) -> Iterator[str]:
         yield f'<p class="soft">{len(epochs)} epochs, {np.sum(seconds) / 60:.1f} minutes of training{wait}.</p>'
 
 
-def _confusion(receipt: Receipt, space: str) -> Iterator[str]:
-    matrix, names = receipt.confusion[space], receipt.classes[space]
-    if not receipt.labelled:
+def _confusion(result: Result, space: str) -> Iterator[str]:
+    matrix, names = result.confusion[space], result.classes[space]
+    if not result.labelled:
         return
     failed = [0] * len(names)
-    for label, scores in zip(receipt.labels[space], receipt.scores[space]):
+    for label, scores in zip(result.labels[space], result.scores[space]):
         if label is not None and scores is None:
             failed[label] += 1
     svg, remark = confusion_matrix(matrix, names, failed)
@@ -201,9 +201,9 @@ def _confusion(receipt: Receipt, space: str) -> Iterator[str]:
         yield "</table>"
 
 
-def _classes(receipt: Receipt, space: str) -> Iterator[str]:
-    names, matrix = receipt.classes[space], receipt.confusion[space]
-    rows = [(value, k) for k, value in enumerate(receipt.per_class[space]) if value is not None]
+def _classes(result: Result, space: str) -> Iterator[str]:
+    names, matrix = result.classes[space], result.confusion[space]
+    rows = [(value, k) for k, value in enumerate(result.per_class[space]) if value is not None]
     if not rows:
         return
     yield (
@@ -211,7 +211,7 @@ def _classes(receipt: Receipt, space: str) -> Iterator[str]:
         "<th>else mostly taken for</th></tr>"
     )
     videos = [0] * len(names)
-    for label in receipt.labels[space]:
+    for label in result.labels[space]:
         if label is not None:
             videos[label] += 1
     for value, k in sorted(rows):
@@ -222,18 +222,18 @@ def _classes(receipt: Receipt, space: str) -> Iterator[str]:
             f"</td><td><i class='bar' style='width:{value * 0.08:.2f}rem'></i></td><td class='soft'>{other}</td></tr>"
         )
     yield "</table>"
-    empty = [name for name, value in zip(names, receipt.per_class[space]) if value is None]
+    empty = [name for name, value in zip(names, result.per_class[space]) if value is None]
     if empty:
         yield f'<p class="soft">Without videos in this split: {escape(", ".join(empty))}.</p>'
 
 
-def _failures(receipt: Receipt, log: list[dict[str, Any]]) -> Iterator[str]:
+def _failures(result: Result, log: list[dict[str, Any]]) -> Iterator[str]:
     training: dict[str, str] = {}
     for line in log:
         if line.get("kind") == "epoch" and isinstance(line.get("failures"), dict):
             training |= line["failures"]
     for title, failures in (
-        (f"evaluation, {receipt.split} split", {f["name"]: f["reason"] for f in receipt.failures}),
+        (f"evaluation, {result.split} split", {f["name"]: f["reason"] for f in result.failures}),
         ("training, skipped", training),
     ):
         if failures:
@@ -243,20 +243,20 @@ def _failures(receipt: Receipt, log: list[dict[str, Any]]) -> Iterator[str]:
             yield f"<table><tr><th>{escape(title)}</th><th>why</th></tr>{rows}</table>"
 
 
-def _cost(receipt: Receipt) -> Iterator[str]:
+def _cost(result: Result) -> Iterator[str]:
     from gesta.cost import count
 
-    if "fused" in receipt.model_config:
-        models = ", ".join(str(source["model"]) for source in receipt.model_config["of"])
+    if "fused" in result.model_config:
+        models = ", ".join(str(source["model"]) for source in result.model_config["of"])
         yield f'<p class="soft">It is the sum of those that were fused ({escape(models)}).</p>'
         return
     try:
-        config = from_json(receipt.model_config, source="the receipt")
+        config = from_json(result.model_config, source="the result")
     except GestaError as error:
         yield f'<p class="soft">It cannot be counted: {escape(str(error))}</p>'
         return
     torch_cost, papers = count(config), count(config, style="fvcore")
-    views = receipt.views["total"] / max(receipt.scored, 1)
+    views = result.views["total"] / max(result.scored, 1)
     yield (
         f"<p>{papers.params / 1e6:.3f} M parameters; {papers.macs / 1e9:.3f} GMACs per view (the papers' GFLOPs), "
         f"{views * papers.macs / 1e9:.3f} for the {views:.4g} views of a video.</p>"
@@ -272,16 +272,16 @@ def _cost(receipt: Receipt) -> Iterator[str]:
     yield "</table>"
 
 
-def _details(receipt: Receipt, recipe: dict[str, Any]) -> Iterator[str]:
-    space = next(iter(receipt.classes))
-    names = receipt.classes[space]
-    short = receipt.to_json()
+def _details(result: Result, recipe: dict[str, Any]) -> Iterator[str]:
+    space = next(iter(result.classes))
+    names = result.classes[space]
+    short = result.to_json()
     for field in ("names", "labels", "scores", "confusion", "per_class"):
         del short[field]  # in the tables
     text = json.dumps(short, indent=2, ensure_ascii=False)
     yield f"<details><summary>Protocol, numbers and hashes</summary><pre>{escape(text)}</pre></details>"
     yield "<details><summary>Every video</summary><table><tr><th>video</th><th>true</th><th>answers</th></tr>"
-    for name, label, scores in zip(receipt.names, receipt.labels[space], receipt.scores[space]):
+    for name, label, scores in zip(result.names, result.labels[space], result.scores[space]):
         answers = "failed"
         if scores is not None:
             top = np.argsort(-np.asarray(scores), kind="stable")[:3].tolist()

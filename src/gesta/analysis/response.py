@@ -12,18 +12,15 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from gesta.analysis.sources import after_time, as_input, read_clip, write_figure
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, VideoModel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLUMNS = 8
 """Frames that are drawn at most."""

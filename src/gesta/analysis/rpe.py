@@ -9,30 +9,29 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from gesta.analysis.sources import is_model, write_figure
 from gesta.checkpoint import read_metadata
 from gesta.config import from_json, replace, suggest
 from gesta.errors import GestaError
+from gesta.evaluation.result import Result
 from gesta.layers.rpe import bucket_map, reach, rows
-from gesta.model import MODELS, ModelConfig, model_config
+from gesta.model import ModelConfig
+from gesta.models import MODELS, model_config
 from gesta.models.rpe_stdt import RPESTDTConfig
-from gesta.receipt import Receipt
 from gesta.recipes.address import read_recipe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 RATIOS = (0.5, 1.0, 1.5, 1.9, 2.0, 2.5, 3.0, 3.5, 4.0)
 FREE = ("ratio", "classes", "activation_checkpointing")
 """Fields in which runs may differ that are drawn on one line."""
 
 
-def read_config(source: str, *, trust: bool = False) -> RPESTDTConfig:
+def read_config(source: str, *, trust_code: bool = False) -> RPESTDTConfig:
     """The configuration of a model with relative positions, from its name, a run folder or a ``.safetensors`` file.
 
     Raises:
@@ -44,7 +43,7 @@ def read_config(source: str, *, trust: bool = False) -> RPESTDTConfig:
     elif is_model(source):
         path = Path(source)
         path = path / "best.safetensors" if path.is_dir() else path
-        config = from_json(read_metadata(path)["model"], trust=trust, source=source)
+        config = from_json(read_metadata(path)["model"], trust_code=trust_code, source=source)
     else:
         raise GestaError(
             f"{source} is neither a run folder, a .safetensors file nor a model{suggest(source, MODELS)} "
@@ -263,15 +262,15 @@ def sweep(
             continue
         try:
             recipe = read_recipe(path)
-            receipt = Receipt.read(path.parent / "result.json")
+            result = Result.read(path.parent / "result.json")
         except GestaError:  # other people's runs; this one is not about them
             continue
         theirs = recipe.model
-        if not isinstance(theirs, RPESTDTConfig) or "top1" not in receipt.metrics:
+        if not isinstance(theirs, RPESTDTConfig) or "top1" not in result.metrics:
             continue
         if replace(config, **{field: getattr(theirs, field) for field in FREE}) == theirs:
             column = found.setdefault(theirs.ratio, {})
-            column.setdefault(type(recipe.data).__name__, []).append(receipt.metrics["top1"])
+            column.setdefault(type(recipe.data).__name__, []).append(result.metrics["top1"])
     edge = config.clip.size // config.patch
     clusters = [
         Clusters(

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from gesta.checkpoint import load_model
 from gesta.config import suggest
 from gesta.data.clips import test_indices
-from gesta.data.video import probe, read
 from gesta.errors import GestaError
-from gesta.model import MODELS, ClipSpec, VideoModel, create_model, to_clips
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from gesta.model import ClipSpec, VideoModel, to_clips
+from gesta.models import MODELS, create_model
+from gesta.video.reader import probe, read
 
 SHORT_SIDE = 360
 """Pixels of the short side at which raw frames are drawn, if the video has as many."""
@@ -30,13 +28,13 @@ def is_model(source: str) -> bool:
     return source in MODELS or path.suffix == ".safetensors" or (path / "best.safetensors").is_file()
 
 
-def load(source: str, *, trust: bool = False) -> tuple[str, VideoModel]:
+def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
     """A model and what to call it.
 
     Args:
         source: a run folder (its best weights), a ``.safetensors`` file, or a model's name (always the same random
             weights).
-        trust: see :func:`gesta.checkpoint.load_model`.
+        trust_code: see :func:`gesta.checkpoint.load_model`.
 
     Returns:
         The name and the model, in evaluation mode.
@@ -56,7 +54,7 @@ def load(source: str, *, trust: bool = False) -> tuple[str, VideoModel]:
     path = Path(source)
     if path.is_dir():
         path = path / "best.safetensors"
-    return source.rstrip("/"), load_model(path, trust=trust).model
+    return source.rstrip("/"), load_model(path, trust_code=trust_code).model
 
 
 def read_clip(video: str | os.PathLike[str], spec: ClipSpec) -> Tensor:

@@ -10,11 +10,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from gesta.analysis.sources import as_input, load, read_clip, write_figure
@@ -22,10 +24,6 @@ from gesta.checkpoint import read_metadata
 from gesta.errors import GestaError
 from gesta.model import VideoModel
 from gesta.models.st_manet import pool_frames, pool_places
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
 
 COLUMNS = 8
 """Frames that are drawn at most."""
@@ -225,7 +223,7 @@ def likeness(
 
 
 @torch.inference_mode()
-def over_training(source: str, clip: Tensor, *, trust: bool = False) -> list[Moment]:
+def over_training(source: str, clip: Tensor, *, trust_code: bool = False) -> list[Moment]:
     """The cosines at each checkpoint that lies in a run folder: all ``.safetensors`` files, by their epoch.
 
     A training keeps its best one; copies of it made along the way count.
@@ -233,13 +231,13 @@ def over_training(source: str, clip: Tensor, *, trust: bool = False) -> list[Mom
     Args:
         source: a run folder; a single file or the name of a model has no history.
         clip: as of :func:`attend`.
-        trust: see :func:`gesta.checkpoint.load_model`.
+        trust_code: see :func:`gesta.checkpoint.load_model`.
     """
     moments: dict[int, Moment] = {}
     for path in sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []:
         epoch = read_metadata(path).get("notes", {}).get("epoch")
         if isinstance(epoch, int) and epoch not in moments:
-            name, model = load(str(path), trust=trust)
+            name, model = load(str(path), trust_code=trust_code)
             _, cosines = likeness(_maps(name, model, as_input(clip, model)))
             moments[epoch] = Moment(
                 epoch=epoch, cosines={kind: _mean_pair(found[1]) for kind, found in cosines.items()}
@@ -363,7 +361,7 @@ def stage_attention_figure(
     out: str | os.PathLike[str],
     *,
     place: tuple[int, int] | None = None,
-    trust: bool = False,
+    trust_code: bool = False,
 ) -> StageAttentions:
     """Draw the attention of a model's stages on the middle clip of a video into a picture.
 
@@ -372,13 +370,13 @@ def stage_attention_figure(
         video: file or folder of frames.
         out: the picture; its ending says the kind (.png, .svg, .pdf).
         place: as in :func:`attend`.
-        trust: see :func:`gesta.checkpoint.load_model`.
+        trust_code: see :func:`gesta.checkpoint.load_model`.
 
     Raises:
         GestaError: as :func:`attend`, an unreadable video, a picture that cannot be written.
     """
-    name, model = load(source, trust=trust)
+    name, model = load(source, trust_code=trust_code)
     clip = read_clip(video, model.config.clip)
-    found = attend(name, model, clip, place=place, moments=over_training(source, clip, trust=trust))
+    found = attend(name, model, clip, place=place, moments=over_training(source, clip, trust_code=trust_code))
     write_figure(draw(clip, found), out)
     return found

@@ -10,21 +10,20 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from torch import Tensor
 
 from gesta.analysis.features import features
 from gesta.analysis.sources import write_figure
-from gesta.data.dataset import Failure, Record
+from gesta.data.batch import Failure
 from gesta.errors import GestaError
 from gesta.model import VideoModel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from gesta.records import Record
 
 BEFORE_CLASSIFIER = "before the classifier"
 STEPS = 2000

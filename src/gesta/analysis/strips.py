@@ -13,11 +13,10 @@ import torch
 from PIL import Image
 
 from gesta.config import from_json, replace
-from gesta.data.dataset import DataConfig, Record
 from gesta.data.samples import read_record
-from gesta.data.video import VideoError
-from gesta.errors import GestaError
-from gesta.receipt import Receipt
+from gesta.errors import GestaError, VideoError
+from gesta.evaluation.result import Result
+from gesta.records import DataConfig, Record
 
 HITS, MISSES = 6, 12
 """Strips of frames that are shown at most."""
@@ -25,22 +24,22 @@ FRAMES, FRAME_HEIGHT = 8, 96
 """Frames of a strip, and their height in pixels."""
 
 
-def strips(receipt: Receipt, data_root: str | Path | None) -> Iterator[str]:
+def strips(result: Result, data_root: str | Path | None) -> Iterator[str]:
     """Frames of the surest hits, one per class, and of the surest misses."""
-    space = next(iter(receipt.classes))
-    names, labels = receipt.classes[space], receipt.labels[space]
-    sure = {i: _shares(scores, receipt.average) for i, scores in enumerate(receipt.scores[space]) if scores is not None}
+    space = next(iter(result.classes))
+    names, labels = result.classes[space], result.labels[space]
+    sure = {i: _shares(scores, result.average) for i, scores in enumerate(result.scores[space]) if scores is not None}
     order = sorted((i for i in sure if labels[i] is not None), key=lambda i: -float(sure[i].max()))
     hits = {labels[i]: i for i in reversed(order) if int(sure[i].argmax()) == labels[i]}  # the surest of each class
     misses = [i for i in order if int(sure[i].argmax()) != labels[i]]
     if not order:
         return
     try:
-        records = _records(receipt, data_root)
+        records = _records(result, data_root)
     except GestaError as error:
         yield f'<p class="soft">No frames can be shown: {escape(str(error))}</p>'
         return
-    if len(receipt.classes) > 1:
+    if len(result.classes) > 1:
         yield f"<p>Answers of the label space {escape(space)}.</p>"
     for title, kind, some in (
         ("Hits: the surest of some classes", "hit", sorted(hits.values(), key=lambda i: -float(sure[i].max()))[:HITS]),
@@ -58,7 +57,7 @@ def strips(receipt: Receipt, data_root: str | Path | None) -> Iterator[str]:
             truth = escape(names[labels[i] or 0])
             yield (
                 f'<div class="strip {kind}">{_frames(records[i])}<div><b>{truth}</b> '
-                f'<span class="soft">{escape(receipt.names[i])}</span></div><div class="answers">{answers}</div></div>'
+                f'<span class="soft">{escape(result.names[i])}</span></div><div class="answers">{answers}</div></div>'
             )
 
 
@@ -70,15 +69,15 @@ def _shares(scores: list[float], average: str) -> np.ndarray:
     return powers / powers.sum()
 
 
-def _records(receipt: Receipt, data_root: str | Path | None) -> list[Record]:
+def _records(result: Result, data_root: str | Path | None) -> list[Record]:
     """The evaluated list, built again from the data set's configuration."""
-    if receipt.data is None:
-        raise GestaError("the receipt does not say which data set was evaluated")
-    data: DataConfig = from_json(receipt.data, source="the receipt")
+    if result.data is None:
+        raise GestaError("the result does not say which data set was evaluated")
+    data: DataConfig = from_json(result.data, source="the result")
     if data_root is not None:
         data = replace(data, root=str(data_root))
-    records = data.records(receipt.split)  # type: ignore[arg-type]
-    if [record.name for record in records] != receipt.names:
+    records = data.records(result.split)  # type: ignore[arg-type]
+    if [record.name for record in records] != result.names:
         raise GestaError("the data set now holds other videos than the evaluated ones")
     return records
 

@@ -1,4 +1,4 @@
-"""The chart of a sweep: accuracy over the values of a field. See :mod:`gesta.sweep`."""
+"""The chart of a sweep: accuracy over the values of a field. See :mod:`gesta.training.sweep`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from gesta.sweep import Sweep
+    from gesta.training.sweep import Sweep
 
 DECADE = 10.0
 """Positive values whose greatest is so many times the least are drawn on a logarithmic axis."""

@@ -10,20 +10,19 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from gesta.analysis.features import features, labelled
 from gesta.analysis.sources import write_figure
 from gesta.config import suggest
-from gesta.data.dataset import DataConfig, Failure, Record, SplitName
+from gesta.data.batch import Failure
 from gesta.errors import GestaError
 from gesta.model import VideoModel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from gesta.records import DataConfig, Record, SplitName
 
 PERPLEXITY = 30.0
 """Neighbours that a video has in effect; of few videos a third, as t-SNE wants more of them than that."""

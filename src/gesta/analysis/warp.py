@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from gesta.errors import GestaError
 from gesta.model import VideoModel, to_clips
 from gesta.plugins.stan import STANLayer, sampling_grid, thetas, warp
 from gesta.plugins.stan import spatial_only as without_time
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SHORT_SIDE = 360
 """Pixels of the short side at which the raw frames are drawn, if the video has as many."""
@@ -158,7 +155,7 @@ def warp_figure(model: VideoModel, video: str | Path, out: str | Path, *, spatia
         GestaError: a model without STAN, an unreadable video, a picture that cannot be written.
     """
     from gesta.data.clips import test_indices
-    from gesta.data.video import probe, read
+    from gesta.video.reader import probe, read
 
     spec = model.config.clip
     info = probe(str(video))

@@ -15,14 +15,14 @@ from gesta.cli.options import (
     numbers,
     place,
     print_results,
-    receipt_file,
+    result_file,
     trust_option,
     with_fields,
 )
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:
-    from gesta.data.dataset import DataConfig
+    from gesta.records import DataConfig
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -47,7 +47,7 @@ def add_verbs(verbs: Verbs) -> None:
         "sources",
         metavar="RESULT|MODEL|RECIPE|PAPER.TABLE",
         nargs="+",
-        help="receipt or run folder; model (cost only); recipe or table (published numbers, and those of runs)",
+        help="result or run folder; model (cost only); recipe or table (published numbers, and those of runs)",
     )
     sub.add_argument("--runs", default="runs", help="folder of runs of recipes and tables (default %(default)s)")
     sub.add_argument(
@@ -59,8 +59,8 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     sub.add_argument("--out", default="complexity.png")
     trust_option(sub)
-    sub = analyse.add("confusion", _analyse_confusion, "which classes are taken for which, in one receipt or two")
-    sub.add_argument("results", metavar="RESULT", nargs="+", help="receipt or run folder; of two also the difference")
+    sub = analyse.add("confusion", _analyse_confusion, "which classes are taken for which, in one result or two")
+    sub.add_argument("results", metavar="RESULT", nargs="+", help="result or run folder; of two also the difference")
     sub.add_argument("--by", metavar="FILE", help="add up classes by attribute: CSV, JSON, or Diving48_vocab.json")
     sub.add_argument("--space", help="label space (default: the first)")
     sub.add_argument("--pairs", type=int, default=15, help="confused pairs listed at most (default %(default)s)")
@@ -180,7 +180,7 @@ def _analyse_attention(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.attention import attention_figure
     from gesta.analysis.sources import load
 
-    name, model = load(options.model, trust=options.trust)
+    name, model = load(options.model, trust_code=options.trust_code)
     print_results(options, attention_figure(name, model, options.video, options.out, block=options.block))
     print(options.out, file=sys.stderr)
 
@@ -188,7 +188,7 @@ def _analyse_attention(options: argparse.Namespace, _: list[str]) -> None:
 def _analyse_clusters(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.analysis.rpe import read_config, sweep, sweep_figure
 
-    config = with_fields(read_config(options.model, trust=options.trust), rest, "gesta analyse clusters")
+    config = with_fields(read_config(options.model, trust_code=options.trust_code), rest, "gesta analyse clusters")
     found = sweep(options.model, config, options.ratios, options.runs)
     sweep_figure(found, options.out)
     print_results(options, found)
@@ -198,7 +198,9 @@ def _analyse_clusters(options: argparse.Namespace, rest: list[str]) -> None:
 def _analyse_complexity(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.complexity import compare_costs, complexity_figure, subjects
 
-    chosen = [s for source in options.sources for s in subjects(source, runs=options.runs, trust=options.trust)]
+    chosen = [
+        s for source in options.sources for s in subjects(source, runs=options.runs, trust_code=options.trust_code)
+    ]
     if not chosen:
         raise GestaError(f"{', '.join(options.sources)}: no row there has a recipe, so there is nothing to count")
     found = compare_costs(chosen, style=options.style, seconds=options.seconds, device=options.device)
@@ -209,12 +211,12 @@ def _analyse_complexity(options: argparse.Namespace, _: list[str]) -> None:
 
 def _analyse_confusion(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.confusion import confusion, confusion_figure
-    from gesta.evaluate import Receipt
+    from gesta.evaluation.result import Result
 
     if len(options.results) > 2:
-        raise GestaError("give one receipt, or two to see their difference")
-    receipts = [(path, Receipt.read(receipt_file(path))) for path in options.results]
-    found = confusion(receipts, space=options.space, by=options.by, most=options.pairs)
+        raise GestaError("give one result, or two to see their difference")
+    results = [(path, Result.read(result_file(path))) for path in options.results]
+    found = confusion(results, space=options.space, by=options.by, most=options.pairs)
     confusion_figure(found, options.out)
     print_results(options, found)
     print(options.out, file=sys.stderr)
@@ -224,14 +226,14 @@ def _analyse_filters(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.filters import filters_figure
     from gesta.analysis.sources import load
 
-    name, model = load(options.model, trust=options.trust)
+    name, model = load(options.model, trust_code=options.trust_code)
     print(filters_figure(name, model, options.out, most=options.n, folded=not options.learned))
 
 
 def _analyse_rpe(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.analysis.rpe import bucket_map_of, map_figure, read_config
 
-    config = with_fields(read_config(options.model, trust=options.trust), rest, "gesta analyse rpe")
+    config = with_fields(read_config(options.model, trust_code=options.trust_code), rest, "gesta analyse rpe")
     found = bucket_map_of(options.model, config, options.ref)
     map_figure(found, options.out)
     print_results(options, found)
@@ -241,7 +243,9 @@ def _analyse_rpe(options: argparse.Namespace, rest: list[str]) -> None:
 def _analyse_stage_attention(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.stage_attention import stage_attention_figure
 
-    found = stage_attention_figure(options.model, options.video, options.out, place=options.at, trust=options.trust)
+    found = stage_attention_figure(
+        options.model, options.video, options.out, place=options.at, trust_code=options.trust_code
+    )
     print_results(options, found)
     print(options.out, file=sys.stderr)
 
@@ -251,7 +255,7 @@ def _analyse_stages(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.analysis.sources import load
     from gesta.analysis.stages import probe_stages, stages_figure
 
-    name, model = load(options.run, trust=options.trust)
+    name, model = load(options.run, trust_code=options.trust_code)
     data = _videos_of(options.run, options, rest, "gesta analyse stages")
     splits = []
     for split in ("train", options.split):
@@ -272,14 +276,14 @@ def _videos_of(run: str, options: argparse.Namespace, rest: list[str], program: 
     flags = [flag.replace("--data.", "--", 1) for flag in rest]
     if options.data:
         return data_source(options.data, flags, program)
-    return with_fields(run_data(run, trust=options.trust), flags, program)
+    return with_fields(run_data(run, trust_code=options.trust_code), flags, program)
 
 
 def _analyse_tsne(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.analysis.sources import load
     from gesta.analysis.tsne import choose, project, tsne_figure
 
-    models = [load(run, trust=options.trust) for run in options.runs]
+    models = [load(run, trust_code=options.trust_code) for run in options.runs]
     data = _videos_of(options.runs[0], options, rest, "gesta analyse tsne")
     classes = [name for words in options.classes or () for name in words.split(",") if name]
     chosen = choose(data, options.split, classes, n=options.n, space=options.space, seed=options.seed)
@@ -293,7 +297,7 @@ def _analyse_warp(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.warp import warp_figure
     from gesta.checkpoint import load_model
 
-    loaded = load_model(checkpoint_file(options.checkpoint), trust=options.trust)
+    loaded = load_model(checkpoint_file(options.checkpoint), trust_code=options.trust_code)
     out = Path(options.out)
     warp_figure(loaded.model, options.video, out, spatial_only=options.spatial_only)
     print(out)
@@ -302,11 +306,11 @@ def _analyse_warp(options: argparse.Namespace, _: list[str]) -> None:
 def _analyse_mi(options: argparse.Namespace, rest: list[str]) -> int:
     from gesta.analysis.mutual_information import mutual_information
     from gesta.analysis.sources import is_model, load
-    from gesta.data.dataset import Record
-    from gesta.predict import find_sources
+    from gesta.prediction.predict import find_sources
+    from gesta.records import Record
 
     videos = [source for source in options.sources if not is_model(source)]
-    models = [load(source, trust=options.trust) for source in options.sources if is_model(source)]
+    models = [load(source, trust_code=options.trust_code) for source in options.sources if is_model(source)]
     paths = find_sources(videos)
     words = [path for path in paths if not Path(path).exists() and not Path(path).suffix]
     if words or not models:
@@ -335,7 +339,7 @@ def _analyse_alignment(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.matches import matches_figure
     from gesta.analysis.sources import load
 
-    model = load(options.model, trust=options.trust)[1]
+    model = load(options.model, trust_code=options.trust_code)[1]
     print(matches_figure(model, options.video, options.out, block=options.block, frame=options.frame, tau=options.tau))
     print(options.out)
 
@@ -344,7 +348,7 @@ def _analyse_motion(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.motion import motion_figure
     from gesta.analysis.sources import load
 
-    name, model = load(options.model, trust=options.trust)
+    name, model = load(options.model, trust_code=options.trust_code)
     print(motion_figure(name, model, options.video, options.out))
 
 
@@ -352,5 +356,5 @@ def _analyse_response(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.response import response_figure
     from gesta.analysis.sources import load
 
-    models = [load(source, trust=options.trust) for source in options.models]
+    models = [load(source, trust_code=options.trust_code) for source in options.models]
     print(response_figure(models, options.video, options.out, block=options.block))

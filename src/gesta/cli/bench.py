@@ -25,32 +25,32 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _bench_data(options: argparse.Namespace, _: list[str]) -> None:
-    from gesta.bench import bench_data
+    from gesta.bench.data import bench_data
 
     print_results(options, bench_data(root=options.root))
 
 
 def _bench_model(options: argparse.Namespace, rest: list[str]) -> None:
-    from gesta.bench import bench_model
-    from gesta.model import model_config
+    from gesta.bench.model import bench_model
+    from gesta.models import model_config
 
     model = with_fields(model_config(options.model), rest, "gesta bench model")
     print_results(options, bench_model(model, batch=options.batch, compiled=options.compile))
 
 
 def _bench_align(options: argparse.Namespace, _: list[str]) -> None:
-    from gesta.alignment.measure import bench_align
+    from gesta.bench.alignment import bench_align
     from gesta.checkpoint import load_model
-    from gesta.model import create_model
+    from gesta.models import create_model
 
     models = [(f"{options.model}, fresh", create_model(options.model))]
     if options.checkpoint:
-        trained = load_model(checkpoint_file(options.checkpoint), trust=options.trust).model
+        trained = load_model(checkpoint_file(options.checkpoint), trust_code=options.trust_code).model
         models = [(f"{options.checkpoint}, fresh", trained.config.build()), (options.checkpoint, trained)]
     print_results(options, bench_align(models, video=options.video))
 
 
 def _doctor(options: argparse.Namespace, _: list[str]) -> None:
-    from gesta.doctor import diagnose
+    from gesta.bench.doctor import diagnose
 
     print_results(options, diagnose())

@@ -53,14 +53,14 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _data_list(options: argparse.Namespace, rest: list[str]) -> None:
-    from gesta.data.check import describe
+    from gesta.curation.describe import describe
 
     print_results(options, describe(data_source(options.source, rest, "gesta data list")))
 
 
 def _data_check(options: argparse.Namespace, rest: list[str]) -> int:
-    from gesta.data.check import check
-    from gesta.model import model_config
+    from gesta.curation.check import check
+    from gesta.models import model_config
 
     clip = model_config(options.model).clip if options.model else None
     data = data_source(options.source, rest, "gesta data check")
@@ -70,7 +70,7 @@ def _data_check(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _data_prepare(options: argparse.Namespace, _: list[str]) -> int:
-    from gesta.data.prepare import prepare
+    from gesta.curation.prepare import prepare
 
     names = "short_side codec fps frames lists shards val test seed by_folder workers"
     prepared = prepare(options.root, options.out, **{name: getattr(options, name) for name in names.split()})
@@ -79,8 +79,8 @@ def _data_prepare(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _data_make(options: argparse.Namespace, _: list[str]) -> None:
-    from gesta.data.layouts.make import make_layout
-    from gesta.data.marionette import make
+    from gesta.marionette.dataset import make
+    from gesta.marionette.layouts.make import make_layout
 
     if options.layout is None:
         clips = 400 if options.clips is None else options.clips

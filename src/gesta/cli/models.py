@@ -34,7 +34,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _models(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.cost import count
-    from gesta.model import list_models, model_config
+    from gesta.models import list_models, model_config
     from gesta.recipes.address import list_recipes, list_tables
 
     models: list[dict[str, Any]] = [
@@ -62,14 +62,16 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
 
 def _show(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.config import to_json
-    from gesta.model import MODELS, model_config
+    from gesta.models import MODELS, model_config
     from gesta.recipes.address import find_recipe
 
     if options.what in MODELS:
         shown: Any = with_fields(model_config(options.what), rest, "gesta show")
     else:
         shown = with_fields(
-            find_recipe(options.what, model=options.model, data=options.data, trust=options.trust), rest, "gesta show"
+            find_recipe(options.what, model=options.model, data=options.data, trust_code=options.trust_code),
+            rest,
+            "gesta show",
         )
     print(json.dumps(to_json(shown), indent=2))
 
@@ -78,7 +80,7 @@ def _cost(options: argparse.Namespace, rest: list[str]) -> None:
     from dataclasses import replace
 
     from gesta.cost import count
-    from gesta.model import model_config
+    from gesta.models import model_config
 
     changes = {"classes": options.classes} if options.classes is not None else {}
     model = with_fields(model_config(options.model, **changes), rest, "gesta cost")

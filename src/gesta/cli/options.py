@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:
-    from gesta.data.dataset import DataConfig
+    from gesta.records import DataConfig
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Verbs:
 
 
 def trust_option(sub: Any) -> None:
-    sub.add_argument("--trust", action="store_true", help="let a file name classes outside gesta (it runs code)")
+    sub.add_argument("--trust-code", action="store_true", help="let a file name classes outside gesta (it runs code)")
 
 
 def without_fields(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -83,16 +83,16 @@ def with_fields(obj: T, flags: list[str], program: str) -> T:
 def data_source(source: str, flags: list[str], program: str) -> DataConfig:
     """A data set from a short name, a folder with a folder per class, or a list file, with its fields changed."""
     from gesta.data.lists import Folder, Lists
-    from gesta.recipes.address import DATA, data_config
+    from gesta.datasets import DATASETS, data_config
 
     path = Path(source)
     if path.is_dir():
         return with_fields(Folder(root=source), flags, program)
     if path.is_file():
         return with_fields(Lists(train=source), flags, program)
-    if source in DATA:
+    if source in DATASETS:
         return with_fields(data_config(source), flags, program)
-    raise GestaError(f"{source} is neither a folder, a list file nor a data set ({', '.join(DATA)})")
+    raise GestaError(f"{source} is neither a folder, a list file nor a data set ({', '.join(DATASETS)})")
 
 
 def checkpoint_file(path: str) -> Path:
@@ -101,7 +101,7 @@ def checkpoint_file(path: str) -> Path:
     return found / "best.safetensors" if found.is_dir() else found
 
 
-def receipt_file(path: str) -> Path:
+def result_file(path: str) -> Path:
     found = Path(path)
     return found / "result.json" if found.is_dir() else found
 

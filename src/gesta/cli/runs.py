@@ -1,4 +1,4 @@
-"""Verbs that train models, score videos, and go on with the receipts."""
+"""Verbs that train models, score videos, and go on with the results."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gesta.cli.options import (
     Verbs,
     checkpoint_file,
     print_results,
-    receipt_file,
     recipe_options,
+    result_file,
     trust_option,
     whole_numbers,
     with_fields,
@@ -20,7 +20,7 @@ from gesta.cli.options import (
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:
-    from gesta.data.dataset import ClassNames, DataConfig
+    from gesta.records import ClassNames, DataConfig
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -31,10 +31,10 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
     trust_option(sub)
 
-    sub = verbs.add("evaluate", _evaluate, "score held-out videos and write the receipt", fields=True)
+    sub = verbs.add("evaluate", _evaluate, "score held-out videos and write the result", fields=True)
     sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
     sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
-    sub.add_argument("--out", metavar="FILE", help="receipt (default: result-SPLIT.json beside the checkpoint)")
+    sub.add_argument("--out", metavar="FILE", help="result (default: result-SPLIT.json beside the checkpoint)")
     trust_option(sub)
 
     sub = verbs.add(
@@ -68,15 +68,15 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--draw", metavar="FILE", help="draw the segments onto a copy of the video (with --timeline)")
     trust_option(sub)
 
-    sub = verbs.add("compare", _compare, "what differs between two receipts: protocol first, then numbers")
+    sub = verbs.add("compare", _compare, "what differs between two results: protocol first, then numbers")
     sub.add_argument("a", metavar="RESULT")
     sub.add_argument("b", metavar="RESULT")
 
     sub = verbs.add("mean", _mean, "mean and deviation over the splits of a data set (UCF-101, HMDB-51)")
-    sub.add_argument("results", metavar="RESULT", nargs="+", help="receipts or run folders, one of each split")
+    sub.add_argument("results", metavar="RESULT", nargs="+", help="results or run folders, one of each split")
 
     sub = verbs.add("fuse", _fuse, "fuse the scores of several models on the same videos, as of RGB and depth")
-    sub.add_argument("results", metavar="RESULT", nargs="+", help="receipts or run folders")
+    sub.add_argument("results", metavar="RESULT", nargs="+", help="results or run folders")
     sub.add_argument(
         "--by",
         choices=["prob_mean", "logit_mean", "prob_product", "learned"],
@@ -86,34 +86,35 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument(
         "--fit", metavar="RESULT", nargs="+", default=[], help="for learned: the same models on other, labelled videos"
     )
-    sub.add_argument("--out", metavar="FILE", help="receipt (default: fused-BY.json beside the first result)")
+    sub.add_argument("--out", metavar="FILE", help="result (default: fused-BY.json beside the first result)")
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.recipes.address import find_recipe, read_recipe
-    from gesta.train import train
+    from gesta.training.loop import train
 
     run = Path(options.run) if options.run else None
     if options.resume and run and not options.recipe:
-        recipe = read_recipe(run / "recipe.json", trust=options.trust)
+        recipe = read_recipe(run / "recipe.json", trust_code=options.trust_code)
     elif options.recipe:
-        recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust=options.trust)
+        recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust_code=options.trust_code)
     else:
         raise GestaError("name a recipe (all: gesta models), or a run to go on with: gesta train --resume --run DIR")
     recipe = with_fields(recipe, rest, "gesta train RECIPE")
-    train(recipe, run or Path("runs") / recipe.name, resume=options.resume, trust=options.trust)
+    train(recipe, run or Path("runs") / recipe.name, resume=options.resume, trust_code=options.trust_code)
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.checkpoint import load_model
-    from gesta.evaluate import EvaluateConfig, evaluate
-    from gesta.recipes import EvaluateJob
-    from gesta.recipes.address import data_config, read_recipe
+    from gesta.evaluation.evaluate import evaluate
+    from gesta.recipe import EvaluateConfig, EvaluateJob
+    from gesta.datasets import data_config
+    from gesta.recipes.address import read_recipe
 
     checkpoint = checkpoint_file(options.checkpoint)
-    loaded = load_model(checkpoint, trust=options.trust)
+    loaded = load_model(checkpoint, trust_code=options.trust_code)
     saved = checkpoint.parent / "recipe.json"
-    recipe = read_recipe(saved, trust=options.trust) if saved.is_file() else None
+    recipe = read_recipe(saved, trust_code=options.trust_code) if saved.is_file() else None
     if options.data:
         data: DataConfig = data_config(options.data)
     elif recipe:
@@ -131,28 +132,28 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
             f"{checkpoint} knows {_some(loaded.classes)}, the data set has {_some(job.data.classes())}: "
             "evaluate on those it was trained on"
         )
-    receipt = evaluate(loaded.model, records, loaded.classes, job.evaluate, checkpoint=str(checkpoint), data=job.data)
-    if receipt is None:  # another process of several writes the receipt
+    result = evaluate(loaded.model, records, loaded.classes, job.evaluate, checkpoint=str(checkpoint), data=job.data)
+    if result is None:  # another process of several writes the result
         return
     out = Path(options.out) if options.out else checkpoint.parent / f"result-{job.evaluate.split}.json"
-    receipt.write(out)
-    print_results(options, receipt)
-    print(f"receipt: {out}", file=sys.stderr)
+    result.write(out)
+    print_results(options, result)
+    print(f"result: {out}", file=sys.stderr)
 
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
     from gesta.processes import is_first_process
     from gesta.recipes.address import find_recipe
-    from gesta.sweep import field_name, sweep, value_at
+    from gesta.training.sweep import field_name, sweep, value_at
 
     program = "gesta sweep RECIPE"
-    recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust=options.trust)
+    recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust_code=options.trust_code)
     recipe = with_fields(recipe, rest, program)
     name = field_name(recipe, options.field)
     flag = "--" + name.replace("_", "-")
     values = [value_at(with_fields(recipe, [flag, *text.split()], program), name) for text in options.values.split(",")]
     out = Path(options.out) if options.out else None
-    found = sweep(recipe, name, values, seeds=options.seeds, out=out, trust=options.trust)
+    found = sweep(recipe, name, values, seeds=options.seeds, out=out, trust_code=options.trust_code)
     if is_first_process():
         print_results(options, found)
     return int(any(trial.failure for trial in found.trials))
@@ -160,10 +161,10 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _predict(options: argparse.Namespace, _: list[str]) -> int:
     from gesta.checkpoint import load_model
-    from gesta.evaluate import EvaluateConfig
-    from gesta.predict import run
+    from gesta.prediction.predict import run
+    from gesta.recipe import EvaluateConfig
 
-    loaded = load_model(checkpoint_file(options.checkpoint), trust=options.trust)
+    loaded = load_model(checkpoint_file(options.checkpoint), trust_code=options.trust_code)
     return run(
         loaded.model,
         loaded.classes,
@@ -186,33 +187,33 @@ def _predict(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _compare(options: argparse.Namespace, _: list[str]) -> None:
-    from gesta.compare import compare
-    from gesta.evaluate import Receipt
+    from gesta.evaluation.compare import compare
+    from gesta.evaluation.result import Result
 
-    print_results(options, compare(*(Receipt.read(receipt_file(path)) for path in (options.a, options.b))))
+    print_results(options, compare(*(Result.read(result_file(path)) for path in (options.a, options.b))))
 
 
 def _mean(options: argparse.Namespace, _: list[str]) -> None:
-    from gesta.mean import mean
-    from gesta.receipt import Receipt
+    from gesta.evaluation.mean import mean
+    from gesta.evaluation.result import Result
 
-    print_results(options, mean([(path, Receipt.read(receipt_file(path))) for path in options.results]))
+    print_results(options, mean([(path, Result.read(result_file(path))) for path in options.results]))
 
 
 def _fuse(options: argparse.Namespace, _: list[str]) -> None:
-    from gesta.evaluate import Receipt
-    from gesta.fuse import fuse
+    from gesta.evaluation.fuse import fuse
+    from gesta.evaluation.result import Result
 
-    receipts, fit = ([Receipt.read(receipt_file(path)) for path in paths] for paths in (options.results, options.fit))
-    fused = fuse(receipts, options.by, fit)
-    out = Path(options.out) if options.out else receipt_file(options.results[0]).with_name(f"fused-{options.by}.json")
+    results, fit = ([Result.read(result_file(path)) for path in paths] for paths in (options.results, options.fit))
+    fused = fuse(results, options.by, fit)
+    out = Path(options.out) if options.out else result_file(options.results[0]).with_name(f"fused-{options.by}.json")
     fused.write(out)
     print_results(options, fused)
     if not options.json:
-        for path, receipt in zip(options.results, receipts):
-            each = ", ".join(f"{n} {v:.2f}" for n, v in receipt.metrics.items() if n.split("/")[-1] == "top1")
+        for path, result in zip(options.results, results):
+            each = ", ".join(f"{n} {v:.2f}" for n, v in result.metrics.items() if n.split("/")[-1] == "top1")
             print(f"alone: {each or 'unlabelled'} ({path})")
-    print(f"receipt: {out}", file=sys.stderr)
+    print(f"result: {out}", file=sys.stderr)
 
 
 def _some(classes: ClassNames) -> str:

@@ -33,7 +33,7 @@ def _table(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _ledger(options: argparse.Namespace, _: list[str]) -> None:
-    from gesta.ledger import ledger
+    from gesta.recipes.ledger import ledger
 
     found = ledger()
     if options.write:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from gesta.config import replace
 from gesta.model import ClipSpec
-
-ShortVideos = Literal["loop", "clamp"]
+from gesta.recipe import ShortVideos
 
 
 def train_indices(n: int, spec: ClipSpec, short_videos: ShortVideos, generator: torch.Generator) -> Tensor:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gesta.config import suggest
-from gesta.data.dataset import Record
-from gesta.data.frames import image_files
 from gesta.data.locate import Finder
-from gesta.data.video import VIDEOS, VideoError, probe
-from gesta.errors import GestaError
+from gesta.errors import GestaError, VideoError
+from gesta.records import Record
+from gesta.video.images import image_files
+from gesta.video.reader import VIDEOS, probe
 
 COLUMNS = ("path", "label", "frames", "start", "end", "last", "offset", "skip")
 """What a column may be: ``end`` is one past the last frame, ``last`` the last frame itself, ``offset`` goes with

@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 
 from gesta.config import config
-from gesta.data.dataset import DataConfig, Record, SplitName
-from gesta.data.frames import image_files
 from gesta.data.listfile import Entry, label_of, list_finder, read_entries, read_text, to_records
 from gesta.data.listfile import read_list as read_list
 from gesta.data.locate import Finder, assign, hold_out
-from gesta.data.video import find_videos, is_folder
 from gesta.errors import GestaError
+from gesta.records import DataConfig, Record, SplitName
+from gesta.video.images import image_files
+from gesta.video.reader import find_videos, is_folder
 
 SPLIT_FOLDERS: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),

@@ -5,20 +5,19 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import multiprocessing.connection
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from gesta.data.dataset import Batch, Record
+from gesta.data.batch import Batch
 from gesta.data.samples import TestViews, TrainingClips, collate, seeded
 from gesta.errors import GestaError
-
-if TYPE_CHECKING:  # it imports this room
-    from gesta.train import TrainConfig
+from gesta.processes import loader_workers
+from gesta.recipe import TrainConfig
+from gesta.records import Record
 
 
 def training_batches(
@@ -177,19 +176,3 @@ def _ended(loader: Any) -> dict[int, int | None]:
     if processes:
         multiprocessing.connection.wait([process.sentinel for process in processes], timeout=1.0)
     return {number: process.exitcode for number, process in enumerate(processes) if process.exitcode is not None}
-
-
-def loader_workers(workers: int, *, shared: bool = False) -> int:
-    """Number of loader processes: as asked, or for -1 as many as this process has processors, 16 at most.
-
-    ``shared`` leaves half of them to the model, which computes on them too.
-    """
-    if workers >= 0:
-        return workers
-    return max(1, min(16, processors() // 2 if shared else processors()))
-
-
-def processors() -> int:
-    """Processors this process may use, the other processes of the same training left theirs."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

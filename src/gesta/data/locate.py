@@ -6,9 +6,9 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-from gesta.data.dataset import Record, SplitName
-from gesta.data.video import VIDEOS
 from gesta.errors import GestaError
+from gesta.records import Record, SplitName
+from gesta.video.reader import VIDEOS
 
 
 class Finder:

@@ -22,8 +22,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from gesta.data.depth import Modality
-from gesta.data.frames import image_files, open_image
+from gesta.video.depth import Modality
+from gesta.video.images import image_files, open_image
 
 SHARES: dict[Modality, tuple[float, float]] = {"rgb": (1 / 2, 1 / 2), "depth": (240 / 424, 320 / 512)}
 """Height and width of the part, of the picture's."""

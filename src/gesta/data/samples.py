@@ -6,17 +6,13 @@ import contextlib
 import hashlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
+from gesta.data.batch import Batch, Failure, Sample
 from gesta.data.clips import test_indices, train_indices
-from gesta.data.dataset import Batch, Failure, Label, Record, Sample
-from gesta.data.deadline import GRACE, PATIENCE, Deadline
-from gesta.data.decode import CropTo
-from gesta.data.depth import Modality
 from gesta.data.person import crop_to_people, find_people, whole_side
 from gesta.data.transforms import (
     augment,
@@ -27,13 +23,14 @@ from gesta.data.transforms import (
     test_short_side,
     training_short_side,
 )
-from gesta.data.video import Decoder, VideoError, read
-from gesta.errors import GestaError
+from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
-
-if TYPE_CHECKING:  # these rooms import Augment, Record
-    from gesta.evaluate import EvaluateConfig
-    from gesta.train import TrainConfig
+from gesta.recipe import EvaluateConfig, TrainConfig
+from gesta.records import Label, Record
+from gesta.video.deadline import GRACE, PATIENCE, Deadline
+from gesta.video.decode import CropTo
+from gesta.video.depth import Modality
+from gesta.video.reader import Decoder, read
 
 ATTEMPTS = 10
 """Videos tried for one training sample before something is taken to be wrong with all of them."""
@@ -330,7 +327,7 @@ def read_record(
     deadline: Deadline | None = None,
     enlarge: bool = True,
 ) -> Tensor:
-    """Chosen frames of a record's stretch, as :func:`gesta.data.video.read` gives them; by ``masks`` cropped to people.
+    """Chosen frames of a record, as :func:`gesta.video.reader.read` gives them; by ``masks`` cropped to people.
 
     Either the record has ``masks``, and frames of one size, or there may be a ``crop``.
     """

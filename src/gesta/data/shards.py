@@ -2,7 +2,7 @@
 
 A sample is the members that share a name up to its first dot: ``000001.mp4`` the video, ``000001.cls`` its label as a
 number, ``000001.json`` with ``name`` and ``label``. They are read in any order, each by its place in the tar file
-(:mod:`gesta.data.archive`), so training shuffles over all shards as it does over files.
+(:mod:`gesta.video.archive`), so training shuffles over all shards as it does over files.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from gesta.config import config
-from gesta.data.archive import read_index
-from gesta.data.dataset import DataConfig, Record, SplitName
 from gesta.data.lists import SPLIT_FOLDERS, read_class_names
 from gesta.data.locate import assign
-from gesta.data.video import VIDEOS
 from gesta.errors import GestaError
+from gesta.records import DataConfig, Record, SplitName
+from gesta.video.archive import read_index
+from gesta.video.reader import VIDEOS
 
 CLASSES = "classes.txt"
 """File of class names that ``gesta data prepare`` leaves beside shards and lists."""

@@ -6,8 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,68 +14,17 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from gesta.config import config, suggest
+from gesta.config import suggest
 from gesta.data.clips import crop_boxes
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
-
-if TYPE_CHECKING:  # train.py imports Augment
-    from gesta.train import TrainConfig
+from gesta.recipe import Augment, TrainConfig
 
 SIDES = frozenset(
     ["left", "right", "leftward", "leftwards", "rightward", "rightwards"]
     + ["clockwise", "counterclockwise", "anticlockwise"]
 )
 """Words of a class name that are no longer true of the clip's mirror image."""
-
-
-@config
-class Augment:
-    """Training augmentation of one clip.
-
-    Attributes:
-        crop: ``random_resized`` takes a random area and aspect ratio (Inception), ``jitter`` scales the short side to a
-            random length and takes a random square (SlowFast), ``short_side`` takes a random square whose side is a
-            random share of the short side (ST-MANet).
-        scale: area range of ``random_resized``; side range of ``short_side``.
-        ratio: aspect-ratio range of ``random_resized``.
-        independent_sides: let ``short_side`` draw height and width apart, each as a share of the short side (the other
-            reading of ST-MANet's sentence); the rectangle is then scaled to a square.
-        short_side: range of the short side in pixels for ``jitter``, at ``ClipSpec.size`` 224; scaled with the size.
-        inverse_uniform: let ``jitter`` draw the inverse of the short side evenly, so the square's share of the picture
-            (SlowFast for Something-Something), instead of the short side.
-        interpolation: of the resize to the model's size.
-        flip: probability of a horizontal flip.
-        flip_labels: pairs of class names that a flip exchanges; a class whose name contains the word left, right or
-            clockwise and that is in no pair is never flipped.
-        rotate: largest angle in degrees by which a clip is turned, to either side, before the crop; 0 for none. What
-            moves in is black.
-        rotate_probability: share of the clips that are turned.
-        color_jitter: strength of brightness, contrast and saturation jitter, 0 for none.
-        hue: largest shift of the hue to either side, as a share of the colour circle, 0 to 0.5; 0 for none.
-        jitter_probability: share of the clips that get colour jitter (hue included).
-        randaugment: number of RandAugment operations per clip, 0 for none.
-        magnitude: RandAugment's magnitude, 0 to 30.
-        erasing: probability of filling a random box, the same in all frames, with noise.
-    """
-
-    crop: Literal["random_resized", "jitter", "short_side"] = "random_resized"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (0.75, 1.3333)
-    independent_sides: bool = False
-    short_side: tuple[int, int] = (256, 320)
-    inverse_uniform: bool = False
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    flip: float = 0.5
-    flip_labels: dict[str, str] = field(default_factory=dict)
-    rotate: float = 0.0
-    rotate_probability: float = 0.5
-    color_jitter: float = 0.0
-    hue: float = 0.0
-    jitter_probability: float = 1.0
-    randaugment: int = 0
-    magnitude: int = 7
-    erasing: float = 0.0
 
 
 # --- one training clip -----------------------------------------------------------------------------------------------

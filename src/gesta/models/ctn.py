@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
+from gesta.layers.init import Standardise, start_small
 from gesta.layers.resize import resize_line, resize_map
-from gesta.layers.start import Standardise, start_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
 EPS = 1e-6  # of all layer norms
@@ -67,7 +67,7 @@ class CTNConfig(ModelConfig):
             longer than the stem's 10 frames, a network without knows no order).
         norm: layer norms before (``pre``) or after (``post``) the branches.
         gelu: ``exact``, or its ``tanh`` approximation, with which the public ViViT was trained.
-        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`.
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`.
     """
 
     width: int = 768
@@ -92,7 +92,7 @@ class CTNConfig(ModelConfig):
     positions: Literal["none", "learned", "temporal"] = "none"
     norm: Literal["pre", "post"] = "pre"
     gelu: Literal["exact", "tanh"] = "exact"
-    small_start: bool = False
+    small_init: bool = False
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(frames=8, sampling="uniform", size=224, mean=HALF, std=HALF)
     )
@@ -140,7 +140,7 @@ def ctn_tiny() -> CTNConfig:
         patch=8,
         stem_kernel=5,
         stem_channels=16,
-        small_start=True,
+        small_init=True,
         clip=ClipSpec(frames=8, stride=4, size=64, mean=HALF, std=HALF),
     )
 
@@ -314,7 +314,7 @@ class CTN(VideoModel):
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.ModuleList(Block(config, rate, i + 1 == config.depth) for i, rate in enumerate(rates))
         self.norm = nn.LayerNorm(width, eps=EPS) if config.norm == "pre" else nn.Identity()
-        self.standardise = Standardise(width) if config.small_start else nn.Identity()
+        self.standardise = Standardise(width) if config.small_init else nn.Identity()
         self.classifier = Classifier(width, config.classes, config.dropout)
         self._start(patches)
         if self._unread is not None:
@@ -323,7 +323,7 @@ class CTN(VideoModel):
         self.finish()
 
     def _start(self, patches: nn.Conv3d) -> None:
-        small = self.config.small_start
+        small = self.config.small_init
         nn.init.trunc_normal_(patches.weight, std=patches.weight[0].numel() ** -0.5 if small else 0.02)
         assert patches.bias is not None
         nn.init.zeros_(patches.bias)

@@ -72,7 +72,7 @@ def cyclemlp_tiny() -> CycleMLPConfig:
     return CycleMLPConfig(
         depths=(1, 1, 2, 1),
         widths=(32, 64, 128, 192),
-        small_start=True,
+        small_init=True,
         clip=ClipSpec(frames=8, stride=4, size=64),
     )
 

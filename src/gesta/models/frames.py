@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from gesta.config import config, copy, replace, suggest
 from gesta.errors import GestaError
+from gesta.layers.init import Standardise, start_small
 from gesta.layers.resize import resize_line
-from gesta.layers.start import Standardise, start_small
 from gesta.layers.temporal import TemporalAttention
 from gesta.model import AroundConfig, Classifier, ClipSpec, Grid, Insert, ModelConfig, VideoModel
 
@@ -43,12 +43,12 @@ class FramesConfig(ModelConfig):
 
     Attributes:
         time_embed: add a vector per frame, zeros at first, to the map behind the stem (the paper is silent on it).
-        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`. Train it with at
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`. Train it with at
             least three clips per forward pass.
     """
 
     time_embed: bool = True
-    small_start: bool = False
+    small_init: bool = False
     clip: ClipSpec = field(default_factory=lambda: ClipSpec(frames=8, stride=32, size=224))
 
 
@@ -103,7 +103,7 @@ class FrameModel(VideoModel):
         self.time_embed: nn.Parameter | None = None
         if config.time_embed:
             self.time_embed = nn.Parameter(torch.zeros(1, config.clip.frames, grids[0][0]))
-        self.standardise = Standardise(features) if config.small_start else nn.Identity()
+        self.standardise = Standardise(features) if config.small_init else nn.Identity()
         self.classifier = Classifier(features, config.classes, config.dropout)
         if std is not None:
             for module in self.modules():
@@ -111,7 +111,7 @@ class FrameModel(VideoModel):
                     nn.init.trunc_normal_(module.weight, std=std)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-        if config.small_start:
+        if config.small_init:
             start_small(self)
         self.finish()
 

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from gesta.config import config
 from gesta.errors import GestaError
 from gesta.layers.cdc import Conv, Difference, Triple, fold_difference, same_padding
+from gesta.layers.init import Standardise, start_small
 from gesta.layers.knn import knn_attention
-from gesta.layers.start import Standardise, start_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
 PIECE = 2048
@@ -95,7 +95,7 @@ class MFSTConfig(ModelConfig):
         residual: the shortcut around every stage but the first.
         branch_pool_t: temporal size of the inceptions' max-pools; 3 is the public code's, and mixes frames.
         bn_momentum: of the batch norms.
-        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`. Train it with at
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`. Train it with at
             least three clips per forward pass.
     """
 
@@ -119,7 +119,7 @@ class MFSTConfig(ModelConfig):
     residual: bool = True
     branch_pool_t: Literal[1, 3] = 1
     bn_momentum: float = 0.01
-    small_start: bool = False
+    small_init: bool = False
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(
             frames=32, sampling="uniform", size=224, mean=(0.5, 0.5, 0.5), std=(128 / 255, 128 / 255, 128 / 255)
@@ -162,7 +162,7 @@ def mfst_tiny() -> MFSTConfig:
         hidden=128,
         transformer_dropout=0.0,
         bn_momentum=0.1,
-        small_start=True,
+        small_init=True,
         clip=ClipSpec(frames=8, stride=4, size=64),
     )
 
@@ -461,9 +461,9 @@ class MFST(VideoModel):
             self.blocks.append(Stage(inputs, stage, config, rate, residual=config.residual and i > 0))
             inputs = stage.width
         self.norm = nn.LayerNorm(inputs)
-        self.standardise = Standardise(inputs) if config.small_start else nn.Identity()
+        self.standardise = Standardise(inputs) if config.small_init else nn.Identity()
         self.classifier = Classifier(inputs, config.classes, config.dropout)
-        if config.small_start:
+        if config.small_init:
             start_small(self)
         self.to(memory_format=torch.channels_last_3d)  # a tenth faster on a CPU, and tokens need no copy
         self.finish()

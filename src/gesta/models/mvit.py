@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
-from gesta.layers.start import Standardise, start_small
+from gesta.layers.init import Standardise, start_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
 Size = tuple[int, int, int]
@@ -63,7 +63,7 @@ class MViTConfig(ModelConfig):
         patch_kernel: of the convolution that makes tokens (frames, height, width).
         patch_stride: of the same.
         cls_token: whether a class token is carried along and read out; without it the tokens' mean is.
-        small_start: our addition for narrow models and few videos: linear layers start with variance 1 / inputs instead
+        small_init: our addition for narrow models and few videos: linear layers start with variance 1 / inputs instead
             of 0.02², and the pooled features are standardised over the batch before the classifier. Train it with at
             least three clips per forward pass: two standardised values are +1 and -1, which have no gradient.
     """
@@ -76,7 +76,7 @@ class MViTConfig(ModelConfig):
     patch_kernel: Size = (3, 7, 7)
     patch_stride: Size = (2, 4, 4)
     cls_token: bool = False
-    small_start: bool = False
+    small_init: bool = False
     clip: ClipSpec = field(default_factory=lambda: ClipSpec(frames=16, stride=4, size=224))
 
     def build(self) -> MViT:
@@ -100,7 +100,7 @@ def mvitv2_tiny() -> MViTConfig:
         kv_stride=2,
         patch_kernel=(3, 15, 15),
         patch_stride=(2, 8, 8),
-        small_start=True,
+        small_init=True,
         clip=ClipSpec(frames=8, stride=4, size=64),
     )
 
@@ -336,10 +336,10 @@ class MViT(VideoModel):
                 inputs, size = width, pooled(size, stride)
                 self._grids.append((inputs, *size))
         self.norm = nn.LayerNorm(inputs, eps=EPS)
-        self.standardise = Standardise(inputs) if config.small_start else nn.Identity()
+        self.standardise = Standardise(inputs) if config.small_init else nn.Identity()
         self.classifier = Classifier(inputs, config.classes, config.dropout)
         self.apply(_initialise)
-        if config.small_start:
+        if config.small_init:
             start_small(self)
         self.finish()
 

@@ -34,9 +34,9 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
+from gesta.layers.init import Standardise, start_small
 from gesta.layers.resize import resize_line
 from gesta.layers.rpe import Attention, Bucket, Method, On, bucket_map, line_map, reach, rows
-from gesta.layers.start import Standardise, start_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
 EPS = 1e-6  # of all layer norms
@@ -82,7 +82,7 @@ class RPESTDTConfig(ModelConfig):
             3.13 has it. Of a shortcut's channels, in as many groups as heads, each group comes from the frames of its
             head, as in that code. So what stays is no frame of the clip but parts of several, which lie in the middle
             of them: a decision of ours, since VidTr has no positions there.
-        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`. Train it with at
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`. Train it with at
             least three clips per forward pass.
     """
 
@@ -114,7 +114,7 @@ class RPESTDTConfig(ModelConfig):
     topk_score: Literal["post", "logits"] = "post"
     topk_again: bool = False
     topk_per_head: bool = False
-    small_start: bool = False
+    small_init: bool = False
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(
             frames=16, sampling="uniform", size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
@@ -165,7 +165,7 @@ def rpe_stdt_tiny() -> RPESTDTConfig:
         temporal_heads=2,
         temporal_head_width=32,
         temporal_hidden=128,
-        small_start=True,
+        small_init=True,
         clip=ClipSpec(frames=8, stride=4, size=64),
     )
 
@@ -414,9 +414,9 @@ class RPESTDT(VideoModel):
         self.spatial = nn.ModuleList(SpatialBlock(config, r, i == config.depth - 1) for i, r in enumerate(rates))
         self.temporal = nn.ModuleList(TemporalBlock(config, halving.get(i)) for i in range(config.temporal_depth))
         self.norm = nn.LayerNorm(width, eps=EPS) if config.temporal_depth else nn.Identity()
-        self.standardise = Standardise(width) if config.small_start else nn.Identity()
+        self.standardise = Standardise(width) if config.small_init else nn.Identity()
         self.classifier = Classifier(width, config.classes, config.dropout)
-        std = 0.3 if config.small_start else 0.02
+        std = 0.3 if config.small_init else 0.02
         for name, parameter in self.named_parameters():
             if name.endswith("pos_embed"):
                 nn.init.trunc_normal_(parameter, std=std)
@@ -425,7 +425,7 @@ class RPESTDT(VideoModel):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        if config.small_start:
+        if config.small_init:
             start_small(self)
             for name, parameter in self.named_parameters():
                 if name.endswith(("cls_token", "rpe_q", "rpe_k", "rpe_v")):

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
-from gesta.layers.start import Standardise, start_small
+from gesta.layers.init import Standardise, start_small
 from gesta.layers.tokens import Norm, to_grid, to_tokens
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 from gesta.models.std_former_parts import CTM, PTM, Block, ConvStem, Tubelets, add_to_patches
@@ -90,7 +90,7 @@ class STDFormerConfig(ModelConfig):
         smem_pairing: the same.
         norm: of all new convolutions; a ``layer`` norm does not depend on the batch.
         head_input: the last CTM, or that and the class tokens, ``fused`` by a learned gate per channel (UniFormerV2).
-        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`: no layer starts at
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`: no layer starts at
             zero.
     """
 
@@ -134,7 +134,7 @@ class STDFormerConfig(ModelConfig):
     smem_pairing: Literal["anchor", "chain"] = "anchor"
     norm: Norm = "batch"
     head_input: Literal["ctm", "fused"] = "ctm"
-    small_start: bool = False
+    small_init: bool = False
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(frames=16, sampling="uniform", size=224, mean=CLIP_MEAN, std=CLIP_STD)
     )
@@ -162,7 +162,7 @@ def std_former_tiny() -> STDFormerConfig:
         ctm_residual="memory",
         smem=(("T", 1),),
         smem_channels=32,
-        small_start=True,
+        small_init=True,
         clip=ClipSpec(frames=8, stride=4, size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     )
 
@@ -245,7 +245,7 @@ class STDFormer(VideoModel):
     def __init__(self, config: STDFormerConfig) -> None:
         super().__init__(config)
         _check(config)
-        width, small = config.width, config.small_start
+        width, small = config.width, config.small_init
         self.conv_stem: nn.Module = nn.Identity()
         channels, patch = 3, config.patch
         if config.stem == "conv":

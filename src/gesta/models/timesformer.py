@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
+from gesta.layers.init import Standardise, start_small
 from gesta.layers.resize import resize_line, resize_map
-from gesta.layers.start import Standardise, start_small
 from gesta.layers.temporal import TemporalBranch
 from gesta.model import AroundConfig, Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 from gesta.plugins.ata import ATA
@@ -56,7 +56,7 @@ class TimeSformerConfig(ModelConfig):
         temporal_cls: let every route attend to the class token too (its own result is dropped).
         temporal_post_norm: a second layer norm in the temporal branch; with ``temporal_cls`` this costs what ATA's
             paper prints, see :func:`ata_vitb_costmatched`.
-        small_start: our addition for narrow models and few videos, see :mod:`gesta.layers.start`; embeddings of
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`; embeddings of
             time and temporal attention start at once. Train it with at least three clips per forward pass.
     """
 
@@ -71,7 +71,7 @@ class TimeSformerConfig(ModelConfig):
     align_every: int = 1
     temporal_cls: bool = False
     temporal_post_norm: bool = False
-    small_start: bool = False
+    small_init: bool = False
     drop_path: float = 0.1
     clip: ClipSpec = field(default_factory=lambda: ClipSpec(frames=8, stride=32, size=224))
 
@@ -112,7 +112,7 @@ def timesformer_tiny() -> TimeSformerConfig:
         depth=4,
         heads=2,
         patch=8,
-        small_start=True,
+        small_init=True,
         drop_path=0.0,
         clip=ClipSpec(frames=8, stride=4, size=64),
     )
@@ -243,7 +243,7 @@ class TimeSformer(VideoModel):
                 routes = "keep" if list(aligned).index(i) % config.align_every else "pass"
             self.blocks.append(Block(config, rate, around, routes))
         self.norm = nn.LayerNorm(width, eps=EPS)
-        self.standardise = Standardise(width) if config.small_start else nn.Identity()
+        self.standardise = Standardise(width) if config.small_init else nn.Identity()
         self.classifier = Classifier(width, config.classes, config.dropout)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -251,11 +251,11 @@ class TimeSformer(VideoModel):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        if config.small_start:
+        if config.small_init:
             start_small(self)
             nn.init.trunc_normal_(self.time_embed, std=0.3)  # places as public: large ones would decide what matches
         for module in self.modules():
-            if isinstance(module, TemporalBranch) and not config.small_start:
+            if isinstance(module, TemporalBranch) and not config.small_init:
                 nn.init.zeros_(module.fc.weight)  # in every block: the public code skips none of them
         self.finish()
 

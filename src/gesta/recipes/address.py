@@ -13,27 +13,13 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 import gesta.recipes
 from gesta.config import copy, from_json, replace, suggest
-from gesta.data.dataset import DataConfig
+from gesta.datasets import DATASETS, data_config
 from gesta.errors import GestaError
-from gesta.model import AroundConfig, Insert, ModelConfig, model_config
-from gesta.recipes import Recipe, Table
-
-DATA = {
-    "folder": "gesta.data.lists:Folder",
-    "lists": "gesta.data.lists:Lists",
-    "shards": "gesta.data.shards:Shards",
-    "ucf101": "gesta.data.ucf101:UCF101",
-    "hmdb51": "gesta.data.hmdb51:HMDB51",
-    "kinetics400": "gesta.data.kinetics400:Kinetics400",
-    "something_v1": "gesta.data.something:SomethingV1",
-    "something_v2": "gesta.data.something:SomethingV2",
-    "diving48": "gesta.data.diving48:Diving48",
-    "epic_kitchens": "gesta.data.epic:EPICKitchens",
-    "ntu": "gesta.data.ntu:NTU",
-    "isogd": "gesta.data.isogd:IsoGD",
-    "marionette": "gesta.data.marionette:Marionette",
-}
-"""Data sets by the name that ``--data`` takes."""
+from gesta.model import AroundConfig, Insert, ModelConfig
+from gesta.models import model_config
+from gesta.recipe import Recipe
+from gesta.recipes.published import Table
+from gesta.records import DataConfig
 
 
 def list_recipes() -> dict[str, str]:
@@ -55,18 +41,18 @@ def list_tables() -> dict[str, Table]:
     return tables
 
 
-def find_recipe(address: str, *, model: str | None = None, data: str | None = None, trust: bool = False) -> Recipe:
+def find_recipe(address: str, *, model: str | None = None, data: str | None = None, trust_code: bool = False) -> Recipe:
     """Build the recipe an address names.
 
     Args:
         address: ``stan.ucf101`` (ours), ``my_package.runs:mine`` (yours), or the path of a ``recipe.json``.
         model: replace the recipe's model by this named one.
-        data: replace the recipe's data set by this one, see :data:`DATA`; ``marionette`` rehearses the recipe, see
+        data: replace the recipe's data set by this one, see :data:`gesta.datasets.DATASETS`; ``marionette`` rehearses the recipe, see
             :func:`rehearse`.
-        trust: allow a ``recipe.json`` to name classes outside gesta.
+        trust_code: allow a ``recipe.json`` to name classes outside gesta.
     """
     if address.endswith(".json"):
-        recipe = read_recipe(Path(address), trust=trust)
+        recipe = read_recipe(Path(address), trust_code=trust_code)
     else:
         function = _find_function(address)
         arguments: dict[str, Any] = {}
@@ -85,10 +71,10 @@ def find_recipe(address: str, *, model: str | None = None, data: str | None = No
     return recipe
 
 
-def read_recipe(path: Path, *, trust: bool = False) -> Recipe:
+def read_recipe(path: Path, *, trust_code: bool = False) -> Recipe:
     """Read a ``recipe.json`` that a run folder keeps."""
     try:
-        recipe = from_json(json.loads(path.read_text()), trust=trust, source=str(path))
+        recipe = from_json(json.loads(path.read_text()), trust_code=trust_code, source=str(path))
     except (OSError, ValueError) as error:
         raise GestaError(f"{path} cannot be read as a recipe ({error}); give the recipe.json of a run folder") from None
     if not isinstance(recipe, Recipe):
@@ -96,19 +82,11 @@ def read_recipe(path: Path, *, trust: bool = False) -> Recipe:
     return recipe
 
 
-def data_config(name: str) -> DataConfig:
-    """A data set by its short name, with its default fields."""
-    if name not in DATA:
-        raise GestaError(f"there is no data set {name!r}{suggest(name, DATA)} (known: {', '.join(DATA)})")
-    module, _, cls = DATA[name].partition(":")
-    return getattr(importlib.import_module(module), cls)()
-
-
 def rehearse(recipe: Recipe, data: DataConfig | None = None) -> Recipe:
     """The same experiment small enough for two processor cores: the model's tiny size, Marionette, the demo's budget.
 
-    With ``data`` (of a layout, see :mod:`gesta.data.layouts.make`) that is read instead, and the views of the test are
-    those of the recipe.
+    With ``data`` (of a layout, see :mod:`gesta.marionette.layouts.make`) that is read instead, and the views of the
+    test are those of the recipe.
 
     Switches of the model, the kind of sampling and the modality stay as the recipe sets them. Plug-ins keep their
     settings and move to the proportional place; of those that come from several places to one, the first place's stay.
@@ -195,7 +173,7 @@ def _smaller(prefixes: tuple[str, ...], places: Sequence[int], blocks: int) -> t
 
 def _tiny(recipe: Recipe) -> ModelConfig:
     """The tiny size of the recipe's model, without plug-ins."""
-    from gesta.model import MODELS
+    from gesta.models import MODELS
 
     for name in filter(lambda name: name.endswith("_tiny"), MODELS):
         tiny = model_config(name)

@@ -19,14 +19,15 @@ import torch
 from gesta.config import replace
 from gesta.cost import Style, count
 from gesta.errors import GestaError
-from gesta.ledger import Figure
 from gesta.model import ModelConfig, drop_path_rates
 from gesta.models.convnext import convnext_b
 from gesta.models.cyclemlp import cyclemlp_b5
 from gesta.models.frames import TimmFramesConfig, temporal_inserts
 from gesta.models.timesformer import timesformer_b, timesformer_l
 from gesta.plugins.ata import ATA
-from gesta.recipes import Recipe, Row, Table, timesformer
+from gesta.recipe import Recipe
+from gesta.recipes import timesformer
+from gesta.recipes.published import Figure, Row, Table
 
 Backbone = Literal["vitb", "cyclemlp_b5", "convnext_b"]
 Temporal = Literal["averaging", "joint", "attention", "ata"]

@@ -23,15 +23,12 @@ import torch
 
 from gesta.config import replace
 from gesta.cost import count
-from gesta.data.diving48 import Diving48
-from gesta.data.epic import EPICKitchens
-from gesta.data.transforms import Augment
-from gesta.evaluate import EvaluateConfig
-from gesta.ledger import Figure
+from gesta.datasets.diving48 import Diving48
+from gesta.datasets.epic import EPICKitchens
 from gesta.model import ClipSpec
 from gesta.models.ctn import CTNConfig, ctn_b, vivit_b
-from gesta.recipes import Recipe, Row, Table
-from gesta.train import TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.published import Figure, Row, Table
 
 Variant = Literal[
     "ctn",
@@ -97,7 +94,7 @@ def epic_kitchens(
 
     gesta train ctn.epic_kitchens
 
-    The published accuracy is ``action/top1`` of the receipt.
+    The published accuracy is ``action/top1`` of the result.
 
     Args:
         variant: a row of the ablations, see :data:`CHANGES`.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from gesta.data.marionette import Marionette
-from gesta.data.transforms import Augment
-from gesta.evaluate import EvaluateConfig
-from gesta.model import model_config
-from gesta.recipes import Recipe
-from gesta.train import TrainConfig
+from gesta.marionette.dataset import Marionette
+from gesta.models import model_config
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 
 
 def demo(root: str = "data/marionette") -> Recipe:

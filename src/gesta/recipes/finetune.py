@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from gesta.data.dataset import DataConfig
 from gesta.data.lists import Folder
-from gesta.data.transforms import Augment
-from gesta.evaluate import EvaluateConfig
-from gesta.model import model_config
-from gesta.recipes import Recipe
-from gesta.train import TrainConfig
+from gesta.models import model_config
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.records import DataConfig
 
 
 def finetune(model: str = "mvitv2_tiny", data: DataConfig | None = None, weights: str | None = None) -> Recipe:

@@ -28,15 +28,12 @@ from typing import Literal
 import torch
 
 from gesta.config import replace
-from gesta.data.isogd import IsoGD
-from gesta.data.ntu import NTU
-from gesta.data.transforms import Augment
-from gesta.evaluate import EvaluateConfig
+from gesta.datasets.isogd import IsoGD
+from gesta.datasets.ntu import NTU
 from gesta.layers.cdc import Difference
-from gesta.ledger import Figure
 from gesta.models.mfst import MFSTConfig, mfst_base, mfst_large
-from gesta.recipes import Recipe, Row, Table
-from gesta.train import TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.published import Figure, Row, Table
 
 Modality = Literal["rgb", "depth"]
 Size = Literal["base", "large"]

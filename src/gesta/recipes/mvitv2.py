@@ -6,13 +6,10 @@ from MViTv2 for Kinetics").
 
 from __future__ import annotations
 
-from gesta.data.hmdb51 import HMDB51
-from gesta.data.transforms import Augment
-from gesta.data.ucf101 import UCF101
-from gesta.evaluate import EvaluateConfig
-from gesta.model import model_config
-from gesta.recipes import Recipe
-from gesta.train import TrainConfig
+from gesta.datasets.hmdb51 import HMDB51
+from gesta.datasets.ucf101 import UCF101
+from gesta.models import model_config
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 
 
 def training() -> TrainConfig:

@@ -29,16 +29,13 @@ import torch
 
 from gesta.config import replace
 from gesta.cost import count
-from gesta.data.diving48 import Diving48
-from gesta.data.hmdb51 import HMDB51
-from gesta.data.transforms import Augment
-from gesta.data.ucf101 import UCF101
-from gesta.evaluate import EvaluateConfig
+from gesta.datasets.diving48 import Diving48
+from gesta.datasets.hmdb51 import HMDB51
+from gesta.datasets.ucf101 import UCF101
 from gesta.layers.rpe import Bucket
-from gesta.ledger import Figure
 from gesta.models.rpe_stdt import RPESTDTConfig, rpe_stdt_b8, rpe_stdt_b12, stdt, stdt_topk, vit_spatial
-from gesta.recipes import Recipe, Row, Table
-from gesta.train import TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.published import Figure, Row, Table
 
 Variant = Literal["rpe_stdt", "rpe_stdt_b8", "stdt_topk", "stdt", "vit_spatial"]
 Subsample = Literal["topk", "max", "avg", "conv1d", "none"]

@@ -21,16 +21,13 @@ from typing import Any, Literal
 
 from gesta.config import replace
 from gesta.cost import count
-from gesta.data.dataset import DataConfig
-from gesta.data.diving48 import Diving48
-from gesta.data.hmdb51 import HMDB51
-from gesta.data.transforms import Augment
-from gesta.data.ucf101 import UCF101
-from gesta.evaluate import EvaluateConfig
-from gesta.ledger import Figure
+from gesta.datasets.diving48 import Diving48
+from gesta.datasets.hmdb51 import HMDB51
+from gesta.datasets.ucf101 import UCF101
 from gesta.models.st_manet import st_manet_50
-from gesta.recipes import Recipe, Row, Table
-from gesta.train import TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.published import Figure, Row, Table
+from gesta.records import DataConfig
 
 Variant = Literal["full", "resnet", "tda", "sda", "tda_sda", "mf"]
 

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import torch
 
 from gesta.cost import count
-from gesta.ledger import Figure
 from gesta.model import Grid, Insert
 from gesta.models.stan import prefixes_up_to
 from gesta.plugins.stan import STAN
-from gesta.recipes import Recipe, Row, Table, mvitv2
+from gesta.recipe import Recipe
+from gesta.recipes import mvitv2
+from gesta.recipes.published import Figure, Row, Table
 
 Scale = Literal["small", "medium", "large", "cost_matched", "cost_matched_large"]
 Mode = Literal["attention", "affine", "homography"]

@@ -8,7 +8,8 @@ are mirrored, as "inversion" says, and then have the mirrored label; UniFormerV2
 
 The paper starts from CLIP. Nothing is downloaded here; without a file training starts from scratch::
 
-    gesta train std_former.ssv2 --init.weights vit_base_patch16_clip_quickgelu_224.openai.safetensors --init.least 0.4
+    gesta train std_former.ssv2 --init.weights vit_base_patch16_clip_quickgelu_224.openai.safetensors \\
+        --init.min-matched 0.4
 
 Names of OpenAI's checkpoints and of timm's are known; CLIP has 46 % of the parameters, the classifier not counted.
 """
@@ -21,14 +22,11 @@ from typing import Any
 
 from gesta.config import replace
 from gesta.cost import count
-from gesta.data.dataset import DataConfig
-from gesta.data.something import MIRRORED, SomethingV1, SomethingV2
-from gesta.data.transforms import Augment
-from gesta.evaluate import EvaluateConfig
-from gesta.ledger import Figure
+from gesta.datasets.something import MIRRORED, SomethingV1, SomethingV2
 from gesta.models.std_former import std_former_b
-from gesta.recipes import Init, Recipe, Row, Table
-from gesta.train import TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
+from gesta.recipes.published import Figure, Row, Table
+from gesta.records import DataConfig
 
 _NONE: dict[str, Any] = {"ptm_layers": (), "stdm_layers": (), "smem": ()}
 _PTM_ONLY: dict[str, Any] = {"stdm_layers": (), "smem": ()}
@@ -138,7 +136,7 @@ def _recipe(name: str, data: DataConfig, variant: str, flip: bool) -> Recipe:
         data=data,
         train=training(flip),
         evaluate=EvaluateConfig(split="val", clips=1, crops=3, short_side=224, short_videos="clamp"),
-        init=Init(least=0.4),
+        init=Init(min_matched=0.4),
         paper="STD-Former (ICLR submission ICR3swcnaa), Tables 1 to 7",
     )
 

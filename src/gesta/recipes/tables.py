@@ -10,8 +10,9 @@ from typing import Any
 
 from gesta.config import replace
 from gesta.cost import count
-from gesta.receipt import ACTION
-from gesta.recipes import Recipe, Row, Table
+from gesta.evaluation.metrics import ACTION
+from gesta.recipe import Recipe
+from gesta.recipes.published import Row, Table
 
 COSTS = {"params", "GMACs", "D params"}
 """Columns that are counted: parameters in millions, multiply-adds in billions, parameters of the plug-ins alone."""

@@ -19,14 +19,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gesta.data.kinetics400 import Kinetics400
-from gesta.data.something import SomethingV2
-from gesta.data.transforms import Augment
-from gesta.evaluate import EvaluateConfig
+from gesta.datasets.kinetics400 import Kinetics400
+from gesta.datasets.something import SomethingV2
 from gesta.model import ClipSpec
 from gesta.models.timesformer import timesformer_b
-from gesta.recipes import Recipe
-from gesta.train import TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 
 Temporal = Literal["attention", "joint", "averaging"]
 

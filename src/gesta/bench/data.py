@@ -1,0 +1,318 @@
+"""How fast this machine loads videos, what limits it, and what to do about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from gesta.bench.model import _device_words, _wait
+from gesta.config import replace
+from gesta.data.loader import training_batches, training_loader
+from gesta.data.samples import Choose, TrainingClips, read_record
+from gesta.errors import GestaError, VideoError
+from gesta.model import ClipSpec, to_clips
+from gesta.prediction.predict import choose_device
+from gesta.processes import loader_workers
+from gesta.recipe import TrainConfig
+from gesta.records import Label, Record
+from gesta.video.reader import find_videos, probe, stream
+
+MADE = (16, 150, 340, 256)
+"""Videos made when none are given: how many, frames, width, height (Kinetics' usual size after preparation)."""
+
+LOOKED_AT = 64
+"""Of a larger folder this many videos, evenly chosen, are measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataBench:
+    """What loading costs on this machine.
+
+    Attributes:
+        videos: measured.
+        unreadable: sentences about those that were left out.
+        source: median width x height, frames and codec of the videos.
+        clip: what is loaded.
+        processors: usable ones.
+        decoded: frames per second of one thread that decodes from the first frame to the last and throws pixels away.
+        converted: the same, every frame scaled and turned into RGB.
+        milliseconds: one training clip in one process, by stage, medians: ``decode`` (open the file and decode the
+            frames that the clip needs, nothing else), ``convert`` (cut out its box, scale it, turn it into RGB),
+            ``augment`` (what else is drawn), ``hand over`` (copy to ``device``, to normalised floats). It is the
+            processor's time, which other programs do not change, and the clock's for handing over to another device.
+        clips: clips per second that the training loader delivers, by number of worker processes (0: none).
+        limit: the same if the files are opened and the packets that a clip needs decoded, along our reader's shortest
+            way, and nothing is done with the frames: what this loader cannot pass on these processors.
+        device: where clips are handed over to.
+        bottleneck: the stage that takes most.
+        remedy: what to do about it.
+    """
+
+    videos: int
+    unreadable: list[str]
+    source: str
+    clip: str
+    processors: int
+    decoded: float
+    converted: float
+    milliseconds: dict[str, float]
+    clips: dict[int, float]
+    limit: dict[int, float]
+    device: str
+    bottleneck: str
+    remedy: str
+
+    @property
+    def share(self) -> float:
+        """How near the loader comes to the pure decoding limit: decoding's part of what a clip costs before hand-over.
+
+        From the processor's time of the same clips in turns; the rates change with all else that the machine does.
+        """
+        return self.milliseconds["decode"] / sum(ms for stage, ms in self.milliseconds.items() if stage != "hand over")
+
+    def to_json(self) -> dict[str, Any]:
+        """All attributes as plain values."""
+        return {**asdict(self), "share": self.share}
+
+    def __str__(self) -> str:
+        total = sum(self.milliseconds.values())
+        lines = [
+            f"{self.videos} videos, {self.source}; {self.processors} processors; clips of {self.clip}, {self.device}",
+            f"decoding          {self.decoded:8.0f} frames/s, {self.converted:.0f} with scaling and RGB (one process)",
+            *(f"{stage:<17} {ms:8.1f} ms a clip, {ms / total:.0%}" for stage, ms in self.milliseconds.items()),
+            *(
+                f"loader, workers {n:<2}{rate:8.1f} clips/s, {self.limit[n]:.1f} if it only decoded"
+                for n, rate in self.clips.items()
+            ),
+            f"of what a clip costs here {self.share:.0%} is decoding: so near it comes to the pure decoding limit",
+            f"most time goes to: {self.bottleneck}; {self.remedy}",
+        ]
+        return "\n".join(lines + [f"left out: {sentence}" for sentence in self.unreadable])
+
+
+def bench_data(
+    root: str | os.PathLike[str] | Sequence[Record] | None = None,
+    *,
+    clip: ClipSpec | None = None,
+    train: TrainConfig | None = None,
+    workers: Sequence[int] | None = None,
+    device: str | torch.device = "auto",
+    seconds: float = 4.0,
+) -> DataBench:
+    """Measure decoding, augmentation, hand-over and the training loader.
+
+    Args:
+        root: folder of videos, records, or None for some that are made in a temporary folder.
+        clip: what is loaded; default 16 frames, 4 apart, of 224 x 224.
+        train: augmentation, batch size, repeats, decoder; default :class:`TrainConfig` with 8 videos a batch.
+        workers: numbers of loader processes to try; default 0, 1, 2, 4 ... up to the processors.
+        device: ``auto`` takes the first accelerator there is.
+        seconds: of each measurement, start-up not counted.
+
+    Raises:
+        GestaError: no readable video.
+    """
+    if root is None:
+        with tempfile.TemporaryDirectory(prefix="gesta-bench-") as folder:
+            make_videos(Path(folder))
+            return bench_data(folder, clip=clip, train=train, workers=workers, device=device, seconds=seconds)
+    clip, place = clip or ClipSpec(), choose_device(device)
+    train = train or TrainConfig(batch_size=8)
+    records, unreadable, source, short = _readable(root)
+    train = replace(train, batch_size=min(train.batch_size, len(records)), accumulate=1, balanced=False)
+    dataset = TrainingClips(records, clip, train, ["any"])
+    processors = loader_workers(-1)
+    if workers is None:
+        workers = [0, *(2**i for i in range(processors.bit_length()) if 2**i <= processors)]
+    decoded = _decoding_rate(records, None, seconds)
+    converted = _decoding_rate(records, dataset.short_side, seconds)
+    stages = _stages(dataset, place, seconds)
+    thrown = DecodedOnly(records, clip, train, ["any"])
+    limit, rates = {}, {}
+    for n in workers:  # in turns, so that another program that runs meanwhile slows both
+        limit[n] = _loading_rate(thrown, n, seconds)
+        rates[n] = _loading_rate(dataset, n, seconds)
+    bottleneck = max(stages, key=lambda stage: stages[stage])
+    sampling = f"stride {clip.stride}" if clip.sampling == "dense" else "uniform"
+    return DataBench(
+        videos=len(records),
+        unreadable=unreadable,
+        source=source,
+        clip=f"{clip.frames} frames ({sampling}) of {clip.size} x {clip.size}",
+        processors=processors,
+        decoded=decoded,
+        converted=converted,
+        milliseconds=stages,
+        clips=rates,
+        limit=limit,
+        device=_device_words(place),
+        bottleneck=bottleneck,
+        remedy=_remedy(bottleneck, rates, short, dataset.short_side),
+    )
+
+
+def make_videos(folder: Path, amount: int = MADE[0], frames: int = MADE[1], size: tuple[int, int] = MADE[2:]) -> None:
+    """H.264 files with movement and grain, as hard to decode as camera pictures; the same on every machine."""
+    width, height = size
+    for i in range(amount):
+        rng = np.random.default_rng(i)
+        scene = rng.integers(0, 256, (height // 8 + 9, width // 8 + 9, 3)).repeat(8, 0).repeat(8, 1)
+        grain = rng.integers(-6, 7, (height + 16, width + 16, 1))
+        with av.open(str(folder / f"made_{i:02d}.mp4"), "w") as container:
+            video = container.add_stream("libx264", rate=25)
+            video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+            # with its look-ahead libx264 does not always write the same file
+            video.options = {"preset": "veryfast", "crf": "23", "x264-params": "rc-lookahead=0"}
+            for t in range(frames):
+                down, across = (int(32 + 31 * math.sin(0.05 * t + phase)) for phase in (i, i + 1.6))
+                shift = rng.integers(0, 16, 2)
+                image = scene[down : down + height, across : across + width] // 2 + 64
+                image = image + grain[shift[0] : shift[0] + height, shift[1] : shift[1] + width]
+                container.mux(video.encode(av.VideoFrame.from_ndarray(image.astype(np.uint8), format="rgb24")))
+            container.mux(video.encode())
+
+
+def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Record], list[str], str, int]:
+    """Some records, sentences about the unreadable among them, the usual video in words, its short side in pixels."""
+    if isinstance(root, str | os.PathLike):
+        listed = [Record(path=path, name=path, label=0) for path in find_videos(root)]
+    else:
+        listed = [dataclasses.replace(record, label=0) for record in root]
+    records, unreadable, infos = [], [], []
+    for record in listed[:: -(-len(listed) // LOOKED_AT) or 1]:
+        try:
+            infos.append(probe(record.path, depth=record.depth))
+            records.append(record)
+        except VideoError as error:
+            unreadable.append(str(error))
+    if not records:
+        where = os.fspath(root) if isinstance(root, str | os.PathLike) else "the list"
+        raise GestaError(
+            f"{where}: no readable video to measure with; give a folder of videos, or none to have some made"
+        )
+    middle = sorted(infos, key=lambda info: info.width * info.height)[len(infos) // 2]
+    frames = sorted(info.frames for info in infos)[len(infos) // 2]
+    words = f"typically {middle.width} x {middle.height}, {frames} frames, {middle.codec}"
+    return records, unreadable, words, min(middle.width, middle.height)
+
+
+def _decoding_rate(records: Sequence[Record], short_side: int | None, seconds: float) -> float:
+    """Frames per second of sequential decoding; without ``short_side`` only one frame in fifty is converted."""
+    frames, begin = 0, time.perf_counter()
+    for record in itertools.cycle(records):
+        last = -1
+        for frame in stream(record.path, short_side=short_side, step=1 if short_side else 50):
+            last = frame.index
+            if time.perf_counter() - begin > seconds:
+                break
+        else:
+            last = last if short_side else probe(record.path).frames - 1
+        frames += last + 1
+        if time.perf_counter() - begin > seconds:
+            return frames / (time.perf_counter() - begin)
+    raise AssertionError("cycle() does not end")
+
+
+class DecodedOnly(TrainingClips):
+    """Training clips of which nothing is kept: the pure decoding limit of a loader."""
+
+    def views(self, index: int, choose: Choose, draws: list[torch.Generator]) -> tuple[Label, Tensor]:
+        """Open the file and decode what the clip needs, along the reader's own shortest way; ``(V, 0)``."""
+        for record in filter(None, self.streams(index)):
+            whole = dataclasses.replace(record, masks="")
+            read_record(whole, choose, self.short_side, self.config.decoder, _no_pixels, enlarge=self.enlarge)
+        return self.records[index].label, torch.empty((len(draws), 0), dtype=torch.uint8)
+
+
+def _no_pixels(height: int, width: int) -> tuple[int, int, int, int]:
+    """A box of none."""
+    return 0, 0, 0, 0
+
+
+def _stages(dataset: TrainingClips, device: torch.device, seconds: float) -> dict[str, float]:
+    """Milliseconds of one clip in this process; it is decoded alone, cropped only, and with all that is drawn."""
+    config, spec = dataset.config, dataset.clip
+    less = replace(config.augment, rotate=0.0, color_jitter=0.0, hue=0.0, randaugment=0, erasing=0.0)
+    plain = TrainingClips(dataset.records, spec, replace(config, augment=less), ["any"])
+    thrown = DecodedOnly(dataset.records, spec, config, ["any"])
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    times: dict[str, list[float]] = {"decode": [], "convert": [], "augment": [], "hand over": []}
+    begin = time.perf_counter()
+    for epoch, index in ((e, i) for e in itertools.count() for i in range(len(dataset))):
+        start = time.process_time()
+        thrown[epoch, index]
+        decoded = time.process_time()
+        video = plain[epoch, index]["video"]
+        converted = time.process_time()
+        if less != config.augment:
+            video = dataset[epoch, index]["video"]
+        augmented = time.process_time()
+        before = clock()
+        _hand_over(torch.stack([video]), spec, device)
+        after = clock()
+        if index or epoch:  # the first clip pays for what is loaded on first use
+            times["decode"].append(decoded - start)
+            times["convert"].append(converted - decoded)
+            times["augment"].append(augmented - converted)
+            times["hand over"].append(after - before)
+        if time.perf_counter() - begin > seconds and times["decode"]:
+            break
+    found = {stage: 1000 * statistics.median(values) / config.repeats for stage, values in times.items()}
+    found["augment"] = max(0.0, found["augment"] - found["convert"]) if less != config.augment else 0.0
+    found["convert"] = max(0.0, found["convert"] - found["decode"])
+    return found
+
+
+def _loading_rate(dataset: TrainingClips, workers: int, seconds: float) -> float:
+    """Clips per second of the training loader, start-up and first batches not counted."""
+    config = dataset.config
+    batches = itertools.chain.from_iterable(
+        training_batches(dataset.records, config, epoch) for epoch in itertools.count()
+    )
+    begin, clips = 0.0, 0
+    waiting = 1 + 2 * workers  # batches that were loaded ahead say nothing about the rate
+    for number, batch in enumerate(training_loader(dataset, batches, workers)):
+        if number + 1 == waiting:
+            begin = time.perf_counter()
+        elif number + 1 > waiting:
+            clips += batch["video"].shape[:2].numel()
+            if time.perf_counter() - begin > seconds:
+                return clips / (time.perf_counter() - begin)
+    raise AssertionError("epochs do not end")
+
+
+def _hand_over(video: Tensor, spec: ClipSpec, device: torch.device) -> None:
+    to_clips(video.to(device, non_blocking=True), spec)
+    _wait(device)
+
+
+def _remedy(bottleneck: str, rates: dict[int, float], short: int, needed: int) -> str:
+    best = max(rates, key=lambda n: rates[n])
+    text = (
+        f"with {best} loader process{'es' * (best != 1)} (train.workers) it gives {rates[best]:.1f} clips/s, "
+        "and a model that trains faster waits"
+    )
+    side = needed + needed % 2 if short > 1.25 * needed else short
+    smaller = f"with a short side of {side} instead of {short} pixels and " if side < short else ""
+    command = f"gesta data prepare FOLDER COPY --short-side {side}"
+    if bottleneck == "decode":
+        return f"{text}; storing videos {smaller}with a key frame every second makes reading a clip cheaper ({command})"
+    if bottleneck == "convert":
+        return f"{text}; fewer frames a clip, or smaller videos, are cheaper to scale" + f" ({command})" * bool(smaller)
+    if bottleneck == "augment":
+        return f"{text}; train.augment with less randaugment or color_jitter makes a clip cheaper"
+    return f"{text}; fewer or smaller frames make a clip cheaper to copy and normalise"

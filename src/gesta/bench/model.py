@@ -1,0 +1,204 @@
+"""How fast a model predicts and trains on this machine, and what memory it takes."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gesta.errors import GestaError
+from gesta.model import ModelConfig, VideoModel
+from gesta.prediction.predict import choose_device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelBench:
+    """What a model costs on this machine.
+
+    Attributes:
+        model: name of its configuration.
+        parameters: number of them.
+        clip: C x T x H x W of one clip.
+        batch: clips per step.
+        device: where it ran.
+        precision: as Lightning Fabric names it.
+        compiled: whether by ``torch.compile``.
+        start: seconds of the first forward pass (with ``compiled``: the compilation).
+        forward: clips per second without gradients.
+        training: clips per second of forward, loss, backward and AdamW step.
+        memory: peak bytes while predicting and while training: of the device's allocator, or on the processor of the
+            whole process.
+    """
+
+    model: str
+    parameters: int
+    clip: str
+    batch: int
+    device: str
+    precision: str
+    compiled: bool
+    start: float
+    forward: float
+    training: float
+    memory: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """All attributes as plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        how = f"{self.precision}{', compiled' if self.compiled else ''}"
+        return "\n".join(
+            [
+                f"{self.model}, {self.parameters / 1e6:.2f} M parameters, {self.batch} clips of {self.clip}, "
+                f"{self.device}, {how}",
+                f"first pass {self.start:8.2f} s",
+                f"forward    {self.forward:8.2f} clips/s, peak memory {self.memory['forward'] / 2**20:.0f} MiB",
+                f"training   {self.training:8.2f} clips/s, peak memory {self.memory['training'] / 2**20:.0f} MiB",
+            ]
+        )
+
+
+def bench_model(
+    config: ModelConfig,
+    *,
+    batch: int = 4,
+    compiled: bool = False,
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    device: str | torch.device = "auto",
+    seconds: float = 5.0,
+) -> ModelBench:
+    """Measure a freshly built model on clips of noise.
+
+    Args:
+        config: the model.
+        batch: clips per step.
+        compiled: run ``torch.compile`` on it.
+        precision: full, or bfloat16 autocast.
+        device: ``auto`` takes the first accelerator there is.
+        seconds: of each measurement, first passes not counted; at least two steps are measured.
+    """
+    if batch < 1:
+        raise GestaError(f"a step needs at least one clip, not {batch}")
+    place, clip = choose_device(device), config.clip
+    model = config.build().to(place)
+    run: Callable[..., Any] = torch.compile(model) if compiled else model
+    video = torch.randn(batch, clip.channels, clip.frames, clip.size, clip.size, device=place)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+
+    def forward() -> None:
+        with torch.inference_mode(), autocast:
+            run(video)
+
+    def train() -> None:
+        with autocast:
+            scores, losses = run(video, with_losses=True)
+            loss = torch.stack([_loss(scores), *losses.values()]).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    _reset_peak(place)
+    model.eval()
+    start, forward_s = _time(forward, place, seconds)
+    memory = {"forward": _peak(place)}
+    model.train()
+    _, training_s = _time(train, place, seconds)
+    memory["training"] = _peak(place)
+    return ModelBench(
+        model=_name(model),
+        parameters=sum(p.numel() for p in model.parameters()),
+        clip=f"3 x {clip.frames} x {clip.size} x {clip.size}",
+        batch=batch,
+        device=_device_words(place),
+        precision=precision,
+        compiled=compiled,
+        start=start,
+        forward=batch / forward_s,
+        training=batch / training_s,
+        memory=memory,
+    )
+
+
+def latency(config: ModelConfig, *, device: str | torch.device = "auto", seconds: float = 2.0) -> tuple[float, str]:
+    """Milliseconds of the forward pass of one clip at full precision: the median, after a first pass.
+
+    Args:
+        config: the model; its weights are fresh.
+        device: ``auto`` takes the first accelerator there is.
+        seconds: of the measurement; at least three passes are measured.
+
+    Returns:
+        The median, and the device in words.
+    """
+    place, clip = choose_device(device), config.clip
+    model = config.build().to(place).eval()
+    video = torch.randn(1, clip.channels, clip.frames, clip.size, clip.size, device=place)
+    took: list[float] = []
+    with torch.inference_mode():
+        while len(took) < 4 or sum(took[1:]) < seconds:
+            begin = time.perf_counter()
+            model(video)
+            _wait(place)
+            took.append(time.perf_counter() - begin)
+    return 1000 * statistics.median(took[1:]), _device_words(place)
+
+
+def _loss(scores: Tensor | dict[str, Tensor]) -> Tensor:
+    spaces = scores.values() if isinstance(scores, dict) else [scores]
+    target = [torch.zeros(len(s), dtype=torch.int64, device=s.device) for s in spaces]
+    return torch.stack([torch.nn.functional.cross_entropy(s.float(), t) for s, t in zip(spaces, target)]).sum()
+
+
+def _time(step: Callable[[], None], device: torch.device, seconds: float) -> tuple[float, float]:
+    """Seconds of the first step, and of a later one on average."""
+    begin = time.perf_counter()
+    step()
+    _wait(device)
+    first = time.perf_counter() - begin
+    begin, steps = time.perf_counter(), 0
+    while steps < 2 or time.perf_counter() - begin < seconds:
+        step()
+        _wait(device)
+        steps += 1
+    return first, (time.perf_counter() - begin) / steps
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int:
+    """Most bytes so far: of the device's allocator, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _name(model: VideoModel) -> str:
+    plugins = [f"{type(insert.layer).__name__}[{insert.at}]" for insert in model.config.inserts]
+    return " + ".join([type(model).__name__, *plugins])
+
+
+def _device_words(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' * (threads != 1)} of the processor" if device.type == "cpu" else device.type

@@ -1,0 +1,335 @@
+"""What would spoil a training, found before it starts: every file decoded, every label counted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from gesta.curation.describe import SPLITS
+from gesta.curation.describe import describe as describe
+from gesta.curation.workers import each
+from gesta.data.clips import span
+from gesta.data.lists import Folder
+from gesta.data.transforms import names_side
+from gesta.errors import GestaError
+from gesta.model import ClipSpec
+from gesta.processes import loader_workers
+from gesta.progress import track
+from gesta.records import ClassNames, DataConfig, Record, label_in
+from gesta.video.archive import place, read_bytes
+from gesta.video.deadline import GRACE, PATIENCE, Deadline
+from gesta.video.depth import Depth
+from gesta.video.images import image_files
+from gesta.video.reader import VIDEOS, VideoInfo, probe
+
+Severity = Literal["error", "warning", "info"]
+SHOWN = 10
+"""Findings of one kind that are printed; the rest are counted (``--json`` has them all)."""
+IMBALANCE = 10
+"""A class this many times rarer than the most frequent one is worth a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong or worth knowing: ``text`` is one sentence with the file and the remedy."""
+
+    severity: Severity
+    kind: str
+    text: str
+
+
+@dataclass
+class CheckReport:
+    """What :func:`check` found.
+
+    Attributes:
+        findings: errors first, then warnings and infos.
+        splits: records per split.
+        videos: different files or frame folders among them.
+        frames: frames decoded, all together.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    splits: dict[str, int] = field(default_factory=dict)
+    videos: int = 0
+    frames: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error (warnings do not count)."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {"ok": self.ok, **asdict(self)}
+
+    def __str__(self) -> str:
+        counts = Counter(finding.severity for finding in self.findings)
+        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items() if count)
+        lines = [f"{self.videos} videos with {self.frames} frames decoded ({splits or 'no records'})"]
+        kinds: dict[tuple[str, str], list[str]] = {}
+        for finding in self.findings:
+            kinds.setdefault((finding.severity, finding.kind), []).append(finding.text)
+        for (severity, kind), texts in kinds.items():
+            lines += ["", f"{severity}: {kind} ({len(texts)})", *(f"  {text}" for text in texts[:SHOWN])]
+            if len(texts) > SHOWN:
+                lines.append(f"  … and {len(texts) - SHOWN} more (--json lists all)")
+        total = ", ".join(f"{counts[s]} {s}{'s' * (counts[s] != 1)}" for s in ("error", "warning", "info") if counts[s])
+        return "\n".join([*lines, "", total or "nothing to complain of"])
+
+
+class _Look(NamedTuple):
+    """What decoding one video gave."""
+
+    info: VideoInfo | None
+    problem: str  # why there is no info
+    digest: str  # of the bytes
+
+
+def check(
+    data: DataConfig | Mapping[str, Sequence[Record]] | Sequence[Record],
+    clip: ClipSpec | None = None,
+    flip: bool = True,
+    workers: int = -1,
+    progress: bool = True,
+    seconds: float = PATIENCE,
+) -> CheckReport:
+    """Decode every video completely and look at every label.
+
+    Errors are what makes a training or its numbers wrong: videos that cannot be decoded, labels out of range, one video
+    in two splits or under two labels. Warnings are what makes it worse: damaged, short or repeated videos, classes
+    without or with few training videos, class names that a mirror makes wrong. Infos explain.
+
+    Args:
+        data: a data set, records by split, or records (taken as the training split).
+        clip: warn of videos that are shorter than a clip of this kind.
+        flip: whether training will mirror clips.
+        workers: processes that decode; -1 chooses by the number of processors.
+        progress: show how far it is.
+        seconds: that a file may take, besides one for each 128 kB of it or each image of a folder.
+
+    Raises:
+        GestaError: a list or folder that cannot be read at all.
+    """
+    if isinstance(data, DataConfig):
+        splits: dict[str, list[Record]] = {split: data.records(split) for split in SPLITS}
+        classes: ClassNames | None = data.classes()
+    elif isinstance(data, Mapping):
+        splits, classes = {name: list(records) for name, records in data.items()}, None
+    else:
+        splits, classes = {"train": list(data)}, None
+    paths = {s.path: s.depth for records in splits.values() for record in records for s in record.streams}
+    looks: dict[str, _Look] = {}
+    found = _look_at_all(paths, loader_workers(workers), seconds)
+    for path, look in track(found, "decoding", len(paths)) if progress else found:
+        looks[path] = look
+    findings = [*_files(looks, clip), *_stretches(splits, looks), *_pairs(splits, looks), *_repeats(splits, looks)]
+    for space, names in (classes if isinstance(classes, dict) else {"label": classes}).items():
+        one = {s: [replace(r, label=label_in(r, space)) for r in records] for s, records in splits.items()}
+        findings += _labels(one, names)
+        if flip and names:
+            findings += _sides(names)
+    if isinstance(data, Folder):
+        findings += _ignored(data, set(paths))
+    rank = {"error": 0, "warning": 1, "info": 2}
+    findings.sort(key=lambda finding: rank[finding.severity])
+    return CheckReport(
+        findings=findings,
+        splits={name: len(records) for name, records in splits.items()},
+        videos=len(paths),
+        frames=sum(look.info.frames for look in looks.values() if look.info),
+    )
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+class _File(NamedTuple):
+    """A video to decode, and the seconds it has besides those for its size."""
+
+    path: str
+    depth: Depth | None
+    patience: float
+
+
+def _look_at_all(paths: Mapping[str, Depth | None], workers: int, patience: float) -> Iterator[tuple[str, _Look]]:
+    """Decode in several processes; a file that kills or stops its process is reported like any other."""
+    files = [_File(path, depth, patience) for path, depth in sorted(paths.items())]
+    for position, look, why in each(_look, files, workers, _allowed):
+        path = files[position].path
+        yield path, look or _Look(None, f"{path}: {why}; take it off the list", "")
+
+
+def _allowed(file: _File) -> float:
+    """Seconds after which the process of a file is ended that did not notice that its time is over."""
+    try:
+        return Deadline(file.path, file.patience).seconds + GRACE
+    except (OSError, GestaError):  # which will be told of the file when it is looked at
+        return file.patience + GRACE
+
+
+def _look(file: _File) -> _Look:
+    path, depth, patience = file
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        where = None if os.path.isdir(path) else place(path)
+        if where is None and not os.path.isdir(path):
+            wrong = "is neither a file nor a folder; give" if os.path.exists(path) else "does not exist; copy"
+            return _Look(None, f"{path}: {wrong} the video, or take it off the list", "")
+        deadline = Deadline(path, patience)
+        images = [] if where else image_files(path, depth=depth is not None)
+        for part in filter(None, [where, *map(place, images)]):
+            for block in deadline.during(read_bytes(part)):
+                digest.update(block)
+        if where and not where.size:
+            return _Look(None, f"{path}: is an empty file; copy or download it again, or take it off the list", "")
+        return _Look(probe(path, exact=True, depth=depth, deadline=deadline), "", digest.hexdigest())
+    except (GestaError, RuntimeError, MemoryError) as error:
+        return _Look(None, str(error), digest.hexdigest())
+    except OSError as error:
+        return _Look(None, f"{path}: cannot be read ({error.strerror or error}); look at the disk and the rights", "")
+
+
+# --- findings --------------------------------------------------------------------------------------------------------
+
+
+def _files(looks: Mapping[str, _Look], clip: ClipSpec | None) -> Iterator[Finding]:
+    least = 0 if clip is None else clip.frames if clip.sampling == "uniform" or clip.shrink else span(clip)
+    for path, (info, problem, _) in sorted(looks.items()):
+        if info is None:
+            there = os.path.exists(path) or place(path) is not None
+            missing = "cannot be decoded" if there else "missing"
+            yield Finding("error", missing, problem)
+            continue
+        if info.damaged:
+            text = f"{path}: {info.damaged} damaged packets or images, {info.frames} frames are left; get a better copy"
+            yield Finding("warning", "damaged", text)
+        if info.frames == 1:
+            yield Finding(
+                "warning", "one frame", f"{path}: is a single frame, without any motion; take it off the list"
+            )
+        elif info.frames < least:
+            text = f"{path}: has {info.frames} frames, a clip spans {least}; it will be repeated or held (short_videos)"
+            yield Finding("warning", "shorter than a clip", text)
+        if info.declared_frames and info.declared_frames != info.frames:
+            text = (
+                f"{path}: its header promises {info.declared_frames} frames, {info.frames} decode; gesta counts itself"
+            )
+            yield Finding("info", "wrong header", text)
+
+
+def _stretches(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look]) -> Iterator[Finding]:
+    for records in splits.values():
+        for record in records:
+            info = looks[record.path].info
+            last = max(record.start or 0, (record.end or 1) - 1)
+            if info is not None and last >= info.frames:
+                text = (
+                    f"{record.path}: an entry names frame {last}, but it has {info.frames}; correct its start and end"
+                )
+                yield Finding("error" if (record.start or 0) >= info.frames else "warning", "beyond the end", text)
+
+
+def _pairs(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look]) -> Iterator[Finding]:
+    for record in {record.path: record for records in splits.values() for record in records}.values():
+        counts = {stream.path: info.frames for stream in record.streams if (info := looks[stream.path].info)}
+        if len(set(counts.values())) > 1:
+            each = " and ".join(f"{path} {count}" for path, count in counts.items())
+            text = f"frames of one scene: {each}; they are taken to lie over the same time"
+            yield Finding("info", "unequal pair", text)
+
+
+def _repeats(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look]) -> Iterator[Finding]:
+    """The same content twice: the same stretch of the same bytes, wherever it lies."""
+    seen: dict[tuple[Any, ...], list[tuple[str, Record]]] = {}
+    for split, records in splits.items():
+        for record in records:
+            content = looks[record.path].digest or record.path
+            seen.setdefault((content, record.start, record.end, record.seconds), []).append((split, record))
+    for group in seen.values():
+        split, first = group[0]
+        for other_split, other in group[1:]:
+            pair = f"{first.path} ({split}) and {other.path} ({other_split})"
+            if first.label != other.label and None not in (first.label, other.label):
+                text = f"{pair} are the same video under the labels {first.label} and {other.label}; keep one"
+                yield Finding("error", "two labels", text)
+            elif split != other_split:
+                text = f"{pair} are the same video in two splits, which makes results too good; keep one"
+                yield Finding("error", "in two splits", text)
+            else:
+                yield Finding("warning", "repeated", f"{pair} are the same video; keep one")
+
+
+def _labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str] | None) -> Iterator[Finding]:
+    unlabelled = Counter(split for split, records in splits.items() for record in records if record.label is None)
+    for split, count in unlabelled.items():
+        text = f"{split}: {count} videos have no label; training and metrics cannot use them, so label or remove them"
+        yield Finding("error" if split == "train" else "warning", "no label", text)
+    train = Counter(record.label for record in splits.get("train", ()) if isinstance(record.label, int))
+    if not train:
+        if "train" in splits and not splits["train"]:
+            yield Finding(
+                "warning", "no training videos", "the data set has no training videos; check its lists or folders"
+            )
+        return
+    size = len(classes) if classes else max(train) + 1
+    names = list(classes) if classes else [str(label) for label in range(size)]
+    for split, records in splits.items():
+        for record in records:
+            if isinstance(record.label, int) and not 0 <= record.label < size:
+                text = (
+                    f"{record.path} ({split}): label {record.label}, but classes are 0 to {size - 1}; correct the list"
+                )
+                yield Finding("error", "label out of range", text)
+    holes = [label for label in range(size) if not train[label]]
+    if holes == [0] and size > 2:
+        text = (
+            f"no training video has label 0 ({names[0]}), all others occur: the list may count from 1; set label_base=1"
+        )
+        yield Finding("warning", "counts from 1?", text)
+    elif holes:
+        for label in holes:
+            text = f"class {label} ({names[label]}) has no training video; add some or remove the class"
+            yield Finding("warning", "class without videos", text)
+    most = max(train.values())
+    for label, count in sorted(train.items()):
+        if count * IMBALANCE <= most and 0 <= label < size:
+            text = (
+                f"class {label} ({names[label]}) has {count} training videos, another {most}; try --train.balanced True"
+            )
+            yield Finding("warning", "rare class", text)
+
+
+def _sides(classes: Sequence[str]) -> Iterator[Finding]:
+    for name in filter(names_side, classes):
+        text = (
+            f"class {name!r} names a side, so its clips are not mirrored in training; name its mirror image with "
+            "--train.augment.flip-labels to have both mirrored"
+        )
+        yield Finding("warning", "left and right", text)
+
+
+def _ignored(data: Folder, known: set[str]) -> Iterator[Finding]:
+    count, example = 0, ""
+    for folder, folders, files in os.walk(data.root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (os.path.join(folder, name) for name in folders if os.path.splitext(name)[1].lower() in VIDEOS):
+            if not any(video == path or video.startswith(path + os.sep) for video in known):
+                yield Finding("warning", "not a video", f"{path}: is a folder that holds no video; put the file there")
+        if folder in known:
+            continue
+        strange = [name for name in files if os.path.join(folder, name) not in known and not name.startswith(".")]
+        videos = [name for name in strange if os.path.splitext(name)[1].lower() in VIDEOS]
+        if videos:
+            text = (
+                f"{os.path.join(folder, videos[0])}: {len(videos)} videos in this folder belong to no class; move them"
+            )
+            yield Finding("warning", "outside the classes", text)
+        count += len(strange) - len(videos)
+        example = example or next((os.path.join(folder, name) for name in strange if name not in videos), "")
+    if count:
+        yield Finding("info", "not a video", f"{example}: {count} such files are not known as videos and were ignored")

@@ -1,0 +1,65 @@
+"""What a data set consists of, as ``gesta data list`` prints it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gesta.records import ClassNames, DataConfig, Record, SplitName, label_in
+
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+@dataclass
+class Description:
+    """What :func:`describe` tells.
+
+    Attributes:
+        classes: names in label order, by label space if there are several.
+        counts: records per class by split, space after space.
+        sizes: records by split.
+        records: the first of each split.
+    """
+
+    classes: ClassNames
+    counts: dict[str, list[int]]
+    sizes: dict[str, int]
+    records: dict[str, list[Record]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        splits = [split for split in self.counts if self.records[split]]
+        spaces = self.classes if isinstance(self.classes, dict) else {"": self.classes}
+        names = [(i, f"{space} {name}".lstrip()) for space, each in spaces.items() for i, name in enumerate(each)]
+        width = max([5, *(len(name) for _, name in names)])
+        head = f"{'class':>5}  {'name':<{width}}" + "".join(f"{split:>8}" for split in splits)
+        lines = [head] + [
+            f"{label:>5}  {name:<{width}}" + "".join(f"{self.counts[split][row]:>8}" for split in splits)
+            for row, (label, name) in enumerate(names)
+        ]
+        lines.append(f"{'':>5}  {'all':<{width}}" + "".join(f"{self.sizes[split]:>8}" for split in splits))
+        for split in splits:
+            lines += ["", f"{split}, the first of them:"]
+            for record in self.records[split]:
+                part = f"  frames {record.start or 0} to {record.end or 'the end'}" * bool(record.start or record.end)
+                if record.seconds:
+                    part = f"  {record.seconds[0]:g} to {record.seconds[1]:g} s"
+                lines.append(f"  {record.label}  {record.path}{part}")
+        return "\n".join(lines)
+
+
+def describe(data: DataConfig, shown: int = 3) -> Description:
+    """Splits, classes and the first ``shown`` records of each split; no video is opened."""
+    classes = data.classes()
+    records = {split: data.records(split) for split in SPLITS}
+    counts: dict[str, list[int]] = {}
+    spaces = classes if isinstance(classes, dict) else {"label": classes}
+    for split, items in records.items():
+        found = Counter((space, label_in(record, space)) for record in items for space in spaces)
+        counts[split] = [found[space, label] for space, names in spaces.items() for label in range(len(names))]
+    sizes: dict[str, int] = {split: len(items) for split, items in records.items()}
+    return Description(classes, counts, sizes, {split: items[:shown] for split, items in records.items()})

@@ -1,0 +1,222 @@
+"""One video of a folder that is being prepared: decoded, scaled, and encoded anew or written as images."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.reformatter import ColorRange, VideoReformatter
+from PIL import Image
+
+from gesta.errors import VideoError
+from gesta.video.container import frames_of, open_video, packets_of, set_threads
+from gesta.video.decode import Converter, display_matrix
+from gesta.video.images import image_files, read_image
+from gesta.video.reader import FOLDER_FPS, VideoInfo, probe
+
+CRF = {"h264": 20, "hevc": 22}
+"""Quality at which videos are encoded, hardly to be told from the original; lower is better."""
+
+JPEG_QUALITY = 90
+
+TICKS = 90000
+"""Units of a second in which the times of a video without a constant rate are written."""
+
+ENCODERS = {"h264": "libx264", "hevc": "libx265"}
+
+
+class Settings(NamedTuple):
+    """What all videos are made into; see :func:`gesta.curation.prepare.prepare`."""
+
+    short_side: int
+    codec: str
+    fps: float | None
+    frames: bool
+
+
+class Job(NamedTuple):
+    """A video, where it goes, and how."""
+
+    source: str
+    target: str
+    settings: Settings
+
+
+class Done(NamedTuple):
+    """Frames written, 0 if the video was left out, and a sentence about it if something was wrong."""
+
+    frames: int
+    sentence: str = ""
+
+
+class Shown(NamedTuple):
+    """A frame, seconds since the first one, and how many times it is to be written (0: not at all)."""
+
+    image: Any  # a decoded frame, or an upright RGB image (3, H, W)
+    time: float
+    times: int = 1
+
+
+def prepare_one(job: Job) -> Done:
+    """Make one video; it appears complete or not at all."""
+    folder, name = os.path.split(job.target)
+    part = os.path.join(folder, f".{name}.{os.getpid()}.part")
+    damage: list[Exception] = []
+    try:
+        os.makedirs(folder, exist_ok=True)
+        info = probe(job.source)
+        shown = _decoded(job.source, info, damage)
+        if job.settings.fps is not None:
+            shown = _resampled(shown, info, job.settings.fps)
+        if job.settings.frames:
+            os.mkdir(part)
+            written = _write_images(part, shown, job.settings.short_side)
+        else:
+            written = _write_video(part, shown, info, job.settings)
+        if not written:
+            raise VideoError(f"{job.source}: no frame of it can be decoded; get a better copy or take it off the list")
+        os.replace(part, job.target)
+    except (VideoError, FFmpegError, OSError, RuntimeError, MemoryError, ValueError) as error:
+        shutil.rmtree(part) if os.path.isdir(part) else _remove(part)
+        sentence = str(error)
+        return Done(0, sentence if job.source in sentence else f"{job.source}: cannot be prepared ({sentence})")
+    if damage:
+        return Done(
+            written, f"{job.source}: {len(damage)} damaged packets, {written} frames are left; get a better copy"
+        )
+    return Done(written)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+def _decoded(path: str, info: VideoInfo, damage: list[Exception]) -> Iterator[Shown]:
+    """All frames in decode order with rising times; of a video with a constant rate, by number."""
+    if info.kind == "frames":
+        for file in image_files(path):
+            try:
+                yield Shown(read_image(file, None), 0.0)
+            except OSError as error:
+                damage.append(error)
+        return
+    timed = info.variable_rate and "avi" not in info.container.split(",")
+    fps = info.fps or FOLDER_FPS
+    with open_video(path) as (container, stream):
+        set_threads(stream, single=True)  # the other processors have their own videos
+        begin, last = None, -1 / fps
+        for number, frame in enumerate(frames_of(stream, packets_of(container, stream, damage), damage)):
+            last = number / fps if not timed else last + 1 / fps
+            if timed and frame.pts is not None:
+                begin = frame.pts if begin is None else begin
+                now = float((frame.pts - begin) * stream.time_base)
+                last = now if now > last - 1 / fps else last
+            yield Shown(frame, last)
+
+
+def _resampled(shown: Iterator[Shown], info: VideoInfo, fps: float) -> Iterator[Shown]:
+    """Frame k of the result is the one that is shown at ``k / fps`` seconds."""
+    rate = info.fps or FOLDER_FPS
+    held, written, end = None, 0, 0.0
+    for number, (image, shown_at, _) in enumerate(shown):
+        time = number / rate if info.kind == "frames" else shown_at
+        if held is not None:
+            until = max(_before(time, fps), written)
+            yield Shown(held, written / fps, until - written)
+            written = until
+        held = image
+        end = time + 1 / rate
+    if held is not None:
+        yield Shown(held, written / fps, max(_before(end, fps) - written, int(not written)))
+
+
+def _before(time: float, fps: float) -> int:
+    """How many frames of the new rate begin before ``time``; a rounding error does not make one more."""
+    return int(np.ceil(time * fps - 1e-6))
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _write_images(folder: str, shown: Iterator[Shown], short_side: int) -> int:
+    """JPEG files, numbered from 1 as MMAction2 numbers them."""
+    convert, written = None, 0
+    for image, _, times in shown:
+        if not times:
+            continue
+        if isinstance(image, av.VideoFrame):
+            convert = convert or Converter(_shrunk(image.width, image.height, short_side))
+            rgb = Image.fromarray(np.ascontiguousarray(convert(image).transpose(1, 2, 0)))
+        else:
+            rgb = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+            side = _shrunk(*rgb.size, short_side)
+            if side is not None:
+                rgb = rgb.resize([round(length * side / min(rgb.size)) for length in rgb.size], Image.Resampling.BOX)
+        for _ in range(times):
+            written += 1
+            rgb.save(os.path.join(folder, f"img_{written:05d}.jpg"), quality=JPEG_QUALITY)
+    return written
+
+
+def _write_video(path: str, shown: Iterator[Shown], info: VideoInfo, settings: Settings) -> int:
+    """An MP4 file of 4:2:0 pictures of 8 bits with a key frame every second."""
+    width, height = _even_size(info.width, info.height, settings.short_side)
+    constant = settings.fps is not None or not info.variable_rate
+    fps = Fraction(settings.fps or info.fps or FOLDER_FPS).limit_denominator(1001)
+    scaler = VideoReformatter()
+    written = 0
+    with av.open(path, "w", format="mp4") as container:
+        stream: Any = container.add_stream(ENCODERS[settings.codec], rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.time_base = 1 / fps if constant else Fraction(1, TICKS)
+        stream.codec_context.gop_size = max(1, round(fps))
+        stream.codec_context.thread_count = 1
+        stream.codec_context.color_range = ColorRange.MPEG
+        stream.options = {"preset": "fast", "crf": str(CRF[settings.codec])}
+        if settings.codec == "hevc":
+            stream.options |= {"x265-params": "log-level=error:pools=none"}
+            stream.codec_context.codec_tag = "hvc1"
+        for image, time, times in shown:
+            if not times:
+                continue
+            if isinstance(image, av.VideoFrame) and display_matrix(image) is None:
+                frame = image
+                if not written:  # a reader then turns the colours back by the table they were made with
+                    stream.codec_context.colorspace = image.colorspace
+            else:
+                upright = image if isinstance(image, np.ndarray) else Converter(None)(image)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright.transpose(1, 2, 0)), format="rgb24")
+            small = scaler.reformat(
+                frame, width=width, height=height, format="yuv420p", dst_color_range=ColorRange.MPEG, threads=1
+            )
+            for _ in range(times):
+                small.pict_type = 0  # the encoder decides, not the old file
+                small.time_base = stream.codec_context.time_base
+                small.pts = written if constant else round(time * TICKS)
+                container.mux(stream.encode(small))
+                written += 1
+        if written:
+            container.mux(stream.encode())
+    return written
+
+
+def _shrunk(width: int, height: int, short_side: int) -> int | None:
+    """The short side that a picture is scaled to; None if it is small enough."""
+    return short_side if min(width, height) > short_side else None
+
+
+def _even_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Size after scaling, sides rounded to even pixels, as 4:2:0 needs them."""
+    share = min(1.0, short_side / min(width, height))
+    return max(2, 2 * round(width * share / 2)), max(2, 2 * round(height * share / 2))

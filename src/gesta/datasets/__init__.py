@@ -1,0 +1,34 @@
+"""The data set catalogue: every data set by name, one file each for the public ones."""
+
+from __future__ import annotations
+
+import importlib
+
+from gesta.config import suggest
+from gesta.errors import GestaError
+from gesta.records import DataConfig
+
+DATASETS = {
+    "folder": "gesta.data.lists:Folder",
+    "lists": "gesta.data.lists:Lists",
+    "shards": "gesta.data.shards:Shards",
+    "ucf101": "gesta.datasets.ucf101:UCF101",
+    "hmdb51": "gesta.datasets.hmdb51:HMDB51",
+    "kinetics400": "gesta.datasets.kinetics400:Kinetics400",
+    "something_v1": "gesta.datasets.something:SomethingV1",
+    "something_v2": "gesta.datasets.something:SomethingV2",
+    "diving48": "gesta.datasets.diving48:Diving48",
+    "epic_kitchens": "gesta.datasets.epic:EPICKitchens",
+    "ntu": "gesta.datasets.ntu:NTU",
+    "isogd": "gesta.datasets.isogd:IsoGD",
+    "marionette": "gesta.marionette.dataset:Marionette",
+}
+"""The name that ``--data`` takes → where its class is; imported when asked for, because torch takes seconds."""
+
+
+def data_config(name: str) -> DataConfig:
+    """A data set by its short name, with its default fields."""
+    if name not in DATASETS:
+        raise GestaError(f"there is no data set {name!r}{suggest(name, DATASETS)} (known: {', '.join(DATASETS)})")
+    module, _, cls = DATASETS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)()

@@ -1,0 +1,167 @@
+"""EPIC-KITCHENS-100 (Damen et al. 2022): segments of long kitchen videos, labelled with one verb and one noun."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from gesta.config import config
+from gesta.data.listfile import read_text
+from gesta.data.locate import Finder, find_list
+from gesta.errors import GestaError
+from gesta.records import DataConfig, Record, SplitName
+from gesta.video.images import holds_frames
+
+LISTS: dict[SplitName, str] = {
+    "train": "EPIC_100_train.csv",
+    "val": "EPIC_100_validation.csv",
+    "test": "EPIC_100_test_timestamps.csv",
+}
+SPACES = ("verb", "noun")
+
+_TIME = re.compile(r"(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")
+
+
+@config
+class EPICKitchens(DataConfig):
+    """EPIC-KITCHENS-100 by its official lists: 67 217 training, 9668 validation and 13 092 unlabelled test segments.
+
+    A record is one segment, named by its ``narration_id``; its label is ``{"verb": 0 to 96, "noun": 0 to 299}``, and an
+    action is right where both are. Every segment of the lists is a record; one whose video is not on the disk fails
+    when it is read.
+
+    The list's frame numbers count the *extracted* frames (60 or 50 per second, from 1 on, last included), not those of
+    the videos, whose true rate is another. So folders of frames are read by number and videos by time stamp, of
+    whatever rate and size they were re-encoded to.
+
+    A segment is looked up in ``root``: first trimmed, as ``<narration_id>.mp4``; then as the video's folder of frames
+    (``P01/rgb_frames/P01_01/frame_0000000001.jpg``, ``rgb_frames/P01_01``, ``frames_rgb_flow/rgb/train/P01/P01_01``);
+    then as the video (``P01/videos/P01_01.MP4``, ``P01/P01_01.MP4``, ``videos/P01_01.MP4``, ``P01_01.MP4``). The
+    official tars of frames have to be unpacked, each into a folder of its name.
+
+    Attributes:
+        root: folder of the videos or frames.
+        annotations: folder of ``EPIC_100_train.csv``, ``EPIC_100_verb_classes.csv`` and so on; by default the root, its
+            folder ``annotations`` or ``labels``, or the same beside it.
+        frame_rate: frames per second at which folders of frames were extracted, if they are not the official ones.
+    """
+
+    root: str = "data/epic_kitchens"
+    annotations: str = ""
+    frame_rate: float = 0.0
+
+    def records(self, split: SplitName) -> list[Record]:
+        """The segments of a list in its order.
+
+        Raises:
+            GestaError: a folder or list is missing, a list is not the official one, or frames are still packed.
+        """
+        if not os.path.isdir(self.root):
+            raise GestaError(f"{self.root}: is not a folder; give the one that holds the videos (--data.root DIR)")
+        path = self._list(LISTS[split], required=split != "test")
+        if not path:
+            return []
+        sizes = {space: len(names) for space, names in self.classes().items()}
+        trimmed, places = Finder([self.root, os.path.join(self.root, "clips")]), Finder([self.root])
+        whole: dict[str, str] = {}
+        records = []
+        for row in csv.DictReader(read_text(path).splitlines()):
+            try:
+                name, video = row["narration_id"], row["video_id"]
+                times = _seconds(row["start_timestamp"]), _seconds(row["stop_timestamp"])
+                start, end = int(row["start_frame"]) - 1, int(row["stop_frame"])
+                label = None if split == "test" else {space: int(row[f"{space}_class"]) for space in SPACES}
+                if label and not all(0 <= label[space] < sizes[space] for space in SPACES):
+                    raise ValueError
+            except (KeyError, TypeError, ValueError):
+                raise GestaError(
+                    f"{path}: {','.join(map(str, row.values()))!r} is not a line of the official list; get it again"
+                ) from None
+            record: dict[str, Any] = {"name": name, "label": label}
+            if own := trimmed.find(f"{name}.mp4"):
+                records.append(Record(path=own, **record))
+                continue
+            if video not in whole:
+                whole[video] = _whole(places, self.root, video)
+            if not os.path.isdir(whole[video]):
+                records.append(Record(path=whole[video], seconds=times, **record))
+                continue
+            if self.frame_rate:
+                start, end = int(times[0] * self.frame_rate), int(times[1] * self.frame_rate) + 1
+            records.append(Record(path=whole[video], start=max(start, 0), end=max(end, start + 1), **record))
+        return records
+
+    def groups(self, records: Sequence[Record]) -> dict[str, dict[str, list[int]]]:
+        """The parts that the challenge reports: ``unseen`` participants, and ``tail`` classes.
+
+        A verb or noun is of the tail if the official lists of tail classes have it, an action if its verb or its noun
+        is. A part is left out if its list is missing, or none of the labelled records belongs to it.
+        """
+        labels = [record.label if isinstance(record.label, dict) else {} for record in records]
+        every = [i for i, label in enumerate(labels) if label]
+        unseen = self._column("EPIC_100_unseen_participant_ids_validation.csv", "participant_id")
+        seldom = {space: self._column(f"EPIC_100_tail_{space}s.csv", space) for space in SPACES}
+        new = [i for i in every if records[i].name.split("_")[0] in unseen]
+        tail = {s: [i for i in every if str(labels[i][s]) in seldom[s]] for s in SPACES}
+        tail["action"] = sorted({i for places in tail.values() for i in places})
+        parts = {"unseen": dict.fromkeys((*SPACES, "action"), new), "tail": tail}
+        return {part: found for part, spaces in parts.items() if (found := {s: at for s, at in spaces.items() if at})}
+
+    def _column(self, name: str, column: str) -> set[str]:
+        path = self._list(name, required=False)
+        return {row.get(column, "") for row in csv.DictReader(read_text(path).splitlines())} if path else set()
+
+    def classes(self) -> dict[str, list[str]]:
+        """The 97 verbs and 300 nouns in the order of their numbers."""
+        return {space: self._names(space) for space in SPACES}
+
+    def _names(self, space: str) -> list[str]:
+        path = self._list(f"EPIC_100_{space}_classes.csv")
+        rows = list(csv.DictReader(read_text(path).splitlines()))
+        try:
+            names = [row["key"] for row in rows]
+            if [int(row["id"]) for row in rows] != list(range(len(rows))) or not names:
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
+            raise GestaError(f"{path}: is not the official list of {space} classes; get it again") from None
+        return names
+
+    def _list(self, name: str, required: bool = True) -> str:
+        return find_list(self.annotations, self.root, (name,), required)
+
+
+def _whole(finder: Finder, root: str, video: str) -> str:
+    """The folder of frames of a video, or the video."""
+    person = video.split("_")[0]
+    frames = [f"{person}/rgb_frames/{video}", f"rgb_frames/{video}", f"{person}/{video}", video]
+    frames += [f"frames_rgb_flow/rgb/{part}/{person}/{video}" for part in ("train", "test")]
+    for place in frames:
+        if os.path.isdir(path := os.path.join(root, place)) and holds_frames(_first_names(path)):
+            return path
+    files = [f"{person}/videos/{video}.MP4", f"{person}/{video}.MP4", f"videos/{video}.MP4", f"{video}.MP4"]
+    for place in files:
+        if (found := finder.find(place)) and os.path.isfile(found):
+            return found
+    for place in frames:
+        if os.path.isfile(tar := os.path.join(root, f"{place}.tar")):
+            raise GestaError(
+                f"{tar}: is still packed; unpack it into a folder of its name: "
+                f"mkdir {tar[:-4]} && tar -xf {tar} -C {tar[:-4]}"
+            )
+    return os.path.join(root, files[0])
+
+
+def _first_names(folder: str) -> list[str]:
+    """A few names of a folder, which may hold a hundred thousand."""
+    with os.scandir(folder) as entries:
+        return [entry.name for entry, _ in zip(entries, range(8))]
+
+
+def _seconds(text: str) -> float:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError
+    return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])

@@ -1,0 +1,81 @@
+"""HMDB-51 (Kuehne et al. 2011): 51 classes, 6766 clips, three official splits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from gesta.config import config
+from gesta.data.listfile import read_text
+from gesta.data.locate import find_annotations, hold_out, open_root
+from gesta.errors import GestaError
+from gesta.records import DataConfig, Record, SplitName
+
+CODES: dict[SplitName, str] = {"train": "1", "val": "1", "test": "2"}
+"""What a line's number means; 0 is neither: such a clip is not used in this split."""
+
+
+@config
+class HMDB51(DataConfig):
+    """HMDB-51 by its official lists (``<class>_test_split<n>.txt``, 70 training and 30 test clips per class).
+
+    Classes are in alphabetical order; a clip's class is that of the list file. Every clip of the lists is a record; one
+    that is not on the disk fails when it is read. The clips may lie as ``class/clip.avi`` or all in one folder, under
+    another video suffix, or as folders of frames, in ``root`` or in its subfolder hmdb51_org, videos or rawframes.
+
+    Attributes:
+        root: folder of the clips.
+        annotations: folder of the lists; by default ``testTrainMulti_7030_splits`` in or beside the root.
+        split: official split, 1 to 3.
+        val: share of the training clips that is held out for validation, all clips of one film together. The data set
+            has no validation split of its own, so 0 means none.
+        seed: of that split.
+    """
+
+    root: str = "data/hmdb51"
+    annotations: str = ""
+    split: int = 1
+    val: float = 0.0
+    seed: int = 0
+
+    def records(self, split: SplitName) -> list[Record]:
+        """The clips of a split, class by class in the order of the lists.
+
+        Raises:
+            GestaError: a folder or list is missing, or a list is not an official one.
+        """
+        if split == "val" and not self.val:
+            return []
+        finder = open_root(self.root, ("hmdb51_org", "videos", "rawframes"))
+        records, films = [], []
+        for label, (name, path) in enumerate(self._files()):
+            for line in filter(None, map(str.strip, read_text(path).splitlines())):
+                clip, _, code = line.rpartition(" ")
+                if code not in ("0", "1", "2") or not clip:
+                    raise GestaError(f"{path}: {line!r} is not a line of the official list; get the lists again")
+                if code == CODES[split]:
+                    entry = f"{name}/{clip.strip()}"
+                    records.append(Record(path=finder.path(entry), name=entry, label=label))
+                    films.append(clip.rpartition(f"_{name}_")[0] or clip)
+        if self.val and split != "test":
+            return hold_out(records, films, self.val, self.seed, split)
+        return records
+
+    def classes(self) -> list[str]:
+        """The 51 names in alphabetical order."""
+        return [name for name, _ in self._files()]
+
+    def _files(self) -> Iterator[tuple[str, str]]:
+        """Class name and list file of each class, sorted by name."""
+        if self.split not in (1, 2, 3):
+            raise GestaError(f"data.split {self.split}: HMDB-51 has the splits 1, 2 and 3")
+        folder = find_annotations(
+            self.annotations, self.root, "testTrainMulti_7030_splits", "HMDB-51's testTrainMulti_7030_splits"
+        )
+        ending = f"_test_split{self.split}.txt"
+        names = sorted(file.removesuffix(ending) for file in os.listdir(folder) if file.endswith(ending))
+        if not names:
+            raise GestaError(
+                f"{folder}: holds no files *{ending}; give the folder of HMDB-51's lists (--data.annotations DIR)"
+            )
+        return ((name, os.path.join(folder, name + ending)) for name in names)

@@ -1,0 +1,108 @@
+"""ChaLearn LAP IsoGD (Wan et al. 2016): 249 gestures as pairs of an RGB and a depth video."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from gesta.config import config
+from gesta.data.listfile import read_text
+from gesta.data.locate import Finder, find_list
+from gesta.errors import GestaError
+from gesta.records import DataConfig, Record, SplitName, of_modality
+from gesta.video.depth import Encoding, Modalities, depth_of, kinds
+
+CLASSES = 249
+LISTS: dict[SplitName, str] = {"train": "train_list.txt", "val": "valid_list.txt", "test": "test_list.txt"}
+FOLDERS = ("IsoGD_phase_1", "IsoGD_phase_2")
+
+_LINE = re.compile(r"(?P<rgb>\S*M_\d{5}\.avi) (?P<depth>\S*K_\d{5}\.avi)(?: (?P<label>\d+))?")
+
+
+@config
+class IsoGD(DataConfig):
+    """IsoGD by its official lists: 35 878 training, 5784 validation and 6271 test pairs, subjects kept apart.
+
+    A record is one of a pair's two videos, or both; its name is the pair's (``train/001/00001``) in either case, so
+    that results can be fused. Every pair of the lists is a record; one that is not on the disk fails when read.
+    Videos of 8 to 10 frames per second and 2 to 405 frames: sample clips uniformly.
+
+    Depth is 8-bit grey, near dark and far bright, scaled per recording and not in millimetres; its stored luma is read
+    as it is. Gestures have no names, only numbers from 1 on, and distinguish hands: do not mirror.
+
+    The videos are ``train/001/M_00001.avi`` (RGB) and ``K_00001.avi`` (depth), with other suffixes or as folders of
+    frames, in ``root`` or in its subfolders IsoGD_phase_1 and IsoGD_phase_2, or as ``train_image/RGB/M_00001/`` and
+    ``train_image/Depth/K_00001/`` in root or its subfolder IsoGD_Image.
+
+    Attributes:
+        root: folder of the videos.
+        annotations: folder of ``train_list.txt``, ``valid_list.txt`` and ``test_list.txt``; by default the root, the
+            phases' folders, ``annotations`` or ``labels``.
+        modality: ``rgb``, ``depth`` or pairs of both, ``rgbd``.
+        depth_encoding: how depth becomes three channels: ``jet`` or ``repeat3``, see :class:`gesta.video.depth.Depth`.
+        test_labels: list ``…/M_00001 frames label`` with labels from 0 on; the official test list has none.
+    """
+
+    root: str = "data/isogd"
+    annotations: str = ""
+    modality: Modalities = "rgb"
+    depth_encoding: Encoding = "jet"
+    test_labels: str = ""
+
+    def records(self, split: SplitName) -> list[Record]:
+        """The pairs of a list in its order, as RGB or depth videos; unlabelled ones have the label None.
+
+        Raises:
+            GestaError: a folder or list is missing, or a list is not the official one.
+        """
+        depth = depth_of(self.modality, self.depth_encoding, (0, 1))
+        if not os.path.isdir(self.root):
+            raise GestaError(f"{self.root}: is not a folder; give the one that holds the videos (--data.root DIR)")
+        # the splits count from 1 each, so a bare file name says nothing
+        finder = Finder([self.root, *(os.path.join(self.root, name) for name in (*FOLDERS, "IsoGD_Image"))])
+        path = self._list(split)
+        if not path:
+            return []
+        labels = _numbered(self.test_labels) if split == "test" and self.test_labels else None
+        records = []
+        for line in filter(None, map(str.strip, read_text(path).splitlines())):
+            match = _LINE.fullmatch(line)
+            label = int(match["label"] or 0) if match else 0  # 0 and none: not released
+            if match is None or label > CLASSES or (split == "train" and not label):
+                raise GestaError(f"{path}: {line!r} is not a line of the official list; get the lists again")
+            number = match["rgb"][-9:-4]
+            if labels is not None:
+                if number not in labels:
+                    raise GestaError(f"{self.test_labels}: has no line for {match['rgb']}; get the list again")
+                label = labels[number] + 1
+            folder = os.path.dirname(match["rgb"])
+            paths = {kind: _path(finder, match[kind], folder.split("/")[0]) for kind in kinds(self.modality)}
+            shown = of_modality(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
+            records.append(Record(**shown, name=f"{folder}/{number}", label=label - 1 if label else None))
+        return records
+
+    def classes(self) -> list[str]:
+        """The gestures' numbers, from 1 on."""
+        return [str(number) for number in range(1, CLASSES + 1)]
+
+    def _list(self, split: SplitName) -> str:
+        names = [LISTS[split], *(os.path.join(folder, LISTS[split]) for folder in FOLDERS)]
+        return find_list(self.annotations, self.root, names, required=split == "train")
+
+
+def _path(finder: Finder, entry: str, split: str) -> str:
+    """A video, or its folder of frames as the usual scripts extract them."""
+    stem = os.path.splitext(os.path.basename(entry))[0]
+    frames = f"{split}_image/{'RGB' if stem.startswith('M') else 'Depth'}/{stem}"
+    return finder.find(entry) or finder.find(frames) or os.path.join(finder.bases[0], entry)
+
+
+def _numbered(path: str) -> dict[str, int]:
+    """Number of the pair → label from 0 on."""
+    labels = {}
+    for line in filter(None, map(str.strip, read_text(path).splitlines())):
+        match = re.fullmatch(r".*[MK]_(\d{5})/? \d+ (\d+)", line)
+        if match is None or int(match[2]) >= CLASSES:
+            raise GestaError(f"{path}: {line!r} is not '…/M_00001 frames label' with a label from 0 on; correct it")
+        labels[match[1]] = int(match[2])
+    return labels

@@ -1,0 +1,122 @@
+"""Kinetics-400 (Kay et al. 2017): 400 classes, about 240 000 training and 20 000 validation clips of 10 s."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Collection
+
+from gesta.config import config, suggest
+from gesta.data.listfile import read_text
+from gesta.data.lists import read_class_names
+from gesta.data.locate import find_list
+from gesta.errors import GestaError
+from gesta.records import DataConfig, Record, SplitName
+from gesta.video.reader import VIDEOS, is_folder
+
+LISTS: dict[SplitName, tuple[str, ...]] = {
+    "train": ("kinetics-400_train.csv", "train.csv"),
+    "val": ("kinetics-400_val.csv", "val.csv", "validate.csv"),
+    "test": ("kinetics-400_test.csv", "test.csv"),
+}
+"""Names of the official lists at the sources that hand them out."""
+
+DEPTH = 3
+"""Folders between the root and a clip: ``k400/val/class/clip.mp4``."""
+
+_SPLIT = re.compile(r"(?:.*[_-])?(train|val|test)(?:idate|idation)?(?:[_-].*|\d*)", re.IGNORECASE)
+_CLIP = re.compile(r".{11}_\d{6}_\d{6}")
+
+
+@config
+class Kinetics400(DataConfig):
+    """Kinetics-400 by its official lists (``label,youtube_id,time_start,time_end,split``).
+
+    Classes are in alphabetical order. Clips have vanished from YouTube since the lists were made; every clip of the
+    lists is a record, and one that is not on the disk fails when it is read, so a result says on how many of the
+    19 906 validation clips a number rests.
+
+    A clip is known by its name, ``<id>_<start>_<end>`` or the bare id of reduced copies, wherever it lies up to three
+    folders below the root: in folders of classes however spelt, or flat; as a video of any suffix, or as a folder of
+    frames. One in a folder ``replacement…`` (of the mirrors, for their broken files) is preferred. Folders named after
+    another split are not looked into.
+
+    Attributes:
+        root: folder of the clips.
+        annotations: folder of the lists; by default the root, its folder ``annotations``, or the same beside it.
+        class_names: file of class names in label order, for weights that number them in another way.
+    """
+
+    root: str = "data/kinetics400"
+    annotations: str = ""
+    class_names: str = ""
+
+    def records(self, split: SplitName) -> list[Record]:
+        """The clips of a list in its order. Without a list of the test split, which has no labels, there are none.
+
+        Raises:
+            GestaError: a folder or list is missing, or a list is not an official one.
+        """
+        if not os.path.isdir(self.root):
+            raise GestaError(f"{self.root}: is not a folder; give the one that holds the clips (--data.root DIR)")
+        rows = self._rows(split, required=split != "test")
+        labels = {name: label for label, name in enumerate(self.classes())}
+        there = _find(self.root, split, {name for row in rows for name in (row[1], row[1][:11])})
+        records = []
+        for label, clip in rows:
+            if label and label not in labels:
+                raise GestaError(f"{clip}: {label!r} is none of the {len(labels)} classes{suggest(label, labels)}")
+            name = os.path.join(label, f"{clip}.mp4")
+            path = there.get(clip) or there.get(clip[:11]) or os.path.join(self.root, name)
+            records.append(Record(path=path, name=name, label=labels[label] if label else None))
+        return records
+
+    def classes(self) -> list[str]:
+        """The names in alphabetical order, or those of ``class_names`` in theirs."""
+        if self.class_names:
+            return read_class_names(self.class_names)
+        rows = [*self._rows("train", required=False), *self._rows("val", required=False)]
+        if not rows:
+            find_list(self.annotations, self.root, LISTS["train"])
+        return sorted({label for label, _ in rows})
+
+    def _rows(self, split: SplitName, required: bool) -> list[tuple[str, str]]:
+        """Class name (empty if unknown) and clip name of every line."""
+        path = find_list(self.annotations, self.root, LISTS[split], required)
+        if not path:
+            return []
+        rows = []
+        for row in csv.DictReader(read_text(path).splitlines()):
+            try:
+                start, end = (round(float(row[name])) for name in ("time_start", "time_end"))
+                label = row.get("label") or ""
+                if not re.fullmatch(r"[\w-]{11}", row["youtube_id"]) or not (label or split == "test"):
+                    raise ValueError
+            except (KeyError, TypeError, ValueError):
+                raise GestaError(
+                    f"{path}: {','.join(map(str, row.values()))!r} is not a line of an official list "
+                    "(label,youtube_id,time_start,time_end,split); other lists are read with --data lists"
+                ) from None
+            rows.append((label, f"{row['youtube_id']}_{start:06d}_{end:06d}"))
+        return rows
+
+
+def _find(root: str, split: SplitName, wanted: Collection[str]) -> dict[str, str]:
+    """Clip name → path of the wanted clips that are there; an original has to give way to its replacement."""
+    found: dict[str, tuple[bool, bool, str]] = {}
+    todo = [(root, 0)]
+    while todo:
+        folder, depth = todo.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                folder_like = is_folder(entry)
+                stem, suffix = (entry.name, "") if folder_like else os.path.splitext(entry.name)
+                if stem in wanted and (folder_like or suffix.lower() in VIDEOS):
+                    rank = ("replacement" not in folder.removeprefix(root), folder_like, entry.path)
+                    found[stem] = min(found.get(stem, rank), rank)
+                elif folder_like and depth < DEPTH and not _CLIP.fullmatch(stem):
+                    other = _SPLIT.fullmatch(stem)
+                    if other is None or other[1].lower() == split:
+                        todo.append((entry.path, depth + 1))
+    return {stem: path for stem, (_, _, path) in found.items()}

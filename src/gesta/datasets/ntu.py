@@ -1,0 +1,202 @@
+"""NTU RGB+D (Shahroudy et al. 2016): 60 actions of daily life, seen by three cameras in colour and in depth."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Collection
+from typing import Literal, get_args
+
+from gesta.config import config, suggest
+from gesta.data.listfile import read_text
+from gesta.errors import GestaError
+from gesta.records import DataConfig, Record, Shown, SplitName, of_modality
+from gesta.video.depth import Encoding, Modalities, Modality, depth_of, kinds
+from gesta.video.reader import VIDEOS, is_folder
+
+Protocol = Literal["cross_subject", "cross_view"]
+
+PERFORMERS = {
+    1: (1, 2, 3, 4, 5, 6, 7, 8),
+    2: (3, 7, 8, 9, 10, 11, 12, 13, 14),
+    3: (1, 2, 7, 8, 15, 16, 17, 18, 19),
+    4: (3, 7, 8, 20),
+    5: (4, 10, 13, 15, 16, 17, 18, 21),
+    6: (1, 7, 8, 15, 16, 17, 19, 22, 23, 24),
+    7: (1, 7, 8, 15, 16, 17, 18, 19, 25, 26, 27, 28),
+    8: (1, 7, 8, 15, 19, 25, 29, 30, 31, 32, 33, 34, 35, 36),
+    9: (7, 8, 15, 16, 17, 19, 25),
+    10: (7, 8, 13, 15, 16, 17, 18, 19, 21, 25),
+    11: (1, 2, 7, 8, 15, 16, 17, 18, 19, 25, 27, 28, 38),
+    12: (7, 8, 15, 16, 17, 18, 19, 25, 27, 28, 37),
+    13: (7, 8, 15, 16, 17, 18, 19, 25, 27, 28, 37),
+    14: (7, 8, 15, 17, 19, 25, 27, 37, 39),
+    15: (7, 8, 15, 16, 17, 19, 25, 37),
+    16: (7, 8, 19, 21, 25, 39, 40),
+    17: (3, 7, 8, 9, 15, 16, 17, 20),
+}
+"""Who performed in which setup; each of them did all 60 actions twice before all three cameras."""
+
+TRAIN_SUBJECTS = frozenset((1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38))
+TRAIN_CAMERAS = frozenset((2, 3))
+
+# as the official description of the data set writes them
+CLASSES = """drink water; eat meal/snack; brushing teeth; brushing hair; drop; pickup; throw; sitting down;
+standing up (from sitting position); clapping; reading; writing; tear up paper; wear jacket; take off jacket;
+wear a shoe; take off a shoe; wear on glasses; take off glasses; put on a hat/cap; take off a hat/cap; cheer up;
+hand waving; kicking something; reach into pocket; hopping (one foot jumping); jump up; make a phone call/answer phone;
+playing with phone/tablet; typing on a keyboard; pointing to something with finger; taking a selfie;
+check time (from watch); rub two hands together; nod head/bow; shake head; wipe face; salute; put the palms together;
+cross hands in front (say stop); sneeze/cough; staggering; falling; touch head (headache);
+touch chest (stomachache/heart pain); touch back (backache); touch neck (neckache); nausea or vomiting condition;
+use a fan (with hand or paper)/feeling warm; punching/slapping other person; kicking other person;
+pushing other person; pat on back of other person; point finger at the other person; hugging other person;
+giving something to other person; touch other person's pocket; handshaking; walking towards each other;
+walking apart from each other"""
+
+DEPTH = 3
+"""Folders between the root and a sample: ``nturgbd_depth_masked_s001/nturgb+d_depth_masked/NAME``."""
+
+_NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
+
+
+@config
+class NTU(DataConfig):
+    """NTU RGB+D 60: all 56 880 samples, split by subjects (40 320 + 16 560) or cameras (37 920 + 18 960).
+
+    There is no official list: a sample's name ``SsssCcccPpppRrrrAaaa`` (setup, camera, performer, replication, action)
+    says everything, and which names exist is known. Every one of them is a record; one that is not on the disk fails
+    when it is read. Samples of NTU RGB+D 120 in the same folder are not looked at. Names are the same for both
+    modalities, so that results of both can be fused; their pictures come from different cameras and may differ in
+    number.
+
+    A sample is found by its name up to three folders below the root: ``NAME_rgb.avi`` (any video suffix), ``NAME_rgb``
+    or ``NAME`` as a folder of frames; depth as a folder ``NAME`` of 16-bit images (``MDepth-00000001.png``), masked
+    ones (folders whose name holds "masked") before full ones, or as a video ``NAME_depth`` or ``NAME``. Where colour
+    and depth lie below one root, the folder of depth has "depth" in its name, as it has when unpacked.
+
+    Attributes:
+        root: folder of the samples.
+        split: ``cross_subject`` or ``cross_view``.
+        modality: ``rgb``, ``depth`` or pairs of both, ``rgbd``.
+        depth_encoding: how depth becomes three channels: ``jet`` or ``repeat3``, see :class:`gesta.video.depth.Depth`.
+        depth_range: millimetres that are shown as the darkest and the brightest level.
+        person_crop: show, instead of whole frames, their part around the person that masked depth shows, see
+            :mod:`gesta.data.person`. The folders of masked depth lie below the root, too, and have "masked" in their
+            path; samples without one are shown whole.
+        setups: only these, if not all of the 17 were downloaded; numbers are then not those of the protocol.
+        leave_out: list of names to leave out, as the official one of samples with missing skeletons (302).
+    """
+
+    root: str = "data/ntu"
+    split: Protocol = "cross_subject"
+    modality: Modalities = "rgb"
+    depth_encoding: Encoding = "jet"
+    depth_range: tuple[float, float] = (500.0, 4500.0)
+    person_crop: bool = False
+    setups: tuple[int, ...] = ()
+    leave_out: str = ""
+
+    def records(self, split: SplitName) -> list[Record]:
+        """The samples of a split, sorted by name; there is none for validation.
+
+        Raises:
+            GestaError: the folder is missing, or a field is impossible.
+        """
+        depth = depth_of(self.modality, self.depth_encoding, self.depth_range)
+        if self.split not in get_args(Protocol):
+            raise GestaError(
+                f"data.split cannot be {self.split!r}{suggest(self.split, get_args(Protocol))} "
+                f"(possible: {', '.join(get_args(Protocol))})"
+            )
+        if not set(self.setups) <= set(PERFORMERS):
+            raise GestaError(f"data.setups {self.setups}: NTU RGB+D has the setups 1 to {max(PERFORMERS)}")
+        if not os.path.isdir(self.root):
+            raise GestaError(f"{self.root}: is not a folder; give the one that holds the samples (--data.root DIR)")
+        left_out = set(_NAME.findall(read_text(self.leave_out))) if self.leave_out else set()
+        if self.leave_out and not left_out:
+            raise GestaError(f"{self.leave_out}: holds no name of a sample; give the official list")
+        labels = {
+            f"S{setup:03}C{camera:03}P{performer:03}R{replication:03}A{action:03}": action - 1
+            for setup in sorted(self.setups) or PERFORMERS
+            for camera in (1, 2, 3)
+            for performer in PERFORMERS[setup]
+            for replication in (1, 2)
+            for action in range(1, 61)
+            if self._part(camera, performer) == split
+        }
+        for name in left_out & set(labels):
+            del labels[name]
+        there = {kind: _find(self.root, labels, kind) for kind in kinds(self.modality)}
+        some = {name for found in there.values() for name in found}
+        masks = _masks(self.root, labels, some) if self.person_crop else {}
+
+        def shown(name: str) -> Shown:
+            rgb, depth_maps = (
+                there.get(kind, {}).get(name, os.path.join(self.root, name)) for kind in ("rgb", "depth")
+            )
+            return of_modality(self.modality, rgb, depth_maps, depth, masks.get(name, ""))
+
+        return [Record(**shown(name), name=name, label=label) for name, label in labels.items()]
+
+    def classes(self) -> list[str]:
+        """The 60 names in the order of their numbers."""
+        return [name.replace("\n", " ").strip() for name in CLASSES.split(";")]
+
+    def _part(self, camera: int, performer: int) -> SplitName:
+        if self.split == "cross_view":
+            return "train" if camera in TRAIN_CAMERAS else "test"
+        return "train" if performer in TRAIN_SUBJECTS else "test"
+
+
+def _masks(root: str, wanted: Collection[str], there: Collection[str]) -> dict[str, str]:
+    """Name → folder of masked depth; says once of a root how many of the samples that are there have none."""
+    found = {
+        name: path
+        for name, path in _find(root, wanted, "depth").items()
+        if "masked" in path.removeprefix(root).lower() and os.path.isdir(path)
+    }
+    missing = sum(name not in found for name in there)
+    if missing and root not in _told:
+        _told.add(root)
+        print(
+            f"{root}: {missing} of {len(there)} samples have no folder of masked depth below it and are shown whole, "
+            "not cropped to the person; unpack masked depth there, or set --data.person-crop False",
+            file=sys.stderr,
+        )
+    return found
+
+
+_told: set[str] = set()
+"""Roots whose missing masks have been told of."""
+
+
+def _find(root: str, wanted: Collection[str], modality: Modality) -> dict[str, str]:
+    """Name → path of the wanted samples that are there."""
+    found: dict[str, tuple[tuple[bool, ...], str]] = {}
+    todo = [(root, 0)]
+    while todo:
+        folder, depth = todo.pop()
+        place = folder.removeprefix(root).lower()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                match = _NAME.match(entry.name)
+                if match is None:
+                    if depth < DEPTH and is_folder(entry):
+                        todo.append((entry.path, depth + 1))
+                    continue
+                if match[0] not in wanted:
+                    continue
+                folder_like = is_folder(entry)
+                rest, suffix = (entry.name, "") if folder_like else os.path.splitext(entry.name)
+                rest = rest[match.end() :].lower()
+                if rest not in ("", f"_{modality}") or not (folder_like or suffix.lower() in VIDEOS):
+                    continue
+                if modality == "rgb" and not rest and "depth" in place:
+                    continue
+                # first what says what it is, then masked depth, then videos
+                says = rest != "" or (modality == "depth") == ("depth" in place)
+                rank = ((not says, modality == "depth" and "masked" not in place, folder_like), entry.path)
+                found[match[0]] = min(found.get(match[0], rank), rank)
+    return {name: path for name, (_, path) in found.items()}

@@ -1,0 +1,72 @@
+"""UCF-101 (Soomro, Zamir, Shah 2012): 101 classes, 13 320 clips, three official splits."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from gesta.config import config
+from gesta.data.listfile import read_text
+from gesta.data.lists import read_class_names
+from gesta.data.locate import find_annotations, hold_out, open_root
+from gesta.errors import GestaError
+from gesta.records import DataConfig, Record, SplitName
+
+
+@config
+class UCF101(DataConfig):
+    """UCF-101 by its official lists.
+
+    Classes are in the order of ``classInd.txt``, which is not that of sorted names (Hammering before HammerThrow,
+    JumpingJack before JumpRope), and a clip's class is its folder, because the files of HandstandPushups are called
+    HandStandPushups. Every clip of the lists is a record; one that is not on the disk fails when it is read.
+
+    The clips may lie as ``CLASS/clip.avi`` or all in one folder, under another video suffix, or as folders of frames,
+    in ``root`` or in its subfolder UCF-101, videos, rawframes or jpegs_256.
+
+    Attributes:
+        root: folder of the clips.
+        annotations: folder of ``classInd.txt`` and the lists; by default ``ucfTrainTestlist`` in or beside the root.
+        split: official split, 1 to 3.
+        val: share of the training clips that is held out for validation, whole groups (source videos) together. The
+            data set has no validation split of its own, so 0 means none.
+        seed: of that split.
+    """
+
+    root: str = "data/ucf101"
+    annotations: str = ""
+    split: int = 1
+    val: float = 0.0
+    seed: int = 0
+
+    def records(self, split: SplitName) -> list[Record]:
+        """The clips of a list in its order.
+
+        Raises:
+            GestaError: a folder or list is missing, or a list is not the official one.
+        """
+        if split == "val" and not self.val:
+            return []
+        finder = open_root(self.root, ("UCF-101", "videos", "rawframes", "jpegs_256"))
+        if self.split not in (1, 2, 3):
+            raise GestaError(f"data.split {self.split}: UCF-101 has the splits 1, 2 and 3")
+        path = os.path.join(self._lists(), f"{'test' if split == 'test' else 'train'}list{self.split:02d}.txt")
+        labels = {name.casefold(): label for label, name in enumerate(self.classes())}
+        records = []
+        for line in filter(None, map(str.strip, read_text(path).splitlines())):
+            match = re.fullmatch(r"(([^/]+)/[^/]+?\.avi)(?: (\d+))?", line)
+            label = labels.get(match[2].casefold()) if match else None
+            if match is None or label is None or (match[3] and int(match[3]) != label + 1):
+                raise GestaError(f"{path}: {line!r} is not a line of the official list; get the lists again")
+            records.append(Record(path=finder.path(match[1]), name=match[1], label=label))
+        if self.val and split != "test":
+            groups = [re.sub(r"_c\d+\.avi$", "", record.name) for record in records]
+            return hold_out(records, groups, self.val, self.seed, split)
+        return records
+
+    def classes(self) -> list[str]:
+        """The 101 names in the order of ``classInd.txt``."""
+        return read_class_names(os.path.join(self._lists(), "classInd.txt"))
+
+    def _lists(self) -> str:
+        return find_annotations(self.annotations, self.root, "ucfTrainTestlist", "UCF-101's ucfTrainTestlist")

@@ -1,0 +1,296 @@
+"""What differs between two evaluations: the protocol first, then the videos, then the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gesta.evaluation.result import Result
+
+PROTOCOL = (
+    "split",
+    "views.clips",
+    "views.crops",
+    "coverage",
+    "sampling",
+    "short_videos",
+    "short_side",
+    "size",
+    "average",
+    "classes",
+    "decoder",
+    "precision",
+    "device",
+    "torch",
+    "gesta",
+)
+"""Fields of a result on which its numbers depend, beside the model, the data and the list."""
+
+
+class Difference(NamedTuple):
+    """A field with two values."""
+
+    field: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """Right and wrong first answers on the videos that both have, in one label space; failed videos are wrong.
+
+    Attributes:
+        videos: labelled alike in both results.
+        both, only_a, only_b, neither: how many were right in which.
+        p: of the exact McNemar test: how probable so uneven a split of ``only_a`` and ``only_b`` is if both are
+            equally good. 1 if they never differ.
+    """
+
+    videos: int
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    p: float
+
+
+class ClassChange(NamedTuple):
+    """Accuracy of a class on the videos that both have, percent, and their number."""
+
+    name: str
+    a: float
+    b: float
+    videos: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two results side by side; differences are B - A.
+
+    Attributes:
+        a, b: the models in words, with their checkpoints.
+        protocol: everything that differs in how and on what was measured; empty for the same protocol.
+        model: fields of the two models' configurations that differ.
+        same_list: whether names, stretches, labels and their order are equal.
+        only_in_a, only_in_b: names of videos that the other list lacks.
+        common: number of videos in both lists; ``relabelled`` are those with another class in the other list.
+        metrics: every metric that both have.
+        paired: by label space.
+        classes: by label space, from the greatest loss to the greatest gain; unchanged ones left out.
+    """
+
+    a: str
+    b: str
+    protocol: list[Difference]
+    model: list[Difference]
+    same_list: bool
+    only_in_a: list[str]
+    only_in_b: list[str]
+    common: int
+    relabelled: list[str]
+    metrics: list[Difference]
+    paired: dict[str, Paired]
+    classes: dict[str, list[ClassChange]]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields; differences as ``{"field", "a", "b"}``."""
+        found: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("protocol", "model", "metrics"):
+            found[name] = [difference._asdict() for difference in found[name]]
+        found["paired"] = {space: dataclasses.asdict(paired) for space, paired in self.paired.items()}
+        found["classes"] = {space: [change._asdict() for change in each] for space, each in self.classes.items()}
+        return found
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        lines = [f"A: {self.a}", f"B: {self.b}", "", *self._differences(), *self._videos(), ""]
+        console = Console(width=110, color_system=None, markup=False, highlight=False)
+        with console.capture() as capture:
+            console.print("\n".join(lines), soft_wrap=True)
+            console.print(self._numbers())
+            console.print("\n".join(self._tests()), soft_wrap=True)
+        return capture.get().rstrip()
+
+    def _differences(self) -> Iterator[str]:
+        if not self.protocol:
+            yield "protocol: none differs: same protocol"
+        else:
+            yield "protocol: these differ, so the numbers are not of one measurement"
+            yield from (f"  {d.field}: {_short(d.a)} | {_short(d.b)}" for d in self.protocol)
+        if self.model:
+            yield "model:"
+            yield from (f"  {d.field}: {_short(d.a)} | {_short(d.b)}" for d in self.model)
+
+    def _videos(self) -> Iterator[str]:
+        if self.same_list:
+            yield f"videos: the same list of {self.common}"
+            return
+        yield f"videos: {self.common} in both lists" + (
+            "" if self.only_in_a or self.only_in_b else ", in another order"
+        )
+        for where, names in (("only in A", self.only_in_a), ("only in B", self.only_in_b)):
+            if names:
+                yield f"  {len(names)} {where}: {_some(names)}"
+        if self.relabelled:
+            yield f"  {len(self.relabelled)} with another label: {_some(self.relabelled)}"
+
+    def _numbers(self) -> Any:
+        from rich.table import Table
+
+        table = Table()
+        for column in ("percent", "A", "B", "B - A, points"):
+            table.add_column(column, justify="left" if column == "percent" else "right")
+        values = {name: (a, b) for name, a, b in self.metrics}
+        for name, (a, b) in values.items():
+            if name.endswith("_scored") and values.get(name.removesuffix("_scored")) == (a, b):
+                continue  # nothing failed: the same number again
+            table.add_row(name, f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}")
+        return table
+
+    def _tests(self) -> Iterator[str]:
+        for space, paired in self.paired.items():
+            name = "" if len(self.paired) == 1 else f"{space}: "
+            if paired.only_a + paired.only_b == 0:
+                yield f"{name}both are right on the same {paired.both} of {paired.videos} common videos"
+                continue
+            yield (
+                f"{name}of {paired.videos} common videos only A is right on {paired.only_a}, only B on "
+                f"{paired.only_b}: exact McNemar p = {paired.p:.3g}"
+                + ("" if paired.p < 0.05 else " (chance may explain it)")
+            )
+            changes = self.classes[space]
+            for what, some in (
+                ("gained", [c for c in reversed(changes) if c.b > c.a]),
+                ("lost", [c for c in changes if c.b < c.a]),
+            ):
+                if some:
+                    each = (f"{c.name} {c.a:.0f} → {c.b:.0f} % of {c.videos}" for c in some[:5])
+                    yield f"  {name}{what} most: " + ", ".join(each)
+
+
+def compare(a: Result, b: Result) -> Comparison:
+    """Put two results side by side.
+
+    Videos are matched by name (the n-th of a name with the n-th), classes by name. A video that failed counts as wrong
+    in the paired test as it does in the metrics.
+    """
+    spaces = [space for space in a.classes if space in b.classes]
+    at_a, at_b = positions(a), positions(b)
+    common = [key for key in at_a if key in at_b]
+    paired: dict[str, Paired] = {}
+    classes: dict[str, list[ClassChange]] = {}
+    relabelled: dict[str, None] = {}
+    for space in spaces:
+        names_a, names_b = _class_names(a, space), _class_names(b, space)
+        right_a, right_b = a.right(space), b.right(space)
+        pairs: list[tuple[str, bool, bool]] = []
+        for key in common:
+            i, j = at_a[key], at_b[key]
+            name, other = names_a[i], names_b[j]
+            if name != other:
+                relabelled[key[0]] = None
+            elif name is not None:
+                pairs.append((name, bool(right_a[i]), bool(right_b[j])))
+        paired[space] = _mcnemar([(x, y) for _, x, y in pairs])
+        classes[space] = _changes(pairs)
+    return Comparison(
+        a=_words(a),
+        b=_words(b),
+        protocol=_protocol(a, b),
+        model=_config_differences("", a.model_config, b.model_config),
+        same_list=a.list_hash == b.list_hash,
+        only_in_a=[key[0] for key in at_a if key not in at_b],
+        only_in_b=[key[0] for key in at_b if key not in at_a],
+        common=len(common),
+        relabelled=list(relabelled),
+        metrics=[Difference(name, a.metrics[name], b.metrics[name]) for name in a.metrics if name in b.metrics],
+        paired=paired,
+        classes=classes,
+    )
+
+
+def _protocol(a: Result, b: Result) -> list[Difference]:
+    def value(result: Result, field: str) -> Any:
+        name, _, key = field.partition(".")
+        found = getattr(result, name)
+        return found[key] if key else found
+
+    fields = [Difference(field, value(a, field), value(b, field)) for field in PROTOCOL]
+    differing = [d for d in fields if d.a != d.b]
+    if a.list_hash != b.list_hash:
+        differing.append(Difference("list", f"{a.listed} videos, {a.list_hash[:8]}", f"{b.listed}, {b.list_hash[:8]}"))
+    return differing + _config_differences("data", a.data, b.data)
+
+
+def _config_differences(name: str, a: Any, b: Any) -> list[Difference]:
+    """Fields of two configurations, given as JSON, that differ; only the innermost ones."""
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        a, b = ({str(i): value for i, value in enumerate(values)} for values in (a, b))
+    if isinstance(a, dict) and isinstance(b, dict) and a.get("class") == b.get("class"):
+        differing = []
+        for key in a | b:
+            differing += _config_differences(f"{name}.{key}".lstrip("."), a.get(key), b.get(key))
+        return differing
+    return [Difference(name or "class", _class_of(a), _class_of(b))] if a != b else []
+
+
+def _class_of(value: Any) -> Any:
+    """A nested configuration of another class is told by the name of its class."""
+    return str(value["class"]).rpartition(":")[2] if isinstance(value, dict) and "class" in value else value
+
+
+def positions(result: Result) -> dict[tuple[str, int], int]:
+    """Where each video stands in the list; the second stretch of a video is told from the first by its number."""
+    seen: Counter[str] = Counter()
+    positions = {}
+    for index, name in enumerate(result.names):
+        positions[name, seen[name]] = index
+        seen[name] += 1
+    return positions
+
+
+def _class_names(result: Result, space: str) -> list[str | None]:
+    names = result.classes[space]
+    return [None if label is None else names[label] for label in result.labels[space]]
+
+
+def _mcnemar(pairs: list[tuple[bool, bool]]) -> Paired:
+    from scipy.stats import binomtest
+
+    counts = Counter(pairs)
+    only_a, only_b = counts[True, False], counts[False, True]
+    return Paired(
+        videos=len(pairs),
+        both=counts[True, True],
+        only_a=only_a,
+        only_b=only_b,
+        neither=counts[False, False],
+        p=float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
+    )
+
+
+def _changes(pairs: list[tuple[str, bool, bool]]) -> list[ClassChange]:
+    videos = Counter(name for name, _, _ in pairs)
+    right_a = Counter(name for name, x, _ in pairs if x)
+    right_b = Counter(name for name, _, y in pairs if y)
+    changes = [ClassChange(name, 100 * right_a[name] / n, 100 * right_b[name] / n, n) for name, n in videos.items()]
+    return sorted((c for c in changes if c.a != c.b), key=lambda c: c.b - c.a)
+
+
+def _words(result: Result) -> str:
+    if result.checkpoint is None:
+        return result.model
+    return f"{result.model}, {result.checkpoint} ({(result.checkpoint_sha256 or '')[:8]})"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" … ({len(names) - 5} more)" if len(names) > 5 else "")

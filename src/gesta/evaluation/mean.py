@@ -1,0 +1,92 @@
+"""The mean over official splits: UCF-101 and HMDB-51 are reported as that of three."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from gesta.errors import GestaError
+from gesta.evaluation.compare import compare
+from gesta.evaluation.result import Result
+
+FREE = frozenset({"list", "device", "torch", "gesta", "data.split", "data.root", "data.annotations"})
+"""Fields in which the results of several splits may differ; every other one makes their mean one of nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """Metrics over several splits of a data set.
+
+    Attributes:
+        model: the model in words.
+        names: the results; ``splits`` are their official splits, None where a data set does not number them.
+        listed, failed: videos of all lists together.
+        values: metric → percent in each result.
+        mean, std: metric → over the results; the standard deviation is that of a sample (n - 1).
+    """
+
+    model: str
+    names: list[str]
+    splits: list[int | None]
+    listed: int
+    failed: int
+    values: dict[str, list[float]]
+    mean: dict[str, float]
+    std: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def __str__(self) -> str:
+        columns = [f"split {s}" if s is not None else f"list {i + 1}" for i, s in enumerate(self.splits)]
+        wide = max(len(name) for name in ["percent", *self.values])
+        lines = [f"{self.model}, mean of {len(self.names)} splits: {self.listed} videos, {self.failed} failed", ""]
+        lines.append(f"{'percent':{wide}}" + "".join(f"{column:>10}" for column in columns) + "    mean ± std")
+        for name, values in self.values.items():
+            if name.endswith("_scored") and not self.failed:
+                continue  # the same numbers again
+            each = "".join(f"{value:10.2f}" for value in values)
+            lines.append(f"{name:{wide}}{each}    {self.mean[name]:.2f} ± {self.std[name]:.2f}")
+        return "\n".join(lines)
+
+
+def mean(results: Sequence[tuple[str, Result]]) -> Mean:
+    """Metrics of one model and protocol over several splits.
+
+    Args:
+        results: two or more, with names for them.
+
+    Raises:
+        GestaError: fewer, one list of videos twice, or results that differ in more than their split.
+    """
+    if len(results) < 2:
+        raise GestaError("the mean over splits needs two results or more, one of each split")
+    first_name, first = results[0]
+    seen: dict[str, str] = {}
+    for name, result in results:
+        if result.list_hash in seen:
+            raise GestaError(f"{seen[result.list_hash]} and {name} are of the same list of videos; give one per split")
+        seen[result.list_hash] = name
+        found = compare(first, result)
+        for field, a, b in [*found.protocol, *(d._replace(field=f"model.{d.field}") for d in found.model)]:
+            if field not in FREE:
+                raise GestaError(
+                    f"{first_name} and {name} differ in more than their split: {field} is {a} and {b}; evaluate both "
+                    "alike (gesta compare shows all differences)"
+                )
+    values = {m: [r.metrics[m] for _, r in results] for m in first.metrics if all(m in r.metrics for _, r in results)}
+    if not values:
+        raise GestaError("the results have no metric in common: their videos are not labelled")
+    return Mean(
+        model=first.model,
+        names=[name for name, _ in results],
+        splits=[(result.data or {}).get("split") for _, result in results],
+        listed=sum(result.listed for _, result in results),
+        failed=sum(result.failed for _, result in results),
+        values=values,
+        mean={metric: fmean(each) for metric, each in values.items()},
+        std={metric: stdev(each) for metric, each in values.items()},
+    )

@@ -1,0 +1,158 @@
+"""Top-1, top-5 and mean class accuracy, the confusion matrix, and accuracies of parts of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+ACTION = "action"
+"""Name of the metrics of verb and noun together."""
+
+
+def headline(metrics: dict[str, float] | None) -> float | None:
+    """Top-1 in percent; with several label spaces that of actions (verb and noun), or the mean over the spaces."""
+    if metrics and f"{ACTION}/top1" in metrics:
+        return metrics[f"{ACTION}/top1"]
+    found = [value for name, value in (metrics or {}).items() if name.split("/")[-1] == "top1"]
+    return sum(found) / len(found) if found else None
+
+
+def measure(
+    scores: Sequence[Sequence[float] | None], labels: Sequence[int | None], classes: int
+) -> tuple[dict[str, float], list[float | None], list[list[int]]]:
+    """Metrics in percent, accuracy of each class in percent, and the confusion matrix (rows true, columns predicted).
+
+    Args:
+        scores: of each video; None where it failed, which counts as wrong.
+        labels: of each video; None leaves it out.
+        classes: number of classes.
+
+    Returns:
+        As in :class:`Result`; no metrics if nothing is labelled, none ending in ``_scored`` if nothing was scored.
+    """
+    listed = np.zeros(classes, dtype=np.int64)
+    scored, first, five = listed.copy(), listed.copy(), listed.copy()
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    for values, label in zip(scores, labels):
+        if label is None:
+            continue
+        listed[label] += 1
+        if values is None:
+            continue
+        order = np.argsort(-np.asarray(values), kind="stable")  # of equal scores the first counts, as in argmax
+        scored[label] += 1
+        first[label] += order[0] == label
+        five[label] += label in order[:5]
+        confusion[label, order[0]] += 1
+    metrics: dict[str, float] = {}
+    for end, counted in (("", listed), ("_scored", scored)):
+        if counted.any():
+            there = counted > 0
+            metrics[f"top1{end}"] = float(100 * first.sum() / counted.sum())
+            metrics[f"top5{end}"] = float(100 * five.sum() / counted.sum())
+            metrics[f"mean_class{end}"] = float(100 * (first[there] / counted[there]).mean())
+    per_class = [float(100 * right / n) if n else None for right, n in zip(first, listed)]
+    return metrics, per_class, confusion.tolist()
+
+
+def measure_spaces(
+    scores: Mapping[str, Sequence[Sequence[float] | None]],
+    labels: Mapping[str, Sequence[int | None]],
+    classes: Mapping[str, Sequence[str]],
+    average: Literal["probabilities", "logits"],
+) -> tuple[dict[str, float], dict[str, list[float | None]], dict[str, list[list[int]]]]:
+    """What :func:`measure` gives, by label space; names of metrics get the space in front unless it is ``label``."""
+    metrics: dict[str, float] = {}
+    per_class: dict[str, list[float | None]] = {}
+    confusion: dict[str, list[list[int]]] = {}
+    for space, names in classes.items():
+        values, per_class[space], confusion[space] = measure(scores[space], labels[space], len(names))
+        metrics |= {key if space == "label" else f"{space}/{key}": value for key, value in values.items()}
+    if {"verb", "noun"} <= set(classes):
+        metrics |= measure_actions(scores, labels, average)
+    return metrics, per_class, confusion
+
+
+def measure_parts(
+    scores: Mapping[str, Sequence[Sequence[float] | None]],
+    labels: Mapping[str, Sequence[int | None]],
+    average: Literal["probabilities", "logits"],
+    attributes: Mapping[str, Sequence[str]],
+    groups: Mapping[str, Mapping[str, Sequence[int]]],
+) -> dict[str, float]:
+    """Top-1 in percent of attributes of classes and of parts of the list, failed videos wrong.
+
+    Args:
+        scores: of each video, by label space; None where it failed.
+        labels: of each video, by label space.
+        average: what the scores are.
+        attributes: attribute → its value for every class of the first label space. The first answer's value is right
+            if it is that of the label; ``attribute/all`` asks for all of them at once.
+        groups: part → label space or ``action`` → places in the list, of labelled videos, one at least.
+
+    Returns:
+        ``attribute/<name>``, ``attribute/all`` and ``<part>/<space>``.
+    """
+    metrics: dict[str, float] = {}
+    space = next(iter(labels))
+    pairs = [(values, label) for values, label in zip(scores[space], labels[space]) if label is not None]
+    if attributes and pairs:
+        answers = [(None if values is None else int(np.argmax(values)), label) for values, label in pairs]
+        each = {
+            name: np.array([answer is not None and of[answer] == of[label] for answer, label in answers])
+            for name, of in attributes.items()
+        }
+        each["all"] = np.all(list(each.values()), axis=0)
+        metrics = {f"attribute/{name}": float(100 * right.mean()) for name, right in each.items()}
+    for part, spaces in groups.items():
+        for name, places in spaces.items():
+            if name == ACTION:
+                of_scores = {s: [column[i] for i in places] for s, column in scores.items()}
+                of_labels = {s: [column[i] for i in places] for s, column in labels.items()}
+                metrics[f"{part}/{name}"] = measure_actions(of_scores, of_labels, average)[f"{ACTION}/top1"]
+            else:
+                found = [(scores[name][i], labels[name][i]) for i in places]
+                right = sum(values is not None and int(np.argmax(values)) == label for values, label in found)
+                metrics[f"{part}/{name}"] = 100 * right / len(places)
+    return metrics
+
+
+def measure_actions(
+    scores: Mapping[str, Sequence[Sequence[float] | None]],
+    labels: Mapping[str, Sequence[int | None]],
+    average: Literal["probabilities", "logits"],
+) -> dict[str, float]:
+    """Accuracy in percent of verb and noun together, as EPIC-KITCHENS-100 ranks models (Damen et al., IJCV 2022).
+
+    The score of an action (v, n) is the product of the probabilities of v and n. Top-5 asks whether the true action is
+    among the five best of this whole table, which is not whether verb and noun are both among their own five best.
+
+    Args:
+        scores: of each video, by label space ``verb`` and ``noun``; None where it failed, which counts as wrong.
+        labels: of each video; where either is None the video is left out.
+        average: what the scores are.
+
+    Returns:
+        ``action/top1`` and ``action/top5`` of all labelled videos, and ``_scored`` ones of those that did not fail;
+        nothing if there are none.
+    """
+    ranks: list[int | None] = []
+    for verb, noun, v, n in zip(scores["verb"], scores["noun"], labels["verb"], labels["noun"]):
+        if v is None or n is None:
+            continue
+        if verb is None or noun is None:
+            ranks.append(None)
+            continue
+        combine = np.multiply.outer if average == "probabilities" else np.add.outer  # softmax keeps the order of sums
+        table = combine(np.asarray(verb), np.asarray(noun))
+        before = table.ravel()[: v * table.shape[1] + n] == table[v, n]  # of equal scores the first counts
+        ranks.append(int((table > table[v, n]).sum() + before.sum()))
+    metrics: dict[str, float] = {}
+    for end, counted in (("", ranks), ("_scored", [rank for rank in ranks if rank is not None])):
+        for key, best in (("top1", 1), ("top5", 5)):
+            if counted:
+                right = sum(rank is not None and rank < best for rank in counted)
+                metrics[f"{ACTION}/{key}{end}"] = 100 * right / len(counted)
+    return metrics

@@ -1,0 +1,74 @@
+"""Folders that are made: the note of how, files that are written whole or not at all, work for several processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from gesta.errors import GestaError
+from gesta.processes import leave_interrupts_to_parent
+
+VERSION = 1
+"""Of what a clip looks like; clips of different versions are not mixed in one folder."""
+
+MANIFEST = "marionette.json"
+
+
+def read_manifest(root: Path) -> dict[str, Any] | None:
+    """How a folder was made; None if nothing was made in it."""
+    path = root / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(manifest, dict) and isinstance(manifest["clips"], int) and isinstance(manifest["seed"], int):
+            return manifest
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError):
+        pass
+    raise GestaError(f"{path} cannot be read as a Marionette manifest; delete {root} and make it again")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values, complete or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text with its own ends of lines, complete or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8", newline="")
+        part.replace(path)
+    except OSError as error:
+        raise GestaError(f"{path} cannot be written ({error}); choose another folder") from None
+
+
+def in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int | None) -> Iterator[None]:
+    """Do ``work(*job)`` for every job, in several processes; yields once per job."""
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if workers <= 1:
+        for job in jobs:
+            work(*job)
+            yield
+        return
+    # fresh processes, not forked ones: the caller may have threads (torch), and they need nothing of his
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_interrupts_to_parent)
+    try:
+        running: list[Future[None]] = [pool.submit(work, *job) for job in jobs]
+        for done in as_completed(running):
+            done.result()
+            yield
+    except BrokenProcessPool:
+        raise GestaError(
+            "a process that makes clips ended early (out of memory, or make() was called outside "
+            "`if __name__ == '__main__':`); run it again with workers=1"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,255 @@
+"""One clip of the embedded data set, from its name to its file: action, subject, camera, room, distractors, H.264.
+
+Everything random in a clip follows from ``(seed, clip)`` alone, so frames are the same, bit for bit, whoever makes them
+and in whatever order. Nothing but the action depends on the action: length, rhythm, camera, room, light and the things
+that stand or move about are drawn from one law for all classes. This module does not import torch, so that the
+processes that make clips start quickly.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gesta.marionette.encode import write_depth, write_video
+from gesta.marionette.lighting import Lighting, seen_by_camera, seen_by_depth_camera, varied
+from gesta.marionette.motions import FAMILIES, VIEWS, perform
+from gesta.marionette.motions.blocks import FPS, Act, Random
+from gesta.marionette.motions.coarse import CRATE
+from gesta.marionette.motions.kitchen import Task, shift, work
+from gesta.marionette.puppet import Body, chair, dress, subject
+from gesta.marionette.renderer import Array, Box, Camera, Cone, Room, render
+
+AZIMUTHS = (-60.0, -43.0, -26.0, -9.0, 9.0, 26.0, 43.0, 60.0)
+"""Where cameras C01 to C08 stand, degrees from the puppet's front; a clip's camera strays from it by at most 8."""
+
+FRAMES = (32, 40)
+"""Least and greatest length of a clip."""
+
+
+class Clip(NamedTuple):
+    """The name of a clip; all numbers count from 1."""
+
+    action: int
+    subject: int
+    camera: int
+    take: int
+
+    def __str__(self) -> str:
+        return f"A{self.action:02d}_S{self.subject:02d}_C{self.camera:02d}_R{self.take:02d}"
+
+
+def length(clip: Clip, seed: int, family: str = "coarse") -> int:
+    """Frames that a clip has."""
+    return _begin(clip, seed, family)[1]
+
+
+def segments(clip: Clip, seed: int) -> list[Task]:
+    """Which frames of the kitchen's long video, action 0, show what."""
+    return shift(_random(clip, seed, "kitchen"))[1]
+
+
+def film(
+    clip: Clip, seed: int, size: int = 128, family: str = "coarse", lighting: Lighting = "even"
+) -> tuple[Array, Array]:
+    """The frames of a clip before encoding.
+
+    Under varied lighting the depth is measured, and 0 where there is no reading.
+
+    Returns:
+        rgb: ``(T, size, size, 3)`` uint8, :data:`~gesta.marionette.motions.FPS` frames per second.
+        depth: ``(T, size, size)`` float32, metres along the optical axis, finite everywhere.
+    """
+    people, cones, boxes, room, camera = _scene(clip, seed, family)
+    if lighting == "even":
+        return render(people + cones, boxes, room, camera, size)
+    light, sensors = np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip, 1]).spawn(2)
+    room.gain = room.gain * varied(np.arange(len(room.gain)) / FPS, light)
+    rgb, metres = render(people + cones, boxes, room, camera, size)
+    return seen_by_camera(rgb, sensors), seen_by_depth_camera(metres, sensors)
+
+
+def film_masked(clip: Clip, seed: int, size: int = 128, family: str = "coarse") -> tuple[Array, Array]:
+    """As :func:`film`; the depth is that of the puppet alone, 0 around it."""
+    people, cones, boxes, room, camera = _scene(clip, seed, family)
+    rgb, depth = render(people + cones, boxes, room, camera, size)
+    alone, empty = render(people, [], room, camera, size)[1], render([], [], room, camera, size)[1]
+    return rgb, np.where((alone < empty) & (alone == depth), depth, 0)
+
+
+def _random(clip: Clip, seed: int, family: str) -> Random:
+    return np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip])
+
+
+def _begin(clip: Clip, seed: int, family: str) -> tuple[Random, int]:
+    rng = _random(clip, seed, family)
+    return rng, int(rng.integers(FRAMES[0], FRAMES[1] + 1)) if clip.action else shift(rng)[2]
+
+
+def _scene(clip: Clip, seed: int, family: str) -> tuple[list[Cone], list[Cone], list[Box], Room, Camera]:
+    """The puppet, what else is round, what is square, the room and the camera."""
+    rng, frames = _begin(clip, seed, family)
+    body = subject(clip.subject)
+    # separate streams, so that what an action draws does not shift what the scene draws
+    motion, scene = rng.spawn(2)
+    if clip.action:
+        act = perform(list(FAMILIES[family])[clip.action - 1], body, frames, motion, family)
+    else:
+        act = work(body, np.arange(frames) / FPS, motion, *shift(_random(clip, seed, family))[:2])
+    camera, facing = _camera(clip.camera, body, frames, scene)
+    view = VIEWS[family]
+    camera.focal *= view.zoom
+    camera.target[:, 1] += view.raised * body.height
+    camera.eye[:, 1] += view.above * body.height
+    if act.follow is not None:
+        camera.target[:, 1] += act.follow
+    room = _room(body, facing, frames, scene)
+    if view.pool:
+        room.floor_colours, room.floor_pattern = _WATER, "plain"
+    cones, boxes = _decoys(act, facing, frames, scene)
+    return dress(body, act.pose), act.cones + cones, act.boxes + boxes, room, camera
+
+
+def shoot(
+    clip: Clip,
+    seed: int,
+    size: int,
+    path: Path,
+    depth: Path | None = None,
+    family: str = "coarse",
+    lighting: Lighting = "even",
+) -> None:
+    """Film a clip and write what is not there yet; files and folders appear under their names only when complete.
+
+    Args:
+        clip: with ``seed`` it says what is to be seen.
+        seed: of the set.
+        size: height and width, pixels.
+        path: of the video, H.264 in MP4.
+        depth: folder of its depth maps, ``Depth-00000001.png`` and so on: 16 bits, millimetres, as NTU RGB+D has them.
+        family: whose actions the clip's first number counts.
+        lighting: see :mod:`gesta.marionette.lighting`.
+    """
+    rgb, metres = film(clip, seed, size, family, lighting)
+    if not path.exists():
+        write_video(rgb, path, "h264", Fraction(FPS))
+    if depth is not None and not depth.exists():
+        write_depth(metres, depth)
+
+
+def _camera(number: int, body: Body, frames: int, rng: Random) -> tuple[Camera, float]:
+    """A camera in its zone, with its own height, distance, framing and motion; and its mean azimuth, radians."""
+    t = np.linspace(-1, 1, frames)
+    azimuth = np.radians(AZIMUTHS[number - 1] + rng.uniform(-4, 4))
+    distance = rng.uniform(3.6, 5.5)
+    height = body.height * (0.62 + 0.12 * ((number * 3) % 5)) + rng.uniform(-0.1, 0.1)
+    share = rng.uniform(0.65, 0.72)  # of the picture's height that the standing puppet takes
+    drift, shake = np.zeros((frames, 3)), np.zeros((frames, 3))
+    orbit, dolly = np.zeros(frames), np.ones(frames)
+    kind = rng.choice(["still", "orbit", "pan", "dolly", "hand"])
+    way = rng.choice([-1.0, 1.0])
+    if kind == "orbit":
+        orbit = np.radians(4) * way * t
+    elif kind == "pan":
+        drift = np.stack([0.09 * way * t, 0.05 * rng.uniform(-1, 1) * t, 0 * t], -1)
+    elif kind == "dolly":
+        dolly = 1 + 0.07 * way * t
+    elif kind == "hand":
+        rates, phases = rng.uniform(1, 5, (3, 3)), rng.uniform(0, 6.3, (3, 3))
+        shake = 0.012 * np.sin(3 * t[:, None, None] * rates + phases).sum(1)
+    turn = azimuth + orbit
+    eye = np.stack([np.sin(turn), np.zeros(frames), np.cos(turn)], -1) * (distance * dolly)[:, None]
+    eye[:, 1] = height
+    centre = np.array([0, body.height * rng.uniform(0.57, 0.63), 0.05])
+    side = np.array([np.cos(azimuth), 0, -np.sin(azimuth)])
+    drift = drift[:, :1] * side + np.array([0, 1.0, 0]) * drift[:, 1:2] + rng.uniform(-0.07, 0.07) * side
+    focal = np.full(frames, share * distance / body.height)
+    return Camera(eye + shake, centre + drift + 0.6 * shake, focal), float(azimuth)
+
+
+# --- what surrounds it -----------------------------------------------------------------------------------------------
+
+_WALLS = np.array(
+    [
+        [222, 214, 200], [204, 216, 222], [212, 222, 204], [226, 206, 202], [210, 204, 222], [232, 226, 190],
+        [96, 104, 120], [112, 98, 92], [88, 110, 104], [106, 94, 118], [150, 168, 178], [178, 160, 140],
+    ],
+    dtype=float,
+)  # fmt: skip
+_FLOORS = np.array(
+    [[176, 140, 102], [150, 150, 154], [128, 104, 84], [196, 186, 168], [112, 124, 132], [158, 120, 96]], dtype=float
+)
+
+_WATER = np.array([[58, 128, 170], [96, 168, 200]], dtype=float)
+
+
+def _room(body: Body, facing: float, frames: int, rng: Random) -> Room:
+    t = np.arange(frames) / FPS
+    # among a few walls the one that the clothes stand out from best
+    choices = _WALLS[rng.permutation(len(_WALLS))[:4]]
+    clothes = np.stack([body.shirt, body.trousers, body.skin])
+    wall = choices[np.linalg.norm(choices[:, None] - clothes, axis=-1).min(1).argmax()]
+    floor = _FLOORS[rng.integers(len(_FLOORS))]
+    angle = facing + rng.uniform(-0.35, 0.35)
+    posters = int(rng.integers(0, 3))
+    places = np.stack(
+        [rng.uniform(-1.6, 1.6, posters), rng.uniform(0.9, 2.0, posters), *rng.uniform(0.15, 0.4, (2, posters))], -1
+    )
+    flicker = 1 + rng.uniform(0, 0.09) * np.sin(2 * np.pi * (rng.uniform(0.15, 0.7) * t + rng.random()))
+    tint = 1 + rng.uniform(-0.05, 0.05, 3)
+    side, high = rng.uniform(0.35, 0.9) * rng.choice([-1, 1]), rng.uniform(1.0, 1.6)
+    light = np.array([np.sin(facing + side), high, np.cos(facing + side)])
+    return Room(
+        wall=(np.array([np.sin(angle), 0, np.cos(angle)]), -rng.uniform(1.5, 2.6)),
+        wall_colours=np.stack([wall, wall * rng.uniform(0.84, 0.94)]),
+        floor_colours=np.stack([floor, floor * rng.uniform(0.8, 0.92)]),
+        wall_pattern=str(rng.choice(["plain", "stripes", "bricks", "waves"])),
+        floor_pattern=str(rng.choice(["plain", "checks", "planks"])),
+        grain=rng.uniform(0.16, 0.3),
+        light=light / np.linalg.norm(light),
+        gain=rng.uniform(0.88, 1.1) * flicker[:, None] * tint,
+        posters=(places, rng.uniform(90, 210, (posters, 3))),
+    )
+
+
+def _decoys(act: Act, facing: float, frames: int, rng: Random) -> tuple[list[Cone], list[Box]]:
+    """Chairs, crates and balls that nobody uses, so that things do not name the action, and shapes that move behind."""
+    t = np.arange(frames) / FPS
+    cones: list[Cone] = []
+    boxes: list[Box] = []
+    side, back = np.array([np.cos(facing), 0, -np.sin(facing)]), -np.array([np.sin(facing), 0, np.cos(facing)])
+    for kind in ("chair", "crate", "ball"):
+        place = rng.choice([-1, 1]) * rng.uniform(0.62, 0.85) * side + rng.uniform(0.1, 0.7) * back
+        colour, yaw = rng.uniform(70, 215, 3), rng.uniform(0, 6.28)
+        if rng.random() > 0.3 or kind in act.kinds:
+            continue
+        if kind == "chair":
+            more = chair(place, rng.uniform(0.4, 0.5), yaw, colour, frames)
+            cones, boxes = cones + more[0], boxes + more[1]
+        elif kind == "crate":
+            half = CRATE * rng.uniform(0.9, 1.1)
+            boxes.append(Box(np.tile(place + np.array([0, half[1], 0]), (frames, 1)), half, yaw, colour))
+        else:
+            radius = rng.uniform(0.11, 0.14)
+            at = np.tile(place + np.array([0, radius, 0]), (frames, 1))
+            cones.append(Cone(at, at, radius, radius, colour))
+    for _ in range(int(rng.choice([0, 1, 2], p=[0.4, 0.4, 0.2]))):
+        path = _drifting(t, rng)
+        where = 1.1 * back + path[:, :1] * side + path[:, 1:] * np.array([0, 1.0, 0])
+        radius, colour = rng.uniform(0.06, 0.12), rng.uniform(100, 200, 3)
+        long = rng.uniform(0, 0.2) * side
+        cones.append(Cone(where - long, where + long, radius, radius, colour))
+    return cones, boxes
+
+
+def _drifting(t: Array, rng: Random) -> Array:
+    """A slow path (sideways, height) of a shape in the background, as likely as its reverse."""
+    if rng.random() < 0.5:
+        across = rng.uniform(-1, 1) + rng.uniform(-0.6, 0.6) * (t - t.mean())
+    else:
+        across = rng.uniform(-1, 1) + 0.4 * np.sin(rng.uniform(0.8, 2.5) * t + rng.uniform(0, 6.3))
+    height = rng.uniform(0.25, 1.9) + 0.1 * np.sin(rng.uniform(0.8, 2.5) * t + rng.uniform(0, 6.3))
+    return np.stack([across, height], -1)

@@ -1,0 +1,145 @@
+"""The embedded data set as others are stored, so that their readers, protocols and recipes can be rehearsed."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from gesta.config import suggest
+from gesta.datasets.diving48 import Diving48
+from gesta.datasets.epic import EPICKitchens
+from gesta.datasets.hmdb51 import HMDB51
+from gesta.datasets.isogd import IsoGD
+from gesta.datasets.kinetics400 import Kinetics400
+from gesta.datasets.ntu import NTU
+from gesta.datasets.something import SomethingV1, SomethingV2
+from gesta.datasets.ucf101 import UCF101
+from gesta.errors import GestaError
+from gesta.marionette.dataset import plan, split_of
+from gesta.marionette.files import MANIFEST, VERSION, in_processes, read_manifest, write_json, write_text
+from gesta.marionette.layouts.arrange import ARRANGE, FAMILIES, NTU_SETUP, Shot
+from gesta.marionette.layouts.shoot import shoot_video
+from gesta.marionette.motions import FAMILIES as MOTIONS
+from gesta.progress import track
+from gesta.records import DataConfig, SplitName
+
+DATA: dict[str, type[DataConfig]] = {
+    "ucf101": UCF101,
+    "hmdb51": HMDB51,
+    "kinetics400": Kinetics400,
+    "ssv1": SomethingV1,
+    "ssv2": SomethingV2,
+    "diving48": Diving48,
+    "epic": EPICKitchens,
+    "ntu": NTU,
+    "isogd": IsoGD,
+}
+"""The data set that reads a layout, by the layout's name."""
+
+
+def fields_of(layout: str, root: str) -> dict[str, Any]:
+    """The fields with which the layout's data set reads the folder that it was made in."""
+    found: dict[str, Any] = {"root": root}
+    if layout == "ntu":
+        found |= {"setups": (NTU_SETUP,), "leave_out": os.path.join(root, "samples_not_here.txt")}
+    return found
+
+
+TURNS = 20
+"""Most clips of an action: so many names of performers, cameras and replications NTU RGB+D's setup has for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutSummary:
+    """What :func:`make_layout` did: clips, videos (several clips lie in one of EPIC-KITCHENS), seconds, records."""
+
+    root: str
+    layout: str
+    clips: int
+    videos: int
+    made: int
+    seconds: float
+    splits: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
+        return (
+            f"{self.root}: laid out as {self.layout}, {self.videos} videos of {self.clips} clips, {self.made} made "
+            f"in {self.seconds:.0f} s\n  {splits}"
+        )
+
+
+def make_layout(
+    out: str | os.PathLike[str],
+    layout: str,
+    clips: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    size: int = 64,
+    classes: int | None = None,
+) -> LayoutSummary:
+    """Make Marionette with the folders, names, containers and annotation files of another data set.
+
+    Its class names are genuine ones, as many as the family has actions; its sizes are not those of the data set, and
+    what is seen is the puppet. Videos that are there already are kept, so a stopped run continues.
+
+    Args:
+        out: folder; new, empty, or the same layout with the same numbers.
+        layout: one of :data:`DATA`.
+        clips: number of clips, 3 to 20 of each action; by default 48, or 3 of each if that is more.
+        seed: of everything random.
+        workers: processes; by default one per processor.
+        size: height and width of the pictures in pixels, even.
+        classes: only the family's first actions, so many.
+
+    Raises:
+        GestaError: no such layout, impossible numbers, a folder with other things in it, or a file that cannot be
+            written.
+    """
+    begin = time.monotonic()
+    if layout not in DATA:
+        raise GestaError(f"there is no layout {layout!r}{suggest(layout, DATA)} (known: {', '.join(DATA)})")
+    root, family = Path(out), FAMILIES[layout]
+    actions = list(MOTIONS[family])[:classes]
+    clips = max(48, 3 * len(actions)) if clips is None else clips
+    if not 3 * len(actions) <= clips <= TURNS * len(actions) or seed < 0 or size < 32 or size % 2:
+        raise GestaError(
+            f"cannot lay out {clips} clips of {size} pixels with seed {seed}; give {3 * len(actions)} to "
+            f"{TURNS * len(actions)} clips (3 to {TURNS} of each action), an even size above 30 and a seed above -1"
+        )
+    numbers = {"seed": seed, "size": size, "clips": clips, "classes": len(actions)}
+    _prepare(root, {"layout": layout, "family": family, "version": VERSION} | numbers)
+    shots = [Shot(clip, split_of(clip), actions[clip.action - 1]) for clip in plan(clips, seed, len(actions))]
+    videos, texts = ARRANGE[layout](shots, seed)
+    missing = [v for v in videos if not all((root / p).exists() for p in (v.path, v.masked, v.grey) if p)]
+    jobs = [(video, root, seed, size, family) for video in missing]
+    for _ in track(in_processes(shoot_video, jobs, workers), f"making {root}", total=len(jobs)):
+        pass
+    for path, text in texts.items():
+        write_text(root / path, text)
+    data = DATA[layout](**fields_of(layout, str(root)))
+    splits = {split: len(data.records(split)) for split in get_args(SplitName)}
+    seconds = round(time.monotonic() - begin, 1)
+    return LayoutSummary(str(root), layout, clips, len(videos), len(missing), seconds, splits)
+
+
+def _prepare(root: Path, wanted: dict[str, Any]) -> None:
+    """Make the folder ours."""
+    manifest = read_manifest(root)
+    if manifest is None:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
+        write_json(root / MANIFEST, wanted)
+    elif manifest != wanted:
+        key = next(key for key in wanted | manifest if manifest.get(key) != wanted.get(key))
+        raise GestaError(
+            f"{root} was made with {key} {manifest.get(key)}, not {wanted.get(key)}; choose another folder or delete "
+            "this one"
+        )

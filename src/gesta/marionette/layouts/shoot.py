@@ -1,0 +1,62 @@
+"""One video of a layout, from what it shows to its files. Does not import torch, as :mod:`gesta.marionette.filming`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from gesta.marionette.encode import write_depth, write_pictures, write_video
+from gesta.marionette.filming import Clip, film, film_masked
+from gesta.marionette.motions.blocks import FPS
+from gesta.marionette.renderer import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video of a layout.
+
+    Attributes:
+        path: of the file below the root; of a folder of pictures if it has no suffix.
+        clips: what it shows, one after another.
+        codec: one of :data:`gesta.marionette.encode.CODECS`.
+        rate: frames per second that the file tells.
+        masked: folder of the clip's masked depth, 16 bits, below the root.
+        grey: file of the clip's depth as 8-bit video, below the root.
+    """
+
+    path: str
+    clips: tuple[Clip, ...]
+    codec: str = "h264"
+    rate: Fraction = Fraction(FPS)
+    masked: str = ""
+    grey: str = ""
+
+
+def shoot_video(video: Video, root: Path, seed: int, size: int, family: str) -> None:
+    """Write what is not there yet of a video.
+
+    Raises:
+        GestaError: it cannot be written.
+    """
+    places = [root / place for place in (video.path, video.masked, video.grey) if place]
+    if all(place.exists() for place in places):
+        return
+    takes = [(film_masked if video.masked else film)(clip, seed, size, family) for clip in video.clips]
+    rgb, depth = (np.concatenate(parts) for parts in zip(*takes))
+    if not places[0].suffix:
+        write_pictures(rgb, places[0])
+    else:
+        write_video(rgb, places[0], video.codec, video.rate)
+    if video.masked:
+        write_depth(depth, root / video.masked, "M")
+    if video.grey:
+        write_video(_grey(depth), root / video.grey, video.codec, video.rate)
+
+
+def _grey(metres: Array) -> Array:
+    """Near dark and far bright, over the range of the recording."""
+    near, far = metres.min(), metres.max()
+    return ((metres - near) / (far - near) * 255 + 0.5).astype(np.uint8)

@@ -1,0 +1,72 @@
+"""Varied lighting, and the sensors that it strains: what a camera and a depth camera make of a scene.
+
+Under ``varied`` light a clip may be dim, tinted, switched, dimmed or flickering, from one law for all classes. A dim
+picture is noisy. Depth does not depend on the light, but is measured: its noise grows with the square of the distance,
+it comes in steps, and there is no reading at some edges and in patches that come and go.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from gesta.marionette.renderer import Array
+
+Lighting = Literal["even", "varied"]
+
+
+def varied(seconds: Array, rng: np.random.Generator) -> Array:
+    """Gain of the light by frame and colour, ``(T, 3)``, for frames at these times ``(T,)``."""
+    level = np.exp(rng.uniform(np.log(0.1), np.log(1.4)))  # dim as often as bright
+    warm, green = rng.uniform(-0.45, 0.45), rng.uniform(-0.2, 0.2)
+    tint = np.exp(np.array([warm, green, -warm]))
+    gain = np.ones_like(seconds)
+    kind = rng.choice(["steady", "switched", "dimmed", "flickering"], p=[0.25, 0.25, 0.25, 0.25])
+    if kind == "switched":
+        period, dark = rng.uniform(0.5, 2.0), rng.uniform(0.05, 0.4)
+        gain = np.where((seconds / period + rng.random()) % 1 < rng.uniform(0.3, 0.7), 1.0, dark)
+    elif kind == "dimmed":
+        low, span = rng.uniform(0.1, 0.5), max(float(seconds[-1]), 1e-6)
+        share = seconds / span
+        gain = low + (1 - low) * (share if rng.random() < 0.5 else 1 - share)
+    elif kind == "flickering":
+        gain = 1 - rng.uniform(0.3, 0.8) * rng.random(len(seconds))
+    return level * gain[:, None] * tint
+
+
+def seen_by_camera(rgb: Array, rng: np.random.Generator) -> Array:
+    """Frames ``(T, H, W, 3)`` uint8 with the noise of a sensor."""
+    seen = np.empty_like(rgb)
+    for frame, image in enumerate(rgb):
+        spread = np.sqrt(9 + 0.25 * image.astype(np.float32))
+        noise = rng.standard_normal(image.shape, dtype=np.float32)
+        seen[frame] = np.clip(image + spread * noise + 0.5, 0, 255).astype(np.uint8)
+    return seen
+
+
+def seen_by_depth_camera(metres: Array, rng: np.random.Generator) -> Array:
+    """Depth ``(T, H, W)`` in metres as measured: 0 where there is no reading."""
+    seen = np.empty_like(metres)
+    height, width = metres.shape[1:]
+    rows, columns = np.mgrid[:height, :width].astype(np.float32) / max(height, width)
+    share = rng.uniform(0.1, 0.9)
+    patches: list[tuple[float, ...]] = []
+    for frame, true in enumerate(metres):
+        noisy = true + 0.006 * true**2 * rng.standard_normal(true.shape, dtype=np.float32)
+        step = 0.004 * true**2
+        noisy = np.round(noisy / step) * step
+        jump = np.zeros(true.shape, dtype=bool)
+        for axis in (0, 1):
+            big = np.abs(np.diff(true, axis=axis)) > 0.12
+            jump |= np.pad(big, [(0, 1) if a == axis else (0, 0) for a in (0, 1)])
+            jump |= np.pad(big, [(1, 0) if a == axis else (0, 0) for a in (0, 1)])
+        lost = jump & (rng.random(true.shape, dtype=np.float32) < share)
+        patches = [patch for patch in patches if rng.random() < 0.8]
+        while len(patches) < 6:
+            patches.append((*rng.uniform(0, 1, 2), rng.uniform(0.02, 0.13)))
+        for y, x, radius in patches:
+            lost |= (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+        lost |= rng.random(true.shape, dtype=np.float32) < 0.02
+        seen[frame] = np.where(lost, 0, noisy)
+    return seen

@@ -1,0 +1,137 @@
+"""Parts of motions: act, stance and arms, easing, rhythms; units and axes as in :mod:`gesta.marionette.puppet`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gesta.marionette.puppet import SIDES, Body, Pose, shoulders
+from gesta.marionette.renderer import Array, Box, Cone
+
+FPS = 12
+
+
+@dataclass(slots=True)
+class Act:
+    """A pose and what is handled in it; ``kinds`` names the latter.
+
+    ``follow`` is how much higher than usual the camera looks, metres ``(T,)``, if it follows the puppet.
+    """
+
+    pose: Pose
+    cones: list[Cone] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+    kinds: tuple[str, ...] = ()
+    follow: Array | None = None
+
+    def backwards(self) -> Act:
+        """The same, with the order of frames reversed."""
+        cones = [Cone(c.a[::-1], c.b[::-1], c.ra, c.rb, c.colour, c.second, c.stripes, c.shadow) for c in self.cones]
+        boxes = [Box(b.centre[::-1], b.half, b.yaw, b.colour) for b in self.boxes]
+        follow = None if self.follow is None else self.follow[::-1]
+        return Act(self.pose.backwards(), cones, boxes, self.kinds, follow)
+
+    def mirrored(self) -> Act:
+        """The same, with left and right exchanged."""
+        flip = np.array([-1.0, 1.0, 1.0])
+        cones = [Cone(c.a * flip, c.b * flip, c.ra, c.rb, c.colour, c.second, c.stripes, c.shadow) for c in self.cones]
+        boxes = [Box(b.centre * flip, b.half, -b.yaw, b.colour) for b in self.boxes]
+        return Act(self.pose.mirrored(), cones, boxes, self.kinds, self.follow)
+
+
+Random = np.random.Generator
+Motion = Callable[[Body, Array, Random], Act]
+
+
+# --- stance and arms ------------------------------------------------------------------------------------------------
+
+ArmVector = tuple[Array | float, Array | float, Array | float]
+"""From shoulder to wrist: outwards, up, forwards, in arm lengths; each may vary in time."""
+
+REST: ArmVector = (0.17, -0.93, 0.1)  # hanging
+
+
+def idle(body: Body, t: Array, rng: Random) -> Pose:
+    """Standing with hanging arms, never quite still."""
+    sway = 0.012 * np.sin(2 * np.pi * (rng.uniform(0.2, 0.4) * t + rng.random()))
+    zero = np.zeros_like(t)
+    width = body.hip + rng.uniform(0.02, 0.07)
+    ankles = np.stack([SIDES * width, np.full(2, body.ankle), rng.uniform(-0.05, 0.05, 2)], -1)
+    pelvis = np.stack([sway, np.full_like(t, reach_down(body, width)), zero], -1)
+    lean = 0.03 + 0.5 * sway
+    return Pose(
+        pelvis=pelvis,
+        lean=lean,
+        twist=zero.copy(),
+        nod=np.full_like(t, rng.uniform(-0.05, 0.1)),
+        wrists=arms_to(body, pelvis, lean, zero, REST, REST),
+        ankles=np.repeat(ankles[None], len(t), 0),
+        elbows=np.array([[-0.4, -0.2, -1.0], [0.4, -0.2, -1.0]]),
+        knees=np.array([[-0.25, 0.0, 1.0], [0.25, 0.0, 1.0]]),
+        toes=np.zeros((len(t), 2)),
+    )
+
+
+def reach_down(body: Body, aside: Array | float) -> Array | float:
+    """Height of the pelvis when the ankles stand ``aside`` metres off the middle."""
+    spread = np.minimum(np.maximum(np.asarray(aside) - body.hip, 0), 0.8 * body.leg)
+    return body.ankle + np.sqrt((0.985 * body.leg) ** 2 - spread**2)
+
+
+def arms_to(body: Body, pelvis: Array, lean: Array, twist: Array, right: ArmVector, left: ArmVector) -> Array:
+    """Wrists ``(T, 2, 3)`` from vectors (outwards, up, forwards) off the shoulders, in arm lengths."""
+    joints = shoulders(body, pelvis, lean, twist)
+    cos, sin = np.cos(twist), np.sin(twist)
+    wrists = np.empty_like(joints)
+    for side, (out, up, ahead) in enumerate((right, left)):
+        x, y, z = (2 * body.arm * np.broadcast_to(v, twist.shape) for v in (out, up, ahead))
+        x = SIDES[side] * x
+        wrists[:, side] = joints[:, side] + np.stack([cos * x + sin * z, y, cos * z - sin * x], -1)
+    return wrists
+
+
+def mix(first: ArmVector, second: ArmVector, share: Array) -> tuple[Array, Array, Array]:
+    """From one arm vector to another."""
+    out, up, ahead = (a + share * (np.asarray(b) - a) for a, b in zip(first, second))
+    return out, up, ahead
+
+
+def ease(t: Array, begin: float, end: float) -> Array:
+    """0 before ``begin``, 1 after ``end``, smooth and point-symmetric between."""
+    x = np.clip((t - begin) / (end - begin), 0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def cycle(t: Array, rng: Random, slow: float, fast: float) -> Array:
+    """Phase of something cyclic in radians: its own rate (Hz), start and slight unevenness."""
+    rate, wobble = rng.uniform(slow, fast), rng.uniform(0, 0.35)
+    return 2 * np.pi * (rate * t + rng.random()) + wobble * np.sin(2 * np.pi * (0.5 * rate * t + rng.random()))
+
+
+def transition(t: Array, rng: Random) -> tuple[float, float]:
+    """Begin and end (seconds) of the middle part of a motion; their law does not change under time reversal."""
+    middle = t[-1] * (0.5 + rng.uniform(-0.08, 0.08))
+    half = t[-1] * rng.uniform(0.26, 0.36)
+    return middle - half, middle + half
+
+
+_PAINTS = np.array(
+    [[196, 140, 84], [214, 92, 70], [92, 136, 190], [228, 190, 90], [120, 168, 110], [150, 110, 170]], dtype=float
+)
+
+
+def paint(rng: Random) -> Array:
+    """A colour, RGB."""
+    return _PAINTS[rng.integers(len(_PAINTS))]
+
+
+def paints(rng: Random, number: int) -> Array:
+    """Different colours, ``(number, 3)``."""
+    return _PAINTS[rng.permutation(len(_PAINTS))[:number]]
+
+
+def played_back(motion: Motion) -> Motion:
+    """The same motion, its frames in opposite order."""
+    return lambda body, t, rng: motion(body, t, rng).backwards()

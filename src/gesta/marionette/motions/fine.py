@@ -1,0 +1,187 @@
+"""The fine family: dives from a platform, named as Diving48 names them, told apart by counts, order and position.
+
+A name says how the dive begins (forward and reverse: facing the water, back and inward: with the back to it), how many
+somersaults and twists it has in tenths, and the position in the air. Forward and inward dives turn forwards, back and
+reverse ones backwards. All dives end head first. How long a dive is in the air varies more than the number of its
+turns, so the speed of the turning does not count them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gesta.marionette.motions.blocks import REST, Act, Motion, Random, arms_to, ease, idle, mix, paint
+from gesta.marionette.puppet import SIDES, Body, Pose, rotation, shoulders
+from gesta.marionette.renderer import Array, Box, Cone
+
+ATTRIBUTES = ("takeoff", "somersault", "twist", "position")
+"""What the parts of a name are."""
+
+_TAKEOFFS = {"forward": (1, 1), "back": (-1, -1), "reverse": (1, -1), "inward": (-1, 1)}
+"""1 for facing the water, 1 for turning forwards."""
+
+UP = (-0.3, 0.94, 0.05)
+"""Arms overhead, hands together; see :data:`gesta.marionette.motions.blocks.ArmVector`."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """When the diver leaves the platform and enters the water, and how far he has come.
+
+    Attributes:
+        leave, enter: seconds.
+        air: share of the time in the air that has passed, 0 to 1, ``(T,)``.
+        closed: how far the position is taken, 0 to 1, ``(T,)``.
+        turned, twisted: shares of all somersaults and twists, ``(T,)``.
+    """
+
+    leave: float
+    enter: float
+    air: Array
+    closed: Array
+    turned: Array
+    twisted: Array
+
+
+def _flight(t: Array, rng: Random) -> _Flight:
+    leave = t[-1] * rng.uniform(0.07, 0.15)
+    enter = leave + t[-1] * rng.uniform(0.5, 0.8)
+    air = np.clip((t - leave) / (enter - leave), 0, 1)
+    first, last = rng.uniform(0.08, 0.14), rng.uniform(0.84, 0.9)
+    fine = np.linspace(0, 1, 400)
+
+    def closed(share: Array) -> Array:
+        return ease(share, first, first + 0.16) - ease(share, last - 0.16, last)
+
+    speed = ease(fine, -0.05, 0.1) * (1 + rng.uniform(0.6, 1.0) * closed(fine))  # a smaller body turns faster
+    done = np.cumsum(speed) - speed[0]
+    turned = np.interp(air, fine, done / done[-1])
+    return _Flight(leave, enter, air, closed(air), turned, ease(air, first + 0.06, last - 0.06))
+
+
+def _path(body: Body, t: Array, flight: _Flight, platform: float, rng: Random) -> Array:
+    """The pelvis ``(T, 3)``: up from the platform, over its edge, down into the water, and on."""
+    start, end = platform + body.stand, body.trunk + 1.9 * body.arm
+    drop, rise = start - end, rng.uniform(0.3, 0.45)
+    fall = drop + 2 * rise + np.sqrt((drop + 2 * rise) ** 2 - drop**2)
+    height = start + (fall - drop) * flight.air - fall * flight.air**2
+    speed = (fall + drop) / (flight.enter - flight.leave)
+    height -= speed * np.maximum(t - flight.enter, 0)
+    across = -0.45 + rng.uniform(0.95, 1.15) * flight.air
+    return np.stack([across, height, np.zeros_like(t)], -1)
+
+
+def _limbs(body: Body, pose: Pose, position: str, closed: Array) -> Array:
+    """Bend hips and knees into the position, by ``closed``; where the hands then go, ``(T, 2, 3)``."""
+    if position == "free":
+        chest = np.stack([SIDES * 0.05, np.full(2, 0.62 * body.trunk), np.full(2, 0.17)], -1)
+        return pose.pelvis[:, None] + chest
+    pike = position == "pike"
+    pose.lean = pose.lean + closed * (0.78 if pike else 0.7)
+    thigh, shin = closed * (1.35 if pike else 2.0), closed * (1.35 if pike else -0.5)
+    hip = pose.pelvis[:, None] + np.stack([SIDES * body.hip, np.zeros(2), np.zeros(2)], -1)
+
+    def down(angle: Array) -> Array:
+        return np.stack([0 * angle, -np.cos(angle), np.sin(angle)], -1)[:, None]
+
+    knee = hip + 0.985 * body.thigh * down(thigh)
+    ankle = knee + 0.985 * body.shin * down(shin)
+    pose.ankles = pose.ankles + closed[:, None, None] * (ankle - pose.ankles)
+    pose.toes = pose.toes - shin[:, None]
+    return knee + (0.55 if pike else 0.6) * (ankle - knee) + np.array([0, 0, 0.03])
+
+
+def _dive(name: str) -> Motion:
+    takeoff, somersaults, twists, position = name.split("_")
+    facing, forwards = _TAKEOFFS[takeoff]
+    halves = int(somersaults.removesuffix("som")) // 5
+    twist_halves = 0 if twists == "notwis" else _tenths(twists.removesuffix("twis")) // 5
+
+    def motion(body: Body, t: Array, rng: Random) -> Act:
+        pose, flight = idle(body, t, rng), _flight(t, rng)
+        platform = rng.uniform(1.5, 1.9)
+        path = _path(body, t, flight, platform, rng)
+        crouch = ease(t, flight.leave - 0.45, flight.leave - 0.15) - ease(t, flight.leave - 0.15, flight.leave)
+        crouch *= t <= flight.leave
+        feet = pose.ankles - pose.pelvis[:, None] + np.array([0, 1.0, 0]) * (0.16 * body.leg * crouch)[:, None, None]
+        pose.pelvis = path - np.array([0, 1.0, 0]) * (0.16 * body.leg * crouch)[:, None]
+        pose.ankles = pose.pelvis[:, None] + feet
+        pose.lean, pose.nod = pose.lean + 0.35 * crouch, 0 * pose.nod
+        pose.toes = pose.toes + 1.2 * ease(flight.air, 0.0, 0.1)[:, None]
+        hands = _limbs(body, pose, position, flight.closed)
+        raised = mix(REST, UP, ease(t, flight.leave - 0.5, flight.leave))
+        arms = arms_to(body, pose.pelvis, 0 * t, pose.twist, raised, raised)
+        arms += shoulders(body, pose.pelvis, pose.lean, pose.twist) - shoulders(body, pose.pelvis, 0 * t, pose.twist)
+        pose.wrists = arms + flight.closed[:, None, None] * (hands - arms)
+        pose.elbows = np.array([[-1.0, -0.3, -0.3], [1.0, -0.3, -0.3]])
+        pose.knees = np.array([[-0.15, 0.6, 1.0], [0.15, 0.6, 1.0]])
+        side = rng.choice([-1.0, 1.0])
+        heading = rotation(np.full_like(t, facing * np.pi / 2 + rng.uniform(-0.15, 0.15)), 0 * t)
+        pitch = rotation(0 * t, forwards * halves * np.pi * flight.turned)
+        pose.turn = heading @ pitch @ rotation(side * twist_halves * np.pi * flight.twisted, 0 * t)
+        cones, boxes = _tower(platform, len(t), rng)
+        cones += _splash(t, flight.enter, path, rng)
+        near = np.arange(-4, 5)
+        follow = path[np.clip(np.arange(len(t))[:, None] + near, 0, len(t) - 1), 1].mean(1)
+        return Act(pose, cones, boxes, ("chair", "crate", "ball"), follow=np.maximum(follow, 1.15) - 0.6 * body.height)
+
+    return motion
+
+
+def _tenths(digits: str) -> int:
+    """``05`` and ``15`` count tenths, ``1`` and ``2`` wholes."""
+    return int(digits) if len(digits) > 1 else 10 * int(digits)
+
+
+def _tower(platform: float, frames: int, rng: Random) -> tuple[list[Cone], list[Box]]:
+    """A platform, or a thin board, whose edge is at x = -0.4, on a post."""
+    colour, thick = paint(rng), float(rng.choice([0.02, 0.06]))
+    boxes = [
+        Box(np.tile([-0.82, platform - thick, 0.0], (frames, 1)), np.array([0.42, thick, 0.3]), 0.0, colour),
+        Box(
+            np.tile([-1.0, platform / 2 - thick, 0.0], (frames, 1)),
+            np.array([0.1, platform / 2 - thick, 0.1]),
+            0.0,
+            0.7 * colour,
+        ),
+    ]
+    return [], boxes
+
+
+def _splash(t: Array, enter: float, path: Array, rng: Random) -> list[Cone]:
+    """Drops that leave the water where the diver enters it."""
+    cones = []
+    x = np.interp(enter, t, path[:, 0])
+    for _ in range(9):
+        since = np.maximum(t - enter + rng.uniform(0, 0.1), 0)
+        along, up, ahead = rng.uniform(-0.6, 0.6), rng.uniform(1.2, 2.6), rng.uniform(-0.6, 0.6)
+        radius = rng.uniform(0.03, 0.06)
+        at = np.stack([x + along * since, up * since - 2.5 * since**2 - 0.1, ahead * since], -1)
+        cones.append(Cone(at, at, radius, radius, np.array([236.0, 244.0, 250.0]), shadow=False))
+    return cones
+
+
+FINE: dict[str, Motion] = {
+    name: _dive(name)
+    for name in (
+        "back_15som_05twis_free",
+        "back_15som_15twis_free",
+        "back_15som_notwis_pike",
+        "back_15som_notwis_tuck",
+        "back_25som_notwis_tuck",
+        "forward_15som_1twis_free",
+        "forward_15som_2twis_free",
+        "forward_15som_notwis_pike",
+        "forward_25som_notwis_pike",
+        "forward_25som_notwis_tuck",
+        "inward_15som_notwis_tuck",
+        "inward_25som_notwis_tuck",
+        "reverse_15som_05twis_free",
+        "reverse_15som_notwis_pike",
+        "reverse_25som_notwis_pike",
+        "reverse_25som_notwis_tuck",
+    )
+}
+"""Actions of the fine family by class name, in label order."""

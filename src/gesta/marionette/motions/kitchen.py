@@ -1,0 +1,253 @@
+"""The kitchen family: a verb done to one of three things on a counter, alone or many in a row with pauses between.
+
+Any verb goes with any noun, so neither tells the other. Things have a state that outlasts an action: where they stand,
+whether their lid is open, whether they are stowed below the counter; an action happens only where its thing allows it.
+*put* is *take* and *close* is *open* played backwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from gesta.marionette.motions.blocks import Act, Motion, Random, ease, idle, paint, played_back
+from gesta.marionette.motions.things import Thing, counter
+from gesta.marionette.puppet import SIDES, Body
+from gesta.marionette.renderer import Array, Box, Cone
+
+VERBS = ("take", "put", "wash", "open", "close", "cut", "move")
+NOUNS = ("plate", "pan", "cup", "bottle", "box")
+"""Both in the order that EPIC-KITCHENS has them in."""
+
+SEGMENTS = 8
+"""Actions in a long video."""
+
+LASTS, PAUSES = (22, 32), (6, 22)
+"""Least and greatest length of an action in a long video and of a pause, frames."""
+
+_SIZES = {
+    "plate": (0.135, 0.04),
+    "pan": (0.11, 0.1),
+    "cup": (0.07, 0.165),
+    "bottle": (0.066, 0.3),
+    "box": (0.105, 0.16),
+}
+_COLOURS = {"plate": (232, 232, 226), "pan": (62, 64, 72), "cup": (206, 70, 62), "bottle": (60, 140, 86)}
+_COLOURS |= {"box": (190, 142, 84)}
+
+_TOOLS = {"wash": ((0.055, 0.022, 0.045), (240, 206, 60), 0.03), "cut": ((0.008, 0.05, 0.11), (206, 212, 222), 0.07)}
+"""A sponge and a knife: half sides, colour, and how far below the wrist they are held."""
+
+
+class Task(NamedTuple):
+    """Frames ``start`` to ``end`` (excluded) of a video show a verb done to a noun."""
+
+    start: int
+    end: int
+    verb: str
+    noun: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A thing: whether it is ``stowed``, whether its lid is ``open``, and -1 or 1, where in its third it stands."""
+
+    noun: str
+    stowed: bool
+    open: bool
+    place: int
+
+    def allows(self) -> list[str]:
+        """Verbs that can be done to it."""
+        return ["put"] if self.stowed else ["take", "wash", "close" if self.open else "open", "cut", "move"]
+
+    def after(self, verb: str) -> State:
+        """What a verb makes of it."""
+        return {
+            "take": replace(self, stowed=True),
+            "put": replace(self, stowed=False),
+            "open": replace(self, open=True),
+            "close": replace(self, open=False),
+            "move": replace(self, place=-self.place),
+        }.get(verb, self)
+
+
+def _states(rng: Random, first: str = "") -> list[State]:
+    """Three things in a random order and state, ``first`` among them."""
+    others = rng.permutation([noun for noun in NOUNS if noun != first])
+    chosen = rng.permutation([first, *others[:2]] if first else others[:3])
+    return [
+        State(str(noun), bool(rng.random() < 0.35), bool(rng.random() < 0.4), int(rng.choice([-1, 1])))
+        for noun in chosen
+    ]
+
+
+def shift(rng: Random) -> tuple[list[State], list[Task], int]:
+    """What a long video shows: the things at first, :data:`SEGMENTS` actions, and its length in frames."""
+    before = _states(rng)
+    now, tasks, done = list(before), [], dict.fromkeys((*VERBS, *NOUNS), 0.0)
+    at = int(rng.integers(*PAUSES))
+    for _ in range(SEGMENTS):
+        choices = [(verb, state.noun) for state in now for verb in state.allows()]
+        # what was seldom done comes first, so that verbs and nouns are about equally frequent
+        verb, noun = min(choices, key=lambda pair: done[pair[0]] + 0.5 * done[pair[1]] + rng.random())
+        done[verb], done[noun] = done[verb] + 1, done[noun] + 1
+        end = at + int(rng.integers(LASTS[0], LASTS[1] + 1))
+        tasks.append(Task(at, end, verb, noun))
+        now = [state.after(verb) if state.noun == noun else state for state in now]
+        at = end + int(rng.integers(PAUSES[0], PAUSES[1] + 1))
+    return before, tasks, at
+
+
+def work(body: Body, t: Array, rng: Random, before: list[State], tasks: list[Task]) -> Act:
+    """Tasks one after another by one puppet at one counter; what it does between is no task."""
+    kitchen = _Kitchen(body, t, rng, before)
+    for task in tasks:
+        kitchen.do(task, rng)
+    ends = [0, *(task.end for task in tasks)]
+    starts = [*(task.start for task in tasks), len(t)]
+    for end, start in zip(ends, starts):
+        kitchen.pause(end, start, rng)
+    return kitchen.act()
+
+
+class _Kitchen:
+    """A puppet at a counter with three things on it, to which tasks are added in their order."""
+
+    def __init__(self, body: Body, t: Array, rng: Random, before: list[State]) -> None:
+        self.t, self.scale, self.pose = t, body.height / 1.7, idle(body, t, rng)
+        self.high, ahead, self.boxes = counter(body, len(t), 0.5 * paint(rng) + 70)
+        self.ahead = ahead + 0.04 * self.scale
+        edge = ahead - 0.1 * body.height
+        ready = np.stack([SIDES * 0.21 * self.scale, np.full(2, self.high + 0.03), np.full(2, edge)], -1)
+        self.pose.wrists = np.tile(ready, (len(t), 1, 1))
+        self.pose.elbows = np.array([[-1.0, -0.5, -0.7], [1.0, -0.5, -0.7]])
+        self.tools = dict.fromkeys(_TOOLS, np.tile([0.0, 0.4 * self.high, ahead], (len(t), 1)))  # below the counter
+        self.states = {state.noun: state for state in before}
+        self.zones = {state.noun: 0.43 * self.scale * (i - 1) for i, state in enumerate(before)}
+        self.things, self.at, self.lid = {}, {}, {}
+        for state in before:
+            wide, high = self.scale * rng.uniform(0.94, 1.06) * np.array(_SIZES[state.noun])
+            colour = np.clip(np.array(_COLOURS[state.noun]) + rng.uniform(-14, 14, 3), 0, 255)
+            self.things[state.noun] = Thing(state.noun, float(wide), float(high), colour)
+            self.at[state.noun] = np.tile(self._stowed(state) if state.stowed else self._place(state), (len(t), 1))
+            self.lid[state.noun] = np.full(len(t), float(state.open))
+
+    def _place(self, state: State) -> Array:
+        return np.array([self.zones[state.noun] + 0.08 * self.scale * state.place, self.high, self.ahead])
+
+    def _stowed(self, state: State) -> Array:
+        below = self.high - self.things[state.noun].high - 2 * self.things[state.noun].lid - 0.06
+        return np.array([0.85 * self.zones[state.noun], below, self.ahead - 0.14 * self.scale])
+
+    def do(self, task: Task, rng: Random) -> None:
+        """Add one task."""
+        verb, noun, thing = task.verb, task.noun, self.things[task.noun]
+        state = self.states[noun]
+        time = np.clip((np.arange(len(self.t)) - task.start) / (task.end - 1 - task.start), 0, 1)
+        first, last = rng.uniform(0.2, 0.27), rng.uniform(0.73, 0.8)
+        if verb in ("put", "close"):  # its twin, backwards
+            time = 1 - time
+        share, way = ease(time, 0.0, first) - ease(time, last, 1.0), np.clip((time - first) / (last - first), 0, 1)
+        now = np.arange(len(self.t)) >= task.start
+        side = int(self.zones[noun] > 0) if self.zones[noun] else int(rng.integers(2))
+        here = self._place(state)
+        top = np.array([0, thing.high + 0.04, -0.02])
+        if verb in ("take", "put"):
+            stowed = self._stowed(state)
+            path = here + ease(way, 0.2, 0.7)[:, None] * (stowed - here) * np.array([1, 0, 1])
+            path[:, 1] += rng.uniform(0.14, 0.2) * self.scale * (ease(way, 0, 0.3) - ease(way, 0.55, 0.8))
+            path[:, 1] += ease(way, 0.7, 1.0) * (stowed[1] - here[1])
+            self.at[noun] = np.where(now[:, None], path, self.at[noun])
+            grip = path + top
+            grip[:, 1] = np.maximum(grip[:, 1], self.high + 0.04)
+        elif verb in ("open", "close"):
+            turned = ease(way, 0, 1)
+            self.lid[noun] = np.where(now, turned, self.lid[noun])
+            wide, angle = thing.lid, np.radians(100) * turned
+            grip = here + np.stack(
+                [0 * angle, thing.high + 0.03 + 1.4 * wide * np.sin(angle), 1.4 * wide * np.cos(angle) - wide], -1
+            )
+        elif verb == "move":
+            path = here + ease(way, 0, 1)[:, None] * (self._place(state.after(verb)) - here)
+            self.at[noun] = np.where(now[:, None], path, self.at[noun])
+            near = SIDES[side] if not self.zones[noun] else -SIDES[side]
+            grip = path + np.array([near * (thing.wide + 0.04), 0.5 * thing.high, -0.02])
+        else:
+            grip = self._with_tool(verb, here + top, thing, share, rng)
+        self._hand(side, grip, share)
+        self.states[noun] = state.after(verb)
+
+    def _with_tool(self, verb: str, over: Array, thing: Thing, share: Array, rng: Random) -> Array:
+        """The hand's way when it washes or cuts, with a sponge or a knife in it."""
+        phase = 2 * np.pi * (rng.uniform(1.1, 1.7) * self.t + rng.random())
+        reach = rng.uniform(0.07, 0.1) * self.scale
+        if verb == "wash":
+            grip = over + reach * np.stack([np.cos(phase), 0 * phase, 0.7 * np.sin(phase)], -1)
+        else:
+            grip = over + np.stack([0 * phase, 0.04 + 1.1 * reach * (1 + np.sin(phase)), 0.02 + 0 * phase], -1)
+        held = grip + np.array([0, -_TOOLS[verb][2], 0.03])
+        self.tools[verb] = np.where(share[:, None] > 0.3, held, self.tools[verb])
+        return grip
+
+    def pause(self, start: int, end: int, rng: Random) -> None:
+        """Between tasks a hand may go to the face."""
+        side, wanted = int(rng.integers(2)), rng.random() < 0.5
+        if end - start < 12 or not wanted:
+            return
+        time = np.clip((np.arange(len(self.t)) - start) / (end - 1 - start), 0, 1)
+        face = self.pose.pelvis + self.scale * np.array([0.12 * SIDES[side], 0.62, 0.2])
+        self._hand(side, face, ease(time, 0.05, 0.45) - ease(time, 0.55, 0.95), leaning=0.0)
+
+    def _hand(self, side: int, grip: Array, share: Array, leaning: float = 0.14) -> None:
+        ready = self.pose.wrists[:, side]
+        bow = 0.08 * self.scale * np.sin(np.pi * share)
+        self.pose.wrists[:, side] = ready + share[:, None] * (grip - ready) + bow[:, None] * np.array([0, 1.0, 0])
+        self.pose.lean = self.pose.lean + leaning * share
+        across = (grip[:, 0] - ready[:, 0]) / self.scale
+        self.pose.twist = self.pose.twist + 0.5 * share * np.clip(across, -0.5, 0.5)
+        self.pose.nod = self.pose.nod + 0.7 * leaning * share
+
+    def act(self) -> Act:
+        """All of it."""
+        cones: list[Cone] = []
+        boxes = self.boxes + [
+            Box(at, self.scale * np.array(_TOOLS[verb][0]), 0.0, np.array(_TOOLS[verb][1], dtype=float))
+            for verb, at in self.tools.items()
+        ]
+        for noun, thing in self.things.items():
+            solids = thing.solids(self.at[noun])
+            cones += solids[0] + thing.lid_solids(self.at[noun], np.radians(100) * self.lid[noun])
+            boxes += solids[1]
+        return Act(self.pose, cones, boxes)
+
+
+def _alone(verb: str, noun: str) -> Motion:
+    """One action that fills a clip."""
+
+    def motion(body: Body, t: Array, rng: Random) -> Act:
+        before = [
+            state if state.noun != noun else replace(state, stowed=False, open=state.open and verb != "open")
+            for state in _states(rng, noun)
+        ]
+        return work(body, t, rng, before, [Task(int(rng.integers(0, 4)), len(t) - int(rng.integers(0, 4)), verb, noun)])
+
+    return motion
+
+
+def _named(verb: str, noun: str) -> Motion:
+    twin = {"put": "take", "close": "open"}.get(verb)
+    return played_back(_alone(twin, noun)) if twin else _alone(verb, noun)
+
+
+# every verb with every noun, neighbours alike in neither, so that the first few have several of both
+KITCHEN: dict[str, Motion] = {
+    f"{verb}_{noun}": _named(verb, noun)
+    for verb, noun in ((VERBS[i % len(VERBS)], NOUNS[i % len(NOUNS)]) for i in range(len(VERBS) * len(NOUNS)))
+}
+"""Single actions of the kitchen family by name."""
+
+TWINS = tuple((f"{one}_{noun}", f"{two}_{noun}") for one, two in (("take", "put"), ("open", "close")) for noun in NOUNS)
+"""Classes that are the same motion in opposite order."""

@@ -1,0 +1,96 @@
+"""A copy of a video with its timed actions drawn into the frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from gesta.errors import GestaError
+from gesta.prediction.answer import Prediction
+from gesta.video.reader import probe, stream
+
+CLOCK = 90_000
+"""Ticks per second of the copy's timestamps: fine enough for every usual frame rate."""
+
+
+def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out: str | os.PathLike[str]) -> Path:
+    """Write a copy of ``source`` (H.264, without sound) with each segment's action and a bar of its probability.
+
+    One frame is held at a time; frames keep their times, so variable frame rates stay variable. ``out`` appears only
+    when it is complete.
+
+    Args:
+        source: a video file or frame folder.
+        segments: answers of :func:`gesta.prediction.timeline.timeline`, in order; those without times are not drawn.
+        out: ``.mp4``, ``.mkv`` or ``.mov``.
+
+    Raises:
+        VideoError: the source cannot be read.
+        GestaError: ``out`` has another suffix, is the source itself or cannot be written.
+    """
+    source, out = os.fspath(source), Path(out)
+    if out.suffix.lower() not in (".mp4", ".mkv", ".mov"):
+        raise GestaError(f"{out}: a drawn copy is H.264, so its name must end in .mp4, .mkv or .mov")
+    if out.exists() and os.path.exists(source) and out.samefile(source):
+        raise GestaError(f"{out} is the video itself: choose another name for the copy")
+    rate = Fraction(probe(source).fps or 25).limit_denominator(1001)
+    timed = [s for s in segments if s.start is not None and s.end is not None and s.labels]
+    part = out.with_name(f".{out.stem}.part{out.suffix}")
+    try:
+        with av.open(str(part), "w") as container:
+            video, now, last = None, 0, -1
+            for frame in stream(source):
+                while now < len(timed) and (timed[now].end or 0) <= frame.time:
+                    now += 1
+                current = timed[now] if now < len(timed) and (timed[now].start or 0) <= frame.time else None
+                image = _draw(frame.image, current)
+                if video is None:
+                    video = container.add_stream("libx264", rate=rate)
+                    video.height, video.width, video.pix_fmt = *image.shape[:2], "yuv420p"
+                    video.options = {"crf": "20", "preset": "veryfast"}
+                    video.time_base = video.codec_context.time_base = Fraction(1, CLOCK)
+                picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+                last = max(round(frame.time * CLOCK), last + 1)
+                picture.pts, picture.time_base = last, Fraction(1, CLOCK)
+                container.mux(video.encode(picture))
+            if video is not None:
+                container.mux(video.encode())
+        os.replace(part, out)
+    except OSError as error:  # PyAV's errors are OSErrors too
+        raise GestaError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return out
+
+
+def _draw(image: Tensor, segment: Prediction | None) -> np.ndarray:
+    """``(C, H, W)`` uint8 to ``(H, W, C)`` of even size (H.264 wants that), with a banner while a segment lasts."""
+    pixels = image.permute(1, 2, 0).numpy()
+    height, width = pixels.shape[:2]
+    pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    if segment is None:
+        return np.ascontiguousarray(pixels)
+    canvas = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    band = min(height, max(12, height // 10))
+    name, probability = segment.labels[0]
+    top = height - band
+    draw.rectangle((0, top, width, height), fill=(0, 0, 0, 150))
+    bar = max(2, band // 6)
+    draw.rectangle((0, height - bar, round(width * probability), height), fill=(80, 200, 120, 255))
+    font = ImageFont.load_default(size=max(8, round(0.6 * band)))
+    draw.text(
+        (band // 4, top + (band - bar) / 2),
+        f"{name} {probability:.0%}",
+        fill=(255, 255, 255, 255),
+        font=font,
+        anchor="lm",
+    )
+    return np.array(canvas)

@@ -1,0 +1,48 @@
+"""The answer for one video or one segment of it, and how times are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The answer for one video or one stretch of it.
+
+    Attributes:
+        path: the video as it was named.
+        labels: (class, probability), most probable first; with several label spaces the classes are joint ("open door")
+            and their probabilities products. Empty where nothing could be said.
+        start: beginning of the stretch in seconds, None for the whole video.
+        end: its end in seconds, None for the whole video.
+        error: one sentence saying why there is no answer (or why it stops early); empty if all went well.
+    """
+
+    path: str
+    labels: tuple[tuple[str, float], ...] = ()
+    start: float | None = None
+    end: float | None = None
+    error: str = ""
+
+    def __str__(self) -> str:
+        if self.error:
+            return self.error if self.path in self.error else f"{self.path}: {self.error}"
+        stretch = "" if self.start is None or self.end is None else f"  {clock(self.start)} - {clock(self.end)}"
+        return f"{self.path}{stretch}  " + ", ".join(f"{name} {p:.3f}" for name, p in self.labels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: path, start and end (seconds or null), labels, error (null if none)."""
+        return {
+            "path": self.path,
+            "start": None if self.start is None else round(self.start, 3),
+            "end": None if self.end is None else round(self.end, 3),
+            "labels": [{"class": name, "probability": round(p, 6)} for name, p in self.labels],
+            "error": self.error or None,
+        }
+
+
+def clock(seconds: float, comma: str = ".") -> str:
+    """Seconds as ``00:01:02.345``."""
+    ms = max(0, round(seconds * 1000))
+    return f"{ms // 3600000:02d}:{ms // 60000 % 60:02d}:{ms // 1000 % 60:02d}{comma}{ms % 1000:03d}"

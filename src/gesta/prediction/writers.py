@@ -1,0 +1,110 @@
+"""Writing answers: a table for eyes, lines, CSV, JSON, subtitles."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Generator, Iterable
+from typing import Literal, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from gesta.errors import GestaError
+from gesta.prediction.answer import Prediction, clock
+
+Format = Literal["table", "text", "csv", "json", "srt"]
+
+
+def as_table(predictions: Iterable[Prediction]) -> Table:
+    """A rich table: one row per answer, the best class and the runners-up."""
+    columns = [Column(name, overflow="fold") for name in ("video", "from", "to", "action", "probability", "next")]
+    table = Table(*columns)
+    for p in predictions:
+        times = [clock(t) if t is not None else "" for t in (p.start, p.end)]
+        if p.error:
+            table.add_row(
+                escape(p.path), *times, f"[red]{escape(p.error.removeprefix(p.path).removeprefix(': '))}[/red]", "", ""
+            )
+        else:
+            rest = ", ".join(f"{name} {v:.2f}" for name, v in p.labels[1:])
+            table.add_row(escape(p.path), *times, escape(p.labels[0][0]), f"{p.labels[0][1]:.3f}", escape(rest))
+    return table
+
+
+def write(predictions: Iterable[Prediction], format: Format, out: TextIO) -> list[Prediction]:
+    """Write answers as they come (a table when all are there) and give them back.
+
+    Args:
+        format: ``table`` for eyes; ``text`` one line each; ``csv`` one row per class named, rank 1 first; ``json`` an
+            array of :meth:`Prediction.to_json`; ``srt`` subtitles, which need the timeline of a single video.
+
+    Raises:
+        GestaError: ``srt`` of whole videos or of several videos.
+    """
+    done: list[Prediction] = []
+    if format == "table":
+        done = list(predictions)
+        # what is not a terminal has no width; a wide one keeps each answer on its line
+        Console(file=out, width=None if out.isatty() else 160).print(as_table(done))
+        return done
+    writer = {"text": _text, "csv": _csv, "json": _json, "srt": _srt}[format](out)
+    next(writer)
+    try:
+        for p in predictions:
+            done.append(p)
+            writer.send(p)
+            out.flush()
+    finally:
+        writer.close()
+        out.flush()
+    return done
+
+
+Writer = Generator[None, Prediction, None]
+
+
+def _text(out: TextIO) -> Writer:
+    while True:
+        p = yield
+        out.write(f"{p}\n")
+
+
+def _csv(out: TextIO) -> Writer:
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["path", "start", "end", "rank", "class", "probability", "error"])
+    while True:
+        p = yield
+        times = ["" if t is None else f"{t:.3f}" for t in (p.start, p.end)]
+        for i, (name, probability) in enumerate(p.labels):
+            rows.writerow([p.path, *times, i + 1, name, f"{probability:.6f}", p.error])
+        if not p.labels:
+            rows.writerow([p.path, *times, "", "", "", p.error])
+
+
+def _json(out: TextIO) -> Writer:
+    separator = "[\n"
+    try:
+        while True:
+            p = yield
+            out.write(separator + json.dumps(p.to_json(), ensure_ascii=False))
+            separator = ",\n"
+    finally:  # whatever ended the run, the file stays an array
+        out.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _srt(out: TextIO) -> Writer:
+    path, cue = None, 0
+    while True:
+        p = yield
+        if path not in (None, p.path):
+            raise GestaError("a subtitle file belongs to one video: give one source at a time, or take csv or json")
+        path = p.path
+        if p.error:
+            continue
+        if p.start is None or p.end is None:
+            raise GestaError("subtitles need times: ask for the timeline too (--timeline), or take csv or json")
+        cue += 1
+        name, probability = p.labels[0]
+        out.write(f"{cue}\n{clock(p.start, ',')} --> {clock(p.end, ',')}\n{name} ({probability:.0%})\n\n")

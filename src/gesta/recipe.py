@@ -1,0 +1,213 @@
+"""What a run is: the model, the data, how it is trained and how it is evaluated, as typed configuration."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Literal
+
+from gesta.config import config
+from gesta.model import ModelConfig
+from gesta.records import DataConfig
+
+ShortVideos = Literal["loop", "clamp"]
+
+
+@config
+class Augment:
+    """Training augmentation of one clip.
+
+    Attributes:
+        crop: ``random_resized`` takes a random area and aspect ratio (Inception), ``jitter`` scales the short side to a
+            random length and takes a random square (SlowFast), ``short_side`` takes a random square whose side is a
+            random share of the short side (ST-MANet).
+        scale: area range of ``random_resized``; side range of ``short_side``.
+        ratio: aspect-ratio range of ``random_resized``.
+        independent_sides: let ``short_side`` draw height and width apart, each as a share of the short side (the other
+            reading of ST-MANet's sentence); the rectangle is then scaled to a square.
+        short_side: range of the short side in pixels for ``jitter``, at ``ClipSpec.size`` 224; scaled with the size.
+        inverse_uniform: let ``jitter`` draw the inverse of the short side evenly, so the square's share of the picture
+            (SlowFast for Something-Something), instead of the short side.
+        interpolation: of the resize to the model's size.
+        flip: probability of a horizontal flip.
+        flip_labels: pairs of class names that a flip exchanges; a class whose name contains the word left, right or
+            clockwise and that is in no pair is never flipped.
+        rotate: largest angle in degrees by which a clip is turned, to either side, before the crop; 0 for none. What
+            moves in is black.
+        rotate_probability: share of the clips that are turned.
+        color_jitter: strength of brightness, contrast and saturation jitter, 0 for none.
+        hue: largest shift of the hue to either side, as a share of the colour circle, 0 to 0.5; 0 for none.
+        jitter_probability: share of the clips that get colour jitter (hue included).
+        randaugment: number of RandAugment operations per clip, 0 for none.
+        magnitude: RandAugment's magnitude, 0 to 30.
+        erasing: probability of filling a random box, the same in all frames, with noise.
+    """
+
+    crop: Literal["random_resized", "jitter", "short_side"] = "random_resized"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (0.75, 1.3333)
+    independent_sides: bool = False
+    short_side: tuple[int, int] = (256, 320)
+    inverse_uniform: bool = False
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    flip: float = 0.5
+    flip_labels: dict[str, str] = field(default_factory=dict)
+    rotate: float = 0.0
+    rotate_probability: float = 0.5
+    color_jitter: float = 0.0
+    hue: float = 0.0
+    jitter_probability: float = 1.0
+    randaugment: int = 0
+    magnitude: int = 7
+    erasing: float = 0.0
+
+
+@config
+class TrainConfig:
+    """How a model is trained.
+
+    Attributes:
+        epochs: passes over the training videos.
+        batch_size: videos per optimiser step, over all processes and accumulation steps together.
+        accumulate: forward/backward passes per optimiser step.
+        repeats: clips drawn from every video of a batch (repeated augmentation); the forward pass sees
+            ``batch_size * repeats`` clips.
+        optimizer: ``adamw`` or ``sgd``.
+        lr: peak learning rate, as used (no hidden scaling).
+        betas: of AdamW.
+        momentum: of SGD.
+        nesterov: of SGD.
+        weight_decay: for all parameters but biases, 1-D parameters and those a model or ``no_decay`` exempts.
+        decay_biases: decay biases and 1-D parameters, too.
+        no_decay: further name fragments of parameters without weight decay.
+        layer_decay: the learning rate of depth d (of D) is multiplied by ``layer_decay ** (D - d)``; 1 for none.
+        lr_multipliers: factor on the learning rate by parameter-name prefix (``{"inserts.": 0.1}``).
+        schedule: ``cosine`` to ``min_lr``, ``steps`` (times ``gamma`` at each epoch of ``milestones``), ``constant``.
+        warmup_epochs: linear warm-up from ``warmup_lr`` to ``lr``.
+        clip_grad: largest L2 norm of the gradient, None for no clipping.
+        precision: as Lightning Fabric names it.
+        ema: decay of an exponential moving average of the weights, None for none; evaluation uses the average.
+        label_smoothing: of the cross-entropy.
+        mixup: alpha of MixUp, 0 for none.
+        cutmix: alpha of CutMix, 0 for none; with both, ``mix_switch`` is the share of CutMix.
+        mix_probability: share of batches that are mixed at all.
+        balanced: draw classes equally often.
+        sync_bn: in training, batch norms see the clips of all processes, not of their own only (CUDA).
+        freeze: prefixes of parameters that stay as they are (their batch norms stay in evaluation mode).
+        compile: run ``torch.compile`` on the model.
+        seed: of everything random.
+        workers: loader processes; -1 chooses by the number of processors.
+        short_videos: a video shorter than a clip is played again (``loop``) or its last frame is held (``clamp``).
+        decoder: ``pyav`` or ``torchcodec``.
+        augment: augmentation of one clip.
+        validate_every: epochs between evaluations on the validation split, 0 for only after the last.
+        save_every_s: seconds between writes of ``last.ckpt`` inside an epoch.
+    """
+
+    epochs: int = 30
+    batch_size: int = 16
+    accumulate: int = 1
+    repeats: int = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.05
+    decay_biases: bool = False
+    no_decay: tuple[str, ...] = ()
+    layer_decay: float = 1.0
+    lr_multipliers: dict[str, float] = field(default_factory=dict)
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-6
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    clip_grad: float | None = 1.0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    ema: float | None = None
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+    mix_switch: float = 0.5
+    balanced: bool = False
+    sync_bn: bool = False
+    freeze: tuple[str, ...] = ()
+    compile: bool = False
+    seed: int = 0
+    workers: int = -1
+    short_videos: Literal["loop", "clamp"] = "loop"
+    decoder: Literal["pyav", "torchcodec"] = "pyav"
+    augment: Augment = field(default_factory=Augment)
+    validate_every: int = 1
+    save_every_s: float = 300.0
+
+
+@config
+class EvaluateConfig:
+    """How held-out videos are scored.
+
+    Attributes:
+        split: which split is evaluated.
+        clips: temporal clips per video.
+        crops: spatial crops per clip: 1 (centre) or 3 (left, centre, right; top, centre, bottom for upright videos).
+        coverage: ``even`` spreads ``clips`` over the video; ``contiguous`` cuts the whole video into neighbouring
+            clips (``clips`` is then not read).
+        short_side: length of the short side before cropping, in pixels, at ``ClipSpec.size`` 224; scaled with the size.
+        average: what is averaged over views: softmax ``probabilities`` or ``logits``.
+        batch_size: views per forward pass.
+        workers: loader processes; -1 chooses by the number of processors.
+        short_videos: a video shorter than a clip is played again (``loop``) or its last frame is held (``clamp``).
+        decoder: ``pyav`` or ``torchcodec``.
+    """
+
+    split: Literal["val", "test"] = "test"
+    clips: int = 5
+    crops: Literal[1, 3] = 1
+    coverage: Literal["even", "contiguous"] = "even"
+    short_side: int = 256
+    average: Literal["probabilities", "logits"] = "probabilities"
+    batch_size: int = 16
+    workers: int = -1
+    short_videos: Literal["loop", "clamp"] = "loop"
+    decoder: Literal["pyav", "torchcodec"] = "pyav"
+
+
+@config
+class Init:
+    """Weights to start from.
+
+    Attributes:
+        weights: a checkpoint of ours or a public one whose names the model knows; None starts from scratch.
+        min_matched: fraction of the model's parameters that must be in it, the classifier not counted.
+    """
+
+    weights: str | None = None
+    min_matched: float = 0.5
+
+
+@config
+class Recipe:
+    """A whole experiment: what ``gesta train`` runs and a run folder keeps as ``recipe.json``.
+
+    Attributes:
+        name: the run folder's name under ``runs/``.
+        paper: the source: authors, year, table.
+    """
+
+    name: str
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    init: Init = field(default_factory=Init)
+    paper: str = ""
+
+
+@config
+class EvaluateJob:
+    """What ``gesta evaluate`` scores and how: the fields its flags can change."""
+
+    data: DataConfig
+    evaluate: EvaluateConfig

@@ -1,0 +1,115 @@
+"""The fidelity ledger: every published cost figure of the systems built so far beside ours, with verdict and reason.
+
+``gesta ledger`` prints it; ``docs/fidelity.md`` is made from it (``gesta ledger --write docs/fidelity.md``) and a test
+keeps the file true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gesta.recipes.published import Figure, Verdict, judge
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A published system.
+
+    Attributes:
+        source: the paper, and what holds for all figures.
+        figures: its cost figures.
+        decisions: number, slip or gap of the paper, what gesta does about it.
+    """
+
+    source: str
+    figures: tuple[Figure, ...]
+    decisions: tuple[tuple[str, str, str], ...] = ()
+
+
+def systems() -> dict[str, System]:
+    """The systems by name, in the order they were built."""
+    from gesta.recipes import ata, ctn, mfst, rpe_stdt, st_manet, stan, std_former
+
+    return {
+        "STAN": System(stan.SOURCE, stan.FIGURES),
+        "ATA": System(ata.SOURCE, ata.FIGURES, ata.DECISIONS),
+        "MFST": System(mfst.SOURCE, mfst.FIGURES, mfst.DECISIONS),
+        "RPE-STDT": System(rpe_stdt.SOURCE, rpe_stdt.FIGURES, rpe_stdt.DECISIONS),
+        "CTN": System(ctn.SOURCE, ctn.FIGURES, ctn.DECISIONS),
+        "STD-Former": System(std_former.SOURCE, std_former.FIGURES, std_former.DECISIONS),
+        "ST-MANet": System(st_manet.SOURCE, st_manet.FIGURES, st_manet.DECISIONS),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """All verdicts, by system."""
+
+    verdicts: dict[str, list[Verdict]]
+    systems: dict[str, System]
+
+    def rows(self) -> Iterator[tuple[str, Verdict]]:
+        for system, verdicts in self.verdicts.items():
+            for verdict in verdicts:
+                yield system, verdict
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "system": system,
+                "what": v.figure.what,
+                "where": v.figure.where,
+                "unit": v.figure.unit,
+                "paper": v.figure.printed,
+                "ours": v.ours,
+                "same": v.same,
+                "reason": v.figure.reason,
+            }
+            for system, v in self.rows()
+        ]
+
+    def to_markdown(self) -> str:
+        """The page ``docs/fidelity.md``."""
+        lines = [
+            "# Fidelity ledger",
+            "",
+            "Every published cost figure of the systems built so far beside ours. Made by",
+            "`gesta ledger --write docs/fidelity.md`; a test fails when it is out of date.",
+            "",
+            "M: millions of parameters. G: giga multiply-adds as fvcore counts them, which the papers call FLOPs.",
+            "✓: equal to the printed digit; –: the paper prints no number, and ours is our own.",
+        ]
+        for system, verdicts in self.verdicts.items():
+            lines += ["", f"## {system}", "", self.systems[system].source, ""]
+            lines += ["| figure | paper | ours | | where | remark |", "|---|---:|---:|---|---|---|"]
+            for v in verdicts:
+                f = v.figure
+                lines.append(f"| {f.what} | {v.paper} | {v.ours} {f.unit} | {v.mark} | {f.where} | {f.reason} |")
+            if decisions := self.systems[system].decisions:
+                lines += ["", "Where the paper slips or is silent, and what gesta does:", ""]
+                lines += ["| | paper | gesta |", "|---|---|---|"]
+                lines += [f"| {' | '.join(decision)} |" for decision in decisions]
+        return "\n".join(lines) + "\n"
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title="Fidelity ledger", expand=False)
+        for column in ("system", "figure", "paper", "ours", "", "remark"):
+            table.add_column(column, justify="right" if column in ("paper", "ours") else "left")
+        for system, v in self.rows():
+            f = v.figure
+            table.add_row(system, f.what, v.paper, f"{v.ours} {f.unit}", v.mark, f.reason)
+        console = Console(width=140)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get().rstrip()
+
+
+def ledger() -> Ledger:
+    """Judge every figure of every system (builds models on the meta device; no weights, seconds)."""
+    found = systems()
+    return Ledger({name: [judge(figure) for figure in system.figures] for name, system in found.items()}, found)

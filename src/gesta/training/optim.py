@@ -1,0 +1,103 @@
+"""Which parameters are trained, how fast, and how that changes over the epochs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn, optim
+
+from gesta.config import suggest
+from gesta.errors import GestaError
+from gesta.model import VideoModel
+from gesta.recipe import TrainConfig
+
+
+def learning_rate(config: TrainConfig, epoch: float) -> float:
+    """The learning rate at a fractional epoch, before a group's own factor.
+
+    Linear warm-up from ``warmup_lr`` to ``lr``; then a half cosine from ``lr`` to ``min_lr`` over the remaining epochs
+    (I. Loshchilov, F. Hutter, "SGDR", ICLR 2017, Eq. 5), or ``lr`` times ``gamma`` per milestone passed, or ``lr``.
+    """
+    if epoch < config.warmup_epochs:
+        return config.warmup_lr + (config.lr - config.warmup_lr) * epoch / config.warmup_epochs
+    if config.schedule == "cosine":
+        progress = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-12)
+        return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+    if config.schedule == "steps":
+        return config.lr * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    return config.lr
+
+
+def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
+    """Give every group ``rate`` times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]
+
+
+def freeze(model: VideoModel, prefixes: tuple[str, ...]) -> list[nn.Module]:
+    """Take the parameters whose names begin with one of ``prefixes`` out of training.
+
+    Returns:
+        The batch norms among them, which have to stay in evaluation mode.
+
+    Raises:
+        GestaError: a prefix that no parameter has.
+    """
+    if not prefixes:
+        return []
+    _must_begin_a_name(model, prefixes, "--train.freeze")
+    for name, parameter in model.named_parameters():
+        if name.startswith(prefixes):
+            parameter.requires_grad_(False)
+    norms = (nn.modules.batchnorm._BatchNorm,)
+    return [m for name, m in model.named_modules() if isinstance(m, norms) and f"{name}.".startswith(prefixes)]
+
+
+def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, Any]]:
+    """Trainable parameters, grouped by weight decay and learning-rate factor.
+
+    Biases and 1-D parameters (unless ``config.decay_biases``), those of ``model.no_weight_decay()`` and those whose
+    names contain a fragment of ``config.no_decay`` are not decayed. The factor is ``layer_decay ** (D - d)`` for depth
+    d of D, times the multiplier of the longest matching prefix.
+
+    Returns:
+        Groups with ``params``, ``weight_decay`` and ``lr_factor``, in the order of the model's parameters.
+
+    Raises:
+        GestaError: a multiplier's prefix that no parameter has, or nothing left to train.
+    """
+    _must_begin_a_name(model, tuple(config.lr_multipliers), "--train.lr-multipliers")
+    exempt = model.no_weight_decay()
+    deepest = len(model.blocks) + 1
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        bias = (parameter.ndim <= 1 or name.endswith(".bias")) and not config.decay_biases
+        decay = 0.0 if bias or name in exempt or any(part in name for part in config.no_decay) else config.weight_decay
+        factor = config.layer_decay ** (deepest - model.depth_of(name)) if config.layer_decay != 1 else 1.0
+        factor *= config.lr_multipliers.get(
+            max((p for p in config.lr_multipliers if name.startswith(p)), key=len, default=""), 1.0
+        )
+        group = groups.setdefault((decay, factor), {"params": [], "weight_decay": decay, "lr_factor": factor})
+        group["params"].append(parameter)
+    if not groups:
+        raise GestaError("--train.freeze leaves no parameter to train; name fewer prefixes")
+    return list(groups.values())
+
+
+def build_optimizer(model: VideoModel, config: TrainConfig) -> optim.Optimizer:
+    """AdamW or SGD over :func:`parameter_groups`."""
+    groups = parameter_groups(model, config)
+    if config.optimizer == "adamw":
+        return optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    return optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def _must_begin_a_name(model: VideoModel, prefixes: tuple[str, ...], flag: str) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            parts = {".".join(name.split(".")[:n]) + "." for name in names for n in (1, 2, 3)}
+            raise GestaError(f"{flag}: no parameter's name begins with {prefix!r}{suggest(prefix, parts)}")

@@ -1,0 +1,308 @@
+"""Accuracy over the values of one field of a recipe: a training for each value and seed, a chart, a table.
+
+Fig. 5 of Y. Wang's ST-MANet (ComSIS 21(4), 2024) is three of them: both weights of its losses and the learning rate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gesta.analysis.sources import write_figure
+from gesta.analysis.sweep_chart import draw
+from gesta.checkpoint import write_atomically
+from gesta.config import copy, suggest, to_json, words
+from gesta.errors import GestaError
+from gesta.evaluation.metrics import headline
+from gesta.evaluation.result import Result
+from gesta.processes import is_first_process
+from gesta.recipe import Recipe
+from gesta.training.folder import differences, fit_classes
+from gesta.training.loop import train
+
+FREE = ("name", "paper", "data.root", "train.workers", "train.save_every_s", "evaluate.workers")
+"""Fields of a recipe in which a run that is already there may differ: they do not change its result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One training of a sweep.
+
+    Attributes:
+        value: of the field.
+        seed: of the training.
+        run: its folder.
+        top1: percent, of the result; None if it failed.
+        failure: why, in a sentence; empty if it did not fail.
+    """
+
+    value: Any
+    seed: int
+    run: str
+    top1: float | None = None
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """What :func:`sweep` found; ``print`` it.
+
+    Attributes:
+        recipe: its name.
+        field: dotted name of what varies.
+        default: the recipe's own value.
+        values: in the order given.
+        seeds: of the trainings of each value.
+        protocol: what was scored and how, in words; of the first run that finished.
+        trials: those that are done so far, value by value.
+    """
+
+    recipe: str
+    field: str
+    default: Any
+    values: list[Any]
+    seeds: list[int]
+    protocol: str = ""
+    trials: list[Trial] = dataclasses.field(default_factory=list)
+
+    def accuracies(self, value: Any) -> list[float]:
+        """Top-1 of the trainings with this value that finished."""
+        return [t.top1 for t in self.trials if t.value == value and t.top1 is not None]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields; ``std`` is the sample's, None for a single training."""
+        points = []
+        for value in self.values:
+            found = self.accuracies(value)
+            points.append(
+                {
+                    "value": to_json(value),
+                    "top1": found,
+                    "mean": statistics.fmean(found) if found else None,
+                    "std": statistics.stdev(found) if len(found) > 1 else None,
+                    "runs": [
+                        {"seed": t.seed, "run": t.run, "top1": t.top1, "failure": t.failure or None}
+                        for t in self.trials
+                        if t.value == value
+                    ],
+                }
+            )
+        return {
+            "recipe": self.recipe,
+            "field": self.field,
+            "default": to_json(self.default),
+            "seeds": self.seeds,
+            "protocol": self.protocol,
+            "points": points,
+        }
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table()
+        table.add_column(self.field, justify="right")
+        for seed in self.seeds:
+            table.add_column(f"seed {seed}", justify="right")
+        if len(self.seeds) > 1:
+            table.add_column("mean ± std", justify="right")
+        trials = {(str(t.value), t.seed): t for t in self.trials}
+        for value in self.values:
+            row = [trials.get((str(value), seed)) for seed in self.seeds]
+            cells = ["" if t is None else "failed" if t.top1 is None else f"{t.top1:.2f}" for t in row]
+            found = self.accuracies(value)
+            spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+            mean = [f"{statistics.fmean(found):.2f}{spread}" if found else ""] * (len(self.seeds) > 1)
+            table.add_row(words(value) + " (recipe)" * (value == self.default), *cells, *mean)
+        console = Console(width=120, color_system=None, markup=False, highlight=False)
+        with console.capture() as capture:
+            console.print(f"{self.recipe}: top-1 % over {self.field}", soft_wrap=True)
+            console.print(table)
+            if self.protocol:
+                console.print(self.protocol, soft_wrap=True)
+            for trial in self.trials:
+                if trial.failure:
+                    console.print(f"{words(trial.value)}, seed {trial.seed}: {trial.failure}", soft_wrap=True)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def sweep(
+    recipe: Recipe,
+    field: str,
+    values: Sequence[Any],
+    *,
+    seeds: Sequence[int] | None = None,
+    out: Path | None = None,
+    trust_code: bool = False,
+    quiet: bool = False,
+) -> Sweep:
+    """Train a recipe with each value of a field and each seed, and evaluate it.
+
+    The folder holds a run folder for each training, ``sweep.json`` and ``sweep.png``, written anew after each.
+    Called again, it leaves finished runs alone and goes on with those that were stopped. A training that fails, as at a
+    learning rate too great, is noted and the others go on.
+
+    Args:
+        recipe: is not changed.
+        field: dotted name of any field, ``train.lr``, ``model.inserts.0.layer.scale``.
+        values: of the type of the field.
+        seeds: of the trainings of each value; None for the recipe's own.
+        out: the folder; None for ``runs/RECIPE-sweep-FIELD``.
+        trust_code: allow recipes that name classes outside gesta.
+        quiet: show nothing but the progress of evaluations.
+
+    Raises:
+        GestaError: no such field, a value twice, a value of which no model can be built, no held-out videos, a folder
+            in which such a run was begun with another recipe.
+        SystemExit: with status 130 after an interruption; what is done by then is kept.
+    """
+    name = field_name(recipe, field)
+    seeds = [recipe.train.seed] if seeds is None else list(seeds)
+    if name == "train.seed" and seeds != [recipe.train.seed]:
+        raise GestaError("the seeds are what varies; give them as values, without --seeds")
+    out = Path("runs") / f"{recipe.name}-sweep-{name}" if out is None else out
+    planned = _plan(recipe, name, values, seeds, out)
+    found = Sweep(
+        recipe=recipe.name,
+        field=name,
+        default=value_at(recipe, name),
+        values=list(values),
+        seeds=[planned[0][1].train.seed] if name == "train.seed" else seeds,
+    )
+
+    def say(text: str) -> None:
+        if not quiet and is_first_process():
+            print(text, file=sys.stderr, flush=True)
+
+    for number, (value, variant, run) in enumerate(planned):
+        seed = variant.train.seed
+        say(f"[{number + 1}/{len(planned)}] {name} {words(value)}, seed {seed}: {run}")
+        done = run / "result.json"
+        failure = ""
+        if not done.is_file():
+            try:
+                train(variant, run, resume=run.is_dir(), trust_code=trust_code, quiet=quiet)
+            except GestaError as error:
+                failure = str(error)
+                say(f"failed: {failure}")
+            except SystemExit:
+                say("the same command goes on with this sweep")
+                raise
+        trial = Trial(value=value, seed=seed, run=str(run), failure=failure)
+        if done.is_file():
+            result = Result.read(done)
+            trial = dataclasses.replace(trial, top1=headline(result.metrics))
+            if not found.protocol:
+                found = dataclasses.replace(found, protocol=_protocol(result))
+        found = dataclasses.replace(found, trials=[*found.trials, trial])
+        _write(found, out)
+    return found
+
+
+def field_name(recipe: Recipe, field: str) -> str:
+    """A field as Python spells it; flags may have hyphens.
+
+    Raises:
+        GestaError: no such field.
+    """
+    name, known = field.removeprefix("--").replace("-", "_"), list(leaves(recipe))
+    if name not in known:
+        raise GestaError(
+            f"{recipe.name} has no field {field!r}{suggest(name, known)} (all: gesta show RECIPE prints them)"
+        )
+    return name
+
+
+def leaves(obj: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name → value of every field that holds no configuration itself."""
+    if dataclasses.is_dataclass(obj):
+        parts = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    elif isinstance(obj, list) and any(dataclasses.is_dataclass(item) for item in obj):
+        parts = {str(i): item for i, item in enumerate(obj)}
+    else:
+        return {prefix: obj}
+    found: dict[str, Any] = {}
+    for name, value in parts.items():
+        found |= leaves(value, f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+def value_at(recipe: Recipe, name: str) -> Any:
+    """The value of a field by its dotted name."""
+    return leaves(recipe)[name]
+
+
+def _with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
+    changed: Any = copy(recipe)
+    *way, last = name.split(".")
+    place = changed
+    for step in way:
+        place = place[int(step)] if isinstance(place, list) else getattr(place, step)
+    setattr(place, last, copy(value))
+    return changed
+
+
+def _plan(
+    recipe: Recipe, name: str, values: Sequence[Any], seeds: Sequence[int], out: Path
+) -> list[tuple[Any, Recipe, Path]]:
+    """All trainings, checked before the first of them starts: value, recipe, run folder."""
+    planned = []
+    for value in values:
+        for seed in seeds:
+            variant = _with_value(recipe, name, value)
+            if name != "train.seed":
+                variant.train.seed = seed
+            fit_classes(variant.model, variant.data.classes())
+            folder = _folder(value) + (f"-seed{seed}" if name != "train.seed" else "")
+            variant.name = f"{recipe.name}-{name}-{folder}" if name != "name" else variant.name
+            planned.append((value, variant, out / folder))
+    folders = [run for *_, run in planned]
+    for run in folders:
+        if folders.count(run) > 1:
+            raise GestaError(f"two of the values or seeds have the folder {run.name}; give each of them once")
+    for value, variant, run in planned:
+        try:
+            with torch.device("meta"):
+                variant.model.build()
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise GestaError(f"{name} {words(value)}: no model can be built with it ({error})") from None
+        if not (variant.data.records("test") or variant.data.records("val")):
+            raise GestaError("the data has no held-out videos, so there is no accuracy to compare (gesta data list)")
+        if (run / "recipe.json").is_file():
+            try:
+                old = json.loads((run / "recipe.json").read_text())
+            except ValueError:
+                raise GestaError(f"{run / 'recipe.json'}: is damaged; delete {run} and start anew") from None
+            changes = [text for at, text in differences(old, to_json(variant)).items() if not at.startswith(FREE)]
+            if changes:
+                raise GestaError(
+                    f"{run}: was begun with another recipe ({'; '.join(changes[:3])}); choose another folder with --out"
+                )
+    return planned
+
+
+def _folder(value: Any) -> str:
+    """A value as a name of a folder."""
+    return re.sub(r"[^\w.+-]+", "_", words(value)).strip("_") or "none"
+
+
+def _protocol(result: Result) -> str:
+    data = f"{result.data['class'].rpartition(':')[2]}, " if result.data else ""
+    return f"{data}{result.split} split, {result.labelled} videos, {result.views['text']}; each run's best weights"
+
+
+def _write(found: Sweep, out: Path) -> None:
+    if not is_first_process():
+        return
+    with write_atomically(out / "sweep.json") as file:
+        file.write((json.dumps(found.to_json(), indent=2) + "\n").encode())
+    write_figure(draw(found), out / "sweep.png")

@@ -1,0 +1,282 @@
+"""Video files as packets: opening them, choosing the video stream, counting frames, and decoding packet by packet.
+
+:mod:`gesta.video.reader` is the way in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import av
+from av.error import ExitError, FFmpegError
+from av.stream import Disposition
+from torch.utils.data import get_worker_info
+
+from gesta.errors import VideoError
+from gesta.video.archive import Place, place
+from gesta.video.deadline import Deadline
+from gesta.video.images import MOST_PIXELS, absurd_size
+
+DAMAGED = "the file is damaged, incomplete or not a video: copy or download it again, or take it off the list"
+
+HELD_BYTES = 16 * 2**20
+"""A file up to this size is held as packets while it is read; of a larger one only the needed stretch."""
+
+REORDER = 32
+"""Pictures are reordered over at most 16 places (H.264, HEVC), so no frame appears later than this many packets."""
+
+NETWORK_TIMEOUT = 20.0
+"""Seconds without an answer after which a URL has failed."""
+
+LIMITS = {"max_pixels": str(MOST_PIXELS)}
+"""For libav's decoders, which then refuse a larger picture before they allocate it."""
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_video(source: str | int, deadline: Deadline | None = None) -> Iterator[tuple[Any, Any]]:
+    """Open a file, URL or camera and choose its video stream; yields (container, stream).
+
+    With a deadline, opening it and reading a packet are given up when each of them has taken all of that time.
+
+    Raises:
+        VideoError: it does not exist, cannot be opened, holds no moving picture, or one of absurd size.
+    """
+    name, options = _locate(source)
+    options["options"] = LIMITS | options.get("options", {})
+    if deadline is not None:
+        options["timeout"] = deadline.seconds
+    if int(av.__version__.split(".")[0]) < 19:  # later versions never fail on such tags and do not know the argument
+        options["metadata_errors"] = "replace"
+    try:
+        container = av.open(name, **options)
+    except (FFmpegError, OSError, ValueError) as error:
+        if deadline is not None and isinstance(error, ExitError):
+            raise deadline.error() from None
+        why = getattr(error, "strerror", None) or str(error)
+        raise VideoError(f"{source}: cannot be opened as a video ({why}); {_remedy(source)}") from None
+    with container:
+        yield container, _choose_stream(container, source)
+
+
+def _locate(source: str | int) -> tuple[str, dict[str, Any]]:
+    """What to hand to libav: name and options."""
+    if isinstance(source, str) and not source.startswith("/dev/video"):
+        if (where := place(source)) is not None:
+            return where.url, {}
+        if os.path.exists(source):
+            raise VideoError(f"{source}: is neither a file nor a folder; give a video file or a folder of frames")
+    text = str(source)
+    if "://" in text:
+        options = {"rtsp_transport": "tcp"} if text.startswith("rtsp") else {}
+        return text, {"timeout": NETWORK_TIMEOUT, "options": options}
+    if text.isdigit() or text.startswith("/dev/video"):
+        if sys.platform == "darwin":
+            return text, {"format": "avfoundation", "options": {"framerate": "30"}}
+        if sys.platform == "win32":
+            raise VideoError(f"{source}: cameras have names here; give video=NAME")
+        return f"/dev/video{text}" if text.isdigit() else text, {"format": "v4l2"}
+    if text.startswith("video=") and sys.platform == "win32":
+        return text, {"format": "dshow"}
+    raise VideoError(f"{source}: does not exist; check the path")
+
+
+def _remedy(source: str | int) -> str:
+    if isinstance(source, str) and place(source) is not None:
+        return DAMAGED
+    return "check that the address is right and the device or server is on and not in use"
+
+
+def _choose_stream(container: Any, source: str | int) -> Any:
+    form = container.format.name
+    if form.endswith("_pipe") or form == "image2":
+        raise VideoError(f"{source}: is a still image; give a video file or the folder of frames")
+    if form == "tty":  # libav draws text files
+        raise VideoError(f"{source}: is a text file; give a video file or a folder of frames")
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & Disposition.attached_pic:
+        raise VideoError(f"{source}: holds no video, only {_contents(container)}; take it off the list")
+    if stream.codec_context is None:
+        raise VideoError(f"{source}: its video codec has no decoder here; convert it, for example to H.264")
+    if stream.width and stream.height and (absurd := absurd_size(stream.width, stream.height)):
+        raise VideoError(f"{source}: its header tells of {absurd}; {DAMAGED}")
+    stream.codec_context.options = dict(LIMITS)
+    return stream
+
+
+def _contents(container: Any) -> str:
+    kinds = {"video": "a cover picture"}
+    return " and ".join(sorted({kinds.get(stream.type, stream.type) for stream in container.streams})) or "a header"
+
+
+def set_threads(stream: Any, single: bool = False) -> bool:
+    """One decoder thread in a loader process and for small pictures, several otherwise; returns whether several."""
+    several = not single and get_worker_info() is None and stream.width * stream.height > 1280 * 720
+    stream.thread_type = "FRAME" if several else "NONE"
+    stream.codec_context.thread_count = min(os.cpu_count() or 1, 8) if several else 1
+    return several
+
+
+# --- what packets tell -----------------------------------------------------------------------------------------------
+
+
+class Key(NamedTuple):
+    """A key frame: its number in file order, its decoding time if the file holds one, its presentation time."""
+
+    number: int
+    dts: int | None
+    pts: int
+
+
+class Timeline(NamedTuple):
+    """What a video tells without decoding.
+
+    Attributes:
+        frames: number of packets that should give a frame.
+        times: their presentation times (of the container's index: decoding times) in file order, in units of
+            ``unit``; empty where unknown or wrong (AVI).
+        keys: key frames it is exact to start decoding at; empty if only the beginning is.
+        packets: all packets, discarded ones included, if they are few enough to hold.
+        unit: seconds per unit of time.
+    """
+
+    frames: int
+    times: list[int]
+    keys: list[Key]
+    packets: list[av.Packet] | None
+    unit: float
+
+
+def timeline(container: Any, stream: Any, deadline: Deadline) -> Timeline:
+    """Count the frames of an open file and learn where decoding may start, from its packets or its index."""
+    where = place(deadline.path)
+    if where is None:
+        raise VideoError(f"{deadline.path}: does not exist any more; check the path")
+    large = where.size > HELD_BYTES
+    unit = float(stream.time_base or 0)
+    if large and "mp4" in container.format.name and not _fragmented(where):
+        indexed = _from_index(container, stream, unit, deadline)
+        if indexed is not None:
+            return indexed
+    packets: list[av.Packet] = []
+    times: list[int] = []
+    keys: list[Key] = []
+    shown = 0
+    guessed_dts = "matroska" in container.format.name
+    latest = None
+    for packet in packets_of(container, stream, [], deadline):
+        if not large:
+            packets.append(packet)
+        if not packet.is_discard:
+            shown += 1
+            if packet.pts is None:
+                continue
+            times.append(packet.pts)
+            if packet.is_keyframe and (latest is None or packet.pts > latest):
+                keys.append(Key(len(times) - 1, None if guessed_dts else packet.dts, packet.pts))
+            latest = packet.pts if latest is None else max(latest, packet.pts)
+    if container.format.name == "avi" or len(set(times)) < shown:
+        return Timeline(shown, [], [], packets or None, unit)
+    # without a key frame first, the decoder drops frames and all later numbers shift
+    if len(packets) > shown or not keys or keys[0].number > 0 or times[0] > min(times):
+        keys = []
+    return Timeline(shown, times, keys, packets or None, unit)
+
+
+def _from_index(container: Any, stream: Any, unit: float, deadline: Deadline) -> Timeline | None:
+    """The timeline of an MP4 file from its index, without reading the file; None if the index may not be all."""
+    entries = [(entry.timestamp, entry.is_keyframe, entry.is_discard) for entry in stream.index_entries]
+    if not entries or len(entries) != stream.frames or any(discard for _, _, discard in entries):
+        return None
+    head = list(itertools.islice(packets_of(container, stream, [], deadline), REORDER))
+    times = presentation_times(head)
+    if not times or not head[0].is_keyframe or times[0] > min(times):
+        return None
+    offset = times[0] - (times[0] if head[0].dts is None else head[0].dts)  # the index has decoding times only
+    keys = [Key(i, time, time + offset) for i, (time, key, _) in enumerate(entries) if key]
+    return Timeline(len(entries), [time for time, _, _ in entries], keys, None, unit)
+
+
+def presentation_times(packets: list[av.Packet]) -> list[int]:
+    """Presentation times of packets; empty unless each has its own and all are shown."""
+    times = {packet.pts for packet in packets if packet.pts is not None and not packet.is_discard}
+    return [packet.pts for packet in packets if packet.pts is not None] if len(times) == len(packets) else []
+
+
+def _fragmented(where: Place) -> bool:
+    """Whether an MP4 file is made of fragments, whose index is not complete before the whole file is read."""
+    with open(where.file, "rb") as file:
+        file.seek(where.offset)
+        while len(head := file.read(16)) >= 8 and file.tell() <= where.offset + where.size:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if kind == b"moof":
+                return True
+            if size == 1:
+                size = int.from_bytes(head[8:16], "big")
+            if size < 8:  # 0: reaches to the end of the file
+                return False
+            file.seek(size - len(head), os.SEEK_CUR)
+    return False
+
+
+def packets_of(
+    container: Any, stream: Any, damage: list[Exception], deadline: Deadline | None = None
+) -> Iterator[av.Packet]:
+    """The stream's packets to the end of the file, or to where the file breaks off.
+
+    Raises:
+        VideoError: the deadline is over. That is no damage: read again, the file may be longer.
+    """
+    packets = container.demux(stream)
+    while True:
+        if deadline is not None:
+            deadline.check()
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except FFmpegError as error:
+            if deadline is not None and isinstance(error, ExitError):
+                raise deadline.error() from None
+            damage.append(error)
+            return
+        if packet.size:  # empty ones stand for dropped frames, or for the end
+            yield packet
+
+
+def frames_of(stream: Any, packets: Iterable[av.Packet], damage: list[Exception]) -> Iterator[av.VideoFrame]:
+    """Decode packets one by one; what cannot be decoded goes to ``damage`` and costs its own frames only."""
+    for packet in packets:
+        try:
+            frames = packet.decode()
+        except FFmpegError as error:
+            damage.append(error)
+            continue
+        yield from _shown(frames, damage)
+    try:
+        rest = stream.codec_context.decode(None)
+    except FFmpegError as error:
+        damage.append(error)
+        return
+    yield from _shown(rest, damage)
+
+
+def _shown(frames: Iterable[av.VideoFrame], damage: list[Exception]) -> Iterator[av.VideoFrame]:
+    """Frames of a size that can be scaled; it may change within a video."""
+    for frame in frames:
+        if absurd := absurd_size(frame.width, frame.height):
+            damage.append(ValueError(absurd))
+        else:
+            yield frame
+
+
+def reason(damage: list[Exception]) -> str:
+    """What the last damage was, in words; empty if there was none."""
+    return str(getattr(damage[-1], "strerror", None) or damage[-1]) if damage else ""

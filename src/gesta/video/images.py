@@ -1,0 +1,196 @@
+"""Folders of numbered images: the frames of one video, found by listing and never by guessing a name template."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from gesta.errors import VideoError
+from gesta.video.depth import Depth, nearest
+
+if TYPE_CHECKING:  # these rooms import VideoError
+    from gesta.video.deadline import Deadline
+    from gesta.video.decode import Clip
+
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+MOST_PIXELS = 2**26
+"""Of one picture (8192 x 8192, twice 8K): a header that claims more is damaged, or would exhaust the memory."""
+
+LONGEST = 64
+"""How many times longer than its short side a picture may be: scaled by the short side, its pixels grow with that."""
+
+BROKEN = (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, SyntaxError, ValueError)
+"""What Pillow raises, besides OSError, on damaged files."""
+
+_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
+_FLOW = re.compile(r"^(flow_)?[xyuv]_?$", re.IGNORECASE)
+
+
+def image_files(folder: str, depth: bool = False) -> list[str]:
+    """The RGB frames of a folder, or its depth maps, in the order of their numbers.
+
+    Images are grouped by what stands before the trailing number (``img_``, ``frame_``, nothing, the video's name) and
+    by suffix; optical-flow images (``flow_x_``, ``flow_y_``, ``x_``, ``y_``) are left out. The first number may be
+    anything and numbers may be missing.
+
+    Raises:
+        VideoError: no numbered images, only flow images, or several sequences of which none is clearly the wanted one.
+    """
+    groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    flow = False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = None if entry.name.startswith(".") else _NUMBERED.match(entry.name)
+            if match is None or match["suffix"].lower() not in IMAGES:
+                continue
+            if _FLOW.match(match["prefix"]):
+                flow = True
+                continue
+            groups.setdefault((match["prefix"], match["suffix"].lower()), []).append((int(match["number"]), entry.name))
+    if not groups:
+        if flow:
+            raise VideoError(f"{folder}: holds optical flow images only; give the folder of RGB frames")
+        raise VideoError(
+            f"{folder}: holds no numbered images; give a video file or a folder of frames like img_00001.jpg"
+        )
+    if len(groups) > 1:
+        looks = _looks_depth if depth else _looks_rgb
+        groups = {key: files for key, files in groups.items() if looks(key[0], folder)} or groups
+    if len(groups) > 1:
+        names = ", ".join(sorted(f"{prefix}*{suffix}" for prefix, suffix in groups))
+        raise VideoError(f"{folder}: holds several image sequences ({names}); keep one sequence per folder")
+    (files,) = groups.values()
+    return [os.path.join(folder, name) for _, name in sorted(files)]
+
+
+def _looks_rgb(prefix: str, folder: str) -> bool:
+    bare = prefix.lower().rstrip("_-")
+    return bare in ("", "img", "image", "frame", "rgb") or bare == Path(folder).name.lower()
+
+
+def _looks_depth(prefix: str, folder: str) -> bool:
+    return prefix.lower().rstrip("_-") in ("depth", "mdepth")
+
+
+class Folder:
+    """Source of frames: the numbered images of one folder.
+
+    Attributes:
+        frames: how many there are.
+        problem: why an image was taken off, the last one if several were; empty if none was.
+    """
+
+    def __init__(self, path: str, deadline: Deadline, depth: Depth | None = None) -> None:
+        self.problem = ""
+        self._deadline = deadline
+        self._depth = depth
+        self._files = image_files(path, depth=depth is not None)
+        self.frames = len(self._files)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def fill(self, clip: Clip) -> int:
+        """Read the wanted images into the clip; one that cannot be read is taken off, and the rest are counted anew."""
+        for number in clip.wanted:
+            self._deadline.check()
+            try:
+                image = read_image(self._files[number], clip.short_side, self._depth, clip.enlarge)
+                clip.put_image(number, image)
+            except OSError as error:
+                self.problem = why_not(self._files[number], error)
+                del self._files[number]
+                self.frames -= 1
+                break
+        return self.frames
+
+
+def holds_frames(names: list[str]) -> bool:
+    """Whether these file names of one folder are the frames of a video: at least two numbered images."""
+    numbered = 0
+    for name in names:
+        match = _NUMBERED.match(name)
+        if match is not None and match["suffix"].lower() in IMAGES and not _FLOW.match(match["prefix"]):
+            numbered += 1
+            if numbered == 2:
+                return True
+    return False
+
+
+def read_image(path: str, short_side: int | None, depth: Depth | None = None, enlarge: bool = True) -> np.ndarray:
+    """One frame as ``(3, H, W)`` uint8, its short side scaled to ``short_side`` pixels (bilinear, area-aware).
+
+    Args:
+        path: the file.
+        short_side: None keeps the size.
+        depth: read a depth map, 16 or 8 bits, and show it so; it is scaled by taking nearest pixels.
+        enlarge: False keeps the size of an image that is smaller.
+
+    Raises:
+        OSError: the file is not a readable image, or one of absurd size.
+        VideoError: it holds more than 8 bits per channel, as depth maps do, and ``depth`` is not given.
+    """
+    with open_image(path) as image:
+        width, height = scaled_size(*image.size, short_side, enlarge)
+        if depth is not None:
+            deep = image.mode.startswith(("I", "F"))
+            return depth.encode(nearest(np.asarray(image if deep else image.convert("L")), width, height))
+        if image.mode.startswith(("I", "F")):
+            raise VideoError(f"{path}: is a 16-bit image (a depth map?); give the folder of 8-bit RGB frames")
+        image.draft("RGB", (width, height))  # lets the JPEG decoder leave out detail that scaling would remove
+        rgb = image.convert("RGB")
+    if rgb.size != (width, height):
+        rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(rgb).transpose(2, 0, 1)
+
+
+@contextmanager
+def open_image(path: str) -> Iterator[Image.Image]:
+    """An image of which no more than the header has been read.
+
+    Raises:
+        OSError: what lies there is no file, no image, or one of absurd size; or reading its pixels fails.
+    """
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise OSError("is not a file")
+    try:
+        with Image.open(path) as image:
+            if absurd := absurd_size(*image.size):
+                raise OSError(absurd)
+            yield image
+    except BROKEN as error:
+        raise OSError(str(error)) from None
+
+
+def why_not(path: str, error: OSError) -> str:
+    """Why an image of a folder could not be read."""
+    return f"{os.path.basename(path)}: {error.strerror or error}"
+
+
+def absurd_size(width: int, height: int) -> str:
+    """Why pictures of this size are not read, as a damaged or hostile header may claim it; empty if they are."""
+    if width * height <= MOST_PIXELS and max(width, height) <= LONGEST * min(width, height):
+        return ""
+    most = f"{MOST_PIXELS // 10**6} million pixels and sides of 1 to {LONGEST}"
+    return f"pictures of {width} x {height} pixels are not read, only up to {most}"
+
+
+def scaled_size(width: int, height: int, short_side: int | None, enlarge: bool = True) -> tuple[int, int]:
+    """Width and height after scaling the short side to ``short_side``, aspect kept, sides rounded to whole pixels."""
+    short = min(width, height)
+    if short_side is None or (short < short_side and not enlarge):
+        return width, height
+    return max(1, (2 * width * short_side + short) // (2 * short)), max(
+        1, (2 * height * short_side + short) // (2 * short)
+    )

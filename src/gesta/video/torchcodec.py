@@ -1,0 +1,70 @@
+"""Frames out of video files through torchcodec, where it is installed and loads."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from gesta.errors import GestaError
+from gesta.video.decode import Clip, File
+from gesta.video.images import scaled_size
+
+
+def video_decoder() -> Any:
+    """torchcodec's ``VideoDecoder`` class.
+
+    Raises:
+        GestaError: torchcodec is not installed, or finds no FFmpeg libraries.
+    """
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except ModuleNotFoundError:
+        raise GestaError(
+            "torchcodec is not installed; pip install 'gesta[torchcodec]', or use the decoder pyav"
+        ) from None
+    except (ImportError, OSError, RuntimeError):
+        raise GestaError(
+            "torchcodec cannot load FFmpeg's shared libraries; install FFmpeg (apt-get install ffmpeg or conda "
+            "install ffmpeg), or use the decoder pyav"
+        ) from None
+    return VideoDecoder
+
+
+class TorchcodecFile(File):
+    """Source of frames: a video file through torchcodec, which counts exactly and gives frames by number.
+
+    torchcodec orders frames by timestamp, so a file whose timestamps are unusable (AVI, repeated or missing times) is
+    left to PyAV, and so is one in which its decoder meets damage.
+    """
+
+    def __enter__(self) -> TorchcodecFile:
+        decoder = video_decoder()
+        super().__enter__()
+        self._decoder: Any = None
+        if self._timeline.times and os.path.isfile(self.path):  # not a member of a tar file
+            try:
+                self._decoder = decoder(self.path, stream_index=self._stream.index, seek_mode="exact")
+            except (RuntimeError, ValueError):  # a codec that this FFmpeg lacks, or damage
+                return self
+            self.frames = len(self._decoder)
+        return self
+
+    def fill(self, clip: Clip) -> int:
+        """Decode the wanted frames into the clip."""
+        if self._decoder is not None:
+            try:
+                frames: Tensor = self._decoder.get_frames_at(clip.wanted).data
+            except (RuntimeError, IndexError):
+                self._decoder = None
+            else:
+                height, width = frames.shape[-2:]
+                width, height = scaled_size(width, height, clip.short_side, clip.enlarge)
+                if (height, width) != frames.shape[-2:]:
+                    frames = interpolate(frames, (height, width), mode="bilinear", antialias=True)
+                for number, image in zip(clip.wanted, frames.numpy()):
+                    clip.put_image(number, image)
+                return self.frames
+        return super().fill(clip)

@@ -1,0 +1,134 @@
+"""The measurements measure what they say; no test asserts a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from av.video.reformatter import VideoReformatter
+
+from gesta.bench import data as bench
+from gesta.bench.data import bench_data, make_videos
+from gesta.bench.model import bench_model
+from gesta.data.batch import Batch
+from gesta.data.samples import TrainingClips
+from gesta.errors import GestaError
+from gesta.model import ClipSpec
+from gesta.models import model_config
+from gesta.recipe import TrainConfig
+from gesta.records import Record
+from gesta.video.decode import Clip, File
+from gesta.video.reader import probe, read
+
+CLIP = ClipSpec(frames=4, stride=2, size=32)
+
+
+def test_loading_is_measured_stage_by_stage(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    for i in range(3):
+        make_video(f"v/{i}.mp4")
+    (tmp_path / "v/broken.mp4").write_bytes(b"nothing" * 99)
+    found = bench_data(tmp_path / "v", clip=CLIP, workers=[0, 1], device="cpu", seconds=0.2)
+    assert (found.videos, list(found.clips), set(found.milliseconds)) == (
+        3,
+        [0, 1],
+        {*["decode", "convert", "augment"], "hand over"},
+    )
+    stages = found.milliseconds
+    assert found.share == stages["decode"] / (stages["decode"] + stages["convert"] + stages["augment"])
+    assert list(found.limit) == [0, 1] and 0 < found.share <= 1 and found.to_json()["share"] == found.share
+    assert f"{found.share:.0%} is decoding: so near it comes to the pure decoding limit" in str(found)
+    assert min(found.decoded, found.converted, *found.clips.values()) > 0
+    assert all(ms >= 0 for ms in found.milliseconds.values())
+    assert found.bottleneck == max(found.milliseconds, key=lambda s: found.milliseconds[s]) and found.remedy
+    assert len(found.unreadable) == 1 and "broken.mp4" in found.unreadable[0]
+    assert "64 x 48" in found.source and "24 frames" in found.source
+    assert json.loads(json.dumps(found.to_json()))["videos"] == 3
+    assert "broken.mp4" in str(found) and "clips/s" in str(found)
+
+
+def test_records_and_training_settings_are_used(
+    make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(make_video("a.mp4"))
+    shapes: list[tuple[int, ...]] = []
+    loader = bench.training_loader
+
+    def seen(dataset: TrainingClips, *options: Any) -> Iterator[Batch]:
+        for batch in loader(dataset, *options):
+            shapes.append(tuple(batch["video"].shape))
+            yield batch
+
+    monkeypatch.setattr(bench, "training_loader", seen)
+    records = [Record(path=path, name="x", label=7, start=s, end=s + 10) for s in range(5)]
+    bench_data(records, clip=CLIP, train=TrainConfig(batch_size=4, repeats=3), workers=[0], device="cpu", seconds=0.1)
+    assert set(shapes) == {(4, 3, 4, 3, 32, 32), (4, 3, 0)}  # clips, and those that are decoded only
+
+
+def test_nothing_to_measure_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(GestaError, match="no readable video"):
+        bench_data(tmp_path, seconds=0.1)
+
+
+def test_the_limit_decodes_what_the_clip_needs_and_converts_nothing(
+    make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [Record(path=str(make_video("a.mp4")), name="a", label=0, start=5, end=20)]
+    asked: list[list[int]] = []
+    fill = File.fill
+
+    def seen(self: File, clip: Clip) -> int:
+        asked.append(clip.wanted)
+        return fill(self, clip)
+
+    monkeypatch.setattr(File, "fill", seen)
+    for repeats in (1, 2):
+        config = TrainConfig(repeats=repeats)
+        TrainingClips(records, CLIP, config, ["any"])[3, 0]
+        with monkeypatch.context() as patch:
+            patch.setattr(VideoReformatter, "reformat", None)
+            sample = bench.DecodedOnly(records, CLIP, config, ["any"])[3, 0]
+        assert sample["video"].shape == (repeats, 0) and asked[-1] == asked[-2] and min(asked[-1]) >= 5
+
+
+@pytest.mark.parametrize("stage", ["decode", "convert", "augment", "hand over"])
+def test_the_remedy_is_about_the_bottleneck(stage: str) -> None:
+    told = {
+        s: bench._remedy(s, {0: 1.0, 2: 5.0, 4: 3.0}, 720, 256) for s in ("decode", "convert", "augment", "hand over")
+    }
+    assert "2 loader processes" in told[stage] and "5.0 clips/s" in told[stage]
+    assert len(set(told.values())) == 4
+    assert "720" in told["decode"] and "720" not in bench._remedy("decode", {1: 1.0}, 256, 256)
+
+
+def test_made_videos_are_the_same_each_time_and_move(tmp_path: Path) -> None:
+    videos = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        make_videos(tmp_path / name, amount=1, frames=12, size=(96, 64))
+        (path,) = (tmp_path / name).iterdir()
+        videos.append(read(path, lambda n: torch.arange(n)))
+    assert torch.equal(*videos) and probe(path).frames == 12
+    assert (videos[0][0].float() - videos[0][-1].float()).abs().mean() > 10
+
+
+def test_a_model_is_measured() -> None:
+    config = model_config("r3d_tiny", classes=5)
+    config.clip.frames, config.clip.size = 4, 32
+    found = bench_model(config, batch=2, device="cpu", seconds=0.1)
+    assert found.parameters == sum(p.numel() for p in config.build().parameters())
+    assert found.forward > 0 and found.training > 0 and found.start > 0
+    assert found.memory["training"] >= found.memory["forward"] > 2**20
+    assert json.loads(json.dumps(found.to_json()))["batch"] == 2
+    assert "3 x 4 x 32 x 32" in str(found) and "clips/s" in str(found)
+    with pytest.raises(GestaError, match="at least one"):
+        bench_model(config, batch=0)
+
+
+def test_several_label_spaces_and_autocast_are_measured() -> None:
+    config = model_config("r3d_tiny", classes={"verb": 3, "noun": 4})
+    config.clip.frames, config.clip.size = 4, 32
+    assert bench_model(config, batch=2, precision="bf16-mixed", device="cpu", seconds=0.1).precision == "bf16-mixed"

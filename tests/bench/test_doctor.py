@@ -1,0 +1,117 @@
+"""The doctor reports what is there and, above all, what is not."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from gesta.bench import doctor
+from gesta.bench.doctor import Diagnosis, Finding, diagnose
+
+
+def of(diagnosis: Diagnosis, name: str) -> Finding:
+    (finding,) = [f for f in diagnosis.findings if f.name == name]
+    return finding
+
+
+def test_a_working_machine() -> None:
+    found = diagnose()
+    assert found.ok, str(found)
+    assert of(found, "torch").value == torch.__version__
+    assert of(found, "gesta").value == importlib.metadata.version("gesta")
+    assert "libavcodec " + ".".join(map(str, av.library_versions["libavcodec"])) in of(found, "FFmpeg in PyAV").value
+    assert of(found, "H.264 encoder").value == "libx264"
+    assert {"h264", "hevc", "vp9", "mpeg4"} <= set(of(found, "decoders").value.split(", "))
+    assert [f.state for f in found.findings if f.group == "self test"] == ["ok"] * (
+        1 + 1 + torch.accelerator.is_available()
+    )
+    assert of(found, "working folder").value == "can be written"
+    assert all(f.remedy for f in found.findings if f.state != "ok")
+    assert json.loads(json.dumps(found.to_json()))["ok"] is True
+    text = str(found)
+    assert all(f.name in text and f.value in text for f in found.findings) and "all well" in text
+
+
+def test_what_is_missing_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = importlib.metadata.version
+
+    def without(name: str) -> str:
+        if name == "timm":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", without)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    loaded = doctor.importlib.import_module
+
+    def broken(name: str, package: str | None = None) -> object:
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist\nlong traceback")
+        if name == "torchcodec":
+            raise RuntimeError("Could not load libtorchcodec. Likely causes:\n1. no FFmpeg")
+        return loaded(name, package)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
+    found = diagnose()
+    assert not found.ok and "wrong: torchvision, timm" in str(found)
+    assert of(found, "timm").value == "missing" and "pip install" in of(found, "timm").remedy
+    assert of(found, "torchvision").state == "wrong" and "same index" in of(found, "torchvision").remedy
+    assert "nms" in of(found, "torchvision").value and "traceback" not in of(found, "torchvision").value
+    codec = of(found, "torchcodec")
+    assert codec.state == "note" and codec.remedy
+    if doctor.importlib.util.find_spec("torchcodec"):
+        assert "libtorchcodec" in codec.value and "FFmpeg" in codec.remedy
+
+
+def test_a_part_that_breaks_does_not_end_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(av, "library_versions", None)
+    found = diagnose()
+    assert not found.ok
+    broken = [f for f in found.findings if f.group == "video"]
+    assert [f.state for f in broken] == ["wrong"] and "Error" in broken[0].value
+    assert any(f.group == "self test" for f in found.findings)
+
+
+def test_a_video_that_does_not_come_back_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader:
+        @staticmethod
+        def decode(video: int) -> list[object]:
+            return []
+
+    opened = av.open
+
+    def open_nothing(file: object, mode: str = "r", **options: object) -> object:
+        if mode == "w":
+            return opened(file, mode, **options)  # type: ignore[call-overload]
+        return contextlib.nullcontext(Reader())
+
+    monkeypatch.setattr(av, "open", open_nothing)
+    findings: list[Finding] = []
+    doctor._self_test(findings)
+    assert findings[0].state == "wrong" and "8 grey frames" in findings[0].value
+    assert findings[1].state == "ok"
+
+
+def test_a_folder_that_cannot_be_written_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    findings: list[Finding] = []
+    doctor._machine(findings)
+    (folder,) = [f for f in findings if f.name == "working folder"]
+    assert folder.state == "note" and "Permission denied" in folder.value and folder.remedy
+
+
+def test_memory_is_the_containers_if_it_is_smaller() -> None:
+    memory = doctor._memory()
+    if Path("/proc/meminfo").exists():
+        assert memory is not None and 0 < memory[1] <= memory[0]

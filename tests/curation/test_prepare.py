@@ -1,0 +1,268 @@
+"""A prepared folder has the same videos, smaller, with the same frames in the same order."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gesta.cli import main
+from gesta.curation import reencode
+from gesta.curation.prepare import MANIFEST, Prepared, prepare
+from gesta.curation.workers import each
+from gesta.data.lists import Lists, write_lists
+from gesta.data.shards import Shards
+from gesta.errors import GestaError
+from gesta.video.reader import find_videos, probe, read
+
+
+@pytest.fixture
+def root(make_video: Callable[..., Path], tmp_path: Path) -> Path:
+    """Two classes of three videos, 96 x 80; one name with a blank and another suffix."""
+    for name in ("a/0.mp4", "a/1 x.mkv", "a/sub/2.mp4", "b/0.avi", "b/1.mp4", "b/sub/2.mp4"):
+        make_video(f"v/{name}", size=(96, 80), frames=20)
+    return tmp_path / "v"
+
+
+def small(root: Path, out: Path, **options: object) -> Prepared:
+    return prepare(root, out, short_side=64, workers=0, **options)  # type: ignore[arg-type]
+
+
+def everything(path: str | Path) -> torch.Tensor:
+    return read(path, lambda n: torch.arange(n), short_side=64).float()
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_copies_have_the_same_frames(root: Path, tmp_path: Path, codec: str) -> None:
+    done = small(root, tmp_path / "o", codec=codec)
+    assert (done.videos, done.made, done.kept, done.left_out, done.frames) == (6, 6, 0, [], 120)
+    for path in find_videos(root):
+        copy = tmp_path / "o" / Path(path).relative_to(root).with_suffix(".mp4")
+        info, before = probe(copy, exact=True), probe(path)
+        assert (info.width, info.height, info.codec, info.frames) == (76, 64, codec, 20)
+        assert info.fps == pytest.approx(before.fps) and not info.variable_rate
+        reference = everything(path)[..., :76]
+        assert (everything(copy) - reference).abs().mean() < 3  # frames that follow differ by 4 grey levels
+    assert not list((tmp_path / "o").rglob("*.part"))
+
+
+def test_a_second_run_makes_what_is_missing(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    small(root, out)
+    before = {path: os.stat(path).st_mtime_ns for path in find_videos(out)}
+    (out / "a" / "0.mp4").unlink()
+    (out / "a" / ".0.mp4.99.part").write_bytes(b"half")
+    (out / "b" / ".x.99.part").mkdir()
+    done = small(root, out)
+    assert (done.made, done.kept) == (1, 5) and not list(out.rglob("*.part"))
+    assert {path for path in before if os.stat(path).st_mtime_ns != before[path]} == {str(out / "a" / "0.mp4")}
+    with pytest.raises(GestaError, match="was made with short_side 64, not 32"):
+        prepare(root, out, short_side=32, workers=0)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "precious.txt").touch()
+    with pytest.raises(GestaError, match="not empty"):
+        small(root, other)
+
+
+def test_a_stopped_file_does_not_appear(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reencode, "_write_images", lambda folder, *_: (Path(folder) / "img_00001.jpg").touch() or stops())
+        with pytest.raises(KeyboardInterrupt):
+            small(root, tmp_path / "o", frames=True)
+    assert not find_videos(tmp_path / "o")
+    assert small(root, tmp_path / "o", frames=True).made == 6
+
+
+def test_broken_files_are_named_and_the_rest_is_made(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "b" / "broken.mp4").write_bytes(b"nothing" * 99)
+    (root / "b" / "0.mkv").write_bytes((root / "b" / "1.mp4").read_bytes())  # would become b/0.mp4, too
+    cut = root / "b" / "cut.mkv"
+    cut.write_bytes((root / "a" / "1 x.mkv").read_bytes()[:-300])
+    for made in (7, 0):
+        with pytest.raises(SystemExit) as stop:
+            main(["data", "prepare", str(root), str(tmp_path / "o"), "--workers", "0", "--json"])
+        assert stop.value.code == 1
+        value = json.loads(capsys.readouterr().out)
+        assert value["made"] == made and value["kept"] == 7 - made and len(value["left_out"]) == 2
+        assert any("broken.mp4: cannot be opened as a video" in sentence for sentence in value["left_out"])
+        assert any("would become the same file" in sentence for sentence in value["left_out"])
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "prepare", str(root / "a"), str(tmp_path / "p"), "--workers", "0"])
+    assert stop.value.code == 0 and "3 of 3 videos" in capsys.readouterr().out
+
+
+def test_frames_are_images_counted_from_one(root: Path, tmp_path: Path) -> None:
+    done = small(root, tmp_path / "o", frames=True, lists=True)
+    folder = tmp_path / "o" / "a" / "1 x"
+    assert sorted(os.listdir(folder)) == [f"img_{i:05d}.jpg" for i in range(1, 21)]
+    with Image.open(folder / "img_00020.jpg") as image:
+        assert image.size == (77, 64)
+    assert (everything(folder) - everything(root / "a" / "1 x.mkv")).abs().mean() < 2
+    lists = Lists(train=str(tmp_path / "o" / "train.txt"), val=str(tmp_path / "o" / "val.txt"))
+    assert done.lists == {"train.txt": 4, "val.txt": 2}
+    assert [len(read(r.path, lambda n: torch.arange(n))) for r in lists.records("train")] == [20] * 4
+
+
+@pytest.mark.parametrize(("fps", "expected"), [(6.0, 10), (12.0, 20), (24.0, 40), (5.0, 9)])
+def test_another_rate_shows_each_moment(
+    make_video: Callable[..., Path], tmp_path: Path, fps: float, expected: int
+) -> None:
+    make_video("v/0.mp4", size=(96, 80), frames=20, fps=12)
+    small(tmp_path / "v", tmp_path / "o", fps=fps)
+    info = probe(tmp_path / "o" / "0.mp4")
+    assert (info.frames, info.fps) == (expected, pytest.approx(fps))
+    shown = [int(12 * k / fps + 1e-6) for k in range(expected)]
+    copy, whole = everything(tmp_path / "o" / "0.mp4"), everything(tmp_path / "v" / "0.mp4")
+    assert (copy - whole[shown][..., :76]).abs().mean() < 3
+
+
+def test_times_of_a_video_without_a_rate_stay(tmp_path: Path) -> None:
+    times = [0, 40, 80, 240, 280, 500, 540, 900]
+    (tmp_path / "v").mkdir()
+    with av.open(str(tmp_path / "v" / "x.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 80, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 80, 3), 25 * i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    small(tmp_path / "v", tmp_path / "o")
+    with av.open(str(tmp_path / "o" / "x.mp4")) as container:
+        found = [frame.time for frame in container.decode(video=0)]
+    assert [round(1000 * (time - found[0])) for time in found] == times
+
+
+def test_turned_full_range_and_frame_folders(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    with av.open(str(tmp_path / "v" / "full.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 80, "yuvj420p"
+        for i in range(8):
+            image = np.full((80, 96, 3), (10 + 30 * i, 250 - 30 * i, 40), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    for i in range(5):
+        (tmp_path / "v" / "f").mkdir(exist_ok=True)
+        Image.new("RGB", (161, 99), (10 * i, 100, 200)).save(tmp_path / "v" / "f" / f"img_{i:05d}.png")
+    done = small(tmp_path / "v", tmp_path / "o")
+    assert (done.made, done.frames) == (2, 13)
+    for name, width in (("full", 76), ("f", 104)):
+        source = tmp_path / "v" / (f"{name}.mp4" if name == "full" else name)
+        copy = everything(tmp_path / "o" / f"{name}.mp4")
+        assert copy.shape[-1] == width and (copy.mean((2, 3)) - everything(source).mean((2, 3))).abs().max() < 4
+
+
+def test_lists_split_by_seed_or_by_sub_folder(root: Path, make_video: Callable[..., Path], tmp_path: Path) -> None:
+    assert write_lists(str(root), val=0.34, seed=1) == {"train.txt": 4, "val.txt": 2}
+    assert (root / "classes.txt").read_text() == "a\nb\n"
+    first = (root / "val.txt").read_text()
+    assert first == (write_lists(str(root), val=0.34, seed=1) and (root / "val.txt").read_text())
+    assert any(write_lists(str(root), val=0.34, seed=s) and (root / "val.txt").read_text() != first for s in range(9))
+    for i in range(3):
+        make_video(f"v/a/sub/more{i}.mp4")
+    for seed in range(6):
+        write_lists(str(root), val=0.34, seed=seed, by_folder=True)
+        lists = Lists(train=str(root / "train.txt"), val=str(root / "val.txt"), class_names=str(root / "classes.txt"))
+        parts = {split: {r.name for r in lists.records(split)} for split in ("train", "val")}  # type: ignore[arg-type]
+        assert len(parts["train"] | parts["val"]) == 9 and not parts["train"] & parts["val"]
+        together = {name for name in parts["train"] | parts["val"] if name.startswith("a/sub/")}
+        assert together <= parts["train"] or together <= parts["val"]
+    root.rename(tmp_path / "train")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "train").rename(tmp_path / "whole" / "train")
+    make_video("whole/val/a/9.mp4")
+    for by_folder in (False, True):
+        assert write_lists(str(tmp_path / "whole"), by_folder=by_folder) == {"train.txt": 9, "val.txt": 1}
+        assert (tmp_path / "whole" / "val.txt").read_text() == "val/a/9.mp4 0\n"
+
+
+def test_shards_hold_all_videos_and_go_on(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    (root / "b" / "broken.mp4").write_bytes(b"nothing" * 99)
+    done = small(root, out, shards=3)
+    names = sorted(path.name for path in out.glob("*.tar"))
+    assert names == [f"shard-{i:06d}.tar" for i in range(3)] and done.shards == 3 and len(done.left_out) == 1
+    data = Shards(root=str(out), val=0.0)
+    records = data.records("train")
+    assert {(r.name, r.label) for r in records} == {
+        (Path(p).relative_to(root).as_posix(), "ab".index(Path(p).relative_to(root).parts[0]))
+        for p in find_videos(root)
+        if "broken" not in p
+    }
+    for record in records:
+        assert (everything(record.path) - everything(root / record.name)[..., :76]).abs().mean() < 3
+    assert sorted(os.listdir(out)) == sorted(
+        [*names, *(n.replace(".tar", ".index.json") for n in names), "classes.txt", MANIFEST]
+    )
+    again = small(root, out, shards=3)
+    assert (again.made, again.kept) == (0, 6) and "broken.mp4: is not in" in again.left_out[0]
+    bytes_before = (out / names[1]).read_bytes()
+    (out / names[1]).unlink()
+    assert small(root, out, shards=3).made >= 2 and (out / names[1]).read_bytes() == bytes_before
+    (root / "b" / "broken.mp4").unlink()
+    (root / "a" / "0.mp4").rename(root / "a" / "renamed.mp4")
+    with pytest.raises(GestaError, match="choose a new folder"):
+        small(root, out, shards=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"short_side": 63}, "must be even"),
+        ({"fps": 0.0}, "fps above 0"),
+        ({"shards": 2, "frames": True}, "leave --frames"),
+        ({"shards": -1}, "from 0 on"),
+        ({"out": "v/o"}, "lies in"),
+        ({"root": "nowhere"}, "is not a folder"),
+    ],
+)
+def test_impossible_wishes(root: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
+    options = {"root": "v", "out": "o"} | options
+    folders = [tmp_path / str(options.pop(name)) for name in ("root", "out")]
+    with pytest.raises(GestaError, match=message):
+        prepare(*folders, workers=0, **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "o").exists()
+
+
+def _dies_of_three(number: int) -> int:
+    if number == 3:
+        os._exit(11)
+    return number * number
+
+
+def _dies_once(path: str) -> str:
+    if not os.path.exists(path):
+        Path(path).touch()
+        os._exit(11)
+    return "alive"
+
+
+def test_an_item_whose_process_dies_is_tried_again(tmp_path: Path) -> None:
+    assert list(each(_dies_once, [str(tmp_path / "died")], 1)) == [(0, "alive", "")]
+
+
+def test_what_work_raises_is_raised() -> None:
+    with pytest.raises(GestaError, match="nowhere: does not exist"):
+        list(each(find_videos, ["nowhere"], 1))
+
+
+def test_a_process_that_dies_takes_no_other_work_along() -> None:
+    found = {position: (result, why) for position, result, why in each(_dies_of_three, range(6), 2)}
+    assert found.pop(3) == (None, "kills its process")
+    assert found == {i: (i * i, "") for i in (0, 1, 2, 4, 5)}

@@ -1,0 +1,63 @@
+"""The mean over splits is that of one model and one protocol, or it is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from gesta.cli import main
+from gesta.errors import GestaError
+from gesta.evaluation.mean import mean
+from gesta.evaluation.result import Result
+from results import result
+
+DATA = {"class": "gesta.datasets.ucf101:UCF101", "root": "ucf", "annotations": "", "split": 1}
+
+
+def split(number: int, right: int, **fields: object) -> Result:
+    """A result of ten videos, so many right."""
+    labels = [0] * 5 + [1] * 5
+    answers = [label if i < right else 1 - label for i, label in enumerate(labels)]
+    names = [f"{number}: {i}" for i in range(10)]
+    return result(labels, answers, names=names, data=DATA | {"split": number}, **fields)
+
+
+def test_mean_and_deviation() -> None:
+    found = mean([(f"s{n}", split(n, right)) for n, right in ((1, 7), (2, 8), (3, 9))])
+    assert found.values["top1"] == [70, 80, 90] and found.splits == [1, 2, 3] and found.listed == 30
+    assert found.mean["top1"] == pytest.approx(80) and found.std["top1"] == pytest.approx(10)  # of a sample: n - 1
+    assert "top1" in str(found) and "80.00 ± 10.00" in str(found) and "split 3" in str(found)
+    assert "top1_scored" not in str(found)  # nothing failed
+    assert json.loads(json.dumps(found.to_json()))["mean"]["top1"] == pytest.approx(80)
+
+
+def test_what_is_no_mean_over_splits() -> None:
+    first = split(1, 7)
+    other = dataclasses.replace(
+        split(2, 8), data=DATA | {"split": 2, "root": "elsewhere"}, torch="9", device="cuda (x)"
+    )
+    mean([("a", first), ("b", other)])  # where and by what it was computed is free
+    views = first.views | {"crops": 3}
+    for results, message in (
+        ([first], "two results or more"),
+        ([first, first], "a and b are of the same list of videos"),
+        ([first, dataclasses.replace(other, views=views)], "views.crops is 1 and 3"),
+        ([first, dataclasses.replace(other, data=DATA | {"split": 2, "val": 0.1})], "data.val is None and 0.1"),
+        ([first, dataclasses.replace(other, model_config=other.model_config | {"depth": 3})], "model.depth"),
+        ([dataclasses.replace(first, metrics={}), other], "no metric in common"),
+    ):
+        with pytest.raises(GestaError, match=message):
+            mean(list(zip("ab", results)))
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2):
+        (tmp_path / f"run{number}").mkdir()
+        split(number, 5 + number).write(tmp_path / f"run{number}" / "result.json")
+    with pytest.raises(SystemExit) as stop:
+        main(["mean", str(tmp_path / "run1"), str(tmp_path / "run2"), "--json"])
+    assert stop.value.code == 0
+    assert json.loads(capsys.readouterr().out)["mean"]["top1"] == pytest.approx(65)

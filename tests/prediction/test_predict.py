@@ -1,0 +1,342 @@
+"""One answer per video, whatever is thrown at it; the formats of answers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gesta.checkpoint import load_model, save_model
+from gesta.cli import main
+from gesta.config import config, replace
+from gesta.errors import GestaError
+from gesta.evaluation.evaluate import evaluate
+from gesta.marionette.dataset import Marionette, make
+from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
+from gesta.models import create_model
+from gesta.prediction.answer import Prediction, clock
+from gesta.prediction.predict import average_views, class_names, find_sources, joint_names, predict, rank, run
+from gesta.prediction.writers import Format, as_table, write
+from gesta.recipe import EvaluateConfig
+from gesta.recipes.address import find_recipe
+from gesta.records import Record
+from gesta.training.loop import train
+from gesta.video.depth import Depth
+from gesta.video.reader import find_videos
+
+VIEWS = EvaluateConfig(clips=2, crops=3, batch_size=5, workers=0)
+
+
+@config
+class LinearConfig(ModelConfig):
+    """A linear classifier on 4 x 4 x 4 averages of the clip."""
+
+    def build(self) -> VideoModel:
+        return Linear(self)
+
+
+class Linear(VideoModel):
+    """The smallest model whose scores depend on every frame and every corner."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.AdaptiveAvgPool3d(4)])
+        self.classifier = Classifier(3 * 4**3, config.classes)
+        self.finish()
+
+    def stem(self, video: Tensor) -> Tensor:
+        return video
+
+    def to_grid(self, state: Tensor) -> Tensor:
+        return state
+
+    def from_grid(self, grid: Tensor, state: Tensor) -> Tensor:
+        return grid
+
+    def grid_at(self, block: int) -> Grid:
+        clip = self.config.clip
+        return (3, 4, 4, 4) if block else (3, clip.frames, clip.size, clip.size)
+
+    def pool(self, state: Tensor) -> Tensor:
+        return state.flatten(1)
+
+
+def linear_model(classes: int | dict[str, int] = 4, **clip: object) -> VideoModel:
+    return LinearConfig(classes=classes, clip=ClipSpec(**{"frames": 4, "stride": 2, "size": 32, **clip})).build()  # type: ignore[arg-type]
+
+
+NAMES = ["run", "jump", "sit", "wave"]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
+    """A folder with good videos, a frame folder, and files that are broken, empty or one frame long."""
+    make_video("in/a.mp4")
+    make_video("in/deep/b c.mp4", size=(48, 64), shade=90)
+    make_video("in/one.mp4", frames=1)
+    (tmp_path / "in/broken.mp4").write_bytes(bytes(range(256)) * 20)
+    (tmp_path / "in/empty.mp4").touch()
+    (tmp_path / "in/frames").mkdir()
+    for i in range(6):
+        Image.new("RGB", (50, 40), (40 * i,) * 3).save(tmp_path / f"in/frames/img_{i:04d}.jpg")
+    (tmp_path / "in/notes.txt").write_text("not a video")
+    return tmp_path / "in"
+
+
+def test_every_video_gets_an_answer_or_a_sentence(mixed: Path) -> None:
+    found = list(predict(linear_model(), NAMES, [mixed], views=VIEWS, top=3))
+    assert [Path(p.path).name for p in found] == ["a.mp4", "broken.mp4", "b c.mp4", "empty.mp4", "frames", "one.mp4"]
+    for p in found:
+        assert bool(p.error) == (Path(p.path).name in ("broken.mp4", "empty.mp4"))
+        assert (p.start, p.end) == (None, None)
+        if p.error:
+            assert p.labels == () and p.path in str(p) and "\n" not in str(p)
+        else:
+            assert len(p.labels) == 3 and p.labels[0][1] >= p.labels[1][1] >= p.labels[2][1]
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+@pytest.mark.parametrize("coverage", ["even", "contiguous"])
+def test_the_numbers_are_those_of_the_evaluation(mixed: Path, average: str, coverage: str) -> None:
+    views = EvaluateConfig(clips=3, crops=3, average=average, coverage=coverage, batch_size=4, workers=0)  # type: ignore[arg-type]
+    paths = find_videos(mixed)
+    model = linear_model()
+    result = evaluate(model, [Record(path=p, name=p, label=0) for p in paths], NAMES, views)
+    assert result is not None
+    for p, scores in zip(predict(model, NAMES, paths, views=views, top=4), result.scores["label"], strict=True):
+        if scores is None:
+            assert p.error
+        else:
+            t = torch.tensor(scores)
+            wanted = t if average == "probabilities" else t.softmax(-1)
+            assert dict(p.labels) == pytest.approx(dict(zip(NAMES, wanted.tolist())), abs=1e-5)
+
+
+def test_workers_and_batches_change_neither_order_nor_numbers(mixed: Path) -> None:
+    model = linear_model()
+    alone = list(predict(model, NAMES, [mixed], views=VIEWS))
+    many = EvaluateConfig(clips=2, crops=3, batch_size=64, workers=2)
+    for a, b in zip(alone, predict(model, NAMES, [mixed], views=many), strict=True):
+        assert (a.path, a.error) == (b.path, b.error)
+        assert dict(a.labels) == pytest.approx(dict(b.labels), abs=1e-6)
+
+
+def test_sources_are_files_folders_frame_folders_and_patterns(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mixed)
+    assert find_sources(["*.mp4", "deep", "frames", "a.mp4", "gone.mp4", "no*thing"]) == [
+        "a.mp4", "broken.mp4", "empty.mp4", "one.mp4", "deep/b c.mp4", "frames", "gone.mp4", "no*thing"]  # fmt: skip
+    (mixed / "void").mkdir()
+    found = list(predict(linear_model(), NAMES, ["gone.mp4", "void", "notes.txt"], views=VIEWS))
+    assert [bool(p.error) for p in found] == [True] * 3
+    assert all(p.path in p.error for p in found)
+
+
+def test_several_label_spaces_give_joint_answers(make_video: Callable[..., Path]) -> None:
+    spaces = {"verb": ["open", "close"], "noun": ["door", "jar", "book"]}
+    model = linear_model({"verb": 2, "noun": 3})
+    (p,) = predict(model, spaces, [make_video("a.mp4")], views=VIEWS, top=6)
+    assert {name for name, _ in p.labels} == {f"{v} {n}" for v in spaces["verb"] for n in spaces["noun"]}
+    assert sum(v for _, v in p.labels) == pytest.approx(1.0)
+    scores = {"verb": torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "noun": torch.tensor([[0.0, 3.0, 1.0]] * 2)}
+    joint = average_views(scores, spaces, "probabilities")
+    verb = scores["verb"].softmax(-1).mean(0)
+    assert dict(rank(joint, joint_names(spaces), 1)) == pytest.approx(
+        {"open jar": float(verb[0] * scores["noun"][0].softmax(-1)[1])}
+    )
+
+
+def test_names_that_do_not_fit_the_model_are_refused() -> None:
+    with pytest.raises(GestaError, match="3 labels"):
+        next(predict(linear_model(), NAMES[:3], ["a.mp4"]))
+    with pytest.raises(GestaError, match="features"):
+        class_names(linear_model(0), [])
+    with pytest.raises(GestaError, match="verb"):
+        class_names(linear_model({"verb": 2}), NAMES)
+
+
+# --- formats ---------------------------------------------------------------------------------------------------------
+
+TIMED = [
+    Prediction(path="a, b.mp4", start=0.0, end=3661.5, labels=(("wave", 0.75), ("run", 0.2))),
+    Prediction(path="a, b.mp4", start=3661.5, end=3662.0, labels=(("run", 0.6),)),
+    Prediction(path="a, b.mp4", error="a, b.mp4: broke off; copy it again"),
+]
+
+
+def written(predictions: list[Prediction], format: Format) -> str:
+    out = io.StringIO()
+    assert write(iter(predictions), format, out) == predictions
+    return out.getvalue()
+
+
+def test_csv_has_a_row_per_label() -> None:
+    rows = list(csv.DictReader(io.StringIO(written(TIMED, "csv"))))
+    assert [(r["path"], r["start"], r["end"], r["rank"], r["class"]) for r in rows] == [
+        ("a, b.mp4", "0.000", "3661.500", "1", "wave"),
+        ("a, b.mp4", "0.000", "3661.500", "2", "run"),
+        ("a, b.mp4", "3661.500", "3662.000", "1", "run"),
+        ("a, b.mp4", "", "", "", ""),
+    ]
+    assert float(rows[0]["probability"]) == 0.75 and rows[3]["error"] == TIMED[2].error
+
+
+def test_json_is_an_array_even_if_the_run_was_stopped() -> None:
+    assert json.loads(written(TIMED, "json")) == [p.to_json() for p in TIMED]
+    assert json.loads(written([], "json")) == []
+    out = io.StringIO()
+
+    def stopped():  # type: ignore[no-untyped-def]
+        yield TIMED[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(stopped(), "json", out)
+    assert json.loads(out.getvalue()) == [TIMED[0].to_json()]
+
+
+def test_srt_is_numbered_cues_of_one_timed_video() -> None:
+    assert written(TIMED, "srt") == (
+        "1\n00:00:00,000 --> 01:01:01,500\nwave (75%)\n\n2\n01:01:01,500 --> 01:01:02,000\nrun (60%)\n\n"
+    )
+    with pytest.raises(GestaError, match="--timeline"):
+        written([Prediction(path="a", labels=(("run", 1.0),))], "srt")
+    with pytest.raises(GestaError, match="one video"):
+        written([TIMED[0], Prediction(path="b", start=0, end=1, labels=(("run", 1.0),))], "srt")
+
+
+def test_text_and_table_show_times_classes_and_errors() -> None:
+    text = written(TIMED, "text").splitlines()
+    assert text[0] == "a, b.mp4  00:00:00.000 - 01:01:01.500  wave 0.750, run 0.200"
+    assert text[2] == TIMED[2].error
+    assert as_table(TIMED).row_count == 3
+    shown = written([TIMED[0], Prediction(path="[red]x", labels=(("[b]c", 0.5),))], "table")
+    assert "wave" in shown and "[red]x" in shown and "[b]c" in shown
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (0, 59.9996, 3599.5, 360000.001)] == [
+        "00:00:00.000", "00:01:00.000", "00:59:59.500", "100:00:00.001"]  # fmt: skip
+
+
+# --- the verb --------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_writes_files_draws_and_tells_failure(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, good, out = linear_model(), str(mixed / "a.mp4"), tmp_path / "out.csv"
+    assert run(model, NAMES, [good], views=VIEWS, out=str(out), format="csv") == 0
+    assert out.read_text().count("\n") == 5 and capsys.readouterr().out == ""
+    assert run(model, NAMES, [good, str(mixed / "broken.mp4")], views=VIEWS, format="text") == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    drawn = tmp_path / "drawn.mp4"
+    settings = {"timeline": True, "threshold": 0.0, "views": VIEWS}
+    assert run(model, NAMES, [good], format="srt", draw=str(drawn), **settings) == 0  # type: ignore[arg-type]
+    assert drawn.exists() and "-->" in capsys.readouterr().out
+    with pytest.raises(GestaError, match="--draw"):
+        run(model, NAMES, [good], draw=str(drawn))
+    with pytest.raises(GestaError, match="nowhere"):
+        run(model, NAMES, [good], out=str(tmp_path / "nowhere" / "x.csv"))
+
+
+@pytest.mark.parametrize("timeline", [False, True])
+def test_all_genuine_videos_are_answered(shared: Path, timeline: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    model = linear_model(frames=8, stride=4)
+    views = EvaluateConfig(clips=1, short_side=32 * 7, batch_size=8, workers=0)
+    run(model, NAMES, [str(shared / "videos")], views=views, timeline=timeline, threshold=0.0, format="json")
+    found = json.loads(capsys.readouterr().out)
+    assert {p["path"] for p in found} == set(find_videos(shared / "videos"))
+    failed = {p["path"] for p in found if p["error"]}
+    assert not failed, failed
+
+
+# --- depth -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def depth_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of mfst_tiny of two steps on Marionette's depth."""
+    folder = tmp_path_factory.mktemp("depth")
+    make(folder / "set", clips=12, seed=3, workers=1, size=32, depth=True)
+    recipe = find_recipe("demo", model="mfst_tiny")
+    recipe.data = Marionette(
+        root=str(folder / "set"), modality="depth", depth_encoding="repeat3", depth_range=(3000, 7000)
+    )
+    recipe.model.clip = replace(recipe.model.clip, frames=4, size=32)
+    recipe.train.epochs, recipe.train.workers, recipe.train.validate_every = 1, 0, 0
+    recipe.train.batch_size = 6
+    recipe.evaluate = EvaluateConfig(split="train", clips=4, crops=1, workers=0)
+    return train(recipe, folder / "run")
+
+
+def _command(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert not end.value.code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_model_of_depth_reads_depth_as_its_training_did(depth_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = load_model(depth_run / "best.safetensors")
+    assert loaded.depth == Depth("repeat3", 3000, 7000) and not loaded.person_crop
+    result = json.loads((depth_run / "result.json").read_text())
+    assert sum(1 for line in (depth_run / "log.jsonl").read_text().splitlines() if '"loss"' in line) >= 2
+    record = Marionette(root=str(depth_run.parent / "set"), modality="depth").records("train")[0]
+    (answer,) = _command(capsys, "predict", str(depth_run), record.path, "--json", "--top", "12")
+    found = {label["class"]: label["probability"] for label in answer["labels"]}
+    position = result["names"].index(record.name)
+    assert found == pytest.approx(dict(zip(loaded.classes, result["scores"]["label"][position])), abs=1e-5)
+    other = next(predict(loaded.model, loaded.classes, [record.path], top=12, depth=Depth("jet", 3000, 7000)))
+    assert dict(other.labels) != pytest.approx(found, abs=1e-5)  # how it is shown is seen in the scores
+
+
+def test_timelines_of_depth(depth_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = Marionette(root=str(depth_run.parent / "set"), modality="depth").records("train")[0]
+    answers = _command(capsys, "predict", str(depth_run), record.path, "--json", "--timeline", "--threshold", "0")
+    assert answers and all(answer["labels"] and not answer["error"] for answer in answers)
+
+
+def test_a_model_of_colour_refuses_depth_maps(depth_run: Path) -> None:
+    record = Marionette(root=str(depth_run.parent / "set"), modality="depth").records("train")[0]
+    (answer,) = predict(linear_model(), NAMES, [record.path], views=VIEWS)
+    assert not answer.labels and "is a 16-bit image (a depth map?)" in answer.error and "\n" not in answer.error
+
+
+def test_masked_depth_is_cropped_if_the_training_cropped_it(tmp_path: Path) -> None:
+    folder = tmp_path / "S001C001P001R001A001"
+    folder.mkdir()
+    for i in range(6):
+        maps = np.zeros((424, 512), dtype=np.uint16)
+        maps[50:200, 40:90] = 1000 + 500 * i
+        Image.fromarray(maps).save(folder / f"MDepth-{i + 1:08d}.png")
+    model, depth = linear_model(), Depth()
+    cropped, whole = (
+        next(predict(model, NAMES, [folder], views=VIEWS, depth=depth, person_crop=crop)) for crop in (True, False)
+    )
+    record = Record(path=str(folder), name="a", label=0, depth=depth, masks=str(folder))
+    result = evaluate(model, [record], NAMES, VIEWS)
+    assert result is not None and result.scores["label"][0] is not None
+    assert dict(cropped.labels) == pytest.approx(dict(zip(NAMES, result.scores["label"][0])), abs=1e-5)
+    assert dict(cropped.labels) != pytest.approx(dict(whole.labels), abs=1e-5)
+
+
+def test_files_that_do_not_say_are_of_colour(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "new.safetensors", create_model("r3d_tiny", classes=4), NAMES)
+    with safe_open(path, framework="pt") as file:
+        metadata = json.loads(file.metadata()["gesta"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert metadata.pop("depth") is None and metadata.pop("person_crop") is False
+    save_file(weights, tmp_path / "old.safetensors", {"gesta": json.dumps(metadata)})
+    assert load_model(tmp_path / "old.safetensors").depth is None

@@ -1,0 +1,185 @@
+"""A run that was killed, stopped or shared among processes ends as a straight run of one process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import write_video
+from gesta.checkpoint import file_hash, load_state, read_weights
+from gesta.config import from_json, replace, to_json
+from gesta.data.lists import Folder
+from gesta.errors import CheckpointError, GestaError
+from gesta.model import ClipSpec
+from gesta.models.r3d import R3DConfig
+from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
+from gesta.training.loop import train
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from gesta.config import from_json
+from gesta.train import train
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train(from_json(json.loads(Path(sys.argv[1]).read_text())), sys.argv[2], resume=sys.argv[3] == "resume")
+"""
+
+TIMES = ("data_s", "compute_s", "seconds", "data_share", "clips_per_s")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Here and in the processes: sums do not depend on a division of labour, and busy machines do not stall."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Everything that is random or has a state: dropout, drop-path, batch norm, average, momentum, mixed clips."""
+    root = tmp_path_factory.mktemp("videos")
+    for label, name in enumerate(("dark", "light")):
+        for i in range(5):
+            write_video(root / name / f"{i}.mp4", frames=6, size=(48, 32), shade=90 * label + i)
+    return Recipe(
+        name="toy",
+        model=R3DConfig(
+            depths=(1, 1, 1, 1), width=4, clip=ClipSpec(frames=2, stride=2, size=16), dropout=0.3, drop_path=0.2
+        ),
+        data=Folder(root=str(root), val=0.2),
+        train=TrainConfig(
+            epochs=24,
+            batch_size=4,
+            accumulate=2,
+            lr=1e-2,
+            warmup_epochs=2,
+            ema=0.9,
+            mixup=0.4,
+            cutmix=0.4,
+            workers=0,
+            validate_every=8,
+            save_every_s=0.0,
+        ),
+        evaluate=EvaluateConfig(split="val", clips=1, workers=0),
+    )
+
+
+def start(recipe: Recipe, run: Path, how: str, *launcher: str) -> subprocess.Popen[str]:
+    script, file = run.parent / "script.py", run.parent / f"{run.name}.json"
+    script.write_text(SCRIPT)
+    file.write_text(json.dumps(to_json(recipe)))
+    command = [sys.executable, *launcher, str(script), str(file), str(run), how]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def interrupt(process: subprocess.Popen[str], run: Path, number: int) -> str:
+    """Send a signal at a random moment of the training; what the process said last."""
+    log = run / "log.jsonl"
+    until = (log.stat().st_size if log.exists() else 0) + random.randint(300, 2500)  # a line has some 250 bytes
+    deadline = time.monotonic() + 60
+    while not log.exists() or log.stat().st_size <= until:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.002)
+    time.sleep(random.uniform(0, 0.02))
+    os.kill(process.pid, number)
+    return process.communicate(timeout=60)[1]
+
+
+def log_without_times(run: Path) -> list[dict[str, Any]]:
+    entries = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [{name: value for name, value in entry.items() if name not in TIMES} for entry in entries]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_the_same_as_straight(asked: Recipe, tmp_path: Path) -> None:
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    process = start(asked, run, "new")
+    interrupt(process, run, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    process = start(asked, run, "resume")
+    said = interrupt(process, run, signal.SIGTERM)
+    assert process.returncode == 130 and f"gesta train --resume --run {run}" in said, said
+    reached = load_state(run / "last.ckpt")["at"]["step"]
+    assert reached == log_without_times(run)[-1]["step"] < 48, "the training was over before the signal came"
+
+    train(asked, run, resume=True, quiet=True)
+    train(asked, straight, quiet=True)
+    ours, theirs = load_state(run / "last.ckpt"), load_state(straight / "last.ckpt")
+    for part in ("model", "weights"):
+        assert all(torch.equal(value, theirs[part][name]) for name, value in ours[part].items())
+    for mine, other in zip(ours["optimizer"]["state"].values(), theirs["optimizer"]["state"].values(), strict=True):
+        assert all(torch.equal(mine[name], other[name]) for name in other)
+    assert file_hash(run / "best.safetensors") == file_hash(straight / "best.safetensors")
+    assert log_without_times(run) == log_without_times(straight)
+    assert len(log_without_times(run)) == 24 * 2 + 24
+    scores = [json.loads((folder / "result.json").read_text())["scores"] for folder in (run, straight)]
+    assert scores[0] == scores[1]
+
+
+def test_damaged_and_foreign_states_are_refused(asked: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    short = replace(asked, train=replace(asked.train, epochs=2))
+    train(short, run, quiet=True)
+    last, previous = run / "last.ckpt", run / "previous.ckpt"
+    assert load_state(previous)["at"]["step"] <= load_state(last)["at"]["step"]
+    longer = replace(asked, train=replace(asked.train, epochs=3))
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: cut short.*previous\.ckpt"):
+        train(longer, run, resume=True, quiet=True)
+    torch.save({"magic": "gesta training state", "format": 1, "state": torch.nn.Linear(1, 1)}, last)
+    with pytest.raises(CheckpointError, match=r"holds a Python object.*previous\.ckpt"):
+        train(longer, run, resume=True, quiet=True)
+    last.write_bytes(previous.read_bytes())
+    train(longer, run, resume=True, quiet=True)
+    assert load_state(last)["at"]["epoch"] == 3
+    assert [entry["step"] for entry in log_without_times(run) if entry["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_another_list_of_videos_is_refused(asked: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(replace(asked, train=replace(asked.train, epochs=1)), run, quiet=True)
+    other = replace(asked, train=replace(asked.train, epochs=2), data=replace(asked.data, val=0.4))
+    with pytest.raises(GestaError, match="list of training videos is not the one"):
+        train(other, run, resume=True, quiet=True)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(asked: Recipe, tmp_path: Path) -> None:
+    plain = from_json(to_json(asked))
+    plain.model.dropout = plain.model.drop_path = 0.0  # drawn per process, and batch norm sees a part of the batch
+    plain.train = replace(plain.train, epochs=1, accumulate=1, mixup=0.0, cutmix=0.0)
+    names = [name for name, _ in replace(plain.model, classes=2).build().named_modules()]
+    plain.train.freeze = tuple(f"{name}." for name in names if "bn" in name or name.endswith("downsample.1"))
+    train(plain, tmp_path / "one", quiet=True)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = start(plain, tmp_path / "two", "new", *launcher)
+    try:
+        said = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    one, two = (read_weights(tmp_path / name / "best.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
+    assert results[0]["names"] == results[1]["names"] and results[1]["scored"] == results[0]["scored"] > 0
+    torch.testing.assert_close(*(torch.tensor(r["scores"]["label"]) for r in results), rtol=0, atol=1e-5)
+    assert [e["step"] for e in log_without_times(tmp_path / "two") if e["kind"] == "step"] == [1, 2]
+    assert said.count("epoch 1/1") == 1
