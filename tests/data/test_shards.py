@@ -15,10 +15,10 @@ import torch
 from gesta.curation.check import check
 from gesta.data.samples import TrainingClips
 from gesta.data.shards import Shards, write_shard
+from gesta.datasets import data_config
 from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
 from gesta.recipe import TrainConfig
-from gesta.datasets import data_config
 from gesta.records import Record
 from gesta.video import archive
 from gesta.video.archive import index_file, place, read_bytes, read_index

@@ -106,9 +106,9 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
     from gesta.checkpoint import load_model
+    from gesta.datasets import data_config
     from gesta.evaluation.evaluate import evaluate
     from gesta.recipe import EvaluateConfig, EvaluateJob
-    from gesta.datasets import data_config
     from gesta.recipes.address import read_recipe
 
     checkpoint = checkpoint_file(options.checkpoint)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 import gesta.recipes
 from gesta.config import copy, from_json, replace, suggest
-from gesta.datasets import DATASETS, data_config
+from gesta.datasets import data_config
 from gesta.errors import GestaError
 from gesta.model import AroundConfig, Insert, ModelConfig
 from gesta.models import model_config
@@ -47,7 +47,7 @@ def find_recipe(address: str, *, model: str | None = None, data: str | None = No
     Args:
         address: ``stan.ucf101`` (ours), ``my_package.runs:mine`` (yours), or the path of a ``recipe.json``.
         model: replace the recipe's model by this named one.
-        data: replace the recipe's data set by this one, see :data:`gesta.datasets.DATASETS`; ``marionette`` rehearses the recipe, see
+        data: replace the data set by this one of :data:`gesta.datasets.DATASETS`; ``marionette`` rehearses it, see
             :func:`rehearse`.
         trust_code: allow a ``recipe.json`` to name classes outside gesta.
     """
