@@ -1,4 +1,8 @@
-"""Devices, processes and signals: what a training shares with the machine."""
+"""Devices, processes and signals: what a training shares with the machine.
+
+Worker processes that need no torch import this module (the renderer's, those that check and re-encode videos), so torch
+and Lightning are imported inside the functions that use them: start-up time.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from gesta.errors import GestaError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # start-up time
     from lightning.fabric import Fabric
 
 
@@ -27,7 +29,7 @@ def make_fabric(precision: Any = "32-true") -> Fabric:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from lightning.fabric import Fabric
+        from lightning.fabric import Fabric  # start-up time
 
         for name in ("lightning.fabric", "lightning.pytorch"):  # whose imports set another level
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -49,6 +51,8 @@ def is_first_process() -> bool:
 
 def _leave_group() -> None:
     """Gloo's threads must end before the interpreter does, or it may abort; Lightning sees to NCCL's only."""
+    import torch  # start-up time
+
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -58,7 +62,7 @@ def share_processors(fabric: Fabric, workers: int) -> None:
 
     Whoever sets OMP_NUM_THREADS decides for himself.
     """
-    from gesta.processes import loader_workers, processors
+    import torch  # start-up time
 
     if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, processors() - loader_workers(workers, shared=True)))
@@ -80,6 +84,8 @@ def batch_norms_to_join(fabric: Fabric) -> bool:
 
 def mean_over_processes(fabric: Fabric, values: dict[str, Any]) -> dict[str, float]:
     """The mean of each value over all processes; the one place per step where we wait for the device."""
+    import torch  # start-up time
+
     stacked = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=fabric.device) for v in values.values()])
     means: Any = fabric.all_reduce(stacked, reduce_op="mean")
     return dict(zip(values, means.tolist()))
@@ -89,6 +95,8 @@ def all_failures(fabric: Fabric, mine: dict[str, str]) -> dict[str, str]:
     """What any process could not read."""
     if fabric.world_size == 1:
         return mine
+    import torch  # start-up time
+
     parts: list[Any] = [None] * fabric.world_size
     torch.distributed.all_gather_object(parts, mine)
     return {name: reason for part in parts for name, reason in part.items()}

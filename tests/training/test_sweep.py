@@ -68,13 +68,23 @@ def trained_here(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_trains_each_and_leaves_what_is_done(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = trained_here(monkeypatch)
-    found = sweep(recipe(videos), "train.lr", [0.01], seeds=[0, 1], out=tmp_path, quiet=True)
+    seen: list[int] = []
+    found = sweep(
+        recipe(videos),
+        "train.lr",
+        [0.01],
+        seeds=[0, 1],
+        out=tmp_path,
+        quiet=True,
+        after_trial=lambda so_far: seen.append(len(so_far.trials)),
+    )
+    assert seen == [1, 2]
     assert [folder.name for folder in folders] == ["0.01-seed0", "0.01-seed1"]
     for seed, folder in enumerate(folders):
         ran = json.loads((folder / "recipe.json").read_text())
         assert (ran["train"]["lr"], ran["train"]["seed"], ran["model"]["classes"]) == (0.01, seed, 2)
     written = json.loads((tmp_path / "sweep.json").read_text())
-    assert written == found.to_json() and (tmp_path / "sweep.png").stat().st_size > 5_000
+    assert written == found.to_json()
     (point,) = written["points"]
     measured = [json.loads((folder / "result.json").read_text())["metrics"]["top1"] for folder in folders]
     assert point["top1"] == measured and point["mean"] == sum(measured) / 2 and point["std"] is not None
@@ -132,14 +142,20 @@ def test_from_the_command_line(
     def note(recipe: Recipe, field: str, values: list[Any], **options: Any) -> Sweep:
         seen.append([field, values, recipe.train.epochs, options["seeds"]])
         trials = [Trial(value=v, seed=0, run="r", failure="" if v == values[0] else "broke") for v in values]
-        return Sweep(recipe=recipe.name, field=field, default=None, values=values, seeds=[0], trials=trials)
+        result = Sweep(recipe=recipe.name, field=field, default=None, values=values, seeds=[0], trials=trials)
+        options["after_trial"](result)
+        return result
 
     monkeypatch.setattr(gesta.training.sweep, "sweep", note)
     saved = tmp_path / "recipe.json"
     saved.write_text(json.dumps(to_json(recipe(videos))))
     for field, values, status in (("train.milestones", "1,2 3", 1), ("train.clip-grad", "None", 0)):
         with pytest.raises(SystemExit) as end:
-            main(["sweep", str(saved), "--train.epochs", "7", "--field", field, "--values", values, "--seeds", "0,2"])
+            main(
+                ["sweep", str(saved), "--train.epochs", "7", "--field", field, "--values", values, "--seeds", "0,2"]
+                + ["--out", str(tmp_path / field)]
+            )
+        assert (tmp_path / field / "sweep.png").stat().st_size > 5_000
         assert (end.value.code or 0) == status
     assert seen == [["train.milestones", [(1,), (2, 3)], 7, (0, 2)], ["train.clip_grad", [None], 7, (0, 2)]]
     assert "2 3, seed 0: broke" in capsys.readouterr().out

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from gesta.config import words
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from gesta.training.sweep import Sweep
+from gesta.training.sweep import Sweep
 
 DECADE = 10.0
 """Positive values whose greatest is so many times the least are drawn on a logarithmic axis."""
@@ -25,8 +23,6 @@ def draw(found: Sweep) -> Figure:
     Values that span a decade lie on a logarithmic axis, on which 0 has a place of its own left of a break; values that
     are no numbers lie beside each other.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6.4, 4.2), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     places, broken = _axis(axes, found.values)

@@ -142,9 +142,11 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
+    from gesta.analysis.sources import write_figure
+    from gesta.analysis.sweep_chart import draw
     from gesta.processes import is_first_process
     from gesta.recipes.address import find_recipe
-    from gesta.training.sweep import field_name, sweep, value_at
+    from gesta.training.sweep import Sweep, default_folder, field_name, sweep, value_at
 
     program = "gesta sweep RECIPE"
     recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust_code=options.trust_code)
@@ -152,11 +154,17 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
     name = field_name(recipe, options.field)
     flag = "--" + name.replace("_", "-")
     values = [value_at(with_fields(recipe, [flag, *text.split()], program), name) for text in options.values.split(",")]
-    out = Path(options.out) if options.out else None
-    found = sweep(recipe, name, values, seeds=options.seeds, out=out, trust_code=options.trust_code)
+    out = Path(options.out) if options.out else default_folder(recipe, name)
+
+    def draw_chart(so_far: Sweep) -> None:  # after each training, so that a sweep that is stopped has its chart, too
+        write_figure(draw(so_far), out / "sweep.png")
+
+    result = sweep(
+        recipe, name, values, seeds=options.seeds, out=out, trust_code=options.trust_code, after_trial=draw_chart
+    )
     if is_first_process():
-        print_results(options, found)
-    return int(any(trial.failure for trial in found.trials))
+        print_results(options, result)
+    return int(any(trial.failure for trial in result.trials))
 
 
 def _predict(options: argparse.Namespace, _: list[str]) -> int:

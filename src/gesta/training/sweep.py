@@ -1,6 +1,7 @@
-"""Accuracy over the values of one field of a recipe: a training for each value and seed, a chart, a table.
+"""Accuracy over the values of one field of a recipe: a training for each value and seed, and a table of the results.
 
-Fig. 5 of Y. Wang's ST-MANet (ComSIS 21(4), 2024) is three of them: both weights of its losses and the learning rate.
+:mod:`gesta.analysis.sweep_chart` draws it. Fig. 5 of Y. Wang's ST-MANet (ComSIS 21(4), 2024) is three of them: both
+weights of its losses and the learning rate.
 """
 
 from __future__ import annotations
@@ -10,15 +11,13 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gesta.analysis.sources import write_figure
-from gesta.analysis.sweep_chart import draw
 from gesta.checkpoint import write_atomically
 from gesta.config import copy, suggest, to_json, words
 from gesta.errors import GestaError
@@ -144,21 +143,23 @@ def sweep(
     out: Path | None = None,
     trust_code: bool = False,
     quiet: bool = False,
+    after_trial: Callable[[Sweep], object] | None = None,
 ) -> Sweep:
     """Train a recipe with each value of a field and each seed, and evaluate it.
 
-    The folder holds a run folder for each training, ``sweep.json`` and ``sweep.png``, written anew after each.
-    Called again, it leaves finished runs alone and goes on with those that were stopped. A training that fails, as at a
-    learning rate too great, is noted and the others go on.
+    The folder holds a run folder for each training, and ``sweep.json``, written again after each training. Called a
+    second time, it leaves finished runs alone and resumes those that were stopped. A training that fails, as at too
+    great a learning rate, is noted, and the other trainings follow.
 
     Args:
         recipe: is not changed.
         field: dotted name of any field, ``train.lr``, ``model.inserts.0.layer.scale``.
         values: of the type of the field.
         seeds: of the trainings of each value; None for the recipe's own.
-        out: the folder; None for ``runs/RECIPE-sweep-FIELD``.
+        out: the folder; None for :func:`default_folder`.
         trust_code: allow recipes that name classes outside gesta.
         quiet: show nothing but the progress of evaluations.
+        after_trial: called in the first process after each training with the results so far, e.g. to draw them.
 
     Raises:
         GestaError: no such field, a value twice, a value of which no model can be built, no held-out videos, a folder
@@ -169,7 +170,7 @@ def sweep(
     seeds = [recipe.train.seed] if seeds is None else list(seeds)
     if name == "train.seed" and seeds != [recipe.train.seed]:
         raise GestaError("the seeds are what varies; give them as values, without --seeds")
-    out = Path("runs") / f"{recipe.name}-sweep-{name}" if out is None else out
+    out = default_folder(recipe, name) if out is None else out
     planned = _plan(recipe, name, values, seeds, out)
     found = Sweep(
         recipe=recipe.name,
@@ -204,8 +205,17 @@ def sweep(
             if not found.protocol:
                 found = dataclasses.replace(found, protocol=_protocol(result))
         found = dataclasses.replace(found, trials=[*found.trials, trial])
-        _write(found, out)
+        if is_first_process():
+            with write_atomically(out / "sweep.json") as file:
+                file.write((json.dumps(found.to_json(), indent=2) + "\n").encode())
+            if after_trial is not None:
+                after_trial(found)
     return found
+
+
+def default_folder(recipe: Recipe, name: str) -> Path:
+    """Where a sweep over the field ``name`` goes if no folder is given: ``runs/RECIPE-sweep-FIELD``."""
+    return Path("runs") / f"{recipe.name}-sweep-{name}"
 
 
 def field_name(recipe: Recipe, field: str) -> str:
@@ -298,11 +308,3 @@ def _folder(value: Any) -> str:
 def _protocol(result: Result) -> str:
     data = f"{result.data['class'].rpartition(':')[2]}, " if result.data else ""
     return f"{data}{result.split} split, {result.labelled} videos, {result.views['text']}; each run's best weights"
-
-
-def _write(found: Sweep, out: Path) -> None:
-    if not is_first_process():
-        return
-    with write_atomically(out / "sweep.json") as file:
-        file.write((json.dumps(found.to_json(), indent=2) + "\n").encode())
-    write_figure(draw(found), out / "sweep.png")
