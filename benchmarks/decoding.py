@@ -27,8 +27,10 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from gesta.video.images import scaled_size
-from gesta.video.reader import find_videos, probe, read
+from gesta.video.find import find_videos
+from gesta.video.picture import scaled_size
+from gesta.video.probe import probe
+from gesta.video.read import read
 
 FRAMES, STRIDE = 16, 4
 

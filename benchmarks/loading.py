@@ -41,7 +41,8 @@ from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.recipe import TrainConfig
 from gesta.records import Record
-from gesta.video.reader import find_videos, probe
+from gesta.video.find import find_videos
+from gesta.video.probe import probe
 
 CLIP = ClipSpec(frames=16, stride=4, size=224)
 BATCH = 8

@@ -49,7 +49,9 @@ from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
 from gesta.records import DataConfig, Record, SplitName
 from gesta.training.loop import train
 from gesta.video.depth import Depth
-from gesta.video.reader import VIDEOS, probe, read
+from gesta.video.find import VIDEOS
+from gesta.video.probe import probe
+from gesta.video.read import read
 
 Random = np.random.Generator
 

@@ -21,8 +21,10 @@ from gesta.model import ClipSpec
 from gesta.models import model_config
 from gesta.recipe import TrainConfig
 from gesta.records import Record
-from gesta.video.decode import Clip, File
-from gesta.video.reader import probe, read
+from gesta.video.decode import VideoFile
+from gesta.video.picture import FrameBuffer
+from gesta.video.probe import probe
+from gesta.video.read import read
 
 CLIP = ClipSpec(frames=4, stride=2, size=32)
 
@@ -78,13 +80,13 @@ def test_the_limit_decodes_what_the_clip_needs_and_converts_nothing(
 ) -> None:
     records = [Record(path=str(make_video("a.mp4")), name="a", label=0, start=5, end=20)]
     asked: list[list[int]] = []
-    fill = File.fill
+    fill = VideoFile.fill
 
-    def seen(self: File, clip: Clip) -> int:
+    def seen(self: VideoFile, clip: FrameBuffer) -> int:
         asked.append(clip.wanted)
         return fill(self, clip)
 
-    monkeypatch.setattr(File, "fill", seen)
+    monkeypatch.setattr(VideoFile, "fill", seen)
     for repeats in (1, 2):
         config = TrainConfig(repeats=repeats)
         TrainingClips(records, CLIP, config, ["any"])[3, 0]

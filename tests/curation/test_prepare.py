@@ -21,7 +21,9 @@ from gesta.curation.workers import each
 from gesta.data.lists import Lists, write_lists
 from gesta.data.shards import Shards
 from gesta.errors import GestaError
-from gesta.video.reader import find_videos, probe, read
+from gesta.video.find import find_videos
+from gesta.video.probe import probe
+from gesta.video.read import read
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from gesta.data.transforms import augment
 from gesta.model import ClipSpec
 from gesta.recipe import Augment, EvaluateConfig, TrainConfig
 from gesta.records import Record
-from gesta.video import decode
+from gesta.video import picture
 from gesta.video.depth import Depth
-from gesta.video.reader import read
+from gesta.video.read import read
 
 Box = tuple[int, int, int, int]
 BOXES: list[Box] = [(0, 0, 47, 64), (10, 20, 20, 30), (11, 21, 13, 40), (30, 3, 17, 61), (46, 63, 1, 1)]
@@ -57,13 +57,13 @@ def part(frames: Tensor, box: Box) -> Tensor:
 def converted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Width and height of every picture that is converted to packed RGB."""
     sizes: list[tuple[int, int]] = []
-    packed = decode.Converter._packed
+    packed = picture.FrameConverter._packed
 
-    def seen(self: decode.Converter, frame: av.VideoFrame) -> np.ndarray:
+    def seen(self: picture.FrameConverter, frame: av.VideoFrame) -> np.ndarray:
         sizes.append((frame.width, frame.height))
         return packed(self, frame)
 
-    monkeypatch.setattr(decode.Converter, "_packed", seen)
+    monkeypatch.setattr(picture.FrameConverter, "_packed", seen)
     return sizes
 
 
@@ -140,7 +140,7 @@ def test_a_picture_size_that_changes(tmp_path: Path) -> None:
         image = np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8)
         frames.append(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p"))
     box = (5, 7, 20, 31)
-    whole, cut = decode.Clip([0, 1, 2], None), decode.Clip([0, 1, 2], None, crop=lambda h, w: box)
+    whole, cut = picture.FrameBuffer([0, 1, 2], None), picture.FrameBuffer([0, 1, 2], None, crop=lambda h, w: box)
     for i, frame in enumerate(frames):
         whole.put(i, frame)
         cut.put(i, frame)

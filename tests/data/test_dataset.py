@@ -21,7 +21,7 @@ from gesta.model import ClipSpec
 from gesta.processes import loader_workers
 from gesta.recipe import Augment, EvaluateConfig, TrainConfig
 from gesta.records import Label, Record
-from gesta.video.deadline import PATIENCE
+from gesta.video.deadline import TIMEOUT_S
 from gesta.video.depth import Depth
 
 CLIP = ClipSpec(frames=4, stride=2, size=32)
@@ -291,7 +291,7 @@ def test_a_video_that_kills_or_stops_its_loader_has_failed_and_the_others_are_lo
     kinds = {1: Deadly(), 2: Endless(), 4: DeadlyOnce(encoding=str(tmp_path / "died"))}  # type: ignore[arg-type]
     records = [Record(path=path, name=f"{i}", label=0, depth=kinds.get(i)) for i in range(8)]
     views = TestViews(records, ClipSpec(frames=2, stride=2, size=16), EvaluateConfig(clips=1))
-    views.grace = 2.0 - PATIENCE
+    views.grace = 2.0 - TIMEOUT_S
     batches = list(test_loader(views, range(8), 1, workers=2))
     assert [index for batch in batches for index in batch["index"].tolist()] == [0, 3, 4, 5, 6, 7]
     failures = [failure for batch in batches for failure in batch["failures"]]

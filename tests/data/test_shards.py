@@ -21,8 +21,9 @@ from gesta.model import ClipSpec
 from gesta.recipe import TrainConfig
 from gesta.records import Record
 from gesta.video import archive
-from gesta.video.archive import index_file, place, read_bytes, read_index
-from gesta.video.reader import probe, read, stream
+from gesta.video.archive import index_file, locate, read_bytes, read_index
+from gesta.video.probe import probe
+from gesta.video.read import read, stream
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_a_member_gives_the_frames_of_its_file(shard: Path, tmp_path: Path) -> N
         assert len(frames) == 20 + i and torch.equal(frames, read(file, lambda n: torch.arange(n), short_side=32))
         assert probe(member, exact=True).to_json() | {"path": file} == probe(file, exact=True).to_json()
         assert [f.time for f in stream(member)] == [f.time for f in stream(file)]
-        where = place(member)
+        where = locate(member)
         assert where is not None and b"".join(read_bytes(where, 1000)) == Path(file).read_bytes()
 
 

@@ -14,7 +14,8 @@ from gesta.datasets.isogd import IsoGD
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.recipe import EvaluateConfig
-from gesta.video.reader import probe, read
+from gesta.video.probe import probe
+from gesta.video.read import read
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from gesta.datasets.something import MIRRORED, SomethingV1, SomethingV2
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.recipe import Augment, EvaluateConfig, TrainConfig
-from gesta.video.reader import probe, read
+from gesta.video.probe import probe
+from gesta.video.read import read
 
 NAMES = ["Holding something", "Closing something", "Poking something so lightly that it doesn't or almost doesn't move"]
 

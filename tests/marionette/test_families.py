@@ -25,7 +25,7 @@ from gesta.marionette.motions import FAMILIES, MIRRORED, TWINS, perform
 from gesta.marionette.motions.kitchen import LASTS, NOUNS, PAUSES, SEGMENTS, VERBS, shift, work
 from gesta.marionette.puppet import dress, shoulders, subject, two_bones
 from gesta.marionette.renderer import _looking
-from gesta.video.reader import probe
+from gesta.video.probe import probe
 
 SIZE, SEED = 32, 3
 NEW = [(family, action) for family in FAMILIES if family != "coarse" for action in FAMILIES[family]]

@@ -21,7 +21,8 @@ from gesta.marionette.layouts.arrange import ARRANGE, FAMILIES, Shot
 from gesta.marionette.layouts.make import DATA, fields_of, make_layout
 from gesta.marionette.motions import FAMILIES as MOTIONS
 from gesta.records import DataConfig, Record
-from gesta.video.reader import probe, read
+from gesta.video.probe import probe
+from gesta.video.read import read
 
 SIZE, SEED = 32, 3
 

@@ -22,7 +22,8 @@ from gesta.marionette.motions.coarse import COARSE
 from gesta.marionette.puppet import SUBJECTS, dress, shoulders, subject, two_bones
 from gesta.marionette.renderer import Box, Camera, Cone, Room, render
 from gesta.records import list_hash
-from gesta.video.reader import probe, read
+from gesta.video.probe import probe
+from gesta.video.read import read
 
 CLIPS = 36  # three of each action: the least with all splits
 SIZE = 32

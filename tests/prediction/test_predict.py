@@ -33,7 +33,7 @@ from gesta.recipes.address import find_recipe
 from gesta.records import Record
 from gesta.training.loop import train
 from gesta.video.depth import Depth
-from gesta.video.reader import find_videos
+from gesta.video.find import find_videos
 
 VIEWS = EvaluateConfig(clips=2, crops=3, batch_size=5, workers=0)
 

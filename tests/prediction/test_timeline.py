@@ -24,7 +24,8 @@ from gesta.prediction.predict import predict
 from gesta.prediction.segments import Segmenter, Window, smooth
 from gesta.prediction.timeline import Cutter, is_live, timeline
 from gesta.recipe import EvaluateConfig
-from gesta.video.reader import Frame, probe, stream
+from gesta.video.probe import probe
+from gesta.video.read import Frame, stream
 
 SHADES = ["dark", "grey", "bright"]
 LEVELS = {"dark": 20, "grey": 128, "bright": 235}

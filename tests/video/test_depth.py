@@ -19,7 +19,8 @@ from gesta.model import ClipSpec
 from gesta.recipe import EvaluateConfig, TrainConfig
 from gesta.records import Record
 from gesta.video.depth import Depth, depth_of, nearest
-from gesta.video.reader import probe, read
+from gesta.video.probe import probe
+from gesta.video.read import read
 
 GREY = Depth("repeat3", near=1000, far=3000)
 

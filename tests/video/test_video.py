@@ -22,8 +22,11 @@ from gesta.errors import GestaError, VideoError
 from gesta.video import container as containers
 from gesta.video import decode
 from gesta.video.deadline import Deadline
-from gesta.video.images import absurd_size, image_files
-from gesta.video.reader import find_videos, probe, read, stream
+from gesta.video.find import find_videos
+from gesta.video.images import image_files
+from gesta.video.picture import FrameBuffer, absurd_size, upright
+from gesta.video.probe import probe
+from gesta.video.read import read, stream
 
 MakeVideo = Callable[..., Path]
 
@@ -74,10 +77,10 @@ def encode(
 
 def straight(path: Path | str, short_side: int | None = None) -> np.ndarray:
     """All frames in the order in which a decoder without any shortcut gives them."""
-    with decode.File(str(path)) as file:
+    with decode.VideoFile(str(path)) as file:
         file._sound = False
         while True:
-            clip = decode.Clip(list(range(file.frames)), short_side)
+            clip = FrameBuffer(list(range(file.frames)), short_side)
             file.fill(clip)
             if not clip.missing:
                 assert clip.video is not None
@@ -199,8 +202,8 @@ def test_jumping_gives_the_frames_of_straight_decoding(
     for first in range(0, 60, 7):
         for step in (1, 4):
             wanted = list(range(first, min(first + 6 * step, 60), step))
-            with decode.File(str(path)) as file:
-                clip = decode.Clip(wanted, None)
+            with decode.VideoFile(str(path)) as file:
+                clip = FrameBuffer(wanted, None)
                 file.fill(clip)
                 jumped += file._sound
             reads += 1
@@ -260,7 +263,7 @@ def test_a_variable_rate_is_seen_and_streams_keep_time(tmp_path: Path) -> None:
 )
 def test_display_matrices(matrix: tuple[int, int, int, int], expected: list[list[int]]) -> None:
     picture = np.array([[[1, 2, 3], [4, 5, 6]]])
-    assert decode.upright(picture, tuple(65536 * value for value in matrix)).tolist() == [expected]  # type: ignore[arg-type]
+    assert upright(picture, tuple(65536 * value for value in matrix)).tolist() == [expected]  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not hasattr(av.video.stream.VideoStream, "set_display_rotation"), reason="an older PyAV")
@@ -546,8 +549,8 @@ def test_every_genuine_file_reads_the_same_with_and_without_shortcuts(videos: Pa
         rng = np.random.default_rng(0)
         for _ in range(2):
             wanted = np.unique(np.clip(rng.integers(len(whole)) + 4 * np.arange(8), 0, len(whole) - 1)).tolist()
-            with decode.File(path) as file:
-                clip = decode.Clip(wanted, 48)
+            with decode.VideoFile(path) as file:
+                clip = FrameBuffer(wanted, 48)
                 file.fill(clip)
                 jumped += file._sound
             assert np.array_equal(clip.video, whole[wanted]), path

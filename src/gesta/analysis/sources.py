@@ -16,7 +16,8 @@ from gesta.data.clips import test_indices
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.models import MODELS, create_model
-from gesta.video.reader import probe, read
+from gesta.video.probe import probe
+from gesta.video.read import read
 
 SHORT_SIDE = 360
 """Pixels of the short side at which raw frames are drawn, if the video has as many."""

@@ -155,7 +155,8 @@ def warp_figure(model: VideoModel, video: str | Path, out: str | Path, *, spatia
         GestaError: a model without STAN, an unreadable video, a picture that cannot be written.
     """
     from gesta.data.clips import test_indices
-    from gesta.video.reader import probe, read
+    from gesta.video.probe import probe
+    from gesta.video.read import read
 
     spec = model.config.clip
     info = probe(str(video))

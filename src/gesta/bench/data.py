@@ -29,7 +29,9 @@ from gesta.prediction.predict import choose_device
 from gesta.processes import loader_workers
 from gesta.recipe import TrainConfig
 from gesta.records import Label, Record
-from gesta.video.reader import find_videos, probe, stream
+from gesta.video.find import find_videos
+from gesta.video.probe import probe
+from gesta.video.read import stream
 
 MADE = (16, 150, 340, 256)
 """Videos made when none are given: how many, frames, width, height (Kinetics' usual size after preparation)."""

@@ -20,11 +20,12 @@ from gesta.model import ClipSpec
 from gesta.processes import loader_workers
 from gesta.progress import track
 from gesta.records import ClassNames, DataConfig, Record, label_in
-from gesta.video.archive import place, read_bytes
-from gesta.video.deadline import GRACE, PATIENCE, Deadline
+from gesta.video.archive import locate, read_bytes
+from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
 from gesta.video.depth import Depth
+from gesta.video.find import VIDEOS
 from gesta.video.images import image_files
-from gesta.video.reader import VIDEOS, VideoInfo, probe
+from gesta.video.probe import VideoInfo, probe
 
 Severity = Literal["error", "warning", "info"]
 SHOWN = 10
@@ -96,7 +97,7 @@ def check(
     flip: bool = True,
     workers: int = -1,
     progress: bool = True,
-    seconds: float = PATIENCE,
+    seconds: float = TIMEOUT_S,
 ) -> CheckReport:
     """Decode every video completely and look at every label.
 
@@ -167,22 +168,22 @@ def _look_at_all(paths: Mapping[str, Depth | None], workers: int, patience: floa
 def _allowed(file: _File) -> float:
     """Seconds after which the process of a file is ended that did not notice that its time is over."""
     try:
-        return Deadline(file.path, file.patience).seconds + GRACE
+        return Deadline(file.path, file.patience).seconds + KILL_AFTER_S
     except (OSError, GestaError):  # which will be told of the file when it is looked at
-        return file.patience + GRACE
+        return file.patience + KILL_AFTER_S
 
 
 def _look(file: _File) -> _Look:
     path, depth, patience = file
     digest = hashlib.blake2b(digest_size=16)
     try:
-        where = None if os.path.isdir(path) else place(path)
+        where = None if os.path.isdir(path) else locate(path)
         if where is None and not os.path.isdir(path):
             wrong = "is neither a file nor a folder; give" if os.path.exists(path) else "does not exist; copy"
             return _Look(None, f"{path}: {wrong} the video, or take it off the list", "")
         deadline = Deadline(path, patience)
         images = [] if where else image_files(path, depth=depth is not None)
-        for part in filter(None, [where, *map(place, images)]):
+        for part in filter(None, [where, *map(locate, images)]):
             for block in deadline.during(read_bytes(part)):
                 digest.update(block)
         if where and not where.size:
@@ -201,7 +202,7 @@ def _files(looks: Mapping[str, _Look], clip: ClipSpec | None) -> Iterator[Findin
     least = 0 if clip is None else clip.frames if clip.sampling == "uniform" or clip.shrink else span(clip)
     for path, (info, problem, _) in sorted(looks.items()):
         if info is None:
-            there = os.path.exists(path) or place(path) is not None
+            there = os.path.exists(path) or locate(path) is not None
             missing = "cannot be decoded" if there else "missing"
             yield Finding("error", missing, problem)
             continue

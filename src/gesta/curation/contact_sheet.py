@@ -12,7 +12,7 @@ from gesta.curation.describe import SPLITS
 from gesta.marionette.dataset import Marionette
 from gesta.marionette.puppet import SUBJECTS
 from gesta.records import label_in
-from gesta.video.reader import read
+from gesta.video.read import read
 
 
 def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], columns: int = 8, side: int = 80) -> Path:

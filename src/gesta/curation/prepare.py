@@ -23,7 +23,7 @@ from gesta.data.shards import CLASSES, members, write_shard
 from gesta.errors import GestaError
 from gesta.processes import processors
 from gesta.progress import track
-from gesta.video.reader import find_videos
+from gesta.video.find import find_videos
 
 MANIFEST = "prepare.json"
 """File in the new folder that says how it was made, so that a second run goes on in the same way."""

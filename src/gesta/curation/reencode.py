@@ -17,9 +17,10 @@ from PIL import Image
 
 from gesta.errors import VideoError
 from gesta.video.container import frames_of, open_video, packets_of, set_threads
-from gesta.video.decode import Converter, display_matrix
 from gesta.video.images import image_files, read_image
-from gesta.video.reader import FOLDER_FPS, VideoInfo, probe
+from gesta.video.picture import FrameConverter, display_matrix
+from gesta.video.probe import VideoInfo, probe
+from gesta.video.read import FOLDER_FPS
 
 CRF = {"h264": 20, "hevc": 22}
 """Quality at which videos are encoded, hardly to be told from the original; lower is better."""
@@ -156,7 +157,7 @@ def _write_images(folder: str, shown: Iterator[Shown], short_side: int) -> int:
         if not times:
             continue
         if isinstance(image, av.VideoFrame):
-            convert = convert or Converter(_shrunk(image.width, image.height, short_side))
+            convert = convert or FrameConverter(_shrunk(image.width, image.height, short_side))
             rgb = Image.fromarray(np.ascontiguousarray(convert(image).transpose(1, 2, 0)))
         else:
             rgb = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
@@ -195,7 +196,7 @@ def _write_video(path: str, shown: Iterator[Shown], info: VideoInfo, settings: S
                 if not written:  # a reader then turns the colours back by the table they were made with
                     stream.codec_context.colorspace = image.colorspace
             else:
-                upright = image if isinstance(image, np.ndarray) else Converter(None)(image)
+                upright = image if isinstance(image, np.ndarray) else FrameConverter(None)(image)
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright.transpose(1, 2, 0)), format="rgb24")
             small = scaler.reformat(
                 frame, width=width, height=height, format="yuv420p", dst_color_range=ColorRange.MPEG, threads=1

@@ -19,8 +19,9 @@ from gesta.config import suggest
 from gesta.data.locate import Finder
 from gesta.errors import GestaError, VideoError
 from gesta.records import Record
+from gesta.video.find import VIDEOS
 from gesta.video.images import image_files
-from gesta.video.reader import VIDEOS, probe
+from gesta.video.probe import probe
 
 COLUMNS = ("path", "label", "frames", "start", "end", "last", "offset", "skip")
 """What a column may be: ``end`` is one past the last frame, ``last`` the last frame itself, ``offset`` goes with

@@ -13,8 +13,8 @@ from gesta.data.listfile import read_list as read_list
 from gesta.data.locate import Finder, assign, hold_out
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
+from gesta.video.find import find_videos, is_folder
 from gesta.video.images import image_files
-from gesta.video.reader import find_videos, is_folder
 
 SPLIT_FOLDERS: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),

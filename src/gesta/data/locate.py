@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gesta.errors import GestaError
 from gesta.records import Record, SplitName
-from gesta.video.reader import VIDEOS
+from gesta.video.find import VIDEOS
 
 
 class Finder:

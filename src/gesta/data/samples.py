@@ -27,10 +27,10 @@ from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
 from gesta.recipe import EvaluateConfig, TrainConfig
 from gesta.records import Label, Record
-from gesta.video.deadline import GRACE, PATIENCE, Deadline
-from gesta.video.decode import CropTo
+from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
 from gesta.video.depth import Modality
-from gesta.video.reader import Decoder, read
+from gesta.video.picture import CropTo
+from gesta.video.read import Decoder, read
 
 ATTEMPTS = 10
 """Videos tried for one training sample before something is taken to be wrong with all of them."""
@@ -64,7 +64,7 @@ class _Records:
         self.clip = clip
         self.short_side = short_side
         self.decoder: Decoder = decoder
-        self.patience, self.grace = PATIENCE, GRACE
+        self.patience, self.grace = TIMEOUT_S, KILL_AFTER_S
         self.reading = torch.empty(0, dtype=torch.int64)
         self.deaths: dict[int, int] = {}
         self.deadly: dict[int, str] = {}
@@ -327,7 +327,7 @@ def read_record(
     deadline: Deadline | None = None,
     enlarge: bool = True,
 ) -> Tensor:
-    """Chosen frames of a record, as :func:`gesta.video.reader.read` gives them; by ``masks`` cropped to people.
+    """Chosen frames of a record, as :func:`gesta.video.read.read` gives them; by ``masks`` cropped to people.
 
     Either the record has ``masks``, and frames of one size, or there may be a ``crop``.
     """

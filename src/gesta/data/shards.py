@@ -20,7 +20,7 @@ from gesta.data.locate import assign
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
 from gesta.video.archive import read_index
-from gesta.video.reader import VIDEOS
+from gesta.video.find import VIDEOS
 
 CLASSES = "classes.txt"
 """File of class names that ``gesta data prepare`` leaves beside shards and lists."""

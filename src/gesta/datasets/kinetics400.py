@@ -13,7 +13,7 @@ from gesta.data.lists import read_class_names
 from gesta.data.locate import find_list
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
-from gesta.video.reader import VIDEOS, is_folder
+from gesta.video.find import VIDEOS, is_folder
 
 LISTS: dict[SplitName, tuple[str, ...]] = {
     "train": ("kinetics-400_train.csv", "train.csv"),

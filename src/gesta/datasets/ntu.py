@@ -13,7 +13,7 @@ from gesta.data.listfile import read_text
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, Shown, SplitName, of_modality
 from gesta.video.depth import Encoding, Modalities, Modality, depth_of, kinds
-from gesta.video.reader import VIDEOS, is_folder
+from gesta.video.find import VIDEOS, is_folder
 
 Protocol = Literal["cross_subject", "cross_view"]
 

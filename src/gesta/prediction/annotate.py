@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gesta.errors import GestaError
 from gesta.prediction.answer import Prediction
-from gesta.video.reader import probe, stream
+from gesta.video.probe import probe
+from gesta.video.read import stream
 
 CLOCK = 90_000
 """Ticks per second of the copy's timestamps: fine enough for every usual frame rate."""

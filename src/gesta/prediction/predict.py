@@ -27,7 +27,7 @@ from gesta.prediction.writers import Format
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 from gesta.video.depth import Depth
-from gesta.video.reader import find_videos
+from gesta.video.find import find_videos
 
 T = TypeVar("T")
 

@@ -37,7 +37,7 @@ from gesta.prediction.segments import Segment, Segmenter, Window, smooth
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 from gesta.video.depth import Depth
-from gesta.video.reader import stream
+from gesta.video.read import stream
 
 UNIFORM_WINDOW_S = 4.0
 """Window of models that sample a whole video uniformly, unless another is asked for."""

@@ -21,7 +21,7 @@ MEMBER = ".tar#"
 """What stands between the stem of a tar file and the name of its member."""
 
 
-class Place(NamedTuple):
+class ByteRange(NamedTuple):
     """A stretch of bytes in a file."""
 
     file: str
@@ -36,7 +36,7 @@ class Place(NamedTuple):
         return f"subfile,,start,{self.offset},end,{self.offset + self.size},,:file:{self.file}"
 
 
-class Index(NamedTuple):
+class ArchiveIndex(NamedTuple):
     """What a tar file holds.
 
     Attributes:
@@ -48,10 +48,10 @@ class Index(NamedTuple):
     notes: dict[str, str]
 
 
-def place(path: str) -> Place | None:
+def locate(path: str) -> ByteRange | None:
     """Where a video file or a member of a tar file lies; None if there is neither."""
     if os.path.isfile(path):
-        return Place(path, 0, os.path.getsize(path))
+        return ByteRange(path, 0, os.path.getsize(path))
     if MEMBER not in path:
         return None
     at = path.index(MEMBER) + len(MEMBER)
@@ -59,10 +59,10 @@ def place(path: str) -> Place | None:
     if not os.path.isfile(archive):
         return None
     found = read_index(archive).places.get(name)
-    return None if found is None else Place(archive, *found)
+    return None if found is None else ByteRange(archive, *found)
 
 
-def read_bytes(where: Place, block: int = 2**20) -> Iterator[bytes]:
+def read_bytes(where: ByteRange, block: int = 2**20) -> Iterator[bytes]:
     """The bytes of a place, block by block."""
     with open(where.file, "rb") as file:
         file.seek(where.offset)
@@ -77,7 +77,7 @@ def index_file(archive: str) -> str:
     return os.path.splitext(archive)[0] + ".index.json"
 
 
-def read_index(archive: str) -> Index:
+def read_index(archive: str) -> ArchiveIndex:
     """What a tar file holds: from the list beside it if that belongs to it, else by going through its headers.
 
     A list that had to be made is kept beside the tar file where that can be written to.
@@ -90,12 +90,14 @@ def read_index(archive: str) -> Index:
 
 
 @functools.cache
-def _read_index(archive: str, size: int, changed: int) -> Index:
+def _read_index(archive: str, size: int, changed: int) -> ArchiveIndex:
     try:
         with open(index_file(archive), encoding="utf-8") as file:
             kept = json.load(file)
         if kept["bytes"] == size and os.stat(index_file(archive)).st_mtime_ns >= changed:
-            return Index({name: (offset, length) for name, (offset, length) in kept["places"].items()}, kept["notes"])
+            return ArchiveIndex(
+                {name: (offset, length) for name, (offset, length) in kept["places"].items()}, kept["notes"]
+            )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # not there yet, or not ours
     places, notes = {}, {}
@@ -115,7 +117,7 @@ def _read_index(archive: str, size: int, changed: int) -> Index:
         raise GestaError(
             f"{archive}: cannot be read as an uncompressed tar file ({error}); copy it again, or unpack it"
         ) from None
-    index = Index(places, notes)
+    index = ArchiveIndex(places, notes)
     with contextlib.suppress(OSError):  # read-only storage: every process lists the members for itself
         write_json(index_file(archive), {"bytes": size, "places": places, "notes": notes})
     return index

@@ -1,6 +1,6 @@
 """Video files as packets: opening them, choosing the video stream, counting frames, and decoding packet by packet.
 
-:mod:`gesta.video.reader` is the way in.
+:mod:`gesta.video.read` is the way in.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from av.stream import Disposition
 from torch.utils.data import get_worker_info
 
 from gesta.errors import VideoError
-from gesta.video.archive import Place, place
+from gesta.video.archive import ByteRange, locate
 from gesta.video.deadline import Deadline
-from gesta.video.images import MOST_PIXELS, absurd_size
+from gesta.video.picture import MOST_PIXELS, absurd_size
 
 DAMAGED = "the file is damaged, incomplete or not a video: copy or download it again, or take it off the list"
 
 HELD_BYTES = 16 * 2**20
 """A file up to this size is held as packets while it is read; of a larger one only the needed stretch."""
 
-REORDER = 32
+MAX_REORDER = 32
 """Pictures are reordered over at most 16 places (H.264, HEVC), so no frame appears later than this many packets."""
 
 NETWORK_TIMEOUT = 20.0
@@ -49,7 +49,7 @@ def open_video(source: str | int, deadline: Deadline | None = None) -> Iterator[
     Raises:
         VideoError: it does not exist, cannot be opened, holds no moving picture, or one of absurd size.
     """
-    name, options = _locate(source)
+    name, options = _libav_source(source)
     options["options"] = LIMITS | options.get("options", {})
     if deadline is not None:
         options["timeout"] = deadline.seconds
@@ -66,10 +66,10 @@ def open_video(source: str | int, deadline: Deadline | None = None) -> Iterator[
         yield container, _choose_stream(container, source)
 
 
-def _locate(source: str | int) -> tuple[str, dict[str, Any]]:
+def _libav_source(source: str | int) -> tuple[str, dict[str, Any]]:
     """What to hand to libav: name and options."""
     if isinstance(source, str) and not source.startswith("/dev/video"):
-        if (where := place(source)) is not None:
+        if (where := locate(source)) is not None:
             return where.url, {}
         if os.path.exists(source):
             raise VideoError(f"{source}: is neither a file nor a folder; give a video file or a folder of frames")
@@ -89,7 +89,7 @@ def _locate(source: str | int) -> tuple[str, dict[str, Any]]:
 
 
 def _remedy(source: str | int) -> str:
-    if isinstance(source, str) and place(source) is not None:
+    if isinstance(source, str) and locate(source) is not None:
         return DAMAGED
     return "check that the address is right and the device or server is on and not in use"
 
@@ -127,7 +127,7 @@ def set_threads(stream: Any, single: bool = False) -> bool:
 # --- what packets tell -----------------------------------------------------------------------------------------------
 
 
-class Key(NamedTuple):
+class KeyFrame(NamedTuple):
     """A key frame: its number in file order, its decoding time if the file holds one, its presentation time."""
 
     number: int
@@ -135,7 +135,7 @@ class Key(NamedTuple):
     pts: int
 
 
-class Timeline(NamedTuple):
+class PacketScan(NamedTuple):
     """What a video tells without decoding.
 
     Attributes:
@@ -149,14 +149,14 @@ class Timeline(NamedTuple):
 
     frames: int
     times: list[int]
-    keys: list[Key]
+    keys: list[KeyFrame]
     packets: list[av.Packet] | None
     unit: float
 
 
-def timeline(container: Any, stream: Any, deadline: Deadline) -> Timeline:
+def scan_packets(container: Any, stream: Any, deadline: Deadline) -> PacketScan:
     """Count the frames of an open file and learn where decoding may start, from its packets or its index."""
-    where = place(deadline.path)
+    where = locate(deadline.path)
     if where is None:
         raise VideoError(f"{deadline.path}: does not exist any more; check the path")
     large = where.size > HELD_BYTES
@@ -167,7 +167,7 @@ def timeline(container: Any, stream: Any, deadline: Deadline) -> Timeline:
             return indexed
     packets: list[av.Packet] = []
     times: list[int] = []
-    keys: list[Key] = []
+    keys: list[KeyFrame] = []
     shown = 0
     guessed_dts = "matroska" in container.format.name
     latest = None
@@ -180,28 +180,28 @@ def timeline(container: Any, stream: Any, deadline: Deadline) -> Timeline:
                 continue
             times.append(packet.pts)
             if packet.is_keyframe and (latest is None or packet.pts > latest):
-                keys.append(Key(len(times) - 1, None if guessed_dts else packet.dts, packet.pts))
+                keys.append(KeyFrame(len(times) - 1, None if guessed_dts else packet.dts, packet.pts))
             latest = packet.pts if latest is None else max(latest, packet.pts)
     if container.format.name == "avi" or len(set(times)) < shown:
-        return Timeline(shown, [], [], packets or None, unit)
+        return PacketScan(shown, [], [], packets or None, unit)
     # without a key frame first, the decoder drops frames and all later numbers shift
     if len(packets) > shown or not keys or keys[0].number > 0 or times[0] > min(times):
         keys = []
-    return Timeline(shown, times, keys, packets or None, unit)
+    return PacketScan(shown, times, keys, packets or None, unit)
 
 
-def _from_index(container: Any, stream: Any, unit: float, deadline: Deadline) -> Timeline | None:
+def _from_index(container: Any, stream: Any, unit: float, deadline: Deadline) -> PacketScan | None:
     """The timeline of an MP4 file from its index, without reading the file; None if the index may not be all."""
     entries = [(entry.timestamp, entry.is_keyframe, entry.is_discard) for entry in stream.index_entries]
     if not entries or len(entries) != stream.frames or any(discard for _, _, discard in entries):
         return None
-    head = list(itertools.islice(packets_of(container, stream, [], deadline), REORDER))
+    head = list(itertools.islice(packets_of(container, stream, [], deadline), MAX_REORDER))
     times = presentation_times(head)
     if not times or not head[0].is_keyframe or times[0] > min(times):
         return None
     offset = times[0] - (times[0] if head[0].dts is None else head[0].dts)  # the index has decoding times only
-    keys = [Key(i, time, time + offset) for i, (time, key, _) in enumerate(entries) if key]
-    return Timeline(len(entries), [time for time, _, _ in entries], keys, None, unit)
+    keys = [KeyFrame(i, time, time + offset) for i, (time, key, _) in enumerate(entries) if key]
+    return PacketScan(len(entries), [time for time, _, _ in entries], keys, None, unit)
 
 
 def presentation_times(packets: list[av.Packet]) -> list[int]:
@@ -210,7 +210,7 @@ def presentation_times(packets: list[av.Packet]) -> list[int]:
     return [packet.pts for packet in packets if packet.pts is not None] if len(times) == len(packets) else []
 
 
-def _fragmented(where: Place) -> bool:
+def _fragmented(where: ByteRange) -> bool:
     """Whether an MP4 file is made of fragments, whose index is not complete before the whole file is read."""
     with open(where.file, "rb") as file:
         file.seek(where.offset)
@@ -259,16 +259,16 @@ def frames_of(stream: Any, packets: Iterable[av.Packet], damage: list[Exception]
         except FFmpegError as error:
             damage.append(error)
             continue
-        yield from _shown(frames, damage)
+        yield from _readable(frames, damage)
     try:
         rest = stream.codec_context.decode(None)
     except FFmpegError as error:
         damage.append(error)
         return
-    yield from _shown(rest, damage)
+    yield from _readable(rest, damage)
 
 
-def _shown(frames: Iterable[av.VideoFrame], damage: list[Exception]) -> Iterator[av.VideoFrame]:
+def _readable(frames: Iterable[av.VideoFrame], damage: list[Exception]) -> Iterator[av.VideoFrame]:
     """Frames of a size that can be scaled; it may change within a video."""
     for frame in frames:
         if absurd := absurd_size(frame.width, frame.height):
@@ -277,6 +277,11 @@ def _shown(frames: Iterable[av.VideoFrame], damage: list[Exception]) -> Iterator
             yield frame
 
 
-def reason(damage: list[Exception]) -> str:
+def last_error(damage: list[Exception]) -> str:
     """What the last damage was, in words; empty if there was none."""
     return str(getattr(damage[-1], "strerror", None) or damage[-1]) if damage else ""
+
+
+def undecodable(path: str, problem: str) -> VideoError:
+    why = f" ({problem})" if problem else ""
+    return VideoError(f"{path}: no frame of it can be decoded{why}; {DAMAGED}")

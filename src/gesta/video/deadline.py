@@ -8,17 +8,17 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from gesta.errors import VideoError
-from gesta.video.archive import place
+from gesta.video.archive import locate
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
+TIMEOUT_S = 60.0
 """Seconds that every file is given, besides one for each :data:`RATE` bytes of it, or each image of a folder."""
 
 RATE = 128 * 1024
 """As if a video were decoded at the speed of one that plays at 1 Mbit/s."""
 
-GRACE = 20.0
+KILL_AFTER_S = 20.0
 """Seconds after the end at which a process that is still busy is ended: what hangs inside a decoder never looks up."""
 
 
@@ -33,9 +33,9 @@ class Deadline:
         seconds: from the beginning to the end.
     """
 
-    def __init__(self, path: str, patience: float = PATIENCE) -> None:
+    def __init__(self, path: str, patience: float = TIMEOUT_S) -> None:
         self.path = path
-        self.seconds = patience + _amount(path)
+        self.seconds = patience + _seconds_for_size(path)
         self._end = time.monotonic() + self.seconds
 
     def check(self) -> None:
@@ -61,11 +61,11 @@ class Deadline:
             yield item
 
 
-def _amount(path: str) -> float:
+def _seconds_for_size(path: str) -> float:
     """Seconds for what there is to read: bytes on the disk (holes of sparse files have none), or images."""
     if os.path.isdir(path):
         return len(os.listdir(path))
-    where = place(path)
+    where = locate(path)
     if where is None:
         return 0.0
     on_disk = getattr(os.stat(where.file), "st_blocks", where.size // 512 + 1) * 512

@@ -7,25 +7,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from gesta.errors import VideoError
+from gesta.video.deadline import Deadline
 from gesta.video.depth import Depth, nearest
-
-if TYPE_CHECKING:  # these rooms import VideoError
-    from gesta.video.deadline import Deadline
-    from gesta.video.decode import Clip
+from gesta.video.picture import FrameBuffer, absurd_size, scaled_size
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-
-MOST_PIXELS = 2**26
-"""Of one picture (8192 x 8192, twice 8K): a header that claims more is damaged, or would exhaust the memory."""
-
-LONGEST = 64
-"""How many times longer than its short side a picture may be: scaled by the short side, its pixels grow with that."""
 
 BROKEN = (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, SyntaxError, ValueError)
 """What Pillow raises, besides OSError, on damaged files."""
@@ -80,7 +71,7 @@ def _looks_depth(prefix: str, folder: str) -> bool:
     return prefix.lower().rstrip("_-") in ("depth", "mdepth")
 
 
-class Folder:
+class ImageFolder:
     """Source of frames: the numbered images of one folder.
 
     Attributes:
@@ -95,13 +86,13 @@ class Folder:
         self._files = image_files(path, depth=depth is not None)
         self.frames = len(self._files)
 
-    def __enter__(self) -> Folder:
+    def __enter__(self) -> ImageFolder:
         return self
 
     def __exit__(self, *error: object) -> None:
         pass
 
-    def fill(self, clip: Clip) -> int:
+    def fill(self, clip: FrameBuffer) -> int:
         """Read the wanted images into the clip; one that cannot be read is taken off, and the rest are counted anew."""
         for number in clip.wanted:
             self._deadline.check()
@@ -109,7 +100,7 @@ class Folder:
                 image = read_image(self._files[number], clip.short_side, self._depth, clip.enlarge)
                 clip.put_image(number, image)
             except OSError as error:
-                self.problem = why_not(self._files[number], error)
+                self.problem = image_error(self._files[number], error)
                 del self._files[number]
                 self.frames -= 1
                 break
@@ -173,24 +164,6 @@ def open_image(path: str) -> Iterator[Image.Image]:
         raise OSError(str(error)) from None
 
 
-def why_not(path: str, error: OSError) -> str:
+def image_error(path: str, error: OSError) -> str:
     """Why an image of a folder could not be read."""
     return f"{os.path.basename(path)}: {error.strerror or error}"
-
-
-def absurd_size(width: int, height: int) -> str:
-    """Why pictures of this size are not read, as a damaged or hostile header may claim it; empty if they are."""
-    if width * height <= MOST_PIXELS and max(width, height) <= LONGEST * min(width, height):
-        return ""
-    most = f"{MOST_PIXELS // 10**6} million pixels and sides of 1 to {LONGEST}"
-    return f"pictures of {width} x {height} pixels are not read, only up to {most}"
-
-
-def scaled_size(width: int, height: int, short_side: int | None, enlarge: bool = True) -> tuple[int, int]:
-    """Width and height after scaling the short side to ``short_side``, aspect kept, sides rounded to whole pixels."""
-    short = min(width, height)
-    if short_side is None or (short < short_side and not enlarge):
-        return width, height
-    return max(1, (2 * width * short_side + short) // (2 * short)), max(
-        1, (2 * height * short_side + short) // (2 * short)
-    )

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from gesta.errors import GestaError
-from gesta.video.decode import Clip, File
-from gesta.video.images import scaled_size
+from gesta.video.decode import VideoFile
+from gesta.video.picture import FrameBuffer, scaled_size
 
 
 def video_decoder() -> Any:
@@ -33,7 +33,7 @@ def video_decoder() -> Any:
     return VideoDecoder
 
 
-class TorchcodecFile(File):
+class TorchcodecFile(VideoFile):
     """Source of frames: a video file through torchcodec, which counts exactly and gives frames by number.
 
     torchcodec orders frames by timestamp, so a file whose timestamps are unusable (AVI, repeated or missing times) is
@@ -52,7 +52,7 @@ class TorchcodecFile(File):
             self.frames = len(self._decoder)
         return self
 
-    def fill(self, clip: Clip) -> int:
+    def fill(self, clip: FrameBuffer) -> int:
         """Decode the wanted frames into the clip."""
         if self._decoder is not None:
             try:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,20 +19,15 @@ from av.error import FFmpegError
 from torch import Tensor
 
 from gesta.errors import VideoError
-from gesta.video.container import DAMAGED, Timeline, frames_of, open_video, packets_of, reason, set_threads, timeline
+from gesta.video.container import DAMAGED, frames_of, open_video, packets_of, set_threads, undecodable
 from gesta.video.deadline import Deadline
-from gesta.video.decode import Clip, Converter, CropTo, File, display_matrix
+from gesta.video.decode import VideoFile
 from gesta.video.depth import Depth
-from gesta.video.images import Folder, holds_frames, image_files, read_image, why_not
+from gesta.video.images import ImageFolder, image_files, read_image
+from gesta.video.picture import CropTo, FrameBuffer, FrameConverter
 from gesta.video.torchcodec import TorchcodecFile
 
-__all__ = ["Frame", "VideoError", "VideoInfo", "find_videos", "probe", "read", "stream"]
-
 Decoder = Literal["pyav", "torchcodec"]
-
-_SUFFIXES = "3gp asf avi divx f4v flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv qt rm rmvb ts vob webm wmv"
-VIDEOS = frozenset("." + suffix for suffix in _SUFFIXES.split(" "))
-"""Suffixes by which :func:`find_videos` knows a video; reading looks at the content alone."""
 
 TICK = 1e-4
 """Seconds by which a time that is rounded may miss its frame."""
@@ -42,161 +37,12 @@ FOLDER_FPS = 25.0
 
 
 @dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """What a video is; made by :func:`probe`.
-
-    Attributes:
-        path: as given.
-        kind: ``file``, or ``frames`` for a folder of images.
-        frames: frames counted: packets that should give a frame, or with ``exact`` the frames that did decode.
-        fps: average frames per second; 0 for a folder of images, which does not say.
-        width: of the upright picture, in pixels.
-        height: of the upright picture, in pixels.
-        duration: seconds from the first frame to the end of the last; 0 for a folder of images.
-        codec: name of the codec, or the images' suffix.
-        rotation: degrees by which the stored pictures are turned counter-clockwise to stand upright: 0, 90, 180 or 270.
-        declared_frames: what the header says, None if it says nothing.
-        variable_rate: whether the distance of frames in time differs within the video.
-        container: name of the file format.
-        damaged: packets or images that could not be decoded; known only after ``exact``.
-    """
-
-    path: str
-    kind: Literal["file", "frames"]
-    frames: int
-    fps: float
-    width: int
-    height: int
-    duration: float
-    codec: str
-    rotation: int = 0
-    declared_frames: int | None = None
-    variable_rate: bool = False
-    container: str = ""
-    damaged: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
 class Frame:
     """One frame of a stream: index in decode order, seconds since the first frame, ``(C, H, W)`` uint8 RGB."""
 
     index: int
     time: float
     image: Tensor
-
-
-def probe(
-    path: str | os.PathLike[str],
-    exact: bool = False,
-    depth: Depth | None = None,
-    deadline: Deadline | None = None,
-) -> VideoInfo:
-    """What a video is, without trusting its header.
-
-    Args:
-        path: video file or folder of frames.
-        exact: decode everything and count what comes out, instead of counting packets.
-        depth: it shows depth, as in :func:`read`.
-        deadline: when it has to be done; None gives a minute and one more second for each 128 kB of the file.
-
-    Raises:
-        VideoError: not a video, nothing in it can be decoded, or it takes too long.
-    """
-    path = os.fspath(path)
-    deadline = deadline or Deadline(path)
-    if os.path.isdir(path):
-        return _probe_folder(path, exact, depth, deadline)
-    with open_video(path, deadline) as (container, video):
-        line = timeline(container, video, deadline)
-        declared = video.frames or None
-        average = float(video.average_rate or 0) or float(video.guessed_rate or 0)
-        codec, form = video.codec_context.name, container.format.name
-    first, decoded = None, 0
-    damage: list[Exception] = []
-    with open_video(path, deadline) as (container, video):
-        set_threads(video, single=True)  # with several threads an error may take other frames along
-        for frame in frames_of(video, packets_of(container, video, damage, deadline), damage):
-            first = first or frame
-            decoded += 1
-            if not exact:
-                break
-    if first is None:
-        raise _nothing(path, reason(damage))
-    matrix = display_matrix(first)
-    turned = matrix is not None and abs(matrix[1]) > abs(matrix[0])
-    frames = decoded if exact else line.frames
-    fps, duration, variable = _pace(line, frames, average)
-    return VideoInfo(
-        path=path,
-        kind="file",
-        frames=frames,
-        fps=fps,
-        width=first.height if turned else first.width,
-        height=first.width if turned else first.height,
-        duration=duration,
-        codec=codec,
-        rotation=int(first.rotation) % 360,
-        declared_frames=declared,
-        variable_rate=variable,
-        container=form,
-        damaged=len(damage),
-    )
-
-
-def _nothing(path: str, problem: str) -> VideoError:
-    why = f" ({problem})" if problem else ""
-    return VideoError(f"{path}: no frame of it can be decoded{why}; {DAMAGED}")
-
-
-def _pace(line: Timeline, frames: int, average: float) -> tuple[float, float, bool]:
-    """Frames per second, duration in seconds, and whether the rate varies."""
-    if len(line.times) < 2 or not line.unit:
-        return average, frames / average if average else 0.0, False
-    times = np.sort(np.asarray(line.times, dtype=np.float64)) * line.unit
-    steps = np.diff(times)
-    fps = (len(times) - 1) / (times[-1] - times[0])
-    # containers that count milliseconds give 33, 33, 34, ...: that is not a variable rate
-    middle = float(np.median(steps))
-    variable = bool((np.abs(steps - middle) > max(0.0015, 0.1 * middle)).any())
-    if abs(fps - average) < 0.01 * fps and not variable:
-        fps = average
-    return float(fps), float(times[-1] - times[0] + (middle if variable else 1 / fps)), variable
-
-
-def _probe_folder(path: str, exact: bool, depth: Depth | None, deadline: Deadline) -> VideoInfo:
-    files = image_files(path, depth=depth is not None)
-    width = height = good = 0
-    problem = ""
-    for file in files:
-        deadline.check()
-        try:
-            image = read_image(file, None, depth)
-        except OSError as error:
-            problem = why_not(file, error)
-            continue
-        if not good:
-            height, width = image.shape[1:]
-        good += 1
-        if not exact:
-            break
-    if not good:
-        raise _nothing(path, problem)
-    return VideoInfo(
-        path=path,
-        kind="frames",
-        frames=good if exact else len(files),
-        fps=0.0,
-        width=width,
-        height=height,
-        duration=0.0,
-        codec=os.path.splitext(files[0])[1].lower().lstrip("."),
-        container="folder",
-        damaged=len(files) - good if exact else 0,
-    )
 
 
 def read(
@@ -249,13 +95,13 @@ def read(
     """
     path = os.fspath(path)
     deadline = deadline or Deadline(path)
-    source: Folder | File | TorchcodecFile
+    source: ImageFolder | VideoFile | TorchcodecFile
     if os.path.isdir(path):
-        source = Folder(path, deadline, depth)
+        source = ImageFolder(path, deadline, depth)
     elif decoder == "torchcodec" and depth is None:
         source = TorchcodecFile(path, deadline)
     else:
-        source = File(path, deadline)
+        source = VideoFile(path, deadline)
     with source:
         try:
             if seconds is not None:
@@ -265,9 +111,9 @@ def read(
             raise VideoError(f"{path}: cannot be converted to RGB ({error}); {DAMAGED}") from None
 
 
-def _frames_at(path: str, source: Folder | File, seconds: tuple[float, float]) -> tuple[int, int]:
+def _frames_at(path: str, source: ImageFolder | VideoFile, seconds: tuple[float, float]) -> tuple[int, int]:
     """First frame of a stretch and one past its last."""
-    if isinstance(source, Folder):
+    if isinstance(source, ImageFolder):
         raise VideoError(f"{path}: a folder of frames does not know seconds; give its stretches in frames")
     first, last = np.searchsorted(source.times() - TICK, seconds, side="right") - 1
     return max(int(first), 0), int(last) + 1
@@ -275,7 +121,7 @@ def _frames_at(path: str, source: Folder | File, seconds: tuple[float, float]) -
 
 def _read(
     path: str,
-    source: Folder | File | TorchcodecFile,
+    source: ImageFolder | VideoFile | TorchcodecFile,
     choose: Callable[[int], Tensor | np.ndarray],
     short_side: int | None,
     start: int,
@@ -287,7 +133,7 @@ def _read(
     while True:
         total = source.frames
         if total == 0:
-            raise _nothing(path, source.problem)
+            raise undecodable(path, source.problem)
         length = min(total, total if end is None else end) - start
         if length < 1:
             stretch = f"from {start} to {'the end' if end is None else end}"
@@ -296,7 +142,7 @@ def _read(
         if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= length:
             raise ValueError(f"choose({length}) must return indices from 0 to {length - 1}, not {indices.tolist()}")
         wanted, places = torch.unique(indices, sorted=True, return_inverse=True)
-        clip = Clip((wanted + start).tolist(), short_side, depth, crop, enlarge)
+        clip = FrameBuffer((wanted + start).tolist(), short_side, depth, crop, enlarge)
         found = source.fill(clip)
         if not clip.missing:
             frames = torch.from_numpy(clip.video)
@@ -337,7 +183,7 @@ def stream(
         yield from _stream_folder(source, short_side, step, depth)
         return
     index, last, begin = -1, 0.0, None
-    convert = Converter(short_side, depth)
+    convert = FrameConverter(short_side, depth)
     damage: list[Exception] = []
     with open_video(source) as (container, video):
         set_threads(video)
@@ -370,52 +216,3 @@ def _stream_folder(path: str, short_side: int | None, step: int, depth: Depth | 
             yield Frame(index, index / FOLDER_FPS, torch.from_numpy(np.ascontiguousarray(image)))
     if index < 0:
         raise VideoError(f"{path}: none of its images can be read; {DAMAGED}")
-
-
-def find_videos(root: str | os.PathLike[str]) -> list[str]:
-    """All videos below a folder, sorted by path: files with a video's suffix, and folders of frames.
-
-    A folder that holds at least two numbered images and no video file is one video. Hidden files and folders (names
-    with a leading dot) are skipped; links to folders are followed, a link back to a parent is not. A single video given
-    as ``root`` is returned itself.
-
-    Raises:
-        VideoError: ``root`` does not exist.
-    """
-    root = os.fspath(root)
-    if os.path.isfile(root):
-        return [root]
-    if not os.path.isdir(root):
-        raise VideoError(f"{root}: does not exist; check the path")
-    found: list[str] = []
-    _walk(root, found, {os.path.realpath(root)})
-    return sorted(found)
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry of a folder is a folder, or a link to one; of a link to itself ``entry.is_dir()`` fails."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _walk(folder: str, found: list[str], parents: set[str]) -> None:
-    images, folders, videos = [], [], 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if is_folder(entry):
-                folders.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in VIDEOS:
-                found.append(entry.path)
-                videos += 1
-            else:
-                images.append(entry.name)
-    if not videos and holds_frames(images):
-        found.append(folder)
-    for child in folders:
-        real = os.path.realpath(child)
-        if real not in parents:
-            _walk(child, found, parents | {real})

@@ -1,0 +1,168 @@
+"""What a video is: frames counted, size, rate, codec, without trusting its header."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from gesta.video.container import (
+    PacketScan,
+    frames_of,
+    last_error,
+    open_video,
+    packets_of,
+    scan_packets,
+    set_threads,
+    undecodable,
+)
+from gesta.video.deadline import Deadline
+from gesta.video.depth import Depth
+from gesta.video.images import image_error, image_files, read_image
+from gesta.video.picture import display_matrix
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a video is; made by :func:`probe`.
+
+    Attributes:
+        path: as given.
+        kind: ``file``, or ``frames`` for a folder of images.
+        frames: frames counted: packets that should give a frame, or with ``exact`` the frames that did decode.
+        fps: average frames per second; 0 for a folder of images, which does not say.
+        width: of the upright picture, in pixels.
+        height: of the upright picture, in pixels.
+        duration: seconds from the first frame to the end of the last; 0 for a folder of images.
+        codec: name of the codec, or the images' suffix.
+        rotation: degrees by which the stored pictures are turned counter-clockwise to stand upright: 0, 90, 180 or 270.
+        declared_frames: what the header says, None if it says nothing.
+        variable_rate: whether the distance of frames in time differs within the video.
+        container: name of the file format.
+        damaged: packets or images that could not be decoded; known only after ``exact``.
+    """
+
+    path: str
+    kind: Literal["file", "frames"]
+    frames: int
+    fps: float
+    width: int
+    height: int
+    duration: float
+    codec: str
+    rotation: int = 0
+    declared_frames: int | None = None
+    variable_rate: bool = False
+    container: str = ""
+    damaged: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+def probe(
+    path: str | os.PathLike[str],
+    exact: bool = False,
+    depth: Depth | None = None,
+    deadline: Deadline | None = None,
+) -> VideoInfo:
+    """What a video is, without trusting its header.
+
+    Args:
+        path: video file or folder of frames.
+        exact: decode everything and count what comes out, instead of counting packets.
+        depth: it shows depth, as in :func:`read`.
+        deadline: when it has to be done; None gives a minute and one more second for each 128 kB of the file.
+
+    Raises:
+        VideoError: not a video, nothing in it can be decoded, or it takes too long.
+    """
+    path = os.fspath(path)
+    deadline = deadline or Deadline(path)
+    if os.path.isdir(path):
+        return _probe_folder(path, exact, depth, deadline)
+    with open_video(path, deadline) as (container, video):
+        line = scan_packets(container, video, deadline)
+        declared = video.frames or None
+        average = float(video.average_rate or 0) or float(video.guessed_rate or 0)
+        codec, form = video.codec_context.name, container.format.name
+    first, decoded = None, 0
+    damage: list[Exception] = []
+    with open_video(path, deadline) as (container, video):
+        set_threads(video, single=True)  # with several threads an error may take other frames along
+        for frame in frames_of(video, packets_of(container, video, damage, deadline), damage):
+            first = first or frame
+            decoded += 1
+            if not exact:
+                break
+    if first is None:
+        raise undecodable(path, last_error(damage))
+    matrix = display_matrix(first)
+    turned = matrix is not None and abs(matrix[1]) > abs(matrix[0])
+    frames = decoded if exact else line.frames
+    fps, duration, variable = _frame_rate(line, frames, average)
+    return VideoInfo(
+        path=path,
+        kind="file",
+        frames=frames,
+        fps=fps,
+        width=first.height if turned else first.width,
+        height=first.width if turned else first.height,
+        duration=duration,
+        codec=codec,
+        rotation=int(first.rotation) % 360,
+        declared_frames=declared,
+        variable_rate=variable,
+        container=form,
+        damaged=len(damage),
+    )
+
+
+def _frame_rate(line: PacketScan, frames: int, average: float) -> tuple[float, float, bool]:
+    """Frames per second, duration in seconds, and whether the rate varies."""
+    if len(line.times) < 2 or not line.unit:
+        return average, frames / average if average else 0.0, False
+    times = np.sort(np.asarray(line.times, dtype=np.float64)) * line.unit
+    steps = np.diff(times)
+    fps = (len(times) - 1) / (times[-1] - times[0])
+    # containers that count milliseconds give 33, 33, 34, ...: that is not a variable rate
+    middle = float(np.median(steps))
+    variable = bool((np.abs(steps - middle) > max(0.0015, 0.1 * middle)).any())
+    if abs(fps - average) < 0.01 * fps and not variable:
+        fps = average
+    return float(fps), float(times[-1] - times[0] + (middle if variable else 1 / fps)), variable
+
+
+def _probe_folder(path: str, exact: bool, depth: Depth | None, deadline: Deadline) -> VideoInfo:
+    files = image_files(path, depth=depth is not None)
+    width = height = good = 0
+    problem = ""
+    for file in files:
+        deadline.check()
+        try:
+            image = read_image(file, None, depth)
+        except OSError as error:
+            problem = image_error(file, error)
+            continue
+        if not good:
+            height, width = image.shape[1:]
+        good += 1
+        if not exact:
+            break
+    if not good:
+        raise undecodable(path, problem)
+    return VideoInfo(
+        path=path,
+        kind="frames",
+        frames=good if exact else len(files),
+        fps=0.0,
+        width=width,
+        height=height,
+        duration=0.0,
+        codec=os.path.splitext(files[0])[1].lower().lstrip("."),
+        container="folder",
+        damaged=len(files) - good if exact else 0,
+    )
