@@ -23,8 +23,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from dataclasses import field
-from typing import ClassVar, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -33,111 +32,16 @@ from torch import Tensor, nn
 from gesta.config import config
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, start_small
-from gesta.layers.tokens import Norm, to_grid, to_tokens
-from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
-from gesta.models.std_former_parts import CTM, PTM, Block, ConvStem, Tubelets, add_to_patches
+from gesta.layers.tokens import to_grid, to_tokens
+from gesta.model import Classifier, ClipSpec, Grid, VideoModel, drop_path_rates
+from gesta.models.std_former_parts import CTM, PTM, Block, Branch, ConvStem, STDFormerSizes, Tubelets, add_to_patches
 from gesta.plugins.smem import SMEM, MotionExcitation
 from gesta.plugins.stdm import STDM, Diffusion
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-Branch = Literal["ST", "T"]
-
 
 @config
-class STDFormerConfig(ModelConfig):
-    """Sizes of an STD-Former, and every decision that the paper leaves open. ``drop_path`` is of the ST branch.
-
-    Attributes:
-        width: C.
-        depth: layers of each branch.
-        heads: attention heads.
-        mlp_ratio: hidden width of the ST branch's FFNs, in widths.
-        patch: edge of a token in pixels.
-        stem: ``tubelet`` convolves the pixels (UniFormerV2); ``conv`` does that to the map of two
-            small convolutions of each frame (ours, for training without CLIP).
-        tubelet_kernel: frames of a token, 1 or 3.
-        tubelet_stride: frames from token to token.
-        gelu: ``quick`` is x·σ(1.702x), with which OpenAI's CLIP was trained.
-        ptm_layers: which layers of the ST branch are PTMs.
-        ptm_attention: within a frame (``spatial``), or over all tokens of the clip (``joint``).
-        ptm_identity: ``scaled`` lets β multiply the shortcut, too.
-        dpe_reduction: by what a PTM's position encoding divides the width.
-        dpe_norm: batch norm before it (UniFormerV2), or ``none``.
-        alpha: weight of a PTM's FFN.
-        beta: weight of its convolution.
-        learnable_alpha_beta: a parameter each, per PTM, that starts there.
-        conv_placement: a PTM's convolution is a third path (``residual``), comes behind attention, or is left out.
-        conv_kind: its kernel is 3 × 3 on ``conv_plane``, or 3 × 3 × 3.
-        conv_plane: ``time_space`` is the plane of frames and places in raster order, the only one on which a 3 × 3
-            kernel sees adjacent frames; rows touch at their ends there. ``space`` is the frame.
-        cpe: kernel of a CTM's position encoding.
-        ctm_residual: what a CTM adds its attention to: the ``query`` (CLIP's features reach the classifier at the
-            start), the ``memory`` (a temporal stream of its own), or both.
-        ctm_include_cls: class tokens attend along time as one more place.
-        ctm_mlp_ratio: hidden width of the CTMs' FFNs, in widths.
-        ctm_drop_path: stochastic depth of the CTMs, growing like ``drop_path``.
-        temporal_pos_embed: a learned vector per frame in every CTM, added to what its attention compares.
-        stdm_layers: behind which CTMs there is an STDM; None for all but the last.
-        stdm_kind: see :class:`~gesta.plugins.stdm.STDM`.
-        stdm_final_relu: the same.
-        smem: the SMEMs' branches and layers.
-        smem_position: before or after that layer of its branch.
-        smem_channels: see :class:`~gesta.plugins.smem.SMEM`.
-        smem_fusion: the same.
-        smem_edge: the same.
-        smem_pairing: the same.
-        norm: of all new convolutions; a ``layer`` norm does not depend on the batch.
-        head_input: the last CTM, or that and the class tokens, ``fused`` by a learned gate per channel (UniFormerV2).
-        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`: no layer starts at
-            zero.
-    """
-
-    places: ClassVar = ("ptm_layers", "stdm_layers", "smem")  # which rehearsals move
-    switches: ClassVar = ("alpha", "beta")  # which they keep, besides words
-
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    patch: int = 16
-    stem: Literal["tubelet", "conv"] = "tubelet"
-    tubelet_kernel: Literal[1, 3] = 3
-    tubelet_stride: Literal[1, 2] = 2
-    gelu: Literal["quick", "exact"] = "quick"
-    ptm_layers: tuple[int, ...] = (8, 9, 10, 11)
-    ptm_attention: Literal["spatial", "joint"] = "spatial"
-    ptm_identity: Literal["plain", "scaled"] = "plain"
-    dpe_reduction: float = 1.5
-    dpe_norm: Literal["bn", "none"] = "bn"
-    alpha: float = 1.0
-    beta: float = 1.0
-    learnable_alpha_beta: bool = False
-    conv_placement: Literal["residual", "attention", "none"] = "residual"
-    conv_kind: Literal["2d", "3d"] = "2d"
-    conv_plane: Literal["time_space", "space"] = "time_space"
-    cpe: Literal["depthwise", "dense"] = "depthwise"
-    ctm_residual: Literal["query", "memory", "both"] = "query"
-    ctm_include_cls: bool = False
-    ctm_mlp_ratio: float = 4.0
-    ctm_drop_path: float = 0.0
-    temporal_pos_embed: bool = False
-    stdm_layers: tuple[int, ...] | None = None
-    stdm_kind: Literal["depthwise", "dense"] = "depthwise"
-    stdm_final_relu: bool = False
-    smem: tuple[tuple[Branch, int], ...] = (("T", 4),)
-    smem_position: Literal["before", "after"] = "before"
-    smem_channels: int = 64
-    smem_fusion: Literal["mul", "add", "mul+add"] = "mul"
-    smem_edge: Literal["repeat", "zero"] = "repeat"
-    smem_pairing: Literal["anchor", "chain"] = "anchor"
-    norm: Norm = "batch"
-    head_input: Literal["ctm", "fused"] = "ctm"
-    small_init: bool = False
-    clip: ClipSpec = field(
-        default_factory=lambda: ClipSpec(frames=16, sampling="uniform", size=224, mean=CLIP_MEAN, std=CLIP_STD)
-    )
+class STDFormerConfig(STDFormerSizes):
+    """An STD-Former of these sizes; the fields are those of :class:`STDFormerSizes`."""
 
     def build(self) -> STDFormer:
         return STDFormer(self)

@@ -1,28 +1,131 @@
-"""Parts of STD-Former: CLIP's block, the PTM of the ST branch and the CTM of the T branch, and the stem's tubelets.
+"""Parts of STD-Former and their sizes: CLIP's block, the ST branch's PTM, the T branch's CTM, and the stem's tubelets.
 
-Source: see :mod:`gesta.models.std_former`, whose configuration they take. Tokens are ``(T, B, N, C)``, frames first.
+Source: see :mod:`gesta.models.std_former`. Tokens are ``(T, B, N, C)``, frames first.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, cast
+from dataclasses import field
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from gesta.config import config
 from gesta.layers.resize import resize_line
-from gesta.layers.tokens import DenseConv, DepthwiseConv, channel_norm, convolved, normed, zero
-
-if TYPE_CHECKING:  # it imports this file
-    from gesta.models.std_former import STDFormerConfig
+from gesta.layers.tokens import DenseConv, DepthwiseConv, Norm, channel_norm, convolved, normed, zero
+from gesta.model import ClipSpec, ModelConfig
 
 QUICK = 1.702
 """Of QuickGELU."""
 PIECE = 65535
-"""Places that attend along time together: CUDA's kernels have no larger grid."""
+"""Positions that attend along time together: CUDA's kernels have no larger grid."""
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's normalisation of RGB."""
+
+Branch = Literal["ST", "T"]
+
+
+@config
+class STDFormerSizes(ModelConfig):
+    """Sizes of an STD-Former, and every decision that the paper leaves open. ``drop_path`` is of the ST branch.
+
+    The parts below read them; :class:`gesta.models.std_former.STDFormerConfig` builds the network of them.
+
+    Attributes:
+        width: C.
+        depth: layers of each branch.
+        heads: attention heads.
+        mlp_ratio: hidden width of the ST branch's FFNs, in widths.
+        patch: edge of a token in pixels.
+        stem: ``tubelet`` convolves the pixels (UniFormerV2); ``conv`` does that to the map of two
+            small convolutions of each frame (ours, for training without CLIP).
+        tubelet_kernel: frames of a token, 1 or 3.
+        tubelet_stride: frames from token to token.
+        gelu: ``quick`` is x·σ(1.702x), with which OpenAI's CLIP was trained.
+        ptm_layers: which layers of the ST branch are PTMs.
+        ptm_attention: within a frame (``spatial``), or over all tokens of the clip (``joint``).
+        ptm_identity: ``scaled`` lets β multiply the shortcut, too.
+        dpe_reduction: by what a PTM's position encoding divides the width.
+        dpe_norm: batch norm before it (UniFormerV2), or ``none``.
+        alpha: weight of a PTM's FFN.
+        beta: weight of its convolution.
+        learnable_alpha_beta: a parameter each, per PTM, that starts there.
+        conv_placement: a PTM's convolution is a third path (``residual``), comes behind attention, or is left out.
+        conv_kind: its kernel is 3 × 3 on ``conv_plane``, or 3 × 3 × 3.
+        conv_plane: ``time_space`` is the plane of frames and places in raster order, the only one on which a 3 × 3
+            kernel sees adjacent frames; rows touch at their ends there. ``space`` is the frame.
+        cpe: kernel of a CTM's position encoding.
+        ctm_residual: what a CTM adds its attention to: the ``query`` (CLIP's features reach the classifier at the
+            start), the ``memory`` (a temporal stream of its own), or both.
+        ctm_include_cls: class tokens attend along time as one more place.
+        ctm_mlp_ratio: hidden width of the CTMs' FFNs, in widths.
+        ctm_drop_path: stochastic depth of the CTMs, growing like ``drop_path``.
+        temporal_pos_embed: a learned vector per frame in every CTM, added to what its attention compares.
+        stdm_layers: behind which CTMs there is an STDM; None for all but the last.
+        stdm_kind: see :class:`~gesta.plugins.stdm.STDM`.
+        stdm_final_relu: the same.
+        smem: the SMEMs' branches and layers.
+        smem_position: before or after that layer of its branch.
+        smem_channels: see :class:`~gesta.plugins.smem.SMEM`.
+        smem_fusion: the same.
+        smem_edge: the same.
+        smem_pairing: the same.
+        norm: of all new convolutions; a ``layer`` norm does not depend on the batch.
+        head_input: the last CTM, or that and the class tokens, ``fused`` by a learned gate per channel (UniFormerV2).
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`: no layer starts at
+            zero.
+    """
+
+    places: ClassVar = ("ptm_layers", "stdm_layers", "smem")  # which rehearsals move
+    switches: ClassVar = ("alpha", "beta")  # which they keep, besides words
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    patch: int = 16
+    stem: Literal["tubelet", "conv"] = "tubelet"
+    tubelet_kernel: Literal[1, 3] = 3
+    tubelet_stride: Literal[1, 2] = 2
+    gelu: Literal["quick", "exact"] = "quick"
+    ptm_layers: tuple[int, ...] = (8, 9, 10, 11)
+    ptm_attention: Literal["spatial", "joint"] = "spatial"
+    ptm_identity: Literal["plain", "scaled"] = "plain"
+    dpe_reduction: float = 1.5
+    dpe_norm: Literal["bn", "none"] = "bn"
+    alpha: float = 1.0
+    beta: float = 1.0
+    learnable_alpha_beta: bool = False
+    conv_placement: Literal["residual", "attention", "none"] = "residual"
+    conv_kind: Literal["2d", "3d"] = "2d"
+    conv_plane: Literal["time_space", "space"] = "time_space"
+    cpe: Literal["depthwise", "dense"] = "depthwise"
+    ctm_residual: Literal["query", "memory", "both"] = "query"
+    ctm_include_cls: bool = False
+    ctm_mlp_ratio: float = 4.0
+    ctm_drop_path: float = 0.0
+    temporal_pos_embed: bool = False
+    stdm_layers: tuple[int, ...] | None = None
+    stdm_kind: Literal["depthwise", "dense"] = "depthwise"
+    stdm_final_relu: bool = False
+    smem: tuple[tuple[Branch, int], ...] = (("T", 4),)
+    smem_position: Literal["before", "after"] = "before"
+    smem_channels: int = 64
+    smem_fusion: Literal["mul", "add", "mul+add"] = "mul"
+    smem_edge: Literal["repeat", "zero"] = "repeat"
+    smem_pairing: Literal["anchor", "chain"] = "anchor"
+    norm: Norm = "batch"
+    head_input: Literal["ctm", "fused"] = "ctm"
+    small_init: bool = False
+    clip: ClipSpec = field(
+        default_factory=lambda: ClipSpec(frames=16, sampling="uniform", size=224, mean=CLIP_MEAN, std=CLIP_STD)
+    )
 
 
 # --- the stem --------------------------------------------------------------------------------------------------------
@@ -121,7 +224,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """CLIP's block: ``x + MHA(x)``, then ``x + FFN(x)``, each behind a layer norm."""
 
-    def __init__(self, config: STDFormerConfig, drop_path: float = 0.0) -> None:
+    def __init__(self, config: STDFormerSizes, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width)
         self.attn = Attention(config.width, config.heads)
@@ -141,7 +244,7 @@ class PTM(nn.Module):
     The identity that Eq. 1 does not print is the "residual connection" of Table 3.
     """
 
-    def __init__(self, config: STDFormerConfig, drop_path: float = 0.0) -> None:
+    def __init__(self, config: STDFormerSizes, drop_path: float = 0.0) -> None:
         super().__init__()
         width, self.switches = config.width, config
         self.dpe = PositionEncoding(width, int(width / config.dpe_reduction), config)
@@ -171,7 +274,7 @@ class PTM(nn.Module):
 class PositionEncoding(nn.Module):
     """Dynamic position encoding: 1 × 1 × 1, depth-wise 3 × 1 × 1 and 1 × 1 × 1 convolutions (§3.2)."""
 
-    def __init__(self, width: int, hidden: int, config: STDFormerConfig) -> None:
+    def __init__(self, width: int, hidden: int, config: STDFormerSizes) -> None:
         super().__init__()
         self.norm = channel_norm(config.norm, width) if config.dpe_norm == "bn" else nn.Identity()
         self.reduce = nn.Linear(width, hidden)
@@ -188,7 +291,7 @@ class PositionEncoding(nn.Module):
 class AdjacentConv(nn.Module):
     """The PTM's 1 × 1, 3 × 3, 1 × 1 convolution, with batch norm and ReLU between them."""
 
-    def __init__(self, width: int, config: STDFormerConfig) -> None:
+    def __init__(self, width: int, config: STDFormerSizes) -> None:
         super().__init__()
         hidden = width // 4
         self.plane = "3d" if config.conv_kind == "3d" else config.conv_plane
@@ -223,7 +326,7 @@ class AdjacentConv(nn.Module):
 class CTM(nn.Module):
     """Cross transformer module (§3.3): at each place the frames of the ST branch look at those of the memory."""
 
-    def __init__(self, config: STDFormerConfig, drop_path: float = 0.0) -> None:
+    def __init__(self, config: STDFormerSizes, drop_path: float = 0.0) -> None:
         super().__init__()
         width, self.heads, self.residual = config.width, config.heads, config.ctm_residual
         self.cpe: nn.Module
