@@ -22,7 +22,7 @@ from gesta.alignment.auction import auction
 from gesta.alignment.chain import similarity
 from gesta.alignment.statistics import statistics
 from gesta.bench.alignment import WIDTH, bench_align, moving
-from gesta.prediction.predict import choose_device
+from gesta.processes import choose_device
 
 
 def milliseconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:

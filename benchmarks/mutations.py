@@ -380,7 +380,9 @@ def judge(folder: Path, made: list[Mutant], workers: int) -> Outcome:
         named.setdefault(finding.text.split(": ")[0], set()).add(finding.kind)
 
     with outcome.timed("evaluation"):
-        result = evaluate(model.build(), records, data.classes(), EvaluateConfig(clips=2, workers=workers))
+        result = evaluate(
+            model.build(), records, classes=data.classes(), config=EvaluateConfig(clips=2, workers=workers)
+        )
     failed = {failure["index"]: failure["reason"] for failure in result.failures}
 
     with outcome.timed("training"):

@@ -19,7 +19,7 @@ from gesta import checkpoint
 from gesta.checkpoint import (
     file_hash,
     import_weights,
-    load_model,
+    load,
     load_state,
     read_metadata,
     read_weights,
@@ -81,7 +81,7 @@ class Payload:
 def test_model_file_needs_nothing_else(tmp_path: Path) -> None:
     model = ToyConfig(classes=3).build()
     path = save_model(tmp_path / "best.safetensors", model, ["run", "sit", "wave"], licence="CC0", notes={"top1": 50.0})
-    loaded = load_model(path, trust_code=True)
+    loaded = load(path, trust_code=True)
     assert loaded.classes == ["run", "sit", "wave"]
     assert loaded.model.config == model.config and not loaded.model.training
     assert loaded.metadata["licence"] == "CC0" and loaded.metadata["notes"] == {"top1": 50.0}
@@ -99,14 +99,14 @@ def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
 def test_loading_leaves_the_callers_randomness_alone(tmp_path: Path) -> None:
     path = save_model(tmp_path / "m.safetensors", ToyConfig(classes=3).build(), ["a", "b", "c"])
     before = torch.random.get_rng_state()
-    load_model(path, trust_code=True)
+    load(path, trust_code=True)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_model_classes_outside_gesta_need_trust(tmp_path: Path) -> None:
     path = save_model(tmp_path / "m.safetensors", ToyConfig(classes=3).build(), ["a", "b", "c"])
     with pytest.raises(GestaError, match="--trust-code"):
-        load_model(path)
+        load(path)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
@@ -114,15 +114,15 @@ def test_model_file_cut_short(tmp_path: Path, keep: int) -> None:
     path = save_model(tmp_path / "m.safetensors", ToyConfig(classes=3).build(), ["a", "b", "c"])
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"m\.safetensors: .*copy it again"):
-        load_model(path)
+        load(path)
 
 
 def test_files_that_are_no_model_file(tmp_path: Path) -> None:
     save_file({"x": torch.ones(1)}, tmp_path / "plain.safetensors")
     with pytest.raises(CheckpointError, match=r"--init\.weights"):
-        load_model(tmp_path / "plain.safetensors")
+        load(tmp_path / "plain.safetensors")
     with pytest.raises(CheckpointError, match="no such file"):
-        load_model(tmp_path / "absent.safetensors")
+        load(tmp_path / "absent.safetensors")
 
 
 def test_files_of_a_later_version_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """The public names and their types; what is imported when is in ``__init__.py``."""
 
+from .checkpoint import TrainedModel as TrainedModel
 from .checkpoint import import_weights as import_weights
-from .checkpoint import load_model as load_model
+from .checkpoint import load as load
 from .checkpoint import save_model as save_model
 from .cost import count as count
 from .data.lists import Folder as Folder

@@ -28,7 +28,7 @@ from torch import Tensor
 from gesta.config import from_json, to_json
 from gesta.errors import CheckpointError
 from gesta.model import VideoModel
-from gesta.records import ClassNames
+from gesta.records import LABEL, ClassNames, by_space
 from gesta.video.depth import Depth
 
 FORMAT = 1
@@ -40,17 +40,18 @@ WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", 
 """Keys under which public checkpoints keep their weights, in order of preference."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a model file holds.
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class TrainedModel:
+    """A model with its weights and all that is needed to use it; what :func:`load` returns.
 
     Attributes:
-        model: the model with its weights, in evaluation mode.
+        model: the network with its weights, in evaluation mode.
         classes: class names in label order, by label space if there are several.
         metadata: ``format``, ``gesta`` (version that wrote the file), ``model`` (configuration as JSON), ``classes``,
             ``depth``, ``person_crop``, ``licence``, ``notes``.
         depth: how depth was shown to the model in training; None for a model of RGB, as all files without it hold.
         person_crop: whether it was trained on pictures cropped to the person, see :mod:`gesta.data.person`.
+        path: the file it was read from.
     """
 
     model: VideoModel
@@ -58,6 +59,20 @@ class Loaded:
     metadata: dict[str, Any]
     depth: Depth | None = None
     person_crop: bool = False
+    path: str | None = None
+
+    def __str__(self) -> str:
+        counts = " and ".join(
+            f"{len(names)} {'classes' if space == LABEL else f'classes of {space}'}"
+            for space, names in by_space(self.classes).items()
+        )
+        clip, modality = self.model.config.clip, " of depth" if self.depth else ""
+        return f"{self.model.config.summary}, {counts}, clips{modality} of {clip.frames} frames at {clip.size} px" + (
+            f" ({self.path})" if self.path else ""
+        )
+
+    def __repr__(self) -> str:
+        return f"<TrainedModel: {self}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +165,7 @@ def save_model(
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The metadata of a model file (see :class:`Loaded`) without reading its weights.
+    """The metadata of a model file (see :class:`TrainedModel`) without reading its weights.
 
     Raises:
         CheckpointError: absent, not a safetensors file, cut short, not written by gesta, or by a later gesta.
@@ -177,17 +192,41 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return metadata
 
 
-def load_model(path: str | Path, *, trust_code: bool = False, device: str | torch.device = "cpu") -> Loaded:
-    """Rebuild a model from a file of :func:`save_model`.
+def weights_file(source: str | os.PathLike[str]) -> Path:
+    """The model file that a path stands for: ``best.safetensors`` of a run folder, or the file itself.
+
+    Raises:
+        CheckpointError: a folder without it, or a file of another kind.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if not (path / "best.safetensors").is_file():
+            raise CheckpointError(
+                f"{path}: no best.safetensors in this folder; give the folder of a run that finished an epoch"
+            )
+        return path / "best.safetensors"
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{path}: neither a run folder nor a .safetensors file of gesta; start a training from other weights with "
+            "--init.weights"
+        )
+    return path
+
+
+def load(
+    source: str | os.PathLike[str], *, trust_code: bool = False, device: str | torch.device = "cpu"
+) -> TrainedModel:
+    """Load a trained model, its class names and how its videos are read.
 
     Args:
-        path: the file.
+        source: a run folder (its ``best.safetensors``) or a file of :func:`save_model`.
         trust_code: also build models whose classes are not part of gesta (this runs their code).
         device: where the model is put.
 
     Raises:
-        CheckpointError: as :func:`read_metadata`, or weights that do not fit the described model.
+        CheckpointError: neither of these, as :func:`read_metadata`, or weights that do not fit the described model.
     """
+    path = weights_file(source)
     metadata = read_metadata(path)
     config = from_json(metadata["model"], trust_code=trust_code, source=str(path))
     with torch.random.fork_rng(devices=[]):  # the initial values are overwritten: leave the caller's randomness alone
@@ -199,9 +238,14 @@ def load_model(path: str | Path, *, trust_code: bool = False, device: str | torc
             f"{path}: its weights do not fit the {type(model).__name__} it describes ({_complaint(error)}); "
             f"use gesta {metadata['gesta']}, which wrote it"
         ) from None
-    depth = Depth(**metadata["depth"]) if metadata.get("depth") else None
-    person_crop = metadata.get("person_crop", False)
-    return Loaded(model.to(device).eval(), metadata["classes"], metadata, depth, person_crop)
+    return TrainedModel(
+        model=model.to(device).eval(),
+        classes=metadata["classes"],
+        metadata=metadata,
+        depth=Depth(**metadata["depth"]) if metadata.get("depth") else None,
+        person_crop=metadata.get("person_crop", False),
+        path=str(path),
+    )
 
 
 # --- the training state ----------------------------------------------------------------------------------------------

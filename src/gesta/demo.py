@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gesta.analysis.report import write_report
 from gesta.analysis.warp import warp_figure
-from gesta.checkpoint import load_model
+from gesta.checkpoint import load
 from gesta.config import replace
 from gesta.curation.check import check
 from gesta.curation.contact_sheet import contact_sheet
@@ -124,13 +124,13 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
         train(recipe, out, resume=(out / "last.ckpt").is_file())
 
     _say(begin, "3/4 the report, and what STAN does to a clip")
-    loaded = load_model(out / "best.safetensors")
+    model = load(out)
     test = recipe.data.records("test")
     print(f"report: {write_report(out)}")
-    print(f"warp:   {warp_figure(loaded.model, test[0].path, out / 'warp.png')}")
+    print(f"warp:   {warp_figure(model.model, test[0].path, out / 'warp.png')}")
 
     _say(begin, f"4/4 gesta predict {out} {test[0].path}")
-    for prediction in predict(loaded.model, loaded.classes, [test[0].path], top=3):
+    for prediction in predict(model, test[0].path, top=3):
         print(prediction)
     _say(begin, "done. Your own videos: gesta train finetune --data.root FOLDER (one folder per action)")
 

@@ -117,6 +117,12 @@ class ModelConfig:
     drop_path: float = 0.0
     activation_checkpointing: bool = False
 
+    @property
+    def summary(self) -> str:
+        """The system and its plug-ins in one line, ``MViT + STAN[3]``."""
+        plugins = [f"{type(insert.layer).__name__}[{insert.at}]" for insert in self.inserts]
+        return " + ".join([type(self).__name__.removesuffix("Config"), *plugins])
+
     def build(self) -> VideoModel:
         """Build the model with freshly initialised weights (on the current default device, ``meta`` included)."""
         raise NotImplementedError

@@ -44,6 +44,15 @@ def make_fabric(precision: Any = "32-true") -> Fabric:
     return fabric
 
 
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The named device, or with ``auto`` the first accelerator there is, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def is_first_process() -> bool:
     """Whether this is the first of the processes that torchrun or srun started, also before they know each other."""
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0

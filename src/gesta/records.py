@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, TypeVar
 
 from gesta.config import config
 from gesta.video.depth import Depth, Modalities
@@ -17,8 +17,23 @@ SplitName = Literal["train", "val", "test"]
 ClassNames = list[str] | dict[str, list[str]]
 """In label order, by label space if there are several."""
 
-
 Label = int | dict[str, int] | None
+"""Class index, by label space if there are several; None where unknown."""
+
+LABEL = "label"
+"""Name of the label space of data sets and models that have only one."""
+
+T = TypeVar("T")
+
+
+def by_space(values: T | dict[str, T]) -> dict[str, T]:
+    """Class names, numbers of classes, labels or scores by label space; those of a single space under ``"label"``."""
+    return dict(values) if isinstance(values, dict) else {LABEL: values}
+
+
+def label_in(record: Record, space: str) -> int | None:
+    """A record's label in one of the label spaces; a single space may have any name."""
+    return record.label.get(space) if isinstance(record.label, dict) else record.label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +107,6 @@ def of_modality(modality: Modalities, rgb: str, depth: str, shown: Depth | None,
         return Shown(path=depth, depth=shown, masks=masks, paired=())
     paired = (Stream(path=depth, depth=shown, masks=masks),) if modality == "rgbd" else ()
     return Shown(path=rgb, depth=None, masks=masks, paired=paired)
-
-
-def label_in(record: Record, space: str) -> int | None:
-    """A record's label in one of the label spaces; a single space may have any name."""
-    return record.label.get(space) if isinstance(record.label, dict) else record.label
 
 
 @config

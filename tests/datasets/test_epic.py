@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gesta.checkpoint import load_model
+from gesta.checkpoint import load
 from gesta.cli import main
 from gesta.curation.describe import describe
 from gesta.data.batch import Failure
@@ -201,7 +201,7 @@ def test_from_the_lists_to_a_result(small: Path, make_video: Callable[..., Path]
     )
     run = train(recipe, small / "run", quiet=True)
     assert (run / "verb.txt").read_text().split() == ["take", "put"] and (run / "noun.txt").exists()
-    loaded = load_model(run / "best.safetensors")
+    loaded = load(run / "best.safetensors")
     assert loaded.classes == recipe.data.classes() and loaded.model.config.classes == {"verb": 2, "noun": 3}
     result = Result.read(run / "result.json")
     assert result.scored == 1 and {"verb/top1", "noun/top5", "action/top1"} <= set(result.metrics)

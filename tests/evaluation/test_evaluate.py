@@ -87,8 +87,7 @@ def records(make_video: Callable[..., Path]) -> list[Record]:
 
 
 def test_denominators_are_honest(records: list[Record]) -> None:
-    result = evaluate(build(), records, CLASSES, PROTOCOL)
-    assert result is not None
+    result = evaluate(build(), records, classes=CLASSES, config=PROTOCOL)
     counts = (result.listed, result.labelled, result.decoded, result.scored, result.failed)
     assert counts == (8, 7, 7, 7, 1)
     assert [failure["name"] for failure in result.failures] == ["broken.mp4"]
@@ -108,33 +107,30 @@ def test_denominators_are_honest(records: list[Record]) -> None:
 
 
 def test_the_protocol_is_written_down(records: list[Record]) -> None:
-    result = evaluate(build(), records[:3], CLASSES, PROTOCOL)
-    assert result is not None
+    result = evaluate(build(), records[:3], classes=CLASSES, config=PROTOCOL)
     assert result.views == {"clips": 2, "crops": 3, "text": "2 clips × 3 crops", "total": 18}
     assert result.sampling == "dense 4×2"
     shrinks = build()
     shrinks.config.clip = replace(shrinks.config.clip, shrink=True)
-    other = evaluate(shrinks, records[:1], CLASSES, PROTOCOL)
-    assert other is not None and other.sampling == "dense 4×2 or less"
+    other = evaluate(shrinks, records[:1], classes=CLASSES, config=PROTOCOL)
+    assert other.sampling == "dense 4×2 or less"
     assert (result.short_side, result.size) == (37, 32)  # 256 of 224, scaled to 32
     assert result.decoder.startswith("pyav ") and result.precision == "32-true"
     assert result.torch == torch.__version__ and result.model == "Brightness"
-    again = evaluate(build(), records[:3], CLASSES, PROTOCOL)
-    assert again is not None
+    again = evaluate(build(), records[:3], classes=CLASSES, config=PROTOCOL)
     again.seconds = result.seconds
     assert again == result
-    other = evaluate(build(), records[2::-1], CLASSES, PROTOCOL)
-    assert other is not None and other.list_hash != result.list_hash
+    other = evaluate(build(), records[2::-1], classes=CLASSES, config=PROTOCOL)
+    assert other.list_hash != result.list_hash
 
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
 def test_packing_views_into_passes_changes_no_score(records: list[Record], average: str, batch_size: int) -> None:
     model = build()
-    one = evaluate(model, records, CLASSES, _with(average=average, batch_size=6))
+    one = evaluate(model, records, classes=CLASSES, config=_with(average=average, batch_size=6))
     model.passes.clear()
-    other = evaluate(model, records, CLASSES, _with(average=average, batch_size=batch_size))
-    assert one is not None and other is not None
+    other = evaluate(model, records, classes=CLASSES, config=_with(average=average, batch_size=batch_size))
     assert max(model.passes) <= batch_size and sum(model.passes) == 7 * 6
     assert model.passes[:-1] == [batch_size] * (len(model.passes) - 1)  # only the last pass is not full
     for a, b in zip(one.scores["label"], other.scores["label"]):
@@ -145,8 +141,7 @@ def test_packing_views_into_passes_changes_no_score(records: list[Record], avera
 
 
 def test_the_whole_video_in_neighbouring_clips(records: list[Record]) -> None:
-    result = evaluate(build(), records, CLASSES, _with(coverage="contiguous", crops=1))
-    assert result is not None
+    result = evaluate(build(), records, classes=CLASSES, config=_with(coverage="contiguous", crops=1))
     assert result.scored == 7 and result.views["text"] == "whole video × 1 crop" and result.views["clips"] is None
     assert result.views["total"] > result.scored  # a long video gives more clips than a short one
 
@@ -157,8 +152,7 @@ def test_several_label_spaces(records: list[Record]) -> None:
         Record(path=r.path, name=r.name, label=None if r.label is None else {"verb": r.label, "noun": int(r.label > 1)})
         for r in records
     ]
-    result = evaluate(build({"verb": 3, "noun": 2}), both, spaces, PROTOCOL)
-    assert result is not None
+    result = evaluate(build({"verb": 3, "noun": 2}), both, classes=spaces, config=PROTOCOL)
     assert result.metrics["verb/top1"] == pytest.approx(100 * 5 / 7)
     assert set(result.scores) == {"verb", "noun"} and len(result.scores["noun"][0] or []) == 2
     assert np.shape(result.confusion["noun"]) == (2, 2)
@@ -170,7 +164,7 @@ def test_several_label_spaces(records: list[Record]) -> None:
 def test_training_continues_as_it_was(records: list[Record]) -> None:
     model = build().train()
     model.norm.eval()  # frozen by the training loop
-    evaluate(model, records[:1], CLASSES, PROTOCOL)
+    evaluate(model, records[:1], classes=CLASSES, config=PROTOCOL)
     assert model.training and model.classifier.training and not model.norm.training
     assert model.norm.num_batches_tracked == 0
 
@@ -178,8 +172,7 @@ def test_training_continues_as_it_was(records: list[Record]) -> None:
 def test_a_broken_model_is_reported_and_not_ranked(records: list[Record]) -> None:
     model = build()
     model.classifier.linear.bias.data[1] = float("nan")
-    result = evaluate(model, records[:2], CLASSES, PROTOCOL)
-    assert result is not None
+    result = evaluate(model, records[:2], classes=CLASSES, config=PROTOCOL)
     assert (result.decoded, result.scored, result.failed) == (2, 0, 2)
     assert result.metrics["top1"] == 0 and "top1_scored" not in result.metrics
     assert "not finite" in str(result)
@@ -188,19 +181,18 @@ def test_a_broken_model_is_reported_and_not_ranked(records: list[Record]) -> Non
 
 def test_what_does_not_fit_is_refused(records: list[Record]) -> None:
     with pytest.raises(GestaError, match="no videos"):
-        evaluate(build(), [], CLASSES, PROTOCOL)
+        evaluate(build(), [], classes=CLASSES, config=PROTOCOL)
     with pytest.raises(GestaError, match="at least 1"):
-        evaluate(build(), records, CLASSES, _with(clips=0))
+        evaluate(build(), records, classes=CLASSES, config=_with(clips=0))
     with pytest.raises(GestaError, match="classes that it was trained on"):
-        evaluate(build(), records, CLASSES[:2], PROTOCOL)
+        evaluate(build(), records, classes=CLASSES[:2], config=PROTOCOL)
     beyond = Record(path=records[0].path, name="from_one.mp4", label=3)
     with pytest.raises(GestaError, match=r"from_one\.mp4: label 3"):
-        evaluate(build(), [*records, beyond], CLASSES, PROTOCOL)
+        evaluate(build(), [*records, beyond], classes=CLASSES, config=PROTOCOL)
 
 
 def test_results_are_written_whole_and_read_back(records: list[Record], tmp_path: Path) -> None:
-    result = evaluate(build(), records, CLASSES, PROTOCOL)
-    assert result is not None
+    result = evaluate(build(), records, classes=CLASSES, config=PROTOCOL)
     path = result.write(tmp_path / "new" / "result.json")
     assert Result.read(path) == result
     assert [p.name for p in path.parent.iterdir()] == ["result.json"]
@@ -279,8 +271,7 @@ def test_two_processes_give_the_result_of_one(records: list[Record], tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     two = Result.read(tmp_path / "two.json")
-    one = evaluate(build(), odd, CLASSES, PROTOCOL)
-    assert one is not None
+    one = evaluate(build(), odd, classes=CLASSES, config=PROTOCOL)
     for a, b in zip(one.scores["label"], two.scores["label"]):
         assert (a is None) == (b is None)
         assert a is None or a == pytest.approx(b, abs=1e-5)
@@ -299,7 +290,6 @@ if __name__ == "__main__":  # one of the processes of test_two_processes_give_th
 
     folder = Path(sys.argv[1])
     entries = [Record(path=p, name=n, label=la) for p, n, la in json.loads((folder / "list.json").read_text())]
-    found = evaluate(build(), entries, CLASSES, PROTOCOL)
-    assert (found is None) == (os.environ["RANK"] != "0")
-    if found is not None:
+    found = evaluate(build(), entries, classes=CLASSES, config=PROTOCOL)
+    if os.environ["RANK"] == "0":
         found.write(folder / "two.json")

@@ -219,15 +219,14 @@ def small_model() -> VideoModel:
 
 def evaluation(root: Path) -> dict[str, Any]:
     protocol = EvaluateConfig(clips=2, crops=3, workers=0)
-    result = evaluate(small_model(), records(root), ["a", "b", "c"], protocol)
-    assert result is not None
+    result = evaluate(small_model(), records(root), classes=["a", "b", "c"], config=protocol)
     scores = result.scores["label"]
     return {"metrics": result.metrics, "confusion": result.confusion["label"], "scores": scores}
 
 
 def prediction(root: Path) -> list[Any]:
     answers = predict(
-        small_model().float(), ["a", "b", "c"], [r.path for r in records(root)], views=EvaluateConfig(clips=2)
+        small_model().float(), [r.path for r in records(root)], classes=["a", "b", "c"], views=EvaluateConfig(clips=2)
     )
     return [[[name, round(p, 5)] for name, p in answer.labels] for answer in answers]
 

@@ -17,16 +17,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gesta.checkpoint import load_model, save_model
+from gesta.checkpoint import load, save_model
 from gesta.cli import main
 from gesta.config import config, replace
 from gesta.errors import GestaError
+from gesta.cli.predict import write_predictions
 from gesta.evaluation.evaluate import evaluate
+from gesta.evaluation.scoring import joint_names, joint_probabilities, named_classes, rank
 from gesta.marionette.dataset import Marionette, make
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
 from gesta.models import create_model
 from gesta.prediction.answer import Prediction, clock
-from gesta.prediction.predict import average_views, class_names, find_sources, joint_names, predict, rank, run
+from gesta.prediction.predict import find_sources, predict
+from gesta.prediction.timeline import TimelineConfig
 from gesta.prediction.writers import Format, as_table, write
 from gesta.recipe import EvaluateConfig
 from gesta.recipes.address import find_recipe
@@ -96,7 +99,7 @@ def mixed(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
 
 
 def test_every_video_gets_an_answer_or_a_sentence(mixed: Path) -> None:
-    found = list(predict(linear_model(), NAMES, [mixed], views=VIEWS, top=3))
+    found = list(predict(linear_model(), [mixed], classes=NAMES, views=VIEWS, top=3))
     assert [Path(p.path).name for p in found] == ["a.mp4", "broken.mp4", "b c.mp4", "empty.mp4", "frames", "one.mp4"]
     for p in found:
         assert bool(p.error) == (Path(p.path).name in ("broken.mp4", "empty.mp4"))
@@ -113,9 +116,8 @@ def test_the_numbers_are_those_of_the_evaluation(mixed: Path, average: str, cove
     views = EvaluateConfig(clips=3, crops=3, average=average, coverage=coverage, batch_size=4, workers=0)  # type: ignore[arg-type]
     paths = find_videos(mixed)
     model = linear_model()
-    result = evaluate(model, [Record(path=p, name=p, label=0) for p in paths], NAMES, views)
-    assert result is not None
-    for p, scores in zip(predict(model, NAMES, paths, views=views, top=4), result.scores["label"], strict=True):
+    result = evaluate(model, [Record(path=p, name=p, label=0) for p in paths], classes=NAMES, config=views)
+    for p, scores in zip(predict(model, paths, classes=NAMES, views=views, top=4), result.scores["label"], strict=True):
         if scores is None:
             assert p.error
         else:
@@ -126,9 +128,9 @@ def test_the_numbers_are_those_of_the_evaluation(mixed: Path, average: str, cove
 
 def test_workers_and_batches_change_neither_order_nor_numbers(mixed: Path) -> None:
     model = linear_model()
-    alone = list(predict(model, NAMES, [mixed], views=VIEWS))
+    alone = list(predict(model, [mixed], classes=NAMES, views=VIEWS))
     many = EvaluateConfig(clips=2, crops=3, batch_size=64, workers=2)
-    for a, b in zip(alone, predict(model, NAMES, [mixed], views=many), strict=True):
+    for a, b in zip(alone, predict(model, [mixed], classes=NAMES, views=many), strict=True):
         assert (a.path, a.error) == (b.path, b.error)
         assert dict(a.labels) == pytest.approx(dict(b.labels), abs=1e-6)
 
@@ -138,7 +140,7 @@ def test_sources_are_files_folders_frame_folders_and_patterns(mixed: Path, monke
     assert find_sources(["*.mp4", "deep", "frames", "a.mp4", "gone.mp4", "no*thing"]) == [
         "a.mp4", "broken.mp4", "empty.mp4", "one.mp4", "deep/b c.mp4", "frames", "gone.mp4", "no*thing"]  # fmt: skip
     (mixed / "void").mkdir()
-    found = list(predict(linear_model(), NAMES, ["gone.mp4", "void", "notes.txt"], views=VIEWS))
+    found = list(predict(linear_model(), ["gone.mp4", "void", "notes.txt"], classes=NAMES, views=VIEWS))
     assert [bool(p.error) for p in found] == [True] * 3
     assert all(p.path in p.error for p in found)
 
@@ -146,24 +148,24 @@ def test_sources_are_files_folders_frame_folders_and_patterns(mixed: Path, monke
 def test_several_label_spaces_give_joint_answers(make_video: Callable[..., Path]) -> None:
     spaces = {"verb": ["open", "close"], "noun": ["door", "jar", "book"]}
     model = linear_model({"verb": 2, "noun": 3})
-    (p,) = predict(model, spaces, [make_video("a.mp4")], views=VIEWS, top=6)
+    (p,) = predict(model, [make_video("a.mp4")], classes=spaces, views=VIEWS, top=6)
     assert {name for name, _ in p.labels} == {f"{v} {n}" for v in spaces["verb"] for n in spaces["noun"]}
     assert sum(v for _, v in p.labels) == pytest.approx(1.0)
-    scores = {"verb": torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "noun": torch.tensor([[0.0, 3.0, 1.0]] * 2)}
-    joint = average_views(scores, spaces, "probabilities")
-    verb = scores["verb"].softmax(-1).mean(0)
-    assert dict(rank(joint, joint_names(spaces), 1)) == pytest.approx(
-        {"open jar": float(verb[0] * scores["noun"][0].softmax(-1)[1])}
-    )
+    scores = {"verb": torch.tensor([2.0, 0.0]).double(), "noun": torch.tensor([0.0, 3.0, 1.0]).double()}
+    expected = {"open jar": float(scores["verb"].softmax(-1)[0] * scores["noun"].softmax(-1)[1])}
+    joint = joint_probabilities(scores, spaces, "logits")
+    assert dict(rank(joint, joint_names(spaces), 1)) == pytest.approx(expected)
+    probabilities = {space: logits.softmax(-1) for space, logits in scores.items()}
+    assert torch.equal(joint_probabilities(probabilities, spaces, "probabilities"), joint)
 
 
 def test_names_that_do_not_fit_the_model_are_refused() -> None:
-    with pytest.raises(GestaError, match="3 labels"):
-        next(predict(linear_model(), NAMES[:3], ["a.mp4"]))
+    with pytest.raises(GestaError, match="3 classes, but the model has 4"):
+        next(predict(linear_model(), ["a.mp4"], classes=NAMES[:3]))
     with pytest.raises(GestaError, match="features"):
-        class_names(linear_model(0), [])
+        named_classes(linear_model(0), [])
     with pytest.raises(GestaError, match="verb"):
-        class_names(linear_model({"verb": 2}), NAMES)
+        named_classes(linear_model({"verb": 2}), NAMES)
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------
@@ -237,25 +239,27 @@ def test_the_verb_writes_files_draws_and_tells_failure(
     mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, good, out = linear_model(), str(mixed / "a.mp4"), tmp_path / "out.csv"
-    assert run(model, NAMES, [good], views=VIEWS, out=str(out), format="csv") == 0
+    assert write_predictions(model, [good], classes=NAMES, views=VIEWS, out=str(out), format="csv") == 0
     assert out.read_text().count("\n") == 5 and capsys.readouterr().out == ""
-    assert run(model, NAMES, [good, str(mixed / "broken.mp4")], views=VIEWS, format="text") == 1
+    assert write_predictions(model, [good, str(mixed / "broken.mp4")], classes=NAMES, views=VIEWS, format="text") == 1
     assert len(capsys.readouterr().out.splitlines()) == 2
     drawn = tmp_path / "drawn.mp4"
-    settings = {"timeline": True, "threshold": 0.0, "views": VIEWS}
-    assert run(model, NAMES, [good], format="srt", draw=str(drawn), **settings) == 0  # type: ignore[arg-type]
+    settings = {"classes": NAMES, "timeline": True, "config": TimelineConfig(threshold=0.0), "views": VIEWS}
+    assert write_predictions(model, [good], format="srt", draw=str(drawn), **settings) == 0  # type: ignore[arg-type]
     assert drawn.exists() and "-->" in capsys.readouterr().out
     with pytest.raises(GestaError, match="--draw"):
-        run(model, NAMES, [good], draw=str(drawn))
+        write_predictions(model, [good], classes=NAMES, draw=str(drawn))
     with pytest.raises(GestaError, match="nowhere"):
-        run(model, NAMES, [good], out=str(tmp_path / "nowhere" / "x.csv"))
+        write_predictions(model, [good], classes=NAMES, out=str(tmp_path / "nowhere" / "x.csv"))
 
 
 @pytest.mark.parametrize("timeline", [False, True])
 def test_all_genuine_videos_are_answered(shared: Path, timeline: bool, capsys: pytest.CaptureFixture[str]) -> None:
     model = linear_model(frames=8, stride=4)
     views = EvaluateConfig(clips=1, short_side=32 * 7, batch_size=8, workers=0)
-    run(model, NAMES, [str(shared / "videos")], views=views, timeline=timeline, threshold=0.0, format="json")
+    settings = TimelineConfig(threshold=0.0)
+    sources = [str(shared / "videos")]
+    write_predictions(model, sources, classes=NAMES, views=views, timeline=timeline, config=settings, format="json")
     found = json.loads(capsys.readouterr().out)
     assert {p["path"] for p in found} == set(find_videos(shared / "videos"))
     failed = {p["path"] for p in found if p["error"]}
@@ -289,7 +293,7 @@ def _command(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[s
 
 
 def test_a_model_of_depth_reads_depth_as_its_training_did(depth_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    loaded = load_model(depth_run / "best.safetensors")
+    loaded = load(depth_run)
     assert loaded.depth == Depth("repeat3", 3000, 7000) and not loaded.person_crop
     result = json.loads((depth_run / "result.json").read_text())
     assert sum(1 for line in (depth_run / "log.jsonl").read_text().splitlines() if '"loss"' in line) >= 2
@@ -298,7 +302,7 @@ def test_a_model_of_depth_reads_depth_as_its_training_did(depth_run: Path, capsy
     found = {label["class"]: label["probability"] for label in answer["labels"]}
     position = result["names"].index(record.name)
     assert found == pytest.approx(dict(zip(loaded.classes, result["scores"]["label"][position])), abs=1e-5)
-    other = next(predict(loaded.model, loaded.classes, [record.path], top=12, depth=Depth("jet", 3000, 7000)))
+    other = next(predict(loaded, record.path, top=12, depth=Depth("jet", 3000, 7000)))
     assert dict(other.labels) != pytest.approx(found, abs=1e-5)  # how it is shown is seen in the scores
 
 
@@ -310,7 +314,7 @@ def test_timelines_of_depth(depth_run: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_model_of_colour_refuses_depth_maps(depth_run: Path) -> None:
     record = Marionette(root=str(depth_run.parent / "set"), modality="depth").records("train")[0]
-    (answer,) = predict(linear_model(), NAMES, [record.path], views=VIEWS)
+    (answer,) = predict(linear_model(), [record.path], classes=NAMES, views=VIEWS)
     assert not answer.labels and "is a 16-bit image (a depth map?)" in answer.error and "\n" not in answer.error
 
 
@@ -323,11 +327,12 @@ def test_masked_depth_is_cropped_if_the_training_cropped_it(tmp_path: Path) -> N
         Image.fromarray(maps).save(folder / f"MDepth-{i + 1:08d}.png")
     model, depth = linear_model(), Depth()
     cropped, whole = (
-        next(predict(model, NAMES, [folder], views=VIEWS, depth=depth, person_crop=crop)) for crop in (True, False)
+        next(predict(model, [folder], classes=NAMES, views=VIEWS, depth=depth, person_crop=crop))
+        for crop in (True, False)
     )
     record = Record(path=str(folder), name="a", label=0, depth=depth, masks=str(folder))
-    result = evaluate(model, [record], NAMES, VIEWS)
-    assert result is not None and result.scores["label"][0] is not None
+    result = evaluate(model, [record], classes=NAMES, config=VIEWS)
+    assert result.scores["label"][0] is not None
     assert dict(cropped.labels) == pytest.approx(dict(zip(NAMES, result.scores["label"][0])), abs=1e-5)
     assert dict(cropped.labels) != pytest.approx(dict(whole.labels), abs=1e-5)
 
@@ -339,4 +344,4 @@ def test_files_that_do_not_say_are_of_colour(tmp_path: Path) -> None:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert metadata.pop("depth") is None and metadata.pop("person_crop") is False
     save_file(weights, tmp_path / "old.safetensors", {"gesta": json.dumps(metadata)})
-    assert load_model(tmp_path / "old.safetensors").depth is None
+    assert load(tmp_path / "old.safetensors").depth is None

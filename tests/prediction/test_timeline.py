@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -22,7 +23,8 @@ from gesta.prediction.annotate import annotate
 from gesta.prediction.answer import Prediction
 from gesta.prediction.predict import predict
 from gesta.prediction.segments import Segmenter, Window, smooth
-from gesta.prediction.timeline import Cutter, is_live, timeline
+from gesta.prediction.timeline import Cutter, TimelineConfig, is_live, timeline, windows
+from gesta.processes import choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.video.probe import probe
 from gesta.video.read import Frame, stream
@@ -164,10 +166,12 @@ def test_time_that_jumps_back_stands_still() -> None:
     assert [(c.start, c.end) for c in clips[:2]] == [(0.0, 1.0), (1.0, 2.0)]
 
 
-@pytest.mark.parametrize("bad", [{"window": 0.0}, {"window": -1.0}, {"hop": 0.0}, {"hop": 1.5}])
-def test_senseless_windows_are_refused(bad: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "bad", [{"window": 0.0}, {"window": -1.0}, {"hop": 0.0}, {"hop": 1.5}, {"smoothing": 2}, {"smoothing": 0}]
+)
+def test_senseless_settings_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(GestaError, match="window"):
-        Cutter(ClipSpec(), **bad)
+        next(timeline(shade_model(), "clip.mp4", config=TimelineConfig(**bad)))
 
 
 # --- segments --------------------------------------------------------------------------------------------------------
@@ -191,8 +195,6 @@ def test_smoothing_is_a_centred_average_that_keeps_times() -> None:
     assert [(w.start, w.end) for w in got] == [(w.start, w.end) for w in items]
     assert [w.probabilities.tolist() for w in smooth(items, 1)] == [w.probabilities.tolist() for w in items]
     assert [w.probabilities[0].item() for w in smooth(items[:2], 9)] == pytest.approx([0.5, 0.5])
-    with pytest.raises(GestaError, match="odd"):
-        next(smooth(items, 2))
 
 
 def test_a_segment_outlives_a_dip_but_not_its_end() -> None:
@@ -234,7 +236,7 @@ def test_segments_are_decided_early(wait: float) -> None:
 
 def test_changes_of_action_are_found_where_they_are(tmp_path: Path) -> None:
     path = shaded_video(tmp_path / "three.mp4", [("dark", 50), ("bright", 80), ("grey", 40)])
-    found = list(timeline(shade_model(), SHADES, path, top=2, smoothing=1))
+    found = list(timeline(shade_model(), path, classes=SHADES, config=TimelineConfig(smoothing=1), top=2))
     assert [p.labels[0][0] for p in found] == ["dark", "bright", "grey"]
     assert [len(p.labels) for p in found] == [2, 2, 2]
     assert (found[0].start, found[-1].end) == (0.0, pytest.approx(17.0))
@@ -247,7 +249,11 @@ def test_variable_frame_rate_does_not_move_the_borders(tmp_path: Path) -> None:
     times = np.cumsum([0.0] + [0.2] * 24 + [0.05] * 100 + [0.2] * 24).tolist()  # 149 frames, borders at 4.8 s and 9.8 s
     shades = [("dark", 24), ("bright", 100), ("dark", 25)]
     path = shaded_video(tmp_path / "vfr.mp4", shades, times=times)
-    found = list(timeline(shade_model(uniform=True), SHADES, path, window=1.0, hop=0.25, smoothing=1))
+    found = list(
+        timeline(
+            shade_model(uniform=True), path, classes=SHADES, config=TimelineConfig(window=1.0, hop=0.25, smoothing=1)
+        )
+    )
     assert [p.labels[0][0] for p in found] == ["dark", "bright", "dark"]
     assert [p.end for p in found] == pytest.approx([4.8, 9.8, 14.8], abs=0.2)
 
@@ -257,8 +263,8 @@ def test_a_video_shorter_than_a_window_is_answered_as_predict_answers(tmp_path: 
     for uniform in (False, True):
         model = shade_model(frames=8, stride=4, uniform=uniform)
         views = EvaluateConfig(clips=1, workers=0)
-        (whole,) = predict(model, SHADES, [path], views=views)
-        (piece,) = timeline(model, SHADES, path, threshold=0.0, views=views)
+        (whole,) = predict(model, [path], classes=SHADES, views=views)
+        (piece,) = timeline(model, path, classes=SHADES, config=TimelineConfig(threshold=0.0), views=views)
         assert piece.labels == whole.labels
         assert (piece.start, piece.end) == (0.0, pytest.approx(0.5))
 
@@ -269,14 +275,14 @@ def test_a_folder_of_frames_has_a_timeline(tmp_path: Path) -> None:
     for i in range(60):
         shade = LEVELS["dark" if i < 30 else "bright"]
         Image.new("RGB", (64, 48), (shade,) * 3).save(tmp_path / f"img_{i + 1:05d}.jpg")
-    found = list(timeline(shade_model(), SHADES, tmp_path, smoothing=1))
+    found = list(timeline(shade_model(), tmp_path, classes=SHADES, config=TimelineConfig(smoothing=1)))
     assert [p.labels[0][0] for p in found] == ["dark", "bright"]
     assert found[-1].end == pytest.approx(60 / 25)
 
 
 def test_a_broken_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video at all" * 100)
-    (only,) = timeline(shade_model(), SHADES, tmp_path / "broken.mp4")
+    (only,) = timeline(shade_model(), tmp_path / "broken.mp4", classes=SHADES)
     assert str(tmp_path / "broken.mp4") in str(only) and only.error and not only.labels and "\n" not in only.error
 
 
@@ -286,7 +292,7 @@ def test_what_was_seen_before_a_break_is_kept(monkeypatch: pytest.MonkeyPatch) -
         raise room.VideoError(f"{source}: the connection broke; connect again")
 
     monkeypatch.setattr(room, "stream", breaking)
-    *seen, last = timeline(shade_model(), SHADES, "clip.mp4", threshold=0.0)
+    *seen, last = timeline(shade_model(), "clip.mp4", classes=SHADES, config=TimelineConfig(threshold=0.0))
     assert [p.labels[0][0] for p in seen] == ["dark", "bright", "dark"]
     assert seen[-1].end == pytest.approx(10.0, abs=0.8)
     assert last.error == "clip.mp4: the connection broke; connect again"
@@ -309,17 +315,21 @@ def test_sources_that_wait_for_nobody(tmp_path: Path) -> None:
     assert not any(map(is_live, ["a.mp4", "https://example.org/a.mp4", str(tmp_path), "C:\\a.mp4"]))
 
 
+def windows_of(model: VideoModel, source: str) -> Iterator[Window]:
+    return windows(model, ["label"], source, TimelineConfig(), views=EvaluateConfig(), device=choose_device())
+
+
 def test_a_slow_model_leaves_windows_out_instead_of_lagging(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "stream", lambda source, **_: paced(source, frames=200))
     model = shade_model()
     model.delay = 0.1  # ten windows a second; the camera completes fifty
     begin = time.monotonic()
-    seen = list(room.windows(model, SHADES, "0"))
+    seen = list(windows_of(model, "0"))
     assert time.monotonic() - begin < 2.5  # all 49 windows would take 4.9 s
     assert 3 <= len(seen) < 40
     assert seen[-1].end == pytest.approx(20.0, abs=0.5)  # the answers keep up with the camera
     assert all(a.start < b.start for a, b in pairwise(seen))
-    waited = list(room.windows(shade_model(), SHADES, "file.mp4"))
+    waited = list(windows_of(shade_model(), "file.mp4"))
     assert len(waited) == 49  # a file waits
 
 
@@ -336,7 +346,7 @@ def test_segments_of_a_camera_come_while_it_runs_and_ctrl_c_ends_them(monkeypatc
         return stem(video)
 
     model.stem = interrupted  # type: ignore[method-assign]
-    found = timeline(model, SHADES, "0", smoothing=1)
+    found = timeline(model, "0", classes=SHADES, config=TimelineConfig(smoothing=1))
     first = next(found)  # the camera goes on for ever: this one came before its end
     assert first.labels[0][0] == "dark" and first.end == pytest.approx(4.0, abs=0.8)
     rest = list(found)
@@ -344,7 +354,7 @@ def test_segments_of_a_camera_come_while_it_runs_and_ctrl_c_ends_them(monkeypatc
     assert not any(p.error for p in rest)
     calls = 39
     with pytest.raises(KeyboardInterrupt):  # a file's run was stopped, not finished
-        list(timeline(model, SHADES, "file.mp4"))
+        list(timeline(model, "file.mp4", classes=SHADES))
 
 
 # --- the drawn copy --------------------------------------------------------------------------------------------------

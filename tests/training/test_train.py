@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import write_video
-from gesta.checkpoint import load_model, load_state, read_weights, save_model
+from gesta.checkpoint import load, load_state, read_weights, save_model
 from gesta.config import config, from_json, replace
 from gesta.data.batch import Batch
 from gesta.data.lists import Folder
@@ -152,7 +152,7 @@ def test_the_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caps
 
     result = json.loads((run / "result.json").read_text())
     assert result["listed"] == 4 and result["scored"] == 4 and result["checkpoint"].endswith("best.safetensors")
-    loaded = load_model(run / "best.safetensors")
+    loaded = load(run / "best.safetensors")
     assert loaded.classes == ["dark", "light"] and loaded.metadata["notes"]["recipe"] == "toy"
     shown = capsys.readouterr().err
     assert "model.classes: 400 → 2" in shown and "epoch 2/2: loss" in shown and "1 clip × 1 crop" in shown

@@ -15,7 +15,8 @@ from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.model import VideoModel, to_clips
-from gesta.prediction.predict import MANY, choose_device
+from gesta.prediction.background import reading_workers
+from gesta.processes import choose_device
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
 from gesta.recipes.address import read_recipe
@@ -27,7 +28,7 @@ def run_data(source: str, *, trust_code: bool = False) -> DataConfig:
 
     Args:
         source: run folder, or a file in one.
-        trust_code: as in :func:`gesta.checkpoint.load_model`.
+        trust_code: as in :func:`gesta.checkpoint.load`.
 
     Raises:
         GestaError: no ``recipe.json`` there.
@@ -94,8 +95,7 @@ def features(
     place = choose_device(device)
     model.to(place).eval()
     spec = model.config.clip
-    if workers < 0 and len(records) < MANY:
-        workers = 0  # loader processes take seconds to start
+    workers = reading_workers(workers, len(records))
     views = TestViews(records, spec, EvaluateConfig(clips=1, crops=1))
     found: dict[int, dict[str, np.ndarray]] = {}
     failures: list[Failure] = []

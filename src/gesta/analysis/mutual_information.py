@@ -31,7 +31,8 @@ from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.model import VideoModel, to_clips
 from gesta.plugins.ata import tile
-from gesta.prediction.predict import choose_device, in_background
+from gesta.prediction.background import in_background
+from gesta.processes import choose_device
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record

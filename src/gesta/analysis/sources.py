@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gesta.checkpoint import load_model
+from gesta import checkpoint
 from gesta.config import suggest
 from gesta.data.clips import test_indices
 from gesta.errors import GestaError
@@ -35,7 +35,7 @@ def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
     Args:
         source: a run folder (its best weights), a ``.safetensors`` file, or a model's name (always the same random
             weights).
-        trust_code: see :func:`gesta.checkpoint.load_model`.
+        trust_code: see :func:`gesta.checkpoint.load`.
 
     Returns:
         The name and the model, in evaluation mode.
@@ -52,10 +52,7 @@ def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
             f"{source} is neither a run folder, a .safetensors file nor a model{suggest(source, MODELS)} "
             "(all names: gesta models)"
         )
-    path = Path(source)
-    if path.is_dir():
-        path = path / "best.safetensors"
-    return source.rstrip("/"), load_model(path, trust_code=trust_code).model
+    return source.rstrip("/"), checkpoint.load(source, trust_code=trust_code).model
 
 
 def read_clip(video: str | os.PathLike[str], spec: ClipSpec) -> Tensor:

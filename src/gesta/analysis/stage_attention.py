@@ -231,7 +231,7 @@ def over_training(source: str, clip: Tensor, *, trust_code: bool = False) -> lis
     Args:
         source: a run folder; a single file or the name of a model has no history.
         clip: as of :func:`attend`.
-        trust_code: see :func:`gesta.checkpoint.load_model`.
+        trust_code: see :func:`gesta.checkpoint.load`.
     """
     moments: dict[int, Moment] = {}
     for path in sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []:
@@ -370,7 +370,7 @@ def stage_attention_figure(
         video: file or folder of frames.
         out: the picture; its ending says the kind (.png, .svg, .pdf).
         place: as in :func:`attend`.
-        trust_code: see :func:`gesta.checkpoint.load_model`.
+        trust_code: see :func:`gesta.checkpoint.load`.
 
     Raises:
         GestaError: as :func:`attend`, an unreadable video, a picture that cannot be written.

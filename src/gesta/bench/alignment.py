@@ -22,8 +22,7 @@ from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.model import Scores, VideoModel, to_clips
 from gesta.plugins.ata import tile
-from gesta.prediction.predict import choose_device
-from gesta.processes import processors
+from gesta.processes import choose_device, processors
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 

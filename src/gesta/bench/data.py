@@ -25,8 +25,7 @@ from gesta.data.loader import training_batches, training_loader
 from gesta.data.samples import Choose, TrainingClips, read_record
 from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec, to_clips
-from gesta.prediction.predict import choose_device
-from gesta.processes import loader_workers
+from gesta.processes import choose_device, loader_workers
 from gesta.recipe import TrainConfig
 from gesta.records import Label, Record
 from gesta.video.find import find_videos

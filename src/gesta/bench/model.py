@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, VideoModel
-from gesta.prediction.predict import choose_device
+from gesta.processes import choose_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from gesta.cli.options import (
     Verbs,
-    checkpoint_file,
     count,
     data_source,
     numbers,
@@ -295,9 +294,9 @@ def _analyse_tsne(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _analyse_warp(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.analysis.warp import warp_figure
-    from gesta.checkpoint import load_model
+    from gesta.checkpoint import load
 
-    loaded = load_model(checkpoint_file(options.checkpoint), trust_code=options.trust_code)
+    loaded = load(options.checkpoint, trust_code=options.trust_code)
     out = Path(options.out)
     warp_figure(loaded.model, options.video, out, spatial_only=options.spatial_only)
     print(out)

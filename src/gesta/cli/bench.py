@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gesta.cli.options import Verbs, checkpoint_file, print_results, trust_option, with_fields
+from gesta.cli.options import Verbs, print_results, trust_option, with_fields
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -40,12 +40,12 @@ def _bench_model(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _bench_align(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.bench.alignment import bench_align
-    from gesta.checkpoint import load_model
+    from gesta.checkpoint import load
     from gesta.models import create_model
 
     models = [(f"{options.model}, fresh", create_model(options.model))]
     if options.checkpoint:
-        trained = load_model(checkpoint_file(options.checkpoint), trust_code=options.trust_code).model
+        trained = load(options.checkpoint, trust_code=options.trust_code).model
         models = [(f"{options.checkpoint}, fresh", trained.config.build()), (options.checkpoint, trained)]
     print_results(options, bench_align(models, video=options.video))
 

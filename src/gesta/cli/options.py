@@ -95,12 +95,6 @@ def data_source(source: str, flags: list[str], program: str) -> DataConfig:
     raise GestaError(f"{source} is neither a folder, a list file nor a data set ({', '.join(DATASETS)})")
 
 
-def checkpoint_file(path: str) -> Path:
-    """A checkpoint file; a run folder stands for its best."""
-    found = Path(path)
-    return found / "best.safetensors" if found.is_dir() else found
-
-
 def result_file(path: str) -> Path:
     found = Path(path)
     return found / "result.json" if found.is_dir() else found

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gesta.cli import predict
 from gesta.cli.options import (
     Verbs,
-    checkpoint_file,
     print_results,
     recipe_options,
     result_file,
@@ -20,7 +20,7 @@ from gesta.cli.options import (
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:
-    from gesta.records import ClassNames, DataConfig
+    from gesta.records import DataConfig
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -48,25 +48,7 @@ def add_verbs(verbs: Verbs) -> None:
     recipe_options(sub)
     trust_option(sub)
 
-    sub = verbs.add("predict", _predict, "name the actions in files, folders, a camera or a stream")
-    sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
-    sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder, frame folder, URL, or camera number")
-    sub.add_argument("--top", type=int, default=5, help="labels per video (default %(default)s)")
-    sub.add_argument("--clips", type=int, default=4, help="clips per video (default %(default)s)")
-    sub.add_argument("--crops", type=int, default=1, choices=[1, 3], help="crops per clip (default %(default)s)")
-    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
-    sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
-    sub.add_argument("--hop", type=float, default=0.5, help="step of the windows, in windows (default %(default)s)")
-    sub.add_argument("--smoothing", type=int, default=3, help="windows averaged (default %(default)s)")
-    sub.add_argument(
-        "--threshold", type=float, default=0.5, help="least probability of a segment (default %(default)s)"
-    )
-    sub.add_argument("--min-duration", type=float, default=0.0, metavar="S", help="shortest segment in seconds")
-    sub.add_argument("--format", choices=["table", "text", "csv", "json", "srt"], default="table")
-    sub.add_argument("--out", metavar="FILE", help="write there instead of printing")
-    sub.add_argument("--draw", metavar="FILE", help="draw the segments onto a copy of the video (with --timeline)")
-    trust_option(sub)
+    predict.add_verb(verbs)
 
     sub = verbs.add("compare", _compare, "what differs between two results: protocol first, then numbers")
     sub.add_argument("a", metavar="RESULT")
@@ -105,37 +87,30 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
-    from gesta.checkpoint import load_model
+    from gesta.checkpoint import load, weights_file
     from gesta.datasets import data_config
     from gesta.evaluation.evaluate import evaluate
+    from gesta.processes import is_first_process
     from gesta.recipe import EvaluateConfig, EvaluateJob
     from gesta.recipes.address import read_recipe
 
-    checkpoint = checkpoint_file(options.checkpoint)
-    loaded = load_model(checkpoint, trust_code=options.trust_code)
-    saved = checkpoint.parent / "recipe.json"
+    model = load(options.checkpoint, trust_code=options.trust_code)
+    folder = weights_file(options.checkpoint).parent
+    saved = folder / "recipe.json"
     recipe = read_recipe(saved, trust_code=options.trust_code) if saved.is_file() else None
     if options.data:
         data: DataConfig = data_config(options.data)
     elif recipe:
         data = recipe.data
     else:
-        raise GestaError(f"{checkpoint}: no recipe.json beside it, so say which videos: --data folder --data.root DIR")
+        raise GestaError(f"{model.path}: no recipe.json beside it, so say which videos: --data folder --data.root DIR")
     job = with_fields(
         EvaluateJob(data=data, evaluate=recipe.evaluate if recipe else EvaluateConfig()), rest, "gesta evaluate CKPT"
     )
-    records = job.data.records(job.evaluate.split)
-    if not records:
-        raise GestaError(f"the data set has no split {job.evaluate.split!r}; choose another with --evaluate.split")
-    if job.data.classes() != loaded.classes:
-        raise GestaError(
-            f"{checkpoint} knows {_some(loaded.classes)}, the data set has {_some(job.data.classes())}: "
-            "evaluate on those it was trained on"
-        )
-    result = evaluate(loaded.model, records, loaded.classes, job.evaluate, checkpoint=str(checkpoint), data=job.data)
-    if result is None:  # another process of several writes the result
+    result = evaluate(model, job.data, config=job.evaluate)
+    if not is_first_process():  # the first of several writes the result
         return
-    out = Path(options.out) if options.out else checkpoint.parent / f"result-{job.evaluate.split}.json"
+    out = Path(options.out) if options.out else folder / f"result-{job.evaluate.split}.json"
     result.write(out)
     print_results(options, result)
     print(f"result: {out}", file=sys.stderr)
@@ -167,33 +142,6 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
     return int(any(trial.failure for trial in result.trials))
 
 
-def _predict(options: argparse.Namespace, _: list[str]) -> int:
-    from gesta.checkpoint import load_model
-    from gesta.prediction.predict import run
-    from gesta.recipe import EvaluateConfig
-
-    loaded = load_model(checkpoint_file(options.checkpoint), trust_code=options.trust_code)
-    return run(
-        loaded.model,
-        loaded.classes,
-        options.sources,
-        views=EvaluateConfig(clips=options.clips, crops=options.crops),
-        top=options.top,
-        device=options.device,
-        timeline=options.timeline,
-        window=options.window,
-        hop=options.hop,
-        smoothing=options.smoothing,
-        threshold=options.threshold,
-        min_duration=options.min_duration,
-        format="json" if options.json else options.format,
-        out=options.out,
-        draw=options.draw,
-        depth=loaded.depth,
-        person_crop=loaded.person_crop,
-    )
-
-
 def _compare(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.evaluation.compare import compare
     from gesta.evaluation.result import Result
@@ -222,10 +170,3 @@ def _fuse(options: argparse.Namespace, _: list[str]) -> None:
             each = ", ".join(f"{n} {v:.2f}" for n, v in result.metrics.items() if n.split("/")[-1] == "top1")
             print(f"alone: {each or 'unlabelled'} ({path})")
     print(f"result: {out}", file=sys.stderr)
-
-
-def _some(classes: ClassNames) -> str:
-    spaces = classes if isinstance(classes, dict) else {"": classes}
-    return " and ".join(
-        f"{len(names)} {space} classes ({', '.join(names[:3])} …)".replace("  ", " ") for space, names in spaces.items()
-    )

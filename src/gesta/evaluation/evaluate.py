@@ -8,84 +8,170 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
 
+from gesta.checkpoint import TrainedModel, file_hash
 from gesta.config import to_json
 from gesta.data.batch import Batch, Failure
+from gesta.data.loader import test_loader
+from gesta.data.samples import TestViews
+from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import measure_parts, measure_spaces
-from gesta.evaluation.result import Result as Result
-from gesta.model import ClipSpec, ModelConfig, VideoModel
+from gesta.evaluation.result import Result
+from gesta.evaluation.scoring import VideoScores, named_classes, protocol, score_videos
+from gesta.model import ClipSpec, VideoModel, evaluating
+from gesta.processes import make_fabric
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
-from gesta.records import DataConfig, Record
+from gesta.records import LABEL, ClassNames, DataConfig, Record, by_space, label_in, list_hash
 
 
 def evaluate(
-    model: VideoModel,
-    records: Sequence[Record],
-    classes: list[str] | dict[str, list[str]],
-    config: EvaluateConfig,
+    model: TrainedModel | VideoModel,
+    data: DataConfig | Sequence[Record],
     *,
+    config: EvaluateConfig | None = None,
+    classes: ClassNames | None = None,
+    split: Literal["val", "test"] | None = None,
+    clips: int | None = None,
+    crops: Literal[1, 3] | None = None,
     fabric: Fabric | None = None,
-    checkpoint: str | None = None,
-    data: DataConfig | None = None,
-) -> Result | None:
+) -> Result:
     """Score videos and write down how.
 
-    Several processes (torchrun) share the records; each video is scored exactly once, and none is added to make the
-    shares equal.
+    Several processes (torchrun) share the records; each video is scored exactly once, and none is added to make their
+    numbers equal.
 
     Args:
-        model: it is moved to the device; its training mode is the same afterwards.
-        records: the list; unlabelled ones are scored, and left out of the metrics.
-        classes: class names in label order, by label space if the model has several.
-        config: the protocol.
+        model: what :func:`gesta.load` gives, or a network; it is moved to the device, and its training mode is the same
+            afterwards.
+        data: a data set, whose split is then scored, or a list of records; unlabelled ones are scored, and left out of
+            the metrics.
+        config: the protocol; None for the default one.
+        classes: class names in label order, by label space if the model has several. None takes those of the trained
+            model; of a network those of the data set, or ``"0"``, ``"1"`` … for a list of records.
+        split, clips, crops: change these fields of the protocol.
         fabric: device, precision and processes; None takes the first accelerator at full precision.
-        checkpoint: file of the weights, for the result.
-        data: where the records came from, for the result.
 
     Returns:
-        The result; None in all processes but the first.
+        The result, in every process.
 
     Raises:
         GestaError: no records, or classes and labels that do not fit the model.
     """
-    from gesta.checkpoint import file_hash
-    from gesta.data.transforms import test_short_side
-    from gesta.processes import make_fabric
-    from gesta.records import label_in, list_hash
-
     begin = time.monotonic()
-    model = getattr(model, "module", model)  # out of wrappers for several processes, whose forward waits for the others
-    spaces = classes if isinstance(classes, dict) else {"label": classes}
+    config = protocol(config, split=split, clips=clips, crops=crops)
+    records, classes = _records(model, data, config, classes)
+    network, spaces = named_classes(model, classes)
     labels = {space: [label_in(record, space) for record in records] for space in spaces}
-    _check(model.config, config, records, spaces, labels)
+    _check(config, records, spaces, labels)
     fabric = fabric or make_fabric()
-    gathered = _gather(_score_videos(model, records, config, fabric), fabric)
-    if fabric.global_rank > 0:
-        return None
+    parts = _gather(_score(network, records, config, fabric), fabric)
+    result: Result | None = None
+    if fabric.global_rank == 0:
+        checkpoint = model.path if isinstance(model, TrainedModel) else None
+        scored = _Scored.joined(parts, len(records))
+        source = data if isinstance(data, DataConfig) else None
+        result = _result(network, records, config, fabric, spaces, labels, scored, checkpoint, source)
+        result.seconds = round(time.monotonic() - begin, 2)
+    return cast(Result, fabric.broadcast(result))  # the first process made one
 
-    found = {index: video for part, _, _ in gathered for index, video in part.items()}
-    failures = [failure for _, part, _ in gathered for failure in part]
-    partial = sorted(failure for _, _, part in gathered for failure in part)
-    if sorted([*found, *(failure.index for failure in failures)]) != list(range(len(records))):
-        raise RuntimeError("a video was lost or scored twice")  # a fault in the loader, nothing that a user could mend
+
+def _records(
+    model: TrainedModel | VideoModel,
+    data: DataConfig | Sequence[Record],
+    config: EvaluateConfig,
+    classes: ClassNames | None,
+) -> tuple[Sequence[Record], ClassNames | None]:
+    """What is scored, and its class names if any are known; a data set must have those of the model."""
+    if not isinstance(data, DataConfig):
+        return data, classes
+    records = data.records(config.split)
+    if not records:
+        raise GestaError(f"the data set has no split {config.split!r}; choose another with --evaluate.split")
+    if classes is None:
+        classes = model.classes if isinstance(model, TrainedModel) else data.classes()
+    if by_space(classes) != by_space(data.classes()):
+        name = (model.path if isinstance(model, TrainedModel) else None) or "the model"
+        raise GestaError(
+            f"{name} knows {_some(classes)}, the data set has {_some(data.classes())}: evaluate on those it was "
+            "trained on"
+        )
+    return records, classes
+
+
+@dataclass
+class _Scored:
+    """What one process made of its videos, or all of them together.
+
+    Attributes:
+        videos: scores by position in the list of records.
+        failures: videos that could not be read; ``partial`` could only in part.
+    """
+
+    videos: dict[int, VideoScores]
+    failures: list[Failure]
+    partial: list[Failure]
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Scored], listed: int) -> _Scored:
+        """All of the processes' together, in the order of the list."""
+        whole = cls(
+            {index: video for part in parts for index, video in part.videos.items()},
+            sorted(failure for part in parts for failure in part.failures),
+            sorted(failure for part in parts for failure in part.partial),
+        )
+        if sorted([*whole.videos, *(failure.index for failure in whole.failures)]) != list(range(listed)):
+            raise RuntimeError("a video was lost or scored twice")  # a fault in the loader that no user could fix
+        return whole
+
+
+def _score(model: VideoModel, records: Sequence[Record], config: EvaluateConfig, fabric: Fabric) -> _Scored:
+    """Score every ``world_size``-th video, this process's part of the list."""
+    model.to(fabric.device)
+    indices = list(range(fabric.global_rank, len(records), fabric.world_size))
+    together = 1 if config.coverage == "contiguous" else max(1, config.batch_size // (config.clips * config.crops))
+    loader = test_loader(TestViews(records, model.config.clip, config), indices, together, config.workers)
+    scored = _Scored({}, [], [])
+
+    def readable() -> Iterator[Batch]:
+        batches: Iterable[Batch] = track(loader, "evaluating") if fabric.global_rank == 0 else loader
+        for batch in batches:
+            scored.failures += batch["failures"]
+            scored.partial += batch["partial"]
+            yield batch
+
+    with evaluating(model):
+        for video in score_videos(model, readable(), config.average, config.batch_size, fabric.device, fabric.autocast):
+            scored.videos[video.index] = video
+    return scored
+
+
+def _result(
+    model: VideoModel,
+    records: Sequence[Record],
+    config: EvaluateConfig,
+    fabric: Fabric,
+    spaces: dict[str, list[str]],
+    labels: dict[str, list[int | None]],
+    scored: _Scored,
+    checkpoint: str | None,
+    data: DataConfig | None,
+) -> Result:
     scores: dict[str, list[list[float] | None]] = {space: [None] * len(records) for space in spaces}
-    for index, video in found.items():
+    for index, video in scored.videos.items():
         for space, values in video.scores.items():
-            scores[space][index] = [float(f"{value:.7g}") for value in values]
+            scores[space][index] = [float(f"{value:.7g}") for value in values.tolist()]
     failed = [
         {"index": f.index, "name": f.name, "reason": f.reason.removeprefix(f"{records[f.index].path}: ")}
-        for f in failures
+        for f in scored.failures
     ]
-    for index, video in found.items():
-        if not all(np.isfinite(values).all() for values in video.scores.values()):
+    for index, video in scored.videos.items():
+        if not all(values.isfinite().all() for values in video.scores.values()):
             failed.append({"index": index, "name": records[index].name, "reason": "the model's scores are not finite"})
             for column in scores.values():
                 column[index] = None
@@ -100,7 +186,7 @@ def evaluate(
     return Result(
         metrics=metrics,
         gesta=importlib.metadata.version("gesta"),
-        model=_model_words(model.config),
+        model=model.config.summary,
         model_hash=_hash(model_json),
         model_config=model_json,
         checkpoint=checkpoint,
@@ -110,11 +196,11 @@ def evaluate(
         list_hash=list_hash(records),
         listed=len(records),
         labelled=sum(any(column[i] is not None for column in labels.values()) for i in range(len(records))),
-        decoded=len(found),
+        decoded=len(scored.videos),
         scored=len(records) - len(failed),
         failed=len(failed),
         failures=sorted(failed, key=lambda failure: failure["index"]),
-        views=_views(config) | {"total": sum(video.views for video in found.values())},
+        views=_views(config) | {"total": sum(video.views for video in scored.videos.values())},
         sampling=_sampling(clip, records),
         coverage=config.coverage,
         short_side=test_short_side(config.short_side, clip.size),
@@ -131,83 +217,11 @@ def evaluate(
         scores=scores,
         per_class=per_class,
         confusion=confusion,
-        seconds=round(time.monotonic() - begin, 2),
+        seconds=0.0,
         attributes=attributes,
         groups=groups,
-        partial=[failure._asdict() for failure in partial],
+        partial=[failure._asdict() for failure in scored.partial],
     )
-
-
-@dataclass
-class _Video:
-    """Scores of one video by label space, averaged over its views."""
-
-    scores: dict[str, np.ndarray]
-    views: int
-
-
-def _score_videos(
-    model: VideoModel, records: Sequence[Record], config: EvaluateConfig, fabric: Fabric
-) -> tuple[dict[int, _Video], list[Failure], list[Failure]]:
-    """This process's share of the videos: scores by index, what could not be read, and what could only in part."""
-    from gesta.data.loader import test_loader
-    from gesta.data.samples import TestViews
-    from gesta.model import to_clips
-
-    model.to(fabric.device)
-    dtype = next(model.parameters()).dtype
-    indices = list(range(fabric.global_rank, len(records), fabric.world_size))
-    together = 1 if config.coverage == "contiguous" else max(1, config.batch_size // (config.clips * config.crops))
-    loader = test_loader(TestViews(records, model.config.clip, config), indices, together, config.workers)
-    failures: list[Failure] = []
-    partial: list[Failure] = []
-    videos: dict[int, _Video] = {}
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            batches: Iterable[Batch] = track(loader, "evaluating") if fabric.global_rank == 0 else loader
-            for views, owners in _passes(batches, config.batch_size, failures, partial):
-                with fabric.autocast():
-                    scores = model(to_clips(views[None].to(fabric.device, non_blocking=True), model.config.clip, dtype))
-                for space, values in (scores if isinstance(scores, dict) else {"label": scores}).items():
-                    values = values.float() if config.average == "logits" else values.float().softmax(-1)
-                    for owner, view in zip(owners, values.cpu().double().numpy()):
-                        video = videos.setdefault(owner, _Video({}, 0))
-                        video.scores[space] = video.scores.get(space, 0.0) + view
-                for owner in owners:
-                    videos[owner].views += 1
-    finally:
-        for module in training:
-            module.training = True
-    for video in videos.values():
-        video.scores = {space: total / video.views for space, total in video.scores.items()}
-    return videos, failures, partial
-
-
-def _passes(
-    batches: Iterable[Batch], size: int, failures: list[Failure], partial: list[Failure]
-) -> Iterator[tuple[Tensor, list[int]]]:
-    """Cut and join videos into forward passes: views ``(size, T, C, H, W)`` and the record index of each.
-
-    A video with many views is spread over several passes, several with few share one; failures are noted on the way.
-    """
-    views: list[Tensor] = []
-    owners: list[int] = []
-    for batch in batches:
-        failures += batch["failures"]
-        partial += batch["partial"]
-        for video, index in zip(batch["video"], batch["index"].tolist()):
-            views.append(video)
-            owners += [index] * len(video)
-        if len(owners) >= size:
-            waiting = torch.cat(views)
-            while len(owners) >= size:
-                yield waiting[:size], owners[:size]
-                waiting, owners = waiting[size:], owners[size:]
-            views = [waiting]
-    if owners:
-        yield torch.cat(views), owners
 
 
 def _gather(mine: Any, fabric: Fabric) -> list[Any]:
@@ -220,7 +234,6 @@ def _gather(mine: Any, fabric: Fabric) -> list[Any]:
 
 
 def _check(
-    model: ModelConfig,
     config: EvaluateConfig,
     records: Sequence[Record],
     spaces: dict[str, list[str]],
@@ -230,18 +243,12 @@ def _check(
         raise GestaError("there are no videos to evaluate: the list or split is empty")
     if min(config.clips, config.batch_size) < 1:
         raise GestaError("evaluate.clips and evaluate.batch_size must be at least 1")
-    expected = model.classes if isinstance(model.classes, dict) else {"label": model.classes}
-    if {space: len(names) for space, names in spaces.items()} != expected:
-        raise GestaError(
-            f"the model answers with {expected}, the class names are { ({s: len(n) for s, n in spaces.items()}) }: "
-            "evaluate on the classes that it was trained on"
-        )
     for space, column in labels.items():
         for record, label in zip(records, column):
             if label is not None and not 0 <= label < len(spaces[space]):
                 raise GestaError(
                     f"{record.name}: label {label}, but the {len(spaces[space])} classes are numbered from 0; "
-                    "mend the list (gesta data check shows all such labels)"
+                    "correct the list (gesta data check shows all such labels)"
                 )
 
 
@@ -261,13 +268,15 @@ def _sampling(clip: ClipSpec, records: Sequence[Record]) -> str:
     return f"dense {clip.frames}×{clip.stride}" + " or less" * clip.shrink + of
 
 
-def _model_words(model: ModelConfig) -> str:
-    plugins = [f"{type(insert.layer).__name__}[{insert.at}]" for insert in model.inserts]
-    return " + ".join([type(model).__name__.removesuffix("Config"), *plugins])
-
-
 def _device_words(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def _some(classes: ClassNames) -> str:
+    return " and ".join(
+        f"{len(names)} classes{'' if space == LABEL else f' of {space}'} ({', '.join(names[:3])} …)"
+        for space, names in by_space(classes).items()
+    )
 
 
 def _hash(value: Any) -> str:

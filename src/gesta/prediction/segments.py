@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gesta.errors import GestaError
-
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -23,8 +21,6 @@ class Window:
 
 def smooth(items: Iterable[Window], width: int) -> Iterator[Window]:
     """Average each window's probabilities with its neighbours: ``width`` windows in all, fewer at the ends."""
-    if width < 1 or width % 2 == 0:
-        raise GestaError(f"smoothing averages an odd number of windows (1 for none), not {width}")
     near: deque[Window] = deque()
     middle = 0  # of the windows in `near`, the one whose turn it is
     for item in items:

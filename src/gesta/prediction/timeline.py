@@ -1,7 +1,7 @@
 """Videos of any length, cameras and streams -> timed actions, holding only the frames that some window still needs.
 
 frames -> :class:`Cutter` (overlapping windows) -> model -> :func:`smooth` -> :class:`Segmenter` (hysteresis) ->
-:class:`gesta.prediction.predict.Prediction` with start and end.
+:class:`gesta.prediction.answer.Prediction` with start and end.
 """
 
 from __future__ import annotations
@@ -17,25 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gesta.config import replace
+from gesta.checkpoint import TrainedModel
+from gesta.config import config, replace
 from gesta.data.clips import crop_boxes
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError, VideoError
+from gesta.evaluation.scoring import joint_names, joint_probabilities, named_classes, rank, score_views
 from gesta.model import ClipSpec, VideoModel
 from gesta.prediction.answer import Prediction
-from gesta.prediction.predict import (
-    Classes,
-    average_views,
-    choose_device,
-    class_names,
-    in_background,
-    joint_names,
-    rank,
-    score_views,
-)
+from gesta.prediction.background import in_background
+from gesta.prediction.predict import CPU_VIEWS
 from gesta.prediction.segments import Segment, Segmenter, Window, smooth
+from gesta.processes import choose_device
 from gesta.recipe import EvaluateConfig
-from gesta.records import Record
+from gesta.records import ClassNames, Record
 from gesta.video.depth import Depth
 from gesta.video.read import stream
 
@@ -44,6 +39,40 @@ UNIFORM_WINDOW_S = 4.0
 
 LIVE = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp", "mms"})
 """Schemes of addresses whose pictures come at their own pace."""
+
+
+@config
+class TimelineConfig:
+    """How windows slide over a long video, and how their probabilities become segments.
+
+    Attributes:
+        window: seconds that a window lasts, None for the model's own clip (4 s for models that sample uniformly).
+        hop: distance of neighbouring windows, as a fraction of a window.
+        smoothing: windows averaged (odd; 1 for none).
+        threshold: probability at which a segment begins; 0 names an action at all times.
+        release: probability below which it ends, None for half the threshold.
+        min_duration: segments shorter than this many seconds are dropped, equal ones nearer than this are joined.
+    """
+
+    window: float | None = None
+    hop: float = 0.5
+    smoothing: int = 3
+    threshold: float = 0.5
+    release: float | None = None
+    min_duration: float = 0.0
+
+    def check(self) -> None:
+        """Refuse settings that make no sense.
+
+        Raises:
+            GestaError: one of them, by name.
+        """
+        if self.window is not None and self.window <= 0:
+            raise GestaError(f"the window must last longer than {self.window} s: give its length in seconds, above 0")
+        if not 0 < self.hop <= 1:
+            raise GestaError(f"the hop is a fraction of a window, above 0 and at most 1, not {self.hop}")
+        if self.smoothing < 1 or self.smoothing % 2 == 0:
+            raise GestaError(f"smoothing averages an odd number of windows (1 for none), not {self.smoothing}")
 
 
 def is_live(source: str | os.PathLike[str]) -> bool:
@@ -78,10 +107,6 @@ class Cutter:
     """
 
     def __init__(self, spec: ClipSpec, window: float | None = None, hop: float = 0.5) -> None:
-        if window is not None and window <= 0:
-            raise GestaError(f"a window of {window} s is no window: give its length in seconds, above 0")
-        if not 0 < hop <= 1:
-            raise GestaError(f"hop is a share of a window, above 0 and at most 1, not {hop}")
         self.by_frame = window is None and spec.sampling == "dense"
         if self.by_frame:
             step = float(spec.stride)
@@ -176,28 +201,24 @@ class Cutter:
 
 def windows(
     model: VideoModel,
-    classes: Classes,
+    spaces: Iterable[str],
     source: str,
+    config: TimelineConfig,
     *,
-    views: EvaluateConfig | None = None,
-    device: str | torch.device = "auto",
-    window: float | None = None,
-    hop: float = 0.5,
+    views: EvaluateConfig,
+    device: torch.device,
     depth: Depth | None = None,
 ) -> Iterator[Window]:
     """Joint class probabilities of every window of a video, in order; see :func:`timeline` for the arguments.
 
     Frames are decoded in the background. A file waits for the model; of a camera or stream whose model is too slow the
-    windows in between are left out, so that answers never lag behind. Ctrl-C ends a camera's or stream's windows.
+    windows in between are left out, so that predictions never lag behind. Ctrl-C ends a camera's or stream's windows.
     """
-    views = views or EvaluateConfig()
-    spaces = class_names(model, classes)
-    place = choose_device(device)
-    model.to(place).eval()
+    model.to(device).eval()
     spec, live = model.config.clip, is_live(source)
-    cutter = Cutter(spec, window, hop)
-    one = replace(views, clips=1, crops=1, coverage="even")
-    whole = TestViews([Record(path=source, name=source, depth=depth)], spec, one)
+    cutter = Cutter(spec, config.window, config.hop)
+    one_view = replace(views, clips=1, crops=1, coverage="even")
+    whole = TestViews([Record(path=source, name=source, depth=depth)], spec, one_view)
     clips = in_background(
         _clips(source, cutter, spec.size, whole.short_side, depth), size=1 if live else 2 * views.batch_size, drop=live
     )
@@ -206,10 +227,10 @@ def windows(
         for clip in clips:
             batch.append(clip)
             if live or len(batch) == views.batch_size:
-                yield from _score(model, batch, spaces, views, place)
+                yield from _score(model, batch, spaces, views, device)
                 batch = []
     except VideoError:
-        yield from _score(model, batch, spaces, views, place)  # what was seen before it broke
+        yield from _score(model, batch, spaces, views, device)  # what was seen before it broke
         raise
     except KeyboardInterrupt:
         if not live:
@@ -220,7 +241,7 @@ def windows(
     if cutter.cut == 0 and batch and not live:  # shorter than a window: what `predict` says of the whole video
         sample = whole[0]
         batch = [batch[0]._replace(frames=sample["video"][0])] if isinstance(sample, dict) else batch
-    yield from _score(model, batch, spaces, views, place)
+    yield from _score(model, batch, spaces, views, device)
 
 
 def _clips(source: str, cutter: Cutter, size: int, short_side: int, depth: Depth | None) -> Iterator[Clip]:
@@ -235,49 +256,42 @@ def _clips(source: str, cutter: Cutter, size: int, short_side: int, depth: Depth
 def _score(
     model: VideoModel, clips: list[Clip], spaces: Iterable[str], views: EvaluateConfig, device: torch.device
 ) -> Iterator[Window]:
-    if not clips:
-        return
-    scores = score_views(model, torch.stack([c.frames for c in clips]), views.batch_size, device)
-    for i, clip in enumerate(clips):
-        one = {space: values[i : i + 1] for space, values in scores.items()}
-        yield Window(clip.start, clip.end, average_views(one, spaces, views.average))
+    size = CPU_VIEWS if device.type == "cpu" else max(len(clips), 1)
+    for at in range(0, len(clips), size):
+        part = clips[at : at + size]
+        scores = score_views(model, torch.stack([clip.frames for clip in part]), views.average, device)
+        for row, clip in enumerate(part):
+            of_clip = {space: values[row] for space, values in scores.items()}
+            yield Window(clip.start, clip.end, joint_probabilities(of_clip, spaces, views.average))
 
 
 # --- everything together ---------------------------------------------------------------------------------------------
 
 
 def timeline(
-    model: VideoModel,
-    classes: Classes,
+    model: TrainedModel | VideoModel,
     source: str | os.PathLike[str],
     *,
+    classes: ClassNames | None = None,
+    config: TimelineConfig | None = None,
     views: EvaluateConfig | None = None,
     top: int = 5,
     device: str | torch.device = "auto",
-    window: float | None = None,
-    hop: float = 0.5,
-    smoothing: int = 3,
-    threshold: float = 0.5,
-    release: float | None = None,
-    min_duration: float = 0.0,
     depth: Depth | None = None,
 ) -> Iterator[Prediction]:
     """Timed actions in a video of any length, a camera or a stream, at bounded memory, each as soon as it is decided.
 
     Args:
-        model: a trained model; it is moved to ``device`` and put into evaluation mode.
-        classes: class names in label order.
+        model: what :func:`gesta.load` gives, or a network; it is moved to ``device`` and put into evaluation mode.
         source: file, frame folder, URL, or camera ("0", "/dev/video0", "rtsp://...").
+        classes: class names in label order. None takes those of the trained model; a network's classes are then called
+            ``"0"``, ``"1"`` ….
+        config: windows, smoothing and what makes a segment; None for the default.
         views: short side, averaging and windows per forward pass (``batch_size``); each window is one centre crop.
         top: number of classes to name per segment; its own first, then the others by their mean probability in it.
         device: ``auto`` takes the first accelerator there is.
-        window: seconds, None for the model's own span (4 s for models that sample uniformly).
-        hop: distance of neighbouring windows, as a share of a window.
-        smoothing: windows averaged (odd; 1 for none).
-        threshold: probability at which a segment begins; 0 names an action at all times.
-        release: probability below which it ends, None for half the threshold.
-        min_duration: segments shorter than this many seconds are dropped, equal ones nearer than this are joined.
-        depth: the source shows depth, and how it was shown to the model in training.
+        depth: the source shows depth, and how it was shown to the model in training; None takes it from the trained
+            model.
 
     Yields:
         Segments that do not overlap, in order; with ``error`` if the video could not be read (to its end).
@@ -285,27 +299,32 @@ def timeline(
     Raises:
         GestaError: class names that do not fit the model, settings that make no sense.
     """
-    path = os.fspath(source)
-    names = joint_names(class_names(model, classes))
-    segmenter = Segmenter(threshold, threshold / 2 if release is None else release, min_duration)
+    path, config, views = os.fspath(source), config or TimelineConfig(), views or EvaluateConfig()
+    config.check()
+    network, spaces = named_classes(model, classes)
+    names = joint_names(spaces)
+    if depth is None and isinstance(model, TrainedModel):
+        depth = model.depth
+    release = config.threshold / 2 if config.release is None else config.release
+    segmenter = Segmenter(config.threshold, release, config.min_duration)
 
-    def answer(s: Segment) -> Prediction:
-        mean = s.total / s.count
-        others = [label for label in rank(mean, names, top) if label[0] != names[s.label]]
-        labels = ((names[s.label], float(mean[s.label])), *others)[:top]
-        return Prediction(path=path, start=s.start, end=s.end, labels=labels)
+    def prediction(segment: Segment) -> Prediction:
+        mean = segment.total / segment.count
+        others = [label for label in rank(mean, names, top) if label[0] != names[segment.label]]
+        labels = ((names[segment.label], float(mean[segment.label])), *others)[:top]
+        return Prediction(path=path, start=segment.start, end=segment.end, labels=labels)
 
     error = ""
 
     def readable() -> Iterator[Window]:
         nonlocal error
         try:
-            yield from windows(model, classes, path, views=views, device=device, window=window, hop=hop, depth=depth)
+            yield from windows(network, spaces, path, config, views=views, device=choose_device(device), depth=depth)
         except VideoError as problem:
             error = str(problem)
 
-    for item in smooth(readable(), smoothing):
-        yield from map(answer, segmenter.push(item))
-    yield from map(answer, segmenter.finish())
+    for window in smooth(readable(), config.smoothing):
+        yield from map(prediction, segmenter.push(window))
+    yield from map(prediction, segmenter.finish())
     if error:
         yield Prediction(path=path, error=error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Generator, Iterable
 from typing import Literal, TextIO
 
@@ -60,6 +61,22 @@ def write(predictions: Iterable[Prediction], format: Format, out: TextIO) -> lis
         writer.close()
         out.flush()
     return done
+
+
+def write_to(path: str | None, predictions: Iterable[Prediction], format: Format) -> list[Prediction]:
+    """Write predictions to a file, or print them if ``path`` is None; else as :func:`write`.
+
+    Raises:
+        GestaError: the file cannot be written.
+    """
+    if path is None:
+        return write(predictions, format, sys.stdout)
+    try:
+        file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115
+    except OSError as error:
+        raise GestaError(f"{path}: cannot be written ({error.strerror}); choose another file with --out") from None
+    with file:
+        return write(predictions, format, file)
 
 
 Writer = Generator[None, Prediction, None]

@@ -18,7 +18,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gesta.checkpoint import import_weights, load_model, save_model, save_state
+from gesta.checkpoint import import_weights, load, save_model, save_state
 from gesta.config import from_json, replace, to_json
 from gesta.data.batch import Batch, Failure
 from gesta.data.loader import training_batches, training_loader
@@ -275,8 +275,7 @@ def _validate(
 ) -> dict[str, float]:
     """Metrics of one clip and its central crop per video, in all processes."""
     protocol = replace(recipe.evaluate, split="val", clips=1, crops=1, coverage="even")
-    result = evaluate(model, held_out, classes, protocol, fabric=fabric)
-    return fabric.broadcast(result.metrics if result else {})
+    return evaluate(model, held_out, config=protocol, classes=classes, fabric=fabric).metrics
 
 
 def _evaluate_best(
@@ -293,17 +292,8 @@ def _evaluate_best(
         log.say("the data has no held-out videos at all, so there is no result.json")
         return
     fabric.barrier()
-    path = run / "best.safetensors"
-    result = evaluate(
-        load_model(path, trust_code=trust_code).model,
-        records,
-        classes,
-        protocol,
-        fabric=fabric,
-        checkpoint=str(path),
-        data=recipe.data,
-    )
-    if result:
+    result = evaluate(load(run, trust_code=trust_code), recipe.data, config=protocol, fabric=fabric)
+    if fabric.global_rank == 0:
         result.write(run / "result.json")
         log.say(str(result))
 

@@ -1,0 +1,121 @@
+"""The verb that names the actions in videos, and what it writes."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from gesta.cli.options import Verbs, trust_option
+from gesta.errors import GestaError
+
+if TYPE_CHECKING:  # for the start-up time of the command: these import torch
+    from gesta.checkpoint import TrainedModel
+    from gesta.model import VideoModel
+    from gesta.prediction.answer import Prediction
+    from gesta.prediction.timeline import TimelineConfig
+    from gesta.prediction.writers import Format
+    from gesta.recipe import EvaluateConfig
+    from gesta.records import ClassNames
+
+
+def add_verb(verbs: Verbs) -> None:
+    sub = verbs.add("predict", _predict, "name the actions in files, folders, a camera or a stream")
+    sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
+    sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder, frame folder, URL, or camera number")
+    sub.add_argument("--top", type=int, default=5, help="labels per video (default %(default)s)")
+    sub.add_argument("--clips", type=int, default=4, help="clips per video (default %(default)s)")
+    sub.add_argument("--crops", type=int, default=1, choices=[1, 3], help="crops per clip (default %(default)s)")
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
+    sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
+    sub.add_argument("--hop", type=float, default=0.5, help="step of the windows, in windows (default %(default)s)")
+    sub.add_argument("--smoothing", type=int, default=3, help="windows averaged (default %(default)s)")
+    sub.add_argument(
+        "--threshold", type=float, default=0.5, help="least probability of a segment (default %(default)s)"
+    )
+    sub.add_argument("--min-duration", type=float, default=0.0, metavar="S", help="shortest segment in seconds")
+    sub.add_argument("--format", choices=["table", "text", "csv", "json", "srt"], default="table")
+    sub.add_argument("--out", metavar="FILE", help="write there instead of printing")
+    sub.add_argument("--draw", metavar="FILE", help="draw the segments onto a copy of the video (with --timeline)")
+    trust_option(sub)
+
+
+def _predict(options: argparse.Namespace, _: list[str]) -> int:
+    from gesta.checkpoint import load
+    from gesta.prediction.timeline import TimelineConfig
+    from gesta.recipe import EvaluateConfig
+
+    return write_predictions(
+        load(options.checkpoint, trust_code=options.trust_code),
+        options.sources,
+        views=EvaluateConfig(clips=options.clips, crops=options.crops),
+        top=options.top,
+        device=options.device,
+        timeline=options.timeline,
+        config=TimelineConfig(
+            window=options.window,
+            hop=options.hop,
+            smoothing=options.smoothing,
+            threshold=options.threshold,
+            min_duration=options.min_duration,
+        ),
+        format="json" if options.json else options.format,
+        out=options.out,
+        draw=options.draw,
+    )
+
+
+def write_predictions(
+    model: TrainedModel | VideoModel,
+    sources: Sequence[str],
+    *,
+    classes: ClassNames | None = None,
+    views: EvaluateConfig | None = None,
+    top: int = 5,
+    device: str = "auto",
+    timeline: bool = False,
+    config: TimelineConfig | None = None,
+    format: Format = "table",
+    out: str | None = None,
+    draw: str | None = None,
+) -> int:
+    """Predict, write the predictions to ``out`` (or print them), and draw them onto a copy.
+
+    Cameras and streams have no end, so they always get a timeline; its lines appear as they are decided.
+
+    Returns:
+        The exit status: 1 if any source had no prediction, else 0.
+    """
+    from gesta.checkpoint import TrainedModel
+    from gesta.prediction.annotate import annotate
+    from gesta.prediction.predict import find_sources, predict
+    from gesta.prediction.timeline import TimelineConfig, is_live
+    from gesta.prediction.timeline import timeline as segments
+    from gesta.prediction.writers import write_to
+
+    config = config or TimelineConfig()
+    live = any(is_live(source) for source in sources)
+    paths = list(sources) if live else find_sources(sources)
+    if isinstance(model, TrainedModel) and model.person_crop and (model.depth is None or timeline or live):
+        print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
+    if draw and not (timeline and len(paths) == 1 and not live):
+        raise GestaError("--draw needs --timeline and exactly one video that can be read twice")
+    predictions: Iterator[Prediction]
+    if timeline or live:
+        predictions = itertools.chain.from_iterable(
+            segments(model, path, classes=classes, config=config, views=views, top=top, device=device) for path in paths
+        )
+    else:
+        predictions = predict(model, paths, classes=classes, views=views, top=top, device=device)
+    if live and format == "table":
+        format = "text"  # a table is complete at the end, which a camera does not have
+    written = write_to(out, predictions, format)
+    for path in paths:
+        if not any(p.path == path for p in written):
+            print(f"{path}: no action reaches a probability of {config.threshold} (--threshold)", file=sys.stderr)
+    if draw:
+        annotate(paths[0], written, draw)
+    return int(any(p.error for p in written))

@@ -1,0 +1,188 @@
+"""From views to scores, for evaluation and prediction alike: forward passes, softmax, mean over views, joint spaces."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gesta.checkpoint import TrainedModel
+from gesta.config import replace
+from gesta.data.batch import Batch
+from gesta.errors import GestaError
+from gesta.model import VideoModel, to_clips
+from gesta.recipe import EvaluateConfig
+from gesta.records import LABEL, ClassNames, by_space
+
+Average = Literal["probabilities", "logits"]
+"""What is averaged over the views of a video: scores after or before the softmax."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoScores:
+    """The scores of one video.
+
+    Attributes:
+        index: its position in the list of records.
+        scores: by label space ``(K,)`` float64 on the CPU, the mean over its views.
+        views: how many there were.
+    """
+
+    index: int
+    scores: dict[str, Tensor]
+    views: int
+
+
+def named_classes(
+    model: TrainedModel | VideoModel, classes: ClassNames | None = None
+) -> tuple[VideoModel, dict[str, list[str]]]:
+    """A model's network and its class names by label space, checked against its classifier.
+
+    Args:
+        model: what was trained, or a network.
+        classes: class names in label order; None takes those of the trained model, or ``"0"``, ``"1"`` … for a network.
+
+    Raises:
+        GestaError: a model without a classifier, or names that do not fit it.
+    """
+    network = model.model if isinstance(model, TrainedModel) else model
+    sizes = by_space(network.config.classes)
+    if not all(sizes.values()):
+        raise GestaError("this model gives features, not classes (classes=0): train a classifier first")
+    if classes is None and isinstance(model, TrainedModel):
+        classes = model.classes
+    if classes is None:
+        return network, {space: [str(index) for index in range(size)] for space, size in sizes.items()}
+    spaces = {space: list(names) for space, names in by_space(classes).items()}
+    given = {space: len(names) for space, names in spaces.items()}
+    if given != sizes:
+        raise GestaError(
+            f"there are names for {_counts(given)}, but the model has {_counts(sizes)}: give the class names that it "
+            "was trained with"
+        )
+    return network, spaces
+
+
+def protocol(config: EvaluateConfig | None, **changes: Any) -> EvaluateConfig:
+    """How views are taken: a protocol (None: the default one) with those fields changed that are not None."""
+    return replace(config or EvaluateConfig(), **{name: value for name, value in changes.items() if value is not None})
+
+
+def _counts(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{n} {'classes' if space == LABEL else f'classes of {space}'}" for space, n in sizes.items())
+
+
+@torch.inference_mode()
+def score_views(
+    model: VideoModel,
+    views: Tensor,
+    average: Average,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+) -> dict[str, Tensor]:
+    """One forward pass.
+
+    Args:
+        model: in evaluation mode, on ``device``.
+        views: ``(V, T, C, H, W)`` uint8.
+        average: whether scores are ``probabilities`` or ``logits``.
+        device: of the model.
+        autocast: gives the context in which the model runs in another precision.
+
+    Returns:
+        By label space ``(V, K)`` float64 on the CPU.
+    """
+    dtype = next(model.parameters()).dtype
+    with autocast():
+        scores = model(to_clips(views[None].to(device, non_blocking=True), model.config.clip, dtype))
+    spaces = {space: values.float() for space, values in by_space(scores).items()}
+    if average == "probabilities":
+        spaces = {space: logits.softmax(-1) for space, logits in spaces.items()}
+    return {space: values.cpu().double() for space, values in spaces.items()}
+
+
+def score_videos(
+    model: VideoModel,
+    batches: Iterable[Batch],
+    average: Average,
+    batch_size: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+) -> Iterator[VideoScores]:
+    """The mean scores of each video, as soon as all of its views have been through the model, in order.
+
+    Args:
+        model: in evaluation mode, on ``device``.
+        batches: videos of any numbers of views.
+        average: what is averaged over a video's views.
+        batch_size: views per forward pass: a video of many is spread over several, videos of few share one.
+        device, autocast: as of :func:`score_views`.
+    """
+    index, count = -1, 0
+    sums: dict[str, Tensor] = {}
+    for views, owners in _passes(batches, batch_size):
+        scores = score_views(model, views, average, device, autocast)
+        for row, owner in enumerate(owners):
+            if owner != index:
+                if count:
+                    yield _mean(index, sums, count)
+                index, sums, count = owner, {}, 0
+            for space, values in scores.items():
+                sums[space] = sums[space] + values[row] if space in sums else values[row]
+            count += 1
+    if count:
+        yield _mean(index, sums, count)
+
+
+def _mean(index: int, sums: dict[str, Tensor], count: int) -> VideoScores:
+    return VideoScores(index=index, scores={space: total / count for space, total in sums.items()}, views=count)
+
+
+def _passes(batches: Iterable[Batch], size: int) -> Iterator[tuple[Tensor, list[int]]]:
+    """Cut and join videos into forward passes: views ``(size, T, C, H, W)`` and the record index of each."""
+    views: list[Tensor] = []
+    owners: list[int] = []
+    for batch in batches:
+        for video, index in zip(batch["video"], batch["index"].tolist()):
+            views.append(video)
+            owners += [index] * len(video)
+        if len(owners) >= size:
+            waiting = torch.cat(views)
+            while len(owners) >= size:
+                yield waiting[:size], owners[:size]
+                waiting, owners = waiting[size:], owners[size:]
+            views = [waiting]
+    if owners:
+        yield torch.cat(views), owners
+
+
+# --- several label spaces as one -------------------------------------------------------------------------------------
+
+
+def joint_names(spaces: dict[str, list[str]]) -> list[str]:
+    """Names of all combinations of the classes ("open door"), in the order of :func:`joint_probabilities`."""
+    return [" ".join(parts) for parts in itertools.product(*spaces.values())]
+
+
+def joint_probabilities(scores: dict[str, Tensor], spaces: Iterable[str], average: Average) -> Tensor:
+    """Scores ``(K,)`` of each label space → probabilities of all combinations, ``(product of K,)`` float32.
+
+    Label spaces are taken as independent, so their probabilities multiply.
+    """
+    joint = torch.ones(1, dtype=torch.float64)
+    for space in spaces:
+        probabilities = scores[space].softmax(-1) if average == "logits" else scores[space]
+        joint = torch.outer(joint, probabilities).flatten()
+    return joint.float()
+
+
+def rank(probabilities: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
+    """The ``top`` most probable of the named classes, best first."""
+    values, indices = probabilities.topk(min(top, len(probabilities)))
+    return tuple((names[i], value) for i, value in zip(indices.tolist(), values.tolist()))
