@@ -90,6 +90,18 @@ def test_model_file_needs_nothing_else(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["best.safetensors"]
 
 
+def test_a_run_folder_stands_for_its_best_weights(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "best.safetensors", ToyConfig(classes=3).build(), ["run", "sit", "wave"])
+    loaded = load(tmp_path, trust_code=True)
+    assert loaded.path == str(path) and "3 classes" in str(loaded) and str(path) in str(loaded)
+    assert "Linear" not in repr(loaded)  # not the whole network
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"empty: no best\.safetensors"):
+        load(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: neither a run folder nor"):
+        load(tmp_path / "last.ckpt")
+
+
 def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
     model = ToyConfig(classes=3).build()
     paths = [save_model(tmp_path / f"{i}.safetensors", model, ["a", "b", "c"], licence="CC0") for i in range(8)]

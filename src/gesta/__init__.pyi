@@ -17,6 +17,7 @@ from .datasets.something import SomethingV1 as SomethingV1
 from .datasets.something import SomethingV2 as SomethingV2
 from .datasets.ucf101 import UCF101 as UCF101
 from .errors import GestaError as GestaError
+from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.result import Result as Result
 from .layers.temporal import TemporalAttention as TemporalAttention
 from .marionette.dataset import Marionette as Marionette
@@ -48,6 +49,9 @@ from .plugins.st_manet import TDA as TDA
 from .plugins.stan import STAN as STAN
 from .plugins.stdm import STDM as STDM
 from .prediction.answer import Prediction as Prediction
+from .prediction.predict import predict as predict
+from .prediction.timeline import TimelineConfig as TimelineConfig
+from .prediction.timeline import timeline as timeline
 from .recipe import Augment as Augment
 from .recipe import EvaluateConfig as EvaluateConfig
 from .recipe import Recipe as Recipe

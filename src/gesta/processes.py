@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:  # start-up time
+    import torch
     from lightning.fabric import Fabric
 
 
@@ -46,6 +47,8 @@ def make_fabric(precision: Any = "32-true") -> Fabric:
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """The named device, or with ``auto`` the first accelerator there is, else the CPU."""
+    import torch  # start-up time
+
     if device != "auto":
         return torch.device(device)
     if not torch.accelerator.is_available():

@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gesta.checkpoint import load, save_model
 from gesta.config import config, replace
+from gesta.data.lists import Folder
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
 from gesta.evaluation.metrics import measure, measure_actions
@@ -184,11 +186,34 @@ def test_what_does_not_fit_is_refused(records: list[Record]) -> None:
         evaluate(build(), [], classes=CLASSES, config=PROTOCOL)
     with pytest.raises(GestaError, match="at least 1"):
         evaluate(build(), records, classes=CLASSES, config=_with(clips=0))
-    with pytest.raises(GestaError, match="classes that it was trained on"):
+    with pytest.raises(GestaError, match="class names that it was trained with"):
         evaluate(build(), records, classes=CLASSES[:2], config=PROTOCOL)
     beyond = Record(path=records[0].path, name="from_one.mp4", label=3)
     with pytest.raises(GestaError, match=r"from_one\.mp4: label 3"):
         evaluate(build(), [*records, beyond], classes=CLASSES, config=PROTOCOL)
+
+
+def test_a_trained_model_on_a_data_set(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("test/run/a.mp4", "test/sit/b.mp4", "val/run/c.mp4"):
+        make_video(f"videos/{name}", frames=12)
+    for name in ("run", "sit", "wave"):
+        make_video(f"videos/train/{name}/d.mp4", frames=12)
+    data = Folder(root=str(tmp_path / "videos"))
+    path = save_model(tmp_path / "best.safetensors", build(), ["run", "sit", "wave"])
+    model = load(path, trust_code=True)
+    result = evaluate(model, data, config=PROTOCOL, clips=1)
+    assert result.names == ["test/run/a.mp4", "test/sit/b.mp4"] and result.classes == {"label": ["run", "sit", "wave"]}
+    assert (result.checkpoint, result.views["clips"], result.split) == (str(path), 1, "test")
+    assert result.data is not None and result.data["root"] == data.root and PROTOCOL.clips != 1
+    assert evaluate(model, data, config=PROTOCOL, split="val").names == ["val/run/c.mp4"]
+    unnamed = evaluate(build(), data.records("test"), config=PROTOCOL)
+    assert unnamed.classes == {"label": ["0", "1", "2"]} and unnamed.checkpoint is None
+    model = load(save_model(path, build(), ["run", "sit", "jump"]), trust_code=True)
+    with pytest.raises(GestaError, match=r"knows 3 classes \(run, sit, jump …\), the data set has 3"):
+        evaluate(model, data, config=PROTOCOL)
+    (tmp_path / "videos/val/run/c.mp4").unlink()
+    with pytest.raises(GestaError, match="no split 'val'"):
+        evaluate(build(), data, split="val")
 
 
 def test_results_are_written_whole_and_read_back(records: list[Record], tmp_path: Path) -> None:
@@ -265,7 +290,8 @@ def test_two_processes_give_the_result_of_one(records: list[Record], tmp_path: P
     (tmp_path / "list.json").write_text(json.dumps(listed))
     here = Path(__file__).parents[1]  # of conftest.py
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(here)}
+    paths = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
     done = subprocess.run(
         [*command, str(Path(__file__)), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
     )

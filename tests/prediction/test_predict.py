@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from gesta.checkpoint import load, save_model
 from gesta.cli import main
+from gesta.cli.predict import write_predictions
 from gesta.config import config, replace
 from gesta.errors import GestaError
-from gesta.cli.predict import write_predictions
 from gesta.evaluation.evaluate import evaluate
 from gesta.evaluation.scoring import joint_names, joint_probabilities, named_classes, rank
 from gesta.marionette.dataset import Marionette, make
@@ -157,6 +157,17 @@ def test_several_label_spaces_give_joint_answers(make_video: Callable[..., Path]
     assert dict(rank(joint, joint_names(spaces), 1)) == pytest.approx(expected)
     probabilities = {space: logits.softmax(-1) for space, logits in scores.items()}
     assert torch.equal(joint_probabilities(probabilities, spaces, "probabilities"), joint)
+
+
+def test_a_trained_model_names_its_classes_and_a_network_numbers_them(
+    make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_video("a.mp4")
+    trained = load(save_model(tmp_path / "m.safetensors", linear_model(), NAMES), trust_code=True)
+    (named,) = predict(trained, path, views=VIEWS, clips=1, crops=1)
+    (numbered,) = predict(trained.model, path, views=replace(VIEWS, clips=1, crops=1))
+    assert {name for name, _ in named.labels} == set(NAMES)
+    assert [(NAMES[int(number)], p) for number, p in numbered.labels] == list(named.labels)
 
 
 def test_names_that_do_not_fit_the_model_are_refused() -> None:

@@ -78,6 +78,11 @@ def _counts(sizes: dict[str, int]) -> str:
     return ", ".join(f"{n} {'classes' if space == LABEL else f'classes of {space}'}" for space, n in sizes.items())
 
 
+def views_per_pass(batch_size: int, device: torch.device) -> int:
+    """Views per forward pass in prediction: on a CPU 2 at most, as more are hardly faster and take memory."""
+    return min(batch_size, 2) if device.type == "cpu" else batch_size
+
+
 @torch.inference_mode()
 def score_views(
     model: VideoModel,
@@ -98,7 +103,7 @@ def score_views(
     Returns:
         By label space ``(V, K)`` float64 on the CPU.
     """
-    dtype = next(model.parameters()).dtype
+    dtype = next((weight.dtype for weight in model.parameters()), torch.float32)
     with autocast():
         scores = model(to_clips(views[None].to(device, non_blocking=True), model.config.clip, dtype))
     spaces = {space: values.float() for space, values in by_space(scores).items()}

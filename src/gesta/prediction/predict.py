@@ -23,6 +23,7 @@ from gesta.evaluation.scoring import (
     protocol,
     rank,
     score_videos,
+    views_per_pass,
 )
 from gesta.model import VideoModel
 from gesta.prediction.answer import Prediction
@@ -34,9 +35,6 @@ from gesta.video.depth import Depth
 from gesta.video.find import find_videos
 
 Source = str | os.PathLike[str]
-
-CPU_VIEWS = 2
-"""Views per forward pass on a CPU at most: more are hardly faster and take memory."""
 
 
 def find_sources(sources: Source | Sequence[Source]) -> list[str]:
@@ -96,8 +94,8 @@ def predict(
     if isinstance(model, TrainedModel):
         depth = model.depth if depth is None else depth
         person_crop = model.person_crop if person_crop is None else person_crop
-    device = choose_device(device)
-    network.to(device).eval()
+    chosen = choose_device(device)
+    network.to(chosen).eval()
     paths = find_sources(sources)
     masked = person_crop and depth is not None
     records = [
@@ -116,9 +114,9 @@ def predict(
                 predictions[failure.index] = Prediction(path=paths[failure.index], error=failure.reason)
             yield batch
 
-    batch_size = min(views.batch_size, CPU_VIEWS) if device.type == "cpu" else views.batch_size
+    batch_size = views_per_pass(views.batch_size, chosen)
     upcoming = 0  # failures are known before the scores of the videos listed before them
-    for video in score_videos(network, readable(), views.average, batch_size, device):
+    for video in score_videos(network, readable(), views.average, batch_size, chosen):
         probabilities = joint_probabilities(video.scores, spaces, views.average)
         predictions[video.index] = Prediction(path=paths[video.index], labels=rank(probabilities, names, top))
         while upcoming in predictions:

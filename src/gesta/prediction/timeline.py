@@ -22,11 +22,10 @@ from gesta.config import config, replace
 from gesta.data.clips import crop_boxes
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError, VideoError
-from gesta.evaluation.scoring import joint_names, joint_probabilities, named_classes, rank, score_views
+from gesta.evaluation.scoring import joint_names, joint_probabilities, named_classes, rank, score_views, views_per_pass
 from gesta.model import ClipSpec, VideoModel
 from gesta.prediction.answer import Prediction
 from gesta.prediction.background import in_background
-from gesta.prediction.predict import CPU_VIEWS
 from gesta.prediction.segments import Segment, Segmenter, Window, smooth
 from gesta.processes import choose_device
 from gesta.recipe import EvaluateConfig
@@ -256,7 +255,7 @@ def _clips(source: str, cutter: Cutter, size: int, short_side: int, depth: Depth
 def _score(
     model: VideoModel, clips: list[Clip], spaces: Iterable[str], views: EvaluateConfig, device: torch.device
 ) -> Iterator[Window]:
-    size = CPU_VIEWS if device.type == "cpu" else max(len(clips), 1)
+    size = views_per_pass(views.batch_size, device)
     for at in range(0, len(clips), size):
         part = clips[at : at + size]
         scores = score_views(model, torch.stack([clip.frames for clip in part]), views.average, device)
