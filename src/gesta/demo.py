@@ -20,7 +20,7 @@ from gesta.marionette.dataset import make
 from gesta.marionette.layouts.make import DATA, fields_of, make_layout
 from gesta.prediction.predict import predict
 from gesta.recipes.address import find_recipe, rehearse
-from gesta.recipes.demo import demo
+from gesta.recipes.embedded import demo
 from gesta.training.loop import train
 
 RECIPES = {

@@ -15,7 +15,7 @@ from gesta.config import to_json
 from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.models import model_config
-from gesta.recipes.address import find_recipe, list_tables
+from gesta.recipes.address import find_recipe, find_table
 from results import result as make_result
 
 
@@ -47,7 +47,7 @@ def test_a_result_tells_its_accuracy_and_its_views(tmp_path: Path) -> None:
 
 def test_recipes_and_tables_tell_what_was_published_and_what_runs_reach(tmp_path: Path) -> None:
     recipe = find_recipe("stan.ucf101")
-    published = next(row.published["UCF101"] for row in list_tables()["stan.table1"].rows if "STAN" in row.label)
+    published = next(row.published["UCF101"] for row in find_table("stan.table1").rows if "STAN" in row.label)
     (found,) = subjects("stan.ucf101", runs=tmp_path)
     assert found.accuracies == [Accuracy(data="UCF101", top1=published, measured=False)]
     assert found.views == recipe.evaluate.clips * recipe.evaluate.crops
@@ -58,7 +58,7 @@ def test_recipes_and_tables_tell_what_was_published_and_what_runs_reach(tmp_path
     assert [(a.top1, a.measured) for a in found.accuracies] == [(12.5, True), (published, False)]
     plain, ours = subjects("stan.table1", runs=tmp_path)
     assert [(a.data, a.measured) for a in ours.accuracies] == [("UCF101", True), ("UCF101", False), ("HMDB51", False)]
-    assert (plain.name, ours.name) == tuple(row.label for row in list_tables()["stan.table1"].rows)
+    assert (plain.name, ours.name) == tuple(row.label for row in find_table("stan.table1").rows)
     both = subjects("mfst.table5", runs=tmp_path)  # whose columns are two models
     assert [s.name[-3:] for s in both[:2]] == ["(1)", "(2)"] and both[0].model != both[1].model
     sides = [a.data for s in subjects("mfst.table1", runs=tmp_path) for a in s.accuracies]

@@ -13,7 +13,8 @@ from gesta.datasets.ntu import NTU
 from gesta.errors import GestaError
 from gesta.marionette.dataset import Marionette
 from gesta.recipe import Recipe
-from gesta.recipes.address import find_recipe, list_recipes, list_tables, rehearse
+from gesta.recipes.address import find_recipe, find_table, rehearse
+from gesta.recipes.catalogue import list_recipes, list_tables
 from gesta.recipes.tables import fill
 from gesta.training.optim import freeze
 
@@ -89,7 +90,7 @@ def test_model_and_data_can_be_exchanged() -> None:
 
 @pytest.mark.parametrize("address", sorted(list_tables()))
 def test_tables_fill(address: str, tmp_path: Path) -> None:
-    table = list_tables()[address]
+    table = find_table(address)
     filled = fill(table, tmp_path)
     assert len(filled.cells) == len(table.rows)
     for row, cells in zip(table.rows, filled.cells):
@@ -102,7 +103,7 @@ def test_accuracy_of_a_table_comes_from_runs_that_exist(tmp_path: Path) -> None:
     run = tmp_path / find_recipe("stan.ucf101").name
     run.mkdir()
     (run / "result.json").write_text(json.dumps({"metrics": {"top1": 12.5}}))
-    cells = fill(list_tables()["stan.table1"], tmp_path).cells
+    cells = fill(find_table("stan.table1"), tmp_path).cells
     assert cells[1]["UCF101"].ours == 12.5
     assert cells[0]["UCF101"].ours is None
     assert cells[1]["GMACs"].ours == pytest.approx(65.40, abs=0.005)

@@ -26,7 +26,8 @@ from gesta.model import ModelConfig
 from gesta.models import MODELS, model_config
 from gesta.progress import track
 from gesta.recipe import Recipe
-from gesta.recipes.address import find_recipe, list_recipes, list_tables, read_recipe
+from gesta.recipes.address import find_recipe, find_table, read_recipe
+from gesta.recipes.catalogue import list_recipes, list_tables
 from gesta.recipes.published import Row
 from gesta.recipes.tables import COSTS
 
@@ -176,7 +177,7 @@ def subjects(source: str, *, runs: str | os.PathLike[str] = "runs", trust_code: 
     if source in MODELS:
         return [Subject(name=source, model=model_config(source))]
     if source in (tables := list_tables()):
-        return [subject for row in tables[source].rows for subject in _of_row(row, Path(runs))]
+        return [subject for row in find_table(source).rows for subject in _of_row(row, Path(runs))]
     path = Path(source)
     if path.is_dir() and not (path / "result.json").is_file():
         recipe = read_recipe(path / "recipe.json", trust_code=trust_code)
@@ -244,8 +245,8 @@ def _columns(row: Row) -> Iterator[tuple[str, str, Recipe]]:
 
 def _published(recipe: Recipe) -> list[Accuracy]:
     """What the first table that has this recipe says about it."""
-    for table in list_tables().values():
-        for row in table.rows:
+    for address in list_tables():
+        for row in find_table(address).rows:
             for column, data, of in _columns(row):
                 if of.name == recipe.name and column in row.published:
                     return [Accuracy(data=data.split()[0], top1=row.published[column], measured=False)]

@@ -35,7 +35,7 @@ def add_verbs(verbs: Verbs) -> None:
 def _models(options: argparse.Namespace, _: list[str]) -> None:
     from gesta.cost import count
     from gesta.models import list_models, model_config
-    from gesta.recipes.address import list_recipes, list_tables
+    from gesta.recipes.catalogue import list_recipes, list_tables
 
     models: list[dict[str, Any]] = [
         {
@@ -56,8 +56,8 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
     for address, line in list_recipes().items():
         print(f"  {address:<20} {line}")
     print("tables (gesta table …)")
-    for address, table in list_tables().items():
-        print(f"  {address:<20} {table.source}")
+    for address, source in list_tables().items():
+        print(f"  {address:<20} {source}")
 
 
 def _show(options: argparse.Namespace, rest: list[str]) -> None:

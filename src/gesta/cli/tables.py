@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from gesta.cli.options import Verbs, print_results
-from gesta.errors import GestaError
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -20,16 +19,11 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _table(options: argparse.Namespace, _: list[str]) -> None:
-    from gesta.config import suggest
-    from gesta.recipes.address import list_tables
+    from gesta.recipes.address import find_table
     from gesta.recipes.tables import fill
 
-    tables = list_tables()
-    if options.table not in tables:
-        raise GestaError(
-            f"there is no table {options.table!r}{suggest(options.table, tables)} (all: {', '.join(tables)})"
-        )
-    print_results(options, fill(tables[options.table], Path(options.runs), rehearsal=options.data == "marionette"))
+    table = find_table(options.table)
+    print_results(options, fill(table, Path(options.runs), rehearsal=options.data == "marionette"))
 
 
 def _ledger(options: argparse.Namespace, _: list[str]) -> None:

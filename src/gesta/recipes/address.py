@@ -1,44 +1,38 @@
-"""From an address on the command line to a recipe, and from recipes to rehearsals."""
+"""From an address on the command line to a recipe or table, and from recipes to rehearsals."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import json
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
-import gesta.recipes
 from gesta.config import copy, from_json, replace, suggest
 from gesta.datasets import data_config
 from gesta.errors import GestaError
 from gesta.model import AroundConfig, Insert, ModelConfig
 from gesta.models import model_config
 from gesta.recipe import Recipe
+from gesta.recipes.catalogue import catalogue, list_tables
 from gesta.recipes.published import Table
 from gesta.records import DataConfig
 
 
-def list_recipes() -> dict[str, str]:
-    """Address → first line of the docstring, of every recipe that comes with gesta."""
-    found = {}
-    for module in _recipe_modules():
-        for name, function in vars(importlib.import_module(f"gesta.recipes.{module}")).items():
-            if _is_recipe(function) and not name.startswith("_") and function.__module__ == f"gesta.recipes.{module}":
-                found[module if name == module else f"{module}.{name}"] = (function.__doc__ or "").splitlines()[0]
-    return found
+def find_table(address: str) -> Table:
+    """A paper's table by its address, as ``stan.table2``.
 
-
-def list_tables() -> dict[str, Table]:
-    """Address → table, of every paper's tables."""
-    tables = {}
-    for module in _recipe_modules():
-        for name, table in getattr(importlib.import_module(f"gesta.recipes.{module}"), "TABLES", {}).items():
-            tables[f"{module}.{name}"] = table
-    return tables
+    Raises:
+        GestaError: there is none.
+    """
+    known = list_tables()
+    if address not in known:
+        raise GestaError(f"there is no table {address!r}{suggest(address, known)} (all: {', '.join(known)})")
+    module, _, name = address.partition(".")
+    table: Table = importlib.import_module(f"gesta.recipes.{module}").TABLES[name]
+    return table
 
 
 def find_recipe(address: str, *, model: str | None = None, data: str | None = None, trust_code: bool = False) -> Recipe:
@@ -92,7 +86,7 @@ def rehearse(recipe: Recipe, data: DataConfig | None = None) -> Recipe:
     settings and move to the proportional place; of those that come from several places to one, the first place's stay.
     Freezing and the weights to start from are kept.
     """
-    from gesta.recipes.demo import demo
+    from gesta.recipes.embedded import demo
 
     budget, small = demo(), copy(recipe)
     small.model = replace(_tiny(recipe), classes=_sizes(data or budget.data))
@@ -191,14 +185,6 @@ def _blocks(model: Any) -> int:
         return len(bare.build().blocks)
 
 
-def _recipe_modules() -> list[str]:
-    return sorted(m.name for m in pkgutil.iter_modules(gesta.recipes.__path__) if m.name != "address")
-
-
-def _is_recipe(function: Any) -> bool:
-    return inspect.isfunction(function) and function.__annotations__.get("return") in (Recipe, "Recipe")
-
-
 def _find_function(address: str) -> Any:
     if ":" in address:
         module_name, _, name = address.partition(":")
@@ -206,8 +192,7 @@ def _find_function(address: str) -> Any:
             return getattr(importlib.import_module(module_name), name)
         except (ImportError, AttributeError) as error:
             raise GestaError(f"there is no recipe at {address!r}: {error}") from None
-    known = list_recipes()
+    known = catalogue()
     if address not in known:
         raise GestaError(f"there is no recipe {address!r}{suggest(address, known)} (all: gesta models)")
-    module, _, name = address.partition(".")
-    return getattr(importlib.import_module(f"gesta.recipes.{module}"), name or module)
+    return getattr(importlib.import_module(known[address].module), known[address].function)

@@ -156,91 +156,100 @@ def _row(label: str, published: Sequence[float | None], variant: str = "", note:
     return Row(label=label, published=numbers, recipes=runs, note=note)
 
 
-def _table(number: str, words: str, *rows: Row, columns: tuple[str, ...] = _SSV1) -> Table:
-    return Table(source=f"STD-Former, Table {number} ({words})", columns=columns, rows=rows)
-
-
-TABLE1 = _table(
-    "1",
-    "Something-Something V1 and V2",
-    _row("MSNet, ImageNet, 16×1×1", (52.1, 82.3, 64.7, 89.4)),
-    _row("TEA, ImageNet, 16×3×10", (52.3, 81.9, 65.1, 89.9)),
-    _row("TDN, ImageNet, 24×1×1", (55.1, 82.9, 67.0, 90.3)),
-    _row("CT-Net, ImageNet, 16×3×2", (53.4, 81.7, 65.9, 90.1)),
-    _row("TimeSformer-L, ImageNet, 64×1×3", (None, None, 62.4, None)),
-    _row("MSMA, ImageNet, 16×1×3", (55.8, 83.1, 66.2, 90.4)),
-    _row("AE-Net, ImageNet, 16×1×1", (54.1, 81.7, None, None)),
-    _row("MViT-B/16, K400, 16×1×3", (None, None, 66.2, 90.2)),
-    _row("ViViT-L/16×2, IN-21K, 32×4×1", (None, None, 65.4, 89.8)),
-    _row("MTV-B, IN-21K, 32×4×3", (None, None, 67.6, 90.4)),
-    _row("AIM-B/16, CLIP, 16×1×3", (None, None, 68.1, 91.8)),
-    _row(
-        "UniFormerV2-B, CLIP-400M, 16×3×1",
-        (56.8, 84.2, 69.5, 92.3),
-        note="its own top-1; the row is three crops of one clip, as ours, and others count clips before crops",
-    ),
-    _row("STD-Former, CLIP-400M, 16×3×1", (57.3, 84.4, 69.2, 92.1), "full"),
+TABLE1 = Table(
+    source="STD-Former, Table 1 (Something-Something V1 and V2)",
     columns=_BOTH,
+    rows=(
+        _row("MSNet, ImageNet, 16×1×1", (52.1, 82.3, 64.7, 89.4)),
+        _row("TEA, ImageNet, 16×3×10", (52.3, 81.9, 65.1, 89.9)),
+        _row("TDN, ImageNet, 24×1×1", (55.1, 82.9, 67.0, 90.3)),
+        _row("CT-Net, ImageNet, 16×3×2", (53.4, 81.7, 65.9, 90.1)),
+        _row("TimeSformer-L, ImageNet, 64×1×3", (None, None, 62.4, None)),
+        _row("MSMA, ImageNet, 16×1×3", (55.8, 83.1, 66.2, 90.4)),
+        _row("AE-Net, ImageNet, 16×1×1", (54.1, 81.7, None, None)),
+        _row("MViT-B/16, K400, 16×1×3", (None, None, 66.2, 90.2)),
+        _row("ViViT-L/16×2, IN-21K, 32×4×1", (None, None, 65.4, 89.8)),
+        _row("MTV-B, IN-21K, 32×4×3", (None, None, 67.6, 90.4)),
+        _row("AIM-B/16, CLIP, 16×1×3", (None, None, 68.1, 91.8)),
+        _row(
+            "UniFormerV2-B, CLIP-400M, 16×3×1",
+            (56.8, 84.2, 69.5, 92.3),
+            note="its own top-1; the row is three crops of one clip, as ours, and others count clips before crops",
+        ),
+        _row("STD-Former, CLIP-400M, 16×3×1", (57.3, 84.4, 69.2, 92.1), "full"),
+    ),
 )
 
-TABLE2 = _table(
-    "2",
-    "parts, SSV1",
-    _row("CTM", (56.8, 84.0), "ctm", "as good as UniFormerV2-B in Table 1"),
-    _row("CTM, PTM", (57.2, 84.3), "ptm"),
-    _row("CTM, STDM", (57.0, 84.2), "stdm"),
-    _row("CTM, SMEM", (57.1, 84.2), "smem"),
-    _row("all", (57.3, 84.4), "full"),
+TABLE2 = Table(
+    source="STD-Former, Table 2 (parts, SSV1)",
+    columns=_SSV1,
+    rows=(
+        _row("CTM", (56.8, 84.0), "ctm", "as good as UniFormerV2-B in Table 1"),
+        _row("CTM, PTM", (57.2, 84.3), "ptm"),
+        _row("CTM, STDM", (57.0, 84.2), "stdm"),
+        _row("CTM, SMEM", (57.1, 84.2), "smem"),
+        _row("all", (57.3, 84.4), "full"),
+    ),
 )
 
-TABLE3 = _table(
-    "3",
-    "the PTM's convolution, SSV1, without STDM and SMEM",
-    _row("attention + 2-D", (56.8, 83.9), "attention_2d"),
-    _row("attention + 3-D", (55.6, 82.9), "attention_3d"),
-    _row("residual + 2-D", (57.2, 84.3), "ptm", "§4.5 quotes 57.0 and 84.1"),
-    _row("residual + 3-D", (54.5, 81.8), "residual_3d"),
+TABLE3 = Table(
+    source="STD-Former, Table 3 (the PTM's convolution, SSV1, without STDM and SMEM)",
+    columns=_SSV1,
+    rows=(
+        _row("attention + 2-D", (56.8, 83.9), "attention_2d"),
+        _row("attention + 3-D", (55.6, 82.9), "attention_3d"),
+        _row("residual + 2-D", (57.2, 84.3), "ptm", "§4.5 quotes 57.0 and 84.1"),
+        _row("residual + 3-D", (54.5, 81.8), "residual_3d"),
+    ),
 )
 
-TABLE4 = _table(
-    "4",
-    "fusion in SMEM, SSV1, without PTM and STDM",
-    _row("multiplicative", (57.1, 84.2), "smem"),
-    _row("addition", (56.9, 84.0), "smem_add"),
-    _row("multiplicative + addition", (57.0, 84.2), "smem_mul_add"),
+TABLE4 = Table(
+    source="STD-Former, Table 4 (fusion in SMEM, SSV1, without PTM and STDM)",
+    columns=_SSV1,
+    rows=(
+        _row("multiplicative", (57.1, 84.2), "smem"),
+        _row("addition", (56.9, 84.0), "smem_add"),
+        _row("multiplicative + addition", (57.0, 84.2), "smem_mul_add"),
+    ),
 )
 
-TABLE5 = _table(
-    "5",
-    "which layers are PTMs, SSV1, without STDM and SMEM",
-    _row("0 to 11", (55.2, 82.6), "ptm_0_11"),
-    _row("0 to 3", (55.8, 82.9), "ptm_0_3"),
-    _row("4 to 11", (56.6, 83.5), "ptm_4_11"),
-    _row("4 to 7", (57.0, 84.1), "ptm_4_7"),
-    _row("8 to 11", (57.2, 84.3), "ptm", "the text quotes 84.1"),
-    _row("8, 9", (56.8, 84.0), "ptm_8_9"),
-    _row("10, 11", (56.6, 83.4), "ptm_10_11"),
+TABLE5 = Table(
+    source="STD-Former, Table 5 (which layers are PTMs, SSV1, without STDM and SMEM)",
+    columns=_SSV1,
+    rows=(
+        _row("0 to 11", (55.2, 82.6), "ptm_0_11"),
+        _row("0 to 3", (55.8, 82.9), "ptm_0_3"),
+        _row("4 to 11", (56.6, 83.5), "ptm_4_11"),
+        _row("4 to 7", (57.0, 84.1), "ptm_4_7"),
+        _row("8 to 11", (57.2, 84.3), "ptm", "the text quotes 84.1"),
+        _row("8, 9", (56.8, 84.0), "ptm_8_9"),
+        _row("10, 11", (56.6, 83.4), "ptm_10_11"),
+    ),
 )
 
-TABLE6 = _table(
-    "6",
-    "where the SMEM is, SSV1",
-    _row("PTM 4 to 7, SMEM ST 3", (56.9, 84.0), "ptm_4_7_smem_st3"),
-    _row("PTM 4 to 7, SMEM ST 4", (57.0, 84.0), "ptm_4_7_smem_st4"),
-    _row("PTM 4 to 7, SMEM ST 7", (56.6, 83.7), "ptm_4_7_smem_st7"),
-    _row("PTM 8 to 11, SMEM T 3", (57.2, 84.2), "smem_t3"),
-    _row("PTM 8 to 11, SMEM T 4", (57.3, 84.4), "full"),
-    _row("PTM 8 to 11, SMEM T 7", (57.0, 84.1), "smem_t7"),
+TABLE6 = Table(
+    source="STD-Former, Table 6 (where the SMEM is, SSV1)",
+    columns=_SSV1,
+    rows=(
+        _row("PTM 4 to 7, SMEM ST 3", (56.9, 84.0), "ptm_4_7_smem_st3"),
+        _row("PTM 4 to 7, SMEM ST 4", (57.0, 84.0), "ptm_4_7_smem_st4"),
+        _row("PTM 4 to 7, SMEM ST 7", (56.6, 83.7), "ptm_4_7_smem_st7"),
+        _row("PTM 8 to 11, SMEM T 3", (57.2, 84.2), "smem_t3"),
+        _row("PTM 8 to 11, SMEM T 4", (57.3, 84.4), "full"),
+        _row("PTM 8 to 11, SMEM T 7", (57.0, 84.1), "smem_t7"),
+    ),
 )
 
-TABLE7 = _table(
-    "7",
-    "α = β, SSV1",
-    _row("0.5", (55.6, 83.0), "weights_05"),
-    _row("0.8", (56.9, 83.9), "weights_08"),
-    _row("1.0", (57.3, 84.4), "full"),
-    _row("1.2", (57.0, 84.0), "weights_12"),
-    _row("1.5", (56.8, 83.7), "weights_15"),
+TABLE7 = Table(
+    source="STD-Former, Table 7 (α = β, SSV1)",
+    columns=_SSV1,
+    rows=(
+        _row("0.5", (55.6, 83.0), "weights_05"),
+        _row("0.8", (56.9, 83.9), "weights_08"),
+        _row("1.0", (57.3, 84.4), "full"),
+        _row("1.2", (57.0, 84.0), "weights_12"),
+        _row("1.5", (56.8, 83.7), "weights_15"),
+    ),
 )
 
 OPEN = Table(

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from gesta.data.lists import Folder
+from gesta.errors import GestaError
 from gesta.models import model_config
-from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
 from gesta.records import DataConfig
 
 
-def finetune(model: str = "mvitv2_tiny", data: DataConfig | None = None, weights: str | None = None) -> Recipe:
+def finetune(
+    model: str = "mvitv2_tiny", root: str = "", data: DataConfig | None = None, weights: str | None = None
+) -> Recipe:
     """A recipe that works without tuning on hundreds to thousands of videos.
 
     gesta train finetune --model mvitv2_tiny --data.root DIR [--init.weights FILE]
 
     Args:
         model: a name of ``gesta models``.
-        data: where the labelled videos are; a folder per class if not given.
+        root: folder of the labelled videos, with a folder per class.
+        data: another data set instead of that folder.
         weights: a checkpoint to start from; a tenth of the learning rate is then used.
+
+    Raises:
+        GestaError: both ``root`` and ``data``.
     """
-    recipe = Recipe(
+    if root and data is not None:
+        raise GestaError("finetune: root and data both say which videos; leave one of them out")
+    return Recipe(
         name=f"finetune-{model}",
         model=model_config(model, dropout=0.2, drop_path=0.1),
-        data=data or Folder(),
+        data=data or Folder(root=root),
         train=TrainConfig(
             epochs=30,
             batch_size=16,
@@ -32,7 +41,5 @@ def finetune(model: str = "mvitv2_tiny", data: DataConfig | None = None, weights
             augment=Augment(scale=(0.5, 1.0), color_jitter=0.2, erasing=0.1),
         ),
         evaluate=EvaluateConfig(clips=4, crops=1),
-        paper="",
+        init=Init(weights=weights),
     )
-    recipe.init.weights = weights
-    return recipe
