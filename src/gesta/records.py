@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict, TypeVar
 
@@ -26,9 +26,19 @@ LABEL = "label"
 T = TypeVar("T")
 
 
-def by_space(values: T | dict[str, T]) -> dict[str, T]:
+def by_space(values: T | Mapping[str, T]) -> dict[str, T]:
     """Class names, numbers of classes, labels or scores by label space; those of a single space under ``"label"``."""
-    return dict(values) if isinstance(values, dict) else {LABEL: values}
+    return dict(values) if isinstance(values, Mapping) else {LABEL: values}
+
+
+def labels_file(space: str) -> str:
+    """Name of the text file of class names in a run folder: ``labels.txt``, or one named after the label space."""
+    return "labels.txt" if space == LABEL else f"{space}.txt"
+
+
+def class_counts(classes: ClassNames) -> int | dict[str, int]:
+    """The numbers of classes, as :class:`gesta.model.ModelConfig` takes them."""
+    return {space: len(names) for space, names in classes.items()} if isinstance(classes, dict) else len(classes)
 
 
 def label_in(record: Record, space: str) -> int | None:
@@ -38,7 +48,7 @@ def label_in(record: Record, space: str) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """What else was recorded of a scene, such as its depth beside the colours.
+    """Another recording of the same scene, such as depth beside RGB.
 
     Attributes:
         path, depth, masks: as of :class:`Record`.
@@ -51,20 +61,20 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One labelled stretch of video: all that a data set has to produce.
+    """One labelled segment of video: all that a data set has to produce.
 
     Attributes:
         path: absolute or working-directory path of a video file or a folder of frames.
         name: the entry as the list or folder names it; what results and reports print.
         label: class index, a dict of them for several label spaces (verb, noun), or None if unknown.
-        start: first frame of the stretch in decode order, None for the beginning.
+        start: first frame of the segment in decode order, None for the beginning.
         end: one past the last frame, None for the end.
-        seconds: the stretch in seconds instead, for videos whose frame rates the lists do not follow.
-        depth: how the video is shown to the model if it shows depth.
+        seconds: the segment in seconds instead, for videos whose frame rates the lists do not follow.
+        depth: how depth becomes pixels; None for RGB.
         masks: folder of masked depth maps by which every frame is cropped to the people in it, see
             :mod:`gesta.data.person`; empty for whole frames.
-        paired: other streams of the same stretch, for models of several. They may have other numbers of frames, which
-            then lie over the same time.
+        paired: other streams of the same segment, for models of several. They may have other numbers of frames, which
+            then cover the same time.
     """
 
     path: str
@@ -84,8 +94,8 @@ class Record:
         return [replace(self, paired=()), *others] if self.paired else [self]
 
 
-class Shown(TypedDict):
-    """Those fields of a :class:`Record` that say what it shows."""
+class RecordFiles(TypedDict):
+    """Those fields of a :class:`Record` that name its files and say how they are read."""
 
     path: str
     depth: Depth | None
@@ -93,20 +103,22 @@ class Shown(TypedDict):
     paired: tuple[Stream, ...]
 
 
-def of_modality(modality: Modalities, rgb: str, depth: str, shown: Depth | None, masks: str = "") -> Shown:
-    """What a record of a data set of both shows: colours, depth, or a pair of them.
+def files_of_modality(
+    modality: Modalities, rgb: str, depth: str, encoding: Depth | None, masks: str = ""
+) -> RecordFiles:
+    """The files of a record of a data set that has RGB and depth.
 
     Args:
-        modality: which.
-        rgb: path of the colours.
-        depth: path of the depth.
-        shown: how depth is shown.
+        modality: which of them the record has, or both as a pair.
+        rgb: path of the RGB video.
+        depth: path of the depth video.
+        encoding: how depth becomes pixels.
         masks: see :class:`Record`; of both.
     """
     if modality == "depth":
-        return Shown(path=depth, depth=shown, masks=masks, paired=())
-    paired = (Stream(path=depth, depth=shown, masks=masks),) if modality == "rgbd" else ()
-    return Shown(path=rgb, depth=None, masks=masks, paired=paired)
+        return RecordFiles(path=depth, depth=encoding, masks=masks, paired=())
+    paired = (Stream(path=depth, depth=encoding, masks=masks),) if modality == "rgbd" else ()
+    return RecordFiles(path=rgb, depth=None, masks=masks, paired=paired)
 
 
 @config
@@ -126,12 +138,12 @@ class DataConfig:
         return {}
 
     def groups(self, records: Sequence[Record]) -> dict[str, dict[str, list[int]]]:
-        """Parts of a list that have an accuracy of their own: part → label space or ``action`` → places in the list."""
+        """Parts of a list that have an accuracy of their own: part → label space or ``action`` → positions."""
         return {}
 
 
 def list_hash(records: Sequence[Record]) -> str:
-    """A hash of what a list of videos names, in order; the place of the files does not enter."""
+    """A hash of names, labels and segments in order; it does not depend on the folder in which the files lie."""
     names = [
         [record.name, record.label, record.start, record.end, *([record.seconds] if record.seconds else [])]
         for record in records

@@ -20,7 +20,7 @@ from gesta.processes import choose_device
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
 from gesta.recipes.address import read_recipe
-from gesta.records import DataConfig, Record, SplitName, label_in
+from gesta.records import DataConfig, Record, SplitName, by_space, label_in
 
 
 def run_data(source: str, *, trust_code: bool = False) -> DataConfig:
@@ -58,8 +58,7 @@ def labelled(
     Raises:
         GestaError: an unknown label space.
     """
-    found = data.classes()
-    spaces = found if isinstance(found, dict) else {"label": found}
+    spaces = by_space(data.classes())
     space = next(iter(spaces)) if space is None else space
     if space not in spaces:
         raise GestaError(f"the data set has no label space {space!r}{suggest(space, spaces)}")

@@ -24,7 +24,7 @@ from gesta.model import Scores, VideoModel, to_clips
 from gesta.plugins.ata import tile
 from gesta.processes import choose_device, processors
 from gesta.recipe import EvaluateConfig
-from gesta.records import Record
+from gesta.records import Record, by_space
 
 EDGES = (7, 14, 28, 56)
 """Of the maps that are measured: 49, 196, 784 and 3136 tokens, the stages of ConvNeXt; ViT-B/16 has 196."""
@@ -255,7 +255,7 @@ def _forward_part(what: str, model: VideoModel, clip: Tensor) -> Part:
 
 
 def _scores(scores: Scores) -> Tensor:
-    return torch.cat(list(scores.values()), 1) if isinstance(scores, dict) else scores
+    return torch.cat(list(by_space(scores).values()), 1)
 
 
 def _middle_clip(model: VideoModel, video: str | os.PathLike[str]) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, VideoModel
 from gesta.processes import choose_device
+from gesta.records import by_space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +153,7 @@ def latency(config: ModelConfig, *, device: str | torch.device = "auto", seconds
 
 
 def _loss(scores: Tensor | dict[str, Tensor]) -> Tensor:
-    spaces = scores.values() if isinstance(scores, dict) else [scores]
+    spaces = by_space(scores).values()
     target = [torch.zeros(len(s), dtype=torch.int64, device=s.device) for s in spaces]
     return torch.stack([torch.nn.functional.cross_entropy(s.float(), t) for s, t in zip(spaces, target)]).sum()
 

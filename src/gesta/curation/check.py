@@ -19,7 +19,7 @@ from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.processes import loader_workers
 from gesta.progress import track
-from gesta.records import ClassNames, DataConfig, Record, label_in
+from gesta.records import ClassNames, DataConfig, Record, by_space, label_in
 from gesta.video.archive import locate, read_bytes
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
 from gesta.video.depth import Depth
@@ -129,7 +129,7 @@ def check(
     for path, look in track(found, "decoding", len(paths)) if progress else found:
         looks[path] = look
     findings = [*_files(looks, clip), *_stretches(splits, looks), *_pairs(splits, looks), *_repeats(splits, looks)]
-    for space, names in (classes if isinstance(classes, dict) else {"label": classes}).items():
+    for space, names in by_space(classes).items():
         one = {s: [replace(r, label=label_in(r, space)) for r in records] for s, records in splits.items()}
         findings += _labels(one, names)
         if flip and names:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gesta.curation.describe import SPLITS
 from gesta.marionette.dataset import Marionette
 from gesta.marionette.puppet import SUBJECTS
-from gesta.records import label_in
+from gesta.records import by_space, label_in
 from gesta.video.read import read
 
 
@@ -19,8 +19,7 @@ def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], col
     """A picture of the set: a row per action, ``columns`` frames across time, each ``side`` × ``side`` pixels."""
     data = Marionette(root=str(root))
     records = [record for split in SPLITS for record in data.records(split)]
-    classes = data.classes()
-    space, names = next(iter(classes.items())) if isinstance(classes, dict) else ("label", classes)
+    space, names = next(iter(by_space(data.classes()).items()))
     margin = 104
     sheet = Image.new("RGB", (margin + columns * side, len(names) * side), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gesta.records import ClassNames, DataConfig, Record, SplitName, label_in
+from gesta.records import LABEL, ClassNames, DataConfig, Record, SplitName, by_space, label_in
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -33,8 +33,11 @@ class Description:
 
     def __str__(self) -> str:
         splits = [split for split in self.counts if self.records[split]]
-        spaces = self.classes if isinstance(self.classes, dict) else {"": self.classes}
-        names = [(i, f"{space} {name}".lstrip()) for space, each in spaces.items() for i, name in enumerate(each)]
+        names = [
+            (i, name if space == LABEL else f"{space} {name}")
+            for space, in_space in by_space(self.classes).items()
+            for i, name in enumerate(in_space)
+        ]
         width = max([5, *(len(name) for _, name in names)])
         head = f"{'class':>5}  {'name':<{width}}" + "".join(f"{split:>8}" for split in splits)
         lines = [head] + [
@@ -57,7 +60,7 @@ def describe(data: DataConfig, shown: int = 3) -> Description:
     classes = data.classes()
     records = {split: data.records(split) for split in SPLITS}
     counts: dict[str, list[int]] = {}
-    spaces = classes if isinstance(classes, dict) else {"label": classes}
+    spaces = by_space(classes)
     for split, items in records.items():
         found = Counter((space, label_in(record, space)) for record in items for space in spaces)
         counts[split] = [found[space, label] for space, names in spaces.items() for label in range(len(names))]

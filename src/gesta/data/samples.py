@@ -26,7 +26,7 @@ from gesta.data.transforms import (
 from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
 from gesta.recipe import EvaluateConfig, TrainConfig
-from gesta.records import Label, Record
+from gesta.records import LABEL, Label, Record, by_space
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
 from gesta.video.depth import Modality
 from gesta.video.picture import CropTo
@@ -197,7 +197,7 @@ class TrainingClips(_Records, Dataset[Sample]):
                     f"{records[index].name}: has only one of {' and '.join(clip.streams)}, which the model eats; "
                     "give it pairs (--data.modality rgbd)"
                 )
-        spaces = classes if isinstance(classes, dict) else {"label": list(classes)}
+        spaces = by_space(classes)
         pairs = config.augment.flip_labels
         flip_targets([name for names in spaces.values() for name in names], pairs)  # refuses what no space knows
         self.mirror = {
@@ -269,7 +269,7 @@ class TrainingClips(_Records, Dataset[Sample]):
 
         A sample has one label, so the copies of a class that has a partner are mirrored all or none.
         """
-        labels = label if isinstance(label, dict) else {"label": label}
+        labels = by_space(label)
         mirrored = {space: None if value is None else self.mirror[space][value] for space, value in labels.items()}
         flips = [float(torch.rand((), generator=draw)) < self.config.augment.flip for draw in draws]
         if any(mirrored[space] is None and value is not None for space, value in labels.items()):
@@ -279,7 +279,7 @@ class TrainingClips(_Records, Dataset[Sample]):
         flips = [flips[0]] * len(draws)
         if not flips[0]:
             return label, flips
-        return (mirrored if isinstance(label, dict) else mirrored["label"]), flips  # type: ignore[return-value]
+        return (mirrored if isinstance(label, dict) else mirrored[LABEL]), flips  # type: ignore[return-value]
 
 
 class TestViews(_Records, Dataset[Sample | Failure]):
@@ -361,11 +361,8 @@ def collate(samples: Sequence[Sample | Failure]) -> Batch:
     """Stack samples; failures among them are passed on, and a batch of failures only has B = 0."""
     failures = [sample for sample in samples if isinstance(sample, Failure)]
     good = [sample for sample in samples if not isinstance(sample, Failure)]
-    labels = [
-        {} if s["label"] is None else s["label"] if isinstance(s["label"], dict) else {"label": s["label"]}
-        for s in good
-    ]
-    spaces = sorted({space for label in labels for space in label}) or ["label"]
+    labels = [{} if s["label"] is None else by_space(s["label"]) for s in good]
+    spaces = sorted({space for label in labels for space in label}) or [LABEL]
     columns = {space: [label.get(space, -1) for label in labels] for space in spaces}
     return Batch(
         # default_collate stacks them where the main process finds them: no copy on the way there

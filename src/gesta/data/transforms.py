@@ -19,6 +19,7 @@ from gesta.data.clips import crop_boxes
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.recipe import Augment, TrainConfig
+from gesta.records import by_space
 
 SIDES = frozenset(
     ["left", "right", "leftward", "leftwards", "rightward", "rightwards"]
@@ -223,7 +224,7 @@ def mix(
         Clips, and ``(N, K)`` float32 targets by label space; of an unknown label they are zero and cause no loss. The
         clips are the given ones if this batch is not mixed.
     """
-    sizes = classes if isinstance(classes, dict) else {"label": classes}
+    sizes = by_space(classes)
     targets = {space: _one_hot(values, sizes[space]) for space, values in labels.items()}
     random = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     chance, switch = random.random(2)

@@ -9,7 +9,7 @@ from gesta.config import config
 from gesta.data.listfile import read_text
 from gesta.data.locate import Finder, find_list
 from gesta.errors import GestaError
-from gesta.records import DataConfig, Record, SplitName, of_modality
+from gesta.records import DataConfig, Record, SplitName, files_of_modality
 from gesta.video.depth import Encoding, Modalities, depth_of, kinds
 
 CLASSES = 249
@@ -77,8 +77,8 @@ class IsoGD(DataConfig):
                 label = labels[number] + 1
             folder = os.path.dirname(match["rgb"])
             paths = {kind: _path(finder, match[kind], folder.split("/")[0]) for kind in kinds(self.modality)}
-            shown = of_modality(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
-            records.append(Record(**shown, name=f"{folder}/{number}", label=label - 1 if label else None))
+            files = files_of_modality(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
+            records.append(Record(**files, name=f"{folder}/{number}", label=label - 1 if label else None))
         return records
 
     def classes(self) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from gesta.config import config, suggest
 from gesta.data.listfile import read_text
 from gesta.errors import GestaError
-from gesta.records import DataConfig, Record, Shown, SplitName, of_modality
+from gesta.records import DataConfig, Record, RecordFiles, SplitName, files_of_modality
 from gesta.video.depth import Encoding, Modalities, Modality, depth_of, kinds
 from gesta.video.find import VIDEOS, is_folder
 
@@ -132,13 +132,13 @@ class NTU(DataConfig):
         some = {name for found in there.values() for name in found}
         masks = _masks(self.root, labels, some) if self.person_crop else {}
 
-        def shown(name: str) -> Shown:
+        def files(name: str) -> RecordFiles:
             rgb, depth_maps = (
                 there.get(kind, {}).get(name, os.path.join(self.root, name)) for kind in ("rgb", "depth")
             )
-            return of_modality(self.modality, rgb, depth_maps, depth, masks.get(name, ""))
+            return files_of_modality(self.modality, rgb, depth_maps, depth, masks.get(name, ""))
 
-        return [Record(**shown(name), name=name, label=label) for name, label in labels.items()]
+        return [Record(**files(name), name=name, label=label) for name, label in labels.items()]
 
     def classes(self) -> list[str]:
         """The 60 names in the order of their numbers."""

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from gesta.records import LABEL
+
 ACTION = "action"
 """Name of the metrics of verb and noun together."""
 
@@ -69,7 +71,7 @@ def measure_spaces(
     confusion: dict[str, list[list[int]]] = {}
     for space, names in classes.items():
         values, per_class[space], confusion[space] = measure(scores[space], labels[space], len(names))
-        metrics |= {key if space == "label" else f"{space}/{key}": value for key, value in values.items()}
+        metrics |= {key if space == LABEL else f"{space}/{key}": value for key, value in values.items()}
     if {"verb", "noun"} <= set(classes):
         metrics |= measure_actions(scores, labels, average)
     return metrics, per_class, confusion

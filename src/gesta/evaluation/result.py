@@ -12,6 +12,7 @@ import numpy as np
 
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import ACTION
+from gesta.records import LABEL
 
 
 @dataclass(kw_only=True)
@@ -136,7 +137,7 @@ class Result:
             raise GestaError(f"{path}: this is not a result of gesta evaluate (it has no {missing[0]!r})")
         return cls(**{name: found[name] for name in fields & set(found)})
 
-    def right(self, space: str = "label") -> list[bool | None]:
+    def right(self, space: str = LABEL) -> list[bool | None]:
         """For each listed video whether its first answer is right; a failed one is wrong, None where unlabelled."""
         return [
             None if label is None else scores is not None and int(np.argmax(scores)) == label

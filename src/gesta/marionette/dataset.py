@@ -38,7 +38,7 @@ from gesta.marionette.motions import FAMILIES, TWINS
 from gesta.marionette.motions.fine import ATTRIBUTES
 from gesta.marionette.motions.kitchen import NOUNS, SEGMENTS, VERBS
 from gesta.progress import track
-from gesta.records import ClassNames, DataConfig, Record, SplitName, of_modality
+from gesta.records import ClassNames, DataConfig, Record, SplitName, by_space, files_of_modality, labels_file
 from gesta.video.depth import Encoding, Modalities, depth_of
 
 Family = Literal["coarse", "fine", "objects", "kitchen"]
@@ -133,14 +133,14 @@ class Marionette(DataConfig):
         for clip in clips_of(files.family, manifest["clips"], seed):
             if split_of(clip, self.held_out) != split:
                 continue
-            shown = of_modality(self.modality, str(files.video(clip)), str(files.depth(clip)), depth)
+            files_of_clip = files_of_modality(self.modality, str(files.video(clip)), str(files.depth(clip)), depth)
             if clip.action:
-                records.append(Record(**shown, name=files.name(clip), label=clip.action - 1))
+                records.append(Record(**files_of_clip, name=files.name(clip), label=clip.action - 1))
                 continue
             for number, task in enumerate(segments(clip, seed)):
                 label = {"verb": VERBS.index(task.verb), "noun": NOUNS.index(task.noun)}
                 name = f"{clip}_{number}"
-                records.append(Record(**shown, name=name, label=label, start=task.start, end=task.end))
+                records.append(Record(**files_of_clip, name=name, label=label, start=task.start, end=task.end))
         return records
 
     def classes(self) -> ClassNames:
@@ -331,8 +331,8 @@ def _prepare(root: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         manifest = wanted | {"clips": 0}
         write_json(root / MANIFEST, manifest)
         classes = _classes(wanted["family"])
-        for space, names in (classes if isinstance(classes, dict) else {"labels": classes}).items():
-            write_text(root / f"{space}.txt", "".join(f"{name}\n" for name in names))
+        for space, names in by_space(classes).items():
+            write_text(root / labels_file(space), "".join(f"{name}\n" for name in names))
     usual = {"lighting": "even", "layout": None}
     for key, value in (wanted | {key: wanted.get(key, value) for key, value in usual.items()}).items():
         if (was := manifest.get(key, usual.get(key))) != value:

@@ -18,7 +18,7 @@ from gesta.models import model_config
 from gesta.recipe import Recipe
 from gesta.recipes.catalogue import catalogue, list_tables
 from gesta.recipes.published import Table
-from gesta.records import DataConfig
+from gesta.records import DataConfig, class_counts
 
 
 def find_table(address: str) -> Table:
@@ -89,7 +89,7 @@ def rehearse(recipe: Recipe, data: DataConfig | None = None) -> Recipe:
     from gesta.recipes.embedded import demo
 
     budget, small = demo(), copy(recipe)
-    small.model = replace(_tiny(recipe), classes=_sizes(data or budget.data))
+    small.model = replace(_tiny(recipe), classes=class_counts((data or budget.data).classes()))
     small_blocks, blocks = _blocks(small.model), _blocks(recipe.model)
     places = [min(round(at * small_blocks / blocks), small_blocks - 1) for at in range(blocks)]
     for name, value in _switches(recipe.model).items():
@@ -113,11 +113,6 @@ def rehearse(recipe: Recipe, data: DataConfig | None = None) -> Recipe:
     small.train.freeze = _smaller(recipe.train.freeze, places, small_blocks)
     small.name = f"{recipe.name}-rehearsal"
     return small
-
-
-def _sizes(data: DataConfig) -> int | dict[str, int]:
-    classes = data.classes()
-    return {space: len(names) for space, names in classes.items()} if isinstance(classes, dict) else len(classes)
 
 
 def _switches(model: ModelConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from gesta.config import to_json
 from gesta.errors import GestaError
 from gesta.model import ModelConfig
 from gesta.recipe import Recipe
-from gesta.records import ClassNames, Record, list_hash
+from gesta.records import ClassNames, Record, by_space, class_counts, labels_file, list_hash
 
 MAY_CHANGE = (
     *("name", "paper", "data.", "evaluate.", "init.", "model.activation_checkpointing"),
@@ -93,8 +93,8 @@ def open_run(run: Path, recipe: Recipe, classes: ClassNames, resume: bool) -> st
             remark = f"resumed with changes: {'; '.join(changes.values())}"
     run.mkdir(parents=True, exist_ok=True)
     _write_text(run / "recipe.json", json.dumps(new, indent=2) + "\n")
-    for space, names in (classes if isinstance(classes, dict) else {"labels": classes}).items():
-        _write_text(run / f"{space}.txt", "".join(f"{name}\n" for name in names))
+    for space, names in by_space(classes).items():
+        _write_text(run / labels_file(space), "".join(f"{name}\n" for name in names))
     return remark
 
 
@@ -117,7 +117,7 @@ def _write_text(path: Path, text: str) -> None:
 
 def fit_classes(model: ModelConfig, classes: ClassNames) -> str:
     """Give the model as many classes as the data has; what to tell the user about it."""
-    sizes = {space: len(names) for space, names in classes.items()} if isinstance(classes, dict) else len(classes)
+    sizes = class_counts(classes)
     if model.classes == sizes:
         return ""
     was, model.classes = model.classes, sizes
@@ -127,9 +127,9 @@ def fit_classes(model: ModelConfig, classes: ClassNames) -> str:
 def check_labels(records: Sequence[Record], classes: int | dict[str, int]) -> None:
     if not records:
         raise GestaError("the data has no training videos; check --data.root and how it is split (gesta data list)")
-    sizes = classes if isinstance(classes, dict) else {"label": classes}
+    sizes = by_space(classes)
     for record in records:
-        labels = record.label if isinstance(record.label, dict) else {"label": record.label}
+        labels = by_space(record.label)
         for space, size in sizes.items():
             label = labels.get(space)
             if label is None or not 0 <= label < size:

@@ -39,7 +39,7 @@ from gesta.processes import (
     share_processors,
 )
 from gesta.recipe import Recipe, TrainConfig
-from gesta.records import ClassNames, Record, list_hash
+from gesta.records import ClassNames, Record, by_space, list_hash
 from gesta.training.folder import Position, check_labels, fit_classes, open_run, read_state
 from gesta.training.log import RunLog
 from gesta.training.optim import build_optimizer, freeze, learning_rate, set_learning_rate
@@ -244,7 +244,7 @@ def _losses(
     if config.mixup or config.cutmix:
         clips, targets = mix(clips, targets, config, model.classes)
     scores, extra = forward(clips, with_losses=True)
-    spaces = scores if isinstance(scores, dict) else {"label": scores}
+    spaces = by_space(scores)
     losses = {
         "cross_entropy" if len(spaces) == 1 else f"cross_entropy/{space}": functional.cross_entropy(
             values.float(), targets[space], label_smoothing=config.label_smoothing
