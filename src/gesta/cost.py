@@ -16,17 +16,19 @@ the paper's form on the meta device, where counting happens (see ``gesta.models.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from gesta.config import replace, to_json
 
-from gesta.config import replace
-from gesta.model import ClipSpec, ModelConfig, VideoModel
+if TYPE_CHECKING:  # for start-up time: a known cost is read and printed without torch, see gesta.models.costs
+    from torch import nn
+
+    from gesta.model import ClipSpec, ModelConfig, VideoModel
 
 Style = Literal["torch", "fvcore"]
 
@@ -72,7 +74,8 @@ class Cost:
         return sum(part.macs for part in self.parts)
 
     def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
+        """All fields and their sums as JSON-able values."""
+        values: dict[str, Any] = {
             "model": self.model,
             "style": self.style,
             "clip": list(self.clip),
@@ -82,9 +85,9 @@ class Cost:
             "parts": [{"name": p.name, "params": p.params, "macs": p.macs} for p in self.parts],
         }
         if self.views:
-            number, words = self.views
-            found |= {"views": {"total": number, "text": words}, "macs_of_views": number * self.macs}
-        return found
+            number, text = self.views
+            values |= {"views": {"total": number, "text": text}, "macs_of_views": number * self.macs}
+        return values
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -99,17 +102,17 @@ class Cost:
         table.add_column(unit, f"{self.macs / 1e9:.4f}", justify="right")
         table.add_column("%", justify="right")
         for part in self.parts:
-            share = f"{100 * part.macs / max(self.macs, 1):.1f}"
-            table.add_row(part.name, f"{part.params:,}", f"{part.params / 1e6:.4f}", f"{part.macs / 1e9:.4f}", share)
+            percent = f"{100 * part.macs / max(self.macs, 1):.1f}"
+            table.add_row(part.name, f"{part.params:,}", f"{part.params / 1e6:.4f}", f"{part.macs / 1e9:.4f}", percent)
         console = Console(width=110)
         with console.capture() as capture:
             console.print(table)
             if self.uncounted:
                 console.print("not counted: " + ", ".join(f"{n:,} {kind}" for kind, n in self.uncounted.items()))
             if self.views:
-                number, words = self.views
+                number, text = self.views
                 each, together = (f"{macs / 1e9:.4f}" for macs in (self.macs, number * self.macs))
-                console.print(f"{each} {unit} per view, {together} for {words}")
+                console.print(f"{each} {unit} per view, {together} for {text}")
         return capture.get().rstrip()
 
 
@@ -121,12 +124,30 @@ def count(model: VideoModel | ModelConfig, style: Style = "torch", clip: ClipSpe
         style: ``torch`` or ``fvcore`` (the papers' counting), see above.
         clip: another clip than the configured one.
     """
-    if isinstance(model, ModelConfig):
+    import torch  # here and below for start-up time, see the top
+
+    from gesta.model import ModelConfig
+
+    if not isinstance(model, ModelConfig):
+        return _count(_on_meta(model), style, clip or model.config.clip)
+    config = replace(model, clip=clip) if clip else model
+    key = type(config), json.dumps(to_json(config)), style
+    if key not in _counted:
         with torch.device("meta"):
-            model = (replace(model, clip=clip) if clip else model).build()
-    else:
-        model = _on_meta(model)
-    spec = clip or model.config.clip
+            built = config.build()
+        _counted[key] = _count(built, style, config.clip)
+    return _counted[key]
+
+
+_counted: dict[tuple[type, str, Style], Cost] = {}
+"""Costs of configurations that were counted before: building a network takes longer than anything else here."""
+
+
+def _count(model: VideoModel, style: Style, spec: ClipSpec) -> Cost:
+    """Run a model on the meta device, which is left in evaluation mode, and count."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     model.eval()
     dtype = next(model.parameters()).dtype
     video = torch.empty(1, spec.channels, spec.frames, spec.size, spec.size, device="meta", dtype=dtype)
@@ -161,6 +182,8 @@ def count(model: VideoModel | ModelConfig, style: Style = "torch", clip: ClipSpe
 
 def _on_meta(model: VideoModel) -> VideoModel:
     """A copy without weights: only shapes are copied."""
+    from torch import nn
+
     shapes: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     shapes |= {id(b): b.to("meta") for b in model.buffers()}
     return copy.deepcopy(model, shapes)
@@ -168,27 +191,29 @@ def _on_meta(model: VideoModel) -> VideoModel:
 
 def _parts(model: VideoModel) -> list[tuple[str, str, nn.Module]]:
     """Label, name and module of each part: stem, inserts and blocks in order, then what follows them."""
+    from gesta.model import VideoModel
+
     names = {module: name for name, module in model.named_modules()}
     blocks = {names[block]: i for i, block in enumerate(model.blocks)}
-    placed: list[tuple[tuple[float, int], str, str, nn.Module]] = []
+    ordered: list[tuple[tuple[float, int], str, str, nn.Module]] = []  # (block, 0 before it, 1 it), label, name
 
-    def place(name: str, module: nn.Module) -> None:
+    def add(name: str, module: nn.Module) -> None:
         if name in blocks:
-            placed.append(((blocks[name], 1), f"block.{blocks[name]}", name, module))
+            ordered.append(((blocks[name], 1), f"block.{blocks[name]}", name, module))
         elif name.startswith("inserts."):
             at = int(name.removeprefix("inserts."))
-            placed.append(((at, 0), f"insert.{at}", name, module))
+            ordered.append(((at, 0), f"insert.{at}", name, module))
         elif name == "inserts" or isinstance(module, VideoModel) or any(b.startswith(f"{name}.") for b in blocks):
             for child, inner in module.named_children():
-                place(f"{name}.{child}", inner)
+                add(f"{name}.{child}", inner)
         else:
             position = -1 if model.depth_of(f"{name}.") == 0 else len(blocks)
-            placed.append(((position, 0), name, name, module))
+            ordered.append(((position, 0), name, name, module))
 
     for name, module in model.named_children():
-        place(name, module)
-    placed.sort(key=lambda part: part[0])
-    return [(label, name, module) for _, label, name, module in placed]
+        add(name, module)
+    ordered.sort(key=lambda part: part[0])
+    return [(label, name, module) for _, label, name, module in ordered]
 
 
 # --- the papers' counting: operations per element, doubled because FlopCounterMode's counts are halved above ----------
@@ -218,19 +243,20 @@ def _deformable(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
     return 2 * prod(out_shape) * prod(weight[1:])
 
 
-_PAPERS: dict[Any, Callable[..., int]] = {
-    torch.ops.aten.native_layer_norm: _layer_norm,
-    torch.ops.aten.native_group_norm: _group_norm,
-    torch.ops.aten.native_batch_norm: _batch_norm,
-    torch.ops.aten._native_batch_norm_legit_no_training: _batch_norm,
-    torch.ops.aten.grid_sampler_2d: _grid_sampler,
-    torch.ops.aten.grid_sampler_3d: _grid_sampler,
-}
-
-
+@cache
 def _counting(style: Style) -> dict[Any, Callable[..., int]]:
-    if style == "fvcore":
-        return _PAPERS
-    import torchvision  # noqa: F401  it is what registers the operation
+    """What is counted beside convolutions and matrix products: operator → operations, of its arguments' shapes."""
+    import torch
 
-    return {torch.ops.torchvision.deform_conv2d: _deformable}
+    if style == "torch":
+        import torchvision  # noqa: F401  it is what registers the operation
+
+        return {torch.ops.torchvision.deform_conv2d: _deformable}
+    return {
+        torch.ops.aten.native_layer_norm: _layer_norm,
+        torch.ops.aten.native_group_norm: _group_norm,
+        torch.ops.aten.native_batch_norm: _batch_norm,
+        torch.ops.aten._native_batch_norm_legit_no_training: _batch_norm,
+        torch.ops.aten.grid_sampler_2d: _grid_sampler,
+        torch.ops.aten.grid_sampler_3d: _grid_sampler,
+    }

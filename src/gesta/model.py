@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from gesta.config import config, suggest
+from gesta.config import config, replace, suggest
 from gesta.errors import GestaError
 
 Grid = tuple[int, int, int, int]
@@ -235,13 +235,44 @@ class VideoModel(nn.Module):
         Returns:
             ``(B, K)`` scores, a dict of them for several label spaces, or pooled features for ``classes=0``.
         """
-        state = self._run(video, None)
-        scores = self.classifier(self.pool(state))
+        state = self.forward_features(video)
+        scores = self.forward_head(state)
         return (scores, self.losses(state)) if with_losses else scores
 
+    def forward_features(self, video: Tensor) -> Any:
+        """Clips ``(B, C, T, H, W)`` to the state after the last block, not pooled, as timm's method of this name.
+
+        :meth:`to_grid` shows it as a feature map ``(B, C', T', H', W')``; :meth:`forward_head` takes it.
+        """
+        return self._run(video, None)
+
+    @overload
+    def forward_head(self, state: Any, pre_logits: Literal[False] = False) -> Scores: ...
+    @overload
+    def forward_head(self, state: Any, pre_logits: Literal[True]) -> Tensor: ...
+    def forward_head(self, state: Any, pre_logits: bool = False) -> Scores:
+        """What :meth:`forward_features` gave to class scores, or with ``pre_logits`` to pooled features ``(B, D)``."""
+        features = self.pool(state)
+        return features if pre_logits else self.classifier(features)
+
     def embed(self, video: Tensor) -> Tensor:
-        """Pooled features before the classifier, ``(B, D)``."""
-        return self.pool(self._run(video, None))
+        """Pooled features of clips, ``(B, D)``: :meth:`forward_features`, :meth:`forward_head` with ``pre_logits``."""
+        return self.forward_head(self.forward_features(video), pre_logits=True)
+
+    def get_classifier(self) -> nn.Module:
+        """The last part: dropout and a linear layer for each label space, see :class:`Classifier`."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int | dict[str, int]) -> None:
+        """Replace the classifier by a fresh one, and note its size in the configuration; all else keeps its weights.
+
+        Args:
+            num_classes: number of classes, a dict of numbers for several label spaces, or 0 for features.
+        """
+        self.config = replace(self.config, classes=num_classes)
+        weight = next(self.parameters())
+        # each system initialises its classifier in its own way, so a whole network is built for this part of it
+        self.classifier = self.config.build().classifier.to(weight.device, weight.dtype).train(self.training)
 
     def taps(self, video: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Named intermediate feature maps, each ``(B, C, T, H, W)``.

@@ -1,14 +1,27 @@
-"""The model catalogue: every named model, and how to list, configure and build it."""
+"""The model catalogue: every named model, and how to list, describe, configure and build it.
+
+What the models cost is counted once and kept in ``costs.json`` (``scripts/costs`` writes it again), so that listing and
+describing them needs no torch.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import importlib
-from typing import Any
+import json
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from gesta.config import replace, suggest
+from gesta.cost import Cost, Part, Style, count
 from gesta.errors import GestaError
-from gesta.model import ModelConfig, VideoModel
+
+if TYPE_CHECKING:  # for start-up time: it imports torch
+    from gesta.model import ClipSpec, ModelConfig, VideoModel
 
 MODELS: dict[str, str] = {
     "mvitv2_s": "gesta.models.mvit",
@@ -56,26 +69,173 @@ MODELS: dict[str, str] = {
 }
 """Each named size and the module that has a function of that name, ``() -> ModelConfig``."""
 
+PAPERS: dict[str, str] = {
+    "mvitv2": "Li et al., MViTv2, CVPR 2022",
+    "stan": "Ye and Liang, Spatial-Temporal Alignment Network, arXiv 2023",
+    "timesformer": "Bertasius et al., Is Space-Time Attention All You Need for Video Understanding?, ICML 2021",
+    "ata": "Zhao et al., Alignment-guided Temporal Attention, NeurIPS 2022",
+    "timm_frames": "Wang et al., Temporal Segment Networks, ECCV 2016",
+    "convnext": "Liu et al., A ConvNet for the 2020s, CVPR 2022",
+    "cyclemlp": "Chen et al., CycleMLP, ICLR 2022",
+    "r3d": "Hara et al., Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR 2018",
+    "st_manet": "Wang, Spatio-temporal-based multi-level aggregation network, ComSIS 2024",
+    "ctn": "Ma et al., Convolutional transformer network, Neurocomputing 2024",
+    "vivit": "Arnab et al., ViViT, ICCV 2021",
+    "mfst": "Ma et al., Multi-stage Factorized Spatio-Temporal Representation, ACM MM 2023",
+    "rpe_stdt": "Ma and Wang, RPE-STDT, Pattern Recognition 2024",
+    "vit_spatial": "Ma and Wang, RPE-STDT, Pattern Recognition 2024 (baseline)",
+    "stdt": "Ma and Wang, RPE-STDT, Pattern Recognition 2024 (ablation)",
+    "std_former": "Spatio-temporal diffusion transformer, anonymous submission to ICLR",
+}
+"""The paper of the models whose names begin so; the longest beginning counts."""
+
+_OTHER_NAMES = {
+    "pretrained": "weights=FILE",
+    "checkpoint_path": "weights=FILE",
+    "drop_rate": "dropout=…",
+    "drop_path_rate": "drop_path=…",
+    "img_size": "clip=ClipSpec(size=…)",
+    "num_frames": "clip=ClipSpec(frames=…)",
+}
+"""Arguments of timm's ``create_model`` and what says the same here."""
+
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of all models, or of those that match a shell pattern such as ``"stan_*"``."""
     return sorted(fnmatch.filter(MODELS, pattern))
 
 
-def model_config(name: str, **changes: Any) -> ModelConfig:
+def model_config(name: str, *, num_classes: int | dict[str, int] | None = None, **changes: Any) -> ModelConfig:
     """The configuration of a named model with some fields changed.
+
+    Args:
+        name: see :func:`list_models`.
+        num_classes: timm's name of the field ``classes``.
+        changes: fields of the model's configuration, see ``gesta show NAME``.
 
     Raises:
         GestaError: unknown name or field.
     """
+    if num_classes is not None:
+        if "classes" in changes:
+            raise GestaError("num_classes and classes are two names of one thing: give one of them")
+        changes["classes"] = num_classes
+    for field in changes:
+        if field in _OTHER_NAMES:
+            raise GestaError(f"create_model has no argument {field!r}: give {_OTHER_NAMES[field]} instead")
+    return replace(getattr(importlib.import_module(MODELS[_known(name)]), name)(), **changes)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | dict[str, int] | None = None,
+    weights: str | Path | None = None,
+    min_matched: float = 0.5,
+    **changes: Any,
+) -> VideoModel:
+    """Build a named model, e.g. ``create_model("mvitv2_s", num_classes=101, dropout=0.5)``.
+
+    Args:
+        name: see :func:`list_models`.
+        num_classes: number of classes, a dict of numbers for several label spaces, or 0 for a model of features. The
+            configuration's field ``classes`` is the same; timm's name is accepted.
+        weights: a public checkpoint of this model, or a model file of ours; None leaves the weights fresh. What of it
+            matched is printed to stderr; a classifier of another number of classes stays fresh.
+        min_matched: fraction of the parameters, the classifier's not counted, that must be in ``weights``.
+        changes: other fields of the model's configuration, see ``gesta show NAME``.
+
+    Raises:
+        GestaError: unknown name or field.
+        CheckpointError: ``weights`` cannot be read, or do not match.
+    """
+    model = model_config(name, num_classes=num_classes, **changes).build()
+    if weights is not None:
+        from gesta.checkpoint import import_weights  # for start-up time: it imports torch
+
+        print(import_weights(model, weights, min_matched), file=sys.stderr)
+    return model
+
+
+# --- what is known without building a model --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a named model is, in a few lines.
+
+    Attributes:
+        name: as :func:`create_model` takes it.
+        summary: one line.
+        paper: where it was published.
+        params: number of parameters.
+        macs: multiply-adds for one clip, as torch counts them.
+        clip: frames and their distance, and the edge of a frame in pixels.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    params: int
+    macs: int
+    clip: str
+
+    def __str__(self) -> str:
+        numbers = f"{self.params / 1e6:.2f} M parameters, {self.macs / 1e9:.2f} GMACs, {self.clip}"
+        return "\n".join([self.name, f"  {self.summary}", f"  {self.paper}", f"  {numbers}"])
+
+
+def card(name: str) -> Card:
+    """What a named model is.
+
+    Raises:
+        GestaError: unknown name.
+    """
+    cost, entry = stored_cost(name), _stored()[name]
+    paper = PAPERS[max((start for start in PAPERS if name.startswith(start)), key=len)]
+    return Card(name, entry["summary"], paper, cost.params, cost.macs, entry["clip"])
+
+
+def stored_cost(name: str, style: Style = "torch") -> Cost:
+    """What :func:`gesta.cost.count` says of a named model whose configuration is left as it is.
+
+    Raises:
+        GestaError: unknown name.
+    """
+    values = _stored()[_known(name)][style]
+    frames, height, width = values["clip"]
+    parts = tuple(Part(*row) for row in values["parts"])
+    return Cost(values["model"], style, (frames, height, width), parts, values["uncounted"])
+
+
+def count_model(name: str) -> dict[str, Any]:
+    """A named model's entry in ``costs.json``: summary and clip in words, and its cost in both styles."""
+    config = model_config(name)
+    summary = getattr(importlib.import_module(MODELS[name]), name).__doc__.strip().splitlines()[0]
+    entry: dict[str, Any] = {"summary": summary, "clip": _words(config.clip)}
+    for style in get_args(Style):
+        cost = count(config, style)
+        rows = [[part.name, part.params, part.macs] for part in cost.parts]
+        entry[style] = {"model": cost.model, "clip": cost.clip, "uncounted": cost.uncounted, "parts": rows}
+    return entry
+
+
+@cache
+def _stored() -> dict[str, Any]:
+    return json.loads(resources.files(__name__).joinpath("costs.json").read_text())
+
+
+def _known(name: str) -> str:
+    """The name of a model.
+
+    Raises:
+        GestaError: there is no such model.
+    """
     if name not in MODELS:
         raise GestaError(f"there is no model {name!r}{suggest(name, MODELS)} (all names: gesta models)")
-    return replace(getattr(importlib.import_module(MODELS[name]), name)(), **changes)
+    return name
 
 
-def create_model(name: str, **changes: Any) -> VideoModel:
-    """Build a named model, e.g. ``create_model("mvitv2_s", classes=101, dropout=0.5)``.
-
-    Weights are fresh; :func:`gesta.checkpoint.import_weights` loads others.
-    """
-    return model_config(name, **changes).build()
+def _words(clip: ClipSpec) -> str:
+    sampling = f"{clip.frames}×{clip.stride}" if clip.sampling == "dense" else f"{clip.frames} uniform"
+    return f"{sampling} frames, {clip.size} px"

@@ -19,7 +19,7 @@ def convnext_b() -> TimmFramesConfig:
 
 
 def ata_convnext_b() -> TimmFramesConfig:
-    """The same with temporal attention and ATA before each of its 36 blocks (140.5 M without the time embedding)."""
+    """ConvNeXt-B with temporal attention and ATA before each of its 36 blocks (140.5 M without the time embedding)."""
     config = convnext_b()
     config.inserts = temporal_inserts(config, ATA())
     return config

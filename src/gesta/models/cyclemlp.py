@@ -61,7 +61,7 @@ def cyclemlp_b5() -> CycleMLPConfig:
 
 
 def ata_cyclemlp_b5() -> CycleMLPConfig:
-    """The same with temporal attention and ATA before each of its 34 blocks (102.8 M without the time embedding)."""
+    """CycleMLP-B5 with temporal attention and ATA before each of its 34 blocks (102.8 M without the time embedding)."""
     config = cyclemlp_b5()
     config.inserts = temporal_inserts(config, ATA())
     return config

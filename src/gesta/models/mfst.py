@@ -136,7 +136,7 @@ def mfst_large() -> MFSTConfig:
 
 
 def mfst_base() -> MFSTConfig:
-    """MFST-Base: three stages."""
+    """MFST-Base: three stages, 32 frames of 224 × 224."""
     return MFSTConfig(stages=STAGES[:3])
 
 

@@ -131,22 +131,22 @@ def rpe_stdt_b12() -> RPESTDTConfig:
 
 
 def rpe_stdt_b8() -> RPESTDTConfig:
-    """The same with the 8 spatial blocks that the paper's text says."""
+    """RPE-STDT with the 8 spatial blocks that the paper's text says."""
     return RPESTDTConfig(depth=8)
 
 
 def vit_spatial() -> RPESTDTConfig:
-    """The baseline ViT-B/16 on every frame, scores averaged (Table 3.3)."""
+    """RPE-STDT's baseline, ViT-B/16 on every frame, scores averaged (Table 3.3)."""
     return RPESTDTConfig(relative=False, absolute="frame", temporal_depth=0, subsample="none")
 
 
 def stdt() -> RPESTDTConfig:
-    """The baseline without relative positions and without dropping frames (Table 3.5)."""
+    """RPE-STDT's baseline without relative positions and without dropping frames (Table 3.5)."""
     return RPESTDTConfig(relative=False, absolute="frame", temporal_pos="abs", subsample="none")
 
 
 def stdt_topk() -> RPESTDTConfig:
-    """The baseline that drops frames (Table 3.5)."""
+    """RPE-STDT's baseline that drops frames (Table 3.5)."""
     return RPESTDTConfig(relative=False, absolute="frame", temporal_pos="abs")
 
 

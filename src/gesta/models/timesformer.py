@@ -85,7 +85,7 @@ def timesformer_b() -> TimeSformerConfig:
 
 
 def timesformer_l() -> TimeSformerConfig:
-    """TimeSformer-L: the same on 96 frames, every fourth frame."""
+    """TimeSformer-L: ViT-B/16 on 96 frames, every fourth frame."""
     config = timesformer_b()
     config.clip.frames, config.clip.stride = 96, 4
     return config
@@ -99,7 +99,7 @@ def ata_vitb() -> TimeSformerConfig:
 
 
 def ata_vitb_costmatched() -> TimeSformerConfig:
-    """The same with the class token in temporal attention and a second layer norm: the FLOPs of ATA's paper."""
+    """TimeSformer with ATA, the class token in temporal attention and a second layer norm: the FLOPs of ATA's paper."""
     config = ata_vitb()
     config.temporal_cls = config.temporal_post_norm = True
     return config

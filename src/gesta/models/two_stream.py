@@ -47,7 +47,7 @@ def mfst_rgbd() -> TwoStreamConfig:
 
 
 def mfst_rgbd_tiny() -> TwoStreamConfig:
-    """The same of two ``mfst_tiny``."""
+    """Two ``mfst_tiny`` on RGB and depth at once."""
     rgb = mfst_tiny()
     return TwoStreamConfig(rgb=rgb, depth=replace(rgb, cdc="t"), clip=replace(rgb.clip, streams=NAMES))
 

@@ -1,0 +1,100 @@
+"""The catalogue: what is stored about the named models is true and needs no torch; timm's names work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from gesta.checkpoint import save_model
+from gesta.config import replace
+from gesta.cost import Style, count
+from gesta.errors import CheckpointError, GestaError
+from gesta.models import MODELS, PAPERS, card, count_model, create_model, list_models, model_config, stored_cost
+
+FAST = ("mvitv2_s", "r3d_tiny", "mfst_rgbd_tiny")
+
+
+def small(**changes: Any) -> Any:
+    return create_model("mvitv2_tiny", **changes)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.full) for n in list_models()])
+def test_stored_costs_are_true(name: str) -> None:
+    """If this fails after a change of a model, run ``scripts/costs``."""
+    config = model_config(name)
+    for style in get_args(Style):
+        assert stored_cost(name, style) == count(config, style)
+    assert card(name).summary == count_model(name)["summary"] and card(name).clip == count_model(name)["clip"]
+
+
+def test_every_model_has_a_card() -> None:
+    for name in MODELS:
+        lines = str(card(name)).splitlines()
+        assert len(lines) == 4 and lines[0] == name and all(lines)
+    assert {prefix for prefix in PAPERS if not list_models(f"{prefix}*")} == set()
+    with pytest.raises(GestaError, match="did you mean 'mvitv2_tiny'"):
+        card("mvit2_tiny")
+
+
+def test_cards_and_costs_need_no_torch() -> None:
+    code = """
+import sys
+from gesta.models import card, list_models, stored_cost
+[str(card(name)) + str(stored_cost(name)) for name in list_models()]
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_num_classes_is_the_field_classes() -> None:
+    assert model_config("r3d_tiny", num_classes=5) == model_config("r3d_tiny", classes=5)
+    with pytest.raises(GestaError, match="give one of them"):
+        model_config("r3d_tiny", num_classes=5, classes=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [({"pretrained": True}, "weights=FILE"), ({"drop_rate": 0.1}, "dropout"), ({"drop_pth": 0.1}, "'drop_path'")],
+)
+def test_an_unknown_argument_names_the_right_one(changes: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(GestaError, match=remedy):
+        create_model("r3d_tiny", **changes)
+
+
+def test_weights_are_loaded_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = small(num_classes=3)
+    path = save_model(tmp_path / "weights.safetensors", source, ["a", "b", "c"])
+    model = small(num_classes=3, weights=path)
+    assert "100.0 %" in capsys.readouterr().err
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in source.state_dict().items())
+    with pytest.raises(CheckpointError, match="min-matched"):
+        create_model("r3d_tiny", weights=path)
+
+
+def test_features_and_head_are_the_forward_pass() -> None:
+    model = small(num_classes=3).eval()
+    video = torch.randn(2, 3, 8, 64, 64)
+    with torch.no_grad():
+        state = model.forward_features(video)
+        assert model.to_grid(state).shape == (2, *model.grid_at(len(model.blocks)))
+        assert torch.equal(model.forward_head(state), model(video))
+        assert torch.equal(model.forward_head(state, pre_logits=True), model.embed(video))
+
+
+def test_the_classifier_can_be_replaced() -> None:
+    model = small(num_classes=3).double().eval()
+    video = torch.randn(2, 3, 8, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        features = model.embed(video)
+        model.reset_classifier({"verb": 4, "noun": 5})
+        assert {space: scores.shape[1] for space, scores in model(video).items()} == {"verb": 4, "noun": 5}
+        assert torch.equal(model.embed(video), features)
+        model.reset_classifier(0)
+        assert torch.equal(model(video), features)
+    assert model.config.classes == 0 and replace(model.config, classes=3) == model_config("mvitv2_tiny", classes=3)
+    assert model.get_classifier() is model.classifier and not model.classifier.training
