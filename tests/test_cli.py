@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gesta.cli import main
+from gesta.cli import main, make_parser
+from gesta.cli.options import VerbParser
 from gesta.config import replace
 from gesta.models import model_config
 
@@ -55,6 +57,73 @@ def test_show_changes_fields_and_refuses_misspelt_ones(capsys: pytest.CaptureFix
     assert "--model.inserts.0.layer.mode" in capsys.readouterr().err
     assert run("show", "stan.ucf101", "--train.optimizer", "adam") == 2
     assert "adamw" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "expected", "fields"),
+    [
+        ("show --train.lr 1e-4 demo", {"what": "demo"}, "--train.lr 1e-4"),
+        ("show --train.lr=1e-4 demo --data marionette", {"what": "demo", "data": "marionette"}, "--train.lr=1e-4"),
+        ("train --train.lr 1e-4 demo", {"recipe": "demo"}, "--train.lr 1e-4"),
+        ("train --data.columns path label lists.mine", {"recipe": "lists.mine"}, "--data.columns path label"),
+        ("train --resume --run r --train.freeze a. b.", {"recipe": None, "run": "r"}, "--train.freeze a. b."),
+        (
+            "train --train.lr 1e-4 demo --train.betas 0.9 0.99",
+            {"recipe": "demo"},
+            "--train.lr 1e-4 --train.betas 0.9 0.99",
+        ),
+        ("evaluate --evaluate.clips 2 run", {"checkpoint": "run"}, "--evaluate.clips 2"),
+        ("sweep --field lr --values 1,2 --train.epochs 3 demo", {"recipe": "demo"}, "--train.epochs 3"),
+        ("cost --dropout 0.1 r3d_tiny --style torch", {"model": "r3d_tiny", "style": "torch"}, "--dropout 0.1"),
+        ("bench model --dropout 0.1 r3d_tiny", {"model": "r3d_tiny"}, "--dropout 0.1"),
+        ("data list --root videos train.txt", {"source": "train.txt"}, "--root videos"),
+        ("data check --root videos train.txt --seconds 9", {"source": "train.txt", "seconds": 9.0}, "--root videos"),
+        ("analyse rpe --ratio 2 rpe_stdt_b12", {"model": "rpe_stdt_b12"}, "--ratio 2"),
+        ("analyse clusters --ratio 2 rpe_stdt_b12", {"model": "rpe_stdt_b12"}, "--ratio 2"),
+        ("analyse stages --data.root videos run", {"run": "run"}, "--data.root videos"),
+        ("analyse tsne --data.root videos run1 run2", {"runs": ["run1", "run2"]}, "--data.root videos"),
+        ("analyse mi --data.root videos run --data folder", {"sources": ["run"]}, "--data.root videos"),
+    ],
+)
+def test_flags_of_fields_may_stand_before_the_positional(
+    command: str, expected: dict[str, object], fields: str
+) -> None:
+    options = make_parser().parse_args(command.split())
+    assert {name: getattr(options, name) for name in expected} == expected
+    assert options.fields == fields.split()
+
+
+def test_every_verb_that_takes_fields_is_tried_above() -> None:
+    def verbs(parser: VerbParser, words: tuple[str, ...] = ()) -> list[str]:
+        if not parser.is_group:
+            return [" ".join(words)] * parser.takes_fields
+        choices = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+        return [verb for word, sub in choices.items() for verb in verbs(sub, (*words, word))]
+
+    parameters = test_flags_of_fields_may_stand_before_the_positional.pytestmark[0].args[1]
+    assert all(any(command.startswith(f"{verb} ") for command, *_ in parameters) for verb in verbs(make_parser()))
+
+
+def test_positional_words_and_flags_come_in_any_order() -> None:
+    options = make_parser().parse_args(["predict", "run", "a.mp4", "--top", "3", "b.mp4"])
+    assert (options.checkpoint, options.sources, options.top) == ("run", ["a.mp4", "b.mp4"], 3)
+
+
+def test_misspelt_flags_get_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, remedy in {
+        "predict run a.mp4 --clipz 3": "did you mean '--clips'",
+        "cost r3d_tiny --styl torch": "did you mean '--style'",
+        "show demo --modle r3d_tiny": "did you mean '--model'",
+        "show demo --train.lrr 1": "--train.lr",
+        "doctor --train.lr 3": "unrecognized",
+    }.items():
+        assert run(*command.split()) == 2, command
+        assert remedy in capsys.readouterr().err, command
+
+
+def test_show_with_the_flag_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", "--train.lr", "1e-4", "demo") == 0
+    assert json.loads(capsys.readouterr().out)["train"]["lr"] == 1e-4
 
 
 def test_unknown_names_get_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,3 +218,59 @@ def test_a_checkpoint_is_evaluated_on_its_own_classes_only(
     assert "say which videos" in capsys.readouterr().err
     assert run("evaluate", str(path), *data, "--data.val", "0.5") == 1
     assert "evaluate on those it was trained on" in capsys.readouterr().err
+
+
+def test_public_weights_are_scored_without_training(
+    make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        make_video(f"videos/{name}/0.mp4", frames=4)
+        make_video(f"videos/{name}/1.mp4", frames=4)
+    model = model_config("r3d_tiny", classes=3).build()
+    torch.save({"state_dict": model.state_dict()}, "public.pth")
+    public = ["--model", "r3d_tiny", "--weights", "public.pth"]
+    data = ["--data", "folder", "--data.root", "videos", "--data.val", "0.5", "--evaluate.split", "val"]
+    assert run("evaluate", *public, *data, "--evaluate.clips", "1", "--evaluate.workers", "0", "--json") == 0
+    printed = capsys.readouterr()
+    assert "100.0 % of the parameters match" in printed.err
+    result = json.loads(printed.out)
+    assert result == json.loads((tmp_path / "result-r3d_tiny-val.json").read_text())
+
+    predict = ["predict", "videos/a/0.mp4", *public, "--json", "--clips", "1", "--top", "3"]
+    assert run(*predict, "videos/b/0.mp4") == 0
+    numbered = json.loads(capsys.readouterr().out)
+    assert [prediction["path"] for prediction in numbered] == ["videos/a/0.mp4", "videos/b/0.mp4"]
+    assert {label["class"] for label in numbered[0]["labels"]} == {"0", "1", "2"}
+    (tmp_path / "names.txt").write_text("wave\njump\nrun\n")
+    assert run(*predict, "--classes", "names.txt") == 0
+    (named,) = json.loads(capsys.readouterr().out)
+    names = ["wave", "jump", "run"]
+    assert [label["class"] for label in named["labels"]] == [names[int(n["class"])] for n in numbered[0]["labels"]]
+
+    for command, sentence in {
+        ("evaluate", "run", *public): "not both",
+        ("predict", "run.safetensors", "a.mp4", *public): "not both",
+        ("evaluate", "--model", "r3d_tiny", *data): "--weights",
+        ("evaluate",): "or --model NAME --weights FILE",
+        ("evaluate", *public): "say which videos",
+        (*predict, "--classes", "nowhere.txt"): "nowhere.txt: cannot be read as class names",
+    }.items():
+        assert run(*command) == 1, command
+        assert sentence in capsys.readouterr().err, command
+    assert run("predict", "run") == 2
+    assert "VIDEO" in capsys.readouterr().err
+
+
+def test_public_weights_without_a_classifier_are_refused(
+    make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    weights = model_config("r3d_tiny", classes=3).build().state_dict()
+    torch.save({name: w for name, w in weights.items() if "classifier" not in name}, tmp_path / "backbone.pth")
+    video = str(make_video("a.mp4", frames=4))
+    assert run("predict", "--model", "r3d_tiny", "--weights", str(tmp_path / "backbone.pth"), video) == 1
+    assert "gesta train finetune --model r3d_tiny --init.weights" in capsys.readouterr().err

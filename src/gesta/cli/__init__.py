@@ -1,29 +1,24 @@
-"""The command ``gesta``: a module per group of verbs, which adds their options and offers what they do.
+"""The command ``gesta``: a module per group of verbs, which adds their options and runs them.
 
 Everything heavy is imported inside the verb that needs it, so that ``gesta --help`` answers at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from gesta import __version__
 from gesta.cli import analyse, bench, data, demo, models, runs, tables
-from gesta.cli.options import Verbs, without_fields
+from gesta.cli.options import VerbParser, Verbs
 from gesta.errors import GestaError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``gesta`` command; exits with 0, 1 (something is wrong, one sentence) or 2 (usage)."""
-    plain, fields = without_fields(sys.argv[1:] if arguments is None else arguments)
-    options, rest = _parser().parse_known_args(plain)
-    rest += fields
-    if rest and not options.takes_fields:
-        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options = make_parser().parse_args(arguments)
     try:
-        status = options.verb(options, rest)
+        status = options.verb(options)
     except GestaError as error:
         if options.debug:
             raise
@@ -37,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status or 0)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> VerbParser:
+    """The parser of the whole command line."""
+    parser = VerbParser(
         prog="gesta",
         description="Recognise human actions in video: train, evaluate, predict, explain.",
         epilog="Flags such as --train.lr 1e-4 change any field of a recipe; gesta show RECIPE prints them all.",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"gesta {__version__}")
     verbs = Verbs(parser, "VERB")

@@ -13,32 +13,32 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("root", nargs="?", help="folder of videos (default: some are made)")
     sub = bench.add("model", _bench_model, "forward and training clips per second, peak memory", fields=True)
     sub.add_argument("model", metavar="MODEL")
-    sub.add_argument("--batch", type=int, default=4)
-    sub.add_argument("--compile", action="store_true")
-    sub = bench.add("align", _bench_align, "ATA's assignments beside the paper's loop, and their share of a model")
+    sub.add_argument("--batch", type=int, default=4, help="clips at once (default %(default)s)")
+    sub.add_argument("--compile", action="store_true", help="with torch.compile")
+    sub = bench.add("align", _bench_align, "time of ATA's assignments: the paper's loop, ours, and within a model")
     sub.add_argument("--model", default="ata_vitb", help="a model with ATA (default %(default)s)")
-    sub.add_argument("--checkpoint", metavar="CKPT", help="a trained one instead, beside its fresh self")
-    sub.add_argument("--video", metavar="FILE", help="what the model sees beside a made clip")
+    sub.add_argument("--checkpoint", metavar="CKPT", help="a trained model instead, beside the same with fresh weights")
+    sub.add_argument("--video", metavar="FILE", help="shown to the model, beside a made clip")
     trust_option(sub)
 
-    verbs.add("doctor", _doctor, "versions, devices, decoders, and what is missing with the remedy")
+    verbs.add("doctor", _doctor, "versions, devices and decoders; what is missing, and how to get it")
 
 
-def _bench_data(options: argparse.Namespace, _: list[str]) -> None:
+def _bench_data(options: argparse.Namespace) -> None:
     from gesta.bench.data import bench_data
 
     print_results(options, bench_data(root=options.root))
 
 
-def _bench_model(options: argparse.Namespace, rest: list[str]) -> None:
+def _bench_model(options: argparse.Namespace) -> None:
     from gesta.bench.model import bench_model
     from gesta.models import model_config
 
-    model = with_fields(model_config(options.model), rest, "gesta bench model")
+    model = with_fields(model_config(options.model), options)
     print_results(options, bench_model(model, batch=options.batch, compiled=options.compile))
 
 
-def _bench_align(options: argparse.Namespace, _: list[str]) -> None:
+def _bench_align(options: argparse.Namespace) -> None:
     from gesta.bench.alignment import bench_align
     from gesta.checkpoint import load
     from gesta.models import create_model
@@ -50,7 +50,7 @@ def _bench_align(options: argparse.Namespace, _: list[str]) -> None:
     print_results(options, bench_align(models, video=options.video))
 
 
-def _doctor(options: argparse.Namespace, _: list[str]) -> None:
+def _doctor(options: argparse.Namespace) -> None:
     from gesta.bench.doctor import diagnose
 
     print_results(options, diagnose())

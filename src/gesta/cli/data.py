@@ -9,7 +9,7 @@ from gesta.errors import GestaError
 
 
 def add_verbs(verbs: Verbs) -> None:
-    data = verbs.group("data", "look at, check, prepare or make videos")
+    data = verbs.group("data", "list, check, prepare or make videos")
     sub = data.add("list", _data_list, "splits, classes and a few records", fields=True)
     sub.add_argument("source", metavar="ROOT|LIST|NAME")
     sub = data.add("check", _data_check, "find what would spoil a training before it starts", fields=True)
@@ -17,11 +17,16 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--model", help="check lengths against this model's clip")
     sub.add_argument("--no-flip", action="store_true", help="training will not flip, so left and right do no harm")
     sub.add_argument(
-        "--seconds", type=float, default=60.0, help="that a file may take, and 1 more per 128 kB (default %(default)g)"
+        "--seconds", type=float, default=60.0, help="timeout of a file, plus 1 s for each 128 kB (default %(default)g)"
     )
+    _add_prepare(data)
+    _add_make(data.group("make", "make the embedded data set"))
+
+
+def _add_prepare(data: Verbs) -> None:
     sub = data.add("prepare", _data_prepare, "a small copy that is quick to train from: videos, images or shards")
     sub.add_argument("root", metavar="ROOT", help="folder of videos")
-    sub.add_argument("out", metavar="OUT", help="folder of the copies; a second run goes on where one stopped")
+    sub.add_argument("out", metavar="OUT", help="folder of the copies; the same command again resumes")
     sub.add_argument("--short-side", type=int, default=256, help="in pixels (default %(default)s); none is made larger")
     sub.add_argument("--codec", choices=("h264", "hevc"), default="h264")
     sub.add_argument(
@@ -30,19 +35,21 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--frames", action="store_true", help="folders of JPEG images instead of video files")
     sub.add_argument("--lists", action="store_true", help="also list files, labelled by the folders of classes")
     sub.add_argument("--shards", type=count, default=0, metavar="N", help="tar files of N videos each")
-    sub.add_argument("--val", type=float, default=0.2, help="share of validation videos in the lists")
-    sub.add_argument("--test", type=float, default=0.0, help="share of test videos in the lists")
+    sub.add_argument("--val", type=float, default=0.2, help="fraction of validation videos in the lists")
+    sub.add_argument("--test", type=float, default=0.0, help="fraction of test videos in the lists")
     sub.add_argument("--by-folder", action="store_true", help="lists keep the videos of a sub-folder together")
     sub.add_argument("--seed", type=int, default=0, help="of the split, and of the order in shards")
-    sub.add_argument("--workers", type=int, help="processes (default: one per processor)")
-    make = Verbs(data.parsers.add_parser("make", help="make the embedded data set"), "WHAT")
+    sub.add_argument("--workers", type=int, help="processes (default: one per CPU core)")
+
+
+def _add_make(make: Verbs) -> None:
     sub = make.add("marionette", _data_make, "videos of an articulated puppet performing actions")
     sub.add_argument("out", metavar="OUT")
     sub.add_argument("--family", choices=("coarse", "fine", "objects", "kitchen"), help="of actions (default coarse)")
     sub.add_argument("--lighting", choices=("even", "varied"), help="varied: dim, tinted, flickering (default even)")
-    sub.add_argument("--clips", type=int, help="how many (default 400; of a layout 48, or 3 of each action)")
+    sub.add_argument("--clips", type=int, help="how many videos (default 400; of a layout 48, or 3 of each action)")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--workers", type=int)
+    sub.add_argument("--workers", type=int, help="processes (default: one per CPU core)")
     sub.add_argument(
         "--layout",
         metavar="NAME",
@@ -52,24 +59,24 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--depth", action="store_true", help="also depth maps, for models of RGB and depth")
 
 
-def _data_list(options: argparse.Namespace, rest: list[str]) -> None:
+def _data_list(options: argparse.Namespace) -> None:
     from gesta.curation.describe import describe
 
-    print_results(options, describe(data_source(options.source, rest, "gesta data list")))
+    print_results(options, describe(data_source(options.source, options)))
 
 
-def _data_check(options: argparse.Namespace, rest: list[str]) -> int:
+def _data_check(options: argparse.Namespace) -> int:
     from gesta.curation.check import check
     from gesta.models import model_config
 
     clip = model_config(options.model).clip if options.model else None
-    data = data_source(options.source, rest, "gesta data check")
+    data = data_source(options.source, options)
     report = check(data, clip=clip, flip=not options.no_flip, seconds=options.seconds)
     print_results(options, report)
     return 0 if report.ok else 1
 
 
-def _data_prepare(options: argparse.Namespace, _: list[str]) -> int:
+def _data_prepare(options: argparse.Namespace) -> int:
     from gesta.curation.prepare import prepare
 
     names = "short_side codec fps frames lists shards val test seed by_folder workers"
@@ -78,7 +85,7 @@ def _data_prepare(options: argparse.Namespace, _: list[str]) -> int:
     return 1 if prepared.left_out else 0
 
 
-def _data_make(options: argparse.Namespace, _: list[str]) -> None:
+def _data_make(options: argparse.Namespace) -> None:
     from gesta.marionette.dataset import make
     from gesta.marionette.layouts.make import make_layout
 
@@ -96,9 +103,11 @@ def _data_make(options: argparse.Namespace, _: list[str]) -> None:
         print_results(options, made)
         return
     if options.lighting:
-        raise GestaError("--lighting goes without --layout")
+        raise GestaError("--lighting cannot be combined with --layout")
     if options.family:
-        raise GestaError("--family goes without --layout: each layout shows the family that is most like its data set")
+        raise GestaError(
+            "--family cannot be combined with --layout: each layout shows the family most like its data set"
+        )
     if options.depth:
-        raise GestaError("--depth goes without --layout: the layouts ntu and isogd have depth, the others have none")
+        raise GestaError("--depth cannot be combined with --layout: ntu and isogd have depth, the others have none")
     print_results(options, make_layout(options.out, options.layout, options.clips, options.seed, options.workers))

@@ -18,11 +18,11 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument(
         "--all-layouts",
         action="store_true",
-        help="instead, of each data set: lay the videos out as it does, check, train and evaluate a recipe for it",
+        help="instead, for each public data set: make videos in its folders, check, train and evaluate a recipe of it",
     )
 
 
-def _demo(options: argparse.Namespace, _: list[str]) -> int:
+def _demo(options: argparse.Namespace) -> int:
     from gesta.demo import run_demo, run_layouts
 
     epochs: int | None = options.epochs

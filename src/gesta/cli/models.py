@@ -20,7 +20,7 @@ def add_verbs(verbs: Verbs) -> None:
 
     sub = verbs.add("cost", _cost, "parameters and multiply-adds per part", fields=True)
     sub.add_argument("model", metavar="MODEL")
-    sub.add_argument("--classes", type=int)
+    sub.add_argument("--classes", type=int, help="of the classifier (default: the model's)")
     sub.add_argument(
         "--style",
         choices=["torch", "fvcore", "both"],
@@ -32,7 +32,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
 
 
-def _models(options: argparse.Namespace, _: list[str]) -> None:
+def _models(options: argparse.Namespace) -> None:
     from gesta.cost import count
     from gesta.models import list_models, model_config
     from gesta.recipes.catalogue import list_recipes, list_tables
@@ -60,30 +60,26 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
         print(f"  {address:<20} {source}")
 
 
-def _show(options: argparse.Namespace, rest: list[str]) -> None:
+def _show(options: argparse.Namespace) -> None:
     from gesta.config import to_json
     from gesta.models import MODELS, model_config
     from gesta.recipes.address import find_recipe
 
     if options.what in MODELS:
-        shown: Any = with_fields(model_config(options.what), rest, "gesta show")
+        config: Any = model_config(options.what)
     else:
-        shown = with_fields(
-            find_recipe(options.what, model=options.model, data=options.data, trust_code=options.trust_code),
-            rest,
-            "gesta show",
-        )
-    print(json.dumps(to_json(shown), indent=2))
+        config = find_recipe(options.what, model=options.model, data=options.data, trust_code=options.trust_code)
+    print(json.dumps(to_json(with_fields(config, options)), indent=2))
 
 
-def _cost(options: argparse.Namespace, rest: list[str]) -> None:
+def _cost(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from gesta.cost import count
     from gesta.models import model_config
 
     changes = {"classes": options.classes} if options.classes is not None else {}
-    model = with_fields(model_config(options.model, **changes), rest, "gesta cost")
+    model = with_fields(model_config(options.model, **changes), options)
     styles: list[Any] = ["torch", "fvcore"] if options.style == "both" else [options.style]
     print_results(options, *[replace(count(model, style=style), views=options.views) for style in styles])
 

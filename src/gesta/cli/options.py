@@ -1,20 +1,129 @@
-"""What verbs have in common: how they are added, how words of users become objects, how results are printed."""
+"""What the verbs share: how the command line is read, how its words become objects, how results are printed."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
+import math
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from gesta.config import suggest
 from gesta.errors import GestaError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for start-up time: importing it takes numpy
     from gesta.records import DataConfig
 
 T = TypeVar("T")
+
+FIELDS_HELP = "Fields are flags, too, such as --train.lr 1e-4. gesta show prints all fields of a recipe or model."
+MODEL_HELP = "run folder, .safetensors file, or name of a model (random weights)"
+
+
+class VerbParser(argparse.ArgumentParser):
+    """The arguments of one verb, in any order.
+
+    Flags that the verb does not define are fields of a recipe, model or data set (``--train.lr 1e-4``). argparse would
+    take their values for positional arguments, so they are set apart first and given as ``options.fields``.
+
+    Attributes:
+        takes_fields: whether flags of fields are allowed.
+        wants_optional: of a verb whose only positional argument may be absent: whether the last word after a field's
+            flag is that argument, and not a value of the field.
+    """
+
+    takes_fields = False
+    wants_optional: Callable[[argparse.Namespace, str], bool] | None = None
+
+    def __init__(self, **settings: Any) -> None:
+        self.flags: dict[str, argparse.Action] = {}
+        self.positionals: list[argparse.Action] = []
+        self.is_group = False
+        super().__init__(**{"allow_abbrev": False} | settings)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        action = super().add_argument(*names, **settings)
+        self.flags |= dict.fromkeys(action.option_strings, action)
+        if not action.option_strings:
+            self.positionals.append(action)
+        return action
+
+    def add_subparsers(self, **settings: Any) -> Any:
+        self.is_group = True
+        return super().add_subparsers(parser_class=VerbParser, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.is_group:  # the verb's own parser reads what follows it
+            return super().parse_known_args(args, namespace)
+        words, options, fields = self._sort(args)
+        if fields and not self.takes_fields:
+            self.error(f"unrecognized arguments: {' '.join(fields)}{suggest(fields[0], self.flags)}")
+        if self._lacks_words(words, options, fields):
+            words = _take_words(fields, several=self.positionals[0].nargs == "+") + words
+        # Positional words come first: argparse fills all positionals from the first unbroken group of words.
+        namespace, unknown = super().parse_known_args([*words, *options], namespace)
+        namespace.fields = fields
+        return namespace, unknown
+
+    def _sort(self, args: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+        """Positional words, the verb's own flags with their values, and flags of fields with theirs."""
+        words: list[str] = []
+        options: list[str] = []
+        fields: list[str] = []
+        target, room = options, 0.0  # the list of the current flag, and how many more values that flag takes
+        for argument in args:
+            if argument.startswith("--") or argument in self.flags:
+                name, equals, _ = argument.partition("=")
+                action = self.flags.get(name)
+                target = options if action else fields
+                target.append(argument)
+                most = math.inf if action is None or action.nargs == "+" else 1 if action.nargs is None else 0
+                room = 0 if equals else most
+            elif room:
+                target.append(argument)
+                room -= 1
+            else:
+                words.append(argument)
+        return words, options, fields
+
+    def _lacks_words(self, words: list[str], options: list[str], fields: list[str]) -> bool:
+        if not fields or len(words) >= len(self.positionals):
+            return False
+        if self.wants_optional is None:
+            return self.positionals[0].nargs != "?"
+        return self.wants_optional(super().parse_known_args(options)[0], fields[-1])
+
+
+def _take_words(fields: list[str], several: bool) -> list[str]:
+    """Take positional words from behind a field's value (``--train.lr 1e-4 demo``); the flag keeps one value.
+
+    Args:
+        fields: flags of fields and their values; the words are removed from it.
+        several: take all words but the first, not the last alone.
+    """
+    for end in range(len(fields) - 1, 1, -1):
+        ends_a_flag = end + 1 == len(fields) or fields[end + 1].startswith("--")
+        has_two_values = not any(word.startswith("--") for word in fields[end - 1 : end + 1])
+        if ends_a_flag and has_two_values and not _is_number(fields[end]):
+            begin = end
+            while several and not fields[begin - 2].startswith("--"):
+                begin -= 1
+            taken = fields[begin : end + 1]
+            del fields[begin : end + 1]
+            return taken
+    return []
+
+
+def _is_number(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(text)
+        return True
+    return False
 
 
 class Verbs:
@@ -28,18 +137,22 @@ class Verbs:
     def __init__(self, parser: argparse.ArgumentParser, metavar: str) -> None:
         self.parsers = parser.add_subparsers(metavar=metavar, required=True)
 
-    def add(self, name: str, verb: Any, text: str, fields: bool = False, result: bool = True) -> Any:
-        """Add a verb; its options are added to what is returned.
+    def add(
+        self, name: str, verb: Callable[[argparse.Namespace], Any], text: str, fields: bool = False, result: bool = True
+    ) -> VerbParser:
+        """Add a verb; its options are added to the parser that is returned.
 
         Args:
             name: the word that users write.
-            verb: called with the options and the flags of fields; returns the exit status or nothing.
+            verb: called with the options; returns the exit status or nothing.
             text: one line of help.
-            fields: dotted flags (``--train.lr 1e-4``) are allowed.
+            fields: flags of fields (``--train.lr 1e-4``) are allowed.
             result: it prints a result, with ``--json`` as JSON.
         """
-        sub = self.parsers.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(verb=verb, takes_fields=fields, parser=sub, json=False)
+        epilog = FIELDS_HELP if fields else None
+        sub = cast(VerbParser, self.parsers.add_parser(name, help=text, description=text, epilog=epilog))
+        sub.takes_fields = fields
+        sub.set_defaults(verb=verb, parser=sub, json=False)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if result:
             sub.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -50,54 +163,72 @@ class Verbs:
         return Verbs(self.parsers.add_parser(name, help=text, description=text), "WHAT")
 
 
-def trust_option(sub: Any) -> None:
+# --- options that several verbs have ---------------------------------------------------------------------------------
+
+
+def trust_option(sub: VerbParser) -> None:
     sub.add_argument("--trust-code", action="store_true", help="let a file name classes outside gesta (it runs code)")
 
 
-def without_fields(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take dotted flags and their values (``--train.lr 1e-4``) apart from the rest; argparse would guess about them."""
-    parts: tuple[list[str], list[str]] = ([], [])
-    dotted = False
-    for argument in arguments:
-        if argument.startswith("--"):
-            dotted = "." in argument.split("=")[0]
-        parts[dotted].append(argument)
-    return parts
+def recipe_options(sub: VerbParser) -> None:
+    sub.add_argument("--model", metavar="NAME", help="another model (all: gesta models)")
+    sub.add_argument("--data", metavar="NAME", help="another data set; marionette trains the recipe's miniature")
 
 
-def with_fields(obj: T, flags: list[str], program: str) -> T:
-    """Change fields of a config object by flags (``--train.lr 1e-4``); misspelt ones are refused with suggestions."""
+def device_option(sub: VerbParser) -> None:
+    sub.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
+    )
+
+
+# --- from words to objects -------------------------------------------------------------------------------------------
+
+
+def with_fields(obj: T, options: argparse.Namespace, flags: list[str] | None = None) -> T:
+    """Change fields of a config object by flags (``--train.lr 1e-4``); misspelt ones are refused with suggestions.
+
+    Args:
+        obj: stays as it is.
+        options: of the verb.
+        flags: instead of ``options.fields``.
+    """
+    flags = options.fields if flags is None else flags
     if not flags:
         return obj
-    import tyro
+    names = {f.name for f in dataclasses.fields(obj)}  # type: ignore[arg-type]
+    for flag in (word.partition("=")[0] for word in flags if word.startswith("--")):
+        is_field = flag[2:].partition(".")[0].replace("-", "_") in names
+        if not is_field and (remedy := suggest(flag, options.parser.flags)):
+            options.parser.error(f"unrecognized arguments: {flag}{remedy}")
+    import tyro  # for start-up time
 
     return tyro.cli(
         type(obj),
         default=obj,
         args=flags,
-        prog=program,
+        prog=options.parser.prog,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
 
 
-def data_source(source: str, flags: list[str], program: str) -> DataConfig:
+def data_source(source: str, options: argparse.Namespace, flags: list[str] | None = None) -> DataConfig:
     """A data set from a short name, a folder with a folder per class, or a list file, with its fields changed."""
-    from gesta.data.lists import Folder, Lists
+    from gesta.data.lists import Folder, Lists  # for start-up time
     from gesta.datasets import DATASETS, data_config
 
     path = Path(source)
     if path.is_dir():
-        return with_fields(Folder(root=source), flags, program)
+        return with_fields(Folder(root=source), options, flags)
     if path.is_file():
-        return with_fields(Lists(train=source), flags, program)
+        return with_fields(Lists(train=source), options, flags)
     if source in DATASETS:
-        return with_fields(data_config(source), flags, program)
+        return with_fields(data_config(source), options, flags)
     raise GestaError(f"{source} is neither a folder, a list file nor a data set ({', '.join(DATASETS)})")
 
 
 def result_file(path: str) -> Path:
-    found = Path(path)
-    return found / "result.json" if found.is_dir() else found
+    """A result file; a run folder stands for its own."""
+    return Path(path) / "result.json" if Path(path).is_dir() else Path(path)
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -116,7 +247,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between them") from None
 
 
-def place(text: str) -> tuple[int, int]:
+def position(text: str) -> tuple[int, int]:
     """Row and column."""
     try:
         row, column = (int(part) for part in text.split(","))
@@ -142,21 +273,22 @@ def views(text: str) -> tuple[int, str]:
     """How many views, as a number and in words. Papers disagree about the order in "3x4", so that is refused."""
     if text.isdecimal() and int(text):
         return int(text), f"{text} view" + "s" * (int(text) > 1)
-    found = {unit: int(n) for n, unit in re.findall(r"([1-9]\d*) *(clip|crop)s?\b", text)}
-    if len(found) < 2 or not re.fullmatch(r"\d+ *(clip|crop)s? *[x×*,]? *\d+ *(clip|crop)s?", text):
+    numbers = {unit: int(n) for n, unit in re.findall(r"([1-9]\d*) *(clip|crop)s?\b", text)}
+    if len(numbers) < 2 or not re.fullmatch(r"\d+ *(clip|crop)s? *[x×*,]? *\d+ *(clip|crop)s?", text):
         raise argparse.ArgumentTypeError(f'{text!r} is neither a number nor words such as "4 clips x 3 crops"')
-    words = (f"{found[unit]} {unit}" + "s" * (found[unit] > 1) for unit in ("clip", "crop"))
-    return found["clip"] * found["crop"], " × ".join(words)
+    parts = (f"{numbers[unit]} {unit}" + "s" * (numbers[unit] > 1) for unit in ("clip", "crop"))
+    return numbers["clip"] * numbers["crop"], " × ".join(parts)
 
 
-def recipe_options(sub: Any) -> None:
-    sub.add_argument("--model", metavar="NAME", help="another model (all: gesta models)")
-    sub.add_argument("--data", metavar="NAME", help="another data set; marionette rehearses the recipe at tiny size")
+# --- printing --------------------------------------------------------------------------------------------------------
 
 
-def print_results(options: argparse.Namespace, *results: Any) -> None:
+def print_results(options: argparse.Namespace, *results: Any, file: Path | str | None = None) -> None:
+    """Print results as text, or with ``--json`` as JSON; a file that was written is named on standard error."""
     if options.json:
         values = [result.to_json() for result in results]
         print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
     else:
         print("\n\n".join(str(result) for result in results))
+    if file is not None:
+        print(file, file=sys.stderr)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gesta.cli.options import Verbs, trust_option
+from gesta.cli.options import Verbs, device_option, trust_option
+from gesta.cli.public_weights import check_model_options, load_public, model_options
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:  # for the start-up time of the command: these import torch
@@ -23,12 +25,12 @@ if TYPE_CHECKING:  # for the start-up time of the command: these import torch
 
 def add_verb(verbs: Verbs) -> None:
     sub = verbs.add("predict", _predict, "name the actions in files, folders, a camera or a stream")
-    sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
+    model_options(sub)
     sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder, frame folder, URL, or camera number")
     sub.add_argument("--top", type=int, default=5, help="labels per video (default %(default)s)")
     sub.add_argument("--clips", type=int, default=4, help="clips per video (default %(default)s)")
     sub.add_argument("--crops", type=int, default=1, choices=[1, 3], help="crops per clip (default %(default)s)")
-    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    device_option(sub)
     sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
     sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
     sub.add_argument("--hop", type=float, default=0.5, help="step of the windows, in windows (default %(default)s)")
@@ -43,13 +45,20 @@ def add_verb(verbs: Verbs) -> None:
     trust_option(sub)
 
 
-def _predict(options: argparse.Namespace, _: list[str]) -> int:
+def _predict(options: argparse.Namespace) -> int:
     from gesta.checkpoint import load
     from gesta.prediction.timeline import TimelineConfig
     from gesta.recipe import EvaluateConfig
 
+    if options.model and options.checkpoint and not _is_trained(options.checkpoint):
+        # without CKPT its word is the first video
+        options.sources, options.checkpoint = [options.checkpoint, *options.sources], None
+    if not (options.model or options.checkpoint):  # one word is the VIDEO that is required
+        options.parser.error("the following arguments are required: VIDEO")
+    check_model_options(options)
+    model = load_public(options) if options.model else load(options.checkpoint, trust_code=options.trust_code)
     return write_predictions(
-        load(options.checkpoint, trust_code=options.trust_code),
+        model,
         options.sources,
         views=EvaluateConfig(clips=options.clips, crops=options.crops),
         top=options.top,
@@ -66,6 +75,10 @@ def _predict(options: argparse.Namespace, _: list[str]) -> int:
         out=options.out,
         draw=options.draw,
     )
+
+
+def _is_trained(path: str) -> bool:
+    return path.endswith(".safetensors") or os.path.isfile(os.path.join(path, "best.safetensors"))
 
 
 def write_predictions(

@@ -1,4 +1,4 @@
-"""Verbs that train models, score videos, and go on with the results."""
+"""Verbs that train models, score videos, and work with the results."""
 
 from __future__ import annotations
 
@@ -17,30 +17,47 @@ from gesta.cli.options import (
     whole_numbers,
     with_fields,
 )
+from gesta.cli.public_weights import check_model_options, load_public, model_options
 from gesta.errors import GestaError
 
-if TYPE_CHECKING:
-    from gesta.records import DataConfig
+if TYPE_CHECKING:  # for start-up time
+    from gesta.recipe import EvaluateJob
 
 
 def add_verbs(verbs: Verbs) -> None:
+    _add_train(verbs)
+    _add_evaluate(verbs)
+    _add_sweep(verbs)
+    predict.add_verb(verbs)
+    _add_verbs_of_results(verbs)
+
+
+def _add_train(verbs: Verbs) -> None:
     sub = verbs.add("train", _train, "train a recipe", fields=True, result=False)
     sub.add_argument("recipe", metavar="RECIPE", nargs="?", help="stan.ucf101, my_package.runs:mine, or a recipe.json")
+    sub.wants_optional = lambda options, _: not (options.resume and options.run)
     recipe_options(sub)
     sub.add_argument("--run", metavar="DIR", help="run folder (default runs/NAME)")
-    sub.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
+    sub.add_argument("--resume", action="store_true", help="continue the run in that folder where it stopped")
     trust_option(sub)
 
+
+def _add_evaluate(verbs: Verbs) -> None:
     sub = verbs.add("evaluate", _evaluate, "score held-out videos and write the result", fields=True)
-    sub.add_argument("checkpoint", metavar="CKPT", help="a .safetensors file or a run folder")
+    model_options(sub)
+    sub.wants_optional = lambda options, _: not options.model
     sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
-    sub.add_argument("--out", metavar="FILE", help="result (default: result-SPLIT.json beside the checkpoint)")
+    sub.add_argument(
+        "--out", metavar="FILE", help="result (default: result-SPLIT.json beside CKPT, or result-NAME-SPLIT.json)"
+    )
     trust_option(sub)
 
+
+def _add_sweep(verbs: Verbs) -> None:
     sub = verbs.add(
         "sweep", _sweep, "train a recipe with several values of a field, and draw the accuracy", fields=True
     )
-    sub.add_argument("recipe", metavar="RECIPE", help="as of gesta train")
+    sub.add_argument("recipe", metavar="RECIPE", help="as for gesta train")
     sub.add_argument("--field", required=True, metavar="NAME", help="any field, by the name of its flag: train.lr")
     sub.add_argument("--values", required=True, metavar="V,V,…", help="elements of one value with spaces: '0 1,2 3'")
     sub.add_argument("--seeds", type=whole_numbers, metavar="S,S,…", help="trainings per value (default: the recipe's)")
@@ -48,16 +65,16 @@ def add_verbs(verbs: Verbs) -> None:
     recipe_options(sub)
     trust_option(sub)
 
-    predict.add_verb(verbs)
 
+def _add_verbs_of_results(verbs: Verbs) -> None:
     sub = verbs.add("compare", _compare, "what differs between two results: protocol first, then numbers")
-    sub.add_argument("a", metavar="RESULT")
-    sub.add_argument("b", metavar="RESULT")
+    sub.add_argument("a", metavar="RESULT", help="result or run folder")
+    sub.add_argument("b", metavar="RESULT", help="result or run folder")
 
     sub = verbs.add("mean", _mean, "mean and deviation over the splits of a data set (UCF-101, HMDB-51)")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="results or run folders, one of each split")
 
-    sub = verbs.add("fuse", _fuse, "fuse the scores of several models on the same videos, as of RGB and depth")
+    sub = verbs.add("fuse", _fuse, "combine the scores of several models on the same videos, such as RGB and depth")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="results or run folders")
     sub.add_argument(
         "--by",
@@ -71,7 +88,7 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--out", metavar="FILE", help="result (default: fused-BY.json beside the first result)")
 
 
-def _train(options: argparse.Namespace, rest: list[str]) -> None:
+def _train(options: argparse.Namespace) -> None:
     from gesta.recipes.address import find_recipe, read_recipe
     from gesta.training.loop import train
 
@@ -81,54 +98,65 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
     elif options.recipe:
         recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust_code=options.trust_code)
     else:
-        raise GestaError("name a recipe (all: gesta models), or a run to go on with: gesta train --resume --run DIR")
-    recipe = with_fields(recipe, rest, "gesta train RECIPE")
+        raise GestaError("name a recipe (all: gesta models), or a run to resume: gesta train --resume --run DIR")
+    recipe = with_fields(recipe, options)
     train(recipe, run or Path("runs") / recipe.name, resume=options.resume, trust_code=options.trust_code)
 
 
-def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
-    from gesta.checkpoint import load, weights_file
-    from gesta.datasets import data_config
+def _evaluate(options: argparse.Namespace) -> None:
+    from gesta.checkpoint import load
     from gesta.evaluation.evaluate import evaluate
     from gesta.processes import is_first_process
-    from gesta.recipe import EvaluateConfig, EvaluateJob
-    from gesta.recipes.address import read_recipe
 
-    model = load(options.checkpoint, trust_code=options.trust_code)
-    folder = weights_file(options.checkpoint).parent
-    saved = folder / "recipe.json"
-    recipe = read_recipe(saved, trust_code=options.trust_code) if saved.is_file() else None
-    if options.data:
-        data: DataConfig = data_config(options.data)
-    elif recipe:
-        data = recipe.data
+    check_model_options(options)
+    if options.model:
+        job = _evaluate_job(options, None)
+        model = load_public(options, job.data.classes())
+        folder, name = Path(), f"result-{options.model}"
     else:
-        raise GestaError(f"{model.path}: no recipe.json beside it, so say which videos: --data folder --data.root DIR")
-    job = with_fields(
-        EvaluateJob(data=data, evaluate=recipe.evaluate if recipe else EvaluateConfig()), rest, "gesta evaluate CKPT"
-    )
+        model = load(options.checkpoint, trust_code=options.trust_code)
+        folder, name = Path(model.path or "").parent, "result"
+        job = _evaluate_job(options, folder)
     result = evaluate(model, job.data, config=job.evaluate)
     if not is_first_process():  # the first of several writes the result
         return
-    out = Path(options.out) if options.out else folder / f"result-{job.evaluate.split}.json"
+    out = Path(options.out) if options.out else folder / f"{name}-{job.evaluate.split}.json"
     result.write(out)
     print_results(options, result)
     print(f"result: {out}", file=sys.stderr)
 
 
-def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
+def _evaluate_job(options: argparse.Namespace, run: Path | None) -> EvaluateJob:
+    """The data set and the protocol: those of the run's recipe where there is one, changed by flags."""
+    from gesta.datasets import data_config
+    from gesta.recipe import EvaluateConfig, EvaluateJob
+    from gesta.recipes.address import read_recipe
+
+    recipe = None
+    if run is not None and (run / "recipe.json").is_file():
+        recipe = read_recipe(run / "recipe.json", trust_code=options.trust_code)
+    if options.data:
+        data = data_config(options.data)
+    elif recipe:
+        data = recipe.data
+    else:
+        reason = f"{run}: no recipe.json in it" if run else f"--model {options.model} has no data set of its own"
+        raise GestaError(f"{reason}, so say which videos: --data folder --data.root DIR")
+    return with_fields(EvaluateJob(data=data, evaluate=recipe.evaluate if recipe else EvaluateConfig()), options)
+
+
+def _sweep(options: argparse.Namespace) -> int:
     from gesta.analysis.sources import write_figure
     from gesta.analysis.sweep_chart import draw
     from gesta.processes import is_first_process
     from gesta.recipes.address import find_recipe
     from gesta.training.sweep import Sweep, default_folder, field_name, sweep, value_at
 
-    program = "gesta sweep RECIPE"
     recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust_code=options.trust_code)
-    recipe = with_fields(recipe, rest, program)
+    recipe = with_fields(recipe, options)
     name = field_name(recipe, options.field)
     flag = "--" + name.replace("_", "-")
-    values = [value_at(with_fields(recipe, [flag, *text.split()], program), name) for text in options.values.split(",")]
+    values = [value_at(with_fields(recipe, options, [flag, *text.split()]), name) for text in options.values.split(",")]
     out = Path(options.out) if options.out else default_folder(recipe, name)
 
     def draw_chart(so_far: Sweep) -> None:  # after each training, so that a sweep that is stopped has its chart, too
@@ -142,21 +170,21 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
     return int(any(trial.failure for trial in result.trials))
 
 
-def _compare(options: argparse.Namespace, _: list[str]) -> None:
+def _compare(options: argparse.Namespace) -> None:
     from gesta.evaluation.compare import compare
     from gesta.evaluation.result import Result
 
     print_results(options, compare(*(Result.read(result_file(path)) for path in (options.a, options.b))))
 
 
-def _mean(options: argparse.Namespace, _: list[str]) -> None:
+def _mean(options: argparse.Namespace) -> None:
     from gesta.evaluation.mean import mean
     from gesta.evaluation.result import Result
 
     print_results(options, mean([(path, Result.read(result_file(path))) for path in options.results]))
 
 
-def _fuse(options: argparse.Namespace, _: list[str]) -> None:
+def _fuse(options: argparse.Namespace) -> None:
     from gesta.evaluation.fuse import fuse
     from gesta.evaluation.result import Result
 

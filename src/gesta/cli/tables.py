@@ -12,13 +12,13 @@ def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add("table", _table, "a paper's table with our numbers beside the paper's")
     sub.add_argument("table", metavar="PAPER.TABLE")
     sub.add_argument("--runs", default="runs", help="folder of runs that count (default %(default)s)")
-    sub.add_argument("--data", choices=["marionette"], help="the rehearsals on the embedded data set instead")
+    sub.add_argument("--data", choices=["marionette"], help="the runs of miniatures on the embedded data set instead")
 
     sub = verbs.add("ledger", _ledger, "every published cost figure beside ours")
-    sub.add_argument("--write", metavar="FILE", help="also write the page docs/fidelity.md is")
+    sub.add_argument("--write", metavar="FILE", help="also write them as Markdown (docs/fidelity.md)")
 
 
-def _table(options: argparse.Namespace, _: list[str]) -> None:
+def _table(options: argparse.Namespace) -> None:
     from gesta.recipes.address import find_table
     from gesta.recipes.tables import fill
 
@@ -26,10 +26,10 @@ def _table(options: argparse.Namespace, _: list[str]) -> None:
     print_results(options, fill(table, Path(options.runs), rehearsal=options.data == "marionette"))
 
 
-def _ledger(options: argparse.Namespace, _: list[str]) -> None:
+def _ledger(options: argparse.Namespace) -> None:
     from gesta.recipes.ledger import ledger
 
-    found = ledger()
+    published = ledger()
     if options.write:
-        Path(options.write).write_text(found.to_markdown())
-    print_results(options, found)
+        Path(options.write).write_text(published.to_markdown())
+    print_results(options, published)
