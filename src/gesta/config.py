@@ -1,8 +1,9 @@
 """Typed configuration: plain dataclasses, and their way to JSON and back.
 
 Everything that describes an experiment (a model, a plug-in, a data set, a training run) is a class marked
-``@config``. JSON carries each object's import path under ``"class"``; reading refuses classes outside gesta unless
-the caller trusts the file, so a recipe found on the internet cannot run code.
+``@config``. JSON carries each object's tag under ``"class"``: the name of a class of gesta, wherever it lives, or
+``module:Class`` of another package. Reading refuses the latter unless the caller trusts the file, so a recipe found on
+the internet cannot run code.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import re
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
@@ -22,11 +25,26 @@ T = TypeVar("T")
 
 CLASS_KEY = "class"
 
+_tagged: dict[str, type] = {}
+"""Configuration classes of gesta by tag, as far as their modules are imported."""
+
 
 @dataclass_transform(kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
-    """Mark a class as configuration: a dataclass with keyword-only fields and no undeclared attributes."""
-    return dataclasses.dataclass(kw_only=True, slots=True)(cls)
+    """Mark a class as configuration: a dataclass with keyword-only fields and no undeclared attributes.
+
+    Raises:
+        TypeError: two classes of gesta have one name, which is the tag that saved files know them by.
+    """
+    made = dataclasses.dataclass(kw_only=True, slots=True)(cls)
+    if _is_ours(cls.__module__):
+        other = _tagged.setdefault(cls.__name__, made)
+        if other.__module__ != cls.__module__:
+            raise TypeError(
+                f"{cls.__module__} and {other.__module__} both have a config class {cls.__name__}: rename one"
+            )
+        _tagged[cls.__name__] = made
+    return made
 
 
 def replace(obj: T, **changes: Any) -> T:
@@ -51,11 +69,10 @@ def copy(obj: T) -> T:
 
 
 def to_json(obj: Any) -> Any:
-    """Turn a config object into JSON-able values; nested configs carry their import path under ``"class"``."""
+    """Turn a config object into JSON-able values; every config carries its tag under ``"class"``."""
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        cls = type(obj)
         fields = {f.name: to_json(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
-        return {CLASS_KEY: f"{cls.__module__}:{cls.__qualname__}", **fields}
+        return {CLASS_KEY: class_tag(type(obj)), **fields}
     if isinstance(obj, list | tuple):
         return [to_json(v) for v in obj]
     if isinstance(obj, dict):
@@ -65,6 +82,11 @@ def to_json(obj: Any) -> Any:
     if obj is None or isinstance(obj, bool | int | float | str):
         return obj
     raise TypeError(f"a config may hold numbers, strings, lists, dicts and configs, not {type(obj).__name__}")
+
+
+def class_tag(cls: type) -> str:
+    """What saved files call a class: its name if it is a config class of gesta, else ``module:Class``."""
+    return cls.__name__ if _tagged.get(cls.__name__) is cls else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def from_json(value: Any, *, trust_code: bool = False, source: str = "the configuration") -> Any:
@@ -117,19 +139,61 @@ def _field_names(cls: type) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
 
 
-def _find_class(path: str, trust_code: bool, source: str) -> type:
-    module_name, _, name = str(path).partition(":")
-    if not trust_code and module_name != "gesta" and not module_name.startswith("gesta."):
+def with_tags(value: Any) -> Any:
+    """JSON of a config with the tags of this version, where 0.1.0 wrote ``gesta.module:Class``."""
+    if isinstance(value, list):
+        return [with_tags(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    module, _, name = str(value.get(CLASS_KEY, "")).rpartition(":")
+    return {k: name if k == CLASS_KEY and _is_ours(module) else with_tags(v) for k, v in value.items()}
+
+
+def _is_ours(module: str) -> bool:
+    return module == "gesta" or module.startswith("gesta.")
+
+
+def _find_class(tag: str, trust_code: bool, source: str) -> type:
+    """The class that a file names, see :func:`class_tag`.
+
+    A file of gesta 0.1.0 names our classes ``gesta.module:Class``, by where they lived then: the name is enough.
+    """
+    module, _, name = str(tag).rpartition(":")
+    if not module or _is_ours(module):
+        _import_definition(name)
+        if name not in _tagged:
+            raise GestaError(f"{source} names the class {tag!r}, which this version of gesta does not have")
+        return _tagged[name]
+    if not trust_code:
         raise GestaError(
-            f"{source} names the class {path!r}, which is not part of gesta; pass --trust-code if you trust its author"
+            f"{source} names the class {tag!r}, which is not part of gesta; pass --trust-code if you trust its author"
         )
     try:
-        cls = getattr(importlib.import_module(module_name), name)
+        cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
-        raise GestaError(f"{source} names the class {path!r}, which this version of gesta does not have") from None
+        raise GestaError(f"{source} names the class {tag!r}, which cannot be imported here") from None
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise GestaError(f"{source} names {path!r}, which is not a configuration class")
+        raise GestaError(f"{source} names {tag!r}, which is not a configuration class")
     return cls
+
+
+def _import_definition(name: str) -> None:
+    """Import the module of gesta that defines a config class, unless it is imported; of no others."""
+    if name not in _tagged and name in definitions():
+        importlib.import_module(definitions()[name])
+
+
+@cache
+def definitions() -> dict[str, str]:
+    """Tag of every config class of gesta and the module that defines it. Source files are searched, and none is run."""
+    return dict(_definitions(Path(__file__).parent, "gesta"))
+
+
+def _definitions(folder: Path, package: str) -> Iterator[tuple[str, str]]:
+    for file in sorted(folder.rglob("*.py")):
+        module = ".".join([package, *file.relative_to(folder).with_suffix("").parts]).removesuffix(".__init__")
+        for name in re.findall(r"^@config\nclass (\w+)", file.read_text(), re.MULTILINE):
+            yield name, module
 
 
 def _tuples(value: Any, hint: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from gesta.config import with_tags
 from gesta.evaluation.result import Result
 
 PROTOCOL = (
@@ -223,7 +224,7 @@ def _protocol(a: Result, b: Result) -> list[Difference]:
     differing = [d for d in fields if d.a != d.b]
     if a.list_hash != b.list_hash:
         differing.append(Difference("list", f"{a.listed} videos, {a.list_hash[:8]}", f"{b.listed}, {b.list_hash[:8]}"))
-    return differing + _config_differences("data", a.data, b.data)
+    return differing + _config_differences("data", with_tags(a.data), with_tags(b.data))
 
 
 def _config_differences(name: str, a: Any, b: Any) -> list[Difference]:

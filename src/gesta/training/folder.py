@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gesta.checkpoint import load_state, write_atomically
-from gesta.config import to_json
+from gesta.config import to_json, with_tags
 from gesta.errors import GestaError
 from gesta.model import ModelConfig
 from gesta.recipe import Recipe
@@ -79,7 +79,7 @@ def open_run(run: Path, recipe: Recipe, classes: ClassNames, resume: bool) -> st
         if not path.is_file():
             raise GestaError(f"{run}: holds no recipe.json, so it is not a run to resume; choose another with --run")
         try:
-            old = json.loads(path.read_text())
+            old = with_tags(json.loads(path.read_text()))
         except ValueError:
             raise GestaError(f"{path}: is damaged; mend it, or start anew in another folder with --run") from None
         changes = differences(old, new)

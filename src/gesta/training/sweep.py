@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from gesta.checkpoint import write_atomically
-from gesta.config import copy, suggest, to_json, words
+from gesta.config import copy, suggest, to_json, with_tags, words
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
@@ -289,7 +289,7 @@ def _plan(
             raise GestaError("the data has no held-out videos, so there is no accuracy to compare (gesta data list)")
         if (run / "recipe.json").is_file():
             try:
-                old = json.loads((run / "recipe.json").read_text())
+                old = with_tags(json.loads((run / "recipe.json").read_text()))
             except ValueError:
                 raise GestaError(f"{run / 'recipe.json'}: is damaged; delete {run} and start anew") from None
             changes = [text for at, text in differences(old, to_json(variant)).items() if not at.startswith(FREE)]
