@@ -83,7 +83,7 @@ def test_the_limit_decodes_what_the_clip_needs_and_converts_nothing(
     fill = VideoFile.fill
 
     def seen(self: VideoFile, clip: FrameBuffer) -> int:
-        asked.append(clip.wanted)
+        asked.append(clip.numbers)
         return fill(self, clip)
 
     monkeypatch.setattr(VideoFile, "fill", seen)

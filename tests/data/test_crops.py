@@ -15,14 +15,14 @@ from torch import Tensor
 from gesta.config import replace
 from gesta.data.batch import Failure
 from gesta.data.clips import train_indices
-from gesta.data.samples import TestViews, TrainingClips, read_record, seeded
+from gesta.data.samples import TestViews, TrainingClips, read_record_frames, seeded
 from gesta.data.transforms import augment
 from gesta.model import ClipSpec
 from gesta.recipe import Augment, EvaluateConfig, TrainConfig
 from gesta.records import Record
 from gesta.video import picture
 from gesta.video.depth import Depth
-from gesta.video.read import read
+from gesta.video.read import Selection, read
 
 Box = tuple[int, int, int, int]
 BOXES: list[Box] = [(0, 0, 47, 64), (10, 20, 20, 30), (11, 21, 13, 40), (30, 3, 17, 61), (46, 63, 1, 1)]
@@ -142,9 +142,9 @@ def test_a_picture_size_that_changes(tmp_path: Path) -> None:
     box = (5, 7, 20, 31)
     whole, cut = picture.FrameBuffer([0, 1, 2], None), picture.FrameBuffer([0, 1, 2], None, crop=lambda h, w: box)
     for i, frame in enumerate(frames):
-        whole.put(i, frame)
-        cut.put(i, frame)
-    assert cut.video.shape == (3, 3, 20, 31) and np.array_equal(cut.video, whole.video[..., 5:25, 7:38])
+        whole.add_frame(i, frame)
+        cut.add_frame(i, frame)
+    assert cut.images.shape == (3, 3, 20, 31) and np.array_equal(cut.images, whole.images[..., 5:25, 7:38])
 
 
 def test_images_and_depth(tmp_path: Path) -> None:
@@ -190,9 +190,10 @@ def test_training_clips_are_those_that_are_cropped_afterwards(
     mirrored = set()
     for epoch in range(4):
         draw = seeded(config.seed, epoch, 0, 0)
-        frames = read_record(
-            record, lambda n, d=draw: train_indices(n, spec, "loop", d), clips.short_side, enlarge=False
+        frames, _, count = read_record_frames(
+            record, lambda n, d=draw: Selection(train_indices(n, spec, "loop", d)), clips.short_side, enlarge=False
         )
+        assert count == 12
         flip = float(torch.rand((), generator=draw)) < config.augment.flip
         mirrored.add(flip)
         found = clips[epoch, 0]["video"]

@@ -91,7 +91,7 @@ def test_a_missing_decoder_is_not_the_videos_fault(records: list[Record], monkey
     def read(*_: object, **__: object) -> None:
         raise GestaError("torchcodec is not installed")
 
-    monkeypatch.setattr("gesta.data.samples.read", read)
+    monkeypatch.setattr("gesta.data.samples.read_frames", read)
     with pytest.raises(GestaError, match="not installed"):
         TrainingClips(records, CLIP, config(), CLASSES)[0, 0]
     with pytest.raises(GestaError, match="not installed"):
@@ -291,7 +291,7 @@ def test_a_video_that_kills_or_stops_its_loader_has_failed_and_the_others_are_lo
     kinds = {1: Deadly(), 2: Endless(), 4: DeadlyOnce(encoding=str(tmp_path / "died"))}  # type: ignore[arg-type]
     records = [Record(path=path, name=f"{i}", label=0, depth=kinds.get(i)) for i in range(8)]
     views = TestViews(records, ClipSpec(frames=2, stride=2, size=16), EvaluateConfig(clips=1))
-    views.grace = 2.0 - TIMEOUT_S
+    views.kill_after_s = 2.0 - TIMEOUT_S
     batches = list(test_loader(views, range(8), 1, workers=2))
     assert [index for batch in batches for index in batch["index"].tolist()] == [0, 3, 4, 5, 6, 7]
     failures = [failure for batch in batches for failure in batch["failures"]]

@@ -168,7 +168,9 @@ def test_training_takes_whole_pairs_only(pair: Callable[..., Record], tmp_path: 
     sample = TrainingClips([good, bad], CLIP, TrainConfig(), ["any"])[0, 1]
     assert sample["index"] == 0 and [f.name for f in sample["failures"]] == ["bad"]
     assert "gone" in sample["failures"][0].reason and not collate([sample])["partial"]
-    with pytest.raises(GestaError, match=r"good: has only one of rgb and depth, which the model eats; give it pairs"):
+    with pytest.raises(
+        GestaError, match=r"good: has only one of rgb and depth, and the model expects both; give it pairs"
+    ):
         TrainingClips([good.streams[0]], CLIP, TrainConfig(), ["any"])
     for make in (
         lambda: TrainingClips([good], ONE, TrainConfig(), ["any"]),

@@ -113,7 +113,7 @@ def test_the_list_of_members_is_kept_and_follows_the_file(shard: Path, monkeypat
         assert read_index(str(shard)) == before
     with tarfile.open(shard, "a") as tar:
         tar.add(__file__, "new.json")
-    assert "new.json" in read_index(str(shard)).places
+    assert "new.json" in read_index(str(shard)).members
 
 
 def test_what_is_not_there_is_a_sentence(shard: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
 from gesta.recipe import EvaluateConfig, TrainConfig
 from gesta.records import Record
-from gesta.video.depth import Depth, depth_of, nearest
+from gesta.video.depth import Depth, depth_settings, resize_nearest
 from gesta.video.probe import probe
 from gesta.video.read import read
 
@@ -64,10 +64,10 @@ def test_encodings() -> None:
 
 def test_nearest_takes_pixels_as_they_are() -> None:
     picture = np.arange(48, dtype=np.uint16).reshape(6, 8)
-    assert np.array_equal(nearest(picture, 8, 6), picture)
-    assert np.array_equal(nearest(picture, 4, 3), picture[1::2, 1::2])
-    assert set(nearest(picture, 13, 9).flat) <= set(picture.flat)
-    assert np.array_equal(nearest(picture, 16, 12)[::2, ::2], picture)
+    assert np.array_equal(resize_nearest(picture, 8, 6), picture)
+    assert np.array_equal(resize_nearest(picture, 4, 3), picture[1::2, 1::2])
+    assert set(resize_nearest(picture, 13, 9).flat) <= set(picture.flat)
+    assert np.array_equal(resize_nearest(picture, 16, 12)[::2, ::2], picture)
 
 
 def test_maps_of_16_bits(maps: Path) -> None:
@@ -134,14 +134,14 @@ def test_samples_and_check(maps: Path) -> None:
 
 
 def test_refusals() -> None:
-    assert depth_of("rgb", "jet", (0, 1)) is None and depth_of("depth", "jet", (5, 9)) == Depth("jet", 5, 9)
+    assert depth_settings("rgb", "jet", (0, 1)) is None and depth_settings("depth", "jet", (5, 9)) == Depth("jet", 5, 9)
     for arguments, message in (
         (("dept", "jet", (0, 1)), "modality.*did you mean 'depth'"),
         (("depth", "jett", (0, 1)), "depth_encoding.*did you mean 'jet'"),
         (("depth", "jet", (3, 1)), "two rising distances"),
     ):
         with pytest.raises(GestaError, match=message):
-            depth_of(*arguments)
+            depth_settings(*arguments)
 
 
 def test_stretches_in_seconds(tmp_path: Path, maps: Path) -> None:

@@ -26,7 +26,7 @@ from gesta.video.find import find_videos
 from gesta.video.images import image_files
 from gesta.video.picture import FrameBuffer, absurd_size, upright
 from gesta.video.probe import probe
-from gesta.video.read import read, stream
+from gesta.video.read import Selection, read, read_frames, stream
 
 MakeVideo = Callable[..., Path]
 
@@ -78,13 +78,13 @@ def encode(
 def straight(path: Path | str, short_side: int | None = None) -> np.ndarray:
     """All frames in the order in which a decoder without any shortcut gives them."""
     with decode.VideoFile(str(path)) as file:
-        file._sound = False
+        file._shortcut = False
         while True:
-            clip = FrameBuffer(list(range(file.frames)), short_side)
-            file.fill(clip)
-            if not clip.missing:
-                assert clip.video is not None
-                return clip.video
+            buffer = FrameBuffer(list(range(file.frames)), short_side)
+            file.fill(buffer)
+            if not buffer.missing:
+                assert buffer.images is not None
+                return buffer.images
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_indices_of_any_shape_repeated_and_in_any_order(make_video: MakeVideo) -
     assert grey(read(path, lambda n: np.arange(n))) == list(range(30))
 
 
-def test_a_stretch_counts_from_its_start(make_video: MakeVideo) -> None:
+def test_a_segment_counts_from_its_start(make_video: MakeVideo) -> None:
     path = make_video("a.mp4", frames=30)
     seen = []
 
@@ -151,6 +151,8 @@ def test_a_broken_packet_costs_its_frames_and_choose_learns_the_true_number(tmp_
     frames = read(path, choose)
     assert seen == [10, 9]
     assert np.array_equal(frames.numpy(), np.delete(whole, 4, axis=0))
+    images, selection, count = read_frames(path, lambda n: Selection(torch.arange(n)))
+    assert torch.equal(images, frames) and torch.equal(selection.indices, torch.arange(9)) and count == 9
     info = probe(path, exact=True)
     assert (info.frames, info.damaged, probe(path).frames) == (9, 1, 10)
 
@@ -203,12 +205,12 @@ def test_jumping_gives_the_frames_of_straight_decoding(
         for step in (1, 4):
             wanted = list(range(first, min(first + 6 * step, 60), step))
             with decode.VideoFile(str(path)) as file:
-                clip = FrameBuffer(wanted, None)
-                file.fill(clip)
-                jumped += file._sound
+                buffer = FrameBuffer(wanted, None)
+                file.fill(buffer)
+                jumped += file._shortcut
             reads += 1
-            assert not clip.missing
-            assert np.array_equal(clip.video, whole[wanted])
+            assert not buffer.missing
+            assert np.array_equal(buffer.images, whole[wanted])
     if name == "intra-refresh.mkv":  # no clean key frame to enter at but the first: the shortcut must notice
         assert jumped < reads / 2
     else:
@@ -550,10 +552,10 @@ def test_every_genuine_file_reads_the_same_with_and_without_shortcuts(videos: Pa
         for _ in range(2):
             wanted = np.unique(np.clip(rng.integers(len(whole)) + 4 * np.arange(8), 0, len(whole) - 1)).tolist()
             with decode.VideoFile(path) as file:
-                clip = FrameBuffer(wanted, 48)
-                file.fill(clip)
-                jumped += file._sound
-            assert np.array_equal(clip.video, whole[wanted]), path
+                buffer = FrameBuffer(wanted, 48)
+                file.fill(buffer)
+                jumped += file._shortcut
+            assert np.array_equal(buffer.images, whole[wanted]), path
     assert jumped > 40
 
 
@@ -581,7 +583,7 @@ def test_pictures_of_absurd_size_are_refused_before_they_are_scaled(tmp_path: Pa
 
 def test_videos_of_absurd_size_are_refused(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     long = make_video("long.mp4", size=(1040, 16))
-    with pytest.raises(VideoError, match=r"long.mp4: its header tells of pictures of 1040 x 16 pixels"):
+    with pytest.raises(VideoError, match=r"long.mp4: by its header, pictures of 1040 x 16 pixels"):
         probe(long)
     path = make_video("a.mp4", size=(64, 48))
     assert read(path, lambda n: torch.arange(2)).shape == (2, 3, 48, 64)

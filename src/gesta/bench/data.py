@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 from gesta.bench.model import _device_words, _wait
 from gesta.config import replace
 from gesta.data.loader import training_batches, training_loader
-from gesta.data.samples import Choose, TrainingClips, read_record
+from gesta.data.samples import TrainingClips, TrainingDraws, read_record_frames
 from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec, to_clips
 from gesta.processes import choose_device, loader_workers
@@ -30,7 +30,7 @@ from gesta.recipe import TrainConfig
 from gesta.records import Label, Record
 from gesta.video.find import find_videos
 from gesta.video.probe import probe
-from gesta.video.read import stream
+from gesta.video.read import Selection, stream
 
 MADE = (16, 150, 340, 256)
 """Videos made when none are given: how many, frames, width, height (Kinetics' usual size after preparation)."""
@@ -231,12 +231,18 @@ def _decoding_rate(records: Sequence[Record], short_side: int | None, seconds: f
 class DecodedOnly(TrainingClips):
     """Training clips of which nothing is kept: the pure decoding limit of a loader."""
 
-    def views(self, index: int, choose: Choose, draws: list[torch.Generator]) -> tuple[Label, Tensor]:
+    def views(self, index: int, select: Callable[[int], TrainingDraws]) -> tuple[Label, Tensor]:
         """Open the file and decode what the clip needs, along the reader's own shortest way; ``(V, 0)``."""
         for record in filter(None, self.streams(index)):
             whole = dataclasses.replace(record, masks="")
-            read_record(whole, choose, self.short_side, self.config.decoder, _no_pixels, enlarge=self.enlarge)
-        return self.records[index].label, torch.empty((len(draws), 0), dtype=torch.uint8)
+            read_record_frames(
+                whole,
+                lambda n: Selection(select(n).indices, _no_pixels),
+                self.short_side,
+                self.config.decoder,
+                enlarge=self.enlarge,
+            )
+        return self.records[index].label, torch.empty((self.config.repeats, 0), dtype=torch.uint8)
 
 
 def _no_pixels(height: int, width: int) -> tuple[int, int, int, int]:

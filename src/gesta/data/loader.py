@@ -26,10 +26,10 @@ def training_batches(
     """This process's micro-batches of an epoch, as items of :class:`TrainingClips`.
 
     An optimiser step takes ``config.batch_size`` records of a shuffled list, whatever the number of processes; each
-    process gets an equal part, cut into ``config.accumulate`` micro-batches. The last, incomplete step is left out (its
-    records come at another place in the next epoch), unless it is the only one: then all records are taken, and as few
-    of them twice as equal micro-batches need. With ``config.balanced`` every class is drawn equally often, rare ones by
-    going through their records several times.
+    process gets an equal part, cut into ``config.accumulate`` micro-batches. The last, incomplete step is left out (the
+    next epoch has another order), unless it is the only one: then all records are taken, and as few of them twice as
+    equal micro-batches need. With ``config.balanced`` every class is drawn equally often, rare ones by going through
+    their records several times.
 
     Returns:
         ``steps * accumulate`` lists of ``(epoch, index)``, equally many and equally long in all processes.
@@ -50,17 +50,18 @@ def training_batches(
         order = _balanced(records, generator)
     else:
         order = torch.randperm(len(records), generator=generator).tolist()
-    whole = len(order) // config.batch_size * config.batch_size
-    if whole:
-        order = order[:whole]
+    in_full_steps = len(order) // config.batch_size * config.batch_size
+    if in_full_steps:
+        order = order[:in_full_steps]
     else:
         order = [order[i % len(order)] for i in range(-(-len(order) // parts) * parts)]
-    micro = min(config.batch_size, len(order)) // parts
-    pieces = [[(epoch, index) for index in order[at : at + micro]] for at in range(0, len(order), micro)]
+    size = min(config.batch_size, len(order)) // parts
+    batches = [[(epoch, index) for index in order[i : i + size]] for i in range(0, len(order), size)]
+    # an optimiser step takes `parts` micro-batches: the first `accumulate` of them are the first process's, and so on
     return [
-        piece
-        for step in range(0, len(pieces), parts)
-        for piece in pieces[step + rank * config.accumulate : step + (rank + 1) * config.accumulate]
+        batch
+        for step in range(0, len(batches), parts)
+        for batch in batches[step + rank * config.accumulate : step + (rank + 1) * config.accumulate]
     ]
 
 
@@ -70,14 +71,14 @@ def _balanced(records: Sequence[Record], generator: torch.Generator) -> list[int
     for index, record in enumerate(records):
         groups.setdefault(repr(record.label), []).append(index)
     names = sorted(groups)
-    lucky = set(torch.randperm(len(names), generator=generator)[: len(records) % len(names)].tolist())
+    one_extra = set(torch.randperm(len(names), generator=generator)[: len(records) % len(names)].tolist())
     order: list[int] = []
     for position, name in enumerate(names):
-        wanted = len(records) // len(names) + (position in lucky)
+        share = len(records) // len(names) + (position in one_extra)
         drawn: list[int] = []
-        while len(drawn) < wanted:
+        while len(drawn) < share:
             drawn += torch.randperm(len(groups[name]), generator=generator).tolist()
-        order += [groups[name][i] for i in drawn[:wanted]]
+        order += [groups[name][i] for i in drawn[:share]]
     return [order[i] for i in torch.randperm(len(order), generator=generator).tolist()]
 
 
@@ -85,13 +86,13 @@ def training_loader(
     dataset: TrainingClips,
     batches: Iterable[list[tuple[int, int]]],
     workers: int,
-    begin: Callable[[int], None] | None = None,
+    worker_init: Callable[[int], None] | None = None,
 ) -> Loader:
     """Loads the given micro-batches in order; any number of epochs may be chained, which keeps the workers.
 
-    ``begin`` is what each worker does first; it gets the worker's number.
+    ``worker_init`` is what each worker does first; it gets the worker's number.
     """
-    return Loader(dataset, batches, workers, begin)
+    return Loader(dataset, batches, workers, worker_init)
 
 
 def test_loader(dataset: TestViews, indices: Sequence[int], batch_videos: int, workers: int) -> Loader:
@@ -99,7 +100,7 @@ def test_loader(dataset: TestViews, indices: Sequence[int], batch_videos: int, w
 
     Videos of different numbers of views (contiguous coverage) cannot be stacked and need ``batch_videos=1``.
     """
-    batches = [list(indices[at : at + batch_videos]) for at in range(0, len(indices), batch_videos)]
+    batches = [list(indices[i : i + batch_videos]) for i in range(0, len(indices), batch_videos)]
     return Loader(dataset, batches, workers)
 
 
@@ -109,7 +110,8 @@ test_loader.__test__ = False  # type: ignore[attr-defined]
 class Loader:
     """Batches in order, from worker processes that come from a clean server process; errors are one sentence.
 
-    When a worker dies of a record, or hangs in it, new ones load what was on its way; see :meth:`_Records.bury`.
+    When a worker dies of a record, or hangs in it, new ones load what was on its way; see
+    :meth:`_Records.note_worker_deaths`.
     """
 
     def __init__(
@@ -117,12 +119,12 @@ class Loader:
         dataset: TrainingClips | TestViews,
         batches: Iterable[list],
         workers: int,
-        begin: Callable[[int], None] | None = None,
+        worker_init: Callable[[int], None] | None = None,
     ) -> None:
         self.dataset = dataset
         self.batches = batches
         self.workers = loader_workers(workers, shared=not torch.accelerator.is_available())
-        self._begin = begin
+        self._worker_init = worker_init
         self._context: Any = None
         if self.workers:
             # fork would copy this process with its threads and its GPU in whatever state they are; the server has
@@ -134,11 +136,11 @@ class Loader:
         return len(self.batches)  # type: ignore[arg-type]  # a list, unless epochs are chained
 
     def __iter__(self) -> Iterator[Batch]:
-        rest = iter(self.batches)
+        batches = iter(self.batches)
         waiting: deque[list] = deque()  # given to workers and not yet delivered
 
         def hand_out() -> Iterator[list]:
-            for batch in rest:
+            for batch in batches:
                 waiting.append(batch)
                 yield batch
 
@@ -154,7 +156,7 @@ class Loader:
                 sentence = str(error).strip().splitlines()[-1]
                 raise GestaError(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
             except (RuntimeError, OSError, EOFError):  # OSError: a batch could not be fetched from a dead worker
-                if not self.dataset.bury(_ended(loader)):
+                if not self.dataset.note_worker_deaths(_ended(loader)):
                     raise
             del loader  # which ends the other workers
 
@@ -166,7 +168,7 @@ class Loader:
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context=self._context,
-            worker_init_fn=self._begin,
+            worker_init_fn=self._worker_init,
         )
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
@@ -29,8 +33,8 @@ from gesta.recipe import EvaluateConfig, TrainConfig
 from gesta.records import LABEL, Label, Record, by_space
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
 from gesta.video.depth import Modality
-from gesta.video.picture import CropTo
-from gesta.video.read import Decoder, read
+from gesta.video.picture import Box
+from gesta.video.read import Decoder, Frames, Selection, read_frames
 
 ATTEMPTS = 10
 """Videos tried for one training sample before something is taken to be wrong with all of them."""
@@ -38,36 +42,51 @@ ATTEMPTS = 10
 UNREADABLE = (VideoError, OSError, RuntimeError, MemoryError)
 """What reading a damaged video may raise; any other GestaError (torchcodec is missing) is not the video's fault."""
 
-Choose = Callable[[int], Tensor]
+S = TypeVar("S", bound=Selection)
+
+
+@dataclass(frozen=True)
+class TrainingDraws(Selection):
+    """What is drawn for one training sample of a video with a known number of frames: which frames, and what follows.
+
+    Attributes:
+        label: of the sample, after mirroring.
+        flips: which copies are mirrored.
+        generators: one for each copy, in the state in which its crop is drawn next.
+    """
+
+    label: Label = None
+    flips: tuple[bool, ...] = ()
+    generators: tuple[torch.Generator, ...] = ()
 
 
 class _Records:
     """Records that are read one at a time, in loader processes that may die of them or hang.
 
     Attributes:
-        clip: what a model eats.
-        short_side, decoder: as :func:`read_record` takes them.
-        patience: seconds that a record may take, besides those for its size.
-        grace: seconds after which a loader process that still reads it is ended.
+        clip: the clip that a model expects.
+        short_side, decoder: as :func:`read_record_frames` takes them.
+        timeout_s: seconds that a record may take, besides those for its size.
+        kill_after_s: seconds after that at which a loader process that still reads it is killed.
         reading: index of the record that each loader process reads, -1 for none; shared with them.
-        deaths: how many loader processes have died of a record, by index.
-        deadly: why a record is not tried again, by index.
+        crash_counts: how many loader processes have died of a record, by index.
+        blocked: why a record is not tried again, by index.
 
     Raises:
-        GestaError: the data are pairs and the model eats one stream.
+        GestaError: the data are pairs and the model expects one stream.
     """
 
-    enlarge = True  # whether smaller pictures are brought to the short side
+    enlarge = True  # whether smaller pictures are scaled up to the short side
 
     def __init__(self, records: Sequence[Record], clip: ClipSpec, short_side: int, decoder: Decoder) -> None:
         self.records = list(records)
         self.clip = clip
         self.short_side = short_side
         self.decoder: Decoder = decoder
-        self.patience, self.grace = TIMEOUT_S, KILL_AFTER_S
+        self.timeout_s, self.kill_after_s = TIMEOUT_S, KILL_AFTER_S
         self.reading = torch.empty(0, dtype=torch.int64)
-        self.deaths: dict[int, int] = {}
-        self.deadly: dict[int, str] = {}
+        self.crash_counts: dict[int, int] = {}
+        self.blocked: dict[int, str] = {}
         if not clip.streams and any(record.paired for record in self.records):
             raise GestaError(
                 "the data gives pairs of RGB and depth, of which the model takes only one: choose --data.modality rgb "
@@ -77,72 +96,75 @@ class _Records:
     def __len__(self) -> int:
         return len(self.records)
 
-    def read(self, index: int, choose: Choose, crop: CropTo | None = None) -> Tensor:
-        """Chosen frames of a record, or a box of them; a loader process that does not come to an end with it ends.
+    def read(self, index: int, select: Callable[[int], S], record: Record | None = None) -> Frames[S]:
+        """Selected frames of a record (or of one of its streams); a loader process that hangs in it is killed.
 
         Raises:
             VideoError: it cannot be read, or it has killed or stopped loader processes before.
         """
-        return self._read(index, self.records[index], choose, crop)
-
-    def _read(self, index: int, record: Record, choose: Choose, crop: CropTo | None = None) -> Tensor:
-        if index in self.deadly:
-            raise VideoError(self.deadly[index])
-        deadline = Deadline(record.path, self.patience)
+        record = record or self.records[index]
+        if index in self.blocked:
+            raise VideoError(self.blocked[index])
+        deadline = Deadline(record.path, self.timeout_s)
         with self._watched(index, deadline):
-            return read_record(record, choose, self.short_side, self.decoder, crop, deadline, self.enlarge)
+            return read_record_frames(
+                record, select, self.short_side, self.decoder, deadline=deadline, enlarge=self.enlarge
+            )
 
-    def read_streams(self, index: int, choose: Choose) -> tuple[list[Tensor | None], list[str]]:
-        """The same moments of every stream that the model eats, and why some are None.
+    def read_streams(self, index: int, select: Callable[[int], S]) -> tuple[list[Tensor | None], S | None, list[str]]:
+        """The same moments of every stream that the model expects.
 
-        ``choose`` is asked for one stream; frames of others, if these have more or fewer, lie at the same shares of
-        the stretch. A stream that the data does not have is None without a reason.
+        ``select`` is asked for the first stream that can be read; of the others the frames at the same fractions of
+        the segment are taken, which are the same numbers unless these streams have more or fewer frames.
+
+        Returns:
+            frames of each stream, or None where it does not exist or cannot be read; the selection, None without any
+            stream; why streams cannot be read.
         """
-        chosen: list[tuple[Tensor, int]] = []
-        found: list[Tensor | None] = []
+        first: Frames[S] | None = None
+        images: list[Tensor | None] = []
         reasons = []
         for stream in self.streams(index):
-
-            def same_moments(n: int, first: bool = not any(part is not None for part in found)) -> Tensor:
-                if first:
-                    chosen[:] = [(choose(n), n)]
-                ((indices, count),) = chosen
-                return indices if n == count else (2 * indices + 1) * n // (2 * count)
-
-            frames = None
+            images.append(None)
+            if stream is None:
+                continue
             try:
-                frames = self._read(index, stream, same_moments) if stream else None
+                if first is None:
+                    first = self.read(index, select, stream)
+                    images[-1] = first.images
+                else:
+                    images[-1] = self.read(index, functools.partial(_same_moments, first), stream).images
             except UNREADABLE as error:
                 reasons.append(str(error))
-            found.append(frames)
-        return found, reasons
+        return images, None if first is None else first.selection, reasons
 
     def streams(self, index: int) -> list[Record | None]:
-        """A record once for each stream that the model eats, None for those that it does not have."""
+        """A record once for each stream that the model expects, None for those that it does not have."""
         record = self.records[index]
         if not self.clip.streams:
             return [record]
-        there = {"rgb" if stream.depth is None else "depth": stream for stream in record.streams}
-        return [there.get(kind) for kind in self.clip.streams]
+        by_modality = {"rgb" if stream.depth is None else "depth": stream for stream in record.streams}
+        return [by_modality.get(modality) for modality in self.clip.streams]
 
     @contextlib.contextmanager
     def _watched(self, index: int, deadline: Deadline) -> Iterator[None]:
+        """Let the main process know what this worker reads, and have the worker killed if it hangs in it."""
         worker = get_worker_info()
         if worker is None or worker.id >= len(self.reading):  # or a worker of somebody else's loader
             yield
             return
         self.reading[worker.id] = index
-        alarm = hasattr(signal, "setitimer")
-        if alarm:  # the system's: what hangs inside a decoder lets none of our threads run
-            signal.setitimer(signal.ITIMER_REAL, deadline.seconds + self.grace)
+        has_alarm = hasattr(signal, "setitimer")
+        if has_alarm:  # the system's: what hangs inside a decoder lets none of our threads run
+            signal.setitimer(signal.ITIMER_REAL, deadline.seconds + self.kill_after_s)
         try:
             yield
         finally:
-            if alarm:
+            if has_alarm:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             self.reading[worker.id] = -1
 
-    def bury(self, workers: dict[int, int | None]) -> bool:
+    def note_worker_deaths(self, workers: dict[int, int | None]) -> bool:
         """Note what dead loader processes were reading; returns whether they were reading anything.
 
         A record has failed if it ran out of time, or once two processes have died of it: the first may have been ended
@@ -151,18 +173,26 @@ class _Records:
         Args:
             workers: number of each dead process → its exit status.
         """
-        found = False
+        was_reading = False
         for number, status in workers.items():
             index = int(self.reading[number])
             if index < 0:
                 continue
-            found = True
-            self.deaths[index] = self.deaths.get(index, 0) + 1
-            late = status == -getattr(signal, "SIGALRM", 0)
-            if late or self.deaths[index] > 1:
-                why = "is not read in time" if late else f"kills the process that reads it (status {status})"
-                self.deadly[index] = f"{self.records[index].path}: {why}; take it off the list"
-        return found
+            was_reading = True
+            self.crash_counts[index] = self.crash_counts.get(index, 0) + 1
+            timed_out = status == -getattr(signal, "SIGALRM", 0)
+            if timed_out or self.crash_counts[index] > 1:
+                reason = "is not read in time" if timed_out else f"kills the process that reads it (status {status})"
+                self.blocked[index] = f"{self.records[index].path}: {reason}; take it off the list"
+        return was_reading
+
+
+def _same_moments(first: Frames[S], count: int) -> Selection:
+    """What shows the same moments as the first stream in another one of ``count`` frames: the same fractions of it."""
+    indices = first.selection.indices
+    if count != first.count:
+        indices = (2 * indices + 1) * count // (2 * first.count)  # the other's frame at the middle of a frame's time
+    return Selection(indices)
 
 
 class TrainingClips(_Records, Dataset[Sample]):
@@ -180,7 +210,7 @@ class TrainingClips(_Records, Dataset[Sample]):
         classes: names in label order, by label space if there are several; they decide what may be flipped.
     """
 
-    enlarge = False  # all crops are shares of the picture, and are scaled once, to the model's size
+    enlarge = False  # all crops are fractions of the picture, and are scaled once, to the model's size
 
     def __init__(
         self,
@@ -194,7 +224,7 @@ class TrainingClips(_Records, Dataset[Sample]):
         for index in range(len(records) if clip.streams else 0):
             if None in self.streams(index):
                 raise GestaError(
-                    f"{records[index].name}: has only one of {' and '.join(clip.streams)}, which the model eats; "
+                    f"{records[index].name}: has only one of {' and '.join(clip.streams)}, and the model expects both; "
                     "give it pairs (--data.modality rgbd)"
                 )
         spaces = by_space(classes)
@@ -206,28 +236,14 @@ class TrainingClips(_Records, Dataset[Sample]):
         }
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
-        epoch, wanted = item
+        epoch, first_index = item
         failures: list[Failure] = []
         for attempt in range(min(ATTEMPTS, len(self.records))):
-            index = wanted
-            if attempt:
-                substitute = seeded(self.config.seed, epoch, wanted, "substitute", attempt)
-                index = int(torch.randint(len(self.records), (), generator=substitute))
-                while any(failure.index == index for failure in failures):
-                    index = (index + 1) % len(self.records)
-            record = self.records[index]
-            draws = [seeded(self.config.seed, epoch, index, copy) for copy in range(self.config.repeats)]
-            begin = [draw.get_state() for draw in draws]
-
-            def choose(n: int, draws: list[torch.Generator] = draws, begin: list[Tensor] = begin) -> Tensor:
-                for draw, state in zip(draws, begin):  # a video that is shorter than it promised asks twice
-                    draw.set_state(state)
-                return torch.stack([train_indices(n, self.clip, self.config.short_videos, draw) for draw in draws])
-
+            index = self._substitute(epoch, first_index, attempt, failures) if attempt else first_index
             try:
-                label, video = self.views(index, choose, draws)
+                label, video = self.views(index, functools.partial(self.draw, epoch, index))
             except UNREADABLE as error:
-                failures.append(Failure(index, record.name, str(error)))
+                failures.append(Failure(index, self.records[index].name, str(error)))
                 continue
             return Sample(video=video, label=label, index=index, failures=failures, partial=[])
         raise GestaError(
@@ -235,51 +251,66 @@ class TrainingClips(_Records, Dataset[Sample]):
             "gesta data check lists all such videos"
         )
 
-    def views(self, index: int, choose: Choose, draws: list[torch.Generator]) -> tuple[Label, Tensor]:
-        """A record's label and its augmented copies ``(V, T, C, H, W)``.
+    def _substitute(self, epoch: int, index: int, attempt: int, failures: Sequence[Failure]) -> int:
+        """The record that is shown instead of ``index`` at the given attempt: one that has not failed yet."""
+        generator = seeded(self.config.seed, epoch, index, "substitute", attempt)
+        substitute = int(torch.randint(len(self.records), (), generator=generator))
+        while any(failure.index == substitute for failure in failures):
+            substitute = (substitute + 1) % len(self.records)
+        return substitute
 
-        Of a single copy that is not turned only the box is read; draws (frames, flip, box, the rest) and pixels are
-        the same either way.
+    def draw(self, epoch: int, index: int, n: int) -> TrainingDraws:
+        """Frames and mirroring of a record's copies, if it has ``n`` frames: always the same for the same arguments.
+
+        Of a single copy that is not turned only the crop's box is read, and ``crop`` draws it; the order of the draws
+        (frames, flip, box, the others) and the pixels are the same either way.
         """
-        record, config = self.records[index], self.config.augment
-        if len(draws) > 1 or config.rotate or record.masks or self.clip.streams:
-            streams, reasons = self.read_streams(index, choose)
-            if reasons:
-                raise VideoError("; ".join(reasons))
-            label, flips = self._flips(record.label, draws)
-            copies = zip(*(stream for stream in streams if stream is not None))
-            views = [augment(c, config, self.clip, flip, draw) for c, flip, draw in zip(copies, flips, draws)]
-            return label, torch.stack(views)
-        flipped: list[tuple[Label, list[bool]]] = []
+        config = self.config
+        generators = tuple(seeded(config.seed, epoch, index, copy) for copy in range(config.repeats))
+        indices = torch.stack([train_indices(n, self.clip, config.short_videos, g) for g in generators])
+        label, flips = self._flips(self.records[index].label, generators)
 
-        def choose_and_flip(n: int) -> Tensor:
-            indices = choose(n)
-            flipped[:] = [self._flips(record.label, draws)]
-            return indices
+        def crop(height: int, width: int) -> Box:
+            return crop_box(config.augment, height, width, self.clip.size, generators[0])
 
-        def box(height: int, width: int) -> tuple[int, int, int, int]:
-            return crop_box(config, height, width, self.clip.size, draws[0])
+        return TrainingDraws(indices, crop if self._reads_box_only(index) else None, label, flips, generators)
 
-        (clip,) = self.read(index, choose_and_flip, box)
-        ((label, (flip,)),) = flipped
-        return label, augment_box(clip, config, self.clip, flip, draws[0])[None]
+    def _reads_box_only(self, index: int) -> bool:
+        whole = self.config.augment.rotate or self.records[index].masks or self.clip.streams
+        return self.config.repeats == 1 and not whole
 
-    def _flips(self, label: Label, draws: list[torch.Generator]) -> tuple[Label, list[bool]]:
+    def views(self, index: int, select: Callable[[int], TrainingDraws]) -> tuple[Label, Tensor]:
+        """A record's label and its augmented copies ``(V, T, C, H, W)``."""
+        config = self.config.augment
+        if self._reads_box_only(index):
+            (clip,), draws, _ = self.read(index, select)
+            return draws.label, augment_box(clip, config, self.clip, draws.flips[0], draws.generators[0])[None]
+        streams, selection, reasons = self.read_streams(index, select)
+        if reasons or selection is None:
+            raise VideoError("; ".join(reasons))
+        copies = zip(*(stream for stream in streams if stream is not None))
+        views = [
+            augment(copy, config, self.clip, flip, generator)
+            for copy, flip, generator in zip(copies, selection.flips, selection.generators)
+        ]
+        return selection.label, torch.stack(views)
+
+    def _flips(self, label: Label, generators: Sequence[torch.Generator]) -> tuple[Label, tuple[bool, ...]]:
         """Which copies to mirror, and the label they then have.
 
         A sample has one label, so the copies of a class that has a partner are mirrored all or none.
         """
         labels = by_space(label)
         mirrored = {space: None if value is None else self.mirror[space][value] for space, value in labels.items()}
-        flips = [float(torch.rand((), generator=draw)) < self.config.augment.flip for draw in draws]
+        flips = tuple(float(torch.rand((), generator=g)) < self.config.augment.flip for g in generators)
         if any(mirrored[space] is None and value is not None for space, value in labels.items()):
-            return label, [False] * len(draws)
+            return label, (False,) * len(flips)
         if mirrored == labels:
             return label, flips
-        flips = [flips[0]] * len(draws)
         if not flips[0]:
-            return label, flips
-        return (mirrored if isinstance(label, dict) else mirrored[LABEL]), flips  # type: ignore[return-value]
+            return label, (False,) * len(flips)
+        label = mirrored if isinstance(label, dict) else mirrored[LABEL]  # type: ignore[assignment]
+        return label, (True,) * len(flips)
 
 
 class TestViews(_Records, Dataset[Sample | Failure]):
@@ -305,11 +336,11 @@ class TestViews(_Records, Dataset[Sample | Failure]):
     def __getitem__(self, index: int) -> Sample | Failure:
         record, config = self.records[index], self.config
 
-        def choose(n: int) -> Tensor:
-            return test_indices(n, self.clip, config.clips, config.coverage, config.short_videos)
+        def select(n: int) -> Selection:
+            return Selection(test_indices(n, self.clip, config.clips, config.coverage, config.short_videos))
 
-        streams, reasons = self.read_streams(index, choose)
-        views = [None if s is None else crop_views(s, self.clip.size, config.crops) for s in streams]
+        streams, _, reasons = self.read_streams(index, select)
+        views = [None if clips is None else crop_views(clips, self.clip.size, config.crops) for clips in streams]
         some = next((view for view in views if view is not None), None)
         if some is None:
             return Failure(index, record.name, "; ".join(reasons))
@@ -318,43 +349,42 @@ class TestViews(_Records, Dataset[Sample | Failure]):
         return Sample(video=video, label=record.label, index=index, failures=[], partial=partial)
 
 
-def read_record(
+def read_record(record: Record, choose: Callable[[int], Tensor | np.ndarray], short_side: int) -> Tensor:
+    """Chosen frames of a record, as :func:`gesta.video.read.read` gives them; by ``masks`` cropped to people."""
+    return read_record_frames(record, lambda n: Selection(torch.as_tensor(choose(n))), short_side).images
+
+
+def read_record_frames(
     record: Record,
-    choose: Choose,
+    select: Callable[[int], S],
     short_side: int,
     decoder: Decoder = "pyav",
-    crop: CropTo | None = None,
     deadline: Deadline | None = None,
     enlarge: bool = True,
-) -> Tensor:
-    """Chosen frames of a record, as :func:`gesta.video.read.read` gives them; by ``masks`` cropped to people.
+) -> Frames[S]:
+    """Selected frames of a record, as :func:`gesta.video.read.read_frames` gives them; by ``masks`` cropped to people.
 
-    Either the record has ``masks``, and frames of one size, or there may be a ``crop``.
+    Either the record has ``masks``, and frames of one size, or the selection may have a ``crop``.
     """
     modality: Modality = "rgb" if record.depth is None else "depth"
-    chosen: list[Tensor] = []
-
-    def remember(n: int) -> Tensor:
-        chosen[:] = [choose(n)]
-        return chosen[0]
-
-    frames = read(
+    frames = read_frames(
         record.path,
-        remember,
+        select,
         short_side=whole_side(short_side, modality) if record.masks else short_side,
         start=record.start,
         end=record.end,
         seconds=record.seconds,
         depth=record.depth,
         decoder=decoder,
-        crop=crop,
         enlarge=enlarge or bool(record.masks),
         deadline=deadline,
     )
     if not record.masks:
         return frames
-    places = find_people(record.masks, chosen[0] + (record.start or 0))
-    return crop_to_people(frames.flatten(0, -4), places, modality).unflatten(0, chosen[0].shape)
+    indices = frames.selection.indices
+    people = find_people(record.masks, indices + (record.start or 0))
+    images = crop_to_people(frames.images.flatten(0, -4), people, modality)
+    return frames._replace(images=images.unflatten(0, indices.shape))
 
 
 def collate(samples: Sequence[Sample | Failure]) -> Batch:

@@ -133,13 +133,13 @@ def members(shard: str) -> list[Member]:
     """The samples of a shard that have a video, in its order."""
     index = read_index(shard)
     found = []
-    for name in index.places:
+    for name in index.members:
         if os.path.splitext(name)[1].lower() not in VIDEOS:
             continue
         key = _key(name)
         try:
-            note = json.loads(index.notes.get(f"{key}.json", "{}"))
-            number = index.notes.get(f"{key}.cls", "").strip()
+            note = json.loads(index.texts.get(f"{key}.json", "{}"))
+            number = index.texts.get(f"{key}.cls", "").strip()
             label = int(number) if number else note.get("label")
             written = str(note.get("name", name))
         except (ValueError, AttributeError):

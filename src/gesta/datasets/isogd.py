@@ -10,7 +10,7 @@ from gesta.data.listfile import read_text
 from gesta.data.locate import Finder, find_list
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName, files_of_modality
-from gesta.video.depth import Encoding, Modalities, depth_of, kinds
+from gesta.video.depth import Encoding, Modalities, depth_settings, streams_of
 
 CLASSES = 249
 LISTS: dict[SplitName, str] = {"train": "train_list.txt", "val": "valid_list.txt", "test": "test_list.txt"}
@@ -55,7 +55,7 @@ class IsoGD(DataConfig):
         Raises:
             GestaError: a folder or list is missing, or a list is not the official one.
         """
-        depth = depth_of(self.modality, self.depth_encoding, (0, 1))
+        depth = depth_settings(self.modality, self.depth_encoding, (0, 1))
         if not os.path.isdir(self.root):
             raise GestaError(f"{self.root}: is not a folder; give the one that holds the videos (--data.root DIR)")
         # the splits count from 1 each, so a bare file name says nothing
@@ -76,7 +76,7 @@ class IsoGD(DataConfig):
                     raise GestaError(f"{self.test_labels}: has no line for {match['rgb']}; get the list again")
                 label = labels[number] + 1
             folder = os.path.dirname(match["rgb"])
-            paths = {kind: _path(finder, match[kind], folder.split("/")[0]) for kind in kinds(self.modality)}
+            paths = {kind: _path(finder, match[kind], folder.split("/")[0]) for kind in streams_of(self.modality)}
             files = files_of_modality(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
             records.append(Record(**files, name=f"{folder}/{number}", label=label - 1 if label else None))
         return records

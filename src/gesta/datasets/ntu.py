@@ -12,7 +12,7 @@ from gesta.config import config, suggest
 from gesta.data.listfile import read_text
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, RecordFiles, SplitName, files_of_modality
-from gesta.video.depth import Encoding, Modalities, Modality, depth_of, kinds
+from gesta.video.depth import Encoding, Modalities, Modality, depth_settings, streams_of
 from gesta.video.find import VIDEOS, is_folder
 
 Protocol = Literal["cross_subject", "cross_view"]
@@ -104,7 +104,7 @@ class NTU(DataConfig):
         Raises:
             GestaError: the folder is missing, or a field is impossible.
         """
-        depth = depth_of(self.modality, self.depth_encoding, self.depth_range)
+        depth = depth_settings(self.modality, self.depth_encoding, self.depth_range)
         if self.split not in get_args(Protocol):
             raise GestaError(
                 f"data.split cannot be {self.split!r}{suggest(self.split, get_args(Protocol))} "
@@ -128,7 +128,7 @@ class NTU(DataConfig):
         }
         for name in left_out & set(labels):
             del labels[name]
-        there = {kind: _find(self.root, labels, kind) for kind in kinds(self.modality)}
+        there = {kind: _find(self.root, labels, kind) for kind in streams_of(self.modality)}
         some = {name for found in there.values() for name in found}
         masks = _masks(self.root, labels, some) if self.person_crop else {}
 

@@ -39,7 +39,7 @@ from gesta.marionette.motions.fine import ATTRIBUTES
 from gesta.marionette.motions.kitchen import NOUNS, SEGMENTS, VERBS
 from gesta.progress import track
 from gesta.records import ClassNames, DataConfig, Record, SplitName, by_space, files_of_modality, labels_file
-from gesta.video.depth import Encoding, Modalities, depth_of
+from gesta.video.depth import Encoding, Modalities, depth_settings
 
 Family = Literal["coarse", "fine", "objects", "kitchen"]
 HeldOut = Literal["both", "subjects", "cameras"]
@@ -112,7 +112,7 @@ class Marionette(DataConfig):
         Raises:
             GestaError: the folder holds no finished Marionette set (or none with depth), or a field is misspelt.
         """
-        depth = depth_of(self.modality, self.depth_encoding, self.depth_range)
+        depth = depth_settings(self.modality, self.depth_encoding, self.depth_range)
         if self.held_out not in get_args(HeldOut):
             raise GestaError(
                 f"held_out cannot be {self.held_out!r}{suggest(self.held_out, get_args(HeldOut))} "

@@ -22,7 +22,7 @@ MEMBER = ".tar#"
 
 
 class ByteRange(NamedTuple):
-    """A stretch of bytes in a file."""
+    """Bytes of a file from ``offset`` on, ``size`` of them: all of it, or a member of a tar file."""
 
     file: str
     offset: int
@@ -37,15 +37,15 @@ class ByteRange(NamedTuple):
 
 
 class ArchiveIndex(NamedTuple):
-    """What a tar file holds.
+    """The members of a tar file.
 
     Attributes:
-        places: (offset, size) of each member's bytes by its name.
-        notes: the text of its small members (``.json``, ``.cls``) by their names.
+        members: (offset, size) of each member's bytes by its name.
+        texts: the text of its small members (``.json``, ``.cls``) by their names.
     """
 
-    places: dict[str, tuple[int, int]]
-    notes: dict[str, str]
+    members: dict[str, tuple[int, int]]
+    texts: dict[str, str]
 
 
 def locate(path: str) -> ByteRange | None:
@@ -54,19 +54,19 @@ def locate(path: str) -> ByteRange | None:
         return ByteRange(path, 0, os.path.getsize(path))
     if MEMBER not in path:
         return None
-    at = path.index(MEMBER) + len(MEMBER)
-    archive, name = path[: at - 1], path[at:]
+    split = path.index(MEMBER) + len(MEMBER)
+    archive, name = path[: split - 1], path[split:]
     if not os.path.isfile(archive):
         return None
-    found = read_index(archive).places.get(name)
-    return None if found is None else ByteRange(archive, *found)
+    member = read_index(archive).members.get(name)
+    return None if member is None else ByteRange(archive, *member)
 
 
-def read_bytes(where: ByteRange, block: int = 2**20) -> Iterator[bytes]:
-    """The bytes of a place, block by block."""
-    with open(where.file, "rb") as file:
-        file.seek(where.offset)
-        left = where.size
+def read_bytes(byte_range: ByteRange, block: int = 2**20) -> Iterator[bytes]:
+    """The bytes, block by block."""
+    with open(byte_range.file, "rb") as file:
+        file.seek(byte_range.offset)
+        left = byte_range.size
         while left and (data := file.read(min(block, left))):
             left -= len(data)
             yield data
@@ -83,7 +83,7 @@ def read_index(archive: str) -> ArchiveIndex:
     A list that had to be made is kept beside the tar file where that can be written to.
 
     Raises:
-        GestaError: not a tar file, a compressed one (which has no places to jump to), or one that is cut off.
+        GestaError: not a tar file, a compressed one (whose members cannot be read in place), or one that is cut off.
     """
     status = os.stat(archive)
     return _read_index(archive, status.st_size, status.st_mtime_ns)
@@ -93,14 +93,14 @@ def read_index(archive: str) -> ArchiveIndex:
 def _read_index(archive: str, size: int, changed: int) -> ArchiveIndex:
     try:
         with open(index_file(archive), encoding="utf-8") as file:
-            kept = json.load(file)
-        if kept["bytes"] == size and os.stat(index_file(archive)).st_mtime_ns >= changed:
-            return ArchiveIndex(
-                {name: (offset, length) for name, (offset, length) in kept["places"].items()}, kept["notes"]
-            )
+            saved = json.load(file)
+        # it belongs to this tar file: same size, and not older
+        if saved["bytes"] == size and os.stat(index_file(archive)).st_mtime_ns >= changed:
+            members = {name: (offset, length) for name, (offset, length) in saved["members"].items()}
+            return ArchiveIndex(members, saved["texts"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # not there yet, or not ours
-    places, notes = {}, {}
+    members, texts = {}, {}
     try:
         if not os.path.isfile(archive):  # opening a pipe would wait for ever
             raise tarfile.ReadError("it is not a file")
@@ -110,16 +110,16 @@ def _read_index(archive: str, size: int, changed: int) -> ArchiveIndex:
                     continue
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError("it is cut off")
-                places[member.name] = member.offset_data, member.size
+                members[member.name] = member.offset_data, member.size
                 if member.name.endswith((".json", ".cls")) and member.size < 2**16:
-                    notes[member.name] = tar.extractfile(member).read().decode()  # type: ignore[union-attr]
+                    texts[member.name] = tar.extractfile(member).read().decode()  # type: ignore[union-attr]
     except (tarfile.TarError, UnicodeDecodeError) as error:
         raise GestaError(
             f"{archive}: cannot be read as an uncompressed tar file ({error}); copy it again, or unpack it"
         ) from None
-    index = ArchiveIndex(places, notes)
+    index = ArchiveIndex(members, texts)
     with contextlib.suppress(OSError):  # read-only storage: every process lists the members for itself
-        write_json(index_file(archive), {"bytes": size, "places": places, "notes": notes})
+        write_json(index_file(archive), {"bytes": size, "members": members, "texts": texts})
     return index
 
 

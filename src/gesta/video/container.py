@@ -1,6 +1,6 @@
 """Video files as packets: opening them, choosing the video stream, counting frames, and decoding packet by packet.
 
-:mod:`gesta.video.read` is the way in.
+:mod:`gesta.video.read` is where to start. Frame counts come from packets, never from the header, which may be wrong.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from torch.utils.data import get_worker_info
 from gesta.errors import VideoError
 from gesta.video.archive import ByteRange, locate
 from gesta.video.deadline import Deadline
-from gesta.video.picture import MOST_PIXELS, absurd_size
+from gesta.video.picture import MAX_PIXELS, absurd_size
 
 DAMAGED = "the file is damaged, incomplete or not a video: copy or download it again, or take it off the list"
 
 HELD_BYTES = 16 * 2**20
-"""A file up to this size is held as packets while it is read; of a larger one only the needed stretch."""
+"""A file up to this size is held as packets while it is read; of a larger one only the range that is needed."""
 
 MAX_REORDER = 32
-"""Pictures are reordered over at most 16 places (H.264, HEVC), so no frame appears later than this many packets."""
+"""A decoder holds back at most 16 pictures to bring them into the order in which they are shown (H.264, HEVC), so no
+frame comes out later than this many packets after its own."""
 
 NETWORK_TIMEOUT = 20.0
 """Seconds without an answer after which a URL has failed."""
 
-LIMITS = {"max_pixels": str(MOST_PIXELS)}
+LIMITS = {"max_pixels": str(MAX_PIXELS)}
 """For libav's decoders, which then refuse a larger picture before they allocate it."""
 
 
@@ -60,8 +61,8 @@ def open_video(source: str | int, deadline: Deadline | None = None) -> Iterator[
     except (FFmpegError, OSError, ValueError) as error:
         if deadline is not None and isinstance(error, ExitError):
             raise deadline.error() from None
-        why = getattr(error, "strerror", None) or str(error)
-        raise VideoError(f"{source}: cannot be opened as a video ({why}); {_remedy(source)}") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(f"{source}: cannot be opened as a video ({reason}); {_remedy(source)}") from None
     with container:
         yield container, _choose_stream(container, source)
 
@@ -69,8 +70,8 @@ def open_video(source: str | int, deadline: Deadline | None = None) -> Iterator[
 def _libav_source(source: str | int) -> tuple[str, dict[str, Any]]:
     """What to hand to libav: name and options."""
     if isinstance(source, str) and not source.startswith("/dev/video"):
-        if (where := locate(source)) is not None:
-            return where.url, {}
+        if (byte_range := locate(source)) is not None:
+            return byte_range.url, {}
         if os.path.exists(source):
             raise VideoError(f"{source}: is neither a file nor a folder; give a video file or a folder of frames")
     text = str(source)
@@ -95,10 +96,10 @@ def _remedy(source: str | int) -> str:
 
 
 def _choose_stream(container: Any, source: str | int) -> Any:
-    form = container.format.name
-    if form.endswith("_pipe") or form == "image2":
+    file_format = container.format.name
+    if file_format.endswith("_pipe") or file_format == "image2":
         raise VideoError(f"{source}: is a still image; give a video file or the folder of frames")
-    if form == "tty":  # libav draws text files
+    if file_format == "tty":  # libav draws text files
         raise VideoError(f"{source}: is a text file; give a video file or a folder of frames")
     stream = container.streams.best("video")
     if stream is None or stream.disposition & Disposition.attached_pic:
@@ -106,14 +107,14 @@ def _choose_stream(container: Any, source: str | int) -> Any:
     if stream.codec_context is None:
         raise VideoError(f"{source}: its video codec has no decoder here; convert it, for example to H.264")
     if stream.width and stream.height and (absurd := absurd_size(stream.width, stream.height)):
-        raise VideoError(f"{source}: its header tells of {absurd}; {DAMAGED}")
+        raise VideoError(f"{source}: by its header, {absurd}; {DAMAGED}")
     stream.codec_context.options = dict(LIMITS)
     return stream
 
 
 def _contents(container: Any) -> str:
-    kinds = {"video": "a cover picture"}
-    return " and ".join(sorted({kinds.get(stream.type, stream.type) for stream in container.streams})) or "a header"
+    names = {"video": "a cover picture"}  # the only "video" that is no moving picture
+    return " and ".join(sorted({names.get(stream.type, stream.type) for stream in container.streams})) or "a header"
 
 
 def set_threads(stream: Any, single: bool = False) -> bool:
@@ -128,7 +129,7 @@ def set_threads(stream: Any, single: bool = False) -> bool:
 
 
 class KeyFrame(NamedTuple):
-    """A key frame: its number in file order, its decoding time if the file holds one, its presentation time."""
+    """A frame that needs no other: its number in file order, decoding time (if the file has it), presentation time."""
 
     number: int
     dts: int | None
@@ -136,13 +137,13 @@ class KeyFrame(NamedTuple):
 
 
 class PacketScan(NamedTuple):
-    """What a video tells without decoding.
+    """What the packets of a video tell without decoding.
 
     Attributes:
         frames: number of packets that should give a frame.
         times: their presentation times (of the container's index: decoding times) in file order, in units of
             ``unit``; empty where unknown or wrong (AVI).
-        keys: key frames it is exact to start decoding at; empty if only the beginning is.
+        keys: key frames at which decoding may start and gives exactly the same; empty if only the beginning may.
         packets: all packets, discarded ones included, if they are few enough to hold.
         unit: seconds per unit of time.
     """
@@ -156,12 +157,12 @@ class PacketScan(NamedTuple):
 
 def scan_packets(container: Any, stream: Any, deadline: Deadline) -> PacketScan:
     """Count the frames of an open file and learn where decoding may start, from its packets or its index."""
-    where = locate(deadline.path)
-    if where is None:
+    byte_range = locate(deadline.path)
+    if byte_range is None:
         raise VideoError(f"{deadline.path}: does not exist any more; check the path")
-    large = where.size > HELD_BYTES
+    large = byte_range.size > HELD_BYTES
     unit = float(stream.time_base or 0)
-    if large and "mp4" in container.format.name and not _fragmented(where):
+    if large and "mp4" in container.format.name and not _fragmented(byte_range):
         indexed = _from_index(container, stream, unit, deadline)
         if indexed is not None:
             return indexed
@@ -169,8 +170,8 @@ def scan_packets(container: Any, stream: Any, deadline: Deadline) -> PacketScan:
     times: list[int] = []
     keys: list[KeyFrame] = []
     shown = 0
-    guessed_dts = "matroska" in container.format.name
-    latest = None
+    guessed_dts = "matroska" in container.format.name  # which stores presentation times only; libav guesses the others
+    latest = None  # presentation time so far
     for packet in packets_of(container, stream, [], deadline):
         if not large:
             packets.append(packet)
@@ -179,9 +180,11 @@ def scan_packets(container: Any, stream: Any, deadline: Deadline) -> PacketScan:
             if packet.pts is None:
                 continue
             times.append(packet.pts)
+            # only key frames that are shown after all packets before them
             if packet.is_keyframe and (latest is None or packet.pts > latest):
                 keys.append(KeyFrame(len(times) - 1, None if guessed_dts else packet.dts, packet.pts))
             latest = packet.pts if latest is None else max(latest, packet.pts)
+    # AVI has no presentation times; without a time of its own for each packet they say nothing
     if container.format.name == "avi" or len(set(times)) < shown:
         return PacketScan(shown, [], [], packets or None, unit)
     # without a key frame first, the decoder drops frames and all later numbers shift
@@ -195,11 +198,12 @@ def _from_index(container: Any, stream: Any, unit: float, deadline: Deadline) ->
     entries = [(entry.timestamp, entry.is_keyframe, entry.is_discard) for entry in stream.index_entries]
     if not entries or len(entries) != stream.frames or any(discard for _, _, discard in entries):
         return None
-    head = list(itertools.islice(packets_of(container, stream, [], deadline), MAX_REORDER))
-    times = presentation_times(head)
-    if not times or not head[0].is_keyframe or times[0] > min(times):
+    first = list(itertools.islice(packets_of(container, stream, [], deadline), MAX_REORDER))
+    times = presentation_times(first)
+    if not times or not first[0].is_keyframe or times[0] > min(times):
         return None
-    offset = times[0] - (times[0] if head[0].dts is None else head[0].dts)  # the index has decoding times only
+    # the index has decoding times only; a key frame is shown as long after its decoding as the first one is
+    offset = times[0] - (times[0] if first[0].dts is None else first[0].dts)
     keys = [KeyFrame(i, time, time + offset) for i, (time, key, _) in enumerate(entries) if key]
     return PacketScan(len(entries), [time for time, _, _ in entries], keys, None, unit)
 
@@ -210,24 +214,25 @@ def presentation_times(packets: list[av.Packet]) -> list[int]:
     return [packet.pts for packet in packets if packet.pts is not None] if len(times) == len(packets) else []
 
 
-def _fragmented(where: ByteRange) -> bool:
+def _fragmented(byte_range: ByteRange) -> bool:
     """Whether an MP4 file is made of fragments, whose index is not complete before the whole file is read."""
-    with open(where.file, "rb") as file:
-        file.seek(where.offset)
-        while len(head := file.read(16)) >= 8 and file.tell() <= where.offset + where.size:
-            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            if kind == b"moof":
+    with open(byte_range.file, "rb") as file:
+        file.seek(byte_range.offset)
+        # a file is a list of boxes: size (4 bytes, with itself), type (4 bytes), content
+        while len(header := file.read(16)) >= 8 and file.tell() <= byte_range.offset + byte_range.size:
+            size, box_type = int.from_bytes(header[:4], "big"), header[4:8]
+            if box_type == b"moof":  # movie fragment
                 return True
-            if size == 1:
-                size = int.from_bytes(head[8:16], "big")
+            if size == 1:  # the size follows, in 8 bytes
+                size = int.from_bytes(header[8:16], "big")
             if size < 8:  # 0: reaches to the end of the file
                 return False
-            file.seek(size - len(head), os.SEEK_CUR)
+            file.seek(size - len(header), os.SEEK_CUR)
     return False
 
 
 def packets_of(
-    container: Any, stream: Any, damage: list[Exception], deadline: Deadline | None = None
+    container: Any, stream: Any, errors: list[Exception], deadline: Deadline | None = None
 ) -> Iterator[av.Packet]:
     """The stream's packets to the end of the file, or to where the file breaks off.
 
@@ -245,43 +250,44 @@ def packets_of(
         except FFmpegError as error:
             if deadline is not None and isinstance(error, ExitError):
                 raise deadline.error() from None
-            damage.append(error)
+            errors.append(error)
             return
         if packet.size:  # empty ones stand for dropped frames, or for the end
             yield packet
 
 
-def frames_of(stream: Any, packets: Iterable[av.Packet], damage: list[Exception]) -> Iterator[av.VideoFrame]:
-    """Decode packets one by one; what cannot be decoded goes to ``damage`` and costs its own frames only."""
+def frames_of(stream: Any, packets: Iterable[av.Packet], errors: list[Exception]) -> Iterator[av.VideoFrame]:
+    """Decode packets one by one; what cannot be decoded goes to ``errors`` and costs its own frames only."""
     for packet in packets:
         try:
             frames = packet.decode()
         except FFmpegError as error:
-            damage.append(error)
+            errors.append(error)
             continue
-        yield from _readable(frames, damage)
+        yield from _readable(frames, errors)
     try:
-        rest = stream.codec_context.decode(None)
+        held_back = stream.codec_context.decode(None)
     except FFmpegError as error:
-        damage.append(error)
+        errors.append(error)
         return
-    yield from _readable(rest, damage)
+    yield from _readable(held_back, errors)
 
 
-def _readable(frames: Iterable[av.VideoFrame], damage: list[Exception]) -> Iterator[av.VideoFrame]:
+def _readable(frames: Iterable[av.VideoFrame], errors: list[Exception]) -> Iterator[av.VideoFrame]:
     """Frames of a size that can be scaled; it may change within a video."""
     for frame in frames:
         if absurd := absurd_size(frame.width, frame.height):
-            damage.append(ValueError(absurd))
+            errors.append(ValueError(absurd))
         else:
             yield frame
 
 
-def last_error(damage: list[Exception]) -> str:
-    """What the last damage was, in words; empty if there was none."""
-    return str(getattr(damage[-1], "strerror", None) or damage[-1]) if damage else ""
+def last_error(errors: list[Exception]) -> str:
+    """The last error in words; empty if there was none."""
+    return str(getattr(errors[-1], "strerror", None) or errors[-1]) if errors else ""
 
 
 def undecodable(path: str, problem: str) -> VideoError:
-    why = f" ({problem})" if problem else ""
-    return VideoError(f"{path}: no frame of it can be decoded{why}; {DAMAGED}")
+    """What is raised when not a single frame came."""
+    detail = f" ({problem})" if problem else ""
+    return VideoError(f"{path}: no frame of it can be decoded{detail}; {DAMAGED}")

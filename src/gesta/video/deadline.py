@@ -13,13 +13,14 @@ from gesta.video.archive import locate
 T = TypeVar("T")
 
 TIMEOUT_S = 60.0
-"""Seconds that every file is given, besides one for each :data:`RATE` bytes of it, or each image of a folder."""
+"""Seconds that reading any file may take, and one more for each :data:`BYTES_PER_S` bytes or each image of a folder."""
 
-RATE = 128 * 1024
-"""As if a video were decoded at the speed of one that plays at 1 Mbit/s."""
+BYTES_PER_S = 128 * 1024
+"""Slowest reading that is waited for: as if a video of 1 Mbit/s were decoded no faster than it plays."""
 
 KILL_AFTER_S = 20.0
-"""Seconds after the end at which a process that is still busy is ended: what hangs inside a decoder never looks up."""
+"""Seconds after the deadline at which a process that still reads is killed: what hangs inside a decoder never checks
+the time."""
 
 
 class Deadline:
@@ -27,15 +28,15 @@ class Deadline:
 
     Args:
         path: video file, member of a tar file, or folder of frames.
-        patience: seconds, whatever the size.
+        timeout_s: seconds, whatever the size.
 
     Attributes:
         seconds: from the beginning to the end.
     """
 
-    def __init__(self, path: str, patience: float = TIMEOUT_S) -> None:
+    def __init__(self, path: str, timeout_s: float = TIMEOUT_S) -> None:
         self.path = path
-        self.seconds = patience + _seconds_for_size(path)
+        self.seconds = timeout_s + _seconds_for_size(path)
         self._end = time.monotonic() + self.seconds
 
     def check(self) -> None:
@@ -65,8 +66,8 @@ def _seconds_for_size(path: str) -> float:
     """Seconds for what there is to read: bytes on the disk (holes of sparse files have none), or images."""
     if os.path.isdir(path):
         return len(os.listdir(path))
-    where = locate(path)
-    if where is None:
+    byte_range = locate(path)
+    if byte_range is None:
         return 0.0
-    on_disk = getattr(os.stat(where.file), "st_blocks", where.size // 512 + 1) * 512
-    return min(where.size, on_disk) / RATE
+    on_disk = getattr(os.stat(byte_range.file), "st_blocks", byte_range.size // 512 + 1) * 512
+    return min(byte_range.size, on_disk) / BYTES_PER_S

@@ -1,6 +1,9 @@
-"""Chosen frames of one video file: the shortest exact way to them, turning upright, scaling to RGB.
+"""Chosen frames of one video file, by decoding as few packets as give exactly the same frames.
 
-:mod:`gesta.video.read` is the way in.
+What a frame's number means is defined by decoding from the first packet on (:meth:`VideoFile._from_first_packet`).
+The shortcut (:meth:`VideoFile._from_key_frames`) enters the file at the key frame before each chosen frame. It is taken
+only where it is known to give the same frames, and what it gives is checked; where a check fails, the file is decoded
+from its first packet after all.
 """
 
 from __future__ import annotations
@@ -30,10 +33,11 @@ from gesta.video.deadline import Deadline
 from gesta.video.picture import FrameBuffer
 
 ONE_PACKET_ONE_FRAME = frozenset({"h264", "hevc", "av1", "libdav1d", "libaom-av1"})
-"""Decoders of codecs in which each packet is exactly one shown frame; VP8 may hide some, so it cannot be jumped in."""
+"""Decoders of codecs in which each packet is exactly one shown frame; VP8 may hide some, so it cannot be entered at a
+key frame."""
 
 MAX_RANGE_BYTES = 256 * 2**20
-"""A longer stretch without a key frame is not held but decoded from the beginning of the file."""
+"""More packets than this between two key frames are not held; such a file is decoded from its beginning."""
 
 
 class VideoFile:
@@ -52,10 +56,10 @@ class VideoFile:
     def __enter__(self) -> VideoFile:
         self._opened = open_video(self.path, self._deadline)
         self._container, self._stream = self._opened.__enter__()
-        self._timeline = scan_packets(self._container, self._stream, self._deadline)
-        self.frames = self._timeline.frames
-        self._sound = bool(self._timeline.keys) and self._stream.codec_context.name in ONE_PACKET_ONE_FRAME
-        self._untouched = True  # nothing has been decoded yet
+        self._scan = scan_packets(self._container, self._stream, self._deadline)
+        self.frames = self._scan.frames
+        self._shortcut = bool(self._scan.keys) and self._stream.codec_context.name in ONE_PACKET_ONE_FRAME
+        self._decoder_is_new = True
         self._multithreaded = set_threads(self._stream)
         return self
 
@@ -64,77 +68,83 @@ class VideoFile:
 
     def times(self) -> np.ndarray:
         """When each frame is shown, seconds from the first; by number and average rate where times are unusable."""
-        if not self._timeline.times:
+        if not self._scan.times:
             rate = float(self._stream.average_rate or 0) or float(self._stream.guessed_rate or 0)
             if not rate:
-                raise VideoError(f"{self.path}: does not say how fast it runs; give its stretches in frames")
+                raise VideoError(
+                    f"{self.path}: does not say its frames per second; give its segments in frames, not in seconds"
+                )
             return np.arange(self.frames) / rate
-        times = np.sort(np.asarray(self._timeline.times, dtype=np.float64))
-        return (times - times[0]) * self._timeline.unit
+        times = np.sort(np.asarray(self._scan.times, dtype=np.float64))
+        return (times - times[0]) * self._scan.unit
 
-    def fill(self, clip: FrameBuffer) -> int:
-        """Decode the wanted frames into the clip; returns how many frames there are, as far as is known then."""
-        if not (self._sound and self._from_key_frames(clip)):
-            self._sound = False
-            clip.missing = set(clip.wanted)
-            self.frames = self._from_the_beginning(clip)
+    def fill(self, buffer: FrameBuffer) -> int:
+        """Decode the chosen frames into the buffer; returns how many frames there are, as far as is known then."""
+        if not (self._shortcut and self._from_key_frames(buffer)):
+            self._shortcut = False  # it failed a check, so it is not tried again
+            buffer.restart()
+            self.frames = self._from_first_packet(buffer)
         return self.frames
 
-    def _from_the_beginning(self, clip: FrameBuffer, single: bool = False) -> int:
-        """Decode from the first packet to the last wanted frame: the meaning of frame numbers, whatever the file."""
-        damage: list[Exception] = []
-        if self._untouched and self._timeline.packets is not None:
-            self._untouched, several = False, self._multithreaded
-            count = _decode_in_order(self._stream, self._deadline.during(self._timeline.packets), clip, damage)
-        else:
+    def _from_first_packet(self, buffer: FrameBuffer, single_thread: bool = False) -> int:
+        """Decode from the first packet to the last chosen frame: the meaning of frame numbers, whatever the file."""
+        errors: list[Exception] = []
+        if self._decoder_is_new and self._scan.packets is not None:
+            self._decoder_is_new, multithreaded = False, self._multithreaded
+            count = _decode_in_order(self._stream, self._deadline.during(self._scan.packets), buffer, errors)
+        else:  # a decoder that has decoded already may hold frames back: open the file again
             with open_video(self.path, self._deadline) as (container, stream):
-                several = set_threads(stream, single)
-                count = _decode_in_order(stream, packets_of(container, stream, damage, self._deadline), clip, damage)
-        self.problem = last_error(damage)
-        if damage and several:  # with several threads an error may take other frames along
-            clip.missing = set(clip.wanted)
-            return self._from_the_beginning(clip, single=True)
-        return count if clip.missing else max(self.frames, count)
+                multithreaded = set_threads(stream, single_thread)
+                packets = packets_of(container, stream, errors, self._deadline)
+                count = _decode_in_order(stream, packets, buffer, errors)
+        self.problem = last_error(errors)
+        if errors and multithreaded:  # with several threads an error may take other frames along
+            buffer.restart()
+            return self._from_first_packet(buffer, single_thread=True)
+        return count if buffer.missing else max(self.frames, count)
 
-    def _from_key_frames(self, clip: FrameBuffer) -> bool:
-        """Decode only the packets that the wanted frames need; False if that is not provably the same.
+    def _from_key_frames(self, buffer: FrameBuffer) -> bool:
+        """Decode only the packets that the chosen frames need; False if that is not provably the same.
 
         In a sound file the frame with the k-th presentation time is the k-th that the decoder gives. Here that is
         relied on only where packets and frames correspond one to one, and checked on everything that is decoded: each
-        stretch begins with its key frame, times rise, nothing fails. H.264 pictures that no other refers to are not
-        decoded unless they are wanted.
+        range of packets begins with its key frame, times rise, nothing fails. H.264 pictures that no other refers to
+        are not decoded unless they are chosen.
         """
-        begins = [key.number for key in self._timeline.keys]
-        stretches: dict[int, list[int]] = {}
-        for number in clip.wanted:
-            stretches.setdefault(bisect.bisect_right(begins, number) - 1, []).append(number)
-        for key, wanted in stretches.items():
+        key_numbers = [key.number for key in self._scan.keys]
+        by_key: dict[int, list[int]] = {}  # position of a key frame → chosen frames from it to the next
+        for number in buffer.numbers:
+            by_key.setdefault(bisect.bisect_right(key_numbers, number) - 1, []).append(number)
+        for key, numbers in by_key.items():
             # pictures shown before a key frame may follow it in the file: then decoding starts one key frame earlier
-            stretch = self._packet_range(key, wanted) or (self._packet_range(key - 1, wanted) if key else None)
-            if stretch is None or not self._decode(stretch, clip):
+            packets = self._packet_range(key, numbers) or (self._packet_range(key - 1, numbers) if key else None)
+            if packets is None or not self._decode(packets, buffer):
                 return False
-        return not clip.missing
+        return not buffer.missing
 
-    def _packet_range(self, key: int, wanted: list[int]) -> _PacketRange | None:
-        """The packets needed for the wanted frames from a key frame on; None if they cannot be had from there."""
-        begin, last = self._timeline.keys[key], wanted[-1]
-        packets = self._packets(begin, last - begin.number + MAX_REORDER)
+    def _packet_range(self, key: int, numbers: list[int]) -> _PacketRange | None:
+        """The packets needed for the chosen frames from a key frame on; None if they cannot be had from there."""
+        key_frame = self._scan.keys[key]
+        packets = self._packets(key_frame, numbers[-1] - key_frame.number + MAX_REORDER)
         times = presentation_times(packets)
         if not times:
             return None
+        # pictures that follow the key frame in the file and are shown before it; they need what precedes it, so the
+        # decoder does not give them: numbers start with the key frame itself
         leading = sum(time < times[0] for time in times)
-        first = begin.number + leading
-        if first > wanted[0]:
+        first = key_frame.number + leading
+        if first > numbers[0]:
             return None
-        numbers: dict[int | None, int] = {time: first + i for i, time in enumerate(sorted(times)[leading:])}
-        chosen = set(wanted)
-        needed = max((i for i, time in enumerate(times) if numbers.get(time) in chosen), default=0)
-        return _PacketRange(packets[: needed + 1], numbers)
+        number_at: dict[int | None, int] = {time: first + i for i, time in enumerate(sorted(times)[leading:])}
+        chosen = set(numbers)
+        # in file order a frame stands behind all it refers to, so nothing is needed behind the last chosen one
+        last = max((i for i, time in enumerate(times) if number_at.get(time) in chosen), default=0)
+        return _PacketRange(packets[: last + 1], number_at)
 
     def _packets(self, key: KeyFrame, count: int) -> list[av.Packet]:
         """A key frame's packet and up to ``count`` that follow; none if the file cannot be entered there."""
-        if self._timeline.packets is not None:
-            return self._timeline.packets[key.number : key.number + 1 + count]
+        if self._scan.packets is not None:
+            return self._scan.packets[key.number : key.number + 1 + count]
         for time in (key.pts, key.dts):  # which of them a container seeks by differs
             if time is None:
                 continue
@@ -142,55 +152,58 @@ class VideoFile:
                 self._container.seek(time, stream=self._stream)
             except FFmpegError:
                 continue
-            damage: list[Exception] = []
-            found = packets_of(self._container, self._stream, damage, self._deadline)
-            first = next(found, None)
+            errors: list[Exception] = []
+            following = packets_of(self._container, self._stream, errors, self._deadline)
+            first = next(following, None)
+            # seeking is not exact in every container: go on only from the very packet that was asked for
             if first is None or not first.is_keyframe:
                 continue
             if (first.pts != key.pts) if key.dts is None else (first.dts != key.dts):
                 continue
             packets, size = [first], 0
-            for packet in itertools.islice(found, count):
+            for packet in itertools.islice(following, count):
                 packets.append(packet)
                 size += packet.size
                 if size > MAX_RANGE_BYTES:
                     return []
-            return [] if damage else packets
+            return [] if errors else packets
         return []
 
-    def _decode(self, stretch: _PacketRange, clip: FrameBuffer) -> bool:
+    def _decode(self, packet_range: _PacketRange, buffer: FrameBuffer) -> bool:
+        """Decode a range of packets into the buffer; returns whether exactly the expected frames came."""
         context = self._stream.codec_context
-        skip = context.name == "h264"
-        damage: list[Exception] = []
+        skips = context.name == "h264"
+        errors: list[Exception] = []
 
         def packets() -> Iterator[av.Packet]:
-            for packet in self._deadline.during(stretch.packets):
-                if skip:
-                    wanted = stretch.numbers.get(packet.pts) in clip.slots
-                    context.skip_frame = "DEFAULT" if wanted else "NONREF"
+            for packet in self._deadline.during(packet_range.packets):
+                if skips:  # pictures that no other refers to ("NONREF")
+                    chosen = packet_range.number_at.get(packet.pts) in buffer.positions
+                    context.skip_frame = "DEFAULT" if chosen else "NONREF"
                 yield packet
 
-        if not self._untouched:
+        if not self._decoder_is_new:
             context.flush_buffers()
-        self._untouched = False
-        given = []
-        for frame in frames_of(self._stream, packets(), damage):
-            if frame.pts in stretch.numbers:  # the others are shown before the key frame and lack their references
-                given.append(stretch.numbers[frame.pts])
-                clip.put(given[-1], frame)
-        expected = sorted(stretch.numbers[p.pts] for p in stretch.packets if p.pts in stretch.numbers)
-        if skip:
-            return not damage and given[:1] == expected[:1] and all(x < y for x, y in itertools.pairwise(given))
-        return not damage and given == expected
+        self._decoder_is_new = False
+        decoded = []
+        for frame in frames_of(self._stream, packets(), errors):
+            if frame.pts in packet_range.number_at:  # the others are shown before the key frame, lacking references
+                decoded.append(packet_range.number_at[frame.pts])
+                buffer.add_frame(decoded[-1], frame)
+        numbers = packet_range.number_at
+        expected = sorted(numbers[p.pts] for p in packet_range.packets if p.pts in numbers)
+        if skips:  # some do not come, but the key frame comes first and numbers rise
+            return not errors and decoded[:1] == expected[:1] and all(x < y for x, y in itertools.pairwise(decoded))
+        return not errors and decoded == expected
 
 
-def _decode_in_order(stream: Any, packets: Iterable[av.Packet], clip: FrameBuffer, damage: list[Exception]) -> int:
-    """Decode to the last wanted frame; returns the number of frames that came."""
+def _decode_in_order(stream: Any, packets: Iterable[av.Packet], buffer: FrameBuffer, errors: list[Exception]) -> int:
+    """Decode to the last chosen frame; returns the number of frames that came."""
     count = 0
-    for frame in frames_of(stream, packets, damage):
-        clip.put(count, frame)
+    for frame in frames_of(stream, packets, errors):
+        buffer.add_frame(count, frame)
         count += 1
-        if count > clip.wanted[-1]:
+        if count > buffer.numbers[-1]:
             break
     return count
 
@@ -199,4 +212,4 @@ class _PacketRange(NamedTuple):
     """Packets from a key frame on, and the frame number of each presentation time."""
 
     packets: list[av.Packet]
-    numbers: dict[int | None, int]
+    number_at: dict[int | None, int]

@@ -1,4 +1,4 @@
-"""Depth pictures as networks for RGB eat them: three channels of 8 bits."""
+"""Depth pictures as networks for RGB expect them: three channels of 8 bits."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Depth:
 
     def levels(self, millimetres: NDArray[Any]) -> NDArray[np.uint8]:
         """Millimetres of any shape as levels; 0 where there is no reading."""
-        share = (millimetres.astype(np.float32) - self.near) / (self.far - self.near)
-        levels = (1.5 + 254 * np.clip(share, 0, 1)).astype(np.uint8)
+        fraction = (millimetres.astype(np.float32) - self.near) / (self.far - self.near)
+        levels = (1.5 + 254 * np.clip(fraction, 0, 1)).astype(np.uint8)
         return np.where(millimetres > 0, levels, np.uint8(0))
 
 
@@ -62,7 +62,7 @@ def _jet() -> NDArray[np.uint8]:
 _JET = _jet()
 
 
-def depth_of(modality: str, encoding: str, limits: tuple[float, float]) -> Depth | None:
+def depth_settings(modality: str, encoding: str, limits: tuple[float, float]) -> Depth | None:
     """How a data set's depth is read: None where only RGB is.
 
     Args:
@@ -84,13 +84,13 @@ def depth_of(modality: str, encoding: str, limits: tuple[float, float]) -> Depth
     return None if modality == "rgb" else Depth(encoding, *limits)  # type: ignore[arg-type]
 
 
-def kinds(modality: Modalities) -> tuple[Modality, ...]:
+def streams_of(modality: Modalities) -> tuple[Modality, ...]:
     """The streams of a modality."""
     return ("rgb", "depth") if modality == "rgbd" else (modality,)
 
 
-def nearest(picture: NDArray[Any], width: int, height: int) -> NDArray[Any]:
-    """A picture ``(H, W)`` at another size, each pixel the nearest one: a mean of depth and none is nothing."""
+def resize_nearest(picture: NDArray[Any], width: int, height: int) -> NDArray[Any]:
+    """A picture ``(H, W)`` at another size, each pixel the nearest one: a mean of depths is none that was there."""
     rows, columns = (
         (np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip((height, width), picture.shape, strict=True)
     )

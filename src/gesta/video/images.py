@@ -13,12 +13,18 @@ from PIL import Image, UnidentifiedImageError
 
 from gesta.errors import VideoError
 from gesta.video.deadline import Deadline
-from gesta.video.depth import Depth, nearest
+from gesta.video.depth import Depth, resize_nearest
 from gesta.video.picture import FrameBuffer, absurd_size, scaled_size
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
-BROKEN = (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, SyntaxError, ValueError)
+PILLOW_ERRORS = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    SyntaxError,
+    ValueError,
+)
 """What Pillow raises, besides OSError, on damaged files."""
 
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
@@ -53,8 +59,8 @@ def image_files(folder: str, depth: bool = False) -> list[str]:
             f"{folder}: holds no numbered images; give a video file or a folder of frames like img_00001.jpg"
         )
     if len(groups) > 1:
-        looks = _looks_depth if depth else _looks_rgb
-        groups = {key: files for key, files in groups.items() if looks(key[0], folder)} or groups
+        matches = _is_depth_name if depth else _is_rgb_name
+        groups = {key: files for key, files in groups.items() if matches(key[0], folder)} or groups
     if len(groups) > 1:
         names = ", ".join(sorted(f"{prefix}*{suffix}" for prefix, suffix in groups))
         raise VideoError(f"{folder}: holds several image sequences ({names}); keep one sequence per folder")
@@ -62,12 +68,12 @@ def image_files(folder: str, depth: bool = False) -> list[str]:
     return [os.path.join(folder, name) for _, name in sorted(files)]
 
 
-def _looks_rgb(prefix: str, folder: str) -> bool:
+def _is_rgb_name(prefix: str, folder: str) -> bool:
     bare = prefix.lower().rstrip("_-")
     return bare in ("", "img", "image", "frame", "rgb") or bare == Path(folder).name.lower()
 
 
-def _looks_depth(prefix: str, folder: str) -> bool:
+def _is_depth_name(prefix: str, folder: str) -> bool:
     return prefix.lower().rstrip("_-") in ("depth", "mdepth")
 
 
@@ -76,7 +82,7 @@ class ImageFolder:
 
     Attributes:
         frames: how many there are.
-        problem: why an image was taken off, the last one if several were; empty if none was.
+        problem: why an image was left out, the last one if several were; empty if none was.
     """
 
     def __init__(self, path: str, deadline: Deadline, depth: Depth | None = None) -> None:
@@ -92,13 +98,17 @@ class ImageFolder:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def fill(self, clip: FrameBuffer) -> int:
-        """Read the wanted images into the clip; one that cannot be read is taken off, and the rest are counted anew."""
-        for number in clip.wanted:
+    def fill(self, buffer: FrameBuffer) -> int:
+        """Read the chosen images into the buffer; one that cannot be read is left out, and the others are renumbered.
+
+        Returns:
+            how many images there are then.
+        """
+        for number in buffer.numbers:
             self._deadline.check()
             try:
-                image = read_image(self._files[number], clip.short_side, self._depth, clip.enlarge)
-                clip.put_image(number, image)
+                image = read_image(self._files[number], buffer.short_side, self._depth, buffer.enlarge)
+                buffer.add_image(number, image)
             except OSError as error:
                 self.problem = image_error(self._files[number], error)
                 del self._files[number]
@@ -136,7 +146,7 @@ def read_image(path: str, short_side: int | None, depth: Depth | None = None, en
         width, height = scaled_size(*image.size, short_side, enlarge)
         if depth is not None:
             deep = image.mode.startswith(("I", "F"))
-            return depth.encode(nearest(np.asarray(image if deep else image.convert("L")), width, height))
+            return depth.encode(resize_nearest(np.asarray(image if deep else image.convert("L")), width, height))
         if image.mode.startswith(("I", "F")):
             raise VideoError(f"{path}: is a 16-bit image (a depth map?); give the folder of 8-bit RGB frames")
         image.draft("RGB", (width, height))  # lets the JPEG decoder leave out detail that scaling would remove
@@ -160,7 +170,7 @@ def open_image(path: str) -> Iterator[Image.Image]:
             if absurd := absurd_size(*image.size):
                 raise OSError(absurd)
             yield image
-    except BROKEN as error:
+    except PILLOW_ERRORS as error:
         raise OSError(str(error)) from None
 
 

@@ -15,12 +15,12 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 from torch.nn.functional import interpolate
 
-from gesta.video.depth import Depth, nearest
+from gesta.video.depth import Depth, resize_nearest
 
-MOST_PIXELS = 2**26
+MAX_PIXELS = 2**26
 """Of one picture (8192 x 8192, twice 8K): a header that claims more is damaged, or would exhaust the memory."""
 
-LONGEST = 64
+MAX_ASPECT = 64
 """How many times longer than its short side a picture may be: scaled by the short side, its pixels grow with that."""
 
 Matrix = tuple[int, int, int, int]
@@ -33,15 +33,16 @@ CropTo = Callable[[int, int], Box]
 """Gets height and width of the frames, scaled and upright, and says which box of them to keep."""
 
 CROPPED_BEFORE_RGB = frozenset({"yuv420p", "yuvj420p"})
-"""Pixel formats that are converted to RGB at their own size in blocks of 2 x 2 pixels, so a box alone just as well."""
+"""Pixel formats whose conversion to RGB at their own size treats each block of 2 x 2 pixels (which share their colour
+samples) by itself, so that a box can be cropped first and converted alone, with the same result."""
 
 
 def absurd_size(width: int, height: int) -> str:
     """Why pictures of this size are not read, as a damaged or hostile header may claim it; empty if they are."""
-    if width * height <= MOST_PIXELS and max(width, height) <= LONGEST * min(width, height):
+    if width * height <= MAX_PIXELS and max(width, height) <= MAX_ASPECT * min(width, height):
         return ""
-    most = f"{MOST_PIXELS // 10**6} million pixels and sides of 1 to {LONGEST}"
-    return f"pictures of {width} x {height} pixels are not read, only up to {most}"
+    limits = f"{MAX_PIXELS // 10**6} million pixels and sides of 1 to {MAX_ASPECT}"
+    return f"pictures of {width} x {height} pixels are not read, only up to {limits}"
 
 
 def scaled_size(width: int, height: int, short_side: int | None, enlarge: bool = True) -> tuple[int, int]:
@@ -69,7 +70,7 @@ class FrameConverter:
         self.depth = depth
         self._scaler = VideoReformatter()
         self._part: av.VideoFrame | None = None
-        self._planes: list[np.ndarray] = []
+        self._part_planes: list[np.ndarray] = []
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """A frame as ``(3, H, W)`` uint8."""
@@ -89,9 +90,10 @@ class FrameConverter:
             return np.empty((3, *box[2:]), dtype=np.uint8)
         width, height = self._scaled(frame)
         if self.depth is not None:
-            image = self.depth.encode(nearest(self._luma(frame), width, height))
+            image = self.depth.encode(resize_nearest(self._luma(frame), width, height))
         elif (width, height) != (frame.width, frame.height):
-            # planar: faster, already channels first, and with one chroma sample per pixel instead of one per two
+            # planar RGB: faster, already channels first, and with one chroma sample per pixel instead of one per two;
+            # the planes of "gbrp" are green, blue, red
             scaled = self._scaler.reformat(frame, width=width, height=height, format="gbrp", threads=1)
             image = np.stack([_pixels(scaled.planes[plane], height, width) for plane in (2, 0, 1)])
         elif box is not None and matrix is None and frame.format.name in CROPPED_BEFORE_RGB and not height % 2:
@@ -113,33 +115,37 @@ class FrameConverter:
     def _packed_box(self, frame: av.VideoFrame, box: Box) -> np.ndarray:
         """The same for a box alone: the whole 2 x 2 blocks around it are copied and converted, with equal results."""
         top, left, height, width = box
-        first, begin = top // 2 * 2, left // 2 * 2
-        down, across = top - first + height, left - begin + width
-        down, across = down + down % 2, min(across + across % 2, frame.width - begin)
+        # the box widened to even borders: a block is cut by none of them
+        even_top, even_left = top // 2 * 2, left // 2 * 2
+        rows, columns = top - even_top + height, left - even_left + width
+        rows, columns = rows + rows % 2, min(columns + columns % 2, frame.width - even_left)
         part = self._part
-        if part is None or (part.width, part.height, part.format.name) != (across, down, frame.format.name):
-            part = self._part = av.VideoFrame(across, down, frame.format.name)
-            self._planes = [_pixels(plane, plane.height, plane.width) for plane in part.planes]
+        if part is None or (part.width, part.height, part.format.name) != (columns, rows, frame.format.name):
+            # kept between frames, because all frames of a clip have the same box
+            part = self._part = av.VideoFrame(columns, rows, frame.format.name)
+            self._part_planes = [_pixels(plane, plane.height, plane.width) for plane in part.planes]
         part.colorspace, part.color_range = frame.colorspace, frame.color_range
-        for whole, plane, step in zip(frame.planes, self._planes, (1, 2, 2)):
-            rows = _pixels(whole, whole.height, whole.line_size)
-            plane[:] = crop_picture(rows, (first // step, begin // step, *plane.shape))
-        return crop_picture(self._packed(part), (top - first, left - begin, height, width))
+        # luma has one sample per pixel, the two chroma planes one per block
+        for source, target, pixels_per_sample in zip(frame.planes, self._part_planes, (1, 2, 2)):
+            samples = _pixels(source, source.height, source.line_size)
+            corner = even_top // pixels_per_sample, even_left // pixels_per_sample
+            target[:] = crop_picture(samples, (*corner, *target.shape))
+        return crop_picture(self._packed(part), (top - even_top, left - even_left, height, width))
 
     def _luma(self, frame: av.VideoFrame) -> np.ndarray:
         """The stored luma ``(H, W)``, uint8 or uint16: a conversion to grey would stretch and clip it (16 to 235)."""
         bits = frame.format.components[0].bits
-        plain = frame.format.name.startswith(("yuv", "gray", "nv"))
-        if not plain or 8 < bits < 16 or "be" in frame.format.name:
+        luma_is_first_plane = frame.format.name.startswith(("yuv", "gray", "nv"))
+        if not luma_is_first_plane or 8 < bits < 16 or "be" in frame.format.name:
             frame, bits = self._scaler.reformat(frame, format="gray", threads=1), 8
         if bits == 16:
             return _pixels(frame.planes[0], frame.height, 2 * frame.width).copy().view("<u2")
         return _pixels(frame.planes[0], frame.height, frame.width)
 
 
-def _pixels(plane: Any, height: int, row: int) -> np.ndarray:
-    """One plane as ``(height, row)``, the padding of its lines cut off."""
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :row]
+def _pixels(plane: Any, height: int, row_bytes: int) -> np.ndarray:
+    """One plane as ``(height, row_bytes)``, without the padding at the end of its lines."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :row_bytes]
 
 
 def crop_picture(image: np.ndarray, box: Box) -> np.ndarray:
@@ -163,7 +169,7 @@ def upright(image: np.ndarray, matrix: Matrix | None) -> np.ndarray:
     if matrix is None or not any(matrix):
         return image
     a, b, c, d = matrix
-    if abs(b) > abs(a):  # x and y change places
+    if abs(b) > abs(a):  # x and y are exchanged
         image = image.swapaxes(-1, -2)
         a, d = c, b
     if a < 0:
@@ -174,65 +180,70 @@ def upright(image: np.ndarray, matrix: Matrix | None) -> np.ndarray:
 
 
 class FrameBuffer:
-    """The wanted frames of a video, or one box of all of them, on their way into one array.
+    """Chosen frames of a video, or one box of all of them, on their way into one array.
 
     Args:
-        wanted: frame numbers, rising.
+        numbers: of the frames, rising.
         short_side: length of the short side in pixels, None keeps the size.
         depth: the video shows depth, and how it is shown to the model.
-        crop: asked once, when the first frame comes; None keeps whole frames.
+        crop: called once, when the first frame comes; None keeps whole frames.
         enlarge: False keeps the size of frames that are smaller.
 
     Attributes:
-        video: ``(T, 3, H, W)`` uint8; of a box the channels lie last, as resizing on a CPU likes them.
+        missing: numbers of the frames that have not come yet.
+        images: ``(T, 3, H, W)`` uint8; of a box the channels lie last in memory, as resizing on a CPU likes them.
     """
 
     def __init__(
         self,
-        wanted: list[int],
+        numbers: list[int],
         short_side: int | None,
         depth: Depth | None = None,
         crop: CropTo | None = None,
         enlarge: bool = True,
     ) -> None:
-        self.wanted = wanted
+        self.numbers = numbers
         self.short_side = short_side
         self.enlarge = enlarge
-        self.slots = {number: slot for slot, number in enumerate(wanted)}
-        self.missing = set(wanted)
-        self.video: np.ndarray | None = None
+        self.positions = {number: position for position, number in enumerate(numbers)}
+        self.missing = set(numbers)
+        self.images: np.ndarray | None = None
         self._convert = FrameConverter(short_side, depth, enlarge)
         self._crop = crop
-        self._size = (0, 0)
+        self._size = (0, 0)  # height and width of whole frames, as the first one has them
         self._box: Box | None = None
 
-    def put(self, number: int, frame: av.VideoFrame) -> None:
-        """Convert a decoded frame into its place, if it is wanted."""
+    def add_frame(self, number: int, frame: av.VideoFrame) -> None:
+        """Convert a decoded frame into its position, if it is one of the chosen."""
         if number not in self.missing:
             return
         matrix = display_matrix(frame)
         size = self._convert.size(frame, matrix)
-        video = self._begin(size) if self.video is None else self.video
+        images = self._allocate(size) if self.images is None else self.images
         if size == self._size:
-            video[self.slots[number]] = self._convert.picture(frame, matrix, self._box)
+            images[self.positions[number]] = self._convert.picture(frame, matrix, self._box)
             self.missing.discard(number)
         else:
-            self.put_image(number, self._convert.picture(frame, matrix))
+            self.add_image(number, self._convert.picture(frame, matrix))
 
-    def put_image(self, number: int, image: np.ndarray) -> None:
-        """Put a whole RGB image ``(3, H, W)`` into its place."""
-        video = self._begin(image.shape[1:]) if self.video is None else self.video
+    def add_image(self, number: int, image: np.ndarray) -> None:
+        """Put a whole RGB image ``(3, H, W)`` into its position."""
+        images = self._allocate(image.shape[1:]) if self.images is None else self.images
         if image.shape[1:] != self._size:  # the picture's size changes within the video
             pixels = torch.from_numpy(np.ascontiguousarray(image))[None]
             image = interpolate(pixels, self._size, mode="bilinear", antialias=True)[0].numpy()
-        video[self.slots[number]] = image if self._box is None else crop_picture(image, self._box)
+        images[self.positions[number]] = image if self._box is None else crop_picture(image, self._box)
         self.missing.discard(number)
 
-    def _begin(self, size: tuple[int, ...]) -> np.ndarray:
+    def restart(self) -> None:
+        """Expect all frames again."""
+        self.missing = set(self.numbers)
+
+    def _allocate(self, size: tuple[int, ...]) -> np.ndarray:
         height, width = self._size = size[0], size[1]
         if self._crop is None:
-            self.video = np.empty((len(self.wanted), 3, height, width), dtype=np.uint8)
+            self.images = np.empty((len(self.numbers), 3, height, width), dtype=np.uint8)
         else:
             self._box = self._crop(height, width)
-            self.video = np.empty((len(self.wanted), *self._box[2:], 3), dtype=np.uint8).transpose(0, 3, 1, 2)
-        return self.video
+            self.images = np.empty((len(self.numbers), *self._box[2:], 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+        return self.images

@@ -85,60 +85,60 @@ def probe(
     if os.path.isdir(path):
         return _probe_folder(path, exact, depth, deadline)
     with open_video(path, deadline) as (container, video):
-        line = scan_packets(container, video, deadline)
+        scan = scan_packets(container, video, deadline)
         declared = video.frames or None
         average = float(video.average_rate or 0) or float(video.guessed_rate or 0)
-        codec, form = video.codec_context.name, container.format.name
+        codec, file_format = video.codec_context.name, container.format.name
     first, decoded = None, 0
-    damage: list[Exception] = []
+    errors: list[Exception] = []
     with open_video(path, deadline) as (container, video):
         set_threads(video, single=True)  # with several threads an error may take other frames along
-        for frame in frames_of(video, packets_of(container, video, damage, deadline), damage):
+        for frame in frames_of(video, packets_of(container, video, errors, deadline), errors):
             first = first or frame
             decoded += 1
             if not exact:
                 break
     if first is None:
-        raise undecodable(path, last_error(damage))
+        raise undecodable(path, last_error(errors))
     matrix = display_matrix(first)
-    turned = matrix is not None and abs(matrix[1]) > abs(matrix[0])
-    frames = decoded if exact else line.frames
-    fps, duration, variable = _frame_rate(line, frames, average)
+    quarter_turned = matrix is not None and abs(matrix[1]) > abs(matrix[0])
+    frames = decoded if exact else scan.frames
+    fps, duration, variable = _frame_rate(scan, frames, average)
     return VideoInfo(
         path=path,
         kind="file",
         frames=frames,
         fps=fps,
-        width=first.height if turned else first.width,
-        height=first.width if turned else first.height,
+        width=first.height if quarter_turned else first.width,
+        height=first.width if quarter_turned else first.height,
         duration=duration,
         codec=codec,
         rotation=int(first.rotation) % 360,
         declared_frames=declared,
         variable_rate=variable,
-        container=form,
-        damaged=len(damage),
+        container=file_format,
+        damaged=len(errors),
     )
 
 
-def _frame_rate(line: PacketScan, frames: int, average: float) -> tuple[float, float, bool]:
+def _frame_rate(scan: PacketScan, frames: int, average: float) -> tuple[float, float, bool]:
     """Frames per second, duration in seconds, and whether the rate varies."""
-    if len(line.times) < 2 or not line.unit:
+    if len(scan.times) < 2 or not scan.unit:
         return average, frames / average if average else 0.0, False
-    times = np.sort(np.asarray(line.times, dtype=np.float64)) * line.unit
+    times = np.sort(np.asarray(scan.times, dtype=np.float64)) * scan.unit
     steps = np.diff(times)
     fps = (len(times) - 1) / (times[-1] - times[0])
     # containers that count milliseconds give 33, 33, 34, ...: that is not a variable rate
-    middle = float(np.median(steps))
-    variable = bool((np.abs(steps - middle) > max(0.0015, 0.1 * middle)).any())
+    usual_step = float(np.median(steps))
+    variable = bool((np.abs(steps - usual_step) > max(0.0015, 0.1 * usual_step)).any())
     if abs(fps - average) < 0.01 * fps and not variable:
         fps = average
-    return float(fps), float(times[-1] - times[0] + (middle if variable else 1 / fps)), variable
+    return float(fps), float(times[-1] - times[0] + (usual_step if variable else 1 / fps)), variable
 
 
 def _probe_folder(path: str, exact: bool, depth: Depth | None, deadline: Deadline) -> VideoInfo:
     files = image_files(path, depth=depth is not None)
-    width = height = good = 0
+    width = height = readable = 0
     problem = ""
     for file in files:
         deadline.check()
@@ -147,22 +147,22 @@ def _probe_folder(path: str, exact: bool, depth: Depth | None, deadline: Deadlin
         except OSError as error:
             problem = image_error(file, error)
             continue
-        if not good:
+        if not readable:
             height, width = image.shape[1:]
-        good += 1
+        readable += 1
         if not exact:
             break
-    if not good:
+    if not readable:
         raise undecodable(path, problem)
     return VideoInfo(
         path=path,
         kind="frames",
-        frames=good if exact else len(files),
+        frames=readable if exact else len(files),
         fps=0.0,
         width=width,
         height=height,
         duration=0.0,
         codec=os.path.splitext(files[0])[1].lower().lstrip("."),
         container="folder",
-        damaged=len(files) - good if exact else 0,
+        damaged=len(files) - readable if exact else 0,
     )

@@ -1,9 +1,11 @@
-"""Reading video: files through PyAV (or torchcodec), folders of images through Pillow, cameras and URLs as streams.
+"""Frames of a video: chosen ones (:func:`read`, :func:`read_frames`), or all of them one by one (:func:`stream`).
+
+Files are read through PyAV (or torchcodec), folders of images through Pillow, cameras and URLs as streams.
 
 Frames are numbered in *decode order*, the order in which the decoder gives them, because the timestamps of genuine AVI
-files are wrong and header frame counts lie. A frame is turned upright, scaled and converted to RGB in one step, and
-only if it is asked for. A packet that cannot be decoded costs its frames, not the file. Pixels are taken as square, as
-all published systems do.
+files are wrong and the frame counts of headers are not to be trusted. A frame is turned upright, scaled and converted
+to RGB in one step, and only if it is asked for. A packet that cannot be decoded costs its frames, not the file. Pixels
+are taken as square, as all published systems do.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -29,11 +31,72 @@ from gesta.video.torchcodec import TorchcodecFile
 
 Decoder = Literal["pyav", "torchcodec"]
 
-TICK = 1e-4
-"""Seconds by which a time that is rounded may miss its frame."""
+ROUNDING_S = 1e-4
+"""Seconds by which a time that was rounded may miss its frame."""
 
 FOLDER_FPS = 25.0
-"""Assumed by :func:`stream` where nothing tells the frames per second."""
+"""Assumed by :func:`stream` for folders of images, which do not say their frames per second."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which frames of a video to read; subclasses carry along whatever else was decided for them.
+
+    Attributes:
+        indices: 0 to n - 1 in decode order, of any shape, where n is the number of frames of the video (or segment).
+        crop: called once, with height and width of the frames as they would be returned; gives the box of them to keep,
+            (top, left, height, width). The pixels are those of whole frames, cropped. None keeps whole frames.
+    """
+
+    indices: Tensor
+    crop: CropTo | None = None
+
+
+S = TypeVar("S", bound=Selection)
+
+
+class Frames(NamedTuple, Generic[S]):
+    """Frames that were read.
+
+    Attributes:
+        images: ``(*selection.indices.shape, C, H, W)`` uint8 RGB.
+        selection: what they were selected by.
+        count: number of frames of the video (or segment) for which that selection was made.
+    """
+
+    images: Tensor
+    selection: S
+    count: int  # type: ignore[assignment]  # hides tuple.count
+
+
+class ReadOptions(TypedDict, total=False):
+    """How :func:`read` and :func:`read_frames` read.
+
+    Attributes:
+        short_side: scale so that the shorter side has this many pixels (bilinear, up or down, aspect kept). None, the
+            default, keeps the size.
+        start: first frame of the segment to read, in decode order; None, the default, is the beginning.
+        end: one past its last frame; None (the default), or beyond the video, is the end.
+        seconds: the segment as seconds from the first frame, instead of ``start`` and ``end``: from the frame that is
+            shown at the first to the one that is shown at the second.
+        depth: the video or the images (of 8 or 16 bits) show depth, and how it is shown to the model; they are scaled
+            by taking nearest pixels.
+        decoder: ``pyav``, the default, or ``torchcodec``, which gives the same frames. Files that torchcodec would
+            order by unusable timestamps (AVI) or cannot decode, depth, and folders of images, are read as with
+            ``pyav``.
+        enlarge: False keeps the size of frames whose short side is shorter than ``short_side``; default True.
+        deadline: when it has to be done; None, the default, gives a minute and one more second for each 128 kB of the
+            file, or for each image of the folder.
+    """
+
+    short_side: int | None
+    start: int | None
+    end: int | None
+    seconds: tuple[float, float] | None
+    depth: Depth | None
+    decoder: Decoder
+    enlarge: bool
+    deadline: Deadline | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,112 +108,130 @@ class Frame:
     image: Tensor
 
 
+# --- chosen frames ---------------------------------------------------------------------------------------------------
+
+
 def read(
     path: str | os.PathLike[str],
     choose: Callable[[int], Tensor | np.ndarray],
     *,
-    short_side: int | None = None,
-    start: int | None = None,
-    end: int | None = None,
-    seconds: tuple[float, float] | None = None,
-    depth: Depth | None = None,
-    decoder: Decoder = "pyav",
     crop: CropTo | None = None,
-    enlarge: bool = True,
-    deadline: Deadline | None = None,
+    **options: Unpack[ReadOptions],
 ) -> Tensor:
-    """Read chosen frames of a video file or a folder of frames.
-
-    The result depends on the file and the arguments alone: nothing is remembered between calls. Decoding stops after
-    the last chosen frame and, where that is exact, begins at the key frame before the first; frames that are neither
-    chosen nor referred to by others are not decoded. In a damaged file an index counts the frames that should be there
-    as long as the damage lies outside what has to be decoded, and the frames that are left otherwise.
+    """Read chosen frames of a video file or a folder of frames; :func:`read_frames` without what surrounds them.
 
     Args:
         path: video file, or folder of numbered images.
-        choose: gets n, the number of frames of the stretch, and returns the wanted indices, 0 to n - 1 in decode order,
-            of any shape. It is called again with the true, smaller n if fewer frames decode than the packets promised.
-        short_side: scale so that the shorter side has this many pixels (bilinear, up or down, aspect kept). None keeps
-            the size.
-        start: first frame of the stretch in decode order; None is the beginning.
-        end: one past its last frame; None, or beyond the video, is the end.
-        seconds: the stretch as seconds from the first frame, instead of ``start`` and ``end``: from the frame that is
-            shown at the first to the one that is shown at the second.
-        depth: the video or the images (of 8 or 16 bits) show depth, and how it is shown to the model; they are scaled
-            by taking nearest pixels.
-        decoder: ``pyav``, or ``torchcodec``, which gives the same frames. Files that torchcodec would order by unusable
-            timestamps (AVI) or cannot decode, depth, and folders of images, are read as with ``pyav``.
-        crop: gets height and width of the frames as they would be returned and gives the box of them to keep, (top,
-            left, height, width); called once after each call of ``choose``. The pixels are those of whole frames, cut.
-        enlarge: False keeps the size of frames whose short side is shorter than ``short_side``.
-        deadline: when it has to be done; None gives a minute and one more second for each 128 kB of the file, or for
-            each image of the folder.
+        choose: gets n, the number of frames, and returns the indices of those to read, 0 to n - 1 in decode order, of
+            any shape. It is called again with the true, smaller n if the file ends early.
+        crop: the box to keep of all of them, see :class:`Selection`.
+        options: see :class:`ReadOptions`.
 
     Returns:
         ``(*indices.shape, C, H, W)`` uint8 RGB.
 
     Raises:
-        VideoError: the video cannot be opened, no frame of it decodes, it takes too long, or the stretch is empty.
+        VideoError: as :func:`read_frames`.
+        GestaError: torchcodec is asked for and cannot be loaded.
+    """
+    return read_frames(path, lambda n: Selection(torch.as_tensor(choose(n)), crop), **options).images
+
+
+def read_frames(path: str | os.PathLike[str], select: Callable[[int], S], **options: Unpack[ReadOptions]) -> Frames[S]:
+    """Read the frames that ``select`` selects, given how many there are.
+
+    The result depends on the file and the arguments alone: nothing is remembered between calls. Decoding stops after
+    the last selected frame and, where that is exact, begins at the key frame before the first; frames that are neither
+    selected nor referred to by others are not decoded. In a damaged file an index counts the frames that should be
+    there as long as the damage lies outside what has to be decoded, and the frames that are left otherwise.
+
+    Args:
+        path: video file, or folder of numbered images.
+        select: gets n, the number of frames of the segment (of the whole video by default), which is counted and never
+            taken from a header. It is called again with the true, smaller n if fewer frames decode than the packets
+            promised, so it must be a function of n alone; the last selection is the one that is returned.
+        options: see :class:`ReadOptions`.
+
+    Raises:
+        VideoError: the video cannot be opened, no frame of it decodes, it takes too long, or the segment is empty.
         GestaError: torchcodec is asked for and cannot be loaded.
     """
     path = os.fspath(path)
-    deadline = deadline or Deadline(path)
-    source: ImageFolder | VideoFile | TorchcodecFile
-    if os.path.isdir(path):
-        source = ImageFolder(path, deadline, depth)
-    elif decoder == "torchcodec" and depth is None:
-        source = TorchcodecFile(path, deadline)
-    else:
-        source = VideoFile(path, deadline)
+    depth = options.get("depth")
+    source = _open(path, options.get("deadline") or Deadline(path), depth, options.get("decoder", "pyav"))
     with source:
         try:
-            if seconds is not None:
-                start, end = _frames_at(path, source, seconds)
-            return _read(path, source, choose, short_side, start or 0, end, depth, crop, enlarge)
+            start, end = _segment(path, source, options)
+            while True:
+                promised = source.frames
+                count = _segment_length(path, source, start, end)
+                selection = select(count)
+                indices = selection.indices.to(torch.int64)
+                if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= count:
+                    raise ValueError(
+                        f"of {count} frames, only indices from 0 to {count - 1} can be selected, not {indices.tolist()}"
+                    )
+                # each frame is decoded once, in rising order, however often and in whatever order it is selected
+                numbers, inverse = torch.unique(indices, sorted=True, return_inverse=True)
+                buffer = FrameBuffer(
+                    (numbers + start).tolist(),
+                    options.get("short_side"),
+                    depth,
+                    selection.crop,
+                    options.get("enlarge", True),
+                )
+                decoded = source.fill(buffer)
+                if not buffer.missing:
+                    return Frames(_in_order(buffer, inverse), selection, count)
+                if decoded >= promised:
+                    raise RuntimeError(
+                        f"{path}: {decoded} frames were decoded, but frames {sorted(buffer.missing)} did not come"
+                    )
+                # the file ends early, and source.frames is now the true number
         except (FFmpegError, MemoryError) as error:
             raise VideoError(f"{path}: cannot be converted to RGB ({error}); {DAMAGED}") from None
 
 
-def _frames_at(path: str, source: ImageFolder | VideoFile, seconds: tuple[float, float]) -> tuple[int, int]:
-    """First frame of a stretch and one past its last."""
+def _open(path: str, deadline: Deadline, depth: Depth | None, decoder: Decoder) -> ImageFolder | VideoFile:
+    if os.path.isdir(path):
+        return ImageFolder(path, deadline, depth)
+    if decoder == "torchcodec" and depth is None:
+        return TorchcodecFile(path, deadline)
+    return VideoFile(path, deadline)
+
+
+def _segment(path: str, source: ImageFolder | VideoFile, options: ReadOptions) -> tuple[int, int | None]:
+    """First frame of the segment to read, and one past its last; None for the end of the video."""
+    seconds = options.get("seconds")
+    if seconds is None:
+        return options.get("start") or 0, options.get("end")
     if isinstance(source, ImageFolder):
-        raise VideoError(f"{path}: a folder of frames does not know seconds; give its stretches in frames")
-    first, last = np.searchsorted(source.times() - TICK, seconds, side="right") - 1
+        raise VideoError(f"{path}: a folder of frames does not know seconds; give its segments in frames")
+    first, last = np.searchsorted(source.times() - ROUNDING_S, seconds, side="right") - 1
     return max(int(first), 0), int(last) + 1
 
 
-def _read(
-    path: str,
-    source: ImageFolder | VideoFile | TorchcodecFile,
-    choose: Callable[[int], Tensor | np.ndarray],
-    short_side: int | None,
-    start: int,
-    end: int | None,
-    depth: Depth | None,
-    crop: CropTo | None,
-    enlarge: bool,
-) -> Tensor:
-    while True:
-        total = source.frames
-        if total == 0:
-            raise undecodable(path, source.problem)
-        length = min(total, total if end is None else end) - start
-        if length < 1:
-            stretch = f"from {start} to {'the end' if end is None else end}"
-            raise VideoError(f"{path}: has {total} frames, none of them {stretch}; correct this entry's start and end")
-        indices = torch.as_tensor(choose(length)).to(torch.int64)
-        if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= length:
-            raise ValueError(f"choose({length}) must return indices from 0 to {length - 1}, not {indices.tolist()}")
-        wanted, places = torch.unique(indices, sorted=True, return_inverse=True)
-        clip = FrameBuffer((wanted + start).tolist(), short_side, depth, crop, enlarge)
-        found = source.fill(clip)
-        if not clip.missing:
-            frames = torch.from_numpy(clip.video)
-            if len(wanted) < indices.numel() or not torch.equal(places.flatten(), torch.arange(len(wanted))):
-                frames = frames[places.flatten()]
-            return frames.view(*indices.shape, *frames.shape[1:])
-        if found >= total:
-            raise RuntimeError(f"{path}: {found} frames were found, but frames {sorted(clip.missing)} did not come")
+def _segment_length(path: str, source: ImageFolder | VideoFile, start: int, end: int | None) -> int:
+    if source.frames == 0:
+        raise undecodable(path, source.problem)
+    length = min(source.frames, source.frames if end is None else end) - start
+    if length < 1:
+        segment = f"from {start} to {'the end' if end is None else end}"
+        raise VideoError(
+            f"{path}: has {source.frames} frames, none of them {segment}; correct this entry's start and end"
+        )
+    return length
+
+
+def _in_order(buffer: FrameBuffer, inverse: Tensor) -> Tensor:
+    """The buffer's frames as they were selected: ``inverse`` says, for each, its position in the buffer."""
+    images = torch.from_numpy(buffer.images)
+    if not torch.equal(inverse.flatten(), torch.arange(len(images))):
+        images = images[inverse.flatten()]
+    return images.view(*inverse.shape, *images.shape[1:])
+
+
+# --- all frames ------------------------------------------------------------------------------------------------------
 
 
 def stream(
@@ -182,22 +263,25 @@ def stream(
     if isinstance(source, str) and os.path.isdir(source):
         yield from _stream_folder(source, short_side, step, depth)
         return
-    index, last, begin = -1, 0.0, None
+    index, time, first_timestamp = -1, 0.0, None
     convert = FrameConverter(short_side, depth)
-    damage: list[Exception] = []
+    errors: list[Exception] = []
     with open_video(source) as (container, video):
         set_threads(video)
         rate = float(video.average_rate or 0) or float(video.guessed_rate or 0) or FOLDER_FPS
-        timed = "avi" not in container.format.name.split(",")
-        for frame in frames_of(video, packets_of(container, video, damage), damage):
-            damage.clear()  # hours of a bad line must not pile up
+        has_timestamps = "avi" not in container.format.name.split(",")
+        for frame in frames_of(video, packets_of(container, video, errors), errors):
+            errors.clear()  # hours of a bad connection must not pile up
             index += 1
-            time = index / rate if not timed else last + 1 / rate if index else 0.0
-            if timed and frame.pts is not None:
-                now = float(frame.pts * video.time_base)
-                begin = now if begin is None else begin
-                time = now - begin if index == 0 or now - begin > last else time
-            last = time
+            if not has_timestamps:
+                time = index / rate
+            else:
+                last, time = time, time + 1 / rate if index else 0.0
+                if frame.pts is not None:
+                    timestamp = float(frame.pts * video.time_base)
+                    first_timestamp = timestamp if first_timestamp is None else first_timestamp
+                    if index == 0 or timestamp - first_timestamp > last:  # time never runs backwards
+                        time = timestamp - first_timestamp
             if index % step == 0:
                 yield Frame(index, time, torch.from_numpy(np.ascontiguousarray(convert(frame))))
     if index < 0:

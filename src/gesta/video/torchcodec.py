@@ -19,7 +19,7 @@ def video_decoder() -> Any:
     Raises:
         GestaError: torchcodec is not installed, or finds no FFmpeg libraries.
     """
-    try:
+    try:  # an optional dependency
         from torchcodec.decoders import VideoDecoder
     except ModuleNotFoundError:
         raise GestaError(
@@ -44,7 +44,7 @@ class TorchcodecFile(VideoFile):
         decoder = video_decoder()
         super().__enter__()
         self._decoder: Any = None
-        if self._timeline.times and os.path.isfile(self.path):  # not a member of a tar file
+        if self._scan.times and os.path.isfile(self.path):  # not a member of a tar file
             try:
                 self._decoder = decoder(self.path, stream_index=self._stream.index, seek_mode="exact")
             except (RuntimeError, ValueError):  # a codec that this FFmpeg lacks, or damage
@@ -52,19 +52,19 @@ class TorchcodecFile(VideoFile):
             self.frames = len(self._decoder)
         return self
 
-    def fill(self, clip: FrameBuffer) -> int:
-        """Decode the wanted frames into the clip."""
+    def fill(self, buffer: FrameBuffer) -> int:
+        """Decode the chosen frames into the buffer."""
         if self._decoder is not None:
             try:
-                frames: Tensor = self._decoder.get_frames_at(clip.wanted).data
+                frames: Tensor = self._decoder.get_frames_at(buffer.numbers).data
             except (RuntimeError, IndexError):
                 self._decoder = None
             else:
                 height, width = frames.shape[-2:]
-                width, height = scaled_size(width, height, clip.short_side, clip.enlarge)
+                width, height = scaled_size(width, height, buffer.short_side, buffer.enlarge)
                 if (height, width) != frames.shape[-2:]:
                     frames = interpolate(frames, (height, width), mode="bilinear", antialias=True)
-                for number, image in zip(clip.wanted, frames.numpy()):
-                    clip.put_image(number, image)
+                for number, image in zip(buffer.numbers, frames.numpy()):
+                    buffer.add_image(number, image)
                 return self.frames
-        return super().fill(clip)
+        return super().fill(buffer)
