@@ -1,13 +1,17 @@
 """What every model and every plug-in promises, for each pair of them.
 
 A new model needs no line here: every name of ``gesta.models.MODELS`` is built on the meta device, and those that end in
-``_tiny`` run. A new plug-in is one line in ``PLUGINS``; a variant of a model is one line in ``VARIANTS``.
+``_tiny`` run. A new plug-in is one line in ``PLUGINS``; a variant of a model is one line in ``VARIANTS``; a new kind of
+state between blocks is one line in ``STATES``.
+
+The full cross of plug-ins and models is marked ``full``. The fast suite has each plug-in with one model of each kind of
+state, and each other model with one plug-in, another one in each test.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -35,7 +39,6 @@ class Variant:
     model: str
     changes: dict[str, Any] = field(default_factory=dict)
     token: bool = False  # it has a class token
-    sees_order: bool = True  # it claims to
     unreached: tuple[str, ...] = ()  # parameters its scores do not depend on
 
 
@@ -44,9 +47,9 @@ class PlugIn:
     """A plug-in and what its paper says of a fresh one: how many times its input it gives (None: nothing)."""
 
     layer: LayerConfig
-    gives: int | None = None
+    factor: int | None = None
     exact: bool = False  # to the bit
-    useless: tuple[str, ...] = ()  # parameters that can have no gradient
+    no_gradient: tuple[str, ...] = ()  # parameters that can have no gradient
 
 
 VARIANTS = {
@@ -99,16 +102,16 @@ VARIANTS = {
 }
 
 PLUGINS = {
-    "stan": PlugIn(STAN(), gives=2),
-    "stan.attention": PlugIn(STAN(mode="attention", separable=False, residual="mean"), gives=1),
-    "stan.homography": PlugIn(STAN(mode="homography", scale="medium", residual="none"), gives=1),
-    "stan.gated": PlugIn(STAN(residual="gated", direction="source_to_output"), gives=1, exact=True),
-    "stan.separable": PlugIn(STAN(mode="attention", scale="small"), gives=2),
-    "stan.bn": PlugIn(STAN(scale="cost_matched_large", padding_mode="border"), gives=2, useless=("conv.bias",)),
+    "stan": PlugIn(STAN(), factor=2),
+    "stan.attention": PlugIn(STAN(mode="attention", separable=False, residual="mean"), factor=1),
+    "stan.homography": PlugIn(STAN(mode="homography", scale="medium", residual="none"), factor=1),
+    "stan.gated": PlugIn(STAN(residual="gated", direction="source_to_output"), factor=1, exact=True),
+    "stan.separable": PlugIn(STAN(mode="attention", scale="small"), factor=2),
+    "stan.bn": PlugIn(STAN(scale="cost_matched_large", padding_mode="border"), factor=2, no_gradient=("conv.bias",)),
     "tda": PlugIn(TDA()),
     "sda": PlugIn(SDA()),
-    "smem": PlugIn(SMEM(), gives=1, exact=True),
-    "stdm": PlugIn(STDM(), gives=1, exact=True),
+    "smem": PlugIn(SMEM(), factor=1, exact=True),
+    "stdm": PlugIn(STDM(), factor=1, exact=True),
 }
 
 # begins of names of models that have a class token
@@ -132,22 +135,53 @@ def bare(model_name: str, **changes: Any) -> ModelConfig:
     return configured(model_name, inserts=[], **changes)
 
 
-def different(names: list[str]) -> list[str]:
+def distinct(names: Iterable[str]) -> list[str]:
     """Without those that differ from an earlier one by their inserts only."""
-    kept: list[str] = []
+    first: dict[str, str] = {}
     for name in names:
-        if all(bare(name) != bare(other) for other in kept):
-            kept.append(name)
-    return kept
+        first.setdefault(json.dumps(to_json(bare(name))), name)
+    return list(first.values())
 
 
-TINY = different([name for name in CASES if name.endswith("_tiny")] + list(VARIANTS))
+ALL_MODELS = distinct(CASES)
+TINY = [name for name in ALL_MODELS if CASES[name].model.endswith("_tiny")]
+
+# the smallest model of each kind of state, the kind as :func:`kind_of_state` says it
+STATES = {
+    "one map": "r3d_tiny",
+    "tokens": "mvitv2_tiny",
+    "tokens and a class token": "timesformer_tiny",
+    "several tensors": "std_former_tiny",
+}
 
 every_tiny = pytest.mark.parametrize("model_name", TINY)
-every_backbone = pytest.mark.parametrize("model_name", different(list(CASES)))
 every_model = pytest.mark.parametrize("model_name", list_models())
 every_plugin = pytest.mark.parametrize("plugin", PLUGINS)
 cheapest = pytest.mark.parametrize("model_name", ["r3d_tiny"])  # for what depends on the plug-in alone and takes long
+# compiling takes long: the fast suite has each architecture once
+every_architecture = pytest.mark.parametrize(
+    "model_name",
+    [pytest.param(name, marks=[pytest.mark.full] if "+" in name or name == "mfst_rgbd_tiny" else []) for name in TINY],
+)
+
+
+def pairs(
+    models: list[str], turn: int, plugins: Sequence[str] = tuple(PLUGINS), with_all: Collection[str] = STATES.values()
+) -> pytest.MarkDecorator:
+    """Every model with every plug-in; the fast suite has a part of them.
+
+    Args:
+        models: names of models.
+        turn: shifts which plug-in a model has in the fast suite, so that it has another one in the next test.
+        plugins: names of plug-ins.
+        with_all: models that have all of them in the fast suite.
+    """
+    cases = []
+    for i, model_name in enumerate(models):
+        for j, plugin in enumerate(plugins):
+            fast = model_name in with_all or (i + turn) % len(plugins) == j
+            cases.append(pytest.param(model_name, plugin, marks=[] if fast else [pytest.mark.full]))
+    return pytest.mark.parametrize(("model_name", "plugin"), cases)
 
 
 def built(config: ModelConfig, seed: int = 0) -> VideoModel:
@@ -184,8 +218,7 @@ def same(a: Any, b: Any) -> bool:
 # --- every model × every plug-in -------------------------------------------------------------------------------------
 
 
-@every_plugin
-@every_tiny
+@pairs(TINY, turn=0)
 def test_backbone_keys_stay(model_name: str, plugin: str) -> None:
     base, model = built(bare(model_name)), built(configured(model_name, plugin), seed=1)
     layer = PLUGINS[plugin].layer.build(model.grid_at(1))
@@ -196,25 +229,21 @@ def test_backbone_keys_stay(model_name: str, plugin: str) -> None:
     assert set(report.missing_keys) == added - counters and not report.unexpected_keys
 
 
-@every_plugin
-@every_tiny
+@pairs(TINY, turn=1, plugins=[name for name, plugin in PLUGINS.items() if plugin.factor is not None])
 def test_fresh_plugin_gives_what_its_paper_says(model_name: str, plugin: str) -> None:
     case, config = PLUGINS[plugin], configured(model_name, plugin)
-    if case.gives is None:
-        pytest.skip("nothing is promised")
     base, model = built(bare(model_name)).eval(), built(config).eval()
     model.load_state_dict(base.state_dict(), strict=False)
     with torch.no_grad():
         taps = model.taps(video_for(config), ["block.0", "insert.1"])
         before, after = taps["block.0"], taps["insert.1"]
-        bound = 1e-6 * case.gives * before.abs().max().item()
-        torch.testing.assert_close(after, case.gives * before, atol=0 if case.exact else bound, rtol=0)
+        bound = 1e-6 * case.factor * before.abs().max().item()
+        torch.testing.assert_close(after, case.factor * before, atol=0 if case.exact else bound, rtol=0)
         if case.exact:
             assert torch.equal(model(video_for(config)), base(video_for(config)))
 
 
-@every_plugin
-@every_tiny
+@pairs(TINY, turn=2)
 def test_gradients_reach_every_parameter(model_name: str, plugin: str) -> None:
     """After one step: a fresh STAN's convolutions have no gradient at first, by design."""
     model = built(configured(model_name, plugin)).train()
@@ -226,14 +255,13 @@ def test_gradients_reach_every_parameter(model_name: str, plugin: str) -> None:
         torch.nn.functional.cross_entropy(scores, torch.tensor([0, 2, 1])).backward()
         optimizer.step()
     for name, parameter in model.named_parameters():
-        useless = name.startswith("inserts.") and name.endswith(PLUGINS[plugin].useless)
-        if not useless and not name.startswith(CASES[model_name].unreached):
+        no_gradient = name.startswith("inserts.") and name.endswith(PLUGINS[plugin].no_gradient)
+        if not no_gradient and not name.startswith(CASES[model_name].unreached):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
             assert parameter.grad.abs().max() > 0, name
 
 
-@every_plugin
-@every_backbone
+@pairs(ALL_MODELS, turn=0, with_all=())
 def test_builds_and_runs_on_meta(model_name: str, plugin: str) -> None:
     config = configured(model_name, plugin)
     with torch.device("meta"):
@@ -243,16 +271,14 @@ def test_builds_and_runs_on_meta(model_name: str, plugin: str) -> None:
     assert all(tensor.device.type == "meta" for tensor in model.state_dict().values())
 
 
-@every_plugin
-@every_backbone
+@pairs(ALL_MODELS, turn=0, with_all=())
 def test_json_round_trip(model_name: str, plugin: str) -> None:
     config = configured(model_name, plugin, dropout=0.25)
     again = from_json(json.loads(json.dumps(to_json(config))))
     assert again == config and type(again) is type(config)
 
 
-@every_plugin
-@every_tiny
+@pairs(TINY, turn=3)
 def test_taps_have_the_announced_grids(model_name: str, plugin: str) -> None:
     model = built(configured(model_name, plugin)).eval()
     names = model.tap_names()
@@ -270,8 +296,7 @@ def test_taps_have_the_announced_grids(model_name: str, plugin: str) -> None:
         model.taps(video_for(model.config), ["block_0"])
 
 
-@every_plugin
-@every_tiny
+@pairs(TINY, turn=4)
 def test_recomputed_activations_change_nothing(model_name: str, plugin: str) -> None:
     """Loss, gradients and running statistics are equal to the bit, dropout and drop-path included."""
     outcomes = []
@@ -306,27 +331,27 @@ def trained_once(config: ModelConfig, backend: str | None) -> dict[str, Tensor]:
     model = built(config).train()
     run = torch.compile(model, backend=backend, fullgraph=True) if backend else model
     run(video_for(config)).square().mean().backward()
-    found = {name: p.grad for name, p in model.named_parameters()} | dict(model.named_buffers())
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: p.grad for name, p in model.named_parameters()} | dict(model.named_buffers())
+    return {name: value for name, value in values.items() if value is not None}
 
 
-@every_tiny
+@every_architecture
 def test_compiled_training_step(model_name: str) -> None:
     config = configured(model_name, "stan")
-    assert_nearly(trained_once(config, "eager"), trained_once(config, None))
+    assert_close_to(trained_once(config, "eager"), trained_once(config, None))
 
 
 @cheapest
 def test_compiled_training_step_that_recomputes(model_name: str) -> None:
     config = configured(model_name, "stan", activation_checkpointing=True)
-    assert_nearly(trained_once(config, "aot_eager"), trained_once(config, None))
+    assert_close_to(trained_once(config, "aot_eager"), trained_once(config, None))
 
 
-def assert_nearly(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert set(found) == set(expected)
+def assert_close_to(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(actual) == set(expected)
     for name, value in expected.items():
         bound = 1e-3 * max(1e-4, value.abs().max().item())
-        torch.testing.assert_close(found[name], value, atol=bound, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(actual[name], value, atol=bound, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @every_tiny
@@ -344,10 +369,25 @@ def test_grid_and_state(model_name: str) -> None:
             assert same(model.from_grid(grid, replaced), state)  # nothing else was lost
 
 
+def kind_of_state(model_name: str) -> str:
+    model = built(configured(model_name))
+    with torch.no_grad():
+        state = model.stem(video_for(model.config))
+    tensors = [leaf for leaf in leaves(state) if isinstance(leaf, Tensor)]
+    if len(tensors) > 1:
+        return "several tensors"
+    if tensors[0].dim() > 3:
+        return "one map"
+    return "tokens and a class token" if CASES[model_name].token else "tokens"
+
+
+def test_the_fast_suite_has_every_kind_of_state() -> None:
+    assert {kind_of_state(model_name) for model_name in TINY} == set(STATES)
+    assert {kind: kind_of_state(model_name) for kind, model_name in STATES.items()} == {kind: kind for kind in STATES}
+
+
 @every_tiny
 def test_order_of_frames_matters(model_name: str) -> None:
-    if not CASES[model_name].sees_order:
-        pytest.skip("does not claim to")
     for seed in (0, 1):
         model = built(configured(model_name), seed).eval()
         for parameter in model.parameters():
@@ -386,12 +426,12 @@ def test_heads(model_name: str) -> None:
 
 @every_tiny
 def test_several_inserts(model_name: str) -> None:
-    """Three layers, two of them at one place, equal the same layers applied by hand."""
+    """Three layers, two of them before one block, equal the same layers applied by hand."""
     layers = [STAN(fc_init_std=0.05), STAN(fc_init_std=0.05, mode="attention"), STAN(fc_init_std=0.05)]
     config = bare(model_name)
     config.inserts = [Insert(layer=layer, at=at) for layer, at in zip(layers, (1, 1, 0))]
     model = built(config).eval()
-    assert {name: len(places) for name, places in model.inserts.items()} == {"1": 2, "0": 1}
+    assert {at: len(layers) for at, layers in model.inserts.items()} == {"1": 2, "0": 1}
     with torch.no_grad():
         state = model.stem(video_for(config))
         for i, block in enumerate(model.blocks):
@@ -438,7 +478,7 @@ def test_token_is_doubled_exactly(model_name: str) -> None:
 
 
 @every_tiny
-def test_impossible_places_are_refused(model_name: str) -> None:
+def test_impossible_positions_are_refused(model_name: str) -> None:
     blocks = len(built(bare(model_name)).blocks)
     for at in (-1, blocks):
         config = bare(model_name)
@@ -475,14 +515,17 @@ def test_tiny_models_are_small(model_name: str) -> None:
     assert (parameters < 2_000_000) == model_name.endswith("_tiny")
 
 
-@every_plugin
-@every_tiny
+@pairs(TINY, turn=5)
 def test_plug_ins_report_without_disturbing(model_name: str, plugin: str) -> None:
     model = built(configured(model_name, plugin)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    said = model.diagnose(video_for(model.config))
-    assert said and all(name.startswith("insert.1.0/") and abs(value) < 1e6 for name, value in said.items())
+    diagnostics = model.diagnose(video_for(model.config))
+    assert diagnostics and all(
+        name.startswith("insert.1.0/") and abs(value) < 1e6 for name, value in diagnostics.items()
+    )
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert built(configured(model_name)).diagnose(video_for(model.config)).keys() <= {
-        f"insert.{insert.at}.0/{name.split('/')[1]}" for insert in configured(model_name).inserts for name in said
+        f"insert.{insert.at}.0/{name.split('/')[1]}"
+        for insert in configured(model_name).inserts
+        for name in diagnostics
     }

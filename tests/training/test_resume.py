@@ -31,7 +31,7 @@ import json, sys
 from pathlib import Path
 import torch
 from gesta.config import from_json
-from gesta.train import train
+from gesta.training import train
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
