@@ -1,5 +1,7 @@
 """The public names and their types; what is imported when is in ``__init__.py``."""
 
+from . import datasets as datasets
+from . import recipes as recipes
 from .checkpoint import TrainedModel as TrainedModel
 from .checkpoint import import_weights as import_weights
 from .checkpoint import load as load
@@ -7,6 +9,8 @@ from .checkpoint import save_model as save_model
 from .cost import count as count
 from .data.lists import Folder as Folder
 from .data.lists import Lists as Lists
+from .datasets import data_config as data_config
+from .datasets import list_datasets as list_datasets
 from .datasets.diving48 import Diving48 as Diving48
 from .datasets.epic import EPICKitchens as EPICKitchens
 from .datasets.hmdb51 import HMDB51 as HMDB51
@@ -21,24 +25,12 @@ from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.result import Result as Result
 from .layers.temporal import TemporalAttention as TemporalAttention
 from .marionette.dataset import Marionette as Marionette
-from .model import (
-    AroundConfig as AroundConfig,
-)
-from .model import (
-    ClipSpec as ClipSpec,
-)
-from .model import (
-    Insert as Insert,
-)
-from .model import (
-    LayerConfig as LayerConfig,
-)
-from .model import (
-    ModelConfig as ModelConfig,
-)
-from .model import (
-    VideoModel as VideoModel,
-)
+from .model import AroundConfig as AroundConfig
+from .model import ClipSpec as ClipSpec
+from .model import Insert as Insert
+from .model import LayerConfig as LayerConfig
+from .model import ModelConfig as ModelConfig
+from .model import VideoModel as VideoModel
 from .models import create_model as create_model
 from .models import list_models as list_models
 from .models import model_config as model_config
@@ -56,7 +48,10 @@ from .recipe import Augment as Augment
 from .recipe import EvaluateConfig as EvaluateConfig
 from .recipe import Recipe as Recipe
 from .recipe import TrainConfig as TrainConfig
+from .recipes import find_recipe as find_recipe
+from .recipes import list_recipes as list_recipes
 from .records import DataConfig as DataConfig
 from .records import Record as Record
+from .training.loop import train as train
 
 __version__: str

@@ -25,7 +25,7 @@ def small(**changes: Any) -> Any:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.full) for n in list_models()])
 def test_stored_costs_are_true(name: str) -> None:
-    """If this fails after a change of a model, run ``scripts/costs``."""
+    """If this fails after a change of a model, run ``scripts/precompute``."""
     config = model_config(name)
     for style in get_args(Style):
         assert stored_cost(name, style) == count(config, style)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib import resources
 from typing import Any
 
 from gesta.cli.options import Verbs, print_results, recipe_options, trust_option, views, with_fields
@@ -33,25 +34,17 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from gesta.cost import count
-    from gesta.models import list_models, model_config
+    from gesta.models import card, list_models
     from gesta.recipes.catalogue import list_recipes, list_tables
 
-    models: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "params": (cost := count(model_config(name))).params,
-            "clip": _words(model_config(name).clip),
-            "macs": cost.macs,
-        }
-        for name in list_models(options.pattern)
-    ]
+    cards = [card(name) for name in list_models(options.pattern)]
     if options.json:
+        models = [{"name": c.name, "params": c.params, "clip": c.clip, "macs": c.macs} for c in cards]
         print(json.dumps({"models": models, "recipes": list_recipes(), "tables": sorted(list_tables())}, indent=2))
         return
     print("models")
-    for m in models:
-        print(f"  {m['name']:<20} {m['params'] / 1e6:8.2f} M {m['macs'] / 1e9:8.2f} GMACs   {m['clip']}")
+    for c in cards:
+        print(f"  {c.name:<20} {c.params / 1e6:8.2f} M {c.macs / 1e9:8.2f} GMACs   {c.clip}")
     print("recipes (gesta train …)")
     for address, line in list_recipes().items():
         print(f"  {address:<20} {line}")
@@ -61,6 +54,12 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
+    unchanged = not (options.fields or options.model or options.data)
+    shown = stored_fields().get(options.what) if unchanged else None
+    print(json.dumps(shown or _fields(options), indent=2))
+
+
+def _fields(options: argparse.Namespace) -> Any:
     from gesta.config import to_json
     from gesta.models import MODELS, model_config
     from gesta.recipes.address import find_recipe
@@ -69,21 +68,36 @@ def _show(options: argparse.Namespace) -> None:
         config: Any = model_config(options.what)
     else:
         config = find_recipe(options.what, model=options.model, data=options.data, trust_code=options.trust_code)
-    print(json.dumps(to_json(with_fields(config, options)), indent=2))
+    return to_json(with_fields(config, options))
+
+
+def stored_fields() -> dict[str, Any]:
+    """All fields of every recipe and model by name, as JSON: known without torch, which takes seconds to import."""
+    return json.loads(resources.files(__package__).joinpath("fields.json").read_text(encoding="utf-8"))
+
+
+def compute_fields() -> dict[str, Any]:
+    """What ``fields.json`` holds; ``scripts/precompute`` writes it again."""
+    from gesta.config import to_json
+    from gesta.models import list_models, model_config
+    from gesta.recipes.address import find_recipe
+    from gesta.recipes.catalogue import list_recipes
+
+    fields = {address: to_json(find_recipe(address)) for address in list_recipes()}
+    return fields | {name: to_json(model_config(name)) for name in list_models()}
 
 
 def _cost(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from gesta.cost import count
-    from gesta.models import model_config
+    from gesta.models import model_config, stored_cost
 
-    changes = {"classes": options.classes} if options.classes is not None else {}
-    model = with_fields(model_config(options.model, **changes), options)
     styles: list[Any] = ["torch", "fvcore"] if options.style == "both" else [options.style]
-    print_results(options, *[replace(count(model, style=style), views=options.views) for style in styles])
-
-
-def _words(clip: Any) -> str:
-    sampling = f"{clip.frames}×{clip.stride}" if clip.sampling == "dense" else f"{clip.frames} uniform"
-    return f"{sampling} frames, {clip.size} px"
+    if options.fields or options.classes is not None:
+        changes = {} if options.classes is None else {"classes": options.classes}
+        model = with_fields(model_config(options.model, **changes), options)
+        costs = [count(model, style=style) for style in styles]
+    else:
+        costs = [stored_cost(options.model, style) for style in styles]
+    print_results(options, *[replace(cost, views=options.views) for cost in costs])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
+from os import PathLike, fspath
+from typing import TYPE_CHECKING
 
 from gesta.config import suggest
 from gesta.errors import GestaError
 from gesta.records import DataConfig
+
+if TYPE_CHECKING:  # for start-up time
+    from gesta.data.lists import Folder
 
 DATASETS = {
     "folder": "gesta.data.lists:Folder",
@@ -24,6 +30,24 @@ DATASETS = {
     "marionette": "gesta.marionette.dataset:Marionette",
 }
 """The name that ``--data`` takes → where its class is; imported when asked for, because torch takes seconds."""
+
+
+def list_datasets(pattern: str = "*") -> list[str]:
+    """Names of all data sets, or of those that match a shell pattern such as ``"something_*"``."""
+    return sorted(fnmatch.filter(DATASETS, pattern))
+
+
+def folder(root: str | PathLike[str], *, val: float = 0.2, test: float = 0.0, seed: int = 0) -> Folder:
+    """A folder of videos with a folder per class, see :class:`gesta.data.lists.Folder`.
+
+    Args:
+        root: the folder: ``root/class/video``, or ``root/train/class/video`` with ``val`` and ``test`` beside it.
+        val, test: fractions of validation and of test videos, where no folders say it.
+        seed: of the split.
+    """
+    from gesta.data.lists import Folder
+
+    return Folder(root=fspath(root), val=val, test=test, seed=seed)
 
 
 def data_config(name: str) -> DataConfig:

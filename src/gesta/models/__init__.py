@@ -1,7 +1,7 @@
 """The model catalogue: every named model, and how to list, describe, configure and build it.
 
-What the models cost is counted once and kept in ``costs.json`` (``scripts/costs`` writes it again), so that listing and
-describing them needs no torch.
+What the models cost is counted once and kept in ``costs.json`` (``scripts/precompute`` writes it again), so that
+listing and describing them needs no torch.
 """
 
 from __future__ import annotations
