@@ -7,8 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from gesta.analysis.figures import write_figure
 from gesta.analysis.report import write_report
-from gesta.analysis.warp import warp_figure
+from gesta.analysis.sources import read_clip
+from gesta.analysis.warp import draw_warp, measure_warp
 from gesta.checkpoint import load
 from gesta.config import replace
 from gesta.curation.check import check
@@ -127,7 +129,8 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     model = load(out)
     test = recipe.data.records("test")
     print(f"report: {write_report(out)}")
-    print(f"warp:   {warp_figure(model.model, test[0].path, out / 'warp.png')}")
+    warp = measure_warp(str(out), model.model, read_clip(test[0].path, model.model.config.clip))
+    print(f"warp:   {write_figure(draw_warp(warp), out / 'warp.png')}")
 
     _say(begin, f"4/4 gesta predict {out} {test[0].path}")
     for prediction in predict(model, test[0].path, top=3):

@@ -1,11 +1,11 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""What long work shows: a bar on a terminal, a plain line now and then elsewhere; and tables as plain text."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -35,3 +35,19 @@ def track(items: Iterable[T], what: str, total: int | None = None, every_s: floa
             of = f" of {total}" if total else ""
             print(f"{what}: {done}{of} after {now - begin:.0f} s", file=sys.stderr, flush=True)
         yield item
+
+
+def plain_text(*parts: Any, width: int = 120) -> str:
+    """Sentences and ``rich`` tables, one below the other, as lines of text without colours.
+
+    Args:
+        parts: strings, which are not wrapped, and tables.
+        width: of the tables at most, in characters.
+    """
+    from rich.console import Console  # imported here for start-up time
+
+    console = Console(width=width, color_system=None, markup=False, highlight=False)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, str))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gesta.analysis.complexity as complexity
-from gesta.analysis.complexity import Accuracy, Subject, compare_costs, draw, subjects
+from gesta.analysis.complexity import Accuracy, ComparedModel, draw_complexity, find_models, measure_complexity
 from gesta.bench.model import latency
 from gesta.cli import main
 from gesta.config import to_json
@@ -29,41 +29,41 @@ def test_a_result_tells_its_accuracy_and_its_views(tmp_path: Path) -> None:
     result.decoded = 12
     result.write(run / "result.json")
     for source in (str(run), str(run / "result.json")):
-        (found,) = subjects(source)
+        (found,) = find_models(source)
         assert (found.name, found.views) == (str(run), 2.5)
         assert found.accuracies == [Accuracy(data="UCF101", top1=50, measured=True)]
     result.model_config = {"fused": "prob_mean"}
     result.write(run / "result.json")
     with pytest.raises(GestaError, match="fused scores"):
-        subjects(str(run))
+        find_models(str(run))
     (run / "result.json").unlink()
     recipe = find_recipe("stan.ucf101")
     (run / "recipe.json").write_text(json.dumps(to_json(recipe)))
-    (found,) = subjects(str(run))  # a run without a result: its cost only
+    (found,) = find_models(str(run))  # a run without a result: its cost only
     assert found.model == recipe.model and found.accuracies == []
     with pytest.raises(GestaError, match="did you mean 'st"):
-        subjects("stan.ucf10")
+        find_models("stan.ucf10")
 
 
 def test_recipes_and_tables_tell_what_was_published_and_what_runs_reach(tmp_path: Path) -> None:
     recipe = find_recipe("stan.ucf101")
     published = next(row.published["UCF101"] for row in find_table("stan.table1").rows if "STAN" in row.label)
-    (found,) = subjects("stan.ucf101", runs=tmp_path)
+    (found,) = find_models("stan.ucf101", runs=tmp_path)
     assert found.accuracies == [Accuracy(data="UCF101", top1=published, measured=False)]
     assert found.views == recipe.evaluate.clips * recipe.evaluate.crops
     folder = tmp_path / recipe.name
     folder.mkdir()
     (folder / "result.json").write_text(json.dumps({"metrics": {"top1": 12.5}}))
-    (found,) = subjects("stan.ucf101", runs=tmp_path)
+    (found,) = find_models("stan.ucf101", runs=tmp_path)
     assert [(a.top1, a.measured) for a in found.accuracies] == [(12.5, True), (published, False)]
-    plain, ours = subjects("stan.table1", runs=tmp_path)
+    plain, ours = find_models("stan.table1", runs=tmp_path)
     assert [(a.data, a.measured) for a in ours.accuracies] == [("UCF101", True), ("UCF101", False), ("HMDB51", False)]
     assert (plain.name, ours.name) == tuple(row.label for row in find_table("stan.table1").rows)
-    both = subjects("mfst.table5", runs=tmp_path)  # whose columns are two models
+    both = find_models("mfst.table5", runs=tmp_path)  # whose columns are two models
     assert [s.name[-3:] for s in both[:2]] == ["(1)", "(2)"] and both[0].model != both[1].model
-    sides = [a.data for s in subjects("mfst.table1", runs=tmp_path) for a in s.accuracies]
+    sides = [a.data for s in find_models("mfst.table1", runs=tmp_path) for a in s.accuracies]
     assert sides[:2] == ["NTU CS", "NTU CV"]  # one data set, two protocols
-    assert [len(s.accuracies) for s in subjects("stan.table3", runs=tmp_path)] == [0, 0, 0]  # of costs only
+    assert [len(s.accuracies) for s in find_models("stan.table3", runs=tmp_path)] == [0, 0, 0]  # of costs only
 
 
 def test_costs_are_those_of_gesta_cost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,16 +75,16 @@ def test_costs_are_those_of_gesta_cost(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(complexity, "latency", pretend)
     models = [model_config("r3d_tiny"), model_config("mvitv2_tiny"), model_config("r3d_tiny")]
-    of = [Subject(name=str(i), model=model, views=3.0 * i or None) for i, model in enumerate(models)]
-    found = compare_costs(of, style="fvcore")
+    of = [ComparedModel(name=str(i), model=model, views=3.0 * i or None) for i, model in enumerate(models)]
+    found = measure_complexity(of, style="fvcore")
     costs = [count(model, style="fvcore") for model in models]
-    assert [(e.params, e.macs) for e in found.entries] == [(c.params, c.macs) for c in costs]
-    assert [e.macs_of_views for e in found.entries] == [None, 3 * costs[1].macs, 6 * costs[2].macs]
+    assert [(e.params, e.macs) for e in found.models] == [(c.params, c.macs) for c in costs]
+    assert [e.macs_of_views for e in found.models] == [None, 3 * costs[1].macs, 6 * costs[2].macs]
     assert len(measured) == 2 and found.device == "a clock"  # the third is the first's model
     assert found.to_json()["models"][1]["macs_of_first"] == costs[1].macs / costs[0].macs
     assert "no results and no published numbers" in str(found)
-    without = compare_costs(of, seconds=0)
-    assert without.device is None and len(measured) == 2 and len(draw(without).get_axes()) == 2
+    without = measure_complexity(of, seconds=0)
+    assert without.device is None and len(measured) == 2 and len(draw_complexity(without).get_axes()) == 2
 
 
 def test_latency_is_the_clocks() -> None:
@@ -94,20 +94,20 @@ def test_latency_is_the_clocks() -> None:
 
 def test_full_dots_are_measured_and_rings_published() -> None:
     of = [
-        Subject(name="a", model=model_config("r3d_tiny"), views=1.0),
-        Subject(name="b", model=model_config("mvitv2_tiny"), views=4.0),
+        ComparedModel(name="a", model=model_config("r3d_tiny"), views=1.0),
+        ComparedModel(name="b", model=model_config("mvitv2_tiny"), views=4.0),
     ]
     of[0].accuracies = [Accuracy(data="X", top1=50.0, measured=True), Accuracy(data="X", top1=55.0, measured=False)]
     of[1].accuracies = [Accuracy(data="X", top1=60.0, measured=False)]
-    found = compare_costs(of, seconds=0)
-    *bars, scatter = draw(found).get_axes()
-    assert len(bars) == 2 and [bar.get_width() for bar in bars[0].patches] == [e.params / 1e6 for e in found.entries]
+    found = measure_complexity(of, seconds=0)
+    *bars, scatter = draw_complexity(found).get_axes()
+    assert len(bars) == 2 and [bar.get_width() for bar in bars[0].patches] == [e.params / 1e6 for e in found.models]
     dots = [(*dot.get_offsets()[0].tolist(), len(dot.get_facecolor())) for dot in scatter.collections]
-    first, second = (e.macs_of_views / 1e9 for e in found.entries if e.macs_of_views)
+    first, second = (e.macs_of_views / 1e9 for e in found.models if e.macs_of_views)
     assert dots == [(first, 50.0, 1), (first, 55.0, 0), (second, 60.0, 0)]
     # where the views of one are unknown, the cost of one view is compared
     of[1].views = None
-    scatter = draw(compare_costs(of, seconds=0)).get_axes()[-1]
+    scatter = draw_complexity(measure_complexity(of, seconds=0)).get_axes()[-1]
     assert scatter.get_xlabel() == "GMACs of one view"
     assert "ours" in str(found) and "paper" in str(found) and "50.00" in str(found)
 
@@ -125,4 +125,4 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert set(found["models"][2]["top1"]) == {"UCF101", "HMDB51"}
     with pytest.raises(SystemExit) as end:
         main(["analyse", "complexity", "ata.table4", "--out", str(out)])
-    assert end.value.code == 1 and "no row there has a recipe" in capsys.readouterr().err
+    assert end.value.code == 1 and "no row of these has a recipe" in capsys.readouterr().err

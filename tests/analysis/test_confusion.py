@@ -1,4 +1,4 @@
-"""Shares of rows, sums over classes that share an attribute, and the difference of two results."""
+"""Percentages of rows, sums over classes that share an attribute, and the difference of two results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from gesta.analysis.confusion import confusion, draw, read_attributes
+from gesta.analysis.confusion import draw_confusion, measure_confusion, read_attributes
 from gesta.cli import main
 from gesta.errors import GestaError
 from results import result
@@ -31,11 +31,11 @@ A = dives((0, 0), (0, 2), (0, 2), (0, 1), (1, 1), (2, 0), (3, None))
 B = dives((0, 0), (0, 0), (0, 0), (0, 1), (1, 3), (2, 2), (3, 3))
 
 
-def test_shares_of_rows_and_pairs() -> None:
-    found = confusion([("a", A)])
+def test_percentages_of_rows_and_pairs() -> None:
+    found = measure_confusion([("a", A)])
     (matrix,) = found.matrices
-    assert matrix.shares().tolist() == [[25, 25, 50, 0], [0, 100, 0, 0], [100, 0, 0, 0], [0, 0, 0, 0]]
-    assert matrix.difference is None and matrix.right(0) == pytest.approx(100 * 2 / 6)
+    assert matrix.percent().tolist() == [[25, 25, 50, 0], [0, 100, 0, 0], [100, 0, 0, 0], [0, 0, 0, 0]]
+    assert matrix.difference is None and matrix.accuracy(0) == pytest.approx(100 * 2 / 6)
     text = str(found)
     assert f"{NAMES[0]} → {NAMES[2]}: 2 of 4 (50 %)" in text and "1 videos could not be scored" in text
     pairs = found.to_json()["matrices"][0]["pairs"][0]
@@ -43,7 +43,7 @@ def test_shares_of_rows_and_pairs() -> None:
 
 
 def test_the_difference_of_two() -> None:
-    found = confusion([("a", A), ("b", B)], most=3)
+    found = measure_confusion([("a", A), ("b", B)], most=3)
     (matrix,) = found.matrices
     assert matrix.difference is not None
     assert matrix.difference[0].tolist() == [50, 0, -50, 0] and matrix.difference[2].tolist() == [-100, 0, 100, 0]
@@ -52,15 +52,15 @@ def test_the_difference_of_two() -> None:
     assert [abs(points) for *_, points in changes] == [100, 100, 100]
     assert not any("different lists" in remark for remark in found.remarks)
     other = dives((0, 0), names=["elsewhere"])
-    assert any("different lists" in remark for remark in confusion([("a", A), ("c", other)]).remarks)
-    assert len([axes for axes in draw(found).axes if axes.images]) == 3
+    assert any("different lists" in remark for remark in measure_confusion([("a", A), ("c", other)]).remarks)
+    assert len([axes for axes in draw_confusion(found).axes if axes.images]) == 3
 
 
 def test_dives_by_their_four_attributes(tmp_path: Path) -> None:
     vocabulary = tmp_path / "Diving48_vocab.json"
     vocabulary.write_text(json.dumps(DIVES))
-    found = confusion([("a", A), ("b", B)], by=vocabulary)
-    by = {matrix.what: matrix for matrix in found.matrices}
+    found = measure_confusion([("a", A), ("b", B)], by=vocabulary)
+    by = {matrix.of: matrix for matrix in found.matrices}
     assert list(by) == ["takeoff", "somersault", "twist", "position"]
     assert by["takeoff"].names == ["Back", "Forward"]
     assert by["takeoff"].counts[0].tolist() == [[3, 2], [1, 0]]
@@ -68,7 +68,7 @@ def test_dives_by_their_four_attributes(tmp_path: Path) -> None:
     assert by["somersault"].counts[0].tolist() == [[0, 0, 0], [0, 4, 1], [0, 0, 1]]
     assert by["twist"].names == ["NoTwis", "05Twis", "1Twis"]
     assert all(matrix.counts[i].sum() == n for matrix in by.values() for i, n in enumerate((6, 7)))
-    panels = [axes for axes in draw(found).axes if axes.images]
+    panels = [axes for axes in draw_confusion(found).axes if axes.images]
     assert len(panels) == 12
     np.testing.assert_allclose(panels[0].images[0].get_array(), [[60, 40], [100, 0]])
 
@@ -83,19 +83,23 @@ def test_attributes_from_csv_and_json(tmp_path: Path) -> None:
     expected = {"hands": ["1", "2"], "place": ["in", "out"]}
     assert read_attributes(csv, ["wave", "clap"]) == read_attributes(named, ["wave", "clap"]) == expected
     assert list(read_attributes(listed, ["wave", "clap"]).values()) == list(expected.values())
-    for content, words in (
+    for content, message in (
         ("class,hands\nwave,1\n", "nothing about the class 'clap'"),
         ("class,hands\nwave,1\nclap,\n", "'clap' has no value of 'hands'"),
         ("", "holds no attributes"),
     ):
         csv.write_text(content)
-        with pytest.raises(GestaError, match=words):
+        with pytest.raises(GestaError, match=message):
             read_attributes(csv, ["wave", "clap"])
-    for content, words in (("{", "not valid JSON"), ("3", "holds no attributes"), ('{"a": 1}', "holds no attributes")):
+    for content, message in (
+        ("{", "not valid JSON"),
+        ("3", "holds no attributes"),
+        ('{"a": 1}', "holds no attributes"),
+    ):
         named.write_text(content)
-        with pytest.raises(GestaError, match=words):
+        with pytest.raises(GestaError, match=message):
             read_attributes(named, ["wave", "clap"])
-    with pytest.raises(GestaError, match="can be read there"):
+    with pytest.raises(GestaError, match="attributes cannot be read"):
         read_attributes(tmp_path / "absent.csv", ["wave"])
 
 
@@ -111,7 +115,7 @@ def test_the_official_vocabulary(shared: Path) -> None:
     }
     assert [" ".join(values) for values in zip(*found.values())] == names
     answers = result([0, 1], [0, 1], classes=names)
-    ordered = {matrix.what: matrix.names for matrix in confusion([("x", answers)], by=path).matrices}
+    ordered = {matrix.of: matrix.names for matrix in measure_confusion([("x", answers)], by=path).matrices}
     assert ordered["somersault"] == ["Dive", "1som", "15som", "2som", "25som", "3som", "35som", "45som"]
     assert ordered["twist"][:3] == ["NoTwis", "05Twis", "1Twis"]
 
@@ -119,11 +123,11 @@ def test_the_official_vocabulary(shared: Path) -> None:
 def test_what_cannot_be_compared() -> None:
     verbs = result([0, 1], [0, 1], classes=["x", "y"])
     with pytest.raises(GestaError, match="different classes"):
-        confusion([("a", A), ("v", verbs)])
+        measure_confusion([("a", A), ("v", verbs)])
     with pytest.raises(GestaError, match="no label space 'noun'"):
-        confusion([("a", A)], space="noun")
+        measure_confusion([("a", A)], space="noun")
     with pytest.raises(GestaError, match="no labelled video"):
-        confusion([("n", dives((0, None)))])
+        measure_confusion([("n", dives((0, None)))])
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from gesta.analysis.filters import draw, first_filters, mosaic
+from gesta.analysis.filters import Filters, draw_filters, measure_filters, mosaic
 from gesta.cli import main
 from gesta.models import create_model
 
@@ -21,11 +21,11 @@ def test_which_filters() -> None:
         ("mvitv2_tiny", "patch_embed", (48, 3, 3, 15, 15)),
     ):
         model = create_model(name)
-        found, filters = first_filters(model)
-        assert found.startswith(layer) and filters.shape == shape
-        torch.testing.assert_close(filters, model.get_submodule(found).weight.detach())
+        found = measure_filters(name, model)
+        assert found.layer.startswith(layer) and found.weights.shape == shape
+        torch.testing.assert_close(found.weights, model.get_submodule(found.layer).weight.detach())
     model = create_model("mfst_tiny")  # differences of neighbours are folded into the kernel
-    folded, learned = first_filters(model)[1], first_filters(model, folded=False)[1]
+    folded, learned = (measure_filters("mfst_tiny", model, folded=folded).weights for folded in (True, False))
     same = folded == learned
     assert not same[..., 3, 3, 3].any() and same.sum() == same.numel() - 3 * len(learned)
 
@@ -42,7 +42,7 @@ def test_pixels_of_the_mosaic() -> None:
     assert picture[3, 3].tolist() == [0.5] * 3 and picture[3, 5 + 3].tolist() == [0] * 3
     red = np.argwhere((picture == [1, 0.5, 0.5]).all(2))
     assert len(red) == 1
-    assert "the 2 of 3" in draw("x", filters, 2).axes[0].get_title()
+    assert "the 2 of 3" in draw_filters(Filters(name="x", layer="conv", weights=filters), 2).axes[0].get_title()
     assert np.all(mosaic(torch.zeros(1, 3, 4, 4), 1)[:4, :4] == 0.5)
 
 
@@ -51,4 +51,4 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         out = tmp_path / f"{name}.png"
         with pytest.raises(SystemExit) as end:
             main(["analyse", "filters", name, *options, "--out", str(out)])
-        assert end.value.code == 0 and imread(out).std() > 0.02 and capsys.readouterr().out.strip() == str(out)
+        assert end.value.code == 0 and imread(out).std() > 0.02 and capsys.readouterr().err.strip() == str(out)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from gesta.analysis.motion import motions
+from gesta.analysis.motion import measure_motion
 from gesta.analysis.sources import as_input
 from gesta.cli import main
 from gesta.errors import GestaError
@@ -29,7 +29,7 @@ def test_maps_are_what_is_added(clip: torch.Tensor) -> None:
     model = create_model("r3d_tiny", inserts=inserts).eval()
     for layer in model.inserts.values():
         torch.nn.init.normal_(layer[0].excite.weight, std=0.1)  # type: ignore[index]
-    found = motions("a", model, clip)
+    found = measure_motion("a", model, clip).maps
     assert [(r.name, r.tap) for r in found] == [("a", "SMEM[0]"), ("a", "SMEM[2]")]
     taps = model.taps(as_input(clip, model), ["block.1", "insert.2"])
     torch.testing.assert_close(found[1].map, (taps["insert.2"] - taps["block.1"])[0].norm(dim=0))
@@ -38,9 +38,9 @@ def test_maps_are_what_is_added(clip: torch.Tensor) -> None:
 
 def test_both_branches_of_std_former_are_shown(clip: torch.Tensor) -> None:
     model = create_model("std_former_tiny", smem=(("ST", 2), ("T", 1))).eval()
-    assert [r.tap for r in motions("a", model, clip)] == ["SMEM T[1]", "SMEM ST[2]"]
+    assert [r.tap for r in measure_motion("a", model, clip).maps] == ["SMEM T[1]", "SMEM ST[2]"]
     with pytest.raises(GestaError, match="r3d_tiny has no SMEM; give an std_former"):
-        motions("r3d_tiny", create_model("r3d_tiny").eval(), clip)
+        measure_motion("r3d_tiny", create_model("r3d_tiny").eval(), clip)
 
 
 def test_the_verb(make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,9 +56,7 @@ def test_the_verb(make_video: Callable[..., Path], tmp_path: Path, capsys: pytes
     assert run("ctn_tiny", video) == 1 and "has no SMEM" in capsys.readouterr().err
 
 
-def test_a_fresh_smem_shows_nothing(make_video: Callable[..., Path], tmp_path: Path) -> None:
-    from gesta.analysis.motion import motion_figure
-
+def test_an_untrained_smem_shows_nothing(clip: torch.Tensor) -> None:
     model = create_model("r3d_tiny", inserts=[Insert(layer=SMEM(), at=1)]).eval()
-    with pytest.raises(GestaError, match="adds nothing, as a fresh one does; give a trained model"):
-        motion_figure("a", model, make_video("video.mp4", frames=40), tmp_path / "motion.png")
+    with pytest.raises(GestaError, match="adds nothing, as before any training; give a trained model"):
+        measure_motion("a", model, clip)

@@ -1,4 +1,4 @@
-"""Estimators against what is known of them, and measurements that know chance when they see it."""
+"""Estimators against known values, and measurements against their control."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gesta.analysis.mutual_information import (
     estimate,
     gaussian,
     infonce,
-    match,
-    measure,
-    mutual_information,
+    match_tokens,
+    measure_maps,
+    measure_mutual_information,
     softmax_entropy,
 )
 from gesta.analysis.sources import load
@@ -44,7 +44,7 @@ def shifted(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def aligned(earlier: Tensor, later: Tensor) -> Tensor:
-    return later.gather(1, match(earlier, later, SIZE)[..., None].expand_as(later))
+    return later.gather(1, match_tokens(earlier, later, SIZE)[..., None].expand_as(later))
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.1, 1.0])
@@ -67,7 +67,7 @@ def test_infonce_gains_nothing_where_staying_is_best() -> None:
     assert (sure > 5.27).all() and (sure <= math.log(196)).all(), "tokens that find their own: all of log N"
 
 
-def test_softmax_entropy_does_not_see_places() -> None:
+def test_softmax_entropy_does_not_depend_on_positions() -> None:
     earlier, later = (x.double() for x in shifted())
     shuffled = later[:, torch.randperm(196, generator=torch.Generator().manual_seed(0))]
     for induced in (False, True):
@@ -94,7 +94,7 @@ def test_gaussian_of_known_correlation() -> None:
 
 
 def test_codebook_of_known_codes() -> None:
-    """Codes that are told apart without error: identical, independent and half-way noisy ones."""
+    """Codes that are distinguished without error: identical, independent and half-way noisy ones."""
     generator = torch.Generator().manual_seed(0)
     centres = 10 * torch.eye(4)
     codes = torch.arange(4).repeat(1000)
@@ -103,7 +103,7 @@ def test_codebook_of_known_codes() -> None:
     )
     earlier, later = (centres[x][None] + 0.1 * noise(1, 4000, 4, seed=1) for x in (codes, other))
     assert codebook(earlier, earlier, 4).item() == pytest.approx(math.log(4), abs=0.01)
-    right, wrong = 0.625, 0.125  # half of the codes are drawn anew, a quarter of these as they were
+    right, wrong = 0.625, 0.125  # half of the codes are drawn again, a quarter of these as before
     expected = math.log(4) + right * math.log(right) + 3 * wrong * math.log(wrong)
     assert codebook(earlier, later, 4).item() == pytest.approx(expected, abs=0.04)
     free = codebook(noise(7, 196, 32), noise(7, 196, 32, seed=1)).item()
@@ -136,13 +136,13 @@ def test_a_model_is_measured_beside_its_control() -> None:
     with torch.no_grad():
         model.pos_embed.zero_()
         model.time_embed.zero_()
-    stem, last = measure(model, moving_clips(model, 3))
+    stem, last = measure_maps("x", model, moving_clips(model, 3))
     assert (stem.tap, last.tap, stem.size, stem.clips) == ("stem", "last", (8, 8), 3)
-    assert stem.aligned > stem.unaligned + 0.5 and stem.stay < 0.5 and stem.cosine_aligned > 0.85
+    assert stem.aligned > stem.unaligned + 0.5 and stem.unmoved < 0.5 and stem.cosine_aligned > 0.85
     assert stem.aligned - stem.unaligned == pytest.approx((stem.cosine_aligned - stem.cosine_unaligned) / 0.1, abs=1e-4)
     assert stem.control_aligned is not None and stem.control_unaligned is not None
     assert stem.control_unaligned < stem.control_aligned < stem.aligned - 0.5
-    (alone,) = measure(model, moving_clips(model, 1), taps=["block.1"], estimator="gaussian")
+    (alone,) = measure_maps("x", model, moving_clips(model, 1), taps=["block.1"], estimator="gaussian")
     assert alone.control_aligned is None and alone.aligned > 0
 
 
@@ -153,7 +153,7 @@ def test_the_last_map_is_normalised_as_the_classifier_sees_it() -> None:
         model.norm.bias[0] = 1  # type: ignore[union-attr,index]
     spec = model.config.clip
     clip = noise(1, 3, spec.frames, spec.size, spec.size)
-    (found,) = measure(model, [clip], taps=["last"])
+    (found,) = measure_maps("x", model, [clip], taps=["last"])
     assert found.unaligned == pytest.approx(0, abs=1e-5) and found.cosine_unaligned == pytest.approx(1)
 
 
@@ -161,30 +161,30 @@ def test_maps_without_neighbours_are_refused() -> None:
     model = create_model("r3d_tiny").eval()
     model.config.clip.frames = 1
     with pytest.raises(GestaError, match="no neighbouring frames"):
-        measure(model, [noise(1, 3, 1, 64, 64)], taps=["block.0"])
+        measure_maps("x", model, [noise(1, 3, 1, 64, 64)], taps=["block.0"])
     with pytest.raises(GestaError, match="temperature"):
-        measure(create_model("timesformer_tiny"), [noise(1, 3, 8, 64, 64)], tau=0)
+        measure_maps("x", create_model("timesformer_tiny"), [noise(1, 3, 8, 64, 64)], tau=0)
     with pytest.raises(GestaError, match="no clip"):
-        measure(model, [])
+        measure_maps("x", model, [])
 
 
 def test_broken_videos_are_named_and_left_out(make_video: Callable[..., Path], tmp_path: Path) -> None:
     paths = [str(make_video(f"{shade}.mp4", shade=shade)) for shade in (0, 60)] + [str(tmp_path / "absent.mp4")]
     records = [Record(path=path, name=path) for path in paths]
     models = [("a", load("timesformer_tiny")[1]), ("b", load("ata_timesformer_tiny")[1])]
-    found = mutual_information(models, records, device="cpu")
-    assert [(name, row.tap, row.clips) for name, row in found.rows] == [
+    found = measure_mutual_information(models, records, device="cpu")
+    assert [(row.model, row.tap, row.clips) for row in found.rows] == [
         ("None", "stem", 2),
         ("a", "last", 2),
         ("b", "last", 2),
     ]
-    assert [name for name, _ in found.failures] == [paths[2]]
+    assert [failure.name for failure in found.failures] == [paths[2]]
     text = str(found)
     assert "absent.mp4" in text and "shuffled" in text and "4.159" in text
     with pytest.raises(GestaError, match="none of 1 videos"):
-        mutual_information(models, records[2:], device="cpu")
+        measure_mutual_information(models, records[2:], device="cpu")
     with pytest.raises(GestaError, match="blocks 0 to 3, not 9"):
-        mutual_information(models, records, block=9, device="cpu")
+        measure_mutual_information(models, records, block=9, device="cpu")
 
 
 def test_the_verb(make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gesta.analysis.charts import CLASSES, confusion_matrix, curves
 from gesta.analysis.report import write_report
+from gesta.analysis.report_charts import MAX_CLASSES, confusion_svg, training_curves
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
@@ -98,10 +98,10 @@ def test_one_file_with_everything_in_it(run: Path) -> None:
     outside = [a for a in page.addresses if not a.startswith(("data:image/jpeg;base64,", "#"))]
     assert outside == [] and not {"script", "link", "iframe"} & set(page.tags)
     assert "push & <pull>" in page.text  # escaped, and read back as text
-    for words in ("my run", "Nobody 2024", "1 clip × 1 crop of dense", "of 5 listed, 1 failed", "95 %:"):
-        assert words in page.text, words
-    for words in ("Training", "3 epochs, 3.0 minutes of training, 25 % of it waiting for data", "alignment", "top1"):
-        assert words in page.text, words
+    for text in ("my run", "Nobody 2024", "1 clip × 1 crop of dense", "of 5 listed, 1 failed", "95 %:"):
+        assert text in page.text, text
+    for text in ("Training", "3 epochs, 3.0 minutes of training, 25 % of it waiting for data", "alignment", "top1"):
+        assert text in page.text, text
     assert re.search(r"e\.mp4", page.text) and "gone.mp4" in page.text and "there is no such file" in page.text
     assert "GMACs per view" in page.text and "list_hash" in page.text
     images = [a.partition(",")[2] for a in page.addresses if a.startswith("data:")]
@@ -132,17 +132,17 @@ def test_without_a_training_and_with_the_videos_elsewhere(run: Path) -> None:
     assert "other videos than the evaluated ones" in write_report(run, run.parent / "moved").read_text()
 
 
-def test_a_video_broken_since_says_so(run: Path) -> None:
+def test_a_video_that_broke_since_is_named(run: Path) -> None:
     for video in (run.parent / "videos" / "test").rglob("*.mp4"):
         video.write_bytes(b"")
     page = Page(write_report(run).read_text())
     assert page.addresses == []
-    said = re.findall(r"videos/test/\S[^\n:]*\.mp4: \w+", page.text)  # the sentence begins with the path
-    assert len(said) == _shown(run)
+    named = re.findall(r"videos/test/\S[^\n:]*\.mp4: \w+", page.text)  # the sentence begins with the path
+    assert len(named) == _shown(run)
 
 
 def test_a_folder_without_result_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GestaError, match=r"there is no result\.json"):
+    with pytest.raises(GestaError, match=r"has no result\.json"):
         write_report(tmp_path)
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(GestaError, match=r"result\.json: this is not JSON"):
@@ -153,34 +153,36 @@ def test_the_result_of_a_split_and_a_foreign_model_will_do(tmp_path: Path) -> No
     foreign = result([0, 1, None], [0, 0, 1], model_config={"class": "theirs:Config"}, data=None)
     foreign.write(tmp_path / "result-val.json")
     page = Page(write_report(tmp_path).read_text())
-    assert tmp_path.name in page.text and "It cannot be counted" in page.text
+    assert tmp_path.name in page.text and "The cost cannot be counted" in page.text
     assert "does not say which data set" in page.text
 
 
-def test_logits_are_shown_as_shares(tmp_path: Path) -> None:
-    from gesta.analysis.strips import _shares
+def test_logits_are_shown_as_probabilities(tmp_path: Path) -> None:
+    from gesta.analysis.report_strips import _probabilities
 
-    assert _shares([0.25, 0.75], "probabilities").tolist() == [0.25, 0.75]
-    assert _shares([1000.0, 1000.0], "logits").tolist() == [0.5, 0.5]
+    assert _probabilities([0.25, 0.75], "probabilities").tolist() == [0.25, 0.75]
+    assert _probabilities([1000.0, 1000.0], "logits").tolist() == [0.5, 0.5]
 
 
-def test_confusion_matrix_tells_its_numbers() -> None:
-    svg, remark = confusion_matrix([[3, 1], [0, 2]], ["run", "walk"], [0, 4])
+def test_confusion_matrix_shows_its_numbers() -> None:
+    svg, remark = confusion_svg([[3, 1], [0, 2]], ["run", "walk"], [0, 4])
     assert remark == ""
     titles = re.findall(r"<title>(.*?)</title>", svg)
     assert titles == [
-        "run: 3 of 4 taken for run",
-        "run: 1 of 4 taken for walk",
-        "walk: 2 of 6 taken for walk",
+        "run: 3 of 4 predicted as run",
+        "run: 1 of 4 predicted as walk",
+        "walk: 2 of 6 predicted as walk",
         "walk: 4 of 6 failed",
     ]
     many = [[5 if i == j else int(j == i + 1 and i >= 40) for j in range(150)] for i in range(150)]
-    svg, remark = confusion_matrix(many, [f"c{i}" for i in range(150)], [0] * 150)
-    assert str(CLASSES) in remark and svg.count('class="row"') == CLASSES and ">c40<" in svg and ">c0<" not in svg
+    svg, remark = confusion_svg(many, [f"c{i}" for i in range(150)], [0] * 150)
+    assert (
+        str(MAX_CLASSES) in remark and svg.count('class="row"') == MAX_CLASSES and ">c40<" in svg and ">c0<" not in svg
+    )
 
 
 def test_curves_take_what_the_log_has() -> None:
-    assert curves([]) == "" and curves([{"kind": "step"}, {"what": 1}]) == ""
-    svg = curves([{"kind": "epoch", "step": s, "loss": 1 / s, "val": None} for s in (1, 2, 3)])
+    assert training_curves([]) == "" and training_curves([{"kind": "step"}, {"what": 1}]) == ""
+    svg = training_curves([{"kind": "epoch", "step": s, "loss": 1 / s, "val": None} for s in (1, 2, 3)])
     assert "training loss" in svg and "validation" not in svg and "learning rate" not in svg
     assert "currentColor" in svg and "#123456" not in svg and not re.match(r"<svg[^>]* width=", svg)

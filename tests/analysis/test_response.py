@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from gesta.analysis.response import Response, draw, respond, response_figure
+from gesta.analysis.response import Response, ResponseMap, draw_response, measure_response
 from gesta.analysis.sources import as_input
 from gesta.cli import main
 from gesta.errors import GestaError
@@ -33,21 +33,23 @@ def test_it_is_the_channel_mean_of_the_map_after_temporal_modelling(clip: torch.
         ("r3d_tiny", {"inserts": inserts}, 2, "insert.2"),
     ):
         model = create_model(name, **changes).eval()
-        found = respond(name, model, clip, block=block)
+        (found,) = measure_response([(name, model)], clip, block=block).maps
         assert found.tap == tap
         torch.testing.assert_close(found.map, model.taps(as_input(clip, model), [tap])[tap][0].mean(0))
         assert found.map.std() > 0
     with pytest.raises(GestaError, match="blocks 0 to 3, not 4"):
-        respond("x", create_model("timesformer_tiny").eval(), clip, block=4)
+        measure_response([("x", create_model("timesformer_tiny").eval())], clip, block=4)
 
 
-def test_frames_of_the_video_stand_above_their_part_of_the_map(clip: torch.Tensor) -> None:
+def test_frames_of_the_video_are_above_their_part_of_the_map(clip: torch.Tensor) -> None:
     long = clip.repeat_interleave(2, 0)  # 16 frames, of which 8 are drawn
-    responses = [
-        Response("runs/a/best.safetensors", "block.3", torch.arange(4.0).view(4, 1, 1).expand(4, 2, 2)),
-        Response("other", "temporal.1", torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(0))),
+    ramp = torch.arange(4.0).view(4, 1, 1).expand(4, 2, 2)
+    noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = [
+        ResponseMap(name="runs/a/best.safetensors", tap="block.3", map=ramp),
+        ResponseMap(name="other", tap="temporal.1", map=noise),
     ]
-    figure = draw(long, responses)
+    figure = draw_response(Response(clip=long, maps=maps))
     rows = [[axes for axes in figure.axes if axes.get_subplotspec().rowspan.start == r][:8] for r in range(3)]
     assert [axes.get_title() for axes in rows[0]] == [f"frame {i}" for i in (0, 2, 4, 6, 9, 11, 13, 15)]
     assert [axes.images[1].get_array().mean() for axes in rows[1]] == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -76,9 +78,9 @@ def test_the_verb(make_video: Callable[..., Path], tmp_path: Path, capsys: pytes
         assert sentence in capsys.readouterr().err
 
 
-def test_models_of_other_frames_are_refused(make_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_models_of_other_frames_are_refused(clip: torch.Tensor) -> None:
     other = create_model("timesformer_tiny")
     other.config.clip.stride = 2
     models = [("a", create_model("timesformer_tiny")), ("b", other)]
-    with pytest.raises(GestaError, match="b sees 8 frames 2 apart, a sees 8 frames 4 apart"):
-        response_figure(models, make_video("video.mp4"), tmp_path / "x.png")
+    with pytest.raises(GestaError, match="b expects 8 frames 2 apart, a expects 8 frames 4 apart"):
+        measure_response(models, clip)

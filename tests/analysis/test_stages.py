@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gesta.analysis.stages import BEFORE_CLASSIFIER, draw, fit, probe_stages, stages_of
+from gesta.analysis.stages import BEFORE_CLASSIFIER, draw_stages, fit_probe, measure_stages, stage_features_of
 from gesta.checkpoint import save_model
 from gesta.cli import main
 from gesta.config import to_json
@@ -45,8 +45,8 @@ def test_the_fit_is_the_optimum_of_logistic_regression() -> None:
     values = draw_from.normal(size=(60, 5)) * [1, 10, 0.1, 1, 0] + [0, 100, 0, -3, 7]
     labels = (values[:, 0] + draw_from.normal(size=60) > 0.3).astype(int) + (values[:, 3] > -2.5)
     for strength in (0.1, 10.0):
-        weights, bias, settled = fit(values.astype(np.float32), labels, strength)
-        assert settled and weights.shape == (5, 3)
+        weights, bias, converged = fit_probe(values.astype(np.float32), labels, strength)
+        assert converged and weights.shape == (5, 3)
         scores = values @ weights + bias
         chance = np.exp(scores - scores.max(1, keepdims=True))
         error = chance / chance.sum(1, keepdims=True) - np.eye(3)[labels]
@@ -54,28 +54,28 @@ def test_the_fit_is_the_optimum_of_logistic_regression() -> None:
         standard = (values - values.mean(0)) / std
         np.testing.assert_allclose(standard.T @ error + weights * std[:, None] / strength, 0, atol=2e-3)
         np.testing.assert_allclose(error.sum(0), 0, atol=2e-3)
-    assert np.abs(fit(values, labels, 0.01)[0] * std[:, None]).max() < 0.5 * np.abs(weights * std[:, None]).max()
+    assert np.abs(fit_probe(values, labels, 0.01)[0] * std[:, None]).max() < 0.5 * np.abs(weights * std[:, None]).max()
     assert np.abs(weights[4]).max() < 1e-9  # of a feature that is always the same
 
 
 def test_the_features_of_each_stage() -> None:
     model, clips = small(), torch.randn(2, 3, 4, 32, 32)
     with torch.no_grad():
-        seen = stages_of(model)(clips)
-        assert list(seen) == [*(f"block {i}" for i in range(len(model.blocks))), BEFORE_CLASSIFIER]
-        torch.testing.assert_close(seen["block 1"], model.taps(clips, ["block.1"])["block.1"].mean((2, 3, 4)))
-        torch.testing.assert_close(seen[BEFORE_CLASSIFIER], model.embed(clips))
+        features = stage_features_of(model)(clips)
+        assert list(features) == [*(f"block {i}" for i in range(len(model.blocks))), BEFORE_CLASSIFIER]
+        torch.testing.assert_close(features["block 1"], model.taps(clips, ["block.1"])["block.1"].mean((2, 3, 4)))
+        torch.testing.assert_close(features[BEFORE_CLASSIFIER], model.embed(clips))
 
-        def own(video: Tensor) -> dict[int, Tensor]:
+        def stage_features(video: Tensor) -> dict[int, Tensor]:
             return {2: video.mean((2, 3, 4)), 5: video[:, :, 0, 0, 0]}
 
-        model.stage_features = own  # type: ignore[assignment]  # a model that knows its stages is asked instead
-        seen = stages_of(model)(clips)
-        assert list(seen) == ["stage 2", "stage 5", BEFORE_CLASSIFIER]
-        torch.testing.assert_close(seen["stage 5"], clips[:, :, 0, 0, 0])
+        model.stage_features = stage_features  # type: ignore[assignment]  # a model that knows its stages
+        features = stage_features_of(model)(clips)
+        assert list(features) == ["stage 2", "stage 5", BEFORE_CLASSIFIER]
+        torch.testing.assert_close(features["stage 5"], clips[:, :, 0, 0, 0])
 
 
-def test_a_stage_that_sees_the_class_and_one_that_does_not(videos: Path) -> None:
+def test_a_stage_with_information_about_the_class_and_one_without(videos: Path) -> None:
     model = small()
     model.stage_features = lambda clips: {2: clips.mean((2, 3, 4)), 3: clips.new_ones(len(clips), 3)}  # type: ignore[assignment]
     paths = sorted(videos.glob("*/*/*.mp4"))
@@ -83,18 +83,19 @@ def test_a_stage_that_sees_the_class_and_one_that_does_not(videos: Path) -> None
         ([Record(path=str(p), name=p.name) for p in of], [int(p.parent.name == "light") for p in of])
         for of in ([p for p in paths if p.parts[-3] == split] for split in ("train", "test"))
     ]
-    found = probe_stages("toy", model, *sides, device="cpu")
+    found = measure_stages("toy", model, *sides, device="cpu")
     colour, nothing, _ = found.probes
     assert (colour.top1, colour.training, colour.width) == (100, 100, 3)
     assert nothing.training == 50 and nothing.top1 in (pytest.approx(200 / 3), pytest.approx(100 / 3))
-    assert found.videos == (4, 3) and found.guessing == pytest.approx(200 / 3)  # one of the two light ones is broken
+    assert (found.fitted, found.scored) == (4, 3)
+    assert found.majority == pytest.approx(200 / 3)  # one of the two light ones is broken
     assert [failure.name for failure in found.failures] == ["3.mp4"] and "failed: 3.mp4" in str(found)
-    bars = draw(found).axes[0].patches
+    bars = draw_stages(found).axes[0].patches
     assert [bar.get_height() for bar in bars] == [p.top1 for p in found.probes]
     with pytest.raises(GestaError, match="two classes"):
-        probe_stages("toy", model, (sides[0][0][:2], [0, 0]), sides[1], device="cpu")
+        measure_stages("toy", model, (sides[0][0][:2], [0, 0]), sides[1], device="cpu")
     with pytest.raises(GestaError, match="greater than 0"):
-        probe_stages("toy", model, *sides, strength=0)
+        measure_stages("toy", model, *sides, strength=0)
 
 
 def test_from_the_command_line(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,8 +115,8 @@ def test_from_the_command_line(videos: Path, tmp_path: Path, capsys: pytest.Capt
     (run / "recipe.json").write_text(json.dumps(to_json(recipe)))
     with pytest.raises(SystemExit) as end:
         main(["analyse", "stages", str(run), "--data.root", str(videos), "--n", "2", "--out", str(out)])
-    said = capsys.readouterr().out
-    assert not end.value.code and re.search("fitted on 2 videos of 2 classes, scored on [12],", said)
+    printed = capsys.readouterr().out
+    assert not end.value.code and re.search("fitted on 2 videos of 2 classes, scored on [12],", printed)
     with pytest.raises(SystemExit):
         main(["analyse", "stages", "r3d_tiny", "--device", "cpu"])
     assert "say which videos: --data" in capsys.readouterr().err

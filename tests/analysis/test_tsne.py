@@ -1,4 +1,4 @@
-"""Which videos, whose features, what is said without scikit-learn; the projection itself where that is installed."""
+"""Which videos, which features, the error without scikit-learn; the projection itself where that is installed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from gesta.analysis.features import features, run_data
-from gesta.analysis.tsne import Projection, Projections, choose, draw, project, same_class
+from gesta.analysis.sources import extract_features, run_data
+from gesta.analysis.tsne import (
+    ModelProjection,
+    Projection,
+    choose_videos,
+    draw_tsne,
+    measure_tsne,
+    same_class_neighbours,
+)
 from gesta.checkpoint import save_model
 from gesta.cli import main
 from gesta.config import to_json
@@ -41,25 +48,27 @@ def small(seed: int = 0) -> torch.nn.Module:
 
 
 def test_the_videos_of_some_classes_out_of_a_random_draw(data: Folder) -> None:
-    records, labels, names = choose(data, "test", ["c", "a"])
+    records, labels, names = choose_videos(data, "test", ["c", "a"])
     assert names == ["c", "a"] and labels == [1, 1, 1, 0, 0, 0]  # in the data set's order
     assert [Path(record.path).parent.name for record in records] == ["a"] * 3 + ["c"] * 3
-    few = choose(data, "test", n=5)[0]
-    assert len(few) == 5 and [r.name for r in few] == [r.name for r in choose(data, "test", n=5)[0]]
-    assert {r.name for r in choose(data, "test", n=5, seed=1)[0]} != {r.name for r in few}
-    for options, words in (
+    few = choose_videos(data, "test", n=5)[0]
+    assert len(few) == 5 and [r.name for r in few] == [r.name for r in choose_videos(data, "test", n=5)[0]]
+    assert {r.name for r in choose_videos(data, "test", n=5, seed=1)[0]} != {r.name for r in few}
+    for options, message in (
         ({"classes": ["d"]}, "no class 'd'"),
         ({"classes": ["a"]}, "3 of 9 labelled videos"),
         ({"space": "verb"}, "no label space 'verb'"),
     ):
-        with pytest.raises(GestaError, match=words):
-            choose(data, "test", **options)  # type: ignore[arg-type]
+        with pytest.raises(GestaError, match=message):
+            choose_videos(data, "test", **options)  # type: ignore[arg-type]
 
 
 def test_features_are_what_the_classifier_gets(data: Folder) -> None:
     model = small()
-    records, *_ = choose(data, "test")
-    found, failures = features(model, records, lambda clips: {"x": model.embed(clips)}, device="cpu", batch_size=4)  # type: ignore[arg-type]
+    records, *_ = choose_videos(data, "test")
+    found, failures = extract_features(
+        model, records, lambda clips: {"x": model.embed(clips)}, device="cpu", batch_size=4
+    )  # type: ignore[arg-type]
     assert sorted(found) == [0, 1, 2, 3, 4, 5, 6, 8] and [failure.index for failure in failures] == [7]
     from gesta.data.samples import TestViews
     from gesta.recipe import EvaluateConfig
@@ -73,22 +82,22 @@ def test_features_are_what_the_classifier_gets(data: Folder) -> None:
 
 def test_neighbours_of_the_same_class() -> None:
     matrix = np.array([[0.0, 0], [0, 1], [5, 5], [5, 6], [0, 3]], dtype=np.float32)
-    assert same_class(matrix + 1e3, np.array([0, 0, 1, 1, 1])) == 80  # the last is nearest to class 0
+    assert same_class_neighbours(matrix + 1e3, np.array([0, 0, 1, 1, 1])) == 80  # the last is nearest to class 0
 
 
 def test_a_panel_per_model_and_a_star_per_video() -> None:
     models = [
-        Projection(name=name, points=np.arange(10.0).reshape(5, 2) + i, neighbours=50.0)
+        ModelProjection(name=name, points=np.arange(10.0).reshape(5, 2) + i, neighbours=50.0)
         for i, name in enumerate(("x", "y"))
     ]
-    found = Projections(
+    found = Projection(
         videos=list("vwxyz"),
         labels=[0, 1, 1, 0, 0],
         classes=["wave", "hit"],
         failures=[Failure(5, "bad.mp4", "cannot be decoded")],
         models=models,
     )
-    panels = draw(found).axes
+    panels = draw_tsne(found).axes
     assert len(panels) == 2
     stars = {line.get_label(): line.get_xydata().tolist() for line in panels[1].lines}
     assert stars == {"wave": [[1, 2], [7, 8], [9, 10]], "hit": [[3, 4], [5, 6]]}
@@ -132,4 +141,4 @@ def test_one_sentence_without_scikit_learn(
         main(["analyse", "tsne", str(run)])
     assert "say which videos: --data" in capsys.readouterr().err
     with pytest.raises(GestaError, match="pip install"):
-        project([], [], [], [])
+        measure_tsne([], [], [], [])

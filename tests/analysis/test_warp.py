@@ -9,7 +9,9 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from gesta.analysis.warp import draw, warp_clip, warp_figure
+from gesta.analysis.figures import write_figure
+from gesta.analysis.sources import read_clip
+from gesta.analysis.warp import LayerWarp, draw_warp, measure_warp
 from gesta.errors import GestaError
 from gesta.model import Insert, VideoModel
 from gesta.models import create_model
@@ -29,6 +31,10 @@ def model_with(*layers: STAN, **p: float) -> VideoModel:
     return model
 
 
+def warp_layers(model: VideoModel, clip: torch.Tensor, spatial_only: bool = False) -> list[LayerWarp]:
+    return measure_warp("x", model, clip, spatial_only=spatial_only).layers
+
+
 @pytest.fixture
 def clip() -> torch.Tensor:
     """Frames of noise at another size than the model's; the frame's number is its mean grey level."""
@@ -37,8 +43,8 @@ def clip() -> torch.Tensor:
     return noise + 20 * torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1)
 
 
-def test_a_shift_on_the_map_is_the_same_share_of_the_raw_clip(clip: torch.Tensor) -> None:
-    (warped,) = warp_clip(model_with(STAN(), x=0.5, y=-0.25), clip)
+def test_a_shift_on_the_map_is_the_same_fraction_of_the_raw_clip(clip: torch.Tensor) -> None:
+    (warped,) = warp_layers(model_with(STAN(), x=0.5, y=-0.25), clip)
     expected = torch.eye(4)
     expected[1, 3], expected[2, 3] = 0.5, -0.25
     torch.testing.assert_close(warped.theta, expected)
@@ -50,8 +56,8 @@ def test_a_shift_on_the_map_is_the_same_share_of_the_raw_clip(clip: torch.Tensor
 
 def test_spatial_only_leaves_time_alone(clip: torch.Tensor) -> None:
     model = model_with(STAN(), x=0.5, t=0.5, tx=0.3, xt=0.3)
-    (both,) = warp_clip(model, clip)
-    (space,) = warp_clip(model, clip, spatial_only=True)
+    (both,) = warp_layers(model, clip)
+    (space,) = warp_layers(model, clip, spatial_only=True)
     assert both.theta[0, 1] == pytest.approx(0.3) and both.theta[0, 3] == pytest.approx(0.5)
     assert space.theta[0].tolist() == [1, 0, 0, 0] and space.theta[:, 0].tolist() == [1, 0, 0, 0]
     torch.testing.assert_close(space.after[..., :60], clip[..., 20:])
@@ -59,8 +65,8 @@ def test_spatial_only_leaves_time_alone(clip: torch.Tensor) -> None:
 
 
 def test_the_outline_is_where_the_frame_comes_from(clip: torch.Tensor) -> None:
-    layers = warp_clip(model_with(STAN(), STAN(mode="attention"), xx=-0.5, x=0.25), clip)
-    figure = draw(layers)
+    model = model_with(STAN(), STAN(mode="attention"), xx=-0.5, x=0.25)
+    figure = draw_warp(measure_warp("x", model, clip))
     assert [row.get_suptitle() for row in figure.subfigs] == ["STAN before block 1", "STAN before block 2"]
     panel = figure.subfigs[0].axes[0]
     outline = max((line.get_xydata() for line in panel.lines), key=len)
@@ -73,13 +79,15 @@ def test_the_outline_is_where_the_frame_comes_from(clip: torch.Tensor) -> None:
 
 def test_a_picture_of_a_video(make_video: Callable[..., Path], tmp_path: Path) -> None:
     video = make_video("video.mp4", frames=9)
-    out = warp_figure(model_with(STAN(), xx=0.5), video, tmp_path / "new" / "warp.png")
+    model = model_with(STAN(), xx=0.5)
+    figure = draw_warp(measure_warp("x", model, read_clip(video, model.config.clip)))
+    out = write_figure(figure, tmp_path / "new" / "warp.png")
     picture = imread(out)
     assert picture.shape[0] > 300 and picture.std() > 0.1
     with pytest.raises(GestaError, match=r"warp\.xyz"):
-        warp_figure(model_with(STAN()), video, tmp_path / "warp.xyz")
+        write_figure(figure, tmp_path / "warp.xyz")
 
 
 def test_a_model_without_stan_is_refused(clip: torch.Tensor) -> None:
     with pytest.raises(GestaError, match="has no STAN layer"):
-        warp_clip(model_with(), clip)
+        warp_layers(model_with(), clip)

@@ -12,7 +12,7 @@ import torch
 
 import gesta.training.sweep
 from conftest import write_video
-from gesta.analysis.sweep_chart import draw
+from gesta.analysis.sweep_chart import draw_sweep
 from gesta.cli import main
 from gesta.config import to_json
 from gesta.data.lists import Folder
@@ -174,14 +174,14 @@ def made(values: list[Any], default: Any = None) -> Sweep:
 
 
 def test_the_chart() -> None:
-    axes = draw(made([0.1, 0.0, 1e-3], default=0.1)).axes[0]
+    axes = draw_sweep(made([0.1, 0.0, 1e-3], default=0.1)).axes[0]
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.001", "0.1"]
     assert axes.get_xticks()[0] == pytest.approx(1e-5)  # 0 has a place of its own, as far away as its neighbour
     assert axes.lines[0].get_xydata().tolist() == [[0.001, 52.0], [0.1, 51.0]]  # joined but for 0; means of the seeds
-    linear = draw(made([1, 2, 5])).axes[0]
+    linear = draw_sweep(made([1, 2, 5])).axes[0]
     assert linear.get_xscale() == "linear" and list(linear.get_xticks()) == [1, 2, 5]
-    words = draw(made([True, False])).axes[0]
+    words = draw_sweep(made([True, False])).axes[0]
     assert [label.get_text() for label in words.get_xticklabels()] == ["True", "False"]
-    with_negative = draw(made([-1.0, 0.0, 100.0])).axes[0]
+    with_negative = draw_sweep(made([-1.0, 0.0, 100.0])).axes[0]
     assert with_negative.get_xscale() == "linear"

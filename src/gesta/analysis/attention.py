@@ -1,24 +1,33 @@
-"""What a class token looks at, frame by frame, and which frames a model drops (Fig. 3.1 of Y. Ma's thesis).
+"""What a class token attends to, frame by frame, and which frames a model drops (Fig. 3.1 of Y. Ma's thesis).
 
 The weights are those of the forward pass itself: queries and keys are taken where a block hands them to attention. So
-any model can be asked whose blocks attend from a class token to the patches of a frame or of the whole clip.
+it works for every model whose blocks attend from a class token to the patches of a frame or of the whole clip.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gesta.analysis.sources import as_input, no_block, read_clip, write_figure
+from gesta.analysis.figures import (
+    hide_axes,
+    new_figure,
+    open_axes,
+    set_tight_layout,
+    show_frame,
+    show_heat,
+    spread_frames,
+)
+from gesta.analysis.sources import as_input, no_block
 from gesta.errors import GestaError
 from gesta.model import VideoModel
 
@@ -30,14 +39,14 @@ PREFIX = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dropping:
+class FrameDrop:
     """One layer that drops frames.
 
     Attributes:
-        block: its number in the model.
-        frames: places of the frames that enter it, in frames of the clip.
+        block: its index in the model.
+        frames: positions of the frames that enter it, in frames of the clip.
         deviation: σ of each frame's attention (Eq. 3.13), mean of the heads.
-        kept: places of those that stay, where each head chooses in any of them.
+        kept: positions of the frames that stay, in any of the heads where each of them chooses.
         per_head: each head chooses.
     """
 
@@ -49,59 +58,58 @@ class Dropping:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class ClassAttention:
+class Attention:
     """Attention of a clip's class token(s) to its patches.
 
     Attributes:
         name: of the model.
         block: whose attention.
-        frames: of the clip.
+        clip: raw frames ``(T, 3, S, S)`` uint8.
         map: ``(T', H, W)``, mean of the heads; what is missing to a sum of 1 goes to other tokens than patches.
         per_frame: whether the sum is that of each frame, to which the class token attends alone, or of all of them.
-        dropping: the layers that drop frames, in their order.
+        drops: the layers that drop frames, in their order.
     """
 
     name: str
     block: int
-    frames: int
+    clip: Tensor
     map: Tensor
     per_frame: bool
-    dropping: list[Dropping]
+    drops: list[FrameDrop]
 
-    def at(self, frame: int) -> Tensor:
+    def map_of(self, frame: int) -> Tensor:
         """The part of the map ``(H, W)`` that a frame of the clip belongs to."""
-        return self.map[frame * len(self.map) // self.frames]
+        return self.map[frame * len(self.map) // len(self.clip)]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields."""
+        """All but the clip."""
         return {
             "model": self.name,
             "block": self.block,
-            "frames": self.frames,
+            "frames": len(self.clip),
             "per_frame": self.per_frame,
             "attention": self.map.tolist(),
-            "dropping": [
-                {"block": d.block, "frames": d.frames, "deviation": d.deviation, "kept": d.kept} for d in self.dropping
-            ],
+            "drops": [asdict(drop) for drop in self.drops],
         }
 
     def __str__(self) -> str:
-        share = self.map.flatten(1).sum(1)
-        total = share.mean() if self.per_frame else share.sum()
+        by_frame = self.map.flatten(1).sum(1)
+        total = by_frame.mean() if self.per_frame else by_frame.sum()
         lines = [
-            f"{self.name}: in block {self.block} the class token attends to patches by {total:.0%}, the rest to itself"
+            f"{self.name}: in block {self.block} the class token attends to patches by {total:.0%}, to itself by the "
+            "remainder"
         ]
-        if not self.per_frame and len(share) > 1:
-            lines.append("  by frame: " + ", ".join(f"{value / share.sum():.0%}" for value in share))
-        for d in self.dropping:
-            kept = ", ".join(f"{frame:g}" for frame in d.kept)
-            who = f"the heads of block {d.block} together keep" if d.per_head else f"block {d.block} keeps"
-            lines.append(f"{who} {len(d.kept)} of {len(d.frames)} frames: {kept}")
+        if not self.per_frame and len(by_frame) > 1:
+            lines.append("  by frame: " + ", ".join(f"{value / by_frame.sum():.0%}" for value in by_frame))
+        for drop in self.drops:
+            kept = ", ".join(f"{frame:g}" for frame in drop.kept)
+            who = f"the heads of block {drop.block} together keep" if drop.per_head else f"block {drop.block} keeps"
+            lines.append(f"{who} {len(drop.kept)} of {len(drop.frames)} frames: {kept}")
         return "\n".join(lines)
 
 
 @torch.inference_mode()
-def attend(name: str, model: VideoModel, clip: Tensor, *, block: int | None = None) -> ClassAttention:
+def measure_attention(name: str, model: VideoModel, clip: Tensor, *, block: int | None = None) -> Attention:
     """Attention of the class token to the patches of a clip.
 
     Args:
@@ -116,21 +124,33 @@ def attend(name: str, model: VideoModel, clip: Tensor, *, block: int | None = No
     if block is not None and not 0 <= block < len(model.blocks):
         raise no_block(model, block)
     video = as_input(clip, model)
-    weights = listen(model, video, range(len(model.blocks)) if block is None else [block])
+    weights = class_token_weights(model, video, range(len(model.blocks)) if block is None else [block])
     if not weights:
         where = "" if block is None else f" in block {block}"
         raise GestaError(
             f"{name} has no class token that attends to patches{where}; models with one are rpe_stdt_b12, ctn_b, "
             "timesformer_b and image ViTs by timm_frames"
         )
-    at = max(weights)
-    found, per_frame = weights[at]
-    dropping = []
+    last = max(weights)
+    attention, per_frame = weights[last]
+    return Attention(
+        name=name,
+        block=last,
+        clip=clip,
+        map=attention.cpu(),
+        per_frame=per_frame,
+        drops=_frame_drops(model, video),
+    )
+
+
+def _frame_drops(model: VideoModel, video: Tensor) -> list[FrameDrop]:
+    """The layers that drop frames, as a model with a method ``kept_frames(video)`` reports them."""
     kept_frames: Callable[[Tensor], Sequence[Any]] | None = getattr(model, "kept_frames", None)
+    drops = []
     for kept in kept_frames(video) if kept_frames is not None else ():
         frames, per_head = kept.frames[0].tolist(), kept.kept.dim() == 3
-        dropping.append(
-            Dropping(
+        drops.append(
+            FrameDrop(
                 block=kept.block,
                 frames=frames,
                 deviation=(kept.deviation[0].mean(0) if per_head else kept.deviation[0]).tolist(),
@@ -138,17 +158,15 @@ def attend(name: str, model: VideoModel, clip: Tensor, *, block: int | None = No
                 per_head=per_head,
             )
         )
-    return ClassAttention(
-        name=name, block=at, frames=len(clip), map=found.cpu(), per_frame=per_frame, dropping=dropping
-    )
+    return drops
 
 
 @torch.inference_mode()
-def listen(model: VideoModel, video: Tensor, blocks: Sequence[int]) -> dict[int, tuple[Tensor, bool]]:
+def class_token_weights(model: VideoModel, video: Tensor, blocks: Sequence[int]) -> dict[int, tuple[Tensor, bool]]:
     """Weights of the class token in each of these blocks that has one.
 
     A block may attend several times, over time and then in space; the last call that fits counts. Only attention by
-    PyTorch's ``scaled_dot_product_attention`` is heard.
+    PyTorch's ``scaled_dot_product_attention`` is seen.
 
     Args:
         model: in evaluation mode.
@@ -158,36 +176,36 @@ def listen(model: VideoModel, video: Tensor, blocks: Sequence[int]) -> dict[int,
     Returns:
         Block → weights ``(T', h, w)``, mean of the heads, and whether each frame is attended to alone.
     """
-    found: dict[int, tuple[Tensor, bool]] = {}
-    listening: dict[str, Any] = {}
+    weights: dict[int, tuple[Tensor, bool]] = {}
+    current: dict[str, Any] = {}  # the block that is running and its grid; empty between blocks
 
-    class Calls(TorchFunctionMode):
+    class RecordAttention(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            if func is F.scaled_dot_product_attention and "block" in listening:
-                weights = _class_weights(listening["grid"], *args, **kwargs)
-                if weights is not None:
-                    found[listening["block"]] = weights
+            if func is F.scaled_dot_product_attention and "block" in current:
+                of_call = _class_weights(current["grid"], *args, **kwargs)
+                if of_call is not None:
+                    weights[current["block"]] = of_call
             return func(*args, **kwargs)
 
-    def begin(number: int) -> Any:
+    def begin(block: int) -> Any:
         def hook(module: Any, inputs: tuple[Any, ...]) -> None:
-            listening.update(block=number, grid=tuple(model.to_grid(inputs[0]).shape[2:]))
+            current.update(block=block, grid=tuple(model.to_grid(inputs[0]).shape[2:]))
 
         return hook
 
     def end(module: Any, inputs: Any, result: Any) -> None:
-        listening.clear()
+        current.clear()
 
     handles = [model.blocks[i].register_forward_pre_hook(begin(i)) for i in blocks]
     handles += [model.blocks[i].register_forward_hook(end) for i in blocks]
     try:
-        with Calls():
+        with RecordAttention():
             model.embed(video)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return weights
 
 
 def _class_weights(
@@ -201,11 +219,11 @@ def _class_weights(
     scale: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, bool] | None:
-    """The first query's weights on the patches if these are all there, of a clip or of each frame; else None."""
+    """The first query's weights on the patches if all patches of a clip, or of each frame, are keys; else None."""
     frames, height, width = grid
     batch, count = len(key), key.shape[-2]
-    for images, places in ((frames, height * width), (1, frames * height * width)):
-        prefix = count - places
+    for images, patches in ((frames, height * width), (1, frames * height * width)):
+        prefix = count - patches
         if batch == images and height * width > 1 and 1 <= prefix <= PREFIX:
             scores = query[..., :1, :] @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
             if attn_mask is not None:
@@ -215,87 +233,46 @@ def _class_weights(
     return None
 
 
-def draw(clip: Tensor, found: ClassAttention) -> Figure:
-    """The frames, attention over them on one colour scale, and σ of the layers that drop frames, kept ones dark.
-
-    Args:
-        clip: raw frames ``(T, 3, S, S)`` uint8.
-        found: what :func:`attend` gave for it.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    frames, edge = len(clip), clip.shape[-1]
-    shown = np.linspace(0, frames - 1, min(frames, COLUMNS)).round().astype(int).tolist()
-    rows = 2 + len(found.dropping)
-    tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.03, wspace=0.0, hspace=0.02)
-    heights = [1.0, 1.0] + [0.75] * len(found.dropping)
-    figure = Figure(figsize=(1.2 * len(shown) + 1.5, 1.2 * sum(heights) + 0.5), layout=tight, facecolor="white")
-    table = figure.add_gridspec(rows, len(shown) + 1, width_ratios=[1] * len(shown) + [0.07], height_ratios=heights)
-    drops = bool(found.dropping) and not found.dropping[-1].per_head  # whole frames
-    last = set(found.dropping[-1].kept) if drops else set()
-    low, high = np.quantile(found.map.numpy(), (0.01, 0.995))
+def draw_attention(measured: Attention) -> Figure:
+    """The frames, attention over them on one colour scale, and σ of the layers that drop frames, kept ones dark."""
+    clip, drops = measured.clip, measured.drops
+    shown = spread_frames(len(clip), COLUMNS)
+    heights = [1.0, 1.0] + [0.75] * len(drops)
+    figure = new_figure(1.2 * len(shown) + 1.5, 1.2 * sum(heights) + 0.5)
+    set_tight_layout(figure, 0.03, 0.02)
+    table = figure.add_gridspec(
+        2 + len(drops), len(shown) + 1, width_ratios=[1] * len(shown) + [0.07], height_ratios=heights
+    )
+    whole_frames = bool(drops) and not drops[-1].per_head
+    last = set(drops[-1].kept) if whole_frames else set()
+    low, high = np.quantile(measured.map.numpy(), (0.01, 0.995))
     for column, frame in enumerate(shown):
         above, below = figure.add_subplot(table[0, column]), figure.add_subplot(table[1, column])
-        stays = not drops or frame in last
-        above.set_title(f"frame {frame}" + " ✓" * (drops and stays), fontsize=9)
-        above.imshow(clip[frame].permute(1, 2, 0).numpy(), alpha=1.0 if stays else 0.45)
-        below.imshow(clip[frame].float().mean(0).numpy(), cmap="gray", vmin=0, vmax=255)
-        heat = below.imshow(
-            found.at(frame).numpy(),
-            cmap="turbo",
-            vmin=low,
-            vmax=high,
-            alpha=0.55,
-            extent=(-0.5, edge - 0.5, edge - 0.5, -0.5),
-            interpolation="bilinear",
-        )
-        for panel in (above, below):
-            panel.set_xticks([])
-            panel.set_yticks([])
-            panel.spines[:].set_visible(False)
+        stays = not whole_frames or frame in last
+        above.set_title(f"frame {frame}" + " ✓" * (whole_frames and stays), fontsize=9)
+        show_frame(above, clip[frame], alpha=1.0 if stays else 0.45)
+        heat = show_heat(below, clip[frame], measured.map_of(frame), low, high, alpha=0.55)
+        for axes in (above, below):
+            hide_axes(axes)
         if not column:
             above.set_ylabel("video", fontsize=9)
-            below.set_ylabel(f"attention,\nblock {found.block}", fontsize=9)
+            below.set_ylabel(f"attention,\nblock {measured.block}", fontsize=9)
     figure.colorbar(heat, cax=figure.add_subplot(table[1, -1])).ax.tick_params(labelsize=7)
-    for row, dropping in enumerate(found.dropping):
-        axes = figure.add_subplot(table[2 + row, :-1])
-        colours = ["#1d4ed8" if frame in dropping.kept else "#c3cad6" for frame in dropping.frames]
-        axes.bar(dropping.frames, dropping.deviation, width=0.7, color=colours)
-        axes.set_xlim(-0.5, frames - 0.5)
-        values = np.array(dropping.deviation)  # σ differs little: let the bars start where they differ
-        spread = max(float(np.ptp(values)), 1e-9)
-        axes.set_ylim(max(0.0, values.min() - 0.4 * spread), values.max() + 0.15 * spread)
-        axes.set_xticks(range(frames) if frames <= 32 else [])
-        axes.tick_params(labelsize=7)
-        axes.set_ylabel(f"σ, block {dropping.block}\nkeeps {len(dropping.kept)}", fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-    where = "each frame" if found.per_frame else "the whole clip"
-    figure.suptitle(f"{found.name}: what the class token attends to in {where}, mean of the heads", fontsize=10)
+    for row, drop in enumerate(drops):
+        _draw_deviation(figure.add_subplot(table[2 + row, :-1]), drop, len(clip))
+    where = "each frame" if measured.per_frame else "the whole clip"
+    figure.suptitle(f"{measured.name}: what the class token attends to in {where}, mean of the heads", fontsize=10)
     return figure
 
 
-def attention_figure(
-    name: str,
-    model: VideoModel,
-    video: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    block: int | None = None,
-) -> ClassAttention:
-    """Draw the class token's attention on the middle clip of a video into a picture.
-
-    Args:
-        name: of the model.
-        model: in evaluation mode.
-        video: file or folder of frames.
-        out: the picture; its ending says the kind (.png, .svg, .pdf).
-        block: as in :func:`attend`.
-
-    Raises:
-        GestaError: as :func:`attend`, an unreadable video, a picture that cannot be written.
-    """
-    clip = read_clip(video, model.config.clip)
-    found = attend(name, model, clip, block=block)
-    write_figure(draw(clip, found), out)
-    return found
+def _draw_deviation(axes: Axes, drop: FrameDrop, frames: int) -> None:
+    colours = ["#1d4ed8" if frame in drop.kept else "#c3cad6" for frame in drop.frames]
+    axes.bar(drop.frames, drop.deviation, width=0.7, color=colours)
+    axes.set_xlim(-0.5, frames - 0.5)
+    values = np.array(drop.deviation)  # σ differs little: let the bars start where they differ
+    spread = max(float(np.ptp(values)), 1e-9)
+    axes.set_ylim(max(0.0, values.min() - 0.4 * spread), values.max() + 0.15 * spread)
+    axes.set_xticks(range(frames) if frames <= 32 else [])
+    axes.tick_params(labelsize=7)
+    axes.set_ylabel(f"σ, block {drop.block}\nkeeps {len(drop.kept)}", fontsize=9)
+    open_axes(axes)

@@ -14,8 +14,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.table import Table
 
-from gesta.analysis.sources import write_figure
+from gesta.analysis.figures import distinct_colours, new_figure, open_axes
 from gesta.bench.model import latency
 from gesta.config import from_json, replace, suggest, to_json
 from gesta.cost import Style, count
@@ -24,7 +25,7 @@ from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
 from gesta.model import ModelConfig
 from gesta.models import MODELS, model_config
-from gesta.progress import track
+from gesta.progress import plain_text, track
 from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, find_table, read_recipe
 from gesta.recipes.catalogue import list_recipes, list_tables
@@ -42,7 +43,7 @@ class Accuracy:
 
 
 @dataclass(slots=True, kw_only=True)
-class Subject:
+class ComparedModel:
     """A model that is compared, before anything is counted.
 
     Attributes:
@@ -59,7 +60,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ModelCost:
     """One row of the comparison.
 
     Attributes:
@@ -83,29 +84,29 @@ class Entry:
         """Multiply-adds for all views of a video."""
         return None if self.views is None else self.macs * self.views
 
-    def best(self, data: str, measured: bool) -> float | None:
+    def top1(self, data: str, measured: bool) -> float | None:
         """Top-1 on a data set, as measured or as published."""
         return next((a.top1 for a in self.accuracies if (a.data, a.measured) == (data, measured)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Complexity:
-    """What :func:`compare_costs` found; ``print`` it.
+    """Costs and accuracies of several models.
 
     Attributes:
         style: how multiply-adds are counted, see :mod:`gesta.cost`.
         device: where latency was measured, None if it was not.
-        entries: in the order asked for.
+        models: in the given order.
     """
 
     style: Style
     device: str | None
-    entries: list[Entry]
+    models: list[ModelCost]
 
     @property
     def data(self) -> list[str]:
-        """Data sets on which an accuracy is known, in the order in which they turn up."""
-        return list(dict.fromkeys(a.data for entry in self.entries for a in entry.accuracies))
+        """Data sets on which an accuracy is known, in the order in which they occur."""
+        return list(dict.fromkeys(a.data for model in self.models for a in model.accuracies))
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -117,53 +118,46 @@ class Complexity:
                     "model": e.name,
                     "params": e.params,
                     "macs": e.macs,
-                    "macs_of_first": e.macs / self.entries[0].macs,
+                    "macs_of_first": e.macs / self.models[0].macs,
                     "views": e.views,
                     "macs_of_views": e.macs_of_views,
                     "milliseconds": e.milliseconds,
                     "top1": {
-                        data: {"measured": e.best(data, True), "published": e.best(data, False)}
+                        data: {"measured": e.top1(data, True), "published": e.top1(data, False)}
                         for data in dict.fromkeys(a.data for a in e.accuracies)
                     },
                 }
-                for e in self.entries
+                for e in self.models
             ],
         }
 
     def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
-
         table = Table()
         table.add_column("")
         columns = ["params M", "GMACs", "of the first", "views", "GMACs × views", *["ms"] * bool(self.device)]
-        known = {(a.data, a.measured) for e in self.entries for a in e.accuracies}
-        sides = [(data, measured) for data in self.data for measured in (True, False) if (data, measured) in known]
-        columns += [f"{data}\n{'ours' if measured else 'paper'}" for data, measured in sides]
+        known = {(a.data, a.measured) for m in self.models for a in m.accuracies}
+        kinds = [(data, measured) for data in self.data for measured in (True, False) if (data, measured) in known]
+        columns += [f"{data}\n{'ours' if measured else 'paper'}" for data, measured in kinds]
         for column in columns:
             table.add_column(column, justify="right")
-        for e in self.entries:
-            together = "" if e.macs_of_views is None else f"{e.macs_of_views / 1e9:.1f}"
-            cells = [f"{e.params / 1e6:.2f}", f"{e.macs / 1e9:.2f}", f"{e.macs / self.entries[0].macs:.3f}"]
-            cells += ["" if e.views is None else f"{e.views:g}", together]
-            cells += [f"{e.milliseconds:.1f}"] if e.milliseconds is not None else []
-            values = [e.best(data, measured) for data, measured in sides]
+        for m in self.models:
+            cells = [f"{m.params / 1e6:.2f}", f"{m.macs / 1e9:.2f}", f"{m.macs / self.models[0].macs:.3f}"]
+            cells += ["" if m.views is None else f"{m.views:g}"]
+            cells += ["" if m.macs_of_views is None else f"{m.macs_of_views / 1e9:.1f}"]
+            cells += [f"{m.milliseconds:.1f}"] if m.milliseconds is not None else []
+            values = [m.top1(data, measured) for data, measured in kinds]
             cells += ["" if value is None else f"{value:.2f}" for value in values]
-            table.add_row(e.name, *cells)
-        console = Console(width=80 + 30 * (1 + len(self.data)), color_system=None, markup=False, highlight=False)
-        with console.capture() as capture:
-            console.print(table)
-            lines = ["GMACs of one view" + (", counted as papers do" if self.style == "fvcore" else "")]
-            if self.device:
-                lines.append(f"ms: one view, full precision, median, {self.device}")
-            if not self.data:
-                lines.append("no results and no published numbers: name runs, recipes or tables to see accuracies")
-            console.print("; ".join(lines), soft_wrap=True)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+            table.add_row(m.name, *cells)
+        notes = ["GMACs of one view" + (", counted as papers do" if self.style == "fvcore" else "")]
+        if self.device:
+            notes.append(f"ms: one view, full precision, median, {self.device}")
+        if not self.data:
+            notes.append("no results and no published numbers: name runs, recipes or tables to see accuracies")
+        return plain_text(table, "; ".join(notes), width=80 + 30 * (1 + len(self.data)))
 
 
-def subjects(source: str, *, runs: str | os.PathLike[str] = "runs", trust_code: bool = False) -> list[Subject]:
-    """The models that a word on the command line means.
+def find_models(source: str, *, runs: str | os.PathLike[str] = "runs", trust_code: bool = False) -> list[ComparedModel]:
+    """The models that an argument on the command line means.
 
     Args:
         source: a result or run folder (the accuracy it measured), a model's name (cost only), a recipe's address or a
@@ -175,20 +169,19 @@ def subjects(source: str, *, runs: str | os.PathLike[str] = "runs", trust_code: 
         GestaError: none of these, or a result of several fused models.
     """
     if source in MODELS:
-        return [Subject(name=source, model=model_config(source))]
+        return [ComparedModel(name=source, model=model_config(source))]
     if source in (tables := list_tables()):
-        return [subject for row in find_table(source).rows for subject in _of_row(row, Path(runs))]
+        return [model for row in find_table(source).rows for model in _of_row(row, Path(runs))]
     path = Path(source)
     if path.is_dir() and not (path / "result.json").is_file():
         recipe = read_recipe(path / "recipe.json", trust_code=trust_code)
-        return [Subject(name=source.rstrip("/"), model=recipe.model, views=_views(recipe))]
+        return [ComparedModel(name=source.rstrip("/"), model=recipe.model, views=_views(recipe))]
     if path.exists():
         return [_of_result(source, path / "result.json" if path.is_dir() else path, trust_code)]
     if source in list_recipes() or ":" in source:
         recipe = find_recipe(source, trust_code=trust_code)
-        found = Subject(name=source, model=recipe.model, views=_views(recipe))
-        found.accuracies += [*_measured(recipe, Path(runs)), *_published(recipe)]
-        return [found]
+        accuracies = [*_measured(recipe, Path(runs)), *_published(recipe)]
+        return [ComparedModel(name=source, model=recipe.model, views=_views(recipe), accuracies=accuracies)]
     known = [*MODELS, *list_recipes(), *tables]
     raise GestaError(
         f"{source} is neither a result, a run folder, a model, a recipe nor a table{suggest(source, known)} "
@@ -196,39 +189,39 @@ def subjects(source: str, *, runs: str | os.PathLike[str] = "runs", trust_code: 
     )
 
 
-def _of_result(source: str, path: Path, trust_code: bool) -> Subject:
+def _of_result(source: str, path: Path, trust_code: bool) -> ComparedModel:
     result = Result.read(path)
     if "class" not in result.model_config:
-        raise GestaError(f"{source}: holds fused scores of several models; give their own results")
-    model = from_json(result.model_config, trust_code=trust_code, source=str(path))
-    found = Subject(name=source.rstrip("/").removesuffix("/result.json"), model=model)
-    found.views = result.views["total"] / result.decoded if result.decoded else None
+        raise GestaError(f"{source}: holds fused scores of several models; give the results of the single models")
+    config = from_json(result.model_config, trust_code=trust_code, source=str(path))
+    model = ComparedModel(name=source.rstrip("/").removesuffix("/result.json"), model=config)
+    model.views = result.views["total"] / result.decoded if result.decoded else None
     top1 = headline(result.metrics)
     if top1 is not None:
         data = result.data["class"].rpartition(":")[2] if result.data else result.split
-        found.accuracies.append(Accuracy(data=data, top1=top1, measured=True))
-    return found
+        model.accuracies.append(Accuracy(data=data, top1=top1, measured=True))
+    return model
 
 
-def _of_row(row: Row, runs: Path) -> list[Subject]:
+def _of_row(row: Row, runs: Path) -> list[ComparedModel]:
     """A row's models: one, unless its columns are about several."""
-    found: list[Subject] = []
+    models: list[ComparedModel] = []
     for column, data, recipe in _columns(row):
-        model = recipe.model
-        same = [s for s in found if replace(model, classes=s.model.classes) == s.model]
+        config = recipe.model
+        same = [m for m in models if replace(config, classes=m.model.classes) == m.model]
         if not same:
-            found.append(Subject(name=row.label, model=model, views=_views(recipe)))
-        subject = (same or found[-1:])[0]
-        subject.accuracies += _measured(recipe, runs, data)
+            models.append(ComparedModel(name=row.label, model=config, views=_views(recipe)))
+        model = (same or models[-1:])[0]
+        model.accuracies += _measured(recipe, runs, data)
         if column in row.published:
-            subject.accuracies.append(Accuracy(data=data, top1=row.published[column], measured=False))
-    if not found and row.recipes:  # a table of costs only
+            model.accuracies.append(Accuracy(data=data, top1=row.published[column], measured=False))
+    if not models and row.recipes:  # a table of costs only
         recipe = next(iter(row.recipes.values()))()
-        found = [Subject(name=row.label, model=recipe.model, views=_views(recipe))]
-    if len(found) > 1:
-        for number, subject in enumerate(found):
-            subject.name = f"{row.label} ({number + 1})"
-    return found
+        models = [ComparedModel(name=row.label, model=recipe.model, views=_views(recipe))]
+    if len(models) > 1:
+        for number, model in enumerate(models, 1):
+            model.name = f"{row.label} ({number})"
+    return models
 
 
 def _columns(row: Row) -> Iterator[tuple[str, str, Recipe]]:
@@ -247,8 +240,8 @@ def _published(recipe: Recipe) -> list[Accuracy]:
     """What the first table that has this recipe says about it."""
     for address in list_tables():
         for row in find_table(address).rows:
-            for column, data, of in _columns(row):
-                if of.name == recipe.name and column in row.published:
+            for column, data, of_column in _columns(row):
+                if of_column.name == recipe.name and column in row.published:
                     return [Accuracy(data=data.split()[0], top1=row.published[column], measured=False)]
     return []
 
@@ -267,104 +260,99 @@ def _views(recipe: Recipe) -> float | None:
     return None if protocol.coverage == "contiguous" else protocol.clips * protocol.crops
 
 
-def compare_costs(
-    found: Sequence[Subject], *, style: Style = "torch", seconds: float = 2.0, device: str = "auto"
+def measure_complexity(
+    models: Sequence[ComparedModel], *, style: Style = "torch", seconds: float = 2.0, device: str = "auto"
 ) -> Complexity:
     """Count parameters and multiply-adds, and measure latency.
 
     Args:
-        found: the models, the first of which the others are compared with.
+        models: those to compare, with the first.
         style: how multiply-adds are counted.
         seconds: of each measurement of latency; 0 leaves it out.
         device: of the latency.
     """
-    entries, words = [], None
+    costs: list[ModelCost] = []
+    device_name = None
     known: dict[str, tuple[int, int, float | None]] = {}  # several rows may be about one model
-    for subject in track(found, "models"):
-        key = json.dumps(to_json(subject.model), sort_keys=True)
+    for compared in track(models, "models"):
+        key = json.dumps(to_json(compared.model), sort_keys=True)
         if key not in known:
-            cost, took = count(subject.model, style), None
+            cost, milliseconds = count(compared.model, style), None
             if seconds > 0:
-                took, words = latency(subject.model, device=device, seconds=seconds)
-            known[key] = cost.params, cost.macs, took
-        params, macs, took = known[key]
-        entries.append(
-            Entry(
-                name=subject.name,
+                milliseconds, device_name = latency(compared.model, device=device, seconds=seconds)
+            known[key] = cost.params, cost.macs, milliseconds
+        params, macs, milliseconds = known[key]
+        costs.append(
+            ModelCost(
+                name=compared.name,
                 params=params,
                 macs=macs,
-                views=subject.views,
-                milliseconds=took,
-                accuracies=subject.accuracies,
+                views=compared.views,
+                milliseconds=milliseconds,
+                accuracies=compared.accuracies,
             )
         )
-    return Complexity(style=style, device=words, entries=entries)
+    return Complexity(style=style, device=device_name, models=costs)
 
 
-def draw(found: Complexity) -> Figure:
+def draw_complexity(measured: Complexity) -> Figure:
     """Bars of each cost, and for each data set the accuracy over the multiply-adds, a colour per model."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    entries = found.entries
-    palette = matplotlib.colormaps[
-        "tab10" if len(entries) <= 10 else "tab20" if len(entries) <= 20 else "nipy_spectral"
-    ]
-    colours = [palette(i if len(entries) <= 20 else i / (len(entries) - 1)) for i in range(len(entries))]
+    models, data_sets = measured.models, measured.data
+    colours = distinct_colours(len(models))
     bars = [
-        ("parameters, M", [e.params / 1e6 for e in entries]),
-        ("GMACs of one view", [e.macs / 1e9 for e in entries]),
+        ("parameters, M", [m.params / 1e6 for m in models]),
+        ("GMACs of one view", [m.macs / 1e9 for m in models]),
     ]
-    if found.device:
-        bars.append((f"ms of one view,\n{found.device}", [e.milliseconds or 0.0 for e in entries]))
-    tall = 0.32 * len(entries) + 1.1
-    across = max(len(bars), min(len(found.data), 3))
-    lines = -(-len(found.data) // across)
-    figure = Figure(figsize=(3.6 * across + 1.6, tall + 3.4 * lines), layout="constrained", facecolor="white")
-    parts = figure.subfigures(2 if lines else 1, 1, squeeze=False, height_ratios=[tall, 3.4 * lines][: 1 + bool(lines)])
+    if measured.device:
+        bars.append((f"ms of one view,\n{measured.device}", [m.milliseconds or 0.0 for m in models]))
+    height = 0.32 * len(models) + 1.1
+    columns = max(len(bars), min(len(data_sets), 3))
+    rows = -(-len(data_sets) // columns)
+    figure = new_figure(3.6 * columns + 1.6, height + 3.4 * rows)
+    parts = figure.subfigures(1 + bool(rows), 1, squeeze=False, height_ratios=[height, 3.4 * rows][: 1 + bool(rows)])
     panels = parts[0, 0].subplots(1, len(bars), sharey=True, squeeze=False)[0]
     for axes, (title, values) in zip(panels, bars):
-        axes.barh(range(len(entries)), values, color=colours, height=0.7)
-        for place, value in enumerate(values):
-            axes.annotate(f"{value:.4g}", (value, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.barh(range(len(models)), values, color=colours, height=0.7)
+        for y, value in enumerate(values):
+            axes.annotate(f"{value:.4g}", (value, y), (3, 0), textcoords="offset points", va="center", fontsize=8)
         axes.set_title(title, fontsize=9)
-        axes.set_yticks(range(len(entries)), labels=[e.name for e in entries], fontsize=8)
+        axes.set_yticks(range(len(models)), labels=[m.name for m in models], fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
         axes.margins(x=0.18)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_axes(axes)
     panels[0].invert_yaxis()
-    if lines:
-        grid = parts[1, 0].subplots(lines, min(len(found.data), across), squeeze=False)
-        for axes in grid.flat[len(found.data) :]:
+    if rows:
+        grid = parts[1, 0].subplots(rows, min(len(data_sets), columns), squeeze=False)
+        for axes in grid.flat[len(data_sets) :]:
             axes.set_axis_off()
-        for axes, data in zip(grid.flat, found.data):
-            _scatter(axes, found, data, colours)
+        for axes, data in zip(grid.flat, data_sets):
+            _draw_accuracies(axes, measured, data, colours)
     return figure
 
 
-def _scatter(axes: Axes, found: Complexity, data: str, colours: Sequence[Any]) -> None:
+def _draw_accuracies(axes: Axes, measured: Complexity, data: str, colours: Sequence[Any]) -> None:
     """Accuracy on one data set: a full dot as measured, a ring as published; the greater, the more parameters."""
-    drawn = [(e, c) for e, c in zip(found.entries, colours) if any(a.data == data for a in e.accuracies)]
-    together = all(e.macs_of_views is not None for e, _ in drawn)
-    greatest = max(e.params for e in found.entries)
-    costs = [((e.macs_of_views if together else e.macs) or 0) / 1e9 for e, _ in drawn]
-    for (e, colour), cost in zip(drawn, costs):
-        for measured in (True, False):
-            top1 = e.best(data, measured)
+    drawn = [(m, c) for m, c in zip(measured.models, colours) if any(a.data == data for a in m.accuracies)]
+    all_views = all(m.macs_of_views is not None for m, _ in drawn)
+    most_params = max(m.params for m in measured.models)
+    costs = [((m.macs_of_views if all_views else m.macs) or 0) / 1e9 for m, _ in drawn]
+    for (m, colour), cost in zip(drawn, costs):
+        for ours in (True, False):
+            top1 = m.top1(data, ours)
             if top1 is not None:
                 axes.scatter(
                     cost,
                     top1,
-                    s=30 + 170 * e.params / greatest,
-                    facecolor=colour if measured else "none",
+                    s=30 + 170 * m.params / most_params,
+                    facecolor=colour if ours else "none",
                     edgecolor=colour,
                     linewidth=1.6,
                     alpha=0.85,
                 )
-    kinds = {a.measured for e, _ in drawn for a in e.accuracies if a.data == data}
-    words = " (dots: ours, rings: the paper's)" if len(kinds) > 1 else "" if True in kinds else " (published)"
-    axes.set_title(f"{data}{words}", fontsize=9)
-    axes.set_xlabel("GMACs of all views" if together else "GMACs of one view", fontsize=8)
+    kinds = {a.measured for m, _ in drawn for a in m.accuracies if a.data == data}
+    note = " (dots: ours, rings: the paper's)" if len(kinds) > 1 else "" if True in kinds else " (published)"
+    axes.set_title(f"{data}{note}", fontsize=9)
+    axes.set_xlabel("GMACs of all views" if all_views else "GMACs of one view", fontsize=8)
     axes.set_ylabel("top-1 %", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.margins(0.15)
@@ -373,9 +361,4 @@ def _scatter(axes: Axes, found: Complexity, data: str, colours: Sequence[Any]) -
     else:
         axes.locator_params(axis="x", nbins=5)
     axes.grid(alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def complexity_figure(found: Complexity, out: str | os.PathLike[str]) -> Path:
-    """Draw a comparison into a picture; its ending says the kind (.png, .svg, .pdf)."""
-    return write_figure(draw(found), out)
+    open_axes(axes)

@@ -1,7 +1,7 @@
-"""Which classes are taken for which: confusion matrices from results, of classes or of their attributes, and of two.
+"""Which classes are predicted as which: confusion matrices of one result, or of two and their difference.
 
-Fig. 2.6 of Y. Ma's thesis (NTU RGB+D, two models beside each other) and its Fig. 3.8 (Diving48 by takeoff, somersaults,
-twists and flight position).
+Fig. 2.6 of Y. Ma's thesis (NTU RGB+D, two models beside each other) and its Fig. 3.8 (Diving48, whose classes are added
+up by takeoff, somersaults, twists and flight position).
 """
 
 from __future__ import annotations
@@ -17,33 +17,37 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 
-from gesta.analysis.charts import CLASSES, confused_pairs
-from gesta.analysis.sources import write_figure
+from gesta.analysis.figures import new_figure
 from gesta.config import suggest
+from gesta.datasets.diving48 import ATTRIBUTES
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
 
-NUMBERS = 16
-"""Classes up to which cells tell their percentage."""
+CLASSES_WITH_NUMBERS = 16
+"""Classes up to which cells show their percentage."""
+
+CLASSES_DRAWN = 110
+"""Classes beyond which a matrix does not grow further."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Confusion:
+class ConfusionMatrix:
     """One matrix, or two of the same classes.
 
     Attributes:
-        what: the label space or the attribute.
+        of: the label space or the attribute.
         names: of the classes or of the attribute's values, in the order of rows and columns.
         counts: numbers of scored videos ``(K, K)``, rows true, columns predicted; of the first result, of the second.
     """
 
-    what: str
+    of: str
     names: list[str]
     counts: list[np.ndarray]
 
-    def shares(self, which: int = 0) -> np.ndarray:
+    def percent(self, which: int = 0) -> np.ndarray:
         """The matrix in percent of its rows; rows without videos are 0."""
         counts = self.counts[which]
         return 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -54,17 +58,26 @@ class Confusion:
         if len(self.counts) < 2:
             return None
         both = np.all([counts.sum(1) > 0 for counts in self.counts], axis=0)
-        return np.where(both[:, None], self.shares(1) - self.shares(0), 0.0)
+        return np.where(both[:, None], self.percent(1) - self.percent(0), 0.0)
 
-    def right(self, which: int) -> float:
+    def accuracy(self, which: int) -> float:
         """Percent of the scored videos on the diagonal."""
         counts = self.counts[which]
         return float(100 * counts.trace() / max(counts.sum(), 1))
 
+    def changes(self, most: int) -> list[tuple[str, str, float]]:
+        """Cells in which the two differ most: (true, predicted, percentage points)."""
+        difference = self.difference
+        if difference is None:
+            return []
+        order = np.argsort(-np.abs(difference), axis=None, kind="stable")[:most]
+        cells = [divmod(int(index), len(self.names)) for index in order]
+        return [(self.names[i], self.names[j], float(difference[i, j])) for i, j in cells if difference[i, j]]
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Confusions:
-    """What :func:`confusion` found; ``print`` it.
+class Confusion:
+    """Confusion matrices of one or two results.
 
     Attributes:
         names: the results.
@@ -75,57 +88,70 @@ class Confusions:
 
     names: list[str]
     remarks: list[str]
-    matrices: list[Confusion]
+    matrices: list[ConfusionMatrix]
     most: int
 
     def to_json(self) -> dict[str, Any]:
         """Matrices, accuracies and pairs; changes as ``[true, predicted, percentage points]``."""
-        found = []
+        matrices = []
         for matrix in self.matrices:
-            difference = matrix.difference
-            found.append(
+            difference, both = matrix.difference, range(len(matrix.counts))
+            matrices.append(
                 {
-                    "what": matrix.what,
+                    "of": matrix.of,
                     "names": matrix.names,
                     "counts": [counts.tolist() for counts in matrix.counts],
-                    "percent": [matrix.shares(i).round(3).tolist() for i in range(len(matrix.counts))],
-                    "right": [matrix.right(i) for i in range(len(matrix.counts))],
+                    "percent": [matrix.percent(i).round(3).tolist() for i in both],
+                    "accuracy": [matrix.accuracy(i) for i in both],
                     "pairs": [
                         [
-                            {"true": true, "predicted": taken, "videos": videos, "of": of}
-                            for true, taken, videos, of in confused_pairs(counts.tolist(), matrix.names, self.most)
+                            {"true": true, "predicted": predicted, "videos": videos, "of": total}
+                            for true, predicted, videos, total in self._pairs(matrix, i)
                         ]
-                        for counts in matrix.counts
+                        for i in both
                     ],
                     "difference": None if difference is None else difference.round(3).tolist(),
-                    "changes": [list(change) for change in _changes(matrix, self.most)],
+                    "changes": [list(change) for change in matrix.changes(self.most)],
                 }
             )
-        return {"results": self.names, "remarks": self.remarks, "matrices": found}
+        return {"results": self.names, "remarks": self.remarks, "matrices": matrices}
 
     def __str__(self) -> str:
         lines = list(self.remarks)
         for matrix in self.matrices:
             for i, (name, counts) in enumerate(zip(self.names, matrix.counts)):
-                lines.append(f"{matrix.what}, {name}: {matrix.right(i):.1f} % of {counts.sum()} scored videos right")
+                lines.append(f"{matrix.of}, {name}: {matrix.accuracy(i):.1f} % of {counts.sum()} scored videos right")
                 lines += [
-                    f"  {true} → {taken}: {videos} of {of} ({100 * videos / of:.0f} %)"
-                    for true, taken, videos, of in confused_pairs(counts.tolist(), matrix.names, self.most)
+                    f"  {true} → {predicted}: {videos} of {total} ({100 * videos / total:.0f} %)"
+                    for true, predicted, videos, total in self._pairs(matrix, i)
                 ]
-            changes = _changes(matrix, self.most)
+            changes = matrix.changes(self.most)
             if changes:
-                lines.append(f"{matrix.what}: greatest changes of the shares, {self.names[1]} minus {self.names[0]}")
-                lines += [f"  {true} → {taken}: {points:+.1f} points" for true, taken, points in changes]
+                lines.append(
+                    f"{matrix.of}: greatest changes in percentage points, {self.names[1]} minus {self.names[0]}"
+                )
+                lines += [f"  {true} → {predicted}: {points:+.1f} points" for true, predicted, points in changes]
         return "\n".join(lines)
 
+    def _pairs(self, matrix: ConfusionMatrix, which: int) -> list[tuple[str, str, int, int]]:
+        return confused_pairs(matrix.counts[which].tolist(), matrix.names, self.most)
 
-def confusion(
+
+def confused_pairs(matrix: Sequence[Sequence[int]], names: Sequence[str], most: int) -> list[tuple[str, str, int, int]]:
+    """The classes that are confused most often: (true, predicted, videos, scored videos of the true class)."""
+    pairs = [
+        (-count, sum(row), i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j and count
+    ]
+    return [(names[i], names[j], -count, total) for count, total, i, j in sorted(pairs)[:most]]
+
+
+def measure_confusion(
     results: Sequence[tuple[str, Result]],
     *,
     space: str | None = None,
     by: str | os.PathLike[str] | None = None,
     most: int = 15,
-) -> Confusions:
+) -> Confusion:
     """Confusion matrices of one result, or of two beside each other.
 
     Args:
@@ -145,7 +171,7 @@ def confusion(
         if space not in result.classes:
             raise GestaError(f"{name} has no label space {space!r}{suggest(space, result.classes)}")
         if result.classes[space] != first.classes[space]:
-            raise GestaError(f"{results[0][0]} and {name} know different classes, so their matrices cannot be compared")
+            raise GestaError(f"{results[0][0]} and {name} have different classes, so their matrices cannot be compared")
         if not np.any(result.confusion[space]):
             raise GestaError(f"{name} has no labelled video that was scored, and so no confusion matrix")
     remarks = [
@@ -157,10 +183,10 @@ def confusion(
         remarks.append("the results are of different lists of videos, so differences are not the models' alone")
     classes = first.classes[space]
     counts = [np.asarray(result.confusion[space], dtype=np.int64) for _, result in results]
-    matrices = [Confusion(what=space, names=classes, counts=counts)]
+    matrices = [ConfusionMatrix(of=space, names=classes, counts=counts)]
     if by is not None:
-        matrices = [_grouped(counts, what, values) for what, values in read_attributes(by, classes).items()]
-    return Confusions(names=[name for name, _ in results], remarks=remarks, matrices=matrices, most=most)
+        matrices = [_grouped(counts, attribute, values) for attribute, values in read_attributes(by, classes).items()]
+    return Confusion(names=[name for name, _ in results], remarks=remarks, matrices=matrices, most=most)
 
 
 def read_attributes(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str, list[str]]:
@@ -178,7 +204,7 @@ def read_attributes(path: str | os.PathLike[str], classes: Sequence[str]) -> dic
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise GestaError(f"{path}: no attributes can be read there ({error})") from None
+        raise GestaError(f"{path}: the attributes cannot be read ({error})") from None
     if Path(path).suffix.lower() == ".json":
         try:
             table = _from_json(json.loads(text))
@@ -192,16 +218,16 @@ def read_attributes(path: str | os.PathLike[str], classes: Sequence[str]) -> dic
             f"{path}: holds no attributes; a CSV with a header, JSON of class → attributes, or a JSON list of the "
             "classes' values does"
         )
-    found = [table.get(name, table.get(str(label))) for label, name in enumerate(classes)]
-    for name, values in zip(classes, found):
+    by_class = [table.get(name, table.get(str(label))) for label, name in enumerate(classes)]
+    for name, values in zip(classes, by_class):
         if values is None:
             raise GestaError(f"{path}: says nothing about the class {name!r}{suggest(name, table)}")
-    first = next(iter(table.values()))
-    for name, values in zip(classes, found):
-        for attribute in first:
+    attributes = list(next(iter(table.values())))
+    for name, values in zip(classes, by_class):
+        for attribute in attributes:
             if not (values or {}).get(attribute):
                 raise GestaError(f"{path}: the class {name!r} has no value of {attribute!r}")
-    return {attribute: [(values or {})[attribute] for values in found] for attribute in first}
+    return {attribute: [(values or {})[attribute] for values in by_class] for attribute in attributes}
 
 
 def _from_json(content: Any) -> dict[str, dict[str, str]]:
@@ -210,8 +236,6 @@ def _from_json(content: Any) -> dict[str, dict[str, str]]:
         content = {str(label): values for label, values in enumerate(content)}
     if not isinstance(content, dict):
         return {}
-    from gesta.datasets.diving48 import ATTRIBUTES
-
     rows = list(content.values())
     dives = all(isinstance(row, list) and len(row) == 4 and re.search("Twis$", str(row[2])) for row in rows)
     table: dict[str, dict[str, str]] = {}
@@ -224,15 +248,15 @@ def _from_json(content: Any) -> dict[str, dict[str, str]]:
     return table
 
 
-def _grouped(counts: list[np.ndarray], what: str, values: list[str]) -> Confusion:
-    """Rows and columns of the classes that share a value added up."""
-    names = sorted(set(values), key=_order)
+def _grouped(counts: list[np.ndarray], attribute: str, values: list[str]) -> ConfusionMatrix:
+    """The matrices with the classes that have the same value added up."""
+    names = sorted(set(values), key=_sort_key)
     member = np.array([[value == name for value in values] for name in names], dtype=np.int64)
-    return Confusion(what=what, names=names, counts=[member @ each @ member.T for each in counts])
+    return ConfusionMatrix(of=attribute, names=names, counts=[member @ matrix @ member.T for matrix in counts])
 
 
-def _order(value: str) -> tuple[bool, float, str]:
-    """Numbers by size, and other words by the alphabet; Diving48's ``NoTwis`` and ``Dive`` are 0, its ``15som`` 1.5."""
+def _sort_key(value: str) -> tuple[bool, float, str]:
+    """Numbers by size, other values by the alphabet; Diving48's ``NoTwis`` and ``Dive`` are 0, its ``15som`` 1.5."""
     dive = re.fullmatch(r"(No|\d)(5?)(som|Twis)|Dive", value)
     if dive:
         return False, (0.0 if dive[1] in ("No", None) else float(dive[1])) + 0.5 * bool(dive[2]), value
@@ -240,79 +264,51 @@ def _order(value: str) -> tuple[bool, float, str]:
     return (False, float(number[0]), value) if number else (True, 0.0, value)
 
 
-def _changes(matrix: Confusion, most: int) -> list[tuple[str, str, float]]:
-    """Cells in which two matrices differ most: (true, predicted, percentage points)."""
-    difference = matrix.difference
-    if difference is None:
-        return []
-    order = np.argsort(-np.abs(difference), axis=None, kind="stable")[:most]
-    places = [divmod(int(at), len(matrix.names)) for at in order]
-    return [(matrix.names[i], matrix.names[j], float(difference[i, j])) for i, j in places if difference[i, j]]
-
-
-def draw(found: Confusions) -> Figure:
+def draw_confusion(measured: Confusion) -> Figure:
     """One row per matrix: each result's, and the difference of two. Blue is more."""
-    from matplotlib.figure import Figure
-
-    columns = 1 if len(found.names) == 1 else 3
-    biggest = min(max(len(matrix.names) for matrix in found.matrices), CLASSES)
-    wide = min(max(4.6, 0.19 * biggest + 2.0), 16)
-    rows = found.matrices
-    if columns == 1 and len(rows) > 1:  # attributes of one model, two beside each other
-        columns = 2
-    panels = [(m, which) for m in rows for which in range(3 if len(found.names) == 2 else 1)]
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(wide * columns, 0.92 * wide * lines), layout="constrained", facecolor="white")
+    matrices, two = measured.matrices, len(measured.names) == 2
+    biggest = min(max(len(matrix.names) for matrix in matrices), CLASSES_DRAWN)
+    inches = min(max(4.6, 0.19 * biggest + 2.0), 16)
+    columns = 3 if two else min(len(matrices), 2)  # attributes of one result: two beside each other
+    panels = [(matrix, which) for matrix in matrices for which in range(3 if two else 1)]
+    rows = -(-len(panels) // columns)
+    figure = new_figure(inches * columns, 0.92 * inches * rows)
+    names = [name.removesuffix("/result.json") for name in measured.names]
     for number, (matrix, which) in enumerate(panels):
-        axes = figure.add_subplot(lines, columns, number + 1)
+        axes = figure.add_subplot(rows, columns, number + 1)
         difference = matrix.difference if which == 2 else None
-        title = f"{matrix.what}\n" if len(rows) > 1 else ""
+        title = f"{matrix.of}\n" if len(matrices) > 1 else ""
         if difference is None:
-            title += f"{_short(found.names[which])}: {matrix.right(which):.1f} %"
-            image = _show(axes, matrix.shares(which), matrix, title, "Blues", 0, 100, wide)
+            title += f"{names[which]}: {matrix.accuracy(which):.1f} %"
+            scale = PowerNorm(0.5, 0, 100)  # so that rare confusions can be seen
+            image = _draw_matrix(axes, matrix.percent(which), matrix.names, scale, "Blues", inches)
         else:
+            title += ("\n− " if sum(map(len, names)) > 36 else " − ").join(reversed(names))
             end = max(np.abs(difference).max(), 1.0)
-            names = [_short(found.names[1]), _short(found.names[0])]
-            title += ("\n− " if sum(map(len, names)) > 36 else " − ").join(names)
-            image = _show(axes, difference, matrix, title, "RdBu", -end, end, wide)
+            image = _draw_matrix(axes, difference, matrix.names, Normalize(-end, end), "RdBu", inches)
+        axes.set_title(title, fontsize=10)
         bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
         bar.set_label("points" if which == 2 else "% of the true class", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     return figure
 
 
-def _short(name: str) -> str:
-    return name.removesuffix("/result.json")
-
-
-def _show(
-    axes: Axes, values: np.ndarray, matrix: Confusion, title: str, colours: str, low: float, high: float, wide: float
+def _draw_matrix(
+    axes: Axes, values: np.ndarray, names: Sequence[str], scale: Normalize, palette: str, inches: float
 ) -> Any:
-    from matplotlib.colors import Normalize, PowerNorm
-
-    count = len(matrix.names)
-    scale = Normalize(low, high) if low else PowerNorm(0.5, low, high)  # so that rare answers can be seen
-    image = axes.imshow(values, cmap=colours, norm=scale, interpolation="nearest")
-    axes.set_title(title, fontsize=10)
-    font = min(9.0, 52 * wide / count * 0.85)
+    image = axes.imshow(values, cmap=palette, norm=scale, interpolation="nearest")
+    font = min(9.0, 52 * inches / len(names) * 0.85)
     if font >= 3:
-        axes.set_xticks(range(count), labels=matrix.names, fontsize=font, rotation=90)
-        axes.set_yticks(range(count), labels=matrix.names, fontsize=font)
+        axes.set_xticks(range(len(names)), labels=names, fontsize=font, rotation=90)
+        axes.set_yticks(range(len(names)), labels=names, fontsize=font)
     axes.set_xlabel("predicted", fontsize=9)
     axes.set_ylabel("true", fontsize=9)
     axes.tick_params(length=2)
-    if count <= NUMBERS:
+    if len(names) <= CLASSES_WITH_NUMBERS:
+        diverging = bool(scale.vmin)  # of a difference both ends are dark, of percentages one
         for (i, j), value in np.ndenumerate(values):
             if abs(value) >= 0.5:
-                dark = abs(scale(value) - (0.5 if low else 0)) > (0.35 if low else 0.6)
+                shade = float(scale(value))
+                dark = abs(shade - 0.5) > 0.35 if diverging else shade > 0.6
                 axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color="white" if dark else "0.2")
     return image
-
-
-def confusion_figure(found: Confusions, out: str | os.PathLike[str]) -> Path:
-    """Draw what :func:`confusion` found into a picture; its ending says the kind (.png, .svg, .pdf).
-
-    Raises:
-        GestaError: a picture that cannot be written.
-    """
-    return write_figure(draw(found), out)

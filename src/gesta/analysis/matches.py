@@ -1,23 +1,26 @@
-"""Which patches of two neighbouring frames are matched: alignment, drawn on the frames and on the similarity matrix.
+"""ATA's matching figure: which patches of two neighbouring frames are matched, on the frames and as a matrix (Fig. 5).
 
-Fig. 5 of Y. Zhao et al., "Alignment-guided Temporal Attention for Video Action Recognition", NeurIPS 2022 (Eqs 17 and
-18). A model without ATA can be asked as well: what would be matched if it aligned.
+Y. Zhao et al., "Alignment-guided Temporal Attention for Video Action Recognition", NeurIPS 2022 (Eqs 17 and 18). For a
+model without ATA it shows what would be matched if the model aligned.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
 from gesta.alignment.chain import Size, similarity
+from gesta.analysis.figures import new_figure
 from gesta.analysis.mutual_information import infonce
-from gesta.analysis.sources import as_input, no_block, read_clip, write_figure
+from gesta.analysis.sources import as_input, no_block
 from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalBranch
@@ -25,26 +28,28 @@ from gesta.model import VideoModel
 from gesta.plugins.ata import ATA, Alignment
 
 ARROWS = 24
-"""Moves that are drawn at most: those of the largest gain in similarity, since patches of a lawn move for nothing."""
+"""Moves drawn at most: those that gain most similarity, since patches of a uniform area move for no gain."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Matches:
-    """One pair of neighbouring frames.
+    """The matches of one pair of neighbouring frames.
 
     Attributes:
+        name: of the model.
         block: whose input was matched.
-        aligns: whether the model itself aligns there.
+        aligns: whether the model itself aligns in this block.
         frame: the later frame, counted in the feature map.
         size: (H, W) of the map.
         similarity: cosines ``(N, N)``, rows the earlier frame.
-        match: place in the later frame of every token of the earlier, ``(N,)``.
+        match: index in the later frame of every token of the earlier, ``(N,)``.
         earlier: the frame as filmed, ``(3, S, S)`` uint8.
-        later: the next one that the map knows, of the same shape.
+        later: the next one that the map has, of the same shape.
         gain: what InfoNCE gains by alignment, in nats.
         tau: its temperature.
     """
 
+    name: str
     block: int
     aligns: bool
     frame: int
@@ -58,35 +63,52 @@ class Matches:
 
     @property
     def unaligned(self) -> float:
-        """Mean cosine of what stands at the same place."""
+        """Mean cosine of tokens at the same position."""
         return self.similarity.diagonal().mean().item()
 
     @property
     def aligned(self) -> float:
-        """Mean cosine of what is matched."""
+        """Mean cosine of matched tokens."""
         return self.similarity.gather(1, self.match[:, None]).mean().item()
 
     @property
-    def stay(self) -> float:
-        """Share of tokens that are matched with the one at their own place."""
+    def unmoved(self) -> float:
+        """Fraction of the tokens that are matched with the one at their own position."""
         return (self.match == torch.arange(len(self.match))).float().mean().item()
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the frames and the matrix."""
+        return {
+            "model": self.name,
+            "block": self.block,
+            "aligns": self.aligns,
+            "frame": self.frame,
+            "size": list(self.size),
+            "match": self.match.tolist(),
+            "cosine_unaligned": self.unaligned,
+            "cosine_aligned": self.aligned,
+            "unmoved": self.unmoved,
+            "infonce_gain": self.gain,
+            "tau": self.tau,
+        }
 
     def __str__(self) -> str:
         return (
-            f"mean cosine {self.unaligned:.3f} unaligned, {self.aligned:.3f} aligned; {self.stay:.0%} of "
+            f"mean cosine {self.unaligned:.3f} unaligned, {self.aligned:.3f} aligned; {self.unmoved:.0%} of "
             f"{len(self.match)} patches stay; InfoNCE gains {self.gain:.3f} nats (τ = {self.tau:g})"
         )
 
 
 @torch.inference_mode()
-def match_frames(
-    model: VideoModel, clip: Tensor, *, block: int | None = None, frame: int | None = None, tau: float = 0.1
+def measure_matches(
+    name: str, model: VideoModel, clip: Tensor, *, block: int | None = None, frame: int | None = None, tau: float = 0.1
 ) -> Matches:
     """Match the features of two neighbouring frames as they enter a block.
 
-    Where the model aligns, its own way of doing so is used (hard matches, if it is soft); elsewhere ATA's default.
+    Where the model aligns, its own method is used (hard matches, if its own are soft); elsewhere ATA's default.
 
     Args:
+        name: what to call the model.
         model: in evaluation mode.
         clip: square raw frames ``(T, 3, S, S)`` uint8 of any size; the model sees them at its own size.
         block: None for the middle one.
@@ -94,106 +116,85 @@ def match_frames(
         tau: temperature of the gain.
 
     Raises:
-        GestaError: no such block, no such pair of frames, or a map of a single place.
+        GestaError: no such block, no such pair of frames, or a map of a single position.
     """
     block = len(model.blocks) // 2 if block is None else block
     if not 0 <= block < len(model.blocks):
         raise no_block(model, block)
-    entering = f"block.{block - 1}" if block else "stem"
-    grid = model.taps(as_input(clip, model), [entering])[entering]
+    tap = f"block.{block - 1}" if block else "stem"
+    grid = model.taps(as_input(clip, model), [tap])[tap]
     frames, size = grid.shape[2], (grid.shape[3], grid.shape[4])
     at = max(frames // 2, 1) if frame is None else frame
-    if not 1 <= at < frames:
-        raise GestaError(
-            f"the map that enters block {block} has frames 0 to {frames - 1}: the later of two is 1 to {frames - 1}, "
-            f"not {at}"
-            if frames > 1
-            else f"the map that enters block {block} has one frame, which has no neighbour; choose an earlier block"
-        )
-    if size == (1, 1):
-        raise GestaError(f"the map that enters block {block} has a single place per frame; choose an earlier block")
+    _check_map(block, frames, size, at)
     tokens = grid[:, :, at - 1 : at + 1].permute(0, 2, 3, 4, 1).flatten(2, 3)
-    branch, around = _temporal_branch(model, block), ATA()
+    branch, ata = _temporal_branch(model, block), ATA()
     aligns = branch is not None and isinstance(branch.around, Alignment)
     if branch is not None and isinstance(branch.around, Alignment):
-        around = replace(branch.around.config, alignment="hard")
-        if around.align_on == "norm":
+        ata = replace(branch.around.config, alignment="hard")
+        if ata.align_on == "norm":
             tokens = branch.norm(tokens)
-    found = Alignment(around).routes(tokens, size)[0, 1]
+    match = Alignment(ata).routes(tokens, size)[0, 1]
     earlier, later = tokens[0, :1], tokens[0, 1:]
-    gain = infonce(earlier, later[:, found], tau) - infonce(earlier, later, tau)
-    shown = [round((t + 0.5) * len(clip) / frames - 0.5) for t in (at - 1, at)]
+    gain = infonce(earlier, later[:, match], tau) - infonce(earlier, later, tau)
+    filmed = [round((t + 0.5) * len(clip) / frames - 0.5) for t in (at - 1, at)]  # the clip may have more frames
     return Matches(
+        name=name,
         block=block,
         aligns=aligns,
         frame=at,
         size=size,
         similarity=similarity(tokens)[0, 0].cpu(),
-        match=found.cpu(),
-        earlier=clip[shown[0]].cpu(),
-        later=clip[shown[1]].cpu(),
+        match=match.cpu(),
+        earlier=clip[filmed[0]].cpu(),
+        later=clip[filmed[1]].cpu(),
         gain=gain.item(),
         tau=tau,
     )
 
 
+def _check_map(block: int, frames: int, size: Size, at: int) -> None:
+    if frames == 1:
+        raise GestaError(f"the map that enters block {block} has one frame, without a neighbour; choose another block")
+    if not 1 <= at < frames:
+        raise GestaError(
+            f"the map that enters block {block} has frames 0 to {frames - 1}: the later of two is 1 to {frames - 1}, "
+            f"not {at}"
+        )
+    if size == (1, 1):
+        raise GestaError(f"the map that enters block {block} has a single position per frame; choose an earlier block")
+
+
 def _temporal_branch(model: VideoModel, block: int) -> TemporalBranch | None:
     """The temporal attention that the map entering a block meets first: in an insert, or inside the block."""
-    places = [model.inserts[str(block)]] if str(block) in model.inserts else []
-    for place in [*places, model.blocks[block]]:
-        for module in place.modules():
+    inserts = [model.inserts[str(block)]] if str(block) in model.inserts else []
+    for parent in [*inserts, model.blocks[block]]:
+        for module in parent.modules():
             if isinstance(module, TemporalBranch):
                 return module
     return None
 
 
-def draw(matches: Matches) -> Figure:
-    """The frames with their patches in colours that go with them, the moves, and the matrix before and after."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13.6, 9.2), layout="constrained", facecolor="white")
-    axes = figure.subplots(2, 3)
-    what = "ATA in block" if matches.aligns else "what enters block"
-    figure.suptitle(f"{what} {matches.block}, frames {matches.frame - 1} and {matches.frame}: {matches}", fontsize=11)
-    colours = _colours(matches.size)
+def draw_matches(measured: Matches) -> Figure:
+    """The frames with matched patches in the same colour, the moves, and the matrix before and after."""
+    figure = new_figure(13.6, 9.2)
+    panels = figure.subplots(2, 3)
+    where = "ATA in block" if measured.aligns else "what enters block"
+    frames = f"frames {measured.frame - 1} and {measured.frame}"
+    figure.suptitle(f"{where} {measured.block}, {frames}: {measured}", fontsize=11)
+    colours = _position_colours(measured.size)
     moved = np.empty_like(colours)
-    moved[matches.match.numpy()] = colours
-    _draw_patches(axes[0, 0], matches.earlier, colours, matches.size, f"frame {matches.frame - 1}: colours of places")
-    _draw_patches(axes[0, 1], matches.later, moved, matches.size, f"frame {matches.frame}: colours of the matches")
-    _draw_moves(axes[0, 2], matches)
-    _draw_matrices(figure, axes[1], matches)
+    moved[measured.match.numpy()] = colours
+    title = f"frame {measured.frame - 1}: a colour for every position"
+    _draw_patches(panels[0, 0], measured.earlier, colours, measured.size, title)
+    title = f"frame {measured.frame}: the colours of the matches"
+    _draw_patches(panels[0, 1], measured.later, moved, measured.size, title)
+    _draw_moves(panels[0, 2], measured)
+    _draw_matrices(figure, panels[1], measured)
     return figure
 
 
-def matches_figure(
-    model: VideoModel,
-    video: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    block: int | None = None,
-    frame: int | None = None,
-    tau: float = 0.1,
-) -> Matches:
-    """Draw the matches between two frames of the middle clip of a video into a picture.
-
-    Args:
-        model: in evaluation mode.
-        video: file or folder of frames.
-        out: the picture; its ending says the kind (.png, .svg, .pdf).
-        block: as in :func:`match_frames`, with the rest.
-
-    Raises:
-        GestaError: as :func:`match_frames`, an unreadable video, a picture that cannot be written.
-    """
-    found = match_frames(model, read_clip(video, model.config.clip), block=block, frame=frame, tau=tau)
-    write_figure(draw(found), out)
-    return found
-
-
-def _colours(size: Size) -> np.ndarray:
-    """A colour for every place, ``(N, 3)``: the hue tells left from right, pale from dark above from below."""
-    from matplotlib.colors import hsv_to_rgb
-
+def _position_colours(size: Size) -> np.ndarray:
+    """A colour for every position, ``(N, 3)``: the hue distinguishes left from right, pale is above and dark below."""
     down, across = (np.linspace(0, 1, n) for n in size)
     hue, depth = np.meshgrid(0.85 * across, down)
     return hsv_to_rgb(np.stack([hue, 0.35 + 0.65 * depth, 1 - 0.4 * depth], 2)).reshape(-1, 3)
@@ -213,66 +214,61 @@ def _draw_patches(axes: Axes, frame: Tensor, colours: np.ndarray, size: Size, ti
     axes.grid(color="white", linewidth=0.5, alpha=0.6)
 
 
-def _draw_moves(axes: Axes, matches: Matches) -> None:
+def _draw_moves(axes: Axes, measured: Matches) -> None:
     """Arrows from where patches were to where their matches are, on the later frame."""
-    from matplotlib.patches import FancyArrowPatch
-
-    height, width = matches.size
-    edge = matches.later.shape[-1]
-    place = np.arange(height * width)
-    to = matches.match.numpy()
+    height, width = measured.size
+    edge = measured.later.shape[-1]
+    position, match = np.arange(height * width), measured.match.numpy()
     cell = np.array([edge / width, edge / height])
-    start, end = (np.stack([p % width, p // width], 1) for p in (place, to))
-    cosines = matches.similarity.numpy()
-    gain = np.where(to != place, cosines[place, to] - cosines[place, place], -np.inf)
-    count = int((to != place).sum())
+    start, end = (np.stack([index % width, index // width], 1) for index in (position, match))
+    cosines = measured.similarity.numpy()
+    gain = np.where(match != position, cosines[position, match] - cosines[position, position], -np.inf)
+    count = int((match != position).sum())
     drawn = np.argsort(-gain, kind="stable")[: min(ARROWS, count)]
-    axes.imshow(matches.later.permute(1, 2, 0).numpy(), extent=(0, edge, edge, 0))
-    colours = _colours(matches.size)
+    axes.imshow(measured.later.permute(1, 2, 0).numpy(), extent=(0, edge, edge, 0))
+    colours = _position_colours(measured.size)
     for i in drawn:
         arrow = FancyArrowPatch(
             (start[i] + 0.5) * cell,
             (end[i] + 0.5) * cell,
-            connectionstyle="arc3,rad=0.25",  # two patches that change places get two arrows
+            connectionstyle="arc3,rad=0.25",  # two patches that change positions get two arrows
             arrowstyle="simple,tail_width=3,head_width=9,head_length=8",
             facecolor=colours[i],
             edgecolor="black",
             linewidth=0.7,
         )
         axes.add_patch(arrow)
-    title = f"frame {matches.frame}: " + (
-        f"{count} patches moved" if count <= ARROWS else f"the {ARROWS} of {count} moves that gain most"
-    )
-    axes.set_title(title if count else f"frame {matches.frame}: no patch moved", fontsize=10)
+    moves = f"{count} patches moved" if count <= ARROWS else f"the {ARROWS} of {count} moves that gain most"
+    axes.set_title(f"frame {measured.frame}: {moves if count else 'no patch moved'}", fontsize=10)
     axes.set_xlim(0, edge)
     axes.set_ylim(edge, 0)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
-def _draw_matrices(figure: Figure, axes: np.ndarray, matches: Matches) -> None:
-    """Similarities with the matches on them, the same rearranged by these, and what each patch gains."""
-    cosines = matches.similarity.numpy()
-    place, to = np.arange(len(cosines)), matches.match.numpy()
+def _draw_matrices(figure: Figure, panels: np.ndarray, measured: Matches) -> None:
+    """Similarities with the matches on them, the same with columns rearranged, and what each patch gains."""
+    cosines, match = measured.similarity.numpy(), measured.match.numpy()
+    position = np.arange(len(cosines))
     low, high = np.quantile(cosines, (0.005, 1.0))
     scale = {"cmap": "RdBu_r", "vmin": low, "vmax": high, "interpolation": "nearest"}
     dot = max(1.0, 260 / len(cosines))
-    for panel, values, column, title in (
-        (axes[0], cosines, to, "similarity, and the match (dots)"),
-        (axes[1], cosines[:, to], place, "the same, aligned: the match is the diagonal"),
+    for axes, values, title in (
+        (panels[0], cosines, "similarity, and the match (dots)"),
+        (panels[1], cosines[:, match], "the same, aligned: the match is the diagonal"),
     ):
-        shown = panel.imshow(values, **scale)
-        if panel is axes[0]:
-            panel.plot(column, place, ".", color="black", markersize=dot)
-        panel.set_title(title, fontsize=10)
-        panel.set_ylabel(f"patches of frame {matches.frame - 1}")
-    axes[0].set_xlabel(f"patches of frame {matches.frame}")
-    axes[1].set_xlabel(f"patches of frame {matches.frame}, rearranged")
-    figure.colorbar(shown, ax=list(axes[:2]), location="bottom", aspect=40, shrink=0.7, label="cosine similarity")
-    own, matched = cosines[place, place], cosines[place, to]
-    axes[2].plot([own.min(), 1], [own.min(), 1], color="0.7", linewidth=1)
-    axes[2].scatter(own, matched, s=14, c=_colours(matches.size), edgecolors="black", linewidths=0.3)
-    axes[2].set_xlabel("cosine with the same place")
-    axes[2].set_ylabel("cosine with the match")
-    axes[2].set_title("each patch (in its colour) before and after", fontsize=10)
-    axes[2].set_box_aspect(1)
+        image = axes.imshow(values, **scale)
+        axes.set_title(title, fontsize=10)
+        axes.set_ylabel(f"patches of frame {measured.frame - 1}")
+    panels[0].plot(match, position, ".", color="black", markersize=dot)
+    panels[0].set_xlabel(f"patches of frame {measured.frame}")
+    panels[1].set_xlabel(f"patches of frame {measured.frame}, rearranged")
+    figure.colorbar(image, ax=list(panels[:2]), location="bottom", aspect=40, shrink=0.7, label="cosine similarity")
+    unmatched, matched = cosines[position, position], cosines[position, match]
+    panels[2].plot([unmatched.min(), 1], [unmatched.min(), 1], color="0.7", linewidth=1)
+    colours = _position_colours(measured.size)
+    panels[2].scatter(unmatched, matched, s=14, c=colours, edgecolors="black", linewidths=0.3)
+    panels[2].set_xlabel("cosine with the same position")
+    panels[2].set_ylabel("cosine with the match")
+    panels[2].set_title("each patch (in its colour) before and after", fontsize=10)
+    panels[2].set_box_aspect(1)

@@ -1,4 +1,4 @@
-"""What SMEM excites: how much it adds at each place of each frame, over the frames.
+"""What SMEM excites: how much it adds at each position of each frame, over the frames.
 
 SMEM is §3.5 of "Spatio-temporal diffusion transformer for action recognition" (OpenReview ICR3swcnaa), part of
 STD-Former and a plug-in of any backbone; the paper shows no such maps.
@@ -6,21 +6,19 @@ STD-Former and a plug-in of any backbone; the paper shows no such maps.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from gesta.analysis.response import Response, draw
-from gesta.analysis.sources import as_input, read_clip, write_figure
+from gesta.analysis.response import Response, ResponseMap, draw_response
+from gesta.analysis.sources import as_input
 from gesta.errors import GestaError
 from gesta.model import VideoModel
 from gesta.plugins.smem import MotionExcitation
 
 
 @torch.inference_mode()
-def motions(name: str, model: VideoModel, clip: Tensor) -> list[Response]:
+def measure_motion(name: str, model: VideoModel, clip: Tensor) -> Response:
     """The motion map of every SMEM of a model, in the order of the forward pass.
 
     Args:
@@ -29,20 +27,19 @@ def motions(name: str, model: VideoModel, clip: Tensor) -> list[Response]:
         clip: square raw frames ``(T, 3, S, S)`` uint8 of any size; the model sees them at its own size.
 
     Raises:
-        GestaError: a model without SMEM.
+        GestaError: a model without SMEM, or with one that adds nothing yet.
     """
-    found: list[Response] = []
+    maps: list[ResponseMap] = []
 
-    def listen(place: str, layer: MotionExcitation) -> None:
-        def note(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            found.append(Response(name, place, layer.motion(inputs[0])[0].float().cpu()))
+    def record(label: str, layer: MotionExcitation) -> torch.utils.hooks.RemovableHandle:
+        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            maps.append(ResponseMap(name=name, tap=label, map=layer.motion(inputs[0])[0].float().cpu()))
 
-        handles.append(layer.register_forward_pre_hook(note))
+        return layer.register_forward_pre_hook(hook)
 
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    for place, layer in model.named_modules():
-        if isinstance(layer, MotionExcitation):
-            listen(_words(place), layer)
+    handles = [
+        record(_label(path), layer) for path, layer in model.named_modules() if isinstance(layer, MotionExcitation)
+    ]
     if not handles:
         raise GestaError(f"{name} has no SMEM; give an std_former, or a model with Insert(layer=SMEM(), at=k)")
     try:
@@ -50,29 +47,17 @@ def motions(name: str, model: VideoModel, clip: Tensor) -> list[Response]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    if not any(motion.map.any() for motion in maps):
+        raise GestaError(f"the SMEM of {name} adds nothing, as before any training; give a trained model")
+    return Response(clip=clip, maps=maps)
 
 
-def motion_figure(name: str, model: VideoModel, video: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """Draw the motion maps of the middle clip of a video into a picture.
-
-    Args:
-        name: what to call the model.
-        model: in evaluation mode.
-        video: file or folder of frames.
-        out: the picture; its ending says the kind (.png, .svg, .pdf).
-
-    Raises:
-        GestaError: no SMEM, one that adds nothing yet, an unreadable video, a picture that cannot be written.
-    """
-    clip = read_clip(video, model.config.clip)
-    maps = motions(name, model, clip)
-    if not any(response.map.any() for response in maps):
-        raise GestaError(f"the SMEM of {name} adds nothing, as a fresh one does; give a trained model")
-    return write_figure(draw(clip, maps), out)
+def draw_motion(measured: Response) -> Figure:
+    """The frames, and under them a row per SMEM."""
+    return draw_response(measured)
 
 
-def _words(place: str) -> str:
-    """Where a module is: ``blocks.4.motion.T`` or ``inserts.2.0``."""
-    parts = place.split(".")
+def _label(path: str) -> str:
+    """A short name of the module ``blocks.4.motion.T`` or ``inserts.2.0``."""
+    parts = path.split(".")
     return f"SMEM {parts[3]}[{parts[1]}]" if parts[0] == "blocks" else f"SMEM[{parts[1]}]"

@@ -1,16 +1,16 @@
-"""Mutual information of neighbouring frames' features, before and after alignment.
+"""Mutual information of neighbouring frames' features, before and after alignment (ATA's Table 4).
 
-Source: Y. Zhao et al., "Alignment-guided Temporal Attention for Video Action Recognition", NeurIPS 2022, §3.2 (Eqs 8 to
-16) and Table 4. The paper leaves p(x_j | x_i) open, and the temperature, the layer and the unit; its values can be
-compared in their order only. Read as a softmax of similarities, its Eqs 12 and 14 sum over all pairs (i, j), which no
-permutation changes, so they cannot grow by alignment as Eq 16 says. What does grow is information between what stands
-at the *same place*: with :func:`infonce`, whose partition no permutation changes either::
+Y. Zhao et al., "Alignment-guided Temporal Attention for Video Action Recognition", NeurIPS 2022, §3.2 (Eqs 8 to 16).
+The paper leaves p(x_j | x_i) open, and the temperature, the layer and the unit; its values can be compared in their
+order only. Read as a softmax of similarities, its Eqs 12 and 14 sum over all pairs (i, j), which no permutation
+changes, so they cannot grow by alignment as Eq 16 says. What does grow is information between tokens at the *same
+position*: with :func:`infonce`, whose partition no permutation changes either::
 
     I(aligned) - I(unaligned) = (mean matched cosine - mean diagonal cosine) / tau  >=  0
 
-with equality exactly if no other matching is better than staying. That is a correct form of Eq 16. It also says what
-the gain is worth: matching looks at both frames, so it raises the value of *unrelated* frames, too. Every measurement
-here therefore stands beside a control, one frame of a pair taken from another clip.
+with equality exactly if no other matching is better than the identity. That is a correct form of Eq 16. It also says
+what the gain is worth: matching sees both frames, so it raises the value of *unrelated* frames, too. Every measurement
+therefore comes with a control, in which one frame of a pair is taken from another clip.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from gesta.alignment.chain import Size, find_routes, similarity
 from gesta.analysis.sources import after_time
+from gesta.data.batch import Failure
 from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError
@@ -42,21 +43,22 @@ ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 BOUNDED: tuple[Estimator, ...] = ("infonce", "softmax_entropy")
 """Estimators that use a temperature and cannot exceed log N."""
 
-STRONGEST = 1 - 1e-6
-"""Largest squared correlation that :func:`gaussian` admits, 6.9 nats: equal features would have infinitely many."""
+MAX_SQUARED_CORRELATION = 1 - 1e-6
+"""Largest that :func:`gaussian` admits, 6.9 nats: equal features would have infinitely many."""
 
 LLOYD_STEPS = 20
+"""Steps of k-means."""
 
 
 # --- estimators: features of P pairs of frames, (P, N, C) each, to nats ----------------------------------------------
 
 
 def infonce(earlier: Tensor, later: Tensor, tau: float = 0.1) -> Tensor:
-    """InfoNCE between what stands at the same place of two frames (van den Oord et al. 2018).
+    """InfoNCE between tokens at the same position of two frames (van den Oord et al. 2018).
 
     ``log N + mean_i [ s_ii / tau - logsumexp_j s_ij / tau ]`` with cosine similarities s: how well a token of the
-    earlier frame finds the one at its own place among the N tokens of the later. A lower bound of mutual information in
-    expectation, at most log N; below 0 where the same place is a worse guess than any.
+    earlier frame finds the one at its own position among the N tokens of the later. A lower bound of mutual
+    information in expectation, at most log N; below 0 where the same position is a worse guess than any.
 
     Args:
         earlier: ``(P, N, C)``.
@@ -67,16 +69,16 @@ def infonce(earlier: Tensor, later: Tensor, tau: float = 0.1) -> Tensor:
         ``(P,)`` nats.
     """
     logits = _logits(earlier, later, tau)
-    own = logits.diagonal(dim1=1, dim2=2)
-    return math.log(logits.shape[2]) + (own - logits.logsumexp(2)).mean(1)
+    same_position = logits.diagonal(dim1=1, dim2=2)
+    return math.log(logits.shape[2]) + (same_position - logits.logsumexp(2)).mean(1)
 
 
 def softmax_entropy(earlier: Tensor, later: Tensor, tau: float = 0.1, induced_marginal: bool = False) -> Tensor:
     """Eq 12 by the letter, p(x_j | x_i) being the softmax of row i: ``log N + mean_i sum_j p_ij log p_ij``.
 
-    How peaked similarities are; places do not enter, so that alignment leaves it as it is. Eq 11's uniform marginal
-    does not follow from these conditionals; with ``induced_marginal`` the one that does, ``q_j = mean_i p_ij``, takes
-    its place (``H(q)`` for log N), which gives a mutual information in the proper sense.
+    How peaked similarities are; positions do not enter, so that alignment does not change it. Eq 11's uniform marginal
+    does not follow from these conditionals; with ``induced_marginal`` the one that does, ``q_j = mean_i p_ij``,
+    replaces it (``H(q)`` for log N), which gives a mutual information in the proper sense.
 
     Args, Returns: as :func:`infonce`.
     """
@@ -89,11 +91,13 @@ def softmax_entropy(earlier: Tensor, later: Tensor, tau: float = 0.1, induced_ma
 
 
 def gaussian(earlier: Tensor, later: Tensor) -> Tensor:
-    """What jointly normal channels of the measured correlation share: mean over channels of ``-log(1 - rho²) / 2``.
+    """Mutual information of jointly normal channels of the measured correlation.
 
-    rho is a channel's correlation over the N places with itself at the same places of the later frame. Channels are
-    taken by themselves, so this is nats per channel, overestimated by about 1 / (2 N). Those that do not vary share
-    nothing.
+    It is the mean over channels of ``-log(1 - rho²) / 2``.
+
+    rho is a channel's correlation over the N positions with itself at the same positions of the later frame. Each
+    channel is treated alone, so this is nats per channel, overestimated by about 1 / (2 N). A constant channel counts
+    as 0.
 
     Args:
         earlier: ``(P, N, C)``.
@@ -104,11 +108,11 @@ def gaussian(earlier: Tensor, later: Tensor) -> Tensor:
     """
     a, b = (F.normalize(x.double() - x.double().mean(1, keepdim=True), dim=1) for x in (earlier, later))
     rho = (a * b).sum(1)
-    return (-0.5 * torch.log1p(-rho.square().clamp(max=STRONGEST))).mean(1)
+    return (-0.5 * torch.log1p(-rho.square().clamp(max=MAX_SQUARED_CORRELATION))).mean(1)
 
 
 def codebook(earlier: Tensor, later: Tensor, codes: int = 16) -> Tensor:
-    """Discrete mutual information of the codes that stand at the same place, over all pairs of frames together.
+    """Discrete mutual information of the codes at the same position, over all pairs of frames together.
 
     Codes are the k-means clusters of the earlier frames' tokens. The plug-in estimate from n pairs of tokens is
     corrected for its bias by Miller and Madow's ``(K_x + K_y - K_xy - 1) / 2n``, K being the numbers of codes and pairs
@@ -117,7 +121,8 @@ def codebook(earlier: Tensor, later: Tensor, codes: int = 16) -> Tensor:
     Args:
         earlier: ``(P, N, C)``.
         later: ``(P, N, C)``.
-        codes: clusters; fewer if there are not as many tokens as pairs of codes, which could then all be told apart.
+        codes: clusters; fewer if there are fewer tokens than pairs of codes, since every token could then have a pair
+            of its own.
 
     Returns:
         ``(1,)`` nats.
@@ -156,11 +161,11 @@ def cosines(earlier: Tensor, later: Tensor) -> Tensor:
 
 def _logits(earlier: Tensor, later: Tensor, tau: float) -> Tensor:
     if tau <= 0:
-        raise GestaError(f"a temperature is greater than 0, not {tau:g}")
+        raise GestaError(f"the temperature must be greater than 0, not {tau:g}; choose another --tau")
     return cosines(earlier, later) / tau
 
 
-def match(earlier: Tensor, later: Tensor, size: Size) -> Tensor:
+def match_tokens(earlier: Tensor, later: Tensor, size: Size) -> Tensor:
     """The one-to-one match of best total similarity, found as ATA does by default.
 
     Args:
@@ -169,7 +174,7 @@ def match(earlier: Tensor, later: Tensor, size: Size) -> Tensor:
         size: (H, W), N = H·W; beyond 784 tokens, tiles of them are matched.
 
     Returns:
-        ``(P, N)`` int64: the place in the later frame of every token of the earlier.
+        ``(P, N)`` int64: the index in the later frame of every token of the earlier.
     """
     return find_routes(torch.stack([earlier, later], 1), size, coarse=tile(size))[:, 1]
 
@@ -178,22 +183,24 @@ def match(earlier: Tensor, later: Tensor, size: Size) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MapInformation:
     """Neighbouring frames of one feature map; means over pairs of frames and clips.
 
     Attributes:
+        model: its name, or ``None`` for the map right after the first model's embedding, before any temporal modelling.
         tap: the feature map, ``last`` being the last block's after the layer norm that follows it (if one does).
         size: (H, W) of the map.
-        unaligned: nats between what stands at the same place.
+        unaligned: nats between tokens at the same position.
         aligned: the same after matching.
         control_unaligned: as ``unaligned``, the later frame taken from another clip; None for a single clip.
         control_aligned: as ``aligned``, the later frame taken from another clip: what matching alone gives.
-        cosine_unaligned: mean cosine of what stands at the same place.
-        cosine_aligned: mean cosine of what is matched.
-        stay: share of tokens that are matched with the one at their own place.
+        cosine_unaligned: mean cosine of tokens at the same position.
+        cosine_aligned: mean cosine of matched tokens.
+        unmoved: fraction of tokens that are matched with the one at their own position.
         clips: clips that were measured.
     """
 
+    model: str
     tap: str
     size: Size
     unaligned: float
@@ -202,24 +209,26 @@ class Measured:
     control_aligned: float | None
     cosine_unaligned: float
     cosine_aligned: float
-    stay: float
+    unmoved: float
     clips: int
 
 
 @torch.inference_mode()
-def measure(
+def measure_maps(
+    name: str,
     model: VideoModel,
     clips: Iterable[Tensor],
     *,
     taps: Sequence[str] = ("stem", "last"),
     estimator: Estimator = "infonce",
     tau: float = 0.1,
-) -> list[Measured]:
+) -> list[MapInformation]:
     """Mutual information of neighbouring frames' features in a model.
 
     Features are in the frames' own layout (de-aligned, if the model aligns); matching is done here, on any model.
 
     Args:
+        name: what to call the model.
         model: in evaluation mode.
         clips: normalised, ``(1, 3, T, H, W)`` each, on the model's device. The control pairs each with the one before
             it (the first with the last), so neighbours should be unrelated.
@@ -231,74 +240,75 @@ def measure(
         One entry per tap.
 
     Raises:
-        GestaError: a temperature that is not positive, no clips, a map of one frame or one place.
+        GestaError: a temperature that is not positive, no clips, a map of one frame or one position.
     """
-    own: dict[str, list[Tensor]] = {tap: [] for tap in taps}
+    same_clip: dict[str, list[Tensor]] = {tap: [] for tap in taps}
     control: dict[str, list[Tensor]] = {tap: [] for tap in taps}
     sizes: dict[str, Size] = {}
-    first: dict[str, Tensor] = {}
-    before: dict[str, Tensor] = {}
+    first: dict[str, Tensor] = {}  # tokens of the first clip
+    previous: dict[str, Tensor] = {}  # tokens of the clip before
     for clip in clips:
         for tap, grid in _maps(model, clip, taps).items():
             sizes[tap] = (grid.shape[3], grid.shape[4])
             if grid.shape[2] < 2 or math.prod(sizes[tap]) < 2:
                 raise GestaError(
                     f"{type(model).__name__}, {tap}: a map of {' × '.join(map(str, grid.shape[2:]))} has no "
-                    "neighbouring frames, or a single place in each: nothing to align; choose another --block"
+                    "neighbouring frames, or a single position in each: nothing to align; choose another --block"
                 )
             tokens = grid[0].flatten(2).permute(1, 2, 0)
-            own[tap].append(_compare(tokens[:-1], tokens[1:], sizes[tap], estimator, tau))
-            if tap in before:
-                control[tap].append(_compare(before[tap][:-1], tokens[1:], sizes[tap], estimator, tau))
+            same_clip[tap].append(_compare(tokens[:-1], tokens[1:], sizes[tap], estimator, tau))
+            if tap in previous:
+                control[tap].append(_compare(previous[tap][:-1], tokens[1:], sizes[tap], estimator, tau))
             first.setdefault(tap, tokens)
-            before[tap] = tokens
+            previous[tap] = tokens
     if not first:
         raise GestaError("there is no clip to measure")
-    found = []
+    measured = []
     for tap in taps:
         if control[tap]:
-            control[tap].append(_compare(before[tap][:-1], first[tap][1:], sizes[tap], estimator, tau))
-        values = torch.stack(own[tap]).mean(0).tolist()
-        others = torch.stack(control[tap]).mean(0).tolist() if control[tap] else [None, None]
-        found.append(
-            Measured(
+            control[tap].append(_compare(previous[tap][:-1], first[tap][1:], sizes[tap], estimator, tau))
+        means = torch.stack(same_clip[tap]).mean(0).tolist()
+        control_means = torch.stack(control[tap]).mean(0).tolist() if control[tap] else [None, None]
+        measured.append(
+            MapInformation(
+                model="None" if tap == "stem" else name,
                 tap=tap,
                 size=sizes[tap],
-                unaligned=values[0],
-                aligned=values[1],
-                control_unaligned=others[0],
-                control_aligned=others[1],
-                cosine_unaligned=values[2],
-                cosine_aligned=values[3],
-                stay=values[4],
-                clips=len(own[tap]),
+                unaligned=means[0],
+                aligned=means[1],
+                control_unaligned=control_means[0],
+                control_aligned=control_means[1],
+                cosine_unaligned=means[2],
+                cosine_aligned=means[3],
+                unmoved=means[4],
+                clips=len(same_clip[tap]),
             )
         )
-    return found
+    return measured
 
 
 def _maps(model: VideoModel, clip: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
     last = f"block.{len(model.blocks) - 1}"
-    found = model.taps(clip, [last if tap == "last" else tap for tap in taps])
+    tapped = model.taps(clip, [last if tap == "last" else tap for tap in taps])
     norm = getattr(model, "norm", None)
-    maps = {tap: found[last] if tap == "last" else found[tap] for tap in taps}
+    maps = {tap: tapped[last] if tap == "last" else tapped[tap] for tap in taps}
     if "last" in maps and isinstance(norm, nn.LayerNorm):
         maps["last"] = norm(maps["last"].movedim(1, -1)).movedim(-1, 1)
     return maps
 
 
 def _compare(earlier: Tensor, later: Tensor, size: Size, estimator: Estimator, tau: float) -> Tensor:
-    """Unaligned and aligned estimates, unaligned and aligned mean cosine, share that stays: ``(5,)``."""
-    places = match(earlier, later, size)
-    aligned = later.gather(1, places[..., None].expand_as(later))
-    here = torch.arange(places.shape[1], device=places.device)
+    """Unaligned and aligned estimates, unaligned and aligned mean cosine, fraction that stays: ``(5,)``."""
+    match = match_tokens(earlier, later, size)
+    aligned = later.gather(1, match[..., None].expand_as(later))
+    position = torch.arange(match.shape[1], device=match.device)
     return torch.tensor(
         [
             estimate(earlier, later, estimator, tau),
             estimate(earlier, aligned, estimator, tau),
             F.cosine_similarity(earlier, later, dim=2).mean().item(),
             F.cosine_similarity(earlier, aligned, dim=2).mean().item(),
-            (places == here).double().mean().item(),
+            (match == position).double().mean().item(),
         ],
         dtype=torch.float64,
     )
@@ -314,14 +324,14 @@ class MutualInformation:
     Attributes:
         estimator: how information was estimated.
         tau: temperature, None if the estimator has none.
-        rows: (temporal modelling, measurement); the first is before any, right after the first model's embedding.
-        failures: (video, reason) of those left out.
+        rows: a measurement of each model; the first is the map before any temporal modelling.
+        failures: videos that could not be read and are left out.
     """
 
     estimator: Estimator
     tau: float | None
-    rows: list[tuple[str, Measured]]
-    failures: list[tuple[str, str]]
+    rows: list[MapInformation]
+    failures: list[Failure]
 
     def to_json(self) -> dict[str, Any]:
         """All attributes as plain values."""
@@ -329,42 +339,43 @@ class MutualInformation:
             "estimator": self.estimator,
             "tau": self.tau,
             "unit": "nats",
-            "rows": [{"model": name, **asdict(row)} for name, row in self.rows],
-            "failures": [{"video": video, "reason": reason} for video, reason in self.failures],
+            "rows": [asdict(row) for row in self.rows],
+            "failures": [{"video": failure.name, "reason": failure.reason} for failure in self.failures],
         }
 
     def __str__(self) -> str:
-        clips = self.rows[0][1].clips
-        how = self.estimator + (f", τ = {self.tau:g}" if self.tau else "")
-        wide = max(len("temporal modelling"), *(len(name) for name, _ in self.rows))
+        clips = self.rows[0].clips
+        method = self.estimator + (f", τ = {self.tau:g}" if self.tau else "")
+        bounded = self.estimator in BOUNDED
+        wide = max(len("temporal modelling"), *(len(row.model) for row in self.rows))
         lines = [
-            f"mutual information of neighbouring frames: {how}, nats, mean over {clips} clip{'s' * (clips > 1)}",
+            f"mutual information of neighbouring frames: {method}, nats, mean over {clips} clip{'s' * (clips > 1)}",
             f"{'':{wide + 41}}{'shuffled clips':^21}",
             f"{'temporal modelling':{wide}}  {'features':<11}{'tokens':>8}{'unaligned':>11}{'aligned':>9}"
-            f"{'unaligned':>12}{'aligned':>9}{'stay':>7}" + ("   at most" if self.estimator in BOUNDED else ""),
+            f"{'unaligned':>12}{'aligned':>9}{'unmoved':>9}" + ("   at most" if bounded else ""),
         ]
-        for name, row in self.rows:
+        for row in self.rows:
             height, width = row.size
             shuffled = [
                 "–" if value is None else f"{value:.3f}" for value in (row.control_unaligned, row.control_aligned)
             ]
             lines.append(
-                f"{name:{wide}}  {row.tap:<11}{f'{height} × {width}':>8}{row.unaligned:>11.3f}{row.aligned:>9.3f}"
-                f"{shuffled[0]:>12}{shuffled[1]:>9}{row.stay:>7.0%}"
-                + (f"{math.log(height * width):>10.3f}" if self.estimator in BOUNDED else "")
+                f"{row.model:{wide}}  {row.tap:<11}{f'{height} × {width}':>8}{row.unaligned:>11.3f}{row.aligned:>9.3f}"
+                f"{shuffled[0]:>12}{shuffled[1]:>9}{row.unmoved:>9.0%}"
+                + (f"{math.log(height * width):>10.3f}" if bounded else "")
             )
         lines += [
             "",
             "Matching sees both frames of a pair and so raises the value of unrelated frames, too: what counts is how",
             "far a value exceeds that of the shuffled clips, where the later frame is another video's.",
-            "stay: share of tokens whose match is at their own place. None: right after the first model's embedding.",
+            "unmoved: tokens whose match is at their own position. None: right after the first model's embedding.",
         ]
         if clips == 1:
             lines.append("One clip cannot be shuffled: give a second video.")
-        return "\n".join(lines + [f"left out: {reason}" for _, reason in self.failures])
+        return "\n".join(lines + [f"left out: {failure.reason}" for failure in self.failures])
 
 
-def mutual_information(
+def measure_mutual_information(
     models: Sequence[tuple[str, VideoModel]],
     records: Sequence[Record],
     *,
@@ -386,29 +397,30 @@ def mutual_information(
     Raises:
         GestaError: no such block, or no video that can be read.
     """
-    place = choose_device(device)
+    chosen_device = choose_device(device)
+    # the control pairs neighbours, and neighbours in a list are often of one class: shuffle
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(0)).tolist()
     taps = ["last" if block is None else after_time(model, block) for _, model in models]
-    rows: list[tuple[str, Measured]] = []
-    failures: dict[str, str] = {}
+    rows: list[MapInformation] = []
+    failures: dict[str, Failure] = {}
 
-    def clips(model: VideoModel, what: str) -> Iterable[Tensor]:
+    def clips(name: str, model: VideoModel) -> Iterable[Tensor]:
         views = TestViews(records, model.config.clip, EvaluateConfig(clips=1, crops=1))
-        for batch in track(in_background(test_loader(views, order, 1, 0), size=2), what, total=len(order)):
-            failures.update({failure.name: failure.reason for failure in batch["failures"]})
+        for batch in track(in_background(test_loader(views, order, 1, 0), size=2), name, total=len(order)):
+            failures.update({failure.name: failure for failure in batch["failures"]})
             if len(batch["index"]):
-                yield to_clips(batch["video"].to(place), model.config.clip)
+                yield to_clips(batch["video"].to(chosen_device), model.config.clip)
         if len(failures) == len(records):
-            raise GestaError(f"none of {len(records)} videos can be read, for instance {next(iter(failures.values()))}")
+            example = next(iter(failures.values())).reason
+            raise GestaError(f"none of {len(records)} videos can be read, for instance {example}")
 
     for (name, model), tap in zip(models, taps):
-        model.to(place).eval()
-        wanted = [tap] if rows else ["stem", tap]
-        found = measure(model, clips(model, name), taps=wanted, estimator=estimator, tau=tau)
-        rows += [("None" if row.tap == "stem" else name, row) for row in found]
+        model.to(chosen_device).eval()
+        of_model = [tap] if rows else ["stem", tap]
+        rows += measure_maps(name, model, clips(name, model), taps=of_model, estimator=estimator, tau=tau)
     return MutualInformation(
         estimator=estimator,
         tau=tau if estimator in BOUNDED else None,
         rows=rows,
-        failures=sorted(failures.items()),
+        failures=[failures[name] for name in sorted(failures)],
     )

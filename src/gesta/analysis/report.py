@@ -1,4 +1,4 @@
-"""A run on one page: a single HTML file with everything in it, to open in any browser or to send to someone."""
+"""A run on one page: curves, confusions, hits and misses in a single HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from gesta.analysis.charts import confused_pairs, confusion_matrix, curves
-from gesta.analysis.strips import strips
+from gesta.analysis.confusion import confused_pairs
+from gesta.analysis.report_charts import confusion_svg, training_curves
+from gesta.analysis.report_strips import strips
 from gesta.checkpoint import write_atomically
 from gesta.config import from_json
+from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
 
@@ -37,7 +39,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th { text-align: left; font-weight: 600; color: var(--soft) } th, td { padding: .22rem .9rem .22rem 0 }
 tr + tr > td { border-top: 1px solid var(--line) } td.n, th.n { text-align: right }
 .bar { display: inline-block; height: .55rem; border-radius: 3px; background: var(--hit); vertical-align: middle }
-.miss .bar.top, .bar.miss { background: var(--miss) } .bar.rest { background: var(--soft); opacity: .55 }
+.miss .bar.top, .bar.miss { background: var(--miss) } .bar.other { background: var(--soft); opacity: .55 }
 .strip { margin: .9rem 0 1.3rem } .strip img { display: block; max-width: 100%; border-radius: 6px }
 .strip .answers { display: grid; grid-template-columns: repeat(3, 1fr); gap: 0 1.4rem; font-size: .88rem }
 .strip .answers span { display: flex; justify-content: space-between }
@@ -55,8 +57,8 @@ def write_report(run: str | Path, data_root: str | Path | None = None) -> Path:
 
     Args:
         run: a folder with ``result.json`` (or ``result-SPLIT.json``); the curves come from ``log.jsonl`` and the title
-            from ``recipe.json`` where these are there.
-        data_root: where the videos lie, if not where they were evaluated.
+            from ``recipe.json`` where these exist.
+        data_root: folder of the videos, if they have moved since they were evaluated.
 
     Returns:
         The file's path.
@@ -65,12 +67,12 @@ def write_report(run: str | Path, data_root: str | Path | None = None) -> Path:
         GestaError: no result in the folder, or a broken one.
     """
     run = Path(run)
-    found = sorted(run.glob("result*.json"))
-    if not found:
-        raise GestaError(f"{run}: there is no result.json in this folder; gesta train and gesta evaluate write one")
-    result = Result.read(run / "result.json" if run / "result.json" in found else found[0])
-    recipe = _json(run / "recipe.json")
-    log = _log(run / "log.jsonl")
+    results = sorted(run.glob("result*.json"))
+    if not results:
+        raise GestaError(f"{run}: has no result.json; gesta train and gesta evaluate write one")
+    result = Result.read(run / "result.json" if run / "result.json" in results else results[0])
+    recipe = _read_json(run / "recipe.json")
+    log = _read_log(run / "log.jsonl")
     title = recipe.get("name") or run.resolve().name
     parts = [
         *_header(result, str(title), str(recipe.get("paper") or "")),
@@ -140,7 +142,7 @@ def _header(result: Result, title: str, paper: str) -> Iterator[str]:
 
 
 def _protocol(result: Result) -> str:
-    """How the numbers came about, in sentences."""
+    """How the numbers were measured, in sentences."""
     weights = f", weights {Path(result.checkpoint).name}" if result.checkpoint else ""
     text = f"{result.model}{weights}, on the {result.split} split: {result.listed} videos. "
     if result.failed:
@@ -156,15 +158,15 @@ def _protocol(result: Result) -> str:
 
 
 def _interval(percent: float, videos: int) -> str:
-    """95 % confidence interval (Wilson) of an accuracy, in words."""
-    from scipy.stats import binomtest
+    """95 % confidence interval (Wilson) of an accuracy, as text."""
+    from scipy.stats import binomtest  # imported here for start-up time
 
-    found = binomtest(round(percent * videos / 100), videos).proportion_ci(method="wilson")
-    return f"95 %: {100 * found.low:.1f} to {100 * found.high:.1f}"
+    interval = binomtest(round(percent * videos / 100), videos).proportion_ci(method="wilson")
+    return f"95 %: {100 * interval.low:.1f} to {100 * interval.high:.1f}"
 
 
 def _training(log: list[dict[str, Any]]) -> Iterator[str]:
-    svg = curves(log)
+    svg = training_curves(log)
     if not svg:
         return
     yield svg
@@ -184,18 +186,18 @@ def _confusion(result: Result, space: str) -> Iterator[str]:
     for label, scores in zip(result.labels[space], result.scores[space]):
         if label is not None and scores is None:
             failed[label] += 1
-    svg, remark = confusion_matrix(matrix, names, failed)
+    svg, remark = confusion_svg(matrix, names, failed)
     yield (
-        '<p class="soft">Rows: true class; columns: answer. The stronger the colour, the greater the share of the row; '
-        f"numbers appear under the pointer. {escape(remark)}</p>"
+        '<p class="soft">Rows: true class; columns: predicted class. The stronger the colour, the greater the fraction '
+        f"of the row; numbers appear under the pointer. {escape(remark)}</p>"
     )
     yield f'<div class="scroll">{svg}</div>'
     pairs = confused_pairs(matrix, names, PAIRS)
     if pairs:
-        yield "<h3>Most confused</h3><table><tr><th>true</th><th>taken for</th><th class='n'>videos</th><th></th></tr>"
-        for true, answer, count, total in pairs:
+        yield "<h3>Most confused</h3><table><tr><th>true</th><th>predicted</th><th class='n'>videos</th><th></th></tr>"
+        for true, predicted, count, total in pairs:
             yield (
-                f"<tr><td>{escape(true)}</td><td>{escape(answer)}</td><td class='n'>{count} of {total}</td>"
+                f"<tr><td>{escape(true)}</td><td>{escape(predicted)}</td><td class='n'>{count} of {total}</td>"
                 f"<td><i class='bar miss' style='width:{8 * count / total:.2f}rem'></i></td></tr>"
             )
         yield "</table>"
@@ -208,7 +210,7 @@ def _classes(result: Result, space: str) -> Iterator[str]:
         return
     yield (
         "<table><tr><th>class, weakest first</th><th class='n'>right</th><th class='n'>%</th><th></th>"
-        "<th>else mostly taken for</th></tr>"
+        "<th>confused most with</th></tr>"
     )
     videos = [0] * len(names)
     for label in result.labels[space]:
@@ -244,16 +246,14 @@ def _failures(result: Result, log: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _cost(result: Result) -> Iterator[str]:
-    from gesta.cost import count
-
     if "fused" in result.model_config:
         models = ", ".join(str(source["model"]) for source in result.model_config["of"])
-        yield f'<p class="soft">It is the sum of those that were fused ({escape(models)}).</p>'
+        yield f'<p class="soft">The sum of the costs of the fused models ({escape(models)}).</p>'
         return
     try:
         config = from_json(result.model_config, source="the result")
     except GestaError as error:
-        yield f'<p class="soft">It cannot be counted: {escape(str(error))}</p>'
+        yield f'<p class="soft">The cost cannot be counted: {escape(str(error))}</p>'
         return
     torch_cost, papers = count(config), count(config, style="fvcore")
     views = result.views["total"] / max(result.scored, 1)
@@ -263,11 +263,11 @@ def _cost(result: Result) -> Iterator[str]:
         "<table><tr><th>part</th><th class='n'>parameters</th><th class='n'>GMACs, papers' counting</th>"
         "<th class='n'>GMACs, torch's</th><th></th></tr>"
     )
-    for part, other in zip(papers.parts, torch_cost.parts):
+    for part, torch_part in zip(papers.parts, torch_cost.parts):
         bar = f"<i class='bar' style='width:{8 * part.macs / max(papers.macs, 1):.2f}rem'></i>"
         yield (
             f"<tr><td>{escape(part.name)}</td><td class='n'>{part.params:,}</td>"
-            f"<td class='n'>{part.macs / 1e9:.4f}</td><td class='n'>{other.macs / 1e9:.4f}</td><td>{bar}</td></tr>"
+            f"<td class='n'>{part.macs / 1e9:.4f}</td><td class='n'>{torch_part.macs / 1e9:.4f}</td><td>{bar}</td></tr>"
         )
     yield "</table>"
 
@@ -275,12 +275,12 @@ def _cost(result: Result) -> Iterator[str]:
 def _details(result: Result, recipe: dict[str, Any]) -> Iterator[str]:
     space = next(iter(result.classes))
     names = result.classes[space]
-    short = result.to_json()
+    fields = result.to_json()
     for field in ("names", "labels", "scores", "confusion", "per_class"):
-        del short[field]  # in the tables
-    text = json.dumps(short, indent=2, ensure_ascii=False)
+        del fields[field]  # in the tables
+    text = json.dumps(fields, indent=2, ensure_ascii=False)
     yield f"<details><summary>Protocol, numbers and hashes</summary><pre>{escape(text)}</pre></details>"
-    yield "<details><summary>Every video</summary><table><tr><th>video</th><th>true</th><th>answers</th></tr>"
+    yield "<details><summary>Every video</summary><table><tr><th>video</th><th>true</th><th>scores</th></tr>"
     for name, label, scores in zip(result.names, result.labels[space], result.scores[space]):
         answers = "failed"
         if scores is not None:
@@ -294,17 +294,17 @@ def _details(result: Result, recipe: dict[str, Any]) -> Iterator[str]:
         yield f"<details><summary>Recipe</summary><pre>{escape(text)}</pre></details>"
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty if the file is not there or broken: a report does without it."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty if the file is missing or broken: the report is written without it."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; one that was cut short is left out."""
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; an incomplete one is left out."""
     lines = []
     if path.is_file():
         for text in path.read_text(encoding="utf-8", errors="replace").splitlines():

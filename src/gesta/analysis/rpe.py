@@ -1,34 +1,39 @@
-"""Relative positions in clusters: which patches share one, and how many clusters a ratio makes.
+"""Relative positions in clusters: which patches share one (Fig. 3.5), and how many clusters a ratio makes (Fig. 3.4).
 
-Figs 3.4 and 3.5 of Y. Ma's thesis (Pattern Recognition 145, 109905), for RPE-STDT. See :mod:`gesta.layers.rpe`.
+Figures of Y. Ma's thesis (Pattern Recognition 145, 109905), for RPE-STDT. See :mod:`gesta.layers.rpe`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
+from rich.table import Table
 from torch import Tensor
 
-from gesta.analysis.sources import is_model, write_figure
-from gesta.checkpoint import read_metadata
-from gesta.config import from_json, replace, suggest
+from gesta.analysis.figures import BLUE, ORANGE, RED, new_figure, open_axes
+from gesta.analysis.sources import check_model
+from gesta.checkpoint import read_metadata, weights_file
+from gesta.config import from_json, replace
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
 from gesta.layers.rpe import bucket_map, reach, rows
 from gesta.model import ModelConfig
 from gesta.models import MODELS, model_config
 from gesta.models.rpe_stdt import RPESTDTConfig
+from gesta.progress import plain_text
 from gesta.recipes.address import read_recipe
 
 RATIOS = (0.5, 1.0, 1.5, 1.9, 2.0, 2.5, 3.0, 3.5, 4.0)
-FREE = ("ratio", "classes", "activation_checkpointing")
-"""Fields in which runs may differ that are drawn on one line."""
+MAY_DIFFER = ("ratio", "classes", "activation_checkpointing")
+"""Fields of the model in which the runs may differ that are drawn on one line."""
 
 
 def read_config(source: str, *, trust_code: bool = False) -> RPESTDTConfig:
@@ -40,37 +45,32 @@ def read_config(source: str, *, trust_code: bool = False) -> RPESTDTConfig:
     config: ModelConfig
     if source in MODELS:
         config = model_config(source)
-    elif is_model(source):
-        path = Path(source)
-        path = path / "best.safetensors" if path.is_dir() else path
-        config = from_json(read_metadata(path)["model"], trust_code=trust_code, source=source)
     else:
-        raise GestaError(
-            f"{source} is neither a run folder, a .safetensors file nor a model{suggest(source, MODELS)} "
-            "(all names: gesta models)"
-        )
-    return _with_positions(source, config)
+        check_model(source)
+        metadata = read_metadata(weights_file(source))
+        config = from_json(metadata["model"], trust_code=trust_code, source=source)
+    return _checked(source, config)
 
 
-def _with_positions(source: str, config: ModelConfig) -> RPESTDTConfig:
+def _checked(source: str, config: ModelConfig) -> RPESTDTConfig:
     if not isinstance(config, RPESTDTConfig) or not config.relative:
         raise GestaError(f"{source} has no relative positions in clusters; rpe_stdt_b12 has")
     if reach(config.ratio) < 1:
-        raise GestaError(f"ratio={config.ratio} leaves one cluster; say 0.5 or more")
+        raise GestaError(f"ratio={config.ratio} leaves one cluster; choose 0.5 or more")
     return config
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class BucketMap:
-    """The clusters of all patches of a frame as one of them sees them.
+    """The clusters of all patches of a frame relative to one of them.
 
     Attributes:
         name: of the model.
         reference: row and column of that patch, from 0.
         ids: cluster of every patch ``(H, W)``.
         ratio, bucket, method: how distances share clusters.
-        declared: clusters that have a vector, with the class token's.
-        used: those that occur for any two tokens of the frame.
+        declared: number of clusters that have a vector, including the class token's.
+        used: number of clusters that occur for any two tokens of the frame.
     """
 
     name: str
@@ -83,8 +83,8 @@ class BucketMap:
     used: int
 
     @property
-    def seen(self) -> int:
-        """Clusters on this map."""
+    def shown(self) -> int:
+        """Number of clusters on this map."""
         return len(self.ids.unique())
 
     def to_json(self) -> dict[str, Any]:
@@ -97,19 +97,19 @@ class BucketMap:
             "method": self.method,
             "declared": self.declared,
             "used": self.used,
-            "seen": self.seen,
+            "shown": self.shown,
             "ids": self.ids.tolist(),
         }
 
     def __str__(self) -> str:
         return (
-            f"{self.name}, {self.bucket} {self.method}, ratio {self.ratio:g}: {self.seen} clusters around patch "
+            f"{self.name}, {self.bucket} {self.method}, ratio {self.ratio:g}: {self.shown} clusters around patch "
             f"{self.reference[0]},{self.reference[1]} of {self.ids.shape[0]} × {self.ids.shape[1]}; {self.declared} "
-            f"declared, {self.used} used, with the class token's"
+            f"declared, {self.used} used, including the class token's"
         )
 
 
-def bucket_map_of(name: str, config: ModelConfig, reference: tuple[int, int] | None = None) -> BucketMap:
+def measure_bucket_map(name: str, config: ModelConfig, reference: tuple[int, int] | None = None) -> BucketMap:
     """The clusters around a patch.
 
     Args:
@@ -120,67 +120,63 @@ def bucket_map_of(name: str, config: ModelConfig, reference: tuple[int, int] | N
     Raises:
         GestaError: a model without relative positions, a patch outside the frame.
     """
-    config = _with_positions(name, config)
+    config = _checked(name, config)
     edge = config.clip.size // config.patch
-    at = (edge // 2, edge // 2) if reference is None else reference
-    if not all(0 <= place < edge for place in at):
-        raise GestaError(f"patch {at[0]},{at[1]}: {name} has {edge} × {edge} patches, rows and columns 0 to {edge - 1}")
-    every = bucket_map(edge, edge, config.ratio, config.bucket, config.method)
-    ids = every[1 + at[0] * edge + at[1], 1:].view(edge, edge)
+    row, column = (edge // 2, edge // 2) if reference is None else reference
+    if not (0 <= row < edge and 0 <= column < edge):
+        raise GestaError(f"patch {row},{column}: {name} has {edge} × {edge} patches, rows and columns 0 to {edge - 1}")
+    all_ids = bucket_map(edge, edge, config.ratio, config.bucket, config.method)
     return BucketMap(
         name=name,
-        reference=at,
-        ids=ids.clone(),
+        reference=(row, column),
+        ids=all_ids[1 + row * edge + column, 1:].view(edge, edge).clone(),  # token 0 is the class token
         ratio=config.ratio,
         bucket=config.bucket,
         method=config.method,
         declared=rows(config.ratio, config.method),
-        used=len(every.unique()),
+        used=len(all_ids.unique()),
     )
 
 
-def draw_map(found: BucketMap) -> Figure:
+def draw_bucket_map(measured: BucketMap) -> Figure:
     """A colour and the number of its cluster for every patch, borders between clusters, a flag on the reference."""
-    from matplotlib.colors import hsv_to_rgb
-    from matplotlib.figure import Figure
-
-    ids = found.ids.numpy()
+    ids = measured.ids.numpy()
     _, number = np.unique(ids, return_inverse=True)
     number = number.reshape(ids.shape)
-    turn = number * 0.61803 % 1  # golden section: neighbours in number are far apart in hue
-    colours = hsv_to_rgb(np.stack([turn, 0.3 + 0.15 * (number % 3), 0.98 - 0.09 * (number % 2)], 2))
-    figure = Figure(figsize=(7.6, 7.9), layout="constrained", facecolor="white")
+    hue = number * 0.61803 % 1  # golden section: neighbours in number are far apart in hue
+    colours = hsv_to_rgb(np.stack([hue, 0.3 + 0.15 * (number % 3), 0.98 - 0.09 * (number % 2)], 2))
+    figure = new_figure(7.6, 7.9)
     axes = figure.add_subplot()
     axes.imshow(colours, interpolation="nearest")
     for y, x in np.ndindex(ids.shape):
-        if (y, x) != found.reference:
+        if (y, x) != measured.reference:
             axes.text(x, y, str(ids[y, x]), ha="center", va="center", fontsize=7.5, color="0.25")
         if x + 1 < ids.shape[1] and ids[y, x] != ids[y, x + 1]:
             axes.plot([x + 0.5] * 2, [y - 0.5, y + 0.5], color="white", linewidth=2)
         if y + 1 < ids.shape[0] and ids[y, x] != ids[y + 1, x]:
             axes.plot([x - 0.5, x + 0.5], [y + 0.5] * 2, color="white", linewidth=2)
-    y, x = found.reference
+    y, x = measured.reference
     axes.plot([x - 0.22] * 2, [y - 0.36, y + 0.36], color="0.15", linewidth=1.8)
-    axes.fill([x - 0.2, x + 0.34, x - 0.2], [y - 0.36, y - 0.17, y + 0.02], color="#d40000")
+    axes.fill([x - 0.2, x + 0.34, x - 0.2], [y - 0.36, y - 0.17, y + 0.02], color=RED)
     axes.set_xticks(range(ids.shape[1]))
     axes.set_yticks(range(ids.shape[0]))
     axes.tick_params(length=0, labelsize=8)
     axes.set_title(
-        f"{found.name}: the {found.seen} clusters around patch {y},{x}\n"
-        f"{found.bucket} function, ratio {found.ratio:g}; {found.declared} clusters declared, {found.used} used, with "
-        "the class token's",
+        f"{measured.name}: the {measured.shown} clusters around patch {y},{x}\n"
+        f"{measured.bucket} function, ratio {measured.ratio:g}; {measured.declared} clusters declared, {measured.used} "
+        "used, including the class token's",
         fontsize=10,
     )
     return figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clusters:
-    """One ratio of a sweep.
+class RatioClusters:
+    """The clusters of one ratio.
 
     Attributes:
-        ratio: where sharing begins, in patches.
-        declared: clusters that have a vector, with the class token's.
+        ratio: the distance in patches from which on positions share clusters.
+        declared: number of clusters that have a vector, including the class token's.
         used: those that occur on the model's frame.
         top1: data set → accuracies of the runs that exist, percent.
     """
@@ -192,20 +188,25 @@ class Clusters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
-    """What :func:`sweep` found; ``print`` it.
+class Clusters:
+    """Numbers of clusters by ratio.
 
     Attributes:
         name: of the model.
         edge: patches on a side of its frame.
         runs: folder in which runs were looked for.
-        clusters: one entry per ratio, ascending.
+        by_ratio: one entry per ratio, ascending.
     """
 
     name: str
     edge: int
     runs: str
-    clusters: list[Clusters]
+    by_ratio: list[RatioClusters]
+
+    @property
+    def data_sets(self) -> list[str]:
+        """Names of the data sets of which there are accuracies."""
+        return sorted({name for c in self.by_ratio for name in c.top1})
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -213,34 +214,24 @@ class Sweep:
             "model": self.name,
             "edge": self.edge,
             "runs": self.runs,
-            "clusters": [
-                {"ratio": c.ratio, "declared": c.declared, "used": c.used, "top1": c.top1} for c in self.clusters
-            ],
+            "clusters": [asdict(c) for c in self.by_ratio],
         }
 
     def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
-
-        data = _data_sets(self.clusters)
         table = Table()
-        for column in ("ratio", "declared", "used", *(f"{name}, top-1 %" for name in data)):
+        for column in ("ratio", "declared", "used", *(f"{name}, top-1 %" for name in self.data_sets)):
             table.add_column(column, justify="right")
-        for c in self.clusters:
-            accuracies = [", ".join(f"{value:.2f}" for value in c.top1.get(name, [])) for name in data]
+        for c in self.by_ratio:
+            accuracies = [", ".join(f"{value:.2f}" for value in c.top1.get(name, [])) for name in self.data_sets]
             table.add_row(f"{c.ratio:g}", str(c.declared), str(c.used), *accuracies)
-        console = Console(width=120, color_system=None, markup=False, highlight=False)
-        with console.capture() as capture:
-            console.print(f"{self.name}, {self.edge} × {self.edge} patches; clusters with the class token's")
-            console.print(table)
-            if not data:
-                console.print(f"no runs of this model with a result.json in {self.runs}, so no accuracies")
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        title = f"{self.name}, {self.edge} × {self.edge} patches; numbers of clusters, including the class token's"
+        without = [f"no runs of this model with a result.json in {self.runs}, so no accuracies"]
+        return plain_text(title, table, *([] if self.data_sets else without))
 
 
-def sweep(
+def measure_clusters(
     name: str, config: ModelConfig, ratios: Sequence[float] = RATIOS, runs: str | os.PathLike[str] = "runs"
-) -> Sweep:
+) -> Clusters:
     """Clusters that each ratio declares and uses, and the accuracies of runs of such models.
 
     Args:
@@ -253,89 +244,81 @@ def sweep(
     Raises:
         GestaError: a model without relative positions, a ratio that leaves one cluster.
     """
-    config = _with_positions(name, config)
+    config = _checked(name, config)
     for ratio in ratios:
-        _with_positions(name, replace(config, ratio=ratio))
-    found: dict[float, dict[str, list[float]]] = {ratio: {} for ratio in ratios}
-    for path in sorted(Path(runs).glob("*/recipe.json")):
+        _checked(name, replace(config, ratio=ratio))
+    top1: dict[float, dict[str, list[float]]] = {ratio: {} for ratio in ratios}
+    for ratio, data, accuracy in _run_accuracies(config, Path(runs)):
+        top1.setdefault(ratio, {}).setdefault(data, []).append(accuracy)
+    edge = config.clip.size // config.patch
+    by_ratio = [
+        RatioClusters(
+            ratio=ratio,
+            declared=rows(ratio, config.method),
+            used=len(bucket_map(edge, edge, ratio, config.bucket, config.method).unique()),
+            top1=top1[ratio],
+        )
+        for ratio in sorted(top1)
+    ]
+    return Clusters(name=name, edge=edge, runs=str(runs), by_ratio=by_ratio)
+
+
+def _run_accuracies(config: RPESTDTConfig, runs: Path) -> Iterator[tuple[float, str, float]]:
+    """Ratio, data set and top-1 of every finished run of such a model."""
+    for path in sorted(runs.glob("*/recipe.json")):
         if not (path.parent / "result.json").is_file():
             continue
         try:
             recipe = read_recipe(path)
             result = Result.read(path.parent / "result.json")
-        except GestaError:  # other people's runs; this one is not about them
+        except GestaError:  # a run of something else, for which this analysis should not fail
             continue
-        theirs = recipe.model
-        if not isinstance(theirs, RPESTDTConfig) or "top1" not in result.metrics:
+        model = recipe.model
+        if not isinstance(model, RPESTDTConfig) or "top1" not in result.metrics:
             continue
-        if replace(config, **{field: getattr(theirs, field) for field in FREE}) == theirs:
-            column = found.setdefault(theirs.ratio, {})
-            column.setdefault(type(recipe.data).__name__, []).append(result.metrics["top1"])
-    edge = config.clip.size // config.patch
-    clusters = [
-        Clusters(
-            ratio=ratio,
-            declared=rows(ratio, config.method),
-            used=len(bucket_map(edge, edge, ratio, config.bucket, config.method).unique()),
-            top1=found[ratio],
-        )
-        for ratio in sorted(found)
-    ]
-    return Sweep(name=name, edge=edge, runs=str(runs), clusters=clusters)
+        if replace(config, **{field: getattr(model, field) for field in MAY_DIFFER}) == model:
+            yield model.ratio, type(recipe.data).__name__, result.metrics["top1"]
 
 
-def draw_sweep(found: Sweep) -> Figure:
+def draw_clusters(measured: Clusters) -> Figure:
     """Declared and used clusters over the ratio, and accuracies over the clusters used if there are runs."""
-    from matplotlib.figure import Figure
-
-    data = _data_sets(found.clusters)
-    figure = Figure(figsize=(6.2 * (1 + bool(data)), 4.4), layout="constrained", facecolor="white")
-    left = figure.add_subplot(1, 1 + bool(data), 1)
-    ratios = [c.ratio for c in found.clusters]
-    for counts, marker, label, colour in (
-        ([c.declared for c in found.clusters], "o", "declared", "#3b82f6"),
-        ([c.used for c in found.clusters], "s", f"used on {found.edge} × {found.edge} patches", "#d55e00"),
-    ):
-        left.plot(ratios, counts, marker=marker, label=label, color=colour, linewidth=1.6, markersize=5)
-        for ratio, count in zip(ratios, counts):
-            above = marker == "o"
-            left.annotate(
-                str(count), (ratio, count), (0, 6 if above else -12), textcoords="offset points", ha="center",
-                fontsize=7, color=colour,
-            )  # fmt: skip
-    left.set_xlabel("ratio (b; y = 2 b, a = 8 b)")
-    left.set_ylabel("clusters, with the class token's")
-    left.margins(y=0.12)
-    left.legend(frameon=False, fontsize=9)
-    left.set_title(found.name, fontsize=10)
-    panels = [left]
-    if data:
-        right = figure.add_subplot(1, 2, 2)
-        panels.append(right)
-        for name in data:
-            points = [(c.used, value) for c in found.clusters for value in c.top1.get(name, [])]
-            means = [(c.used, float(np.mean(c.top1[name]))) for c in found.clusters if c.top1.get(name)]
-            (line,) = right.plot(*zip(*sorted(means)), linewidth=1.4, label=name)
-            right.plot(*zip(*points), "o", color=line.get_color(), markersize=5)
-        right.set_xlabel("clusters used")
-        right.set_ylabel("top-1 %")
-        right.set_title("runs: each a dot, lines their means", fontsize=10)
-        right.legend(frameon=False, fontsize=9)
-    for axes in panels:
+    columns = 1 + bool(measured.data_sets)
+    figure = new_figure(6.2 * columns, 4.4)
+    _draw_counts(figure.add_subplot(1, columns, 1), measured)
+    if measured.data_sets:
+        _draw_accuracies(figure.add_subplot(1, 2, 2), measured)
+    for axes in figure.axes:
         axes.grid(alpha=0.2)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_axes(axes)
     return figure
 
 
-def _data_sets(clusters: Sequence[Clusters]) -> list[str]:
-    return sorted({name for c in clusters for name in c.top1})
+def _draw_counts(axes: Axes, measured: Clusters) -> None:
+    ratios = [c.ratio for c in measured.by_ratio]
+    for counts, marker, label, colour, offset in (
+        ([c.declared for c in measured.by_ratio], "o", "declared", BLUE, 6),
+        ([c.used for c in measured.by_ratio], "s", f"used on {measured.edge} × {measured.edge} patches", ORANGE, -12),
+    ):
+        axes.plot(ratios, counts, marker=marker, label=label, color=colour, linewidth=1.6, markersize=5)
+        for ratio, count in zip(ratios, counts):
+            axes.annotate(
+                str(count), (ratio, count), (0, offset), textcoords="offset points", ha="center", fontsize=7,
+                color=colour,
+            )  # fmt: skip
+    axes.set_xlabel("ratio (b; y = 2 b, a = 8 b)")
+    axes.set_ylabel("clusters, including the class token's")
+    axes.margins(y=0.12)
+    axes.legend(frameon=False, fontsize=9)
+    axes.set_title(measured.name, fontsize=10)
 
 
-def map_figure(found: BucketMap, out: str | os.PathLike[str]) -> Path:
-    """Draw a bucket map into a picture; its ending says the kind (.png, .svg, .pdf)."""
-    return write_figure(draw_map(found), out)
-
-
-def sweep_figure(found: Sweep, out: str | os.PathLike[str]) -> Path:
-    """Draw a sweep into a picture; its ending says the kind (.png, .svg, .pdf)."""
-    return write_figure(draw_sweep(found), out)
+def _draw_accuracies(axes: Axes, measured: Clusters) -> None:
+    for name in measured.data_sets:
+        points = [(c.used, value) for c in measured.by_ratio for value in c.top1.get(name, [])]
+        means = [(c.used, float(np.mean(c.top1[name]))) for c in measured.by_ratio if c.top1.get(name)]
+        (line,) = axes.plot(*zip(*sorted(means)), linewidth=1.4, label=name)
+        axes.plot(*zip(*points), "o", color=line.get_color(), markersize=5)
+    axes.set_xlabel("clusters used")
+    axes.set_ylabel("top-1 %")
+    axes.set_title("runs: each a dot, lines their means", fontsize=10)
+    axes.legend(frameon=False, fontsize=9)

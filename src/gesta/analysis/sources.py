@@ -1,21 +1,31 @@
-"""What an analysis looks at, a model and the middle clip of a video, and where its picture goes."""
+"""What an analysis starts from: a model, the middle clip of a video, labelled videos, and features of many videos."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from gesta import checkpoint
 from gesta.config import suggest
+from gesta.data.batch import Failure
 from gesta.data.clips import test_indices
+from gesta.data.loader import test_loader
+from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.models import MODELS, create_model
+from gesta.prediction.background import reading_workers
+from gesta.processes import choose_device
+from gesta.progress import track
+from gesta.recipe import EvaluateConfig
+from gesta.recipes.address import read_recipe
+from gesta.records import DataConfig, Record, SplitName, by_space, label_in
 from gesta.video.probe import probe
 from gesta.video.read import read
 
@@ -27,6 +37,19 @@ def is_model(source: str) -> bool:
     """Whether this names a model, a ``.safetensors`` file or a run folder, rather than videos."""
     path = Path(source)
     return source in MODELS or path.suffix == ".safetensors" or (path / "best.safetensors").is_file()
+
+
+def check_model(source: str) -> None:
+    """Refuse what is not a model, with the names that are near it.
+
+    Raises:
+        GestaError: it is none.
+    """
+    if not is_model(source):
+        raise GestaError(
+            f"{source} is neither a run folder, a .safetensors file nor a model{suggest(source, MODELS)} "
+            "(all names: gesta models)"
+        )
 
 
 def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
@@ -41,22 +64,21 @@ def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
         The name and the model, in evaluation mode.
 
     Raises:
-        GestaError: neither of these, or a file that cannot be read.
+        GestaError: none of these, or a file that cannot be read.
     """
     if source in MODELS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return f"{source} (random weights)", create_model(source).eval()
-    if not is_model(source):
-        raise GestaError(
-            f"{source} is neither a run folder, a .safetensors file nor a model{suggest(source, MODELS)} "
-            "(all names: gesta models)"
-        )
+    check_model(source)
     return source.rstrip("/"), checkpoint.load(source, trust_code=trust_code).model
 
 
+# --- one clip --------------------------------------------------------------------------------------------------------
+
+
 def read_clip(video: str | os.PathLike[str], spec: ClipSpec) -> Tensor:
-    """The frames of a test's middle clip, and the square of them that its centre crop shows, but larger.
+    """The frames of a test's middle clip, cut to the square that its centre crop shows, in more pixels.
 
     Args:
         video: file or folder of frames.
@@ -77,7 +99,7 @@ def read_clip(video: str | os.PathLike[str], spec: ClipSpec) -> Tensor:
 
 
 def as_input(clip: Tensor, model: VideoModel) -> Tensor:
-    """Raw square frames ``(T, 3, S, S)`` uint8 of any size as the model eats them, ``(1, 3, T, size, size)``."""
+    """Raw square frames ``(T, 3, S, S)`` uint8 of any size as the model expects them, ``(1, 3, T, size, size)``."""
     spec = model.config.clip
     raw = clip.to(next(model.parameters()).device).float()
     small = F.interpolate(raw, (spec.size, spec.size), mode="bilinear", antialias=True, align_corners=False)
@@ -99,18 +121,100 @@ def after_time(model: VideoModel, block: int) -> str:
 
 def no_block(model: VideoModel, block: int) -> GestaError:
     """Says which blocks there are."""
-    return GestaError(f"{type(model).__name__} has blocks 0 to {len(model.blocks) - 1}, not {block}")
+    return GestaError(
+        f"{type(model).__name__} has blocks 0 to {len(model.blocks) - 1}, not {block}; choose another --block"
+    )
 
 
-def write_figure(figure: Figure, out: str | os.PathLike[str]) -> Path:
-    """Write a figure; the ending of ``out`` says the kind (.png, .svg, .pdf). Its folder is made if need be.
+# --- many videos -----------------------------------------------------------------------------------------------------
+
+
+def run_data(source: str, *, trust_code: bool = False) -> DataConfig:
+    """The data set that a run was trained on.
+
+    Args:
+        source: run folder, or a file in one.
+        trust_code: as in :func:`gesta.checkpoint.load`.
 
     Raises:
-        GestaError: a kind that matplotlib does not know, or a place that cannot be written.
+        GestaError: no ``recipe.json`` there.
     """
-    try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=130)
-    except (OSError, ValueError) as error:
-        raise GestaError(f"{out}: the picture cannot be written ({error})") from None
-    return Path(out)
+    path = Path(source)
+    recipe = (path if path.is_dir() else path.parent) / "recipe.json"
+    if not recipe.is_file():
+        raise GestaError(f"{source}: no recipe.json beside it, so say which videos: --data folder --data.root DIR")
+    return read_recipe(recipe, trust_code=trust_code).data
+
+
+def labelled_videos(
+    data: DataConfig, split: SplitName, *, n: int | None = None, space: str | None = None, seed: int = 0
+) -> tuple[list[Record], list[int], list[str]]:
+    """Labelled videos of a split.
+
+    Args:
+        data: the data set.
+        split: of it.
+        n: videos at most, drawn at random; None for all.
+        space: label space, by default the first.
+        seed: of the draw.
+
+    Returns:
+        Records in the data set's order, their labels, and the names of the classes.
+
+    Raises:
+        GestaError: an unknown label space.
+    """
+    spaces = by_space(data.classes())
+    space = next(iter(spaces)) if space is None else space
+    if space not in spaces:
+        raise GestaError(f"the data set has no label space {space!r}{suggest(space, spaces)}")
+    labelled = [(record, label) for record in data.records(split) if (label := label_in(record, space)) is not None]
+    drawn = np.random.default_rng(seed).permutation(len(labelled))[:n]
+    chosen = [labelled[i] for i in sorted(drawn.tolist())]
+    return [record for record, _ in chosen], [label for _, label in chosen], spaces[space]
+
+
+@torch.inference_mode()
+def extract_features(
+    model: VideoModel,
+    records: Sequence[Record],
+    features_of: Callable[[Tensor], dict[str, Tensor]],
+    *,
+    device: str = "auto",
+    batch_size: int = 16,
+    workers: int = -1,
+) -> tuple[dict[int, dict[str, np.ndarray]], list[Failure]]:
+    """Features of the centre crop of every video's middle clip.
+
+    Args:
+        model: it is moved to the device and put in evaluation mode.
+        records: the videos.
+        features_of: normalised clips ``(B, 3, T, H, W)`` → name → features ``(B, D)``, by means of the model.
+        device: ``auto`` takes the first accelerator there is.
+        batch_size: videos per forward pass.
+        workers: loader processes; -1 chooses by the numbers of videos and CPU cores.
+
+    Returns:
+        Position in ``records`` → name → ``(D,)`` float32, and the videos that could not be read.
+    """
+    chosen_device = choose_device(device)
+    model.to(chosen_device).eval()
+    spec = model.config.clip
+    workers = reading_workers(workers, len(records))
+    views = TestViews(records, spec, EvaluateConfig(clips=1, crops=1))
+    features: dict[int, dict[str, np.ndarray]] = {}
+    failures: list[Failure] = []
+    for batch in track(test_loader(views, range(len(records)), batch_size, workers), "features"):
+        failures += batch["failures"]
+        if len(batch["index"]):
+            computed = features_of(to_clips(batch["video"].to(chosen_device, non_blocking=True), spec))
+            columns = {name: values.float().cpu().numpy() for name, values in computed.items()}
+            for row, index in enumerate(batch["index"].tolist()):
+                features[index] = {name: values[row] for name, values in columns.items()}
+    return features, failures
+
+
+def list_failures(failures: Sequence[Failure]) -> list[str]:
+    """A line for each of the first ten videos that could not be read, and one for the number of the others."""
+    lines = [f"failed: {failure.name}: {failure.reason}" for failure in failures[:10]]
+    return lines + [f"… and {len(failures) - 10} more"] * (len(failures) > 10)

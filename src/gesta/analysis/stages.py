@@ -6,23 +6,23 @@ any model. A probe is a multinomial logistic regression on standardised features
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich.table import Table
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from torch import Tensor
 
-from gesta.analysis.features import features
-from gesta.analysis.sources import write_figure
+from gesta.analysis.figures import BLUE, GREY, new_figure, open_axes
+from gesta.analysis.sources import extract_features, list_failures
 from gesta.data.batch import Failure
 from gesta.errors import GestaError
 from gesta.model import VideoModel
+from gesta.progress import plain_text
 from gesta.records import Record
 
 BEFORE_CLASSIFIER = "before the classifier"
@@ -31,7 +31,7 @@ STEPS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class StageProbe:
     """A linear probe of one stage.
 
     Attributes:
@@ -39,103 +39,89 @@ class Probe:
         width: of the features.
         top1: percent of the held-out videos.
         training: percent of the videos that it was fitted on.
-        settled: whether the fit reached its optimum.
+        converged: whether the fit reached its optimum.
     """
 
     stage: str
     width: int
     top1: float
     training: float
-    settled: bool
+    converged: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageProbes:
-    """What :func:`probe_stages` found; ``print`` it.
+class Stages:
+    """Probes of all stages of a model.
 
     Attributes:
         name: of the model.
-        videos: numbers of videos for fitting and for scoring.
+        fitted: number of videos that the probes were fitted on.
+        scored: number of held-out videos.
         classes: how many have training videos.
-        guessing: percent right if one always answers the most frequent class of the training videos.
+        majority: percent right if one always answers the most frequent class of the training videos.
         strength: C, the inverse of the regularisation.
         failures: videos that could not be read and are left out.
         probes: in the order of the forward pass.
     """
 
     name: str
-    videos: tuple[int, int]
+    fitted: int
+    scored: int
     classes: int
-    guessing: float
+    majority: float
     strength: float
     failures: list[Failure]
-    probes: list[Probe]
+    probes: list[StageProbe]
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
         return {
             "model": self.name,
-            "videos": {"fitted": self.videos[0], "scored": self.videos[1]},
+            "videos": {"fitted": self.fitted, "scored": self.scored},
             "classes": self.classes,
-            "guessing": self.guessing,
+            "majority": self.majority,
             "c": self.strength,
             "failures": [{"name": failure.name, "reason": failure.reason} for failure in self.failures],
-            "stages": [
-                {"stage": p.stage, "width": p.width, "top1": p.top1, "training": p.training, "settled": p.settled}
-                for p in self.probes
-            ],
+            "stages": [asdict(probe) for probe in self.probes],
         }
 
     def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
-
         table = Table()
         for column in ("", "width", "top-1 %", "training videos %"):
             table.add_column(column, justify="right" if column else "left")
         for p in self.probes:
             table.add_row(p.stage, str(p.width), f"{p.top1:.2f}", f"{p.training:.2f}")
-        console = Console(width=120, color_system=None, markup=False, highlight=False)
-        with console.capture() as capture:
-            console.print(f"{self.name}: linear probes", soft_wrap=True)
-            console.print(table)
-            fitted, scored = self.videos
-            console.print(
-                f"fitted on {fitted} videos of {self.classes} classes, scored on {scored}, one clip each; C = "
-                f"{self.strength:g}; always answering the most frequent class gives {self.guessing:.2f} %",
-                soft_wrap=True,
-            )
-            rest = [p.stage for p in self.probes if not p.settled]
-            if rest:
-                console.print(f"not at its optimum after {STEPS} steps: {', '.join(rest)}; a smaller --c helps")
-            for failure in self.failures[:10]:
-                console.print(f"failed: {failure.name}: {failure.reason}", soft_wrap=True)
-            if len(self.failures) > 10:
-                console.print(f"… and {len(self.failures) - 10} more")
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        notes = [
+            f"fitted on {self.fitted} videos of {self.classes} classes, scored on {self.scored}, one clip each; C = "
+            f"{self.strength:g}; always answering the most frequent class gives {self.majority:.2f} %"
+        ]
+        unfinished = [p.stage for p in self.probes if not p.converged]
+        if unfinished:
+            notes.append(f"not at its optimum after {STEPS} steps: {', '.join(unfinished)}; a smaller --c helps")
+        return plain_text(f"{self.name}: linear probes", table, *notes, *list_failures(self.failures))
 
 
-def stages_of(model: VideoModel) -> Callable[[Tensor], dict[str, Tensor]]:
-    """How to see the features ``(B, D)`` of every stage, and those before the classifier.
+def stage_features_of(model: VideoModel) -> Callable[[Tensor], dict[str, Tensor]]:
+    """A function from clips to the features ``(B, D)`` of every stage, and those before the classifier.
 
     A model that knows its stages has a method ``stage_features(video) -> dict[int, (B, C)]``; of others each block's
     feature map is averaged over time and space, without class tokens.
     """
-    own: Callable[[Tensor], dict[int, Tensor]] | None = getattr(model, "stage_features", None)
+    stage_features: Callable[[Tensor], dict[int, Tensor]] | None = getattr(model, "stage_features", None)
     blocks = [f"block.{i}" for i in range(len(model.blocks))]
 
-    def look(clips: Tensor) -> dict[str, Tensor]:
-        if own is not None:
-            found = {f"stage {i}": values for i, values in own(clips).items()}
+    def features_of(clips: Tensor) -> dict[str, Tensor]:
+        if stage_features is not None:
+            features = {f"stage {i}": values for i, values in stage_features(clips).items()}
         else:
             taps = model.taps(clips, blocks)
-            found = {name.replace(".", " "): taps[name].float().mean((2, 3, 4)) for name in blocks}
-        return found | {BEFORE_CLASSIFIER: model.embed(clips)}
+            features = {name.replace(".", " "): taps[name].float().mean((2, 3, 4)) for name in blocks}
+        return features | {BEFORE_CLASSIFIER: model.embed(clips)}
 
-    return look
+    return features_of
 
 
-def probe_stages(
+def measure_stages(
     name: str,
     model: VideoModel,
     fitted: tuple[Sequence[Record], Sequence[int]],
@@ -143,7 +129,7 @@ def probe_stages(
     *,
     strength: float = 1.0,
     device: str = "auto",
-) -> StageProbes:
+) -> Stages:
     """Fit a linear probe to every stage's features of some videos, and score it on others.
 
     Each video is seen by the centre crop of its middle clip, without augmentation.
@@ -160,47 +146,53 @@ def probe_stages(
         GestaError: no readable videos, or one class only.
     """
     if not strength > 0:
-        raise GestaError(f"C must be greater than 0, not {strength:g}")
-    look = stages_of(model)
+        raise GestaError(f"C must be greater than 0, not {strength:g}; choose another --c")
     failures: list[Failure] = []
-    sides: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
-    for records, labels in (fitted, scored):
-        found, unread = features(model, records, look, device=device)
-        failures += unread
-        if not found:
-            raise GestaError(f"none of the {len(records)} videos can be read; name others with --data or --split")
-        rows = sorted(found)
-        matrices = {stage: np.stack([found[i][stage] for i in rows]) for stage in found[rows[0]]}
-        sides.append((matrices, np.array([labels[i] for i in rows])))
-    (train, truth), (test, test_truth) = sides
-    known, counts = np.unique(truth, return_counts=True)
+    (train, train_labels), (test, test_labels) = (
+        _labelled_features(model, records, labels, device, failures) for records, labels in (fitted, scored)
+    )
+    known, counts = np.unique(train_labels, return_counts=True)
     if len(known) < 2:
         raise GestaError("a probe needs training videos of at least two classes; take more with --n")
     probes = []
-    for stage, matrix in train.items():
-        weights, bias, settled = fit(matrix, np.searchsorted(known, truth), strength)
-        first, other = (known[(values @ weights + bias).argmax(1)] for values in (matrix, test[stage]))
+    for stage, features in train.items():
+        weights, bias, converged = fit_probe(features, np.searchsorted(known, train_labels), strength)
+        on_train, on_test = (known[(values @ weights + bias).argmax(1)] for values in (features, test[stage]))
         probes.append(
-            Probe(
+            StageProbe(
                 stage=stage,
-                width=matrix.shape[1],
-                top1=100 * float((other == test_truth).mean()),
-                training=100 * float((first == truth).mean()),
-                settled=settled,
+                width=features.shape[1],
+                top1=100 * float((on_test == test_labels).mean()),
+                training=100 * float((on_train == train_labels).mean()),
+                converged=converged,
             )
         )
-    return StageProbes(
+    return Stages(
         name=name,
-        videos=(len(truth), len(test_truth)),
+        fitted=len(train_labels),
+        scored=len(test_labels),
         classes=len(known),
-        guessing=100 * float((test_truth == known[counts.argmax()]).mean()),
+        majority=100 * float((test_labels == known[counts.argmax()]).mean()),
         strength=strength,
         failures=failures,
         probes=probes,
     )
 
 
-def fit(values: np.ndarray, labels: np.ndarray, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray, bool]:
+def _labelled_features(
+    model: VideoModel, records: Sequence[Record], labels: Sequence[int], device: str, failures: list[Failure]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Stage → features ``(n, D)``, and labels ``(n,)``, of readable videos; the others are added to ``failures``."""
+    features, unread = extract_features(model, records, stage_features_of(model), device=device)
+    failures += unread
+    if not features:
+        raise GestaError(f"none of the {len(records)} videos can be read; name others with --data or --split")
+    rows = sorted(features)
+    by_stage = {stage: np.stack([features[i][stage] for i in rows]) for stage in features[rows[0]]}
+    return by_stage, np.array([labels[i] for i in rows])
+
+
+def fit_probe(values: np.ndarray, labels: np.ndarray, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray, bool]:
     """Multinomial logistic regression: the minimum of ``|W|² / 2 + C Σ cross-entropy`` on standardised features.
 
     It is what scikit-learn's LogisticRegression minimises behind a StandardScaler; the bias is not regularised.
@@ -215,7 +207,7 @@ def fit(values: np.ndarray, labels: np.ndarray, strength: float = 1.0) -> tuple[
     """
     x = values.astype(np.float64)
     mean, std = x.mean(0), x.std(0)
-    std[std < 1e-12 * np.maximum(np.abs(mean), 1)] = 1.0  # a feature that is always the same says nothing
+    std[std < 1e-12 * np.maximum(np.abs(mean), 1)] = 1.0  # a constant feature stays 0
     x = (x - mean) / std
     (count, width), classes = x.shape, int(labels.max()) + 1
     target = np.eye(classes)[labels]
@@ -229,40 +221,30 @@ def fit(values: np.ndarray, labels: np.ndarray, strength: float = 1.0) -> tuple[
         return value, np.concatenate([(x.T @ error + weights / (strength * count)).ravel(), error.sum(0)])
 
     start = np.zeros((width + 1) * classes)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "gtol": 1e-6, "ftol": 1e-12})
-    weights, bias = found.x[:-classes].reshape(width, classes) / std[:, None], found.x[-classes:]
-    return weights, bias - mean @ weights, bool(found.success)
+    options = {"maxiter": STEPS, "gtol": 1e-6, "ftol": 1e-12}
+    optimum = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+    weights, bias = optimum.x[:-classes].reshape(width, classes) / std[:, None], optimum.x[-classes:]
+    return weights, bias - mean @ weights, bool(optimum.success)
 
 
-def draw(found: StageProbes) -> Figure:
-    """A bar per stage, the number above it, a line where guessing lies."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(5.0, 0.62 * len(found.probes) + 2.2), 4.2), layout="constrained", facecolor="white")
+def draw_stages(measured: Stages) -> Figure:
+    """A bar per stage, the number above it, and a line at the accuracy of always answering the most frequent class."""
+    probes = measured.probes
+    figure = new_figure(max(5.0, 0.62 * len(probes) + 2.2), 4.2)
     axes = figure.add_subplot()
-    colours = ["#94a3b8" if p.stage == BEFORE_CLASSIFIER else "#3b82f6" for p in found.probes]
-    places = range(len(found.probes))
-    axes.bar(places, [p.top1 for p in found.probes], color=colours, width=0.7)
-    for place, probe in zip(places, found.probes):
-        axes.annotate(
-            f"{probe.top1:.1f}", (place, probe.top1), (0, 2), textcoords="offset points", ha="center", fontsize=8
-        )
-    axes.axhline(found.guessing, color="0.4", linewidth=1, linestyle=":", label="most frequent class")
-    short = [p.stage.replace(BEFORE_CLASSIFIER, "before the\nclassifier") for p in found.probes]
-    crowded = len(short) > 8
-    axes.set_xticks(
-        places, labels=short, fontsize=8, rotation=45 if crowded else 0, ha="right" if crowded else "center"
-    )
+    colours = [GREY if p.stage == BEFORE_CLASSIFIER else BLUE for p in probes]
+    axes.bar(range(len(probes)), [p.top1 for p in probes], color=colours, width=0.7)
+    for x, p in enumerate(probes):
+        axes.annotate(f"{p.top1:.1f}", (x, p.top1), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+    axes.axhline(measured.majority, color="0.4", linewidth=1, linestyle=":", label="most frequent class")
+    labels = [p.stage.replace(BEFORE_CLASSIFIER, "before the\nclassifier") for p in probes]
+    rotation, anchor = (45, "right") if len(labels) > 8 else (0, "center")
+    axes.set_xticks(range(len(probes)), labels=labels, fontsize=8, rotation=rotation, ha=anchor)
     axes.set_ylabel("top-1 % of a linear probe")
     axes.margins(y=0.1)
     axes.legend(frameon=False, fontsize=8)
-    axes.set_title(f"{found.name}\n{found.videos[0]} videos fitted, {found.videos[1]} scored", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"{measured.name}\n{measured.fitted} videos fitted, {measured.scored} scored", fontsize=10)
+    open_axes(axes)
     axes.grid(axis="y", alpha=0.2)
     axes.set_axisbelow(True)
     return figure
-
-
-def stages_figure(found: StageProbes, out: str | os.PathLike[str]) -> Path:
-    """Draw probes into a picture; its ending says the kind (.png, .svg, .pdf)."""
-    return write_figure(draw(found), out)

@@ -1,4 +1,7 @@
-"""The chart of a sweep: accuracy over the values of a field. See :mod:`gesta.training.sweep`."""
+"""The chart of a sweep: accuracy over the values of one field of a recipe (ST-MANet's Fig. 5).
+
+:func:`gesta.training.sweep.sweep` measures it: a training for each value and seed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gesta.analysis.figures import BLUE, GREY, RED, new_figure, open_axes
 from gesta.config import words
 from gesta.training.sweep import Sweep
 
@@ -17,41 +21,40 @@ DECADE = 10.0
 """Positive values whose greatest is so many times the least are drawn on a logarithmic axis."""
 
 
-def draw(found: Sweep) -> Figure:
+def draw_sweep(measured: Sweep) -> Figure:
     """Accuracy over the value: a dot per training, the mean and the standard deviation over seeds.
 
-    Values that span a decade lie on a logarithmic axis, on which 0 has a place of its own left of a break; values that
-    are no numbers lie beside each other.
+    Values that span a decade are drawn on a logarithmic axis, on which 0 is left of a break; values that are not
+    numbers are drawn beside each other.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained", facecolor="white")
+    values, seeds = measured.values, len(measured.seeds)
+    figure = new_figure(6.4, 4.2)
     axes = figure.add_subplot()
-    places, broken = _axis(axes, found.values)
-    drawn = sorted(range(len(places)), key=lambda i: places[i])
-    means = [(i, statistics.fmean(a)) for i in drawn if (a := found.accuracies(found.values[i]))]
-    joined = [(places[i], mean) for i, mean in means if not (broken and found.values[i] == 0)]
-    if _numeric(found.values):
-        axes.plot([x for x, _ in joined], [y for _, y in joined], color="#3b82f6", linewidth=1.6)
+    xs, broken = _set_axis(axes, values)
+    order = sorted(range(len(xs)), key=lambda i: xs[i])
+    means = [(i, statistics.fmean(a)) for i in order if (a := measured.accuracies(values[i]))]
+    if _numeric(values):
+        joined = [(xs[i], mean) for i, mean in means if not (broken and values[i] == 0)]  # no line over the break
+        axes.plot([x for x, _ in joined], [y for _, y in joined], color=BLUE, linewidth=1.6)
     for i, mean in means:
-        each = found.accuracies(found.values[i])
-        spread = statistics.stdev(each) if len(each) > 1 else None
-        axes.errorbar(places[i], mean, spread, fmt="o", color="#3b82f6", markersize=6, capsize=4, linewidth=1.4)
-        if len(each) > 1:
-            axes.plot([places[i]] * len(each), each, "o", color="#94a3b8", markersize=3.5, zorder=1)
-    failed = [places[i] for i in drawn if any(t.failure for t in found.trials if t.value == found.values[i])]
+        accuracies = measured.accuracies(values[i])
+        deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+        axes.errorbar(xs[i], mean, deviation, fmt="o", color=BLUE, markersize=6, capsize=4, linewidth=1.4)
+        if len(accuracies) > 1:
+            axes.plot([xs[i]] * len(accuracies), accuracies, "o", color=GREY, markersize=3.5, zorder=1)
+    failed = [xs[i] for i in order if any(t.failure for t in measured.trials if t.value == values[i])]
     if failed:
-        axes.plot(
-            failed, [0.02] * len(failed), "x", color="#d40000", transform=axes.get_xaxis_transform(), label="failed"
-        )
+        bottom = axes.get_xaxis_transform()
+        axes.plot(failed, [0.02] * len(failed), "x", color=RED, transform=bottom, label="failed")
         axes.legend(frameon=False, fontsize=9)
-    if found.default in found.values:
-        at = places[found.values.index(found.default)]
-        axes.axvline(at, color="0.75", linewidth=1, linestyle=":", zorder=0)
-    spread_words = f", mean ± std of {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
-    axes.set_xlabel(found.field + " (dotted: the recipe's)" * (found.default in found.values))
+    if measured.default in values:
+        axes.axvline(xs[values.index(measured.default)], color="0.75", linewidth=1, linestyle=":", zorder=0)
+    axes.set_xlabel(measured.field + " (dotted: the recipe's)" * (measured.default in values))
     axes.set_ylabel("top-1 %")
-    axes.set_title(f"{found.recipe}{spread_words}\n{found.protocol}", fontsize=9)
+    over_seeds = f", mean ± std of {seeds} seeds" if seeds > 1 else ""
+    axes.set_title(f"{measured.recipe}{over_seeds}\n{measured.protocol}", fontsize=9)
     axes.grid(alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
+    open_axes(axes)
     return figure
 
 
@@ -60,8 +63,8 @@ def _numeric(values: Sequence[Any]) -> bool:
     return len(numbers) == len(values) and all(math.isfinite(value) for value in numbers)
 
 
-def _axis(axes: Axes, values: Sequence[Any]) -> tuple[list[float], bool]:
-    """Scale and label the axis of values; the place of each, and whether 0 lies beyond a break."""
+def _set_axis(axes: Axes, values: Sequence[Any]) -> tuple[list[float], bool]:
+    """Scale and label the axis of values; the coordinate of each, and whether 0 is left of a break."""
     if not _numeric(values):
         axes.set_xticks(range(len(values)), labels=[words(value) for value in values])
         axes.set_xlim(-0.5, len(values) - 0.5)

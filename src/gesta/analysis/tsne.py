@@ -6,18 +6,16 @@ L. van der Maaten and G. Hinton, JMLR 9, 2008.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gesta.analysis.features import features, labelled
-from gesta.analysis.sources import write_figure
+from gesta.analysis.figures import distinct_colours, new_figure
+from gesta.analysis.sources import extract_features, labelled_videos, list_failures
 from gesta.config import suggest
 from gesta.data.batch import Failure
 from gesta.errors import GestaError
@@ -25,16 +23,16 @@ from gesta.model import VideoModel
 from gesta.records import DataConfig, Record, SplitName
 
 PERPLEXITY = 30.0
-"""Neighbours that a video has in effect; of few videos a third, as t-SNE wants more of them than that."""
+"""Effective number of neighbours of a video; of few videos a third, because t-SNE needs more videos than that."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Projection:
+class ModelProjection:
     """One model's features.
 
     Attributes:
         name: of the model.
-        points: t-SNE's places of the videos ``(n, 2)``.
+        points: coordinates of the videos ``(n, 2)``.
         neighbours: percent of the videos whose nearest neighbour in feature space is of the same class.
     """
 
@@ -44,8 +42,8 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Projections:
-    """What :func:`project` found; ``print`` it.
+class Projection:
+    """The same videos, projected by t-SNE from the features of several models.
 
     Attributes:
         videos: names.
@@ -59,7 +57,7 @@ class Projections:
     labels: list[int]
     classes: list[str]
     failures: list[Failure]
-    models: list[Projection]
+    models: list[ModelProjection]
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -73,15 +71,13 @@ class Projections:
 
     def __str__(self) -> str:
         lines = [f"{len(self.videos)} videos of {len(self.classes)} classes"]
-        lines += [f"  failed: {failure.name}: {failure.reason}" for failure in self.failures[:10]]
-        if len(self.failures) > 10:
-            lines.append(f"  … and {len(self.failures) - 10} more")
+        lines += [f"  {line}" for line in list_failures(self.failures)]
         for model in self.models:
             lines.append(f"{model.name}: {model.neighbours:.1f} % have their nearest neighbour in their own class")
         return "\n".join(lines)
 
 
-def choose(
+def choose_videos(
     data: DataConfig,
     split: SplitName,
     classes: Sequence[str] | None = None,
@@ -101,12 +97,12 @@ def choose(
         seed: of the draw.
 
     Returns:
-        Records, their labels as indices into the third, and the names of the classes.
+        Records, their labels as indices into the class names, and these names.
 
     Raises:
         GestaError: an unknown class or label space, or fewer than four such videos.
     """
-    records, labels, names = labelled(data, split, n=n, space=space, seed=seed)
+    records, labels, names = labelled_videos(data, split, n=n, space=space, seed=seed)
     for name in classes or ():
         if name not in names:
             raise GestaError(f"the data set has no class {name!r}{suggest(name, names)}")
@@ -120,7 +116,7 @@ def choose(
     return [records[i] for i in chosen], [shown.index(names[labels[i]]) for i in chosen], shown
 
 
-def project(
+def measure_tsne(
     models: Sequence[tuple[str, VideoModel]],
     records: Sequence[Record],
     labels: Sequence[int],
@@ -128,12 +124,12 @@ def project(
     *,
     device: str = "auto",
     seed: int = 0,
-) -> Projections:
+) -> Projection:
     """Features of the same videos by several models, each projected by t-SNE.
 
     Args:
         models: names and models.
-        records: videos, as :func:`choose` gives them with the next two.
+        records: videos, as :func:`choose_videos` gives them with their labels and classes.
         labels: indices into ``classes``.
         classes: names.
         device: ``auto`` takes the first accelerator there is.
@@ -143,28 +139,29 @@ def project(
         GestaError: scikit-learn is not installed, or fewer than four videos can be read.
     """
     try:
-        from sklearn.manifold import TSNE
+        from sklearn.manifold import TSNE  # an optional dependency
     except ImportError:
         raise GestaError("t-SNE needs scikit-learn, which is not installed: pip install 'gesta[analysis]'") from None
-    extracted = [features(model, records, _before_classifier(model), device=device) for _, model in models]
+    extracted = [extract_features(model, records, _before_classifier(model), device=device) for _, model in models]
     failures = {failure.index: failure for _, failed in extracted for failure in failed}
     readable = [i for i in range(len(records)) if i not in failures]
     if len(readable) < 4:
         raise GestaError(f"only {len(readable)} of {len(records)} videos can be read, and t-SNE needs four")
-    truth = np.array([labels[i] for i in readable])
-    found = []
-    for (name, _), (values, _) in zip(models, extracted):
-        matrix = np.stack([values[i]["embed"] for i in readable])
+    true_labels = np.array([labels[i] for i in readable])
+    projections = []
+    for (name, _), (features, _) in zip(models, extracted):
+        matrix = np.stack([features[i]["embed"] for i in readable])
         perplexity = min(PERPLEXITY, (len(matrix) - 1) / 3)
-        start = "pca" if min(matrix.shape) >= 2 else "random"
-        places = TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(matrix)
-        found.append(Projection(name=name, points=places, neighbours=same_class(matrix, truth)))
-    return Projections(
+        init = "pca" if min(matrix.shape) >= 2 else "random"
+        points = TSNE(2, perplexity=perplexity, init=init, random_state=seed).fit_transform(matrix)
+        neighbours = same_class_neighbours(matrix, true_labels)
+        projections.append(ModelProjection(name=name, points=points, neighbours=neighbours))
+    return Projection(
         videos=[records[i].name for i in readable],
-        labels=truth.tolist(),
+        labels=true_labels.tolist(),
         classes=list(classes),
         failures=[failures[i] for i in sorted(failures)],
-        models=found,
+        models=projections,
     )
 
 
@@ -172,7 +169,7 @@ def _before_classifier(model: VideoModel) -> Callable[[Tensor], dict[str, Tensor
     return lambda clips: {"embed": model.embed(clips)}
 
 
-def same_class(matrix: np.ndarray, labels: np.ndarray) -> float:
+def same_class_neighbours(matrix: np.ndarray, labels: np.ndarray) -> float:
     """Percent of the rows whose nearest other row (Euclidean, as in t-SNE) has the same label."""
     values = matrix.astype(np.float64) - matrix.mean(0, dtype=np.float64)
     squares = (values**2).sum(1)
@@ -181,19 +178,15 @@ def same_class(matrix: np.ndarray, labels: np.ndarray) -> float:
     return float(100 * (labels[distances.argmin(1)] == labels).mean())
 
 
-def draw(found: Projections) -> Figure:
+def draw_tsne(measured: Projection) -> Figure:
     """A panel per model and a star per video, coloured by class."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    count = len(found.classes)
-    palette = matplotlib.colormaps["tab10" if count <= 10 else "tab20" if count <= 20 else "nipy_spectral"]
-    colours = [palette(k if count <= 20 else k / (count - 1)) for k in range(count)]
-    figure = Figure(figsize=(5.6 * len(found.models) + 1.6, 5.6), layout="constrained", facecolor="white")
-    labels = np.array(found.labels)
-    panels = figure.subplots(1, len(found.models), squeeze=False)[0]
-    for axes, model in zip(panels, found.models):
-        for k, name in enumerate(found.classes):
+    count = len(measured.classes)
+    colours = distinct_colours(count)
+    figure = new_figure(5.6 * len(measured.models) + 1.6, 5.6)
+    labels = np.array(measured.labels)
+    panels = figure.subplots(1, len(measured.models), squeeze=False)[0]
+    for axes, model in zip(panels, measured.models):
+        for k, name in enumerate(measured.classes):
             x, y = model.points[labels == k].T
             axes.plot(x, y, "*", color=colours[k], markersize=8, markeredgewidth=0, alpha=0.85, label=name)
         axes.set_title(f"{model.name}\nnearest neighbour in the same class: {model.neighbours:.1f} %", fontsize=10)
@@ -204,12 +197,3 @@ def draw(found: Projections) -> Figure:
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right center", fontsize=8, frameon=False, ncols=-(-count // 24))
     return figure
-
-
-def tsne_figure(found: Projections, out: str | os.PathLike[str]) -> Path:
-    """Draw projections into a picture; its ending says the kind (.png, .svg, .pdf).
-
-    Raises:
-        GestaError: a picture that cannot be written.
-    """
-    return write_figure(draw(found), out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gesta.cli.options import (
     MODEL_HELP,
@@ -23,6 +23,10 @@ from gesta.cli.options import (
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:  # for start-up time
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from gesta.model import VideoModel
     from gesta.records import DataConfig
 
 
@@ -38,7 +42,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _add_verbs_of_maps(analyse: Verbs) -> None:
     """A model and a video become a picture."""
-    sub = analyse.add("alignment", _alignment, "draw which patches of two frames match (ATA's Fig. 5)", result=False)
+    sub = analyse.add("alignment", _alignment, "draw which patches of two frames match (ATA's Fig. 5)")
     _model_and_video(sub, "alignment.png")
     sub.add_argument("--block", type=int, metavar="I", help="match what enters block I (default: the middle one)")
     sub.add_argument("--frame", type=int, metavar="T", help="frames T - 1 and T of the map (default: the middle)")
@@ -46,11 +50,9 @@ def _add_verbs_of_maps(analyse: Verbs) -> None:
     sub = analyse.add("attention", _attention, "draw what a class token attends to, and which frames are dropped")
     _model_and_video(sub, "attention.png")
     sub.add_argument("--block", type=int, metavar="I", help="(default: the last that attends to patches)")
-    sub = analyse.add("motion", _motion, "draw what SMEM excites, frame by frame (STD-Former)", result=False)
+    sub = analyse.add("motion", _motion, "draw what SMEM excites, frame by frame (STD-Former)")
     _model_and_video(sub, "motion.png")
-    sub = analyse.add(
-        "response", _response, "draw where feature maps respond, one row per model (ATA's Figs 6 and 7)", result=False
-    )
+    sub = analyse.add("response", _response, "draw where feature maps respond, one row per model (ATA's Figs 6 and 7)")
     sub.add_argument("video", metavar="VIDEO")
     sub.add_argument("models", metavar="CKPT|MODEL", nargs="+", help=MODEL_HELP)
     _after_block(sub)
@@ -61,12 +63,9 @@ def _add_verbs_of_maps(analyse: Verbs) -> None:
     sub.add_argument(
         "--at", type=position, metavar="ROW,COLUMN", help="what this position attends to, in pixels of the model's clip"
     )
-    sub = analyse.add("warp", _warp, "draw STAN's transform on the raw clip (the paper's Fig. 2)", result=False)
-    sub.add_argument("checkpoint", metavar="CKPT")
-    sub.add_argument("video", metavar="VIDEO")
+    sub = analyse.add("warp", _warp, "draw STAN's transform on the raw clip (the paper's Fig. 2)")
+    _model_and_video(sub, "warp.png")
     sub.add_argument("--spatial-only", action="store_true", help="leave the couplings with time out")
-    _out_option(sub, "warp.png")
-    trust_option(sub)
 
 
 def _add_verbs_of_parameters(analyse: Verbs) -> None:
@@ -79,7 +78,7 @@ def _add_verbs_of_parameters(analyse: Verbs) -> None:
     sub.add_argument("--runs", default="runs", help="folder of runs whose accuracy is shown (default %(default)s)")
     _out_option(sub, "clusters.png")
     trust_option(sub)
-    sub = analyse.add("filters", _filters, "draw the filters of the first layer", result=False)
+    sub = analyse.add("filters", _filters, "draw the filters of the first layer")
     sub.add_argument("model", metavar="CKPT|MODEL", help=MODEL_HELP)
     sub.add_argument("--n", type=int, default=64, help="filters at most (default %(default)s)")
     sub.add_argument(
@@ -113,7 +112,7 @@ def _add_verbs_of_results(analyse: Verbs) -> None:
     device_option(sub)
     _out_option(sub, "complexity.png")
     trust_option(sub)
-    sub = analyse.add("confusion", _confusion, "which classes are taken for which, in one result or two")
+    sub = analyse.add("confusion", _confusion, "which classes are predicted as which, in one result or two")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="result or run folder; of two also the difference")
     sub.add_argument("--by", metavar="FILE", help="add up classes by attribute: CSV, JSON, or Diving48_vocab.json")
     sub.add_argument("--space", help="label space (default: the first)")
@@ -187,134 +186,120 @@ def _report(options: argparse.Namespace) -> None:
     print(write_report(Path(options.run)))
 
 
-def _attention(options: argparse.Namespace) -> None:
-    from gesta.analysis.attention import attention_figure
-    from gesta.analysis.sources import load
+def _show(options: argparse.Namespace, measured: Any, figure: Figure) -> None:
+    """What every verb with a figure does at its end: write it, and print what was measured."""
+    from gesta.analysis.figures import write_figure
+
+    write_figure(figure, options.out)
+    print_results(options, measured, file=options.out)
+
+
+def _model_and_clip(options: argparse.Namespace) -> tuple[str, VideoModel, Tensor]:
+    """The name, the model and the middle clip of the video that a command names."""
+    from gesta.analysis.sources import load, read_clip
 
     name, model = load(options.model, trust_code=options.trust_code)
-    result = attention_figure(name, model, options.video, options.out, block=options.block)
-    print_results(options, result, file=options.out)
+    return name, model, read_clip(options.video, model.config.clip)
+
+
+def _alignment(options: argparse.Namespace) -> None:
+    from gesta.analysis.matches import draw_matches, measure_matches
+
+    name, model, clip = _model_and_clip(options)
+    measured = measure_matches(name, model, clip, block=options.block, frame=options.frame, tau=options.tau)
+    _show(options, measured, draw_matches(measured))
+
+
+def _attention(options: argparse.Namespace) -> None:
+    from gesta.analysis.attention import draw_attention, measure_attention
+
+    measured = measure_attention(*_model_and_clip(options), block=options.block)
+    _show(options, measured, draw_attention(measured))
+
+
+def _motion(options: argparse.Namespace) -> None:
+    from gesta.analysis.motion import draw_motion, measure_motion
+
+    measured = measure_motion(*_model_and_clip(options))
+    _show(options, measured, draw_motion(measured))
+
+
+def _response(options: argparse.Namespace) -> None:
+    from gesta.analysis.response import draw_response, measure_response
+    from gesta.analysis.sources import load, read_clip
+
+    models = [load(source, trust_code=options.trust_code) for source in options.models]
+    measured = measure_response(models, read_clip(options.video, models[0][1].config.clip), block=options.block)
+    _show(options, measured, draw_response(measured))
+
+
+def _stage_attention(options: argparse.Namespace) -> None:
+    from gesta.analysis.stage_attention import cosines_over_training, draw_stage_attention, measure_stage_attention
+
+    name, model, clip = _model_and_clip(options)
+    checkpoints = cosines_over_training(options.model, clip, trust_code=options.trust_code)
+    measured = measure_stage_attention(name, model, clip, position=options.at, checkpoints=checkpoints)
+    _show(options, measured, draw_stage_attention(measured))
+
+
+def _warp(options: argparse.Namespace) -> None:
+    from gesta.analysis.warp import draw_warp, measure_warp
+
+    measured = measure_warp(*_model_and_clip(options), spatial_only=options.spatial_only)
+    _show(options, measured, draw_warp(measured))
 
 
 def _clusters(options: argparse.Namespace) -> None:
-    from gesta.analysis.rpe import read_config, sweep, sweep_figure
+    from gesta.analysis.rpe import draw_clusters, measure_clusters, read_config
 
     config = with_fields(read_config(options.model, trust_code=options.trust_code), options)
-    result = sweep(options.model, config, options.ratios, options.runs)
-    sweep_figure(result, options.out)
-    print_results(options, result, file=options.out)
+    measured = measure_clusters(options.model, config, options.ratios, options.runs)
+    _show(options, measured, draw_clusters(measured))
+
+
+def _filters(options: argparse.Namespace) -> None:
+    from gesta.analysis.filters import draw_filters, measure_filters
+    from gesta.analysis.sources import load
+
+    measured = measure_filters(*load(options.model, trust_code=options.trust_code), folded=not options.learned)
+    _show(options, measured, draw_filters(measured, options.n))
+
+
+def _rpe(options: argparse.Namespace) -> None:
+    from gesta.analysis.rpe import draw_bucket_map, measure_bucket_map, read_config
+
+    config = with_fields(read_config(options.model, trust_code=options.trust_code), options)
+    measured = measure_bucket_map(options.model, config, options.ref)
+    _show(options, measured, draw_bucket_map(measured))
 
 
 def _complexity(options: argparse.Namespace) -> None:
-    from gesta.analysis.complexity import compare_costs, complexity_figure, subjects
+    from gesta.analysis.complexity import draw_complexity, find_models, measure_complexity
 
-    chosen = [
-        subject
+    models = [
+        model
         for source in options.sources
-        for subject in subjects(source, runs=options.runs, trust_code=options.trust_code)
+        for model in find_models(source, runs=options.runs, trust_code=options.trust_code)
     ]
-    if not chosen:
+    if not models:
         raise GestaError(f"{', '.join(options.sources)}: no row of these has a recipe, so there is nothing to count")
-    result = compare_costs(chosen, style=options.style, seconds=options.seconds, device=options.device)
-    complexity_figure(result, options.out)
-    print_results(options, result, file=options.out)
+    measured = measure_complexity(models, style=options.style, seconds=options.seconds, device=options.device)
+    _show(options, measured, draw_complexity(measured))
 
 
 def _confusion(options: argparse.Namespace) -> None:
-    from gesta.analysis.confusion import confusion, confusion_figure
+    from gesta.analysis.confusion import draw_confusion, measure_confusion
     from gesta.evaluation.result import Result
 
     if len(options.results) > 2:
         raise GestaError("give one result, or two to see their difference")
     results = [(path, Result.read(result_file(path))) for path in options.results]
-    result = confusion(results, space=options.space, by=options.by, most=options.pairs)
-    confusion_figure(result, options.out)
-    print_results(options, result, file=options.out)
-
-
-def _filters(options: argparse.Namespace) -> None:
-    from gesta.analysis.filters import filters_figure
-    from gesta.analysis.sources import load
-
-    name, model = load(options.model, trust_code=options.trust_code)
-    print(filters_figure(name, model, options.out, most=options.n, folded=not options.learned))
-
-
-def _rpe(options: argparse.Namespace) -> None:
-    from gesta.analysis.rpe import bucket_map_of, map_figure, read_config
-
-    config = with_fields(read_config(options.model, trust_code=options.trust_code), options)
-    result = bucket_map_of(options.model, config, options.ref)
-    map_figure(result, options.out)
-    print_results(options, result, file=options.out)
-
-
-def _stage_attention(options: argparse.Namespace) -> None:
-    from gesta.analysis.stage_attention import stage_attention_figure
-
-    result = stage_attention_figure(
-        options.model, options.video, options.out, place=options.at, trust_code=options.trust_code
-    )
-    print_results(options, result, file=options.out)
-
-
-def _stages(options: argparse.Namespace) -> None:
-    from gesta.analysis.features import labelled
-    from gesta.analysis.sources import load
-    from gesta.analysis.stages import probe_stages, stages_figure
-
-    name, model = load(options.run, trust_code=options.trust_code)
-    data = _videos_of(options.run, options)
-    splits = []
-    for split in ("train", options.split):
-        records, labels, _ = labelled(data, split, n=options.n, space=options.space, seed=options.seed)
-        if not records:
-            raise GestaError(f"the data has no labelled videos of the split {split!r} (gesta data list shows them)")
-        splits.append((records, labels))
-    result = probe_stages(name, model, *splits, strength=options.c, device=options.device)
-    stages_figure(result, options.out)
-    print_results(options, result, file=options.out)
-
-
-def _videos_of(run: str, options: argparse.Namespace) -> DataConfig:
-    """The data set of ``--data``, or else that of a run, with the fields that flags change."""
-    from gesta.analysis.features import run_data
-
-    if options.data:
-        return data_source(options.data, options, _data_flags(options))
-    return with_fields(run_data(run, trust_code=options.trust_code), options, _data_flags(options))
-
-
-def _data_flags(options: argparse.Namespace) -> list[str]:
-    """The flags of fields, as the data set alone names them: ``--root`` for ``--data.root``."""
-    return [flag.replace("--data.", "--", 1) for flag in options.fields]
-
-
-def _tsne(options: argparse.Namespace) -> None:
-    from gesta.analysis.sources import load
-    from gesta.analysis.tsne import choose, project, tsne_figure
-
-    models = [load(run, trust_code=options.trust_code) for run in options.runs]
-    data = _videos_of(options.runs[0], options)
-    classes = [name for words in options.classes or () for name in words.split(",") if name]
-    chosen = choose(data, options.split, classes, n=options.n, space=options.space, seed=options.seed)
-    result = project(models, *chosen, device=options.device, seed=options.seed)
-    tsne_figure(result, options.out)
-    print_results(options, result, file=options.out)
-
-
-def _warp(options: argparse.Namespace) -> None:
-    from gesta.analysis.warp import warp_figure
-    from gesta.checkpoint import load
-
-    loaded = load(options.checkpoint, trust_code=options.trust_code)
-    out = Path(options.out)
-    warp_figure(loaded.model, options.video, out, spatial_only=options.spatial_only)
-    print(out)
+    measured = measure_confusion(results, space=options.space, by=options.by, most=options.pairs)
+    _show(options, measured, draw_confusion(measured))
 
 
 def _mi(options: argparse.Namespace) -> int:
-    from gesta.analysis.mutual_information import mutual_information
+    from gesta.analysis.mutual_information import measure_mutual_information
     from gesta.analysis.sources import is_model, load
     from gesta.prediction.predict import find_sources
     from gesta.records import Record
@@ -337,33 +322,50 @@ def _mi(options: argparse.Namespace) -> int:
         records = [Record(path=path, name=path) for path in paths]
     if options.limit:
         records = records[:: -(-len(records) // options.limit)]
-    result = mutual_information(
+    measured = measure_mutual_information(
         models, records, estimator=options.estimator, tau=options.tau, block=options.block, device=options.device
     )
-    print_results(options, result)
-    return int(bool(result.failures))
+    print_results(options, measured)
+    return int(bool(measured.failures))
 
 
-def _alignment(options: argparse.Namespace) -> None:
-    from gesta.analysis.matches import matches_figure
+def _stages(options: argparse.Namespace) -> None:
+    from gesta.analysis.sources import labelled_videos, load
+    from gesta.analysis.stages import draw_stages, measure_stages
+
+    name, model = load(options.run, trust_code=options.trust_code)
+    data = _videos_of(options.run, options)
+    splits = []
+    for split in ("train", options.split):
+        records, labels, _ = labelled_videos(data, split, n=options.n, space=options.space, seed=options.seed)
+        if not records:
+            raise GestaError(f"the data has no labelled videos of the split {split!r} (gesta data list shows them)")
+        splits.append((records, labels))
+    measured = measure_stages(name, model, *splits, strength=options.c, device=options.device)
+    _show(options, measured, draw_stages(measured))
+
+
+def _tsne(options: argparse.Namespace) -> None:
     from gesta.analysis.sources import load
+    from gesta.analysis.tsne import choose_videos, draw_tsne, measure_tsne
 
-    model = load(options.model, trust_code=options.trust_code)[1]
-    print(matches_figure(model, options.video, options.out, block=options.block, frame=options.frame, tau=options.tau))
-    print(options.out)
-
-
-def _motion(options: argparse.Namespace) -> None:
-    from gesta.analysis.motion import motion_figure
-    from gesta.analysis.sources import load
-
-    name, model = load(options.model, trust_code=options.trust_code)
-    print(motion_figure(name, model, options.video, options.out))
+    models = [load(run, trust_code=options.trust_code) for run in options.runs]
+    data = _videos_of(options.runs[0], options)
+    classes = [name for names in options.classes or () for name in names.split(",") if name]
+    chosen = choose_videos(data, options.split, classes, n=options.n, space=options.space, seed=options.seed)
+    measured = measure_tsne(models, *chosen, device=options.device, seed=options.seed)
+    _show(options, measured, draw_tsne(measured))
 
 
-def _response(options: argparse.Namespace) -> None:
-    from gesta.analysis.response import response_figure
-    from gesta.analysis.sources import load
+def _videos_of(run: str, options: argparse.Namespace) -> DataConfig:
+    """The data set of ``--data``, or else that of a run, with the fields that flags change."""
+    from gesta.analysis.sources import run_data
 
-    models = [load(source, trust_code=options.trust_code) for source in options.models]
-    print(response_figure(models, options.video, options.out, block=options.block))
+    if options.data:
+        return data_source(options.data, options, _data_flags(options))
+    return with_fields(run_data(run, trust_code=options.trust_code), options, _data_flags(options))
+
+
+def _data_flags(options: argparse.Namespace) -> list[str]:
+    """The flags of fields, as the data set alone names them: ``--root`` for ``--data.root``."""
+    return [flag.replace("--data.", "--", 1) for flag in options.fields]

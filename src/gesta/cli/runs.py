@@ -146,8 +146,8 @@ def _evaluate_job(options: argparse.Namespace, run: Path | None) -> EvaluateJob:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from gesta.analysis.sources import write_figure
-    from gesta.analysis.sweep_chart import draw
+    from gesta.analysis.figures import write_figure
+    from gesta.analysis.sweep_chart import draw_sweep
     from gesta.processes import is_first_process
     from gesta.recipes.address import find_recipe
     from gesta.training.sweep import Sweep, default_folder, field_name, sweep, value_at
@@ -160,7 +160,7 @@ def _sweep(options: argparse.Namespace) -> int:
     out = Path(options.out) if options.out else default_folder(recipe, name)
 
     def draw_chart(so_far: Sweep) -> None:  # after each training, so that a sweep that is stopped has its chart, too
-        write_figure(draw(so_far), out / "sweep.png")
+        write_figure(draw_sweep(so_far), out / "sweep.png")
 
     result = sweep(
         recipe, name, values, seeds=options.seeds, out=out, trust_code=options.trust_code, after_trial=draw_chart

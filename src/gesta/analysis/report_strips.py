@@ -1,10 +1,10 @@
-"""What a model got right and wrong, to look at: frames of the surest hits and misses, as HTML."""
+"""Strips of frames of a report: the most confident right and wrong predictions, as HTML."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
@@ -25,48 +25,58 @@ FRAMES, FRAME_HEIGHT = 8, 96
 
 
 def strips(result: Result, data_root: str | Path | None) -> Iterator[str]:
-    """Frames of the surest hits, one per class, and of the surest misses."""
+    """Frames of the most confident hits, one per class, and of the most confident misses."""
     space = next(iter(result.classes))
     names, labels = result.classes[space], result.labels[space]
-    sure = {i: _shares(scores, result.average) for i, scores in enumerate(result.scores[space]) if scores is not None}
-    order = sorted((i for i in sure if labels[i] is not None), key=lambda i: -float(sure[i].max()))
-    hits = {labels[i]: i for i in reversed(order) if int(sure[i].argmax()) == labels[i]}  # the surest of each class
-    misses = [i for i in order if int(sure[i].argmax()) != labels[i]]
+    scores = result.scores[space]
+    probabilities = {i: _probabilities(row, result.average) for i, row in enumerate(scores) if row is not None}
+    # the most confident first
+    order = sorted((i for i in probabilities if labels[i] is not None), key=lambda i: -float(probabilities[i].max()))
     if not order:
         return
+    right = [i for i in order if int(probabilities[i].argmax()) == labels[i]]
+    first_of_class = {labels[i]: i for i in reversed(right)}
+    hits = [i for i in right if first_of_class[labels[i]] == i][:HITS]
+    misses = [i for i in order if int(probabilities[i].argmax()) != labels[i]]
     try:
         records = _records(result, data_root)
     except GestaError as error:
         yield f'<p class="soft">No frames can be shown: {escape(str(error))}</p>'
         return
     if len(result.classes) > 1:
-        yield f"<p>Answers of the label space {escape(space)}.</p>"
-    for title, kind, some in (
-        ("Hits: the surest of some classes", "hit", sorted(hits.values(), key=lambda i: -float(sure[i].max()))[:HITS]),
-        (f"Misses: the surest of {len(misses)}", "miss", misses[:MISSES]),
+        yield f"<p>Predictions of the label space {escape(space)}.</p>"
+    for title, kind, shown in (
+        ("Hits: the most confident of some classes", "hit", hits),
+        (f"Misses: the most confident of {len(misses)}", "miss", misses[:MISSES]),
     ):
-        if some:
+        if shown:
             yield f"<h3>{title}</h3>"
-        for i in some:
-            answers = ""
-            for rank, k in enumerate(np.argsort(-sure[i], kind="stable")[:3].tolist()):
-                share = 100 * float(sure[i][k])
-                name = escape(names[k]) + " ✓" * (k == labels[i])
-                bar = f"<i class='bar {'rest' if rank else 'top'}' style='width:{max(share, 0.5):.1f}%'></i>"
-                answers += f"<div><span><span>{name}</span><span>{share:.1f} %</span></span>{bar}</div>"
-            truth = escape(names[labels[i] or 0])
+        for i in shown:
+            label = labels[i] or 0
             yield (
-                f'<div class="strip {kind}">{_frames(records[i])}<div><b>{truth}</b> '
-                f'<span class="soft">{escape(result.names[i])}</span></div><div class="answers">{answers}</div></div>'
+                f'<div class="strip {kind}">{_frames(records[i])}<div><b>{escape(names[label])}</b> '
+                f'<span class="soft">{escape(result.names[i])}</span></div><div class="answers">'
+                f"{_answers(probabilities[i], names, label)}</div></div>"
             )
 
 
-def _shares(scores: list[float], average: str) -> np.ndarray:
+def _answers(probabilities: np.ndarray, names: Sequence[str], label: int) -> str:
+    """The three most probable classes as bars, the right one ticked."""
+    bars = ""
+    for rank, k in enumerate(np.argsort(-probabilities, kind="stable")[:3].tolist()):
+        percent = 100 * float(probabilities[k])
+        name = escape(names[k]) + " ✓" * (k == label)
+        bar = f"<i class='bar {'other' if rank else 'top'}' style='width:{max(percent, 0.5):.1f}%'></i>"
+        bars += f"<div><span><span>{name}</span><span>{percent:.1f} %</span></span>{bar}</div>"
+    return bars
+
+
+def _probabilities(scores: list[float], average: str) -> np.ndarray:
     values = np.asarray(scores)
     if average == "probabilities":
         return values
-    powers = np.exp(values - values.max())
-    return powers / powers.sum()
+    exponentials = np.exp(values - values.max())
+    return exponentials / exponentials.sum()
 
 
 def _records(result: Result, data_root: str | Path | None) -> list[Record]:
@@ -85,11 +95,11 @@ def _records(result: Result, data_root: str | Path | None) -> list[Record]:
 def _frames(record: Record) -> str:
     """An image of frames spread over a video; a sentence if it cannot be read."""
 
-    def spread(n: int) -> torch.Tensor:
+    def evenly_spaced(n: int) -> torch.Tensor:
         return torch.linspace(0, n - 1, FRAMES).round().long()
 
     try:
-        frames = read_record(record, spread, FRAME_HEIGHT)
+        frames = read_record(record, evenly_spaced, FRAME_HEIGHT)
     except VideoError as error:
         return f'<p class="soft">{escape(str(error))}</p>'
     frames = torch.nn.functional.pad(frames[..., :-2], (0, 2), value=255)  # a gap between frames

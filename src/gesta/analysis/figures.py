@@ -1,0 +1,106 @@
+"""What figures share: an empty one, colours, frames under heat maps, and files of pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from torch import Tensor
+
+from gesta.errors import GestaError
+
+BLUE, GREY, RED, ORANGE = "#3b82f6", "#94a3b8", "#d40000", "#d55e00"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A white figure of so many inches whose parts are arranged by matplotlib."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def set_tight_layout(figure: Figure, height_padding: float, height_space: float) -> None:
+    """Leave next to nothing between the panels, for rows of frames."""
+    engine = ConstrainedLayoutEngine(w_pad=0.01, h_pad=height_padding, wspace=0.0, hspace=height_space)
+    figure.set_layout_engine(engine)
+
+
+def distinct_colours(count: int) -> list[Any]:
+    """As many colours, easy to tell apart if they are at most 20."""
+    palette = matplotlib.colormaps["tab10" if count <= 10 else "tab20" if count <= 20 else "nipy_spectral"]
+    return [palette(i if count <= 20 else i / (count - 1)) for i in range(count)]
+
+
+def spread_frames(frames: int, most: int) -> list[int]:
+    """Frames of a clip that are drawn: all, or ``most`` spread evenly from the first to the last."""
+    return np.linspace(0, frames - 1, min(frames, most)).round().astype(int).tolist()
+
+
+def hide_axes(axes: Axes) -> None:
+    """Remove ticks and borders but keep the labels, which ``set_axis_off`` would hide."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def open_axes(axes: Axes) -> None:
+    """Remove the upper and the right border of a chart."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def show_frame(axes: Axes, frame: Tensor, *, grey: bool = False, alpha: float = 1.0) -> None:
+    """Draw a frame ``(3, S, S)`` uint8."""
+    if grey:
+        axes.imshow(frame.float().mean(0).numpy(), cmap="gray", vmin=0, vmax=255, alpha=alpha)
+    else:
+        axes.imshow(frame.permute(1, 2, 0).numpy(), alpha=alpha)
+
+
+def show_heat(
+    axes: Axes, frame: Tensor, heat: Tensor, low: float, high: float, *, alpha: float, interpolation: str = "bilinear"
+) -> Any:
+    """Draw a frame in grey and a map ``(H, W)`` of any size over all of it.
+
+    Args:
+        axes: where.
+        frame: ``(3, S, S)`` uint8.
+        heat: the map.
+        low: value of the first colour.
+        high: value of the last colour.
+        alpha: opacity of the map.
+        interpolation: between its cells.
+
+    Returns:
+        The map's image, for a colour bar.
+    """
+    edge = frame.shape[-1]
+    show_frame(axes, frame, grey=True)
+    return axes.imshow(
+        heat.numpy(),
+        cmap="turbo",
+        vmin=low,
+        vmax=high,
+        alpha=alpha,
+        extent=(-0.5, edge - 0.5, edge - 0.5, -0.5),
+        interpolation=interpolation,
+    )
+
+
+def write_figure(figure: Figure, out: str | os.PathLike[str]) -> Path:
+    """Write a figure; the suffix of ``out`` chooses the format (.png, .svg, .pdf). Its folder is made if needed.
+
+    Raises:
+        GestaError: a format that matplotlib does not know, or a path that cannot be written.
+    """
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=130)
+    except (OSError, ValueError) as error:
+        raise GestaError(
+            f"{out}: the picture cannot be written ({error}); choose another file with --out, .png, .svg or .pdf"
+        ) from None
+    return Path(out)
