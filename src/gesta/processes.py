@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # start-up time
     import torch
     from lightning.fabric import Fabric
 
+# --- processes of one training ---------------------------------------------------------------------------------------
+
 
 def make_fabric(precision: Any = "32-true") -> Fabric:
     """Devices, precision and processes: one device, or as many as torchrun or srun started processes.
@@ -32,15 +34,15 @@ def make_fabric(precision: Any = "32-true") -> Fabric:
         warnings.simplefilter("ignore")
         from lightning.fabric import Fabric  # start-up time
 
-        for name in ("lightning.fabric", "lightning.pytorch"):  # whose imports set another level
+        for name in ("lightning.fabric", "lightning.pytorch"):  # importing them sets another level
             logging.getLogger(name).setLevel(logging.ERROR)
-        world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
-        here = os.environ.get("LOCAL_WORLD_SIZE")
-        nodes = world // int(here) if here else int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
-        fabric = Fabric(accelerator="auto", devices=world // nodes, num_nodes=nodes, precision=precision)
+        world_size = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+        per_node = os.environ.get("LOCAL_WORLD_SIZE")
+        nodes = world_size // int(per_node) if per_node else int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
+        fabric = Fabric(accelerator="auto", devices=world_size // nodes, num_nodes=nodes, precision=precision)
         fabric.launch()
     if fabric.world_size > 1:
-        atexit.unregister(_leave_group)
+        atexit.unregister(_leave_group)  # so that it is registered once, however often this function is called
         atexit.register(_leave_group)
     return fabric
 
@@ -57,34 +59,23 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def is_first_process() -> bool:
-    """Whether this is the first of the processes that torchrun or srun started, also before they know each other."""
+    """Whether this is the first of the processes that torchrun or srun started; works before they are connected."""
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0
 
 
 def _leave_group() -> None:
-    """Gloo's threads must end before the interpreter does, or it may abort; Lightning sees to NCCL's only."""
+    """End Gloo's threads before the interpreter ends, or it may abort; Lightning does so for NCCL only."""
     import torch  # start-up time
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def share_processors(fabric: Fabric, workers: int) -> None:
-    """On a CPU, leave the loader's processes the processors they need: threads that fight over them halve the speed.
-
-    Whoever sets OMP_NUM_THREADS decides for himself.
-    """
-    import torch  # start-up time
-
-    if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, processors() - loader_workers(workers, shared=True)))
-
-
-def batch_norms_to_join(fabric: Fabric) -> bool:
+def can_sync_batch_norms(fabric: Fabric) -> bool:
     """Whether there are several processes, between which torch's SyncBatchNorm can exchange statistics.
 
     Raises:
-        GestaError: they are on another device than CUDA, which it does not know.
+        GestaError: they are on another device than CUDA, which SyncBatchNorm does not support.
     """
     if fabric.world_size > 1 and fabric.device.type != "cuda":
         raise GestaError(
@@ -95,7 +86,7 @@ def batch_norms_to_join(fabric: Fabric) -> bool:
 
 
 def mean_over_processes(fabric: Fabric, values: dict[str, Any]) -> dict[str, float]:
-    """The mean of each value over all processes; the one place per step where we wait for the device."""
+    """The mean of each value over all processes, in one exchange; this waits for the device."""
     import torch  # start-up time
 
     stacked = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=fabric.device) for v in values.values()])
@@ -103,49 +94,52 @@ def mean_over_processes(fabric: Fabric, values: dict[str, Any]) -> dict[str, flo
     return dict(zip(values, means.tolist()))
 
 
-def all_failures(fabric: Fabric, mine: dict[str, str]) -> dict[str, str]:
-    """What any process could not read."""
+def gather_failures(fabric: Fabric, failures: dict[str, str]) -> dict[str, str]:
+    """The failures (name → reason) of all processes, in each of them."""
     if fabric.world_size == 1:
-        return mine
+        return failures
     import torch  # start-up time
 
     parts: list[Any] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(parts, mine)
+    torch.distributed.all_gather_object(parts, failures)
     return {name: reason for part in parts for name, reason in part.items()}
 
 
-def in_first_process(fabric: Fabric, work: Callable[[], str]) -> str:
-    """Do file work once; all processes get its answer, or its error."""
-    answer, error = "", ""
+def run_in_first_process(fabric: Fabric, work: Callable[[], str]) -> str:
+    """Do work on files once; all processes get its return value, or raise its error."""
+    value, error = "", ""
     if fabric.global_rank == 0:
         try:
-            answer = work()
+            value = work()
         except GestaError as problem:
             error = str(problem)
-    answer, error = fabric.broadcast((answer, error))
+    value, error = fabric.broadcast((value, error))
     if error:
         raise GestaError(error)
-    return answer
+    return value
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
 
 
 class Interruption:
-    """Ctrl-C and SIGTERM ask for a stop after the present step; a second one, or one in :meth:`at_once`, stops at once.
+    """Ctrl-C and SIGTERM ask for a stop after the current step; a second one, or one in :meth:`at_once`, stops at once.
 
     Stopping at once means that ``KeyboardInterrupt`` is raised. Outside the main thread signals are left alone.
 
     Attributes:
-        asked: whether a stop has been asked for.
+        requested: whether a stop has been asked for.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._at_once = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._ask)
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,7 +149,7 @@ class Interruption:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Work that may be broken off anywhere, because the state is saved."""
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
         self._at_once = True
         try:
@@ -163,31 +157,45 @@ class Interruption:
         finally:
             self._at_once = False
 
-    def _ask(self, *_: object) -> None:
-        if self.asked or self._at_once:
+    def _handle(self, *_: object) -> None:
+        if self.requested or self._at_once:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
 
-def loader_workers(workers: int, *, shared: bool = False) -> int:
-    """Number of loader processes: as asked, or for -1 as many as this process has processors, 16 at most.
+def ignore_interrupts(*_: object) -> None:
+    """Ignore Ctrl-C in a worker process: its parent hears it, too, and ends the worker in order.
 
-    ``shared`` leaves half of them to the model, which computes on them too.
+    Takes and ignores what pools and loaders pass to the first function of a worker.
     """
-    if workers >= 0:
-        return workers
-    return max(1, min(16, processors() // 2 if shared else processors()))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def processors() -> int:
-    """Processors this process may use, the other processes of the same training left theirs."""
+# --- CPU cores -------------------------------------------------------------------------------------------------------
+
+
+def cpu_cores() -> int:
+    """CPU cores that this process may use; other processes of the same training on this machine have their part."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def leave_interrupts_to_parent(*_: object) -> None:
-    """Ignore Ctrl-C: the process that started this one hears it, too, and ends it in order.
+def loader_workers(workers: int, *, shared: bool = False) -> int:
+    """Number of loader processes: as given, or for -1 one per CPU core, 16 at most.
 
-    Takes and ignores what pools and loaders give the first function of a worker.
+    ``shared`` leaves half of the cores to the model, which computes on them, too.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if workers >= 0:
+        return workers
+    return max(1, min(16, cpu_cores() // 2 if shared else cpu_cores()))
+
+
+def limit_threads(fabric: Fabric, workers: int) -> None:
+    """On a CPU, leave the loader's processes the cores they need: threads that compete for them halve the speed.
+
+    A value of the environment variable OMP_NUM_THREADS takes precedence.
+    """
+    import torch  # start-up time
+
+    if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cpu_cores() - loader_workers(workers, shared=True)))

@@ -10,30 +10,30 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], what: str, total: int | None = None, every_s: float = 10.0) -> Iterator[T]:
-    """Iterate over ``items``, showing how far it is on standard error.
+def track(items: Iterable[T], title: str, total: int | None = None, every_s: float = 10.0) -> Iterator[T]:
+    """Iterate over ``items``, showing on standard error how many are done.
 
     Args:
         items: anything iterable.
-        what: a few words in front of the bar.
-        total: number of items, if ``len(items)`` does not tell.
+        title: a few words in front of the bar.
+        total: number of items, if ``items`` has no length.
         every_s: seconds between lines where standard error is not a terminal.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import track as bar
+        from rich.console import Console  # start-up time
+        from rich.progress import track as rich_track
 
-        yield from bar(items, what, total=total, console=Console(stderr=True), transient=True)
+        yield from rich_track(items, title, total=total, console=Console(stderr=True), transient=True)
         return
     begin = last = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
         if now - last >= every_s:
             last = now
-            of = f" of {total}" if total else ""
-            print(f"{what}: {done}{of} after {now - begin:.0f} s", file=sys.stderr, flush=True)
+            of_total = f" of {total}" if total else ""
+            print(f"{title}: {done}{of_total} after {now - begin:.0f} s", file=sys.stderr, flush=True)
         yield item
 
 

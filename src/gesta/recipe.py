@@ -95,7 +95,7 @@ class TrainConfig:
         freeze: prefixes of parameters that stay as they are (their batch norms stay in evaluation mode).
         compile: run ``torch.compile`` on the model.
         seed: of everything random.
-        workers: loader processes; -1 chooses by the number of processors.
+        workers: loader processes; -1 chooses by the number of CPU cores.
         short_videos: a video shorter than a clip is played again (``loop``) or its last frame is held (``clamp``).
         decoder: ``pyav`` or ``torchcodec``.
         augment: augmentation of one clip.
@@ -157,7 +157,7 @@ class EvaluateConfig:
         short_side: length of the short side before cropping, in pixels, at ``ClipSpec.size`` 224; scaled with the size.
         average: what is averaged over views: softmax ``probabilities`` or ``logits``.
         batch_size: views per forward pass.
-        workers: loader processes; -1 chooses by the number of processors.
+        workers: loader processes; -1 chooses by the number of CPU cores.
         short_videos: a video shorter than a clip is played again (``loop``) or its last frame is held (``clamp``).
         decoder: ``pyav`` or ``torchcodec``.
     """

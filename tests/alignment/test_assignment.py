@@ -330,7 +330,7 @@ def test_statistics_of_several_threads() -> None:
 
 @pytest.fixture
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    monkeypatch.setattr(assignment, "_processors", lambda: 3)
+    monkeypatch.setattr(assignment, "_cpu_cores", lambda: 3)
     assignment._threads.cache_clear()
     yield
     assignment._threads.cache_clear()

@@ -67,7 +67,7 @@ def log_lines(epochs: int = 3, steps: int = 30) -> str:
         val = {"top1": 30.0 * epoch, "top5": 100.0, "mean_class": 30.0, "top1_scored": 40.0}
         failures = {"gone.mp4": "there is no such file"} if epoch == 1 else {}
         lines.append(
-            {"kind": "epoch", "epoch": epoch, "step": epoch * steps, "val": val, "seconds": 60.0, "data_share": 0.25}
+            {"kind": "epoch", "epoch": epoch, "step": epoch * steps, "val": val, "seconds": 60.0, "data_fraction": 0.25}
             | {"clips_per_s": 12.0, "failures": failures}
         )
     return "".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "ste'  # killed while it wrote

@@ -33,7 +33,7 @@ def test_made_features_are_as_hard_as_genuine_ones() -> None:
 
 def test_cells_and_models(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "ENTRIES", 1)
-    monkeypatch.setattr(measure, "processors", lambda: 2)
+    monkeypatch.setattr(measure, "cpu_cores", lambda: 2)
     video = make_video("clip.mp4", frames=40)
     model = create_model("ata_timesformer_tiny", classes=3)
     found = bench_align([("tiny", model)], video=video, edges=(3,), frames=(2, 8), device="cpu", seconds=0.0)

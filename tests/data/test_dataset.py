@@ -250,7 +250,7 @@ def test_loaders_give_the_same_with_and_without_workers(records: list[Record], b
     )
 
 
-def test_workers_are_chosen_by_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_chosen_by_cpu_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert loader_workers(-1) == 6 and loader_workers(0) == 0 and loader_workers(3) == 3

@@ -83,7 +83,7 @@ def test_the_best_weights_have_the_best_actions() -> None:
 @pytest.mark.parametrize("changes", [{}, {"variant": "vivit", "positions": "learned"}, {"schedule": "vivit"}])
 def test_one_step_with_verb_and_noun(changes: dict[str, Any], tmp_path: Path) -> None:
     """The recipe's own augmentation, optimiser and losses, on the tiny model."""
-    from gesta.training.loop import _losses
+    from gesta.training.step import batch_losses
 
     recipe = ctn.epic_kitchens(**changes)
     paths = [write_video(tmp_path / f"{i}.mp4", frames=20, shade=60 * i) for i in range(2)]
@@ -96,7 +96,7 @@ def test_one_step_with_verb_and_noun(changes: dict[str, Any], tmp_path: Path) ->
     clips = TrainingClips(videos, small.clip, recipe.train, {"verb": ["a", "b"], "noun": ["c", "d", "e"]})
     batch = collate([clips[epoch, i] for epoch in range(2) for i in range(2)])
     assert not batch["failures"]
-    losses = _losses(net, batch, small, recipe.train, torch.device("cpu"))
+    losses = batch_losses(net, batch, small, recipe.train, torch.device("cpu"))
     spaces = [value for name, value in losses.items() if name.startswith("cross_entropy/")]
     assert len(spaces) == 2 and losses["loss"].item() == pytest.approx(sum(v.item() for v in spaces) / 2)
     losses["loss"].backward()

@@ -20,8 +20,8 @@ from gesta.recipe import Recipe
 from gesta.recipes import st_manet
 from gesta.recipes.address import rehearse
 from gesta.records import Record
-from gesta.training.loop import _losses
 from gesta.training.optim import build_optimizer, learning_rate
+from gesta.training.step import batch_losses
 
 
 def model(recipe: Recipe) -> STMANetConfig:
@@ -88,7 +88,7 @@ def test_one_step_with_named_losses(tmp_path: Path) -> None:
     clips = TrainingClips(videos, small.clip, recipe.train, ["a", "b"])
     batch = collate([clips[0, i] for i in range(2)])
     assert not batch["failures"]
-    losses = _losses(net, batch, small, recipe.train, torch.device("cpu"))
+    losses = batch_losses(net, batch, small, recipe.train, torch.device("cpu"))
     parts = {"cross_entropy", "diversity_spatial", "diversity_temporal"}
     assert set(losses) == parts | {"loss"}
     assert losses["loss"].item() == pytest.approx(sum(losses[part].item() for part in parts))

@@ -31,14 +31,14 @@ import json, sys
 from pathlib import Path
 import torch
 from gesta.config import from_json
-from gesta.training import train
+from gesta.training.loop import train
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     train(from_json(json.loads(Path(sys.argv[1]).read_text())), sys.argv[2], resume=sys.argv[3] == "resume")
 """
 
-TIMES = ("data_s", "compute_s", "seconds", "data_share", "clips_per_s")
+TIMES = ("data_s", "compute_s", "seconds", "data_fraction", "clips_per_s")
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_killed_and_resumed_is_the_same_as_straight(asked: Recipe, tmp_path: Pat
     process = start(asked, run, "resume")
     said = interrupt(process, run, signal.SIGTERM)
     assert process.returncode == 130 and f"gesta train --resume --run {run}" in said, said
-    reached = load_state(run / "last.ckpt")["at"]["step"]
+    reached = load_state(run / "last.ckpt")["progress"]["step"]
     assert reached == log_without_times(run)[-1]["step"] < 48, "the training was over before the signal came"
 
     train(asked, run, resume=True, quiet=True)
@@ -137,7 +137,7 @@ def test_damaged_and_foreign_states_are_refused(asked: Recipe, tmp_path: Path) -
     short = replace(asked, train=replace(asked.train, epochs=2))
     train(short, run, quiet=True)
     last, previous = run / "last.ckpt", run / "previous.ckpt"
-    assert load_state(previous)["at"]["step"] <= load_state(last)["at"]["step"]
+    assert load_state(previous)["progress"]["step"] <= load_state(last)["progress"]["step"]
     longer = replace(asked, train=replace(asked.train, epochs=3))
     whole = last.read_bytes()
     last.write_bytes(whole[: len(whole) // 2])
@@ -148,7 +148,7 @@ def test_damaged_and_foreign_states_are_refused(asked: Recipe, tmp_path: Path) -
         train(longer, run, resume=True, quiet=True)
     last.write_bytes(previous.read_bytes())
     train(longer, run, resume=True, quiet=True)
-    assert load_state(last)["at"]["epoch"] == 3
+    assert load_state(last)["progress"]["epoch"] == 3
     assert [entry["step"] for entry in log_without_times(run) if entry["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
 
 

@@ -25,13 +25,14 @@ from gesta.errors import GestaError
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, to_clips
 from gesta.models import model_config
 from gesta.models.r3d import R3DConfig
-from gesta.processes import Interruption, batch_norms_to_join
+from gesta.processes import Interruption, can_sync_batch_norms
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
 from gesta.records import DataConfig, Record, SplitName
-from gesta.training.folder import Position
+from gesta.training.folder import TrainingProgress
 from gesta.training.log import RunLog
-from gesta.training.loop import _losses, train
+from gesta.training.loop import train
 from gesta.training.optim import learning_rate
+from gesta.training.step import batch_losses
 
 CLIP = ClipSpec(frames=2, stride=2, size=16)
 
@@ -269,9 +270,9 @@ def test_batch_norms_are_joined_where_it_can_be_done(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Said of one process, SyncBatchNorm is a batch norm: training ends with the same weights."""
-    assert [batch_norms_to_join(processes(*where)) for where in ((1, "cpu"), (1, "cuda"), (2, "cuda"))] == [0, 0, 1]
+    assert [can_sync_batch_norms(processes(*where)) for where in ((1, "cpu"), (1, "cuda"), (2, "cuda"))] == [0, 0, 1]
     with pytest.raises(GestaError, match=r"on CUDA only, and these 2 train on cpu; .* --train\.sync-bn False"):
-        batch_norms_to_join(processes(2, "cpu"))
+        can_sync_batch_norms(processes(2, "cpu"))
 
     convert, converted = nn.SyncBatchNorm.convert_sync_batchnorm, []
 
@@ -279,8 +280,8 @@ def test_batch_norms_are_joined_where_it_can_be_done(
         converted.extend([model] * isinstance(model, VideoModel))
         return convert(model, group)
 
-    monkeypatch.setattr("gesta.training.loop.batch_norms_to_join", lambda fabric: True)
-    monkeypatch.setattr("gesta.training.loop.nn.SyncBatchNorm.convert_sync_batchnorm", counting)
+    monkeypatch.setattr("gesta.training.setup.can_sync_batch_norms", lambda fabric: True)
+    monkeypatch.setattr("gesta.training.setup.nn.SyncBatchNorm.convert_sync_batchnorm", counting)
     for name, sync in (("joined", True), ("alone", False)):
         train(recipe(videos, epochs=1, sync_bn=sync, freeze=("bn1.",)), tmp_path / name, quiet=True)
     assert len(converted) == 1 and isinstance(converted[0].bn1, nn.SyncBatchNorm) and not converted[0].bn1.training
@@ -290,7 +291,7 @@ def test_batch_norms_are_joined_where_it_can_be_done(
 
     monkeypatch.undo()
     monkeypatch.setattr(
-        "gesta.training.loop.batch_norms_to_join", lambda fabric: batch_norms_to_join(processes(2, "cpu"))
+        "gesta.training.setup.can_sync_batch_norms", lambda fabric: can_sync_batch_norms(processes(2, "cpu"))
     )
     with pytest.raises(GestaError, match="on CUDA only"):
         train(recipe(videos, sync_bn=True), tmp_path / "refused", quiet=True)
@@ -333,7 +334,7 @@ def by_brightness(clips: Tensor, with_losses: bool) -> tuple[Tensor, dict[str, T
 
 
 def losses(forward: Any, views: int = 1, **changes: Any) -> dict[str, Tensor]:
-    return _losses(forward, batch(views), ToyConfig(classes=3), TrainConfig(**changes), torch.device("cpu"))
+    return batch_losses(forward, batch(views), ToyConfig(classes=3), TrainConfig(**changes), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("views", [1, 4])
@@ -375,7 +376,7 @@ def test_several_label_spaces_count_alike() -> None:
     labelled = batch(1)
     labelled["label"] = {"verb": torch.tensor([0, 1, 2]), "noun": torch.tensor([7, 1, 2])}
     model = ToyConfig(classes={"verb": 4, "noun": 8})
-    found = _losses(two, labelled, model, TrainConfig(), torch.device("cpu"))
+    found = batch_losses(two, labelled, model, TrainConfig(), torch.device("cpu"))
     assert float(found["cross_entropy/verb"]) == pytest.approx(math.log(4))
     assert float(found["cross_entropy/noun"]) == pytest.approx(math.log(8))
     assert float(found["loss"]) == pytest.approx((math.log(4) + math.log(8)) / 2 + 0.5)
@@ -389,9 +390,9 @@ def test_the_first_signal_asks_and_the_second_insists() -> None:
     with Interruption() as interruption:
         with interruption.at_once(), pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-        assert not interruption.asked
+        assert not interruption.requested
         signal.raise_signal(signal.SIGTERM)
-        assert interruption.asked
+        assert interruption.requested
         with pytest.raises(KeyboardInterrupt), interruption.at_once():
             pytest.fail("what may be broken off is not even begun")
         with pytest.raises(KeyboardInterrupt):
@@ -399,13 +400,13 @@ def test_the_first_signal_asks_and_the_second_insists() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_starved_model_is_named_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_loader_is_named_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog(tmp_path)
-    log.epoch(
-        1, 2, None, None, {"insert.3.0/det": 0.5}, Position(done=2, step=2, loss=2.0, clips=8, seconds=10.0, data_s=2.0)
-    )
-    assert "starves" not in capsys.readouterr().err
-    log.epoch(2, 2, {"top1": 50.0}, 50.0, {}, Position(done=2, step=4, best=75.0, seconds=10.0, data_s=4.0))
+    fast = TrainingProgress(epoch_steps=2, step=2, loss_sum=2.0, clips=8, seconds=10.0, data_s=2.0)
+    log.epoch(2, None, None, {"insert.3.0/det": 0.5}, fast)
+    assert "too slow" not in capsys.readouterr().err
+    slow = TrainingProgress(epoch=1, epoch_steps=2, step=4, best_top1=75.0, seconds=10.0, data_s=4.0)
+    log.epoch(2, {"top1": 50.0}, 50.0, {}, slow)
     log.close()
     shown = capsys.readouterr().err
     assert "40 % of the time" in shown and "--train.workers" in shown and "val top-1 50.0 %" in shown
@@ -414,7 +415,10 @@ def test_a_starved_model_is_named_with_the_remedy(tmp_path: Path, capsys: pytest
 
 def test_numbers_that_are_not_finite_stay_json(tmp_path: Path) -> None:
     log = RunLog(tmp_path, quiet=True)
-    log.step({"epoch": 1, "step": 1, "loss": math.nan, "losses": {"x": math.inf}, "lr": 1, "grad_norm": 1}, Position())
+    log.step(
+        {"epoch": 1, "step": 1, "loss": math.nan, "losses": {"x": math.inf}, "lr": 1, "grad_norm": 1},
+        TrainingProgress(),
+    )
     log.close()
     assert lines(tmp_path, "step")[0] == {
         "kind": "step", "epoch": 1, "step": 1, "loss": None, "losses": {"x": None}, "lr": 1, "grad_norm": 1,

@@ -169,7 +169,7 @@ def _by_scipy(problems: Tensor) -> tuple[Tensor, int]:
         return sum(_best(host[i], found[i]) for i in some)
 
     amount = len(host)
-    workers = _processors() if amount > 1 and host.size >= WORTH_THREADS else 1
+    workers = _cpu_cores() if amount > 1 and host.size >= WORTH_THREADS else 1
     if workers == 1:
         proved = work(range(amount))
     else:  # SciPy and NumPy let go of the interpreter while they compute
@@ -228,14 +228,14 @@ def _priced(similarity: NDArray[Any], best: NDArray[Any]) -> NDArray[np.float64]
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_processors(), thread_name_prefix="gesta-assign")
+    return ThreadPoolExecutor(_cpu_cores(), thread_name_prefix="gesta-assign")
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
 
 
-def _processors() -> int:
-    from gesta.processes import processors
+def _cpu_cores() -> int:
+    from gesta.processes import cpu_cores
 
-    return processors()
+    return cpu_cores()

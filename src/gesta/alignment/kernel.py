@@ -6,7 +6,7 @@ prices that keep lengths non-negative) until it reaches a free column. Rows of t
 prices, owners and distances of all columns stay in registers. All is float32, so the caller proves how good the result
 is (:func:`gesta.alignment.certificate.gap`), and nothing here has to be believed.
 
-Importing this module needs Triton, which wheels of PyTorch for processors do not bring.
+Importing this module needs Triton, which wheels of PyTorch for CPUs do not bring.
 """
 
 from __future__ import annotations

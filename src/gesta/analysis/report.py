@@ -172,7 +172,7 @@ def _training(log: list[dict[str, Any]]) -> Iterator[str]:
     yield svg
     epochs = [line for line in log if line.get("kind") == "epoch"]
     seconds = [line["seconds"] for line in epochs if isinstance(line.get("seconds"), int | float)]
-    waits = [line["data_share"] for line in epochs if isinstance(line.get("data_share"), int | float)]
+    waits = [line["data_fraction"] for line in epochs if isinstance(line.get("data_fraction"), int | float)]
     if seconds:
         wait = f", {100 * np.mean(waits):.0f} % of it waiting for data" if waits else ""
         yield f'<p class="soft">{len(epochs)} epochs, {np.sum(seconds) / 60:.1f} minutes of training{wait}.</p>'

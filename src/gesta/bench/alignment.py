@@ -22,7 +22,7 @@ from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.model import Scores, VideoModel, to_clips
 from gesta.plugins.ata import tile
-from gesta.processes import choose_device, processors
+from gesta.processes import choose_device, cpu_cores
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record, by_space
 
@@ -87,13 +87,13 @@ class AlignBench:
     Attributes:
         cells: by size of the clip.
         parts: of models.
-        processors: usable ones.
+        cpu_cores: usable ones.
         device: the accelerator, or None.
     """
 
     cells: list[Cell]
     parts: list[Part]
-    processors: int
+    cpu_cores: int
     device: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class AlignBench:
 
     def __str__(self) -> str:
         lines = [
-            f"milliseconds to align one clip, {self.processors} processors, {self.device or 'no GPU'}",
+            f"milliseconds to align one clip, {self.cpu_cores} CPU cores, {self.device or 'no GPU'}",
             f"{'N':>5}{'T':>4}{'paper loop':>12}{'threads':>11}{'ours':>11}{'in tiles':>11}{'GPU':>11}   loop / ours",
         ]
         for c in self.cells:
@@ -155,7 +155,7 @@ def bench_align(
     return AlignBench(
         cells=[_cell(edge, t, place, seconds) for edge in edges for t in frames],
         parts=parts,
-        processors=processors(),
+        cpu_cores=cpu_cores(),
         device=None
         if place.type == "cpu"
         else torch.cuda.get_device_name(place)
@@ -189,14 +189,14 @@ def paper_loop(tokens: Tensor) -> Tensor:
 
 def scipy_threads(tokens: Tensor) -> Tensor:
     """The same routes from all pairs of frames at once, each solved by SciPy in a thread."""
-    with ThreadPoolExecutor(processors()) as pool:
+    with ThreadPoolExecutor(cpu_cores()) as pool:
         solved = pool.map(lambda s: linear_sum_assignment(s, maximize=True)[1], similarity(tokens[None])[0].numpy())
     return compose(torch.stack([torch.from_numpy(columns) for columns in solved])[None])[0]
 
 
 def _cell(edge: int, frames: int, device: torch.device, seconds: float) -> Cell:
     # each thread gets two pairs at least; the loop, which has no threads, is extrapolated from fewer
-    pairs = min(frames - 1, max(ENTRIES // edge**4, 2 * processors()))
+    pairs = min(frames - 1, max(ENTRIES // edge**4, 2 * cpu_cores()))
     looped = min(frames - 1, max(ENTRIES // edge**4, 3))
     size, tokens = (edge, edge), moving(edge, max(pairs, looped) + 1, WIDTH)
     clip = tokens[:, : pairs + 1]

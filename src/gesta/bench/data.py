@@ -48,7 +48,7 @@ class DataBench:
         unreadable: sentences about those that were left out.
         source: median width x height, frames and codec of the videos.
         clip: what is loaded.
-        processors: usable ones.
+        cpu_cores: usable ones.
         decoded: frames per second of one thread that decodes from the first frame to the last and throws pixels away.
         converted: the same, every frame scaled and turned into RGB.
         milliseconds: one training clip in one process, by stage, medians: ``decode`` (open the file and decode the
@@ -57,7 +57,7 @@ class DataBench:
             processor's time, which other programs do not change, and the clock's for handing over to another device.
         clips: clips per second that the training loader delivers, by number of worker processes (0: none).
         limit: the same if the files are opened and the packets that a clip needs decoded, along our reader's shortest
-            way, and nothing is done with the frames: what this loader cannot pass on these processors.
+            way, and nothing is done with the frames: what this loader cannot pass on these CPU cores.
         device: where clips are handed over to.
         bottleneck: the stage that takes most.
         remedy: what to do about it.
@@ -67,7 +67,7 @@ class DataBench:
     unreadable: list[str]
     source: str
     clip: str
-    processors: int
+    cpu_cores: int
     decoded: float
     converted: float
     milliseconds: dict[str, float]
@@ -92,7 +92,7 @@ class DataBench:
     def __str__(self) -> str:
         total = sum(self.milliseconds.values())
         lines = [
-            f"{self.videos} videos, {self.source}; {self.processors} processors; clips of {self.clip}, {self.device}",
+            f"{self.videos} videos, {self.source}; {self.cpu_cores} CPU cores; clips of {self.clip}, {self.device}",
             f"decoding          {self.decoded:8.0f} frames/s, {self.converted:.0f} with scaling and RGB (one process)",
             *(f"{stage:<17} {ms:8.1f} ms a clip, {ms / total:.0%}" for stage, ms in self.milliseconds.items()),
             *(
@@ -120,7 +120,7 @@ def bench_data(
         root: folder of videos, records, or None for some that are made in a temporary folder.
         clip: what is loaded; default 16 frames, 4 apart, of 224 x 224.
         train: augmentation, batch size, repeats, decoder; default :class:`TrainConfig` with 8 videos a batch.
-        workers: numbers of loader processes to try; default 0, 1, 2, 4 ... up to the processors.
+        workers: numbers of loader processes to try; default 0, 1, 2, 4 ... up to the number of CPU cores.
         device: ``auto`` takes the first accelerator there is.
         seconds: of each measurement, start-up not counted.
 
@@ -136,9 +136,9 @@ def bench_data(
     records, unreadable, source, short = _readable(root)
     train = replace(train, batch_size=min(train.batch_size, len(records)), accumulate=1, balanced=False)
     dataset = TrainingClips(records, clip, train, ["any"])
-    processors = loader_workers(-1)
+    cpu_cores = loader_workers(-1)
     if workers is None:
-        workers = [0, *(2**i for i in range(processors.bit_length()) if 2**i <= processors)]
+        workers = [0, *(2**i for i in range(cpu_cores.bit_length()) if 2**i <= cpu_cores)]
     decoded = _decoding_rate(records, None, seconds)
     converted = _decoding_rate(records, dataset.short_side, seconds)
     stages = _stages(dataset, place, seconds)
@@ -154,7 +154,7 @@ def bench_data(
         unreadable=unreadable,
         source=source,
         clip=f"{clip.frames} frames ({sampling}) of {clip.size} x {clip.size}",
-        processors=processors,
+        cpu_cores=cpu_cores,
         decoded=decoded,
         converted=converted,
         milliseconds=stages,

@@ -121,7 +121,7 @@ def _machine(found: list[Finding]) -> None:
 
     add("system", f"{platform.system()} {platform.release()} {platform.machine()}")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    add("processors", f"{usable} usable of {os.cpu_count()}; torch computes with {torch.get_num_threads()} threads")
+    add("CPU cores", f"{usable} usable of {os.cpu_count()}; torch computes with {torch.get_num_threads()} threads")
     if (memory := _memory()) is not None:
         total, free = memory
         low = free < 2 * 2**30

@@ -109,7 +109,7 @@ def check(
         data: a data set, records by split, or records (taken as the training split).
         clip: warn of videos that are shorter than a clip of this kind.
         flip: whether training will mirror clips.
-        workers: processes that decode; -1 chooses by the number of processors.
+        workers: processes that decode; -1 chooses by the number of CPU cores.
         progress: show how far it is.
         seconds: that a file may take, besides one for each 128 kB of it or each image of a folder.
 

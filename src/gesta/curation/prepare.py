@@ -21,7 +21,7 @@ from gesta.curation.workers import each
 from gesta.data.lists import SPLIT_FOLDERS, Folder, write_lists
 from gesta.data.shards import CLASSES, members, write_shard
 from gesta.errors import GestaError
-from gesta.processes import processors
+from gesta.processes import cpu_cores
 from gesta.progress import track
 from gesta.video.find import find_videos
 
@@ -237,7 +237,7 @@ def _plan(root: str, out: str, videos: Sequence[str], settings: Settings) -> tup
 
 
 def _all(todo: Sequence[Job], workers: int | None) -> Iterator[tuple[Job, Done]]:
-    workers = min(processors() if workers is None else workers, len(todo))
+    workers = min(cpu_cores() if workers is None else workers, len(todo))
     for position, result, why in each(prepare_one, todo, workers):
         job = todo[position]
         yield job, result or Done(0, f"{job.source}: {why}; take it off the list")

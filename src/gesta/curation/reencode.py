@@ -115,7 +115,7 @@ def _decoded(path: str, info: VideoInfo, damage: list[Exception]) -> Iterator[Sh
     timed = info.variable_rate and "avi" not in info.container.split(",")
     fps = info.fps or FOLDER_FPS
     with open_video(path) as (container, stream):
-        set_threads(stream, single=True)  # the other processors have their own videos
+        set_threads(stream, single=True)  # the other CPU cores have videos of their own
         begin, last = None, -1 / fps
         for number, frame in enumerate(frames_of(stream, packets_of(container, stream, damage), damage)):
             last = number / fps if not timed else last + 1 / fps

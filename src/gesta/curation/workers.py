@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any, Generic, TypeVar
 
-from gesta.processes import leave_interrupts_to_parent
+from gesta.processes import ignore_interrupts
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -137,7 +137,7 @@ class _Hand(Generic[T, R]):
 
 
 def _serve(pipe: connection.Connection, work: Callable[[T], R]) -> None:
-    leave_interrupts_to_parent()
+    ignore_interrupts()
     with contextlib.suppress(EOFError, BrokenPipeError):
         pipe.send((None, None))  # awake
         while True:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gesta.errors import GestaError
-from gesta.processes import leave_interrupts_to_parent
+from gesta.processes import ignore_interrupts
 
 VERSION = 1
 """Of what a clip looks like; clips of different versions are not mixed in one folder."""
@@ -59,7 +59,7 @@ def in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], wor
             yield
         return
     # fresh processes, not forked ones: the caller may have threads (torch), and they need nothing of his
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_interrupts_to_parent)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=ignore_interrupts)
     try:
         running: list[Future[None]] = [pool.submit(work, *job) for job in jobs]
         for done in as_completed(running):

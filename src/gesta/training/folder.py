@@ -1,4 +1,4 @@
-"""A run is a folder: how it is opened, what must fit before it starts, and how far it is."""
+"""A run is a folder: how it is opened, what is checked before it starts, and how much of the training is done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gesta.model import ModelConfig
 from gesta.recipe import Recipe
 from gesta.records import ClassNames, Record, by_space, class_counts, labels_file, list_hash
 
-MAY_CHANGE = (
+CHANGEABLE_FIELDS = (
     *("name", "paper", "data.", "evaluate.", "init.", "model.activation_checkpointing"),
     *("train.epochs", "train.lr", "train.min_lr", "train.clip_grad", "train.precision", "train.compile"),
     *("train.workers", "train.decoder", "train.validate_every", "train.save_every_s"),
@@ -25,44 +25,45 @@ MAY_CHANGE = (
 
 
 @dataclass
-class Position:
-    """How far a run is; saved with the weights.
+class TrainingProgress:
+    """How much of a training is done; saved with the weights.
 
     Attributes:
-        epoch: epochs behind us.
-        done: optimiser steps of the present epoch behind us.
-        step: optimiser steps behind us.
-        best: best validation top-1 in percent, None before the first.
+        epoch: epochs completed.
+        epoch_steps: optimiser steps completed in the current epoch.
+        step: optimiser steps completed in all epochs.
+        best_top1: best validation top-1 in percent, None before the first validation.
         log_bytes: length of ``log.jsonl``.
         overflows: fp16 steps in a row whose gradients were not finite.
-        loss, clips, seconds, data_s: sums over the present epoch; of the time, ``data_s`` was spent waiting for data.
+        loss_sum, clips, seconds, data_s: sums over the current epoch; ``data_s`` is the part of ``seconds`` spent
+            waiting for data.
         failures: training videos of this epoch that could not be read, name → reason.
     """
 
     epoch: int = 0
-    done: int = 0
+    epoch_steps: int = 0
     step: int = 0
-    best: float | None = None
+    best_top1: float | None = None
     log_bytes: int = 0
     overflows: int = 0
-    loss: float = 0.0
+    loss_sum: float = 0.0
     clips: int = 0
     seconds: float = 0.0
     data_s: float = 0.0
     failures: dict[str, str] = field(default_factory=dict)
 
     def add(self, loss: float, clips: int, seconds: float, data_s: float) -> None:
-        """Put one optimiser step behind us."""
-        self.done, self.step = self.done + 1, self.step + 1
-        self.loss += loss if math.isfinite(loss) else 0.0
+        """Count one more optimiser step."""
+        self.epoch_steps, self.step = self.epoch_steps + 1, self.step + 1
+        self.loss_sum += loss if math.isfinite(loss) else 0.0
         self.clips, self.seconds, self.data_s = self.clips + clips, self.seconds + seconds, self.data_s + data_s
 
 
 def open_run(run: Path, recipe: Recipe, classes: ClassNames, resume: bool) -> str:
-    """Make the folder of a new run, or check that an old one can go on; write ``recipe.json`` and ``labels.txt``.
+    """Make the folder of a new run, or check that an old one can be resumed; write ``recipe.json`` and ``labels.txt``.
 
     Returns:
-        What a user should know about resuming (what changed, that nothing is there to go on from), or an empty string.
+        Which fields of the recipe have changed since the run was started, in a sentence, or an empty string.
 
     Raises:
         GestaError: a folder in use without ``resume``; one that is no run; a recipe that differs too much.
@@ -70,29 +71,29 @@ def open_run(run: Path, recipe: Recipe, classes: ClassNames, resume: bool) -> st
     remark = ""
     if run.exists() and not run.is_dir():
         raise GestaError(f"{run}: is a file; choose another folder with --run")
-    used = run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir())
-    if used and not resume:
-        raise GestaError(f"{run}: already holds files; go on with that run by --resume, or choose another with --run")
-    new = to_json(recipe)
-    if used:
+    in_use = run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir())
+    if in_use and not resume:
+        raise GestaError(f"{run}: already holds files; resume that run with --resume, or choose another with --run")
+    fields = to_json(recipe)
+    if in_use:
         path = run / "recipe.json"
         if not path.is_file():
             raise GestaError(f"{run}: holds no recipe.json, so it is not a run to resume; choose another with --run")
         try:
-            old = with_tags(json.loads(path.read_text()))
+            saved_fields = with_tags(json.loads(path.read_text()))
         except ValueError:
-            raise GestaError(f"{path}: is damaged; mend it, or start anew in another folder with --run") from None
-        changes = differences(old, new)
-        fixed = [text for name, text in changes.items() if not name.startswith(MAY_CHANGE)]
-        if fixed:
+            raise GestaError(f"{path}: is damaged; fix it, or start again in another folder with --run") from None
+        changes = differences(saved_fields, fields)
+        refused = [text for name, text in changes.items() if not name.startswith(CHANGEABLE_FIELDS)]
+        if refused:
             raise GestaError(
-                f"{run}: was begun with another recipe ({'; '.join(fixed[:3])}); resume it without these changes, or "
-                f"start another run from its weights with --init.weights {run / 'best.safetensors'}"
+                f"{run}: was started with another recipe ({'; '.join(refused[:3])}); resume it without these changes, "
+                f"or start another run from its weights with --init.weights {run / 'best.safetensors'}"
             )
         if changes:
             remark = f"resumed with changes: {'; '.join(changes.values())}"
     run.mkdir(parents=True, exist_ok=True)
-    _write_text(run / "recipe.json", json.dumps(new, indent=2) + "\n")
+    _write_text(run / "recipe.json", json.dumps(fields, indent=2) + "\n")
     for space, names in by_space(classes).items():
         _write_text(run / labels_file(space), "".join(f"{name}\n" for name in names))
     return remark
@@ -103,10 +104,10 @@ def differences(old: Any, new: Any, name: str = "") -> dict[str, str]:
     if old == new:
         return {}
     if isinstance(old, dict) and isinstance(new, dict):
-        found: dict[str, str] = {}
+        changes: dict[str, str] = {}
         for key in {**old, **new}:
-            found |= differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-        return found
+            changes |= differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        return changes
     return {name: f"{name}: {json.dumps(old)} → {json.dumps(new)}"}
 
 
@@ -116,15 +117,24 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def fit_classes(model: ModelConfig, classes: ClassNames) -> str:
-    """Give the model as many classes as the data has; what to tell the user about it."""
+    """Give the model as many classes as the data has.
+
+    Returns:
+        A sentence about it for the user, empty if nothing changed.
+    """
     sizes = class_counts(classes)
     if model.classes == sizes:
         return ""
-    was, model.classes = model.classes, sizes
-    return f"model.classes: {was} → {len(classes)}, as many as the data has"
+    before, model.classes = model.classes, sizes
+    return f"model.classes: {before} → {sizes}, as many as the data has"
 
 
 def check_labels(records: Sequence[Record], classes: int | dict[str, int]) -> None:
+    """Check that there are training videos and that each has a label in every label space.
+
+    Raises:
+        GestaError: there are none, or a label is missing or out of range.
+    """
     if not records:
         raise GestaError("the data has no training videos; check --data.root and how it is split (gesta data list)")
     sizes = by_space(classes)
@@ -135,18 +145,18 @@ def check_labels(records: Sequence[Record], classes: int | dict[str, int]) -> No
             if label is None or not 0 <= label < size:
                 raise GestaError(
                     f"{record.name}: its {space} is {label}, training needs one of 0 to {size - 1}; "
-                    "mend the list (gesta data check shows all such entries)"
+                    "fix the list (gesta data check shows all such entries)"
                 )
 
 
 def read_state(run: Path, records: Sequence[Record]) -> dict[str, Any] | None:
-    """What ``last.ckpt`` holds; None if a run was stopped before the first was written."""
+    """The training state in ``last.ckpt``; None if the run was stopped before it was first written."""
     if not (run / "last.ckpt").exists():
         return None
     state = load_state(run / "last.ckpt")
     if state["videos"] != list_hash(records):
         raise GestaError(
-            f"{run}: the list of training videos is not the one that the run began with; restore it, or start another "
-            f"run from these weights with --init.weights {run / 'last.ckpt'}"
+            f"{run}: the list of training videos is not the one that the run was started with; restore it, or start "
+            f"another run from these weights with --init.weights {run / 'last.ckpt'}"
         )
     return state

@@ -5,8 +5,8 @@
 - ``"kind": "step"``, one optimiser step: ``epoch`` and ``step`` (counted from 1), ``loss``, ``losses`` by name, ``lr``,
   ``grad_norm``, ``data_s``, ``compute_s``, ``failures`` (names);
 - ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``val`` (metrics or null), ``best`` (validation top-1 so far or
-  null), ``seconds``, ``inserts`` (what plug-ins say of themselves, e.g. ``insert.3.0/det``), ``data_share``,
-  ``clips_per_s``, ``failures`` (name → reason).
+  null), ``seconds``, ``inserts`` (diagnostics of the plug-ins, e.g. ``insert.3.0/det``), ``data_fraction`` (of
+  the time, spent waiting for data), ``clips_per_s``, ``failures`` (name → reason).
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gesta.training.folder import Position
+from gesta.training.folder import TrainingProgress
 
 LINE_EVERY_S = 10.0
 """Seconds between lines where standard error is not a terminal."""
 
-STARVED = 0.3
-"""Share of an epoch's time spent waiting for data from which on the loader is called too slow."""
+MAX_DATA_FRACTION = 0.3
+"""The loader is called too slow if more than this fraction of an epoch's time went into waiting for data."""
 
 
 class RunLog:
@@ -34,8 +35,8 @@ class RunLog:
 
     Args:
         run: the run's folder.
-        keep: bytes of ``log.jsonl`` to go on from (0 for a new run); what was written after them is dropped.
-        step: the optimiser step to go on from.
+        keep: bytes of ``log.jsonl`` to keep (0 for a new run); what was written after the last save is dropped.
+        step: optimiser steps completed; later events are dropped.
         quiet: show nothing.
         silent: neither show nor write anything.
     """
@@ -47,7 +48,7 @@ class RunLog:
         self._last_line = 0.0
         if silent:
             return
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # start-up time
 
         path = run / "log.jsonl"
         path.touch()
@@ -65,14 +66,11 @@ class RunLog:
             print(text, file=sys.stderr, flush=True)
 
     def begin_epoch(self, epoch: int, epochs: int, done: int, steps: int) -> None:
-        """Start the bar of an epoch (counted from 1) of which ``done`` of ``steps`` steps are behind us."""
+        """Start the bar of an epoch (counted from 1) of which ``done`` of ``steps`` steps are completed."""
         self._title, self._steps = f"epoch {epoch}/{epochs}", steps
         self._last_line = time.monotonic()
         if self.quiet or not sys.stderr.isatty():
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -85,7 +83,7 @@ class RunLog:
         self._bar.add_task(self._title, total=steps, completed=done, text="")
         self._bar.start()
 
-    def step(self, entry: dict[str, Any], at: Position) -> None:
+    def step(self, entry: dict[str, Any], progress: TrainingProgress) -> None:
         """Write one optimiser step down and show it."""
         self._write({"kind": "step", **entry})
         if self.events:
@@ -94,13 +92,13 @@ class RunLog:
             self._scalars(scalars, entry["step"])
         if self.quiet:
             return
-        rate = f"{at.clips / at.seconds:.1f} clips/s"
-        text = f"loss {entry['loss']:.3f}  {rate}  {100 * at.data_s / at.seconds:.0f} % waiting for data"
+        waiting = f"{100 * progress.data_s / progress.seconds:.0f} % waiting for data"
+        text = f"loss {entry['loss']:.3f}  {progress.clips / progress.seconds:.1f} clips/s  {waiting}"
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=at.done, text=text)
+            self._bar.update(self._bar.task_ids[0], completed=progress.epoch_steps, text=text)
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self.say(f"{self._title}, step {at.done}/{self._steps}: {text}")
+            self.say(f"{self._title}, step {progress.epoch_steps}/{self._steps}: {text}")
 
     def end_epoch(self) -> None:
         """Take the bar away."""
@@ -110,36 +108,56 @@ class RunLog:
 
     def epoch(
         self,
-        epoch: int,
         epochs: int,
         metrics: dict[str, float] | None,
         top1: float | None,
         inserts: dict[str, float],
-        at: Position,
+        progress: TrainingProgress,
     ) -> None:
-        """Write the summary of an epoch (counted from 1) down and show it."""
-        seconds = max(at.seconds, 1e-9)
-        loss, share, rate = at.loss / max(at.done, 1), at.data_s / seconds, at.clips / seconds
-        entry = {"epoch": epoch, "step": at.step, "loss": loss, "val": metrics, "best": at.best, "seconds": at.seconds}
-        entry["inserts"] = inserts
-        self._write({"kind": "epoch", **entry, "data_share": share, "clips_per_s": rate, "failures": at.failures})
-        if self.events:
-            scalars = {"epoch/loss": loss, "epoch/data_share": share} | inserts
-            self._scalars(scalars | {f"acc/{name}": value for name, value in (metrics or {}).items()}, at.step)
-        val = "" if top1 is None else f", val top-1 {top1:.1f} % (1 clip × 1 crop; best {at.best:.1f})"
-        self.say(f"epoch {epoch}/{epochs}: loss {loss:.3f}{val}, {seconds:.0f} s, {rate:.1f} clips/s")
-        if share > STARVED:
-            self.say(
-                f"  the loader starves the model: {100 * share:.0f} % of the time went into waiting for data; remedy: "
-                "more --train.workers, smaller videos on disk (short side 256), simpler --train.augment"
-            )
-        for reason in list(at.failures.values())[:5]:  # which names the file
-            self.say(f"  left out: {reason}")
-        if len(at.failures) > 5:
-            self.say(f"  left out: {len(at.failures) - 5} more videos, all named in log.jsonl")
+        """Write the summary of an epoch down and show it.
 
-    def position(self) -> int:
-        """Length of ``log.jsonl`` in bytes, all of it being on the disk."""
+        Args:
+            epochs: of the whole training.
+            metrics: of the validation; None if there was none.
+            top1: the one of ``metrics`` that is shown, in percent.
+            inserts: diagnostics of the plug-ins.
+            progress: at the end of the epoch, which it does not count yet.
+        """
+        epoch, seconds = progress.epoch + 1, max(progress.seconds, 1e-9)
+        loss, rate = progress.loss_sum / max(progress.epoch_steps, 1), progress.clips / seconds
+        data_fraction = progress.data_s / seconds
+        entry = {
+            "kind": "epoch",
+            "epoch": epoch,
+            "step": progress.step,
+            "loss": loss,
+            "val": metrics,
+            "best": progress.best_top1,
+            "seconds": progress.seconds,
+            "inserts": inserts,
+            "data_fraction": data_fraction,
+            "clips_per_s": rate,
+            "failures": progress.failures,
+        }
+        self._write(entry)
+        if self.events:
+            scalars = {"epoch/loss": loss, "epoch/data_fraction": data_fraction} | inserts
+            self._scalars(scalars | {f"acc/{name}": value for name, value in (metrics or {}).items()}, progress.step)
+        val = "" if top1 is None else f", val top-1 {top1:.1f} % (1 clip × 1 crop; best {progress.best_top1:.1f})"
+        self.say(f"epoch {epoch}/{epochs}: loss {loss:.3f}{val}, {seconds:.0f} s, {rate:.1f} clips/s")
+        if data_fraction > MAX_DATA_FRACTION:
+            self.say(
+                f"  the loader is too slow for the model: {100 * data_fraction:.0f} % of the time was spent waiting "
+                "for data; remedy: more --train.workers, smaller videos on disk (short side 256), simpler "
+                "--train.augment"
+            )
+        for reason in list(progress.failures.values())[:5]:  # which names the file
+            self.say(f"  left out: {reason}")
+        if len(progress.failures) > 5:
+            self.say(f"  left out: {len(progress.failures) - 5} more videos, all named in log.jsonl")
+
+    def size(self) -> int:
+        """Length of ``log.jsonl`` in bytes, after making sure that all of it is on the disk."""
         if self.file is None:
             return 0
         self.file.flush()

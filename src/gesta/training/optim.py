@@ -36,7 +36,7 @@ def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
 
 
 def freeze(model: VideoModel, prefixes: tuple[str, ...]) -> list[nn.Module]:
-    """Take the parameters whose names begin with one of ``prefixes`` out of training.
+    """Exclude the parameters whose names begin with one of ``prefixes`` from training.
 
     Returns:
         The batch norms among them, which have to stay in evaluation mode.
@@ -46,7 +46,7 @@ def freeze(model: VideoModel, prefixes: tuple[str, ...]) -> list[nn.Module]:
     """
     if not prefixes:
         return []
-    _must_begin_a_name(model, prefixes, "--train.freeze")
+    _check_prefixes(model, prefixes, "--train.freeze")
     for name, parameter in model.named_parameters():
         if name.startswith(prefixes):
             parameter.requires_grad_(False)
@@ -67,7 +67,7 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
     Raises:
         GestaError: a multiplier's prefix that no parameter has, or nothing left to train.
     """
-    _must_begin_a_name(model, tuple(config.lr_multipliers), "--train.lr-multipliers")
+    _check_prefixes(model, tuple(config.lr_multipliers), "--train.lr-multipliers")
     exempt = model.no_weight_decay()
     deepest = len(model.blocks) + 1
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -95,7 +95,8 @@ def build_optimizer(model: VideoModel, config: TrainConfig) -> optim.Optimizer:
     return optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
-def _must_begin_a_name(model: VideoModel, prefixes: tuple[str, ...], flag: str) -> None:
+def _check_prefixes(model: VideoModel, prefixes: tuple[str, ...], flag: str) -> None:
+    """Refuse a prefix with which no parameter's name begins."""
     names = [name for name, _ in model.named_parameters()]
     for prefix in prefixes:
         if not any(name.startswith(prefix) for name in names):

@@ -1,0 +1,208 @@
+"""What a training needs before its first step: data, model, optimiser, and the state of a run that is resumed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn, optim
+
+from gesta.checkpoint import import_weights, save_state
+from gesta.data.batch import Batch
+from gesta.data.loader import training_batches, training_loader
+from gesta.data.samples import TrainingClips, collate
+from gesta.model import VideoModel, to_clips
+from gesta.processes import (
+    Interruption,
+    can_sync_batch_norms,
+    ignore_interrupts,
+    limit_threads,
+    make_fabric,
+    run_in_first_process,
+)
+from gesta.recipe import Recipe
+from gesta.records import ClassNames, Record, list_hash
+from gesta.training.folder import TrainingProgress, check_labels, fit_classes, open_run, read_state
+from gesta.training.log import RunLog
+from gesta.training.optim import build_optimizer, freeze
+
+PROBE_CLIPS = 8
+"""Training clips on which plug-ins are diagnosed after every epoch."""
+
+
+@dataclass(kw_only=True)
+class Training:
+    """All that a training works with, in this process.
+
+    Attributes:
+        recipe: what is trained, with as many classes as the data has.
+        run: the run folder.
+        fabric: device, precision and processes.
+        classes: class names in label order.
+        records: training videos.
+        held_out: validation videos; may be empty.
+        log: of the run; writes nothing in other processes than the first.
+        progress: how much of the training is done.
+        model: the module whose parameters are trained.
+        steps_per_epoch: optimiser steps per epoch.
+        batches: micro-batches of all epochs that are left, in order.
+        probe_clips: a few clips on which plug-ins are diagnosed after every epoch; None without plug-ins.
+        frozen_norms: batch norms that stay in evaluation mode.
+        optimizer: of the parameters that are not frozen.
+        forward: ``model``, compiled and wrapped for several processes.
+        stepper: ``optimizer``, wrapped for loss scaling.
+        average: moving average of the weights, if the recipe asks for one.
+        interruption: whether Ctrl-C or SIGTERM has asked for a stop.
+        workers_started: whether the first batch has come; waiting for it is waiting for workers to start.
+        saved_s: when ``last.ckpt`` was written last, on the monotonic clock.
+    """
+
+    recipe: Recipe
+    run: Path
+    fabric: Fabric
+    classes: ClassNames
+    records: list[Record]
+    held_out: list[Record]
+    log: RunLog
+    progress: TrainingProgress
+    model: VideoModel
+    steps_per_epoch: int
+    batches: Iterator[Batch]
+    probe_clips: Tensor | None
+    frozen_norms: list[nn.Module] = field(init=False)
+    optimizer: optim.Optimizer = field(init=False)
+    forward: Any = field(init=False)
+    stepper: Any = field(init=False)
+    average: ModelEmaV3 | None = field(init=False)
+    interruption: Interruption = field(default_factory=Interruption)
+    workers_started: bool = False
+    saved_s: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        """Everything that follows from the model and the recipe: optimiser, wrappers, average."""
+        config, model = self.recipe.train, self.model
+        self.frozen_norms = freeze(model, config.freeze)
+        self.optimizer = build_optimizer(model, config)
+        compiled: Any = torch.compile(model) if config.compile else model
+        self.forward, self.stepper = self.fabric.setup(compiled, self.optimizer)
+        self.average = ModelEmaV3(model, decay=config.ema) if config.ema is not None else None
+
+    @property
+    def final_model(self) -> VideoModel:
+        """The model that is evaluated and kept: that of the averaged weights, if there is an average."""
+        return self.average.module if self.average else self.model  # type: ignore[return-value]
+
+    def save(self) -> None:
+        """Write ``last.ckpt``, from which the run can be resumed bit for bit."""
+        if self.fabric.global_rank == 0:
+            self.progress.log_bytes = self.log.size()
+            save_state(
+                self.run / "last.ckpt",
+                {
+                    "progress": asdict(self.progress),
+                    "videos": list_hash(self.records),
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "precision": self.fabric.strategy.precision.state_dict(),
+                    "weights": self.final_model.state_dict(),
+                },
+            )
+        self.saved_s = time.monotonic()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Give model, average, optimiser and loss scaler the values that :meth:`save` wrote."""
+        self.model.load_state_dict(state["model"])
+        self.final_model.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+
+
+def set_up(recipe: Recipe, run: Path, *, resume: bool, quiet: bool) -> Training | None:
+    """Check the data, open the run folder, build the model and its optimiser, and restore the state of a stopped run.
+
+    Args:
+        recipe: is changed: its model gets as many classes as the data has.
+        run: the run folder.
+        resume: continue the run in that folder.
+        quiet: show nothing.
+
+    Returns:
+        What the loop needs; None if all epochs are done and evaluated.
+
+    Raises:
+        GestaError: see :func:`gesta.training.loop.train`.
+    """
+    config = recipe.train
+    fabric = make_fabric(config.precision)
+    limit_threads(fabric, config.workers)
+    sync_bn = config.sync_bn and can_sync_batch_norms(fabric)
+    classes, records = recipe.data.classes(), recipe.data.records("train")
+    remarks = [fit_classes(recipe.model, classes)]
+    check_labels(records, recipe.model.classes)
+    micro_batches = training_batches(records, config, 0, fabric.global_rank, fabric.world_size)
+    # until here nothing was written, so a mistake in the recipe leaves no folder behind
+    remarks.append(run_in_first_process(fabric, lambda: open_run(run, recipe, classes, resume)))
+    state = read_state(run, records) if resume else None
+    progress = TrainingProgress(**state["progress"]) if state else TrainingProgress()
+    log = RunLog(run, keep=progress.log_bytes, step=progress.step, quiet=quiet, silent=fabric.global_rank > 0)
+    if progress.epoch >= config.epochs and (run / "result.json").exists():
+        log.say(f"{run}: all {config.epochs} epochs are done and evaluated; nothing is left to resume")
+        log.close()
+        return None
+    if fabric.global_rank == 0:
+        (run / "result.json").unlink(missing_ok=True)
+
+    torch.manual_seed(config.seed)
+    model = recipe.model.build()
+    if recipe.init.weights and not state:
+        remarks.append(str(import_weights(model, recipe.init.weights, recipe.init.min_matched)))
+    if sync_bn:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of the weights stay the same
+    dataset = TrainingClips(records, recipe.model.clip, config, classes)
+    batches_left = _batches_left(records, recipe, progress, fabric)
+    training = Training(
+        recipe=recipe,
+        run=run,
+        fabric=fabric,
+        classes=classes,
+        records=records,
+        held_out=recipe.data.records("val"),
+        log=log,
+        progress=progress,
+        model=model,
+        steps_per_epoch=len(micro_batches) // config.accumulate,
+        # one loader for all epochs: its workers start once and read ahead during evaluations
+        batches=iter(training_loader(dataset, batches_left, config.workers, ignore_interrupts)),
+        probe_clips=_probe_clips(dataset, recipe, fabric),
+    )
+    if state:
+        training.restore(state)
+        remarks.append(f"{run}: resumes in epoch {progress.epoch + 1} after step {progress.step}")
+    for remark in filter(None, remarks):
+        log.say(remark)
+    return training
+
+
+def _batches_left(
+    records: Sequence[Record], recipe: Recipe, progress: TrainingProgress, fabric: Fabric
+) -> Iterator[list[tuple[int, int]]]:
+    """Micro-batches of all epochs that are left, without the steps that the current epoch has behind it."""
+    config, rank, world_size = recipe.train, fabric.global_rank, fabric.world_size
+    skip = progress.epoch_steps * config.accumulate
+    epochs = (training_batches(records, config, e, rank, world_size) for e in range(progress.epoch, config.epochs))
+    return itertools.islice(itertools.chain.from_iterable(epochs), skip, None)
+
+
+def _probe_clips(dataset: TrainingClips, recipe: Recipe, fabric: Fabric) -> Tensor | None:
+    """Clips ``(B, C, T, H, W)`` for the plug-ins' diagnosis, the same after every epoch."""
+    if fabric.global_rank > 0 or not recipe.model.inserts:
+        return None
+    samples = [dataset[0, index] for index in range(min(PROBE_CLIPS, len(dataset)))]
+    return to_clips(collate(samples)["video"].to(fabric.device), recipe.model.clip)

@@ -1,0 +1,170 @@
+"""One optimiser step: losses of its micro-batches, gradients, the update, and its line in the log."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gesta.data.batch import Batch, Failure
+from gesta.data.transforms import mix
+from gesta.errors import GestaError
+from gesta.model import ModelConfig, to_clips
+from gesta.processes import mean_over_processes
+from gesta.recipe import TrainConfig
+from gesta.records import by_space
+from gesta.training.optim import learning_rate, set_learning_rate
+from gesta.training.setup import Training
+
+MAX_OVERFLOWS = 25
+"""So many fp16 steps in a row may overflow (the loss scale is halved each time) before a run is given up."""
+
+
+@dataclass
+class _Accumulated:
+    """What the micro-batches of one step add up to.
+
+    Attributes:
+        losses: name → mean over this process's micro-batches.
+        clips: trained on, in all processes.
+        failures: videos that could not be read.
+        data_s: seconds spent waiting for data.
+    """
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    clips: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    data_s: float = 0.0
+
+
+def train_step(training: Training) -> bool:
+    """Do one optimiser step and log it.
+
+    Returns:
+        Whether any process has been asked to stop.
+
+    Raises:
+        GestaError: the loss or the gradient is not finite; the weights are untouched.
+        KeyboardInterrupt: after a signal during the step, if no batch came any more.
+    """
+    config, fabric, progress = training.recipe.train, training.fabric, training.progress
+    began = time.monotonic()
+    lr = learning_rate(config, progress.epoch + progress.epoch_steps / training.steps_per_epoch)
+    set_learning_rate(training.optimizer, lr)
+    sums = _accumulate_gradients(training)
+    max_norm = math.inf if config.clip_grad is None else config.clip_grad  # at infinity the norm is only measured
+    norm = fabric.clip_gradients(training.forward, training.stepper, max_norm=max_norm, error_if_nonfinite=False)
+
+    # one exchange per step: processes agree on losses, norm and whether to stop, so that all stop after the same step
+    means = mean_over_processes(
+        fabric, sums.losses | {"grad_norm": norm, "stop": float(training.interruption.requested)}
+    )
+    stop, grad_norm, loss = means.pop("stop"), means.pop("grad_norm"), means.pop("loss")
+    _check_finite(training, loss, grad_norm)
+    training.stepper.step()
+    training.stepper.zero_grad()
+    if training.average:
+        training.average.update(training.model)
+
+    seconds = time.monotonic() - began
+    start_s = 0.0 if training.workers_started else sums.data_s  # no sign of a slow loader, so it does not count
+    training.workers_started = True
+    progress.add(loss, sums.clips, seconds - start_s, sums.data_s - start_s)
+    progress.failures |= {failure.name: failure.reason for failure in sums.failures}
+    entry = {
+        "epoch": progress.epoch + 1,
+        "step": progress.step,
+        "loss": loss,
+        "losses": means,
+        "lr": lr,
+        "grad_norm": grad_norm,
+        "data_s": sums.data_s,
+        "compute_s": seconds - sums.data_s,
+        "failures": [failure.name for failure in sums.failures],
+    }
+    training.log.step(entry, progress)
+    return bool(stop)
+
+
+def _accumulate_gradients(training: Training) -> _Accumulated:
+    """Forward and backward passes over the micro-batches of one step."""
+    config, fabric, sums = training.recipe.train, training.fabric, _Accumulated()
+    for part in range(config.accumulate):
+        wait_began = time.monotonic()
+        batch = _next_batch(training, part)
+        sums.data_s += time.monotonic() - wait_began
+        # what the model draws (dropout, mixing) depends on the step alone, so that a resumed run draws the same
+        torch.manual_seed(_seed(config.seed, training.progress.step, part, fabric.global_rank))
+        with fabric.no_backward_sync(training.forward, enabled=part + 1 < config.accumulate):
+            losses = batch_losses(training.forward, batch, training.recipe.model, config, fabric.device)
+            fabric.backward(losses["loss"] / config.accumulate)
+        for name, value in losses.items():
+            sums.losses[name] = sums.losses.get(name, 0.0) + value.detach() / config.accumulate
+        videos, views = batch["video"].shape[:2]
+        sums.clips += videos * views * fabric.world_size
+        sums.failures += batch["failures"]
+    return sums
+
+
+def _next_batch(training: Training, part: int) -> Batch:
+    try:
+        return next(training.batches)
+    except RuntimeError:
+        if not training.interruption.requested:
+            raise
+        if part == 0:  # Ctrl-C reached a worker that was just starting; no gradient has been added yet
+            training.save()
+        raise KeyboardInterrupt from None
+
+
+def batch_losses(
+    forward: Callable[..., Any], batch: Batch, model: ModelConfig, config: TrainConfig, device: torch.device
+) -> dict[str, Tensor]:
+    """Losses of a batch by name; ``"loss"`` is what is minimised.
+
+    The cross-entropies of several label spaces are averaged; the model's own losses are added as they are.
+    """
+    video = batch["video"].to(device, non_blocking=True)
+    clips = to_clips(video, model.clip)
+    targets = {k: v.to(device, non_blocking=True).repeat_interleave(video.shape[1]) for k, v in batch["label"].items()}
+    if config.mixup or config.cutmix:
+        clips, targets = mix(clips, targets, config, model.classes)
+    scores, extra = forward(clips, with_losses=True)
+    spaces = by_space(scores)
+    losses = {
+        "cross_entropy" if len(spaces) == 1 else f"cross_entropy/{space}": functional.cross_entropy(
+            values.float(), targets[space], label_smoothing=config.label_smoothing
+        )
+        for space, values in spaces.items()
+    }
+    loss = torch.stack(list(losses.values())).mean() + sum(extra.values())
+    return {"loss": loss, **losses, **extra}
+
+
+def _check_finite(training: Training, loss: float, grad_norm: float) -> None:
+    """Stop a run whose weights this step would ruin; some fp16 overflows are left to the loss scaler."""
+    progress, run = training.progress, training.run
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        progress.overflows = 0
+        return
+    progress.overflows += 1
+    scaler = getattr(training.fabric.strategy.precision, "scaler", None)
+    if scaler is not None and progress.overflows < MAX_OVERFLOWS:
+        return
+    kept = "; last.ckpt still holds good weights" if (run / "last.ckpt").exists() else ""
+    raise GestaError(
+        f"{run}: in epoch {progress.epoch + 1}, step {progress.step + 1}, the loss became {loss:g} with a gradient of "
+        f"norm {grad_norm:g}; lower --train.lr, lengthen --train.warmup-epochs or use a wider --train.precision{kept}"
+    )
+
+
+def _seed(seed: int, *numbers: int) -> int:
+    """A seed that depends on all arguments and on nothing else."""
+    return int(np.random.SeedSequence([seed % 2**32, *numbers]).generate_state(1, np.uint64)[0] >> 1)
