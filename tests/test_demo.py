@@ -13,7 +13,7 @@ from gesta.datasets.epic import EPICKitchens
 from gesta.datasets.ntu import NTU
 from gesta.evaluation.result import Result
 from gesta.marionette.layouts.make import DATA
-from gesta.recipes.address import find_recipe, read_recipe, rehearse
+from gesta.recipes.address import find_recipe, read_recipe, miniature
 
 
 def test_two_layouts_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -44,9 +44,9 @@ def test_one_that_fails_is_told_and_the_others_go_on(
     assert ["failed" in row for row in table] == [layout == "ssv1" for layout in DATA]
 
 
-def test_rehearsals_on_a_given_data_set_keep_the_protocol(tmp_path: Path) -> None:
+def test_miniatures_on_a_given_data_set_keep_the_protocol(tmp_path: Path) -> None:
     recipe = find_recipe("mfst.ntu")
-    small = rehearse(recipe, NTU(root=str(tmp_path), split="cross_view"))
+    small = miniature(recipe, NTU(root=str(tmp_path), split="cross_view"))
     assert isinstance(small.data, NTU) and small.data.split == "cross_view"
     assert small.model.classes == 60 and small.evaluate == recipe.evaluate
     assert set(demo.RECIPES) == set(DATA)

@@ -21,7 +21,7 @@ from gesta.evaluation.result import Result
 from gesta.marionette.dataset import make
 from gesta.marionette.layouts.make import DATA, fields_of, make_layout
 from gesta.prediction.predict import predict
-from gesta.recipes.address import find_recipe, rehearse
+from gesta.recipes.address import find_recipe, miniature
 from gesta.recipes.embedded import demo
 from gesta.training.loop import train
 
@@ -83,7 +83,7 @@ def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> s
     report = check(data, workers=0, progress=False)
     if not report.ok:
         raise GestaError(f"{out / 'videos'} is not clean: {report.findings[0].text}")
-    small = rehearse(recipe, data)
+    small = miniature(recipe, data)
     small.train = replace(small.train, epochs=epochs, batch_size=4, warmup_epochs=0, validate_every=0, workers=0)
     small.evaluate = replace(small.evaluate, workers=0)
     run = out / "run"

@@ -1,4 +1,4 @@
-"""The runs of ATA's paper: the protocol, every switch of its tables, rehearsals, and one step of each on a CPU."""
+"""The runs of ATA's paper: the protocol, every switch of its tables, miniatures, and one step of each on a CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gesta.models.timesformer import TimeSformerConfig
 from gesta.plugins.ata import ATA
 from gesta.recipe import Recipe
 from gesta.recipes import ata, timesformer
-from gesta.recipes.address import find_recipe, rehearse
+from gesta.recipes.address import find_recipe, miniature
 from gesta.records import Record
 from gesta.training.optim import build_optimizer, learning_rate, parameter_groups
 
@@ -49,11 +49,11 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run().name)
-def test_one_step_of_the_rehearsal(run: Callable[..., Recipe], videos: list[Record]) -> None:
+def test_one_step_of_the_miniature(run: Callable[..., Recipe], videos: list[Record]) -> None:
     """The recipe's own augmentation and optimiser, on the tiny model."""
     recipe = run()
     torch.manual_seed(0)
-    small = rehearse(recipe).model
+    small = miniature(recipe).model
     model = small.build()
     optimizer = build_optimizer(model, recipe.train)
     clips = TrainingClips(videos, small.clip, recipe.train, ["wave", "jump"])
@@ -96,7 +96,7 @@ def test_protocol() -> None:
     assert (other.model.classes, other.model.clip.sampling, other.model.clip.frames) == (174, "uniform", 32)
     assert other.train.augment.flip == 0 and other.train.augment.inverse_uniform and not train.augment.inverse_uniform
     with torch.device("meta"):
-        built = replace(rehearse(recipe).model, small_init=False).build()
+        built = replace(miniature(recipe).model, small_init=False).build()
     groups = {group["weight_decay"]: {id(p) for p in group["params"]} for group in parameter_groups(built, train)}
     spared = {name for name, p in built.named_parameters() if id(p) in groups[0.0] and p.dim() > 1}
     assert spared == {"cls_token", "pos_embed", "time_embed"} and set(groups) == {0.0, 1e-4}
@@ -157,16 +157,16 @@ def test_runs_of_different_models_have_different_names() -> None:
     assert len(found) == 3 + 3 + 12 - 1 + 4 - 1 + 1 + 2 + 1  # Tables 1 to 7, without what earlier ones have
 
 
-def test_rehearsals_keep_what_is_compared() -> None:
-    small = vit(rehearse(ata.ablation(dealign=False, blocks=(3, 4, 5, 9), cost_matched=True)))
+def test_miniatures_keep_what_is_compared() -> None:
+    small = vit(miniature(ata.ablation(dealign=False, blocks=(3, 4, 5, 9), cost_matched=True)))
     assert small.around == ATA(dealign=False) and small.ata_blocks == (1, 3) and small.depth == 4
     assert small.temporal_cls and small.temporal_post_norm and small.small_init
-    assert [vit(rehearse(ata.ablation(blocks=b))).ata_blocks for b in (range(3), range(12))] == [(0,), (0, 1, 2, 3)]
-    assert vit(rehearse(ata.ablation(temporal="joint"))).temporal == "joint"
-    assert rehearse(ata.something_v2()).model.clip.sampling == "uniform"
+    assert [vit(miniature(ata.ablation(blocks=b))).ata_blocks for b in (range(3), range(12))] == [(0,), (0, 1, 2, 3)]
+    assert vit(miniature(ata.ablation(temporal="joint"))).temporal == "joint"
+    assert miniature(ata.something_v2()).model.clip.sampling == "uniform"
     other = find_recipe("ata.ablation", model="ata_convnext_b", data="marionette").model  # from the command line
     assert other == find_recipe("ata.ablation", model="ata_convnext_tiny", data="marionette").model
-    inserts = rehearse(ata.ablation("convnext_b", dealign=False)).model.inserts
+    inserts = miniature(ata.ablation("convnext_b", dealign=False)).model.inserts
     assert [insert.at for insert in inserts] == [0, 1, 2, 3, 4]
     assert all(insert.layer.around == ATA(dealign=False) for insert in inserts)  # type: ignore[attr-defined]
 

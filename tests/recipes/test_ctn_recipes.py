@@ -17,7 +17,7 @@ from gesta.model import to_clips
 from gesta.models.ctn import CTNConfig
 from gesta.recipe import Recipe
 from gesta.recipes import ctn
-from gesta.recipes.address import rehearse
+from gesta.recipes.address import miniature
 from gesta.recipes.tables import fill
 from gesta.records import Record
 from gesta.training.optim import build_optimizer, learning_rate
@@ -89,7 +89,7 @@ def test_one_step_with_verb_and_noun(changes: dict[str, Any], tmp_path: Path) ->
     paths = [write_video(tmp_path / f"{i}.mp4", frames=20, shade=60 * i) for i in range(2)]
     videos = [Record(path=str(p), name=p.name, label={"verb": i, "noun": 2 - i}) for i, p in enumerate(paths)]
     torch.manual_seed(0)
-    small = rehearse(recipe).model
+    small = miniature(recipe).model
     small.classes = {"verb": 2, "noun": 3}
     net = small.build().train()
     optimizer = build_optimizer(net, recipe.train)

@@ -1,4 +1,4 @@
-"""The runs of MFST's paper: protocol, the switches of its tables, rehearsals, published numbers."""
+"""The runs of MFST's paper: protocol, the switches of its tables, miniatures, published numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gesta.model import to_clips
 from gesta.models.mfst import MFSTConfig
 from gesta.recipe import Recipe
 from gesta.recipes import mfst
-from gesta.recipes.address import find_recipe, rehearse
+from gesta.recipes.address import find_recipe, miniature
 from gesta.recipes.published import judge
 from gesta.records import Record
 from gesta.training.optim import build_optimizer, learning_rate
@@ -33,7 +33,7 @@ def test_protocol() -> None:
     train, clip, views = recipe.train, recipe.model.clip, recipe.evaluate
     assert (train.epochs, train.optimizer, train.momentum, train.weight_decay) == (100, "sgd", 0.9, 3e-4)
     assert (train.mixup, train.mix_probability, train.label_smoothing, train.clip_grad) == (0.8, 1.0, 0.1, 5.0)
-    assert train.sync_bn and mfst.isogd().train.sync_bn and not rehearse(recipe).train.sync_bn
+    assert train.sync_bn and mfst.isogd().train.sync_bn and not miniature(recipe).train.sync_bn
     rates = [learning_rate(train, epoch) for epoch in (0, 1.5, 3, 51.5, 100)]
     assert rates == pytest.approx([0, 0.005, 0.01, 0.005005, 1e-5], abs=1e-9)
     assert (clip.frames, clip.sampling, clip.size) == (32, "uniform", 224)
@@ -95,21 +95,21 @@ def test_sizes_are_the_papers() -> None:
     ]
 
 
-def test_rehearsals_keep_what_is_compared() -> None:
-    small = model(rehearse(mfst.ntu(cdc="t", theta=0.8, residual=False, scales=(1,))))
+def test_miniatures_keep_what_is_compared() -> None:
+    small = model(miniature(mfst.ntu(cdc="t", theta=0.8, residual=False, scales=(1,))))
     assert (small.cdc, small.theta, small.residual, small.scales) == ("t", 0.8, False, (1,))
     assert small.small_init and small.clip.size == 64 and small.clip.sampling == "uniform"
     assert model(find_recipe("mfst.bm", data="marionette")).cdc == "none"
 
 
 @pytest.mark.parametrize("run", [mfst.ntu, partial(mfst.isogd, "depth"), mfst.bm])
-def test_one_step_of_the_rehearsal(run: partial[Recipe], tmp_path: Path) -> None:
+def test_one_step_of_the_miniature(run: partial[Recipe], tmp_path: Path) -> None:
     """The recipe's own augmentation and optimiser, on the tiny model."""
     paths = [write_video(tmp_path / f"{i}.mp4", frames=40, shade=60 * i) for i in range(2)]
     videos = [Record(path=str(path), name=path.name, label=i) for i, path in enumerate(paths)]
     recipe = run()
     torch.manual_seed(0)
-    small = rehearse(recipe).model
+    small = miniature(recipe).model
     tiny = small.build()
     optimizer = build_optimizer(tiny, recipe.train)
     clips = TrainingClips(videos, small.clip, recipe.train, ["wave", "jump"])

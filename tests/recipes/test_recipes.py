@@ -1,4 +1,4 @@
-"""Every recipe of every paper builds, is JSON, can be rehearsed, and its tables fill."""
+"""Every recipe of every paper builds, is JSON, and its tables fill."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import pytest
 import torch
 
 from gesta.config import from_json, to_json
-from gesta.datasets.ntu import NTU
 from gesta.errors import GestaError
-from gesta.marionette.dataset import Marionette
 from gesta.recipe import Recipe
-from gesta.recipes.address import find_recipe, find_table, rehearse
+from gesta.recipes.address import find_recipe, find_table
 from gesta.recipes.catalogue import list_recipes, list_tables
 from gesta.recipes.tables import fill
-from gesta.training.optim import freeze
 
 RECIPES = sorted(list_recipes())
 
@@ -28,26 +25,6 @@ def test_builds_on_meta_and_goes_through_json(address: str) -> None:
     with torch.device("meta"):
         assert len(recipe.model.build().blocks) > 0
     assert list_recipes()[address].strip()
-
-
-@pytest.mark.parametrize("address", [a for a in RECIPES if a not in ("demo", "finetune")])
-def test_rehearsal_keeps_the_plug_ins(address: str) -> None:
-    recipe = find_recipe(address)
-    small = find_recipe(address, data="marionette")
-    assert type(small.data).__name__ == "Marionette"
-    assert {str(i.layer) for i in small.model.inserts} == {str(i.layer) for i in recipe.model.inserts}
-    assert bool(small.train.freeze) == bool(recipe.train.freeze)
-    with torch.device("meta"):
-        model = small.model.build()
-    assert sum(p.numel() for p in model.parameters()) < 5e6
-    freeze(model, small.train.freeze)
-
-
-def test_rehearsal_does_not_touch_the_recipe() -> None:
-    recipe = find_recipe("stan.ucf101")
-    before = to_json(recipe)
-    rehearse(recipe)
-    assert to_json(recipe) == before
 
 
 def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,15 +47,6 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved.write_text("{")
     with pytest.raises(GestaError, match="cannot be read as a recipe"):
         find_recipe(str(saved))
-
-
-def test_rehearsals_keep_the_modality() -> None:
-    recipe = find_recipe("mfst.ntu", data="marionette")
-    assert recipe.data.modality == "rgb"  # type: ignore[attr-defined]
-    recipe = find_recipe("mfst.ntu")
-    recipe.data = NTU(modality="depth", depth_encoding="repeat3")
-    small = rehearse(recipe).data
-    assert isinstance(small, Marionette) and (small.modality, small.depth_encoding) == ("depth", "repeat3")
 
 
 def test_model_and_data_can_be_exchanged() -> None:

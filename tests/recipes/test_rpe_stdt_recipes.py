@@ -1,4 +1,4 @@
-"""The runs of RPE-STDT's paper: protocol, the switches of its tables, rehearsals, published numbers."""
+"""The runs of RPE-STDT's paper: protocol, the switches of its tables, miniatures, published numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gesta.model import to_clips
 from gesta.models.rpe_stdt import RPESTDTConfig
 from gesta.recipe import Recipe
 from gesta.recipes import rpe_stdt
-from gesta.recipes.address import rehearse
+from gesta.recipes.address import miniature
 from gesta.records import Record
 from gesta.training.optim import build_optimizer, learning_rate
 
@@ -67,7 +67,7 @@ def test_frames_32_apart() -> None:
         assert (clip.frames, clip.sampling, clip.stride, clip.shrink) == (16, "dense", 32, True)
         assert (clip.size, clip.mean, recipe.train.short_videos) == (224, (0.5, 0.5, 0.5), "loop")
         assert recipe.name != run().name and recipe.evaluate.short_videos == "loop"
-    small = model(rehearse(rpe_stdt.diving48(sampling="stride32"))).clip
+    small = model(miniature(rpe_stdt.diving48(sampling="stride32"))).clip
     assert (small.sampling, small.shrink) == ("dense", True)
 
 
@@ -82,11 +82,11 @@ def test_runs_of_different_models_have_different_names() -> None:
     assert len(found) == 9 + 2 + 3 + 12 + 1  # Tables 3.1 to 3.5, without what earlier ones have
 
 
-def test_rehearsals_keep_what_is_compared() -> None:
-    small = model(rehearse(rpe_stdt.hmdb51(shared=False, bucket="clip", subsample="conv1d", layers=(0, 2))))
+def test_miniatures_keep_what_is_compared() -> None:
+    small = model(miniature(rpe_stdt.hmdb51(shared=False, bucket="clip", subsample="conv1d", layers=(0, 2))))
     assert (small.width, small.depth, small.clip.sampling) == (64, 2, "uniform")
     assert (small.shared, small.bucket, small.subsample, small.subsample_layers) == (False, "clip", "conv1d", (0, 2))
-    image = model(rehearse(rpe_stdt.ucf101("vit_spatial")))
+    image = model(miniature(rpe_stdt.ucf101("vit_spatial")))
     assert (image.temporal_depth, image.absolute, image.relative) == (0, "frame", False)
 
 
@@ -100,12 +100,12 @@ def test_rehearsals_keep_what_is_compared() -> None:
     ],
     ids=lambda run: run().name,
 )
-def test_one_step_of_the_rehearsal(run: Any, tmp_path: Path) -> None:
+def test_one_step_of_the_miniature(run: Any, tmp_path: Path) -> None:
     recipe = run()
     torch.manual_seed(0)
     paths = [write_video(tmp_path / f"{i}.mp4", frames=20, shade=60 * i) for i in range(2)]
     records = [Record(path=str(path), name=path.name, label=i) for i, path in enumerate(paths)]
-    small = rehearse(recipe).model
+    small = miniature(recipe).model
     built = small.build()
     optimizer = build_optimizer(built, recipe.train)
     clips = TrainingClips(records, small.clip, recipe.train, ["wave", "jump"])

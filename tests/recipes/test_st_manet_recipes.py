@@ -18,7 +18,7 @@ from gesta.datasets.diving48 import Diving48
 from gesta.models.st_manet import STMANetConfig
 from gesta.recipe import Recipe
 from gesta.recipes import st_manet
-from gesta.recipes.address import rehearse
+from gesta.recipes.address import miniature
 from gesta.records import Record
 from gesta.training.optim import build_optimizer, learning_rate
 from gesta.training.step import batch_losses
@@ -69,11 +69,11 @@ def test_every_row_is_another_run() -> None:
     assert {model(st_manet.ucf101(variant)).mf for variant in get_args(st_manet.Variant)} == {True, False}
 
 
-def test_rehearsals_keep_the_switches() -> None:
-    small = model(rehearse(st_manet.ucf101("tda")))
+def test_miniatures_keep_the_switches() -> None:
+    small = model(miniature(st_manet.ucf101("tda")))
     assert (small.tda, small.sda, small.mf, small.width) == (True, False, False, 8)
-    assert model(rehearse(st_manet.hmdb51(stage=3))).head_stages == (3,)
-    assert model(rehearse(st_manet.hmdb51(lambda1=0.0))).lambda1 == 0
+    assert model(miniature(st_manet.hmdb51(stage=3))).head_stages == (3,)
+    assert model(miniature(st_manet.hmdb51(lambda1=0.0))).lambda1 == 0
 
 
 def test_one_step_with_named_losses(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_one_step_with_named_losses(tmp_path: Path) -> None:
     paths = [write_video(tmp_path / f"{i}.mp4", frames=40, shade=60 * i) for i in range(2)]
     videos = [Record(path=str(p), name=p.name, label=i) for i, p in enumerate(paths)]
     torch.manual_seed(0)
-    small = rehearse(recipe).model
+    small = miniature(recipe).model
     small.classes = 2
     net = small.build().train()
     optimizer = build_optimizer(net, recipe.train)

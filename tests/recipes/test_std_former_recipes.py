@@ -1,4 +1,4 @@
-"""The runs of STD-Former's paper: the protocol, every row of its tables, mirrored labels, rehearsals."""
+"""The runs of STD-Former's paper: the protocol, every row of its tables, mirrored labels, miniatures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gesta.datasets.something import MIRRORED
 from gesta.models.std_former import STDFormerConfig, _check, std_former_tiny
 from gesta.recipe import Recipe
 from gesta.recipes import std_former
-from gesta.recipes.address import find_recipe, rehearse
+from gesta.recipes.address import find_recipe, miniature
 from gesta.recipes.tables import fill
 from gesta.records import Record
 from gesta.training.optim import learning_rate
@@ -75,9 +75,9 @@ def test_mirrored_clips_have_the_mirrored_label() -> None:
 
 
 @pytest.mark.parametrize("variant", ["full", "ptm_4_7_smem_st7", "ptm_0_3", "ctm", "weights_05", "every_frame"])
-def test_rehearsals_keep_the_row(variant: str) -> None:
+def test_miniatures_keep_the_row(variant: str) -> None:
     """Layers move in proportion, switches stay."""
-    small = model(rehearse(std_former.ssv1(variant)))
+    small = model(miniature(std_former.ssv1(variant)))
     assert (small.width, small.clip.sampling) == (std_former_tiny().width, "uniform")
     expected = {
         "full": std_former_tiny(),
@@ -95,4 +95,4 @@ def test_rehearsals_keep_the_row(variant: str) -> None:
 
 def test_addresses() -> None:
     assert find_recipe("std_former.ssv1").name == "ssv1-full"
-    assert find_recipe("std_former.ssv2", data="marionette").name == "ssv2-full-rehearsal"
+    assert find_recipe("std_former.ssv2", data="marionette").name == "ssv2-full-miniature"

@@ -23,7 +23,7 @@ def _table(options: argparse.Namespace) -> None:
     from gesta.recipes.tables import fill
 
     table = find_table(options.table)
-    print_results(options, fill(table, Path(options.runs), rehearsal=options.data == "marionette"))
+    print_results(options, fill(table, Path(options.runs), miniatures=options.data == "marionette"))
 
 
 def _ledger(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import field
 from functools import reduce
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -98,8 +98,6 @@ class MFSTConfig(ModelConfig):
         small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`. Train it with at
             least three clips per forward pass.
     """
-
-    switches: ClassVar = ("theta", "knn", "knn_temporal", "scales", "branch_pool_t")  # which rehearsals keep
 
     cdc: Difference = "st"
     theta: float = 0.6

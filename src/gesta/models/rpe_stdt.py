@@ -25,7 +25,7 @@ import warnings
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isqrt, log, prod
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -85,8 +85,6 @@ class RPESTDTConfig(ModelConfig):
         small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`. Train it with at
             least three clips per forward pass.
     """
-
-    switches: ClassVar = ("ratio", "temporal_depth", "subsample_layers")  # which rehearsals keep, besides words
 
     width: int = 768
     depth: int = 12

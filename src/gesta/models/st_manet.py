@@ -15,7 +15,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -83,16 +83,6 @@ class STMANetConfig(R3DConfig):
     lambda1: float = 0.01
     lambda2: float = 0.001
     pairs: Literal["ordered", "unordered"] = "ordered"
-
-    switches: ClassVar = (  # which rehearsals keep, besides words
-        "tda_stages",
-        "sda_stages",
-        "head_stages",
-        "sda_qk_reduction",
-        "sda_v_reduction",
-        "lambda1",
-        "lambda2",
-    )
 
     def build(self) -> STMANet:
         return STMANet(self)

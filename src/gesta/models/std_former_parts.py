@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import field
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,9 +81,6 @@ class STDFormerSizes(ModelConfig):
         small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`: no layer starts at
             zero.
     """
-
-    places: ClassVar = ("ptm_layers", "stdm_layers", "smem")  # which rehearsals move
-    switches: ClassVar = ("alpha", "beta")  # which they keep, besides words
 
     width: int = 768
     depth: int = 12

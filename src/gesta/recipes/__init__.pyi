@@ -2,6 +2,7 @@
 
 from .address import find_recipe as find_recipe
 from .address import find_table as find_table
+from .address import miniature as miniature
 from .address import read_recipe as read_recipe
 from .catalogue import list_recipes as list_recipes
 from .catalogue import list_tables as list_tables

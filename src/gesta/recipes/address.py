@@ -1,24 +1,23 @@
-"""From an address on the command line to a recipe or table, and from recipes to rehearsals."""
+"""From an address on the command line to a recipe or a table, and from a recipe to its miniature."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import json
-from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any
 
-from gesta.config import copy, from_json, replace, suggest
+from gesta.config import from_json, suggest
 from gesta.datasets import data_config
 from gesta.errors import GestaError
-from gesta.model import AroundConfig, Insert, ModelConfig
+from gesta.model import ModelConfig
 from gesta.models import model_config
 from gesta.recipe import Recipe
 from gesta.recipes.catalogue import catalogue, list_tables
+from gesta.recipes.miniatures import Miniature, shrink
 from gesta.recipes.published import Table
-from gesta.records import DataConfig, class_counts
+from gesta.records import DataConfig
 
 
 def find_table(address: str) -> Table:
@@ -41,8 +40,8 @@ def find_recipe(address: str, *, model: str | None = None, data: str | None = No
     Args:
         address: ``stan.ucf101`` (ours), ``my_package.runs:mine`` (yours), or the path of a ``recipe.json``.
         model: replace the recipe's model by this named one.
-        data: replace the data set by this one of :data:`gesta.datasets.DATASETS`; ``marionette`` rehearses it, see
-            :func:`rehearse`.
+        data: replace the data set by this one of :data:`gesta.datasets.DATASETS`; ``marionette`` makes the recipe a
+            miniature, see :func:`miniature`.
         trust_code: allow a ``recipe.json`` to name classes outside gesta.
     """
     if address.endswith(".json"):
@@ -59,7 +58,7 @@ def find_recipe(address: str, *, model: str | None = None, data: str | None = No
         recipe.model = model_config(model, classes=recipe.model.classes)
         recipe.name = f"{recipe.name}-{model}"
     if data == "marionette" and type(recipe.data).__name__ != "Marionette" and not address.startswith("finetune"):
-        recipe = rehearse(recipe)
+        recipe = miniature(recipe)
     elif data:
         recipe.data = data_config(data)
     return recipe
@@ -76,108 +75,30 @@ def read_recipe(path: Path, *, trust_code: bool = False) -> Recipe:
     return recipe
 
 
-def rehearse(recipe: Recipe, data: DataConfig | None = None) -> Recipe:
-    """The same experiment small enough for two processor cores: the model's tiny size, Marionette, the demo's budget.
+def miniature(recipe: Recipe, data: DataConfig | None = None) -> Recipe:
+    """The same experiment small enough for two CPU cores, see :func:`gesta.recipes.miniatures.shrink`.
 
-    With ``data`` (of a layout, see :mod:`gesta.marionette.layouts.make`) that is read instead, and the views of the
-    test are those of the recipe.
+    Args:
+        recipe: which is left as it is.
+        data: read this instead of Marionette, and keep the views of the recipe's test.
 
-    Switches of the model, the kind of sampling and the modality stay as the recipe sets them. Plug-ins keep their
-    settings and move to the proportional place; of those that come from several places to one, the first place's stay.
-    Freezing and the weights to start from are kept.
+    Raises:
+        GestaError: the recipe's model has no miniature.
     """
-    from gesta.recipes.embedded import demo
-
-    budget, small = demo(), copy(recipe)
-    small.model = replace(_tiny(recipe), classes=class_counts((data or budget.data).classes()))
-    small_blocks, blocks = _blocks(small.model), _blocks(recipe.model)
-    places = [min(round(at * small_blocks / blocks), small_blocks - 1) for at in range(blocks)]
-    for name, value in _switches(recipe.model).items():
-        if _names_blocks(small.model, name):
-            value = _moved(value, small_blocks, blocks)
-        setattr(small.model, name, copy(value))
-    small.model.clip.sampling, small.model.clip.shrink = recipe.model.clip.sampling, recipe.model.clip.shrink
-    came: dict[int, int] = {}
-    small.model.inserts = [
-        Insert(layer=copy(insert.layer), at=places[insert.at], class_token=insert.class_token)
-        for insert in recipe.model.inserts
-        if came.setdefault(places[insert.at], insert.at) == insert.at
-    ]
-    if data is not None:
-        small.data = data
-    else:
-        small.data, small.evaluate = budget.data, budget.evaluate
-        for name in {"modality", "depth_encoding"} & {f.name for f in fields(recipe.data)}:
-            setattr(small.data, name, getattr(recipe.data, name))
-    small.train = copy(budget.train)
-    small.train.freeze = _smaller(recipe.train.freeze, places, small_blocks)
-    small.name = f"{recipe.name}-rehearsal"
-    return small
+    return shrink(recipe, miniature_of(recipe.model), data)
 
 
-def _switches(model: ModelConfig) -> dict[str, Any]:
-    """What a model does otherwise than its class by default, apart from its sizes: flags, words, plug-ins, blocks.
+def miniature_of(model: ModelConfig) -> Miniature:
+    """How models of this class are made small, from the ``MINIATURES`` of the papers' files.
 
-    Fields that name blocks end with "blocks" or are among a class's ``places``; it may name more fields as its
-    ``switches``.
+    Raises:
+        GestaError: nobody says how.
     """
-    hints = get_type_hints(type(model))
-    found = {}
-    for f in fields(model):
-        value = getattr(model, f.name)
-        switch = get_origin(hints[f.name]) is Literal or isinstance(value, bool | AroundConfig)
-        switch = switch or f.name in getattr(type(model), "switches", ())
-        if value != f.default and (switch or _names_blocks(model, f.name)):
-            found[f.name] = value
-    return found
-
-
-def _names_blocks(model: ModelConfig, name: str) -> bool:
-    return name.endswith("blocks") or name in getattr(type(model), "places", ())
-
-
-def _moved(value: Any, small_blocks: int, blocks: int) -> Any:
-    """Numbers of blocks, or pairs of a word and such a number, in a model with fewer blocks."""
-    if isinstance(value, int):
-        return value * small_blocks // blocks
-    if isinstance(value, tuple) and value and isinstance(value[0], str):
-        return (value[0], _moved(value[1], small_blocks, blocks))
-    return tuple(sorted({_moved(one, small_blocks, blocks) for one in value}))
-
-
-def _smaller(prefixes: tuple[str, ...], places: Sequence[int], blocks: int) -> tuple[str, ...]:
-    """Prefixes of parameters of a model with fewer blocks: places of blocks and inserts in proportion."""
-    found: dict[str, None] = {}
-    for prefix in prefixes:
-        part, _, rest = prefix.partition(".")
-        place = rest.split(".")[0]
-        if part == "inserts":
-            found[f"inserts.{places[int(place)]}."] = None
-        elif part == "blocks":
-            found |= dict.fromkeys(f"blocks.{i}." for i in range(round((int(place) + 1) * blocks / len(places))))
-        else:
-            found[prefix] = None
-    return tuple(found)
-
-
-def _tiny(recipe: Recipe) -> ModelConfig:
-    """The tiny size of the recipe's model, without plug-ins."""
-    from gesta.models import MODELS
-
-    for name in filter(lambda name: name.endswith("_tiny"), MODELS):
-        tiny = model_config(name)
-        if type(tiny) is type(recipe.model) and not tiny.inserts and getattr(tiny, "around", None) is None:
-            return tiny
-    raise GestaError(f"{recipe.name}: {type(recipe.model).__name__} has no tiny size to rehearse with")
-
-
-def _blocks(model: Any) -> int:
-    import torch
-
-    bare = copy(model)
-    bare.inserts = []
-    with torch.device("meta"):
-        return len(bare.build().blocks)
+    for module in sorted({entry.module for entry in catalogue().values()}):
+        for how in getattr(importlib.import_module(module), "MINIATURES", ()):
+            if type(how.model()) is type(model):
+                return how
+    raise GestaError(f"{type(model).__name__} has no miniature; choose one of gesta's models with --model NAME")
 
 
 def _find_function(address: str) -> Any:

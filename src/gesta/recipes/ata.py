@@ -20,13 +20,14 @@ from gesta.config import replace
 from gesta.cost import Style, count
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, drop_path_rates
-from gesta.models.convnext import convnext_b
-from gesta.models.cyclemlp import cyclemlp_b5
+from gesta.models.convnext import convnext_b, convnext_tiny
+from gesta.models.cyclemlp import cyclemlp_b5, cyclemlp_tiny
 from gesta.models.frames import TimmFramesConfig, temporal_inserts
 from gesta.models.timesformer import timesformer_b, timesformer_l
 from gesta.plugins.ata import ATA
 from gesta.recipe import Recipe
 from gesta.recipes import timesformer
+from gesta.recipes.miniatures import Miniature
 from gesta.recipes.published import Figure, Row, Table
 
 Backbone = Literal["vitb", "cyclemlp_b5", "convnext_b"]
@@ -125,6 +126,13 @@ def _frames(backbone: Backbone, attends: bool, around: ATA | None, stages: Seque
         for insert, rate in zip(model.inserts, drop_path_rates(model.drop_path, len(model.inserts))):
             insert.layer = replace(insert.layer, drop_path=rate)
     return model
+
+
+MINIATURES = (
+    Miniature(model=convnext_tiny, keep=("time_embed",)),
+    Miniature(model=cyclemlp_tiny, keep=("time_embed",)),
+)
+"""Of the other backbones; TimeSformer's is in :mod:`gesta.recipes.timesformer`."""
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ from gesta.cost import count
 from gesta.datasets.diving48 import Diving48
 from gesta.datasets.epic import EPICKitchens
 from gesta.model import ClipSpec
-from gesta.models.ctn import CTNConfig, ctn_b, vivit_b
+from gesta.models.ctn import CTNConfig, ctn_b, ctn_tiny, vivit_b
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.miniatures import Miniature
 from gesta.recipes.published import Figure, Row, Table
 
 Variant = Literal[
@@ -151,6 +152,18 @@ def _words(variant: Variant, positions: Positions, clips: int, crops: int) -> li
     words: list[str] = [variant]
     words += [f"{positions}_positions"] * (positions != "none")
     return words + [f"{clips}x{crops}"] * ((clips, crops) != (1, 1))
+
+
+MINIATURES = (
+    Miniature(
+        model=ctn_tiny,
+        keep=(
+            *("embed", "stem_pool", "stem_norm", "stem_relu"),
+            *("mapping", "mapping_norm", "mapping_dims", "mapping_start"),
+            *("positions", "norm", "gelu"),
+        ),
+    ),
+)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -31,8 +31,10 @@ from gesta.config import replace
 from gesta.datasets.isogd import IsoGD
 from gesta.datasets.ntu import NTU
 from gesta.layers.cdc import Difference
-from gesta.models.mfst import MFSTConfig, mfst_base, mfst_large
+from gesta.models.mfst import MFSTConfig, mfst_base, mfst_large, mfst_tiny
+from gesta.models.two_stream import mfst_rgbd_tiny
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.miniatures import Miniature
 from gesta.recipes.published import Figure, Row, Table
 
 Modality = Literal["rgb", "depth"]
@@ -117,6 +119,18 @@ def bm(modality: Modality = "rgb", size: Size = "large") -> Recipe:
 
 def _model(size: Size) -> MFSTConfig:
     return mfst_large() if size == "large" else mfst_base()
+
+
+MINIATURES = (
+    Miniature(
+        model=mfst_tiny,
+        keep=(
+            *("cdc", "theta", "residual", "branch_pool_t"),
+            *("knn", "knn_temporal", "scales", "scale_mode", "fuse"),
+        ),
+    ),
+    Miniature(model=mfst_rgbd_tiny),
+)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

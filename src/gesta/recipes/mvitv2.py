@@ -9,7 +9,9 @@ from __future__ import annotations
 from gesta.datasets.hmdb51 import HMDB51
 from gesta.datasets.ucf101 import UCF101
 from gesta.models import model_config
+from gesta.models.mvit import mvitv2_tiny
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.miniatures import Miniature
 
 
 def training() -> TrainConfig:
@@ -63,3 +65,6 @@ def hmdb51(split: int = 1) -> Recipe:
     recipe.model.classes = 51
     recipe.data = HMDB51(split=split)
     return recipe
+
+
+MINIATURES = (Miniature(model=mvitv2_tiny, keep=("cls_token",)),)

@@ -33,8 +33,9 @@ from gesta.datasets.diving48 import Diving48
 from gesta.datasets.hmdb51 import HMDB51
 from gesta.datasets.ucf101 import UCF101
 from gesta.layers.rpe import Bucket
-from gesta.models.rpe_stdt import RPESTDTConfig, rpe_stdt_b8, rpe_stdt_b12, stdt, stdt_topk, vit_spatial
+from gesta.models.rpe_stdt import RPESTDTConfig, rpe_stdt_b8, rpe_stdt_b12, rpe_stdt_tiny, stdt, stdt_topk, vit_spatial
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.miniatures import Miniature
 from gesta.recipes.published import Figure, Row, Table
 
 Variant = Literal["rpe_stdt", "rpe_stdt_b8", "stdt_topk", "stdt", "vit_spatial"]
@@ -151,6 +152,18 @@ def diving48(
     recipe.model.classes = 48
     recipe.data = Diving48()
     return recipe
+
+
+MINIATURES = (
+    Miniature(
+        model=rpe_stdt_tiny,
+        keep=(
+            *("relative", "absolute", "bucket", "method", "ratio", "shared", "rpe_on"),
+            *("temporal_depth", "temporal_qkv_bias", "temporal_pos"),
+            *("subsample", "subsample_layers", "subsample_mode", "topk_score", "topk_again", "topk_per_head"),
+        ),
+    ),
+)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

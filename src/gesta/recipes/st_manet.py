@@ -24,8 +24,10 @@ from gesta.cost import count
 from gesta.datasets.diving48 import Diving48
 from gesta.datasets.hmdb51 import HMDB51
 from gesta.datasets.ucf101 import UCF101
-from gesta.models.st_manet import st_manet_50
+from gesta.models.r3d import r3d_tiny
+from gesta.models.st_manet import st_manet_50, st_manet_tiny
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.miniatures import Miniature
 from gesta.recipes.published import Figure, Row, Table
 from gesta.records import DataConfig
 
@@ -145,6 +147,21 @@ def _recipe(
         evaluate=testing(),
         paper="Wang 2024, Tables 3 and 4, Figs. 4 to 6",
     )
+
+
+MINIATURES = (
+    Miniature(
+        model=st_manet_tiny,
+        keep=(
+            *("tda", "sda", "mf", "tda_stages", "sda_stages", "head_stages"),
+            *("second_softmax", "attention_scale", "attn_out_norm"),
+            *("tda_embed", "tda_value", "tda_out", "tda_branch_norm", "tda_first", "tda_final"),
+            *("sda_qk_reduction", "sda_v_reduction", "stage_sum", "fusion_pool"),
+            *("diversity", "lambda1", "lambda2", "pairs"),
+        ),
+    ),
+    Miniature(model=r3d_tiny),
+)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

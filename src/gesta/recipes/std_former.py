@@ -23,8 +23,9 @@ from typing import Any
 from gesta.config import replace
 from gesta.cost import count
 from gesta.datasets.something import MIRRORED, SomethingV1, SomethingV2
-from gesta.models.std_former import std_former_b
+from gesta.models.std_former import std_former_b, std_former_tiny
 from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
+from gesta.recipes.miniatures import Miniature
 from gesta.recipes.published import Figure, Row, Table
 from gesta.records import DataConfig
 
@@ -139,6 +140,21 @@ def _recipe(name: str, data: DataConfig, variant: str, flip: bool) -> Recipe:
         init=Init(min_matched=0.4),
         paper="STD-Former (ICLR submission ICR3swcnaa), Tables 1 to 7",
     )
+
+
+MINIATURES = (
+    Miniature(
+        model=std_former_tiny,
+        keep=(
+            *("tubelet_kernel", "tubelet_stride", "gelu", "norm", "head_input"),
+            *("ptm_attention", "ptm_identity", "dpe_norm", "alpha", "beta", "learnable_alpha_beta"),
+            *("conv_placement", "conv_kind", "conv_plane"),
+            *("cpe", "ctm_residual", "ctm_include_cls", "temporal_pos_embed", "stdm_kind", "stdm_final_relu"),
+            *("smem_position", "smem_fusion", "smem_edge", "smem_pairing"),
+        ),
+        blocks=("ptm_layers", "stdm_layers", "smem"),
+    ),
+)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

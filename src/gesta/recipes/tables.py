@@ -12,6 +12,7 @@ from gesta.config import replace
 from gesta.cost import count
 from gesta.evaluation.metrics import ACTION
 from gesta.recipe import Recipe
+from gesta.recipes.address import miniature
 from gesta.recipes.published import Row, Table
 
 COSTS = {"params", "GMACs", "D params"}
@@ -67,23 +68,21 @@ class FilledTable:
         return capture.get().rstrip()
 
 
-def fill(table: Table, runs: Path = Path("runs"), rehearsal: bool = False) -> FilledTable:
+def fill(table: Table, runs: Path = Path("runs"), miniatures: bool = False) -> FilledTable:
     """Our side of a table.
 
     Args:
         table: the paper's.
         runs: folder of run folders; a run counts for a cell if its name is the recipe's and it has a ``result.json``.
-        rehearsal: look for the runs' rehearsals on the embedded data set instead (their cost too).
+        miniatures: of the recipes' miniatures on the embedded data set instead (their cost, too).
     """
-    return FilledTable(table, [_cells(row, table.columns, runs, rehearsal) for row in table.rows])
+    return FilledTable(table, [_cells(row, table.columns, runs, miniatures) for row in table.rows])
 
 
-def _cells(row: Row, columns: Sequence[str], runs: Path, rehearsal: bool) -> dict[str, Cell]:
-    from gesta.recipes.address import rehearse
-
+def _cells(row: Row, columns: Sequence[str], runs: Path, miniatures: bool) -> dict[str, Cell]:
     recipes = {column: make() for column, make in row.recipes.items()}  # none for other people's systems
-    if rehearsal:
-        recipes = {column: rehearse(recipe) for column, recipe in recipes.items()}
+    if miniatures:
+        recipes = {column: miniature(recipe) for column, recipe in recipes.items()}
     ours: dict[str, float | None] = {column: _accuracy(recipe, column, runs) for column, recipe in recipes.items()}
     if recipes and COSTS & set(columns):
         model = next(iter(recipes.values())).model

@@ -22,8 +22,9 @@ from typing import Literal
 from gesta.datasets.kinetics400 import Kinetics400
 from gesta.datasets.something import SomethingV2
 from gesta.model import ClipSpec
-from gesta.models.timesformer import timesformer_b
+from gesta.models.timesformer import timesformer_b, timesformer_tiny
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.miniatures import Miniature
 
 Temporal = Literal["attention", "joint", "averaging"]
 
@@ -96,3 +97,12 @@ def something_v2(temporal: Temporal = "attention", frames: int = 8, clips: int =
 def views(clips: int) -> str:
     """What the name of a run says of its testing, if that is not one clip."""
     return f"-{clips}clips" if clips != 1 else ""
+
+
+MINIATURES = (
+    Miniature(
+        model=timesformer_tiny,
+        keep=("temporal", "around", "temporal_cls", "temporal_post_norm"),
+        blocks=("ata_blocks",),
+    ),
+)

@@ -1,0 +1,110 @@
+"""A recipe made small enough for two CPU cores: the tiny model, the embedded data set, the demo's training.
+
+What a paper compares stays as its recipe sets it. Each paper's file says in its ``MINIATURES`` which fields these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from gesta.config import copy, replace
+from gesta.model import ModelConfig
+from gesta.recipe import Recipe
+from gesta.recipes.embedded import demo
+from gesta.records import DataConfig, class_counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Miniature:
+    """How models of one class are made small.
+
+    Attributes:
+        model: the tiny model, without plug-ins.
+        keep: fields that are copied where the recipe's model differs from the default of its class.
+        blocks: fields that name blocks by their index; copied likewise, with indices in proportion.
+    """
+
+    model: Callable[[], ModelConfig]
+    keep: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
+
+
+def shrink(recipe: Recipe, how: Miniature, data: DataConfig | None = None) -> Recipe:
+    """The same experiment as a miniature.
+
+    Plug-ins keep their settings and move to the proportional block; of those that come to the same block, the first
+    stays. Sampling of frames, modality, frozen parameters and the weights to start from are those of the recipe.
+
+    Args:
+        recipe: which is left as it is.
+        how: what its model becomes.
+        data: read this instead of Marionette, and keep the views of the recipe's test.
+    """
+    marionette, small = demo(), copy(recipe)
+    small.name = f"{recipe.name}-miniature"
+    small.model = _small_model(recipe.model, how)
+    before, after = _block_count(recipe.model), _block_count(small.model)
+    moves = [min(round(at * after / before), after - 1) for at in range(before)]
+    for name in how.blocks:
+        value = getattr(recipe.model, name)
+        if value != _default(recipe.model, name):
+            setattr(small.model, name, _in_proportion(value, after, before))
+    for insert in recipe.model.inserts:
+        if all(other.at != moves[insert.at] for other in small.model.inserts):
+            small.model.inserts.append(replace(insert, at=moves[insert.at]))
+    if data is not None:
+        small.data = data
+    else:
+        small.data, small.evaluate = marionette.data, marionette.evaluate
+        for name in {"modality", "depth_encoding"} & {f.name for f in fields(recipe.data)}:
+            setattr(small.data, name, getattr(recipe.data, name))
+    small.model.classes = class_counts(small.data.classes())
+    small.train = replace(marionette.train, freeze=_frozen(recipe.train.freeze, moves, after))
+    return small
+
+
+def _small_model(model: ModelConfig, how: Miniature) -> ModelConfig:
+    """The tiny model with the fields that are kept; blocks and plug-ins come later."""
+    small = how.model()
+    for name in (*how.keep, "activation_checkpointing"):
+        if getattr(model, name) != _default(model, name):
+            setattr(small, name, copy(getattr(model, name)))
+    small.clip.sampling, small.clip.shrink = model.clip.sampling, model.clip.shrink
+    return small
+
+
+def _default(model: ModelConfig, name: str) -> Any:
+    return next(f.default for f in fields(model) if f.name == name)
+
+
+def _block_count(model: ModelConfig) -> int:
+    with torch.device("meta"):
+        return len(replace(model, inserts=[]).build().blocks)
+
+
+def _in_proportion(value: Any, after: int, before: int) -> Any:
+    """Indices of blocks, or pairs of a word and such an index, in a model with fewer blocks."""
+    if isinstance(value, int):
+        return value * after // before
+    if isinstance(value, tuple) and value and isinstance(value[0], str):
+        return (value[0], _in_proportion(value[1], after, before))
+    return tuple(sorted({_in_proportion(item, after, before) for item in value}))
+
+
+def _frozen(prefixes: tuple[str, ...], moves: Sequence[int], after: int) -> tuple[str, ...]:
+    """Prefixes of frozen parameters in a model with fewer blocks: those of blocks and plug-ins in proportion."""
+    kept: dict[str, None] = {}  # without repetitions, in order
+    for prefix in prefixes:
+        part, _, remainder = prefix.partition(".")
+        index = remainder.split(".")[0]
+        if part == "inserts":
+            kept[f"inserts.{moves[int(index)]}."] = None
+        elif part == "blocks":
+            kept |= dict.fromkeys(f"blocks.{i}." for i in range(round((int(index) + 1) * after / len(moves))))
+        else:
+            kept[prefix] = None
+    return tuple(kept)

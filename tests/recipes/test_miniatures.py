@@ -1,0 +1,109 @@
+"""The miniature of every recipe is what ``miniatures.json`` says.
+
+A change that is meant: ``python tests/recipes/test_miniatures.py`` writes the file again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gesta.config import to_json, words
+from gesta.datasets.ntu import NTU
+from gesta.errors import GestaError
+from gesta.marionette.dataset import Marionette
+from gesta.model import ModelConfig
+from gesta.recipe import Recipe
+from gesta.recipes.address import find_recipe, find_table, miniature, miniature_of
+from gesta.recipes.catalogue import list_recipes, list_tables
+from gesta.recipes.embedded import demo
+from gesta.training.optim import freeze
+
+STORED = Path(__file__).with_name("miniatures.json")
+PAPERS = [address for address in list_recipes() if address not in ("demo", "finetune")]
+
+
+def runs() -> dict[str, Recipe]:
+    """Every recipe of every paper with its default arguments, and those of the rows of all tables, by name."""
+    made = [find_recipe(address) for address in PAPERS]
+    made += [run() for address in list_tables() for row in find_table(address).rows for run in row.recipes.values()]
+    return {recipe.name: recipe for recipe in made}
+
+
+def shown(value: Any) -> str:
+    """A value of a config; of a plug-in the fields that differ from its class's default."""
+    if not is_dataclass(value):
+        return words(value)
+    changes = (
+        f"{f.name}={shown(getattr(value, f.name))}" for f in fields(value) if getattr(value, f.name) != f.default
+    )
+    return f"{type(value).__name__}({', '.join(changes)})"
+
+
+def described(recipe: Recipe) -> dict[str, Any]:
+    """The fields in which the miniature differs from its tiny model, its plug-ins, and what is frozen."""
+    small, tiny = miniature(recipe), miniature_of(recipe.model).model()
+    names = [f.name for f in fields(tiny) if f.name not in ("classes", "clip", "inserts")]
+    changes = {name: getattr(small.model, name) for name in names if getattr(small.model, name) != getattr(tiny, name)}
+    plugins = groupby(small.model.inserts, lambda insert: shown(insert.layer))
+    return {
+        **{name: shown(value) for name, value in changes.items()},
+        "sampling": small.model.clip.sampling,
+        **{layer: words(tuple(insert.at for insert in inserts)) for layer, inserts in plugins},
+        **({"freeze": words(small.train.freeze)} if small.train.freeze else {}),
+    }
+
+
+def test_all_are_as_stored() -> None:
+    stored = json.loads(STORED.read_text())
+    assert {name: described(recipe) for name, recipe in runs().items()} == stored
+
+
+@pytest.mark.parametrize("address", PAPERS)
+def test_keeps_the_plug_ins_and_builds(address: str) -> None:
+    recipe, small = find_recipe(address), find_recipe(address, data="marionette")
+    assert isinstance(small.data, Marionette) and small.name == f"{recipe.name}-miniature"
+    assert small.evaluate == demo().evaluate and small.model.classes == len(small.data.classes())
+    assert {str(i.layer) for i in small.model.inserts} == {str(i.layer) for i in recipe.model.inserts}
+    assert bool(small.train.freeze) == bool(recipe.train.freeze)
+    with torch.device("meta"):
+        model = small.model.build()
+    assert sum(p.numel() for p in model.parameters()) < 5e6
+    freeze(model, small.train.freeze)
+
+
+def test_does_not_touch_the_recipe() -> None:
+    recipe = find_recipe("stan.ucf101")
+    before = to_json(recipe)
+    miniature(recipe)
+    assert to_json(recipe) == before
+
+
+def test_keeps_the_modality() -> None:
+    recipe = find_recipe("mfst.ntu", data="marionette")
+    assert recipe.data.modality == "rgb"  # type: ignore[attr-defined]
+    recipe = find_recipe("mfst.ntu")
+    recipe.data = NTU(modality="depth", depth_encoding="repeat3")
+    small = miniature(recipe).data
+    assert isinstance(small, Marionette) and (small.modality, small.depth_encoding) == ("depth", "repeat3")
+
+
+def test_models_of_others_have_none() -> None:
+    class Strange(ModelConfig):
+        pass
+
+    recipe = find_recipe("stan.ucf101")
+    recipe.model = Strange()
+    with pytest.raises(GestaError, match=r"Strange has no miniature; .*--model"):
+        miniature(recipe)
+
+
+if __name__ == "__main__":
+    lines = [f"{json.dumps(name)}: {json.dumps(described(run), ensure_ascii=False)}" for name, run in runs().items()]
+    STORED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
