@@ -13,7 +13,7 @@ from gesta.datasets.epic import EPICKitchens
 from gesta.datasets.ntu import NTU
 from gesta.evaluation.result import Result
 from gesta.marionette.layouts.make import DATA
-from gesta.recipes.address import find_recipe, read_recipe, miniature
+from gesta.recipes.address import find_recipe, miniature, read_recipe
 
 
 def test_two_layouts_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
