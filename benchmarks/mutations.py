@@ -396,7 +396,7 @@ def judge(folder: Path, made: list[Mutant], workers: int) -> Outcome:
     for i, mutant in enumerate(made):
         kinds = named.get(str(mutant.path), set())
         by_check = bool(kinds & {"missing", "cannot be decoded"})
-        scored = all(column[i] is not None for column in result.scores.values())
+        scored = all(column[i] is not None for column in result.scores.values.values())
         said = (by_check, i in failed, not scored, mutant.path.name in left_out)
         what = "failed" if all(said) else "missing" if any(said) else "damaged" if kinds & DAMAGED else "fine"
         if mutant.hopeless and what != "failed":

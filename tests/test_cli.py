@@ -175,8 +175,8 @@ def test_own_videos_from_check_to_prediction(
     assert run(*train, *quick) == 0
     capsys.readouterr()
     result = json.loads((tmp_path / "run/result.json").read_text())
-    listed = len(result["names"])
-    assert result["scored"] + result["failed"] == listed
+    listed, counts = len(result["scores"]["names"]), result["counts"]
+    assert counts["scored"] + counts["failed"] == listed
     log = (tmp_path / "run/log.jsonl").read_text()
     named = log + json.dumps(result["failures"])
     assert "empty.mp4" in named and "broken.mp4" in named

@@ -26,7 +26,7 @@ def test_two_layouts_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert replace(kitchen.evaluate, workers=-1) == find_recipe("ctn.epic_kitchens").evaluate
     assert isinstance(depth.data, NTU) and depth.data.person_crop and depth.evaluate.short_side == 240
     result = Result.read(tmp_path / "epic" / "run" / "result.json")
-    assert result.split == "val" and result.listed == 1 and "action/top1" in result.metrics
+    assert result.protocol.split == "val" and result.counts.listed == 1 and "action/top1" in result.metrics
 
 
 def test_one_that_fails_is_told_and_the_others_go_on(

@@ -94,7 +94,7 @@ def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> s
         raise GestaError(f"{run}: {len(result.failures)} videos failed, the first is {result.failures[0]}")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     steps = sum(entry["kind"] == "step" for entry in log)
-    return f"{report.videos:6}{steps:6}  {result.views['text']:24}{headline(result.metrics) or 0:6.1f}"
+    return f"{report.videos:6}{steps:6}  {result.protocol.views:24}{headline(result.metrics) or 0:6.1f}"
 
 
 def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:

@@ -21,18 +21,15 @@ from results import result as make_result
 
 def test_a_result_tells_its_accuracy_and_its_views(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    result = make_result([0, 1], [0, 0], model_config=to_json(model_config("r3d_tiny", classes=2)))
-    result.data, result.views = (
-        {"class": "gesta.datasets.ucf101:UCF101"},
-        {"total": 30, "text": "whole video × 1 crop"},
-    )
-    result.decoded = 12
+    result = make_result([0, 1], [0, 0], config=to_json(model_config("r3d_tiny", classes=2)))
+    result.data = {"class": "gesta.datasets.ucf101:UCF101"}
+    result.counts.views, result.counts.decoded = 30, 12
     result.write(run / "result.json")
     for source in (str(run), str(run / "result.json")):
         (found,) = find_models(source)
         assert (found.name, found.views) == (str(run), 2.5)
         assert found.accuracies == [Accuracy(data="UCF101", top1=50, measured=True)]
-    result.model_config = {"fused": "prob_mean"}
+    result.model.config = {"fused": "prob_mean"}
     result.write(run / "result.json")
     with pytest.raises(GestaError, match="fused scores"):
         find_models(str(run))

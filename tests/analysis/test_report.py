@@ -84,7 +84,7 @@ def run(make_video: Callable[..., Path], tmp_path: Path) -> Path:
     model = create_model("r3d_tiny", classes=2)
     protocol = EvaluateConfig(clips=1, workers=0)
     found = evaluate(model, data, config=protocol)
-    assert found.scored == 4
+    assert found.counts.scored == 4
     found.write(tmp_path / "run" / "result.json")
     return tmp_path / "run"
 
@@ -114,7 +114,8 @@ def test_one_file_with_everything_in_it(run: Path) -> None:
 def _shown(run: Path) -> int:
     """One hit per class that has any, and every miss."""
     found = json.loads((run / "result.json").read_text())
-    pairs = [(t, s.index(max(s))) for t, s in zip(found["labels"]["label"], found["scores"]["label"]) if s is not None]
+    labels, values = (found["scores"][name]["label"] for name in ("labels", "values"))
+    pairs = [(t, s.index(max(s))) for t, s in zip(labels, values) if s is not None]
     return len({t for t, a in pairs if t == a}) + sum(t != a for t, a in pairs)
 
 
@@ -150,7 +151,7 @@ def test_a_folder_without_result_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_result_of_a_split_and_a_foreign_model_will_do(tmp_path: Path) -> None:
-    foreign = result([0, 1, None], [0, 0, 1], model_config={"class": "theirs:Config"}, data=None)
+    foreign = result([0, 1, None], [0, 0, 1], config={"class": "theirs:Config"}, data=None)
     foreign.write(tmp_path / "result-val.json")
     page = Page(write_report(tmp_path).read_text())
     assert tmp_path.name in page.text and "The cost cannot be counted" in page.text

@@ -204,7 +204,7 @@ def test_from_the_lists_to_a_result(small: Path, make_video: Callable[..., Path]
     loaded = load(run / "best.safetensors")
     assert loaded.classes == recipe.data.classes() and loaded.model.config.classes == {"verb": 2, "noun": 3}
     result = Result.read(run / "result.json")
-    assert result.scored == 1 and {"verb/top1", "noun/top5", "action/top1"} <= set(result.metrics)
+    assert result.counts.scored == 1 and {"verb/top1", "noun/top5", "action/top1"} <= set(result.metrics)
     (small / "annotations" / "EPIC_100_verb_classes.csv").write_text("id,key\n0,take\n1,lay\n")
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", str(run)])

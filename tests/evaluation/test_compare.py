@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 from scipy.stats import binom
 
 from gesta.evaluation.compare import compare
-from results import result
+from results import changed, result
 
 
 def test_same_protocol_and_same_answers() -> None:
     a = result([0, 0, 1, 1], [0, 1, 1, 1])
-    found = compare(a, dataclasses.replace(a, seconds=99.0))
+    found = compare(a, changed(a, seconds=99.0))
     assert found.protocol == [] and found.model == [] and found.same_list
     assert found.paired["label"].p == 1 and found.classes["label"] == []
     assert "same protocol" in str(found) and "the same list of 4" in str(found)
@@ -23,20 +22,20 @@ def test_same_protocol_and_same_answers() -> None:
 
 def test_every_protocol_field_that_differs_is_named_first() -> None:
     a = result([0, 1], [0, 1])
-    b = dataclasses.replace(
+    b = changed(
         a,
-        views=a.views | {"crops": 3},
+        crops=3,
         average="logits",
         short_side=320,
         precision="bf16-mixed",
         data={"class": "gesta.data.lists:Folder", "root": "elsewhere", "seed": 0},
-        model_config=json.loads(json.dumps(a.model_config).replace('"at": 3', '"at": 1')),
+        config=json.loads(json.dumps(a.model.config).replace('"at": 3', '"at": 1')),
     )
     found = compare(a, b)
-    assert [d.field for d in found.protocol] == ["views.crops", "short_side", "average", "precision", "data.root"]
+    assert [d.field for d in found.protocol] == ["crops", "short_side", "average", "precision", "data.root"]
     assert [(d.field, d.a, d.b) for d in found.model] == [("inserts.0.at", 3, 1)]
     text = str(found)
-    assert text.index("views.crops: 1 | 3") < text.index("top1")
+    assert text.index("  crops: 1 | 3") < text.index("top1")
     assert "not of one measurement" in text and "same protocol" not in text
 
 

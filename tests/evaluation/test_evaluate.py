@@ -90,19 +90,20 @@ def records(make_video: Callable[..., Path]) -> list[Record]:
 
 def test_denominators_are_honest(records: list[Record]) -> None:
     result = evaluate(build(), records, classes=CLASSES, config=PROTOCOL)
-    counts = (result.listed, result.labelled, result.decoded, result.scored, result.failed)
+    counted = result.counts
+    counts = (counted.listed, counted.labelled, counted.decoded, counted.scored, counted.failed)
     assert counts == (8, 7, 7, 7, 1)
     assert [failure["name"] for failure in result.failures] == ["broken.mp4"]
     assert result.failures[0]["index"] == 3 and result.failures[0]["reason"]
     assert records[3].path not in result.failures[0]["reason"]  # its name says which
-    assert result.scores["label"][3] is None
+    assert result.scores.values["label"][3] is None
     # 7 labelled: five right, one wrongly labelled, one broken. Per class: 2 of 3, 1 of 2, 2 of 2.
     assert result.metrics["top1"] == pytest.approx(100 * 5 / 7)
     assert result.metrics["top1_scored"] == pytest.approx(100 * 5 / 6)
     assert result.metrics["mean_class"] == pytest.approx(100 * (2 / 3 + 1 / 2 + 1) / 3)
     assert result.metrics["mean_class_scored"] == pytest.approx(100 * (2 / 3 + 1 + 1) / 3)
-    assert result.per_class["label"] == pytest.approx([200 / 3, 50, 100])
-    assert result.confusion["label"] == [[2, 1, 0], [0, 1, 0], [0, 0, 2]]
+    assert result.scores.per_class["label"] == pytest.approx([200 / 3, 50, 100])
+    assert result.scores.confusion["label"] == [[2, 1, 0], [0, 1, 0], [0, 0, 2]]
     text = str(result)
     assert "7 of 8 videos scored, 1 failed (counted as wrong)" in text
     assert "broken.mp4" in text and "71.43" in text and "83.33" in text and "2 clips × 3 crops" in text
@@ -110,15 +111,16 @@ def test_denominators_are_honest(records: list[Record]) -> None:
 
 def test_the_protocol_is_written_down(records: list[Record]) -> None:
     result = evaluate(build(), records[:3], classes=CLASSES, config=PROTOCOL)
-    assert result.views == {"clips": 2, "crops": 3, "text": "2 clips × 3 crops", "total": 18}
-    assert result.sampling == "dense 4×2"
+    how = result.protocol
+    assert (how.clips, how.crops, how.views, result.counts.views) == (2, 3, "2 clips × 3 crops", 18)
+    assert how.sampling == "dense 4×2"
     shrinks = build()
     shrinks.config.clip = replace(shrinks.config.clip, shrink=True)
     other = evaluate(shrinks, records[:1], classes=CLASSES, config=PROTOCOL)
-    assert other.sampling == "dense 4×2 or less"
-    assert (result.short_side, result.size) == (37, 32)  # 256 of 224, scaled to 32
-    assert result.decoder.startswith("pyav ") and result.precision == "32-true"
-    assert result.torch == torch.__version__ and result.model == "Brightness"
+    assert other.protocol.sampling == "dense 4×2 or less"
+    assert (how.short_side, how.size) == (37, 32)  # 256 of 224, scaled to 32
+    assert result.environment.decoder.startswith("pyav ") and result.environment.precision == "32-true"
+    assert result.environment.torch == torch.__version__ and result.model.summary == "Brightness"
     again = evaluate(build(), records[:3], classes=CLASSES, config=PROTOCOL)
     again.seconds = result.seconds
     assert again == result
@@ -135,7 +137,7 @@ def test_packing_views_into_passes_changes_no_score(records: list[Record], avera
     other = evaluate(model, records, classes=CLASSES, config=_with(average=average, batch_size=batch_size))
     assert max(model.passes) <= batch_size and sum(model.passes) == 7 * 6
     assert model.passes[:-1] == [batch_size] * (len(model.passes) - 1)  # only the last pass is not full
-    for a, b in zip(one.scores["label"], other.scores["label"]):
+    for a, b in zip(one.scores.values["label"], other.scores.values["label"]):
         assert (a is None) == (b is None)
         if a is not None and b is not None:
             assert a == pytest.approx(b, abs=1e-5)
@@ -144,8 +146,9 @@ def test_packing_views_into_passes_changes_no_score(records: list[Record], avera
 
 def test_the_whole_video_in_neighbouring_clips(records: list[Record]) -> None:
     result = evaluate(build(), records, classes=CLASSES, config=_with(coverage="contiguous", crops=1))
-    assert result.scored == 7 and result.views["text"] == "whole video × 1 crop" and result.views["clips"] is None
-    assert result.views["total"] > result.scored  # a long video gives more clips than a short one
+    assert result.counts.scored == 7 and result.protocol.clips is None
+    assert result.protocol.views == "whole video × 1 crop"
+    assert result.counts.views > result.counts.scored  # a long video gives more clips than a short one
 
 
 def test_several_label_spaces(records: list[Record]) -> None:
@@ -156,9 +159,9 @@ def test_several_label_spaces(records: list[Record]) -> None:
     ]
     result = evaluate(build({"verb": 3, "noun": 2}), both, classes=spaces, config=PROTOCOL)
     assert result.metrics["verb/top1"] == pytest.approx(100 * 5 / 7)
-    assert set(result.scores) == {"verb", "noun"} and len(result.scores["noun"][0] or []) == 2
-    assert np.shape(result.confusion["noun"]) == (2, 2)
-    right = [v is not None and v and n for v, n in zip(result.right("verb"), result.right("noun"))]
+    assert set(result.scores.values) == {"verb", "noun"} and len(result.scores.values["noun"][0] or []) == 2
+    assert np.shape(result.scores.confusion["noun"]) == (2, 2)
+    right = [v is not None and v and n for v, n in zip(result.scores.right("verb"), result.scores.right("noun"))]
     assert result.metrics["action/top1"] == pytest.approx(100 * sum(right) / 7)
     assert "verb: all labelled videos" in str(result) and "action: all labelled videos" in str(result)
 
@@ -175,7 +178,7 @@ def test_a_broken_model_is_reported_and_not_ranked(records: list[Record]) -> Non
     model = build()
     model.classifier.linear.bias.data[1] = float("nan")
     result = evaluate(model, records[:2], classes=CLASSES, config=PROTOCOL)
-    assert (result.decoded, result.scored, result.failed) == (2, 0, 2)
+    assert (result.counts.decoded, result.counts.scored, result.counts.failed) == (2, 0, 2)
     assert result.metrics["top1"] == 0 and "top1_scored" not in result.metrics
     assert "not finite" in str(result)
     json.loads(json.dumps(result.to_json(), allow_nan=False))
@@ -202,12 +205,14 @@ def test_a_trained_model_on_a_data_set(make_video: Callable[..., Path], tmp_path
     path = save_model(tmp_path / "best.safetensors", build(), ["run", "sit", "wave"])
     model = load(path, trust_code=True)
     result = evaluate(model, data, config=PROTOCOL, clips=1)
-    assert result.names == ["test/run/a.mp4", "test/sit/b.mp4"] and result.classes == {"label": ["run", "sit", "wave"]}
-    assert (result.checkpoint, result.views["clips"], result.split) == (str(path), 1, "test")
+    assert result.scores.names == ["test/run/a.mp4", "test/sit/b.mp4"] and result.scores.classes == {
+        "label": ["run", "sit", "wave"]
+    }
+    assert (result.model.checkpoint, result.protocol.clips, result.protocol.split) == (str(path), 1, "test")
     assert result.data is not None and result.data["root"] == data.root and PROTOCOL.clips != 1
-    assert evaluate(model, data, config=PROTOCOL, split="val").names == ["val/run/c.mp4"]
+    assert evaluate(model, data, config=PROTOCOL, split="val").scores.names == ["val/run/c.mp4"]
     unnamed = evaluate(build(), data.records("test"), config=PROTOCOL)
-    assert unnamed.classes == {"label": ["0", "1", "2"]} and unnamed.checkpoint is None
+    assert unnamed.scores.classes == {"label": ["0", "1", "2"]} and unnamed.model.checkpoint is None
     model = load(save_model(path, build(), ["run", "sit", "jump"]), trust_code=True)
     with pytest.raises(GestaError, match=r"knows 3 classes \(run, sit, jump …\), the data set has 3"):
         evaluate(model, data, config=PROTOCOL)
@@ -226,6 +231,12 @@ def test_results_are_written_whole_and_read_back(records: list[Record], tmp_path
         Result.read(path)
     path.write_text('{"metrics": {}}')
     with pytest.raises(GestaError, match=r"result\.json: this is not a result"):
+        Result.read(path)
+    path.write_text('{"format": 1, "metrics": {}}')
+    with pytest.raises(GestaError, match=r"result\.json: .*complete result \(missing"):
+        Result.read(path)
+    path.write_text(json.dumps(result.to_json() | {"format": 2}))
+    with pytest.raises(GestaError, match=r"result\.json: .*upgrade gesta"):
         Result.read(path)
     with pytest.raises(GestaError, match=r"absent\.json"):
         Result.read(tmp_path / "absent.json")
@@ -298,11 +309,11 @@ def test_two_processes_give_the_result_of_one(records: list[Record], tmp_path: P
     assert done.returncode == 0, done.stderr
     two = Result.read(tmp_path / "two.json")
     one = evaluate(build(), odd, classes=CLASSES, config=PROTOCOL)
-    for a, b in zip(one.scores["label"], two.scores["label"]):
+    for a, b in zip(one.scores.values["label"], two.scores.values["label"]):
         assert (a is None) == (b is None)
         assert a is None or a == pytest.approx(b, abs=1e-5)
-    two.scores, two.seconds = one.scores, one.seconds
-    if one.device == "cpu":
+    two.scores.values, two.seconds = one.scores.values, one.seconds
+    if one.environment.device == "cpu":
         assert two == one
 
 

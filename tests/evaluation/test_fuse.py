@@ -22,7 +22,7 @@ from gesta.models import model_config
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 from gesta.video.depth import Depth
-from results import result
+from results import changed, result
 
 ALL: list[Any] = ["prob_mean", "logit_mean", "prob_product"]
 
@@ -31,7 +31,7 @@ def stream(scores: list[list[float] | None], labels: list[int | None], **fields:
     """A result with these scores."""
     answers = [None if s is None else int(np.argmax(s)) for s in scores]
     found = result(labels, answers, classes=["a", "b", "c"], **fields)
-    return dataclasses.replace(found, scores={"label": scores})
+    return changed(found, values={"label": scores})
 
 
 def random(seed: int, n: int = 40, skill: float = 1.0, split: str = "video") -> Result:
@@ -47,11 +47,11 @@ def random(seed: int, n: int = 40, skill: float = 1.0, split: str = "video") -> 
 def test_identical_streams_are_the_stream(by: By) -> None:
     one = random(0)
     found = fuse([one, one], by)
-    assert found.metrics == one.metrics and found.confusion == one.confusion and found.per_class == one.per_class
+    assert found.metrics == one.metrics and found.scores == dataclasses.replace(one.scores, values=found.scores.values)
     if by != "prob_product":  # which is surer of itself
-        np.testing.assert_allclose(found.scores["label"], one.scores["label"], rtol=2e-6)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.scores.values["label"], one.scores.values["label"], rtol=2e-6)  # type: ignore[arg-type]
     assert fuse([one, one, one], by).metrics == one.metrics
-    assert found.partial == [] and found.listed == found.scored == 40
+    assert found.partial == [] and found.counts.listed == found.counts.scored == 40
 
 
 def test_learned_fusion_of_identical_streams_is_the_stream() -> None:
@@ -64,12 +64,14 @@ def test_what_each_kind_computes() -> None:
     p, q = np.array([0.7, 0.2, 0.1]), np.array([0.2, 0.5, 0.3])
     expected = {"prob_mean": (p + q) / 2, "logit_mean": np.sqrt(p * q), "prob_product": p * q}
     for by in ALL:
-        np.testing.assert_allclose(fuse([a, b], by).scores["label"][0], expected[by] / expected[by].sum(), rtol=1e-6)  # type: ignore[arg-type]
-    shifted = dataclasses.replace(a, average="logits", scores={"label": [(np.log(p) + 5).tolist()]})
+        np.testing.assert_allclose(
+            fuse([a, b], by).scores.values["label"][0], expected[by] / expected[by].sum(), rtol=1e-6
+        )  # type: ignore[arg-type]
+    shifted = changed(a, average="logits", values={"label": [(np.log(p) + 5).tolist()]})
     for by in ALL:  # logits are as good as probabilities
         np.testing.assert_allclose(
-            fuse([shifted, b], by).scores["label"][0],  # type: ignore[arg-type]
-            fuse([a, b], by).scores["label"][0],  # type: ignore[arg-type]
+            fuse([shifted, b], by).scores.values["label"][0],  # type: ignore[arg-type]
+            fuse([a, b], by).scores.values["label"][0],  # type: ignore[arg-type]
             rtol=1e-6,
         )
 
@@ -84,7 +86,7 @@ def test_learned_weights_prefer_the_better_stream() -> None:
     good, noise = random(1, 400, skill=2.0), random(2, 400, skill=0.0)
     known = [random(3, 4000, skill=2.0, split="other"), random(4, 4000, skill=0.0, split="other")]
     found = fuse([good, noise], "learned", known)
-    weights = found.model_config["weights"]["label"]
+    weights = found.model.config["weights"]["label"]
     # log-likelihoods of unit normals whose means lie `skill` apart are `skill` times the logits
     assert weights == pytest.approx([2, 0], abs=0.15)
     assert found.metrics["top1"] > fuse([good, noise]).metrics["top1"]
@@ -93,15 +95,17 @@ def test_learned_weights_prefer_the_better_stream() -> None:
 def test_a_video_that_one_stream_lacks_is_scored_by_the_other() -> None:
     a = stream([[0.9, 0.1, 0.0], None, None], [0, 1, 2])
     b = stream([[0.1, 0.9, 0.0], [0.1, 0.8, 0.1], None], [0, 1, 2], data={"class": "x", "modality": "depth"})
-    a = dataclasses.replace(a, data={"class": "x", "modality": "rgb"})
+    a = changed(a, data={"class": "x", "modality": "rgb"})
     for by in ALL:
         found = fuse([a, b], by)
-        np.testing.assert_allclose(found.scores["label"][1], [0.1, 0.8, 0.1], rtol=1e-6)  # type: ignore[arg-type]
-        assert [f["name"] for f in found.failures] == ["video 2"] and found.scores["label"][2] is None
+        np.testing.assert_allclose(found.scores.values["label"][1], [0.1, 0.8, 0.1], rtol=1e-6)  # type: ignore[arg-type]
+        assert [f["name"] for f in found.failures] == ["video 2"] and found.scores.values["label"][2] is None
         assert [(f["index"], f["reason"]) for f in found.partial] == [(1, "rgb: cannot be decoded")]
-        assert (found.listed, found.scored, found.failed) == (3, 2, 1)
-        assert found.metrics == measure(found.scores["label"], found.labels["label"], 3)[0]
-        assert [(each["name"], each["scored"], each["failed"]) for each in found.model_config["of"]] == [
+        assert (found.counts.listed, found.counts.scored, found.counts.failed) == (3, 2, 1)
+        assert found.metrics == measure(found.scores.values["label"], found.scores.labels["label"], 3)[0]
+        assert [
+            (each["name"], each["counts"]["scored"], each["counts"]["failed"]) for each in found.model.config["of"]
+        ] == [
             ("rgb", 1, 2),
             ("depth", 2, 1),
         ]
@@ -123,15 +127,17 @@ def test_a_missing_depth_file_is_named_beside_the_colour_that_is_there(
         depth = Depth() if modality == "depth" else None
         records = [Record(path=f"{home}/{i}.mp4", name=f"{i}", label=i, depth=depth) for i in range(2)]
         result = evaluate(model, records, classes=["a", "b"], config=EvaluateConfig(clips=1, workers=0))
-        found.append(dataclasses.replace(result, data={"modality": modality}))
+        found.append(changed(result, data={"modality": modality}))
     fused = fuse(found)
     assert [(f["name"], f["reason"]) for f in fused.partial] == [("0", "depth: does not exist; check the path")]
-    assert (fused.scored, fused.failed) == (2, 0)
-    assert [(each["name"], each["scored"], each["failed"]) for each in fused.model_config["of"]] == [
+    assert (fused.counts.scored, fused.counts.failed) == (2, 0)
+    assert [
+        (each["name"], each["counts"]["scored"], each["counts"]["failed"]) for each in fused.model.config["of"]
+    ] == [
         ("rgb", 2, 0),
         ("depth", 1, 1),
     ]
-    assert fused.scores["label"][0] == pytest.approx(found[0].scores["label"][0])
+    assert fused.scores.values["label"][0] == pytest.approx(found[0].scores.values["label"][0])
 
 
 def test_attributes_and_parts_are_fused(tmp_path: Path) -> None:
@@ -147,27 +153,26 @@ def test_attributes_and_parts_are_fused(tmp_path: Path) -> None:
 def test_videos_are_matched_by_name() -> None:
     a = random(0)
     order = list(reversed(range(40)))
-    b = dataclasses.replace(
+    b = changed(
         a,
-        names=[a.names[i] for i in order],
-        labels={"label": [a.labels["label"][i] for i in order]},
-        scores={"label": [a.scores["label"][i] for i in order]},
+        names=[a.scores.names[i] for i in order],
+        labels={"label": [a.scores.labels["label"][i] for i in order]},
+        values={"label": [a.scores.values["label"][i] for i in order]},
     )
-    assert fuse([a, b]).scores == fuse([a, a]).scores
+    assert fuse([a, b]).scores.values == fuse([a, a]).scores.values
 
 
 def test_verbs_and_nouns_are_fused_apart() -> None:
     def spaces(one: Result, other: Result) -> Result:
-        return dataclasses.replace(
-            one, **{f: {"verb": getattr(one, f)["label"], "noun": getattr(other, f)["label"]}
-                    for f in ("classes", "labels", "scores", "per_class", "confusion")}
-        )  # fmt: skip
+        fields = ("classes", "labels", "values", "per_class", "confusion")
+        parts = {f: (getattr(one.scores, f)["label"], getattr(other.scores, f)["label"]) for f in fields}
+        return changed(one, **{f: {"verb": verb, "noun": noun} for f, (verb, noun) in parts.items()})
 
     a, b = spaces(random(0), random(1)), spaces(random(2), random(3))
     found = fuse([a, b])
     for space, pair in (("verb", (0, 2)), ("noun", (1, 3))):
         alone = fuse([random(seed) for seed in pair])
-        assert found.scores[space] == alone.scores["label"]
+        assert found.scores.values[space] == alone.scores.values["label"]
         assert found.metrics[f"{space}/top1"] == alone.metrics["top1"]
     assert 0 < found.metrics["action/top1"] < 100
 
@@ -177,8 +182,8 @@ def test_refusals() -> None:
     for others, by, fit, message in (
         ([], "prob_mean", [], "one result cannot be fused"),
         ([random(0, split="other")], "prob_mean", [], "not about the same videos"),
-        ([dataclasses.replace(a, classes={"label": ["a", "c", "b"]})], "prob_mean", [], "other classes"),
-        ([dataclasses.replace(a, labels={"label": [0] * 40})], "prob_mean", [], "differs between the results"),
+        ([changed(a, classes={"label": ["a", "c", "b"]})], "prob_mean", [], "other classes"),
+        ([changed(a, labels={"label": [0] * 40})], "prob_mean", [], "differs between the results"),
         ([a], "prob_means", [], "did you mean 'prob_mean'"),
         ([a], "learned", [], "--fit RESULT RESULT"),
         ([a], "prob_mean", [a, a], "and nothing else does"),
@@ -197,6 +202,6 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "MViT + STAN[3] & MViT + STAN[3]" in printed and printed.count("alone: top1") == 2
     written = Result.read(tmp_path / "fused-logit_mean.json")
     assert written == fuse([Result.read(path) for path in paths], "logit_mean")
-    assert [source["metrics"]["top1"] for source in written.model_config["of"]] == [
+    assert [source["metrics"]["top1"] for source in written.model.config["of"]] == [
         random(seed).metrics["top1"] for seed in (0, 1)
     ]

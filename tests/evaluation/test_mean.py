@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from gesta.cli import main
 from gesta.errors import GestaError
 from gesta.evaluation.mean import mean
 from gesta.evaluation.result import Result
-from results import result
+from results import changed, result
 
 DATA = {"class": "gesta.datasets.ucf101:UCF101", "root": "ucf", "annotations": "", "split": 1}
 
@@ -36,18 +35,15 @@ def test_mean_and_deviation() -> None:
 
 def test_what_is_no_mean_over_splits() -> None:
     first = split(1, 7)
-    other = dataclasses.replace(
-        split(2, 8), data=DATA | {"split": 2, "root": "elsewhere"}, torch="9", device="cuda (x)"
-    )
+    other = changed(split(2, 8), data=DATA | {"split": 2, "root": "elsewhere"}, torch="9", device="cuda (x)")
     mean([("a", first), ("b", other)])  # where and by what it was computed is free
-    views = first.views | {"crops": 3}
     for results, message in (
         ([first], "two results or more"),
         ([first, first], "a and b are of the same list of videos"),
-        ([first, dataclasses.replace(other, views=views)], "views.crops is 1 and 3"),
-        ([first, dataclasses.replace(other, data=DATA | {"split": 2, "val": 0.1})], "data.val is None and 0.1"),
-        ([first, dataclasses.replace(other, model_config=other.model_config | {"depth": 3})], "model.depth"),
-        ([dataclasses.replace(first, metrics={}), other], "no metric in common"),
+        ([first, changed(other, crops=3)], "crops is 1 and 3"),
+        ([first, changed(other, data=DATA | {"split": 2, "val": 0.1})], "data.val is None and 0.1"),
+        ([first, changed(other, config=other.model.config | {"depth": 3})], "model.depth"),
+        ([changed(first, metrics={}), other], "no metric in common"),
     ):
         with pytest.raises(GestaError, match=message):
             mean(list(zip("ab", results)))

@@ -220,8 +220,8 @@ def small_model() -> VideoModel:
 def evaluation(root: Path) -> dict[str, Any]:
     protocol = EvaluateConfig(clips=2, crops=3, workers=0)
     result = evaluate(small_model(), records(root), classes=["a", "b", "c"], config=protocol)
-    scores = result.scores["label"]
-    return {"metrics": result.metrics, "confusion": result.confusion["label"], "scores": scores}
+    scores = result.scores.values["label"]
+    return {"metrics": result.metrics, "confusion": result.scores.confusion["label"], "scores": scores}
 
 
 def prediction(root: Path) -> list[Any]:

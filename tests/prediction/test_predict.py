@@ -117,7 +117,9 @@ def test_the_numbers_are_those_of_the_evaluation(mixed: Path, average: str, cove
     paths = find_videos(mixed)
     model = linear_model()
     result = evaluate(model, [Record(path=p, name=p, label=0) for p in paths], classes=NAMES, config=views)
-    for p, scores in zip(predict(model, paths, classes=NAMES, views=views, top=4), result.scores["label"], strict=True):
+    for p, scores in zip(
+        predict(model, paths, classes=NAMES, views=views, top=4), result.scores.values["label"], strict=True
+    ):
         if scores is None:
             assert p.error
         else:
@@ -311,8 +313,8 @@ def test_a_model_of_depth_reads_depth_as_its_training_did(depth_run: Path, capsy
     record = Marionette(root=str(depth_run.parent / "set"), modality="depth").records("train")[0]
     (answer,) = _command(capsys, "predict", str(depth_run), record.path, "--json", "--top", "12")
     found = {label["class"]: label["probability"] for label in answer["labels"]}
-    position = result["names"].index(record.name)
-    assert found == pytest.approx(dict(zip(loaded.classes, result["scores"]["label"][position])), abs=1e-5)
+    position = result["scores"]["names"].index(record.name)
+    assert found == pytest.approx(dict(zip(loaded.classes, result["scores"]["values"]["label"][position])), abs=1e-5)
     other = next(predict(loaded, record.path, top=12, depth=Depth("jet", 3000, 7000)))
     assert dict(other.labels) != pytest.approx(found, abs=1e-5)  # how it is shown is seen in the scores
 
@@ -343,8 +345,8 @@ def test_masked_depth_is_cropped_if_the_training_cropped_it(tmp_path: Path) -> N
     )
     record = Record(path=str(folder), name="a", label=0, depth=depth, masks=str(folder))
     result = evaluate(model, [record], classes=NAMES, config=VIEWS)
-    assert result.scores["label"][0] is not None
-    assert dict(cropped.labels) == pytest.approx(dict(zip(NAMES, result.scores["label"][0])), abs=1e-5)
+    assert result.scores.values["label"][0] is not None
+    assert dict(cropped.labels) == pytest.approx(dict(zip(NAMES, result.scores.values["label"][0])), abs=1e-5)
     assert dict(cropped.labels) != pytest.approx(dict(whole.labels), abs=1e-5)
 
 

@@ -128,7 +128,7 @@ def test_killed_and_resumed_is_the_same_as_straight(asked: Recipe, tmp_path: Pat
     assert file_hash(run / "best.safetensors") == file_hash(straight / "best.safetensors")
     assert log_without_times(run) == log_without_times(straight)
     assert len(log_without_times(run)) == 24 * 2 + 24
-    scores = [json.loads((folder / "result.json").read_text())["scores"] for folder in (run, straight)]
+    scores = [json.loads((folder / "result.json").read_text())["scores"]["values"] for folder in (run, straight)]
     assert scores[0] == scores[1]
 
 
@@ -179,7 +179,8 @@ def test_two_processes_train_as_one(asked: Recipe, tmp_path: Path) -> None:
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
-    assert results[0]["names"] == results[1]["names"] and results[1]["scored"] == results[0]["scored"] > 0
-    torch.testing.assert_close(*(torch.tensor(r["scores"]["label"]) for r in results), rtol=0, atol=1e-5)
+    assert results[0]["scores"]["names"] == results[1]["scores"]["names"]
+    assert results[1]["counts"]["scored"] == results[0]["counts"]["scored"] > 0
+    torch.testing.assert_close(*(torch.tensor(r["scores"]["values"]["label"]) for r in results), rtol=0, atol=1e-5)
     assert [e["step"] for e in log_without_times(tmp_path / "two") if e["kind"] == "step"] == [1, 2]
     assert said.count("epoch 1/1") == 1

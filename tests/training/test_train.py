@@ -152,7 +152,8 @@ def test_the_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caps
     assert epochs[-1]["best"] == max(e["val"]["top1"] for e in epochs)
 
     result = json.loads((run / "result.json").read_text())
-    assert result["listed"] == 4 and result["scored"] == 4 and result["checkpoint"].endswith("best.safetensors")
+    assert result["counts"]["listed"] == result["counts"]["scored"] == 4
+    assert result["model"]["checkpoint"].endswith("best.safetensors")
     loaded = load(run / "best.safetensors")
     assert loaded.classes == ["dark", "light"] and loaded.metadata["notes"]["recipe"] == "toy"
     shown = capsys.readouterr().err

@@ -191,14 +191,14 @@ def find_models(source: str, *, runs: str | os.PathLike[str] = "runs", trust_cod
 
 def _of_result(source: str, path: Path, trust_code: bool) -> ComparedModel:
     result = Result.read(path)
-    if "class" not in result.model_config:
+    if "class" not in result.model.config:
         raise GestaError(f"{source}: holds fused scores of several models; give the results of the single models")
-    config = from_json(result.model_config, trust_code=trust_code, source=str(path))
+    config = from_json(result.model.config, trust_code=trust_code, source=str(path))
     model = ComparedModel(name=source.rstrip("/").removesuffix("/result.json"), model=config)
-    model.views = result.views["total"] / result.decoded if result.decoded else None
+    model.views = result.counts.views / result.counts.decoded if result.counts.decoded else None
     top1 = headline(result.metrics)
     if top1 is not None:
-        data = result.data["class"].rpartition(":")[2] if result.data else result.split
+        data = result.data["class"].rpartition(":")[2] if result.data else result.protocol.split
         model.accuracies.append(Accuracy(data=data, top1=top1, measured=True))
     return model
 

@@ -166,23 +166,23 @@ def measure_confusion(
             do not fit the classes.
     """
     _, first = results[0]
-    space = next(iter(first.classes)) if space is None else space
+    space = next(iter(first.scores.classes)) if space is None else space
     for name, result in results:
-        if space not in result.classes:
-            raise GestaError(f"{name} has no label space {space!r}{suggest(space, result.classes)}")
-        if result.classes[space] != first.classes[space]:
+        if space not in result.scores.classes:
+            raise GestaError(f"{name} has no label space {space!r}{suggest(space, result.scores.classes)}")
+        if result.scores.classes[space] != first.scores.classes[space]:
             raise GestaError(f"{results[0][0]} and {name} have different classes, so their matrices cannot be compared")
-        if not np.any(result.confusion[space]):
+        if not np.any(result.scores.confusion[space]):
             raise GestaError(f"{name} has no labelled video that was scored, and so no confusion matrix")
     remarks = [
-        f"{name}: {result.failed} videos could not be scored and are in no matrix"
+        f"{name}: {result.counts.failed} videos could not be scored and are in no matrix"
         for name, result in results
-        if result.failed
+        if result.counts.failed
     ]
     if len({result.list_hash for _, result in results}) > 1:
         remarks.append("the results are of different lists of videos, so differences are not the models' alone")
-    classes = first.classes[space]
-    counts = [np.asarray(result.confusion[space], dtype=np.int64) for _, result in results]
+    classes = first.scores.classes[space]
+    counts = [np.asarray(result.scores.confusion[space], dtype=np.int64) for _, result in results]
     matrices = [ConfusionMatrix(of=space, names=classes, counts=counts)]
     if by is not None:
         matrices = [_grouped(counts, attribute, values) for attribute, values in read_attributes(by, classes).items()]

@@ -78,8 +78,8 @@ def write_report(run: str | Path, data_root: str | Path | None = None) -> Path:
         *_header(result, str(title), str(recipe.get("paper") or "")),
         *_section("Training", _training(log)),
     ]
-    for space in result.classes:
-        name = "" if len(result.classes) == 1 else f": {space}"
+    for space in result.scores.classes:
+        name = "" if len(result.scores.classes) == 1 else f": {space}"
         parts += _section(f"Confusion matrix{name}", _confusion(result, space))
         parts += _section(f"Classes{name}", _classes(result, space))
     parts += _section("Videos, right and wrong", strips(result, data_root))
@@ -109,14 +109,16 @@ def _header(result: Result, title: str, paper: str) -> Iterator[str]:
     if paper:
         yield f'<p class="soft">{escape(paper)}</p>'
     cards: list[tuple[str, str, str]] = []
-    for prefix in [""] if len(result.classes) == 1 else [f"{space}/" for space in result.classes]:
+    for prefix in [""] if len(result.scores.classes) == 1 else [f"{space}/" for space in result.scores.classes]:
         for key, name in (("top1", "top-1"), ("top5", "top-5"), ("mean_class", "mean class")):
             value = result.metrics.get(prefix + key)
             if value is not None:
                 cards.append(
-                    (prefix + name, f"{value:.1f} %", _interval(value, result.labelled) if key == "top1" else "")
+                    (prefix + name, f"{value:.1f} %", _interval(value, result.counts.labelled) if key == "top1" else "")
                 )
-    cards.append(("videos scored", f"{result.scored}", f"of {result.listed} listed, {result.failed} failed"))
+    cards.append(
+        ("videos scored", f"{result.counts.scored}", f"of {result.counts.listed} listed, {result.counts.failed} failed")
+    )
     yield (
         '<div class="cards">'
         + "".join(
@@ -125,34 +127,35 @@ def _header(result: Result, title: str, paper: str) -> Iterator[str]:
         )
         + "</div>"
     )
-    failed = f" {result.failed} could not be scored and count as wrong;" if result.failed else ""
+    failed = f" {result.counts.failed} could not be scored and count as wrong;" if result.counts.failed else ""
     without = result.metrics.get("top1_scored")
-    if result.failed and without is not None:
+    if result.counts.failed and without is not None:
         failed += f" without them top-1 is {without:.1f} %."
     yield f"<p>{escape(_protocol(result))}</p>"
     environment = [
-        f"decoded by {result.decoder}",
-        f"torch {result.torch} on {result.device}, {result.precision}",
-        f"gesta {result.gesta}",
+        f"decoded by {result.environment.decoder}",
+        f"torch {result.environment.torch} on {result.environment.device}, {result.environment.precision}",
+        f"gesta {result.environment.gesta}",
         f"{result.seconds:.0f} s",
         f"list {result.list_hash[:12]}",
-        *([f"weights {result.checkpoint_sha256[:12]}"] if result.checkpoint_sha256 else []),
+        *([f"weights {result.model.checkpoint_sha256[:12]}"] if result.model.checkpoint_sha256 else []),
     ]
     yield f'<p class="soft">{escape("; ".join(environment))}</p>'
 
 
 def _protocol(result: Result) -> str:
     """How the numbers were measured, in sentences."""
-    weights = f", weights {Path(result.checkpoint).name}" if result.checkpoint else ""
-    text = f"{result.model}{weights}, on the {result.split} split: {result.listed} videos. "
-    if result.failed:
-        text += f"{result.failed} could not be scored and count as wrong"
+    how = result.protocol
+    weights = f", weights {Path(result.model.checkpoint).name}" if result.model.checkpoint else ""
+    text = f"{result.model.summary}{weights}, on the {how.split} split: {result.counts.listed} videos. "
+    if result.counts.failed:
+        text += f"{result.counts.failed} could not be scored and count as wrong"
         without = result.metrics.get("top1_scored")
         text += "; " + f"without them top-1 is {without:.1f} %. " if without is not None else ". "
     text += (
-        f"Each was scored as {result.views['text']} of {result.sampling} frames ({result.coverage} coverage, short "
-        f"videos: {result.short_videos}), {result.size} × {result.size} px of a short side of {result.short_side} "
-        f"px; the {result.average} of the views were averaged."
+        f"Each was scored as {how.views} of {how.sampling} frames ({how.coverage} coverage, short videos: "
+        f"{how.short_videos}), {how.size} × {how.size} px of a short side of {how.short_side} px; the {how.average} of "
+        "the views were averaged."
     )
     return text
 
@@ -179,11 +182,11 @@ def _training(log: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _confusion(result: Result, space: str) -> Iterator[str]:
-    matrix, names = result.confusion[space], result.classes[space]
-    if not result.labelled:
+    matrix, names = result.scores.confusion[space], result.scores.classes[space]
+    if not result.counts.labelled:
         return
     failed = [0] * len(names)
-    for label, scores in zip(result.labels[space], result.scores[space]):
+    for label, scores in zip(result.scores.labels[space], result.scores.values[space]):
         if label is not None and scores is None:
             failed[label] += 1
     svg, remark = confusion_svg(matrix, names, failed)
@@ -204,8 +207,8 @@ def _confusion(result: Result, space: str) -> Iterator[str]:
 
 
 def _classes(result: Result, space: str) -> Iterator[str]:
-    names, matrix = result.classes[space], result.confusion[space]
-    rows = [(value, k) for k, value in enumerate(result.per_class[space]) if value is not None]
+    names, matrix = result.scores.classes[space], result.scores.confusion[space]
+    rows = [(value, k) for k, value in enumerate(result.scores.per_class[space]) if value is not None]
     if not rows:
         return
     yield (
@@ -213,7 +216,7 @@ def _classes(result: Result, space: str) -> Iterator[str]:
         "<th>confused most with</th></tr>"
     )
     videos = [0] * len(names)
-    for label in result.labels[space]:
+    for label in result.scores.labels[space]:
         if label is not None:
             videos[label] += 1
     for value, k in sorted(rows):
@@ -224,7 +227,7 @@ def _classes(result: Result, space: str) -> Iterator[str]:
             f"</td><td><i class='bar' style='width:{value * 0.08:.2f}rem'></i></td><td class='soft'>{other}</td></tr>"
         )
     yield "</table>"
-    empty = [name for name, value in zip(names, result.per_class[space]) if value is None]
+    empty = [name for name, value in zip(names, result.scores.per_class[space]) if value is None]
     if empty:
         yield f'<p class="soft">Without videos in this split: {escape(", ".join(empty))}.</p>'
 
@@ -235,7 +238,7 @@ def _failures(result: Result, log: list[dict[str, Any]]) -> Iterator[str]:
         if line.get("kind") == "epoch" and isinstance(line.get("failures"), dict):
             training |= line["failures"]
     for title, failures in (
-        (f"evaluation, {result.split} split", {f["name"]: f["reason"] for f in result.failures}),
+        (f"evaluation, {result.protocol.split} split", {f["name"]: f["reason"] for f in result.failures}),
         ("training, skipped", training),
     ):
         if failures:
@@ -246,17 +249,17 @@ def _failures(result: Result, log: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _cost(result: Result) -> Iterator[str]:
-    if "fused" in result.model_config:
-        models = ", ".join(str(source["model"]) for source in result.model_config["of"])
+    if "fused" in result.model.config:
+        models = ", ".join(str(source["model"]["summary"]) for source in result.model.config["of"])
         yield f'<p class="soft">The sum of the costs of the fused models ({escape(models)}).</p>'
         return
     try:
-        config = from_json(result.model_config, source="the result")
+        config = from_json(result.model.config, source="the result")
     except GestaError as error:
         yield f'<p class="soft">The cost cannot be counted: {escape(str(error))}</p>'
         return
     torch_cost, papers = count(config), count(config, style="fvcore")
-    views = result.views["total"] / max(result.scored, 1)
+    views = result.counts.views / max(result.counts.scored, 1)
     yield (
         f"<p>{papers.params / 1e6:.3f} M parameters; {papers.macs / 1e9:.3f} GMACs per view (the papers' GFLOPs), "
         f"{views * papers.macs / 1e9:.3f} for the {views:.4g} views of a video.</p>"
@@ -273,15 +276,14 @@ def _cost(result: Result) -> Iterator[str]:
 
 
 def _details(result: Result, recipe: dict[str, Any]) -> Iterator[str]:
-    space = next(iter(result.classes))
-    names = result.classes[space]
+    space = next(iter(result.scores.classes))
+    names = result.scores.classes[space]
     fields = result.to_json()
-    for field in ("names", "labels", "scores", "confusion", "per_class"):
-        del fields[field]  # in the tables
+    del fields["scores"]  # in the tables
     text = json.dumps(fields, indent=2, ensure_ascii=False)
     yield f"<details><summary>Protocol, numbers and hashes</summary><pre>{escape(text)}</pre></details>"
     yield "<details><summary>Every video</summary><table><tr><th>video</th><th>true</th><th>scores</th></tr>"
-    for name, label, scores in zip(result.names, result.labels[space], result.scores[space]):
+    for name, label, scores in zip(result.scores.names, result.scores.labels[space], result.scores.values[space]):
         answers = "failed"
         if scores is not None:
             top = np.argsort(-np.asarray(scores), kind="stable")[:3].tolist()

@@ -26,10 +26,10 @@ FRAMES, FRAME_HEIGHT = 8, 96
 
 def strips(result: Result, data_root: str | Path | None) -> Iterator[str]:
     """Frames of the most confident hits, one per class, and of the most confident misses."""
-    space = next(iter(result.classes))
-    names, labels = result.classes[space], result.labels[space]
-    scores = result.scores[space]
-    probabilities = {i: _probabilities(row, result.average) for i, row in enumerate(scores) if row is not None}
+    space = next(iter(result.scores.classes))
+    names, labels = result.scores.classes[space], result.scores.labels[space]
+    scores = result.scores.values[space]
+    probabilities = {i: _probabilities(row, result.protocol.average) for i, row in enumerate(scores) if row is not None}
     # the most confident first
     order = sorted((i for i in probabilities if labels[i] is not None), key=lambda i: -float(probabilities[i].max()))
     if not order:
@@ -43,7 +43,7 @@ def strips(result: Result, data_root: str | Path | None) -> Iterator[str]:
     except GestaError as error:
         yield f'<p class="soft">No frames can be shown: {escape(str(error))}</p>'
         return
-    if len(result.classes) > 1:
+    if len(result.scores.classes) > 1:
         yield f"<p>Predictions of the label space {escape(space)}.</p>"
     for title, kind, shown in (
         ("Hits: the most confident of some classes", "hit", hits),
@@ -55,7 +55,7 @@ def strips(result: Result, data_root: str | Path | None) -> Iterator[str]:
             label = labels[i] or 0
             yield (
                 f'<div class="strip {kind}">{_frames(records[i])}<div><b>{escape(names[label])}</b> '
-                f'<span class="soft">{escape(result.names[i])}</span></div><div class="answers">'
+                f'<span class="soft">{escape(result.scores.names[i])}</span></div><div class="answers">'
                 f"{_answers(probabilities[i], names, label)}</div></div>"
             )
 
@@ -86,8 +86,8 @@ def _records(result: Result, data_root: str | Path | None) -> list[Record]:
     data: DataConfig = from_json(result.data, source="the result")
     if data_root is not None:
         data = replace(data, root=str(data_root))
-    records = data.records(result.split)  # type: ignore[arg-type]
-    if [record.name for record in records] != result.names:
+    records = data.records(result.protocol.split)  # type: ignore[arg-type]
+    if [record.name for record in records] != result.scores.names:
         raise GestaError("the data set now holds other videos than the evaluated ones")
     return records
 

@@ -9,26 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gesta.config import with_tags
-from gesta.evaluation.result import Result
-
-PROTOCOL = (
-    "split",
-    "views.clips",
-    "views.crops",
-    "coverage",
-    "sampling",
-    "short_videos",
-    "short_side",
-    "size",
-    "average",
-    "classes",
-    "decoder",
-    "precision",
-    "device",
-    "torch",
-    "gesta",
-)
-"""Fields of a result on which its numbers depend, beside the model, the data and the list."""
+from gesta.evaluation.result import Environment, Protocol, Result
 
 
 class Difference(NamedTuple):
@@ -179,7 +160,7 @@ def compare(a: Result, b: Result) -> Comparison:
     Videos are matched by name (the n-th of a name with the n-th), classes by name. A video that failed counts as wrong
     in the paired test as it does in the metrics.
     """
-    spaces = [space for space in a.classes if space in b.classes]
+    spaces = [space for space in a.scores.classes if space in b.scores.classes]
     at_a, at_b = positions(a), positions(b)
     common = [key for key in at_a if key in at_b]
     paired: dict[str, Paired] = {}
@@ -187,7 +168,7 @@ def compare(a: Result, b: Result) -> Comparison:
     relabelled: dict[str, None] = {}
     for space in spaces:
         names_a, names_b = _class_names(a, space), _class_names(b, space)
-        right_a, right_b = a.right(space), b.right(space)
+        right_a, right_b = a.scores.right(space), b.scores.right(space)
         pairs: list[tuple[str, bool, bool]] = []
         for key in common:
             i, j = at_a[key], at_b[key]
@@ -202,7 +183,7 @@ def compare(a: Result, b: Result) -> Comparison:
         a=_words(a),
         b=_words(b),
         protocol=_protocol(a, b),
-        model=_config_differences("", a.model_config, b.model_config),
+        model=_config_differences("", a.model.config, b.model.config),
         same_list=a.list_hash == b.list_hash,
         only_in_a=[key[0] for key in at_a if key not in at_b],
         only_in_b=[key[0] for key in at_b if key not in at_a],
@@ -215,16 +196,20 @@ def compare(a: Result, b: Result) -> Comparison:
 
 
 def _protocol(a: Result, b: Result) -> list[Difference]:
-    def value(result: Result, field: str) -> Any:
-        name, _, key = field.partition(".")
-        found = getattr(result, name)
-        return found[key] if key else found
-
-    fields = [Difference(field, value(a, field), value(b, field)) for field in PROTOCOL]
-    differing = [d for d in fields if d.a != d.b]
+    differing = _differing(a.protocol, b.protocol)
+    if a.scores.classes != b.scores.classes:
+        differing.append(Difference("classes", a.scores.classes, b.scores.classes))
+    differing += _differing(a.environment, b.environment)
     if a.list_hash != b.list_hash:
-        differing.append(Difference("list", f"{a.listed} videos, {a.list_hash[:8]}", f"{b.listed}, {b.list_hash[:8]}"))
+        differing.append(
+            Difference("list", f"{a.counts.listed} videos, {a.list_hash[:8]}", f"{b.counts.listed}, {b.list_hash[:8]}")
+        )
     return differing + _config_differences("data", with_tags(a.data), with_tags(b.data))
+
+
+def _differing(a: Protocol | Environment, b: Protocol | Environment) -> list[Difference]:
+    values = [Difference(name, value, getattr(b, name)) for name, value in vars(a).items()]
+    return [difference for difference in values if difference.a != difference.b]
 
 
 def _config_differences(name: str, a: Any, b: Any) -> list[Difference]:
@@ -248,15 +233,15 @@ def positions(result: Result) -> dict[tuple[str, int], int]:
     """Where each video stands in the list; the second stretch of a video is told from the first by its number."""
     seen: Counter[str] = Counter()
     positions = {}
-    for index, name in enumerate(result.names):
+    for index, name in enumerate(result.scores.names):
         positions[name, seen[name]] = index
         seen[name] += 1
     return positions
 
 
 def _class_names(result: Result, space: str) -> list[str | None]:
-    names = result.classes[space]
-    return [None if label is None else names[label] for label in result.labels[space]]
+    names = result.scores.classes[space]
+    return [None if label is None else names[label] for label in result.scores.labels[space]]
 
 
 def _mcnemar(pairs: list[tuple[bool, bool]]) -> Paired:
@@ -283,9 +268,10 @@ def _changes(pairs: list[tuple[str, bool, bool]]) -> list[ClassChange]:
 
 
 def _words(result: Result) -> str:
-    if result.checkpoint is None:
-        return result.model
-    return f"{result.model}, {result.checkpoint} ({(result.checkpoint_sha256 or '')[:8]})"
+    model = result.model
+    if model.checkpoint is None:
+        return model.summary
+    return f"{model.summary}, {model.checkpoint} ({(model.checkpoint_sha256 or '')[:8]})"
 
 
 def _short(value: Any) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +18,7 @@ from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
-from gesta.evaluation.metrics import measure_parts, measure_spaces
-from gesta.evaluation.result import Result
+from gesta.evaluation.result import Environment, ModelSource, Protocol, Result, Scores, json_hash
 from gesta.evaluation.scoring import VideoScores, named_classes, protocol, score_videos
 from gesta.model import ClipSpec, VideoModel, evaluating
 from gesta.processes import make_fabric
@@ -73,11 +70,22 @@ def evaluate(
     parts = _gather(_score(network, records, config, fabric), fabric)
     result: Result | None = None
     if fabric.global_rank == 0:
-        checkpoint = model.path if isinstance(model, TrainedModel) else None
         scored = _Scored.joined(parts, len(records))
         source = data if isinstance(data, DataConfig) else None
-        result = _result(network, records, config, fabric, spaces, labels, scored, checkpoint, source)
-        result.seconds = round(time.monotonic() - begin, 2)
+        scores, failures = _scores(records, spaces, labels, scored, source)
+        result = Result(
+            metrics=scores.measure(config.average),
+            model=_source(network, model.path if isinstance(model, TrainedModel) else None),
+            data=to_json(source) if source is not None else None,
+            list_hash=list_hash(records),
+            protocol=_protocol(config, network.config.clip, records),
+            environment=_environment(config.decoder, fabric),
+            counts=scores.counts(len(scored.videos), sum(video.views for video in scored.videos.values())),
+            failures=failures,
+            partial=[failure._asdict() for failure in scored.partial],
+            seconds=round(time.monotonic() - begin, 2),
+            scores=scores,
+        )
     return cast(Result, fabric.broadcast(result))  # the first process made one
 
 
@@ -151,76 +159,68 @@ def _score(model: VideoModel, records: Sequence[Record], config: EvaluateConfig,
     return scored
 
 
-def _result(
-    model: VideoModel,
+def _scores(
     records: Sequence[Record],
-    config: EvaluateConfig,
-    fabric: Fabric,
     spaces: dict[str, list[str]],
     labels: dict[str, list[int | None]],
     scored: _Scored,
-    checkpoint: str | None,
     data: DataConfig | None,
-) -> Result:
-    scores: dict[str, list[list[float] | None]] = {space: [None] * len(records) for space in spaces}
-    for index, video in scored.videos.items():
-        for space, values in video.scores.items():
-            scores[space][index] = [float(f"{value:.7g}") for value in values.tolist()]
-    failed = [
+) -> tuple[Scores, list[dict[str, Any]]]:
+    """The scores of all videos, not measured yet, and the failures among them."""
+    values: dict[str, list[list[float] | None]] = {space: [None] * len(records) for space in spaces}
+    failures: list[dict[str, Any]] = [
         {"index": f.index, "name": f.name, "reason": f.reason.removeprefix(f"{records[f.index].path}: ")}
         for f in scored.failures
     ]
     for index, video in scored.videos.items():
-        if not all(values.isfinite().all() for values in video.scores.values()):
-            failed.append({"index": index, "name": records[index].name, "reason": "the model's scores are not finite"})
-            for column in scores.values():
-                column[index] = None
+        if not all(row.isfinite().all() for row in video.scores.values()):
+            reason = "the model's scores are not finite"
+            failures.append({"index": index, "name": records[index].name, "reason": reason})
+            continue
+        for space, row in video.scores.items():
+            values[space][index] = [float(f"{value:.7g}") for value in row.tolist()]
+    failures.sort(key=lambda failure: failure["index"])
+    scores = Scores(classes=spaces, names=[record.name for record in records], labels=labels, values=values)
+    if data is not None:
+        known = any(label is not None for column in labels.values() for label in column)
+        scores.attributes = data.attributes() if known else {}
+        scores.groups = data.groups(records)
+    return scores, failures
 
-    metrics, per_class, confusion = measure_spaces(scores, labels, spaces, config.average)
-    some = any(label is not None for column in labels.values() for label in column)
-    attributes = data.attributes() if data is not None and some else {}
-    groups = data.groups(records) if data is not None else {}
-    metrics |= measure_parts(scores, labels, config.average, attributes, groups)
-    clip = model.config.clip
-    model_json = to_json(model.config)
-    return Result(
-        metrics=metrics,
-        gesta=importlib.metadata.version("gesta"),
-        model=model.config.summary,
-        model_hash=_hash(model_json),
-        model_config=model_json,
+
+def _source(model: VideoModel, checkpoint: str | None) -> ModelSource:
+    config = to_json(model.config)
+    return ModelSource(
+        summary=model.config.summary,
+        config=config,
+        config_sha256=json_hash(config),
         checkpoint=checkpoint,
         checkpoint_sha256=file_hash(checkpoint) if checkpoint else None,
-        data=to_json(data) if data is not None else None,
+    )
+
+
+def _protocol(config: EvaluateConfig, clip: ClipSpec, records: Sequence[Record]) -> Protocol:
+    return Protocol(
         split=config.split,
-        list_hash=list_hash(records),
-        listed=len(records),
-        labelled=sum(any(column[i] is not None for column in labels.values()) for i in range(len(records))),
-        decoded=len(scored.videos),
-        scored=len(records) - len(failed),
-        failed=len(failed),
-        failures=sorted(failed, key=lambda failure: failure["index"]),
-        views=_views(config) | {"total": sum(video.views for video in scored.videos.values())},
-        sampling=_sampling(clip, records),
+        clips=None if config.coverage == "contiguous" else config.clips,
+        crops=config.crops,
         coverage=config.coverage,
+        sampling=_sampling(clip, records),
+        short_videos=config.short_videos,
         short_side=test_short_side(config.short_side, clip.size),
         size=clip.size,
-        short_videos=config.short_videos,
         average=config.average,
-        decoder=f"{config.decoder} {importlib.metadata.version({'pyav': 'av'}.get(config.decoder, config.decoder))}",
+    )
+
+
+def _environment(decoder: str, fabric: Fabric) -> Environment:
+    device = fabric.device
+    return Environment(
+        decoder=f"{decoder} {importlib.metadata.version({'pyav': 'av'}.get(decoder, decoder))}",
         precision=str(fabric.strategy.precision.precision),
-        device=_device_words(fabric.device),
+        device=f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
         torch=torch.__version__,
-        classes=spaces,
-        names=[record.name for record in records],
-        labels=labels,
-        scores=scores,
-        per_class=per_class,
-        confusion=confusion,
-        seconds=0.0,
-        attributes=attributes,
-        groups=groups,
-        partial=[failure._asdict() for failure in scored.partial],
+        gesta=importlib.metadata.version("gesta"),
     )
 
 
@@ -252,14 +252,6 @@ def _check(
                 )
 
 
-def _views(config: EvaluateConfig) -> dict[str, Any]:
-    crops = f"{config.crops} crop" + "s" * (config.crops > 1)
-    if config.coverage == "contiguous":
-        return {"clips": None, "crops": config.crops, "text": f"whole video × {crops}"}
-    text = f"{config.clips} clip" + "s" * (config.clips > 1) + f" × {crops}"
-    return {"clips": config.clips, "crops": config.crops, "text": text}
-
-
 def _sampling(clip: ClipSpec, records: Sequence[Record]) -> str:
     there = {"depth" if stream.depth else "rgb" for record in records for stream in record.streams}
     of = f" of {' and '.join(kind for kind in clip.streams if kind in there)}" if clip.streams else ""
@@ -268,16 +260,8 @@ def _sampling(clip: ClipSpec, records: Sequence[Record]) -> str:
     return f"dense {clip.frames}×{clip.stride}" + " or less" * clip.shrink + of
 
 
-def _device_words(device: torch.device) -> str:
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
 def _some(classes: ClassNames) -> str:
     return " and ".join(
         f"{len(names)} classes{'' if space == LABEL else f' of {space}'} ({', '.join(names[:3])} …)"
         for space, names in by_space(classes).items()
     )
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

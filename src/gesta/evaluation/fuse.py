@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +13,15 @@ from numpy.typing import NDArray
 from gesta.config import suggest
 from gesta.errors import GestaError
 from gesta.evaluation.compare import positions
-from gesta.evaluation.metrics import measure_parts, measure_spaces
-from gesta.evaluation.result import Result
+from gesta.evaluation.result import Environment, ModelSource, Protocol, Result, json_hash
 
 By = Literal["prob_mean", "logit_mean", "prob_product", "learned"]
 Array = NDArray[np.float64]
 
-LEAST = 1e-12
-"""Probability below which a class is not told from impossible, so that one model alone cannot rule it out."""
+P = TypeVar("P", Protocol, Environment)
+
+MIN_PROBABILITY = 1e-12
+"""Smaller probabilities are raised to this one, so that one model alone cannot rule a class out."""
 
 
 def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] = ()) -> Result:
@@ -41,7 +41,7 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
         fit: for ``learned``: results of the same models in the same order, on other videos.
 
     Returns:
-        A result of the fused scores, which are probabilities. ``model_config`` holds what was fused and how, with each
+        A result of the fused scores, which are probabilities. ``model.config`` holds what was fused and how, with each
         one's own metrics; fields of the protocol that differ hold all values.
 
     Raises:
@@ -59,114 +59,103 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
     fit_orders = _orders(fit) if fit else []
     if fit and set(positions(fit[0])) & set(positions(first)):
         raise GestaError("the results to learn from hold videos that are fused: weights learned there prove nothing")
-    spaces = first.classes
-    scores: dict[str, list[list[float] | None]] = {}
+    values: dict[str, list[list[float] | None]] = {}
     weights: dict[str, list[float]] = {}
-    for space, names in spaces.items():
+    for space, names in first.scores.classes.items():
         streams = [_log_probabilities(r, space, order, len(names)) for r, order in zip(results, orders)]
         if by == "learned":
             known = [_log_probabilities(r, space, order, len(names)) for r, order in zip(fit, fit_orders)]
-            weights[space] = _learn(known, fit[0].labels[space])
+            weights[space] = _learn(known, fit[0].scores.labels[space])
         fused = _combine(streams, by, weights.get(space))
-        scores[space] = [[float(f"{v:.7g}") for v in row] if np.isfinite(row).all() else None for row in fused]
-    space = next(iter(spaces))
-    there = np.array([[r.scores[space][i] is not None for i in order] for r, order in zip(results, orders)])
-    reasons = [{failure["index"]: failure["reason"] for failure in result.failures} for result in results]
-    missing: list[dict[str, Any]] = []
-    for i, name in enumerate(first.names):
-        why = [
-            f"{_name(result)}: {each.get(order[i], 'no scores')}"
-            for result, order, each, ok in zip(results, orders, reasons, there[:, i])
-            if not ok
-        ]
-        if why:
-            missing.append({"index": i, "name": name, "reason": "; ".join(why)})
-    failures = [entry for entry in missing if not there[:, entry["index"]].any()]
-    metrics, per_class, confusion = measure_spaces(scores, first.labels, spaces, "probabilities")
-    metrics |= measure_parts(scores, first.labels, "probabilities", first.attributes, first.groups)
+        values[space] = [[float(f"{v:.7g}") for v in row] if np.isfinite(row).all() else None for row in fused]
+    scores = replace(first.scores, values=values)
+    failures, partial = _missing(results, orders)
     config = {"fused": by, "weights": weights or None, "of": [_source(result) for result in results]}
-
-    def same(field: str, places: Sequence[dict[str, Any]] | None = None) -> Any:
-        values = [place[field] for place in places or [vars(result) for result in results]]
-        return values[0] if all(v == values[0] for v in values) else " | ".join(map(str, values))
-
-    views = {key: same(key, [result.views for result in results]) for key in ("clips", "crops", "text")}
     return Result(
-        metrics=metrics,
-        gesta=importlib.metadata.version("gesta"),
-        model=" & ".join(result.model for result in results),
-        model_hash=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
-        model_config=config,
-        checkpoint=None,
-        checkpoint_sha256=None,
+        metrics=scores.measure("probabilities"),
+        model=ModelSource(
+            summary=" & ".join(result.model.summary for result in results),
+            config=config,
+            config_sha256=json_hash(config),
+        ),
         data=first.data if all(result.data == first.data for result in results) else None,
-        split=same("split"),
         list_hash=first.list_hash,
-        listed=first.listed,
-        labelled=first.labelled,
-        decoded=int(there.any(0).sum()),
-        scored=int(there.any(0).sum()),
-        failed=len(failures),
+        protocol=replace(_merged([result.protocol for result in results]), average="probabilities"),
+        environment=replace(
+            _merged([result.environment for result in results]), gesta=importlib.metadata.version("gesta")
+        ),
+        counts=scores.counts(len(scores.names) - len(failures), sum(result.counts.views for result in results)),
         failures=failures,
-        views=views | {"total": sum(result.views["total"] for result in results)},
-        sampling=same("sampling"),
-        coverage=same("coverage"),
-        short_side=same("short_side"),
-        size=same("size"),
-        short_videos=same("short_videos"),
-        average="probabilities",
-        decoder=same("decoder"),
-        precision=same("precision"),
-        device=same("device"),
-        torch=same("torch"),
-        classes=spaces,
-        names=first.names,
-        labels=first.labels,
-        scores=scores,
-        per_class=per_class,
-        confusion=confusion,
+        partial=partial,
         seconds=round(sum(result.seconds for result in results), 2),
-        partial=[entry for entry in missing if there[:, entry["index"]].any()],
-        attributes=first.attributes,
-        groups=first.groups,
+        scores=scores,
     )
 
 
+def _missing(
+    results: Sequence[Result], orders: Sequence[Sequence[int]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Videos that no model scored, and those that only some scored, with the reasons of each model that did not."""
+    failures: list[dict[str, Any]] = []
+    partial: list[dict[str, Any]] = []
+    reasons = [{failure["index"]: failure["reason"] for failure in result.failures} for result in results]
+    columns = [next(iter(result.scores.values.values())) for result in results]
+    for index, name in enumerate(results[0].scores.names):
+        missing = [
+            f"{_name(result)}: {of_result.get(order[index], 'no scores')}"
+            for result, order, of_result, column in zip(results, orders, reasons, columns)
+            if column[order[index]] is None
+        ]
+        if missing:
+            entry = {"index": index, "name": name, "reason": "; ".join(missing)}
+            (failures if len(missing) == len(results) else partial).append(entry)
+    return failures, partial
+
+
+def _merged(parts: Sequence[P]) -> P:
+    """One protocol or environment of several; a field in which they differ holds all values as text."""
+    merged = {}
+    for name, value in vars(parts[0]).items():
+        values = [getattr(part, name) for part in parts]
+        merged[name] = value if all(v == value for v in values) else " | ".join(map(str, values))
+    return type(parts[0])(**merged)
+
+
 def _orders(results: Sequence[Result]) -> list[list[int]]:
-    """Where the first result's videos stand in each result.
+    """For each result the positions in it of the first result's videos.
 
     Raises:
         GestaError: the results are not about the same videos, labels and classes.
     """
     if len(results) < 2:
         raise GestaError("one result cannot be fused; give two or more results of the same videos")
-    first, orders = results[0], []
-    wanted = positions(first)
-    for other in results:
+    first, orders = results[0].scores, []
+    in_first = positions(results[0])
+    for result in results:
+        other, in_other = result.scores, positions(result)
         if other.classes != first.classes:
-            raise GestaError("the results answer with other classes, or in another order; fuse models of one data set")
-        found = positions(other)
-        if strange := sorted({name for name, _ in found.keys() ^ wanted.keys()}):
+            raise GestaError("the results have other classes, or in another order; fuse models of one data set")
+        if in_one := sorted({name for name, _ in in_other.keys() ^ in_first.keys()}):
             raise GestaError(
-                f"the results are not about the same videos ({len(strange)} are in one list only, {strange[0]!r} for "
+                f"the results are not about the same videos ({len(in_one)} are in one list only, {in_one[0]!r} for "
                 "one); evaluate all models on the same list"
             )
-        order = [found[key] for key in wanted]
+        order = [in_other[key] for key in in_first]
         for space, labels in first.labels.items():
             for i, j in enumerate(order):
                 if labels[i] != other.labels[space][j]:
-                    raise GestaError(f"{first.names[i]}: its {space} differs between the results; mend the lists")
+                    raise GestaError(f"{first.names[i]}: its {space} differs between the results; correct the lists")
         orders.append(order)
     return orders
 
 
 def _log_probabilities(result: Result, space: str, order: Sequence[int], classes: int) -> Array:
     """Log-probabilities ``(N, K)`` in that order; NaN where a video has no scores."""
-    rows = [result.scores[space][i] for i in order]
+    rows = [result.scores.values[space][i] for i in order]
     values = np.array([[np.nan] * classes if row is None else row for row in rows], dtype=np.float64)
-    if result.average == "logits":
+    if result.protocol.average == "logits":
         return _log_softmax(values)
-    return np.log(np.maximum(values, LEAST))
+    return np.log(np.maximum(values, MIN_PROBABILITY))
 
 
 def _combine(streams: Sequence[Array], by: By, weights: Sequence[float] | None = None) -> Array:
@@ -214,11 +203,16 @@ def _log_softmax(values: Array) -> Array:
 
 
 def _source(result: Result) -> dict[str, Any]:
-    fields = ("model", "model_hash", "model_config", "checkpoint", "checkpoint_sha256", "data", "average", "metrics")
-    counts = ("listed", "decoded", "scored", "failed")
-    return {field: getattr(result, field) for field in (*fields, *counts)} | {"name": _name(result)}
+    return {
+        "name": _name(result),
+        "model": dict(vars(result.model)),
+        "data": result.data,
+        "average": result.protocol.average,
+        "counts": dict(vars(result.counts)),
+        "metrics": result.metrics,
+    }
 
 
 def _name(result: Result) -> str:
-    """What tells a result from the others: its modality if it has one, else its weights or model."""
-    return (result.data or {}).get("modality") or result.checkpoint or result.model
+    """What distinguishes a result from the others: its modality if it has one, else its weights or model."""
+    return (result.data or {}).get("modality") or result.model.checkpoint or result.model.summary

@@ -81,11 +81,11 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
     if not values:
         raise GestaError("the results have no metric in common: their videos are not labelled")
     return Mean(
-        model=first.model,
+        model=first.model.summary,
         names=[name for name, _ in results],
         splits=[(result.data or {}).get("split") for _, result in results],
-        listed=sum(result.listed for _, result in results),
-        failed=sum(result.failed for _, result in results),
+        listed=sum(result.counts.listed for _, result in results),
+        failed=sum(result.counts.failed for _, result in results),
         values=values,
         mean={metric: fmean(each) for metric, each in values.items()},
         std={metric: stdev(each) for metric, each in values.items()},

@@ -307,4 +307,5 @@ def _folder(value: Any) -> str:
 
 def _protocol(result: Result) -> str:
     data = f"{result.data['class'].rpartition(':')[2]}, " if result.data else ""
-    return f"{data}{result.split} split, {result.labelled} videos, {result.views['text']}; each run's best weights"
+    how = result.protocol
+    return f"{data}{how.split} split, {result.counts.labelled} videos, {how.views}; each run's best weights"
