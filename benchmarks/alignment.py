@@ -21,7 +21,7 @@ from gesta.alignment.assignment import assign
 from gesta.alignment.auction import auction
 from gesta.alignment.chain import similarity
 from gesta.alignment.statistics import statistics
-from gesta.bench.alignment import WIDTH, bench_align, moving
+from gesta.bench.alignment import WIDTH, measure_alignment, moving
 from gesta.processes import choose_device
 
 
@@ -65,7 +65,7 @@ def main() -> None:
 
     load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads of it{load}")
-    print(bench_align(device=device), flush=True)
+    print(measure_alignment(device=device), flush=True)
     if options.solvers:
         solvers(device, options.repeats)
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from gesta.bench.data import DecodedOnly, make_videos
+from gesta.bench.loading import DecodeOnlyClips, make_videos
 from gesta.data.loader import training_batches, training_loader
 from gesta.data.samples import TrainingClips
 from gesta.errors import GestaError
@@ -195,7 +195,7 @@ def main() -> None:
         paths = readable(options.root or Path(folder))
         kinds: dict[str, type[Dataset]] = {
             "gesta": TrainingClips,
-            "decoding alone": DecodedOnly,
+            "decoding alone": DecodeOnlyClips,
             "PyAV": PyAV,
             "PyAV, whole video": WholePyAV,
         }

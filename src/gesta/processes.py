@@ -58,6 +58,13 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def describe_device(device: torch.device) -> str:
+    """The device as results name it: ``cpu``, ``cuda (NVIDIA H100)``."""
+    import torch  # start-up time
+
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
 def is_first_process() -> bool:
     """Whether this is the first of the processes that torchrun or srun started; works before they are connected."""
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) == 0

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -19,6 +20,13 @@ from gesta.bench.doctor import Diagnosis, Finding, diagnose
 def of(diagnosis: Diagnosis, name: str) -> Finding:
     (finding,) = [f for f in diagnosis.findings if f.name == name]
     return finding
+
+
+def adder(findings: list[Finding]) -> Callable[..., None]:
+    def add(name: str, value: str, state: doctor.State = "ok", remedy: str = "") -> None:
+        findings.append(Finding(group="x", name=name, value=value, state=state, remedy=remedy))
+
+    return add
 
 
 def test_a_working_machine() -> None:
@@ -95,7 +103,7 @@ def test_a_video_that_does_not_come_back_is_caught(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(av, "open", open_nothing)
     findings: list[Finding] = []
-    doctor._self_test(findings)
+    doctor._self_test(adder(findings))
     assert findings[0].state == "wrong" and "8 grey frames" in findings[0].value
     assert findings[1].state == "ok"
 
@@ -106,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_noted(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
     findings: list[Finding] = []
-    doctor._machine(findings)
+    doctor._machine(adder(findings))
     (folder,) = [f for f in findings if f.name == "working folder"]
     assert folder.state == "note" and "Permission denied" in folder.value and folder.remedy
 

@@ -1,4 +1,4 @@
-"""What this machine has, what is missing and the remedy: text to paste into an issue."""
+"""What this machine has, what is missing and how to get it: text to paste into an issue (``gesta doctor``)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 PACKAGES = ("gesta", "torch", "torchvision", "lightning", "timm", "av", "numpy", "scipy", "torchmetrics", "safetensors",
@@ -29,12 +30,12 @@ State = Literal["ok", "note", "wrong"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at.
+    """One check.
 
     Attributes:
-        group: heading it stands under.
-        name: what was looked at.
-        value: what was found.
+        group: heading under which it is printed.
+        name: what was checked.
+        value: the outcome.
         state: ``wrong`` stops work, ``note`` is optional or worth knowing.
         remedy: what to do about it; empty if nothing.
     """
@@ -48,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All findings, in the order they were looked at."""
+    """All findings, in the order of the checks."""
 
     findings: list[Finding] = field(default_factory=list)
 
@@ -78,30 +79,33 @@ class Diagnosis:
         return "\n".join(lines)
 
 
+Add = Callable[..., None]
+"""Adds a finding of one group: name, value, state, remedy."""
+
+
 def diagnose() -> Diagnosis:
-    """Look at versions, the machine, its devices, decoders, optional parts, and try to write and read a video."""
-    found: list[Finding] = []
-    for look in (_versions, _machine, _devices, _video, _extras, _self_test):
+    """Check versions, the machine, its devices, decoders and optional packages, and try to write and read a video."""
+    findings: list[Finding] = []
+    for group, check in CHECKS.items():
+
+        def add(name: str, value: str, state: State = "ok", remedy: str = "", group: str = group) -> None:
+            findings.append(Finding(group=group, name=name, value=value, state=state, remedy=remedy))
+
         try:
-            look(found)
-        except Exception as error:  # the doctor is for broken installations: it reports whatever breaks, and goes on
-            name = look.__name__.lstrip("_")
-            found.append(Finding(group=name, name=name, value=f"{type(error).__name__}: {error}", state="wrong"))
-    return Diagnosis(found)
+            check(add)
+        except Exception as error:  # a broken installation may fail anywhere: report it and continue
+            add(group, f"{type(error).__name__}: {error}", "wrong")
+    return Diagnosis(findings)
 
 
-def _versions(found: list[Finding]) -> None:
-    def add(name: str, value: str, state: State = "ok", remedy: str = "") -> None:
-        found.append(Finding(group="versions", name=name, value=value, state=state, remedy=remedy))
-
+def _versions(add: Add) -> None:
     add("python", f"{platform.python_version()} ({platform.python_implementation()})")
     for name in PACKAGES:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            add(
-                name, "missing", "wrong", "pip install gesta brings it; is this the environment gesta was installed in?"
-            )
+            remedy = "pip install gesta brings it; is this the environment gesta was installed in?"
+            add(name, "missing", "wrong", remedy)
             continue
         module = {"pillow": "PIL"}.get(name, name)
         error = _import_error(module)
@@ -113,11 +117,8 @@ def _versions(found: list[Finding]) -> None:
 _TORCHVISION = "torch and torchvision must come from the same index: pip install --force-reinstall torch torchvision"
 
 
-def _machine(found: list[Finding]) -> None:
+def _machine(add: Add) -> None:
     import torch
-
-    def add(name: str, value: str, state: State = "ok", remedy: str = "") -> None:
-        found.append(Finding(group="machine", name=name, value=value, state=state, remedy=remedy))
 
     add("system", f"{platform.system()} {platform.release()} {platform.machine()}")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -131,25 +132,22 @@ def _machine(found: list[Finding]) -> None:
         shared = shutil.disk_usage("/dev/shm")
         small = shared.free < 2**30
         add("shared memory", f"{_gb(shared.free)} free", "note" if small else "ok",
-            "loader workers hand batches over there: start the container with more (docker run --shm-size 8g)"
+            "loader workers pass batches through it: start the container with more (docker run --shm-size 8g)"
             if small else "")  # fmt: skip
-    here = os.getcwd()
-    disk = shutil.disk_usage(here)
+    folder = os.getcwd()
+    disk = shutil.disk_usage(folder)
     full = disk.free < 2 * 2**30
-    add("disk", f"{_gb(disk.free)} free of {_gb(disk.total)} here", "note" if full else "ok",
+    add("disk", f"{_gb(disk.free)} free of {_gb(disk.total)} in this folder", "note" if full else "ok",
         "make room: checkpoints of a large model take gigabytes" if full else "")  # fmt: skip
     try:
-        with tempfile.TemporaryFile(dir=here):
+        with tempfile.TemporaryFile(dir=folder):
             add("working folder", "can be written")
     except OSError as error:
-        add("working folder", f"cannot be written: {error.strerror}", "note", "runs/ is made there: cd elsewhere")
+        add("working folder", f"cannot be written: {error.strerror}", "note", "runs/ is made in it: cd elsewhere")
 
 
-def _devices(found: list[Finding]) -> None:
+def _devices(add: Add) -> None:
     import torch
-
-    def add(name: str, value: str, state: State = "ok", remedy: str = "") -> None:
-        found.append(Finding(group="devices", name=name, value=value, state=state, remedy=remedy))
 
     if torch.cuda.is_available():
         kind = "rocm" if torch.version.hip else "cuda"
@@ -165,7 +163,7 @@ def _devices(found: list[Finding]) -> None:
         )
     elif torch.version.cuda or torch.version.hip:
         add("cuda", f"torch is built for {torch.version.cuda or torch.version.hip}, but no device is usable", "note",
-            "if there is a GPU, look at nvidia-smi: driver missing, too old for this torch, or hidden by "
+            "if there is a GPU, see nvidia-smi: driver missing, too old for this torch, or hidden by "
             "CUDA_VISIBLE_DEVICES")  # fmt: skip
     else:
         add("cuda", "this torch is built without it", "note", "if there is a GPU, install torch from the index for it")
@@ -178,12 +176,9 @@ def _devices(found: list[Finding]) -> None:
     add("cpu", f"{capability} instructions")
 
 
-def _video(found: list[Finding]) -> None:
+def _video(add: Add) -> None:
     import av
     from av.codec import Codec
-
-    def add(name: str, value: str, state: State = "ok", remedy: str = "") -> None:
-        found.append(Finding(group="video", name=name, value=value, state=state, remedy=remedy))
 
     libraries = ", ".join(f"{k} {'.'.join(map(str, v))}" for k, v in sorted(av.library_versions.items()))
     add("FFmpeg in PyAV", libraries)
@@ -195,23 +190,23 @@ def _video(found: list[Finding]) -> None:
             return False
         return True
 
-    have = [name for name in DECODERS if has(name, "r")]
-    lost = [name for name in DECODERS if name not in have and name != "libdav1d"]
+    present = [name for name in DECODERS if has(name, "r")]
+    missing = [name for name in DECODERS if name not in present and name != "libdav1d"]
     rebuild = "pip install --force-reinstall --only-binary av av brings the wheel with all of them"
-    add("decoders", ", ".join(have) + (f"; missing: {', '.join(lost)}" if lost else ""), "note" if lost else "ok",
-        rebuild if lost else "")  # fmt: skip
+    add("decoders", ", ".join(present) + (f"; missing: {', '.join(missing)}" if missing else ""),
+        "note" if missing else "ok", rebuild if missing else "")  # fmt: skip
     if has("libx264", "w"):
         add("H.264 encoder", "libx264")
     else:
-        add("H.264 encoder", "missing: no made data set, no drawn copies, no demo", "wrong", rebuild)
+        add("H.264 encoder", "missing, so no embedded data set, no annotated videos, no demo", "wrong", rebuild)
 
 
-def _extras(found: list[Finding]) -> None:
+def _optional(add: Add) -> None:
     for module, (use, extra) in EXTRAS.items():
         error = _import_error(module)
         name = {"sklearn": "scikit-learn"}.get(module, module)
         if not error:
-            found.append(Finding(group="optional", name=name, value=f"{importlib.metadata.version(name)} loads"))
+            add(name, f"{importlib.metadata.version(name)} loads")
             continue
         installed = importlib.util.find_spec(module) is not None
         remedy = f'pip install "gesta[{extra}]"'
@@ -219,57 +214,69 @@ def _extras(found: list[Finding]) -> None:
             remedy = (
                 "it needs FFmpeg's shared libraries (4 to 8; apt or brew install ffmpeg) and the torch it was built for"
             )
-        value = f"{'does not load' if installed else 'not installed'}, so no {use}" + (
-            f": {error}" if installed else ""
-        )
-        found.append(Finding(group="optional", name=name, value=value, state="note", remedy=remedy))
+        state = f"does not load, so no {use}: {error}" if installed else f"not installed, so no {use}"
+        add(name, state, "note", remedy)
 
 
-def _self_test(found: list[Finding]) -> None:
-    """Encode eight grey frames, decode them, run a convolution on each device."""
-    import av
-    import numpy as np
+def _self_test(add: Add) -> None:
+    """Encode and decode a video, run a convolution on each device."""
     import torch
 
-    def attempt(name: str, what: Callable[[], str]) -> None:
-        try:
-            found.append(Finding(group="self test", name=name, value=what()))
-        except Exception as error:
-            value = f"failed: {type(error).__name__}: {error}"
-            remedy = "paste this page into an issue"
-            found.append(Finding(group="self test", name=name, value=value, state="wrong", remedy=remedy))
-
-    def round_trip() -> str:
-        file = io.BytesIO()
-        with av.open(file, "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=8)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            for level in range(0, 240, 30):
-                image = np.full((48, 64, 3), level, np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
-        file.seek(0)
-        with av.open(file, "r") as source:
-            levels = [float(f.to_ndarray(format="rgb24").mean()) for f in source.decode(video=0)]
-        off = max((abs(a - b) for a, b in zip(levels, range(0, 240, 30))), default=0.0)
-        if len(levels) != 8 or off > 8:
-            raise RuntimeError(f"8 grey frames came back as {[round(x) for x in levels]}")
-        return "8 frames encoded as H.264 and decoded again"
-
-    def convolve(device: str) -> str:
-        video = torch.ones(1, 3, 4, 16, 16, device=device)
-        weight = torch.ones(2, 3, 3, 3, 3, device=device)
-        y = torch.nn.functional.conv3d(video, weight)
-        if float(y.float().mean()) != 81.0:
-            raise RuntimeError(f"a convolution that must give 81 gave {float(y.float().mean())}")
-        return "computes"
-
-    attempt("video", round_trip)
-    devices = ["cpu"]
+    devices: list[str] = ["cpu"]
     if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()) is not None:
         devices.append(device.type)
-    for device_type in devices:
-        attempt(device_type, lambda name=device_type: convolve(name))  # type: ignore[misc]
+    tests: dict[str, Callable[[], str]] = {"video": _round_trip}
+    tests |= {device: partial(_convolve, device) for device in devices}
+    for name, test in tests.items():
+        try:
+            add(name, test())
+        except Exception as error:
+            add(name, f"failed: {type(error).__name__}: {error}", "wrong", "paste this page into an issue")
+
+
+def _round_trip() -> str:
+    """Encode eight grey frames and decode them."""
+    import av
+    import numpy as np
+
+    levels = range(0, 240, 30)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in levels:
+            image = np.full((48, 64, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file, "r") as source:
+        decoded = [float(f.to_ndarray(format="rgb24").mean()) for f in source.decode(video=0)]
+    error = max((abs(a - b) for a, b in zip(decoded, levels)), default=0.0)
+    if len(decoded) != 8 or error > 8:
+        raise RuntimeError(f"8 grey frames came back as {[round(x) for x in decoded]}")
+    return "8 frames encoded as H.264 and decoded again"
+
+
+def _convolve(device: str) -> str:
+    import torch
+
+    video = torch.ones(1, 3, 4, 16, 16, device=device)
+    weight = torch.ones(2, 3, 3, 3, 3, device=device)
+    mean = float(torch.nn.functional.conv3d(video, weight).float().mean())
+    if mean != 81.0:
+        raise RuntimeError(f"a convolution that must give 81 gave {mean}")
+    return "computes"
+
+
+CHECKS: dict[str, Callable[[Add], None]] = {
+    "versions": _versions,
+    "machine": _machine,
+    "devices": _devices,
+    "video": _video,
+    "optional": _optional,
+    "self test": _self_test,
+}
+"""By the heading of their findings."""
 
 
 def _import_error(module: str) -> str:
@@ -277,7 +284,7 @@ def _import_error(module: str) -> str:
     if module in sys.modules:
         return ""
     try:
-        with warnings.catch_warnings():  # of other people's deprecations, which are not what ails this machine
+        with warnings.catch_warnings():  # deprecations in other packages are no fault of this machine
             warnings.simplefilter("ignore")
             importlib.import_module(module)
     except Exception as error:
@@ -287,7 +294,7 @@ def _import_error(module: str) -> str:
 
 
 def _memory() -> tuple[int, int] | None:
-    """Total and available bytes, respecting a container's limit; None where the system does not tell."""
+    """Total and available bytes, respecting a container's limit; None where the system does not say."""
     try:
         with open("/proc/meminfo") as file:
             kib = {line.split(":")[0]: int(line.split()[1]) for line in file}

@@ -1,4 +1,4 @@
-"""How fast a model predicts and trains on this machine, and what memory it takes."""
+"""How fast a model predicts and trains on this machine, and how much memory it takes (``gesta bench model``)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gesta.bench.timing import describe, seconds_per_step, synchronize
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, VideoModel
 from gesta.processes import choose_device
@@ -19,7 +20,7 @@ from gesta.records import by_space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelBench:
+class ModelSpeed:
     """What a model costs on this machine.
 
     Attributes:
@@ -30,11 +31,11 @@ class ModelBench:
         device: where it ran.
         precision: as Lightning Fabric names it.
         compiled: whether by ``torch.compile``.
-        start: seconds of the first forward pass (with ``compiled``: the compilation).
+        first_pass: seconds of the first forward pass (with ``compiled``: the compilation).
         forward: clips per second without gradients.
         training: clips per second of forward, loss, backward and AdamW step.
-        memory: peak bytes while predicting and while training: of the device's allocator, or on the processor of the
-            whole process.
+        memory: peak bytes while predicting and while training: of the device's allocator, or on a CPU of the whole
+            process.
     """
 
     model: str
@@ -44,7 +45,7 @@ class ModelBench:
     device: str
     precision: str
     compiled: bool
-    start: float
+    first_pass: float
     forward: float
     training: float
     memory: dict[str, int]
@@ -59,14 +60,14 @@ class ModelBench:
             [
                 f"{self.model}, {self.parameters / 1e6:.2f} M parameters, {self.batch} clips of {self.clip}, "
                 f"{self.device}, {how}",
-                f"first pass {self.start:8.2f} s",
+                f"first pass {self.first_pass:8.2f} s",
                 f"forward    {self.forward:8.2f} clips/s, peak memory {self.memory['forward'] / 2**20:.0f} MiB",
                 f"training   {self.training:8.2f} clips/s, peak memory {self.memory['training'] / 2**20:.0f} MiB",
             ]
         )
 
 
-def bench_model(
+def measure_model(
     config: ModelConfig,
     *,
     batch: int = 4,
@@ -74,7 +75,7 @@ def bench_model(
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
     device: str | torch.device = "auto",
     seconds: float = 5.0,
-) -> ModelBench:
+) -> ModelSpeed:
     """Measure a freshly built model on clips of noise.
 
     Args:
@@ -86,13 +87,13 @@ def bench_model(
         seconds: of each measurement, first passes not counted; at least two steps are measured.
     """
     if batch < 1:
-        raise GestaError(f"a step needs at least one clip, not {batch}")
-    place, clip = choose_device(device), config.clip
-    model = config.build().to(place)
+        raise GestaError(f"a step needs at least one clip, not {batch}; choose another --batch")
+    chosen_device, clip = choose_device(device), config.clip
+    model = config.build().to(chosen_device)
     run: Callable[..., Any] = torch.compile(model) if compiled else model
-    video = torch.randn(batch, clip.channels, clip.frames, clip.size, clip.size, device=place)
+    video = torch.randn(batch, clip.channels, clip.frames, clip.size, clip.size, device=chosen_device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    autocast = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+    autocast = torch.autocast(chosen_device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
 
     def forward() -> None:
         with torch.inference_mode(), autocast:
@@ -106,22 +107,22 @@ def bench_model(
         optimizer.step()
         optimizer.zero_grad()
 
-    _reset_peak(place)
+    _reset_peak(chosen_device)
     model.eval()
-    start, forward_s = _time(forward, place, seconds)
-    memory = {"forward": _peak(place)}
+    first_pass, forward_s = seconds_per_step(forward, chosen_device, seconds)
+    memory = {"forward": _peak(chosen_device)}
     model.train()
-    _, training_s = _time(train, place, seconds)
-    memory["training"] = _peak(place)
-    return ModelBench(
+    _, training_s = seconds_per_step(train, chosen_device, seconds)
+    memory["training"] = _peak(chosen_device)
+    return ModelSpeed(
         model=_name(model),
         parameters=sum(p.numel() for p in model.parameters()),
         clip=f"3 x {clip.frames} x {clip.size} x {clip.size}",
         batch=batch,
-        device=_device_words(place),
+        device=describe(chosen_device),
         precision=precision,
         compiled=compiled,
-        start=start,
+        first_pass=first_pass,
         forward=batch / forward_s,
         training=batch / training_s,
         memory=memory,
@@ -137,44 +138,25 @@ def latency(config: ModelConfig, *, device: str | torch.device = "auto", seconds
         seconds: of the measurement; at least three passes are measured.
 
     Returns:
-        The median, and the device in words.
+        The median, and the device's description.
     """
-    place, clip = choose_device(device), config.clip
-    model = config.build().to(place).eval()
-    video = torch.randn(1, clip.channels, clip.frames, clip.size, clip.size, device=place)
-    took: list[float] = []
+    chosen_device, clip = choose_device(device), config.clip
+    model = config.build().to(chosen_device).eval()
+    video = torch.randn(1, clip.channels, clip.frames, clip.size, clip.size, device=chosen_device)
+    times: list[float] = []
     with torch.inference_mode():
-        while len(took) < 4 or sum(took[1:]) < seconds:
+        while len(times) < 4 or sum(times[1:]) < seconds:
             begin = time.perf_counter()
             model(video)
-            _wait(place)
-            took.append(time.perf_counter() - begin)
-    return 1000 * statistics.median(took[1:]), _device_words(place)
+            synchronize(chosen_device)
+            times.append(time.perf_counter() - begin)
+    return 1000 * statistics.median(times[1:]), describe(chosen_device)
 
 
 def _loss(scores: Tensor | dict[str, Tensor]) -> Tensor:
     spaces = by_space(scores).values()
     target = [torch.zeros(len(s), dtype=torch.int64, device=s.device) for s in spaces]
     return torch.stack([torch.nn.functional.cross_entropy(s.float(), t) for s, t in zip(spaces, target)]).sum()
-
-
-def _time(step: Callable[[], None], device: torch.device, seconds: float) -> tuple[float, float]:
-    """Seconds of the first step, and of a later one on average."""
-    begin = time.perf_counter()
-    step()
-    _wait(device)
-    first = time.perf_counter() - begin
-    begin, steps = time.perf_counter(), 0
-    while steps < 2 or time.perf_counter() - begin < seconds:
-        step()
-        _wait(device)
-        steps += 1
-    return first, (time.perf_counter() - begin) / steps
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
 
 
 def _reset_peak(device: torch.device) -> None:
@@ -196,10 +178,3 @@ def _peak(device: torch.device) -> int:
 def _name(model: VideoModel) -> str:
     plugins = [f"{type(insert.layer).__name__}[{insert.at}]" for insert in model.config.inserts]
     return " + ".join([type(model).__name__, *plugins])
-
-
-def _device_words(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{threads} thread{'s' * (threads != 1)} of the processor" if device.type == "cpu" else device.type

@@ -25,29 +25,29 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _bench_data(options: argparse.Namespace) -> None:
-    from gesta.bench.data import bench_data
+    from gesta.bench.loading import measure_loading
 
-    print_results(options, bench_data(root=options.root))
+    print_results(options, measure_loading(root=options.root))
 
 
 def _bench_model(options: argparse.Namespace) -> None:
-    from gesta.bench.model import bench_model
+    from gesta.bench.model import measure_model
     from gesta.models import model_config
 
     model = with_fields(model_config(options.model), options)
-    print_results(options, bench_model(model, batch=options.batch, compiled=options.compile))
+    print_results(options, measure_model(model, batch=options.batch, compiled=options.compile))
 
 
 def _bench_align(options: argparse.Namespace) -> None:
-    from gesta.bench.alignment import bench_align
+    from gesta.bench.alignment import measure_alignment
     from gesta.checkpoint import load
     from gesta.models import create_model
 
-    models = [(f"{options.model}, fresh", create_model(options.model))]
+    models = [(f"{options.model}, random weights", create_model(options.model))]
     if options.checkpoint:
         trained = load(options.checkpoint, trust_code=options.trust_code).model
-        models = [(f"{options.checkpoint}, fresh", trained.config.build()), (options.checkpoint, trained)]
-    print_results(options, bench_align(models, video=options.video))
+        models = [(f"{options.checkpoint}, random weights", trained.config.build()), (options.checkpoint, trained)]
+    print_results(options, measure_alignment(models, video=options.video))
 
 
 def _doctor(options: argparse.Namespace) -> None:

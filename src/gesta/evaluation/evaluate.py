@@ -21,7 +21,7 @@ from gesta.errors import GestaError
 from gesta.evaluation.result import Environment, ModelSource, Protocol, Result, Scores, json_hash
 from gesta.evaluation.scoring import VideoScores, named_classes, protocol, score_videos
 from gesta.model import ClipSpec, VideoModel, evaluating
-from gesta.processes import make_fabric
+from gesta.processes import describe_device, make_fabric
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
 from gesta.records import LABEL, ClassNames, DataConfig, Record, by_space, label_in, list_hash
@@ -214,11 +214,10 @@ def _protocol(config: EvaluateConfig, clip: ClipSpec, records: Sequence[Record])
 
 
 def _environment(decoder: str, fabric: Fabric) -> Environment:
-    device = fabric.device
     return Environment(
         decoder=f"{decoder} {importlib.metadata.version({'pyav': 'av'}.get(decoder, decoder))}",
         precision=str(fabric.strategy.precision.precision),
-        device=f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
+        device=describe_device(fabric.device),
         torch=torch.__version__,
         gesta=importlib.metadata.version("gesta"),
     )

@@ -11,9 +11,9 @@ import pytest
 import torch
 from av.video.reformatter import VideoReformatter
 
-from gesta.bench import data as bench
-from gesta.bench.data import bench_data, make_videos
-from gesta.bench.model import bench_model
+from gesta.bench import loading
+from gesta.bench.loading import DecodeOnlyClips, advise, make_videos, measure_loading
+from gesta.bench.model import measure_model
 from gesta.data.batch import Batch
 from gesta.data.samples import TrainingClips
 from gesta.errors import GestaError
@@ -33,19 +33,23 @@ def test_loading_is_measured_stage_by_stage(make_video: Callable[..., Path], tmp
     for i in range(3):
         make_video(f"v/{i}.mp4")
     (tmp_path / "v/broken.mp4").write_bytes(b"nothing" * 99)
-    found = bench_data(tmp_path / "v", clip=CLIP, workers=[0, 1], device="cpu", seconds=0.2)
+    found = measure_loading(tmp_path / "v", clip=CLIP, workers=[0, 1], device="cpu", seconds=0.2)
     assert (found.videos, list(found.clips), set(found.milliseconds)) == (
         3,
         [0, 1],
         {*["decode", "convert", "augment"], "hand over"},
     )
     stages = found.milliseconds
-    assert found.share == stages["decode"] / (stages["decode"] + stages["convert"] + stages["augment"])
-    assert list(found.limit) == [0, 1] and 0 < found.share <= 1 and found.to_json()["share"] == found.share
-    assert f"{found.share:.0%} is decoding: so near it comes to the pure decoding limit" in str(found)
+    assert found.decoding_fraction == stages["decode"] / (stages["decode"] + stages["convert"] + stages["augment"])
+    assert (
+        list(found.limit) == [0, 1]
+        and 0 < found.decoding_fraction <= 1
+        and found.to_json()["decoding_fraction"] == found.decoding_fraction
+    )
+    assert f"{found.decoding_fraction:.0%} of a clip's cost" in str(found)
     assert min(found.decoded, found.converted, *found.clips.values()) > 0
     assert all(ms >= 0 for ms in found.milliseconds.values())
-    assert found.bottleneck == max(found.milliseconds, key=lambda s: found.milliseconds[s]) and found.remedy
+    assert found.bottleneck == max(found.milliseconds, key=lambda s: found.milliseconds[s]) and found.advice
     assert len(found.unreadable) == 1 and "broken.mp4" in found.unreadable[0]
     assert "64 x 48" in found.source and "24 frames" in found.source
     assert json.loads(json.dumps(found.to_json()))["videos"] == 3
@@ -57,22 +61,24 @@ def test_records_and_training_settings_are_used(
 ) -> None:
     path = str(make_video("a.mp4"))
     shapes: list[tuple[int, ...]] = []
-    loader = bench.training_loader
+    loader = loading.training_loader
 
     def seen(dataset: TrainingClips, *options: Any) -> Iterator[Batch]:
         for batch in loader(dataset, *options):
             shapes.append(tuple(batch["video"].shape))
             yield batch
 
-    monkeypatch.setattr(bench, "training_loader", seen)
+    monkeypatch.setattr(loading, "training_loader", seen)
     records = [Record(path=path, name="x", label=7, start=s, end=s + 10) for s in range(5)]
-    bench_data(records, clip=CLIP, train=TrainConfig(batch_size=4, repeats=3), workers=[0], device="cpu", seconds=0.1)
+    measure_loading(
+        records, clip=CLIP, train=TrainConfig(batch_size=4, repeats=3), workers=[0], device="cpu", seconds=0.1
+    )
     assert set(shapes) == {(4, 3, 4, 3, 32, 32), (4, 3, 0)}  # clips, and those that are decoded only
 
 
 def test_nothing_to_measure_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(GestaError, match="no readable video"):
-        bench_data(tmp_path, seconds=0.1)
+        measure_loading(tmp_path, seconds=0.1)
 
 
 def test_the_limit_decodes_what_the_clip_needs_and_converts_nothing(
@@ -92,18 +98,16 @@ def test_the_limit_decodes_what_the_clip_needs_and_converts_nothing(
         TrainingClips(records, CLIP, config, ["any"])[3, 0]
         with monkeypatch.context() as patch:
             patch.setattr(VideoReformatter, "reformat", None)
-            sample = bench.DecodedOnly(records, CLIP, config, ["any"])[3, 0]
+            sample = DecodeOnlyClips(records, CLIP, config, ["any"])[3, 0]
         assert sample["video"].shape == (repeats, 0) and asked[-1] == asked[-2] and min(asked[-1]) >= 5
 
 
 @pytest.mark.parametrize("stage", ["decode", "convert", "augment", "hand over"])
-def test_the_remedy_is_about_the_bottleneck(stage: str) -> None:
-    told = {
-        s: bench._remedy(s, {0: 1.0, 2: 5.0, 4: 3.0}, 720, 256) for s in ("decode", "convert", "augment", "hand over")
-    }
-    assert "2 loader processes" in told[stage] and "5.0 clips/s" in told[stage]
-    assert len(set(told.values())) == 4
-    assert "720" in told["decode"] and "720" not in bench._remedy("decode", {1: 1.0}, 256, 256)
+def test_the_advice_is_about_the_bottleneck(stage: str) -> None:
+    advice = {s: advise(s, {0: 1.0, 2: 5.0, 4: 3.0}, 720, 256) for s in ("decode", "convert", "augment", "hand over")}
+    assert "2 loader processes" in advice[stage] and "5.0 clips/s" in advice[stage]
+    assert len(set(advice.values())) == 4
+    assert "720" in advice["decode"] and "720" not in advise("decode", {1: 1.0}, 256, 256)
 
 
 def test_made_videos_are_the_same_each_time_and_move(tmp_path: Path) -> None:
@@ -120,17 +124,17 @@ def test_made_videos_are_the_same_each_time_and_move(tmp_path: Path) -> None:
 def test_a_model_is_measured() -> None:
     config = model_config("r3d_tiny", classes=5)
     config.clip.frames, config.clip.size = 4, 32
-    found = bench_model(config, batch=2, device="cpu", seconds=0.1)
+    found = measure_model(config, batch=2, device="cpu", seconds=0.1)
     assert found.parameters == sum(p.numel() for p in config.build().parameters())
-    assert found.forward > 0 and found.training > 0 and found.start > 0
+    assert found.forward > 0 and found.training > 0 and found.first_pass > 0
     assert found.memory["training"] >= found.memory["forward"] > 2**20
     assert json.loads(json.dumps(found.to_json()))["batch"] == 2
     assert "3 x 4 x 32 x 32" in str(found) and "clips/s" in str(found)
     with pytest.raises(GestaError, match="at least one"):
-        bench_model(config, batch=0)
+        measure_model(config, batch=0)
 
 
 def test_several_label_spaces_and_autocast_are_measured() -> None:
     config = model_config("r3d_tiny", classes={"verb": 3, "noun": 4})
     config.clip.frames, config.clip.size = 4, 32
-    assert bench_model(config, batch=2, precision="bf16-mixed", device="cpu", seconds=0.1).precision == "bf16-mixed"
+    assert measure_model(config, batch=2, precision="bf16-mixed", device="cpu", seconds=0.1).precision == "bf16-mixed"

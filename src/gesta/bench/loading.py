@@ -1,4 +1,4 @@
-"""How fast this machine loads videos, what limits it, and what to do about it."""
+"""How fast this machine loads videos, what limits it, and what to do about it (``gesta bench data``)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gesta.bench.model import _device_words, _wait
+from gesta.bench.timing import describe, synchronize
 from gesta.config import replace
 from gesta.data.loader import training_batches, training_loader
 from gesta.data.samples import TrainingClips, TrainingDraws, read_record_frames
@@ -32,35 +32,33 @@ from gesta.video.find import find_videos
 from gesta.video.probe import probe
 from gesta.video.read import Selection, stream
 
-MADE = (16, 150, 340, 256)
-"""Videos made when none are given: how many, frames, width, height (Kinetics' usual size after preparation)."""
-
-LOOKED_AT = 64
+MAX_VIDEOS = 64
 """Of a larger folder this many videos, evenly chosen, are measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataBench:
+class LoadingSpeed:
     """What loading costs on this machine.
 
     Attributes:
-        videos: measured.
+        videos: number of those that were measured.
         unreadable: sentences about those that were left out.
         source: median width x height, frames and codec of the videos.
         clip: what is loaded.
         cpu_cores: usable ones.
-        decoded: frames per second of one thread that decodes from the first frame to the last and throws pixels away.
+        decoded: frames per second of one thread that decodes from the first frame to the last and discards the pixels.
         converted: the same, every frame scaled and turned into RGB.
         milliseconds: one training clip in one process, by stage, medians: ``decode`` (open the file and decode the
             frames that the clip needs, nothing else), ``convert`` (cut out its box, scale it, turn it into RGB),
-            ``augment`` (what else is drawn), ``hand over`` (copy to ``device``, to normalised floats). It is the
-            processor's time, which other programs do not change, and the clock's for handing over to another device.
+            ``augment`` (the other augmentations), ``hand over`` (copy to ``device``, to normalised floats). These are
+            seconds of CPU time, which other programs do not change, but for handing over to another device, which is
+            measured by the clock.
         clips: clips per second that the training loader delivers, by number of worker processes (0: none).
-        limit: the same if the files are opened and the packets that a clip needs decoded, along our reader's shortest
-            way, and nothing is done with the frames: what this loader cannot pass on these CPU cores.
+        limit: the same if the files are opened and the packets that a clip needs decoded, in our reader's shortest
+            way, and the frames are discarded: the loader cannot be faster than this on these CPU cores.
         device: where clips are handed over to.
         bottleneck: the stage that takes most.
-        remedy: what to do about it.
+        advice: what to do about it.
     """
 
     videos: int
@@ -75,19 +73,19 @@ class DataBench:
     limit: dict[int, float]
     device: str
     bottleneck: str
-    remedy: str
+    advice: str
 
     @property
-    def share(self) -> float:
-        """How near the loader comes to the pure decoding limit: decoding's part of what a clip costs before hand-over.
+    def decoding_fraction(self) -> float:
+        """The part of a clip's cost before hand-over that is decoding: how near the loader is to the decoding limit.
 
-        From the processor's time of the same clips in turns; the rates change with all else that the machine does.
+        From the CPU time of the same clips in turns; the rates change with everything else that the machine does.
         """
         return self.milliseconds["decode"] / sum(ms for stage, ms in self.milliseconds.items() if stage != "hand over")
 
     def to_json(self) -> dict[str, Any]:
         """All attributes as plain values."""
-        return {**asdict(self), "share": self.share}
+        return {**asdict(self), "decoding_fraction": self.decoding_fraction}
 
     def __str__(self) -> str:
         total = sum(self.milliseconds.values())
@@ -99,13 +97,13 @@ class DataBench:
                 f"loader, workers {n:<2}{rate:8.1f} clips/s, {self.limit[n]:.1f} if it only decoded"
                 for n, rate in self.clips.items()
             ),
-            f"of what a clip costs here {self.share:.0%} is decoding: so near it comes to the pure decoding limit",
-            f"most time goes to: {self.bottleneck}; {self.remedy}",
+            f"decoding is {self.decoding_fraction:.0%} of a clip's cost: the loader reaches so much of its limit",
+            f"most time goes to: {self.bottleneck}; {self.advice}",
         ]
         return "\n".join(lines + [f"left out: {sentence}" for sentence in self.unreadable])
 
 
-def bench_data(
+def measure_loading(
     root: str | os.PathLike[str] | Sequence[Record] | None = None,
     *,
     clip: ClipSpec | None = None,
@@ -113,14 +111,14 @@ def bench_data(
     workers: Sequence[int] | None = None,
     device: str | torch.device = "auto",
     seconds: float = 4.0,
-) -> DataBench:
+) -> LoadingSpeed:
     """Measure decoding, augmentation, hand-over and the training loader.
 
     Args:
         root: folder of videos, records, or None for some that are made in a temporary folder.
         clip: what is loaded; default 16 frames, 4 apart, of 224 x 224.
         train: augmentation, batch size, repeats, decoder; default :class:`TrainConfig` with 8 videos a batch.
-        workers: numbers of loader processes to try; default 0, 1, 2, 4 ... up to the number of CPU cores.
+        workers: numbers of loader processes to try; default 0, 1, 2, 4 ... up to the CPU cores.
         device: ``auto`` takes the first accelerator there is.
         seconds: of each measurement, start-up not counted.
 
@@ -130,10 +128,10 @@ def bench_data(
     if root is None:
         with tempfile.TemporaryDirectory(prefix="gesta-bench-") as folder:
             make_videos(Path(folder))
-            return bench_data(folder, clip=clip, train=train, workers=workers, device=device, seconds=seconds)
-    clip, place = clip or ClipSpec(), choose_device(device)
+            return measure_loading(folder, clip=clip, train=train, workers=workers, device=device, seconds=seconds)
+    clip, chosen_device = clip or ClipSpec(), choose_device(device)
     train = train or TrainConfig(batch_size=8)
-    records, unreadable, source, short = _readable(root)
+    records, unreadable, source, short_side = _readable(root)
     train = replace(train, batch_size=min(train.batch_size, len(records)), accumulate=1, balanced=False)
     dataset = TrainingClips(records, clip, train, ["any"])
     cpu_cores = loader_workers(-1)
@@ -141,15 +139,15 @@ def bench_data(
         workers = [0, *(2**i for i in range(cpu_cores.bit_length()) if 2**i <= cpu_cores)]
     decoded = _decoding_rate(records, None, seconds)
     converted = _decoding_rate(records, dataset.short_side, seconds)
-    stages = _stages(dataset, place, seconds)
-    thrown = DecodedOnly(records, clip, train, ["any"])
+    milliseconds = _stage_milliseconds(dataset, chosen_device, seconds)
+    decode_only = DecodeOnlyClips(records, clip, train, ["any"])
     limit, rates = {}, {}
     for n in workers:  # in turns, so that another program that runs meanwhile slows both
-        limit[n] = _loading_rate(thrown, n, seconds)
+        limit[n] = _loading_rate(decode_only, n, seconds)
         rates[n] = _loading_rate(dataset, n, seconds)
-    bottleneck = max(stages, key=lambda stage: stages[stage])
+    bottleneck = max(milliseconds, key=lambda stage: milliseconds[stage])
     sampling = f"stride {clip.stride}" if clip.sampling == "dense" else "uniform"
-    return DataBench(
+    return LoadingSpeed(
         videos=len(records),
         unreadable=unreadable,
         source=source,
@@ -157,22 +155,25 @@ def bench_data(
         cpu_cores=cpu_cores,
         decoded=decoded,
         converted=converted,
-        milliseconds=stages,
+        milliseconds=milliseconds,
         clips=rates,
         limit=limit,
-        device=_device_words(place),
+        device=describe(chosen_device),
         bottleneck=bottleneck,
-        remedy=_remedy(bottleneck, rates, short, dataset.short_side),
+        advice=advise(bottleneck, rates, short_side, dataset.short_side),
     )
 
 
-def make_videos(folder: Path, amount: int = MADE[0], frames: int = MADE[1], size: tuple[int, int] = MADE[2:]) -> None:
-    """H.264 files with movement and grain, as hard to decode as camera pictures; the same on every machine."""
+def make_videos(folder: Path, amount: int = 16, frames: int = 150, size: tuple[int, int] = (340, 256)) -> None:
+    """Write H.264 files with movement and noise, as hard to decode as camera pictures; the same on every machine.
+
+    The default size (width, height) is that of Kinetics after the usual preparation.
+    """
     width, height = size
     for i in range(amount):
         rng = np.random.default_rng(i)
         scene = rng.integers(0, 256, (height // 8 + 9, width // 8 + 9, 3)).repeat(8, 0).repeat(8, 1)
-        grain = rng.integers(-6, 7, (height + 16, width + 16, 1))
+        noise = rng.integers(-6, 7, (height + 16, width + 16, 1))
         with av.open(str(folder / f"made_{i:02d}.mp4"), "w") as container:
             video = container.add_stream("libx264", rate=25)
             video.width, video.height, video.pix_fmt = width, height, "yuv420p"
@@ -182,33 +183,33 @@ def make_videos(folder: Path, amount: int = MADE[0], frames: int = MADE[1], size
                 down, across = (int(32 + 31 * math.sin(0.05 * t + phase)) for phase in (i, i + 1.6))
                 shift = rng.integers(0, 16, 2)
                 image = scene[down : down + height, across : across + width] // 2 + 64
-                image = image + grain[shift[0] : shift[0] + height, shift[1] : shift[1] + width]
+                image = image + noise[shift[0] : shift[0] + height, shift[1] : shift[1] + width]
                 container.mux(video.encode(av.VideoFrame.from_ndarray(image.astype(np.uint8), format="rgb24")))
             container.mux(video.encode())
 
 
 def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Record], list[str], str, int]:
-    """Some records, sentences about the unreadable among them, the usual video in words, its short side in pixels."""
+    """Some records, sentences about unreadable ones, a description of the median video, its short side in pixels."""
     if isinstance(root, str | os.PathLike):
         listed = [Record(path=path, name=path, label=0) for path in find_videos(root)]
     else:
         listed = [dataclasses.replace(record, label=0) for record in root]
     records, unreadable, infos = [], [], []
-    for record in listed[:: -(-len(listed) // LOOKED_AT) or 1]:
+    for record in listed[:: -(-len(listed) // MAX_VIDEOS) or 1]:
         try:
             infos.append(probe(record.path, depth=record.depth))
             records.append(record)
         except VideoError as error:
             unreadable.append(str(error))
     if not records:
-        where = os.fspath(root) if isinstance(root, str | os.PathLike) else "the list"
+        listing = os.fspath(root) if isinstance(root, str | os.PathLike) else "the list"
         raise GestaError(
-            f"{where}: no readable video to measure with; give a folder of videos, or none to have some made"
+            f"{listing}: no readable video to measure with; give a folder of videos, or none to have some made"
         )
-    middle = sorted(infos, key=lambda info: info.width * info.height)[len(infos) // 2]
+    median = sorted(infos, key=lambda info: info.width * info.height)[len(infos) // 2]
     frames = sorted(info.frames for info in infos)[len(infos) // 2]
-    words = f"typically {middle.width} x {middle.height}, {frames} frames, {middle.codec}"
-    return records, unreadable, words, min(middle.width, middle.height)
+    description = f"typically {median.width} x {median.height}, {frames} frames, {median.codec}"
+    return records, unreadable, description, min(median.width, median.height)
 
 
 def _decoding_rate(records: Sequence[Record], short_side: int | None, seconds: float) -> float:
@@ -228,11 +229,11 @@ def _decoding_rate(records: Sequence[Record], short_side: int | None, seconds: f
     raise AssertionError("cycle() does not end")
 
 
-class DecodedOnly(TrainingClips):
-    """Training clips of which nothing is kept: the pure decoding limit of a loader."""
+class DecodeOnlyClips(TrainingClips):
+    """Training clips whose frames are discarded after decoding: the pure decoding limit of a loader."""
 
     def views(self, index: int, select: Callable[[int], TrainingDraws]) -> tuple[Label, Tensor]:
-        """Open the file and decode what the clip needs, along the reader's own shortest way; ``(V, 0)``."""
+        """Open the file and decode what the clip needs, in the reader's own shortest way; ``(V, 0)``."""
         for record in filter(None, self.streams(index)):
             whole = dataclasses.replace(record, masks="")
             read_record_frames(
@@ -246,26 +247,26 @@ class DecodedOnly(TrainingClips):
 
 
 def _no_pixels(height: int, width: int) -> tuple[int, int, int, int]:
-    """A box of none."""
+    """An empty box."""
     return 0, 0, 0, 0
 
 
-def _stages(dataset: TrainingClips, device: torch.device, seconds: float) -> dict[str, float]:
-    """Milliseconds of one clip in this process; it is decoded alone, cropped only, and with all that is drawn."""
+def _stage_milliseconds(dataset: TrainingClips, device: torch.device, seconds: float) -> dict[str, float]:
+    """Milliseconds of one clip in this process; it is only decoded, then only cropped, then fully augmented."""
     config, spec = dataset.config, dataset.clip
-    less = replace(config.augment, rotate=0.0, color_jitter=0.0, hue=0.0, randaugment=0, erasing=0.0)
-    plain = TrainingClips(dataset.records, spec, replace(config, augment=less), ["any"])
-    thrown = DecodedOnly(dataset.records, spec, config, ["any"])
+    crop_only = replace(config.augment, rotate=0.0, color_jitter=0.0, hue=0.0, randaugment=0, erasing=0.0)
+    cropped_clips = TrainingClips(dataset.records, spec, replace(config, augment=crop_only), ["any"])
+    decode_only = DecodeOnlyClips(dataset.records, spec, config, ["any"])
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     times: dict[str, list[float]] = {"decode": [], "convert": [], "augment": [], "hand over": []}
     begin = time.perf_counter()
     for epoch, index in ((e, i) for e in itertools.count() for i in range(len(dataset))):
         start = time.process_time()
-        thrown[epoch, index]
+        decode_only[epoch, index]
         decoded = time.process_time()
-        video = plain[epoch, index]["video"]
+        video = cropped_clips[epoch, index]["video"]
         converted = time.process_time()
-        if less != config.augment:
+        if crop_only != config.augment:
             video = dataset[epoch, index]["video"]
         augmented = time.process_time()
         before = clock()
@@ -278,10 +279,11 @@ def _stages(dataset: TrainingClips, device: torch.device, seconds: float) -> dic
             times["hand over"].append(after - before)
         if time.perf_counter() - begin > seconds and times["decode"]:
             break
-    found = {stage: 1000 * statistics.median(values) / config.repeats for stage, values in times.items()}
-    found["augment"] = max(0.0, found["augment"] - found["convert"]) if less != config.augment else 0.0
-    found["convert"] = max(0.0, found["convert"] - found["decode"])
-    return found
+    medians = {stage: 1000 * statistics.median(values) / config.repeats for stage, values in times.items()}
+    # each measurement includes the one before it
+    medians["augment"] = max(0.0, medians["augment"] - medians["convert"]) if crop_only != config.augment else 0.0
+    medians["convert"] = max(0.0, medians["convert"] - medians["decode"])
+    return medians
 
 
 def _loading_rate(dataset: TrainingClips, workers: int, seconds: float) -> float:
@@ -291,11 +293,11 @@ def _loading_rate(dataset: TrainingClips, workers: int, seconds: float) -> float
         training_batches(dataset.records, config, epoch) for epoch in itertools.count()
     )
     begin, clips = 0.0, 0
-    waiting = 1 + 2 * workers  # batches that were loaded ahead say nothing about the rate
+    ahead = 1 + 2 * workers  # these batches were loaded before the measurement
     for number, batch in enumerate(training_loader(dataset, batches, workers)):
-        if number + 1 == waiting:
+        if number + 1 == ahead:
             begin = time.perf_counter()
-        elif number + 1 > waiting:
+        elif number + 1 > ahead:
             clips += batch["video"].shape[:2].numel()
             if time.perf_counter() - begin > seconds:
                 return clips / (time.perf_counter() - begin)
@@ -304,17 +306,25 @@ def _loading_rate(dataset: TrainingClips, workers: int, seconds: float) -> float
 
 def _hand_over(video: Tensor, spec: ClipSpec, device: torch.device) -> None:
     to_clips(video.to(device, non_blocking=True), spec)
-    _wait(device)
+    synchronize(device)
 
 
-def _remedy(bottleneck: str, rates: dict[int, float], short: int, needed: int) -> str:
+def advise(bottleneck: str, rates: dict[int, float], short_side: int, needed: int) -> str:
+    """What would make loading faster.
+
+    Args:
+        bottleneck: the stage that takes most.
+        rates: clips per second by number of worker processes.
+        short_side: of the videos in pixels.
+        needed: short side to which they are scaled for training.
+    """
     best = max(rates, key=lambda n: rates[n])
     text = (
-        f"with {best} loader process{'es' * (best != 1)} (train.workers) it gives {rates[best]:.1f} clips/s, "
-        "and a model that trains faster waits"
+        f"with {best} loader process{'es' * (best != 1)} (train.workers) the loader gives {rates[best]:.1f} clips/s, "
+        "and a model that trains faster waits for it"
     )
-    side = needed + needed % 2 if short > 1.25 * needed else short
-    smaller = f"with a short side of {side} instead of {short} pixels and " if side < short else ""
+    side = needed + needed % 2 if short_side > 1.25 * needed else short_side
+    smaller = f"with a short side of {side} instead of {short_side} pixels and " if side < short_side else ""
     command = f"gesta data prepare FOLDER COPY --short-side {side}"
     if bottleneck == "decode":
         return f"{text}; storing videos {smaller}with a key frame every second makes reading a clip cheaper ({command})"
