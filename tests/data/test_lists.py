@@ -12,7 +12,7 @@ import pytest
 from gesta.config import from_json, to_json
 from gesta.data.listfile import read_list
 from gesta.data.lists import Folder, Lists, read_class_names
-from gesta.data.locate import Finder, assign
+from gesta.data.locate import VideoFinder, split_by_hash
 from gesta.errors import GestaError
 
 
@@ -183,7 +183,7 @@ def test_several_labels_are_refused(write: Callable[..., str]) -> None:
     ("text", "message"),
     [
         ("", "the list is empty"),
-        ("label,youtube_id,time_start,time_end,split\nx,y,1,2,val\n", "stretches in seconds"),
+        ("label,youtube_id,time_start,time_end,split\nx,y,1,2,val\n", "segments in seconds"),
         ("original_vido_id video_id frame_id labels\nx 1 2 3\n", "names no files"),
         ("path,label\na.mp4,b.mp4,1\n", "line 2: 3 fields, but the header has 2"),
         ("one two three\nfour five\n", "cannot tell where paths end"),
@@ -266,7 +266,7 @@ def test_finder(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     frames(tmp_path / "B" / "z", 2)
     frames(tmp_path / "B" / "1.5", 2)
-    finder = Finder([str(tmp_path), str(tmp_path / "list")])
+    finder = VideoFinder([str(tmp_path), str(tmp_path / "list")])
 
     def found(entry: str) -> str | None:
         path = finder.find(entry)
@@ -280,7 +280,7 @@ def test_finder(tmp_path: Path) -> None:
     assert found("rel") == "list/rel.mp4" and found("z") is None and found("absent/z") is None
     assert finder.path("absent/z") == str(tmp_path / "absent/z")
     assert finder.find(str(tmp_path / "B" / "z.avi")) == str(tmp_path / "B" / "z.avi")
-    flat = Finder([str(tmp_path / "B")], flat=True)
+    flat = VideoFinder([str(tmp_path / "B")], flat=True)
     assert flat.find("Some_Class/z.avi") == str(tmp_path / "B" / "z.avi")
 
 
@@ -334,13 +334,13 @@ def test_lists(write: Callable[..., str], tmp_path: Path) -> None:
 
 def test_lists_hold_out_a_share_for_validation(write: Callable[..., str]) -> None:
     text = "".join(f"{c}{i}.mp4 {c}\n" for c in (0, 1) for i in range(20))
-    data = Lists(train=write(text), val_share=0.25)
+    data = Lists(train=write(text), val_fraction=0.25)
     train, val = data.records("train"), data.records("val")
     assert len(train) == 30 and [r.label for r in val].count(0) == 5 == [r.label for r in val].count(1)
     assert not {r.name for r in train} & {r.name for r in val}
-    assert {r.name for r in Lists(train=data.train, val_share=0.25, seed=1).records("val")} != {r.name for r in val}
-    with pytest.raises(GestaError, match="val_share"):
-        Lists(train=data.train, val_share=1.5).records("train")
+    assert {r.name for r in Lists(train=data.train, val_fraction=0.25, seed=1).records("val")} != {r.name for r in val}
+    with pytest.raises(GestaError, match="val_fraction"):
+        Lists(train=data.train, val_fraction=1.5).records("train")
 
 
 # --- Folder ----------------------------------------------------------------------------------------------------------
@@ -415,13 +415,14 @@ def test_folder_refusals(tmp_path: Path) -> None:
         Folder(root=str(tmp_path), val=0.6, test=0.6).classes()
 
 
-def test_assign() -> None:
+def test_split_by_hash() -> None:
     names = [f"v{i}" for i in range(10)]
-    splits = assign(names, 0.3, 0.2, 0)
+    splits = split_by_hash(names, 0.3, 0.2, 0)
     assert (splits.count("val"), splits.count("test"), splits.count("train")) == (3, 2, 5)
     shuffled = names[::-1]
-    assert dict(zip(shuffled, assign(shuffled, 0.3, 0.2, 0))) == dict(zip(names, splits))
-    assert assign(["only"], 0.5, 0.4, 0) == ["train"] and sorted(assign(["a", "b"], 0.1, 0.0, 0)) == ["train", "val"]
+    assert dict(zip(shuffled, split_by_hash(shuffled, 0.3, 0.2, 0))) == dict(zip(names, splits))
+    assert split_by_hash(["only"], 0.5, 0.4, 0) == ["train"]
+    assert sorted(split_by_hash(["a", "b"], 0.1, 0.0, 0)) == ["train", "val"]
     groups = ["g0"] * 4 + ["g1"] * 3 + ["g2"] * 3
-    parts = assign(names, 0.2, 0.0, 0, groups)
+    parts = split_by_hash(names, 0.2, 0.0, 0, groups)
     assert len({(g, s) for g, s in zip(groups, parts)}) == 3 and parts.count("val") in (3, 4)

@@ -13,7 +13,7 @@ from gesta.data.transforms import (
     crop_views,
     flip_targets,
     mix,
-    names_side,
+    names_a_side,
     rotation,
     test_short_side,
     training_short_side,
@@ -202,7 +202,7 @@ def test_erasing_takes_one_box_and_fills_it_with_normal_noise() -> None:
     ],
 )  # fmt: skip
 def test_words_of_sides(name: str, expected: bool) -> None:
-    assert names_side(name) is expected
+    assert names_a_side(name) is expected
 
 
 def test_flip_targets() -> None:

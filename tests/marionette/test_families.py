@@ -15,7 +15,7 @@ from gesta.cli import main
 from gesta.curation.check import check
 from gesta.curation.contact_sheet import contact_sheet
 from gesta.data.samples import read_record
-from gesta.data.transforms import flip_targets, names_side
+from gesta.data.transforms import flip_targets, names_a_side
 from gesta.errors import GestaError
 from gesta.marionette import filming
 from gesta.marionette.dataset import Marionette, make, plan
@@ -74,12 +74,12 @@ def test_left_and_right_are_mirrored_and_never_at_random(left: str, right: str) 
 def test_the_flip_of_training_knows_the_sides() -> None:
     names = list(FAMILIES["objects"])
     sided = {name for pair in MIRRORED["objects"].items() for name in pair}
-    assert {name for name in names if names_side(name)} == sided
+    assert {name for name in names if names_a_side(name)} == sided
     targets = flip_targets(names, MIRRORED["objects"])
     assert targets[names.index("push_left_to_right")] == names.index("push_right_to_left")
     assert targets[names.index("cover")] == names.index("cover")
     for family in set(FAMILIES) - {"objects"}:
-        assert not any(map(names_side, FAMILIES[family]))
+        assert not any(map(names_a_side, FAMILIES[family]))
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -14,7 +14,7 @@ from gesta.curation.describe import describe as describe
 from gesta.curation.workers import each
 from gesta.data.clips import span
 from gesta.data.lists import Folder
-from gesta.data.transforms import names_side
+from gesta.data.transforms import names_a_side
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.processes import loader_workers
@@ -306,7 +306,7 @@ def _labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str] | Non
 
 
 def _sides(classes: Sequence[str]) -> Iterator[Finding]:
-    for name in filter(names_side, classes):
+    for name in filter(names_a_side, classes):
         text = (
             f"class {name!r} names a side, so its clips are not mirrored in training; name its mirror image with "
             "--train.augment.flip-labels to have both mirrored"

@@ -18,20 +18,23 @@ class Failure(NamedTuple):
 
 
 class Sample(TypedDict):
-    """One record as a model's training or evaluation sees it."""
+    """One record as a model's training or evaluation sees it: V views of T frames, each of C x H x W pixels.
 
-    video: Tensor  # (V, T, C, H, W) uint8; C = 3 for each stream that the model eats
+    In training the views are ``TrainConfig.repeats`` differently augmented clips; in testing they are clips x crops.
+    """
+
+    video: Tensor  # (V, T, C, H, W) uint8; C = 3 for each stream that the model expects
     label: Label
     index: int  # position of the record in its list
-    failures: list[Failure]  # training: records skipped on the way to this one
-    partial: list[Failure]  # testing: this record, if a stream of it could not be read and is black
+    failures: list[Failure]  # in training: records that could not be read and were replaced by this one
+    partial: list[Failure]  # in testing: this record, if one of its streams could not be read and is black
 
 
 class Batch(TypedDict):
-    """Samples stacked: what a loader yields."""
+    """B samples stacked, on the CPU: what a loader yields."""
 
     video: Tensor  # (B, V, T, C, H, W) uint8
     label: dict[str, Tensor]  # per label space (B,) int64, -1 where unknown; a single space is called "label"
     index: Tensor  # (B,) int64
-    failures: list[Failure]
-    partial: list[Failure]  # of its samples
+    failures: list[Failure]  # of all its samples; in testing: records that could not be read and are not among the B
+    partial: list[Failure]  # of all its samples

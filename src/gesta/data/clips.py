@@ -67,8 +67,8 @@ def test_indices(
         raise ValueError(f"a test needs at least one clip, not {clips}")
     if spec.sampling == "uniform":
         count = 1 if coverage == "contiguous" else clips
-        places = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-        return torch.stack([_segments(n, spec.frames, place.expand(spec.frames)) for place in places])
+        fractions = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        return torch.stack([_segments(n, spec.frames, fraction.expand(spec.frames)) for fraction in fractions])
     spec = _shrunk(n, spec)
     last = max(n - span(spec), 0)
     if coverage == "contiguous":
@@ -121,10 +121,10 @@ def _dense(starts: Tensor, n: int, spec: ClipSpec, short_videos: ShortVideos) ->
     return indices % n if short_videos == "loop" else indices.clamp(max=n - 1)
 
 
-def _segments(n: int, frames: int, places: Tensor) -> Tensor:
-    """One frame of each of ``frames`` equal segments of ``n`` frames, at ``places`` in [0, 1) of the segment."""
-    begins = torch.arange(frames, dtype=torch.float64)
-    return ((begins + places) * n / frames).long().clamp(max=n - 1)
+def _segments(n: int, frames: int, fractions: Tensor) -> Tensor:
+    """One frame of each of ``frames`` equal segments of ``n`` frames, at ``fractions`` in [0, 1) of the segment."""
+    segments = torch.arange(frames, dtype=torch.float64)
+    return ((segments + fractions) * n / frames).long().clamp(max=n - 1)
 
 
 def _check(n: int, spec: ClipSpec) -> None:

@@ -1,8 +1,8 @@
 """List files as users of other libraries have them: text with or without header, CSV, JSON.
 
-Everything is read from the right, because only the path may hold blanks or the delimiter. What a column means is said
+Everything is read from the right, because only the path may hold blanks or the delimiter. What a column means is given
 by the caller or by a header, follows from the number of columns, or is proved on the videos; if none of these decides,
-the reader stops and says what it has to be told.
+the reader stops and asks for the option that decides it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from gesta.config import suggest
-from gesta.data.locate import Finder
+from gesta.data.locate import VideoFinder
 from gesta.errors import GestaError, VideoError
 from gesta.records import Record
 from gesta.video.find import VIDEOS
@@ -35,14 +35,16 @@ PATHS = ("path", "video_path", "video", "file_name", "filename", "file")
 LABELS = ("label", "class", "class_name")
 TIMES = frozenset(["start", "end", "time_start", "time_end", "start_time", "end_time", "t_start", "t_end"])
 
-FLAG = "(--columns after gesta data, --data.columns elsewhere)"
-PROOFS = 20  # videos whose frames are counted to prove what a column means
+COLUMNS_FLAG = "(--columns after gesta data, --data.columns elsewhere)"
+MAX_COUNTED = 20  # videos whose frames are counted to prove what a column means
+
+T = TypeVar("T")
 
 _INTEGER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListEntry:
     """One line of a list: ``label`` is a number or a name as written, start and end count from 0."""
 
     line: int
@@ -68,7 +70,7 @@ def read_list(
     Args:
         path: text (``path label``, any delimiter), CSV with a header, ``.json`` or ``.jsonl``.
         columns: what the columns are, see :data:`COLUMNS`; needed where a line has more than one number.
-        delimiter: between columns; found if not given.
+        delimiter: between columns; worked out if not given.
         root: folder that relative paths start from; else, and next, the list's own folder.
         class_names: in label order; without them labels are numbers, or the sorted names that the list itself has.
         label_base: number of the first class, 1 in lists that count from 1.
@@ -79,44 +81,44 @@ def read_list(
         Records in the order of the list; an unlabelled one (no label, or -1) has the label None.
 
     Raises:
-        GestaError: the list cannot be read, or not without being told more.
+        GestaError: the list cannot be read, or not without more options.
     """
-    finder = list_finder(path, root)
+    finder = finder_for_list(path, root)
     entries = read_entries(path, finder, columns, delimiter, frame_base)
     return to_records(path, entries, finder, class_names, label_base, label_from_folder)
 
 
-def list_finder(path: str, root: str) -> Finder:
+def finder_for_list(path: str, root: str) -> VideoFinder:
     """Where the entries of a list are looked up."""
-    return Finder([*([root] if root else []), os.path.dirname(path)])
+    return VideoFinder([*([root] if root else []), os.path.dirname(path)])
 
 
 def read_entries(
-    path: str, finder: Finder, columns: Sequence[str] = (), delimiter: str = "", frame_base: int = 0
-) -> list[Entry]:
+    path: str, finder: VideoFinder, columns: Sequence[str] = (), delimiter: str = "", frame_base: int = 0
+) -> list[ListEntry]:
     """The lines of a list; see :func:`read_list`."""
     _check_columns(columns)
     text = read_text(path)
     if path.lower().endswith((".json", ".jsonl")):
-        return _from_json(path, text)
+        return _parse_json(path, text)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise GestaError(f"{path}: the list is empty")
     first = lines[0][1]
-    mark = delimiter or next((d for d in ("\t", ",", ";") if d in first), " ")
-    header = [field.strip().strip('"').lower() for field in first.split(mark if mark != " " else None)]
+    header_delimiter = delimiter or next((d for d in ("\t", ",", ";") if d in first), " ")
+    fields = first.split(header_delimiter if header_delimiter != " " else None)
+    header = [field.strip().strip('"').lower() for field in fields]
     if header[0] in HEADERS:
-        return _with_header(path, header, lines[1:], mark)
-    bare = [line for _, line in lines]
-    delimiter = delimiter or _sniff(path, bare)
-    columns = columns or _infer(path, lines, delimiter, finder)
-    return [_entry(path, number, line, delimiter, columns, frame_base, finder) for number, line in lines]
+        return _parse_with_header(path, header, lines[1:], header_delimiter)
+    delimiter = delimiter or _find_delimiter(path, [line for _, line in lines])
+    columns = columns or _infer_columns(path, lines, delimiter, finder)
+    return [_parse_line(path, number, line, delimiter, columns, frame_base, finder) for number, line in lines]
 
 
 def to_records(
     path: str,
-    entries: Sequence[Entry],
-    finder: Finder,
+    entries: Sequence[ListEntry],
+    finder: VideoFinder,
     class_names: Sequence[str] | None,
     label_base: int = 0,
     label_from_folder: bool = False,
@@ -124,24 +126,24 @@ def to_records(
     """Look labels and paths up; see :func:`read_list`."""
     labels = [label_of(entry, label_from_folder) for entry in entries]
     numbers = [label for label in labels if isinstance(label, int)]
-    words = sorted({label for label in labels if isinstance(label, str)})
-    if numbers and words:
-        raise GestaError(f"{path}: some labels are numbers and some names ({words[0]!r}); write all in one way")
-    names = list(class_names) if class_names is not None else words
+    label_names = sorted({label for label in labels if isinstance(label, str)})
+    if numbers and label_names:
+        raise GestaError(f"{path}: some labels are numbers and some names ({label_names[0]!r}); write all in one way")
+    names = list(class_names) if class_names is not None else label_names
     if class_names is not None and numbers and not label_base and min(numbers) == 1 and max(numbers) == len(names):
         raise GestaError(
             f"{path}: labels run from 1 to {len(names)}, the number of classes, so they seem to count from 1: "
             "set label_base=1 (--label-base 1 after gesta data, --data.label-base 1 elsewhere)"
         )
-    known = {name: position for position, name in enumerate(names)}
-    loose: dict[str, int | None] = {}
-    for name, position in known.items():
-        loose[_loose(name)] = None if _loose(name) in loose else position
+    exact = {name: label for label, name in enumerate(names)}
+    normalised: dict[str, int | None] = {}  # None: ambiguous
+    for name, number in exact.items():
+        normalised[_normalised(name)] = None if _normalised(name) in normalised else number
     records = []
     for entry, label in zip(entries, labels):
         index: int | None = None
         if isinstance(label, str):
-            index = known.get(label, loose.get(_loose(label)))
+            index = exact.get(label, normalised.get(_normalised(label)))
             if index is None:
                 raise GestaError(
                     f"{path}, line {entry.line}: {label!r} is none of the {len(names)} classes{suggest(label, names)}"
@@ -160,7 +162,7 @@ def to_records(
     return records
 
 
-def label_of(entry: Entry, label_from_folder: bool) -> int | str | None:
+def label_of(entry: ListEntry, label_from_folder: bool) -> int | str | None:
     """The label of an entry as written, or its folder's name."""
     if entry.label is None and label_from_folder:
         return os.path.basename(os.path.dirname(os.path.normpath(entry.path))) or None
@@ -187,7 +189,7 @@ def _numbers(line: str, delimiter: str) -> int:
     return count
 
 
-def _sniff(path: str, lines: list[str]) -> str:
+def _find_delimiter(path: str, lines: list[str]) -> str:
     """The delimiter: one before a number in every line, else one that is equally often in every line."""
     for delimiter in ("\t", "::", ",", ";", " "):
         if all(_numbers(line, delimiter) for line in lines):
@@ -195,18 +197,18 @@ def _sniff(path: str, lines: list[str]) -> str:
     for delimiter in ("\t", "::", ",", ";"):
         if len({line.count(delimiter) for line in lines}) == 1 and delimiter in lines[0]:
             return delimiter
-    if all(len(line.split()) == 2 for line in lines) or all(_only_path(line) for line in lines):
+    if all(len(line.split()) == 2 for line in lines) or all(_is_path_only(line) for line in lines):
         return " "
     raise GestaError(
         f"{path}: cannot tell where paths end and labels begin; set the delimiter, or put labels in numbers"
     )
 
 
-def _only_path(line: str) -> bool:
+def _is_path_only(line: str) -> bool:
     return len(line.split()) == 1 or os.path.splitext(line)[1].lower() in VIDEOS
 
 
-def _infer(path: str, lines: Sequence[tuple[int, str]], delimiter: str, finder: Finder) -> tuple[str, ...]:
+def _infer_columns(path: str, lines: Sequence[tuple[int, str]], delimiter: str, finder: VideoFinder) -> tuple[str, ...]:
     """What the columns are, where that is certain."""
     counts = {line: _numbers(line, delimiter) for _, line in lines}
     if delimiter != " " and set(counts.values()) == {0, 1}:
@@ -215,41 +217,44 @@ def _infer(path: str, lines: Sequence[tuple[int, str]], delimiter: str, finder: 
         few, many = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
         raise GestaError(
             f"{path}: {many!r} has more numbers than {few!r}; lists with several labels per video are not supported, "
-            f"and if the numbers belong to the path, set columns to path label {FLAG}"
+            f"and if the numbers belong to the path, set columns to path label {COLUMNS_FLAG}"
         )
     numbers = counts[lines[0][1]]
     if numbers == 0:
-        return ("path",) if all(_only_path(line) for _, line in lines) else ("path", "label")
+        return ("path",) if all(_is_path_only(line) for _, line in lines) else ("path", "label")
     if numbers == 1:
         if len(lines) >= 3 and _counts_frames(lines, delimiter, ("path", "frames"), finder):
             raise GestaError(
                 f"{path}: the number behind each path is the video's number of frames, hence hardly its label; "
-                f"set columns to path frames {FLAG}, and label_from_folder if folders are classes, or to path label"
+                f"set columns to path frames {COLUMNS_FLAG}, and label_from_folder if folders are classes, or to path "
+                "label"
             )
         return ("path", "label")
     if numbers == 2 and _counts_frames(lines, delimiter, ("path", "frames", "label"), finder):
         return ("path", "frames", "label")
-    readings = {
+    possible_columns = {
         2: "path frames label (frames of the video) or path start label (first frame of the clip)",
         3: "path start end label (one past the last frame), path start last label (last frame included) or "
         "path offset frames label",
     }.get(numbers, "for instance path start last label skip")
     raise GestaError(
         f"{path}: {lines[0][1]!r} has {numbers} numbers behind the path, whose meaning the videos do not prove; "
-        f"set columns to {readings} {FLAG}"
+        f"set columns to {possible_columns} {COLUMNS_FLAG}"
     )
 
 
-def _counts_frames(lines: Sequence[tuple[int, str]], delimiter: str, columns: Sequence[str], finder: Finder) -> bool:
+def _counts_frames(
+    lines: Sequence[tuple[int, str]], delimiter: str, columns: Sequence[str], finder: VideoFinder
+) -> bool:
     """Whether the first number of the lines is proved to be the number of frames: by counting in the first videos."""
-    proved: dict[str, int] = {}
-    for _, line in lines[:PROOFS]:
+    counts: dict[str, int] = {}
+    for _, line in lines[:MAX_COUNTED]:
         fields = _split(line, delimiter, len(columns))
         video, count = finder.find(fields[0]), int(fields[1])
-        if video is None or proved.setdefault(video, count) != count:
+        if video is None or counts.setdefault(video, count) != count:
             return False
     try:
-        return all(_frames(video) == count for video, count in proved.items())
+        return all(_frames(video) == count for video, count in counts.items())
     except VideoError:
         return False
 
@@ -258,9 +263,9 @@ def _frames(video: str) -> int:
     return len(image_files(video)) if os.path.isdir(video) else probe(video).frames
 
 
-def _entry(
-    path: str, number: int, line: str, delimiter: str, columns: Sequence[str], frame_base: int, finder: Finder
-) -> Entry:
+def _parse_line(
+    path: str, number: int, line: str, delimiter: str, columns: Sequence[str], frame_base: int, finder: VideoFinder
+) -> ListEntry:
     fields = _split(line, delimiter, len(columns))
     if len(fields) != len(columns):
         raise GestaError(
@@ -295,7 +300,7 @@ def _entry(
         raise GestaError(
             f"{path}, line {number}: {line!r} gives frames {start} to {end}; correct the list, columns or frame_base"
         )
-    return Entry(number, fields[0], label, start, end)
+    return ListEntry(number, fields[0], label, start, end)
 
 
 def _check_columns(columns: Sequence[str]) -> None:
@@ -316,12 +321,14 @@ def _check_columns(columns: Sequence[str]) -> None:
 # --- with names ------------------------------------------------------------------------------------------------------
 
 
-def _with_header(path: str, header: list[str], lines: Sequence[tuple[int, str]], delimiter: str) -> list[Entry]:
+def _parse_with_header(
+    path: str, header: list[str], lines: Sequence[tuple[int, str]], delimiter: str
+) -> list[ListEntry]:
     paths, labels = ([name for name in known if name in header] for known in (PATHS, LABELS))
     if not paths or TIMES & set(header):
-        what = "gives stretches in seconds" if TIMES & set(header) else "names no files"
+        content = "gives segments in seconds" if TIMES & set(header) else "names no files"
         raise GestaError(
-            f"{path}: a list with the header {', '.join(header)} {what}, which is not supported; "
+            f"{path}: a list with the header {', '.join(header)} {content}, which is not supported; "
             "write a list of path and label"
         )
     entries = []
@@ -336,7 +343,7 @@ def _with_header(path: str, header: list[str], lines: Sequence[tuple[int, str]],
     return entries
 
 
-def _from_json(path: str, text: str) -> list[Entry]:
+def _parse_json(path: str, text: str) -> list[ListEntry]:
     try:
         if path.lower().endswith(".jsonl"):
             value: Any = [json.loads(line) for line in text.splitlines() if line.strip()]
@@ -359,13 +366,13 @@ def _from_json(path: str, text: str) -> list[Entry]:
     return [_named_entry(number, p, v) for number, (p, v) in enumerate(pairs, 1)]
 
 
-def _named_entry(number: int, path: str, label: Any) -> Entry:
+def _named_entry(number: int, path: str, label: Any) -> ListEntry:
     if isinstance(label, str):
         label = int(label) if _INTEGER.fullmatch(label.strip()) else label.strip() or None
-    return Entry(number, path.strip(), label)
+    return ListEntry(number, path.strip(), label)
 
 
-def _loose(name: str) -> str:
+def _normalised(name: str) -> str:
     """A class name without what lists write differently: case, blanks, underscores, hyphens."""
     return re.sub(r"[\s_+-]+", "", name).casefold()
 
@@ -380,3 +387,28 @@ def read_text(path: str) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace")
     return data.decode("utf-8-sig", errors="surrogateescape")  # names in other encodings stay what they are on the disk
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file, without blanks around them and without empty ones."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_rows(path: str) -> list[dict[str, Any]]:
+    """The rows of a CSV file with a header."""
+    return list(csv.DictReader(read_text(path).splitlines()))
+
+
+def read_json(path: str, expected: type[T]) -> T:
+    """The content of a JSON file of official annotations.
+
+    Raises:
+        GestaError: it is no JSON, or not of the expected type.
+    """
+    try:
+        value = json.loads(read_text(path))
+    except ValueError as error:
+        raise GestaError(f"{path}: is not valid JSON ({error}); get the lists again") from None
+    if not isinstance(value, expected):
+        raise GestaError(f"{path}: is not the official list; get the lists again")
+    return value

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 from gesta.config import config
-from gesta.data.listfile import Entry, label_of, list_finder, read_entries, read_text, to_records
+from gesta.data.listfile import ListEntry, finder_for_list, label_of, read_entries, read_text, to_records
 from gesta.data.listfile import read_list as read_list
-from gesta.data.locate import Finder, assign, hold_out
+from gesta.data.locate import VideoFinder, hold_out, split_by_class
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
 from gesta.video.find import find_videos, is_folder
@@ -33,8 +33,8 @@ class Folder(DataConfig):
 
     Attributes:
         root: the folder.
-        val: share of validation videos, where there is no folder of them.
-        test: share of test videos, where there is no folder of them.
+        val: fraction of validation videos, where there is no folder of them.
+        test: fraction of test videos, where there is no folder of them.
         seed: of the split.
     """
 
@@ -63,7 +63,7 @@ class Folder(DataConfig):
                 if os.path.isdir(os.path.join(folders[split], name))
                 for record in self._videos(folders[split], name, label)
             ]
-        chosen = []
+        training = []
         for label, name in enumerate(classes):
             records = self._videos(folders["train"], name, label)
             if not records:
@@ -71,10 +71,12 @@ class Folder(DataConfig):
                     f"{os.path.join(folders['train'], name)}: holds no video that is known by its suffix; "
                     "put the videos of this class there, or remove the folder"
                 )
-            val, test = (0.0 if part in folders else share for part, share in (("val", self.val), ("test", self.test)))
-            splits = assign([record.name for record in records], val, test, self.seed)
-            chosen += [record for record, part in zip(records, splits) if part == split]
-        return chosen
+            training += records
+        val, test = (
+            0.0 if part in folders else fraction for part, fraction in (("val", self.val), ("test", self.test))
+        )
+        splits = split_by_class(training, val, test, self.seed)
+        return [record for record, part in zip(training, splits) if part == split]
 
     def classes(self) -> list[str]:
         """Sorted names of the class folders."""
@@ -92,21 +94,21 @@ class Folder(DataConfig):
             raise GestaError(f"{self.root}: is not a folder; give one that holds a folder per class (--data.root DIR)")
         if not 0 <= self.val + self.test < 1 or min(self.val, self.test) < 0:
             raise GestaError(
-                f"data.val {self.val} and data.test {self.test} are shares of the videos, together below 1"
+                f"data.val {self.val} and data.test {self.test} are fractions of the videos, together below 1"
             )
-        found: dict[SplitName, str] = {}
+        folders: dict[SplitName, str] = {}
         for name in _subfolders(self.root):
             for split, names in SPLIT_FOLDERS.items():
                 if name.lower() in names:
-                    found.setdefault(split, os.path.join(self.root, name))
-        return found if "train" in found else {"train": self.root}
+                    folders.setdefault(split, os.path.join(self.root, name))
+        return folders if "train" in folders else {"train": self.root}
 
     def _videos(self, folder: str, name: str, label: int) -> list[Record]:
-        home = os.path.join(folder, name)
-        videos = find_videos(home)
-        if home in videos:
+        class_folder = os.path.join(folder, name)
+        videos = find_videos(class_folder)
+        if class_folder in videos:
             raise GestaError(
-                f"{home}: is one video as frames, not a class; use {self.root}/CLASS/{name}/ for its frames"
+                f"{class_folder}: is one video as frames, not a class; use {self.root}/CLASS/{name}/ for its frames"
             )
         return [Record(path=v, name=Path(v).relative_to(self.root).as_posix(), label=label) for v in videos]
 
@@ -127,11 +129,11 @@ class Lists(DataConfig):
         root: folder that relative paths start from; else, and next, each list's own folder.
         class_names: file of class names in label order; without it they are the names in the lists, or the numbers.
         columns: what the columns are (path, label, frames, start, end, last, offset, skip), where that is ambiguous.
-        delimiter: between columns; found if not given.
+        delimiter: between columns; worked out if not given.
         label_base: number of the first class.
         frame_base: number of the first frame in the columns start, end and last.
         label_from_folder: entries without a label have the name of their folder as label.
-        val_share: share of the training list that is held out for validation if there is no list for it.
+        val_fraction: fraction of the training list that is held out for validation if there is no list for it.
         seed: of this split.
     """
 
@@ -145,21 +147,21 @@ class Lists(DataConfig):
     label_base: int = 0
     frame_base: int = 0
     label_from_folder: bool = False
-    val_share: float = 0.0
+    val_fraction: float = 0.0
     seed: int = 0
 
     def records(self, split: SplitName) -> list[Record]:
         """The records of a list in its order; an empty list if there is none for the split."""
-        share = 0.0 if self.val else self.val_share
-        if not 0 <= share < 1:
-            raise GestaError(f"data.val_share {share} is a share of the training videos, below 1")
-        source = self.train if split == "val" and share else getattr(self, split)
+        fraction = 0.0 if self.val else self.val_fraction
+        if not 0 <= fraction < 1:
+            raise GestaError(f"data.val_fraction {fraction} is a fraction of the training videos, below 1")
+        source = self.train if split == "val" and fraction else getattr(self, split)
         if not source:
             return []
         entries, finder = self._entries(source)
         records = to_records(source, entries, finder, self.classes() or None, self.label_base, self.label_from_folder)
-        if share and split != "test":
-            return hold_out(records, [record.path for record in records], share, self.seed, split)
+        if fraction and split != "test":
+            return hold_out(records, [record.path for record in records], fraction, self.seed, split)
         return records
 
     def classes(self) -> list[str]:
@@ -175,8 +177,8 @@ class Lists(DataConfig):
             return [str(number) for number in range(self.label_base, max(numbers) + 1)]
         return sorted(str(label) for label in labels)
 
-    def _entries(self, source: str) -> tuple[list[Entry], Finder]:
-        finder = list_finder(source, self.root)
+    def _entries(self, source: str) -> tuple[list[ListEntry], VideoFinder]:
+        finder = finder_for_list(source, self.root)
         return read_entries(source, finder, self.columns, self.delimiter, self.frame_base), finder
 
 
@@ -228,8 +230,8 @@ def write_lists(
 
     Args:
         root: the folder; the lists are written into it, with paths relative to it.
-        val: share of validation videos, where there is no folder of them.
-        test: share of test videos, where there is no folder of them.
+        val: fraction of validation videos, where there is no folder of them.
+        test: fraction of test videos, where there is no folder of them.
         seed: of the split.
         by_folder: keep videos of one sub-folder of a class (a recording, a person) on one side, so that no video is
             tested whose sister was trained on.
@@ -241,21 +243,8 @@ def write_lists(
         GestaError: no folder per class, or a name that a list cannot hold.
     """
     data = Folder(root=root, val=val, test=test, seed=seed)
-    splits = {split: data.records(split) for split in SPLIT_FOLDERS}
-    if by_folder:
-        given = data.split_folders()
-        whole = splits["train"] + [r for s in SPLIT_FOLDERS if s != "train" and s not in given for r in splits[s]]
-        shares = (0.0 if "val" in given else val, 0.0 if "test" in given else test)
-        cut: dict[SplitName, list[Record]] = {split: splits[split] if split in given else [] for split in SPLIT_FOLDERS}
-        cut["train"] = []
-        for label in range(len(data.classes())):
-            records = sorted((r for r in whole if r.label == label), key=lambda record: record.path)
-            names = [os.path.relpath(record.path, given["train"]) for record in records]
-            groups = [name if name.count(os.sep) < 2 else os.path.dirname(name) for name in names]
-            for record, split in zip(records, assign(names, *shares, seed, groups)):
-                cut[split].append(record)
-        splits = cut
-    written = {}
+    splits = _split_by_folder(data) if by_folder else {split: data.records(split) for split in SPLIT_FOLDERS}
+    counts = {}
     for split, records in splits.items():
         path = os.path.join(root, f"{split}.txt")
         if not records:
@@ -268,7 +257,26 @@ def write_lists(
             lines.append(f"{record.name}{count} {record.label}\n")
         with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.writelines(lines)
-        written[os.path.basename(path)] = len(records)
+        counts[os.path.basename(path)] = len(records)
     with open(os.path.join(root, "classes.txt"), "w", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(f"{name}\n" for name in data.classes())
-    return written
+    return counts
+
+
+def _split_by_folder(data: Folder) -> dict[SplitName, list[Record]]:
+    """The records of each split, where videos of one sub-folder of a class stay together."""
+    folders = data.split_folders()
+    splits: dict[SplitName, list[Record]] = {split: [] for split in SPLIT_FOLDERS}
+    together = []  # what no folder of its own gives to a split
+    for split in SPLIT_FOLDERS:
+        if split in folders and split != "train":
+            splits[split] = data.records(split)
+        else:
+            together += data.records(split)
+    together.sort(key=lambda record: (record.label, record.path))
+    names = [os.path.relpath(record.path, folders["train"]) for record in together]
+    groups = [name if name.count(os.sep) < 2 else os.path.dirname(name) for name in names]
+    val, test = (0.0 if part in folders else fraction for part, fraction in (("val", data.val), ("test", data.test)))
+    for record, split in zip(together, split_by_class(together, val, test, data.seed, groups)):
+        splits[split].append(record)
+    return splits

@@ -74,11 +74,11 @@ def _balanced(records: Sequence[Record], generator: torch.Generator) -> list[int
     one_extra = set(torch.randperm(len(names), generator=generator)[: len(records) % len(names)].tolist())
     order: list[int] = []
     for position, name in enumerate(names):
-        share = len(records) // len(names) + (position in one_extra)
+        count = len(records) // len(names) + (position in one_extra)
         drawn: list[int] = []
-        while len(drawn) < share:
+        while len(drawn) < count:
             drawn += torch.randperm(len(groups[name]), generator=generator).tolist()
-        order += [groups[name][i] for i in drawn[:share]]
+        order += [groups[name][i] for i in drawn[:count]]
     return [order[i] for i in torch.randperm(len(order), generator=generator).tolist()]
 
 

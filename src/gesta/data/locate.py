@@ -1,17 +1,17 @@
-"""From what a list says to what lies on the disk, and from one list to splits of it."""
+"""Looking up on the disk what lists name, and splitting one list into training, validation and test videos."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gesta.errors import GestaError
 from gesta.records import Record, SplitName
-from gesta.video.find import VIDEOS
+from gesta.video.find import VIDEOS, is_folder
 
 
-class Finder:
+class VideoFinder:
     """Finds the videos that lists name, in one of several folders.
 
     An entry may be written without its suffix, and a video may lie there under another video suffix (a re-encoded
@@ -30,24 +30,25 @@ class Finder:
 
     def find(self, entry: str) -> str | None:
         """The path of a video, or None if it is not there."""
-        forms = [entry] if "\\" not in entry else [entry, entry.replace("\\", "/")]  # lists written on Windows
-        forms += [os.path.basename(os.path.normpath(forms[-1]))] * self.flat
-        for form in forms:
+        spellings = [entry] if "\\" not in entry else [entry, entry.replace("\\", "/")]  # lists written on Windows
+        if self.flat:
+            spellings.append(os.path.basename(os.path.normpath(spellings[-1])))
+        for spelling in spellings:
             for base in self.bases:
-                found = self._find(os.path.normpath(os.path.join(base, form)))
-                if found is not None:
-                    return found
+                path = self._find(os.path.normpath(os.path.join(base, spelling)))
+                if path is not None:
+                    return path
         return None
 
     def path(self, entry: str) -> str:
         """The path of a video, or where it should have been: reading it then fails by that name."""
-        found = self.find(entry)
-        return os.path.join(self.bases[0], entry) if found is None else found
+        path = self.find(entry)
+        return os.path.join(self.bases[0], entry) if path is None else path
 
     def _find(self, path: str) -> str | None:
         folder, name = os.path.split(path)
         candidates = self._listing(folder).get(_key(name), [])
-        if not candidates:
+        if not candidates:  # the folder may be written with other capitals
             parent = os.path.dirname(folder)
             cased = [n for n in self._listing(parent).get(_key(os.path.basename(folder)), []) if parent != folder]
             folder = next((f for n in cased if os.path.isdir(f := os.path.join(parent, n))), folder)
@@ -55,9 +56,11 @@ class Finder:
         if not candidates:
             return None
         stem = _stem(name)
-        return os.path.join(folder, min(candidates, key=lambda found: (found != name, _stem(found) != stem, found)))
+        best = min(candidates, key=lambda candidate: (candidate != name, _stem(candidate) != stem, candidate))
+        return os.path.join(folder, best)
 
     def _listing(self, folder: str) -> dict[str, list[str]]:
+        """The names in a folder, by what is the same under any suffix and capitals."""
         if folder not in self._listings:
             listing: dict[str, list[str]] = {}
             try:
@@ -70,22 +73,60 @@ class Finder:
         return self._listings[folder]
 
 
-def open_root(root: str, subfolders: tuple[str, ...]) -> Finder:
-    """Where a data set's clips are looked up: the root and those subfolders that exist; also in one flat folder."""
+def check_root(root: str) -> None:
+    """Refuse a data set's folder that does not exist.
+
+    Raises:
+        GestaError: it is not a folder.
+    """
     if not os.path.isdir(root):
-        raise GestaError(f"{root}: is not a folder; give the one that holds the clips (--data.root DIR)")
+        raise GestaError(f"{root}: is not a folder; give the one that holds the videos (--data.root DIR)")
+
+
+def open_root(root: str, subfolders: tuple[str, ...]) -> VideoFinder:
+    """Looks a data set's clips up in the root and those subfolders that exist; also where all lie in one folder."""
+    check_root(root)
     bases = [os.path.join(root, name) for name in subfolders]
-    return Finder([root, *filter(os.path.isdir, bases)], flat=True)
+    return VideoFinder([root, *filter(os.path.isdir, bases)], flat=True)
 
 
-def find_annotations(given: str, root: str, name: str, words: str) -> str:
-    """The folder of official lists: as given (itself or its subfolder ``name``), else in or beside the root."""
-    places = [os.path.join(given, name), given] if given else [os.path.join(root, name), os.path.join(root, "..", name)]
-    for place in places:
-        if os.path.isdir(place):
-            return place
+def entries_below(
+    root: str, depth: int, descend: Callable[[str], bool]
+) -> Iterator[tuple[str, os.DirEntry[str], bool]]:
+    """All files and folders below a folder.
+
+    Args:
+        root: the folder.
+        depth: how many folders below it are looked into.
+        descend: whether to look into a folder of this name.
+
+    Yields:
+        the folder it lies in, the entry, and whether it is a folder itself.
+    """
+    folders = [(root, 0)]
+    while folders:
+        folder, level = folders.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                entry_is_folder = is_folder(entry)
+                yield folder, entry, entry_is_folder
+                if entry_is_folder and level < depth and descend(entry.name):
+                    folders.append((entry.path, level + 1))
+
+
+def find_annotations(given: str, root: str, name: str, description: str) -> str:
+    """The folder of official lists: as given (itself or its subfolder ``name``), else in or beside the root.
+
+    Raises:
+        GestaError: it does not exist; the sentence calls it by ``description``.
+    """
+    beside = os.path.join(root, "..", name)
+    candidates = [os.path.join(given, name), given] if given else [os.path.join(root, name), beside]
+    for folder in candidates:
+        if os.path.isdir(folder):
+            return folder
     raise GestaError(
-        f"{places[-1]}: does not exist; unpack {words} there or give its folder with --data.annotations DIR"
+        f"{candidates[-1]}: does not exist; unpack {description} there or give its folder with --data.annotations DIR"
     )
 
 
@@ -101,17 +142,17 @@ def find_list(given: str, root: str, names: Sequence[str], required: bool = True
     Raises:
         GestaError: there is no such file, or no such root to look for it.
     """
-    if not given and not os.path.isdir(root):
-        raise GestaError(f"{root}: is not a folder; give the one that holds the clips (--data.root DIR)")
-    homes = [given] if given else [root, os.path.join(root, "..")]
-    for home in homes:
-        for folder in ("", "annotations", "labels"):
+    if not given:
+        check_root(root)
+    folders = [given] if given else [root, os.path.join(root, "..")]
+    for folder in folders:
+        for subfolder in ("", "annotations", "labels"):
             for name in names:
-                if os.path.isfile(path := os.path.join(home, folder, name)):
+                if os.path.isfile(path := os.path.join(folder, subfolder, name)):
                     return path
     if required:
         raise GestaError(
-            f"{homes[0]}: holds no {names[0]}; give the folder of the official lists with --data.annotations DIR"
+            f"{folders[0]}: holds no {names[0]}; give the folder of the official lists with --data.annotations DIR"
         )
     return ""
 
@@ -125,20 +166,20 @@ def _key(name: str) -> str:
     return _stem(name).casefold()
 
 
-def assign(
+def split_by_hash(
     names: Sequence[str], val: float, test: float, seed: int, groups: Sequence[str] | None = None
 ) -> list[SplitName]:
     """Split the videos of one class by the hash of their names.
 
     Videos are put in the order of ``hash(seed, group)``; the test split is taken from its front and the validation
     split from its end. So the split does not depend on the order of the list, and a video that is added moves at most
-    the videos at the two borders, never one from validation to test. A share above 0 gives at least one video, as long
-    as one is left for training.
+    the videos at the two borders, never one from validation to test. A fraction above 0 gives at least one video, as
+    long as one is left for training.
 
     Args:
         names: of the videos, unique.
-        val: share of validation videos.
-        test: share of test videos.
+        val: fraction of validation videos.
+        test: fraction of test videos.
         groups: of each video; a group is never divided. Every video by itself if not given.
 
     Returns:
@@ -151,26 +192,36 @@ def assign(
         members, key=lambda group: hashlib.blake2b(f"{seed}:{group}".encode(errors="surrogateescape")).digest()
     )
     splits: list[SplitName] = ["train"] * len(names)
-    shares: list[tuple[SplitName, float, int]] = [("test", test, 0), ("val", val, -1)]
-    for split, share, end in shares:
-        wanted = max(1, round(share * len(names))) if share > 0 else 0
-        while wanted > 0 and len(order) > 1:
+    fractions: list[tuple[SplitName, float, int]] = [("test", test, 0), ("val", val, -1)]
+    for split, fraction, end in fractions:
+        missing = max(1, round(fraction * len(names))) if fraction > 0 else 0
+        while missing > 0 and len(order) > 1:
             group = order.pop(end)
             for position in members[group]:
                 splits[position] = split
-            wanted -= len(members[group])
+            missing -= len(members[group])
+    return splits
+
+
+def split_by_class(
+    records: Sequence[Record], val: float, test: float, seed: int, groups: Sequence[str] | None = None
+) -> list[SplitName]:
+    """The split of each record, drawn for each class by itself; see :func:`split_by_hash`."""
+    by_label: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        by_label.setdefault(repr(record.label), []).append(index)
+    splits: list[SplitName] = ["train"] * len(records)
+    for indices in by_label.values():
+        names = [records[i].name for i in indices]
+        class_groups = None if groups is None else [groups[i] for i in indices]
+        for index, split in zip(indices, split_by_hash(names, val, test, seed, class_groups)):
+            splits[index] = split
     return splits
 
 
 def hold_out(
-    records: Sequence[Record], groups: Sequence[str], share: float, seed: int, split: SplitName
+    records: Sequence[Record], groups: Sequence[str], fraction: float, seed: int, split: SplitName
 ) -> list[Record]:
-    """The ``train`` or ``val`` part of training records: ``share`` of each class is held out, whole groups together."""
-    by_label: dict[str, list[int]] = {}
-    for index, record in enumerate(records):
-        by_label.setdefault(repr(record.label), []).append(index)
-    kept = set()
-    for indices in by_label.values():
-        names, parts = [records[i].name for i in indices], [groups[i] for i in indices]
-        kept |= {i for i, s in zip(indices, assign(names, share, 0.0, seed, parts)) if s == split}
-    return [record for index, record in enumerate(records) if index in kept]
+    """The ``train`` or ``val`` part of training records: a fraction of each class held out, whole groups together."""
+    splits = split_by_class(records, fraction, 0.0, seed, groups)
+    return [record for record, part in zip(records, splits) if part == split]

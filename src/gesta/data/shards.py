@@ -1,7 +1,7 @@
 """Labelled videos in tar files ("shards", WebDataset's convention), for storage on which many small files are slow.
 
 A sample is the members that share a name up to its first dot: ``000001.mp4`` the video, ``000001.cls`` its label as a
-number, ``000001.json`` with ``name`` and ``label``. They are read in any order, each by its place in the tar file
+number, ``000001.json`` with ``name`` and ``label``. They are read in any order, each by its offset in the tar file
 (:mod:`gesta.video.archive`), so training shuffles over all shards as it does over files.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from gesta.config import config
 from gesta.data.lists import SPLIT_FOLDERS, read_class_names
-from gesta.data.locate import assign
+from gesta.data.locate import split_by_class
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
 from gesta.video.archive import read_index
@@ -38,15 +38,15 @@ class Member(NamedTuple):
 class Shards(DataConfig):
     """Tar files of videos below a folder: ``root/*.tar``, or ``root/train/*.tar`` with ``val`` and ``test`` beside it.
 
-    The split's word may also begin the shards' names (``train-000000.tar``). What neither splits is split class by
+    The split's name may also begin the shards' names (``train-000000.tar``). What neither splits is split class by
     class, by a hash of the videos' names, as a folder of videos is.
 
     Attributes:
         root: the folder.
         class_names: file of class names in label order; else ``classes.txt`` in the root, else the names that the
             samples have, or their numbers.
-        val: share of validation videos, where there are no shards of them.
-        test: share of test videos, where there are no shards of them.
+        val: fraction of validation videos, where there are no shards of them.
+        test: fraction of test videos, where there are no shards of them.
         seed: of the split.
     """
 
@@ -67,15 +67,9 @@ class Shards(DataConfig):
         if split in shards and split != "train":
             return self._records(shards[split], classes)
         records = self._records(shards["train"], classes)
-        val, test = (0.0 if part in shards else share for part, share in (("val", self.val), ("test", self.test)))
-        by_label: dict[int | None, list[int]] = {}
-        for index, record in enumerate(records):
-            by_label.setdefault(record.label, []).append(index)  # type: ignore[arg-type]
-        chosen = set()
-        for indices in by_label.values():
-            parts = assign([records[i].name for i in indices], val, test, self.seed)
-            chosen |= {i for i, part in zip(indices, parts) if part == split}
-        return [record for index, record in enumerate(records) if index in chosen]
+        val, test = (0.0 if part in shards else fraction for part, fraction in (("val", self.val), ("test", self.test)))
+        splits = split_by_class(records, val, test, self.seed)
+        return [record for record, part in zip(records, splits) if part == split]
 
     def classes(self) -> list[str]:
         """The file's names, else all names or numbers that the samples have; empty if nothing is labelled."""
@@ -103,10 +97,10 @@ class Shards(DataConfig):
         return records
 
     def _shards(self) -> dict[SplitName, list[str]]:
-        """The tar files of each split; all are training shards if none is said to be."""
+        """The tar files of each split; all are training shards if none is called so."""
         if not self.root:
             raise GestaError("which shards? give the folder that holds the tar files: --data.root DIR")
-        found: dict[SplitName, list[str]] = {}
+        shards: dict[SplitName, list[str]] = {}
         paths = sorted(
             os.path.join(folder, name)
             for folder, _, names in os.walk(self.root, followlinks=True)
@@ -119,20 +113,18 @@ class Shards(DataConfig):
             )
         for path in paths:
             parts = os.path.relpath(path, self.root).split(os.sep)
-            words = [*parts[:-1], parts[-1].split("-")[0]]
+            name_parts = [*parts[:-1], parts[-1].split("-")[0]]
             for split, names in SPLIT_FOLDERS.items():
-                if any(word.lower() in names for word in words):
-                    found.setdefault(split, []).append(path)
+                if any(part.lower() in names for part in name_parts):
+                    shards.setdefault(split, []).append(path)
                     break
-        if "train" not in found:
-            return {"train": paths}
-        return found
+        return shards if "train" in shards else {"train": paths}
 
 
 def members(shard: str) -> list[Member]:
     """The samples of a shard that have a video, in its order."""
     index = read_index(shard)
-    found = []
+    samples = []
     for name in index.members:
         if os.path.splitext(name)[1].lower() not in VIDEOS:
             continue
@@ -141,15 +133,15 @@ def members(shard: str) -> list[Member]:
             note = json.loads(index.texts.get(f"{key}.json", "{}"))
             number = index.texts.get(f"{key}.cls", "").strip()
             label = int(number) if number else note.get("label")
-            written = str(note.get("name", name))
+            record_name = str(note.get("name", name))
         except (ValueError, AttributeError):
             raise GestaError(
                 f"{shard}#{key}: its .json or .cls cannot be read as a label; make this shard again"
             ) from None
         if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
             raise GestaError(f"{shard}#{key}: its label {label!r} is neither a number nor a class name; correct it")
-        found.append(Member(f"{shard}#{name}", written, label))
-    return found
+        samples.append(Member(f"{shard}#{name}", record_name, label))
+    return samples
 
 
 def write_shard(path: str, samples: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:

@@ -21,7 +21,7 @@ from gesta.model import ClipSpec
 from gesta.recipe import Augment, TrainConfig
 from gesta.records import by_space
 
-SIDES = frozenset(
+SIDE_WORDS = frozenset(
     ["left", "right", "leftward", "leftwards", "rightward", "rightwards"]
     + ["clockwise", "counterclockwise", "anticlockwise"]
 )
@@ -55,7 +55,7 @@ def augment(
 
     Args:
         streams: ``(T, C, H, W)`` uint8 each, decoded at :func:`training_short_side`. If their pictures differ in size,
-            the box of the first lies at the same shares of the others' height and width.
+            the box of the first lies at the same fractions of the others' height and width.
         spec: the model's size; its mean fills what RandAugment moves in, its mean and deviation make erasing's noise.
         flip: mirror the clip (drawn by the caller, because it may change the label; see :func:`flip_targets`).
         generator: on the CPU; the only source of randomness.
@@ -85,7 +85,7 @@ def _same_box(box: tuple[int, int, int, int], size: Sequence[int], other: Sequen
 
 
 def augment_box(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator) -> Tensor:
-    """The rest of :func:`augment` for a clip that is cut to its :func:`crop_box` ``(T, C, h, w)`` already."""
+    """What :func:`augment` does after cropping, to a clip that is cropped to its :func:`crop_box` ``(T, C, h, w)``."""
     mode = v2.InterpolationMode(config.interpolation)
     clip = F.resize(clip, [spec.size, spec.size], interpolation=mode, antialias=True)
     # NumPy brings channels that lie last to the front in half of torch's time, but not while it mirrors
@@ -96,7 +96,7 @@ def augment_box(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, gener
     if jitter and config.jitter_probability < 1:
         jitter = _uniform(0, 1, generator) < config.jitter_probability
     if jitter or config.randaugment:
-        with _randomness_of(generator):
+        with _global_generator(generator):
             if jitter:
                 clip = v2.ColorJitter(*[config.color_jitter] * 3, hue=config.hue)(clip)
             if config.randaugment:
@@ -111,7 +111,7 @@ def augment_box(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, gener
 def rotation(config: Augment, generator: torch.Generator) -> float:
     """Draw the angle in degrees, counter-clockwise, by which all frames of a clip are turned; 0 for none.
 
-    Nothing of the video is asked, so RGB and depth of one sample are turned alike by generators in the same state.
+    It does not depend on the video, so RGB and depth of one sample are turned alike by generators in the same state.
     """
     if not config.rotate:
         return 0.0
@@ -135,20 +135,20 @@ def crop_box(
             ratio = math.exp(_uniform(math.log(low), math.log(high), generator))
             down, across = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
             if 0 < down <= height and 0 < across <= width:
-                return (*_place(height - down, width - across, generator), down, across)
+                return (*_random_corner(height - down, width - across, generator), down, across)
         ratio = min(max(width / height, low), high)
         down, across = min(height, round(width / ratio)), min(width, round(height * ratio))
         return (height - down) // 2, (width - across) // 2, down, across
     if config.crop == "jitter":  # scaling to a short side and taking `size` pixels is taking more or fewer pixels now
         low, high = _jitter_sides(config, size)
-        share = _uniform(1 / high, 1 / low, generator) if config.inverse_uniform else 1 / _uniform(low, high, generator)
-        down = across = round(size * short * share)
+        scale = _uniform(1 / high, 1 / low, generator) if config.inverse_uniform else 1 / _uniform(low, high, generator)
+        down = across = round(size * short * scale)
     else:
         down = across = round(short * _uniform(*config.scale, generator))
         if config.independent_sides:
             across = round(short * _uniform(*config.scale, generator))
     down, across = (min(max(side, 1), short) for side in (down, across))
-    return (*_place(height - down, width - across, generator), down, across)
+    return (*_random_corner(height - down, width - across, generator), down, across)
 
 
 def flip_targets(classes: Sequence[str], pairs: dict[str, str]) -> list[int | None]:
@@ -161,7 +161,7 @@ def flip_targets(classes: Sequence[str], pairs: dict[str, str]) -> list[int | No
     Raises:
         GestaError: a pair names a class that does not exist, or a class is in two pairs.
     """
-    targets: list[int | None] = [None if names_side(name) else label for label, name in enumerate(classes)]
+    targets: list[int | None] = [None if names_a_side(name) else label for label, name in enumerate(classes)]
     partners: dict[str, str] = {}
     for pair in pairs.items():
         for name, partner in (pair, pair[::-1]):
@@ -173,10 +173,10 @@ def flip_targets(classes: Sequence[str], pairs: dict[str, str]) -> list[int | No
     return targets
 
 
-def names_side(name: str) -> bool:
+def names_a_side(name: str) -> bool:
     """Whether a class name holds a word that a mirror makes wrong (``TurnLeft``, ``swipe_right``; not ``bright``)."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    return any(word.lower() in SIDES for word in words)
+    return any(word.lower() in SIDE_WORDS for word in words)
 
 
 # --- test views ------------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def mix(
     classes: int | dict[str, int],
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a batch, one kind and one share for the whole batch.
+    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a batch, one of them and one weight for all its clips.
 
     Every clip is mixed with another one of the batch. CutMix's box is the same in all frames, and the targets are
     weighted by the pixels that are really exchanged.
@@ -227,27 +227,27 @@ def mix(
     sizes = by_space(classes)
     targets = {space: _one_hot(values, sizes[space]) for space, values in labels.items()}
     random = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-    chance, switch = random.random(2)
-    if not (config.mixup or config.cutmix) or chance >= config.mix_probability or len(clips) < 2:
+    whether, which = random.random(2)
+    if not (config.mixup or config.cutmix) or whether >= config.mix_probability or len(clips) < 2:
         return clips, targets
-    circle = random.permutation(len(clips))  # each takes its neighbour on a random circle, so none takes itself
+    cycle = random.permutation(len(clips))  # each takes its neighbour in a random cycle, so none takes itself
     order = torch.empty(len(clips), dtype=torch.int64)
-    order[torch.from_numpy(circle)] = torch.from_numpy(np.roll(circle, 1))
+    order[torch.from_numpy(cycle)] = torch.from_numpy(np.roll(cycle, 1))
     order = order.to(clips.device)
-    if config.cutmix and (not config.mixup or switch < config.mix_switch):
+    if config.cutmix and (not config.mixup or which < config.mix_switch):
         height, width = clips.shape[-2:]
-        half = math.sqrt(1 - random.beta(config.cutmix, config.cutmix)) / 2  # of the box's share of each side
+        half = math.sqrt(1 - random.beta(config.cutmix, config.cutmix)) / 2  # half of the box's side, as a fraction
         row, column = int(random.integers(height)), int(random.integers(width))
         down, across = int(half * height), int(half * width)
         top, bottom = max(row - down, 0), min(row + down, height)
         left, right = max(column - across, 0), min(column + across, width)
         mixed = clips.clone()
         mixed[..., top:bottom, left:right] = clips[..., top:bottom, left:right][order]
-        share = 1 - (bottom - top) * (right - left) / (height * width)
+        weight = 1 - (bottom - top) * (right - left) / (height * width)
     else:
-        share = random.beta(config.mixup, config.mixup)
-        mixed = torch.lerp(clips[order], clips, share)
-    return mixed, {space: torch.lerp(target[order], target, share) for space, target in targets.items()}
+        weight = random.beta(config.mixup, config.mixup)
+        mixed = torch.lerp(clips[order], clips, weight)
+    return mixed, {space: torch.lerp(target[order], target, weight) for space, target in targets.items()}
 
 
 def _one_hot(labels: Tensor, classes: int) -> Tensor:
@@ -270,7 +270,7 @@ def _erase(clip: Tensor, spec: ClipSpec, generator: torch.Generator) -> Tensor:
         ratio = math.exp(_uniform(math.log(0.3), -math.log(0.3), generator))
         down, across = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < down < height and 0 < across < width:
-            top, left = _place(height - down, width - across, generator)
+            top, left = _random_corner(height - down, width - across, generator)
             mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
             noise = torch.randn((len(clip), 3, down, across), generator=generator) * std + mean
             clip = clip.clone()
@@ -292,8 +292,8 @@ def _uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
-def _place(down: int, across: int, generator: torch.Generator) -> tuple[int, int]:
-    """A random corner (top, left) with ``down`` and ``across`` pixels of play."""
+def _random_corner(down: int, across: int, generator: torch.Generator) -> tuple[int, int]:
+    """A random corner (top, left), up to ``down`` rows and ``across`` columns from the first."""
     return (
         int(torch.randint(down + 1, (), generator=generator)),
         int(torch.randint(across + 1, (), generator=generator)),
@@ -301,7 +301,7 @@ def _place(down: int, across: int, generator: torch.Generator) -> tuple[int, int
 
 
 @contextmanager
-def _randomness_of(generator: torch.Generator) -> Iterator[None]:
+def _global_generator(generator: torch.Generator) -> Iterator[None]:
     """Let torchvision's transforms, which know the global generator only, draw from ours; it is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))

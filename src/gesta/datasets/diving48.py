@@ -34,7 +34,7 @@ class Diving48(DataConfig):
         annotations: folder of ``Diving48_V2_train.json``, ``Diving48_V2_test.json`` and ``Diving48_vocab.json``; by
             default the root, its folder ``annotations`` or ``labels``, or the same beside it.
         version: 2, or 1 for the lists that older papers used (``Diving48_train.json`` …).
-        val: share of the training clips that is held out for validation, whole source videos together. The data set
+        val: fraction of the training clips that is held out for validation, whole source videos together. The data set
             has no validation split of its own, so 0 means none.
         seed: of that split.
     """

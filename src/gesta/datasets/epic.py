@@ -10,7 +10,7 @@ from typing import Any
 
 from gesta.config import config
 from gesta.data.listfile import read_text
-from gesta.data.locate import Finder, find_list
+from gesta.data.locate import VideoFinder, find_list
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
 from gesta.video.images import holds_frames
@@ -65,7 +65,7 @@ class EPICKitchens(DataConfig):
         if not path:
             return []
         sizes = {space: len(names) for space, names in self.classes().items()}
-        trimmed, places = Finder([self.root, os.path.join(self.root, "clips")]), Finder([self.root])
+        trimmed, places = VideoFinder([self.root, os.path.join(self.root, "clips")]), VideoFinder([self.root])
         whole: dict[str, str] = {}
         records = []
         for row in csv.DictReader(read_text(path).splitlines()):
@@ -133,7 +133,7 @@ class EPICKitchens(DataConfig):
         return find_list(self.annotations, self.root, (name,), required)
 
 
-def _whole(finder: Finder, root: str, video: str) -> str:
+def _whole(finder: VideoFinder, root: str, video: str) -> str:
     """The folder of frames of a video, or the video."""
     person = video.split("_")[0]
     frames = [f"{person}/rgb_frames/{video}", f"rgb_frames/{video}", f"{person}/{video}", video]

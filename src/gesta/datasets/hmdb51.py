@@ -27,7 +27,7 @@ class HMDB51(DataConfig):
         root: folder of the clips.
         annotations: folder of the lists; by default ``testTrainMulti_7030_splits`` in or beside the root.
         split: official split, 1 to 3.
-        val: share of the training clips that is held out for validation, all clips of one film together. The data set
+        val: fraction of the training clips that is held out for validation, all clips of one film together. The data set
             has no validation split of its own, so 0 means none.
         seed: of that split.
     """

@@ -7,7 +7,7 @@ import re
 
 from gesta.config import config
 from gesta.data.listfile import read_text
-from gesta.data.locate import Finder, find_list
+from gesta.data.locate import VideoFinder, find_list
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName, files_of_modality
 from gesta.video.depth import Encoding, Modalities, depth_settings, streams_of
@@ -59,7 +59,7 @@ class IsoGD(DataConfig):
         if not os.path.isdir(self.root):
             raise GestaError(f"{self.root}: is not a folder; give the one that holds the videos (--data.root DIR)")
         # the splits count from 1 each, so a bare file name says nothing
-        finder = Finder([self.root, *(os.path.join(self.root, name) for name in (*FOLDERS, "IsoGD_Image"))])
+        finder = VideoFinder([self.root, *(os.path.join(self.root, name) for name in (*FOLDERS, "IsoGD_Image"))])
         path = self._list(split)
         if not path:
             return []
@@ -90,7 +90,7 @@ class IsoGD(DataConfig):
         return find_list(self.annotations, self.root, names, required=split == "train")
 
 
-def _path(finder: Finder, entry: str, split: str) -> str:
+def _path(finder: VideoFinder, entry: str, split: str) -> str:
     """A video, or its folder of frames as the usual scripts extract them."""
     stem = os.path.splitext(os.path.basename(entry))[0]
     frames = f"{split}_image/{'RGB' if stem.startswith('M') else 'Depth'}/{stem}"

@@ -28,7 +28,7 @@ class UCF101(DataConfig):
         root: folder of the clips.
         annotations: folder of ``classInd.txt`` and the lists; by default ``ucfTrainTestlist`` in or beside the root.
         split: official split, 1 to 3.
-        val: share of the training clips that is held out for validation, whole groups (source videos) together. The
+        val: fraction of the training clips that is held out for validation, whole groups (source videos) together. The
             data set has no validation split of its own, so 0 means none.
         seed: of that split.
     """
