@@ -1,41 +1,45 @@
-"""Diving48 (Li, Li, Vasconcelos 2018): 48 kinds of dives, told apart by takeoff, somersaults, twists and position."""
+"""Diving48: 48 classes of competitive dives, which differ by takeoff, somersaults, twists and position.
+
+Source: Li, Li, Vasconcelos, "RESOUND: Towards Action Recognition without Representation Bias", ECCV 2018.
+
+Protocol: official lists, of version 2 with 15 027 training and 1970 test clips. Version 2 (October 2020) corrected
+many labels of version 1 and dropped bad clips; numbers of the two cannot be compared. There is no validation split;
+``val`` holds some of the training clips out. Frame rates differ (25 to 60), so clips are best sampled uniformly.
+
+Classes: numbered by the vocabulary file; class 30 occurs in neither list of version 2.
+
+Layout on disk: clips as ``<vid_name>.mp4``, under another video suffix, or as folders of frames of that name, in the
+root or in its subfolder rgb, videos or rawframes.
+"""
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from gesta.config import config
-from gesta.data.listfile import read_text
+from gesta.data.listfile import read_json
 from gesta.data.locate import find_list, hold_out, open_root
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
 
 NAMES = {1: "Diving48", 2: "Diving48_V2"}
-"""What the lists of a version are called."""
+"""How the lists of each version begin their names."""
 
 ATTRIBUTES = ("takeoff", "somersault", "twist", "position")
-"""What the columns of the vocabulary are."""
+"""Columns of the vocabulary."""
 
 
 @config
 class Diving48(DataConfig):
-    """Diving48 by its official lists; version 2 has 15 027 training and 1970 test clips.
+    """Diving48 by its official lists.
 
-    Version 2 (October 2020) corrected many labels of version 1 and dropped bad clips; numbers of the two cannot be
-    compared. Of its 48 classes, numbered by the vocabulary, class 30 occurs in neither list. The clips' frame rates
-    differ (25 to 60), so clips are best sampled uniformly.
-
-    The clips are ``<vid_name>.mp4``, other suffixes or folders of frames of that name, in ``root`` or in its subfolder
-    rgb, videos or rawframes. Every clip of the lists is a record; one that is not on the disk fails when it is read.
+    Every clip of the lists is a record; one not on the disk fails when it is read.
 
     Attributes:
         root: folder of the clips.
         annotations: folder of ``Diving48_V2_train.json``, ``Diving48_V2_test.json`` and ``Diving48_vocab.json``; by
             default the root, its folder ``annotations`` or ``labels``, or the same beside it.
         version: 2, or 1 for the lists that older papers used (``Diving48_train.json`` …).
-        val: fraction of the training clips that is held out for validation, whole source videos together. The data set
-            has no validation split of its own, so 0 means none.
+        val: fraction of the training clips that is held out for validation, whole source videos together; 0 means no
+            validation split.
         seed: of that split.
     """
 
@@ -59,7 +63,7 @@ class Diving48(DataConfig):
         path = self._list(f"{NAMES[self.version]}_{'test' if split == 'test' else 'train'}.json")
         classes = len(self.classes())
         records = []
-        for item in _json(path):
+        for item in read_json(path, list):
             try:
                 name, label = str(item["vid_name"]), int(item["label"])
             except (KeyError, TypeError, ValueError):
@@ -70,31 +74,21 @@ class Diving48(DataConfig):
             records.append(Record(path=finder.path(f"{name}.mp4"), name=name, label=label))
         if self.val and split != "test":
             # names are a YouTube identifier of 11 characters, which may hold "_" and "-", and a number
-            groups = [record.name[:11] for record in records]
-            return hold_out(records, groups, self.val, self.seed, split)
+            source_videos = [record.name[:11] for record in records]
+            return hold_out(records, source_videos, self.val, self.seed, split)
         return records
 
     def classes(self) -> list[str]:
         """The 48 names in the order of the vocabulary: ``Back 15som 05Twis FREE`` is 1.5 somersaults, half a twist."""
         path = self._list("Diving48_vocab.json")
-        names = [" ".join(parts) for parts in _json(path) if isinstance(parts, list)]
+        names = [" ".join(parts) for parts in read_json(path, list) if isinstance(parts, list)]
         if not names:
             raise GestaError(f"{path}: is not the official vocabulary; get the lists again")
         return names
 
     def attributes(self) -> dict[str, list[str]]:
-        """What the four words of a class's name are; a dive is right where all of them are."""
+        """The four parts of each class's name by attribute; a dive is right where all of them are."""
         return dict(zip(ATTRIBUTES, (list(values) for values in zip(*(name.split() for name in self.classes())))))
 
     def _list(self, name: str) -> str:
         return find_list(self.annotations, self.root, (name,))
-
-
-def _json(path: str) -> list[Any]:
-    try:
-        value = json.loads(read_text(path))
-    except ValueError as error:
-        raise GestaError(f"{path}: is not valid JSON ({error}); get the lists again") from None
-    if not isinstance(value, list):
-        raise GestaError(f"{path}: is not the official list; get the lists again")
-    return value

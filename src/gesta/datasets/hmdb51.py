@@ -1,4 +1,15 @@
-"""HMDB-51 (Kuehne et al. 2011): 51 classes, 6766 clips, three official splits."""
+"""HMDB-51: 51 classes of actions, 6766 clips, most of them from films.
+
+Source: Kuehne et al., "HMDB: A Large Video Database for Human Motion Recognition", ICCV 2011.
+
+Protocol: three official splits of 70 training and 30 test clips per class; accuracies are often the mean of the three.
+There is no validation split; ``val`` holds some of the training clips out.
+
+Classes: in alphabetical order. A clip's class is that of the list file ``<class>_test_split<n>.txt``.
+
+Layout on disk: clips as ``class/clip.avi`` or all in one folder, under another video suffix, or as folders of frames,
+in the root or in its subfolder hmdb51_org, videos or rawframes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +17,7 @@ import os
 from collections.abc import Iterator
 
 from gesta.config import config
-from gesta.data.listfile import read_text
+from gesta.data.listfile import read_lines
 from gesta.data.locate import find_annotations, hold_out, open_root
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
@@ -17,18 +28,16 @@ CODES: dict[SplitName, str] = {"train": "1", "val": "1", "test": "2"}
 
 @config
 class HMDB51(DataConfig):
-    """HMDB-51 by its official lists (``<class>_test_split<n>.txt``, 70 training and 30 test clips per class).
+    """HMDB-51 by its official lists.
 
-    Classes are in alphabetical order; a clip's class is that of the list file. Every clip of the lists is a record; one
-    that is not on the disk fails when it is read. The clips may lie as ``class/clip.avi`` or all in one folder, under
-    another video suffix, or as folders of frames, in ``root`` or in its subfolder hmdb51_org, videos or rawframes.
+    Every clip of the lists is a record; one not on the disk fails when it is read.
 
     Attributes:
         root: folder of the clips.
         annotations: folder of the lists; by default ``testTrainMulti_7030_splits`` in or beside the root.
         split: official split, 1 to 3.
-        val: fraction of the training clips that is held out for validation, all clips of one film together. The data set
-            has no validation split of its own, so 0 means none.
+        val: fraction of the training clips that is held out for validation, all clips of one film together; 0 means no
+            validation split.
         seed: of that split.
     """
 
@@ -49,7 +58,7 @@ class HMDB51(DataConfig):
         finder = open_root(self.root, ("hmdb51_org", "videos", "rawframes"))
         records, films = [], []
         for label, (name, path) in enumerate(self._files()):
-            for line in filter(None, map(str.strip, read_text(path).splitlines())):
+            for line in read_lines(path):
                 clip, _, code = line.rpartition(" ")
                 if code not in ("0", "1", "2") or not clip:
                     raise GestaError(f"{path}: {line!r} is not a line of the official list; get the lists again")

@@ -1,4 +1,18 @@
-"""ChaLearn LAP IsoGD (Wan et al. 2016): 249 gestures as pairs of an RGB and a depth video."""
+"""IsoGD (ChaLearn LAP): 249 classes of gestures as pairs of an RGB and a depth video.
+
+Source: Wan et al., "ChaLearn Looking at People RGB-D Isolated and Continuous Datasets for Gesture Recognition", CVPR
+Workshops 2016.
+
+Protocol: official lists of 35 878 training, 5784 validation and 6271 test pairs, subjects kept apart. Videos have 8 to
+10 frames per second and 2 to 405 frames: sample clips uniformly. Depth is 8-bit grey, near dark and far bright, scaled
+per recording and not in millimetres; its stored luma is read as it is.
+
+Classes: gestures have no names, only numbers from 1 on, and distinguish hands: do not mirror.
+
+Layout on disk: ``train/001/M_00001.avi`` (RGB) and ``K_00001.avi`` (depth), with other suffixes or as folders of
+frames, in the root or in its subfolders IsoGD_phase_1 and IsoGD_phase_2, or as ``train_image/RGB/M_00001/`` and
+``train_image/Depth/K_00001/`` in the root or its subfolder IsoGD_Image.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +20,8 @@ import os
 import re
 
 from gesta.config import config
-from gesta.data.listfile import read_text
-from gesta.data.locate import VideoFinder, find_list
+from gesta.data.listfile import read_lines
+from gesta.data.locate import VideoFinder, check_root, find_list
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName, files_of_modality
 from gesta.video.depth import Encoding, Modalities, depth_settings, streams_of
@@ -21,18 +35,10 @@ _LINE = re.compile(r"(?P<rgb>\S*M_\d{5}\.avi) (?P<depth>\S*K_\d{5}\.avi)(?: (?P<
 
 @config
 class IsoGD(DataConfig):
-    """IsoGD by its official lists: 35 878 training, 5784 validation and 6271 test pairs, subjects kept apart.
+    """IsoGD by its official lists.
 
     A record is one of a pair's two videos, or both; its name is the pair's (``train/001/00001``) in either case, so
-    that results can be fused. Every pair of the lists is a record; one that is not on the disk fails when read.
-    Videos of 8 to 10 frames per second and 2 to 405 frames: sample clips uniformly.
-
-    Depth is 8-bit grey, near dark and far bright, scaled per recording and not in millimetres; its stored luma is read
-    as it is. Gestures have no names, only numbers from 1 on, and distinguish hands: do not mirror.
-
-    The videos are ``train/001/M_00001.avi`` (RGB) and ``K_00001.avi`` (depth), with other suffixes or as folders of
-    frames, in ``root`` or in its subfolders IsoGD_phase_1 and IsoGD_phase_2, or as ``train_image/RGB/M_00001/`` and
-    ``train_image/Depth/K_00001/`` in root or its subfolder IsoGD_Image.
+    that results can be fused. Every pair of the lists is a record; one that is not on the disk fails when it is read.
 
     Attributes:
         root: folder of the videos.
@@ -56,16 +62,15 @@ class IsoGD(DataConfig):
             GestaError: a folder or list is missing, or a list is not the official one.
         """
         depth = depth_settings(self.modality, self.depth_encoding, (0, 1))
-        if not os.path.isdir(self.root):
-            raise GestaError(f"{self.root}: is not a folder; give the one that holds the videos (--data.root DIR)")
+        check_root(self.root)
         # the splits count from 1 each, so a bare file name says nothing
         finder = VideoFinder([self.root, *(os.path.join(self.root, name) for name in (*FOLDERS, "IsoGD_Image"))])
         path = self._list(split)
         if not path:
             return []
-        labels = _numbered(self.test_labels) if split == "test" and self.test_labels else None
+        labels = _read_test_labels(self.test_labels) if split == "test" and self.test_labels else None
         records = []
-        for line in filter(None, map(str.strip, read_text(path).splitlines())):
+        for line in read_lines(path):
             match = _LINE.fullmatch(line)
             label = int(match["label"] or 0) if match else 0  # 0 and none: not released
             if match is None or label > CLASSES or (split == "train" and not label):
@@ -76,7 +81,7 @@ class IsoGD(DataConfig):
                     raise GestaError(f"{self.test_labels}: has no line for {match['rgb']}; get the list again")
                 label = labels[number] + 1
             folder = os.path.dirname(match["rgb"])
-            paths = {kind: _path(finder, match[kind], folder.split("/")[0]) for kind in streams_of(self.modality)}
+            paths = {stream: _path(finder, match[stream], folder.split("/")[0]) for stream in streams_of(self.modality)}
             files = files_of_modality(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
             records.append(Record(**files, name=f"{folder}/{number}", label=label - 1 if label else None))
         return records
@@ -97,10 +102,10 @@ def _path(finder: VideoFinder, entry: str, split: str) -> str:
     return finder.find(entry) or finder.find(frames) or os.path.join(finder.bases[0], entry)
 
 
-def _numbered(path: str) -> dict[str, int]:
+def _read_test_labels(path: str) -> dict[str, int]:
     """Number of the pair → label from 0 on."""
     labels = {}
-    for line in filter(None, map(str.strip, read_text(path).splitlines())):
+    for line in read_lines(path):
         match = re.fullmatch(r".*[MK]_(\d{5})/? \d+ (\d+)", line)
         if match is None or int(match[2]) >= CLASSES:
             raise GestaError(f"{path}: {line!r} is not '…/M_00001 frames label' with a label from 0 on; correct it")

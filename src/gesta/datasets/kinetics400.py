@@ -1,19 +1,32 @@
-"""Kinetics-400 (Kay et al. 2017): 400 classes, about 240 000 training and 20 000 validation clips of 10 s."""
+"""Kinetics-400: 400 classes of actions, about 240 000 training and 20 000 validation clips of 10 s from YouTube.
+
+Source: Kay et al., "The Kinetics Human Action Video Dataset", 2017.
+
+Protocol: official lists (``label,youtube_id,time_start,time_end,split``); accuracies are of the validation list. Clips
+have vanished from YouTube since the lists were made, so a result says on how many of the 19 906 validation clips it
+rests. A list of the test split may be there, without labels.
+
+Classes: in alphabetical order, or in that of a file for weights that number them in another way.
+
+Layout on disk: a clip is known by its name, ``<id>_<start>_<end>`` or the bare id of reduced copies, wherever it lies
+up to three folders below the root: in folders of classes however spelt, or all in one folder; as a video of any
+suffix, or as a folder of frames. One in a folder ``replacement…`` (of the mirrors, for their broken files) is
+preferred. Folders named after another split are not looked into.
+"""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Collection
 
 from gesta.config import config, suggest
-from gesta.data.listfile import read_text
+from gesta.data.listfile import read_rows
 from gesta.data.lists import read_class_names
-from gesta.data.locate import find_list
+from gesta.data.locate import check_root, entries_below, find_list
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
-from gesta.video.find import VIDEOS, is_folder
+from gesta.video.find import VIDEOS
 
 LISTS: dict[SplitName, tuple[str, ...]] = {
     "train": ("kinetics-400_train.csv", "train.csv"),
@@ -22,7 +35,7 @@ LISTS: dict[SplitName, tuple[str, ...]] = {
 }
 """Names of the official lists at the sources that hand them out."""
 
-DEPTH = 3
+MAX_DEPTH = 3
 """Folders between the root and a clip: ``k400/val/class/clip.mp4``."""
 
 _SPLIT = re.compile(r"(?:.*[_-])?(train|val|test)(?:idate|idation)?(?:[_-].*|\d*)", re.IGNORECASE)
@@ -31,16 +44,9 @@ _CLIP = re.compile(r".{11}_\d{6}_\d{6}")
 
 @config
 class Kinetics400(DataConfig):
-    """Kinetics-400 by its official lists (``label,youtube_id,time_start,time_end,split``).
+    """Kinetics-400 by its official lists.
 
-    Classes are in alphabetical order. Clips have vanished from YouTube since the lists were made; every clip of the
-    lists is a record, and one that is not on the disk fails when it is read, so a result says on how many of the
-    19 906 validation clips a number rests.
-
-    A clip is known by its name, ``<id>_<start>_<end>`` or the bare id of reduced copies, wherever it lies up to three
-    folders below the root: in folders of classes however spelt, or flat; as a video of any suffix, or as a folder of
-    frames. One in a folder ``replacement…`` (of the mirrors, for their broken files) is preferred. Folders named after
-    another split are not looked into.
+    Every clip of the lists is a record; one not on the disk fails when it is read.
 
     Attributes:
         root: folder of the clips.
@@ -58,17 +64,16 @@ class Kinetics400(DataConfig):
         Raises:
             GestaError: a folder or list is missing, or a list is not an official one.
         """
-        if not os.path.isdir(self.root):
-            raise GestaError(f"{self.root}: is not a folder; give the one that holds the clips (--data.root DIR)")
+        check_root(self.root)
         rows = self._rows(split, required=split != "test")
         labels = {name: label for label, name in enumerate(self.classes())}
-        there = _find(self.root, split, {name for row in rows for name in (row[1], row[1][:11])})
+        paths = _find(self.root, split, {name for row in rows for name in (row[1], row[1][:11])})
         records = []
         for label, clip in rows:
             if label and label not in labels:
                 raise GestaError(f"{clip}: {label!r} is none of the {len(labels)} classes{suggest(label, labels)}")
             name = os.path.join(label, f"{clip}.mp4")
-            path = there.get(clip) or there.get(clip[:11]) or os.path.join(self.root, name)
+            path = paths.get(clip) or paths.get(clip[:11]) or os.path.join(self.root, name)
             records.append(Record(path=path, name=name, label=labels[label] if label else None))
         return records
 
@@ -87,7 +92,7 @@ class Kinetics400(DataConfig):
         if not path:
             return []
         rows = []
-        for row in csv.DictReader(read_text(path).splitlines()):
+        for row in read_rows(path):
             try:
                 start, end = (round(float(row[name])) for name in ("time_start", "time_end"))
                 label = row.get("label") or ""
@@ -102,21 +107,18 @@ class Kinetics400(DataConfig):
         return rows
 
 
-def _find(root: str, split: SplitName, wanted: Collection[str]) -> dict[str, str]:
-    """Clip name → path of the wanted clips that are there; an original has to give way to its replacement."""
-    found: dict[str, tuple[bool, bool, str]] = {}
-    todo = [(root, 0)]
-    while todo:
-        folder, depth = todo.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                folder_like = is_folder(entry)
-                stem, suffix = (entry.name, "") if folder_like else os.path.splitext(entry.name)
-                if stem in wanted and (folder_like or suffix.lower() in VIDEOS):
-                    rank = ("replacement" not in folder.removeprefix(root), folder_like, entry.path)
-                    found[stem] = min(found.get(stem, rank), rank)
-                elif folder_like and depth < DEPTH and not _CLIP.fullmatch(stem):
-                    other = _SPLIT.fullmatch(stem)
-                    if other is None or other[1].lower() == split:
-                        todo.append((entry.path, depth + 1))
-    return {stem: path for stem, (_, _, path) in found.items()}
+def _find(root: str, split: SplitName, names: Collection[str]) -> dict[str, str]:
+    """Clip name → path of those of the named clips that are on the disk, a replacement rather than its original."""
+
+    def descend(folder: str) -> bool:
+        of_split = _SPLIT.fullmatch(folder)
+        is_clip = folder in names or _CLIP.fullmatch(folder)
+        return not is_clip and (of_split is None or of_split[1].lower() == split)
+
+    best: dict[str, tuple[bool, bool, str]] = {}
+    for folder, entry, is_folder in entries_below(root, MAX_DEPTH, descend):
+        stem, suffix = (entry.name, "") if is_folder else os.path.splitext(entry.name)
+        if stem in names and (is_folder or suffix.lower() in VIDEOS):
+            rank = ("replacement" not in folder.removeprefix(root), is_folder, entry.path)
+            best[stem] = min(best.get(stem, rank), rank)
+    return {stem: path for stem, (_, _, path) in best.items()}

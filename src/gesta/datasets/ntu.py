@@ -1,4 +1,20 @@
-"""NTU RGB+D (Shahroudy et al. 2016): 60 actions of daily life, seen by three cameras in colour and in depth."""
+"""NTU RGB+D 60: 60 actions of daily life, seen by three cameras in RGB and in depth.
+
+Source: Shahroudy et al., "NTU RGB+D: A Large Scale Dataset for 3D Human Activity Analysis", CVPR 2016.
+
+Protocol: all 56 880 samples, split by subjects (40 320 training + 16 560 test) or cameras (37 920 + 18 960); no
+validation split. There is no official list: a sample's name ``SsssCcccPpppRrrrAaaa`` (setup, camera, performer,
+replication, action) says everything, and which names exist is known. Names are the same for both modalities, so that
+results of both can be fused; their pictures come from different cameras and may differ in number.
+
+Classes: in the order of their official numbers.
+
+Layout on disk: a sample is found by its name up to three folders below the root: ``NAME_rgb.avi`` (any video suffix),
+``NAME_rgb`` or ``NAME`` as a folder of frames; depth as a folder ``NAME`` of 16-bit images (``MDepth-00000001.png``),
+masked ones (folders whose name holds "masked") before full ones, or as a video ``NAME_depth`` or ``NAME``. Where RGB
+and depth lie below one root, the folder of depth has "depth" in its name, as it has when unpacked. Samples of NTU
+RGB+D 120 in the same folder are not looked at.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +26,11 @@ from typing import Literal, get_args
 
 from gesta.config import config, suggest
 from gesta.data.listfile import read_text
+from gesta.data.locate import check_root, entries_below
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, RecordFiles, SplitName, files_of_modality
 from gesta.video.depth import Encoding, Modalities, Modality, depth_settings, streams_of
-from gesta.video.find import VIDEOS, is_folder
+from gesta.video.find import VIDEOS
 
 Protocol = Literal["cross_subject", "cross_view"]
 
@@ -55,7 +72,7 @@ pushing other person; pat on back of other person; point finger at the other per
 giving something to other person; touch other person's pocket; handshaking; walking towards each other;
 walking apart from each other"""
 
-DEPTH = 3
+MAX_DEPTH = 3
 """Folders between the root and a sample: ``nturgbd_depth_masked_s001/nturgb+d_depth_masked/NAME``."""
 
 _NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
@@ -63,18 +80,7 @@ _NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
 
 @config
 class NTU(DataConfig):
-    """NTU RGB+D 60: all 56 880 samples, split by subjects (40 320 + 16 560) or cameras (37 920 + 18 960).
-
-    There is no official list: a sample's name ``SsssCcccPpppRrrrAaaa`` (setup, camera, performer, replication, action)
-    says everything, and which names exist is known. Every one of them is a record; one that is not on the disk fails
-    when it is read. Samples of NTU RGB+D 120 in the same folder are not looked at. Names are the same for both
-    modalities, so that results of both can be fused; their pictures come from different cameras and may differ in
-    number.
-
-    A sample is found by its name up to three folders below the root: ``NAME_rgb.avi`` (any video suffix), ``NAME_rgb``
-    or ``NAME`` as a folder of frames; depth as a folder ``NAME`` of 16-bit images (``MDepth-00000001.png``), masked
-    ones (folders whose name holds "masked") before full ones, or as a video ``NAME_depth`` or ``NAME``. Where colour
-    and depth lie below one root, the folder of depth has "depth" in its name, as it has when unpacked.
+    """NTU RGB+D 60 by its samples' names. Every sample is a record; one not on the disk fails when it is read.
 
     Attributes:
         root: folder of the samples.
@@ -112,8 +118,7 @@ class NTU(DataConfig):
             )
         if not set(self.setups) <= set(PERFORMERS):
             raise GestaError(f"data.setups {self.setups}: NTU RGB+D has the setups 1 to {max(PERFORMERS)}")
-        if not os.path.isdir(self.root):
-            raise GestaError(f"{self.root}: is not a folder; give the one that holds the samples (--data.root DIR)")
+        check_root(self.root)
         left_out = set(_NAME.findall(read_text(self.leave_out))) if self.leave_out else set()
         if self.leave_out and not left_out:
             raise GestaError(f"{self.leave_out}: holds no name of a sample; give the official list")
@@ -124,17 +129,17 @@ class NTU(DataConfig):
             for performer in PERFORMERS[setup]
             for replication in (1, 2)
             for action in range(1, 61)
-            if self._part(camera, performer) == split
+            if self._split_of(camera, performer) == split
         }
         for name in left_out & set(labels):
             del labels[name]
-        there = {kind: _find(self.root, labels, kind) for kind in streams_of(self.modality)}
-        some = {name for found in there.values() for name in found}
-        masks = _masks(self.root, labels, some) if self.person_crop else {}
+        paths = {stream: _find(self.root, labels, stream) for stream in streams_of(self.modality)}
+        on_disk = {name for names in paths.values() for name in names}
+        masks = _masks(self.root, labels, on_disk) if self.person_crop else {}
 
         def files(name: str) -> RecordFiles:
             rgb, depth_maps = (
-                there.get(kind, {}).get(name, os.path.join(self.root, name)) for kind in ("rgb", "depth")
+                paths.get(stream, {}).get(name, os.path.join(self.root, name)) for stream in ("rgb", "depth")
             )
             return files_of_modality(self.modality, rgb, depth_maps, depth, masks.get(name, ""))
 
@@ -144,59 +149,50 @@ class NTU(DataConfig):
         """The 60 names in the order of their numbers."""
         return [name.replace("\n", " ").strip() for name in CLASSES.split(";")]
 
-    def _part(self, camera: int, performer: int) -> SplitName:
+    def _split_of(self, camera: int, performer: int) -> SplitName:
         if self.split == "cross_view":
             return "train" if camera in TRAIN_CAMERAS else "test"
         return "train" if performer in TRAIN_SUBJECTS else "test"
 
 
-def _masks(root: str, wanted: Collection[str], there: Collection[str]) -> dict[str, str]:
-    """Name → folder of masked depth; says once of a root how many of the samples that are there have none."""
-    found = {
+def _masks(root: str, names: Collection[str], on_disk: Collection[str]) -> dict[str, str]:
+    """Name → folder of masked depth; prints once for each root how many of the samples on the disk have none."""
+    masks = {
         name: path
-        for name, path in _find(root, wanted, "depth").items()
+        for name, path in _find(root, names, "depth").items()
         if "masked" in path.removeprefix(root).lower() and os.path.isdir(path)
     }
-    missing = sum(name not in found for name in there)
-    if missing and root not in _told:
-        _told.add(root)
+    missing = sum(name not in masks for name in on_disk)
+    if missing and root not in _warned_of:
+        _warned_of.add(root)
         print(
-            f"{root}: {missing} of {len(there)} samples have no folder of masked depth below it and are shown whole, "
+            f"{root}: {missing} of {len(on_disk)} samples have no folder of masked depth below it and are shown whole, "
             "not cropped to the person; unpack masked depth there, or set --data.person-crop False",
             file=sys.stderr,
         )
-    return found
+    return masks
 
 
-_told: set[str] = set()
-"""Roots whose missing masks have been told of."""
+_warned_of: set[str] = set()
+"""Roots whose missing masks have been printed."""
 
 
-def _find(root: str, wanted: Collection[str], modality: Modality) -> dict[str, str]:
-    """Name → path of the wanted samples that are there."""
-    found: dict[str, tuple[tuple[bool, ...], str]] = {}
-    todo = [(root, 0)]
-    while todo:
-        folder, depth = todo.pop()
-        place = folder.removeprefix(root).lower()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                match = _NAME.match(entry.name)
-                if match is None:
-                    if depth < DEPTH and is_folder(entry):
-                        todo.append((entry.path, depth + 1))
-                    continue
-                if match[0] not in wanted:
-                    continue
-                folder_like = is_folder(entry)
-                rest, suffix = (entry.name, "") if folder_like else os.path.splitext(entry.name)
-                rest = rest[match.end() :].lower()
-                if rest not in ("", f"_{modality}") or not (folder_like or suffix.lower() in VIDEOS):
-                    continue
-                if modality == "rgb" and not rest and "depth" in place:
-                    continue
-                # first what says what it is, then masked depth, then videos
-                says = rest != "" or (modality == "depth") == ("depth" in place)
-                rank = ((not says, modality == "depth" and "masked" not in place, folder_like), entry.path)
-                found[match[0]] = min(found.get(match[0], rank), rank)
-    return {name: path for name, (_, path) in found.items()}
+def _find(root: str, names: Collection[str], modality: Modality) -> dict[str, str]:
+    """Name → path of those of the named samples that are on the disk."""
+    best: dict[str, tuple[tuple[bool, ...], str]] = {}
+    for folder, entry, is_folder in entries_below(root, MAX_DEPTH, lambda name: _NAME.match(name) is None):
+        match = _NAME.match(entry.name)
+        if match is None or match[0] not in names:
+            continue
+        stem, suffix = (entry.name, "") if is_folder else os.path.splitext(entry.name)
+        ending = stem[match.end() :].lower()
+        if ending not in ("", f"_{modality}") or not (is_folder or suffix.lower() in VIDEOS):
+            continue
+        folder_name = folder.removeprefix(root).lower()
+        if modality == "rgb" and not ending and "depth" in folder_name:
+            continue
+        # first what names its modality, then masked depth, then videos
+        explicit = ending != "" or (modality == "depth") == ("depth" in folder_name)
+        rank = ((not explicit, modality == "depth" and "masked" not in folder_name, is_folder), entry.path)
+        best[match[0]] = min(best.get(match[0], rank), rank)
+    return {name: path for name, (_, path) in best.items()}

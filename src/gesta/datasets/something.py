@@ -1,12 +1,25 @@
-"""Something-Something (Goyal et al. 2017): 174 actions with any objects; version 1 as frames, version 2 as videos."""
+"""Something-Something: 174 classes of actions with any objects; version 1 as frames, version 2 as videos.
+
+Source: Goyal et al., "The 'Something Something' Video Database for Learning and Evaluating Visual Common Sense", ICCV
+2017.
+
+Protocol: official lists, of version 1 (``id;label``, with or without a header) with 86 017 training and 11 522
+validation clips, of version 2 (JSON) with 168 913 and 24 777; accuracies are of the validation list, because the
+labels of the test split were never released. Six classes name a direction (left, right), a seventh says "right out":
+training mirrors no clip of theirs unless ``Augment.flip_labels`` says what they become, as :data:`MIRRORED` does.
+
+Classes: in alphabetical order, the same in both versions and in most public lists and weights; version 1's official
+file of labels has another order, which ``class_names`` restores. A clip's class is its template without the brackets.
+
+Layout on disk: clips of 12 frames per second: of version 1 as folders ``<id>/00001.jpg`` …, of version 2 as
+``<id>.webm``; of both also as videos of another suffix or folders of frames of that name, in the root or in its
+subfolder 20bn-something-something-v1 (or -v2), rawframes or videos.
+"""
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from gesta.config import config, suggest
-from gesta.data.listfile import read_text
+from gesta.data.listfile import read_json, read_lines
 from gesta.data.lists import read_class_names
 from gesta.data.locate import find_list, open_root
 from gesta.errors import GestaError
@@ -26,16 +39,9 @@ MIRRORED = {
 
 @config
 class SomethingV1(DataConfig):
-    """Something-Something V1 by its official lists (``id;label``, with or without a header): 86 017 + 11 522 clips.
+    """Something-Something V1 by its official lists.
 
-    Classes are in alphabetical order, as in version 2, whose 174 classes are the same, and in most public lists and
-    weights; the official file of labels has another order, which ``class_names`` restores. The clips are folders
-    ``<id>/00001.jpg`` … at 12 frames per second, or videos, in ``root`` or in its subfolder
-    20bn-something-something-v1, rawframes or videos. Every clip of the lists is a record; one that is not on the disk
-    fails when it is read.
-
-    Six classes name a direction (left, right), a seventh says "right out": training mirrors no clip of theirs unless
-    ``Augment.flip_labels`` says what they become, as :data:`MIRRORED` does.
+    Every clip of the lists is a record; one not on the disk fails when it is read.
 
     Attributes:
         root: folder of the clips.
@@ -81,15 +87,9 @@ class SomethingV1(DataConfig):
 
 @config
 class SomethingV2(DataConfig):
-    """Something-Something V2 by its official lists (JSON): 168 913 + 24 777 clips of 12 frames per second.
+    """Something-Something V2 by its official lists.
 
-    A clip's class is its template without the brackets, numbered by the official file of labels (alphabetical). The
-    clips are ``<id>.webm``, or videos of another suffix or folders of frames of that name, in ``root`` or in its
-    subfolder 20bn-something-something-v2, videos or rawframes. Every clip of the lists is a record; one that is not on
-    the disk fails when it is read.
-
-    Six classes name a direction (left, right), a seventh says "right out": training mirrors no clip of theirs unless
-    ``Augment.flip_labels`` says what they become, as :data:`MIRRORED` does.
+    Every clip of the lists is a record; one not on the disk fails when it is read.
 
     Attributes:
         root: folder of the clips.
@@ -112,7 +112,7 @@ class SomethingV2(DataConfig):
             return []
         labels = {name: label for label, name in enumerate(self.classes())}
         records = []
-        for item in _json(path, list):
+        for item in read_json(path, list):
             try:
                 clip, template = str(item["id"]), item["template"] if split != "test" else ""
             except (KeyError, TypeError):
@@ -127,7 +127,7 @@ class SomethingV2(DataConfig):
     def classes(self) -> list[str]:
         """The 174 names in the order of the official file of labels."""
         path = self._list("labels")
-        names = {int(number): name for name, number in _json(path, dict).items()}
+        names = {int(number): name for name, number in read_json(path, dict).items()}
         if sorted(names) != list(range(len(names))):
             raise GestaError(f"{path}: its labels are not numbered from 0 on; get the lists again")
         return [names[number] for number in range(len(names))]
@@ -144,15 +144,5 @@ def _label(labels: dict[str, int], text: str, path: str) -> int:
 
 def _lines(path: str) -> list[str]:
     """Lines of a list without the header that some copies have."""
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    lines = read_lines(path)
     return lines[lines[:1] in (["label"], ["video"], ["video;label"]) :]
-
-
-def _json(path: str, kind: type) -> Any:
-    try:
-        value = json.loads(read_text(path))
-    except ValueError as error:
-        raise GestaError(f"{path}: is not valid JSON ({error}); get the lists again") from None
-    if not isinstance(value, kind):
-        raise GestaError(f"{path}: is not the official list; get the lists again")
-    return value
