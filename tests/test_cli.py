@@ -150,7 +150,6 @@ def test_models_lists_recipes_and_tables(capsys: pytest.CaptureFixture[str]) -> 
     assert "mvitv2_s " not in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_own_videos_from_check_to_prediction(
     make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

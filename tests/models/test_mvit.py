@@ -103,7 +103,6 @@ def test_cost_with_stan() -> None:
 # --- public weights --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_equal_to_torchvision(tmp_path) -> None:
     theirs = randomised(mvit_v2_s(weights=None))
     torch.save(theirs.state_dict(), tmp_path / "mvit_v2_s.pth")
@@ -297,6 +296,7 @@ def test_drop_path_and_checkpointing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*grads))
 
 
+@pytest.mark.full  # tests/contract compiles it for training, with the eager backend
 def test_compiles_in_one_graph() -> None:
     model = randomised(small(cls_token=True, inserts=[Insert(layer=STAN(), at=1)]).build())
     video = torch.randn(2, 3, 8, 32, 32)

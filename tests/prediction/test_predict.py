@@ -266,7 +266,7 @@ def test_the_verb_writes_files_draws_and_tells_failure(
         write_predictions(model, [good], classes=NAMES, out=str(tmp_path / "nowhere" / "x.csv"))
 
 
-@pytest.mark.parametrize("timeline", [False, True])
+@pytest.mark.parametrize("timeline", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_all_genuine_videos_are_answered(shared: Path, timeline: bool, capsys: pytest.CaptureFixture[str]) -> None:
     model = linear_model(frames=8, stride=4)
     views = EvaluateConfig(clips=1, short_side=32 * 7, batch_size=8, workers=0)
@@ -284,10 +284,10 @@ def test_all_genuine_videos_are_answered(shared: Path, timeline: bool, capsys: p
 
 @pytest.fixture(scope="module")
 def depth_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of mfst_tiny of two steps on Marionette's depth."""
+    """A run of two steps on Marionette's depth."""
     folder = tmp_path_factory.mktemp("depth")
     make(folder / "set", clips=12, seed=3, workers=1, size=32, depth=True)
-    recipe = find_recipe("demo", model="mfst_tiny")
+    recipe = find_recipe("demo", model="r3d_tiny")
     recipe.data = Marionette(
         root=str(folder / "set"), modality="depth", depth_encoding="repeat3", depth_range=(3000, 7000)
     )

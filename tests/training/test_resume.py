@@ -106,7 +106,6 @@ def log_without_times(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in entry.items() if name not in TIMES} for entry in entries]
 
 
-@pytest.mark.slow
 def test_killed_and_resumed_is_the_same_as_straight(asked: Recipe, tmp_path: Path) -> None:
     run, straight = tmp_path / "run", tmp_path / "straight"
     process = start(asked, run, "new")
@@ -160,7 +159,6 @@ def test_another_list_of_videos_is_refused(asked: Recipe, tmp_path: Path) -> Non
         train(other, run, resume=True, quiet=True)
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(asked: Recipe, tmp_path: Path) -> None:
     plain = from_json(to_json(asked))
     plain.model.dropout = plain.model.drop_path = 0.0  # drawn per process, and batch norm sees a part of the batch

@@ -501,10 +501,17 @@ def videos(shared: Path) -> Path:
     return shared / "videos"
 
 
-def genuine(videos: Path) -> list[str]:
-    """All files, of IsoGD's twenty alike ones the first."""
+def genuine(videos: Path, all_alike: bool) -> list[str]:
+    """All files; of those that one program wrote in the same way, the first of each folder unless ``all_alike``."""
+    first: dict[tuple[Path, str], str] = {}
     files = [path for path in find_videos(videos) if Path(path).is_file()]
-    return [path for path in files if "IsoGD_phase_1" not in path or path.endswith("_00001.avi")]
+    for path in files:
+        kind = Path(path).name[0] if "IsoGD_phase_1" in path else "" if "egogestar" in path else path
+        first.setdefault((Path(path).parent, kind), path)
+    return files if all_alike else list(first.values())
+
+
+alike_ones_in_the_full_suite = pytest.mark.parametrize("all_alike", [False, pytest.param(True, marks=pytest.mark.full)])
 
 
 def test_genuine_corrupted_and_misnamed_files(videos: Path) -> None:
@@ -543,10 +550,10 @@ def test_avi_frames_stay_in_decode_order(videos: Path) -> None:
     assert times == pytest.approx([i / 25 for i in range(164)])
 
 
-@pytest.mark.slow
-def test_every_genuine_file_reads_the_same_with_and_without_shortcuts(videos: Path) -> None:
+@alike_ones_in_the_full_suite
+def test_every_genuine_file_reads_the_same_with_and_without_shortcuts(videos: Path, all_alike: bool) -> None:
     jumped = 0
-    for path in genuine(videos):
+    for path in genuine(videos, all_alike):
         whole = straight(path, 48)
         rng = np.random.default_rng(0)
         for _ in range(2):
@@ -559,9 +566,11 @@ def test_every_genuine_file_reads_the_same_with_and_without_shortcuts(videos: Pa
     assert jumped > 40
 
 
-@pytest.mark.slow
-def test_both_decoders_give_the_same_frames_of_every_genuine_file(videos: Path, torchcodec_loads: None) -> None:
-    for path in genuine(videos):
+@alike_ones_in_the_full_suite
+def test_both_decoders_give_the_same_frames_of_every_genuine_file(
+    videos: Path, torchcodec_loads: None, all_alike: bool
+) -> None:
+    for path in genuine(videos, all_alike):
         ours, theirs = (
             read(path, lambda n: torch.arange(0, n, max(n // 4, 1))[:4], decoder=decoder)  # type: ignore[arg-type]
             for decoder in ("pyav", "torchcodec")

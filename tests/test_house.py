@@ -1,0 +1,39 @@
+"""How the source is arranged: what docs/design.md says of it, where a tool can tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "gesta"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def folders(root: Path) -> dict[str, int]:
+    """Number of Python files in each folder below a root."""
+    return Counter(str(path.parent.relative_to(ROOT)) for path in root.rglob("*.py"))
+
+
+def test_few_modules_at_the_root() -> None:
+    modules = [path.stem for path in SOURCE.glob("*.py") if not path.stem.startswith("__")]
+    assert len(modules) <= 12, modules
+
+
+@pytest.mark.parametrize("root", ["src", "tests", "benchmarks"])
+def test_no_folder_is_crowded(root: str) -> None:
+    crowded = {folder: number for folder, number in folders(ROOT / root).items() if number > 20}
+    assert not crowded, "more than 20 files: split the folder by what its files are about"
+
+
+def test_imports_for_the_type_checker_alone_are_explained() -> None:
+    """``if TYPE_CHECKING:`` is for start-up time and says so; it hides no circle of imports."""
+    bare = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in FILES
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if line.strip().startswith("if TYPE_CHECKING:") and "start-up time" not in line
+    ]
+    assert not bare, "if TYPE_CHECKING: without a comment that says 'start-up time'"
