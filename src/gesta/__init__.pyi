@@ -40,8 +40,8 @@ from .plugins.st_manet import SDA as SDA
 from .plugins.st_manet import TDA as TDA
 from .plugins.stan import STAN as STAN
 from .plugins.stdm import STDM as STDM
-from .prediction.answer import Prediction as Prediction
 from .prediction.predict import predict as predict
+from .prediction.prediction import Prediction as Prediction
 from .prediction.timeline import TimelineConfig as TimelineConfig
 from .prediction.timeline import timeline as timeline
 from .recipe import Augment as Augment

@@ -36,7 +36,7 @@ def test_every_protocol_field_that_differs_is_named_first() -> None:
     assert [(d.field, d.a, d.b) for d in found.model] == [("inserts.0.at", 3, 1)]
     text = str(found)
     assert text.index("  crops: 1 | 3") < text.index("top1")
-    assert "not of one measurement" in text and "same protocol" not in text
+    assert "cannot be compared" in text and "same protocol" not in text
 
 
 def test_videos_that_only_one_has() -> None:

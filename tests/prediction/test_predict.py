@@ -27,8 +27,8 @@ from gesta.evaluation.scoring import joint_names, joint_probabilities, named_cla
 from gesta.marionette.dataset import Marionette, make
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
 from gesta.models import create_model
-from gesta.prediction.answer import Prediction, clock
 from gesta.prediction.predict import find_sources, predict
+from gesta.prediction.prediction import Prediction, clock
 from gesta.prediction.timeline import TimelineConfig
 from gesta.prediction.writers import Format, as_table, write
 from gesta.recipe import EvaluateConfig

@@ -20,10 +20,11 @@ from gesta.errors import GestaError
 from gesta.model import ClipSpec, Grid, ModelConfig, VideoModel
 from gesta.prediction import timeline as room
 from gesta.prediction.annotate import annotate
-from gesta.prediction.answer import Prediction
 from gesta.prediction.predict import predict
+from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import Segmenter, Window, smooth
-from gesta.prediction.timeline import Cutter, TimelineConfig, is_live, timeline, windows
+from gesta.prediction.timeline import TimelineConfig, is_live, score_windows, timeline
+from gesta.prediction.windows import WindowCutter, WindowFrames
 from gesta.processes import choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.video.probe import probe
@@ -92,16 +93,16 @@ def shaded_video(path: Path, shades: list[tuple[str, int]], fps: int = 10, times
     return path
 
 
-def numbers(clips: list[room.Clip]) -> list[list[int]]:
+def numbers(clips: list[WindowFrames]) -> list[list[int]]:
     return [clip.frames.flatten().tolist() for clip in clips]
 
 
-def cut(cutter: Cutter, times: list[float]) -> list[room.Clip]:
+def cut(cutter: WindowCutter, times: list[float]) -> list[WindowFrames]:
     """All windows of a video whose frame i has the single pixel i; checks the promised bound on the way."""
     clips = []
     for i, seconds in enumerate(times):
         clips += cutter.push(i, seconds, torch.tensor([i]))
-        assert cutter.held <= cutter.most
+        assert cutter.held <= cutter.max_held
     return [*clips, *cutter.finish()]
 
 
@@ -111,7 +112,7 @@ def cut(cutter: Cutter, times: list[float]) -> list[room.Clip]:
 @pytest.mark.parametrize("hop", [1.0, 0.5, 0.25, 0.01])
 @pytest.mark.parametrize("n", [12, 13, 23, 24, 25, 60, 100])
 def test_dense_windows_hold_the_frames_the_stride_says(n: int, hop: float) -> None:
-    cutter = Cutter(ClipSpec(frames=4, stride=3), hop=hop)
+    cutter = WindowCutter(ClipSpec(frames=4, stride=3), hop=hop)
     clips = cut(cutter, [i / 10 for i in range(n)])
     step = max(1, round(4 * hop)) * 3
     whole = [[start + 3 * i for i in range(4)] for start in range(0, n - 12 + 1, step)]
@@ -128,7 +129,7 @@ def test_dense_windows_hold_the_frames_the_stride_says(n: int, hop: float) -> No
 @pytest.mark.parametrize("uniform", [False, True])
 def test_a_frame_is_taken_by_time_where_the_rate_varies(uniform: bool) -> None:
     times = np.cumsum([0.0] + [0.1] * 20 + [0.02] * 200 + [0.5] * 12).tolist()
-    cutter = Cutter(ClipSpec(frames=5, sampling="uniform" if uniform else "dense"), window=2.0, hop=0.5)
+    cutter = WindowCutter(ClipSpec(frames=5, sampling="uniform" if uniform else "dense"), window=2.0, hop=0.5)
     clips = cut(cutter, times)
     for clip in clips[:-1]:
         targets = [clip.start + 0.4 * (i + (0.5 if uniform else 0.0)) for i in range(5)]
@@ -140,28 +141,28 @@ def test_a_frame_is_taken_by_time_where_the_rate_varies(uniform: bool) -> None:
 
 
 def test_a_video_shorter_than_a_window_is_played_again() -> None:
-    (clip,) = cut(Cutter(ClipSpec(frames=8, stride=1)), [0.0, 0.1, 0.2])
+    (clip,) = cut(WindowCutter(ClipSpec(frames=8, stride=1)), [0.0, 0.1, 0.2])
     assert clip.frames.flatten().tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert (clip.start, clip.end) == (0.0, pytest.approx(0.3))
-    (clip,) = cut(Cutter(ClipSpec(frames=8, sampling="uniform")), [0.0])
+    (clip,) = cut(WindowCutter(ClipSpec(frames=8, sampling="uniform")), [0.0])
     assert clip.frames.flatten().tolist() == [0] * 8
-    assert cut(Cutter(ClipSpec()), []) == []
+    assert cut(WindowCutter(ClipSpec()), []) == []
 
 
 @pytest.mark.parametrize(("window", "hop"), [(None, 0.5), (60.0, 0.5), (60.0, 0.05), (2.0, 1.0)])
 def test_frames_in_memory_do_not_grow_with_the_video_nor_with_the_window(window: float | None, hop: float) -> None:
     spec = ClipSpec(frames=16, stride=4, sampling="dense")
-    cutter, most, image = Cutter(spec, window, hop), 0, torch.zeros(1)
+    cutter, most, image = WindowCutter(spec, window, hop), 0, torch.zeros(1)
     for i in range(20_000):  # 11 minutes at 30 frames/s
         for _ in cutter.push(i, i / 30, image):
             pass
         most = max(most, cutter.held)
-    assert cutter.cut > 10
-    assert most <= cutter.most <= 16 * (np.ceil(1 / hop) + 2) + 1
+    assert cutter.complete > 10
+    assert most <= cutter.max_held <= 16 * (np.ceil(1 / hop) + 2) + 1
 
 
 def test_time_that_jumps_back_stands_still() -> None:
-    cutter = Cutter(ClipSpec(frames=2, sampling="uniform"), window=1.0, hop=1.0)
+    cutter = WindowCutter(ClipSpec(frames=2, sampling="uniform"), window=1.0, hop=1.0)
     clips = cut(cutter, [0.0, 0.3, 0.6, 0.1, 0.2, 0.9, 1.2, 1.5, 2.1])
     assert [(c.start, c.end) for c in clips[:2]] == [(0.0, 1.0), (1.0, 2.0)]
 
@@ -316,7 +317,7 @@ def test_sources_that_wait_for_nobody(tmp_path: Path) -> None:
 
 
 def windows_of(model: VideoModel, source: str) -> Iterator[Window]:
-    return windows(model, ["label"], source, TimelineConfig(), views=EvaluateConfig(), device=choose_device())
+    return score_windows(model, ["label"], source, TimelineConfig(), views=EvaluateConfig(), device=choose_device())
 
 
 def test_a_slow_model_leaves_windows_out_instead_of_lagging(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from gesta.errors import GestaError
 if TYPE_CHECKING:  # for the start-up time of the command: these import torch
     from gesta.checkpoint import TrainedModel
     from gesta.model import VideoModel
-    from gesta.prediction.answer import Prediction
+    from gesta.prediction.prediction import Prediction
     from gesta.prediction.timeline import TimelineConfig
     from gesta.prediction.writers import Format
     from gesta.recipe import EvaluateConfig

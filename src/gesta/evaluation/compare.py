@@ -22,11 +22,11 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """Right and wrong first answers on the videos that both have, in one label space; failed videos are wrong.
+    """How often both were right on the videos that both have, in one label space; failed videos are wrong.
 
     Attributes:
         videos: labelled alike in both results.
-        both, only_a, only_b, neither: how many were right in which.
+        both, only_a, only_b, neither: how many videos were right in which.
         p: of the exact McNemar test: how probable so uneven a split of ``only_a`` and ``only_b`` is if both are
             equally good. 1 if they never differ.
     """
@@ -56,7 +56,7 @@ class Comparison:
         a, b: the models in words, with their checkpoints.
         protocol: everything that differs in how and on what was measured; empty for the same protocol.
         model: fields of the two models' configurations that differ.
-        same_list: whether names, stretches, labels and their order are equal.
+        same_list: whether names, segments, labels and their order are equal.
         only_in_a, only_in_b: names of videos that the other list lacks.
         common: number of videos in both lists; ``relabelled`` are those with another class in the other list.
         metrics: every metric that both have.
@@ -79,12 +79,12 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """All fields; differences as ``{"field", "a", "b"}``."""
-        found: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("protocol", "model", "metrics"):
-            found[name] = [difference._asdict() for difference in found[name]]
-        found["paired"] = {space: dataclasses.asdict(paired) for space, paired in self.paired.items()}
-        found["classes"] = {space: [change._asdict() for change in each] for space, each in self.classes.items()}
-        return found
+            fields[name] = [difference._asdict() for difference in fields[name]]
+        fields["paired"] = {space: dataclasses.asdict(paired) for space, paired in self.paired.items()}
+        fields["classes"] = {space: [c._asdict() for c in changes] for space, changes in self.classes.items()}
+        return fields
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -101,7 +101,7 @@ class Comparison:
         if not self.protocol:
             yield "protocol: none differs: same protocol"
         else:
-            yield "protocol: these differ, so the numbers are not of one measurement"
+            yield "protocol: these differ, so the numbers cannot be compared"
             yield from (f"  {d.field}: {_short(d.a)} | {_short(d.b)}" for d in self.protocol)
         if self.model:
             yield "model:"
@@ -114,11 +114,11 @@ class Comparison:
         yield f"videos: {self.common} in both lists" + (
             "" if self.only_in_a or self.only_in_b else ", in another order"
         )
-        for where, names in (("only in A", self.only_in_a), ("only in B", self.only_in_b)):
+        for which, names in (("only in A", self.only_in_a), ("only in B", self.only_in_b)):
             if names:
-                yield f"  {len(names)} {where}: {_some(names)}"
+                yield f"  {len(names)} {which}: {_first_names(names)}"
         if self.relabelled:
-            yield f"  {len(self.relabelled)} with another label: {_some(self.relabelled)}"
+            yield f"  {len(self.relabelled)} with another label: {_first_names(self.relabelled)}"
 
     def _numbers(self) -> Any:
         from rich.table import Table
@@ -145,13 +145,13 @@ class Comparison:
                 + ("" if paired.p < 0.05 else " (chance may explain it)")
             )
             changes = self.classes[space]
-            for what, some in (
+            for what, changed in (
                 ("gained", [c for c in reversed(changes) if c.b > c.a]),
                 ("lost", [c for c in changes if c.b < c.a]),
             ):
-                if some:
-                    each = (f"{c.name} {c.a:.0f} → {c.b:.0f} % of {c.videos}" for c in some[:5])
-                    yield f"  {name}{what} most: " + ", ".join(each)
+                if changed:
+                    classes = (f"{c.name} {c.a:.0f} → {c.b:.0f} % of {c.videos}" for c in changed[:5])
+                    yield f"  {name}{what} most: " + ", ".join(classes)
 
 
 def compare(a: Result, b: Result) -> Comparison:
@@ -161,8 +161,8 @@ def compare(a: Result, b: Result) -> Comparison:
     in the paired test as it does in the metrics.
     """
     spaces = [space for space in a.scores.classes if space in b.scores.classes]
-    at_a, at_b = positions(a), positions(b)
-    common = [key for key in at_a if key in at_b]
+    in_a, in_b = positions(a), positions(b)
+    common = [key for key in in_a if key in in_b]
     paired: dict[str, Paired] = {}
     classes: dict[str, list[ClassChange]] = {}
     relabelled: dict[str, None] = {}
@@ -171,7 +171,7 @@ def compare(a: Result, b: Result) -> Comparison:
         right_a, right_b = a.scores.right(space), b.scores.right(space)
         pairs: list[tuple[str, bool, bool]] = []
         for key in common:
-            i, j = at_a[key], at_b[key]
+            i, j = in_a[key], in_b[key]
             name, other = names_a[i], names_b[j]
             if name != other:
                 relabelled[key[0]] = None
@@ -180,13 +180,13 @@ def compare(a: Result, b: Result) -> Comparison:
         paired[space] = _mcnemar([(x, y) for _, x, y in pairs])
         classes[space] = _changes(pairs)
     return Comparison(
-        a=_words(a),
-        b=_words(b),
+        a=_title(a),
+        b=_title(b),
         protocol=_protocol(a, b),
         model=_config_differences("", a.model.config, b.model.config),
         same_list=a.list_hash == b.list_hash,
-        only_in_a=[key[0] for key in at_a if key not in at_b],
-        only_in_b=[key[0] for key in at_b if key not in at_a],
+        only_in_a=[key[0] for key in in_a if key not in in_b],
+        only_in_b=[key[0] for key in in_b if key not in in_a],
         common=len(common),
         relabelled=list(relabelled),
         metrics=[Difference(name, a.metrics[name], b.metrics[name]) for name in a.metrics if name in b.metrics],
@@ -225,12 +225,12 @@ def _config_differences(name: str, a: Any, b: Any) -> list[Difference]:
 
 
 def _class_of(value: Any) -> Any:
-    """A nested configuration of another class is told by the name of its class."""
+    """A nested configuration of another class is shown by the name of its class."""
     return str(value["class"]).rpartition(":")[2] if isinstance(value, dict) and "class" in value else value
 
 
 def positions(result: Result) -> dict[tuple[str, int], int]:
-    """Where each video stands in the list; the second stretch of a video is told from the first by its number."""
+    """The position of each video in the list, by its name and a number: the second segment of a video has number 1."""
     seen: Counter[str] = Counter()
     positions = {}
     for index, name in enumerate(result.scores.names):
@@ -267,7 +267,7 @@ def _changes(pairs: list[tuple[str, bool, bool]]) -> list[ClassChange]:
     return sorted((c for c in changes if c.a != c.b), key=lambda c: c.b - c.a)
 
 
-def _words(result: Result) -> str:
+def _title(result: Result) -> str:
     model = result.model
     if model.checkpoint is None:
         return model.summary
@@ -279,5 +279,5 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" … ({len(names) - 5} more)" if len(names) > 5 else "")

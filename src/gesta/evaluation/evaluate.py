@@ -106,7 +106,7 @@ def _records(
     if by_space(classes) != by_space(data.classes()):
         name = (model.path if isinstance(model, TrainedModel) else None) or "the model"
         raise GestaError(
-            f"{name} knows {_some(classes)}, the data set has {_some(data.classes())}: evaluate on those it was "
+            f"{name} knows {_sizes(classes)}, the data set has {_sizes(data.classes())}: evaluate on those it was "
             "trained on"
         )
     return records, classes
@@ -142,8 +142,8 @@ def _score(model: VideoModel, records: Sequence[Record], config: EvaluateConfig,
     """Score every ``world_size``-th video, this process's part of the list."""
     model.to(fabric.device)
     indices = list(range(fabric.global_rank, len(records), fabric.world_size))
-    together = 1 if config.coverage == "contiguous" else max(1, config.batch_size // (config.clips * config.crops))
-    loader = test_loader(TestViews(records, model.config.clip, config), indices, together, config.workers)
+    per_batch = 1 if config.coverage == "contiguous" else max(1, config.batch_size // (config.clips * config.crops))
+    loader = test_loader(TestViews(records, model.config.clip, config), indices, per_batch, config.workers)
     scored = _Scored({}, [], [])
 
     def readable() -> Iterator[Batch]:
@@ -223,12 +223,12 @@ def _environment(decoder: str, fabric: Fabric) -> Environment:
     )
 
 
-def _gather(mine: Any, fabric: Fabric) -> list[Any]:
-    """What every process has, in the first one; shares differ in length, so objects and not tensors are sent."""
+def _gather(part: _Scored, fabric: Fabric) -> list[_Scored]:
+    """What each process has, in all of them; it differs in length, so objects and not tensors are sent."""
     if fabric.world_size == 1:
-        return [mine]
-    gathered = [None] * fabric.world_size
-    torch.distributed.all_gather_object(gathered, mine)
+        return [part]
+    gathered: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(gathered, part)
     return gathered
 
 
@@ -252,14 +252,14 @@ def _check(
 
 
 def _sampling(clip: ClipSpec, records: Sequence[Record]) -> str:
-    there = {"depth" if stream.depth else "rgb" for record in records for stream in record.streams}
-    of = f" of {' and '.join(kind for kind in clip.streams if kind in there)}" if clip.streams else ""
+    present = {"depth" if stream.depth else "rgb" for record in records for stream in record.streams}
+    of = f" of {' and '.join(kind for kind in clip.streams if kind in present)}" if clip.streams else ""
     if clip.sampling == "uniform":
         return f"uniform {clip.frames}{of}"
     return f"dense {clip.frames}×{clip.stride}" + " or less" * clip.shrink + of
 
 
-def _some(classes: ClassNames) -> str:
+def _sizes(classes: ClassNames) -> str:
     return " and ".join(
         f"{len(names)} classes{'' if space == LABEL else f' of {space}'} ({', '.join(names[:3])} …)"
         for space, names in by_space(classes).items()

@@ -27,10 +27,10 @@ MIN_PROBABILITY = 1e-12
 def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] = ()) -> Result:
     """Fuse results on one list of videos.
 
-    ``prob_mean`` takes the mean of the probabilities (MFST's RGB + D), ``logit_mean`` that of the logits, of which
-    log-probabilities are as good, and ``prob_product`` the product of the probabilities, which ranks classes as
-    ``logit_mean`` does and is surer of itself. ``learned`` multiplies each model's log-probabilities by a weight of its
-    own, the most likely weights on ``fit``.
+    ``prob_mean`` takes the mean of the probabilities (MFST's RGB + D), ``logit_mean`` that of the logits (or of
+    log-probabilities, which give the same), and ``prob_product`` the product of the probabilities, which ranks classes
+    as ``logit_mean`` does with more confident probabilities. ``learned`` multiplies each model's log-probabilities by a
+    weight of its own; the weights are the most likely ones on ``fit``.
 
     A video that some of the models could not score is scored by the others; ``partial`` names it. One that none could
     score has failed.
@@ -64,8 +64,8 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
     for space, names in first.scores.classes.items():
         streams = [_log_probabilities(r, space, order, len(names)) for r, order in zip(results, orders)]
         if by == "learned":
-            known = [_log_probabilities(r, space, order, len(names)) for r, order in zip(fit, fit_orders)]
-            weights[space] = _learn(known, fit[0].scores.labels[space])
+            to_fit = [_log_probabilities(r, space, order, len(names)) for r, order in zip(fit, fit_orders)]
+            weights[space] = _learn(to_fit, fit[0].scores.labels[space])
         fused = _combine(streams, by, weights.get(space))
         values[space] = [[float(f"{v:.7g}") for v in row] if np.isfinite(row).all() else None for row in fused]
     scores = replace(first.scores, values=values)
@@ -159,16 +159,16 @@ def _log_probabilities(result: Result, space: str, order: Sequence[int], classes
 
 
 def _combine(streams: Sequence[Array], by: By, weights: Sequence[float] | None = None) -> Array:
-    """Fused probabilities ``(N, K)`` of log-probabilities; what is NaN in a stream is left out, NaN if in all."""
+    """Fused probabilities ``(N, K)`` of log-probabilities; NaN in a stream is left out, NaN in all of them stays."""
     stacked = np.stack(streams)
-    there = np.isfinite(stacked)
-    count = there.sum(0)
+    present = np.isfinite(stacked)
+    count = present.sum(0)
     if by == "prob_mean":
-        total = np.where(there, np.exp(stacked), 0).sum(0)
+        total = np.where(present, np.exp(stacked), 0).sum(0)
         return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
     if weights is not None:
         stacked = stacked * np.asarray(weights)[:, None, None]
-    total = np.where(there, stacked, 0).sum(0)
+    total = np.where(present, stacked, 0).sum(0)
     if by == "logit_mean":
         total = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
     return np.exp(_log_softmax(np.where(count > 0, total, np.nan)))
@@ -183,18 +183,18 @@ def _learn(streams: Sequence[Array], labels: Sequence[int | None]) -> list[float
     if not usable.any():
         raise GestaError("the results to learn from hold no labelled video that all models scored")
     truth = np.array([-1 if label is None else label for label in labels])[usable]
-    known = stacked[:, usable]  # (streams, N, K)
-    right = known[:, np.arange(len(truth)), truth]
+    usable_logs = stacked[:, usable]  # (streams, N, K)
+    right = usable_logs[:, np.arange(len(truth)), truth]
 
     def loss(weights: Array) -> tuple[float, Array]:
-        fused = _log_softmax(np.tensordot(weights, known, 1))
-        slope = np.einsum("nk,snk->s", np.exp(fused), known) - right.sum(1)
-        return -float(fused[np.arange(len(truth)), truth].sum()) / len(truth), slope / len(truth)
+        fused = _log_softmax(np.tensordot(weights, usable_logs, 1))
+        gradient = np.einsum("nk,snk->s", np.exp(fused), usable_logs) - right.sum(1)
+        return -float(fused[np.arange(len(truth)), truth].sum()) / len(truth), gradient / len(truth)
 
     start = np.full(len(streams), 1 / len(streams))
     # it is convex; a bound keeps weights finite where the streams make no mistake
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, 100)] * len(streams))
-    return [float(f"{weight:.7g}") for weight in found.x]
+    minimum = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, 100)] * len(streams))
+    return [float(f"{weight:.7g}") for weight in minimum.x]
 
 
 def _log_softmax(values: Array) -> Array:

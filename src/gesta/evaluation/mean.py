@@ -11,8 +11,8 @@ from gesta.errors import GestaError
 from gesta.evaluation.compare import compare
 from gesta.evaluation.result import Result
 
-FREE = frozenset({"list", "device", "torch", "gesta", "data.split", "data.root", "data.annotations"})
-"""Fields in which the results of several splits may differ; every other one makes their mean one of nothing."""
+MAY_DIFFER = frozenset({"list", "device", "torch", "gesta", "data.split", "data.root", "data.annotations"})
+"""Fields in which the results of several splits may differ; with any other difference their mean means nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Mean:
     Attributes:
         model: the model in words.
         names: the results; ``splits`` are their official splits, None where a data set does not number them.
-        listed, failed: videos of all lists together.
+        listed, failed: numbers of videos in all lists together.
         values: metric → percent in each result.
         mean, std: metric → over the results; the standard deviation is that of a sample (n - 1).
     """
@@ -42,14 +42,14 @@ class Mean:
 
     def __str__(self) -> str:
         columns = [f"split {s}" if s is not None else f"list {i + 1}" for i, s in enumerate(self.splits)]
-        wide = max(len(name) for name in ["percent", *self.values])
+        width = max(len(name) for name in ["percent", *self.values])
         lines = [f"{self.model}, mean of {len(self.names)} splits: {self.listed} videos, {self.failed} failed", ""]
-        lines.append(f"{'percent':{wide}}" + "".join(f"{column:>10}" for column in columns) + "    mean ± std")
+        lines.append(f"{'percent':{width}}" + "".join(f"{column:>10}" for column in columns) + "    mean ± std")
         for name, values in self.values.items():
             if name.endswith("_scored") and not self.failed:
-                continue  # the same numbers again
-            each = "".join(f"{value:10.2f}" for value in values)
-            lines.append(f"{name:{wide}}{each}    {self.mean[name]:.2f} ± {self.std[name]:.2f}")
+                continue  # the same numbers as without the ending
+            of_splits = "".join(f"{value:10.2f}" for value in values)
+            lines.append(f"{name:{width}}{of_splits}    {self.mean[name]:.2f} ± {self.std[name]:.2f}")
         return "\n".join(lines)
 
 
@@ -70,9 +70,10 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
         if result.list_hash in seen:
             raise GestaError(f"{seen[result.list_hash]} and {name} are of the same list of videos; give one per split")
         seen[result.list_hash] = name
-        found = compare(first, result)
-        for field, a, b in [*found.protocol, *(d._replace(field=f"model.{d.field}") for d in found.model)]:
-            if field not in FREE:
+        comparison = compare(first, result)
+        in_model = (d._replace(field=f"model.{d.field}") for d in comparison.model)
+        for field, a, b in [*comparison.protocol, *in_model]:
+            if field not in MAY_DIFFER:
                 raise GestaError(
                     f"{first_name} and {name} differ in more than their split: {field} is {a} and {b}; evaluate both "
                     "alike (gesta compare shows all differences)"
@@ -87,6 +88,6 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
         listed=sum(result.counts.listed for _, result in results),
         failed=sum(result.counts.failed for _, result in results),
         values=values,
-        mean={metric: fmean(each) for metric, each in values.items()},
-        std={metric: stdev(each) for metric, each in values.items()},
+        mean={metric: fmean(of_splits) for metric, of_splits in values.items()},
+        std={metric: stdev(of_splits) for metric, of_splits in values.items()},
     )

@@ -17,8 +17,8 @@ def headline(metrics: dict[str, float] | None) -> float | None:
     """Top-1 in percent; with several label spaces that of actions (verb and noun), or the mean over the spaces."""
     if metrics and f"{ACTION}/top1" in metrics:
         return metrics[f"{ACTION}/top1"]
-    found = [value for name, value in (metrics or {}).items() if name.split("/")[-1] == "top1"]
-    return sum(found) / len(found) if found else None
+    of_spaces = [value for name, value in (metrics or {}).items() if name.split("/")[-1] == "top1"]
+    return sum(of_spaces) / len(of_spaces) if of_spaces else None
 
 
 def measure(
@@ -35,7 +35,7 @@ def measure(
         As in :class:`Result`; no metrics if nothing is labelled, none ending in ``_scored`` if nothing was scored.
     """
     listed = np.zeros(classes, dtype=np.int64)
-    scored, first, five = listed.copy(), listed.copy(), listed.copy()
+    scored, top1, top5 = listed.copy(), listed.copy(), listed.copy()
     confusion = np.zeros((classes, classes), dtype=np.int64)
     for values, label in zip(scores, labels):
         if label is None:
@@ -45,17 +45,17 @@ def measure(
             continue
         order = np.argsort(-np.asarray(values), kind="stable")  # of equal scores the first counts, as in argmax
         scored[label] += 1
-        first[label] += order[0] == label
-        five[label] += label in order[:5]
+        top1[label] += order[0] == label
+        top5[label] += label in order[:5]
         confusion[label, order[0]] += 1
     metrics: dict[str, float] = {}
     for end, counted in (("", listed), ("_scored", scored)):
         if counted.any():
-            there = counted > 0
-            metrics[f"top1{end}"] = float(100 * first.sum() / counted.sum())
-            metrics[f"top5{end}"] = float(100 * five.sum() / counted.sum())
-            metrics[f"mean_class{end}"] = float(100 * (first[there] / counted[there]).mean())
-    per_class = [float(100 * right / n) if n else None for right, n in zip(first, listed)]
+            has_videos = counted > 0
+            metrics[f"top1{end}"] = float(100 * top1.sum() / counted.sum())
+            metrics[f"top5{end}"] = float(100 * top5.sum() / counted.sum())
+            metrics[f"mean_class{end}"] = float(100 * (top1[has_videos] / counted[has_videos]).mean())
+    per_class = [float(100 * right / n) if n else None for right, n in zip(top1, listed)]
     return metrics, per_class, confusion.tolist()
 
 
@@ -90,9 +90,9 @@ def measure_parts(
         scores: of each video, by label space; None where it failed.
         labels: of each video, by label space.
         average: what the scores are.
-        attributes: attribute → its value for every class of the first label space. The first answer's value is right
-            if it is that of the label; ``attribute/all`` asks for all of them at once.
-        groups: part → label space or ``action`` → places in the list, of labelled videos, one at least.
+        attributes: attribute → its value for every class of the first label space. A video is right if
+            the predicted class has the value of the true one; ``attribute/all`` requires all values at once.
+        groups: part → label space or ``action`` → positions in the list, of labelled videos, one at least.
 
     Returns:
         ``attribute/<name>``, ``attribute/all`` and ``<part>/<space>``.
@@ -101,23 +101,23 @@ def measure_parts(
     space = next(iter(labels))
     pairs = [(values, label) for values, label in zip(scores[space], labels[space]) if label is not None]
     if attributes and pairs:
-        answers = [(None if values is None else int(np.argmax(values)), label) for values, label in pairs]
-        each = {
-            name: np.array([answer is not None and of[answer] == of[label] for answer, label in answers])
-            for name, of in attributes.items()
+        predicted = [(None if values is None else int(np.argmax(values)), label) for values, label in pairs]
+        correct = {
+            name: np.array([guess is not None and of_class[guess] == of_class[label] for guess, label in predicted])
+            for name, of_class in attributes.items()
         }
-        each["all"] = np.all(list(each.values()), axis=0)
-        metrics = {f"attribute/{name}": float(100 * right.mean()) for name, right in each.items()}
+        correct["all"] = np.all(list(correct.values()), axis=0)
+        metrics = {f"attribute/{name}": float(100 * values.mean()) for name, values in correct.items()}
     for part, spaces in groups.items():
-        for name, places in spaces.items():
+        for name, positions in spaces.items():
             if name == ACTION:
-                of_scores = {s: [column[i] for i in places] for s, column in scores.items()}
-                of_labels = {s: [column[i] for i in places] for s, column in labels.items()}
+                of_scores = {s: [column[i] for i in positions] for s, column in scores.items()}
+                of_labels = {s: [column[i] for i in positions] for s, column in labels.items()}
                 metrics[f"{part}/{name}"] = measure_actions(of_scores, of_labels, average)[f"{ACTION}/top1"]
             else:
-                found = [(scores[name][i], labels[name][i]) for i in places]
-                right = sum(values is not None and int(np.argmax(values)) == label for values, label in found)
-                metrics[f"{part}/{name}"] = 100 * right / len(places)
+                in_part = [(scores[name][i], labels[name][i]) for i in positions]
+                right = sum(values is not None and int(np.argmax(values)) == label for values, label in in_part)
+                metrics[f"{part}/{name}"] = 100 * right / len(positions)
     return metrics
 
 
@@ -149,12 +149,12 @@ def measure_actions(
             continue
         combine = np.multiply.outer if average == "probabilities" else np.add.outer  # softmax keeps the order of sums
         table = combine(np.asarray(verb), np.asarray(noun))
-        before = table.ravel()[: v * table.shape[1] + n] == table[v, n]  # of equal scores the first counts
-        ranks.append(int((table > table[v, n]).sum() + before.sum()))
+        ties_before = table.ravel()[: v * table.shape[1] + n] == table[v, n]  # of equal scores the first counts
+        ranks.append(int((table > table[v, n]).sum() + ties_before.sum()))
     metrics: dict[str, float] = {}
     for end, counted in (("", ranks), ("_scored", [rank for rank in ranks if rank is not None])):
-        for key, best in (("top1", 1), ("top5", 5)):
+        for key, k in (("top1", 1), ("top5", 5)):
             if counted:
-                right = sum(rank is not None and rank < best for rank in counted)
+                right = sum(rank is not None and rank < k for rank in counted)
                 metrics[f"{ACTION}/{key}{end}"] = 100 * right / len(counted)
     return metrics

@@ -13,12 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from gesta.errors import GestaError
-from gesta.prediction.answer import Prediction
+from gesta.prediction.prediction import Prediction
 from gesta.video.probe import probe
 from gesta.video.read import stream
 
-CLOCK = 90_000
-"""Ticks per second of the copy's timestamps: fine enough for every usual frame rate."""
+TICKS_PER_SECOND = 90_000
+"""Resolution of the copy's timestamps: fine enough for every usual frame rate."""
 
 
 def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out: str | os.PathLike[str]) -> Path:
@@ -29,7 +29,7 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
 
     Args:
         source: a video file or frame folder.
-        segments: answers of :func:`gesta.prediction.timeline.timeline`, in order; those without times are not drawn.
+        segments: predictions of :func:`gesta.prediction.timeline.timeline`, in order; those without times are left out.
         out: ``.mp4``, ``.mkv`` or ``.mov``.
 
     Raises:
@@ -38,7 +38,7 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
     """
     source, out = os.fspath(source), Path(out)
     if out.suffix.lower() not in (".mp4", ".mkv", ".mov"):
-        raise GestaError(f"{out}: a drawn copy is H.264, so its name must end in .mp4, .mkv or .mov")
+        raise GestaError(f"{out}: an annotated copy is H.264, so its name must end in .mp4, .mkv or .mov")
     if out.exists() and os.path.exists(source) and out.samefile(source):
         raise GestaError(f"{out} is the video itself: choose another name for the copy")
     rate = Fraction(probe(source).fps or 25).limit_denominator(1001)
@@ -46,33 +46,36 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
     part = out.with_name(f".{out.stem}.part{out.suffix}")
     try:
         with av.open(str(part), "w") as container:
-            video, now, last = None, 0, -1
+            video, position, last_tick = None, 0, -1
             for frame in stream(source):
-                while now < len(timed) and (timed[now].end or 0) <= frame.time:
-                    now += 1
-                current = timed[now] if now < len(timed) and (timed[now].start or 0) <= frame.time else None
+                while position < len(timed) and (timed[position].end or 0) <= frame.time:
+                    position += 1
+                upcoming = timed[position] if position < len(timed) else None
+                current = upcoming if upcoming and (upcoming.start or 0) <= frame.time else None
                 image = _draw(frame.image, current)
                 if video is None:
                     video = container.add_stream("libx264", rate=rate)
                     video.height, video.width, video.pix_fmt = *image.shape[:2], "yuv420p"
                     video.options = {"crf": "20", "preset": "veryfast"}
-                    video.time_base = video.codec_context.time_base = Fraction(1, CLOCK)
+                    video.time_base = video.codec_context.time_base = Fraction(1, TICKS_PER_SECOND)
                 picture = av.VideoFrame.from_ndarray(image, format="rgb24")
-                last = max(round(frame.time * CLOCK), last + 1)
-                picture.pts, picture.time_base = last, Fraction(1, CLOCK)
+                last_tick = max(round(frame.time * TICKS_PER_SECOND), last_tick + 1)  # H.264 needs rising times
+                picture.pts, picture.time_base = last_tick, Fraction(1, TICKS_PER_SECOND)
                 container.mux(video.encode(picture))
             if video is not None:
                 container.mux(video.encode())
         os.replace(part, out)
     except OSError as error:  # PyAV's errors are OSErrors too
-        raise GestaError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from None
+        raise GestaError(
+            f"{out}: cannot be written ({error.strerror or error}); choose another file with --draw"
+        ) from None
     finally:
         part.unlink(missing_ok=True)
     return out
 
 
 def _draw(image: Tensor, segment: Prediction | None) -> np.ndarray:
-    """``(C, H, W)`` uint8 to ``(H, W, C)`` of even size (H.264 wants that), with a banner while a segment lasts."""
+    """``(C, H, W)`` uint8 to ``(H, W, C)`` of even size (H.264 requires it), with a banner if there is a segment."""
     pixels = image.permute(1, 2, 0).numpy()
     height, width = pixels.shape[:2]
     pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

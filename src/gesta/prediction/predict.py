@@ -26,8 +26,8 @@ from gesta.evaluation.scoring import (
     views_per_pass,
 )
 from gesta.model import VideoModel
-from gesta.prediction.answer import Prediction
 from gesta.prediction.background import in_background, reading_workers
+from gesta.prediction.prediction import Prediction
 from gesta.processes import choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What the model says about one window."""
+    """Class probabilities of one window."""
 
     start: float  # seconds
     end: float
@@ -22,7 +22,7 @@ class Window:
 def smooth(items: Iterable[Window], width: int) -> Iterator[Window]:
     """Average each window's probabilities with its neighbours: ``width`` windows in all, fewer at the ends."""
     near: deque[Window] = deque()
-    middle = 0  # of the windows in `near`, the one whose turn it is
+    middle = 0  # position in `near` of the window that is averaged next
     for item in items:
         near.append(item)
         if len(near) - middle > width // 2:
@@ -45,7 +45,7 @@ def _mean(near: Sequence[Window], middle: int) -> Window:
 
 @dataclass(slots=True)
 class Segment:
-    """A stretch of one class.
+    """A part of the video in which one class lasts.
 
     Attributes:
         label: index of the class.
@@ -62,74 +62,77 @@ class Segment:
     count: int
 
     def add(self, other: Segment) -> None:
-        """Let it go on to the end of another."""
+        """Extend it by a later one of the same class."""
         self.end, self.total, self.count = other.end, self.total + other.total, self.count + other.count
 
 
 class Segmenter:
     """Joins windows into segments with hysteresis, and decides each segment as early as it can.
 
-    A window speaks for the time nearer to its middle than to its neighbours' middles. A segment begins where a class
-    is the most probable and reaches ``threshold``; it goes on while that class keeps ``release`` and no other begins.
-    Segments shorter than ``min_duration`` are dropped, and equal ones less than that apart are joined.
+    Windows overlap, so each stands for the time that is nearer to its middle than to its neighbours' middles. A segment
+    begins where a class is the most probable and reaches ``threshold``; it lasts while that class keeps ``release`` and
+    no other begins. Segments shorter than ``min_duration`` are dropped, and those of one class less than that apart are
+    joined.
     """
 
     def __init__(self, threshold: float, release: float, min_duration: float) -> None:
         self.threshold, self.release, self.min_duration = threshold, release, min_duration
-        self._last: Window | None = None  # its end waits for the next window's middle
-        self._from = 0.0
-        self._open: Segment | None = None
-        self._waiting: Segment | None = None  # closed, but may yet be joined to an equal one
+        self._window: Window | None = None  # the last one; where its time ends depends on the next
+        self._time = 0.0  # where the time of the last window begins
+        self._current: Segment | None = None
+        self._ended: Segment | None = None  # may still be joined to a later one of its class
 
     def push(self, window: Window) -> Iterator[Segment]:
-        """Take the next window; give the segments that are decided by it."""
-        if self._last is None:
-            self._from = window.start
+        """Take the next window; yield the segments that are decided by it."""
+        if self._window is None:
+            self._time = window.start
         else:
-            until = max(self._from, (self._last.start + self._last.end + window.start + window.end) / 4)
-            yield from self._cell(self._last, until)
-            self._from = until
-        self._last = window
+            until = max(self._time, (self._window.start + self._window.end + window.start + window.end) / 4)
+            yield from self._take(self._window, until)
+            self._time = until
+        self._window = window
 
     def finish(self) -> Iterator[Segment]:
         """The segments left at the end of the video."""
-        if self._last is not None:
-            yield from self._cell(self._last, self._last.end)
-        if self._open is not None:
-            yield from self._close(self._open)
-        if self._waiting is not None:
-            yield self._waiting
-        self._last = self._open = self._waiting = None
+        if self._window is not None:
+            yield from self._take(self._window, self._window.end)
+        if self._current is not None:
+            yield from self._close(self._current)
+        if self._ended is not None:
+            yield self._ended
+        self._window = self._current = self._ended = None
 
-    def _cell(self, window: Window, until: float) -> Iterator[Segment]:
+    def _take(self, window: Window, until: float) -> Iterator[Segment]:
+        """Add the time from the last window's to ``until``, for which a window stands."""
         p = window.probabilities
         best = int(p.argmax())
         begins = float(p[best]) >= self.threshold
-        new = Segment(best, self._from, until, p, 1)
+        new = Segment(best, self._time, until, p, 1)
         if (
-            self._open is not None
-            and (self._open.label == best or not begins)
-            and float(p[self._open.label]) >= self.release
+            self._current is not None
+            and (self._current.label == best or not begins)
+            and float(p[self._current.label]) >= self.release
         ):
-            self._open.add(new)
+            self._current.add(new)
         else:
-            if self._open is not None:
-                yield from self._close(self._open)
-            self._open = new if begins else None
-        waiting, now = self._waiting, self._open
-        if waiting is not None and (
-            until - waiting.end >= self.min_duration
-            if now is None or now.label != waiting.label
-            else now.start - waiting.end >= self.min_duration
+            if self._current is not None:
+                yield from self._close(self._current)
+            self._current = new if begins else None
+        ended, current = self._ended, self._current
+        # what comes next is too late to be joined to it
+        if ended is not None and (
+            until - ended.end >= self.min_duration
+            if current is None or current.label != ended.label
+            else current.start - ended.end >= self.min_duration
         ):
-            self._waiting = None
-            yield waiting
+            self._ended = None
+            yield ended
 
     def _close(self, segment: Segment) -> Iterator[Segment]:
-        waiting = self._waiting
-        if waiting and waiting.label == segment.label and segment.start - waiting.end < self.min_duration:
-            waiting.add(segment)
+        ended = self._ended
+        if ended and ended.label == segment.label and segment.start - ended.end < self.min_duration:
+            ended.add(segment)
         elif segment.end - segment.start >= self.min_duration:
-            if waiting:
-                yield waiting
-            self._waiting = segment
+            if ended:
+                yield ended
+            self._ended = segment

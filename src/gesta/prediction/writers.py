@@ -1,4 +1,4 @@
-"""Writing answers: a table for eyes, lines, CSV, JSON, subtitles."""
+"""What ``gesta predict`` writes: a table, lines of text, CSV, JSON or subtitles."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from gesta.errors import GestaError
-from gesta.prediction.answer import Prediction, clock
+from gesta.prediction.prediction import Prediction, clock
 
 Format = Literal["table", "text", "csv", "json", "srt"]
 
 
 def as_table(predictions: Iterable[Prediction]) -> Table:
-    """A rich table: one row per answer, the best class and the runners-up."""
+    """A rich table: one row per prediction, the most probable class and those after it."""
     columns = [Column(name, overflow="fold") for name in ("video", "from", "to", "action", "probability", "next")]
     table = Table(*columns)
     for p in predictions:
@@ -29,38 +29,38 @@ def as_table(predictions: Iterable[Prediction]) -> Table:
                 escape(p.path), *times, f"[red]{escape(p.error.removeprefix(p.path).removeprefix(': '))}[/red]", "", ""
             )
         else:
-            rest = ", ".join(f"{name} {v:.2f}" for name, v in p.labels[1:])
-            table.add_row(escape(p.path), *times, escape(p.labels[0][0]), f"{p.labels[0][1]:.3f}", escape(rest))
+            others = ", ".join(f"{name} {v:.2f}" for name, v in p.labels[1:])
+            table.add_row(escape(p.path), *times, escape(p.labels[0][0]), f"{p.labels[0][1]:.3f}", escape(others))
     return table
 
 
 def write(predictions: Iterable[Prediction], format: Format, out: TextIO) -> list[Prediction]:
-    """Write answers as they come (a table when all are there) and give them back.
+    """Write predictions as they come (a table when all are complete) and return them.
 
     Args:
-        format: ``table`` for eyes; ``text`` one line each; ``csv`` one row per class named, rank 1 first; ``json`` an
+        format: ``table`` for people; ``text`` one line each; ``csv`` one row per class, rank 1 first; ``json`` an
             array of :meth:`Prediction.to_json`; ``srt`` subtitles, which need the timeline of a single video.
 
     Raises:
         GestaError: ``srt`` of whole videos or of several videos.
     """
-    done: list[Prediction] = []
+    written: list[Prediction] = []
     if format == "table":
-        done = list(predictions)
-        # what is not a terminal has no width; a wide one keeps each answer on its line
-        Console(file=out, width=None if out.isatty() else 160).print(as_table(done))
-        return done
+        written = list(predictions)
+        # a file or pipe has no width of its own; a wide table keeps each prediction on one line
+        Console(file=out, width=None if out.isatty() else 160).print(as_table(written))
+        return written
     writer = {"text": _text, "csv": _csv, "json": _json, "srt": _srt}[format](out)
     next(writer)
     try:
         for p in predictions:
-            done.append(p)
+            written.append(p)
             writer.send(p)
             out.flush()
     finally:
         writer.close()
         out.flush()
-    return done
+    return written
 
 
 def write_to(path: str | None, predictions: Iterable[Prediction], format: Format) -> list[Prediction]:
@@ -107,7 +107,7 @@ def _json(out: TextIO) -> Writer:
             p = yield
             out.write(separator + json.dumps(p.to_json(), ensure_ascii=False))
             separator = ",\n"
-    finally:  # whatever ended the run, the file stays an array
+    finally:  # also after Ctrl-C the file is a valid array
         out.write("[]\n" if separator == "[\n" else "\n]\n")
 
 

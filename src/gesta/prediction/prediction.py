@@ -1,4 +1,4 @@
-"""The answer for one video or one segment of it, and how times are written."""
+"""What is predicted for one video or one segment of it, and how times are written."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The answer for one video or one stretch of it.
+    """The actions in one video or one segment of it.
 
     Attributes:
         path: the video as it was named.
         labels: (class, probability), most probable first; with several label spaces the classes are joint ("open door")
-            and their probabilities products. Empty where nothing could be said.
-        start: beginning of the stretch in seconds, None for the whole video.
+            and their probabilities products. Empty with an error.
+        start: beginning of the segment in seconds, None for the whole video.
         end: its end in seconds, None for the whole video.
-        error: one sentence saying why there is no answer (or why it stops early); empty if all went well.
+        error: one sentence that says why there are no labels (or why a timeline stops early); empty if all went well.
     """
 
     path: str
@@ -28,8 +28,8 @@ class Prediction:
     def __str__(self) -> str:
         if self.error:
             return self.error if self.path in self.error else f"{self.path}: {self.error}"
-        stretch = "" if self.start is None or self.end is None else f"  {clock(self.start)} - {clock(self.end)}"
-        return f"{self.path}{stretch}  " + ", ".join(f"{name} {p:.3f}" for name, p in self.labels)
+        times = "" if self.start is None or self.end is None else f"  {clock(self.start)} - {clock(self.end)}"
+        return f"{self.path}{times}  " + ", ".join(f"{name} {p:.3f}" for name, p in self.labels)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: path, start and end (seconds or null), labels, error (null if none)."""
