@@ -9,9 +9,10 @@ from dataclasses import field
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from gesta.config import config
-from gesta.cost import count
+from gesta.cost import count, counting, is_counting
 from gesta.model import ClipSpec, Grid, Insert, ModelConfig, VideoModel
 from gesta.models import model_config
 from gesta.plugins.stan import STAN
@@ -107,3 +108,21 @@ def test_equal_to_fvcore(layer: STAN) -> None:
         theirs = fvcore.FlopCountAnalysis(model, torch.zeros(1, 3, 16, 64, 64))
         theirs.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         assert count(model, style="fvcore").macs == theirs.total()
+
+
+def test_only_counting_asks_for_the_papers_form() -> None:
+    """A forward pass on the meta device alone is not counted, and what happens in between does not matter."""
+    assert not is_counting()
+    with pytest.raises(ValueError, match="stop"), counting():
+        with counting():
+            pass
+        assert is_counting()
+        raise ValueError("stop")
+    assert not is_counting()
+    with torch.device("meta"):
+        model = model_config("cyclemlp_tiny").build().eval()
+        video = torch.empty(1, 3, 8, 64, 64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(video)
+    assert sum(counter.get_flop_counts()["Global"].values()) // 2 != count(model_config("cyclemlp_tiny")).macs
+    assert not is_counting()

@@ -9,15 +9,16 @@ Two ways to count multiply-adds (MACs), one clip each:
   Softmax, activations, pooling and sums are not counted, nor are deformable convolutions (fvcore does not know them:
   the published costs of CycleMLP are without most of its Cycle FCs' work).
 
-Both count an operation as its paper writes it. A model that computes the same numbers in a cheaper or fused form uses
-the paper's form on the meta device, where counting happens (see ``gesta.models.mvit``).
+Both count an operation as its paper writes it. A model that computes the same numbers in a cheaper or fused form asks
+:func:`is_counting` and uses the paper's form where it is true (see ``gesta.models.mvit``).
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -31,6 +32,8 @@ if TYPE_CHECKING:  # for start-up time: a known cost is read and printed without
     from gesta.model import ClipSpec, ModelConfig, VideoModel
 
 Style = Literal["torch", "fvcore"]
+
+_now_counting = False  # of the module, not of a thread or context: a compiled forward pass reads it, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,22 @@ class Cost:
         return capture.get().rstrip()
 
 
+def is_counting() -> bool:
+    """Whether the running forward pass is counted, so that operations have to take the form of their papers."""
+    return _now_counting
+
+
+@contextmanager
+def counting() -> Iterator[None]:
+    """While it is open, :func:`is_counting` is true."""
+    global _now_counting
+    before, _now_counting = _now_counting, True
+    try:
+        yield
+    finally:
+        _now_counting = before
+
+
 def count(model: VideoModel | ModelConfig, style: Style = "torch", clip: ClipSpec | None = None) -> Cost:
     """Count a model's parameters and multiply-adds for one clip, on the meta device.
 
@@ -159,7 +178,7 @@ def _count(model: VideoModel, style: Style, spec: ClipSpec) -> Cost:
             uncounted[kind] = uncounted.get(kind, 0) + amount
 
     handles = [m.register_forward_pre_hook(note) for m in model.modules() if hasattr(m, "uncounted")]
-    with torch.no_grad(), counter:
+    with torch.no_grad(), counting(), counter:
         model(video)
     for handle in handles:
         handle.remove()

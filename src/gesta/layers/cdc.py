@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gesta.cost import is_counting
+
 Difference = Literal["none", "st", "t"]
 """From the centre to all of space and time, to the other frames, or none."""
 
@@ -82,7 +84,7 @@ class Conv(nn.Conv3d):
         """What the map is convolved with, ``(O, I, kT, kH, kW)``: the weights with the difference folded in."""
         weight = self.weight
         learning = self.training or (torch.is_grad_enabled() and weight.requires_grad)
-        if learning or torch.compiler.is_compiling() or weight.is_meta or weight.is_inference():
+        if learning or torch.compiler.is_compiling() or is_counting() or weight.is_inference():
             return fold_difference(weight, self.difference, self.theta)
         now = (weight.data_ptr(), weight._version, weight.device, weight.dtype, self.difference, self.theta)
         if self._kept is None or self._kept[0] != now:

@@ -11,6 +11,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gesta.cost import is_counting
+
 Norm = Literal["batch", "layer"]
 """A norm over the tokens of a batch for each channel, or over the channels of each token."""
 
@@ -51,7 +53,7 @@ class DepthwiseConv(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(T, B, H, W, C)`` to the same shape."""
-        if x.is_meta:  # papers count the 3-D convolution
+        if is_counting():  # papers count the 3-D convolution
             return super().forward(x.permute(1, 4, 0, 2, 3)).permute(2, 0, 3, 4, 1)
         if self.kernel_size[0] == 1:
             return self._tap(x, 0, self.bias)

@@ -29,6 +29,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from gesta.config import config
+from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, start_small
 from gesta.layers.resize import resize_line, resize_map
@@ -204,7 +205,7 @@ class DepthwiseConv(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         """``(B, t, h, w, C)`` to the same shape; tokens are a channels-last map already."""
         planes = grid.flatten(0, 1).permute(0, 3, 1, 2) if self.dims == 2 else grid.permute(0, 4, 1, 2, 3)
-        if self.training or planes.is_meta or isinstance(self.norm, nn.Identity):
+        if self.training or is_counting() or isinstance(self.norm, nn.Identity):
             planes = self.norm(self.conv(planes))
         else:
             convolve = F.conv2d if self.dims == 2 else F.conv3d
@@ -374,8 +375,8 @@ class CTN(VideoModel):
         return State(torch.cat([token.expand(len(video), -1, -1), patches], 1), size, self._whole)
 
     def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:
-        # papers count whole blocks, so on the meta device they are whole
-        self._whole = taps is not None or video.is_meta
+        # papers count whole blocks
+        self._whole = taps is not None or is_counting()
         try:
             return super()._run(video, taps)
         finally:
@@ -383,7 +384,7 @@ class CTN(VideoModel):
 
     def pool(self, state: State) -> Tensor:
         """The class token, normalised."""
-        tokens = state.tokens if state.tokens.is_meta else state.tokens[:, :1]  # papers count the norm of all tokens
+        tokens = state.tokens if is_counting() else state.tokens[:, :1]  # papers count the norm of all tokens
         return self.standardise(self.norm(tokens)[:, 0])
 
     def to_grid(self, state: State) -> Tensor:

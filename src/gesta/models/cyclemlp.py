@@ -7,8 +7,8 @@ whose B5 is the backbone of ATA (Y. Zhao et al., NeurIPS 2022, Table 3).
 A Cycle FC is a linear layer whose input channels are taken along one axis in turn: the first from here, the second from
 one place ahead, the third from one back, and so on. The public code calls a deformable convolution for that and pays
 for arbitrary offsets. These are fixed, so a depthwise convolution with a single 1 per kernel takes the same numbers,
-bit by bit, and an ordinary linear layer does the rest. On the meta device, where operations are counted, it is the
-deformable convolution (see :mod:`gesta.cost`).
+bit by bit, and an ordinary linear layer does the rest. While operations are counted (:mod:`gesta.cost`) it is the
+deformable convolution.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from gesta.config import config
+from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, drop_path_rates
 from gesta.models.frames import FrameModel, FramesConfig, State, temporal_inserts
@@ -104,7 +105,7 @@ class CycleFC(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """``(N, H, W, C)`` to the same shape."""
         images = input.permute(0, 3, 1, 2)
-        if input.is_meta:
+        if is_counting():
             offset = self.offsets().to(input).expand(len(input), -1, *input.shape[1:3])
             return deform_conv2d(images, offset, self.weight[..., None, None], self.bias).permute(0, 2, 3, 1)
         padding = [size // 2 for size in self.kernel.shape[2:]]

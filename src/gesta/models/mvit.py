@@ -20,8 +20,7 @@ relative positions), and adds the pooled q to its result (residual pooling, Eq 5
 How it is made fast, with equal numbers: the three distance terms are further columns of q (``q·R``, one column per
 key position of each axis) against one-hot columns of k, so that one fused attention computes everything and no
 (queries × keys) matrix is ever stored; all heads are pooled by one depthwise convolution in the layout in which the
-linear layers leave their tokens, so nothing is permuted and copied. On the meta device, where operations are counted
-(:mod:`gesta.cost`), attention runs without these columns, as the paper counts it.
+linear layers leave their tokens, so nothing is permuted and copied. While operations are counted (:mod:`gesta.cost`) attention runs without these columns, as the paper counts it.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from gesta.config import config
+from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, start_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
@@ -238,7 +238,7 @@ class Attention(nn.Module):
         """``softmax(q kᵀ / √d + relative positions) v``, all ``(B, N, heads, d)``; a class token has no position."""
         dim = q.shape[-1]
         scale = dim**-0.5
-        if q.is_meta:  # operations are counted here: the relative positions' products, and attention without them
+        if is_counting():  # as the paper does: the relative positions' products, and attention without them
             self.rel_pos(q[:, first:], q_size, k_size)
         else:
             zeros = -(dim + sum(k_size)) % 8  # kernels want widths divisible by 8

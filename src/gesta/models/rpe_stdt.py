@@ -14,7 +14,7 @@ al., ICCV 2021), sizes of the temporal encoder are De+Recouple's. No code of the
     classifier                          norm(x)[class token of time]
 
 The grid of the state is that of the patches, and ``(C, T', 1, 1)`` behind the last spatial block. There only the class
-token is read, so that block computes nothing else (except on the meta device, where costs are counted as the paper
+token is read, so that block computes nothing else (except while costs are counted as the paper
 writes them). Its relative positions then have no effect: a class token is equally far from everything.
 """
 
@@ -33,6 +33,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from gesta.config import config
+from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, start_small
 from gesta.layers.resize import resize_line
@@ -239,7 +240,7 @@ class Collect(nn.Module):
 
     def forward(self, tokens: Tensor, frames: int) -> State:
         """``(B·T, N, C)``, the class token first."""
-        tokens = tokens if tokens.is_meta else tokens[:, :1]  # costs are counted with the norm of all tokens
+        tokens = tokens if is_counting() else tokens[:, :1]  # costs are counted with the norm of all tokens
         found = self.norm(tokens)[:, 0].unflatten(0, (-1, frames))
         positions = UNIT * torch.arange(frames, device=found.device).expand(len(found), -1)
         if self.cls_token is not None:
@@ -277,7 +278,7 @@ class SpatialBlock(nn.Module):
 
     def forward(self, state: State) -> State:
         tokens, size, ids, _ = state
-        first = self.class_only and not tokens.is_meta
+        first = self.class_only and not is_counting()
         result = self.attn(self.norm1(tokens), ids, first)
         tokens = (tokens[:, :1] if first else tokens) + self.drop_path(result)
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))

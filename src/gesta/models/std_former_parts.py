@@ -15,6 +15,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from gesta.config import config
+from gesta.cost import is_counting
 from gesta.layers.resize import resize_line
 from gesta.layers.tokens import DenseConv, DepthwiseConv, Norm, channel_norm, convolved, normed, zero
 from gesta.model import ClipSpec, ModelConfig
@@ -141,7 +142,7 @@ class Tubelets(nn.Conv3d):
 
     def forward(self, video: Tensor) -> Tensor:
         """``(B, channels, T', H', W')`` to ``(T, B, H, W, C)``."""
-        if video.is_meta or self.in_channels > 3:  # small patches of many channels are not worth the copy
+        if is_counting() or self.in_channels > 3:  # small patches of many channels are not worth the copy
             return super().forward(video).permute(2, 0, 3, 4, 1).contiguous()
         (frames, edge, _), pad = self.kernel_size, self.kernel_size[0] // 2
         pieces = F.pad(video, (0, 0, 0, 0, pad, pad)).unfold(2, frames, self.stride[0])

@@ -28,6 +28,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from gesta.config import config
+from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, start_small
 from gesta.layers.resize import resize_line, resize_map
@@ -275,7 +276,7 @@ class TimeSformer(VideoModel):
 
     def pool(self, state: State) -> Tensor:
         """The class token, normalised."""
-        tokens = state.tokens if state.tokens.is_meta else state.tokens[:, :1]  # papers count the norm of all tokens
+        tokens = state.tokens if is_counting() else state.tokens[:, :1]  # papers count the norm of all tokens
         return self.standardise(self.norm(tokens)[:, 0])
 
     def to_grid(self, state: State) -> Tensor:

@@ -26,6 +26,7 @@ from gesta.alignment.assignment import Solver
 from gesta.alignment.chain import Size, find_routes, follow, unfollow
 from gesta.alignment.soft import Chain, soft_routes
 from gesta.config import config
+from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.temporal import Attend
 from gesta.model import AroundConfig
@@ -101,7 +102,7 @@ class Alignment(nn.Module):
         Routes are ``(B, T, N)`` places, or ``(B, T, N, N)`` weights of soft alignment.
         """
         tokens = x.flatten(2, 3)
-        if x.shape[1] == 1 or x.is_meta:  # one frame is aligned; papers count operations without alignment
+        if x.shape[1] == 1 or is_counting():  # one frame is aligned; papers count operations without alignment
             routes = torch.arange(tokens.shape[2], device=x.device).expand(tokens.shape[:3])
         elif routes is None:
             routes = self.routes(tokens if self.config.align_on == "input" else norm(tokens), (x.shape[2], x.shape[3]))

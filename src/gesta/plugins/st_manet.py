@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gesta.config import config
+from gesta.cost import is_counting
 from gesta.layers.pointwise import Pointwise
 from gesta.layers.precision import no_autocast
 from gesta.model import Grid, LayerConfig
@@ -147,7 +148,7 @@ class TDALayer(nn.Module):
         values = [] if self.pool is None else [x]
         if self.pool is not None and branch is not None:
             values = [branch] if self.config.value == "branch" else [x, branch]
-        if x.is_meta or self.config.second_softmax == "feature":  # papers count A · Z and A · Z̄ apart
+        if is_counting() or self.config.second_softmax == "feature":  # papers count A · Z and A · Z̄ apart
             (own,), values = self.weigh(attention, [x]), self.weigh(attention, values)
         else:  # and they are the same numbers
             own, *others = self.weigh(attention, [x, *(value for value in values if value is not x)])
@@ -157,7 +158,7 @@ class TDALayer(nn.Module):
     def attend(self, parts: Sequence[Tensor]) -> Tensor:
         """A_t ``(B, T, T)`` (Eq. 1) of maps that together are Z̄."""
         c = self.config
-        if c.embed == "depthwise" and not parts[0].is_meta:
+        if c.embed == "depthwise" and not is_counting():
             return self._attend_by_grams(parts)
         whole = torch.cat(list(parts), 1)
         q, k = (whole, whole) if c.embed == "none" else (self.phi(whole), self.omega(whole))
@@ -200,7 +201,7 @@ class TDALayer(nn.Module):
     def _to_map(self, x: Tensor) -> Tensor:
         """ε'."""
         first: nn.Conv3d = self.out[0]  # type: ignore[assignment]
-        if first.groups == 1 or x.is_meta:
+        if first.groups == 1 or is_counting():
             return self.out(x)
         assert first.bias is not None
         mixed = _Taps.apply(x.permute(0, 2, 3, 4, 1), first.weight.flatten(1).to(x.dtype), first.bias.to(x.dtype))
@@ -216,7 +217,7 @@ class TDALayer(nn.Module):
             return None
         stride, *space = self.pool
         x = torch.cat([_pool_space(value, space) for value in values], 1)
-        if x.is_meta or stride == 1 or x.shape[2] % stride:
+        if is_counting() or stride == 1 or x.shape[2] % stride:
             return self.branch_norm(_pool_time(self.epsilon(x), stride))
         padded = F.pad(x, (0, 0, 0, 0, 1, 1))
         frames = padded.shape[2] - stride + 1
@@ -292,7 +293,7 @@ class SDALayer(nn.Module):
         """α(Z), β(Z) and η(Z), by one product of matrices."""
         names = ["alpha", "beta", "eta"]
         convs = [getattr(self, name) for name in names if hasattr(self, name)]
-        if x.is_meta or not convs:
+        if is_counting() or not convs:
             return [getattr(self, name)(x) if hasattr(self, name) else x for name in names]
         weight = torch.cat([conv.weight.flatten(1) for conv in convs])
         found = F.linear(x.permute(0, 2, 3, 4, 1), weight, torch.cat([conv.bias for conv in convs]))

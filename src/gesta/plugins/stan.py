@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gesta.config import config
+from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.precision import no_autocast
 from gesta.model import Grid, LayerConfig, VideoModel
@@ -133,7 +134,7 @@ class STANLayer(nn.Module):
             padding_mode=c.padding_mode,
             align_corners=c.align_corners,
             projective=c.mode == "homography",
-            separable=self.separable and not x.is_meta,  # costs are counted in the paper's form
+            separable=self.separable and not is_counting(),  # costs are counted in the paper's form
         )
         if c.residual == "add":
             return warped + x
