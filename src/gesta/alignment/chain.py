@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gesta.alignment.assignment import Solver, assign
 from gesta.errors import GestaError
+from gesta.layers.precision import no_autocast
 
 IDENTITY_BIAS = 1e-6
 """Added to the similarity of a place with itself where ties are broken in favour of staying: repeated frames stay."""
@@ -39,7 +40,7 @@ def similarity(tokens: Tensor, *, prefer_staying: bool = False) -> Tensor:
         ``(B, T - 1, N, N)``, rows the earlier frame. Not-a-number (of tokens that are, or are infinite) counts as -1;
         tokens of zeros have similarity 0 to all.
     """
-    with torch.autocast(tokens.device.type, enabled=False):
+    with no_autocast(tokens):
         unit = F.normalize(tokens.double() if tokens.dtype == torch.float64 else tokens.float(), dim=-1, eps=1e-12)
         found = unit[:, :-1] @ unit[:, 1:].transpose(2, 3)
     found = torch.nan_to_num(found, nan=-1.0)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gesta.alignment.assignment import Solver, assign
 from gesta.alignment.chain import Size, nearby, similarity
+from gesta.layers.precision import no_autocast
 
 Chain = Literal["compose", "anchor0", "sequential"]
 
@@ -70,7 +71,7 @@ def soft_routes(
         hard = F.one_hot(assign(found.detach(), solver), soft.shape[-1]).to(soft.dtype)
         return hard + (soft - soft.detach())  # in this order exactly hard
 
-    with torch.autocast(tokens.device.type, enabled=False):
+    with no_autocast(tokens):
         tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
         batch, frames, places, _ = tokens.shape
         weights = [torch.eye(places, dtype=tokens.dtype, device=tokens.device).expand(batch, places, places)]
