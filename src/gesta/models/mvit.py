@@ -20,7 +20,8 @@ relative positions), and adds the pooled q to its result (residual pooling, Eq 5
 How it is made fast, with equal numbers: the three distance terms are further columns of q (``q·R``, one column per
 key position of each axis) against one-hot columns of k, so that one fused attention computes everything and no
 (queries × keys) matrix is ever stored; all heads are pooled by one depthwise convolution in the layout in which the
-linear layers leave their tokens, so nothing is permuted and copied. While operations are counted (:mod:`gesta.cost`) attention runs without these columns, as the paper counts it.
+linear layers leave their tokens, so nothing is permuted and copied. While operations are counted
+(:mod:`gesta.cost`) attention runs without these columns, as the paper counts it.
 """
 
 from __future__ import annotations
