@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 from pathlib import Path
 
@@ -26,6 +27,21 @@ def test_few_modules_at_the_root() -> None:
 def test_no_folder_is_crowded(root: str) -> None:
     crowded = {folder: number for folder, number in folders(ROOT / root).items() if number > 20}
     assert not crowded, "more than 20 files: split the folder by what its files are about"
+
+
+def test_no_function_is_long() -> None:
+    long = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 100
+    }
+    assert not long, "more than 100 lines"
+
+
+def test_every_file_says_what_it_holds() -> None:
+    silent = [str(path.relative_to(ROOT)) for path in FILES if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent, "files without a docstring"
 
 
 def test_imports_for_the_type_checker_alone_are_explained() -> None:
