@@ -1,24 +1,22 @@
-"""What CTN's parts cost beside the obvious ways to write them, in one run.
+"""What CTN's parts cost beside the straightforward ways to write them.
 
     python benchmarks/ctn.py [--device cuda] [--batch 2] [--dtype bfloat16] [--repeats 5]
 
 At CTN-b's sizes (4 × 14 × 14 tokens of 768 channels): a whole block with its convolutional mapping as we have it
-(tokens are a channels-last map, batch norm folded in evaluation), with channels first as CvT's public code has it, with
+(tokens are a channels-last map, batch norm folded in evaluation), with channels first as in CvT's public code, with
 one convolution for queries, keys and values, and with ViViT's linear mapping; the last block for the class token alone;
-the stem with channels last and first. The ways take turns; a time is the least of its repetitions, because other work
-on a machine only ever adds to it, and on one thread of a CPU it is the thread's own. Asserts nothing.
+the stem with channels last and first. Asserts nothing about time.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from side_by_side import compare
+from side_by_side import compare, dtype_option, environment, options_of
 from torch import Tensor, nn
 
 from gesta.config import replace
@@ -28,7 +26,7 @@ SIZE = (4, 14, 14)
 
 
 class ChannelsFirst(Attention):
-    """Every mapping rearranges the tokens to channels first and back, and normalises in a pass of its own."""
+    """Every mapping rearranges the tokens to channels first and back, and normalises in a separate pass."""
 
     def forward(self, tokens: Tensor, size: tuple[int, int, int], whole: bool = True) -> Tensor:
         token, patches = tokens[:, :1], tokens[:, 1:]
@@ -49,12 +47,12 @@ class OneConvolution(Attention):
         modules: list[Any] = [self.depthwise[part] for part in "qkv"]  # type: ignore[index]
         planes = patches.unflatten(1, size).flatten(0, 1).permute(0, 3, 1, 2)
 
-        def threes(values: list[Tensor]) -> Tensor:
+        def interleave(values: list[Tensor]) -> Tensor:
             return torch.stack(values, 1).flatten(0, 1)
 
-        kernel = threes([m.conv.weight for m in modules])
+        kernel = interleave([m.conv.weight for m in modules])
         mean, var, scale, shift = (
-            threes([getattr(m.norm, name) for m in modules])
+            interleave([getattr(m.norm, name) for m in modules])
             for name in ("running_mean", "running_var", "weight", "bias")
         )
         if self.training:
@@ -78,21 +76,16 @@ def attend(attn: Attention, parts: list[Tensor]) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = options_of(__doc__, batch=2, repeats=5)
+    dtype_option(parser)
     options = parser.parse_args()
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    print(
-        f"batch {options.batch}, {options.dtype}, {device}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}"
-    )
+    print(environment(options))
     torch.manual_seed(0)
     config = ctn_b()
 
-    def placed(module: nn.Module) -> Any:
+    def prepare(module: nn.Module) -> Any:
+        """Random statistics and kernels, on the device."""
         for name, buffer in module.named_buffers():
             if name.endswith("running_var"):
                 nn.init.uniform_(buffer, 0.5, 2)
@@ -101,12 +94,12 @@ def main() -> None:
                 nn.init.normal_(parameter, std=0.3)
         return module.to(device, dtype)
 
-    ours = placed(Block(config, 0.0, last=True))
+    ours = prepare(Block(config, 0.0, last=True))
     blocks = {"ours": ours}
     for name, kind in (("channels first", ChannelsFirst), ("one convolution for q, k, v", OneConvolution)):
         blocks[name] = copy.deepcopy(ours)
         blocks[name].attn.__class__ = kind
-    blocks["linear mapping (ViViT)"] = placed(Block(replace(config, mapping="linear"), 0.0, last=True))
+    blocks["linear mapping (ViViT)"] = prepare(Block(replace(config, mapping="linear"), 0.0, last=True))
     tokens = torch.randn(options.batch, 785, config.width, device=device, dtype=dtype)
     for training in (False, True):
 
@@ -124,8 +117,11 @@ def main() -> None:
         ways["ours, last block, class token alone"] = lambda: run(ours, whole=False)
         compare("a block, " + ("forward and backward" if training else "forward"), ways, device, options.repeats)
 
-    stem = placed(VideoToTokens(config))
-    video = torch.randn(options.batch, 3, 8, 224, 224, device=device, dtype=dtype)
+    compare_stem(prepare(VideoToTokens(config)), options.batch, device, dtype, options.repeats)
+
+
+def compare_stem(stem: VideoToTokens, batch: int, device: torch.device, dtype: torch.dtype, repeats: int) -> None:
+    video = torch.randn(batch, 3, 8, 224, 224, device=device, dtype=dtype)
     last = torch.channels_last_3d
     for training in (False, True):
         stem.train(training)
@@ -136,11 +132,11 @@ def main() -> None:
                 if training:
                     result.square().mean().backward()
 
-        ways = {
+        ways: dict[str, Callable[[], object]] = {
             "ours (channels last)": lambda: embed(video.contiguous(memory_format=last)),
             "channels first": lambda: embed(video),
         }
-        compare("the stem, " + ("forward and backward" if training else "forward"), ways, device, options.repeats)
+        compare("the stem, " + ("forward and backward" if training else "forward"), ways, device, repeats)
 
 
 if __name__ == "__main__":

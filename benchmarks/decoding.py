@@ -1,13 +1,13 @@
-"""How fast clips come out of video files: gesta beside plain PyAV, OpenCV and decord, in one run on the same clips.
+"""How fast clips are read from video files: gesta beside plain PyAV, OpenCV and decord on the same clips.
 
     python benchmarks/decoding.py [FOLDER] [--repeats 5] [--short-side 128]
 
-Each contestant reads one clip of 16 frames, 4 apart, from every file, scaled to the short side; the start is the same
-for all. The rows are measured in turn, ``--repeats`` times, and the fastest round of each counts. "Decoding alone"
-stops after the last needed frame and converts nothing: a reader that decodes every frame on the way cannot be faster.
-"Plain PyAV" is what one writes first: all frames to arrays, then index, then resize. Without a folder, 24 small H.264
-files are made (320 x 240, 120 frames). One process, one decoder thread for all who offer a choice; nothing is asserted
-about time.
+Each reader reads one clip of 16 frames, 4 apart, from every file, scaled to the short side; the start is the same for
+all. The readers are measured in turn, ``--repeats`` times, and the fastest round of each counts. "Decoding alone" stops
+after the last needed frame and converts nothing: a reader that decodes every frame before it cannot be faster. "Plain
+PyAV" is the first version that one writes: all frames to arrays, then index, then resize. Without a folder, 24 small
+H.264 files are made (320 x 240, 120 frames). One process, one decoder thread where there is a choice; nothing is
+asserted about time.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def opencv(path: str, indices: list[int], size: tuple[int, int]) -> torch.Tensor
 
     cv2.setNumThreads(1)
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    wanted, frames = set(indices), []
+    needed, frames = set(indices), []
     for i in range(indices[-1] + 1):
         capture.grab()
-        if i in wanted:
+        if i in needed:
             image = capture.retrieve()[1]
             frames.append(cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB))
     capture.release()
@@ -105,10 +105,10 @@ def decoding_alone(path: str, indices: list[int], size: tuple[int, int]) -> None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="frames per second out of video files, side by side")
-    parser.add_argument("folder", nargs="?", help="videos to read (default: made on the spot)")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--short-side", type=int, default=128)
+    parser = argparse.ArgumentParser(description="frames per second from video files, side by side")
+    parser.add_argument("folder", nargs="?", help="videos to read (default: some are made)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default %(default)s)")
+    parser.add_argument("--short-side", type=int, default=128, help="in pixels (default %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as made:
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def compare(paths: list[str], short_side: int, repeats: int) -> None:
-    contestants: dict[str, Callable[[str, list[int], tuple[int, int]], object]] = {
+    readers: dict[str, Callable[[str, list[int], tuple[int, int]], object]] = {
         "gesta": gesta,
         "gesta, torchcodec": gesta_torchcodec,
         "plain PyAV": plain_pyav,
@@ -130,7 +130,7 @@ def compare(paths: list[str], short_side: int, repeats: int) -> None:
     for name, module in modules.items():
         if importlib.util.find_spec(module) is None:
             print(f"{name}: not installed")
-            del contestants[name]
+            del readers[name]
     clips: list[tuple[str, list[int], tuple[int, int]]] = []
     rng = np.random.default_rng(0)
     for path in paths:
@@ -141,19 +141,19 @@ def compare(paths: list[str], short_side: int, repeats: int) -> None:
             clips.append((path, [start + STRIDE * i for i in range(FRAMES)], size))
     if not clips:
         raise SystemExit(f"no video of more than {FRAMES * STRIDE} frames; give another folder")
-    for name in list(contestants):  # files in the page cache, libraries loaded; who fails at one file is out
+    for name in list(readers):  # warms up; a reader that fails at one file is left out
         try:
             for path, indices, size in clips:
-                contestants[name](path, indices, size)
+                readers[name](path, indices, size)
         except Exception as error:
-            print(f"{name}: out ({type(error).__name__}: {str(error).splitlines()[0]})")
-            del contestants[name]
-    fastest = dict.fromkeys(contestants, float("inf"))
+            print(f"{name}: left out ({type(error).__name__}: {str(error).splitlines()[0]})")
+            del readers[name]
+    fastest = dict.fromkeys(readers, float("inf"))
     for _ in range(repeats):
-        for name, contestant in contestants.items():
+        for name, reader in readers.items():
             begin = time.perf_counter()
             for path, indices, size in clips:
-                contestant(path, indices, size)
+                reader(path, indices, size)
             fastest[name] = min(fastest[name], time.perf_counter() - begin)
     print(f"{len(clips)} clips of {FRAMES} frames, {STRIDE} apart, short side {short_side}; one process")
     print(f"{'':20}{'ms/clip':>10}{'frames/s':>10}{'gesta is':>12}")

@@ -1,15 +1,15 @@
-"""Training clips per second: our loader beside loaders as users write them, on the same videos in one run.
+"""Training clips per second: gesta's loader beside loaders as users write them, on the same videos.
 
     python benchmarks/loading.py [--root FOLDER] [--workers 2] [--seconds 8] [--rounds 3] [--json]
 
-Every loader delivers batches of 8 clips, 16 frames 4 apart from a random place, a random resized crop of 224 x 224,
-mirrored at random, uint8. ``PyAV`` decodes up to the last wanted frame, keeps the wanted ones and converts those;
-``PyAV, whole video`` decodes and converts everything first, as tutorials do; decord, OpenCV and torchcodec are there if
-they are installed. None but ours scales frames while converting them, survives a broken file or draws reproducibly.
-``decoding alone`` is the pure decoding limit: the same files opened, the packets that the same clips need decoded along
-our reader's shortest way, in as many processes, and nothing done with the frames. Rates are taken in turns, several
+Every loader delivers batches of 8 clips, 16 frames 4 apart from a random start, a random resized crop of 224 x 224,
+mirrored at random, uint8. ``PyAV`` decodes up to the last needed frame, keeps the needed ones and converts those;
+``PyAV, whole video`` decodes and converts everything first, as tutorials do; decord, OpenCV and torchcodec take part if
+they are installed. Only gesta's scales frames while converting them, survives a broken file and is reproducible.
+``decoding alone`` is the pure decoding limit: the same files opened, the packets that the same clips need decoded in
+gesta's shortest way, in as many processes, and the frames discarded. Rates are taken in turns, several
 rounds; the medians of rates and of each round's ratios are printed; nothing is asserted about time. Without workers
-rates are clips per second of the processor's time, which other programs on the machine change less.
+rates are clips per second of CPU time, which other programs on the machine change less.
 
 Without ``--root`` 16 made H.264 videos of 340 x 256, 150 frames, are read.
 """
@@ -49,7 +49,7 @@ BATCH = 8
 
 
 class Plain(Dataset):
-    """Random augmented clips of a list of files, by one library, without a care for broken files."""
+    """Random augmented clips of a list of files, by one library; a broken file raises an error."""
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = paths
@@ -66,13 +66,13 @@ class Plain(Dataset):
         raise NotImplementedError
 
     @staticmethod
-    def wanted(n: int) -> np.ndarray:
-        """Dense indices from a random place; a short video is played again."""
+    def draw_indices(n: int) -> np.ndarray:
+        """Dense indices from a random start; a short video is repeated."""
         start = int(torch.randint(max(n - CLIP.frames * CLIP.stride, 0) + 1, ()))
         return (start + CLIP.stride * np.arange(CLIP.frames)) % n
 
 
-def stacked(images: Iterable[np.ndarray]) -> Tensor:
+def stack(images: Iterable[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2)
 
 
@@ -80,7 +80,7 @@ class PyAV(Plain):
     def frames(self, path: str) -> Tensor:
         with av.open(path, metadata_errors="replace") as container:
             video = container.streams.video[0]
-            indices = self.wanted(video.frames or sum(p.size > 0 for p in container.demux(video)))
+            indices = self.draw_indices(video.frames or sum(p.size > 0 for p in container.demux(video)))
             container.seek(0)
             kept = {}
             for i, frame in enumerate(container.decode(video)):
@@ -88,15 +88,15 @@ class PyAV(Plain):
                     kept[i] = frame.to_ndarray(format="rgb24")
                 if i >= indices.max():
                     break
-        last = max(kept)  # headers promise more frames than there are
-        return stacked(kept.get(int(i), kept[last]) for i in indices)
+        last = max(kept)  # headers may count more frames than the file has
+        return stack(kept.get(int(i), kept[last]) for i in indices)
 
 
 class WholePyAV(Plain):
     def frames(self, path: str) -> Tensor:
         with av.open(path, metadata_errors="replace") as container:
             images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        return stacked(images[i] for i in self.wanted(len(images)))
+        return stack(images[i] for i in self.draw_indices(len(images)))
 
 
 class Decord(Plain):
@@ -104,7 +104,7 @@ class Decord(Plain):
         import decord
 
         reader = decord.VideoReader(path, num_threads=1)
-        return torch.from_numpy(reader.get_batch(self.wanted(len(reader))).asnumpy()).permute(0, 3, 1, 2)
+        return torch.from_numpy(reader.get_batch(self.draw_indices(len(reader))).asnumpy()).permute(0, 3, 1, 2)
 
 
 class OpenCV(Plain):
@@ -113,7 +113,7 @@ class OpenCV(Plain):
 
         cv2.setNumThreads(0)
         capture = cv2.VideoCapture(path)
-        indices = self.wanted(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        indices = self.draw_indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         kept: dict[int, np.ndarray] = {}
         for i in range(int(indices.max()) + 1):
             if not capture.grab():
@@ -121,7 +121,7 @@ class OpenCV(Plain):
             if i in indices:
                 kept[i] = cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
         capture.release()
-        return stacked(kept.get(int(i), kept[max(kept)]) for i in indices)
+        return stack(kept.get(int(i), kept[max(kept)]) for i in indices)
 
 
 class TorchCodec(Plain):
@@ -129,13 +129,13 @@ class TorchCodec(Plain):
         from torchcodec.decoders import VideoDecoder
 
         reader = VideoDecoder(path, num_ffmpeg_threads=1)
-        return reader.get_frames_at(self.wanted(len(reader)).tolist()).data
+        return reader.get_frames_at(self.draw_indices(len(reader)).tolist()).data
 
 
 LIBRARIES = {"decord": (Decord, "decord"), "OpenCV": (OpenCV, "cv2"), "torchcodec": (TorchCodec, "torchcodec")}
 
 
-def ours(paths: list[str], workers: int, kind: type[TrainingClips]) -> Iterator[Tensor]:
+def gesta_batches(paths: list[str], workers: int, kind: type[TrainingClips]) -> Iterator[Tensor]:
     records = [Record(path=path, name=path, label=0) for path in paths]
     config = TrainConfig(batch_size=BATCH)
     batches = itertools.chain.from_iterable(training_batches(records, config, epoch) for epoch in itertools.count())
@@ -143,7 +143,7 @@ def ours(paths: list[str], workers: int, kind: type[TrainingClips]) -> Iterator[
         yield batch["video"]
 
 
-def plain(dataset: Plain, workers: int) -> Iterator[Tensor]:
+def plain_batches(dataset: Plain, workers: int) -> Iterator[Tensor]:
     order = (int(i) for _ in itertools.count() for i in torch.randperm(len(dataset)))
     yield from DataLoader(
         dataset,
@@ -155,9 +155,9 @@ def plain(dataset: Plain, workers: int) -> Iterator[Tensor]:
 
 
 def rate(batches: Iterator[Tensor], workers: int, seconds: float) -> float:
-    """Clips per second after the batches that were loaded ahead, and those that pay for the process's first memory.
+    """Clips per second after the batches that were loaded ahead, and those in which the process first allocates.
 
-    Without workers, seconds of the processor's time.
+    Without workers, seconds of CPU time.
     """
     clock = time.perf_counter if workers else time.process_time
     for _ in range(3 + 2 * workers):
@@ -183,10 +183,10 @@ def readable(root: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder of videos (default: some are made)")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--workers", type=int, default=2, help="loader processes (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="av|torch")
     with tempfile.TemporaryDirectory() as folder:
@@ -205,30 +205,34 @@ def main() -> None:
         rates: dict[str, list[float]] = {}
         for _ in range(options.rounds):
             for name, kind in list(kinds.items()):
-                own = issubclass(kind, TrainingClips)
-                batches = ours(paths, options.workers, kind) if own else plain(kind(paths), options.workers)
+                is_gesta = issubclass(kind, TrainingClips)
+                batches = (
+                    gesta_batches(paths, options.workers, kind)
+                    if is_gesta
+                    else plain_batches(kind(paths), options.workers)
+                )
                 try:
                     rates.setdefault(name, []).append(rate(batches, options.workers, options.seconds))
-                except Exception as error:  # a library that is installed need not load, nor read every video
-                    if own:
+                except Exception as error:  # an installed library may fail to load, or to read a video
+                    if is_gesta:
                         raise
                     kinds.pop(name)
                     rates.pop(name, None)
                     print(f"{name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
                 finally:
                     batches.close()  # type: ignore[attr-defined]
-    found = {name: statistics.median(values) for name, values in rates.items()}
-    # of neighbours in time: a machine that others use, too, changes its speed by more than loaders differ
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    # within a round: a shared machine changes its speed by more than the loaders differ
     ratios = {name: statistics.median(g / v for g, v in zip(rates["gesta"], values)) for name, values in rates.items()}
     if options.json:
-        result = {"videos": len(paths), "workers": options.workers, "clips_per_s": found, "gesta_is": ratios}
+        result = {"videos": len(paths), "workers": options.workers, "clips_per_s": medians, "gesta_is": ratios}
         print(json.dumps(result, indent=2))
         return
     print(f"{len(paths)} videos, {options.workers} workers, {torch.__version__}")
     print(f"{'loader':20} {'clips/s':>8}   gesta / this")
-    for name, value in found.items():
+    for name, value in medians.items():
         print(f"{name:20} {value:8.1f}   {ratios[name]:.2f}")
-    print(f"gesta comes to {ratios['decoding alone']:.0%} of the pure decoding limit")
+    print(f"gesta reaches {ratios['decoding alone']:.0%} of the pure decoding limit")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,26 @@
-"""What MFST's parts cost beside the obvious ways to write them, in one run.
+"""What MFST's parts cost beside the straightforward ways to write them.
 
     python benchmarks/mfst.py [--device cuda] [--batch 1] [--dtype bfloat16] [--repeats 7]
 
 Three ratios, at the sizes of MFST-Large on clips of 32 × 224 × 224: the stem's central difference convolutions beside
 plain ones and beside two convolutions (the public code), k-NN attention beside a scattered mask (the public code) and
-beside a k-th value, and the weight-shared Transformer on all temporal scales at once beside one after another. The ways
-take turns; a time is the least of its repetitions, because other work on a machine only ever adds to it, and on a CPU
-processor time, which it disturbs least (of all threads together: use one). Asserts nothing.
+beside a k-th value, and the weight-shared Transformer on all temporal scales at once beside one after another. Asserts
+nothing about time.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from side_by_side import compare
+from side_by_side import Work, compare, dtype_option, environment, options_of
 from torch import Tensor
 
 from gesta.layers.cdc import Conv
 from gesta.layers.knn import knn_attention
 from gesta.models.mfst import MFSTConfig, WMSTrans, mfst_tiny, sinusoids
-
-Work = Callable[[], object]
 
 
 def two_convolutions(conv: Conv, x: Tensor) -> Tensor:
@@ -32,18 +29,18 @@ def two_convolutions(conv: Conv, x: Tensor) -> Tensor:
     return F.conv3d(x, conv.weight, None, conv.stride, pads) - conv.theta * F.conv3d(x, total, None, conv.stride)
 
 
-def scattered(q: Tensor, k: Tensor, v: Tensor, share: float) -> Tensor:
+def scattered(q: Tensor, k: Tensor, v: Tensor, fraction: float) -> Tensor:
     scores = (q @ k.mT) * q.shape[-1] ** -0.5
     mask = torch.zeros_like(scores)
-    mask.scatter_(-1, scores.topk(int(share * scores.shape[-1])).indices, 1.0)
+    mask.scatter_(-1, scores.topk(int(fraction * scores.shape[-1])).indices, 1.0)
     return torch.where(mask > 0, scores, torch.full_like(scores, float("-inf"))).softmax(-1) @ v
 
 
-def by_kth_value(q: Tensor, k: Tensor, v: Tensor, share: float) -> Tensor:
+def by_kth_value(q: Tensor, k: Tensor, v: Tensor, fraction: float) -> Tensor:
     scores = (q @ k.mT) * q.shape[-1] ** -0.5
     count = scores.shape[-1]
-    least = scores.detach().kthvalue(count - int(share * count) + 1, keepdim=True).values
-    return scores.masked_fill(scores < least, float("-inf")).softmax(-1) @ v
+    threshold = scores.detach().kthvalue(count - int(fraction * count) + 1, keepdim=True).values
+    return scores.masked_fill(scores < threshold, float("-inf")).softmax(-1) @ v
 
 
 def one_by_one(block: WMSTrans, x: Tensor) -> Tensor:
@@ -56,45 +53,44 @@ def one_by_one(block: WMSTrans, x: Tensor) -> Tensor:
         encoded = block.transformer(pooled + sinusoids(pooled.shape[1], channels, x))
         total = total + encoded.repeat_interleave(scale, 1)
     assert isinstance(total, Tensor)
-    whole = total / len(block.scales)
-    return whole.reshape(batch, height, width, frames, channels).permute(0, 3, 1, 2, 4).contiguous()
+    mean = total / len(block.scales)
+    return mean.reshape(batch, height, width, frames, channels).permute(0, 3, 1, 2, 4).contiguous()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
-    device, dtype, batch = torch.device(options.device), getattr(torch, options.dtype), options.batch
-    print(
-        f"batch {batch}, {options.dtype}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"least of {options.repeats}"
-    )
-    torch.manual_seed(0)
+@dataclass(frozen=True)
+class Bench:
+    """How all parts are measured."""
 
-    def run(title: str, ways: dict[str, Work]) -> None:
-        compare(title, ways, device, options.repeats)
+    batch: int
+    device: torch.device
+    dtype: torch.dtype
+    repeats: int
 
-    def with_gradients(work: Callable[[], Tensor], *inputs: Tensor) -> Work:
-        def step() -> object:
-            return torch.autograd.grad(work().sum(), inputs)
+    def randn(self, *size: int) -> Tensor:
+        return torch.randn(*size, device=self.device, dtype=self.dtype)
 
-        return step
+    def run(self, title: str, ways: dict[str, Work]) -> None:
+        compare(title, ways, self.device, self.repeats)
 
+
+def with_gradients(work: Callable[[], Tensor], *inputs: Tensor) -> Work:
+    return lambda: torch.autograd.grad(work().sum(), inputs)
+
+
+def compare_stem(bench: Bench) -> None:
+    """The stem's central difference convolutions."""
     layout = torch.channels_last_3d
     for name, inputs, outputs, kernel, size in (
         ("2c, 3 × 3 × 3", 64, 192, (3, 3, 3), (32, 56, 56)),
         ("1a, 7 × 7 × 7", 3, 64, (7, 7, 7), (32, 224, 224)),
     ):
         stride = (1, 1, 1) if inputs > 3 else (1, 2, 2)
-        conv = Conv(inputs, outputs, kernel, stride, "st", 0.6).to(device, dtype).to(memory_format=layout)
-        plain = Conv(inputs, outputs, kernel, stride).to(device, dtype).to(memory_format=layout)
-        x = torch.randn(batch, inputs, *size, device=device, dtype=dtype).to(memory_format=layout)
+        conv = Conv(inputs, outputs, kernel, stride, "st", 0.6).to(bench.device, bench.dtype).to(memory_format=layout)
+        plain = Conv(inputs, outputs, kernel, stride).to(bench.device, bench.dtype).to(memory_format=layout)
+        x = bench.randn(bench.batch, inputs, *size).to(memory_format=layout)
         with torch.no_grad():
             conv.eval(), plain.eval()
-            run(
+            bench.run(
                 f"stem {name}, evaluation",
                 {
                     "one folded kernel": lambda conv=conv, x=x: conv(x),
@@ -103,7 +99,7 @@ def main() -> None:
                 },
             )
         conv.train(), plain.train(), x.requires_grad_(inputs > 3)
-        run(
+        bench.run(
             f"stem {name}, with gradients",
             {
                 "one folded kernel": with_gradients(lambda conv=conv, x=x: conv(x), conv.weight),
@@ -112,10 +108,13 @@ def main() -> None:
             },
         )
 
-    for places in (196, 49):
-        q, k, v = torch.randn(3, 32 * batch, 8, places, 64, device=device, dtype=dtype)
-        run(
-            f"attention of {32 * batch} frames of {places} places, 8 heads, evaluation",
+
+def compare_attention(bench: Bench) -> None:
+    """k-NN attention of a clip's frames."""
+    for positions in (196, 49):
+        q, k, v = bench.randn(3, 32 * bench.batch, 8, positions, 64)
+        bench.run(
+            f"attention of {32 * bench.batch} frames of {positions} positions, 8 heads, evaluation",
             {
                 "k-NN, ours": lambda q=q, k=k, v=v: knn_attention(q, k, v, 0.7),
                 "k-NN, scattered mask": lambda q=q, k=k, v=v: scattered(q, k, v, 0.7),
@@ -124,8 +123,8 @@ def main() -> None:
             },
         )
         q, k, v = (x.requires_grad_() for x in (q, k, v))
-        run(
-            f"attention of {32 * batch} frames of {places} places, 8 heads, with gradients",
+        bench.run(
+            f"attention of {32 * bench.batch} frames of {positions} positions, 8 heads, with gradients",
             {
                 "k-NN, ours": with_gradients(lambda q=q, k=k, v=v: knn_attention(q, k, v, 0.7), q, k, v),
                 "k-NN, scattered mask": with_gradients(lambda q=q, k=k, v=v: scattered(q, k, v, 0.7), q, k, v),
@@ -133,17 +132,20 @@ def main() -> None:
             },
         )
 
+
+def compare_scales(bench: Bench) -> None:
+    """The weight-shared Transformer."""
     for frames, edge, config in (
         (32, 14, MFSTConfig()),
         (32, 7, MFSTConfig(stages=MFSTConfig().stages[2:])),
         (8, 4, mfst_tiny()),
     ):
         width = config.stages[0].width
-        block = WMSTrans(width, config, drop_path=0.0).to(device, dtype).eval()
-        grid = torch.randn(batch, frames, edge, edge, width, device=device, dtype=dtype)
-        title = f"weight-shared Transformer over {frames} frames, {edge} × {edge} places, {width} channels"
+        block = WMSTrans(width, config, drop_path=0.0).to(bench.device, bench.dtype).eval()
+        grid = bench.randn(bench.batch, frames, edge, edge, width)
+        title = f"weight-shared Transformer over {frames} frames, {edge} × {edge} positions, {width} channels"
         with torch.no_grad():
-            run(
+            bench.run(
                 f"{title}, evaluation",
                 {
                     "all scales at once": lambda block=block, grid=grid: block(grid),
@@ -151,13 +153,25 @@ def main() -> None:
                 },
             )
         weights = list(block.parameters())
-        run(
+        bench.run(
             f"{title}, with gradients",
             {
                 "all scales at once": with_gradients(lambda block=block, grid=grid: block(grid), *weights),
                 "one after another": with_gradients(lambda block=block, grid=grid: one_by_one(block, grid), *weights),
             },
         )
+
+
+def main() -> None:
+    parser = options_of(__doc__, batch=1, repeats=7)
+    dtype_option(parser)
+    options = parser.parse_args()
+    print(environment(options))
+    torch.manual_seed(0)
+    bench = Bench(options.batch, torch.device(options.device), getattr(torch, options.dtype), options.repeats)
+    compare_stem(bench)
+    compare_attention(bench)
+    compare_scales(bench)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""What broken files do: mutated videos and frame folders through ``gesta data check``, an evaluation and a training.
+"""What broken files do: mutated videos and folders of frames in ``gesta data check``, an evaluation and a training.
 
     python benchmarks/mutations.py [--files 1000] [--seed 0] [--workers 2] [--keep FOLDER]
 
 A Marionette clip is encoded by several codecs, written as JPEG, PNG and depth images, and broken in many ways, the same
-for the same seed. Each file is read alone and timed first. Then all go through the three: the check must name what
-cannot be decoded, the evaluation must score a file or count it as failed, the training must name what it left out, they
-must agree, and nothing may die or hang. Prints how many files of each kind had which outcome: ``fine`` (decoded without
-complaint, also where the changed bits mean something else), ``damaged`` (scored; the check names it), ``failed`` (named
-by all three), ``missing`` (anything else, and what should have failed and did not). Exits with 1 if any is missing.
+for the same seed. Each file is first read alone and timed. Then the three programs get all of them: the check must name
+what cannot be decoded, the evaluation must score a file or count it as failed, the training must name what it left out,
+they must agree, and nothing may crash or hang. Prints how many files of each kind had which outcome: ``fine`` (decoded
+without an error, also where the changed bits mean something else), ``damaged`` (scored; the check names it), ``failed``
+(named by all three), ``missing`` (anything else, and what should have failed and did not). Exits with 1 if any is
+missing.
 """
 
 from __future__ import annotations
@@ -62,23 +63,23 @@ CODECS = {
 FRAMES, WIDTH, HEIGHT = 12, 64, 48
 HOSTILE = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 DAMAGED = {"damaged", "wrong header", "one frame"}
-"""Kinds of the check's findings about files of which something is left."""
+"""Kinds of the check's findings about files of which some frames can be decoded."""
 BATCH = 10
 LIMIT = 90.0
-"""Seconds after which a file that is read alone has hung."""
+"""Seconds after which reading one file counts as hanging."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mutated file; ``hopeless`` if nothing in it can be shown, whatever reads it."""
+    """One mutated file; ``unreadable`` if it holds nothing that any reader could show."""
 
     path: Path
     kind: str
-    hopeless: bool = False
+    unreadable: bool = False
     depth: Depth | None = None
 
 
-# --- sound videos ----------------------------------------------------------------------------------------------------
+# --- intact videos ---------------------------------------------------------------------------------------------------
 
 
 def encode(path: Path, codec: str, pictures: np.ndarray) -> Path:
@@ -98,8 +99,8 @@ def encode(path: Path, codec: str, pictures: np.ndarray) -> Path:
     return path
 
 
-def sound(kind: str) -> bytes:
-    """A file that holds nothing but sound."""
+def audio_only(kind: str) -> bytes:
+    """A file that holds nothing but audio."""
     file = io.BytesIO()
     if kind == "wav":
         with wave.open(file, "wb") as out:
@@ -131,10 +132,10 @@ def truncated(content: bytes, random: Random) -> bytes:
 
 
 def flipped(content: bytes, random: Random, last: int | None = None) -> bytes:
-    found = bytearray(content)
+    changed = bytearray(content)
     for _ in range(int(2 ** random.integers(0, 8))):
-        found[int(random.integers(min(len(found), last or len(found))))] ^= 1 << int(random.integers(8))
-    return bytes(found)
+        changed[int(random.integers(min(len(changed), last or len(changed))))] ^= 1 << int(random.integers(8))
+    return bytes(changed)
 
 
 def flipped_header(content: bytes, random: Random) -> bytes:
@@ -143,16 +144,16 @@ def flipped_header(content: bytes, random: Random) -> bytes:
 
 def extreme(content: bytes, random: Random) -> bytes:
     """Some 32-bit words of the header, or of the index at the end, become extreme."""
-    found = bytearray(content)
+    changed = bytearray(content)
     for _ in range(int(random.integers(1, 5))):
-        end = min(len(found), 1600)
-        at = int(random.integers(0, end - 4)) + (len(found) - end) * int(random.integers(2))
-        found[at : at + 4] = struct.pack(random.choice([">I", "<I"]), HOSTILE[int(random.integers(len(HOSTILE)))])
-    return bytes(found)
+        end = min(len(changed), 1600)
+        at = int(random.integers(0, end - 4)) + (len(changed) - end) * int(random.integers(2))
+        changed[at : at + 4] = struct.pack(random.choice([">I", "<I"]), HOSTILE[int(random.integers(len(HOSTILE)))])
+    return bytes(changed)
 
 
 def holed(content: bytes, random: Random) -> bytes:
-    """A stretch becomes zeros or noise, or is cut out."""
+    """A range of bytes becomes zeros or noise, or is cut out."""
     begin, end = sorted(int(at) for at in random.integers(0, len(content), 2))
     hole = (bytes(end - begin), random.bytes(end - begin), b"")[int(random.integers(3))]
     return content[:begin] + hole + content[end:]
@@ -194,16 +195,17 @@ def video(number: int, folder: Path, sources: dict[str, bytes], random: Random) 
     return Mutant(path, kind)
 
 
-def odd(number: int, folder: Path, sources: dict[str, bytes], random: Random) -> Mutant:
+def wrong_file(number: int, folder: Path, sources: dict[str, bytes], random: Random) -> Mutant:
     """Something else than its name says."""
     mp4 = sources["h264.mp4"]
     contents = {
         "empty": [b""], "wrong suffix: text": [b"walk 0\n" * 99, b"<!DOCTYPE html><html>404</html>", b'{"a": [1]}'],
         "wrong suffix: image": [image(np.zeros((48, 64, 3), np.uint8), form) for form in ("JPEG", "PNG")],
-        "noise or zeros": [random.bytes(5000), bytes(5000), b"\0"], "audio only": [sound("wav"), sound("mp4")],
+        "noise or zeros": [random.bytes(5000), bytes(5000), b"\0"],
+        "audio only": [audio_only("wav"), audio_only("mp4")],
     }  # fmt: skip
-    places = ["pipe", "device", "link to itself", "link to nothing", "folder in place of a file", "mostly a hole"]
-    kinds = [*contents, *places, "wrong suffix: other container", "strange name"]
+    special = ["pipe", "device", "link to itself", "link to nothing", "folder in place of a file", "mostly a hole"]
+    kinds = [*contents, *special, "wrong suffix: other container", "strange name"]
     kind = kinds[number % len(kinds)]
     path = folder / f"o{number:04d}{sorted(VIDEOS - {'.gif'})[int(random.integers(len(VIDEOS) - 1))]}"
     if kind in contents:
@@ -225,11 +227,11 @@ def odd(number: int, folder: Path, sources: dict[str, bytes], random: Random) ->
         name = sorted(sources)[int(random.integers(len(sources)))]
         path = path if kind.startswith("wrong") else folder / f"o{number:04d} 50% [a]:'b' \u00fc{Path(name).suffix}"
         path.write_bytes(sources[name])
-    return Mutant(path, kind, kind in contents or kind in places[:-1])
+    return Mutant(path, kind, kind in contents or kind in special[:-1])
 
 
 def png_of_size(content: bytes, width: int, height: int) -> bytes:
-    """A PNG whose header claims a size that its data do not have."""
+    """A PNG whose header has another size than its data."""
     head = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
     return content[:12] + head + struct.pack(">I", zlib.crc32(head)) + content[33:]
 
@@ -243,8 +245,8 @@ def frames(number: int, folder: Path, sources: dict[str, dict[str, bytes]], rand
     path.mkdir()
     for name, content in sources[form].items():
         (path / name).write_bytes(content)
-    every = bool(number // len(sources) // len(kinds) % 2)
-    for name in sorted(sources[form]) if every else random.choice(sorted(sources[form]), 2, replace=False):
+    all_broken = bool(number // len(sources) // len(kinds) % 2)
+    for name in sorted(sources[form]) if all_broken else random.choice(sorted(sources[form]), 2, replace=False):
         file, content = path / name, sources[form][name]
         if kind in ("pipe", "device", "folder"):
             file.unlink()
@@ -257,33 +259,33 @@ def frames(number: int, folder: Path, sources: dict[str, dict[str, bytes]], rand
             "60000 x 2": image(np.zeros((2, 60_000), np.uint8), "PNG"),
         }[kind]  # fmt: skip
         file.write_bytes(new)
-    hopeless = every and kind not in ("truncated", "bits flipped")
-    return Mutant(path, f"{form} folder: {kind}", hopeless, Depth() if form == "depth" else None)
+    unreadable = all_broken and kind not in ("truncated", "bits flipped")
+    return Mutant(path, f"{form} folder: {kind}", unreadable, Depth() if form == "depth" else None)
 
 
 def mutate(folder: Path, files: int, seed: int) -> list[Mutant]:
-    """Make sound videos, and as many mutants below a folder, the same for the same seed."""
-    home, target = folder / "sound", folder / "mutants"
-    home.mkdir(parents=True)
+    """Write intact videos, and so many mutants, below a folder; the same for the same seed."""
+    intact, target = folder / "intact", folder / "mutants"
+    intact.mkdir(parents=True)
     target.mkdir()
     rgb, metres = (shot[:FRAMES, 8:56] for shot in film(plan(1, seed)[0], seed, WIDTH))
-    videos = {name: encode(home / name, codec, rgb).read_bytes() for name, codec in CODECS.items()}
+    videos = {name: encode(intact / name, codec, rgb).read_bytes() for name, codec in CODECS.items()}
     write_depth(metres[:6], folder / "depth", "M")
     folders = {
         "JPEG": {f"img_{i:05d}.jpg": image(picture, "JPEG") for i, picture in enumerate(rgb[:6])},
         "PNG": {f"{i:06d}.png": image(picture, "PNG") for i, picture in enumerate(rgb[:6])},
         "depth": {path.name: path.read_bytes() for path in (folder / "depth").iterdir()},
     }
-    made = []
+    mutants = []
     for number in range(files):
         random = np.random.default_rng([seed, number])
         if number % 10 in (3, 7):
-            made.append(odd(number // 5, target, videos, random))
+            mutants.append(wrong_file(number // 5, target, videos, random))
         elif number % 10 in (1, 5):
-            made.append(frames(number // 5, target, folders, random))
+            mutants.append(frames(number // 5, target, folders, random))
         else:
-            made.append(video(number, target, videos, random))
-    return made
+            mutants.append(video(number, target, videos, random))
+    return mutants
 
 
 # --- through check, evaluation and training --------------------------------------------------------------------------
@@ -291,17 +293,17 @@ def mutate(folder: Path, files: int, seed: int) -> list[Mutant]:
 
 @config
 class Mutants(DataConfig):
-    """The mutants and half as many sound videos, so that training finds substitutes; validation is sound."""
+    """The mutants and half as many intact videos, so that training finds substitutes; validation is intact."""
 
     mutants: tuple[tuple[str, bool], ...]
-    sound: tuple[str, ...]
+    intact: tuple[str, ...]
 
     def records(self, split: SplitName) -> list[Record]:
-        sound = [Record(path=path, name=Path(path).name, label=i % 2) for i, path in enumerate(self.sound)]
+        intact = [Record(path=path, name=Path(path).name, label=i % 2) for i, path in enumerate(self.intact)]
         if split != "train":
-            return sound
+            return intact
         half = len(self.mutants) // 2
-        return self.broken() + [sound[i % len(sound)] for i in range(half + -(len(self.mutants) + half) % BATCH)]
+        return self.broken() + [intact[i % len(intact)] for i in range(half + -(len(self.mutants) + half) % BATCH)]
 
     def broken(self) -> list[Record]:
         return [
@@ -315,13 +317,13 @@ class Mutants(DataConfig):
 
 @dataclass
 class Outcome:
-    """What became of the files.
+    """The outcome of all files.
 
     Attributes:
         kinds: counts by kind.
         slowest: seconds of the slowest file of each kind.
         seconds: that each part took.
-        missing: a sentence about each file that a report lacks, or that should have failed.
+        missing: a sentence about each file that a report does not name, or that should have failed.
     """
 
     kinds: dict[str, Counter[str]] = field(default_factory=dict)
@@ -346,7 +348,7 @@ class Outcome:
         self.seconds[name] = time.monotonic() - begin
 
 
-def alone(mutant: Mutant) -> float:
+def read_alone(mutant: Mutant) -> float:
     """Seconds for reading a file from its beginning to its end, and a clip of it."""
     begin = time.monotonic()
     try:
@@ -357,19 +359,19 @@ def alone(mutant: Mutant) -> float:
     return time.monotonic() - begin
 
 
-def judge(folder: Path, made: list[Mutant], workers: int) -> Outcome:
-    """Read every file alone, then run the three over all of them and compare what they say."""
+def judge(folder: Path, mutants: list[Mutant], workers: int) -> Outcome:
+    """Read every file alone, then run the three programs on all of them and compare their reports."""
     outcome = Outcome()
     with outcome.timed("each alone"):
-        for position, seconds, why in each(alone, made, workers, lambda _: LIMIT):
-            kind = made[position].kind
+        for position, seconds, why in each(read_alone, mutants, workers, lambda _: LIMIT):
+            kind = mutants[position].kind
             outcome.slowest[kind] = max(outcome.slowest.get(kind, 0.0), LIMIT if seconds is None else seconds)
             if why:
-                outcome.missing.append(f"{kind}: {made[position].path} {why}")
+                outcome.missing.append(f"{kind}: {mutants[position].path} {why}")
     model = model_config("r3d_tiny", clip=ClipSpec(frames=4, stride=2, size=32), classes=2)
     data = Mutants(
-        mutants=tuple((str(mutant.path), mutant.depth is not None) for mutant in made),
-        sound=tuple(sorted(str(path) for path in (folder / "sound").iterdir())),
+        mutants=tuple((str(mutant.path), mutant.depth is not None) for mutant in mutants),
+        intact=tuple(sorted(str(path) for path in (folder / "intact").iterdir())),
     )
     records = data.broken()
 
@@ -393,27 +395,27 @@ def judge(folder: Path, made: list[Mutant], workers: int) -> Outcome:
     log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     left_out = next(entry["failures"] for entry in log if entry["kind"] == "epoch")
 
-    for i, mutant in enumerate(made):
+    for i, mutant in enumerate(mutants):
         kinds = named.get(str(mutant.path), set())
         by_check = bool(kinds & {"missing", "cannot be decoded"})
         scored = all(column[i] is not None for column in result.scores.values.values())
-        said = (by_check, i in failed, not scored, mutant.path.name in left_out)
-        what = "failed" if all(said) else "missing" if any(said) else "damaged" if kinds & DAMAGED else "fine"
-        if mutant.hopeless and what != "failed":
-            what = "missing"
-        if what == "missing":
-            sayings = dict(zip(("check", "evaluation", "not scored", "training"), said))
-            outcome.missing.append(f"{mutant.kind}: {mutant.path} failed: {sayings} {failed.get(i, '')}")
-        outcome.kinds.setdefault(mutant.kind, Counter()).update(["files", what])
+        failed_in = (by_check, i in failed, not scored, mutant.path.name in left_out)
+        kind = "failed" if all(failed_in) else "missing" if any(failed_in) else "damaged" if kinds & DAMAGED else "fine"
+        if mutant.unreadable and kind != "failed":
+            kind = "missing"
+        if kind == "missing":
+            by_program = dict(zip(("check", "evaluation", "not scored", "training"), failed_in))
+            outcome.missing.append(f"{mutant.kind}: {mutant.path} failed: {by_program} {failed.get(i, '')}")
+        outcome.kinds.setdefault(mutant.kind, Counter()).update(["files", kind])
     return outcome
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--keep", type=Path, help="make the files there, and leave them")
+    parser.add_argument("--files", type=int, default=1000, help="(default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default %(default)s)")
+    parser.add_argument("--keep", type=Path, help="folder to make the files in; they are not deleted")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)

@@ -1,12 +1,12 @@
-"""What relative positions cost: RPE-STDT's spatial encoder beside the same ViT without them, in one run.
+"""What relative positions cost: RPE-STDT's spatial encoder beside the same ViT without them.
 
     python benchmarks/rpe_stdt.py [--device cuda] [--frames 8] [--depth 12] [--dtype bfloat16]
 
 Prints milliseconds of the encoder (forward; forward and backward) by way of adding relative positions to the scores,
 and the ratio to the encoder without any; asserts nothing about time. ``gather`` is ours; ``flat`` reads the products
 with a flat index as iRPE's public code does without its compiled operator; ``naive`` makes a vector per pair of tokens.
-The ways take turns, the fastest round of each counts. On a CPU it is the process's own time, so that other processes
-of a shared machine count less.
+The ways take turns, and the fastest round of each counts. On a CPU it is the CPU time of the process, so that other
+processes on the machine count less.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from gesta.bench.timing import synchronize
 from gesta.layers.rpe import Attention
 from gesta.models.rpe_stdt import RPESTDT, rpe_stdt_b12
 
 
 def flat(self: Attention, q: Tensor, k: Tensor, ids: Tensor | None) -> Tensor | None:
-    """iRPE's way: one flat index into the products of all queries of a frame and head."""
+    """As iRPE: one flat index into the products of all queries of a frame and head."""
     if ids is None or self.rpe_q is None:
         return None
     products = (q @ self.rpe_q).flatten(2)
@@ -34,7 +35,7 @@ def flat(self: Attention, q: Tensor, k: Tensor, ids: Tensor | None) -> Tensor | 
 
 
 def naive(self: Attention, q: Tensor, k: Tensor, ids: Tensor | None) -> Tensor | None:
-    """Eq. 3.7 as it stands: a vector for every pair."""
+    """Eq. 3.7 literally: a vector for every pair."""
     if ids is None or self.rpe_q is None:
         return None
     return torch.einsum("bhid,ijd->bhij", q, self.rpe_q[0].mT[ids[: q.shape[2]]])
@@ -67,19 +68,19 @@ def main() -> None:
     video = torch.randn(1, 3, options.frames, 224, 224, device=device, dtype=dtype)
     without, model = encoder(False), encoder(True)
 
-    def forward(of: RPESTDT) -> None:
+    def forward(net: RPESTDT) -> None:
         with torch.no_grad():
-            of(video)
+            net(video)
 
-    def both(of: RPESTDT) -> None:
-        of.zero_grad()
-        of(video).float().square().sum().backward()
+    def forward_and_backward(net: RPESTDT) -> None:
+        net.zero_grad()
+        net(video).float().square().sum().backward()
 
     print(
         f"{options.frames} frames, {options.depth} blocks, {options.dtype}, {device}, {torch.get_num_threads()} "
         f"threads, torch {torch.__version__}"
     )
-    for name, work in (("forward", forward), ("forward + backward", both)):
+    for name, work in (("forward", forward), ("forward + backward", forward_and_backward)):
         best: dict[str, float] = {}
         for round_ in range(options.rounds + 1):
             for way in ("without", *WAYS):
@@ -87,13 +88,12 @@ def main() -> None:
                 with patch:
                     begin = clock()
                     work(without if way == "without" else model)
-                    if device.type == "cuda":
-                        torch.cuda.synchronize(device)
-                    taken = 1e3 * (clock() - begin)
+                    synchronize(device)
+                    elapsed = 1e3 * (clock() - begin)
                 if round_:  # the first warms up
-                    best[way] = min(best.get(way, taken), taken)
-        for way, taken in best.items():
-            print(f"{name:19} {way:8} {taken:8.1f} ms   {taken / best['without']:.3f} × without")
+                    best[way] = min(best.get(way, elapsed), elapsed)
+        for way, milliseconds in best.items():
+            print(f"{name:19} {way:8} {milliseconds:8.1f} ms   {milliseconds / best['without']:.3f} × without")
 
 
 if __name__ == "__main__":

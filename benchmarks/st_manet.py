@@ -1,25 +1,23 @@
-"""ST-MANet beside its equations written down one after the other, in one run.
+"""ST-MANet beside a transcription of its equations, one after the other.
 
     OMP_NUM_THREADS=1 python benchmarks/st_manet.py [--device cuda] [--batch 1] [--repeats 5] [--parts]
 
 Clips of 32 × 112 × 112, float32, the same weights: the forward pass in evaluation, and a training step (both losses,
-gradients of everything). The written-down model concatenates Z̄, convolves it three times in groups, mixes and
+gradients of everything). The transcription concatenates Z̄, convolves it three times in groups, mixes and
 normalises Z and Z̄ apart, convolves with ε before it pools, permutes, and calls the cosine twelve times; its trunk has
 the same layers with channels first. Scores, losses and gradients of the two are compared at the start. ``--parts`` also
-times the trunk alone. The two take turns; a time is the least of its repetitions, on a CPU of processor time (of all
-threads together: use one). Asserts nothing about time.
+times the trunk alone. Asserts nothing about time.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from side_by_side import compare
+from side_by_side import compare, environment, options_of
 from torch import Tensor, nn
 
 from gesta.layers.pointwise import Pointwise
@@ -31,7 +29,7 @@ from gesta.plugins.st_manet import SDALayer, TDALayer
 Losses = dict[str, Tensor]
 
 
-def written_down(model: STMANet, video: Tensor) -> tuple[Tensor, Losses]:
+def transcription(model: STMANet, video: Tensor) -> tuple[Tensor, Losses]:
     """Scores and, in training, losses, from the weights of an ST-MANet with default switches."""
     x = model.maxpool(model.relu(model.bn1(model.conv1(video))))
     branch = model.stem_branch(x)
@@ -41,8 +39,8 @@ def written_down(model: STMANet, video: Tensor) -> tuple[Tensor, Losses]:
             x = super(type(bottleneck), bottleneck).forward(x)  # type: ignore[misc]
         block = model.get_submodule(f"aggregation{stage}")
         assert isinstance(block, Aggregation) and block.tda is not None and block.sda is not None
-        z_t, branch, a_t = temporal_by_the_book(block.tda, x, branch, last=stage == 5)
-        z_s, a_s = spatial_by_the_book(block.sda, x)
+        z_t, branch, a_t = temporal_aggregation(block.tda, x, branch, last=stage == 5)
+        z_s, a_s = spatial_aggregation(block.sda, x)
         size = x.shape[3:]
         x = x + z_t + z_s + branch if stage == 5 else x + z_t + z_s
         pooled.append(F.adaptive_avg_pool3d(x, 1).flatten(1))
@@ -51,20 +49,20 @@ def written_down(model: STMANet, video: Tensor) -> tuple[Tensor, Losses]:
     scores: Tensor = model.classifier(torch.cat(pooled, 1))
     if not model.training:
         return scores, {}
-    small_t = [F.adaptive_avg_pool2d(a[:, None], x.shape[2]).flatten(1) for a in temporal]
-    small_s = []
+    pooled_t = [F.adaptive_avg_pool2d(a[:, None], x.shape[2]).flatten(1) for a in temporal]
+    pooled_s = []
     for a, size in spatial:
         keys = F.adaptive_avg_pool2d(a.reshape(len(a), -1, *size), x.shape[3:]).flatten(2)
         queries = keys.permute(0, 2, 1).reshape(len(a), -1, *size)
-        small_s.append(F.adaptive_avg_pool2d(queries, x.shape[3:]).flatten(2).permute(0, 2, 1).flatten(1))
+        pooled_s.append(F.adaptive_avg_pool2d(queries, x.shape[3:]).flatten(2).permute(0, 2, 1).flatten(1))
     losses = {}
-    for name, weight, rows in (("diversity_spatial", 0.01, small_s), ("diversity_temporal", 0.001, small_t)):
+    for name, weight, rows in (("diversity_spatial", 0.01, pooled_s), ("diversity_temporal", 0.001, pooled_t)):
         cosines = [F.cosine_similarity(a, b).mean() for a, b in itertools.permutations(rows, 2)]
         losses[name] = weight * torch.stack(cosines).sum()
     return scores, losses
 
 
-def temporal_by_the_book(tda: TDALayer, z: Tensor, p: Tensor, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+def temporal_aggregation(tda: TDALayer, z: Tensor, p: Tensor, last: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Z_t, the next branch and A_t (Eqs. 1 to 3)."""
     batch, _, frames, height, width = z.shape
     bar = torch.cat([z, p], 1)
@@ -83,7 +81,7 @@ def temporal_by_the_book(tda: TDALayer, z: Tensor, p: Tensor, last: bool) -> tup
     return z + tda.out(back(torch.softmax(attention @ rows(z), 1))), branch, attention
 
 
-def spatial_by_the_book(sda: SDALayer, z: Tensor) -> tuple[Tensor, Tensor]:
+def spatial_aggregation(sda: SDALayer, z: Tensor) -> tuple[Tensor, Tensor]:
     """Z_s and A_s (Eqs. 4 and 5)."""
     batch, _, frames, height, width = z.shape
 
@@ -97,7 +95,7 @@ def spatial_by_the_book(sda: SDALayer, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def channels_first(model: nn.Module) -> nn.Module:
-    """A copy whose convolutions of one point are torch's."""
+    """A copy whose 1 × 1 × 1 convolutions are torch's."""
     plain = copy.deepcopy(model)
     for parent in list(plain.modules()):
         for name, child in parent.named_children():
@@ -125,39 +123,37 @@ def step(way: Way, model: STMANet, video: Tensor) -> list[Tensor]:
 
 
 def check(model: STMANet, plain: STMANet, video: Tensor) -> None:
-    """Print how far the two are apart in float64."""
-    video, ways = video.double(), ((ours, copy.deepcopy(model).double()), (written_down, copy.deepcopy(plain).double()))
+    """Print the differences of the two in float64."""
+    video, ways = (
+        video.double(),
+        ((ours, copy.deepcopy(model).double()), (transcription, copy.deepcopy(plain).double())),
+    )
     with torch.no_grad():
         a, b = (way(net.eval(), video)[0] for way, net in ways)
     print(f"largest difference of the scores {(a - b).abs().max():.1e} of {b.abs().max():.2f}")
     losses = [{name: value.item() for name, value in way(net.train(), video)[1].items()} for way, net in ways]
     print(f"losses {losses[0]} and {losses[1]}")
     gradients = [step(way, net, video) for way, net in ways]
-    apart, length = (
-        torch.cat([t.flatten() for t in found]).norm() for found in ([x - y for x, y in zip(*gradients)], gradients[1])
+    difference, length = (
+        torch.cat([t.flatten() for t in tensors]).norm()
+        for tensors in ([x - y for x, y in zip(*gradients)], gradients[1])
     )
-    print(f"gradients differ by {apart / length:.1e} of their length")
+    print(f"gradients differ by {difference / length:.1e} of their norm")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--parts", action="store_true")
+    parser = options_of(__doc__, batch=1, repeats=5)
+    parser.add_argument("--parts", action="store_true", help="time the trunk alone as well")
     options = parser.parse_args()
     device = torch.device(options.device)
-    print(
-        f"batch {options.batch}, float32, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"least of {options.repeats}"
-    )
+    print(environment(options))
     torch.manual_seed(0)
     model = create_model("st_manet_50", classes=101).to(device)
     assert isinstance(model, STMANet)
     video = torch.randn(options.batch, 3, 32, 112, 112, device=device)
     plain = channels_first(model)
     assert isinstance(plain, STMANet)
-    check(model, plain, video[..., :64, :64])  # float64 takes its time
+    check(model, plain, video[..., :64, :64])  # small, since float64 is slow
     trunk = create_model("r3d_50", classes=101).to(device)
 
     trunk_plain = channels_first(trunk)
@@ -177,7 +173,7 @@ def main() -> None:
     with torch.no_grad():
         ways: dict[str, Callable[[], object]] = {
             "ours": lambda: ours(model, video),
-            "equations one by one": lambda: written_down(plain, video),
+            "transcription": lambda: transcription(plain, video),
         }
         if options.parts:
             ways |= {
@@ -189,7 +185,7 @@ def main() -> None:
         net.train()
     ways = {
         "ours": lambda: step(ours, model, video),
-        "equations one by one": lambda: step(written_down, plain, video),
+        "transcription": lambda: step(transcription, plain, video),
     }
     if options.parts:
         ways |= {

@@ -1,33 +1,29 @@
-"""STD-Former beside a straightforward transcription of its equations, in one run.
+"""STD-Former beside a straightforward transcription of its equations.
 
     python benchmarks/std_former.py [--device cuda] [--batch 1] [--size 224] [--dtype bfloat16] [--repeats 3] [--parts]
-                                    [--shares]
+                                    [--dense]
 
 The transcription below is what one writes from the paper: (B, C, T, H, W) maps for every convolution and batch norm,
 (B·T, 1 + N, C) tokens for attention over space, (B·N, T, C) for attention along time, and a permuted copy at every
-border between them. It has the same parameters, uses PyTorch's fused attention, too, and its scores are asserted close
-to ours at start. Forward pass in evaluation, and a training step (forward and backward). The two take turns; a time is
-the least of its repetitions, because other work on a machine only ever adds to it, and on a CPU processor time, which
-it disturbs least (of all threads together: use one). ``--parts`` times the parts apart; ``--shares`` says how much of
-the time is dense matrix products, which both sides leave to the same library. Asserts nothing about time.
+border between them. It has the same parameters, also uses PyTorch's fused attention, and its scores are checked against
+ours at the start. Forward pass in evaluation, and a training step (forward and backward). ``--parts`` times the parts
+separately; ``--dense`` prints how much of the time is dense matrix products, for which both use the same library.
+Asserts nothing about time.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from side_by_side import compare
+from side_by_side import Work, compare, dtype_option, environment, options_of
 from torch import Tensor, nn
 
 from gesta.config import replace
 from gesta.layers.tokens import DepthwiseConv, to_grid, to_tokens
 from gesta.models.std_former import STDFormer, STDFormerConfig, std_former_b, std_former_tiny
-
-Work = Callable[[], object]
 
 
 class PlainAttention(nn.Module):
@@ -214,8 +210,8 @@ class Plain(nn.Module):
         self.norm_pre, self.norm_read = nn.LayerNorm(c.width), nn.LayerNorm(c.width)
         self.blocks = nn.ModuleList(PlainLayer(c, i, self.height * self.width) for i in range(c.depth))
         self.standardise, self.classifier = ours.standardise, ours.classifier
-        mine, theirs = self.state_dict(), ours.state_dict()
-        self.load_state_dict({name: value.reshape(mine[name].shape) for name, value in theirs.items()})
+        shapes = {name: value.shape for name, value in self.state_dict().items()}
+        self.load_state_dict({name: value.reshape(shapes[name]) for name, value in ours.state_dict().items()})
 
     def forward(self, video: Tensor) -> Tensor:
         v = self.patch_embed(self.conv_stem(video))
@@ -228,15 +224,15 @@ class Plain(nn.Module):
         return self.classifier(self.standardise(self.norm_read(features)))
 
 
-def shaken(model: STDFormer) -> None:
-    """What starts at zero away from it, so that everything takes part."""
+def fill_zeros(model: STDFormer) -> None:
+    """Give random values to parameters that start at zero, so that every part contributes."""
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
 
 
-def share(work: Work) -> str:
-    """How much of the processor's time dense matrix products take."""
+def dense_fraction(work: Work) -> str:
+    """How much of the CPU time dense matrix products take."""
     work()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         work()
@@ -264,9 +260,11 @@ def parts(
     flat = tokens.detach().flatten(2, 3).requires_grad_()
     sites = s.sites(grid).detach().requires_grad_()
     conv = DepthwiseConv(c.width, (3, 3)).to(device, dtype)
-    layer, other = ours.blocks[0], plain.blocks[0]
-    whole = torch.randn(frames, batch, 1 + height * width, c.width, device=device, dtype=dtype, requires_grad=True)
-    rows = whole.detach().transpose(0, 1).flatten(0, 1).contiguous().requires_grad_()
+    layer, plain_layer = ours.blocks[0], plain.blocks[0]
+    tokens_of_clip = torch.randn(
+        frames, batch, 1 + height * width, c.width, device=device, dtype=dtype, requires_grad=True
+    )
+    rows = tokens_of_clip.detach().transpose(0, 1).flatten(0, 1).contiguous().requires_grad_()
 
     def with_gradients(work: Callable[[], Tensor], module: nn.Module) -> Work:
         def call() -> object:
@@ -282,51 +280,46 @@ def parts(
             (lambda: nn.Conv3d.forward(conv, grid), conv),
         ),
         "CLIP's block": (
-            (lambda: layer.spatial(whole, size), layer.spatial),
-            (lambda: other.spatial(rows, s), other.spatial),
+            (lambda: layer.spatial(tokens_of_clip, size), layer.spatial),
+            (lambda: plain_layer.spatial(rows, s), plain_layer.spatial),
         ),
         "CTM": (
             (lambda: layer.cross(flat, flat, size), layer.cross),
-            (lambda: other.cross(grid, sites, s), other.cross),
+            (lambda: plain_layer.cross(grid, sites, s), plain_layer.cross),
         ),
         "STDM": (
             (lambda: layer.feedback.spread(tokens), layer.feedback),
-            (lambda: other.feedback(grid), other.feedback),
+            (lambda: plain_layer.feedback(grid), plain_layer.feedback),
         ),
         "PTM": (
-            (lambda: ours.blocks[c.ptm_layers[0]].spatial(whole, size), ours.blocks[c.ptm_layers[0]].spatial),
+            (lambda: ours.blocks[c.ptm_layers[0]].spatial(tokens_of_clip, size), ours.blocks[c.ptm_layers[0]].spatial),
             (lambda: plain.blocks[c.ptm_layers[0]].spatial(rows, s), plain.blocks[c.ptm_layers[0]].spatial),
         ),
     }
     _, at = c.smem[0]
     smem, plain_smem = ours.blocks[at].motion["T"], plain.blocks[at].motion["T"]
     pairs["SMEM"] = ((lambda: smem(to_grid(tokens)), smem), (lambda: plain_smem(grid, s), plain_smem))
-    for name, (mine, theirs) in pairs.items():
-        run(f"{name}, with gradients", {"ours": with_gradients(*mine), "transcription": with_gradients(*theirs)})
+    for name, (of_ours, of_plain) in pairs.items():
+        ways = {"ours": with_gradients(*of_ours), "transcription": with_gradients(*of_plain)}
+        run(f"{name}, with gradients", ways)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=1)
+    parser = options_of(__doc__, batch=1, repeats=3)
+    dtype_option(parser)
     parser.add_argument("--size", type=int, default=224, help="pixels; 64 takes the tiny model")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--parts", action="store_true")
-    parser.add_argument("--shares", action="store_true")
+    parser.add_argument("--parts", action="store_true", help="time the parts separately")
+    parser.add_argument("--dense", action="store_true", help="print the fraction of dense products")
     options = parser.parse_args()
     device, dtype, batch = torch.device(options.device), getattr(torch, options.dtype), options.batch
     tiny = options.size == 64
     config = replace(std_former_tiny() if tiny else std_former_b(), classes=174)
     config.clip.size = options.size
-    print(
-        f"std_former_{'tiny' if tiny else 'b'}, batch {batch}, {config.clip.frames} × {options.size}², "
-        f"{options.dtype}, {device}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, least of {options.repeats}"
-    )
+    clip = f"{config.clip.frames} × {options.size}²"
+    print(f"std_former_{'tiny' if tiny else 'b'}, {clip}, {environment(options)}")
     torch.manual_seed(0)
     ours = config.build()
-    shaken(ours)
+    fill_zeros(ours)
     plain = Plain(ours).to(device).eval()
     ours.to(device).eval()
     video = torch.randn(batch, 3, config.clip.frames, options.size, options.size, device=device)
@@ -345,8 +338,9 @@ def main() -> None:
         return call
 
     def both(title: str, works: tuple[Work, Work]) -> None:
-        if options.shares:
-            print(f"{title}, dense matrix products: ours {share(works[0])}, transcription {share(works[1])}")
+        if options.dense:
+            fractions = [dense_fraction(work) for work in works]
+            print(f"{title}, dense matrix products: ours {fractions[0]}, transcription {fractions[1]}")
         else:
             run(title, dict(zip(("ours", "transcription"), works)))
 

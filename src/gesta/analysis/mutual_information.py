@@ -263,28 +263,34 @@ def measure_maps(
             previous[tap] = tokens
     if not first:
         raise GestaError("there is no clip to measure")
-    measured = []
     for tap in taps:
-        if control[tap]:
+        if control[tap]:  # of several clips the first is paired with the last
             control[tap].append(_compare(previous[tap][:-1], first[tap][1:], sizes[tap], estimator, tau))
-        means = torch.stack(same_clip[tap]).mean(0).tolist()
-        control_means = torch.stack(control[tap]).mean(0).tolist() if control[tap] else [None, None]
-        measured.append(
-            MapInformation(
-                model="None" if tap == "stem" else name,
-                tap=tap,
-                size=sizes[tap],
-                unaligned=means[0],
-                aligned=means[1],
-                control_unaligned=control_means[0],
-                control_aligned=control_means[1],
-                cosine_unaligned=means[2],
-                cosine_aligned=means[3],
-                unmoved=means[4],
-                clips=len(same_clip[tap]),
-            )
-        )
-    return measured
+    return [
+        _mean_information("None" if tap == "stem" else name, tap, sizes[tap], same_clip[tap], control[tap])
+        for tap in taps
+    ]
+
+
+def _mean_information(
+    model: str, tap: str, size: Size, same_clip: list[Tensor], control: list[Tensor]
+) -> MapInformation:
+    """The means over clips of what :func:`_compare` returned."""
+    means = torch.stack(same_clip).mean(0).tolist()
+    control_means = torch.stack(control).mean(0).tolist() if control else [None, None]
+    return MapInformation(
+        model=model,
+        tap=tap,
+        size=size,
+        unaligned=means[0],
+        aligned=means[1],
+        control_unaligned=control_means[0],
+        control_aligned=control_means[1],
+        cosine_unaligned=means[2],
+        cosine_aligned=means[3],
+        unmoved=means[4],
+        clips=len(same_clip),
+    )
 
 
 def _maps(model: VideoModel, clip: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
