@@ -1,0 +1,55 @@
+"""Every block of docs/python.md runs, in order, as one script: with tiny models, small videos and one epoch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gesta.checkpoint import save_model
+from gesta.models import create_model, model_config
+
+PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+CLASSES = ["jump", "wave"]
+TINY = {"mvitv2_s": "mvitv2_tiny", "r3d_50": "r3d_tiny", "timesformer_b": "timesformer_tiny"}
+"""The models of the page, and what stands for them."""
+
+
+def blocks() -> list[tuple[int, str]]:
+    """First line and text of each Python block."""
+    page = PAGE.read_text(encoding="utf-8")
+    return [
+        (page.count("\n", 0, match.start(1)), match[1])
+        for match in re.finditer(r"```python\n(.*?)```", page, re.DOTALL)
+    ]
+
+
+@pytest.mark.slow
+def test_blocks_of_the_page_run_in_order(
+    make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for shade, name in enumerate(CLASSES):
+        for i in range(4):
+            make_video(f"videos/{name}/{i}.mp4", frames=20, shade=60 * shade + i)
+    make_video("new.mp4", frames=20)
+    make_video("long.mp4", frames=60)
+    Path("runs/demo").mkdir(parents=True)
+    save_model("runs/demo/best.safetensors", create_model("r3d_tiny", num_classes=2), CLASSES)
+    public = model_config("mvitv2_tiny", classes=400).build()
+    torch.save({"model_state": public.state_dict()}, "MViTv2_S_16x4.pyth")
+    Path("kinetics_classes.txt").write_text("\n".join(f"class {i}" for i in range(400)))
+
+    # a block that starts with the guard of scripts runs, too
+    namespace = {"__name__": "__main__"}
+    for line, block in blocks():
+        for name, tiny in TINY.items():
+            block = block.replace(f'"{name}"', f'"{tiny}"')
+        exec(compile("\n" * line + block, str(PAGE), "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert "did you mean 'mvitv2_s'" in printed
+    assert "class " in printed and "top-1" in printed
+    assert {"result.json", "runs/mine/result.json"} <= {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.json")}
