@@ -14,12 +14,10 @@ from lightning.fabric import Fabric
 from gesta.checkpoint import TrainedModel, file_hash
 from gesta.config import to_json
 from gesta.data.batch import Batch, Failure
-from gesta.data.loader import test_loader
-from gesta.data.samples import TestViews
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
 from gesta.evaluation.result import Environment, ModelSource, Protocol, Result, Scores, json_hash
-from gesta.evaluation.scoring import VideoScores, named_classes, protocol, score_videos
+from gesta.evaluation.scoring import VideoScores, named_classes, protocol, score_videos, view_loader
 from gesta.model import ClipSpec, VideoModel, evaluating
 from gesta.processes import describe_device, make_fabric
 from gesta.progress import track
@@ -142,8 +140,7 @@ def _score(model: VideoModel, records: Sequence[Record], config: EvaluateConfig,
     """Score every ``world_size``-th video, this process's part of the list."""
     model.to(fabric.device)
     indices = list(range(fabric.global_rank, len(records), fabric.world_size))
-    per_batch = 1 if config.coverage == "contiguous" else max(1, config.batch_size // (config.clips * config.crops))
-    loader = test_loader(TestViews(records, model.config.clip, config), indices, per_batch, config.workers)
+    loader = view_loader(records, model.config.clip, config, indices, config.workers)
     scored = _Scored({}, [], [])
 
     def readable() -> Iterator[Batch]:

@@ -59,15 +59,7 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
     fit_orders = _orders(fit) if fit else []
     if fit and set(positions(fit[0])) & set(positions(first)):
         raise GestaError("the results to learn from hold videos that are fused: weights learned there prove nothing")
-    values: dict[str, list[list[float] | None]] = {}
-    weights: dict[str, list[float]] = {}
-    for space, names in first.scores.classes.items():
-        streams = [_log_probabilities(r, space, order, len(names)) for r, order in zip(results, orders)]
-        if by == "learned":
-            to_fit = [_log_probabilities(r, space, order, len(names)) for r, order in zip(fit, fit_orders)]
-            weights[space] = _learn(to_fit, fit[0].scores.labels[space])
-        fused = _combine(streams, by, weights.get(space))
-        values[space] = [[float(f"{v:.7g}") for v in row] if np.isfinite(row).all() else None for row in fused]
+    values, weights = _fused(results, orders, by, fit, fit_orders)
     scores = replace(first.scores, values=values)
     failures, partial = _missing(results, orders)
     config = {"fused": by, "weights": weights or None, "of": [_source(result) for result in results]}
@@ -90,6 +82,22 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
         seconds=round(sum(result.seconds for result in results), 2),
         scores=scores,
     )
+
+
+def _fused(
+    results: Sequence[Result], orders: list[list[int]], by: By, fit: Sequence[Result], fit_orders: list[list[int]]
+) -> tuple[dict[str, list[list[float] | None]], dict[str, list[float]]]:
+    """Fused probabilities and learned weights, by label space."""
+    values: dict[str, list[list[float] | None]] = {}
+    weights: dict[str, list[float]] = {}
+    for space, names in results[0].scores.classes.items():
+        streams = [_log_probabilities(r, space, order, len(names)) for r, order in zip(results, orders)]
+        if by == "learned":
+            to_fit = [_log_probabilities(r, space, order, len(names)) for r, order in zip(fit, fit_orders)]
+            weights[space] = _learn(to_fit, fit[0].scores.labels[space])
+        fused = _combine(streams, by, weights.get(space))
+        values[space] = [[float(f"{v:.7g}") for v in row] if np.isfinite(row).all() else None for row in fused]
+    return values, weights
 
 
 def _missing(

@@ -15,10 +15,12 @@ from torch import Tensor
 from gesta.checkpoint import TrainedModel
 from gesta.config import replace
 from gesta.data.batch import Batch
+from gesta.data.loader import Loader, test_loader
+from gesta.data.samples import TestViews
 from gesta.errors import GestaError
-from gesta.model import VideoModel, to_clips
+from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.recipe import EvaluateConfig
-from gesta.records import LABEL, ClassNames, by_space
+from gesta.records import LABEL, ClassNames, Record, by_space
 
 Average = Literal["probabilities", "logits"]
 """What is averaged over the views of a video: scores after or before the softmax."""
@@ -76,6 +78,22 @@ def protocol(config: EvaluateConfig | None, **changes: Any) -> EvaluateConfig:
 
 def _counts(sizes: dict[str, int]) -> str:
     return ", ".join(f"{n} {'classes' if space == LABEL else f'classes of {space}'}" for space, n in sizes.items())
+
+
+def view_loader(
+    records: Sequence[Record], clip: ClipSpec, config: EvaluateConfig, indices: Sequence[int], workers: int
+) -> Loader:
+    """Loads the views of the given records; as many videos together as fill a forward pass, if all have as many views.
+
+    Args:
+        records: the list.
+        clip: what the model expects.
+        config: the protocol.
+        indices: positions of the records that are loaded, in this order.
+        workers: loader processes; -1 chooses by the number of CPU cores.
+    """
+    together = 1 if config.coverage == "contiguous" else max(1, config.batch_size // (config.clips * config.crops))
+    return test_loader(TestViews(records, clip, config), indices, together, workers)
 
 
 def views_per_pass(batch_size: int, device: torch.device) -> int:

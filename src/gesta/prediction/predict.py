@@ -14,8 +14,6 @@ import torch
 
 from gesta.checkpoint import TrainedModel
 from gesta.data.batch import Batch
-from gesta.data.loader import test_loader
-from gesta.data.samples import TestViews
 from gesta.evaluation.scoring import (
     joint_names,
     joint_probabilities,
@@ -23,6 +21,7 @@ from gesta.evaluation.scoring import (
     protocol,
     rank,
     score_videos,
+    view_loader,
     views_per_pass,
 )
 from gesta.model import VideoModel
@@ -90,22 +89,16 @@ def predict(
     """
     views = protocol(views, clips=clips, crops=crops)
     network, spaces = named_classes(model, classes)
-    names = joint_names(spaces)
     if isinstance(model, TrainedModel):
         depth = model.depth if depth is None else depth
         person_crop = model.person_crop if person_crop is None else person_crop
-    chosen = choose_device(device)
-    network.to(chosen).eval()
-    paths = find_sources(sources)
-    masked = person_crop and depth is not None
-    records = [
-        Record(path=path, name=path, depth=depth, masks=path if masked and os.path.isdir(path) else "")
-        for path in paths
-    ]
-    together = 1 if views.coverage == "contiguous" else max(1, views.batch_size // (views.clips * views.crops))
+    device = choose_device(device)
+    network.to(device).eval()
+    paths, names = find_sources(sources), joint_names(spaces)
+    records = [_record(path, depth, bool(person_crop)) for path in paths]
     # For few videos a thread, which is there at once, decodes beside the model.
     workers = reading_workers(views.workers, len(paths))
-    loader = test_loader(TestViews(records, network.config.clip, views), range(len(paths)), together, workers)
+    loader = view_loader(records, network.config.clip, views, range(len(paths)), workers)
     predictions: dict[int, Prediction] = {}
 
     def readable() -> Iterator[Batch]:
@@ -114,13 +107,16 @@ def predict(
                 predictions[failure.index] = Prediction(path=paths[failure.index], error=failure.reason)
             yield batch
 
-    batch_size = views_per_pass(views.batch_size, chosen)
-    upcoming = 0  # failures are known before the scores of the videos listed before them
-    for video in score_videos(network, readable(), views.average, batch_size, chosen):
+    upcoming = 0  # failures may be known before the scores of videos that are listed before them
+    for video in score_videos(network, readable(), views.average, views_per_pass(views.batch_size, device), device):
         probabilities = joint_probabilities(video.scores, spaces, views.average)
         predictions[video.index] = Prediction(path=paths[video.index], labels=rank(probabilities, names, top))
         while upcoming in predictions:
             yield predictions.pop(upcoming)
             upcoming += 1
-    for index in sorted(predictions):
-        yield predictions[index]
+    yield from (predictions[index] for index in sorted(predictions))
+
+
+def _record(path: str, depth: Depth | None, person_crop: bool) -> Record:
+    masked = person_crop and depth is not None and os.path.isdir(path)
+    return Record(path=path, name=path, depth=depth, masks=path if masked else "")

@@ -185,12 +185,6 @@ def timeline(
     release = config.threshold / 2 if config.release is None else config.release
     segmenter = Segmenter(config.threshold, release, config.min_duration)
 
-    def prediction(segment: Segment) -> Prediction:
-        mean = segment.total / segment.count
-        others = [label for label in rank(mean, names, top) if label[0] != names[segment.label]]
-        labels = ((names[segment.label], float(mean[segment.label])), *others)[:top]
-        return Prediction(path=path, start=segment.start, end=segment.end, labels=labels)
-
     error = ""
 
     def readable() -> Iterator[Window]:
@@ -203,7 +197,15 @@ def timeline(
             error = str(problem)
 
     for window in smooth(readable(), config.smoothing):
-        yield from map(prediction, segmenter.push(window))
-    yield from map(prediction, segmenter.finish())
+        yield from (_prediction(path, segment, names, top) for segment in segmenter.push(window))
+    yield from (_prediction(path, segment, names, top) for segment in segmenter.finish())
     if error:
         yield Prediction(path=path, error=error)
+
+
+def _prediction(path: str, segment: Segment, names: list[str], top: int) -> Prediction:
+    """The class of a segment first, then the others by their mean probability in it."""
+    mean, name = segment.total / segment.count, names[segment.label]
+    others = [label for label in rank(mean, names, top) if label[0] != name]
+    labels = ((name, float(mean[segment.label])), *others)[:top]
+    return Prediction(path=path, start=segment.start, end=segment.end, labels=labels)
