@@ -158,7 +158,7 @@ def test_a_file_that_kills_or_stops_the_decoder_is_named(folder: Path, monkeypat
     paths = sorted(str(path) for path in folder.glob("*/*.mp4"))
     with monkeypatch.context() as patch:
         patch.setattr(room, "_look", _dies)
-        patch.setattr(room, "GRACE", 1.0)
+        patch.setattr(room, "KILL_AFTER_S", 1.0)
         found = dict(room._look_at_all(dict.fromkeys(paths), 2, 2.0))
     assert sorted(found) == paths
     bad = {Path(path).name: problem for path, (info, problem, _) in found.items() if info is None}

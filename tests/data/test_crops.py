@@ -15,7 +15,7 @@ from torch import Tensor
 from gesta.config import replace
 from gesta.data.batch import Failure
 from gesta.data.clips import train_indices
-from gesta.data.samples import TestViews, TrainingClips, read_record_frames, seeded
+from gesta.data.samples import TestViews, TrainingClips, read_record_frames, seeded_generator
 from gesta.data.transforms import augment
 from gesta.model import ClipSpec
 from gesta.recipe import Augment, EvaluateConfig, TrainConfig
@@ -55,15 +55,15 @@ def part(frames: Tensor, box: Box) -> Tensor:
 
 @pytest.fixture
 def converted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Width and height of every picture that is converted to packed RGB."""
+    """Width and height of every picture that is converted to RGB."""
     sizes: list[tuple[int, int]] = []
-    packed = picture.FrameConverter._packed
+    to_rgb = picture.FrameConverter._to_rgb
 
     def seen(self: picture.FrameConverter, frame: av.VideoFrame) -> np.ndarray:
         sizes.append((frame.width, frame.height))
-        return packed(self, frame)
+        return to_rgb(self, frame)
 
-    monkeypatch.setattr(picture.FrameConverter, "_packed", seen)
+    monkeypatch.setattr(picture.FrameConverter, "_to_rgb", seen)
     return sizes
 
 
@@ -189,7 +189,7 @@ def test_training_clips_are_those_that_are_cropped_afterwards(
     clips = TrainingClips([record], spec, config, ["any"])
     mirrored = set()
     for epoch in range(4):
-        draw = seeded(config.seed, epoch, 0, 0)
+        draw = seeded_generator(config.seed, epoch, 0, 0)
         frames, _, count = read_record_frames(
             record, lambda n, d=draw: Selection(train_indices(n, spec, "loop", d)), clips.short_side, enlarge=False
         )

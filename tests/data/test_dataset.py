@@ -70,6 +70,17 @@ def test_a_sample_depends_on_seed_epoch_index_and_copy_alone(records: list[Recor
     assert torch.equal(more[0, 0]["video"][:2], forward[0, 0])  # a third copy does not change the first two
 
 
+def test_draws_depend_on_their_arguments_alone(records: list[Record]) -> None:
+    """A file that ends early is drawn for twice, with two numbers of frames: the first draw must leave no trace."""
+    dataset = TrainingClips(records, CLIP, config(), CLASSES)
+    expected = dataset.draw(1, 2, 12)
+    dataset.draw(1, 2, 30)
+    draws = dataset.draw(1, 2, 12)
+    assert torch.equal(draws.indices, expected.indices) and draws.flips == expected.flips
+    for one, other in zip(draws.generators, expected.generators, strict=True):
+        assert torch.equal(one.get_state(), other.get_state())
+
+
 def test_a_broken_video_is_replaced_in_training_and_named(records: list[Record], broken: Record) -> None:
     dataset = TrainingClips([*records, broken], CLIP, config(), CLASSES)
     sample, again = dataset[3, 5], dataset[3, 5]
@@ -144,7 +155,7 @@ def test_views(records: list[Record], broken: Record) -> None:
         TestViews(records, CLIP, EvaluateConfig(short_side=200))
 
 
-def test_only_the_stretch_is_read(make_video: Callable[..., Path]) -> None:
+def test_only_the_segment_is_read(make_video: Callable[..., Path]) -> None:
     path = str(make_video("clip.mp4", frames=40))
     parts = [Record(path=path, name="x", label=0, start=start, end=start + 8) for start in (0, 30)]
     views = TestViews(parts, CLIP, EvaluateConfig(clips=1))

@@ -138,7 +138,7 @@ def test_wrong_columns(write: Callable[..., str], columns: tuple[str, ...], mess
         read_list(write("x 8 3\n"), columns=columns)
 
 
-def test_wrong_stretches(write: Callable[..., str]) -> None:
+def test_wrong_segments(write: Callable[..., str]) -> None:
     columns = ("path", "start", "end", "label")
     for text in ("x 8 8 0\n", "x -1 5 0\n"):
         with pytest.raises(GestaError, match=r"line 1: .* gives frames"):

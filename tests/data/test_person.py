@@ -113,7 +113,7 @@ def test_depth_is_cropped_to_itself(tmp_path: Path) -> None:
     assert person.amin(0).tolist() == [50, 146] and (person.amax(0) - person.amin(0)).tolist() == [99, 29]
 
 
-def test_samples_without_masks_are_shown_whole_and_told_of_once(
+def test_samples_without_masks_are_shown_whole_with_one_warning(
     make_video: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     make_video(f"nturgb+d_rgb/{NAME}_rgb.avi", size=(96, 54))
@@ -122,8 +122,8 @@ def test_samples_without_masks_are_shown_whole_and_told_of_once(
     write_masks(tmp_path / "nturgb+d_depth_masked" / "S001C001P003R001A001", [mask((100, 200))])
     data = NTU(root=str(tmp_path), person_crop=True)
     records = {r.name: r for split in ("train", "test") for r in data.records(split)}  # type: ignore[arg-type]
-    told = capfd.readouterr().err
-    assert told.count("\n") == 1 and "1 of 2 samples have no folder of masked depth" in told
+    warning = capfd.readouterr().err
+    assert warning.count("\n") == 1 and "1 of 2 samples have no folder of masked depth" in warning
     assert read_record(records[NAME], everything, 54).shape[-2:] == (54, 96)
     assert read_record(records["S001C001P003R001A001"], everything, 54).shape[-2:] == (54, 72)
     assert not NTU(root=str(tmp_path)).records("test")[0].masks and not capfd.readouterr().err

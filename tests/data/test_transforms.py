@@ -9,12 +9,12 @@ import torch
 
 from gesta.data.transforms import (
     augment,
-    crop_box,
     crop_views,
+    draw_crop_box,
+    draw_rotation,
     flip_targets,
     mix,
     names_a_side,
-    rotation,
     test_short_side,
     training_short_side,
 )
@@ -79,7 +79,7 @@ def test_rotation_turns_the_whole_picture_before_the_crop() -> None:
     whole = Augment(crop="short_side", scale=(1.0, 1.0), rotate=90, rotate_probability=1.0)
     spec = ClipSpec(frames=4, size=64)
     for seed in range(4):
-        angle = rotation(whole, generator(seed))
+        angle = draw_rotation(whole, generator(seed))
         turned = augment([bar], whole, spec, False, generator(seed))[0, 0].float()
         rows, columns = (turned > 200).nonzero().float().sub(31.5).T
         # the bar's direction, counter-clockwise: of its points, and rows run downwards
@@ -91,12 +91,12 @@ def test_rotation_turns_the_whole_picture_before_the_crop() -> None:
 
 def test_angles_reach_both_limits_in_half_of_the_clips() -> None:
     draw, config = generator(), Augment(rotate=10)
-    angles = [rotation(config, draw) for _ in range(2000)]
+    angles = [draw_rotation(config, draw) for _ in range(2000)]
     turned = [angle for angle in angles if angle]
     assert 900 < len(turned) < 1100
     assert -10 <= min(turned) < -9.9 and 9.9 < max(turned) <= 10 and abs(sum(turned)) < 0.5 * len(turned)
     state = draw.get_state()
-    assert rotation(Augment(), draw) == 0 and torch.equal(draw.get_state(), state)  # no angle, no draw
+    assert draw_rotation(Augment(), draw) == 0 and torch.equal(draw.get_state(), state)  # no angle, no draw
 
 
 def test_hue_turns_colours_and_leaves_grey_and_the_strongest_channel() -> None:
@@ -124,7 +124,7 @@ def test_random_resized_boxes_keep_area_and_ratio() -> None:
     config, draw = Augment(scale=(0.2, 0.6), ratio=(0.75, 1.3333)), generator()
     areas, ratios = [], []
     for _ in range(300):
-        top, left, height, width = crop_box(config, 240, 320, 224, draw)
+        top, left, height, width = draw_crop_box(config, 240, 320, 224, draw)
         assert 0 <= top <= 240 - height and 0 <= left <= 320 - width
         areas.append(height * width / (240 * 320))
         ratios.append(width / height)
@@ -134,33 +134,33 @@ def test_random_resized_boxes_keep_area_and_ratio() -> None:
 
 def test_random_resized_falls_back_to_the_largest_centred_box() -> None:
     config = Augment(scale=(1.0, 1.0), ratio=(0.75, 1.3333))  # the whole area of a long picture never fits
-    assert crop_box(config, 100, 400, 224, generator()) == (0, 133, 100, 133)
-    assert crop_box(config, 400, 100, 224, generator()) == (133, 0, 133, 100)
+    assert draw_crop_box(config, 100, 400, 224, generator()) == (0, 133, 100, 133)
+    assert draw_crop_box(config, 400, 100, 224, generator()) == (133, 0, 133, 100)
 
 
 def test_jitter_takes_the_share_of_the_short_side_that_slowfast_takes() -> None:
     config, draw = Augment(crop="jitter", short_side=(256, 320)), generator()
-    sides = {crop_box(config, 320, 420, 224, draw)[2] for _ in range(400)}
+    sides = {draw_crop_box(config, 320, 420, 224, draw)[2] for _ in range(400)}
     assert min(sides) == 224 and max(sides) == 280  # 224 of a short side of 320, 224 of 256
     # the range is stated at size 224: half of everything for a model of size 112
     assert training_short_side(config, 112) == 160
-    sides = {crop_box(config, 160, 210, 112, draw)[2] for _ in range(400)}
+    sides = {draw_crop_box(config, 160, 210, 112, draw)[2] for _ in range(400)}
     assert min(sides) == 112 and max(sides) == 140
     with pytest.raises(GestaError, match=r"augment\.short_side"):
-        crop_box(Augment(crop="jitter", short_side=(200, 320)), 320, 420, 224, draw)
+        draw_crop_box(Augment(crop="jitter", short_side=(200, 320)), 320, 420, 224, draw)
 
 
 def test_jitter_draws_the_short_side_or_its_inverse_evenly() -> None:
     for inverse, mean in ((False, 224 * 320 * math.log(320 / 256) / (320 - 256)), (True, (224 + 280) / 2)):
         config, draw = Augment(crop="jitter", inverse_uniform=inverse), generator()
-        sides = [crop_box(config, 320, 420, 224, draw)[2] for _ in range(4000)]
+        sides = [draw_crop_box(config, 320, 420, 224, draw)[2] for _ in range(4000)]
         assert min(sides) == 224 and max(sides) == 280
         assert sum(sides) / 4000 == pytest.approx(mean, abs=0.7)  # the two means are 2.1 apart
 
 
 def test_short_side_takes_squares_of_half_to_all_of_it() -> None:
     config, draw = Augment(crop="short_side", scale=(0.5, 1.0)), generator()
-    boxes = [crop_box(config, 200, 300, 112, draw) for _ in range(300)]
+    boxes = [draw_crop_box(config, 200, 300, 112, draw) for _ in range(300)]
     assert all(height == width for _, _, height, width in boxes)
     assert 100 <= min(b[2] for b in boxes) < 104 and 196 < max(b[2] for b in boxes) <= 200
     assert max(b[1] for b in boxes) > 150  # also the right edge is reached
@@ -169,7 +169,7 @@ def test_short_side_takes_squares_of_half_to_all_of_it() -> None:
 
 def test_sides_of_a_crop_can_be_drawn_apart() -> None:
     config, draw = Augment(crop="short_side", scale=(0.5, 1.0), independent_sides=True), generator()
-    boxes = [crop_box(config, 200, 300, 112, draw) for _ in range(300)]
+    boxes = [draw_crop_box(config, 200, 300, 112, draw) for _ in range(300)]
     assert sum(height == width for _, _, height, width in boxes) < 20
     for side in (2, 3):
         assert 100 <= min(box[side] for box in boxes) < 104 and 196 < max(box[side] for box in boxes) <= 200

@@ -144,7 +144,7 @@ def test_refusals() -> None:
             depth_settings(*arguments)
 
 
-def test_stretches_in_seconds(tmp_path: Path, maps: Path) -> None:
+def test_segments_in_seconds(tmp_path: Path, maps: Path) -> None:
     for suffix in ("mp4", "mkv", "avi"):  # the last by number and rate, its time stamps are not read
         path = _grey(tmp_path / f"video.{suffix}", [8 * i for i in range(30)])
 

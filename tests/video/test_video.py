@@ -24,7 +24,7 @@ from gesta.video import decode
 from gesta.video.deadline import Deadline
 from gesta.video.find import find_videos
 from gesta.video.images import image_files
-from gesta.video.picture import FrameBuffer, absurd_size, upright
+from gesta.video.picture import FrameBuffer, size_problem, upright
 from gesta.video.probe import probe
 from gesta.video.read import Selection, read, read_frames, stream
 
@@ -75,7 +75,7 @@ def encode(
     return path
 
 
-def straight(path: Path | str, short_side: int | None = None) -> np.ndarray:
+def decode_from_start(path: Path | str, short_side: int | None = None) -> np.ndarray:
     """All frames in the order in which a decoder without any shortcut gives them."""
     with decode.VideoFile(str(path)) as file:
         file._shortcut = False
@@ -141,7 +141,7 @@ def test_scaling_averages_what_it_drops(make_video: MakeVideo) -> None:
 
 def test_a_broken_packet_costs_its_frames_and_choose_learns_the_true_number(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mkv", "mjpeg", frames=10, spoil=4)
-    whole = straight(encode(tmp_path / "b.mkv", "mjpeg", frames=10))
+    whole = decode_from_start(encode(tmp_path / "b.mkv", "mjpeg", frames=10))
     seen: list[int] = []
 
     def choose(n: int) -> Tensor:
@@ -159,7 +159,7 @@ def test_a_broken_packet_costs_its_frames_and_choose_learns_the_true_number(tmp_
 
 def test_a_broken_h264_packet_ends_the_shortcut_not_the_reading(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", frames=40, gop=10, spoil=25)
-    whole = straight(path)
+    whole = decode_from_start(path)
     assert 30 <= len(whole) < 40
     assert np.array_equal(read(path, everything).numpy(), whole)
 
@@ -193,42 +193,42 @@ KINDS = {
 
 @pytest.mark.parametrize("held", [containers.HELD_BYTES, 0], ids=["small", "large"])
 @pytest.mark.parametrize("name", KINDS)
-def test_jumping_gives_the_frames_of_straight_decoding(
+def test_the_shortcut_gives_the_frames_of_decoding_from_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, held: int
 ) -> None:
     path = encode(tmp_path / name, **KINDS[name])  # type: ignore[arg-type]
-    whole = straight(path)
+    whole = decode_from_start(path)
     assert len(whole) == 60
     monkeypatch.setattr(containers, "HELD_BYTES", held)
-    reads = jumped = 0
+    reads = shortcuts_taken = 0
     for first in range(0, 60, 7):
         for step in (1, 4):
             wanted = list(range(first, min(first + 6 * step, 60), step))
             with decode.VideoFile(str(path)) as file:
                 buffer = FrameBuffer(wanted, None)
                 file.fill(buffer)
-                jumped += file._shortcut
+                shortcuts_taken += file._shortcut
             reads += 1
             assert not buffer.missing
             assert np.array_equal(buffer.images, whole[wanted])
     if name == "intra-refresh.mkv":  # no clean key frame to enter at but the first: the shortcut must notice
-        assert jumped < reads / 2
+        assert shortcuts_taken < reads / 2
     else:
-        assert jumped == reads
+        assert shortcuts_taken == reads
 
 
 def test_a_shortcut_decodes_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "a.mp4", frames=120, gop=10)
     decoded = 0
-    frames_of = decode.frames_of
+    decode_packets = decode.decode_packets
 
     def counting(*arguments: object) -> object:
         nonlocal decoded
-        for frame in frames_of(*arguments):  # type: ignore[arg-type]
+        for frame in decode_packets(*arguments):  # type: ignore[arg-type]
             decoded += 1
             yield frame
 
-    monkeypatch.setattr(decode, "frames_of", counting)
+    monkeypatch.setattr(decode, "decode_packets", counting)
     read(path, lambda n: torch.tensor([0, 61, 119]))
     assert decoded < 30
 
@@ -424,7 +424,7 @@ def test_find_videos(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts"])
 def test_streams_give_every_step_th_frame_with_its_time(tmp_path: Path, suffix: str) -> None:
     path = encode(tmp_path / f"a.{suffix}", "mpeg4" if suffix == "avi" else "libx264", frames=20)
-    whole = straight(path, 24)
+    whole = decode_from_start(path, 24)
     frames = list(stream(str(path), short_side=24, step=3))
     assert [frame.index for frame in frames] == list(range(0, 20, 3))
     assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(0, 20, 3)], abs=2e-3)
@@ -552,18 +552,18 @@ def test_avi_frames_stay_in_decode_order(videos: Path) -> None:
 
 @alike_ones_in_the_full_suite
 def test_every_genuine_file_reads_the_same_with_and_without_shortcuts(videos: Path, all_alike: bool) -> None:
-    jumped = 0
+    shortcuts_taken = 0
     for path in genuine(videos, all_alike):
-        whole = straight(path, 48)
+        whole = decode_from_start(path, 48)
         rng = np.random.default_rng(0)
         for _ in range(2):
             wanted = np.unique(np.clip(rng.integers(len(whole)) + 4 * np.arange(8), 0, len(whole) - 1)).tolist()
             with decode.VideoFile(path) as file:
                 buffer = FrameBuffer(wanted, 48)
                 file.fill(buffer)
-                jumped += file._shortcut
+                shortcuts_taken += file._shortcut
             assert np.array_equal(buffer.images, whole[wanted]), path
-    assert jumped > 40
+    assert shortcuts_taken > 40
 
 
 @alike_ones_in_the_full_suite
@@ -587,7 +587,7 @@ def test_pictures_of_absurd_size_are_refused_before_they_are_scaled(tmp_path: Pa
     (tmp_path / "img_00003.png").unlink()
     with pytest.raises(VideoError, match=r"img_0000[12].png: pictures of \d+ x \d+ pixels are not read"):
         read(tmp_path, lambda n: torch.arange(n), short_side=16)
-    assert absurd_size(7680, 4320) == "" and absurd_size(2**14, 2**13) != "" and absurd_size(0, 5) != ""
+    assert size_problem(7680, 4320) == "" and size_problem(2**14, 2**13) != "" and size_problem(0, 5) != ""
 
 
 def test_videos_of_absurd_size_are_refused(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from PIL import Image
 
 from gesta.errors import VideoError
-from gesta.video.container import frames_of, open_video, packets_of, set_threads
+from gesta.video.container import decode_packets, open_video, read_packets, set_threads
 from gesta.video.images import image_files, read_image
 from gesta.video.picture import FrameConverter, display_matrix
 from gesta.video.probe import VideoInfo, probe
@@ -117,7 +117,7 @@ def _decoded(path: str, info: VideoInfo, damage: list[Exception]) -> Iterator[Sh
     with open_video(path) as (container, stream):
         set_threads(stream, single=True)  # the other CPU cores have videos of their own
         begin, last = None, -1 / fps
-        for number, frame in enumerate(frames_of(stream, packets_of(container, stream, damage), damage)):
+        for number, frame in enumerate(decode_packets(stream, read_packets(container, stream, damage), damage)):
             last = number / fps if not timed else last + 1 / fps
             if timed and frame.pts is not None:
                 begin = frame.pts if begin is None else begin

@@ -1,5 +1,11 @@
-"""Records become batches: which videos a list names, which frames and boxes a model sees of them, in which order.
+"""Records become batches.
 
-``lists`` and ``listfile`` give records of one's own videos (public data sets: :mod:`gesta.datasets`), ``clips`` and
-``transforms`` say what is seen of them, ``samples`` and ``loader`` read it.
+- ``lists.py``, ``shards.py``: data sets of one's own: a folder per class, list files, tar files
+- ``listfile.py``, ``locate.py``: reading list files; finding the videos that they name, splitting them
+- ``clips.py``: which frames make a clip, which box makes a crop of a test
+- ``transforms.py``: frames become training clips (crop, flip, colours …) and test views; MixUp and CutMix of batches
+- ``person.py``: crops around people, by masked depth maps
+- ``samples.py``: a record is read into a sample: augmented training clips, or all views of a test
+- ``batch.py``: what samples and batches hold, and the shapes of their tensors
+- ``loader.py``: which records make a batch, and the worker processes that read them
 """

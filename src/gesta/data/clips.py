@@ -17,6 +17,7 @@ from torch import Tensor
 from gesta.config import replace
 from gesta.model import ClipSpec
 from gesta.recipe import ShortVideos
+from gesta.video.picture import Box
 
 
 def train_indices(n: int, spec: ClipSpec, short_videos: ShortVideos, generator: torch.Generator) -> Tensor:
@@ -90,7 +91,7 @@ def span(spec: ClipSpec) -> int:
     return spec.frames * spec.stride
 
 
-def crop_boxes(height: int, width: int, size: int, crops: Literal[1, 3]) -> list[tuple[int, int, int, int]]:
+def crop_boxes(height: int, width: int, size: int, crops: Literal[1, 3]) -> list[Box]:
     """Square boxes of a test view as (top, left, height, width).
 
     One crop is the centre. Three lie along the longer side: left, centre, right, or top, centre, bottom of an upright

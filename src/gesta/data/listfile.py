@@ -27,6 +27,7 @@ COLUMNS = ("path", "label", "frames", "start", "end", "last", "offset", "skip")
 """What a column may be: ``end`` is one past the last frame, ``last`` the last frame itself, ``offset`` goes with
 ``frames`` and counts from 0, ``skip`` is not read."""
 
+# names that columns have in the headers of public lists
 HEADERS = frozenset(
     ["path", "video", "video_path", "file_name", "filename", "file", "label", "id", "youtube_id", "video_id"]
     + ["narration_id", "original_vido_id"]
@@ -180,7 +181,7 @@ def _split(line: str, delimiter: str, columns: int) -> list[str]:
     return [field.strip() for field in fields]
 
 
-def _numbers(line: str, delimiter: str) -> int:
+def _count_numbers(line: str, delimiter: str) -> int:
     """How many fields at the end of a line are whole numbers; the first field is the path and does not count."""
     fields = _split(line, delimiter, 0)
     count = 0
@@ -192,7 +193,7 @@ def _numbers(line: str, delimiter: str) -> int:
 def _find_delimiter(path: str, lines: list[str]) -> str:
     """The delimiter: one before a number in every line, else one that is equally often in every line."""
     for delimiter in ("\t", "::", ",", ";", " "):
-        if all(_numbers(line, delimiter) for line in lines):
+        if all(_count_numbers(line, delimiter) for line in lines):
             return delimiter
     for delimiter in ("\t", "::", ",", ";"):
         if len({line.count(delimiter) for line in lines}) == 1 and delimiter in lines[0]:
@@ -210,7 +211,7 @@ def _is_path_only(line: str) -> bool:
 
 def _infer_columns(path: str, lines: Sequence[tuple[int, str]], delimiter: str, finder: VideoFinder) -> tuple[str, ...]:
     """What the columns are, where that is certain."""
-    counts = {line: _numbers(line, delimiter) for _, line in lines}
+    counts = {line: _count_numbers(line, delimiter) for _, line in lines}
     if delimiter != " " and set(counts.values()) == {0, 1}:
         return ("path", "label")  # a mixture of numbers and names, which the lookup of labels explains
     if len(set(counts.values())) > 1:
@@ -223,14 +224,14 @@ def _infer_columns(path: str, lines: Sequence[tuple[int, str]], delimiter: str, 
     if numbers == 0:
         return ("path",) if all(_is_path_only(line) for _, line in lines) else ("path", "label")
     if numbers == 1:
-        if len(lines) >= 3 and _counts_frames(lines, delimiter, ("path", "frames"), finder):
+        if len(lines) >= 3 and _is_frame_count(lines, delimiter, ("path", "frames"), finder):
             raise GestaError(
                 f"{path}: the number behind each path is the video's number of frames, hence hardly its label; "
                 f"set columns to path frames {COLUMNS_FLAG}, and label_from_folder if folders are classes, or to path "
                 "label"
             )
         return ("path", "label")
-    if numbers == 2 and _counts_frames(lines, delimiter, ("path", "frames", "label"), finder):
+    if numbers == 2 and _is_frame_count(lines, delimiter, ("path", "frames", "label"), finder):
         return ("path", "frames", "label")
     possible_columns = {
         2: "path frames label (frames of the video) or path start label (first frame of the clip)",
@@ -243,10 +244,10 @@ def _infer_columns(path: str, lines: Sequence[tuple[int, str]], delimiter: str, 
     )
 
 
-def _counts_frames(
+def _is_frame_count(
     lines: Sequence[tuple[int, str]], delimiter: str, columns: Sequence[str], finder: VideoFinder
 ) -> bool:
-    """Whether the first number of the lines is proved to be the number of frames: by counting in the first videos."""
+    """Whether the first number of the lines is the video's number of frames, by counting those of the first videos."""
     counts: dict[str, int] = {}
     for _, line in lines[:MAX_COUNTED]:
         fields = _split(line, delimiter, len(columns))

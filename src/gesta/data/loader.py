@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from gesta.data.batch import Batch
-from gesta.data.samples import TestViews, TrainingClips, collate, seeded
+from gesta.data.samples import TestViews, TrainingClips, collate, seeded_generator
 from gesta.errors import GestaError
 from gesta.processes import loader_workers
 from gesta.recipe import TrainConfig
@@ -45,7 +45,7 @@ def training_batches(
         )
     if not records:
         return []
-    generator = seeded(config.seed, epoch, "order")
+    generator = seeded_generator(config.seed, epoch, "order")
     if config.balanced:
         order = _balanced(records, generator)
     else:
@@ -111,7 +111,7 @@ class Loader:
     """Batches in order, from worker processes that come from a clean server process; errors are one sentence.
 
     When a worker dies of a record, or hangs in it, new ones load what was on its way; see
-    :meth:`_Records.note_worker_deaths`.
+    :meth:`_RecordDataset.note_worker_deaths`.
     """
 
     def __init__(

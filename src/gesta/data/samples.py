@@ -21,8 +21,8 @@ from gesta.data.person import crop_to_people, find_people, whole_side
 from gesta.data.transforms import (
     augment,
     augment_box,
-    crop_box,
     crop_views,
+    draw_crop_box,
     flip_targets,
     test_short_side,
     training_short_side,
@@ -60,7 +60,7 @@ class TrainingDraws(Selection):
     generators: tuple[torch.Generator, ...] = ()
 
 
-class _Records:
+class _RecordDataset:
     """Records that are read one at a time, in loader processes that may die of them or hang.
 
     Attributes:
@@ -195,7 +195,7 @@ def _same_moments(first: Frames[S], count: int) -> Selection:
     return Selection(indices)
 
 
-class TrainingClips(_Records, Dataset[Sample]):
+class TrainingClips(_RecordDataset, Dataset[Sample]):
     """Augmented training clips; item ``(epoch, index)`` gives V = ``config.repeats`` clips of record ``index``.
 
     What a sample looks like depends on ``(config.seed, epoch, index, copy)`` alone, never on the order of calls or the
@@ -253,7 +253,7 @@ class TrainingClips(_Records, Dataset[Sample]):
 
     def _substitute(self, epoch: int, index: int, attempt: int, failures: Sequence[Failure]) -> int:
         """The record that is shown instead of ``index`` at the given attempt: one that has not failed yet."""
-        generator = seeded(self.config.seed, epoch, index, "substitute", attempt)
+        generator = seeded_generator(self.config.seed, epoch, index, "substitute", attempt)
         substitute = int(torch.randint(len(self.records), (), generator=generator))
         while any(failure.index == substitute for failure in failures):
             substitute = (substitute + 1) % len(self.records)
@@ -266,12 +266,12 @@ class TrainingClips(_Records, Dataset[Sample]):
         (frames, flip, box, the others) and the pixels are the same either way.
         """
         config = self.config
-        generators = tuple(seeded(config.seed, epoch, index, copy) for copy in range(config.repeats))
+        generators = tuple(seeded_generator(config.seed, epoch, index, copy) for copy in range(config.repeats))
         indices = torch.stack([train_indices(n, self.clip, config.short_videos, g) for g in generators])
         label, flips = self._flips(self.records[index].label, generators)
 
         def crop(height: int, width: int) -> Box:
-            return crop_box(config.augment, height, width, self.clip.size, generators[0])
+            return draw_crop_box(config.augment, height, width, self.clip.size, generators[0])
 
         return TrainingDraws(indices, crop if self._reads_box_only(index) else None, label, flips, generators)
 
@@ -313,7 +313,7 @@ class TrainingClips(_Records, Dataset[Sample]):
         return label, (True,) * len(flips)
 
 
-class TestViews(_Records, Dataset[Sample | Failure]):
+class TestViews(_RecordDataset, Dataset[Sample | Failure]):
     """All test views of a record: item ``index`` gives V = clips x crops views, clip by clip, or a :class:`Failure`.
 
     A stream of a pair that is not there or cannot be read is black, which tells a model of several that it has to do
@@ -406,7 +406,7 @@ def collate(samples: Sequence[Sample | Failure]) -> Batch:
     )
 
 
-def seeded(*key: int | str) -> torch.Generator:
+def seeded_generator(*key: int | str) -> torch.Generator:
     """A generator whose state depends on all parts of the key and on nothing else."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -20,6 +20,7 @@ from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.recipe import Augment, TrainConfig
 from gesta.records import by_space
+from gesta.video.picture import Box
 
 SIDE_WORDS = frozenset(
     ["left", "right", "leftward", "leftwards", "rightward", "rightwards"]
@@ -63,9 +64,9 @@ def augment(
     Returns:
         ``(T, C of all, size, size)`` uint8.
     """
-    angle = rotation(config, generator)
+    angle = draw_rotation(config, generator)
     height, width = streams[0].shape[-2:]
-    box = crop_box(config, height, width, spec.size, generator)
+    box = draw_crop_box(config, height, width, spec.size, generator)
     state = generator.get_state()
     parts = []
     for clip in streams:
@@ -77,7 +78,7 @@ def augment(
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
-def _same_box(box: tuple[int, int, int, int], size: Sequence[int], other: Sequence[int]) -> tuple[int, int, int, int]:
+def _same_box(box: Box, size: Sequence[int], other: Sequence[int]) -> Box:
     """A box (top, left, height, width) of a picture of one size, (height, width), in one of another size."""
     down, across = (other[i] / size[i] for i in (0, 1))
     top, left = min(round(box[0] * down), other[0] - 1), min(round(box[1] * across), other[1] - 1)
@@ -85,7 +86,7 @@ def _same_box(box: tuple[int, int, int, int], size: Sequence[int], other: Sequen
 
 
 def augment_box(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator) -> Tensor:
-    """What :func:`augment` does after cropping, to a clip that is cropped to its :func:`crop_box` ``(T, C, h, w)``."""
+    """What :func:`augment` does with a clip ``(T, C, h, w)`` that is cropped to its :func:`draw_crop_box`."""
     mode = v2.InterpolationMode(config.interpolation)
     clip = F.resize(clip, [spec.size, spec.size], interpolation=mode, antialias=True)
     # NumPy brings channels that lie last to the front in half of torch's time, but not while it mirrors
@@ -108,7 +109,7 @@ def augment_box(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, gener
     return clip
 
 
-def rotation(config: Augment, generator: torch.Generator) -> float:
+def draw_rotation(config: Augment, generator: torch.Generator) -> float:
     """Draw the angle in degrees, counter-clockwise, by which all frames of a clip are turned; 0 for none.
 
     It does not depend on the video, so RGB and depth of one sample are turned alike by generators in the same state.
@@ -119,9 +120,7 @@ def rotation(config: Augment, generator: torch.Generator) -> float:
     return angle if chance < config.rotate_probability else 0.0
 
 
-def crop_box(
-    config: Augment, height: int, width: int, size: int, generator: torch.Generator
-) -> tuple[int, int, int, int]:
+def draw_crop_box(config: Augment, height: int, width: int, size: int, generator: torch.Generator) -> Box:
     """Draw the box of a training crop as (top, left, height, width) in a picture of ``height`` x ``width`` pixels.
 
     ``random_resized`` draws area and log aspect ratio up to ten times until the box fits, and falls back to the largest

@@ -24,7 +24,7 @@ from gesta.data.listfile import read_lines
 from gesta.data.locate import VideoFinder, check_root, find_list
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName, files_of_modality
-from gesta.video.depth import Encoding, Modalities, depth_settings, streams_of
+from gesta.video.depth import Encoding, Modalities, depth_settings, modalities_of
 
 CLASSES = 249
 LISTS: dict[SplitName, str] = {"train": "train_list.txt", "val": "valid_list.txt", "test": "test_list.txt"}
@@ -81,7 +81,8 @@ class IsoGD(DataConfig):
                     raise GestaError(f"{self.test_labels}: has no line for {match['rgb']}; get the list again")
                 label = labels[number] + 1
             folder = os.path.dirname(match["rgb"])
-            paths = {stream: _path(finder, match[stream], folder.split("/")[0]) for stream in streams_of(self.modality)}
+            modalities = modalities_of(self.modality)
+            paths = {modality: _path(finder, match[modality], folder.split("/")[0]) for modality in modalities}
             files = files_of_modality(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
             records.append(Record(**files, name=f"{folder}/{number}", label=label - 1 if label else None))
         return records

@@ -29,7 +29,7 @@ from gesta.data.listfile import read_text
 from gesta.data.locate import check_root, entries_below
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, RecordFiles, SplitName, files_of_modality
-from gesta.video.depth import Encoding, Modalities, Modality, depth_settings, streams_of
+from gesta.video.depth import Encoding, Modalities, Modality, depth_settings, modalities_of
 from gesta.video.find import VIDEOS
 
 Protocol = Literal["cross_subject", "cross_view"]
@@ -133,7 +133,7 @@ class NTU(DataConfig):
         }
         for name in left_out & set(labels):
             del labels[name]
-        paths = {stream: _find(self.root, labels, stream) for stream in streams_of(self.modality)}
+        paths = {stream: _find(self.root, labels, stream) for stream in modalities_of(self.modality)}
         on_disk = {name for names in paths.values() for name in names}
         masks = _masks(self.root, labels, on_disk) if self.person_crop else {}
 

@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 from gesta.errors import VideoError
 from gesta.video.archive import ByteRange, locate
 from gesta.video.deadline import Deadline
-from gesta.video.picture import MAX_PIXELS, absurd_size
+from gesta.video.picture import MAX_PIXELS, size_problem
 
 DAMAGED = "the file is damaged, incomplete or not a video: copy or download it again, or take it off the list"
 
@@ -106,8 +106,8 @@ def _choose_stream(container: Any, source: str | int) -> Any:
         raise VideoError(f"{source}: holds no video, only {_contents(container)}; take it off the list")
     if stream.codec_context is None:
         raise VideoError(f"{source}: its video codec has no decoder here; convert it, for example to H.264")
-    if stream.width and stream.height and (absurd := absurd_size(stream.width, stream.height)):
-        raise VideoError(f"{source}: by its header, {absurd}; {DAMAGED}")
+    if stream.width and stream.height and (problem := size_problem(stream.width, stream.height)):
+        raise VideoError(f"{source}: by its header, {problem}; {DAMAGED}")
     stream.codec_context.options = dict(LIMITS)
     return stream
 
@@ -171,8 +171,8 @@ def scan_packets(container: Any, stream: Any, deadline: Deadline) -> PacketScan:
     keys: list[KeyFrame] = []
     shown = 0
     guessed_dts = "matroska" in container.format.name  # which stores presentation times only; libav guesses the others
-    latest = None  # presentation time so far
-    for packet in packets_of(container, stream, [], deadline):
+    latest = None  # the latest presentation time so far
+    for packet in read_packets(container, stream, [], deadline):
         if not large:
             packets.append(packet)
         if not packet.is_discard:
@@ -184,7 +184,7 @@ def scan_packets(container: Any, stream: Any, deadline: Deadline) -> PacketScan:
             if packet.is_keyframe and (latest is None or packet.pts > latest):
                 keys.append(KeyFrame(len(times) - 1, None if guessed_dts else packet.dts, packet.pts))
             latest = packet.pts if latest is None else max(latest, packet.pts)
-    # AVI has no presentation times; without a time of its own for each packet they say nothing
+    # the times of AVI files are wrong, and times that packets share or lack do not order frames
     if container.format.name == "avi" or len(set(times)) < shown:
         return PacketScan(shown, [], [], packets or None, unit)
     # without a key frame first, the decoder drops frames and all later numbers shift
@@ -194,11 +194,11 @@ def scan_packets(container: Any, stream: Any, deadline: Deadline) -> PacketScan:
 
 
 def _from_index(container: Any, stream: Any, unit: float, deadline: Deadline) -> PacketScan | None:
-    """The timeline of an MP4 file from its index, without reading the file; None if the index may not be all."""
+    """The same of an MP4 file from its index, without reading the file; None if the index may not be all."""
     entries = [(entry.timestamp, entry.is_keyframe, entry.is_discard) for entry in stream.index_entries]
     if not entries or len(entries) != stream.frames or any(discard for _, _, discard in entries):
         return None
-    first = list(itertools.islice(packets_of(container, stream, [], deadline), MAX_REORDER))
+    first = list(itertools.islice(read_packets(container, stream, [], deadline), MAX_REORDER))
     times = presentation_times(first)
     if not times or not first[0].is_keyframe or times[0] > min(times):
         return None
@@ -231,7 +231,7 @@ def _fragmented(byte_range: ByteRange) -> bool:
     return False
 
 
-def packets_of(
+def read_packets(
     container: Any, stream: Any, errors: list[Exception], deadline: Deadline | None = None
 ) -> Iterator[av.Packet]:
     """The stream's packets to the end of the file, or to where the file breaks off.
@@ -256,7 +256,7 @@ def packets_of(
             yield packet
 
 
-def frames_of(stream: Any, packets: Iterable[av.Packet], errors: list[Exception]) -> Iterator[av.VideoFrame]:
+def decode_packets(stream: Any, packets: Iterable[av.Packet], errors: list[Exception]) -> Iterator[av.VideoFrame]:
     """Decode packets one by one; what cannot be decoded goes to ``errors`` and costs its own frames only."""
     for packet in packets:
         try:
@@ -276,8 +276,8 @@ def frames_of(stream: Any, packets: Iterable[av.Packet], errors: list[Exception]
 def _readable(frames: Iterable[av.VideoFrame], errors: list[Exception]) -> Iterator[av.VideoFrame]:
     """Frames of a size that can be scaled; it may change within a video."""
     for frame in frames:
-        if absurd := absurd_size(frame.width, frame.height):
-            errors.append(ValueError(absurd))
+        if problem := size_problem(frame.width, frame.height):
+            errors.append(ValueError(problem))
         else:
             yield frame
 

@@ -21,11 +21,11 @@ from gesta.errors import VideoError
 from gesta.video.container import (
     MAX_REORDER,
     KeyFrame,
-    frames_of,
+    decode_packets,
     last_error,
     open_video,
-    packets_of,
     presentation_times,
+    read_packets,
     scan_packets,
     set_threads,
 )
@@ -95,7 +95,7 @@ class VideoFile:
         else:  # a decoder that has decoded already may hold frames back: open the file again
             with open_video(self.path, self._deadline) as (container, stream):
                 multithreaded = set_threads(stream, single_thread)
-                packets = packets_of(container, stream, errors, self._deadline)
+                packets = read_packets(container, stream, errors, self._deadline)
                 count = _decode_in_order(stream, packets, buffer, errors)
         self.problem = last_error(errors)
         if errors and multithreaded:  # with several threads an error may take other frames along
@@ -153,7 +153,7 @@ class VideoFile:
             except FFmpegError:
                 continue
             errors: list[Exception] = []
-            following = packets_of(self._container, self._stream, errors, self._deadline)
+            following = read_packets(self._container, self._stream, errors, self._deadline)
             first = next(following, None)
             # seeking is not exact in every container: go on only from the very packet that was asked for
             if first is None or not first.is_keyframe:
@@ -186,7 +186,7 @@ class VideoFile:
             context.flush_buffers()
         self._decoder_is_new = False
         decoded = []
-        for frame in frames_of(self._stream, packets(), errors):
+        for frame in decode_packets(self._stream, packets(), errors):
             if frame.pts in packet_range.number_at:  # the others are shown before the key frame, lacking references
                 decoded.append(packet_range.number_at[frame.pts])
                 buffer.add_frame(decoded[-1], frame)
@@ -200,7 +200,7 @@ class VideoFile:
 def _decode_in_order(stream: Any, packets: Iterable[av.Packet], buffer: FrameBuffer, errors: list[Exception]) -> int:
     """Decode to the last chosen frame; returns the number of frames that came."""
     count = 0
-    for frame in frames_of(stream, packets, errors):
+    for frame in decode_packets(stream, packets, errors):
         buffer.add_frame(count, frame)
         count += 1
         if count > buffer.numbers[-1]:

@@ -84,7 +84,7 @@ def depth_settings(modality: str, encoding: str, limits: tuple[float, float]) ->
     return None if modality == "rgb" else Depth(encoding, *limits)  # type: ignore[arg-type]
 
 
-def streams_of(modality: Modalities) -> tuple[Modality, ...]:
+def modalities_of(modality: Modalities) -> tuple[Modality, ...]:
     """The streams of a modality."""
     return ("rgb", "depth") if modality == "rgbd" else (modality,)
 

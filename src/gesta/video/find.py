@@ -27,9 +27,9 @@ def find_videos(root: str | os.PathLike[str]) -> list[str]:
         return [root]
     if not os.path.isdir(root):
         raise VideoError(f"{root}: does not exist; check the path")
-    found: list[str] = []
-    _walk(root, found, {os.path.realpath(root)})
-    return sorted(found)
+    videos: list[str] = []
+    _walk(root, videos, {os.path.realpath(root)})
+    return sorted(videos)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -40,8 +40,10 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _walk(folder: str, found: list[str], parents: set[str]) -> None:
-    images, folders, videos = [], [], 0
+def _walk(folder: str, videos: list[str], parents: set[str]) -> None:
+    """Add the videos below a folder to the list; ``parents`` are the folders above it, which links may lead back to."""
+    other_files, folders = [], []
+    holds_video_files = False
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -49,13 +51,13 @@ def _walk(folder: str, found: list[str], parents: set[str]) -> None:
             if is_folder(entry):
                 folders.append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() in VIDEOS:
-                found.append(entry.path)
-                videos += 1
+                videos.append(entry.path)
+                holds_video_files = True
             else:
-                images.append(entry.name)
-    if not videos and holds_frames(images):
-        found.append(folder)
+                other_files.append(entry.name)
+    if not holds_video_files and holds_frames(other_files):
+        videos.append(folder)
     for child in folders:
         real = os.path.realpath(child)
         if real not in parents:
-            _walk(child, found, parents | {real})
+            _walk(child, videos, parents | {real})

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from gesta.errors import VideoError
 from gesta.video.deadline import Deadline
 from gesta.video.depth import Depth, resize_nearest
-from gesta.video.picture import FrameBuffer, absurd_size, scaled_size
+from gesta.video.picture import FrameBuffer, scaled_size, size_problem
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
@@ -167,8 +167,8 @@ def open_image(path: str) -> Iterator[Image.Image]:
         raise OSError("is not a file")
     try:
         with Image.open(path) as image:
-            if absurd := absurd_size(*image.size):
-                raise OSError(absurd)
+            if problem := size_problem(*image.size):
+                raise OSError(problem)
             yield image
     except PILLOW_ERRORS as error:
         raise OSError(str(error)) from None

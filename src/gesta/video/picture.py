@@ -37,7 +37,7 @@ CROPPED_BEFORE_RGB = frozenset({"yuv420p", "yuvj420p"})
 samples) by itself, so that a box can be cropped first and converted alone, with the same result."""
 
 
-def absurd_size(width: int, height: int) -> str:
+def size_problem(width: int, height: int) -> str:
     """Why pictures of this size are not read, as a damaged or hostile header may claim it; empty if they are."""
     if width * height <= MAX_PIXELS and max(width, height) <= MAX_ASPECT * min(width, height):
         return ""
@@ -97,22 +97,22 @@ class FrameConverter:
             scaled = self._scaler.reformat(frame, width=width, height=height, format="gbrp", threads=1)
             image = np.stack([_pixels(scaled.planes[plane], height, width) for plane in (2, 0, 1)])
         elif box is not None and matrix is None and frame.format.name in CROPPED_BEFORE_RGB and not height % 2:
-            return self._packed_box(frame, box)
+            return self._box_to_rgb(frame, box)
         else:
-            image = self._packed(frame)
+            image = self._to_rgb(frame)
         image = upright(image, matrix)
         return image if box is None else crop_picture(image, box)
 
     def _scaled(self, frame: av.VideoFrame) -> tuple[int, int]:
         return scaled_size(frame.width, frame.height, self.short_side, self.enlarge)
 
-    def _packed(self, frame: av.VideoFrame) -> np.ndarray:
+    def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
         """RGB at the frame's size: the conversion torchcodec uses; libswscale's planar one leaves columns out here."""
         packed = self._scaler.reformat(frame, format="rgb24", threads=1).planes[0]
         image = _pixels(packed, frame.height, 3 * frame.width)
         return image.reshape(frame.height, frame.width, 3).transpose(2, 0, 1)
 
-    def _packed_box(self, frame: av.VideoFrame, box: Box) -> np.ndarray:
+    def _box_to_rgb(self, frame: av.VideoFrame, box: Box) -> np.ndarray:
         """The same for a box alone: the whole 2 x 2 blocks around it are copied and converted, with equal results."""
         top, left, height, width = box
         # the box widened to even borders: a block is cut by none of them
@@ -130,7 +130,7 @@ class FrameConverter:
             samples = _pixels(source, source.height, source.line_size)
             corner = even_top // pixels_per_sample, even_left // pixels_per_sample
             target[:] = crop_picture(samples, (*corner, *target.shape))
-        return crop_picture(self._packed(part), (top - even_top, left - even_left, height, width))
+        return crop_picture(self._to_rgb(part), (top - even_top, left - even_left, height, width))
 
     def _luma(self, frame: av.VideoFrame) -> np.ndarray:
         """The stored luma ``(H, W)``, uint8 or uint16: a conversion to grey would stretch and clip it (16 to 235)."""

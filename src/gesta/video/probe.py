@@ -10,10 +10,10 @@ import numpy as np
 
 from gesta.video.container import (
     PacketScan,
-    frames_of,
+    decode_packets,
     last_error,
     open_video,
-    packets_of,
+    read_packets,
     scan_packets,
     set_threads,
     undecodable,
@@ -93,7 +93,7 @@ def probe(
     errors: list[Exception] = []
     with open_video(path, deadline) as (container, video):
         set_threads(video, single=True)  # with several threads an error may take other frames along
-        for frame in frames_of(video, packets_of(container, video, errors, deadline), errors):
+        for frame in decode_packets(video, read_packets(container, video, errors, deadline), errors):
             first = first or frame
             decoded += 1
             if not exact:

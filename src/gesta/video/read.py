@@ -21,7 +21,7 @@ from av.error import FFmpegError
 from torch import Tensor
 
 from gesta.errors import VideoError
-from gesta.video.container import DAMAGED, frames_of, open_video, packets_of, set_threads, undecodable
+from gesta.video.container import DAMAGED, decode_packets, open_video, read_packets, set_threads, undecodable
 from gesta.video.deadline import Deadline
 from gesta.video.decode import VideoFile
 from gesta.video.depth import Depth
@@ -270,7 +270,7 @@ def stream(
         set_threads(video)
         rate = float(video.average_rate or 0) or float(video.guessed_rate or 0) or FOLDER_FPS
         has_timestamps = "avi" not in container.format.name.split(",")
-        for frame in frames_of(video, packets_of(container, video, errors), errors):
+        for frame in decode_packets(video, read_packets(container, video, errors), errors):
             errors.clear()  # hours of a bad connection must not pile up
             index += 1
             if not has_timestamps:
