@@ -106,7 +106,7 @@ class VideoFile:
     def _from_key_frames(self, buffer: FrameBuffer) -> bool:
         """Decode only the packets that the chosen frames need; False if that is not provably the same.
 
-        In a sound file the frame with the k-th presentation time is the k-th that the decoder gives. Here that is
+        In an undamaged file the frame with the k-th presentation time is the k-th that the decoder gives. Here that is
         relied on only where packets and frames correspond one to one, and checked on everything that is decoded: each
         range of packets begins with its key frame, times rise, nothing fails. H.264 pictures that no other refers to
         are not decoded unless they are chosen.
@@ -129,15 +129,15 @@ class VideoFile:
         times = presentation_times(packets)
         if not times:
             return None
-        # pictures that follow the key frame in the file and are shown before it; they need what precedes it, so the
-        # decoder does not give them: numbers start with the key frame itself
+        # "leading" pictures follow the key frame in the file but are shown before it: among all frames the key frame is
+        # shown that many positions later, and they refer to what precedes it and cannot be decoded from here
         leading = sum(time < times[0] for time in times)
         first = key_frame.number + leading
         if first > numbers[0]:
             return None
         number_at: dict[int | None, int] = {time: first + i for i, time in enumerate(sorted(times)[leading:])}
         chosen = set(numbers)
-        # in file order a frame stands behind all it refers to, so nothing is needed behind the last chosen one
+        # in the file every frame comes after all it refers to, so nothing is needed after the last chosen one
         last = max((i for i, time in enumerate(times) if number_at.get(time) in chosen), default=0)
         return _PacketRange(packets[: last + 1], number_at)
 
