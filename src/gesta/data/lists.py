@@ -10,7 +10,7 @@ from pathlib import Path
 from gesta.config import config
 from gesta.data.listfile import ListEntry, finder_for_list, label_of, read_entries, read_text, to_records
 from gesta.data.listfile import read_list as read_list
-from gesta.data.locate import VideoFinder, hold_out, split_by_class
+from gesta.data.locate import VideoFinder, fractions_to_split_off, hold_out, split_by_class
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
 from gesta.video.find import find_videos, is_folder
@@ -29,7 +29,8 @@ class Folder(DataConfig):
     """A folder per class: ``root/class/video``, or ``root/train/class/video`` with ``val`` and ``test`` beside it.
 
     A video is a file or a folder of frames, at any depth below its class. Classes are the sorted folder names. What
-    the folders do not split is split class by class, by a hash of the videos' names (:func:`gesta.data.locate.assign`).
+    the folders do not split is split class by class, by a hash of the videos' names
+    (:func:`gesta.data.locate.split_by_hash`).
 
     Attributes:
         root: the folder.
@@ -72,9 +73,7 @@ class Folder(DataConfig):
                     "put the videos of this class there, or remove the folder"
                 )
             training += records
-        val, test = (
-            0.0 if part in folders else fraction for part, fraction in (("val", self.val), ("test", self.test))
-        )
+        val, test = fractions_to_split_off(folders, self.val, self.test)
         splits = split_by_class(training, val, test, self.seed)
         return [record for record, part in zip(training, splits) if part == split]
 
@@ -276,7 +275,7 @@ def _split_by_folder(data: Folder) -> dict[SplitName, list[Record]]:
     together.sort(key=lambda record: (record.label, record.path))
     names = [os.path.relpath(record.path, folders["train"]) for record in together]
     groups = [name if name.count(os.sep) < 2 else os.path.dirname(name) for name in names]
-    val, test = (0.0 if part in folders else fraction for part, fraction in (("val", data.val), ("test", data.test)))
+    val, test = fractions_to_split_off(folders, data.val, data.test)
     for record, split in zip(together, split_by_class(together, val, test, data.seed, groups)):
         splits[split].append(record)
     return splits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from gesta.errors import GestaError
 from gesta.records import Record, SplitName
@@ -217,6 +217,11 @@ def split_by_class(
         for index, split in zip(indices, split_by_hash(names, val, test, seed, class_groups)):
             splits[index] = split
     return splits
+
+
+def fractions_to_split_off(given: Collection[SplitName], val: float, test: float) -> tuple[float, float]:
+    """Fractions of the training videos that become validation and test videos: none where these are given already."""
+    return 0.0 if "val" in given else val, 0.0 if "test" in given else test
 
 
 def hold_out(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from gesta.config import config
 from gesta.data.lists import SPLIT_FOLDERS, read_class_names
-from gesta.data.locate import split_by_class
+from gesta.data.locate import fractions_to_split_off, split_by_class
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
 from gesta.video.archive import read_index
@@ -67,7 +67,7 @@ class Shards(DataConfig):
         if split in shards and split != "train":
             return self._records(shards[split], classes)
         records = self._records(shards["train"], classes)
-        val, test = (0.0 if part in shards else fraction for part, fraction in (("val", self.val), ("test", self.test)))
+        val, test = fractions_to_split_off(shards, self.val, self.test)
         splits = split_by_class(records, val, test, self.seed)
         return [record for record, part in zip(records, splits) if part == split]
 
