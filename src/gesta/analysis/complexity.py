@@ -29,8 +29,7 @@ from gesta.progress import plain_text, track
 from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, find_table, read_recipe
 from gesta.recipes.catalogue import list_recipes, list_tables
-from gesta.recipes.published import Row
-from gesta.recipes.tables import COSTS
+from gesta.recipes.published import UNITS, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +228,7 @@ def _columns(row: Row) -> Iterator[tuple[str, str, Recipe]]:
     recipes = {
         column: make()
         for column, make in row.recipes.items()
-        if column and column not in COSTS and not column.endswith("Top-5")
+        if column and column not in UNITS and not column.endswith("Top-5")
     }
     names = [type(recipe.data).__name__ for recipe in recipes.values()]
     for (column, recipe), name in zip(recipes.items(), names):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from gesta.config import replace
-from gesta.cost import Style, count
+from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, drop_path_rates
 from gesta.models.convnext import convnext_b, convnext_tiny
@@ -28,7 +28,7 @@ from gesta.plugins.ata import ATA
 from gesta.recipe import Recipe
 from gesta.recipes import timesformer
 from gesta.recipes.miniatures import Miniature
-from gesta.recipes.published import Figure, Row, Table
+from gesta.recipes.published import Row, Table, gmacs, params, row
 
 Backbone = Literal["vitb", "cyclemlp_b5", "convnext_b"]
 Temporal = Literal["averaging", "joint", "attention", "ata"]
@@ -140,21 +140,7 @@ MINIATURES = (
 COLUMNS = ("Top-1", "Top-5", "GMACs", "params")
 
 
-def _row(
-    label: str,
-    published: Sequence[float | None],
-    run: Callable[..., Recipe] | None = None,
-    note: str = "",
-    columns: tuple[str, ...] = COLUMNS,
-) -> Row:
-    """A row whose accuracies are those of one run; None where the paper prints nothing."""
-    return Row(
-        label=label,
-        published={column: value for column, value in zip(columns, published) if value is not None},
-        recipes={"Top-1": run, "Top-5": run} if run else {},
-        note=note,
-    )
-
+_row = partial(row, COLUMNS)
 
 _UNEXPLAINED = (
     "the paper's FLOPs are those of a TimeSformer with class token in temporal attention and a second layer norm "
@@ -239,10 +225,10 @@ TABLE4 = Table(
     source="Zhao et al. 2022, Table 4 (mutual information of neighbouring frames, ViT-B)",
     columns=_MEASURED,
     rows=(
-        _row("None (after patch embedding)", (0.243, 0.295), note=_ORDER, columns=_MEASURED),
-        _row("Averaging", (1.355, 0.869), columns=_MEASURED),
-        _row("Attention", (1.371, 0.910), columns=_MEASURED),
-        _row("ATA", (1.373, 1.290), columns=_MEASURED),
+        row(_MEASURED, "None (after patch embedding)", (0.243, 0.295), note=_ORDER),
+        row(_MEASURED, "Averaging", (1.355, 0.869)),
+        row(_MEASURED, "Attention", (1.371, 0.910)),
+        row(_MEASURED, "ATA", (1.373, 1.290)),
     ),
 )
 
@@ -336,20 +322,6 @@ def _matched(frames: int = 8) -> ModelConfig:
     return _vit(frames=frames, temporal_cls=True, temporal_post_norm=True)
 
 
-def _params(make: Callable[..., ModelConfig], *args: Any, **changes: Any) -> Callable[[], float]:
-    def millions() -> float:
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in make(*args, **changes).build().parameters()) / 1e6
-
-    return millions
-
-
-def _gmacs(
-    make: Callable[..., ModelConfig], *args: Any, style: Style = "fvcore", **changes: Any
-) -> Callable[[], float]:
-    return lambda: count(make(*args, **changes), style).macs / 1e9
-
-
 def _norms_in_blocks_only(model: ModelConfig) -> float:
     """GMACs of a ConvNeXt whose norms on maps with channels first (stem, downsamplings) are not counted."""
     with torch.device("meta"):
@@ -366,211 +338,197 @@ _LESS = "unexplained: 96 embeddings of time would give it, but not the 121.8 bel
 _MORE = "0.2 M unexplained: no head and no table of embeddings that we tried gives it"
 
 FIGURES = (
-    Figure("ViT-B averaging, parameters", "Table 3", "86.2", "M", _params(_vit, temporal="averaging"), _LESS),
-    Figure(
+    TABLE3.figure(
+        "ViT-B, averaging", "params", "ViT-B averaging, parameters", params(_vit, temporal="averaging"), _LESS
+    ),
+    TABLE3.figure(
+        "ViT-B, averaging",
+        "GMACs",
         "ViT-B averaging, FLOPs",
-        "Table 3",
-        "140.3",
-        "G",
-        _gmacs(_vit, temporal="averaging"),
+        gmacs(_vit, temporal="averaging"),
         "one class token for all frames, averaged in every block",
     ),
-    Figure(
+    TABLE3.figure(
+        "ViT-B, averaging",
+        "GMACs",
         "the same with an image ViT per frame",
-        "Table 3",
-        "140.3",
-        "G",
-        _gmacs(TimmFramesConfig, image="vit_base_patch16_224", time_embed=False),
+        gmacs(TimmFramesConfig, image="vit_base_patch16_224", time_embed=False),
         "so this is not what the paper averages",
     ),
-    Figure("ViT-B joint attention, parameters", "Table 6", "86.2", "M", _params(_vit, temporal="joint"), _LESS),
-    Figure("ViT-B joint attention, FLOPs", "Table 6", "179.7", "G", _gmacs(_vit, temporal="joint")),
-    Figure("TimeSformer, FLOPs", "Table 1", "196", "G", _gmacs(_vit)),
-    Figure(
+    TABLE6.figure(
+        "joint attention", "params", "ViT-B joint attention, parameters", params(_vit, temporal="joint"), _LESS
+    ),
+    TABLE6.figure("joint attention", "GMACs", "ViT-B joint attention, FLOPs", gmacs(_vit, temporal="joint")),
+    TABLE1.figure("TimeSformer, IN-21K, 8 frames, 3×1", "GMACs", "TimeSformer, FLOPs", gmacs(_vit)),
+    TABLE1.figure(
+        "TimeSformer, IN-21K, 8 frames, 3×1",
+        "params",
         "TimeSformer, parameters",
-        "Table 1",
-        "121.4",
-        "M",
-        _params(_vit),
+        params(_vit),
         "printed is the model for the 174 classes of Something-Something",
     ),
-    Figure("TimeSformer of 174 classes, parameters", "Table 1", "121.4", "M", _params(_vit, classes=174)),
-    Figure(
+    TABLE1.figure(
+        "TimeSformer, IN-21K, 8 frames, 3×1",
+        "params",
+        "TimeSformer of 174 classes, parameters",
+        params(_vit, classes=174),
+    ),
+    TABLE1.figure(
+        "TimeSformer-L, IN-21K, 96 frames, 3×1",
+        "GMACs",
         "TimeSformer-L, FLOPs",
-        "Table 1",
-        "2380",
-        "G",
-        _gmacs(timesformer_l, style="torch"),
+        gmacs(timesformer_l, style="torch"),
         "counted without layer norms; with them 2383",
     ),
-    Figure(
+    TABLE1.figure(
+        "TimeSformer-L, IN-21K, 96 frames, 3×1",
+        "params",
         "TimeSformer-L, parameters",
-        "Table 1",
-        "121.4",
-        "M",
-        _params(timesformer_l),
+        params(timesformer_l),
         "printed is TimeSformer's number for 174 classes and 8 frames",
     ),
-    Figure(
-        "ViT-B attention and ATA, FLOPs",
-        "Tables 3, 5-7",
-        "201.8",
-        "G",
-        _gmacs(_matched),
-        _INFERRED,
+    TABLE3.figure(
+        "ViT-B, ATA", "GMACs", "ViT-B attention and ATA, FLOPs", gmacs(_matched), _INFERRED, where="Tables 3, 5-7"
     ),
-    Figure(
-        "the same, parameters",
-        "Tables 3, 5-7",
-        "121.8",
-        "M",
-        _params(_matched),
-        _MORE,
-    ),
-    Figure(
+    TABLE3.figure("ViT-B, ATA", "params", "the same, parameters", params(_matched), _MORE, where="Tables 3, 5-7"),
+    TABLE3.figure(
+        "ViT-B, ATA",
+        "GMACs",
         "the public TimeSformer in its place",
-        "Tables 3, 5-7",
-        "201.8",
-        "G",
-        _gmacs(_vit),
+        gmacs(_vit),
         "our default: its weights load; the paper's number is another network's (A8)",
+        where="Tables 3, 5-7",
     ),
-    Figure(
+    TABLE3.figure(
+        "ViT-B, ATA",
+        "GMACs",
         "with the second layer norm only",
-        "Tables 3, 5-7",
-        "201.8",
-        "G",
-        _gmacs(_vit, temporal_post_norm=True),
+        gmacs(_vit, temporal_post_norm=True),
         "both are needed",
+        where="Tables 3, 5-7",
     ),
-    Figure(
-        "with the class token only", "Tables 3, 5-7", "201.8", "G", _gmacs(_vit, temporal_cls=True), "both are needed"
+    TABLE3.figure(
+        "ViT-B, ATA",
+        "GMACs",
+        "with the class token only",
+        gmacs(_vit, temporal_cls=True),
+        "both are needed",
+        where="Tables 3, 5-7",
     ),
-    Figure(
+    TABLE1.figure(
+        "ATA, IN-21K, 32 frames, 3×1",
+        "GMACs",
         "ATA, 32 frames, FLOPs",
-        "Tables 1, 2",
-        "792.9",
-        "G",
-        _gmacs(_matched, 32),
+        gmacs(partial(_matched, 32)),
         _INFERRED,
+        where="Tables 1, 2",
     ),
-    Figure(
+    TABLE1.figure(
+        "ATA, IN-21K, 32 frames, 3×1",
+        "params",
         "ATA, 32 frames, parameters",
-        "Tables 1, 2",
-        "121.8",
-        "M",
-        _params(_matched, 32),
+        params(partial(_matched, 32)),
         _MORE,
+        where="Tables 1, 2",
     ),
-    Figure(
+    TABLE1.figure(
+        "ATA, IN-21K, 32 frames, 3×1",
+        "GMACs",
         "the public TimeSformer of 32 frames in its place",
-        "Tables 1, 2",
-        "792.9",
-        "G",
-        _gmacs(_vit, frames=32),
+        gmacs(partial(_vit, frames=32)),
         "our default, as above",
+        where="Tables 1, 2",
     ),
-    Figure(
+    TABLE3.figure(
+        "CycleMLP-B5, averaging",
+        "params",
         "CycleMLP-B5 averaging, parameters",
-        "Table 3",
-        "75.3",
-        "M",
-        _params(_images, cyclemlp_b5),
+        params(partial(_images, cyclemlp_b5)),
         "printed in the column of FLOPs (A6)",
     ),
-    Figure(
+    TABLE3.figure(
+        "CycleMLP-B5, averaging",
+        "GMACs",
         "CycleMLP-B5 averaging, FLOPs",
-        "Table 3",
-        "82.4",
-        "G",
-        _gmacs(_images, cyclemlp_b5),
+        gmacs(partial(_images, cyclemlp_b5)),
         "printed in the column of parameters (A6); without Cycle FCs (A7)",
     ),
-    Figure(
+    TABLE3.figure(
+        "CycleMLP-B5, averaging",
+        "GMACs",
         "the same with its Cycle FCs",
-        "Table 3",
-        "82.4",
-        "G",
-        _gmacs(_images, cyclemlp_b5, style="torch"),
+        gmacs(partial(_images, cyclemlp_b5), style="torch"),
         "what it truly computes: the paper's counter knows no deformable convolution (A7)",
     ),
-    Figure(
+    TABLE3.figure(
+        "CycleMLP-B5, ATA",
+        "params",
         "CycleMLP-B5 attention and ATA, parameters",
-        "Table 3",
-        "102.8",
-        "M",
-        _params(_images, cyclemlp_b5, attends=True),
+        params(partial(_images, cyclemlp_b5, attends=True)),
     ),
-    Figure(
+    TABLE3.figure(
+        "CycleMLP-B5, ATA",
+        "GMACs",
         "CycleMLP-B5 attention and ATA, FLOPs",
-        "Table 3",
-        "122.4",
-        "G",
-        _gmacs(_images, cyclemlp_b5, attends=True),
+        gmacs(partial(_images, cyclemlp_b5, attends=True)),
         "a temporal attention with a second layer norm before each of the 34 blocks, inferred",
     ),
-    Figure(
+    TABLE3.figure(
+        "CycleMLP-B5, ATA",
+        "GMACs",
         "the same without the second layer norm",
-        "Table 3",
-        "122.4",
-        "G",
-        _gmacs(_images, cyclemlp_b5, attends=True, post_norm=False),
+        gmacs(partial(_images, cyclemlp_b5, attends=True, post_norm=False)),
         "so the paper has one",
     ),
-    Figure(
+    TABLE3.figure(
+        "CycleMLP-B5, ATA",
+        "GMACs",
         "the same with the norm and its Cycle FCs",
-        "Table 3",
-        "122.4",
-        "G",
-        _gmacs(_images, cyclemlp_b5, attends=True, style="torch"),
+        gmacs(partial(_images, cyclemlp_b5, attends=True), style="torch"),
         "what it truly computes, layer norms not counted (A7)",
     ),
-    Figure("ConvNeXt-B averaging, parameters", "Table 3", "88.0", "M", _params(_images, convnext_b)),
-    Figure(
+    TABLE3.figure(
+        "ConvNeXt-B, averaging", "params", "ConvNeXt-B averaging, parameters", params(partial(_images, convnext_b))
+    ),
+    TABLE3.figure(
+        "ConvNeXt-B, averaging",
+        "GMACs",
         "ConvNeXt-B averaging, FLOPs",
-        "Table 3",
-        "123.0",
-        "G",
         lambda: _norms_in_blocks_only(_images(convnext_b)),
         "without the norms of stem and downsamplings, which the public code writes by hand and fvcore does not see",
     ),
-    Figure(
+    TABLE3.figure(
+        "ConvNeXt-B, averaging",
+        "GMACs",
         "the same with all norms",
-        "Table 3",
-        "123.0",
-        "G",
-        _gmacs(_images, convnext_b),
+        gmacs(partial(_images, convnext_b)),
         "what gesta cost counts, as above",
     ),
-    Figure(
+    TABLE3.figure(
+        "ConvNeXt-B, ATA",
+        "params",
         "ConvNeXt-B attention and ATA, parameters",
-        "Table 3",
-        "140.5",
-        "M",
-        _params(_images, convnext_b, attends=True),
+        params(partial(_images, convnext_b, attends=True)),
         "a temporal attention with a second layer norm before each of the 36 blocks, inferred",
     ),
-    Figure(
+    TABLE3.figure(
+        "ConvNeXt-B, ATA",
+        "params",
         "the same without the second layer norm",
-        "Table 3",
-        "140.5",
-        "M",
-        _params(_images, convnext_b, attends=True, post_norm=False),
+        params(partial(_images, convnext_b, attends=True, post_norm=False)),
         "so the paper has one",
     ),
-    Figure(
+    TABLE3.figure(
+        "ConvNeXt-B, ATA",
+        "GMACs",
         "ConvNeXt-B attention and ATA, FLOPs",
-        "Table 3",
-        "198.0",
-        "G",
         lambda: _norms_in_blocks_only(_images(convnext_b, attends=True)),
         "norms counted as in averaging",
     ),
-    Figure(
+    TABLE3.figure(
+        "ConvNeXt-B, ATA",
+        "GMACs",
         "the same without the second layer norm, FLOPs",
-        "Table 3",
-        "198.0",
-        "G",
         lambda: _norms_in_blocks_only(_images(convnext_b, attends=True, post_norm=False)),
         "so the paper has one",
     ),

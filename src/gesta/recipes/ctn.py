@@ -15,21 +15,17 @@ timm's ViTs are known by the names in their checkpoints, and so are the ``transf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-import torch
-
 from gesta.config import replace
-from gesta.cost import count
 from gesta.datasets.diving48 import Diving48
 from gesta.datasets.epic import EPICKitchens
 from gesta.model import ClipSpec
 from gesta.models.ctn import CTNConfig, ctn_b, ctn_tiny, vivit_b
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
-from gesta.recipes.published import Figure, Row, Table
+from gesta.recipes.published import Run, Table, gmacs, params, row
 
 Variant = Literal[
     "ctn",
@@ -169,22 +165,12 @@ MINIATURES = (
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _row(
-    label: str,
-    published: Sequence[float | None],
-    variant: Variant | None = None,
-    positions: Positions = "none",
-    note: str = "",
-    columns: tuple[str, ...] = ("EK", "D-48"),
-) -> Row:
-    """A row whose accuracies are those of two runs; None where the paper prints nothing."""
-    runs: dict[str, Callable[..., Recipe]] = {}
-    if variant:
-        runs = {"EK": partial(epic_kitchens, variant, positions), "D-48": partial(diving48, variant, positions)}
-    numbers = {column: value for column, value in zip(columns, published) if value is not None}
-    return Row(label=label, published=numbers, recipes=runs, note=note)
+def _runs(variant: Variant, positions: Positions = "none") -> dict[str, Run]:
+    """A row's accuracies are those of two runs."""
+    return {"EK": partial(epic_kitchens, variant, positions), "D-48": partial(diving48, variant, positions)}
 
 
+_ACCURACY = ("EK", "D-48")
 _COST = ("EK", "D-48", "GMACs")
 _VIEWS = "the paper's FLOPs are nearest to four views; ours are those of one view of 8 frames"
 
@@ -192,44 +178,48 @@ TABLE3 = Table(
     source="Ma et al. 2024, Table 4.3 (EPIC-KITCHENS-100 action top-1, Diving48 top-1)",
     columns=_COST,
     rows=(
-        _row("ViViT-B, tubes, positions", (43.1, 77.1, 325), "vivit", "learned", _VIEWS, _COST),
-        _row("ViViT-B, tubes", (42.0, 76.2, 318), "vivit", columns=_COST),
-        _row("CTN, tubes, positions", (43.9, 77.1, 353), "ctn_tube", "learned", columns=_COST),
-        _row("CTN, video-to-tokens, positions", (44.5, 77.7, 370), "ctn", "learned", columns=_COST),
-        _row("CTN, video-to-tokens", (45.9, 78.2, 358), "ctn", columns=_COST),
+        row(_COST, "ViViT-B, tubes, positions", (43.1, 77.1, 325), _runs("vivit", "learned"), _VIEWS),
+        row(_COST, "ViViT-B, tubes", (42.0, 76.2, 318), _runs("vivit")),
+        row(_COST, "CTN, tubes, positions", (43.9, 77.1, 353), _runs("ctn_tube", "learned")),
+        row(_COST, "CTN, video-to-tokens, positions", (44.5, 77.7, 370), _runs("ctn", "learned")),
+        row(_COST, "CTN, video-to-tokens", (45.9, 78.2, 358), _runs("ctn")),
     ),
 )
 
 TABLE4 = Table(
     source="Ma et al. 2024, Table 4.4 (video-to-tokens)",
-    columns=("EK", "D-48"),
+    columns=_ACCURACY,
     rows=(
-        _row("7 × 7 × 7, stride 4, 64 channels", (41.9, 75.6), "stem_7_stride_4"),
-        _row("5 × 5 × 5, stride 4, 64 channels", (41.6, 75.2), "stem_5_stride_4"),
-        _row("7 × 7 × 7, stride 2, max-pool, 32 channels", (43.6, 76.2), "stem_without_norm"),
-        _row("the same with batch norm", (45.9, 78.2), "ctn"),
+        row(_ACCURACY, "7 × 7 × 7, stride 4, 64 channels", (41.9, 75.6), _runs("stem_7_stride_4")),
+        row(_ACCURACY, "5 × 5 × 5, stride 4, 64 channels", (41.6, 75.2), _runs("stem_5_stride_4")),
+        row(_ACCURACY, "7 × 7 × 7, stride 2, max-pool, 32 channels", (43.6, 76.2), _runs("stem_without_norm")),
+        row(_ACCURACY, "the same with batch norm", (45.9, 78.2), _runs("ctn")),
     ),
 )
 
 TABLE5 = Table(
     source="Ma et al. 2024, Table 4.5 (mapping)",
-    columns=("EK", "D-48"),
+    columns=_ACCURACY,
     rows=(
-        _row(
-            "CTN-a, linear", (44.1, 77.3), "ctn_a", note="the text has 43.1 and 75.8, which Table 4.6 has without norm"
+        row(
+            _ACCURACY,
+            "CTN-a, linear",
+            (44.1, 77.3),
+            _runs("ctn_a"),
+            note="the text has 43.1 and 75.8, which Table 4.6 has without norm",
         ),
-        _row("CTN-b, convolutional", (45.9, 78.2), "ctn"),
+        row(_ACCURACY, "CTN-b, convolutional", (45.9, 78.2), _runs("ctn")),
     ),
 )
 
 TABLE6 = Table(
     source="Ma et al. 2024, Table 4.6 (kernel and batch norm of the mapping)",
-    columns=("EK", "D-48"),
+    columns=_ACCURACY,
     rows=(
-        _row("3 × 3", (43.1, 75.8), "mapping_without_norm"),
-        _row("3 × 3, batch norm", (45.9, 78.2), "ctn"),
-        _row("5 × 5", (43.6, 76.1), "mapping_5_without_norm"),
-        _row("5 × 5, batch norm", (45.6, 77.7), "mapping_5"),
+        row(_ACCURACY, "3 × 3", (43.1, 75.8), _runs("mapping_without_norm")),
+        row(_ACCURACY, "3 × 3, batch norm", (45.9, 78.2), _runs("ctn")),
+        row(_ACCURACY, "5 × 5", (43.6, 76.1), _runs("mapping_5_without_norm")),
+        row(_ACCURACY, "5 × 5, batch norm", (45.6, 77.7), _runs("mapping_5")),
     ),
 )
 
@@ -239,23 +229,23 @@ TABLE7 = Table(
     source="Ma et al. 2024, Table 4.7 (state of the art)",
     columns=_PARAMS,
     rows=(
-        _row("I3D, K-400, 8 frames", (None, 48.3, 28), columns=_PARAMS),
-        _row("TSN, RGB and flow, ImageNet, 3 frames", (33.2, 52.5), columns=_PARAMS),
-        _row("TRN multi-scale, RGB and flow, ImageNet, 3 frames", (35.3, 54.4), columns=_PARAMS),
-        _row("TSM, ImageNet, 3 frames", (38.3, 51.1, 24.3), columns=_PARAMS),
-        _row("GSM, ImageNet, 8 frames", (33.45, 40.27), columns=_PARAMS),
-        _row("SlowFast, K-400, 8 frames", (38.5, 77.6, 34.6), columns=_PARAMS),
-        _row("GSF, ImageNet, 16 frames", (44.48, 75.31), columns=_PARAMS),
-        _row("X-ViT, ImageNet, 8 frames", (41.5, None), columns=_PARAMS),
-        _row("TimeSformer, ImageNet, 8 frames", (42.5, 74.9, 121.4), columns=_PARAMS),
-        _row("ViViT-B, ImageNet, 16 frames", (43.1, 77.1, 88.9), columns=_PARAMS),
-        _row("Mformer, K-400, 16 frames", (44.5, None, 109.1), columns=_PARAMS),
-        _row(
+        row(_PARAMS, "I3D, K-400, 8 frames", (None, 48.3, 28)),
+        row(_PARAMS, "TSN, RGB and flow, ImageNet, 3 frames", (33.2, 52.5)),
+        row(_PARAMS, "TRN multi-scale, RGB and flow, ImageNet, 3 frames", (35.3, 54.4)),
+        row(_PARAMS, "TSM, ImageNet, 3 frames", (38.3, 51.1, 24.3)),
+        row(_PARAMS, "GSM, ImageNet, 8 frames", (33.45, 40.27)),
+        row(_PARAMS, "SlowFast, K-400, 8 frames", (38.5, 77.6, 34.6)),
+        row(_PARAMS, "GSF, ImageNet, 16 frames", (44.48, 75.31)),
+        row(_PARAMS, "X-ViT, ImageNet, 8 frames", (41.5, None)),
+        row(_PARAMS, "TimeSformer, ImageNet, 8 frames", (42.5, 74.9, 121.4)),
+        row(_PARAMS, "ViViT-B, ImageNet, 16 frames", (43.1, 77.1, 88.9)),
+        row(_PARAMS, "Mformer, K-400, 16 frames", (44.5, None, 109.1)),
+        row(
+            _PARAMS,
             "CTN, ImageNet, 8 frames",
             (45.9, 78.2, 88.6),
-            "ctn",
+            _runs("ctn"),
             note="88.6 M are with ViViT's table of 3,137 positions, which CTN leaves out; ours is the model for EK",
-            columns=_PARAMS,
         ),
     ),
 )
@@ -273,19 +263,8 @@ SOURCE = (
 )
 
 
-def _params(variant: Variant = "ctn", positions: Positions = "none", **changes: Any) -> Callable[[], float]:
-    def millions() -> float:
-        with torch.device("meta"):
-            model = replace(_model(variant, positions, 48), **changes).build()
-        return sum(parameter.numel() for parameter in model.parameters()) / 1e6
-
-    return millions
-
-
-def _gmacs(
-    variant: Variant = "ctn", positions: Positions = "none", views: int = 4, **changes: Any
-) -> Callable[[], float]:
-    return lambda: views * count(replace(_model(variant, positions, 48), **changes), "fvcore").macs / 1e9
+def _dives(variant: Variant = "ctn", positions: Positions = "none") -> CTNConfig:
+    return _model(variant, positions, 48)
 
 
 _LONG = ClipSpec(frames=32, size=224)
@@ -293,52 +272,71 @@ _ADDED = "adding a vector to every token is no multiplication: the paper's 7 to 
 _TOO_MUCH = "depth-wise convolutions of 785 tokens cost 0.2 G per view, where the paper's rows differ by 28"
 
 FIGURES = (
-    Figure(
+    TABLE7.figure(
+        "ViViT-B, ImageNet, 16 frames",
+        "params",
         "ViViT-B, parameters",
-        "Table 4.7",
-        "88.9",
-        "M",
-        _params("vivit", "learned", clip=_LONG, classes=400),
+        params(partial(_dives, "vivit", "learned"), clip=_LONG, classes=400),
         "88.954, cut off; the public model of 32 frames and 400 classes, though the row says 16 frames",
     ),
-    Figure(
+    TABLE7.figure(
+        "CTN, ImageNet, 8 frames",
+        "params",
         "CTN, parameters",
-        "Table 4.7",
-        "88.6",
-        "M",
-        _params(),
+        params(_dives),
         "as described: without positions, which the paper says can go",
     ),
-    Figure(
+    TABLE7.figure(
+        "CTN, ImageNet, 8 frames",
+        "params",
         "CTN with ViViT's table of positions, parameters",
-        "Table 4.7",
-        "88.6",
-        "M",
-        _params(positions="learned", clip=_LONG),
+        params(partial(_dives, positions="learned"), clip=_LONG),
         "3,137 vectors, for 32 frames: the only reading that gives it",
     ),
-    Figure(
+    TABLE7.figure(
+        "CTN, ImageNet, 8 frames",
+        "params",
         "CTN with positions of its own 8 frames, parameters",
-        "Table 4.7",
-        "88.6",
-        "M",
-        _params(positions="learned"),
+        params(partial(_dives, positions="learned")),
         "785 vectors: so not these",
     ),
-    Figure("ViViT-B, no positions, FLOPs, four views", "Table 4.3", "318", "G", _gmacs("vivit"), "0.6 % off"),
-    Figure("ViViT-B, positions, FLOPs, four views", "Table 4.3", "325", "G", _gmacs("vivit", "learned"), _ADDED),
-    Figure(
-        "CTN, tubes, positions, FLOPs, four views", "Table 4.3", "353", "G", _gmacs("ctn_tube", "learned"), _TOO_MUCH
+    TABLE3.figure(
+        "ViViT-B, tubes",
+        "GMACs",
+        "ViViT-B, no positions, FLOPs, four views",
+        gmacs(partial(_dives, "vivit"), views=4),
+        "0.6 % off",
     ),
-    Figure("CTN, positions, FLOPs, four views", "Table 4.3", "370", "G", _gmacs("ctn", "learned"), _ADDED),
-    Figure("CTN, FLOPs, four views", "Table 4.3", "358", "G", _gmacs(), _TOO_MUCH),
-    Figure("the same, one view", "Table 4.3", "358", "G", _gmacs(views=1), "what `gesta cost ctn_b` counts"),
-    Figure(
+    TABLE3.figure(
+        "ViViT-B, tubes, positions",
+        "GMACs",
+        "ViViT-B, positions, FLOPs, four views",
+        gmacs(partial(_dives, "vivit", "learned"), views=4),
+        _ADDED,
+    ),
+    TABLE3.figure(
+        "CTN, tubes, positions",
+        "GMACs",
+        "CTN, tubes, positions, FLOPs, four views",
+        gmacs(partial(_dives, "ctn_tube", "learned"), views=4),
+        _TOO_MUCH,
+    ),
+    TABLE3.figure(
+        "CTN, video-to-tokens, positions",
+        "GMACs",
+        "CTN, positions, FLOPs, four views",
+        gmacs(partial(_dives, "ctn", "learned"), views=4),
+        _ADDED,
+    ),
+    TABLE3.figure("CTN, video-to-tokens", "GMACs", "CTN, FLOPs, four views", gmacs(_dives, views=4), _TOO_MUCH),
+    TABLE3.figure(
+        "CTN, video-to-tokens", "GMACs", "the same, one view", gmacs(_dives), "what `gesta cost ctn_b` counts"
+    ),
+    TABLE3.figure(
+        "CTN, video-to-tokens",
+        "GMACs",
         "the same with the printed strides of 2 in time, one view",
-        "Table 4.3",
-        "358",
-        "G",
-        _gmacs(views=1, time_strides=(2, 2)),
+        gmacs(_dives, time_strides=(2, 2)),
         "196 tokens, a quarter of ViViT's cost, where the paper's CTN costs more than ViViT: so the stem keeps time",
     ),
 )

@@ -21,11 +21,8 @@ IsoGD is tested on its validation videos, as the competitors' numbers of Table 2
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
-
-import torch
 
 from gesta.config import replace
 from gesta.datasets.isogd import IsoGD
@@ -35,7 +32,7 @@ from gesta.models.mfst import MFSTConfig, mfst_base, mfst_large, mfst_tiny
 from gesta.models.two_stream import mfst_rgbd_tiny
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
-from gesta.recipes.published import Figure, Row, Table
+from gesta.recipes.published import Row, Run, Table, params, row
 
 Modality = Literal["rgb", "depth"]
 Size = Literal["base", "large"]
@@ -136,97 +133,88 @@ MINIATURES = (
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _row(label: str, published: dict[str, float | None], note: str = "", **recipes: Callable[..., Recipe]) -> Row:
-    return Row(
-        label=label,
-        published={column: value for column, value in published.items() if value is not None},
-        recipes=recipes,
-        note=note,
-    )
-
-
-def _both(label: str, cs: float, cv: float, note: str = "") -> Row:
-    """A row of Table 2.1 by others."""
-    return _row(label, {"CS": cs, "CV": cv}, note)
-
-
 _MISPRINT = "CV is printed so; its own paper has about 96.5"
 _FUSED = "gesta fuse of the two runs above"
 
 
-def _protocols(modality: Modality) -> dict[str, Callable[..., Recipe]]:
+def _protocols(modality: Modality) -> dict[str, Run]:
     return {"CS": partial(ntu, modality), "CV": partial(ntu, modality, "cross_view")}
 
+
+_both = partial(row, ("CS", "CV"))
 
 TABLE1 = Table(
     source="Ma et al. 2023, Table 2.1 (NTU RGB+D)",
     columns=("CS", "CV"),
     rows=(
-        _both("S-GCN, skeleton", 90.7, 69.2, _MISPRINT),
-        _both("DC-GCN, skeleton", 90.8, 69.4, _MISPRINT),
-        _both("MST-GCN, skeleton", 91.5, 96.6),
-        _both("ResGCN, skeleton", 90.9, 96.0),
-        _both("STST, skeleton", 91.9, 96.8),
-        _both("Ta-CNN, skeleton", 90.4, 94.8),
-        _both("STAR-Trans, skeleton + RGB", 92.0, 96.5),
-        _both("D-Bilinear, RGB-D + skeleton", 85.4, 90.7),
-        _both("Coop-CNN, RGB + depth", 86.4, 89.1),
-        _both("P4Trans, points", 90.2, 96.4),
-        _both("De+Recouple, RGB", 90.3, 95.4),
-        _both("De+Recouple, depth", 92.7, 96.2),
-        _both("De+Recouple, RGB + depth", 94.2, 97.3),
-        Row(label="MFST-Large, RGB", published={"CS": 92.1, "CV": 95.8}, recipes=_protocols("rgb")),
-        Row(label="MFST-Large, depth", published={"CS": 93.8, "CV": 97.3}, recipes=_protocols("depth")),
-        _both("MFST-Large, RGB + depth", 94.6, 98.2, _FUSED),
+        _both("S-GCN, skeleton", (90.7, 69.2), note=_MISPRINT),
+        _both("DC-GCN, skeleton", (90.8, 69.4), note=_MISPRINT),
+        _both("MST-GCN, skeleton", (91.5, 96.6)),
+        _both("ResGCN, skeleton", (90.9, 96.0)),
+        _both("STST, skeleton", (91.9, 96.8)),
+        _both("Ta-CNN, skeleton", (90.4, 94.8)),
+        _both("STAR-Trans, skeleton + RGB", (92.0, 96.5)),
+        _both("D-Bilinear, RGB-D + skeleton", (85.4, 90.7)),
+        _both("Coop-CNN, RGB + depth", (86.4, 89.1)),
+        _both("P4Trans, points", (90.2, 96.4)),
+        _both("De+Recouple, RGB", (90.3, 95.4)),
+        _both("De+Recouple, depth", (92.7, 96.2)),
+        _both("De+Recouple, RGB + depth", (94.2, 97.3)),
+        _both("MFST-Large, RGB", (92.1, 95.8), _protocols("rgb")),
+        _both("MFST-Large, depth", (93.8, 97.3), _protocols("depth")),
+        _both("MFST-Large, RGB + depth", (94.6, 98.2), note=_FUSED),
     ),
 )
 
 
-def _gestures(label: str, accuracy: float, run: Callable[..., Recipe] | None = None, note: str = "") -> Row:
-    return Row(label=label, published={"Accuracy": accuracy}, recipes={"Accuracy": run} if run else {}, note=note)
-
+_gestures = partial(row, ("Accuracy",))
 
 TABLE2 = Table(
     source="Ma et al. 2023, Table 2.2 (IsoGD)",
     columns=("Accuracy",),
     rows=(
-        _gestures("3DDSN, RGB", 46.08),
-        _gestures("AttentionLSTM, RGB", 57.42),
-        _gestures("NAS, RGB", 58.88, note="on the validation videos, as its released weights are called"),
-        _gestures("De+Recouple, RGB", 60.87),
-        _gestures("MFST-Large, RGB", 61.26, isogd),
-        _gestures("AttentionLSTM, depth", 54.18),
-        _gestures("3DDSN, depth", 54.95),
-        _gestures("NAS, depth", 55.68),
-        _gestures("De+Recouple, depth", 60.17),
-        _gestures("MFST-Large, depth", 61.29, partial(isogd, "depth")),
-        _gestures("AttentionLSTM, RGB + depth", 61.05),
-        _gestures("NAS, RGB + depth", 62.47),
-        _gestures("De+Recouple, RGB + depth", 66.79),
-        _gestures("MFST-Large, RGB + depth", 68.47, note=_FUSED),
+        _gestures("3DDSN, RGB", (46.08,)),
+        _gestures("AttentionLSTM, RGB", (57.42,)),
+        _gestures("NAS, RGB", (58.88,), note="on the validation videos, as its released weights are called"),
+        _gestures("De+Recouple, RGB", (60.87,)),
+        _gestures("MFST-Large, RGB", (61.26,), isogd),
+        _gestures("AttentionLSTM, depth", (54.18,)),
+        _gestures("3DDSN, depth", (54.95,)),
+        _gestures("NAS, depth", (55.68,)),
+        _gestures("De+Recouple, depth", (60.17,)),
+        _gestures("MFST-Large, depth", (61.29,), partial(isogd, "depth")),
+        _gestures("AttentionLSTM, RGB + depth", (61.05,)),
+        _gestures("NAS, RGB + depth", (62.47,)),
+        _gestures("De+Recouple, RGB + depth", (66.79,)),
+        _gestures("MFST-Large, RGB + depth", (68.47,), note=_FUSED),
     ),
 )
+
+_sizes = partial(row, ("CS", "params"))
 
 TABLE3 = Table(
     source="Ma et al. 2023, Table 2.3 (NTU RGB+D, cross-subject, RGB)",
     columns=("CS", "params"),
     rows=(
-        _row("De+Recouple, 64 frames", {"CS": 90.3, "params": 38.0}, 'the paper writes "MB" for millions'),
-        _row("MFST-Base, 32 frames", {"CS": 90.5, "params": 32.6}, CS=partial(ntu, size="base")),
-        _row("MFST-Large, 32 frames", {"CS": 92.1, "params": 49.7}, CS=ntu),
+        _sizes("De+Recouple, 64 frames", (90.3, 38.0), note='the paper writes "MB" for millions'),
+        _sizes("MFST-Base, 32 frames", (90.5, 32.6), partial(ntu, size="base")),
+        _sizes("MFST-Large, 32 frames", (92.1, 49.7), ntu),
     ),
 )
 
 
-def _stem(label: str, rgb: float, depth: float, cdc: Difference, theta: float) -> Row:
-    own = {"rgb": "st", "depth": "t"}
+_streams = partial(row, ("RGB", "DEP"))
 
-    def run(modality: Modality) -> Callable[..., Recipe]:
-        if (cdc, theta) == (own[modality], 0.6):
+
+def _stem(label: str, rgb: float, depth: float, cdc: Difference, theta: float) -> Row:
+    default = {"rgb": "st", "depth": "t"}
+
+    def run(modality: Modality) -> Run:
+        if (cdc, theta) == (default[modality], 0.6):
             return partial(ntu, modality)
         return partial(ntu, modality, cdc=cdc, theta=theta)
 
-    return _row(label, {"RGB": rgb, "DEP": depth}, RGB=run("rgb"), DEP=run("depth"))
+    return _streams(label, (rgb, depth), {"RGB": run("rgb"), "DEP": run("depth")})
 
 
 TABLE4 = Table(
@@ -241,23 +229,19 @@ TABLE4 = Table(
     ),
 )
 
+_BOTH_SIZES = ("MFST-Base", "MFST-Large")
+
 TABLE5 = Table(
     source="Ma et al. 2023, Table 2.5 (shortcuts between stages, NTU RGB+D, cross-subject, RGB)",
-    columns=("MFST-Base", "MFST-Large"),
+    columns=_BOTH_SIZES,
     rows=(
-        Row(
-            label="without",
-            published={"MFST-Base": 90.2, "MFST-Large": 91.1},
-            recipes={
-                "MFST-Base": partial(ntu, size="base", residual=False),
-                "MFST-Large": partial(ntu, residual=False),
-            },
+        row(
+            _BOTH_SIZES,
+            "without",
+            (90.2, 91.1),
+            {"MFST-Base": partial(ntu, size="base", residual=False), "MFST-Large": partial(ntu, residual=False)},
         ),
-        Row(
-            label="with",
-            published={"MFST-Base": 90.5, "MFST-Large": 92.1},
-            recipes={"MFST-Base": partial(ntu, size="base"), "MFST-Large": ntu},
-        ),
+        row(_BOTH_SIZES, "with", (90.5, 92.1), {"MFST-Base": partial(ntu, size="base"), "MFST-Large": ntu}),
     ),
 )
 
@@ -265,13 +249,12 @@ TABLE6 = Table(
     source="Ma et al. 2023, Table 2.6 (Transformer over time, NTU RGB+D, cross-subject)",
     columns=("RGB", "DEP"),
     rows=(
-        _row(
+        _streams(
             "V-Trans",
-            {"RGB": 91.0, "DEP": 92.2},
-            RGB=partial(ntu, "rgb", scales=(1,)),
-            DEP=partial(ntu, "depth", scales=(1,)),
+            (91.0, 92.2),
+            {"RGB": partial(ntu, "rgb", scales=(1,)), "DEP": partial(ntu, "depth", scales=(1,))},
         ),
-        _row("WMS-Trans", {"RGB": 92.1, "DEP": 93.8}, RGB=ntu, DEP=partial(ntu, "depth")),
+        _streams("WMS-Trans", (92.1, 93.8), {"RGB": ntu, "DEP": partial(ntu, "depth")}),
     ),
 )
 
@@ -294,20 +277,11 @@ SOURCE = (
 )
 
 
-def _params(make: Callable[[], MFSTConfig]) -> Callable[[], float]:
-    def millions() -> float:
-        with torch.device("meta"):
-            model = replace(make(), classes=60).build()
-        return sum(parameter.numel() for parameter in model.parameters()) / 1e6
-
-    return millions
-
-
 _FITTED = "the paper prints no widths: ours (256, 256, 512, 512) are chosen so that both sizes come out (D2)"
 
 FIGURES = (
-    Figure("MFST-Base, parameters", "Table 2.3", "32.6", "M", _params(mfst_base), _FITTED),
-    Figure("MFST-Large, parameters", "Table 2.3", "49.7", "M", _params(mfst_large), _FITTED),
+    TABLE3.figure("MFST-Base, 32 frames", "params", "MFST-Base, parameters", params(mfst_base, classes=60), _FITTED),
+    TABLE3.figure("MFST-Large, 32 frames", "params", "MFST-Large, parameters", params(mfst_large, classes=60), _FITTED),
 )
 
 DECISIONS = (

@@ -1,31 +1,72 @@
-"""What a paper prints: the rows of its tables, each beside the runs that measure it."""
+"""What a paper prints: the rows of its tables, each beside the runs that measure it, and its costs beside ours.
+
+A printed number stands once, in the cell of its table; the ledger's figures are made of these cells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+import torch
+
+from gesta.config import replace
+from gesta.cost import Style, count
+from gesta.model import ModelConfig
 from gesta.recipe import Recipe
+
+UNITS = {"params": "M", "GMACs": "G", "D params": "M"}
+"""Columns of costs: parameters in millions, multiply-adds in billions, parameters of the plug-ins alone in millions."""
+
+Run = Callable[..., Recipe]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row of a paper's table: a recipe beside the paper's numbers (column → value)."""
+    """One row of a paper's table: the paper's numbers and the runs that measure them, by column."""
 
     label: str
     published: dict[str, float]
-    recipes: dict[str, Callable[..., Recipe]] = field(default_factory=dict)  # column → the run that measures it
+    recipes: dict[str, Run] = field(default_factory=dict)
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A paper's table: where it stands, its columns and its rows."""
+    """A paper's table.
+
+    Attributes:
+        source: the paper and the table's number.
+        columns: their names; those of costs are in :data:`UNITS`.
+        rows: from top to bottom.
+        digits: of columns in which a printed number ends with a zero: how many digits follow the point.
+    """
 
     source: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    digits: dict[str, int] = field(default_factory=dict)
+
+    def figure(
+        self, label: str, column: str, what: str, ours: Callable[[], float], reason: str = "", where: str = ""
+    ) -> Figure:
+        """The ledger's figure about one cell.
+
+        Args:
+            label: of the row.
+            column: of the cell.
+            what: see :class:`Figure`, like the following.
+            ours: counts our model.
+            reason: why ours differs.
+            where: tables that print this number, if it is not this one alone.
+        """
+        rows = {row.label: row for row in self.rows}
+        value = rows[label].published[column]
+        digits = self.digits.get(column, digits_of(value))
+        number = re.search(r"Table [\d.]+", self.source)
+        return Figure(what, where or (number[0] if number else ""), f"{value:.{digits}f}", UNITS[column], ours, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +113,54 @@ def judge(figure: Figure) -> Verdict:
     """Count a figure and compare it with the paper to the printed digit."""
     if not figure.printed:
         return Verdict(figure, f"{figure.ours():.2f}", None)
-    ours = f"{figure.ours():.{max(-int(Decimal(figure.printed).as_tuple().exponent), 0)}f}"
+    ours = f"{figure.ours():.{digits_of(figure.printed)}f}"
     return Verdict(figure, ours, ours == figure.printed)
+
+
+def row(
+    columns: Sequence[str],
+    label: str,
+    values: Sequence[float | None],
+    runs: Run | Mapping[str, Run] | None = None,
+    note: str = "",
+) -> Row:
+    """A row of a table.
+
+    Args:
+        columns: of the table.
+        label: of the row.
+        values: one for each column, None where the paper prints nothing; the last ones may be left out.
+        runs: by column, those of other columns are left out; or one run that measures every column of accuracy.
+        note: a remark below the table.
+    """
+    if callable(runs):
+        runs = dict.fromkeys((column for column in columns if column not in UNITS), runs)
+    return Row(
+        label=label,
+        published={column: value for column, value in zip(columns, values) if value is not None},
+        recipes={column: run for column, run in (runs or {}).items() if column in columns},
+        note=note,
+    )
+
+
+def params(make: Callable[[], ModelConfig], **changes: object) -> Callable[[], float]:
+    """What counts the parameters, in millions, of a model with some fields changed."""
+
+    def millions() -> float:
+        with torch.device("meta"):  # no memory for the weights
+            model = replace(make(), **changes).build()
+        return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+    return millions
+
+
+def gmacs(
+    make: Callable[[], ModelConfig], *, style: Style = "fvcore", views: int = 1, **changes: object
+) -> Callable[[], float]:
+    """What counts the multiply-adds, in billions, of a model with some fields changed."""
+    return lambda: views * count(replace(make(), **changes), style).macs / 1e9
+
+
+def digits_of(number: float | str) -> int:
+    """Digits behind the point of a number as it is printed."""
+    return max(-int(Decimal(str(number)).as_tuple().exponent), 0)

@@ -25,8 +25,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-import torch
-
 from gesta.config import replace
 from gesta.cost import count
 from gesta.datasets.diving48 import Diving48
@@ -36,7 +34,7 @@ from gesta.layers.rpe import Bucket
 from gesta.models.rpe_stdt import RPESTDTConfig, rpe_stdt_b8, rpe_stdt_b12, rpe_stdt_tiny, stdt, stdt_topk, vit_spatial
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
-from gesta.recipes.published import Figure, Row, Table
+from gesta.recipes.published import Run, Table, params, row
 
 Variant = Literal["rpe_stdt", "rpe_stdt_b8", "stdt_topk", "stdt", "vit_spatial"]
 Subsample = Literal["topk", "max", "avg", "conv1d", "none"]
@@ -168,19 +166,12 @@ MINIATURES = (
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
-SETS: dict[str, Callable[..., Recipe]] = {"UCF101": ucf101, "HMDB51": hmdb51, "Diving48": diving48}
+SETS: dict[str, Run] = {"UCF101": ucf101, "HMDB51": hmdb51, "Diving48": diving48}
 
 
-def _row(label: str, published: dict[str, float], note: str = "", **arguments: Any) -> Row:
-    """A row of one of our models, a run for every data set that the paper has a number of."""
-    runs = {column: partial(run, **arguments) for column, run in SETS.items() if column in published}
-    return Row(label=label, published=published, recipes=dict(runs), note=note)
-
-
-def _others(label: str, params: float | None, *accuracies: float | None) -> Row:
-    """Somebody else's row of Table 3.6."""
-    cells = zip(("params", *SETS), (params, *accuracies))
-    return Row(label=label, published={column: value for column, value in cells if value is not None})
+def _runs(**arguments: Any) -> dict[str, Run]:
+    """The same run on the three data sets."""
+    return {column: partial(run, **arguments) for column, run in SETS.items()}
 
 
 _UNSHARED = (
@@ -188,101 +179,106 @@ _UNSHARED = (
 )
 _FULL = "the paper counts no products of queries, keys and values; ours here does (see gesta ledger)"
 
+_COST = ("params", *SETS)
+_all_sets = partial(row, _COST)
+
 TABLE1 = Table(
     source="Ma & Wang 2024, Table 3.1",
-    columns=("params", "UCF101", "HMDB51", "Diving48"),
+    columns=_COST,
     rows=(
-        _row(
+        _all_sets(
             "Absolute positions",
-            {"params": 100.7, "UCF101": 96.26, "HMDB51": 78.08, "Diving48": 79.82},
+            (100.7, 96.26, 78.08, 79.82),
+            _runs(variant="stdt_topk"),
             "± 0.08, 0.04, 0.04",
-            variant="stdt_topk",
         ),
-        _row(
-            "Shared RPE",
-            {"params": 97.06, "UCF101": 97.53, "HMDB51": 79.12, "Diving48": 81.60},
-            "± 0.05, 0.04, 0.04",
-        ),
-        _row(
+        _all_sets("Shared RPE", (97.06, 97.53, 79.12, 81.60), _runs(), "± 0.05, 0.04, 0.04"),
+        _all_sets(
             "Unshared RPE",
-            {"params": 97.26, "UCF101": 97.61, "HMDB51": 79.25, "Diving48": 81.82},
+            (97.26, 97.61, 79.25, 81.82),
+            _runs(shared=False),
             f"± 0.12, 0.16, 0.08; {_UNSHARED}",
-            shared=False,
         ),
     ),
 )
+
+_UCF_AND_HMDB = ("HMDB51", "UCF101")
 
 TABLE2 = Table(
     source="Ma & Wang 2024, Table 3.2",
-    columns=("HMDB51", "UCF101"),
+    columns=_UCF_AND_HMDB,
     rows=(
-        _row("Clip, shared", {"HMDB51": 78.6, "UCF101": 97.2}, bucket="clip"),
-        _row("Sectioned, shared", {"HMDB51": 79.3, "UCF101": 97.7}, "Table 3.1 has 79.12 and 97.53 for the same"),
+        row(_UCF_AND_HMDB, "Clip, shared", (78.6, 97.2), _runs(bucket="clip")),
+        row(_UCF_AND_HMDB, "Sectioned, shared", (79.3, 97.7), _runs(), "Table 3.1 has 79.12 and 97.53 for the same"),
     ),
 )
+
+_GMACS = ("GMACs", "HMDB51", "UCF101", "Diving48")
 
 TABLE3 = Table(
     source="Ma & Wang 2024, Table 3.3 (16 frames)",
-    columns=("GMACs", "HMDB51", "UCF101", "Diving48"),
+    columns=_GMACS,
     rows=(
-        _row(
-            "ViT (spatial attention)",
-            {"GMACs": 269, "HMDB51": 75.6, "UCF101": 95.5, "Diving48": 78.5},
-            _FULL,
-            variant="vit_spatial",
-        ),
-        _row("RPE-STDT", {"GMACs": 273, "HMDB51": 79.3, "UCF101": 97.6, "Diving48": 81.8}, "more, not fewer FLOPs"),
+        row(_GMACS, "ViT (spatial attention)", (269, 75.6, 95.5, 78.5), _runs(variant="vit_spatial"), _FULL),
+        row(_GMACS, "RPE-STDT", (273, 79.3, 97.6, 81.8), _runs(), "more, not fewer FLOPs"),
     ),
 )
 
+_ACCURACY = ("HMDB51", "UCF101", "Diving48")
+
 TABLE4 = Table(
     source="Ma & Wang 2024, Table 3.4",
-    columns=("HMDB51", "UCF101", "Diving48"),
+    columns=_ACCURACY,
     rows=(
-        _row("Temporal max-pooling", {"HMDB51": 76.2, "UCF101": 96.1, "Diving48": 78.3}, subsample="max"),
-        _row("Temporal average-pooling", {"HMDB51": 76.3, "UCF101": 96.3, "Diving48": 78.8}, subsample="avg"),
-        _row("1D temporal convolution", {"HMDB51": 78.6, "UCF101": 96.6, "Diving48": 79.0}, subsample="conv1d"),
-        _row("Top-K [layer 0, 2]", {"HMDB51": 78.6, "UCF101": 96.5, "Diving48": 79.7}, layers=(0, 2)),
-        _row(
+        row(_ACCURACY, "Temporal max-pooling", (76.2, 96.1, 78.3), _runs(subsample="max")),
+        row(_ACCURACY, "Temporal average-pooling", (76.3, 96.3, 78.8), _runs(subsample="avg")),
+        row(_ACCURACY, "1D temporal convolution", (78.6, 96.6, 79.0), _runs(subsample="conv1d")),
+        row(_ACCURACY, "Top-K [layer 0, 2]", (78.6, 96.5, 79.7), _runs(layers=(0, 2))),
+        row(
+            _ACCURACY,
             "Top-K [layer 1, 3]",
-            {"HMDB51": 79.3, "UCF101": 97.6, "Diving48": 81.8},
+            (79.3, 97.6, 81.8),
+            _runs(),
             "layer 3 is the last one, of which only the class token is read: the same as [layer 1]",
         ),
     ),
 )
 
+_PARAMS = ("params", "UCF101")
+
 TABLE5 = Table(
     source="Ma & Wang 2024, Table 3.5",
-    columns=("params", "UCF101"),
+    columns=_PARAMS,
     rows=(
-        _row("Baseline STDT", {"params": 88.9, "UCF101": 96.5}, variant="stdt"),
-        _row(
+        row(_PARAMS, "Baseline STDT", (88.9, 96.5), _runs(variant="stdt")),
+        row(
+            _PARAMS,
             "Baseline STDT + Top-K",
-            {"params": 82.7, "UCF101": 97.0},
+            (82.7, 97.0),
+            _runs(variant="stdt_topk"),
             "dropping frames has no parameters and frees none",
-            variant="stdt_topk",
         ),
     ),
 )
 
 TABLE6 = Table(
     source="Ma & Wang 2024, Table 3.6",
-    columns=("params", *SETS),
+    columns=_COST,
     rows=(
-        _others("I3D, Kinetics-400, RGB, 64 frames", 25, 93.4, 66.4),
-        _others("Two-stream fusion, ImageNet, RGB + flow, 8 frames", None, 93.5, 69.2),
-        _others("TSN, ImageNet, RGB + flow, 3 frames", None, 94.2, 69.4, 52.5),
-        _others("TRNms, ImageNet, RGB + flow, 3 frames", None, None, None, 54.4),
-        _others("Asymmetric 3D-CNN, FCVID, RGB + flow, 16 frames", 57.82, 92.6, 65.4),
-        _others("TSM, ImageNet, RGB + flow, 3 frames", 24.3, 94.3, None, 51.1),
-        _others("TesNet, ImageNet, RGB + flow, 10 frames", None, 95.2, 71.5),
-        _others("STDA-ResNeXt, ImageNet, RGB + flow", 16, 95.1, 74.1),
-        _others("SGM, Sport1M, RGB, 16 frames", 30, 90.5, 60.2),
-        _others("TimeSformer, ImageNet, RGB, 8 frames", 121.4, None, None, 74.9),
-        _others("VidTr-M, ImageNet, RGB, 16 frames", None, 96.6, 74.4),
-        _others("MM-ViT, ImageNet, RGB, 16 frames", 158.9, 95.9),
-        _others("ViViT-B, ImageNet, RGB, 16 frames", 88.9, None, None, 77.1),
-        _row("RPE-STDT, ImageNet, RGB, 16 frames", {"params": 97, "UCF101": 97.6, "HMDB51": 79.3, "Diving48": 81.8}),
+        _all_sets("I3D, Kinetics-400, RGB, 64 frames", (25, 93.4, 66.4)),
+        _all_sets("Two-stream fusion, ImageNet, RGB + flow, 8 frames", (None, 93.5, 69.2)),
+        _all_sets("TSN, ImageNet, RGB + flow, 3 frames", (None, 94.2, 69.4, 52.5)),
+        _all_sets("TRNms, ImageNet, RGB + flow, 3 frames", (None, None, None, 54.4)),
+        _all_sets("Asymmetric 3D-CNN, FCVID, RGB + flow, 16 frames", (57.82, 92.6, 65.4)),
+        _all_sets("TSM, ImageNet, RGB + flow, 3 frames", (24.3, 94.3, None, 51.1)),
+        _all_sets("TesNet, ImageNet, RGB + flow, 10 frames", (None, 95.2, 71.5)),
+        _all_sets("STDA-ResNeXt, ImageNet, RGB + flow", (16, 95.1, 74.1)),
+        _all_sets("SGM, Sport1M, RGB, 16 frames", (30, 90.5, 60.2)),
+        _all_sets("TimeSformer, ImageNet, RGB, 8 frames", (121.4, None, None, 74.9)),
+        _all_sets("VidTr-M, ImageNet, RGB, 16 frames", (None, 96.6, 74.4)),
+        _all_sets("MM-ViT, ImageNet, RGB, 16 frames", (158.9, 95.9)),
+        _all_sets("ViViT-B, ImageNet, RGB, 16 frames", (88.9, None, None, 77.1)),
+        _all_sets("RPE-STDT, ImageNet, RGB, 16 frames", (97, 97.6, 79.3, 81.8), _runs()),
     ),
 )
 
@@ -306,13 +302,7 @@ SOURCE = (
 )
 
 
-def _params(make: Callable[[], RPESTDTConfig] = rpe_stdt_b12, **changes: Any) -> Callable[[], float]:
-    def millions() -> float:
-        with torch.device("meta"):
-            built = replace(make(), **{"classes": 101, **changes}).build()
-        return sum(parameter.numel() for parameter in built.parameters()) / 1e6
-
-    return millions
+_params = partial(params, classes=101)
 
 
 def linear_macs(model: RPESTDTConfig) -> int:
@@ -329,102 +319,92 @@ _LIKE_VIT: dict[str, Any] = {"depth": 8, "temporal_pos": "none", "temporal_hidde
 """Table 3.5: 8 spatial blocks and temporal ones with ViT's MLP."""
 
 FIGURES = (
-    Figure(
+    TABLE1.figure(
+        "Shared RPE",
+        "params",
         "Shared RPE, parameters",
-        "Table 3.1",
-        "97.06",
-        "M",
-        _params(),
+        _params(rpe_stdt_b12),
         "0.3 % short; the five counts of the tables are of different states of the paper's code",
     ),
-    Figure(
+    TABLE1.figure(
+        "Shared RPE",
+        "params",
         "the same with 400 classes and absolute positions of frames",
-        "Table 3.1",
-        "97.06",
-        "M",
-        _params(classes=400, temporal_pos="abs"),
+        _params(rpe_stdt_b12, classes=400, temporal_pos="abs"),
         "the nearest that we found, but no reason for it",
     ),
-    Figure(
+    TABLE1.figure(
+        "Unshared RPE",
+        "params",
         "Unshared RPE, parameters",
-        "Table 3.1",
-        "97.26",
-        "M",
-        _params(shared=False),
+        _params(rpe_stdt_b12, shared=False),
         "unsharing adds 0.42 M to 12 blocks of 12 heads; the paper's 0.20 M is that of a DeiT-S in iRPE's paper",
     ),
-    Figure(
+    TABLE1.figure(
+        "Absolute positions",
+        "params",
         "Absolute positions, parameters",
-        "Table 3.1",
-        "100.7",
-        "M",
         _params(stdt_topk, absolute="clip"),
         "with a table for each of 16 frames; 24 would give 100.4",
     ),
-    Figure("RPE-STDT, parameters", "Table 3.6", "97", "M", _params(), "12 spatial blocks"),
-    Figure(
+    TABLE6.figure(
+        "RPE-STDT, ImageNet, RGB, 16 frames",
+        "params",
+        "RPE-STDT, parameters",
+        _params(rpe_stdt_b12),
+        "12 spatial blocks",
+    ),
+    TABLE6.figure(
+        "RPE-STDT, ImageNet, RGB, 16 frames",
+        "params",
         "the same with 8 spatial blocks, as the text says",
-        "Table 3.6",
-        "97",
-        "M",
         _params(rpe_stdt_b8),
         "so the table's model has 12",
     ),
-    Figure(
+    TABLE5.figure(
+        "Baseline STDT",
+        "params",
         "Baseline STDT, parameters",
-        "Table 3.5",
-        "88.9",
-        "M",
         _params(stdt, **_LIKE_VIT, absolute="clip", temporal_head_width=96, temporal_qkv_bias=True),
         "8 spatial and 4 temporal blocks of ViT-B; 88.9 is also what ViViT-B has in Table 3.6",
     ),
-    Figure(
+    TABLE5.figure(
+        "Baseline STDT + Top-K",
+        "params",
         "Baseline STDT + Top-K, parameters",
-        "Table 3.5",
-        "82.7",
-        "M",
         _params(stdt_topk, **_LIKE_VIT),
         "8 spatial blocks, heads of 64 and ViT's MLP in the temporal ones; Top-K itself has no parameters",
     ),
-    Figure(
+    TABLE5.figure(
+        "Baseline STDT + Top-K",
+        "params",
         "our stdt_topk in its place",
-        "Table 3.5",
-        "82.7",
-        "M",
         _params(stdt_topk),
         "12 light blocks like RPE-STDT, so that the tables compare what they say",
     ),
-    Figure(
+    TABLE3.figure(
+        "ViT (spatial attention)",
+        "GMACs",
         "ViT (spatial attention), FLOPs",
-        "Table 3.3",
-        "269",
-        "G",
         _linear(vit_spatial),
         "269.56, which the paper cuts off",
     ),
-    Figure(
+    TABLE3.figure(
+        "RPE-STDT",
+        "GMACs",
         "RPE-STDT, FLOPs",
-        "Table 3.3",
-        "273",
-        "G",
         _linear(),
         "relative positions on queries alone, as in Eq. 3.7; the next row has the other half",
     ),
-    Figure(
+    TABLE3.figure(
+        "RPE-STDT",
+        "GMACs",
         "the same with relative positions on queries and keys",
-        "Table 3.3",
-        "273",
-        "G",
         _linear(rpe_on="qk"),
         "what Fig. 3.3's text says",
     ),
-    Figure(
-        "the same with 8 spatial blocks",
-        "Table 3.3",
-        "273",
-        "G",
-        _linear(rpe_stdt_b8),
-        "so the table's model has 12",
+    TABLE3.figure(
+        "RPE-STDT", "GMACs", "the same with 8 spatial blocks", _linear(rpe_stdt_b8), "so the table's model has 12"
     ),
 )
 

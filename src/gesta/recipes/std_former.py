@@ -16,7 +16,6 @@ Names of OpenAI's checkpoints and of timm's are known; CLIP has 46 % of the para
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,7 @@ from gesta.datasets.something import MIRRORED, SomethingV1, SomethingV2
 from gesta.models.std_former import std_former_b, std_former_tiny
 from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
-from gesta.recipes.published import Figure, Row, Table
+from gesta.recipes.published import Figure, Run, Table, row
 from gesta.records import DataConfig
 
 _NONE: dict[str, Any] = {"ptm_layers": (), "stdm_layers": (), "smem": ()}
@@ -163,36 +162,35 @@ _SSV1 = ("SSV1 Top-1", "SSV1 Top-5")
 _BOTH = (*_SSV1, "SSV2 Top-1", "SSV2 Top-5")
 
 
-def _row(label: str, published: Sequence[float | None], variant: str = "", note: str = "") -> Row:
-    """A row of as many columns as numbers; None where the paper prints nothing."""
-    columns = _BOTH[: len(published)]
-    make: dict[str, Callable[..., Recipe]] = {"SSV1": partial(ssv1, variant), "SSV2": partial(ssv2, variant)}
-    runs = {column: make[column.partition(" ")[0]] for column in columns} if variant else {}
-    numbers = {column: value for column, value in zip(columns, published) if value is not None}
-    return Row(label=label, published=numbers, recipes=runs, note=note)
+def _runs(variant: str) -> dict[str, Run]:
+    """A run on each version of the data set."""
+    version = {"SSV1": partial(ssv1, variant), "SSV2": partial(ssv2, variant)}
+    return {column: version[column.partition(" ")[0]] for column in _BOTH}
 
+
+_both, _row = partial(row, _BOTH), partial(row, _SSV1)
 
 TABLE1 = Table(
     source="STD-Former, Table 1 (Something-Something V1 and V2)",
     columns=_BOTH,
     rows=(
-        _row("MSNet, ImageNet, 16×1×1", (52.1, 82.3, 64.7, 89.4)),
-        _row("TEA, ImageNet, 16×3×10", (52.3, 81.9, 65.1, 89.9)),
-        _row("TDN, ImageNet, 24×1×1", (55.1, 82.9, 67.0, 90.3)),
-        _row("CT-Net, ImageNet, 16×3×2", (53.4, 81.7, 65.9, 90.1)),
-        _row("TimeSformer-L, ImageNet, 64×1×3", (None, None, 62.4, None)),
-        _row("MSMA, ImageNet, 16×1×3", (55.8, 83.1, 66.2, 90.4)),
-        _row("AE-Net, ImageNet, 16×1×1", (54.1, 81.7, None, None)),
-        _row("MViT-B/16, K400, 16×1×3", (None, None, 66.2, 90.2)),
-        _row("ViViT-L/16×2, IN-21K, 32×4×1", (None, None, 65.4, 89.8)),
-        _row("MTV-B, IN-21K, 32×4×3", (None, None, 67.6, 90.4)),
-        _row("AIM-B/16, CLIP, 16×1×3", (None, None, 68.1, 91.8)),
-        _row(
+        _both("MSNet, ImageNet, 16×1×1", (52.1, 82.3, 64.7, 89.4)),
+        _both("TEA, ImageNet, 16×3×10", (52.3, 81.9, 65.1, 89.9)),
+        _both("TDN, ImageNet, 24×1×1", (55.1, 82.9, 67.0, 90.3)),
+        _both("CT-Net, ImageNet, 16×3×2", (53.4, 81.7, 65.9, 90.1)),
+        _both("TimeSformer-L, ImageNet, 64×1×3", (None, None, 62.4, None)),
+        _both("MSMA, ImageNet, 16×1×3", (55.8, 83.1, 66.2, 90.4)),
+        _both("AE-Net, ImageNet, 16×1×1", (54.1, 81.7, None, None)),
+        _both("MViT-B/16, K400, 16×1×3", (None, None, 66.2, 90.2)),
+        _both("ViViT-L/16×2, IN-21K, 32×4×1", (None, None, 65.4, 89.8)),
+        _both("MTV-B, IN-21K, 32×4×3", (None, None, 67.6, 90.4)),
+        _both("AIM-B/16, CLIP, 16×1×3", (None, None, 68.1, 91.8)),
+        _both(
             "UniFormerV2-B, CLIP-400M, 16×3×1",
             (56.8, 84.2, 69.5, 92.3),
             note="its own top-1; the row is three crops of one clip, as ours, and others count clips before crops",
         ),
-        _row("STD-Former, CLIP-400M, 16×3×1", (57.3, 84.4, 69.2, 92.1), "full"),
+        _both("STD-Former, CLIP-400M, 16×3×1", (57.3, 84.4, 69.2, 92.1), _runs("full")),
     ),
 )
 
@@ -200,11 +198,11 @@ TABLE2 = Table(
     source="STD-Former, Table 2 (parts, SSV1)",
     columns=_SSV1,
     rows=(
-        _row("CTM", (56.8, 84.0), "ctm", "as good as UniFormerV2-B in Table 1"),
-        _row("CTM, PTM", (57.2, 84.3), "ptm"),
-        _row("CTM, STDM", (57.0, 84.2), "stdm"),
-        _row("CTM, SMEM", (57.1, 84.2), "smem"),
-        _row("all", (57.3, 84.4), "full"),
+        _row("CTM", (56.8, 84.0), _runs("ctm"), "as good as UniFormerV2-B in Table 1"),
+        _row("CTM, PTM", (57.2, 84.3), _runs("ptm")),
+        _row("CTM, STDM", (57.0, 84.2), _runs("stdm")),
+        _row("CTM, SMEM", (57.1, 84.2), _runs("smem")),
+        _row("all", (57.3, 84.4), _runs("full")),
     ),
 )
 
@@ -212,10 +210,10 @@ TABLE3 = Table(
     source="STD-Former, Table 3 (the PTM's convolution, SSV1, without STDM and SMEM)",
     columns=_SSV1,
     rows=(
-        _row("attention + 2-D", (56.8, 83.9), "attention_2d"),
-        _row("attention + 3-D", (55.6, 82.9), "attention_3d"),
-        _row("residual + 2-D", (57.2, 84.3), "ptm", "§4.5 quotes 57.0 and 84.1"),
-        _row("residual + 3-D", (54.5, 81.8), "residual_3d"),
+        _row("attention + 2-D", (56.8, 83.9), _runs("attention_2d")),
+        _row("attention + 3-D", (55.6, 82.9), _runs("attention_3d")),
+        _row("residual + 2-D", (57.2, 84.3), _runs("ptm"), "§4.5 quotes 57.0 and 84.1"),
+        _row("residual + 3-D", (54.5, 81.8), _runs("residual_3d")),
     ),
 )
 
@@ -223,9 +221,9 @@ TABLE4 = Table(
     source="STD-Former, Table 4 (fusion in SMEM, SSV1, without PTM and STDM)",
     columns=_SSV1,
     rows=(
-        _row("multiplicative", (57.1, 84.2), "smem"),
-        _row("addition", (56.9, 84.0), "smem_add"),
-        _row("multiplicative + addition", (57.0, 84.2), "smem_mul_add"),
+        _row("multiplicative", (57.1, 84.2), _runs("smem")),
+        _row("addition", (56.9, 84.0), _runs("smem_add")),
+        _row("multiplicative + addition", (57.0, 84.2), _runs("smem_mul_add")),
     ),
 )
 
@@ -233,13 +231,13 @@ TABLE5 = Table(
     source="STD-Former, Table 5 (which layers are PTMs, SSV1, without STDM and SMEM)",
     columns=_SSV1,
     rows=(
-        _row("0 to 11", (55.2, 82.6), "ptm_0_11"),
-        _row("0 to 3", (55.8, 82.9), "ptm_0_3"),
-        _row("4 to 11", (56.6, 83.5), "ptm_4_11"),
-        _row("4 to 7", (57.0, 84.1), "ptm_4_7"),
-        _row("8 to 11", (57.2, 84.3), "ptm", "the text quotes 84.1"),
-        _row("8, 9", (56.8, 84.0), "ptm_8_9"),
-        _row("10, 11", (56.6, 83.4), "ptm_10_11"),
+        _row("0 to 11", (55.2, 82.6), _runs("ptm_0_11")),
+        _row("0 to 3", (55.8, 82.9), _runs("ptm_0_3")),
+        _row("4 to 11", (56.6, 83.5), _runs("ptm_4_11")),
+        _row("4 to 7", (57.0, 84.1), _runs("ptm_4_7")),
+        _row("8 to 11", (57.2, 84.3), _runs("ptm"), "the text quotes 84.1"),
+        _row("8, 9", (56.8, 84.0), _runs("ptm_8_9")),
+        _row("10, 11", (56.6, 83.4), _runs("ptm_10_11")),
     ),
 )
 
@@ -247,12 +245,12 @@ TABLE6 = Table(
     source="STD-Former, Table 6 (where the SMEM is, SSV1)",
     columns=_SSV1,
     rows=(
-        _row("PTM 4 to 7, SMEM ST 3", (56.9, 84.0), "ptm_4_7_smem_st3"),
-        _row("PTM 4 to 7, SMEM ST 4", (57.0, 84.0), "ptm_4_7_smem_st4"),
-        _row("PTM 4 to 7, SMEM ST 7", (56.6, 83.7), "ptm_4_7_smem_st7"),
-        _row("PTM 8 to 11, SMEM T 3", (57.2, 84.2), "smem_t3"),
-        _row("PTM 8 to 11, SMEM T 4", (57.3, 84.4), "full"),
-        _row("PTM 8 to 11, SMEM T 7", (57.0, 84.1), "smem_t7"),
+        _row("PTM 4 to 7, SMEM ST 3", (56.9, 84.0), _runs("ptm_4_7_smem_st3")),
+        _row("PTM 4 to 7, SMEM ST 4", (57.0, 84.0), _runs("ptm_4_7_smem_st4")),
+        _row("PTM 4 to 7, SMEM ST 7", (56.6, 83.7), _runs("ptm_4_7_smem_st7")),
+        _row("PTM 8 to 11, SMEM T 3", (57.2, 84.2), _runs("smem_t3")),
+        _row("PTM 8 to 11, SMEM T 4", (57.3, 84.4), _runs("full")),
+        _row("PTM 8 to 11, SMEM T 7", (57.0, 84.1), _runs("smem_t7")),
     ),
 )
 
@@ -260,11 +258,11 @@ TABLE7 = Table(
     source="STD-Former, Table 7 (α = β, SSV1)",
     columns=_SSV1,
     rows=(
-        _row("0.5", (55.6, 83.0), "weights_05"),
-        _row("0.8", (56.9, 83.9), "weights_08"),
-        _row("1.0", (57.3, 84.4), "full"),
-        _row("1.2", (57.0, 84.0), "weights_12"),
-        _row("1.5", (56.8, 83.7), "weights_15"),
+        _row("0.5", (55.6, 83.0), _runs("weights_05")),
+        _row("0.8", (56.9, 83.9), _runs("weights_08")),
+        _row("1.0", (57.3, 84.4), _runs("full")),
+        _row("1.2", (57.0, 84.0), _runs("weights_12")),
+        _row("1.5", (56.8, 83.7), _runs("weights_15")),
     ),
 )
 
@@ -272,7 +270,7 @@ OPEN = Table(
     source="what the paper leaves open, one switch at a time (SSV1; it prints no numbers for these)",
     columns=(*_SSV1, "params", "GMACs"),
     rows=tuple(
-        _row(name.replace("_", " "), (None, None), name) for name in list(CHANGES)[list(CHANGES).index("smem_both") :]
+        _row(name.replace("_", " "), (), _runs(name)) for name in list(CHANGES)[list(CHANGES).index("smem_both") :]
     ),
 )
 

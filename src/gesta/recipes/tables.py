@@ -13,10 +13,7 @@ from gesta.cost import count
 from gesta.evaluation.metrics import ACTION
 from gesta.recipe import Recipe
 from gesta.recipes.address import miniature
-from gesta.recipes.published import Row, Table
-
-COSTS = {"params", "GMACs", "D params"}
-"""Columns that are counted: parameters in millions, multiply-adds in billions, parameters of the plug-ins alone."""
+from gesta.recipes.published import UNITS, Row, Table, digits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,9 @@ class FilledTable:
         for column in self.table.columns:
             grid.add_column(f"{column}\npaper", justify="right")
             grid.add_column("\nours", justify="right", style="bold")
-        digits = {c: max([2, *(_digits(row.published.get(c)) for row in self.table.rows)]) for c in self.table.columns}
+        digits = {
+            c: max([2, *(digits_of(row.published.get(c, 0)) for row in self.table.rows)]) for c in self.table.columns
+        }
         for row, cells in zip(self.table.rows, self.cells):
             pairs = ((_text(cells[c].paper, n), _text(cells[c].ours, n)) for c, n in digits.items())
             grid.add_row(row.label, *(text for pair in pairs for text in pair))
@@ -84,7 +83,7 @@ def _cells(row: Row, columns: Sequence[str], runs: Path, miniatures: bool) -> di
     if miniatures:
         recipes = {column: miniature(recipe) for column, recipe in recipes.items()}
     ours: dict[str, float | None] = {column: _accuracy(recipe, column, runs) for column, recipe in recipes.items()}
-    if recipes and COSTS & set(columns):
+    if recipes and set(UNITS) & set(columns):
         model = next(iter(recipes.values())).model
         cost = count(model, style="fvcore")
         ours |= {"params": cost.params / 1e6, "GMACs": cost.macs / 1e9}
@@ -105,8 +104,3 @@ def _accuracy(recipe: Recipe, column: str, runs: Path) -> float | None:
 
 def _text(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def _digits(value: float | None) -> int:
-    """Digits behind the point of a published number."""
-    return 0 if value is None else len(str(value).partition(".")[2])
