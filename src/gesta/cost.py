@@ -167,6 +167,8 @@ def _count(model: VideoModel, style: Style, spec: ClipSpec) -> Cost:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from gesta.model import hooked
+
     model.eval()
     dtype = next(model.parameters()).dtype
     video = torch.empty(1, spec.channels, spec.frames, spec.size, spec.size, device="meta", dtype=dtype)
@@ -177,11 +179,9 @@ def _count(model: VideoModel, style: Style, spec: ClipSpec) -> Cost:
         for kind, amount in module.uncounted(*inputs).items():
             uncounted[kind] = uncounted.get(kind, 0) + amount
 
-    handles = [m.register_forward_pre_hook(note) for m in model.modules() if hasattr(m, "uncounted")]
-    with torch.no_grad(), counting(), counter:
+    noted = {module: note for module in model.modules() if hasattr(module, "uncounted")}
+    with hooked(pre=noted), torch.no_grad(), counting(), counter:
         model(video)
-    for handle in handles:
-        handle.remove()
     counts = {module: sum(ops.values()) // 2 for module, ops in counter.get_flop_counts().items()}
     root = type(model).__name__
     parts = [

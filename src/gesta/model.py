@@ -9,7 +9,7 @@ it got.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import field
 from functools import partial
@@ -280,53 +280,36 @@ class VideoModel(nn.Module):
         ``"stem"`` is what enters block 0 (before its inserts), ``"insert.i"`` what the inserts before block i give,
         ``"temporal.i"`` what the temporal modelling inside block i gives, ``"block.i"`` what block i gives.
         """
-        wanted = set(names)
+        requested = set(names)
         known = self.tap_names()
-        for name in wanted - set(known):
+        for name in requested - set(known):
             raise GestaError(f"{type(self).__name__} has no tap {name!r}{suggest(name, known)}")
-        found: dict[str, Any] = dict.fromkeys(wanted)
+        maps: dict[str, Any] = dict.fromkeys(requested)
 
-        def listen(name: str, temporal: nn.Module) -> Any:
-            def note(_: nn.Module, __: Any, result: tuple[Tensor, Any]) -> None:
-                found[name] = result[0].permute(0, 4, 1, 2, 3)  # (B, T, H, W, C) inside
+        def keep(name: str, _: nn.Module, __: Any, result: tuple[Tensor, Any]) -> None:
+            maps[name] = result[0].permute(0, 4, 1, 2, 3)  # a temporal attention gives (B, T, H, W, C)
 
-            return temporal.register_forward_hook(note)
-
-        inner = [(f"temporal.{i}", block) for i, block in enumerate(self.blocks)]
-        handles = [listen(name, block.temporal) for name, block in inner if name in wanted]
-        try:
-            self._run(video, found)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return found
+        taps = [(f"temporal.{i}", block) for i, block in enumerate(self.blocks)]
+        with hooked({block.temporal: partial(keep, name) for name, block in taps if name in requested}):
+            self._run(video, maps)
+        return maps
 
     @torch.no_grad()
     def diagnose(self, video: Tensor) -> dict[str, float]:
-        """What the inserted layers say about themselves on some clips, ``insert.<place>.<number>/<quantity>``.
+        """What the inserted layers report about themselves on some clips, ``insert.<block>.<number>/<quantity>``.
 
-        A layer speaks if it has a method ``diagnose(grid) -> dict[str, float]``. The model's mode is left as it was.
+        A layer reports if it has a method ``diagnose(grid) -> dict[str, float]``. The model's mode is left as it was.
         """
-        found: dict[str, float] = {}
+        report: dict[str, float] = {}
 
-        def listen(name: str, layer: nn.Module) -> Any:
-            def note(_: nn.Module, inputs: tuple[Tensor]) -> None:
-                found.update({f"{name}/{what}": value for what, value in layer.diagnose(inputs[0]).items()})  # type: ignore[operator]
+        def note(name: str, layer: Any, inputs: tuple[Tensor]) -> None:
+            report.update({f"{name}/{quantity}": value for quantity, value in layer.diagnose(inputs[0]).items()})
 
-            return layer.register_forward_pre_hook(note)
-
-        speaking = {
-            f"insert.{name}": layer for name, layer in self.inserts.named_modules() if hasattr(layer, "diagnose")
-        }
-        if speaking:
-            handles = [listen(name, layer) for name, layer in speaking.items()]
-            try:
-                with evaluating(self):
-                    self._run(video, None)
-            finally:
-                for handle in handles:
-                    handle.remove()
-        return found
+        layers = [(name, layer) for name, layer in self.inserts.named_modules() if hasattr(layer, "diagnose")]
+        if layers:
+            with hooked(pre={layer: partial(note, f"insert.{name}") for name, layer in layers}), evaluating(self):
+                self._run(video, None)
+        return report
 
     def tap_names(self) -> list[str]:
         """All names :meth:`taps` knows, in the order of the forward pass."""
@@ -379,6 +362,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def hooked(
+    post: Mapping[nn.Module, Callable[[Any, Any, Any], None]] | None = None,
+    *,
+    pre: Mapping[nn.Module, Callable[[Any, Any], None]] | None = None,
+) -> Iterator[None]:
+    """Call functions at the forward passes of modules for a while.
+
+    Args:
+        post: module → what is called after its forward pass with the module, its inputs and its result.
+        pre: module → what is called before it with the module and its inputs.
+    """
+    handles = [module.register_forward_hook(hook) for module, hook in (post or {}).items()]
+    handles += [module.register_forward_pre_hook(hook) for module, hook in (pre or {}).items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _call(module: nn.Module, state: Any) -> Any:
@@ -489,9 +493,6 @@ def to_clips(video: Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) 
         black = pixels.amax((2, 3, 4)).unflatten(1, (count, 3)).amax(2) == 0
         clips.masked_fill_(black.repeat_interleave(3, 1)[..., None, None, None], math.nan)
     return clips
-
-
-# --- models by name --------------------------------------------------------------------------------------------------
 
 
 def drop_path_rates(last: float, blocks: int) -> Sequence[float]:

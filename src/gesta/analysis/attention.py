@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from gesta.analysis.figures import (
 )
 from gesta.analysis.sources import as_input, no_block
 from gesta.errors import GestaError
-from gesta.model import VideoModel
+from gesta.model import VideoModel, hooked
 
 COLUMNS = 16
 """Frames that are drawn at most."""
@@ -188,23 +189,15 @@ def class_token_weights(model: VideoModel, video: Tensor, blocks: Sequence[int])
                     weights[current["block"]] = of_call
             return func(*args, **kwargs)
 
-    def begin(block: int) -> Any:
-        def hook(module: Any, inputs: tuple[Any, ...]) -> None:
-            current.update(block=block, grid=tuple(model.to_grid(inputs[0]).shape[2:]))
-
-        return hook
+    def begin(block: int, module: Any, inputs: tuple[Any, ...]) -> None:
+        current.update(block=block, grid=tuple(model.to_grid(inputs[0]).shape[2:]))
 
     def end(module: Any, inputs: Any, result: Any) -> None:
         current.clear()
 
-    handles = [model.blocks[i].register_forward_pre_hook(begin(i)) for i in blocks]
-    handles += [model.blocks[i].register_forward_hook(end) for i in blocks]
-    try:
-        with RecordAttention():
-            model.embed(video)
-    finally:
-        for handle in handles:
-            handle.remove()
+    begins = {model.blocks[i]: partial(begin, i) for i in blocks}
+    with hooked(dict.fromkeys(begins, end), pre=begins), RecordAttention():
+        model.embed(video)
     return weights
 
 

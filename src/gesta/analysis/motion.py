@@ -6,14 +6,16 @@ STD-Former and a plug-in of any backbone; the paper shows no such maps.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from gesta.analysis.response import Response, ResponseMap, draw_response
 from gesta.analysis.sources import as_input
 from gesta.errors import GestaError
-from gesta.model import VideoModel
+from gesta.model import VideoModel, hooked
 from gesta.plugins.smem import MotionExcitation
 
 
@@ -31,22 +33,14 @@ def measure_motion(name: str, model: VideoModel, clip: Tensor) -> Response:
     """
     maps: list[ResponseMap] = []
 
-    def record(label: str, layer: MotionExcitation) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            maps.append(ResponseMap(name=name, tap=label, map=layer.motion(inputs[0])[0].float().cpu()))
+    def record(label: str, layer: MotionExcitation, inputs: tuple[Tensor]) -> None:
+        maps.append(ResponseMap(name=name, tap=label, map=layer.motion(inputs[0])[0].float().cpu()))
 
-        return layer.register_forward_pre_hook(hook)
-
-    handles = [
-        record(_label(path), layer) for path, layer in model.named_modules() if isinstance(layer, MotionExcitation)
-    ]
-    if not handles:
+    layers = [(_label(path), layer) for path, layer in model.named_modules() if isinstance(layer, MotionExcitation)]
+    if not layers:
         raise GestaError(f"{name} has no SMEM; give an std_former, or a model with Insert(layer=SMEM(), at=k)")
-    try:
+    with hooked(pre={layer: partial(record, label) for label, layer in layers}):
         model(as_input(clip, model))
-    finally:
-        for handle in handles:
-            handle.remove()
     if not any(motion.map.any() for motion in maps):
         raise GestaError(f"the SMEM of {name} adds nothing, as before any training; give a trained model")
     return Response(clip=clip, maps=maps)

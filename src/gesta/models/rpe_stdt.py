@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from math import isqrt, log, prod
 from typing import Any, Literal, NamedTuple
@@ -38,7 +39,7 @@ from gesta.errors import GestaError
 from gesta.layers.init import Standardise, start_small
 from gesta.layers.resize import resize_line
 from gesta.layers.rpe import Attention, Bucket, Method, On, bucket_map, line_map, reach, rows
-from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
+from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates, hooked
 
 EPS = 1e-6  # of all layer norms
 UNIT = 64
@@ -512,20 +513,17 @@ class RPESTDT(VideoModel):
         block = count - 1 if block is None else block
         if not 0 <= block < count:
             raise GestaError(f"spatial blocks are 0 to {count - 1}, so there is no attention in block {block}")
-        found: list[Tensor] = []
+        attention: list[Tensor] = []
 
         def note(module: Any, inputs: tuple[State]) -> None:
             tokens, size, ids, _ = inputs[0]
             q, k, _ = module.attn.project(module.norm1(tokens), first=True)
             weights = module.attn.scores(q, k, ids).softmax(3)[:, :, 0, 1:]
-            found.append(weights.reshape(-1, size[0], weights.shape[1], *size[1:]).transpose(1, 2))
+            attention.append(weights.reshape(-1, size[0], weights.shape[1], *size[1:]).transpose(1, 2))
 
-        handle = self.spatial[block].register_forward_pre_hook(note)
-        try:
+        with hooked(pre={self.spatial[block]: note}):
             self._run(video, None)
-        finally:
-            handle.remove()
-        return found[0]
+        return attention[0]
 
     @torch.no_grad()
     def kept_frames(self, video: Tensor) -> list[Kept]:
@@ -533,26 +531,19 @@ class RPESTDT(VideoModel):
 
         Where each head chooses, the frames of later blocks lie in the middle of those that the heads kept.
         """
-        found: list[Kept] = []
+        kept: list[Kept] = []
 
-        def note(block: int) -> Any:
-            def hook(module: Any, inputs: tuple[State]) -> None:
-                state = inputs[0]
-                assert state.positions is not None
-                scores = module.attend(state.tokens, state.positions)[1]
-                sigma = deviation(scores if module.logits else scores.softmax(3), module.per_head)
-                found.append(Kept(block, state.positions / UNIT, sigma, select(sigma)))
+        def note(block: int, module: Any, inputs: tuple[State]) -> None:
+            state = inputs[0]
+            assert state.positions is not None
+            scores = module.attend(state.tokens, state.positions)[1]
+            sigma = deviation(scores if module.logits else scores.softmax(3), module.per_head)
+            kept.append(Kept(block, state.positions / UNIT, sigma, select(sigma)))
 
-            return hook
-
-        choosing = [(i, block) for i, block in enumerate(self.temporal) if block.how == "topk"]
-        handles = [block.register_forward_pre_hook(note(len(self.spatial) + i)) for i, block in choosing]
-        try:
+        choosing = [(i, block) for i, block in enumerate(self.temporal, len(self.spatial)) if block.how == "topk"]
+        with hooked(pre={block: partial(note, i) for i, block in choosing}):
             self._run(video, None)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return found
+        return kept
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names of timm's image ViTs, and of iRPE's DeiTs, to ours; a shallower encoder takes their first blocks.

@@ -13,6 +13,7 @@ each axis, so θ means the same on the raw clip; the input is added back (Eq 1):
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -23,7 +24,7 @@ from gesta.config import config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.precision import no_autocast
-from gesta.model import Grid, LayerConfig, VideoModel
+from gesta.model import Grid, LayerConfig, VideoModel, hooked
 
 Mode = Literal["attention", "affine", "homography"]
 Direction = Literal["output_to_source", "source_to_output"]
@@ -324,20 +325,15 @@ def thetas(model: VideoModel, video: Tensor) -> dict[str, tuple[Tensor, Size]]:
     Args:
         video: normalised clips ``(B, C, T, H, W)``.
     """
-    found: dict[str, tuple[Tensor, Size]] = {}
+    by_layer: dict[str, tuple[Tensor, Size]] = {}
 
-    def note(name: str, layer: STANLayer) -> torch.utils.hooks.RemovableHandle:
-        return layer.register_forward_pre_hook(
-            lambda _, inputs: found.update({name: (layer.theta(inputs[0]), tuple(inputs[0].shape[2:]))})
-        )
+    def note(name: str, layer: STANLayer, inputs: tuple[Tensor]) -> None:
+        by_layer[name] = layer.theta(inputs[0]), tuple(inputs[0].shape[2:])  # type: ignore[assignment]
 
-    handles = [note(name, layer) for name, layer in model.named_modules() if isinstance(layer, STANLayer)]
-    try:
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, STANLayer)]
+    with hooked(pre={layer: partial(note, name) for name, layer in layers}):
         model.embed(video)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    return by_layer
 
 
 def _sizes(config: STAN, channels: int) -> tuple[tuple[int, ...], tuple[int, ...], str, str]:
