@@ -271,17 +271,18 @@ def test_import_reports_everything(tmp_path: Path) -> None:
     assert set(report.missing) == {"blocks.1.bias", "twin.weight", "twin.bias"}
     assert report.unexpected == ("head.extra",)
     assert report.mismatched["classifier.linear.weight"] == ((5, 4), (3, 4))
-    assert report.share == pytest.approx(52 / 56)  # 16 + 20 + 20 parameters, one bias of 4 missing
+    assert report.matched_fraction == pytest.approx(52 / 56)  # 16 + 20 + 20 parameters, one bias of 4 missing
     assert torch.equal(model.embedding.weight, theirs["patch.weight"])
     text = str(report)
-    assert "92.9 %" in text and "blocks.1.bias" in text and "head.extra" in text and "[5, 4] there, [3, 4] here" in text
+    assert "92.9 %" in text and "blocks.1.bias" in text and "head.extra" in text
+    assert "[5, 4] in the source, [3, 4] in the model" in text
     assert report.to_json()["mismatched"]["classifier.linear.bias"] == [[5], [3]]
 
 
 def test_import_below_the_bar_changes_nothing() -> None:
     model = ToyConfig(classes=3).build()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"35\.7 % .*90 % are asked for"):
+    with pytest.raises(CheckpointError, match=r"35\.7 % .*90 % are required"):
         import_weights(model, {"blocks.0.weight": torch.ones(4, 4), "blocks.0.bias": torch.ones(4)}, min_matched=0.9)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

@@ -84,8 +84,8 @@ class ImportReport:
         matched: names loaded.
         missing: names of the model that the source lacks; they keep their fresh values.
         unexpected: names of the source that the model lacks.
-        mismatched: name → (shape there, shape here); not loaded.
-        share: share of the model's parameters that were loaded, the classifier not counted, 0 to 1.
+        mismatched: name → (shape in the source, shape in the model); not loaded.
+        matched_fraction: of the model's parameters, those loaded, the classifier not counted, 0 to 1.
     """
 
     source: str
@@ -93,7 +93,7 @@ class ImportReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    share: float
+    matched_fraction: float
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON-able values."""
@@ -102,18 +102,23 @@ class ImportReport:
             "matched": list(self.matched),
             "missing": list(self.missing),
             "unexpected": list(self.unexpected),
-            "mismatched": {name: [list(there), list(here)] for name, (there, here) in self.mismatched.items()},
-            "share": self.share,
+            "mismatched": {name: [list(source), list(model)] for name, (source, model) in self.mismatched.items()},
+            "matched_fraction": self.matched_fraction,
         }
 
     def __str__(self) -> str:
-        shapes = [f"{name} {list(there)} there, {list(here)} here" for name, (there, here) in self.mismatched.items()]
+        shapes = [
+            f"{name} {list(source)} in the source, {list(model)} in the model"
+            for name, (source, model) in self.mismatched.items()
+        ]
         parts = [
-            ("keep fresh values, absent there", list(self.missing)),
+            ("keep fresh values, absent in the source", list(self.missing)),
             ("keep fresh values, shapes differ", shapes),
             ("not used", list(self.unexpected)),
         ]
-        lines = [f"{self.source}: {100 * self.share:.1f} % of the parameters match ({len(self.matched)} tensors)"]
+        lines = [
+            f"{self.source}: {100 * self.matched_fraction:.1f} % of the parameters match ({len(self.matched)} tensors)"
+        ]
         for what, names in parts:
             if names:
                 more = f", … ({len(names) - 4} more)" if len(names) > 4 else ""
@@ -331,7 +336,7 @@ def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], mi
     Args:
         model: changed in place.
         source: a file, or named tensors.
-        min_matched: share of the parameters (the classifier not counted) that must match, 0 to 1.
+        min_matched: fraction of the parameters (the classifier not counted) that must match, 0 to 1.
 
     Raises:
         CheckpointError: unreadable file, or less than ``min_matched`` matched; the model is then unchanged.
@@ -339,7 +344,7 @@ def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], mi
     """
     name = "weights" if isinstance(source, dict) else str(source)
     if not isinstance(source, dict):
-        model.check_source(_told(source))
+        model.check_source(_description(source))
     theirs = model.convert_foreign(source if isinstance(source, dict) else read_weights(source))
     ours = model.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
@@ -352,12 +357,12 @@ def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], mi
         mismatched={
             k: (tuple(v.shape), tuple(ours[k].shape)) for k, v in theirs.items() if k in ours and k not in fitting
         },
-        share=sum(n for k, n in counted.items() if k in fitting) / max(sum(counted.values()), 1),
+        matched_fraction=sum(n for k, n in counted.items() if k in fitting) / max(sum(counted.values()), 1),
     )
-    if report.share < min_matched:
+    if report.matched_fraction < min_matched:
         raise CheckpointError(
-            f"{name}: only {100 * report.share:.1f} % of the parameters of {type(model).__name__} are in it, "
-            f"{100 * min_matched:.0f} % are asked for; give a checkpoint of this model, or lower --init.min-matched\n"
+            f"{name}: only {100 * report.matched_fraction:.1f} % of the parameters of {type(model).__name__} are in it,"
+            f" {100 * min_matched:.0f} % are required; give a checkpoint of this model, or lower --init.min-matched\n"
             f"{report}"
         )
     model.load_state_dict(fitting, strict=False)
@@ -406,17 +411,17 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _told(path: str | Path) -> str:
-    """What a file of weights says of itself: its path, its metadata, and the config.json that model hubs put beside."""
+def _description(path: str | Path) -> str:
+    """How a file of weights describes itself: its path, its metadata, the config.json that model hubs put beside it."""
     path = _existing(path)
-    told = [str(path)]
+    description = [str(path)]
     if path.suffix == ".safetensors":
         with contextlib.suppress(SafetensorError), safe_open(path, framework="pt") as file:
-            told.append(str(file.metadata() or ""))
-    beside = path.with_name("config.json")
-    if beside.is_file():
-        told.append(beside.read_text(errors="replace"))
-    return "\n".join(told)
+            description.append(str(file.metadata() or ""))
+    hub_config = path.with_name("config.json")
+    if hub_config.is_file():
+        description.append(hub_config.read_text(errors="replace"))
+    return "\n".join(description)
 
 
 def _existing(path: str | Path) -> Path:
@@ -436,11 +441,11 @@ def _read_torch(path: str | Path) -> Any:
             warnings.simplefilter("ignore")  # remarks on pickle protocols; what matters comes as an exception
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its C++ reader, zipfile, pickle and struct raise
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
             raise CheckpointError(
-                f"{path}: holds a Python object ({found[1]}) beside its tensors, and reading it could run its author's "
-                "code; where you trust the author, save model.state_dict() alone and give that file"
+                f"{path}: holds a Python object ({refused[1]}) beside its tensors, and reading it could run its "
+                "author's code; where you trust the author, save model.state_dict() alone and give that file"
             ) from None
         raise CheckpointError(
             f"{path}: cut short, damaged or not a file of weights; copy it again, or give another file"

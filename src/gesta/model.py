@@ -33,7 +33,7 @@ Scores = Tensor | dict[str, Tensor]
 
 @config
 class ClipSpec:
-    """What a model eats; part of the model's configuration, so it travels with the weights.
+    """What clips a model expects; part of the model's configuration, so it travels with the weights.
 
     Attributes:
         frames: frames per clip, T.
@@ -45,8 +45,8 @@ class ClipSpec:
         size: height and width of a clip in pixels.
         mean: per-channel mean subtracted from RGB in [0, 1].
         std: per-channel standard deviation divided by.
-        streams: what a model of several streams eats, each three channels, one after the other; all others eat one,
-            whatever it shows.
+        streams: what a model of several streams expects, each three channels, one after the other; all others expect
+            one, whatever it shows.
     """
 
     frames: int = 16
@@ -102,8 +102,8 @@ class ModelConfig:
 
     Attributes:
         classes: number of classes; a dict for several label spaces (``{"verb": 97, "noun": 300}``); 0 gives features.
-        clip: what the model eats.
-        inserts: plug-in layers and their places.
+        clip: what clips the model expects.
+        inserts: plug-in layers and the blocks that they precede.
         dropout: dropout before the classifier.
         drop_path: stochastic depth, growing linearly from 0 in the first block to this in the last.
         activation_checkpointing: recompute each block, and what is inserted before it, in the backward pass instead of
@@ -145,7 +145,7 @@ class VideoModel(nn.Module):
         super().__init__()
         if config.clip.streams != self.streams:
             raise GestaError(
-                f"model.clip.streams cannot be {config.clip.streams}: {type(self).__name__} eats "
+                f"model.clip.streams cannot be {config.clip.streams}: {type(self).__name__} expects "
                 f"{' and '.join(self.streams) or 'one stream, whatever it shows'}"
             )
         self.config = config
@@ -181,7 +181,7 @@ class VideoModel(nn.Module):
         return {}
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay must leave alone, beside biases and 1-D ones."""
+        """Names of parameters without weight decay, besides biases and 1-D ones."""
         return set()
 
     def depth_of(self, name: str) -> int:
@@ -197,18 +197,18 @@ class VideoModel(nn.Module):
         """Rename a public checkpoint's keys to this model's; unknown keys are passed through unchanged."""
         return weights
 
-    def check_source(self, told: str) -> None:
+    def check_source(self, description: str) -> None:
         """Refuse foreign weights that are of another kind than their names say, with a :class:`GestaError`.
 
         Args:
-            told: what their file says of itself: its path, its metadata, the config.json beside it.
+            description: what their file says of itself: its path, its metadata, the config.json beside it.
         """
 
     # --- what all systems share --------------------------------------------------------------------------------------
 
     def finish(self) -> None:
         """Build the inserts; called at the end of a subclass's ``__init__``."""
-        places: dict[str, list[nn.Module]] = {}
+        layers: dict[str, list[nn.Module]] = {}
         self._token_scale: dict[str, int] = {}
         for insert in self.config.inserts:
             if not 0 <= insert.at < len(self.blocks):
@@ -217,9 +217,9 @@ class VideoModel(nn.Module):
                     f"{type(self).__name__} has blocks 0 to {len(self.blocks) - 1}"
                 )
             at = str(insert.at)
-            places.setdefault(at, []).append(insert.layer.build(self.grid_at(insert.at)))
+            layers.setdefault(at, []).append(insert.layer.build(self.grid_at(insert.at)))
             self._token_scale[at] = self._token_scale.get(at, 1) * (2 if insert.class_token == "double" else 1)
-        self.inserts = nn.ModuleDict({at: nn.Sequential(*layers) for at, layers in places.items()})
+        self.inserts = nn.ModuleDict({at: nn.Sequential(*group) for at, group in layers.items()})
 
     @overload
     def forward(self, video: Tensor, with_losses: Literal[False] = False) -> Scores: ...
@@ -322,7 +322,7 @@ class VideoModel(nn.Module):
     def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:
         channels = self.config.clip.channels
         if video.dim() != 5 or video.shape[1] != channels:
-            raise ValueError(f"{type(self).__name__} eats clips (B, {channels}, T, H, W), not {tuple(video.shape)}")
+            raise ValueError(f"{type(self).__name__} expects clips (B, {channels}, T, H, W), not {tuple(video.shape)}")
         recompute = self.config.activation_checkpointing and torch.is_grad_enabled() and self.training
         run = _checkpoint if recompute else _call
         state = self.stem(video)
@@ -410,8 +410,8 @@ def _contexts(
     block: nn.Module, contexts: Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
 ) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """Around a block's first run, and around its second, which counts no batches."""
-    first, again = contexts()
-    return first, _both(again, _statistics_kept(block))
+    forward, recomputation = contexts()
+    return forward, _both(recomputation, _statistics_kept(block))
 
 
 @contextmanager
@@ -476,12 +476,12 @@ def to_clips(video: Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) 
         ``(B * V, C, T, H, W)`` of ``dtype``, contiguous.
 
     Raises:
-        GestaError: clips of fewer streams than the model eats.
+        GestaError: clips of fewer streams than the model expects.
     """
     if video.shape[3] != spec.channels:
         raise GestaError(
-            f"the model eats clips of {' and '.join(spec.streams) or 'one stream'}, {spec.channels} channels, and was "
-            f"given {video.shape[3]}; score lists of pairs with gesta evaluate"
+            f"the model expects clips of {' and '.join(spec.streams) or 'one stream'}, {spec.channels} channels, and "
+            f"was given {video.shape[3]}; score lists of pairs with gesta evaluate"
         )
     pixels = video.flatten(0, 1).transpose(1, 2)
     count = max(1, len(spec.streams))

@@ -492,7 +492,7 @@ def test_impossible_positions_are_refused(model_name: str) -> None:
 @every_tiny
 def test_wrong_input_is_refused(model_name: str) -> None:
     model = built(bare(model_name))
-    with pytest.raises(ValueError, match=rf"eats clips \(B, {model.config.clip.channels}, T, H, W\)"):
+    with pytest.raises(ValueError, match=rf"expects clips \(B, {model.config.clip.channels}, T, H, W\)"):
         model(torch.zeros(2, 4, 3, 32, 32))
 
 

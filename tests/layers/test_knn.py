@@ -16,10 +16,10 @@ def queries(places: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def attention_of(q: Tensor, k: Tensor, share: float) -> Tensor:
+def attention_of(q: Tensor, k: Tensor, fraction: float) -> Tensor:
     """The weights that the attention uses, read off one-hot values."""
     eye = torch.eye(k.shape[-2], dtype=k.dtype)
-    return knn_attention(q, k, eye.expand(*k.shape[:2], -1, -1), share)
+    return knn_attention(q, k, eye.expand(*k.shape[:2], -1, -1), fraction)
 
 
 def scattered(scores: Tensor, kept: int) -> Tensor:
@@ -27,18 +27,18 @@ def scattered(scores: Tensor, kept: int) -> Tensor:
     return scores.masked_fill(mask == 0, float("-inf"))
 
 
-@pytest.mark.parametrize(("places", "share"), [(196, 0.7), (49, 0.7), (20, 0.3), (11, 0.5), (10, 0.7), (8, 0.01)])
-def test_keeps_exactly_the_largest(places: int, share: float) -> None:
+@pytest.mark.parametrize(("places", "fraction"), [(196, 0.7), (49, 0.7), (20, 0.3), (11, 0.5), (10, 0.7), (8, 0.01)])
+def test_keeps_exactly_the_largest(places: int, fraction: float) -> None:
     q, k, v = queries(places)
-    kept = max(int(share * places), 1)
+    kept = max(int(fraction * places), 1)
     scores = q @ k.mT / 8**0.5
-    weights = attention_of(q, k, share)
+    weights = attention_of(q, k, fraction)
     assert ((weights > 0).sum(-1) == kept).all()
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, places, dtype=torch.float64))
     threshold = scores.kthvalue(places - kept + 1, keepdim=True).values
     for masked in (scattered(scores, kept), scores.masked_fill(scores < threshold, float("-inf"))):
         torch.testing.assert_close(weights, masked.softmax(-1), atol=1e-12, rtol=1e-12)
-    torch.testing.assert_close(knn_attention(q, k, v, share), weights @ v, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(knn_attention(q, k, v, fraction), weights @ v, atol=1e-12, rtol=1e-12)
 
 
 def test_gradients_are_those_of_the_scattered_mask() -> None:

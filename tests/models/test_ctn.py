@@ -338,7 +338,7 @@ def test_what_does_not_fit_is_reported() -> None:
     weights = image_vit().state_dict()
     report = import_weights(small(), weights)
     assert set(report.unexpected) == {"pos_embed", "patch_embed.weight", "patch_embed.bias"}
-    assert not report.mismatched and report.share > 0.9
+    assert not report.mismatched and report.matched_fraction > 0.9
     with pytest.warns(UserWarning, match="has them after"):
         import_weights(small(norm="post"), weights)
 
@@ -400,7 +400,7 @@ def test_public_vivit(mapping: str) -> None:
     weights = public_vivit()
     report = import_weights(model, weights)
     assert not report.unexpected and not report.mismatched
-    assert (report.share == 1) == (mapping == "linear")
+    assert (report.matched_fraction == 1) == (mapping == "linear")
     with torch.no_grad():
         torch.testing.assert_close(model(VIDEO.double()), vivit_scores(weights, VIDEO.double(), 4), atol=1e-6, rtol=0)
 

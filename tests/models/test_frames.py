@@ -239,7 +239,7 @@ def test_position_embeddings_for_another_size_are_resized() -> None:
     torch.testing.assert_close(found[:, 0], weights["pos_embed"][:, 0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert import_weights(model, weights).share > 0.99
+        assert import_weights(model, weights).matched_fraction > 0.99
 
 
 @pytest.mark.parametrize("name", ["caformer_s18", "eva02_tiny_patch14_224", "hiera_tiny_224", "densenet121"])
@@ -254,5 +254,5 @@ def test_names_and_options_are_checked() -> None:
         TimmFramesConfig(image="resnet18x").build()
     with pytest.raises(GestaError, match=r"timm's resnet18 cannot be built with {'dephts': \[1\]}: .*'dephts'"):
         TimmFramesConfig(image="resnet18", options={"dephts": [1]}).build()
-    with pytest.raises(GestaError, match="timm's maxvit_rmlp_pico_rw_256 cannot eat images of 40 × 40: "):
+    with pytest.raises(GestaError, match="timm's maxvit_rmlp_pico_rw_256 cannot take images of 40 × 40: "):
         TimmFramesConfig(image="maxvit_rmlp_pico_rw_256", options={"img_size": 256}, clip=ClipSpec(size=40)).build()

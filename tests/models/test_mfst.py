@@ -227,8 +227,8 @@ def test_space_treats_every_frame_alone() -> None:
 def test_nearest_keys_of_space_and_of_time() -> None:
     model = small(knn=0.5, knn_temporal=0.9)
     for block in model.blocks:
-        assert {layer.attn.share for layer in block.msc.transformer.layers} == {0.5}
-        assert {layer.attn.share for layer in block.wms.transformer.layers} == {0.9}
+        assert {layer.attn.fraction for layer in block.msc.transformer.layers} == {0.5}
+        assert {layer.attn.fraction for layer in block.wms.transformer.layers} == {0.9}
     with torch.no_grad():
         scores = [small(knn=a, knn_temporal=b)(clip()) for a, b in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5))]
     assert all((scores[0] - other).abs().max() > 1e-6 for other in scores[1:])
@@ -253,11 +253,11 @@ def loop(block: WMSTrans, x: Tensor, fuse: str = "mean") -> Tensor:
 
 @pytest.mark.parametrize("fuse", ["mean", "sum", "max"])
 @pytest.mark.parametrize("frames", [8, 6, 7, 3, 1])
-@pytest.mark.parametrize("share", [1.0, 0.7])
-def test_scales_together_are_scales_in_turn(fuse: str, frames: int, share: float) -> None:
+@pytest.mark.parametrize("fraction", [1.0, 0.7])
+def test_scales_together_are_scales_in_turn(fuse: str, frames: int, fraction: float) -> None:
     """Also for lengths that the scales do not divide, which stay as they are."""
     x = torch.randn(2, frames, 2, 3, 8, dtype=torch.float64)
-    block = wms(small(fuse=fuse, knn_temporal=share))
+    block = wms(small(fuse=fuse, knn_temporal=fraction))
     with torch.no_grad():
         torch.testing.assert_close(block(x), loop(block, x, fuse), atol=1e-12, rtol=1e-12)
 

@@ -108,7 +108,7 @@ def test_equal_to_torchvision(tmp_path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "mvit_v2_s.pth")
     ours = create_model("mvitv2_s", cls_token=True).eval()
     report = import_weights(ours, tmp_path / "mvit_v2_s.pth")
-    assert report.share == 1 and not report.missing and not report.unexpected and not report.mismatched
+    assert report.matched_fraction == 1 and not report.missing and not report.unexpected and not report.mismatched
     video = torch.randn(1, 3, 16, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = theirs(video)
@@ -173,7 +173,7 @@ def test_our_own_names_pass_unchanged() -> None:
 
 def test_a_class_token_without_a_place_is_reported() -> None:
     report = import_weights(small().build(), small(cls_token=True).build().state_dict())
-    assert report.unexpected == ("cls_token",) and report.share == 1 and "cls_token" in str(report)
+    assert report.unexpected == ("cls_token",) and report.matched_fraction == 1 and "cls_token" in str(report)
     report = import_weights(small(cls_token=True).build(), small().build().state_dict())
     assert report.missing == ("cls_token",)
 
@@ -183,7 +183,7 @@ def test_positions_of_another_clip_size_are_resized_and_said() -> None:
     larger = small(clip=ClipSpec(frames=12, size=64)).build().eval()
     with pytest.warns(UserWarning, match=r"12 tables of relative positions .* resized linearly"):
         report = import_weights(larger, source.state_dict())
-    assert report.share == 1
+    assert report.matched_fraction == 1
     table, resized = source.blocks[0].attn.rel_pos.h, larger.blocks[0].attn.rel_pos.h
     assert (len(table), len(resized)) == (15, 31)
     torch.testing.assert_close(resized[15], table[7])  # distance 0 stays in the middle

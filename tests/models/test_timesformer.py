@@ -75,7 +75,7 @@ def test_official_checkpoint_loads_key_by_key(tmp_path: Path) -> None:
     assert block == {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
     torch.save({"model_state": weights}, tmp_path / "TimeSformer.pyth")
     report = import_weights(fresh, tmp_path / "TimeSformer.pyth")
-    assert not report.missing and not report.unexpected and not report.mismatched and report.share == 1
+    assert not report.missing and not report.unexpected and not report.mismatched and report.matched_fraction == 1
     assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), trained.state_dict().values()))
     ata = small(around=ATA())
     report = import_weights(ata, tmp_path / "TimeSformer.pyth")

@@ -108,9 +108,9 @@ def test_places_of_parameters() -> None:
         (lambda c: replace(c, rgb=model_config("r3d_tiny")), r"model\.rgb: the blocks of R3D do not lie in one list"),
         (
             lambda c: replace(c, clip=replace(c.clip, streams=())),
-            r"streams cannot be \(\): TwoStream eats rgb and depth",
+            r"streams cannot be \(\): TwoStream expects rgb and depth",
         ),
-        (lambda c: replace(mfst_tiny(), clip=c.clip), "MFST eats one stream, whatever it shows"),
+        (lambda c: replace(mfst_tiny(), clip=c.clip), "MFST expects one stream, whatever it shows"),
     ],
 )
 def test_refusals(change: Callable[[TwoStreamConfig], ModelConfig], sentence: str) -> None:

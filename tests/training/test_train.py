@@ -310,7 +310,7 @@ def test_training_begins_with_the_given_weights(
     last = read_weights(tmp_path / "run" / "last.ckpt")
     assert torch.equal(last["embedding.weight"], given.embedding.weight)
     shown = capsys.readouterr().err
-    assert "given.safetensors: 100.0 %" in shown and "[5, 4] there, [2, 4] here" in shown
+    assert "given.safetensors: 100.0 %" in shown and "[5, 4] in the source, [2, 4] in the model" in shown
 
 
 def test_too_few_videos_for_the_processes(videos: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ WORTH_THREADS = 50_000
 """Entries of all problems together (about a millisecond) from which on threads are used."""
 
 WORTH_PRICES = (128, 20)
-"""Rows, and among them rows whose favourite column is taken, from which on prices are estimated first."""
+"""Rows, and among them rows whose best column is taken, from which on prices are estimated first."""
 
 SCALINGS = 8
 """Of the estimate; more cost more than they save."""
@@ -81,10 +81,10 @@ def _assign(similarity: Tensor, solver: str, tolerance: float) -> Tensor:
         record(solver="scipy", solved=len(problems) - proved)
     else:
         matches, known = certificate.obvious(problems)
-        rest = (~known).nonzero()[:, 0]
-        proved = len(problems) - len(rest)
-        if len(rest):
-            matches[rest] = _solve(problems[rest] if proved else problems, solver, tolerance)
+        open_problems = (~known).nonzero()[:, 0]
+        proved = len(problems) - len(open_problems)
+        if len(open_problems):
+            matches[open_problems] = _solve(problems[open_problems] if proved else problems, solver, tolerance)
     record(problems=len(problems), certified=proved, seconds=_now(problems.device) - begin)
     return matches.view(similarity.shape[:-1])
 
@@ -95,7 +95,7 @@ def _(similarity: Tensor, solver: str, tolerance: float) -> Tensor:
 
 
 def _now(device: torch.device) -> float:
-    """Seconds; if somebody listens, when the device has done what it was told before."""
+    """Seconds; while statistics are kept, after the device has finished what was queued before."""
     if anybody_listens() and device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
@@ -181,19 +181,19 @@ def _by_scipy(problems: Tensor) -> tuple[Tensor, int]:
 def _best(similarity: NDArray[Any], matches: NDArray[np.int64]) -> bool:
     """Write the best matches of one problem; whether they were obvious, as in :func:`certificate.obvious`."""
     rows = len(similarity)
-    place = np.arange(rows)
-    favourites = similarity.argmax(1)
-    best = similarity[place, favourites]
-    wanted = np.count_nonzero(np.bincount(favourites, minlength=rows))
+    index = np.arange(rows)
+    row_argmax = similarity.argmax(1)
+    best = similarity[index, row_argmax]
+    distinct = np.count_nonzero(np.bincount(row_argmax, minlength=rows))
     finite = bool(np.isfinite(best).all())
-    if wanted == rows and finite:
-        matches[:] = favourites
+    if distinct == rows and finite:
+        matches[:] = row_argmax
         return True
-    lovers = similarity.argmax(0)
-    if np.bincount(lovers, minlength=rows).all() and np.isfinite(similarity[lovers, place]).all():
-        matches[lovers] = place
+    column_argmax = similarity.argmax(0)
+    if np.bincount(column_argmax, minlength=rows).all() and np.isfinite(similarity[column_argmax, index]).all():
+        matches[column_argmax] = index
         return True
-    if rows >= WORTH_PRICES[0] and rows - wanted >= WORTH_PRICES[1] and finite:
+    if rows >= WORTH_PRICES[0] and rows - distinct >= WORTH_PRICES[1] and finite:
         cost = _priced(similarity, best)
     else:
         cost = np.negative(similarity, dtype=np.float64)
@@ -210,7 +210,7 @@ def _priced(similarity: NDArray[Any], best: NDArray[Any]) -> NDArray[np.float64]
     """Costs with the same optimum as the similarities, on which SciPy's search is short.
 
     Any prices may be added to columns. SciPy starts from none and grows a tree of shortest paths for every row whose
-    favourite is taken; prices near the optimal duals, from a few of Sinkhorn's scalings, make these trees small. That
+    best column is taken; prices near the optimal duals, from a few of Sinkhorn's scalings, make these trees small. That
     saves about a third of the time on frames of 14 × 14 tokens and more, and nothing where few rows compete.
     """
     scores = similarity - best[:, None]

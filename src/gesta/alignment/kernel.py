@@ -29,10 +29,10 @@ def solve(problems: Tensor) -> tuple[Tensor, Tensor]:
     """Matches ``(P, N)`` int64, -1 for rows left alone, and prices ``(P, N)`` float32 of ``(P, N, N)`` problems."""
     problems = problems.float().contiguous()
     amount, rows, _ = problems.shape
-    place = torch.arange(rows, device=problems.device).expand(amount, rows)
-    favourites = problems.argmax(2)
-    owners = torch.full_like(favourites, rows).scatter_reduce_(1, favourites, place, "amin")  # the first who likes it
-    waiting = (owners.gather(1, favourites) != place).to(torch.int32)
+    index = torch.arange(rows, device=problems.device).expand(amount, rows)
+    row_argmax = problems.argmax(2)
+    owners = torch.full_like(row_argmax, rows).scatter_reduce_(1, row_argmax, index, "amin")  # the lowest row
+    waiting = (owners.gather(1, row_argmax) != index).to(torch.int32)
     owners = owners.masked_fill_(owners == rows, -1).to(torch.int32)
     matches = torch.full_like(owners, -1)
     prices = torch.empty_like(problems[:, 0])

@@ -1,4 +1,4 @@
-"""A start for narrow models and few videos, which the published sizes do not use."""
+"""Initialisation of narrow models for few videos, which the published sizes do not use (``small_init``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Standardise(nn.BatchNorm1d):
-    """Features with mean 0 and variance 1 over the clips of a batch; a single clip is judged by those seen before."""
+    """Features with mean 0 and variance 1 over the clips of a batch; of a single clip by running statistics."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, affine=False)
@@ -19,8 +19,8 @@ class Standardise(nn.BatchNorm1d):
         return super().forward(input)
 
 
-def start_small(model: nn.Module) -> None:
-    """Let every linear layer start with variance 1 / inputs (a fixed 0.02² is almost nothing in a narrow network)."""
+def init_small(model: nn.Module) -> None:
+    """Initialise every linear layer with variance 1 / inputs: a fixed 0.02² is almost nothing in a narrow network."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)

@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def knn_attention(q: Tensor, k: Tensor, v: Tensor, share: float) -> Tensor:
+def knn_attention(q: Tensor, k: Tensor, v: Tensor, fraction: float) -> Tensor:
     """Softmax attention in which every query keeps its nearest keys only.
 
-    Kept are the ``int(share · N)`` largest scores of a row and what equals the smallest of them (in bf16 that may be a
-    few more). Only that one is searched for: nothing is sorted, and no mask is scattered.
+    Kept are the ``int(fraction · N)`` largest scores of a row and what equals the smallest of them (in bf16 that may be
+    a few more). Only that one is searched for: nothing is sorted, and no mask is scattered.
 
     Args:
         q, k, v: ``(B, heads, N, D)``.
-        share: of the N keys, above 0; 1 keeps all.
+        fraction: of the N keys, above 0; 1 keeps all.
     """
     count = k.shape[-2]
-    kept = max(int(share * count), 1)
+    kept = max(int(fraction * count), 1)
     if kept >= count:
         return F.scaled_dot_product_attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
@@ -37,8 +37,8 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
     An operator of its own because on a CPU NumPy's partition is several times as fast as torch's selections.
     """
     if values.device.type == "cpu":
-        found = np.partition(_numpy(values), k, axis=-1)[..., k : k + 1]
-        return torch.from_numpy(found.copy()).to(values.dtype)
+        kth = np.partition(_numpy(values), k, axis=-1)[..., k : k + 1]
+        return torch.from_numpy(kth.copy()).to(values.dtype)
     count = values.shape[-1]
     if 2 * k < count:
         return values.topk(k + 1, largest=False, sorted=False).values.amax(-1, keepdim=True)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from gesta.config import config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
-from gesta.layers.init import Standardise, start_small
+from gesta.layers.init import Standardise, init_small
 from gesta.layers.resize import resize_line, resize_map
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
@@ -333,7 +333,7 @@ class CTN(VideoModel):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         if small:
-            start_small(self)
+            init_small(self)
             for name in self.no_weight_decay():
                 nn.init.trunc_normal_(self.get_parameter(name), std=0.3)
         else:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from gesta.config import config, copy, replace, suggest
 from gesta.errors import GestaError
-from gesta.layers.init import Standardise, start_small
+from gesta.layers.init import Standardise, init_small
 from gesta.layers.resize import resize_line
 from gesta.layers.temporal import TemporalAttention
 from gesta.model import AroundConfig, Classifier, ClipSpec, Grid, Insert, ModelConfig, VideoModel
@@ -112,7 +112,7 @@ class FrameModel(VideoModel):
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
         if config.small_init:
-            start_small(self)
+            init_small(self)
         self.finish()
 
     def stem(self, video: Tensor) -> State:
@@ -209,18 +209,18 @@ def timm_frames() -> TimmFramesConfig:
     return TimmFramesConfig(image="resnet50")
 
 
-class Taken(nn.Module):
+class PassThrough(nn.Module):
     """In the place of a part that is ours now; some models hand their blocks an option they do not use."""
 
     def forward(self, images: Tensor, **_: None) -> Tensor:
         return images
 
 
-class Ends(nn.Module):
+class StemAndHead(nn.Module):
     """What an image model does before its first block, and behind its last norm (pooling, a norm), in timm's own code.
 
     Args:
-        image: the model, with :class:`Taken` in place of every part that is ours.
+        image: the model, with :class:`PassThrough` in place of every part that is ours.
     """
 
     def __init__(self, image: nn.Module) -> None:
@@ -258,12 +258,12 @@ class TimmFrames(FrameModel):
             for i, name in enumerate(names):
                 self._ours[f"{name}."] = f"{place}.{i}."
                 parts.append(image.get_submodule(name))
-                image.set_submodule(name, Taken())
+                image.set_submodule(name, PassThrough())
             return parts
 
         self.blocks = nn.ModuleList(Block(*take(f"blocks.{i}", names)) for i, names in enumerate(found.blocks))
         self.tail = nn.Sequential(*take("tail", found.tail))
-        self.ends = Ends(image)
+        self.ends = StemAndHead(image)
         self._head = tuple(f"ends.image.{name}." for name in found.head)
         classifiers = image.pretrained_cfg.get("classifier") or ()
         for name in (classifiers,) if isinstance(classifiers, str) else classifiers[:1]:
@@ -358,7 +358,7 @@ def _anatomy(name: str, options: str, size: int) -> Anatomy:
         with torch.no_grad():
             result = image.forward_features(torch.empty(1, 3, size, size, device="meta"))
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise GestaError(f"timm's {name} cannot eat images of {size} × {size}: {error}") from None
+        raise GestaError(f"timm's {name} cannot take images of {size} × {size}: {error}") from None
     names = [path for path, _, _ in calls]
     begin = next((i for i, path in enumerate(names) if path in blocks), len(names))
     chain = calls[begin:]

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from gesta.config import config
 from gesta.errors import GestaError
 from gesta.layers.cdc import Conv, Difference, Triple, fold_difference, same_padding
-from gesta.layers.init import Standardise, start_small
+from gesta.layers.init import Standardise, init_small
 from gesta.layers.knn import knn_attention
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
@@ -77,7 +77,7 @@ class MFSTConfig(ModelConfig):
     Attributes:
         cdc: central difference of the stem over space and time (``st``, for RGB), over time (``t``, for depth), or
             none.
-        theta: its share, 0 to 1; 0 is none.
+        theta: its fraction, 0 to 1; 0 is none.
         stem: channels of the stem's first layers and of its last.
         stem_stride_t: temporal stride of the first layer; 2 is I3D's, and halves the work.
         stages: the stages, three in MFST-Base and four in MFST-Large.
@@ -86,7 +86,7 @@ class MFSTConfig(ModelConfig):
         head_width: channels of a head, in stages of any width.
         hidden: hidden width of the MLPs.
         transformer_dropout: in the Transformers; ``dropout`` is before the classifier.
-        knn: share of the keys that attention over space keeps, 1 for all.
+        knn: fraction of the keys that attention over space keeps, 1 for all.
         knn_temporal: the same over time, where the paper says nothing (De+Recouple: 0.7).
         scales: temporal scales of the weight-shared Transformer; ``(1,)`` is the paper's V-Trans.
         scale_mode: how frames become fewer: the mean of every s frames (``avgpool``); one of them, random in training
@@ -273,27 +273,27 @@ class Inception(nn.Module):
 class Attention(nn.Module):
     """Multi-head (k-NN) self-attention inside sequences that lie one after another."""
 
-    def __init__(self, width: int, config: MFSTConfig, share: float) -> None:
+    def __init__(self, width: int, config: MFSTConfig, fraction: float) -> None:
         super().__init__()
         inner = config.heads * config.head_width
-        self.heads, self.share = config.heads, share
+        self.heads, self.fraction = config.heads, fraction
         self.qkv = nn.Linear(width, 3 * inner, bias=False)
         self.proj = nn.Linear(inner, width)
 
     def forward(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
         """``(B, N, C)`` to the same shape; ``lengths`` are those of the sequences in N."""
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = [knn_attention(part[0], part[1], part[2], self.share) for part in qkv.split(list(lengths), 3)]
+        mixed = [knn_attention(part[0], part[1], part[2], self.fraction) for part in qkv.split(list(lengths), 3)]
         return self.proj(torch.cat([part.transpose(1, 2).flatten(2) for part in mixed], 1))
 
 
 class Layer(nn.Module):
     """Attention and MLP, each with a layer norm before and a shortcut around (Eq. 2.8 prints neither)."""
 
-    def __init__(self, width: int, config: MFSTConfig, share: float, drop_path: float) -> None:
+    def __init__(self, width: int, config: MFSTConfig, fraction: float, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attn = Attention(width, config, share)
+        self.attn = Attention(width, config, fraction)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, config.hidden),
@@ -314,13 +314,13 @@ class Transformer(nn.Module):
 
     Args:
         width: C.
-        share: of the keys that attention keeps.
+        fraction: of the keys that attention keeps.
         drop_path: probability of leaving a branch out for a row of the batch in training: a frame, a place.
     """
 
-    def __init__(self, width: int, config: MFSTConfig, share: float, drop_path: float) -> None:
+    def __init__(self, width: int, config: MFSTConfig, fraction: float, drop_path: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(width, config, share, drop_path) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Layer(width, config, fraction, drop_path) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, lengths: Sequence[int] = ()) -> Tensor:
@@ -462,7 +462,7 @@ class MFST(VideoModel):
         self.standardise = Standardise(inputs) if config.small_init else nn.Identity()
         self.classifier = Classifier(inputs, config.classes, config.dropout)
         if config.small_init:
-            start_small(self)
+            init_small(self)
         self.to(memory_format=torch.channels_last_3d)  # a tenth faster on a CPU, and tokens need no copy
         self.finish()
 

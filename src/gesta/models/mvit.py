@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from gesta.config import config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
-from gesta.layers.init import Standardise, start_small
+from gesta.layers.init import Standardise, init_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
 Size = tuple[int, int, int]
@@ -341,7 +341,7 @@ class MViT(VideoModel):
         self.classifier = Classifier(inputs, config.classes, config.dropout)
         self.apply(_initialise)
         if config.small_init:
-            start_small(self)
+            init_small(self)
         self.finish()
 
     def stem(self, video: Tensor) -> State:

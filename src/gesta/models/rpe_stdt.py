@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from gesta.config import config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
-from gesta.layers.init import Standardise, start_small
+from gesta.layers.init import Standardise, init_small
 from gesta.layers.resize import resize_line
 from gesta.layers.rpe import Attention, Bucket, Method, On, bucket_map, line_map, reach, rows
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates, hooked
@@ -242,13 +242,13 @@ class Collect(nn.Module):
     def forward(self, tokens: Tensor, frames: int) -> State:
         """``(B·T, N, C)``, the class token first."""
         tokens = tokens if is_counting() else tokens[:, :1]  # costs are counted with the norm of all tokens
-        found = self.norm(tokens)[:, 0].unflatten(0, (-1, frames))
-        positions = UNIT * torch.arange(frames, device=found.device).expand(len(found), -1)
+        vectors = self.norm(tokens)[:, 0].unflatten(0, (-1, frames))
+        positions = UNIT * torch.arange(frames, device=vectors.device).expand(len(vectors), -1)
         if self.cls_token is not None:
-            found = torch.cat([self.cls_token.to(found.dtype).expand(len(found), -1, -1), found], 1)
+            vectors = torch.cat([self.cls_token.to(vectors.dtype).expand(len(vectors), -1, -1), vectors], 1)
         if self.pos_embed is not None:
-            found = found + resize_line(self.pos_embed, 1 + frames)
-        return State(found, (frames, 1, 1), positions=positions)
+            vectors = vectors + resize_line(self.pos_embed, 1 + frames)
+        return State(vectors, (frames, 1, 1), positions=positions)
 
 
 class SpatialBlock(nn.Module):
@@ -279,9 +279,9 @@ class SpatialBlock(nn.Module):
 
     def forward(self, state: State) -> State:
         tokens, size, ids, _ = state
-        first = self.class_only and not is_counting()
-        result = self.attn(self.norm1(tokens), ids, first)
-        tokens = (tokens[:, :1] if first else tokens) + self.drop_path(result)
+        class_only = self.class_only and not is_counting()
+        result = self.attn(self.norm1(tokens), ids, class_only)
+        tokens = (tokens[:, :1] if class_only else tokens) + self.drop_path(result)
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
         return State(tokens, size, ids) if self.collect is None else self.collect(tokens, size[0])
 
@@ -426,7 +426,7 @@ class RPESTDT(VideoModel):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if config.small_init:
-            start_small(self)
+            init_small(self)
             for name, parameter in self.named_parameters():
                 if name.endswith(("cls_token", "rpe_q", "rpe_k", "rpe_v")):
                     nn.init.trunc_normal_(parameter, std=std)
@@ -437,15 +437,15 @@ class RPESTDT(VideoModel):
         """Which temporal blocks halve the frames, and where in them."""
         if config.subsample == "none" or not config.temporal_depth:
             return {}
-        first = 0 if config.subsample_mode == "inside" else 1
+        lowest = 0 if config.subsample_mode == "inside" else 1
         for layer in config.subsample_layers:
-            if not first <= layer < config.temporal_depth + first:
-                last = config.temporal_depth - 1 + first
+            if not lowest <= layer < config.temporal_depth + lowest:
+                highest = config.temporal_depth - 1 + lowest
                 raise GestaError(
                     f"subsample_layers {config.subsample_layers}: with subsample_mode={config.subsample_mode!r} "
-                    f"temporal layers are {first} to {last}"
+                    f"temporal layers are {lowest} to {highest}"
                 )
-        return {layer - first: config.subsample_mode for layer in config.subsample_layers}
+        return {layer - lowest: config.subsample_mode for layer in config.subsample_layers}
 
     @property
     def blocks(self) -> list[nn.Module]:  # type: ignore[override]
@@ -484,9 +484,9 @@ class RPESTDT(VideoModel):
         return tokens.reshape(batch, *state.size, -1).permute(0, 4, 1, 2, 3)
 
     def from_grid(self, grid: Tensor, state: State) -> State:
-        first = _prefix(state)
+        prefix = _prefix(state)
         tokens = grid.permute(0, 2, 3, 4, 1).reshape(len(state.tokens), -1, grid.shape[1])
-        return state._replace(tokens=torch.cat([state.tokens[:, :first], tokens], 1))
+        return state._replace(tokens=torch.cat([state.tokens[:, :prefix], tokens], 1))
 
     def grid_at(self, block: int) -> Grid:
         clip, edge = self.config.clip, self.config.clip.size // self.config.patch

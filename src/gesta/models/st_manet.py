@@ -149,7 +149,7 @@ class State(NamedTuple):
     attention: tuple[Matrices, ...] | None = None
 
 
-class InState(Bottleneck):
+class StateBottleneck(Bottleneck):
     """A bottleneck that changes the map of a state."""
 
     def forward(self, state: State) -> State:  # type: ignore[override]
@@ -205,7 +205,7 @@ class STMANet(R3DTrunk):
     """
 
     config: STMANetConfig
-    bottleneck = InState
+    bottleneck = StateBottleneck
 
     def __init__(self, config: STMANetConfig) -> None:
         _check(config)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from gesta.config import config
 from gesta.errors import GestaError
-from gesta.layers.init import Standardise, start_small
+from gesta.layers.init import Standardise, init_small
 from gesta.layers.tokens import to_grid, to_tokens
 from gesta.model import Classifier, ClipSpec, Grid, VideoModel, drop_path_rates
 from gesta.models.std_former_parts import CTM, PTM, Block, Branch, ConvStem, STDFormerSizes, Tubelets, add_to_patches
@@ -180,15 +180,15 @@ class STDFormer(VideoModel):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         if small:
-            self._start_small()
+            self._init_small()
         self.finish()
 
-    def _start_small(self) -> None:
-        """Let nothing start at zero."""
-        start_small(self)
+    def _init_small(self) -> None:
+        """Initialise for a narrow model: no layer starts at zero."""
+        init_small(self)
         for module in self.modules():
             if isinstance(module, CTM):
-                nn.init.kaiming_uniform_(module.cpe.weight, a=math.sqrt(5))  # type: ignore[arg-type]  # torch's own start
+                nn.init.kaiming_uniform_(module.cpe.weight, a=math.sqrt(5))  # type: ignore[arg-type]  # torch's default
             elif isinstance(module, MotionExcitation):
                 nn.init.kaiming_uniform_(module.excite.weight, a=math.sqrt(5))
             elif isinstance(module, Diffusion) and module.gate is not None:
@@ -212,8 +212,8 @@ class STDFormer(VideoModel):
         """The mean of the last memory over places and frames, normalised."""
         features = state.memory[:, :, state.memory.shape[2] - state.size[0] * state.size[1] :].mean((0, 2))
         if self.balance is not None:
-            share = self.balance.sigmoid()
-            features = share * state.tokens[:, :, 0].mean(0) + (1 - share) * features
+            gate = self.balance.sigmoid()
+            features = gate * state.tokens[:, :, 0].mean(0) + (1 - gate) * features
         return self.standardise(self.norm_read(features))
 
     def to_grid(self, state: State) -> Tensor:
@@ -248,20 +248,21 @@ class STDFormer(VideoModel):
 
     # --- CLIP's weights ------------------------------------------------------------------------------------------
 
-    def check_source(self, told: str) -> None:
-        """Refuse weights of the other GELU: their names are the same, and so nothing else would tell.
+    def check_source(self, description: str) -> None:
+        """Refuse weights of the other GELU: their names are the same, so nothing else would show it.
 
         OpenAI's weights and those that say "quickgelu" were trained with QuickGELU; open_clip's of LAION, DataComp and
         CommonPool, and timm's CLIP ViTs without that word, with the exact one. A file that says neither is taken.
         """
-        quick = re.search(r"quick_?gelu|openai", told, re.IGNORECASE)
-        exact = re.search(r"laion|datacomp|commonpool|clip_\d+\.|\"hidden_act\": \"gelu\"", told, re.IGNORECASE)
-        found = "quick" if quick else "exact" if exact else self.config.gelu
-        if found != self.config.gelu:
-            words = {"quick": "QuickGELU", "exact": "the exact GELU"}
+        quick = re.search(r"quick_?gelu|openai", description, re.IGNORECASE)
+        exact = re.search(r"laion|datacomp|commonpool|clip_\d+\.|\"hidden_act\": \"gelu\"", description, re.IGNORECASE)
+        trained_with = "quick" if quick else "exact" if exact else self.config.gelu
+        if trained_with != self.config.gelu:
+            names = {"quick": "QuickGELU", "exact": "the exact GELU"}
+            evidence = (quick or exact)[0]  # type: ignore[index]
             raise GestaError(
-                f"these weights were trained with {words[found]} (it says {(quick or exact)[0]!r}), and the model "  # type: ignore[index]
-                f"computes {words[self.config.gelu]}: set --model.gelu {found}"
+                f"these weights were trained with {names[trained_with]} (its description says {evidence!r}), "
+                f"and the model computes {names[self.config.gelu]}: set --model.gelu {trained_with}"
             )
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

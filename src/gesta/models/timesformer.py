@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from gesta.config import config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
-from gesta.layers.init import Standardise, start_small
+from gesta.layers.init import Standardise, init_small
 from gesta.layers.resize import resize_line, resize_map
 from gesta.layers.temporal import TemporalBranch
 from gesta.model import AroundConfig, Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
@@ -253,7 +253,7 @@ class TimeSformer(VideoModel):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         if config.small_init:
-            start_small(self)
+            init_small(self)
             nn.init.trunc_normal_(self.time_embed, std=0.3)  # places as public: large ones would decide what matches
         for module in self.modules():
             if isinstance(module, TemporalBranch) and not config.small_init:

@@ -40,7 +40,7 @@ class ATA(AroundConfig):
     """Alignment around a temporal attention; it has no parameters.
 
     Attributes:
-        dealign: put the result back to the places it came from. Without it the map itself goes on permuted, which in a
+        dealign: put the result back where its tokens came from. Without it the map itself stays permuted, which in a
             model that aligns every block and attends to all places alike changes nothing (the paper's 79.3 and 79.6 of
             Table 3 are noise), but does where space has structure.
         align_on: find matches between the tokens that enter (``input``, Fig. 3c and Algorithm 1), or after temporal

@@ -307,7 +307,7 @@ def statistics(theta: Tensor, size: Size, **how: bool | str) -> dict[str, float]
 
     Returns:
         ``p1`` … ``p15`` means over clips and ``p1.std`` … (as the affine mode numbers them), ``det`` mean of the
-        absolute determinant, and ``outside`` the share of samples beyond the map's edge.
+        absolute determinant, and ``outside`` the fraction of samples beyond the map's edge.
     """
     theta = theta.detach()
     p = (theta - torch.eye(4, dtype=theta.dtype, device=theta.device)).flatten(1)[:, :15]
@@ -386,8 +386,8 @@ def _warp_by_axis(x: Tensor, theta: Tensor, align_corners: bool) -> Tensor:
         source = theta[:, axis, axis, None] * _positions(n, align_corners, theta) + theta[:, axis, 3, None]
         index = (source + 1) / 2 * (n - 1) if align_corners else ((source + 1) * n - 1) / 2
         lower = index.floor()
-        share = (index - lower)[..., None]
+        fraction = (index - lower)[..., None]
         distance = torch.arange(n, dtype=index.dtype, device=index.device) - lower[..., None]  # (B, out, source)
-        weights = torch.where(distance == 0, 1 - share, 0) + torch.where(distance == 1, share, 0)
+        weights = torch.where(distance == 0, 1 - fraction, 0) + torch.where(distance == 1, fraction, 0)
         x = torch.einsum(equation, weights.to(x.dtype), x)
     return x.movedim(-1, 1)
