@@ -1,4 +1,4 @@
-"""``gesta demo``: everything gesta does, once, on the embedded data set, in minutes on two processor cores."""
+"""``gesta demo``: everything gesta does, once, on the embedded data set, in minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from gesta.config import replace
 from gesta.curation.check import check
 from gesta.curation.contact_sheet import contact_sheet
 from gesta.errors import GestaError
-from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
 from gesta.marionette.dataset import make
 from gesta.marionette.layouts.make import DATA, fields_of, make_layout
@@ -42,9 +41,9 @@ CLASSES = 4
 
 
 def run_layouts(out: Path, clips: int, epochs: int, layouts: Sequence[str] = tuple(RECIPES), size: int = 64) -> bool:
-    """Of each data set: lay videos out as it does, check them, train its recipe at tiny size, test with its views.
+    """For each data set: make videos laid out as it is, check them, train a recipe's miniature, test with its views.
 
-    Prints a table. Whatever is already there is used. One that fails does not keep the others from running.
+    Prints a table. Videos and runs that exist already are used. One layout that fails does not stop the others.
 
     Args:
         out: each layout's videos lie in ``NAME/videos`` below it, its run in ``NAME/run``.
@@ -56,10 +55,10 @@ def run_layouts(out: Path, clips: int, epochs: int, layouts: Sequence[str] = tup
     Returns:
         whether all of them went well.
     """
-    begin = time.monotonic()
+    began = time.monotonic()
     rows, failed = [], False
     for number, layout in enumerate(layouts, 1):
-        _say(begin, f"{number}/{len(layouts)} {layout}: {RECIPES[layout]}")
+        _say(began, f"{number}/{len(layouts)} {layout}: {RECIPES[layout]}")
         start = time.monotonic()
         try:
             result = _run_layout(layout, out / layout, clips, epochs, size)
@@ -67,7 +66,7 @@ def run_layouts(out: Path, clips: int, epochs: int, layouts: Sequence[str] = tup
             failed, result = True, f"failed: {error}"
         rows.append(f"{layout:12}{RECIPES[layout]:20}{result}  {time.monotonic() - start:6.0f} s")
         print(rows[-1], flush=True)
-    _say(begin, "all layouts")
+    _say(began, "all layouts")
     print(f"{'layout':12}{'recipe':20}{'videos':>6}{'steps':>6}  {'views':24}{'top-1':>6}   seconds")
     print("\n".join(rows))
     return not failed
@@ -75,11 +74,12 @@ def run_layouts(out: Path, clips: int, epochs: int, layouts: Sequence[str] = tup
 
 def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> str:
     """Make, check, train, evaluate; the middle of a row of the table."""
-    # so few videos are done before other processes have started
+    # so few videos are made sooner than other processes start
     print(make_layout(out / "videos", layout, clips, workers=1, size=size, classes=CLASSES))
-    recipe, places = find_recipe(RECIPES[layout]), fields_of(layout, str(out / "videos"))
-    own = type(recipe.data) is DATA[layout]
-    data = replace(recipe.data, **places) if own else DATA[layout](**places)
+    recipe, location = find_recipe(RECIPES[layout]), fields_of(layout, str(out / "videos"))
+    # the recipe's data set keeps its other fields; a layout without a recipe for it is read by its default
+    same = type(recipe.data) is DATA[layout]
+    data = replace(recipe.data, **location) if same else DATA[layout](**location)
     report = check(data, workers=0, progress=False)
     if not report.ok:
         raise GestaError(f"{out / 'videos'} is not clean: {report.findings[0].text}")
@@ -94,49 +94,49 @@ def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> s
         raise GestaError(f"{run}: {len(result.failures)} videos failed, the first is {result.failures[0]}")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     steps = sum(entry["kind"] == "step" for entry in log)
-    return f"{report.videos:6}{steps:6}  {result.protocol.views:24}{headline(result.metrics) or 0:6.1f}"
+    return f"{report.videos:6}{steps:6}  {result.protocol.views:24}{result.top1 or 0:6.1f}"
 
 
 def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     """Make videos, train, evaluate on held-out subjects and cameras, report, explain and predict.
 
-    Whatever is already there (videos, a finished or interrupted run) is used.
+    What exists already (videos, a finished or interrupted run) is used.
 
     Args:
         out: run folder; the videos lie beside it under ``marionette``.
         clips: number of videos to make.
         epochs: of training, if not the recipe's.
     """
-    begin = time.monotonic()
+    began = time.monotonic()
     videos = out.parent / "marionette"
     recipe = demo(str(videos))
     if epochs is not None:
         recipe.train.epochs = epochs
 
-    _say(begin, f"1/4 videos of an articulated puppet, in {videos}")
+    _say(began, f"1/4 videos of an articulated puppet, in {videos}")
     print(make(videos, clips=clips))
     sheet = contact_sheet(videos, out.parent / "marionette.png")
     print(f"what they look like: {sheet}")
 
-    _say(begin, f"2/4 training {recipe.name} in {out}, then scoring held-out subjects seen by held-out cameras")
+    _say(began, f"2/4 training {recipe.name} in {out}, then scoring held-out subjects seen by held-out cameras")
     if (out / "result.json").is_file():
         print(f"{out} holds a finished run; delete it to train again")
         print(Result.read(out / "result.json"))
     else:
         train(recipe, out, resume=(out / "last.ckpt").is_file())
 
-    _say(begin, "3/4 the report, and what STAN does to a clip")
+    _say(began, "3/4 the report, and what STAN does to a clip")
     model = load(out)
     test = recipe.data.records("test")
     print(f"report: {write_report(out)}")
     warp = measure_warp(str(out), model.model, read_clip(test[0].path, model.model.config.clip))
     print(f"warp:   {write_figure(draw_warp(warp), out / 'warp.png')}")
 
-    _say(begin, f"4/4 gesta predict {out} {test[0].path}")
+    _say(began, f"4/4 gesta predict {out} {test[0].path}")
     for prediction in predict(model, test[0].path, top=3):
         print(prediction)
-    _say(begin, "done. Your own videos: gesta train finetune --data.root FOLDER (one folder per action)")
+    _say(began, "done. Your own videos: gesta train finetune --data.root FOLDER (one folder per action)")
 
 
-def _say(begin: float, text: str) -> None:
-    print(f"\n[{time.monotonic() - begin:4.0f} s] {text}", flush=True)
+def _say(began: float, text: str) -> None:
+    print(f"\n[{time.monotonic() - began:4.0f} s] {text}", flush=True)

@@ -144,17 +144,17 @@ def test_impossible_combinations_are_refused() -> None:
 
 def test_runs_of_different_models_have_different_names() -> None:
     """A table finds a run by its name alone: equal names are equal experiments."""
-    found: dict[str, Recipe] = {}
+    runs: dict[str, Recipe] = {}
     for table in ata.TABLES.values():
         for row in table.rows:
             for make in row.recipes.values():
                 recipe = make()
-                first = found.setdefault(recipe.name, recipe)
+                first = runs.setdefault(recipe.name, recipe)
                 assert (first.model, first.data, first.train, first.evaluate) == (
                     *(recipe.model, recipe.data),
                     *(recipe.train, recipe.evaluate),
                 )
-    assert len(found) == 3 + 3 + 12 - 1 + 4 - 1 + 1 + 2 + 1  # Tables 1 to 7, without what earlier ones have
+    assert len(runs) == 3 + 3 + 12 - 1 + 4 - 1 + 1 + 2 + 1  # Tables 1 to 7, without what earlier ones have
 
 
 def test_miniatures_keep_what_is_compared() -> None:

@@ -89,10 +89,7 @@ def test_published_numbers() -> None:
 
 
 def test_sizes_are_the_papers() -> None:
-    assert [(judge(figure).ours, judge(figure).same) for figure in mfst.FIGURES] == [
-        ("32.6", True),
-        ("49.7", True),
-    ]
+    assert [(judge(figure).ours, judge(figure).same) for figure in mfst.FIGURES] == [("32.6", True), ("49.7", True)]
 
 
 def test_miniatures_keep_what_is_compared() -> None:

@@ -26,7 +26,7 @@ from gesta.recipes.embedded import demo
 from gesta.training.optim import freeze
 
 STORED = Path(__file__).with_name("miniatures.json")
-PAPERS = [address for address in list_recipes() if address not in ("demo", "finetune")]
+PAPERS = [address for address in list_recipes() if "." in address and not address.startswith("experiments.")]
 
 
 def runs() -> dict[str, Recipe]:

@@ -45,8 +45,8 @@ def test_protocol() -> None:
 
 
 def test_learning_rate_falls_every_15_epochs() -> None:
-    found = [learning_rate(st_manet.training(), epoch) for epoch in range(90)]
-    assert found == pytest.approx([0.01 * 0.1 ** (epoch // 15) for epoch in range(90)])
+    rates = [learning_rate(st_manet.training(), epoch) for epoch in range(90)]
+    assert rates == pytest.approx([0.01 * 0.1 ** (epoch // 15) for epoch in range(90)])
 
 
 @pytest.mark.parametrize("n", [1, 5, 63, 64, 65, 127, 128, 129, 200])

@@ -1,6 +1,6 @@
 """CTN (Ma et al. 2024, "Convolutional transformer network for fine-grained action recognition"): runs, tables, costs.
 
-Source of every value: §4.4 and Table 4.2 of the thesis, specification of CTN §4. What the paper leaves out: weight
+Source of every value: §4.4 and Table 4.2 of Y. Ma's thesis. What the paper leaves out: weight
 decay 0 and gradients of norm 1 at most, as in ViViT's public code; random squares at short sides of 256 to 320, the
 central square of 256 in testing; jitter of brightness, contrast and saturation of 0.4 and of the hue of 0.1, in 80 % of
 the clips; one frame per segment; one view.
@@ -71,7 +71,7 @@ def diving48(
         crops: per clip in testing.
     """
     return Recipe(
-        name="-".join(["diving48", *_words(variant, positions, clips, crops)]),
+        name="-".join(["diving48", *_name_parts(variant, positions, clips, crops)]),
         model=_model(variant, positions, 48),
         data=Diving48(),
         train=training(),
@@ -102,7 +102,7 @@ def epic_kitchens(
             stochastic depth, label smoothing, MixUp and RandAugment.
     """
     recipe = Recipe(
-        name="-".join(["epic_kitchens", *_words(variant, positions, clips, crops)]),
+        name="-".join(["epic_kitchens", *_name_parts(variant, positions, clips, crops)]),
         model=_model(variant, positions, EPIC),
         data=EPICKitchens(),
         train=training(),
@@ -144,10 +144,10 @@ def _model(variant: Variant, positions: Positions, classes: int | dict[str, int]
     return replace(base, classes=classes, positions=positions, clip=ctn_b().clip, **CHANGES[variant])
 
 
-def _words(variant: Variant, positions: Positions, clips: int, crops: int) -> list[str]:
-    words: list[str] = [variant]
-    words += [f"{positions}_positions"] * (positions != "none")
-    return words + [f"{clips}x{crops}"] * ((clips, crops) != (1, 1))
+def _name_parts(variant: Variant, positions: Positions, clips: int, crops: int) -> list[str]:
+    parts: list[str] = [variant]
+    parts += [f"{positions}_positions"] * (positions != "none")
+    return parts + [f"{clips}x{crops}"] * ((clips, crops) != (1, 1))
 
 
 MINIATURES = (
@@ -260,6 +260,9 @@ SOURCE = (
     "recognition, Neurocomputing 569 (127027), 2024; numbered as in chapter 4 of Y. Ma's thesis. Clips of 8 frames of "
     "224 × 224 and 48 classes where nothing else is said. No reading gives the column of FLOPs; the nearest is four "
     "views of 8 frames."
+)
+SUMMARY = (
+    "CTN's parameters are met with ViViT's table of positions only; no reading gives the FLOPs, four views come nearest"
 )
 
 
@@ -377,4 +380,4 @@ DECISIONS = (
         "8 frames in all of our rows but the one of parameters",
     ),
 )
-"""Slips of the paper (numbered as in our specification), and what gesta does."""
+"""Errors and gaps of the paper, and what gesta does."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gesta.recipes import ata, ctn, mfst, rpe_stdt, st_manet, stan, std_former
 from gesta.recipes.published import Figure, Verdict, judge
 
 
@@ -20,26 +21,30 @@ class System:
     Attributes:
         source: the paper, and what holds for all figures.
         figures: its cost figures.
-        decisions: number, slip or gap of the paper, what gesta does about it.
+        summary: how its costs compare, in a sentence.
+        decisions: number, error or gap of the paper, what gesta does about it.
     """
 
     source: str
+    summary: str
     figures: tuple[Figure, ...]
     decisions: tuple[tuple[str, str, str], ...] = ()
 
 
 def systems() -> dict[str, System]:
     """The systems by name, in the order they were built."""
-    from gesta.recipes import ata, ctn, mfst, rpe_stdt, st_manet, stan, std_former
-
+    papers = {
+        "STAN": stan,
+        "ATA": ata,
+        "MFST": mfst,
+        "RPE-STDT": rpe_stdt,
+        "CTN": ctn,
+        "STD-Former": std_former,
+        "ST-MANet": st_manet,
+    }
     return {
-        "STAN": System(stan.SOURCE, stan.FIGURES),
-        "ATA": System(ata.SOURCE, ata.FIGURES, ata.DECISIONS),
-        "MFST": System(mfst.SOURCE, mfst.FIGURES, mfst.DECISIONS),
-        "RPE-STDT": System(rpe_stdt.SOURCE, rpe_stdt.FIGURES, rpe_stdt.DECISIONS),
-        "CTN": System(ctn.SOURCE, ctn.FIGURES, ctn.DECISIONS),
-        "STD-Former": System(std_former.SOURCE, std_former.FIGURES, std_former.DECISIONS),
-        "ST-MANet": System(st_manet.SOURCE, st_manet.FIGURES, st_manet.DECISIONS),
+        name: System(paper.SOURCE, paper.SUMMARY, paper.FIGURES, getattr(paper, "DECISIONS", ()))
+        for name, paper in papers.items()
     }
 
 
@@ -80,6 +85,10 @@ class Ledger:
             "",
             "M: millions of parameters. G: giga multiply-adds as fvcore counts them, which the papers call FLOPs.",
             "✓: equal to the printed digit; –: the paper prints no number, and ours is our own.",
+            "",
+            *self._summary(),
+            "",
+            "Below, each figure and each decision.",
         ]
         for system, verdicts in self.verdicts.items():
             lines += ["", f"## {system}", "", self.systems[system].source, ""]
@@ -88,10 +97,19 @@ class Ledger:
                 f = v.figure
                 lines.append(f"| {f.what} | {v.paper} | {v.ours} {f.unit} | {v.mark} | {f.where} | {f.reason} |")
             if decisions := self.systems[system].decisions:
-                lines += ["", "Where the paper slips or is silent, and what gesta does:", ""]
+                lines += ["", "Where the paper errs or is silent, and what gesta does:", ""]
                 lines += ["| | paper | gesta |", "|---|---|---|"]
                 lines += [f"| {' | '.join(decision)} |" for decision in decisions]
         return "\n".join(lines) + "\n"
+
+    def _summary(self) -> list[str]:
+        """A table of one line for each system."""
+        lines = ["| system | equal | different | ours alone | decisions | in short |", "|---|---:|---:|---:|---:|---|"]
+        for name, verdicts in self.verdicts.items():
+            equal, different, alone = (sum(v.same is same for v in verdicts) for same in (True, False, None))
+            system = self.systems[name]
+            lines.append(f"| {name} | {equal} | {different} | {alone} | {len(system.decisions)} | {system.summary} |")
+        return lines
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -111,5 +129,5 @@ class Ledger:
 
 def ledger() -> Ledger:
     """Judge every figure of every system (builds models on the meta device; no weights, seconds)."""
-    found = systems()
-    return Ledger({name: [judge(figure) for figure in system.figures] for name, system in found.items()}, found)
+    papers = systems()
+    return Ledger({name: [judge(figure) for figure in system.figures] for name, system in papers.items()}, papers)

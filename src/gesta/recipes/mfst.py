@@ -12,7 +12,8 @@ segments, pixels scaled to -1 … 1, MixUp's alpha of 0.8 in every batch with la
 at most, a last learning rate of 1e-5, batch norms over the clips of all GPUs, half of the clips turned by up to 10°,
 NTU's frames cropped to the person that masked depth shows (``--data.person-crop False`` goes without). Batches have 64
 clips (16 on each of four GPUs). One habit of that code is left out: passing over clips of 16 frames or fewer. Gestures
-are never mirrored: they distinguish hands. IsoGD starts from other weights there, as of a run on NTU:
+are never mirrored: they distinguish hands. For IsoGD that code starts from other weights, such as those of a run on
+NTU:
 ``--init.weights runs/…/best.safetensors``.
 
 IsoGD is tested on its validation videos, as the competitors' numbers of Table 2.2 are. Fig. 2.6 compares ``bm`` and
@@ -75,17 +76,17 @@ def ntu(
         modality: ``rgb`` or ``depth``.
         protocol: held-out subjects or a held-out camera.
         size: three stages or four.
-        cdc: central difference of the stem; None for the modality's own: ``st`` for RGB, ``t`` for depth.
-        theta: its share.
+        cdc: central difference of the stem; None for the modality's default: ``st`` for RGB, ``t`` for depth.
+        theta: weight of the central difference, 0 for a plain convolution.
         residual: shortcuts between stages.
         scales: of time; ``(1,)`` is V-Trans.
     """
     cdc = cdc or ("st" if modality == "rgb" else "t")
-    words = [f"mfst_{size}", "ntu", protocol, modality, cdc if cdc == "none" else f"{cdc}{theta}"]
-    words += ["no_residual"] * (not residual)
-    words += [] if scales == (1, 2, 4) else ["scales_" + "_".join(map(str, scales))]
+    name_parts = [f"mfst_{size}", "ntu", protocol, modality, cdc if cdc == "none" else f"{cdc}{theta}"]
+    name_parts += ["no_residual"] * (not residual)
+    name_parts += [] if scales == (1, 2, 4) else ["scales_" + "_".join(map(str, scales))]
     return Recipe(
-        name="-".join(words),
+        name="-".join(name_parts),
         model=replace(_model(size), classes=60, cdc=cdc, theta=theta, residual=residual, scales=scales),
         data=NTU(split=protocol, modality=modality, person_crop=True),
         train=training(),
@@ -121,10 +122,7 @@ def _model(size: Size) -> MFSTConfig:
 MINIATURES = (
     Miniature(
         model=mfst_tiny,
-        keep=(
-            *("cdc", "theta", "residual", "branch_pool_t"),
-            *("knn", "knn_temporal", "scales", "scale_mode", "fuse"),
-        ),
+        keep=(*("cdc", "theta", "residual", "branch_pool_t"), *("knn", "knn_temporal", "scales", "scale_mode", "fuse")),
     ),
     Miniature(model=mfst_rgbd_tiny),
 )
@@ -258,14 +256,7 @@ TABLE6 = Table(
     ),
 )
 
-TABLES = {
-    "table1": TABLE1,
-    "table2": TABLE2,
-    "table3": TABLE3,
-    "table4": TABLE4,
-    "table5": TABLE5,
-    "table6": TABLE6,
-}
+TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table4": TABLE4, "table5": TABLE5, "table6": TABLE6}
 
 
 # --- published sizes, for the fidelity ledger ------------------------------------------------------------------------
@@ -275,6 +266,7 @@ SOURCE = (
     "Gesture Recognition, ACM MM 2023 (arXiv 2308.12006); tables numbered as in chapter 2 of Y. Ma's thesis. 60 "
     "classes. The paper prints two sizes and no operations."
 )
+SUMMARY = "both printed sizes are met, by widths chosen for that: the paper prints none"
 
 
 _FITTED = "the paper prints no widths: ours (256, 256, 512, 512) are chosen so that both sizes come out (D2)"
@@ -318,4 +310,4 @@ DECISIONS = (
     ("D11", "Eq. 2.2 gives the stem's output the size of its input", "an eighth of it in space"),
     ("D12", "MixUp's alpha, batch, share of keys kept: not printed", "0.8, 64 clips, 0.7 (the public code's)"),
 )
-"""Slips and gaps of the paper, and what gesta does."""
+"""Errors and gaps of the paper, and what gesta does."""

@@ -1,7 +1,6 @@
 """MViTv2-S from scratch as STAN's paper trains it: the values of PySlowFast's Kinetics recipe (MVITv2_S_16x4).
 
-Source of every value: specification of STAN §4 (Ye & Liang 2023 §3.1, "the training recipe and inference strategies
-from MViTv2 for Kinetics").
+Source of every value: Ye & Liang 2023, §3.1 ("the training recipe and inference strategies from MViTv2 for Kinetics").
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A figure, our number at the printed number of digits (or 2), and whether the two agree; None if only ours is."""
+    """A figure, our number with the paper's digits (or 2), and whether the two agree; None if only ours is."""
 
     figure: Figure
     ours: str
@@ -162,5 +162,5 @@ def gmacs(
 
 
 def digits_of(number: float | str) -> int:
-    """Digits behind the point of a number as it is printed."""
+    """Digits after the point of a number as it is printed."""
     return max(-int(Decimal(str(number)).as_tuple().exponent), 0)

@@ -1,6 +1,6 @@
-"""STD-Former ("Spatio-temporal diffusion transformer for action recognition"): runs, tables, slips of the paper.
+"""STD-Former ("Spatio-temporal diffusion transformer for action recognition"): runs, tables, open questions.
 
-Source of every value: §4.2, specification of STD-Former §4. The paper prints AdamW, a rate of 1e-4, batches of 16,
+Source of every value: §4.2 of the paper. It prints AdamW, a rate of 1e-4, batches of 16,
 cosine annealing, soft cross-entropy, 16 frames of 224 × 224 taken sparsely and "random inversion". What it leaves out
 is UniFormerV2's for Something-Something: 22 epochs, 5 of them warm-up, weight decay 0.05, stochastic depth of 0.2 (0.4
 in the temporal branch), dropout of 0.5, label smoothing of 0.1, RandAugment, three crops of one clip in testing. Clips
@@ -293,6 +293,7 @@ SOURCE = (
     "ICR3swcnaa). It prints accuracies only: no parameters, FLOPs or times, no code, and its figures are missing from "
     "the text we have. The numbers are our own, for 16 frames of 224 × 224 and 174 classes."
 )
+SUMMARY = "the paper prints no costs: all numbers are ours"
 
 
 def _cost(of: str, unit: str, **changes: Any) -> Figure:
@@ -343,11 +344,7 @@ DECISIONS = (
         'Eq. 1 has no shortcut, Table 3 speaks of the "residual connection"',
         "y = u + y1 + α y2 + β y3: without it CLIP's features would not survive; `ptm_identity`",
     ),
-    (
-        "D5",
-        "α and β are learnable (§3.2) and swept as fixed values (Table 7)",
-        "fixed at 1; `learnable_alpha_beta`",
-    ),
+    ("D5", "α and β are learnable (§3.2) and swept as fixed values (Table 7)", "fixed at 1; `learnable_alpha_beta`"),
     (
         "D6",
         "a 2-D convolution that sees adjacent frames, four times; on the frame it cannot",
@@ -373,11 +370,7 @@ DECISIONS = (
         "64 channels, added to what enters; from 14 × 14 to 7 × 7 and back",
     ),
     ("D14", "frames t, t + 1, t + 2: which pairs", "t with each of the others; `smem_pairing`, `smem_edge`"),
-    (
-        "D15",
-        "the last CTM goes to the classifier (§3.1), or both branches (§5)",
-        'the last CTM; `head_input="fused"`',
-    ),
+    ("D15", "the last CTM goes to the classifier (§3.1), or both branches (§5)", 'the last CTM; `head_input="fused"`'),
     ("E1", "twelve PTMs (§3.1), or four at 8 to 11 (App. A, Tables 2, 3, 6, 7)", "four"),
     ("E2", "§4.5 quotes 57.0 and 84.1 where Tables 2, 3 and 5 have 57.2 and 84.3; App. A quotes 84.1", "the tables"),
     ("E3", '"Table 4" in App. A is Table 5; "SEME" is SMEM', "no consequence"),
@@ -399,4 +392,4 @@ DECISIONS = (
     ("E10", '"an interval of 16 frames per second"', "16 frames, one per segment"),
     ("E11", '"diffusion"', "feedback of temporal features to the spatial branch; nothing is denoised"),
 )
-"""What the paper leaves open (D) and its slips (E), and what gesta does."""
+"""What the paper leaves open (D) and its errors (E), and what gesta does."""

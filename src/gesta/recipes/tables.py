@@ -17,7 +17,7 @@ from gesta.recipes.published import UNITS, Row, Table, digits_of
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """The paper's value and ours; None where there is none."""
 
     paper: float | None
@@ -29,7 +29,7 @@ class FilledTable:
     """A table and its cells by row and column."""
 
     table: Table
-    cells: list[dict[str, Cell]]
+    cells: list[dict[str, TableCell]]
 
     def to_json(self) -> dict[str, Any]:
         rows = [
@@ -78,7 +78,7 @@ def fill(table: Table, runs: Path = Path("runs"), miniatures: bool = False) -> F
     return FilledTable(table, [_cells(row, table.columns, runs, miniatures) for row in table.rows])
 
 
-def _cells(row: Row, columns: Sequence[str], runs: Path, miniatures: bool) -> dict[str, Cell]:
+def _cells(row: Row, columns: Sequence[str], runs: Path, miniatures: bool) -> dict[str, TableCell]:
     recipes = {column: make() for column, make in row.recipes.items()}  # none for other people's systems
     if miniatures:
         recipes = {column: miniature(recipe) for column, recipe in recipes.items()}
@@ -89,7 +89,7 @@ def _cells(row: Row, columns: Sequence[str], runs: Path, miniatures: bool) -> di
         ours |= {"params": cost.params / 1e6, "GMACs": cost.macs / 1e9}
         if "D params" in columns:
             ours["D params"] = (cost.params - count(replace(model, inserts=[])).params) / 1e6
-    return {column: Cell(row.published.get(column), ours.get(column)) for column in columns}
+    return {column: TableCell(row.published.get(column), ours.get(column)) for column in columns}
 
 
 def _accuracy(recipe: Recipe, column: str, runs: Path) -> float | None:

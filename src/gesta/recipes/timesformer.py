@@ -1,7 +1,7 @@
 """TimeSformer as the paper of ATA trains it (Zhao et al. 2022, §4.1): the baseline of all its tables.
 
-Source of every value: specification of ATA §4. What the paper leaves out is as in TimeSformer's public recipe
-(momentum, Nesterov, 8 frames every 32nd) and in SlowFast's ("standard augmentations as in [12]"). Weight decay spares
+Source of every value: §4.1 of the paper. What it leaves out is as in TimeSformer's public recipe (momentum, Nesterov,
+8 frames, every 32nd of the video) and in SlowFast's ("standard augmentations as in [12]"). Weight decay spares
 class token and positional embeddings only.
 
 The paper starts from ImageNet-21K weights. Nothing is downloaded here; without a file training starts from scratch::
@@ -10,7 +10,7 @@ The paper starts from ImageNet-21K weights. Nothing is downloaded here; without 
 
 timm's checkpoints of ``vit_base_patch16_224`` are known by the names in them, and so are TimeSformer's public ones;
 ``timm.create_model("vit_base_patch16_224.augreg_in21k", pretrained=True)`` is one way to get the file. From an image
-model, temporal attention starts as a copy of the spatial one behind a layer of zeros.
+model, temporal attention starts as a copy of the spatial one, followed by a layer of zeros.
 
 A batch of 64 clips needs several GPUs, or ``--train.accumulate``.
 """
@@ -95,7 +95,7 @@ def something_v2(temporal: Temporal = "attention", frames: int = 8, clips: int =
 
 
 def views(clips: int) -> str:
-    """What the name of a run says of its testing, if that is not one clip."""
+    """The part of a run's name about its testing, empty for one clip."""
     return f"-{clips}clips" if clips != 1 else ""
 
 
