@@ -38,7 +38,7 @@ from PIL import Image
 
 from gesta.config import config
 from gesta.curation.check import check
-from gesta.curation.workers import each
+from gesta.curation.workers import run_each
 from gesta.errors import VideoError
 from gesta.evaluation.evaluate import evaluate
 from gesta.marionette.dataset import plan
@@ -363,7 +363,7 @@ def judge(folder: Path, mutants: list[Mutant], workers: int) -> Outcome:
     """Read every file alone, then run the three programs on all of them and compare their reports."""
     outcome = Outcome()
     with outcome.timed("each alone"):
-        for position, seconds, why in each(read_alone, mutants, workers, lambda _: LIMIT):
+        for position, seconds, why in run_each(read_alone, mutants, workers, lambda _: LIMIT):
             kind = mutants[position].kind
             outcome.slowest[kind] = max(outcome.slowest.get(kind, 0.0), LIMIT if seconds is None else seconds)
             if why:

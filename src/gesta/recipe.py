@@ -10,6 +10,7 @@ from gesta.model import ModelConfig
 from gesta.records import DataConfig
 
 ShortVideos = Literal["loop", "clamp"]
+"""What fills the frames that a short video lacks: the video again, or its last frame."""
 
 
 @config
@@ -19,24 +20,24 @@ class Augment:
     Attributes:
         crop: ``random_resized`` takes a random area and aspect ratio (Inception), ``jitter`` scales the short side to a
             random length and takes a random square (SlowFast), ``short_side`` takes a random square whose side is a
-            random share of the short side (ST-MANet).
-        scale: area range of ``random_resized``; side range of ``short_side``.
-        ratio: aspect-ratio range of ``random_resized``.
-        independent_sides: let ``short_side`` draw height and width apart, each as a share of the short side (the other
-            reading of ST-MANet's sentence); the rectangle is then scaled to a square.
+            random fraction of the short side (ST-MANet).
+        scale: range of the crop's area (``random_resized``) or side (``short_side``), as fractions of the frame's.
+        ratio: range of the crop's aspect ratio for ``random_resized``.
+        independent_sides: let ``short_side`` draw height and width separately, each as a fraction of the short side
+            (the other reading of ST-MANet's sentence); the rectangle is then scaled to a square.
         short_side: range of the short side in pixels for ``jitter``, at ``ClipSpec.size`` 224; scaled with the size.
-        inverse_uniform: let ``jitter`` draw the inverse of the short side evenly, so the square's share of the picture
-            (SlowFast for Something-Something), instead of the short side.
+        inverse_uniform: let ``jitter`` draw the inverse of the short side uniformly instead of the short side, so that
+            the crop's side as a fraction of the frame's is uniform (SlowFast for Something-Something).
         interpolation: of the resize to the model's size.
         flip: probability of a horizontal flip.
         flip_labels: pairs of class names that a flip exchanges; a class whose name contains the word left, right or
             clockwise and that is in no pair is never flipped.
-        rotate: largest angle in degrees by which a clip is turned, to either side, before the crop; 0 for none. What
-            moves in is black.
-        rotate_probability: share of the clips that are turned.
+        rotate: largest angle in degrees by which a clip is rotated, to either side, before the crop; 0 for none.
+            Corners without picture are black.
+        rotate_probability: probability that a clip is rotated.
         color_jitter: strength of brightness, contrast and saturation jitter, 0 for none.
-        hue: largest shift of the hue to either side, as a share of the colour circle, 0 to 0.5; 0 for none.
-        jitter_probability: share of the clips that get colour jitter (hue included).
+        hue: largest shift of the hue to either side, as a fraction of the colour circle, 0 to 0.5; 0 for none.
+        jitter_probability: probability that a clip gets colour jitter (hue included).
         randaugment: number of RandAugment operations per clip, 0 for none.
         magnitude: RandAugment's magnitude, 0 to 30.
         erasing: probability of filling a random box, the same in all frames, with noise.
@@ -73,28 +74,33 @@ class TrainConfig:
             ``batch_size * repeats`` clips.
         optimizer: ``adamw`` or ``sgd``.
         lr: peak learning rate, as used (no hidden scaling).
-        betas: of AdamW.
+        betas: coefficients of AdamW's running averages.
         momentum: of SGD.
-        nesterov: of SGD.
+        nesterov: use Nesterov momentum in SGD.
         weight_decay: for all parameters but biases, 1-D parameters and those a model or ``no_decay`` exempts.
-        decay_biases: decay biases and 1-D parameters, too.
+        decay_biases: apply weight decay to biases and 1-D parameters, too.
         no_decay: further name fragments of parameters without weight decay.
         layer_decay: the learning rate of depth d (of D) is multiplied by ``layer_decay ** (D - d)``; 1 for none.
-        lr_multipliers: factor on the learning rate by parameter-name prefix (``{"inserts.": 0.1}``).
+        lr_multipliers: factor on the learning rate by prefix of the parameter's name (``{"inserts.": 0.1}``).
         schedule: ``cosine`` to ``min_lr``, ``steps`` (times ``gamma`` at each epoch of ``milestones``), ``constant``.
-        warmup_epochs: linear warm-up from ``warmup_lr`` to ``lr``.
+        warmup_epochs: epochs of linear warm-up from ``warmup_lr`` to ``lr``; fractions are allowed.
+        warmup_lr: learning rate at the first step of the warm-up.
+        min_lr: learning rate at the end of the cosine.
+        milestones: epochs at which ``steps`` lowers the learning rate.
+        gamma: factor on the learning rate at each milestone.
         clip_grad: largest L2 norm of the gradient, None for no clipping.
-        precision: as Lightning Fabric names it.
+        precision: of the computation, in Lightning Fabric's words.
         ema: decay of an exponential moving average of the weights, None for none; evaluation uses the average.
-        label_smoothing: of the cross-entropy.
+        label_smoothing: of the cross-entropy, 0 to 1.
         mixup: alpha of MixUp, 0 for none.
-        cutmix: alpha of CutMix, 0 for none; with both, ``mix_switch`` is the share of CutMix.
-        mix_probability: share of batches that are mixed at all.
-        balanced: draw classes equally often.
-        sync_bn: in training, batch norms see the clips of all processes, not of their own only (CUDA).
-        freeze: prefixes of parameters that stay as they are (their batch norms stay in evaluation mode).
+        cutmix: alpha of CutMix, 0 for none.
+        mix_probability: probability that a batch is mixed at all.
+        mix_switch: with both MixUp and CutMix, probability of CutMix.
+        balanced: draw every class equally often.
+        sync_bn: in training, batch norms see the clips of all processes instead of only their own (CUDA).
+        freeze: prefixes of the names of parameters that are not trained (their batch norms stay in evaluation mode).
         compile: run ``torch.compile`` on the model.
-        seed: of everything random.
+        seed: of everything random: weights, order, augmentation, dropout.
         workers: loader processes; -1 chooses by the number of CPU cores.
         short_videos: a video shorter than a clip is played again (``loop``) or its last frame is held (``clamp``).
         decoder: ``pyav`` or ``torchcodec``.
@@ -137,7 +143,7 @@ class TrainConfig:
     compile: bool = False
     seed: int = 0
     workers: int = -1
-    short_videos: Literal["loop", "clamp"] = "loop"
+    short_videos: ShortVideos = "loop"
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     augment: Augment = field(default_factory=Augment)
     validate_every: int = 1
@@ -170,7 +176,7 @@ class EvaluateConfig:
     average: Literal["probabilities", "logits"] = "probabilities"
     batch_size: int = 16
     workers: int = -1
-    short_videos: Literal["loop", "clamp"] = "loop"
+    short_videos: ShortVideos = "loop"
     decoder: Literal["pyav", "torchcodec"] = "pyav"
 
 
@@ -179,8 +185,10 @@ class Init:
     """Weights to start from.
 
     Attributes:
-        weights: a checkpoint of ours or a public one whose names the model knows; None starts from scratch.
-        min_matched: fraction of the model's parameters that must be in it, the classifier not counted.
+        weights: a checkpoint of gesta, or a public one whose parameter names the model can convert; None for random
+            weights.
+        min_matched: smallest fraction of the model's parameters, the classifier not counted, that the checkpoint must
+            have; a smaller one is an error.
     """
 
     weights: str | None = None
@@ -193,6 +201,11 @@ class Recipe:
 
     Attributes:
         name: the run folder's name under ``runs/``.
+        model: architecture, plug-ins and clip.
+        data: the data set.
+        train: how it is trained.
+        evaluate: how the best weights are scored at the end.
+        init: the weights that training starts from.
         paper: the source: authors, year, table.
     """
 
@@ -207,7 +220,12 @@ class Recipe:
 
 @config
 class EvaluateJob:
-    """What ``gesta evaluate`` scores and how: the fields its flags can change."""
+    """What ``gesta evaluate`` scores and how: the fields that its flags can change.
+
+    Attributes:
+        data: the data set.
+        evaluate: the protocol.
+    """
 
     data: DataConfig
     evaluate: EvaluateConfig

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gesta.curation import check as room
-from gesta.curation.check import SHOWN, CheckReport, Finding, check
+from gesta.curation import check as check_module
+from gesta.curation.check import MAX_PRINTED, CheckReport, DataFinding, check
 from gesta.curation.describe import describe
 from gesta.data.lists import Folder, Lists
 from gesta.model import ClipSpec
@@ -40,7 +40,7 @@ def test_a_sound_folder(folder: Path) -> None:
     report = check(Folder(root=str(folder), val=0.25), ClipSpec(frames=4, stride=2), workers=2)
     assert report.ok and report.findings == []
     assert report.videos == 8 and report.frames == 160 and report.splits == {"train": 6, "val": 2, "test": 0}
-    assert "8 videos with 160 frames" in str(report) and "nothing to complain of" in str(report)
+    assert "8 videos with 160 frames" in str(report) and "no problem found" in str(report)
 
 
 def test_what_is_wrong_with_files(folder: Path, make_video: Callable[..., Path]) -> None:
@@ -136,20 +136,20 @@ def test_labels(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_report_is_short_and_complete() -> None:
-    findings = [Finding("error", "cannot be decoded", f"{i}.mp4: x") for i in range(SHOWN + 5)]
+    findings = [DataFinding("error", "cannot be decoded", f"{i}.mp4: x") for i in range(MAX_PRINTED + 5)]
     report = CheckReport(findings=findings, splits={"train": 3}, videos=3, frames=9)
     printed = str(report)
-    assert printed.count(".mp4") == SHOWN and "and 5 more" in printed and "15 errors" in printed
+    assert printed.count(".mp4") == MAX_PRINTED and "and 5 more" in printed and "15 errors" in printed
     value = json.loads(json.dumps(report.to_json()))
-    assert value["ok"] is False and len(value["findings"]) == SHOWN + 5 and value["videos"] == 3
+    assert value["ok"] is False and len(value["findings"]) == MAX_PRINTED + 5 and value["videos"] == 3
 
 
-def _dies(file: room._File) -> room._Look:
+def _dies(file: check_module._File) -> check_module._Decoded:
     if file.path.endswith("deadly.mp4"):
         os._exit(11)
     while file.path.endswith("endless.mp4"):
         time.sleep(1)
-    return room._look(file)
+    return check_module._decode(file)
 
 
 def test_a_file_that_kills_or_stops_the_decoder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +157,9 @@ def test_a_file_that_kills_or_stops_the_decoder_is_named(folder: Path, monkeypat
         shutil.copy(folder / "a" / "0.mp4", folder / "a" / name)
     paths = sorted(str(path) for path in folder.glob("*/*.mp4"))
     with monkeypatch.context() as patch:
-        patch.setattr(room, "_look", _dies)
-        patch.setattr(room, "KILL_AFTER_S", 1.0)
-        found = dict(room._look_at_all(dict.fromkeys(paths), 2, 2.0))
+        patch.setattr(check_module, "_decode", _dies)
+        patch.setattr(check_module, "KILL_AFTER_S", 1.0)
+        found = dict(check_module._decode_all(dict.fromkeys(paths), 2, 2.0))
     assert sorted(found) == paths
     bad = {Path(path).name: problem for path, (info, problem, _) in found.items() if info is None}
     assert sorted(bad) == ["deadly.mp4", "endless.mp4"]

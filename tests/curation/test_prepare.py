@@ -17,7 +17,7 @@ from PIL import Image
 from gesta.cli import main
 from gesta.curation import reencode
 from gesta.curation.prepare import MANIFEST, Prepared, prepare
-from gesta.curation.workers import each
+from gesta.curation.workers import run_each
 from gesta.data.lists import Lists, write_lists
 from gesta.data.shards import Shards
 from gesta.errors import GestaError
@@ -256,15 +256,15 @@ def _dies_once(path: str) -> str:
 
 
 def test_an_item_whose_process_dies_is_tried_again(tmp_path: Path) -> None:
-    assert list(each(_dies_once, [str(tmp_path / "died")], 1)) == [(0, "alive", "")]
+    assert list(run_each(_dies_once, [str(tmp_path / "died")], 1)) == [(0, "alive", "")]
 
 
 def test_what_work_raises_is_raised() -> None:
     with pytest.raises(GestaError, match="nowhere: does not exist"):
-        list(each(find_videos, ["nowhere"], 1))
+        list(run_each(find_videos, ["nowhere"], 1))
 
 
 def test_a_process_that_dies_takes_no_other_work_along() -> None:
-    found = {position: (result, why) for position, result, why in each(_dies_of_three, range(6), 2)}
+    found = {position: (result, why) for position, result, why in run_each(_dies_of_three, range(6), 2)}
     assert found.pop(3) == (None, "kills its process")
     assert found == {i: (i * i, "") for i in (0, 1, 2, 4, 5)}

@@ -1,4 +1,4 @@
-"""What would spoil a training, found before it starts: every file decoded, every label counted."""
+"""Problems of a data set, found before a training starts: every file is decoded, every label counted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from gesta.curation.describe import SPLITS
 from gesta.curation.describe import describe as describe
-from gesta.curation.workers import each
+from gesta.curation.workers import run_each
 from gesta.data.clips import span
 from gesta.data.lists import Folder
 from gesta.data.transforms import names_a_side
@@ -28,14 +28,14 @@ from gesta.video.images import image_files
 from gesta.video.probe import VideoInfo, probe
 
 Severity = Literal["error", "warning", "info"]
-SHOWN = 10
-"""Findings of one kind that are printed; the rest are counted (``--json`` has them all)."""
+MAX_PRINTED = 10
+"""Findings of one kind that are printed; the others are counted (``--json`` has them all)."""
 IMBALANCE = 10
-"""A class this many times rarer than the most frequent one is worth a word."""
+"""A class this many times rarer than the most frequent one gets a warning."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DataFinding:
     """One thing that is wrong or worth knowing: ``text`` is one sentence with the file and the remedy."""
 
     severity: Severity
@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass
 class CheckReport:
-    """What :func:`check` found.
+    """The result of :func:`check`.
 
     Attributes:
         findings: errors first, then warnings and infos.
@@ -54,7 +54,7 @@ class CheckReport:
         frames: frames decoded, all together.
     """
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[DataFinding] = field(default_factory=list)
     splits: dict[str, int] = field(default_factory=dict)
     videos: int = 0
     frames: int = 0
@@ -76,19 +76,19 @@ class CheckReport:
         for finding in self.findings:
             kinds.setdefault((finding.severity, finding.kind), []).append(finding.text)
         for (severity, kind), texts in kinds.items():
-            lines += ["", f"{severity}: {kind} ({len(texts)})", *(f"  {text}" for text in texts[:SHOWN])]
-            if len(texts) > SHOWN:
-                lines.append(f"  … and {len(texts) - SHOWN} more (--json lists all)")
+            lines += ["", f"{severity}: {kind} ({len(texts)})", *(f"  {text}" for text in texts[:MAX_PRINTED])]
+            if len(texts) > MAX_PRINTED:
+                lines.append(f"  … and {len(texts) - MAX_PRINTED} more (--json lists all)")
         total = ", ".join(f"{counts[s]} {s}{'s' * (counts[s] != 1)}" for s in ("error", "warning", "info") if counts[s])
-        return "\n".join([*lines, "", total or "nothing to complain of"])
+        return "\n".join([*lines, "", total or "no problem found"])
 
 
-class _Look(NamedTuple):
+class _Decoded(NamedTuple):
     """What decoding one video gave."""
 
     info: VideoInfo | None
     problem: str  # why there is no info
-    digest: str  # of the bytes
+    digest: str  # of the bytes of the file or of all images
 
 
 def check(
@@ -101,17 +101,17 @@ def check(
 ) -> CheckReport:
     """Decode every video completely and look at every label.
 
-    Errors are what makes a training or its numbers wrong: videos that cannot be decoded, labels out of range, one video
-    in two splits or under two labels. Warnings are what makes it worse: damaged, short or repeated videos, classes
-    without or with few training videos, class names that a mirror makes wrong. Infos explain.
+    Errors make a training or its numbers wrong: videos that cannot be decoded, labels out of range, one video in two
+    splits or under two labels. Warnings make it worse: damaged, short or repeated videos, classes without or with few
+    training videos, class names that become wrong when clips are mirrored. Infos explain.
 
     Args:
         data: a data set, records by split, or records (taken as the training split).
-        clip: warn of videos that are shorter than a clip of this kind.
+        clip: warn of videos that are shorter than such a clip.
         flip: whether training will mirror clips.
         workers: processes that decode; -1 chooses by the number of CPU cores.
-        progress: show how far it is.
-        seconds: that a file may take, besides one for each 128 kB of it or each image of a folder.
+        progress: show a progress bar.
+        seconds: timeout of a file, to which one second for each 128 kB, or for each image of a folder, is added.
 
     Raises:
         GestaError: a list or folder that cannot be read at all.
@@ -124,25 +124,28 @@ def check(
     else:
         splits, classes = {"train": list(data)}, None
     paths = {s.path: s.depth for records in splits.values() for record in records for s in record.streams}
-    looks: dict[str, _Look] = {}
-    found = _look_at_all(paths, loader_workers(workers), seconds)
-    for path, look in track(found, "decoding", len(paths)) if progress else found:
-        looks[path] = look
-    findings = [*_files(looks, clip), *_stretches(splits, looks), *_pairs(splits, looks), *_repeats(splits, looks)]
+    decoding = _decode_all(paths, loader_workers(workers), seconds)
+    decoded = dict(track(decoding, "decoding", len(paths)) if progress else decoding)
+    findings = [
+        *_check_files(decoded, clip),
+        *_check_segments(splits, decoded),
+        *_check_pairs(splits, decoded),
+        *_check_repeats(splits, decoded),
+    ]
     for space, names in by_space(classes).items():
-        one = {s: [replace(r, label=label_in(r, space)) for r in records] for s, records in splits.items()}
-        findings += _labels(one, names)
+        in_space = {s: [replace(r, label=label_in(r, space)) for r in records] for s, records in splits.items()}
+        findings += _check_labels(in_space, names)
         if flip and names:
-            findings += _sides(names)
+            findings += _check_mirroring(names)
     if isinstance(data, Folder):
-        findings += _ignored(data, set(paths))
+        findings += _check_ignored(data, set(paths))
     rank = {"error": 0, "warning": 1, "info": 2}
     findings.sort(key=lambda finding: rank[finding.severity])
     return CheckReport(
         findings=findings,
         splits={name: len(records) for name, records in splits.items()},
         videos=len(paths),
-        frames=sum(look.info.frames for look in looks.values() if look.info),
+        frames=sum(video.info.frames for video in decoded.values() if video.info),
     )
 
 
@@ -150,130 +153,135 @@ def check(
 
 
 class _File(NamedTuple):
-    """A video to decode, and the seconds it has besides those for its size."""
+    """A video to decode, and its timeout in seconds, to which time for its size is added."""
 
     path: str
     depth: Depth | None
-    patience: float
+    timeout_s: float
 
 
-def _look_at_all(paths: Mapping[str, Depth | None], workers: int, patience: float) -> Iterator[tuple[str, _Look]]:
-    """Decode in several processes; a file that kills or stops its process is reported like any other."""
-    files = [_File(path, depth, patience) for path, depth in sorted(paths.items())]
-    for position, look, why in each(_look, files, workers, _allowed):
+def _decode_all(paths: Mapping[str, Depth | None], workers: int, timeout_s: float) -> Iterator[tuple[str, _Decoded]]:
+    """Decode in several processes; a file that kills its process or takes too long is reported like any other."""
+    files = [_File(path, depth, timeout_s) for path, depth in sorted(paths.items())]
+    for position, decoded, reason in run_each(_decode, files, workers, _kill_after):
         path = files[position].path
-        yield path, look or _Look(None, f"{path}: {why}; take it off the list", "")
+        yield path, decoded or _Decoded(None, f"{path}: {reason}; take it off the list", "")
 
 
-def _allowed(file: _File) -> float:
-    """Seconds after which the process of a file is ended that did not notice that its time is over."""
+def _kill_after(file: _File) -> float:
+    """Seconds after which a process is ended that hangs in a file and does not see its own deadline."""
     try:
-        return Deadline(file.path, file.patience).seconds + KILL_AFTER_S
-    except (OSError, GestaError):  # which will be told of the file when it is looked at
-        return file.patience + KILL_AFTER_S
+        return Deadline(file.path, file.timeout_s).seconds + KILL_AFTER_S
+    except (OSError, GestaError):  # decoding the file will raise it again and report it
+        return file.timeout_s + KILL_AFTER_S
 
 
-def _look(file: _File) -> _Look:
-    path, depth, patience = file
+def _decode(file: _File) -> _Decoded:
+    path, depth, timeout_s = file
     digest = hashlib.blake2b(digest_size=16)
     try:
-        where = None if os.path.isdir(path) else locate(path)
-        if where is None and not os.path.isdir(path):
+        location = None if os.path.isdir(path) else locate(path)
+        if location is None and not os.path.isdir(path):
             wrong = "is neither a file nor a folder; give" if os.path.exists(path) else "does not exist; copy"
-            return _Look(None, f"{path}: {wrong} the video, or take it off the list", "")
-        deadline = Deadline(path, patience)
-        images = [] if where else image_files(path, depth=depth is not None)
-        for part in filter(None, [where, *map(locate, images)]):
+            return _Decoded(None, f"{path}: {wrong} the video, or take it off the list", "")
+        deadline = Deadline(path, timeout_s)
+        images = [] if location else image_files(path, depth=depth is not None)
+        for part in filter(None, [location, *map(locate, images)]):
             for block in deadline.during(read_bytes(part)):
                 digest.update(block)
-        if where and not where.size:
-            return _Look(None, f"{path}: is an empty file; copy or download it again, or take it off the list", "")
-        return _Look(probe(path, exact=True, depth=depth, deadline=deadline), "", digest.hexdigest())
+        if location and not location.size:
+            return _Decoded(None, f"{path}: is an empty file; copy or download it again, or take it off the list", "")
+        return _Decoded(probe(path, exact=True, depth=depth, deadline=deadline), "", digest.hexdigest())
     except (GestaError, RuntimeError, MemoryError) as error:
-        return _Look(None, str(error), digest.hexdigest())
+        return _Decoded(None, str(error), digest.hexdigest())
     except OSError as error:
-        return _Look(None, f"{path}: cannot be read ({error.strerror or error}); look at the disk and the rights", "")
+        return _Decoded(
+            None, f"{path}: cannot be read ({error.strerror or error}); check the disk and the permissions", ""
+        )
 
 
 # --- findings --------------------------------------------------------------------------------------------------------
 
 
-def _files(looks: Mapping[str, _Look], clip: ClipSpec | None) -> Iterator[Finding]:
-    least = 0 if clip is None else clip.frames if clip.sampling == "uniform" or clip.shrink else span(clip)
-    for path, (info, problem, _) in sorted(looks.items()):
+def _check_files(decoded: Mapping[str, _Decoded], clip: ClipSpec | None) -> Iterator[DataFinding]:
+    """What cannot be decoded, is damaged or is too short."""
+    shortest = 0 if clip is None else clip.frames if clip.sampling == "uniform" or clip.shrink else span(clip)
+    for path, (info, problem, _) in sorted(decoded.items()):
         if info is None:
-            there = os.path.exists(path) or locate(path) is not None
-            missing = "cannot be decoded" if there else "missing"
-            yield Finding("error", missing, problem)
+            exists = os.path.exists(path) or locate(path) is not None
+            yield DataFinding("error", "cannot be decoded" if exists else "missing", problem)
             continue
         if info.damaged:
             text = f"{path}: {info.damaged} damaged packets or images, {info.frames} frames are left; get a better copy"
-            yield Finding("warning", "damaged", text)
+            yield DataFinding("warning", "damaged", text)
         if info.frames == 1:
-            yield Finding(
+            yield DataFinding(
                 "warning", "one frame", f"{path}: is a single frame, without any motion; take it off the list"
             )
-        elif info.frames < least:
-            text = f"{path}: has {info.frames} frames, a clip spans {least}; it will be repeated or held (short_videos)"
-            yield Finding("warning", "shorter than a clip", text)
-        if info.declared_frames and info.declared_frames != info.frames:
+        elif info.frames < shortest:
             text = (
-                f"{path}: its header promises {info.declared_frames} frames, {info.frames} decode; gesta counts itself"
+                f"{path}: has {info.frames} frames, a clip spans {shortest}; it will be repeated or held (short_videos)"
             )
-            yield Finding("info", "wrong header", text)
+            yield DataFinding("warning", "shorter than a clip", text)
+        if info.declared_frames and info.declared_frames != info.frames:
+            text = f"{path}: its header says {info.declared_frames} frames, gesta counts {info.frames} decoded ones"
+            yield DataFinding("info", "wrong header", text)
 
 
-def _stretches(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look]) -> Iterator[Finding]:
+def _check_segments(splits: Mapping[str, Sequence[Record]], decoded: Mapping[str, _Decoded]) -> Iterator[DataFinding]:
+    """Segments that end after their video."""
     for records in splits.values():
         for record in records:
-            info = looks[record.path].info
+            info = decoded[record.path].info
             last = max(record.start or 0, (record.end or 1) - 1)
             if info is not None and last >= info.frames:
                 text = (
                     f"{record.path}: an entry names frame {last}, but it has {info.frames}; correct its start and end"
                 )
-                yield Finding("error" if (record.start or 0) >= info.frames else "warning", "beyond the end", text)
+                yield DataFinding("error" if (record.start or 0) >= info.frames else "warning", "beyond the end", text)
 
 
-def _pairs(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look]) -> Iterator[Finding]:
+def _check_pairs(splits: Mapping[str, Sequence[Record]], decoded: Mapping[str, _Decoded]) -> Iterator[DataFinding]:
+    """Streams of one scene with different numbers of frames."""
     for record in {record.path: record for records in splits.values() for record in records}.values():
-        counts = {stream.path: info.frames for stream in record.streams if (info := looks[stream.path].info)}
+        counts = {stream.path: info.frames for stream in record.streams if (info := decoded[stream.path].info)}
         if len(set(counts.values())) > 1:
-            each = " and ".join(f"{path} {count}" for path, count in counts.items())
-            text = f"frames of one scene: {each}; they are taken to lie over the same time"
-            yield Finding("info", "unequal pair", text)
+            listed = " and ".join(f"{path} {count}" for path, count in counts.items())
+            text = f"frames of one scene: {listed}; they are taken to lie over the same time"
+            yield DataFinding("info", "unequal pair", text)
 
 
-def _repeats(splits: Mapping[str, Sequence[Record]], looks: Mapping[str, _Look]) -> Iterator[Finding]:
-    """The same content twice: the same stretch of the same bytes, wherever it lies."""
-    seen: dict[tuple[Any, ...], list[tuple[str, Record]]] = {}
+def _check_repeats(splits: Mapping[str, Sequence[Record]], decoded: Mapping[str, _Decoded]) -> Iterator[DataFinding]:
+    """The same content twice: the same segment of the same bytes, whatever the file is called."""
+    by_content: dict[tuple[Any, ...], list[tuple[str, Record]]] = {}
     for split, records in splits.items():
         for record in records:
-            content = looks[record.path].digest or record.path
-            seen.setdefault((content, record.start, record.end, record.seconds), []).append((split, record))
-    for group in seen.values():
+            content = decoded[record.path].digest or record.path
+            by_content.setdefault((content, record.start, record.end, record.seconds), []).append((split, record))
+    for group in by_content.values():
         split, first = group[0]
         for other_split, other in group[1:]:
             pair = f"{first.path} ({split}) and {other.path} ({other_split})"
             if first.label != other.label and None not in (first.label, other.label):
                 text = f"{pair} are the same video under the labels {first.label} and {other.label}; keep one"
-                yield Finding("error", "two labels", text)
+                yield DataFinding("error", "two labels", text)
             elif split != other_split:
                 text = f"{pair} are the same video in two splits, which makes results too good; keep one"
-                yield Finding("error", "in two splits", text)
+                yield DataFinding("error", "in two splits", text)
             else:
-                yield Finding("warning", "repeated", f"{pair} are the same video; keep one")
+                yield DataFinding("warning", "repeated", f"{pair} are the same video; keep one")
 
 
-def _labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str] | None) -> Iterator[Finding]:
+def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str] | None) -> Iterator[DataFinding]:
+    """Missing labels, labels out of range, and classes with no or few training videos."""
     unlabelled = Counter(split for split, records in splits.items() for record in records if record.label is None)
     for split, count in unlabelled.items():
         text = f"{split}: {count} videos have no label; training and metrics cannot use them, so label or remove them"
-        yield Finding("error" if split == "train" else "warning", "no label", text)
+        yield DataFinding("error" if split == "train" else "warning", "no label", text)
     train = Counter(record.label for record in splits.get("train", ()) if isinstance(record.label, int))
     if not train:
         if "train" in splits and not splits["train"]:
-            yield Finding(
+            yield DataFinding(
                 "warning", "no training videos", "the data set has no training videos; check its lists or folders"
             )
         return
@@ -285,52 +293,58 @@ def _labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str] | Non
                 text = (
                     f"{record.path} ({split}): label {record.label}, but classes are 0 to {size - 1}; correct the list"
                 )
-                yield Finding("error", "label out of range", text)
-    holes = [label for label in range(size) if not train[label]]
-    if holes == [0] and size > 2:
+                yield DataFinding("error", "label out of range", text)
+    absent = [label for label in range(size) if not train[label]]
+    if absent == [0] and size > 2:
         text = (
             f"no training video has label 0 ({names[0]}), all others occur: the list may count from 1; set label_base=1"
         )
-        yield Finding("warning", "counts from 1?", text)
-    elif holes:
-        for label in holes:
+        yield DataFinding("warning", "counts from 1?", text)
+    elif absent:
+        for label in absent:
             text = f"class {label} ({names[label]}) has no training video; add some or remove the class"
-            yield Finding("warning", "class without videos", text)
+            yield DataFinding("warning", "class without videos", text)
     most = max(train.values())
     for label, count in sorted(train.items()):
         if count * IMBALANCE <= most and 0 <= label < size:
             text = (
                 f"class {label} ({names[label]}) has {count} training videos, another {most}; try --train.balanced True"
             )
-            yield Finding("warning", "rare class", text)
+            yield DataFinding("warning", "rare class", text)
 
 
-def _sides(classes: Sequence[str]) -> Iterator[Finding]:
+def _check_mirroring(classes: Sequence[str]) -> Iterator[DataFinding]:
+    """Class names that a mirrored clip would contradict."""
     for name in filter(names_a_side, classes):
         text = (
             f"class {name!r} names a side, so its clips are not mirrored in training; name its mirror image with "
             "--train.augment.flip-labels to have both mirrored"
         )
-        yield Finding("warning", "left and right", text)
+        yield DataFinding("warning", "left and right", text)
 
 
-def _ignored(data: Folder, known: set[str]) -> Iterator[Finding]:
+def _check_ignored(data: Folder, known: set[str]) -> Iterator[DataFinding]:
+    """Files below the data set's folder that belong to no class or are not known as videos."""
     count, example = 0, ""
     for folder, folders, files in os.walk(data.root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (os.path.join(folder, name) for name in folders if os.path.splitext(name)[1].lower() in VIDEOS):
             if not any(video == path or video.startswith(path + os.sep) for video in known):
-                yield Finding("warning", "not a video", f"{path}: is a folder that holds no video; put the file there")
+                yield DataFinding(
+                    "warning", "not a video", f"{path}: is a folder that holds no video; put the file there"
+                )
         if folder in known:
             continue
-        strange = [name for name in files if os.path.join(folder, name) not in known and not name.startswith(".")]
-        videos = [name for name in strange if os.path.splitext(name)[1].lower() in VIDEOS]
+        unknown = [name for name in files if os.path.join(folder, name) not in known and not name.startswith(".")]
+        videos = [name for name in unknown if os.path.splitext(name)[1].lower() in VIDEOS]
         if videos:
             text = (
                 f"{os.path.join(folder, videos[0])}: {len(videos)} videos in this folder belong to no class; move them"
             )
-            yield Finding("warning", "outside the classes", text)
-        count += len(strange) - len(videos)
-        example = example or next((os.path.join(folder, name) for name in strange if name not in videos), "")
+            yield DataFinding("warning", "outside the classes", text)
+        count += len(unknown) - len(videos)
+        example = example or next((os.path.join(folder, name) for name in unknown if name not in videos), "")
     if count:
-        yield Finding("info", "not a video", f"{example}: {count} such files are not known as videos and were ignored")
+        yield DataFinding(
+            "info", "not a video", f"{example}: {count} such files are not known as videos and were ignored"
+        )

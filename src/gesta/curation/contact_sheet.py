@@ -24,17 +24,17 @@ def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], col
     sheet = Image.new("RGB", (margin + columns * side, len(names) * side), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for row, name in enumerate(names):
-        takes = [record for record in records if label_in(record, space) == row]
-        if not takes:
+        in_row = [record for record in records if label_in(record, space) == row]
+        if not in_row:
             continue
-        wanted = f"_S{1 + (5 * row + 4) % SUBJECTS:02d}_"  # another subject in every row, if there are enough clips
-        take = next((record for record in takes if wanted in record.name), takes[0])
+        subject = f"_S{1 + (5 * row + 4) % SUBJECTS:02d}_"  # another one in every row, if there are enough clips
+        shown = next((record for record in in_row if subject in record.name), in_row[0])
         draw.text((8, (row + 0.5) * side), _lines(name), fill="black", font=font, anchor="lm")
         video = read(
-            take.path,
+            shown.path,
             lambda n: np.linspace(0.04 * n, 0.96 * n - 1, columns).round().astype(np.int64),
-            start=take.start,
-            end=take.end,
+            start=shown.start,
+            end=shown.end,
         )
         for column, frame in enumerate(video.permute(0, 2, 3, 1).numpy()):
             small = Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
@@ -47,7 +47,7 @@ def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], col
 
 
 def _lines(name: str) -> str:
-    """A class name with blanks, on two lines if it is long."""
+    """A class name with spaces for underscores, on two lines if it is long."""
     words = name.split("_")
     if len(name) <= 14:
         return " ".join(words)

@@ -12,14 +12,14 @@ SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 @dataclass
-class Description:
-    """What :func:`describe` tells.
+class DataDescription:
+    """The result of :func:`describe`.
 
     Attributes:
         classes: names in label order, by label space if there are several.
-        counts: records per class by split, space after space.
-        sizes: records by split.
-        records: the first of each split.
+        counts: records per class by split; several label spaces one after another.
+        sizes: number of records by split.
+        records: the first records of each split.
     """
 
     classes: ClassNames
@@ -55,14 +55,14 @@ class Description:
         return "\n".join(lines)
 
 
-def describe(data: DataConfig, shown: int = 3) -> Description:
-    """Splits, classes and the first ``shown`` records of each split; no video is opened."""
+def describe(data: DataConfig, examples: int = 3) -> DataDescription:
+    """Splits, classes and the first ``examples`` records of each split; no video is opened."""
     classes = data.classes()
     records = {split: data.records(split) for split in SPLITS}
     counts: dict[str, list[int]] = {}
     spaces = by_space(classes)
     for split, items in records.items():
-        found = Counter((space, label_in(record, space)) for record in items for space in spaces)
-        counts[split] = [found[space, label] for space, names in spaces.items() for label in range(len(names))]
+        label_counts = Counter((space, label_in(record, space)) for record in items for space in spaces)
+        counts[split] = [label_counts[space, label] for space, names in spaces.items() for label in range(len(names))]
     sizes: dict[str, int] = {split: len(items) for split, items in records.items()}
-    return Description(classes, counts, sizes, {split: items[:shown] for split, items in records.items()})
+    return DataDescription(classes, counts, sizes, {split: items[:examples] for split, items in records.items()})

@@ -1,7 +1,7 @@
 """A copy of a folder of videos that is quick to train from: small pictures, frequent key frames, frames or shards.
 
-Folder structure and names stay, so lists and readers still fit; so does the number of every frame, unless ``fps`` asks
-for another rate. What is there is kept: a second run does only what is missing.
+Folder structure and names stay the same, so lists and readers still fit; so do the numbers of frames, unless ``fps``
+asks for another rate. Finished videos are kept: a second run makes only those that are missing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gesta.curation.reencode import Done, Job, Settings, prepare_one
-from gesta.curation.workers import each
+from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one
+from gesta.curation.workers import run_each
 from gesta.data.lists import SPLIT_FOLDERS, Folder, write_lists
 from gesta.data.shards import CLASSES, members, write_shard
 from gesta.errors import GestaError
@@ -26,10 +26,10 @@ from gesta.progress import track
 from gesta.video.find import find_videos
 
 MANIFEST = "prepare.json"
-"""File in the new folder that says how it was made, so that a second run goes on in the same way."""
+"""File in the new folder that says how it was made, so that a second run continues with the same settings."""
 
 PARTS = ".parts"
-"""Folder of finished videos that wait for the rest of their shard."""
+"""Folder of finished videos whose shard is not complete yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,15 +38,15 @@ class Prepared:
 
     Attributes:
         root: the new folder.
-        videos: found in the old one.
-        made: now.
-        kept: were there already.
-        frames: written now.
+        videos: in the old one.
+        made: videos made now.
+        kept: videos that were made by an earlier call.
+        frames: frames written now.
         left_out: a sentence about each video that could not be read or written.
-        damaged: a sentence about each video of which some frames could not be read; it is there without them.
+        damaged: a sentence about each video of which some frames could not be read; its copy lacks them.
         shards: tar files in the new folder.
         lists: videos by list file, if there are lists.
-        seconds: it took.
+        seconds: how long it took.
     """
 
     root: str
@@ -106,196 +106,231 @@ def prepare(
         frames: folders of JPEG images (``img_00001.jpg``, counted from 1) instead of video files.
         lists: also write ``train.txt``, ``val.txt`` and ``test.txt`` with labels by the folders of classes, see
             :func:`gesta.data.lists.write_lists`.
-        shards: put so many videos into each tar file, see :mod:`gesta.data.shards`, in an order drawn by ``seed``.
-        val: share of validation videos in the lists, where there is no folder of them.
-        test: share of test videos in the lists, where there is no folder of them.
+        shards: number of videos per tar file, in an order drawn by ``seed``; 0 for no tar files. See
+            :mod:`gesta.data.shards`.
+        val: fraction of the videos that the lists put into validation, if there is no folder of validation videos.
+        test: the same of test videos.
         seed: of the split and of the order in shards.
         by_folder: the lists keep the videos of one sub-folder of a class together.
-        workers: processes; by default one per processor, 0 for none but this.
+        workers: worker processes; by default one per CPU core, 0 for none.
 
     Raises:
         GestaError: impossible arguments, no videos, a folder with other things in it or made with other settings.
     """
     begin = time.monotonic()
     source, target = os.path.normpath(root), os.path.normpath(out)
-    _check(source, target, short_side, fps, frames, lists, shards, workers)
+    settings = EncodeSettings(short_side, codec, fps, frames)
+    _check_numbers(settings, lists, shards, workers)
+    _check_folders(source, target)
     videos = find_videos(source)
     if not videos:
         raise GestaError(f"{source}: holds no video that is known by its suffix; give the folder that holds them")
-    settings = Settings(short_side, codec, fps, frames)
     _claim(target, {**settings._asdict(), "shards": shards, **({"seed": seed} if shards else {})})
     jobs, left_out = _plan(source, target, videos, settings)
-    plan = _shard_plan(target, jobs, shards, seed) if shards else {}
-    packed = {shard: there for shard in plan if (there := _packed(shard, plan[shard], source)) is not None}
-    for shard, missing in packed.items():
-        left_out += [
-            f"{name}: is not in {shard}, as it could not be read; delete that to try again" for name in missing
-        ]
-    if shards:
-        jobs = [job for shard, parts in plan.items() if shard not in packed for job in parts]
-    todo = [job for job in jobs if not os.path.exists(job.target)]
-    waiting = {shard: sum(job in parts for job in todo) for shard, parts in plan.items() if shard not in packed}
-    shard_of = {job: shard for shard, parts in plan.items() for job in parts}
-    labels = _labels(source) if shards else {}
-    done: list[Done] = []
-
-    def pack(shard: str) -> None:
-        _pack(shard, plan[shard], source, labels)
-
-    for shard, count in waiting.items():
-        if not count:
-            pack(shard)
-    for job, result in track(_all(todo, workers), f"preparing {target}", total=len(todo)):
-        done.append(result)
-        if shards:
-            waiting[shard_of[job]] -= 1
-            if not waiting[shard_of[job]]:
-                pack(shard_of[job])
-    if shards:
-        shutil.rmtree(os.path.join(target, PARTS), ignore_errors=True)
-        if labels:
-            _write_text(os.path.join(target, CLASSES), "".join(f"{name}\n" for name in labels))
-    left_out += [result.sentence for result in done if not result.frames]
-    made = sum(result.frames > 0 for result in done)
+    packing = _Packing(source, target, jobs, shards, seed) if shards else None
+    if packing:
+        todo, absent = packing.unfinished()
+        left_out += absent
+    else:
+        todo = [job for job in jobs if not os.path.exists(job.target)]
+    outcomes: list[Outcome] = []
+    for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
+        outcomes.append(outcome)
+        if packing:
+            packing.finished(job)
+    if packing:
+        packing.close()
+    left_out += [outcome.remark for outcome in outcomes if not outcome.frames]
+    made = sum(outcome.frames > 0 for outcome in outcomes)
     return Prepared(
         root=target,
         videos=len(videos),
         made=made,
         kept=len(videos) - len(left_out) - made,
-        frames=sum(result.frames for result in done),
+        frames=sum(outcome.frames for outcome in outcomes),
         left_out=sorted(left_out),
-        damaged=sorted(result.sentence for result in done if result.frames and result.sentence),
-        shards=len(plan),
+        damaged=sorted(outcome.remark for outcome in outcomes if outcome.frames and outcome.remark),
+        shards=len(packing.plan) if packing else 0,
         lists=write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder) if lists else {},
         seconds=round(time.monotonic() - begin, 1),
     )
 
 
-def _check(
-    root: str,
-    out: str,
-    short_side: int,
-    fps: float | None,
-    frames: bool,
-    lists: bool,
-    shards: int,
-    workers: int | None,
-) -> None:
-    if short_side < 16 or short_side % 2 or (fps is not None and not 0 < fps <= 1000):
-        raise GestaError(f"short side {short_side} must be even and at least 16, and fps above 0 (or keep), not {fps}")
+def _check_numbers(settings: EncodeSettings, lists: bool, shards: int, workers: int | None) -> None:
+    """Refuse settings that make no sense, alone or together."""
+    side, fps = settings.short_side, settings.fps
+    if side < 16 or side % 2 or (fps is not None and not 0 < fps <= 1000):
+        raise GestaError(f"short side {side} must be even and at least 16, and fps above 0 (or keep), not {fps}")
     if shards < 0 or (workers is not None and workers < 0):
         raise GestaError(f"{shards} videos a shard and {workers} workers: give numbers from 0 on")
-    if shards and (frames or lists):
+    if shards and (settings.frames or lists):
         raise GestaError("shards hold videos with their labels; leave --frames and --lists out, or --shards")
-    if not os.path.isdir(root):
-        raise GestaError(f"{root}: is not a folder; give the one that holds the videos")
-    inner, outer = os.path.realpath(out), os.path.realpath(root)
+
+
+def _check_folders(source: str, target: str) -> None:
+    """Refuse a source that is no folder, and a target inside it."""
+    if not os.path.isdir(source):
+        raise GestaError(f"{source}: is not a folder; give the one that holds the videos")
+    inner, outer = os.path.realpath(target), os.path.realpath(source)
     if os.path.commonpath([inner, outer]) == outer:
-        raise GestaError(f"{out}: lies in {root}, whose videos are to be copied; choose a folder beside it")
+        raise GestaError(f"{target}: lies in {source}, whose videos are to be copied; choose a folder beside it")
 
 
-def _claim(out: str, settings: dict[str, Any]) -> None:
-    """Make the folder ours, and clear away what a stopped run left half done."""
-    path = os.path.join(out, MANIFEST)
+def _claim(target: str, settings: dict[str, Any]) -> None:
+    """Write the manifest of a new folder or compare that of an old one, and remove files that a stopped run left."""
+    path = os.path.join(target, MANIFEST)
     try:
-        before = json.loads(Path(path).read_text(encoding="utf-8"))
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        before = None
+        saved = None
     except (OSError, ValueError):
-        raise GestaError(f"{path} cannot be read; delete {out} and prepare it again") from None
-    if before is None:
-        if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
-            raise GestaError(f"{out} is not empty and was not made by gesta data prepare; choose a new folder")
-        os.makedirs(out, exist_ok=True)
+        raise GestaError(f"{path} cannot be read; delete {target} and prepare it again") from None
+    if saved is None:
+        if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
+            raise GestaError(f"{target} is not empty and was not made by gesta data prepare; choose a new folder")
+        os.makedirs(target, exist_ok=True)
         _write_text(path, json.dumps(settings, indent=2) + "\n")
-    elif before != settings:
-        key = next(key for key in [*settings, *before] if settings.get(key) != before.get(key))
+    elif saved != settings:
+        key = next(key for key in [*settings, *saved] if settings.get(key) != saved.get(key))
         raise GestaError(
-            f"{out} was made with {key} {before.get(key)}, not {settings.get(key)}; choose another folder or delete it"
+            f"{target} was made with {key} {saved.get(key)}, not {settings.get(key)}; choose another folder or delete "
+            "it"
         )
-    for folder, folders, names in os.walk(out):
+    for folder, folders, names in os.walk(target):
         for name in [*folders, *names]:
             if name.startswith(".") and name.endswith(".part"):
-                left = os.path.join(folder, name)
-                shutil.rmtree(left) if os.path.isdir(left) else os.remove(left)
+                unfinished = os.path.join(folder, name)
+                shutil.rmtree(unfinished) if os.path.isdir(unfinished) else os.remove(unfinished)
 
 
-def _plan(root: str, out: str, videos: Sequence[str], settings: Settings) -> tuple[list[Job], list[str]]:
-    """Where each video goes, and sentences about those whose place is taken by another one of the same name."""
-    taken: dict[str, str] = {}
+def _plan(
+    source: str, target: str, videos: Sequence[str], settings: EncodeSettings
+) -> tuple[list[EncodeJob], list[str]]:
+    """Where each video goes, and sentences about those that would get the name of another one."""
+    sources: dict[str, str] = {}  # by the file that it becomes
     jobs, left_out = [], []
     for video in videos:
-        name = os.path.relpath(video, root)
+        name = os.path.relpath(video, source)
         stem = name if os.path.isdir(video) else os.path.splitext(name)[0]
-        target = os.path.join(out, stem if settings.frames else f"{stem}.mp4")
-        if target in taken:
-            left_out.append(f"{video}: would become the same file as {taken[target]}; rename one of them")
+        file = os.path.join(target, stem if settings.frames else f"{stem}.mp4")
+        if file in sources:
+            left_out.append(f"{video}: would become the same file as {sources[file]}; rename one of them")
             continue
-        taken[target] = video
-        jobs.append(Job(video, target, settings))
+        sources[file] = video
+        jobs.append(EncodeJob(video, file, settings))
     return jobs, left_out
 
 
-def _all(todo: Sequence[Job], workers: int | None) -> Iterator[tuple[Job, Done]]:
-    workers = min(cpu_cores() if workers is None else workers, len(todo))
-    for position, result, why in each(prepare_one, todo, workers):
-        job = todo[position]
-        yield job, result or Done(0, f"{job.source}: {why}; take it off the list")
+def _encode_all(jobs: Sequence[EncodeJob], workers: int | None) -> Iterator[tuple[EncodeJob, Outcome]]:
+    workers = min(cpu_cores() if workers is None else workers, len(jobs))
+    for position, outcome, reason in run_each(prepare_one, jobs, workers):
+        job = jobs[position]
+        yield job, outcome or Outcome(0, f"{job.source}: {reason}; take it off the list")
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------
 
 
-def _shard_plan(out: str, jobs: Sequence[Job], size: int, seed: int) -> dict[str, list[Job]]:
-    """Which videos go into which shard, split by split, mixed; they are made in :data:`PARTS` first."""
-    by_split: dict[str, list[Job]] = {}
+class _Packing:
+    """Puts finished videos into shards, each as soon as its last video is finished.
+
+    Attributes:
+        plan: the videos of each shard, by its path; they are made in :data:`PARTS` first.
+        labels: number of each class, if the folder has a folder per class.
+    """
+
+    def __init__(self, source: str, target: str, jobs: Sequence[EncodeJob], size: int, seed: int) -> None:
+        self.source, self.target = source, target
+        self.plan = _shard_plan(target, jobs, size, seed)
+        self.labels = _labels(source)
+        self._shard_of = {job: shard for shard, parts in self.plan.items() for job in parts}
+        self._missing: dict[str, int] = {}
+
+    def unfinished(self) -> tuple[list[EncodeJob], list[str]]:
+        """The videos that are still to be made, and sentences about those that a finished shard lacks.
+
+        A shard whose videos are all made already is packed at once.
+        """
+        todo, left_out = [], []
+        for shard, parts in self.plan.items():
+            absent = _absent(shard, parts, self.source)
+            if absent is not None:
+                left_out += [
+                    f"{name}: is not in {shard}, as it could not be read; delete that to try again" for name in absent
+                ]
+                continue
+            missing = [job for job in parts if not os.path.exists(job.target)]
+            todo += missing
+            self._missing[shard] = len(missing)
+        for shard, count in self._missing.items():
+            if not count:
+                _pack(shard, self.plan[shard], self.source, self.labels)
+        return todo, left_out
+
+    def finished(self, job: EncodeJob) -> None:
+        """Note that a video is made, or could not be."""
+        shard = self._shard_of[job]
+        self._missing[shard] -= 1
+        if not self._missing[shard]:
+            _pack(shard, self.plan[shard], self.source, self.labels)
+
+    def close(self) -> None:
+        """Remove the folder of parts and write the class names."""
+        shutil.rmtree(os.path.join(self.target, PARTS), ignore_errors=True)
+        if self.labels:
+            _write_text(os.path.join(self.target, CLASSES), "".join(f"{name}\n" for name in self.labels))
+
+
+def _shard_plan(target: str, jobs: Sequence[EncodeJob], size: int, seed: int) -> dict[str, list[EncodeJob]]:
+    """Which videos go into which shard, split by split, in an order that ``seed`` draws."""
+    by_split: dict[str, list[EncodeJob]] = {}
     for job in jobs:
-        first = os.path.relpath(job.target, out).split(os.sep)[0]
-        split = next((split for split, names in SPLIT_FOLDERS.items() if first.lower() in names), "")
+        first_folder = os.path.relpath(job.target, target).split(os.sep)[0]
+        split = next((split for split, names in SPLIT_FOLDERS.items() if first_folder.lower() in names), "")
         by_split.setdefault(split, []).append(job)
+
+    def draw(job: EncodeJob) -> bytes:
+        name = os.path.relpath(job.target, target)
+        return hashlib.blake2b(f"{seed}:{name}".encode(errors="surrogateescape")).digest()
+
     plan = {}
-    for split, its in by_split.items():
-
-        def draw(job: Job) -> bytes:
-            name = os.path.relpath(job.target, out)
-            return hashlib.blake2b(f"{seed}:{name}".encode(errors="surrogateescape")).digest()
-
-        order = sorted(its, key=draw)
-        for number, at in enumerate(range(0, len(order), size)):
-            shard = os.path.join(out, split, f"shard-{number:06d}.tar")
+    for split, split_jobs in by_split.items():
+        order = sorted(split_jobs, key=draw)
+        for number, start in enumerate(range(0, len(order), size)):
+            shard = os.path.join(target, split, f"shard-{number:06d}.tar")
             plan[shard] = [
-                job._replace(target=os.path.join(out, PARTS, os.path.relpath(job.target, out)))
-                for job in order[at : at + size]
+                job._replace(target=os.path.join(target, PARTS, os.path.relpath(job.target, target)))
+                for job in order[start : start + size]
             ]
     return plan
 
 
-def _packed(shard: str, parts: Sequence[Job], root: str) -> list[str] | None:
-    """The videos that are missing in a finished shard; None if it is not there.
+def _absent(shard: str, parts: Sequence[EncodeJob], source: str) -> list[str] | None:
+    """The videos that are missing in a finished shard; None if there is no such shard.
 
     Raises:
         GestaError: it holds others.
     """
     if not os.path.exists(shard):
         return None
-    wanted = {os.path.relpath(job.source, root): job.source for job in parts}
-    there = {member.name for member in members(shard)}
-    if not there <= set(wanted):
+    planned = {os.path.relpath(job.source, source): job.source for job in parts}
+    packed = {member.name for member in members(shard)}
+    if not packed <= set(planned):
         raise GestaError(
-            f"{shard} holds {min(there - set(wanted))}, which {root} now puts elsewhere, as its videos have changed; "
-            "choose a new folder"
+            f"{shard} holds {min(packed - set(planned))}, which {source} now puts elsewhere, as its videos have "
+            "changed; choose a new folder"
         )
-    return [path for name, path in wanted.items() if name not in there]
+    return [path for name, path in planned.items() if name not in packed]
 
 
-def _pack(shard: str, parts: Sequence[Job], root: str, labels: dict[str, int]) -> None:
-    """Put those videos of a shard that could be made into it, and remove them from where they waited."""
-    there = [job for job in parts if os.path.exists(job.target)]
-    if not there:
+def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str, int]) -> None:
+    """Write a shard of those of its videos that could be made, and remove their single files."""
+    made = [job for job in parts if os.path.exists(job.target)]
+    if not made:
         return
     samples = []
-    for number, job in enumerate(there):
-        name = os.path.relpath(job.source, root)
+    for number, job in enumerate(made):
+        name = os.path.relpath(job.source, source)
         folders = name.split(os.sep)[:-1]
         if folders and folders[0].lower() in {word for words in SPLIT_FOLDERS.values() for word in words}:
             folders = folders[1:]
@@ -303,7 +338,7 @@ def _pack(shard: str, parts: Sequence[Job], root: str, labels: dict[str, int]) -
         samples.append((f"{number:06d}", job.target, {"name": name, **label}))
     os.makedirs(os.path.dirname(shard), exist_ok=True)
     write_shard(shard, samples)
-    for job in there:
+    for job in made:
         os.remove(job.target)
 
 

@@ -1,4 +1,4 @@
-"""One video of a folder that is being prepared: decoded, scaled, and encoded anew or written as images."""
+"""One video of a folder that is being prepared: decoded, scaled, and encoded again or written as images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gesta.video.probe import VideoInfo, probe
 from gesta.video.read import FOLDER_FPS
 
 CRF = {"h264": 20, "hevc": 22}
-"""Quality at which videos are encoded, hardly to be told from the original; lower is better."""
+"""Quality of the encoder (constant rate factor, lower is better): hardly a visible difference from the original."""
 
 JPEG_QUALITY = 90
 
@@ -33,8 +33,8 @@ TICKS = 90000
 ENCODERS = {"h264": "libx264", "hevc": "libx265"}
 
 
-class Settings(NamedTuple):
-    """What all videos are made into; see :func:`gesta.curation.prepare.prepare`."""
+class EncodeSettings(NamedTuple):
+    """How all videos are written; see :func:`gesta.curation.prepare.prepare`."""
 
     short_side: int
     codec: str
@@ -42,22 +42,22 @@ class Settings(NamedTuple):
     frames: bool
 
 
-class Job(NamedTuple):
-    """A video, where it goes, and how."""
+class EncodeJob(NamedTuple):
+    """A video, the file or folder that it becomes, and how."""
 
     source: str
     target: str
-    settings: Settings
+    settings: EncodeSettings
 
 
-class Done(NamedTuple):
+class Outcome(NamedTuple):
     """Frames written, 0 if the video was left out, and a sentence about it if something was wrong."""
 
     frames: int
-    sentence: str = ""
+    remark: str = ""
 
 
-class Shown(NamedTuple):
+class TimedFrame(NamedTuple):
     """A frame, seconds since the first one, and how many times it is to be written (0: not at all)."""
 
     image: Any  # a decoded frame, or an upright RGB image (3, H, W)
@@ -65,34 +65,34 @@ class Shown(NamedTuple):
     times: int = 1
 
 
-def prepare_one(job: Job) -> Done:
-    """Make one video; it appears complete or not at all."""
+def prepare_one(job: EncodeJob) -> Outcome:
+    """Write one video; it appears under its name complete or not at all."""
     folder, name = os.path.split(job.target)
     part = os.path.join(folder, f".{name}.{os.getpid()}.part")
     damage: list[Exception] = []
     try:
         os.makedirs(folder, exist_ok=True)
         info = probe(job.source)
-        shown = _decoded(job.source, info, damage)
+        timed_frames = _decoded(job.source, info, damage)
         if job.settings.fps is not None:
-            shown = _resampled(shown, info, job.settings.fps)
+            timed_frames = _resampled(timed_frames, info, job.settings.fps)
         if job.settings.frames:
             os.mkdir(part)
-            written = _write_images(part, shown, job.settings.short_side)
+            written = _write_images(part, timed_frames, job.settings.short_side)
         else:
-            written = _write_video(part, shown, info, job.settings)
+            written = _write_video(part, timed_frames, info, job.settings)
         if not written:
             raise VideoError(f"{job.source}: no frame of it can be decoded; get a better copy or take it off the list")
         os.replace(part, job.target)
     except (VideoError, FFmpegError, OSError, RuntimeError, MemoryError, ValueError) as error:
         shutil.rmtree(part) if os.path.isdir(part) else _remove(part)
-        sentence = str(error)
-        return Done(0, sentence if job.source in sentence else f"{job.source}: cannot be prepared ({sentence})")
+        reason = str(error)
+        return Outcome(0, reason if job.source in reason else f"{job.source}: cannot be prepared ({reason})")
     if damage:
-        return Done(
+        return Outcome(
             written, f"{job.source}: {len(damage)} damaged packets, {written} frames are left; get a better copy"
         )
-    return Done(written)
+    return Outcome(written)
 
 
 def _remove(path: str) -> None:
@@ -103,12 +103,12 @@ def _remove(path: str) -> None:
 # --- decoding --------------------------------------------------------------------------------------------------------
 
 
-def _decoded(path: str, info: VideoInfo, damage: list[Exception]) -> Iterator[Shown]:
-    """All frames in decode order with rising times; of a video with a constant rate, by number."""
+def _decoded(path: str, info: VideoInfo, damage: list[Exception]) -> Iterator[TimedFrame]:
+    """All frames in decode order with increasing times; with a constant rate the time follows from the number."""
     if info.kind == "frames":
         for file in image_files(path):
             try:
-                yield Shown(read_image(file, None), 0.0)
+                yield TimedFrame(read_image(file, None), 0.0)
             except OSError as error:
                 damage.append(error)
         return
@@ -123,23 +123,23 @@ def _decoded(path: str, info: VideoInfo, damage: list[Exception]) -> Iterator[Sh
                 begin = frame.pts if begin is None else begin
                 now = float((frame.pts - begin) * stream.time_base)
                 last = now if now > last - 1 / fps else last
-            yield Shown(frame, last)
+            yield TimedFrame(frame, last)
 
 
-def _resampled(shown: Iterator[Shown], info: VideoInfo, fps: float) -> Iterator[Shown]:
-    """Frame k of the result is the one that is shown at ``k / fps`` seconds."""
+def _resampled(timed_frames: Iterator[TimedFrame], info: VideoInfo, fps: float) -> Iterator[TimedFrame]:
+    """Frame k of the result is the one that a player shows at ``k / fps`` seconds."""
     rate = info.fps or FOLDER_FPS
-    held, written, end = None, 0, 0.0
-    for number, (image, shown_at, _) in enumerate(shown):
-        time = number / rate if info.kind == "frames" else shown_at
-        if held is not None:
+    previous, written, end = None, 0, 0.0
+    for number, (image, frame_time, _) in enumerate(timed_frames):
+        time = number / rate if info.kind == "frames" else frame_time
+        if previous is not None:
             until = max(_before(time, fps), written)
-            yield Shown(held, written / fps, until - written)
+            yield TimedFrame(previous, written / fps, until - written)
             written = until
-        held = image
+        previous = image
         end = time + 1 / rate
-    if held is not None:
-        yield Shown(held, written / fps, max(_before(end, fps) - written, int(not written)))
+    if previous is not None:
+        yield TimedFrame(previous, written / fps, max(_before(end, fps) - written, int(not written)))
 
 
 def _before(time: float, fps: float) -> int:
@@ -150,10 +150,10 @@ def _before(time: float, fps: float) -> int:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _write_images(folder: str, shown: Iterator[Shown], short_side: int) -> int:
+def _write_images(folder: str, timed_frames: Iterator[TimedFrame], short_side: int) -> int:
     """JPEG files, numbered from 1 as MMAction2 numbers them."""
     convert, written = None, 0
-    for image, _, times in shown:
+    for image, _, times in timed_frames:
         if not times:
             continue
         if isinstance(image, av.VideoFrame):
@@ -170,7 +170,7 @@ def _write_images(folder: str, shown: Iterator[Shown], short_side: int) -> int:
     return written
 
 
-def _write_video(path: str, shown: Iterator[Shown], info: VideoInfo, settings: Settings) -> int:
+def _write_video(path: str, timed_frames: Iterator[TimedFrame], info: VideoInfo, settings: EncodeSettings) -> int:
     """An MP4 file of 4:2:0 pictures of 8 bits with a key frame every second."""
     width, height = _even_size(info.width, info.height, settings.short_side)
     constant = settings.fps is not None or not info.variable_rate
@@ -188,12 +188,12 @@ def _write_video(path: str, shown: Iterator[Shown], info: VideoInfo, settings: S
         if settings.codec == "hevc":
             stream.options |= {"x265-params": "log-level=error:pools=none"}
             stream.codec_context.codec_tag = "hvc1"
-        for image, time, times in shown:
+        for image, time, times in timed_frames:
             if not times:
                 continue
             if isinstance(image, av.VideoFrame) and display_matrix(image) is None:
                 frame = image
-                if not written:  # a reader then turns the colours back by the table they were made with
+                if not written:  # readers then convert the colours back by the same matrix
                     stream.codec_context.colorspace = image.colorspace
             else:
                 upright = image if isinstance(image, np.ndarray) else FrameConverter(None)(image)
@@ -219,5 +219,5 @@ def _shrunk(width: int, height: int, short_side: int) -> int | None:
 
 def _even_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Size after scaling, sides rounded to even pixels, as 4:2:0 needs them."""
-    share = min(1.0, short_side / min(width, height))
-    return max(2, 2 * round(width * share / 2)), max(2, 2 * round(height * share / 2))
+    scale = min(1.0, short_side / min(width, height))
+    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))

@@ -1,4 +1,4 @@
-"""The same work on many files in several processes, none of which can take the others along when a file kills it."""
+"""The same work on many files in several worker processes; a file that kills its process stops no other."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def each(
+def run_each(
     work: Callable[[T], R], items: Sequence[T], workers: int, seconds: Callable[[T], float] = lambda _: math.inf
 ) -> Iterator[tuple[int, R | None, str]]:
     """Do ``work`` on every item, in any order.
 
     Args:
-        work: a function of a module; with workers it and the items travel to other processes.
-        items: what it is done on.
-        workers: processes; 0 does it here, where nothing can be ended.
+        work: a function of a module, since with workers it and the items are pickled.
+        items: its arguments.
+        workers: processes; 0 works in this process, without any timeout.
         seconds: how long the work on an item may take before its process is ended.
 
     Yields:
-        position of an item, what ``work`` returned, and an empty string; or None and why there is nothing: the item
-        "kills its process" (decoders of broken files do), and a second one, or "takes more than 60 seconds".
+        Position of an item, what ``work`` returned, and an empty string; or None and the reason: the item "kills its
+        process" (decoders of broken files do; it is tried twice), or "takes more than 60 seconds".
 
     Raises:
         Exception: what ``work`` raised.
@@ -42,43 +42,45 @@ def each(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gesta.data.samples"])
     todo = list(range(len(items)))[::-1]
-    again: set[int] = set()  # whose process died: somebody else may have ended it, as when memory is short
-    hands = [_Hand(context, work) for _ in range(min(workers, len(items)))]
+    # items whose process died once: the cause may lie elsewhere, as when memory is short, so they are tried again
+    retried: set[int] = set()
+    team = [_Worker(context, work) for _ in range(min(workers, len(items)))]
     try:
         while True:
-            for hand in hands:
-                if todo and hand.position is None:
+            for worker in team:
+                if todo and worker.position is None:
                     position = todo.pop()
-                    hand.begin(position, items[position], seconds(items[position]))
-            busy = {hand.pipe: hand for hand in hands if hand.position is not None}
+                    worker.begin(position, items[position], seconds(items[position]))
+            busy = {worker.pipe: worker for worker in team if worker.position is not None}
             if not busy:
                 return
-            until = min(hand.until for hand in busy.values())
-            wait = None if until == math.inf else max(0.0, until - time.monotonic())
-            for pipe in connection.wait(list(busy), wait):
-                hand = busy.pop(pipe)  # type: ignore[arg-type]
-                if (found := hand.answer()) is None:
+            deadline = min(worker.deadline for worker in busy.values())
+            timeout = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+            for pipe in connection.wait(list(busy), timeout):
+                worker = busy.pop(pipe)  # type: ignore[arg-type]
+                if (outcome := worker.receive()) is None:
                     continue
-                if found[2] and found[0] not in again:
-                    again.add(found[0])
-                    todo.append(found[0])
+                position, _, reason = outcome
+                if reason and position not in retried:
+                    retried.add(position)
+                    todo.append(position)
                 else:
-                    yield found
-            for hand in busy.values():
-                if time.monotonic() >= hand.until and not hand.pipe.poll():
-                    yield hand.give_up()
+                    yield outcome
+            for worker in busy.values():
+                if time.monotonic() >= worker.deadline and not worker.pipe.poll():
+                    yield worker.time_out()
     finally:
-        for hand in hands:
-            hand.stop()
+        for worker in team:
+            worker.stop()
 
 
-class _Hand(Generic[T, R]):
-    """A process that works on one item after the other.
+class _Worker(Generic[T, R]):
+    """A process that works on one item after another.
 
     Attributes:
-        pipe: what it answers through.
-        position: of the item it is at; None if it is idle.
-        until: when it has to be done with it; before it has started up, that is never.
+        pipe: connection on which it sends its results.
+        position: of its current item; None if it is idle.
+        deadline: when the current item must be finished; infinite until the process has started up.
     """
 
     def __init__(self, context: Any, work: Callable[[T], R]) -> None:
@@ -87,64 +89,68 @@ class _Hand(Generic[T, R]):
 
     def _start(self) -> None:
         self.position: int | None = None
-        self.until = math.inf
-        self._seconds, self._awake = math.inf, False
-        self.pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+        self.deadline = math.inf
+        self._seconds, self._started = math.inf, False
+        self.pipe, child_pipe = self._context.Pipe()
+        self._process = self._context.Process(target=_serve, args=(child_pipe, self._work), daemon=True)
         self._process.start()
-        theirs.close()
+        child_pipe.close()
 
     def begin(self, position: int, item: T, seconds: float) -> None:
-        if self._awake and not self._process.is_alive():  # it died while it was idle
+        """Send the process an item."""
+        if self._started and not self._process.is_alive():  # it died while it was idle
             self._restart()
         self.position, self._seconds = position, seconds
-        self.until = time.monotonic() + seconds if self._awake else math.inf
-        with contextlib.suppress(BrokenPipeError):  # it dies just now: its answer will tell
+        self.deadline = time.monotonic() + seconds if self._started else math.inf
+        with contextlib.suppress(BrokenPipeError):  # it is just dying: receive() will notice
             self.pipe.send(item)
 
-    def answer(self) -> tuple[int, R | None, str] | None:
-        """What it says; None if it has only just started up."""
+    def receive(self) -> tuple[int, R | None, str] | None:
+        """The outcome for the current item; None if the message only says that the process has started up."""
         try:
             result, error = self.pipe.recv()
         except (EOFError, OSError):
-            return self._lost("kills its process")
-        if not self._awake:
-            self._awake, self.until = True, time.monotonic() + self._seconds
+            return self._fail("kills its process")
+        if not self._started:
+            self._started, self.deadline = True, time.monotonic() + self._seconds
             return None
         if error is not None:
             raise error
         position, self.position = self.position, None
         return position, result, ""  # type: ignore[return-value]
 
-    def give_up(self) -> tuple[int, R | None, str]:
-        return self._lost(f"takes more than {self._seconds:.0f} seconds")
+    def time_out(self) -> tuple[int, R | None, str]:
+        """End the process, whose item takes too long."""
+        return self._fail(f"takes more than {self._seconds:.0f} seconds")
 
-    def _lost(self, why: str) -> tuple[int, R | None, str]:
-        if not self._awake:
+    def _fail(self, reason: str) -> tuple[int, R | None, str]:
+        if not self._started:
             raise RuntimeError("processes cannot be started here; what they printed above says why")
         position = self.position
         self._restart()
-        return position, None, why  # type: ignore[return-value]
+        return position, None, reason  # type: ignore[return-value]
 
     def _restart(self) -> None:
         self.stop()
         self._start()
 
     def stop(self) -> None:
+        """End the process."""
         self._process.kill()
-        self._process.join(5)  # what waits for a dead disk cannot be ended
+        self._process.join(5)  # not longer: a process that waits for a dead disk cannot be ended
         self.pipe.close()
 
 
 def _serve(pipe: connection.Connection, work: Callable[[T], R]) -> None:
+    """The loop of a worker process: items come through the pipe, results and exceptions go back."""
     ignore_interrupts()
     with contextlib.suppress(EOFError, BrokenPipeError):
-        pipe.send((None, None))  # awake
+        pipe.send((None, None))  # started up
         while True:
             item = pipe.recv()
             try:
-                answer: tuple[R | None, Exception | None] = work(item), None
+                message: tuple[R | None, Exception | None] = work(item), None
             except Exception as error:
                 error.add_note(traceback.format_exc())
-                answer = None, error
-            pipe.send(answer)
+                message = None, error
+            pipe.send(message)

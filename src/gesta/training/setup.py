@@ -157,7 +157,7 @@ def set_up(recipe: Recipe, run: Path, *, resume: bool, quiet: bool) -> Training 
         log.close()
         return None
     if fabric.global_rank == 0:
-        (run / "result.json").unlink(missing_ok=True)
+        (run / "result.json").unlink(missing_ok=True)  # it will be about other weights
 
     torch.manual_seed(config.seed)
     model = recipe.model.build()

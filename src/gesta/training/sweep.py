@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,8 +28,8 @@ from gesta.recipe import Recipe
 from gesta.training.folder import differences, fit_classes
 from gesta.training.loop import train
 
-FREE = ("name", "paper", "data.root", "train.workers", "train.save_every_s", "evaluate.workers")
-"""Fields of a recipe in which a run that is already there may differ: they do not change its result."""
+IRRELEVANT_FIELDS = ("name", "paper", "data.root", "train.workers", "train.save_every_s", "evaluate.workers")
+"""Fields of a recipe that do not change the result: a finished run may differ in them and still count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What :func:`sweep` found; ``print`` it.
+    """The results of :func:`sweep`; ``print`` shows them as a table.
 
     Attributes:
         recipe: its name.
@@ -81,13 +81,13 @@ class Sweep:
         """All fields; ``std`` is the sample's, None for a single training."""
         points = []
         for value in self.values:
-            found = self.accuracies(value)
+            top1 = self.accuracies(value)
             points.append(
                 {
                     "value": to_json(value),
-                    "top1": found,
-                    "mean": statistics.fmean(found) if found else None,
-                    "std": statistics.stdev(found) if len(found) > 1 else None,
+                    "top1": top1,
+                    "mean": statistics.fmean(top1) if top1 else None,
+                    "std": statistics.stdev(top1) if len(top1) > 1 else None,
                     "runs": [
                         {"seed": t.seed, "run": t.run, "top1": t.top1, "failure": t.failure or None}
                         for t in self.trials
@@ -105,7 +105,7 @@ class Sweep:
         }
 
     def __str__(self) -> str:
-        from rich.console import Console
+        from rich.console import Console  # start-up time
         from rich.table import Table
 
         table = Table()
@@ -118,9 +118,9 @@ class Sweep:
         for value in self.values:
             row = [trials.get((str(value), seed)) for seed in self.seeds]
             cells = ["" if t is None else "failed" if t.top1 is None else f"{t.top1:.2f}" for t in row]
-            found = self.accuracies(value)
-            spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
-            mean = [f"{statistics.fmean(found):.2f}{spread}" if found else ""] * (len(self.seeds) > 1)
+            top1 = self.accuracies(value)
+            spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
+            mean = [f"{statistics.fmean(top1):.2f}{spread}" if top1 else ""] * (len(self.seeds) > 1)
             table.add_row(words(value) + " (recipe)" * (value == self.default), *cells, *mean)
         console = Console(width=120, color_system=None, markup=False, highlight=False)
         with console.capture() as capture:
@@ -163,54 +163,61 @@ def sweep(
 
     Raises:
         GestaError: no such field, a value twice, a value of which no model can be built, no held-out videos, a folder
-            in which such a run was begun with another recipe.
-        SystemExit: with status 130 after an interruption; what is done by then is kept.
+            that holds such a run of another recipe.
+        SystemExit: with status 130 after an interruption; what was done before it is kept.
     """
     name = field_name(recipe, field)
     seeds = [recipe.train.seed] if seeds is None else list(seeds)
     if name == "train.seed" and seeds != [recipe.train.seed]:
         raise GestaError("the seeds are what varies; give them as values, without --seeds")
     out = default_folder(recipe, name) if out is None else out
-    planned = _plan(recipe, name, values, seeds, out)
-    found = Sweep(
+    plan = _plan(recipe, name, values, seeds, out)
+    result = Sweep(
         recipe=recipe.name,
         field=name,
         default=value_at(recipe, name),
         values=list(values),
-        seeds=[planned[0][1].train.seed] if name == "train.seed" else seeds,
+        seeds=[plan[0].recipe.train.seed] if name == "train.seed" else seeds,
     )
+    for number, planned in enumerate(plan, 1):
+        title = f"[{number}/{len(plan)}] {name} {words(planned.value)}"
+        trial, protocol = _run_trial(planned, title, trust_code, quiet)
+        result = dataclasses.replace(result, trials=[*result.trials, trial], protocol=result.protocol or protocol)
+        if is_first_process():
+            with write_atomically(out / "sweep.json") as file:
+                file.write((json.dumps(result.to_json(), indent=2) + "\n").encode())
+            if after_trial is not None:
+                after_trial(result)
+    return result
+
+
+def _run_trial(planned: _Planned, title: str, trust_code: bool, quiet: bool) -> tuple[Trial, str]:
+    """Train and evaluate once, unless that is done already.
+
+    Returns:
+        The trial, and what was scored and how (empty if the training failed).
+    """
 
     def say(text: str) -> None:
         if not quiet and is_first_process():
             print(text, file=sys.stderr, flush=True)
 
-    for number, (value, variant, run) in enumerate(planned):
-        seed = variant.train.seed
-        say(f"[{number + 1}/{len(planned)}] {name} {words(value)}, seed {seed}: {run}")
-        done = run / "result.json"
-        failure = ""
-        if not done.is_file():
-            try:
-                train(variant, run, resume=run.is_dir(), trust_code=trust_code, quiet=quiet)
-            except GestaError as error:
-                failure = str(error)
-                say(f"failed: {failure}")
-            except SystemExit:
-                say("the same command goes on with this sweep")
-                raise
-        trial = Trial(value=value, seed=seed, run=str(run), failure=failure)
-        if done.is_file():
-            result = Result.read(done)
-            trial = dataclasses.replace(trial, top1=headline(result.metrics))
-            if not found.protocol:
-                found = dataclasses.replace(found, protocol=_protocol(result))
-        found = dataclasses.replace(found, trials=[*found.trials, trial])
-        if is_first_process():
-            with write_atomically(out / "sweep.json") as file:
-                file.write((json.dumps(found.to_json(), indent=2) + "\n").encode())
-            if after_trial is not None:
-                after_trial(found)
-    return found
+    seed, run = planned.recipe.train.seed, planned.run
+    say(f"{title}, seed {seed}: {run}")
+    trial = Trial(value=planned.value, seed=seed, run=str(run))
+    if not (run / "result.json").is_file():
+        try:
+            train(planned.recipe, run, resume=run.is_dir(), trust_code=trust_code, quiet=quiet)
+        except GestaError as error:
+            trial = dataclasses.replace(trial, failure=str(error))
+            say(f"failed: {error}")
+        except SystemExit:
+            say("the same command resumes this sweep")
+            raise
+    if not (run / "result.json").is_file():
+        return trial, ""
+    result = Result.read(run / "result.json")
+    return dataclasses.replace(trial, top1=headline(result.metrics)), _protocol(result)
 
 
 def default_folder(recipe: Recipe, name: str) -> Path:
@@ -219,7 +226,7 @@ def default_folder(recipe: Recipe, name: str) -> Path:
 
 
 def field_name(recipe: Recipe, field: str) -> str:
-    """A field as Python spells it; flags may have hyphens.
+    """The dotted name of a field, from what the user wrote: flags may have hyphens.
 
     Raises:
         GestaError: no such field.
@@ -240,10 +247,10 @@ def leaves(obj: Any, prefix: str = "") -> dict[str, Any]:
         parts = {str(i): item for i, item in enumerate(obj)}
     else:
         return {prefix: obj}
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in parts.items():
-        found |= leaves(value, f"{prefix}.{name}" if prefix else name)
-    return found
+        result |= leaves(value, f"{prefix}.{name}" if prefix else name)
+    return result
 
 
 def value_at(recipe: Recipe, name: str) -> Any:
@@ -252,20 +259,27 @@ def value_at(recipe: Recipe, name: str) -> Any:
 
 
 def _with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
+    """A copy of the recipe with one field changed."""
     changed: Any = copy(recipe)
-    *way, last = name.split(".")
-    place = changed
-    for step in way:
-        place = place[int(step)] if isinstance(place, list) else getattr(place, step)
-    setattr(place, last, copy(value))
+    *path, last = name.split(".")
+    owner = changed
+    for part in path:
+        owner = owner[int(part)] if isinstance(owner, list) else getattr(owner, part)
+    setattr(owner, last, copy(value))
     return changed
 
 
-def _plan(
-    recipe: Recipe, name: str, values: Sequence[Any], seeds: Sequence[int], out: Path
-) -> list[tuple[Any, Recipe, Path]]:
-    """All trainings, checked before the first of them starts: value, recipe, run folder."""
-    planned = []
+class _Planned(NamedTuple):
+    """One training that a sweep will do: the value, the whole recipe, the run folder."""
+
+    value: Any
+    recipe: Recipe
+    run: Path
+
+
+def _plan(recipe: Recipe, name: str, values: Sequence[Any], seeds: Sequence[int], out: Path) -> list[_Planned]:
+    """All trainings, checked before the first of them starts."""
+    plan = []
     for value in values:
         for seed in seeds:
             variant = _with_value(recipe, name, value)
@@ -274,38 +288,47 @@ def _plan(
             fit_classes(variant.model, variant.data.classes())
             folder = _folder(value) + (f"-seed{seed}" if name != "train.seed" else "")
             variant.name = f"{recipe.name}-{name}-{folder}" if name != "name" else variant.name
-            planned.append((value, variant, out / folder))
-    folders = [run for *_, run in planned]
+            plan.append(_Planned(value, variant, out / folder))
+    folders = [planned.run for planned in plan]
     for run in folders:
         if folders.count(run) > 1:
             raise GestaError(f"two of the values or seeds have the folder {run.name}; give each of them once")
-    for value, variant, run in planned:
-        try:
-            with torch.device("meta"):
-                variant.model.build()
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            raise GestaError(f"{name} {words(value)}: no model can be built with it ({error})") from None
-        if not (variant.data.records("test") or variant.data.records("val")):
-            raise GestaError("the data has no held-out videos, so there is no accuracy to compare (gesta data list)")
-        if (run / "recipe.json").is_file():
-            try:
-                old = with_tags(json.loads((run / "recipe.json").read_text()))
-            except ValueError:
-                raise GestaError(f"{run / 'recipe.json'}: is damaged; delete {run} and start anew") from None
-            changes = [text for at, text in differences(old, to_json(variant)).items() if not at.startswith(FREE)]
-            if changes:
-                raise GestaError(
-                    f"{run}: was begun with another recipe ({'; '.join(changes[:3])}); choose another folder with --out"
-                )
-    return planned
+    for planned in plan:
+        _check(planned, name)
+    return plan
+
+
+def _check(planned: _Planned, name: str) -> None:
+    """Refuse a training that cannot be built or scored, or whose folder holds a run of another recipe."""
+    value, variant, run = planned
+    try:
+        with torch.device("meta"):
+            variant.model.build()
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise GestaError(f"{name} {words(value)}: no model can be built with it ({error})") from None
+    if not (variant.data.records("test") or variant.data.records("val")):
+        raise GestaError("the data has no held-out videos, so there is no accuracy to compare (gesta data list)")
+    if not (run / "recipe.json").is_file():
+        return
+    try:
+        saved_fields = with_tags(json.loads((run / "recipe.json").read_text()))
+    except ValueError:
+        raise GestaError(f"{run / 'recipe.json'}: is damaged; delete {run} and start again") from None
+    changes = differences(saved_fields, to_json(variant))
+    refused = [text for field, text in changes.items() if not field.startswith(IRRELEVANT_FIELDS)]
+    if refused:
+        raise GestaError(
+            f"{run}: was started with another recipe ({'; '.join(refused[:3])}); choose another folder with --out"
+        )
 
 
 def _folder(value: Any) -> str:
-    """A value as a name of a folder."""
+    """The name of the folder for a value."""
     return re.sub(r"[^\w.+-]+", "_", words(value)).strip("_") or "none"
 
 
 def _protocol(result: Result) -> str:
+    """What was scored and how, for the table and the chart."""
     data = f"{result.data['class'].rpartition(':')[2]}, " if result.data else ""
     how = result.protocol
     return f"{data}{how.split} split, {result.counts.labelled} videos, {how.views}; each run's best weights"
