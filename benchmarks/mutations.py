@@ -41,9 +41,9 @@ from gesta.curation.check import check
 from gesta.curation.workers import run_each
 from gesta.errors import VideoError
 from gesta.evaluation.evaluate import evaluate
-from gesta.marionette.dataset import plan
+from gesta.marionette.dataset import plan_clips
 from gesta.marionette.encode import write_depth
-from gesta.marionette.filming import film
+from gesta.marionette.filming import render_clip
 from gesta.model import ClipSpec
 from gesta.models import model_config
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
@@ -268,7 +268,7 @@ def mutate(folder: Path, files: int, seed: int) -> list[Mutant]:
     intact, target = folder / "intact", folder / "mutants"
     intact.mkdir(parents=True)
     target.mkdir()
-    rgb, metres = (shot[:FRAMES, 8:56] for shot in film(plan(1, seed)[0], seed, WIDTH))
+    rgb, metres = (frames[:FRAMES, 8:56] for frames in render_clip(plan_clips(1, seed)[0], seed, WIDTH))
     videos = {name: encode(intact / name, codec, rgb).read_bytes() for name, codec in CODECS.items()}
     write_depth(metres[:6], folder / "depth", "M")
     folders = {

@@ -12,7 +12,7 @@ from gesta.config import replace
 from gesta.datasets.epic import EPICKitchens
 from gesta.datasets.ntu import NTU
 from gesta.evaluation.result import Result
-from gesta.marionette.layouts.make import DATA
+from gesta.marionette.layouts.layout import LAYOUT_DATA
 from gesta.recipes.address import find_recipe, miniature, read_recipe
 
 
@@ -40,8 +40,8 @@ def test_one_that_fails_is_told_and_the_others_go_on(
         main(["demo", "--all-layouts", "--out", str(tmp_path)])
     assert exit_.value.code == 1
     table = capsys.readouterr().out.splitlines()[-9:]
-    assert [row.split()[0] for row in table] == list(DATA)
-    assert ["failed" in row for row in table] == [layout == "ssv1" for layout in DATA]
+    assert [row.split()[0] for row in table] == list(LAYOUT_DATA)
+    assert ["failed" in row for row in table] == [layout == "ssv1" for layout in LAYOUT_DATA]
 
 
 def test_miniatures_on_a_given_data_set_keep_the_protocol(tmp_path: Path) -> None:
@@ -49,4 +49,4 @@ def test_miniatures_on_a_given_data_set_keep_the_protocol(tmp_path: Path) -> Non
     small = miniature(recipe, NTU(root=str(tmp_path), split="cross_view"))
     assert isinstance(small.data, NTU) and small.data.split == "cross_view"
     assert small.model.classes == 60 and small.evaluate == recipe.evaluate
-    assert set(demo.RECIPES) == set(DATA)
+    assert set(demo.RECIPES) == set(LAYOUT_DATA)

@@ -17,8 +17,8 @@ from gesta.curation.check import check
 from gesta.curation.contact_sheet import contact_sheet
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
-from gesta.marionette.dataset import make
-from gesta.marionette.layouts.make import DATA, fields_of, make_layout
+from gesta.marionette.dataset import make_set
+from gesta.marionette.layouts.layout import LAYOUT_DATA, data_fields, make_layout
 from gesta.prediction.predict import predict
 from gesta.recipes.address import find_recipe, miniature
 from gesta.recipes.embedded import demo
@@ -76,10 +76,10 @@ def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> s
     """Make, check, train, evaluate; the middle of a row of the table."""
     # so few videos are made sooner than other processes start
     print(make_layout(out / "videos", layout, clips, workers=1, size=size, classes=CLASSES))
-    recipe, location = find_recipe(RECIPES[layout]), fields_of(layout, str(out / "videos"))
+    recipe, location = find_recipe(RECIPES[layout]), data_fields(layout, str(out / "videos"))
     # the recipe's data set keeps its other fields; a layout without a recipe for it is read by its default
-    same = type(recipe.data) is DATA[layout]
-    data = replace(recipe.data, **location) if same else DATA[layout](**location)
+    same = type(recipe.data) is LAYOUT_DATA[layout]
+    data = replace(recipe.data, **location) if same else LAYOUT_DATA[layout](**location)
     report = check(data, workers=0, progress=False)
     if not report.ok:
         raise GestaError(f"{out / 'videos'} is not clean: {report.findings[0].text}")
@@ -114,7 +114,7 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
         recipe.train.epochs = epochs
 
     _say(began, f"1/4 videos of an articulated puppet, in {videos}")
-    print(make(videos, clips=clips))
+    print(make_set(videos, clips=clips))
     sheet = contact_sheet(videos, out.parent / "marionette.png")
     print(f"what they look like: {sheet}")
 

@@ -18,38 +18,38 @@ from gesta.data.samples import read_record
 from gesta.data.transforms import flip_targets, names_a_side
 from gesta.errors import GestaError
 from gesta.marionette import filming
-from gesta.marionette.dataset import Marionette, make, plan
-from gesta.marionette.filming import Clip, film, length
-from gesta.marionette.lighting import varied
-from gesta.marionette.motions import FAMILIES, MIRRORED, TWINS, perform
-from gesta.marionette.motions.kitchen import LASTS, NOUNS, PAUSES, SEGMENTS, VERBS, shift, work
-from gesta.marionette.puppet import dress, shoulders, subject, two_bones
+from gesta.marionette.dataset import Marionette, make_set, plan_clips
+from gesta.marionette.filming import ClipName, count_frames, render_clip
+from gesta.marionette.lighting import varied_gain
+from gesta.marionette.motions import FAMILIES, MIRRORED, REVERSED_PAIRS, perform
+from gesta.marionette.motions.kitchen import NOUNS, PAUSE_FRAMES, SEGMENTS, TASK_FRAMES, VERBS, plan_video, work
+from gesta.marionette.puppet import body_solids, make_body, shoulders, two_bones
 from gesta.marionette.renderer import _looking
 from gesta.video.probe import probe
 
 SIZE, SEED = 32, 3
 NEW = [(family, action) for family in FAMILIES if family != "coarse" for action in FAMILIES[family]]
-PAIRS = [(family, *pair) for family in TWINS if family != "coarse" for pair in TWINS[family]]
+PAIRS = [(family, *pair) for family in REVERSED_PAIRS if family != "coarse" for pair in REVERSED_PAIRS[family]]
 
 
 def test_coarse_clips_are_what_they_were() -> None:
     """Means of 8 x 8 pixels of first frames, made by the version that knew one family; sets made then stay valid."""
     stored = {
-        Clip(1, 3, 2, 1): ([84.8, 92.5, 90.2, 83.9, 88.9, 113.1, 102.2, 90.0], 33, 5.9266),
-        Clip(12, 14, 7, 3): ([180.2, 192.8, 192.8, 180.3, 193.2, 151.7, 160.8, 192.8], 39, 5.1149),
+        ClipName(1, 3, 2, 1): ([84.8, 92.5, 90.2, 83.9, 88.9, 113.1, 102.2, 90.0], 33, 5.9266),
+        ClipName(12, 14, 7, 3): ([180.2, 192.8, 192.8, 180.3, 193.2, 151.7, 160.8, 192.8], 39, 5.1149),
     }
     for clip, (red, frames, metres) in stored.items():
-        rgb, depth = film(clip, SEED, SIZE)
+        rgb, depth = render_clip(clip, SEED, SIZE)
         assert np.allclose(rgb[0, :16, :, 0].reshape(2, 8, 4, 8).mean((1, 3)).ravel(), red, atol=0.06)
         assert (len(rgb), float(depth[0].mean())) == (frames, pytest.approx(metres, abs=1e-3))
 
 
 @pytest.mark.parametrize(("family", "forward", "backward"), PAIRS)
 def test_twins_are_one_law_played_both_ways(family: str, forward: str, backward: str) -> None:
-    body = subject(5)
+    body = make_body(5)
     one = perform(forward, body, 36, np.random.default_rng(8), family)
     other = perform(backward, body, 36, np.random.default_rng(8), family)
-    for a, b in zip(dress(body, one.pose) + one.cones, dress(body, other.pose) + other.cones, strict=True):
+    for a, b in zip(body_solids(body, one.pose) + one.cones, body_solids(body, other.pose) + other.cones, strict=True):
         assert np.array_equal(a.a, b.a[::-1]) and np.array_equal(a.b, b.b[::-1])
     for first, second in zip(one.boxes, other.boxes, strict=True):
         assert np.array_equal(first.centre, second.centre[::-1])
@@ -58,7 +58,7 @@ def test_twins_are_one_law_played_both_ways(family: str, forward: str, backward:
 
 @pytest.mark.parametrize(("left", "right"), MIRRORED["objects"].items())
 def test_left_and_right_are_mirrored_and_never_at_random(left: str, right: str) -> None:
-    body = subject(3)
+    body = make_body(3)
     for seed in range(12):
         acts = [perform(name, body, 36, np.random.default_rng(seed), "objects") for name in (left, right)]
         seen = acts[1].mirrored()
@@ -86,11 +86,14 @@ def test_the_flip_of_training_knows_the_sides() -> None:
 def test_nothing_but_the_action_follows_the_action(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths have one law; camera, room and light, drawn from another stream, come out alike for every class."""
     actions = range(1, len(FAMILIES[family]) + 1)
-    lengths = {a: [length(Clip(a, s, c, 1), SEED, family) for s in range(1, 15) for c in range(1, 9)] for a in actions}
+    lengths = {
+        a: [count_frames(ClipName(a, s, c, 1), SEED, family) for s in range(1, 15) for c in range(1, 9)]
+        for a in actions
+    }
     assert {min(found) for found in lengths.values()} == {32} and {max(found) for found in lengths.values()} == {40}
     assert all(abs(np.mean(found) - 36) < 1 for found in lengths.values())
     monkeypatch.setattr(filming, "_begin", lambda *_: (np.random.default_rng(1), 36))
-    scenes = [filming._scene(Clip(action, 4, 3, 1), SEED, family) for action in actions]
+    scenes = [filming._scene(ClipName(action, 4, 3, 1), SEED, family) for action in actions]
     for room, camera in (scene[-2:] for scene in scenes):
         assert np.array_equal(room.gain, scenes[0][-2].gain) and np.array_equal(room.light, scenes[0][-2].light)
         assert np.array_equal(camera.eye, scenes[0][-1].eye) and np.array_equal(camera.focal, scenes[0][-1].focal)
@@ -99,7 +102,7 @@ def test_nothing_but_the_action_follows_the_action(family: str, monkeypatch: pyt
 @pytest.mark.parametrize(("family", "action"), NEW)
 def test_bodies_stay_whole_and_hands_reach(family: str, action: str) -> None:
     for number in (1, 8, 14):
-        body = subject(number)
+        body = make_body(number)
         act = perform(action, body, 36, np.random.default_rng(number), family)
         joints = shoulders(body, act.pose.pelvis, act.pose.lean, act.pose.twist)
         elbow, wrist = two_bones(joints, act.pose.wrists, body.arm, body.arm, act.pose.elbows)
@@ -113,8 +116,8 @@ def test_bodies_stay_whole_and_hands_reach(family: str, action: str) -> None:
 @pytest.mark.parametrize("camera", range(1, 9))
 def test_things_are_in_the_picture(camera: int) -> None:
     for action in range(1, 15):
-        clip = Clip(action, 1 + (3 * action + camera) % 14, camera, 1)
-        body, rng = subject(clip.subject), np.random.default_rng([SEED, 2, *clip])
+        clip = ClipName(action, 1 + (3 * action + camera) % 14, camera, 1)
+        body, rng = make_body(clip.subject), np.random.default_rng([SEED, 2, *clip])
         frames = int(rng.integers(32, 41))
         motion, _ = rng.spawn(2)
         act = perform(list(FAMILIES["objects"])[action - 1], body, frames, motion, "objects")
@@ -130,7 +133,7 @@ def test_things_are_in_the_picture(camera: int) -> None:
 def test_dives_have_the_somersaults_that_they_are_named_after(name: str) -> None:
     takeoff, somersaults, _, _ = name.split("_")
     for seed in range(4):
-        act = perform(name, subject(1 + seed), 36, np.random.default_rng(seed), "fine")
+        act = perform(name, make_body(1 + seed), 36, np.random.default_rng(seed), "fine")
         assert act.pose.turn is not None
         trunk, ahead = act.pose.turn[:, :, 1], act.pose.turn[0, :, 2]
         angle = np.unwrap(np.arctan2(trunk @ ahead, trunk[:, 1]))
@@ -143,9 +146,9 @@ def test_dives_have_the_somersaults_that_they_are_named_after(name: str) -> None
 
 def test_twists_turn_the_shoulders() -> None:
     for name, halves in (("back_15som_05twis_free", 1), ("forward_15som_2twis_free", 4)):
-        act = perform(name, subject(2), 40, np.random.default_rng(5), "fine")
+        act = perform(name, make_body(2), 40, np.random.default_rng(5), "fine")
         assert act.pose.turn is not None
-        untwisted = perform("forward_15som_notwis_pike", subject(2), 40, np.random.default_rng(5), "fine").pose.turn
+        untwisted = perform("forward_15som_notwis_pike", make_body(2), 40, np.random.default_rng(5), "fine").pose.turn
         assert untwisted is not None
         end = act.pose.turn[-1, :, 0] @ act.pose.turn[0, :, 0]  # the axis of the shoulders, at the end and at first
         assert end == pytest.approx(-1 if halves % 2 else 1, abs=1e-6)
@@ -156,7 +159,7 @@ def test_twists_turn_the_shoulders() -> None:
 @pytest.mark.parametrize("camera", range(1, 9))
 def test_divers_are_in_the_picture_until_they_are_under_water(camera: int) -> None:
     for action in range(1, 17):
-        people, *_, view = filming._scene(Clip(action, 1 + (3 * action + camera) % 14, camera, 1), SEED, "fine")
+        people, *_, view = filming._scene(ClipName(action, 1 + (3 * action + camera) % 14, camera, 1), SEED, "fine")
         hips = next(cone for cone in people if np.allclose(cone.ra, cone.rb) and cone.stripes == 0).a
         for frame in np.nonzero(hips[:, 1] > 0)[0]:
             x, y, z = _looking(view.eye[frame], view.target[frame]) @ (hips[frame] - view.eye[frame])
@@ -167,11 +170,11 @@ def test_a_shift_does_what_its_things_allow() -> None:
     counts, nouns = Counter[str](), Counter[str]()
     lengths: dict[str, list[int]] = {}
     for seed in range(60):
-        before, tasks, frames = shift(np.random.default_rng(seed))
+        before, tasks, frames = plan_video(np.random.default_rng(seed))
         assert len(tasks) == SEGMENTS and len({state.noun for state in before}) == 3
         states, at = {state.noun: state for state in before}, 0
         for task in tasks:
-            assert task.start - at >= PAUSES[0] and LASTS[0] <= task.end - task.start <= LASTS[1]
+            assert task.start - at >= PAUSE_FRAMES[0] and TASK_FRAMES[0] <= task.end - task.start <= TASK_FRAMES[1]
             assert task.verb in states[task.noun].allows()
             states[task.noun], at = states[task.noun].after(task.verb), task.end
             counts[task.verb] += 1
@@ -180,13 +183,13 @@ def test_a_shift_does_what_its_things_allow() -> None:
         assert frames > at
     assert set(counts) == set(VERBS) and min(counts.values()) > 0.5 * max(counts.values())
     assert set(nouns) == set(NOUNS) and min(nouns.values()) > 0.6 * max(nouns.values())
-    assert all(abs(np.mean(found) - np.mean(LASTS)) < 1.5 for found in lengths.values())
+    assert all(abs(np.mean(found) - np.mean(TASK_FRAMES)) < 1.5 for found in lengths.values())
 
 
 def test_what_is_taken_is_gone_and_what_is_put_stays() -> None:
     """The thing that a task names changes its place while the task lasts, and no other thing does, nor between."""
-    body = subject(4)
-    before, tasks, frames = shift(np.random.default_rng(9))
+    body = make_body(4)
+    before, tasks, frames = plan_video(np.random.default_rng(9))
     act = work(body, np.arange(frames) / 12, np.random.default_rng(1), before, tasks)
     heights: dict[str, list[float]] = {}
     for task in tasks:
@@ -209,17 +212,17 @@ def test_what_is_taken_is_gone_and_what_is_put_stays() -> None:
 def test_varied_light_changes_colour_and_measures_depth() -> None:
     brightness, holes = [], []
     for action in range(1, 7):
-        clip = Clip(action, action, action, 1)
-        rgb, depth = film(clip, SEED, SIZE)
-        lit, measured = film(clip, SEED, SIZE, lighting="varied")
-        assert np.array_equal(lit, film(clip, SEED, SIZE, lighting="varied")[0]) if action == 1 else True
+        clip = ClipName(action, action, action, 1)
+        rgb, depth = render_clip(clip, SEED, SIZE)
+        lit, measured = render_clip(clip, SEED, SIZE, lighting="varied")
+        assert np.array_equal(lit, render_clip(clip, SEED, SIZE, lighting="varied")[0]) if action == 1 else True
         brightness.append(lit.mean() / rgb.mean())
         there = measured > 0
         holes.append(1 - there.mean())
         error = np.abs(measured - depth)[there]
         assert 0.005 < np.median(error) < 0.3  # metres
     assert max(brightness) > 2 * min(brightness) and min(holes) > 0.02 and max(holes) < 0.5
-    gains = [varied(np.arange(36) / 12, np.random.default_rng(seed)) for seed in range(40)]
+    gains = [varied_gain(np.arange(36) / 12, np.random.default_rng(seed)) for seed in range(40)]
     assert min(gain.min() for gain in gains) < 0.1 < 0.9 < max(gain.max() for gain in gains)
     assert 5 < sum(np.ptp(gain[:, 0]) < 1e-9 for gain in gains) < 20  # steady ones
 
@@ -230,7 +233,7 @@ def test_varied_light_changes_colour_and_measures_depth() -> None:
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("families") / "objects"
-    make(root, clips=3, seed=SEED, workers=1, size=SIZE, depth=True, family="objects")
+    make_set(root, clips=3, seed=SEED, workers=1, size=SIZE, depth=True, family="objects")
     return root
 
 
@@ -240,7 +243,7 @@ def test_a_set_of_another_family_is_read_as_such(objects: Path) -> None:
     assert (objects / "labels.txt").read_text().split() == data.classes()
     assert json.loads((objects / "marionette.json").read_text())["family"] == "objects"
     records = data.records("train")
-    assert [Path(r.path).stem for r in records] == [str(clip) for clip in plan(3, SEED, 14)]
+    assert [Path(r.path).stem for r in records] == [str(clip) for clip in plan_clips(3, SEED, 14)]
     assert [r.name.split("/")[0] for r in records] == data.classes()[:3]
     depth = Marionette(root=str(objects), modality="depth").records("train")
     assert [len(list(Path(r.path).iterdir())) for r in depth] == [probe(r.path).frames for r in records]
@@ -259,12 +262,12 @@ def test_dives_have_attributes(tmp_path: Path) -> None:
     assert ["_".join(parts) for parts in zip(*attributes.values())] == data.classes()
 
 
-def test_handled_things_have_twins_as_attributes(tmp_path: Path) -> None:
+def test_objects_have_pairs_as_attributes(tmp_path: Path) -> None:
     manifest = {"family": "objects", "version": 1, "seed": 0, "size": SIZE, "clips": 28}
     (tmp_path / "marionette.json").write_text(json.dumps(manifest))
     data = Marionette(root=str(tmp_path))
     attributes, classes = data.attributes(), data.classes()
-    by_class = dict(zip(classes, zip(attributes["twins"], attributes["order"])))
+    by_class = dict(zip(classes, zip(attributes["pair"], attributes["order"])))
     assert by_class["cover"] == ("cover", "forwards") and by_class["uncover"] == ("cover", "backwards")
     assert by_class["pull_right_to_left"] == ("push_left_to_right", "backwards")
     assert len(set(by_class.values())) == 14
@@ -274,9 +277,11 @@ def test_handled_things_have_twins_as_attributes(tmp_path: Path) -> None:
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("families") / "kitchen"
     with pytest.MonkeyPatch.context() as patch:  # short videos are quickly made
-        patch.setattr("gesta.marionette.motions.kitchen.LASTS", (4, 6))
-        patch.setattr("gesta.marionette.motions.kitchen.PAUSES", (1, 3))
-        summary = make(root, clips=17, seed=SEED, workers=1, size=SIZE, depth=True, family="kitchen", lighting="varied")
+        patch.setattr("gesta.marionette.motions.kitchen.TASK_FRAMES", (4, 6))
+        patch.setattr("gesta.marionette.motions.kitchen.PAUSE_FRAMES", (1, 3))
+        summary = make_set(
+            root, clips=17, seed=SEED, workers=1, size=SIZE, depth=True, family="kitchen", lighting="varied"
+        )
         assert str(summary).startswith(f"{root}: 24 actions of 7 verbs and 5 nouns, 3 long videos made")
         assert summary.splits["both"] == {"train": 8, "val": 8, "test": 8}
         yield root
@@ -312,18 +317,18 @@ def test_a_long_video_is_read_in_segments(kitchen: Path, monkeypatch: pytest.Mon
 def test_lighting_is_not_mixed(kitchen: Path) -> None:
     assert json.loads((kitchen / "marionette.json").read_text())["lighting"] == "varied"
     with pytest.raises(GestaError, match="was made with lighting varied, not even"):
-        make(kitchen, clips=1, seed=SEED, workers=1, size=SIZE, family="kitchen")
+        make_set(kitchen, clips=1, seed=SEED, workers=1, size=SIZE, family="kitchen")
     with pytest.raises(GestaError, match="was made with family kitchen, not coarse"):
-        make(kitchen, clips=1, seed=SEED, workers=1, size=SIZE)
+        make_set(kitchen, clips=1, seed=SEED, workers=1, size=SIZE)
     with pytest.raises(GestaError, match="lighting cannot be 'vary'"):
-        make(kitchen, clips=1, lighting="vary")  # type: ignore[arg-type]
+        make_set(kitchen, clips=1, lighting="vary")  # type: ignore[arg-type]
 
 
 def test_families_are_not_mixed(objects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(GestaError, match="was made with family objects, not coarse; choose another folder"):
-        make(objects, clips=1, seed=SEED, workers=1, size=SIZE)
+        make_set(objects, clips=1, seed=SEED, workers=1, size=SIZE)
     with pytest.raises(GestaError, match=r"no family 'object'.*did you mean 'objects'"):
-        make(tmp_path / "new", family="object")  # type: ignore[arg-type]
+        make_set(tmp_path / "new", family="object")  # type: ignore[arg-type]
     with pytest.raises(SystemExit):
         main(["data", "make", "marionette", str(tmp_path / "a"), "--layout", "ssv1", "--family", "objects"])
     assert "--family goes without --layout" in capsys.readouterr().err

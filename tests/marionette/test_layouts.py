@@ -14,12 +14,12 @@ from gesta.datasets.isogd import IsoGD
 from gesta.datasets.ntu import NTU
 from gesta.errors import GestaError
 from gesta.marionette import filming
-from gesta.marionette.dataset import Marionette, make, plan, split_of
-from gesta.marionette.filming import length
-from gesta.marionette.layouts import names, shoot
-from gesta.marionette.layouts.arrange import ARRANGE, FAMILIES, Shot
-from gesta.marionette.layouts.make import DATA, fields_of, make_layout
-from gesta.marionette.motions import FAMILIES as MOTIONS
+from gesta.marionette.dataset import Marionette, make_set, plan_clips, split_of
+from gesta.marionette.filming import count_frames
+from gesta.marionette.layouts import names, video
+from gesta.marionette.layouts.arrange import LAYOUT_FAMILIES, LAYOUTS, LabelledClip
+from gesta.marionette.layouts.layout import LAYOUT_DATA, data_fields, make_layout
+from gesta.marionette.motions import FAMILIES
 from gesta.records import DataConfig, Record
 from gesta.video.probe import probe
 from gesta.video.read import read
@@ -31,17 +31,19 @@ SIZE, SEED = 32, 3
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two actions of three clips in every layout; a clip that several of them show is filmed once."""
     with pytest.MonkeyPatch.context() as patch:
-        film = functools.cache(filming.film)
-        patch.setattr(shoot, "film", film)
-        patch.setattr(shoot, "film_masked", lambda *clip: (film(*clip)[0], np.minimum(film(*clip)[1], 4)))
+        render_clip = functools.cache(filming.render_clip)
+        patch.setattr(video, "render_clip", render_clip)
+        patch.setattr(
+            video, "render_clip_masked", lambda *clip: (render_clip(*clip)[0], np.minimum(render_clip(*clip)[1], 4))
+        )
         root = tmp_path_factory.mktemp("layouts")
-        for layout in DATA:
+        for layout in LAYOUT_DATA:
             make_layout(root / layout, layout, clips=6, seed=SEED, workers=1, size=SIZE, classes=2)
         yield root
 
 
 def _open(layout: str, root: Path) -> DataConfig:
-    return DATA[layout](**fields_of(layout, str(root)))
+    return LAYOUT_DATA[layout](**data_fields(layout, str(root)))
 
 
 def _labelled(data: DataConfig) -> dict[str, list[Record]]:
@@ -51,16 +53,18 @@ def _labelled(data: DataConfig) -> dict[str, list[Record]]:
 def _names(layout: str) -> list[str]:
     """The classes of the two actions, in the family's order."""
     table = {**names.SOMETHING} if layout.startswith("ssv") else getattr(names, layout.upper())
-    return [str(table[action]).replace("[", "").replace("]", "") for action in list(MOTIONS[FAMILIES[layout]])[:2]]
+    return [
+        str(table[action]).replace("[", "").replace("]", "") for action in list(FAMILIES[LAYOUT_FAMILIES[layout]])[:2]
+    ]
 
 
-@pytest.mark.parametrize("layout", DATA)
+@pytest.mark.parametrize("layout", LAYOUT_DATA)
 def test_readers_read_what_is_made_for_them(root: Path, layout: str) -> None:
     data = _open(layout, root / layout)
     records, classes = _labelled(data), data.classes()
     tested = "val" if layout in ("kinetics400", "ssv1", "ssv2", "epic", "isogd") else "test"
     assert records["train"] and records[tested]
-    frames = {str(clip): length(clip, SEED, FAMILIES[layout]) for clip in plan(6, SEED, 2)}
+    frames = {str(clip): count_frames(clip, SEED, LAYOUT_FAMILIES[layout]) for clip in plan_clips(6, SEED, 2)}
     seen = []
     for record in records["train"] + records[tested]:
         if isinstance(record.label, dict):
@@ -86,8 +90,10 @@ def test_every_clip_is_filed_under_its_own_class(root: Path) -> None:
         assert isinstance(record.label, int)
         action = _names(layout).index(classes[record.label]) + 1
         got = read(record.path, np.arange).permute(0, 2, 3, 1).numpy().astype(int)
-        films = {clip: shoot.film(clip, SEED, SIZE, FAMILIES[layout])[0] for clip in plan(6, SEED, 2)}
-        apart = {clip: np.abs(film[: len(got)] - got[: len(film)]).mean() for clip, film in films.items()}
+        films = {
+            clip: video.render_clip(clip, SEED, SIZE, LAYOUT_FAMILIES[layout])[0] for clip in plan_clips(6, SEED, 2)
+        }
+        apart = {clip: np.abs(frames[: len(got)] - got[: len(frames)]).mean() for clip, frames in films.items()}
         assert min(apart, key=lambda clip: apart[clip]).action == action and min(apart.values()) < 10
 
 
@@ -101,10 +107,10 @@ def test_the_names_are_genuine(shared: Path) -> None:
     assert set(names.KINETICS400.values()) <= set(kinetics)
     something = (annotations / "something_something_v1/something-something-v1-labels.csv").read_text().splitlines()
     assert {name.replace("[", "").replace("]", "") for name in names.SOMETHING.values()} <= set(something)
-    dives = DATA["diving48"](root=str(annotations / "diving48")).classes()  # type: ignore[call-arg]
+    dives = LAYOUT_DATA["diving48"](root=str(annotations / "diving48")).classes()  # type: ignore[call-arg]
     assert isinstance(dives, list)
     assert list(names.DIVING48.values()) == [name for name in dives if name in names.DIVING48.values()]
-    kitchen = DATA["epic"](root=str(annotations / "epic_kitchens_100")).classes()  # type: ignore[call-arg]
+    kitchen = LAYOUT_DATA["epic"](root=str(annotations / "epic_kitchens_100")).classes()  # type: ignore[call-arg]
     assert isinstance(kitchen, dict)
     for space, words in (("verb", names.EPIC_VERBS), ("noun", names.EPIC_NOUNS)):
         assert list(words) == [name for name in kitchen[space] if name in words]
@@ -137,18 +143,18 @@ def test_depth_is_there_where_the_data_set_has_it(root: Path) -> None:
     for data in (ntu, isogd):
         report = check(data, flip=False, workers=0, progress=False)
         assert report.ok and report.frames > 0
-    metres = filming.film(plan(1, SEED, 2)[0], SEED, SIZE)[1]
-    masked = filming.film_masked(plan(1, SEED, 2)[0], SEED, SIZE)[1]
+    metres = filming.render_clip(plan_clips(1, SEED, 2)[0], SEED, SIZE)[1]
+    masked = filming.render_clip_masked(plan_clips(1, SEED, 2)[0], SEED, SIZE)[1]
     person = masked > 0
     assert 0.02 < person.mean() < 0.4 and (masked[person] == metres[person]).all()
 
 
 def test_all_protocols_exist_at_the_usual_size() -> None:
     """48 clips: three splits of UCF-101 and HMDB-51, both of NTU; nobody is in both parts of one."""
-    for layout, arrange in ARRANGE.items():
-        actions = list(MOTIONS[FAMILIES[layout]])
-        clips = [clip for clip in plan(4 * len(actions), 0, len(actions))]
-        videos, texts = arrange([Shot(clip, split_of(clip), actions[clip.action - 1]) for clip in clips], 0)
+    for layout, arrange in LAYOUTS.items():
+        actions = list(FAMILIES[LAYOUT_FAMILIES[layout]])
+        clips = [clip for clip in plan_clips(4 * len(actions), 0, len(actions))]
+        videos, texts = arrange([LabelledClip(clip, split_of(clip), actions[clip.action - 1]) for clip in clips], 0)
         assert len({video.path.casefold() for video in videos}) == len(videos)
         assert sorted(clip for video in videos for clip in video.clips) == sorted(clips)
         if layout == "ucf101":
@@ -162,9 +168,9 @@ def test_all_protocols_exist_at_the_usual_size() -> None:
 
 
 def test_ntu_has_both_protocols(tmp_path: Path) -> None:
-    actions = list(MOTIONS["coarse"])
-    shots = [Shot(clip, split_of(clip), actions[clip.action - 1]) for clip in plan(240)]
-    videos, texts = ARRANGE["ntu"](shots, 0)
+    actions = list(FAMILIES["coarse"])
+    shots = [LabelledClip(clip, split_of(clip), actions[clip.action - 1]) for clip in plan_clips(240)]
+    videos, texts = LAYOUTS["ntu"](shots, 0)
     (tmp_path / "samples_not_here.txt").write_text(texts["samples_not_here.txt"])
     made = {Path(video.masked).name: video.clips[0].subject for video in videos}
     for split in ("cross_subject", "cross_view"):
@@ -189,7 +195,7 @@ def test_what_cannot_be_made(root: Path, tmp_path: Path) -> None:
     with pytest.raises(GestaError, match="made with layout ssv1, not ssv2"):
         make_layout(root / "ssv1", "ssv2", clips=6, seed=SEED, size=SIZE, classes=2)
     with pytest.raises(GestaError, match="made with layout ssv1"):
-        make(root / "ssv1", clips=6, seed=SEED, size=SIZE, family="objects")
+        make_set(root / "ssv1", clips=6, seed=SEED, size=SIZE, family="objects")
     with pytest.raises(GestaError, match="laid out as ssv1"):
         Marionette(root=str(root / "ssv1")).records("train")
     (tmp_path / "mine.txt").write_text("mine")

@@ -15,11 +15,11 @@ import pytest
 from gesta.config import from_json, to_json
 from gesta.curation.contact_sheet import contact_sheet
 from gesta.errors import GestaError
-from gesta.marionette.dataset import HeldOut, Marionette, make, plan
-from gesta.marionette.filming import AZIMUTHS, Clip, film
-from gesta.marionette.motions import TWINS, perform
+from gesta.marionette.dataset import HeldOut, Marionette, make_set, plan_clips
+from gesta.marionette.filming import AZIMUTHS, ClipName, render_clip
+from gesta.marionette.motions import REVERSED_PAIRS, perform
 from gesta.marionette.motions.coarse import COARSE
-from gesta.marionette.puppet import SUBJECTS, dress, shoulders, subject, two_bones
+from gesta.marionette.puppet import SUBJECTS, body_solids, make_body, shoulders, two_bones
 from gesta.marionette.renderer import Box, Camera, Cone, Room, render
 from gesta.records import list_hash
 from gesta.video.probe import probe
@@ -32,14 +32,14 @@ SIZE = 32
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("marionette") / "set"
-    summary = make(root, clips=CLIPS, seed=3, workers=1, size=SIZE)
+    summary = make_set(root, clips=CLIPS, seed=3, workers=1, size=SIZE)
     assert (summary.clips, summary.made) == (CLIPS, CLIPS)
     return root
 
 
-def _clips(data: Marionette, split: str) -> list[Clip]:
+def _clips(data: Marionette, split: str) -> list[ClipName]:
     stems = [Path(record.path).stem for record in data.records(split)]  # type: ignore[arg-type]
-    return [Clip(*(int(part[1:]) for part in stem.split("_"))) for stem in stems]
+    return [ClipName(*(int(part[1:]) for part in stem.split("_"))) for stem in stems]
 
 
 # --- the set ---------------------------------------------------------------------------------------------------------
@@ -91,11 +91,11 @@ def test_what_is_held_out_is_new_and_the_rest_is_known(tmp_path: Path, held_out:
 
 
 def test_a_larger_plan_begins_with_the_smaller_one() -> None:
-    large = plan(1000, seed=5)
-    assert large[:400] == plan(400, seed=5)
+    large = plan_clips(1000, seed=5)
+    assert large[:400] == plan_clips(400, seed=5)
     assert len(set(large)) == 1000
-    assert large != plan(1000, seed=6)
-    spread = Counter((clip.subject, clip.camera) for clip in plan(480) if clip.subject <= 8)
+    assert large != plan_clips(1000, seed=6)
+    spread = Counter((clip.subject, clip.camera) for clip in plan_clips(480) if clip.subject <= 8)
     assert len(spread) == 32 and max(spread.values()) - min(spread.values()) <= 8
 
 
@@ -105,7 +105,7 @@ def test_making_again_continues_and_keeps(root: Path, tmp_path: Path) -> None:
     content = victim.read_bytes()
     victim.unlink()
     (victim.parent / f".{victim.name}.123.part").write_bytes(b"half a file")
-    summary = make(root, clips=CLIPS - 5, seed=3, workers=1, size=SIZE)
+    summary = make_set(root, clips=CLIPS - 5, seed=3, workers=1, size=SIZE)
     assert (summary.clips, summary.made) == (CLIPS, 1)  # a set never shrinks
     assert victim.read_bytes() == content
     assert {p: p.stat().st_mtime_ns for p in root.glob("videos/*/*") if p != victim} == {
@@ -116,12 +116,12 @@ def test_making_again_continues_and_keeps(root: Path, tmp_path: Path) -> None:
 
 
 def test_other_processes_make_the_same_frames(root: Path, tmp_path: Path) -> None:
-    make(tmp_path / "set", clips=2, seed=3, workers=2, size=SIZE)
-    clips = plan(2, seed=3)
+    make_set(tmp_path / "set", clips=2, seed=3, workers=2, size=SIZE)
+    clips = plan_clips(2, seed=3)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(film, clip, 3, SIZE) for clip in clips]
+        jobs = [pool.submit(render_clip, clip, 3, SIZE) for clip in clips]
     for clip, job in zip(clips, jobs):
-        (rgb, depth), (rgb_there, depth_there) = film(clip, 3, SIZE), job.result()
+        (rgb, depth), (rgb_there, depth_there) = render_clip(clip, 3, SIZE), job.result()
         assert np.array_equal(rgb, rgb_there) and np.array_equal(depth, depth_there)
         # and these are what the file shows, up to the codec's loss
         (path,) = (tmp_path / "set" / "videos").glob(f"*/{clip}.mp4")
@@ -133,11 +133,11 @@ def test_other_processes_make_the_same_frames(root: Path, tmp_path: Path) -> Non
 def test_other_folders_and_settings_are_refused(root: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(GestaError, match="is not empty and holds no Marionette set"):
-        make(tmp_path, clips=1, workers=1)
+        make_set(tmp_path, clips=1, workers=1)
     with pytest.raises(GestaError, match="was made with seed 3, not 4"):
-        make(root, clips=1, seed=4, workers=1, size=SIZE)
+        make_set(root, clips=1, seed=4, workers=1, size=SIZE)
     with pytest.raises(GestaError, match="even size"):
-        make(tmp_path / "new", clips=1, size=65)
+        make_set(tmp_path / "new", clips=1, size=65)
     assert not (tmp_path / "new").exists()
     with pytest.raises(GestaError, match="no Marionette set; run: gesta data make marionette"):
         Marionette(root=str(tmp_path)).records("train")
@@ -153,25 +153,25 @@ def test_an_unfinished_set_is_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> None:
         raise GestaError("the disk is full")
 
-    monkeypatch.setattr("gesta.marionette.dataset.shoot", full)
+    monkeypatch.setattr("gesta.marionette.dataset.make_clip", full)
     with pytest.raises(GestaError, match="disk is full"):
-        make(tmp_path / "set", clips=2, workers=1, size=SIZE)
+        make_set(tmp_path / "set", clips=2, workers=1, size=SIZE)
     with pytest.raises(GestaError, match="unfinished Marionette set"):
         Marionette(root=str(tmp_path / "set")).records("train")
     monkeypatch.undo()
-    assert make(tmp_path / "set", clips=2, workers=1, size=SIZE).made == 2
+    assert make_set(tmp_path / "set", clips=2, workers=1, size=SIZE).made == 2
 
 
 def test_depth_beside_the_videos(tmp_path: Path) -> None:
     """Depth is added to a set that is there, stays in step when the set grows, and is the renderer's in millimetres."""
     root = tmp_path / "set"
-    make(root, clips=12, seed=3, workers=1, size=SIZE)
+    make_set(root, clips=12, seed=3, workers=1, size=SIZE)
     videos = {path: path.stat().st_mtime_ns for path in root.glob("videos/*/*")}
     with pytest.raises(GestaError, match=r"made without depth; add it: .* --depth"):
         Marionette(root=str(root), modality="depth").records("test")
-    assert make(root, clips=12, seed=3, workers=1, size=SIZE, depth=True).made == 12
+    assert make_set(root, clips=12, seed=3, workers=1, size=SIZE, depth=True).made == 12
     assert {path: path.stat().st_mtime_ns for path in videos} == videos  # filmed again, not written again
-    assert make(root, clips=13, seed=3, workers=1, size=SIZE).made == 1  # asked once, the set keeps its depth
+    assert make_set(root, clips=13, seed=3, workers=1, size=SIZE).made == 1  # asked once, the set keeps its depth
     rgb, depth = (
         [r for split in ("train", "val", "test") for r in Marionette(root=str(root), modality=modality).records(split)]  # type: ignore[arg-type]
         for modality in ("rgb", "depth")
@@ -184,8 +184,8 @@ def test_depth_beside_the_videos(tmp_path: Path) -> None:
     ]
     assert len(depth) == 13 and [(r.name, r.label) for r in depth] == [(r.name, r.label) for r in rgb]
     assert list_hash(depth) == list_hash(rgb)
-    clip = Clip(*(int(part[1:]) for part in Path(depth[0].path).name.split("_")))
-    _, metres = film(clip, 3, SIZE)
+    clip = ClipName(*(int(part[1:]) for part in Path(depth[0].path).name.split("_")))
+    _, metres = render_clip(clip, 3, SIZE)
     assert depth[0].depth is not None
     grey = replace(depth[0].depth, encoding="repeat3")
     shown = read(depth[0].path, np.arange, depth=grey)
@@ -207,14 +207,14 @@ def test_the_contact_sheet_is_a_picture(root: Path, tmp_path: Path) -> None:
 
 
 def test_frames_depend_on_seed_and_name_alone() -> None:
-    rgb, depth = film(Clip(1, 3, 2, 1), seed=1, size=SIZE)
-    again, _ = film(Clip(1, 3, 2, 1), seed=1, size=SIZE)
+    rgb, depth = render_clip(ClipName(1, 3, 2, 1), seed=1, size=SIZE)
+    again, _ = render_clip(ClipName(1, 3, 2, 1), seed=1, size=SIZE)
     assert rgb.dtype == np.uint8 and depth.dtype == np.float32
     assert rgb.shape == (*depth.shape, 3) and rgb.shape[1:] == (SIZE, SIZE, 3)
     assert np.array_equal(rgb, again)
     assert np.isfinite(depth).all() and depth.min() > 0.3
-    for other in (Clip(1, 4, 2, 1), Clip(1, 3, 5, 1), Clip(1, 3, 2, 2)):
-        frames, _ = film(other, seed=1, size=SIZE)
+    for other in (ClipName(1, 4, 2, 1), ClipName(1, 3, 5, 1), ClipName(1, 3, 2, 2)):
+        frames, _ = render_clip(other, seed=1, size=SIZE)
         assert not np.array_equal(rgb[:32], frames[:32])
 
 
@@ -291,12 +291,12 @@ def test_near_things_hide_far_things_and_black_light_is_black() -> None:
 # --- motion ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("forward", "backward"), TWINS["coarse"])
+@pytest.mark.parametrize(("forward", "backward"), REVERSED_PAIRS["coarse"])
 def test_twins_are_one_motion_in_opposite_order(forward: str, backward: str) -> None:
-    body = subject(5)
+    body = make_body(5)
     one = perform(forward, body, 36, np.random.default_rng(8))
     other = perform(backward, body, 36, np.random.default_rng(8))
-    for a, b in zip(dress(body, one.pose) + one.cones, dress(body, other.pose) + other.cones):
+    for a, b in zip(body_solids(body, one.pose) + one.cones, body_solids(body, other.pose) + other.cones):
         assert np.array_equal(a.a, b.a[::-1]) and np.array_equal(a.b, b.b[::-1])
         assert np.array_equal(a.colour, b.colour)
     for a, b in zip(one.boxes, other.boxes):
@@ -307,9 +307,9 @@ def test_twins_are_one_motion_in_opposite_order(forward: str, backward: str) -> 
 @pytest.mark.parametrize("action", COARSE)
 def test_bodies_stay_whole_and_above_the_floor(action: str) -> None:
     for number in (1, 6, 10, 14):
-        body = subject(number)
+        body = make_body(number)
         act = perform(action, body, 40, np.random.default_rng(number))
-        for cone in dress(body, act.pose) + act.cones:
+        for cone in body_solids(body, act.pose) + act.cones:
             lowest = np.minimum(cone.a[:, 1] - cone.ra, cone.b[:, 1] - cone.rb)
             assert lowest.min() > -0.03
             assert abs(cone.ra - cone.rb) < np.linalg.norm(cone.a - cone.b, axis=-1).min() + 1e-9 or cone.ra == cone.rb
@@ -335,8 +335,8 @@ def test_two_bones_reach_and_point_as_told() -> None:
 
 def test_the_puppet_fills_the_picture_and_stays_in_it() -> None:
     for camera in (1, 4, 8):
-        clip = Clip(2, 4, camera, 1)  # jumping jacks: the tallest
-        _, depth = film(clip, seed=2, size=48)
+        clip = ClipName(2, 4, camera, 1)  # jumping jacks: the tallest
+        _, depth = render_clip(clip, seed=2, size=48)
         empty = depth.max(0)  # what lies behind when the puppet is elsewhere
         person = (depth < empty - 0.5).any(0)
         rows = np.nonzero(person[:, 12:36].any(1))[0]

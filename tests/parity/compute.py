@@ -29,7 +29,7 @@ from gesta.data.clips import crop_boxes, test_indices, train_indices
 from gesta.data.lists import Folder
 from gesta.data.samples import TestViews, TrainingClips
 from gesta.evaluation.evaluate import evaluate
-from gesta.marionette.filming import Clip, film
+from gesta.marionette.filming import ClipName, render_clip
 from gesta.model import ClipSpec, Insert, VideoModel
 from gesta.models import list_models, model_config
 from gesta.plugins.ata import ATA
@@ -276,7 +276,7 @@ def alignment() -> list[Any]:
 
 def drawn() -> list[Any]:
     """One clip of the embedded data set, as its renderer draws it."""
-    frames, depth = film(Clip(3, 5, 2, 1), seed=0, size=32)
+    frames, depth = render_clip(ClipName(3, 5, 2, 1), seed=0, size=32)
     return [list(frames.shape), float(frames.mean()), float(depth.mean())]
 
 

@@ -24,7 +24,7 @@ from gesta.config import config, replace
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
 from gesta.evaluation.scoring import joint_names, joint_probabilities, named_classes, rank
-from gesta.marionette.dataset import Marionette, make
+from gesta.marionette.dataset import Marionette, make_set
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
 from gesta.models import create_model
 from gesta.prediction.predict import find_sources, predict
@@ -286,7 +286,7 @@ def test_all_genuine_videos_are_answered(shared: Path, timeline: bool, capsys: p
 def depth_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps on Marionette's depth."""
     folder = tmp_path_factory.mktemp("depth")
-    make(folder / "set", clips=12, seed=3, workers=1, size=32, depth=True)
+    make_set(folder / "set", clips=12, seed=3, workers=1, size=32, depth=True)
     recipe = find_recipe("demo", model="r3d_tiny")
     recipe.data = Marionette(
         root=str(folder / "set"), modality="depth", depth_encoding="repeat3", depth_range=(3000, 7000)

@@ -86,12 +86,12 @@ def _data_prepare(options: argparse.Namespace) -> int:
 
 
 def _data_make(options: argparse.Namespace) -> None:
-    from gesta.marionette.dataset import make
-    from gesta.marionette.layouts.make import make_layout
+    from gesta.marionette.dataset import make_set
+    from gesta.marionette.layouts.layout import make_layout
 
     if options.layout is None:
         clips = 400 if options.clips is None else options.clips
-        made = make(
+        made = make_set(
             options.out,
             clips=clips,
             seed=options.seed,

@@ -31,10 +31,10 @@ import numpy as np
 
 from gesta.config import config, suggest
 from gesta.errors import GestaError
-from gesta.marionette.files import MANIFEST, VERSION, in_processes, read_manifest, write_json, write_text
-from gesta.marionette.filming import Clip, segments, shoot
+from gesta.marionette.files import MANIFEST, VERSION, read_manifest, run_in_processes, write_json, write_text
+from gesta.marionette.filming import ClipName, make_clip, segments
 from gesta.marionette.lighting import Lighting
-from gesta.marionette.motions import FAMILIES, TWINS
+from gesta.marionette.motions import FAMILIES, REVERSED_PAIRS
 from gesta.marionette.motions.fine import ATTRIBUTES
 from gesta.marionette.motions.kitchen import NOUNS, SEGMENTS, VERBS
 from gesta.progress import track
@@ -47,43 +47,45 @@ HeldOut = Literal["both", "subjects", "cameras"]
 ORDERS = ("forwards", "backwards")
 """Of two classes that are each other played backwards, the first and the second."""
 
-# Clips are made in three groups that share no subject and no camera. The cameras of test and validation stand between
-# those of training.
-_CAST: dict[SplitName, tuple[tuple[int, ...], tuple[int, ...]]] = {
+# Subjects and cameras of each split: no two splits share any. The cameras of test and validation stand between those of
+# training.
+_SPLIT_GROUPS: dict[SplitName, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "train": ((1, 2, 3, 4, 5, 6, 7, 8), (1, 3, 6, 8)),
     "val": ((9, 10), (4,)),
     "test": ((11, 12, 13, 14), (2, 5, 7)),
 }
-# To hold out one of the two, groups are mixed: every camera (subject) of the test is then known from training.
-_SUBJECTS: dict[SplitName, tuple[int, ...]] = {"val": (6, 10), "test": (7, 8, 13, 14)}
-_CAMERAS: dict[SplitName, tuple[int, ...]] = {"val": (5,), "test": (3, 7)}
+# To hold out only subjects (cameras), clips of all three groups are divided by these subjects (cameras): every camera
+# (subject) of the test is then known from training.
+_HELD_OUT_SUBJECTS: dict[SplitName, tuple[int, ...]] = {"val": (6, 10), "test": (7, 8, 13, 14)}
+_HELD_OUT_CAMERAS: dict[SplitName, tuple[int, ...]] = {"val": (5,), "test": (3, 7)}
 
-# Of 20 clips of a class 13 are for training, 2 for validation and 5 for testing, evenly strewn.
-_TURNS: dict[int, SplitName] = {1: "test", 5: "test", 9: "test", 13: "test", 17: "test", 2: "val", 12: "val"}
+# Of 20 clips of a class 13 are for training, 2 for validation and 5 for testing; by position in the class.
+_SPLIT_BY_TURN: dict[int, SplitName] = {1: "test", 5: "test", 9: "test", 13: "test", 17: "test", 2: "val", 12: "val"}
 
 
-def plan(clips: int, seed: int = 0, actions: int = len(FAMILIES["coarse"])) -> list[Clip]:
-    """The clips of a set, balanced over classes; within a class subjects and cameras take turns."""
+def plan_clips(clips: int, seed: int = 0, actions: int = len(FAMILIES["coarse"])) -> list[ClipName]:
+    """The clips of a set, balanced over classes; within a class subjects and cameras alternate."""
     return [_clip(number, seed, actions) for number in range(clips)]
 
 
-def clips_of(family: str, clips: int, seed: int) -> list[Clip]:
+def family_clips(family: str, clips: int, seed: int) -> list[ClipName]:
     """The clips of a family's set; of the kitchen its long videos, as many as show so many actions, as action 0."""
     if family != "kitchen":
-        return plan(clips, seed, len(FAMILIES[family]))
-    return [clip._replace(action=0) for clip in plan(-(-clips // SEGMENTS), seed, 1)]
+        return plan_clips(clips, seed, len(FAMILIES[family]))
+    return [clip._replace(action=0) for clip in plan_clips(-(-clips // SEGMENTS), seed, 1)]
 
 
-def _clip(number: int, seed: int, actions: int) -> Clip:
-    turn, action = divmod(number, actions)
-    group = _TURNS.get(turn % 20, "train")
-    earlier = sum(_TURNS.get(i % 20, "train") == group for i in range(turn))
-    subjects, cameras = _CAST[group]
+def _clip(number: int, seed: int, actions: int) -> ClipName:
+    index_in_class, action = divmod(number, actions)
+    group = _SPLIT_BY_TURN.get(index_in_class % 20, "train")
+    earlier = sum(_SPLIT_BY_TURN.get(i % 20, "train") == group for i in range(index_in_class))
+    subjects, cameras = _SPLIT_GROUPS[group]
     order = np.random.default_rng([seed, 0, action, len(subjects)]).permutation(subjects)
-    round_, place = divmod(earlier, len(subjects))
-    take, shift = divmod(round_, len(cameras))
-    camera = cameras[(place + action + shift) % len(cameras)]
-    return Clip(action + 1, int(order[place]), camera, take + 1)
+    # all subjects once, then again with the cameras shifted, until every subject was seen by every camera
+    pass_number, position = divmod(earlier, len(subjects))
+    take, camera_shift = divmod(pass_number, len(cameras))
+    camera = cameras[(position + action + camera_shift) % len(cameras)]
+    return ClipName(action + 1, int(order[position]), camera, take + 1)
 
 
 @config
@@ -91,7 +93,7 @@ class Marionette(DataConfig):
     """Clips made by ``gesta data make marionette ROOT``.
 
     Attributes:
-        root: the folder they lie in.
+        root: their folder.
         held_out: what is new in testing and validation: ``both`` (new subjects before new cameras), ``subjects``
             (cameras are known from training) or ``cameras`` (subjects are known). All clips are used in each.
         modality: ``rgb``, ``depth`` or pairs of both, ``rgbd`` (of sets made with ``--depth``). Names are the same, so
@@ -128,9 +130,9 @@ class Marionette(DataConfig):
             raise GestaError(
                 f"{self.root} was made without depth; add it: gesta data make marionette {self.root} --depth"
             )
-        files, seed = _Files(Path(self.root), family_of(manifest)), manifest["seed"]
+        files, seed = _ClipPaths(Path(self.root), family_of(manifest)), manifest["seed"]
         records = []
-        for clip in clips_of(files.family, manifest["clips"], seed):
+        for clip in family_clips(files.family, manifest["clips"], seed):
             if split_of(clip, self.held_out) != split:
                 continue
             files_of_clip = files_of_modality(self.modality, str(files.video(clip)), str(files.depth(clip)), depth)
@@ -150,17 +152,17 @@ class Marionette(DataConfig):
     def attributes(self) -> dict[str, list[str]]:
         """Of dives: takeoff, somersault, twist and position, as :meth:`gesta.datasets.diving48.Diving48.attributes`.
 
-        Of handled things: which two classes are each other played backwards, and which of the two it is; what does not
-        see the order of frames has 50 % of the latter right.
+        Of objects: which pair a class belongs to, whose two classes are each other played backwards, and which of the
+        two it is; a model that ignores the order of frames has 50 % of the latter right.
         """
         family = family_of(read_manifest(Path(self.root)) or {})
         if family == "fine":
             values = zip(*(name.split("_") for name in FAMILIES[family]))
             return dict(zip(ATTRIBUTES, map(list, values)))
         if family == "objects":
-            pairs = {name: (pair[0], ORDERS[pair.index(name)]) for pair in TWINS[family] for name in pair}
-            twins, order = zip(*(pairs[name] for name in FAMILIES[family]))
-            return {"twins": list(twins), "order": list(order)}
+            pairs = {name: (pair[0], ORDERS[pair.index(name)]) for pair in REVERSED_PAIRS[family] for name in pair}
+            pair_names, orders = zip(*(pairs[name] for name in FAMILIES[family]))
+            return {"pair": list(pair_names), "order": list(orders)}
         return {}
 
 
@@ -177,28 +179,28 @@ def _classes(family: str) -> ClassNames:
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
-    """Where the clips of a family lie below the root."""
+class _ClipPaths:
+    """Paths of the files of a family's clips."""
 
     root: Path
     family: str
 
-    def name(self, clip: Clip) -> str:
+    def name(self, clip: ClipName) -> str:
         return f"{list(FAMILIES[self.family])[clip.action - 1] if clip.action else self.family}/{clip}.mp4"
 
-    def video(self, clip: Clip) -> Path:
+    def video(self, clip: ClipName) -> Path:
         return self.root / "videos" / self.name(clip)
 
-    def depth(self, clip: Clip) -> Path:
+    def depth(self, clip: ClipName) -> Path:
         return self.root / "depth" / self.name(clip).removesuffix(".mp4")
 
 
-def split_of(clip: Clip, held_out: HeldOut = "both") -> SplitName:
+def split_of(clip: ClipName, held_out: HeldOut = "both") -> SplitName:
     """The split of a clip that :func:`plan` gives."""
     if held_out == "both":
-        groups = {subject: split for split, (subjects, _) in _CAST.items() for subject in subjects}
+        groups = {subject: split for split, (subjects, _) in _SPLIT_GROUPS.items() for subject in subjects}
         return groups[clip.subject]
-    table, number = (_SUBJECTS, clip.subject) if held_out == "subjects" else (_CAMERAS, clip.camera)
+    table, number = (_HELD_OUT_SUBJECTS, clip.subject) if held_out == "subjects" else (_HELD_OUT_CAMERAS, clip.camera)
     return next((split for split, numbers in table.items() if number in numbers), "train")
 
 
@@ -207,8 +209,17 @@ def split_of(clip: Clip, held_out: HeldOut = "both") -> SplitName:
 
 @dataclass(frozen=True, slots=True)
 class MakeSummary:
-    """What :func:`make` did: clips (of long videos: actions) in the set, how many videos were made now, seconds, and
-    split sizes per ``held_out``."""
+    """The result of :func:`make_set`.
+
+    Attributes:
+        root: the folder.
+        clips: in the set; of the kitchen its actions.
+        made: videos made now.
+        seconds: how long it took.
+        size: height and width of the pictures in pixels.
+        classes: names in label order, by label space if there are several.
+        splits: number of records by split, for each value of ``held_out``.
+    """
 
     root: str
     clips: int
@@ -235,7 +246,7 @@ class MakeSummary:
         return "\n".join(lines)
 
 
-def make(
+def make_set(
     out: str | os.PathLike[str],
     clips: int = 400,
     seed: int = 0,
@@ -247,20 +258,20 @@ def make(
 ) -> MakeSummary:
     """Make one family of actions, performed by 14 subjects and seen from 8 camera positions.
 
-    Clips that are there already are kept, so a stopped run continues and a set grows. Files appear complete or not at
-    all.
+    Clips that were made before are kept: a second call continues a stopped one, or makes the set larger. Files appear
+    under their names complete or not at all.
 
     Args:
         out: folder; new, empty, or a Marionette set of the same family, lighting, seed and size.
-        clips: number of clips; a set that has more keeps them. Of the kitchen it is the number of actions, rounded up
+        clips: number of clips; a set of more stays as it is. Of the kitchen it is the number of actions, rounded up
             to whole videos of :data:`~gesta.marionette.motions.kitchen.SEGMENTS`.
         seed: of everything random; frames depend on it and on the clip's name alone.
-        workers: processes; by default one per processor.
+        workers: worker processes; by default one per CPU core.
         size: height and width of the pictures in pixels, even.
-        depth: also write each clip's depth maps; a set that has them keeps getting them when it grows.
+        depth: also write each clip's depth maps; a set that has them gets them for later clips, too.
         family: ``coarse``: 12 actions of the whole body; ``fine``: 16 dives; ``objects``: 14 ways to handle things;
             ``kitchen``: 7 verbs and 5 nouns; see :mod:`gesta.marionette.motions`.
-        lighting: ``varied`` gives every clip a light of its own, dim, coloured, flickering or switched, and depth the
+        lighting: ``varied`` draws a light for every clip, dim, coloured, flickering or switched, and gives depth the
             noise and holes of a sensor; see :mod:`gesta.marionette.lighting`.
 
     Raises:
@@ -269,6 +280,36 @@ def make(
     """
     begin = time.monotonic()
     root = Path(out)
+    _check_arguments(clips, seed, workers, size, family, lighting)
+    settings = _settings(family, lighting, seed, size)
+    manifest = _open_folder(root, settings)
+    clips, depth = max(clips, manifest["clips"]), depth or bool(manifest.get("depth"))
+    clips = -(-clips // SEGMENTS) * SEGMENTS if family == "kitchen" else clips
+    # what a stopped call left half written
+    for part in root.glob("videos/*/.*.part"):
+        part.unlink(missing_ok=True)
+    for part in root.glob("depth/*/.*.part"):
+        shutil.rmtree(part, ignore_errors=True)
+    paths, names = _ClipPaths(root, family), family_clips(family, clips, seed)
+    files = {clip: (paths.video(clip), paths.depth(clip) if depth else None) for clip in names}
+    missing = {clip: pair for clip, pair in files.items() if not all(path.exists() for path in pair if path)}
+    jobs = [(clip, seed, size, *pair, family, lighting) for clip, pair in missing.items()]
+    for _ in track(run_in_processes(make_clip, jobs, workers), f"making {root}", total=len(missing)):
+        pass
+    if family == "kitchen":
+        write_text(root / "segments.csv", _segment_list(names, seed))
+    write_json(root / MANIFEST, settings | {"clips": clips} | ({"depth": True} if depth else {}))
+    splits = {
+        held_out: {split: 0 for split in get_args(SplitName)}
+        | Counter(split_of(clip, held_out) for clip in names for _ in range(1 if clip.action else SEGMENTS))
+        for held_out in get_args(HeldOut)
+    }
+    seconds = round(time.monotonic() - begin, 1)
+    return MakeSummary(str(root), clips, len(missing), seconds, size, _classes(family), splits)
+
+
+def _check_arguments(clips: int, seed: int, workers: int | None, size: int, family: str, lighting: str) -> None:
+    """Refuse numbers that are out of range and names that do not exist."""
     if clips < 1 or seed < 0 or size < 32 or size % 2 or (workers is not None and workers < 1):
         raise GestaError(
             f"cannot make {clips} clips of {size} pixels with seed {seed} and {workers} workers; give at least one "
@@ -281,32 +322,6 @@ def make(
             f"lighting cannot be {lighting!r}{suggest(lighting, get_args(Lighting))} "
             f"(possible: {', '.join(get_args(Lighting))})"
         )
-    settings = _settings(family, lighting, seed, size)
-    before = _prepare(root, settings)
-    clips, depth = max(clips, before["clips"]), depth or bool(before.get("depth"))
-    clips = -(-clips // SEGMENTS) * SEGMENTS if family == "kitchen" else clips
-    for part in root.glob("videos/*/.*.part"):
-        part.unlink(missing_ok=True)
-    for part in root.glob("depth/*/.*.part"):
-        shutil.rmtree(part, ignore_errors=True)
-    places = _Files(root, family)
-    files = {
-        clip: (places.video(clip), places.depth(clip) if depth else None) for clip in clips_of(family, clips, seed)
-    }
-    missing = {clip: paths for clip, paths in files.items() if not all(p.exists() for p in paths if p)}
-    jobs = [(clip, seed, size, *paths, family, lighting) for clip, paths in missing.items()]
-    for _ in track(in_processes(shoot, jobs, workers), f"making {root}", total=len(missing)):
-        pass
-    if family == "kitchen":
-        write_text(root / "segments.csv", _segment_list(list(files), seed))
-    write_json(root / MANIFEST, settings | {"clips": clips} | ({"depth": True} if depth else {}))
-    splits = {
-        held_out: {split: 0 for split in get_args(SplitName)}
-        | Counter(split_of(clip, held_out) for clip in files for _ in range(1 if clip.action else SEGMENTS))
-        for held_out in get_args(HeldOut)
-    }
-    seconds = round(time.monotonic() - begin, 1)
-    return MakeSummary(str(root), clips, len(missing), seconds, size, _classes(family), splits)
 
 
 def _settings(family: str, lighting: str, seed: int, size: int) -> dict[str, Any]:
@@ -314,7 +329,7 @@ def _settings(family: str, lighting: str, seed: int, size: int) -> dict[str, Any
     return settings | ({"lighting": lighting} if lighting != "even" else {})
 
 
-def _segment_list(clips: list[Clip], seed: int) -> str:
+def _segment_list(clips: list[ClipName], seed: int) -> str:
     """Which frames (from 0, the last excluded) of which video show which verb and noun."""
     lines = ["segment,video,start_frame,end_frame,verb,noun"]
     for clip in clips:
@@ -322,19 +337,25 @@ def _segment_list(clips: list[Clip], seed: int) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _prepare(root: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Make the folder ours; what an earlier run finished in it: ``clips``, and ``depth`` if it wrote that."""
+def _open_folder(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest of a new folder, or check that an old one was made with the same settings.
+
+    Returns:
+        The manifest: ``clips`` that an earlier call finished, and ``depth`` if it wrote that.
+    """
     manifest = read_manifest(root)
     if manifest is None:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
-        manifest = wanted | {"clips": 0}
+        manifest = settings | {"clips": 0}
         write_json(root / MANIFEST, manifest)
-        classes = _classes(wanted["family"])
-        for space, names in by_space(classes).items():
+        for space, names in by_space(_classes(settings["family"])).items():
             write_text(root / labels_file(space), "".join(f"{name}\n" for name in names))
-    usual = {"lighting": "even", "layout": None}
-    for key, value in (wanted | {key: wanted.get(key, value) for key, value in usual.items()}).items():
-        if (was := manifest.get(key, usual.get(key))) != value:
-            raise GestaError(f"{root} was made with {key} {was}, not {value}; choose another folder or delete this one")
+    defaults = {"lighting": "even", "layout": None}  # of what a manifest may leave out
+    for key in [*settings, *defaults]:
+        saved, value = manifest.get(key, defaults.get(key)), settings.get(key, defaults.get(key))
+        if saved != value:
+            raise GestaError(
+                f"{root} was made with {key} {saved}, not {value}; choose another folder or delete this one"
+            )
     return manifest

@@ -50,7 +50,7 @@ def write_text(path: Path, text: str) -> None:
         raise GestaError(f"{path} cannot be written ({error}); choose another folder") from None
 
 
-def in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int | None) -> Iterator[None]:
+def run_in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int | None) -> Iterator[None]:
     """Do ``work(*job)`` for every job, in several processes; yields once per job."""
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers <= 1:

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from gesta.marionette.encode import write_depth, write_video
-from gesta.marionette.lighting import Lighting, seen_by_camera, seen_by_depth_camera, varied
-from gesta.marionette.motions import FAMILIES, VIEWS, perform
-from gesta.marionette.motions.blocks import FPS, Act, Random
+from gesta.marionette.lighting import Lighting, add_camera_noise, add_depth_noise, varied_gain
+from gesta.marionette.motions import FAMILIES, FRAMINGS, perform
+from gesta.marionette.motions.blocks import FPS, Performance, Random
 from gesta.marionette.motions.coarse import CRATE
-from gesta.marionette.motions.kitchen import Task, shift, work
-from gesta.marionette.puppet import Body, chair, dress, subject
+from gesta.marionette.motions.kitchen import Task, perform_tasks, plan_video
+from gesta.marionette.puppet import Body, body_solids, chair, make_body
 from gesta.marionette.renderer import Array, Box, Camera, Cone, Room, render
 
 AZIMUTHS = (-60.0, -43.0, -26.0, -9.0, 9.0, 26.0, 43.0, 60.0)
@@ -30,7 +30,7 @@ FRAMES = (32, 40)
 """Least and greatest length of a clip."""
 
 
-class Clip(NamedTuple):
+class ClipName(NamedTuple):
     """The name of a clip; all numbers count from 1."""
 
     action: int
@@ -42,18 +42,18 @@ class Clip(NamedTuple):
         return f"A{self.action:02d}_S{self.subject:02d}_C{self.camera:02d}_R{self.take:02d}"
 
 
-def length(clip: Clip, seed: int, family: str = "coarse") -> int:
+def count_frames(clip: ClipName, seed: int, family: str = "coarse") -> int:
     """Frames that a clip has."""
     return _begin(clip, seed, family)[1]
 
 
-def segments(clip: Clip, seed: int) -> list[Task]:
+def segments(clip: ClipName, seed: int) -> list[Task]:
     """Which frames of the kitchen's long video, action 0, show what."""
-    return shift(_random(clip, seed, "kitchen"))[1]
+    return plan_video(_random(clip, seed, "kitchen"))[1]
 
 
-def film(
-    clip: Clip, seed: int, size: int = 128, family: str = "coarse", lighting: Lighting = "even"
+def render_clip(
+    clip: ClipName, seed: int, size: int = 128, family: str = "coarse", lighting: Lighting = "even"
 ) -> tuple[Array, Array]:
     """The frames of a clip before encoding.
 
@@ -67,12 +67,12 @@ def film(
     if lighting == "even":
         return render(people + cones, boxes, room, camera, size)
     light, sensors = np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip, 1]).spawn(2)
-    room.gain = room.gain * varied(np.arange(len(room.gain)) / FPS, light)
+    room.gain = room.gain * varied_gain(np.arange(len(room.gain)) / FPS, light)
     rgb, metres = render(people + cones, boxes, room, camera, size)
-    return seen_by_camera(rgb, sensors), seen_by_depth_camera(metres, sensors)
+    return add_camera_noise(rgb, sensors), add_depth_noise(metres, sensors)
 
 
-def film_masked(clip: Clip, seed: int, size: int = 128, family: str = "coarse") -> tuple[Array, Array]:
+def render_clip_masked(clip: ClipName, seed: int, size: int = 128, family: str = "coarse") -> tuple[Array, Array]:
     """As :func:`film`; the depth is that of the puppet alone, 0 around it."""
     people, cones, boxes, room, camera = _scene(clip, seed, family)
     rgb, depth = render(people + cones, boxes, room, camera, size)
@@ -80,41 +80,41 @@ def film_masked(clip: Clip, seed: int, size: int = 128, family: str = "coarse") 
     return rgb, np.where((alone < empty) & (alone == depth), depth, 0)
 
 
-def _random(clip: Clip, seed: int, family: str) -> Random:
+def _random(clip: ClipName, seed: int, family: str) -> Random:
     return np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip])
 
 
-def _begin(clip: Clip, seed: int, family: str) -> tuple[Random, int]:
+def _begin(clip: ClipName, seed: int, family: str) -> tuple[Random, int]:
     rng = _random(clip, seed, family)
-    return rng, int(rng.integers(FRAMES[0], FRAMES[1] + 1)) if clip.action else shift(rng)[2]
+    return rng, int(rng.integers(FRAMES[0], FRAMES[1] + 1)) if clip.action else plan_video(rng)[2]
 
 
-def _scene(clip: Clip, seed: int, family: str) -> tuple[list[Cone], list[Cone], list[Box], Room, Camera]:
+def _scene(clip: ClipName, seed: int, family: str) -> tuple[list[Cone], list[Cone], list[Box], Room, Camera]:
     """The puppet, what else is round, what is square, the room and the camera."""
     rng, frames = _begin(clip, seed, family)
-    body = subject(clip.subject)
+    body = make_body(clip.subject)
     # separate streams, so that what an action draws does not shift what the scene draws
     motion, scene = rng.spawn(2)
     if clip.action:
-        act = perform(list(FAMILIES[family])[clip.action - 1], body, frames, motion, family)
+        performance = perform(list(FAMILIES[family])[clip.action - 1], body, frames, motion, family)
     else:
-        act = work(body, np.arange(frames) / FPS, motion, *shift(_random(clip, seed, family))[:2])
+        performance = perform_tasks(body, np.arange(frames) / FPS, motion, *plan_video(_random(clip, seed, family))[:2])
     camera, facing = _camera(clip.camera, body, frames, scene)
-    view = VIEWS[family]
+    view = FRAMINGS[family]
     camera.focal *= view.zoom
     camera.target[:, 1] += view.raised * body.height
     camera.eye[:, 1] += view.above * body.height
-    if act.follow is not None:
-        camera.target[:, 1] += act.follow
+    if performance.follow is not None:
+        camera.target[:, 1] += performance.follow
     room = _room(body, facing, frames, scene)
     if view.pool:
         room.floor_colours, room.floor_pattern = _WATER, "plain"
-    cones, boxes = _decoys(act, facing, frames, scene)
-    return dress(body, act.pose), act.cones + cones, act.boxes + boxes, room, camera
+    cones, boxes = _decoys(performance, facing, frames, scene)
+    return body_solids(body, performance.pose), performance.cones + cones, performance.boxes + boxes, room, camera
 
 
-def shoot(
-    clip: Clip,
+def make_clip(
+    clip: ClipName,
     seed: int,
     size: int,
     path: Path,
@@ -133,7 +133,7 @@ def shoot(
         family: whose actions the clip's first number counts.
         lighting: see :mod:`gesta.marionette.lighting`.
     """
-    rgb, metres = film(clip, seed, size, family, lighting)
+    rgb, metres = render_clip(clip, seed, size, family, lighting)
     if not path.exists():
         write_video(rgb, path, "h264", Fraction(FPS))
     if depth is not None and not depth.exists():
@@ -146,7 +146,7 @@ def _camera(number: int, body: Body, frames: int, rng: Random) -> tuple[Camera, 
     azimuth = np.radians(AZIMUTHS[number - 1] + rng.uniform(-4, 4))
     distance = rng.uniform(3.6, 5.5)
     height = body.height * (0.62 + 0.12 * ((number * 3) % 5)) + rng.uniform(-0.1, 0.1)
-    share = rng.uniform(0.65, 0.72)  # of the picture's height that the standing puppet takes
+    fraction = rng.uniform(0.65, 0.72)  # of the picture's height that the standing puppet takes
     drift, shake = np.zeros((frames, 3)), np.zeros((frames, 3))
     orbit, dolly = np.zeros(frames), np.ones(frames)
     kind = rng.choice(["still", "orbit", "pan", "dolly", "hand"])
@@ -166,7 +166,7 @@ def _camera(number: int, body: Body, frames: int, rng: Random) -> tuple[Camera, 
     centre = np.array([0, body.height * rng.uniform(0.57, 0.63), 0.05])
     side = np.array([np.cos(azimuth), 0, -np.sin(azimuth)])
     drift = drift[:, :1] * side + np.array([0, 1.0, 0]) * drift[:, 1:2] + rng.uniform(-0.07, 0.07) * side
-    focal = np.full(frames, share * distance / body.height)
+    focal = np.full(frames, fraction * distance / body.height)
     return Camera(eye + shake, centre + drift + 0.6 * shake, focal), float(azimuth)
 
 
@@ -215,7 +215,7 @@ def _room(body: Body, facing: float, frames: int, rng: Random) -> Room:
     )
 
 
-def _decoys(act: Act, facing: float, frames: int, rng: Random) -> tuple[list[Cone], list[Box]]:
+def _decoys(performance: Performance, facing: float, frames: int, rng: Random) -> tuple[list[Cone], list[Box]]:
     """Chairs, crates and balls that nobody uses, so that things do not name the action, and shapes that move behind."""
     t = np.arange(frames) / FPS
     cones: list[Cone] = []
@@ -224,7 +224,7 @@ def _decoys(act: Act, facing: float, frames: int, rng: Random) -> tuple[list[Con
     for kind in ("chair", "crate", "ball"):
         place = rng.choice([-1, 1]) * rng.uniform(0.62, 0.85) * side + rng.uniform(0.1, 0.7) * back
         colour, yaw = rng.uniform(70, 215, 3), rng.uniform(0, 6.28)
-        if rng.random() > 0.3 or kind in act.kinds:
+        if rng.random() > 0.3 or kind in performance.kinds:
             continue
         if kind == "chair":
             more = chair(place, rng.uniform(0.4, 0.5), yaw, colour, frames)

@@ -16,7 +16,7 @@ from gesta.marionette.renderer import Array
 Lighting = Literal["even", "varied"]
 
 
-def varied(seconds: Array, rng: np.random.Generator) -> Array:
+def varied_gain(seconds: Array, rng: np.random.Generator) -> Array:
     """Gain of the light by frame and colour, ``(T, 3)``, for frames at these times ``(T,)``."""
     level = np.exp(rng.uniform(np.log(0.1), np.log(1.4)))  # dim as often as bright
     warm, green = rng.uniform(-0.45, 0.45), rng.uniform(-0.2, 0.2)
@@ -28,14 +28,14 @@ def varied(seconds: Array, rng: np.random.Generator) -> Array:
         gain = np.where((seconds / period + rng.random()) % 1 < rng.uniform(0.3, 0.7), 1.0, dark)
     elif kind == "dimmed":
         low, span = rng.uniform(0.1, 0.5), max(float(seconds[-1]), 1e-6)
-        share = seconds / span
-        gain = low + (1 - low) * (share if rng.random() < 0.5 else 1 - share)
+        fraction = seconds / span
+        gain = low + (1 - low) * (fraction if rng.random() < 0.5 else 1 - fraction)
     elif kind == "flickering":
         gain = 1 - rng.uniform(0.3, 0.8) * rng.random(len(seconds))
     return level * gain[:, None] * tint
 
 
-def seen_by_camera(rgb: Array, rng: np.random.Generator) -> Array:
+def add_camera_noise(rgb: Array, rng: np.random.Generator) -> Array:
     """Frames ``(T, H, W, 3)`` uint8 with the noise of a sensor."""
     seen = np.empty_like(rgb)
     for frame, image in enumerate(rgb):
@@ -45,12 +45,12 @@ def seen_by_camera(rgb: Array, rng: np.random.Generator) -> Array:
     return seen
 
 
-def seen_by_depth_camera(metres: Array, rng: np.random.Generator) -> Array:
+def add_depth_noise(metres: Array, rng: np.random.Generator) -> Array:
     """Depth ``(T, H, W)`` in metres as measured: 0 where there is no reading."""
     seen = np.empty_like(metres)
     height, width = metres.shape[1:]
     rows, columns = np.mgrid[:height, :width].astype(np.float32) / max(height, width)
-    share = rng.uniform(0.1, 0.9)
+    fraction = rng.uniform(0.1, 0.9)
     patches: list[tuple[float, ...]] = []
     for frame, true in enumerate(metres):
         noisy = true + 0.006 * true**2 * rng.standard_normal(true.shape, dtype=np.float32)
@@ -61,7 +61,7 @@ def seen_by_depth_camera(metres: Array, rng: np.random.Generator) -> Array:
             big = np.abs(np.diff(true, axis=axis)) > 0.12
             jump |= np.pad(big, [(0, 1) if a == axis else (0, 0) for a in (0, 1)])
             jump |= np.pad(big, [(1, 0) if a == axis else (0, 0) for a in (0, 1)])
-        lost = jump & (rng.random(true.shape, dtype=np.float32) < share)
+        lost = jump & (rng.random(true.shape, dtype=np.float32) < fraction)
         patches = [patch for patch in patches if rng.random() < 0.8]
         while len(patches) < 6:
             patches.append((*rng.uniform(0, 1, 2), rng.uniform(0.02, 0.13)))

@@ -54,7 +54,7 @@ class Body:
         return self.thigh + self.shin
 
     @property
-    def stand(self) -> float:
+    def hip_height(self) -> float:
         """Height of the hip, knees all but stretched."""
         return self.ankle + 0.985 * self.leg
 
@@ -66,7 +66,7 @@ _HAIR = np.array(
 _STYLES = ("short", "long", "cap", "short", "bun", "short", "long", "bald")
 
 
-def subject(number: int) -> Body:
+def make_body(number: int) -> Body:
     """Subject 1 to :data:`SUBJECTS`: always the same person."""
     rng = np.random.default_rng([7, number])
     height = 1.58 + 0.3 * ((number * 5) % SUBJECTS) / SUBJECTS
@@ -194,7 +194,7 @@ def two_bones(start: Array, end: Array, first: float, second: float, hint: Array
     return start + way * along + aside * np.sqrt(np.maximum(first**2 - along**2, 0)), start + way * far
 
 
-def dress(body: Body, pose: Pose) -> list[Cone]:
+def body_solids(body: Body, pose: Pose) -> list[Cone]:
     """The solids of a subject in a pose."""
     h, build = body.height, body.build
     frames = len(pose.pelvis)

@@ -101,15 +101,15 @@ def render(cones: list[Cone], boxes: list[Box], room: Room, camera: Camera, size
     rgb = np.empty((frames, size, size, 3), dtype=np.uint8)
     depth = np.empty((frames, size, size), dtype=np.float32)
     for frame in range(frames):
-        rgb[frame], depth[frame] = _frame(cones, boxes, room, camera, frame, size)
+        rgb[frame], depth[frame] = _render_frame(cones, boxes, room, camera, frame, size)
     return rgb, depth
 
 
-def _frame(
+def _render_frame(
     cones: list[Cone], boxes: list[Box], room: Room, camera: Camera, frame: int, size: int
 ) -> tuple[Array, Array]:
     eye = camera.eye[frame]
-    turn = _looking(eye, camera.target[frame])
+    turn = _camera_rotation(eye, camera.target[frame])
     focal, k = float(camera.focal[frame]), OVERSAMPLING
     colour, depth = _background(cones, boxes, room, eye, turn, focal, frame, size)
     colour = colour.repeat(k, 0).repeat(k, 1)
@@ -128,7 +128,7 @@ def _frame(
 _UP = np.array([0.0, 1.0, 0.0])
 
 
-def _looking(eye: Array, target: Array) -> Array:
+def _camera_rotation(eye: Array, target: Array) -> Array:
     """World to camera: rows are the camera's right, down and forward."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, _UP)
@@ -207,8 +207,8 @@ class _Canvas:
         base = np.asarray(cone.colour, dtype=np.float32)
         if cone.stripes and cone.second is not None:
             wave = np.sin(t * np.float32(2 * np.pi * cone.stripes * np.sqrt(axis @ axis)))
-            share = np.clip(0.5 + 3 * wave, 0, 1)[:, None]
-            base = base + share * (np.asarray(cone.second, dtype=np.float32) - base)
+            fraction = np.clip(0.5 + 3 * wave, 0, 1)[:, None]
+            base = base + fraction * (np.asarray(cone.second, dtype=np.float32) - base)
         depth[seen] = s
         self.colour[window][seen] = base * self._shade(normal)
 
@@ -301,19 +301,19 @@ def _square(x: Array, soft: float = 2.5) -> Array:
 def _wall(room: Room, along: Array, height: Array) -> Array:
     g = room.grain
     if room.wall_pattern == "stripes":
-        share = _square(along / (1.6 * g))
+        fraction = _square(along / (1.6 * g))
     elif room.wall_pattern == "bricks":
         row = height / g
         mortar = np.maximum(
             np.abs(row % 1 - 0.5), 0.5 - np.abs((along / (2.2 * g) + 0.5 * (np.floor(row) % 2)) % 1 - 0.5) * 2.2
         )
-        share = np.clip((mortar - 0.4) * 12, 0, 1)
+        fraction = np.clip((mortar - 0.4) * 12, 0, 1)
     elif room.wall_pattern == "waves":
-        share = 0.5 + 0.5 * np.sin(2 * np.pi * (height / (2 * g) + 0.35 * np.sin(2 * np.pi * along / (3 * g))))
+        fraction = 0.5 + 0.5 * np.sin(2 * np.pi * (height / (2 * g) + 0.35 * np.sin(2 * np.pi * along / (3 * g))))
     else:
-        share = np.clip(height / 3.0, 0, 1)
+        fraction = np.clip(height / 3.0, 0, 1)
     first, second = room.wall_colours.astype(np.float32)
-    colour = first + share.astype(np.float32)[:, None] * (second - first)
+    colour = first + fraction.astype(np.float32)[:, None] * (second - first)
     for (cx, cy, hx, hy), paint in zip(*room.posters):
         dx, dy = np.abs(along - cx) / hx, np.abs(height - cy) / hy
         inside = np.maximum(dx, dy) < 1
@@ -327,15 +327,15 @@ def _floor(room: Room, x: Array, z: Array) -> Array:
     g = 2.2 * room.grain
     if room.floor_pattern == "checks":
         one, two = _square(x / (2 * g)), _square(z / (2 * g))
-        share = one + two - 2 * one * two
+        fraction = one + two - 2 * one * two
     elif room.floor_pattern == "planks":
         plank = np.floor(x / g)
-        share = 0.5 + 0.5 * np.sin(plank * 12.9898 + np.floor(z / (6 * g) + plank * 0.37) * 78.233)
-        share = share * 0.8
+        fraction = 0.5 + 0.5 * np.sin(plank * 12.9898 + np.floor(z / (6 * g) + plank * 0.37) * 78.233)
+        fraction = fraction * 0.8
     else:
-        share = 0.5 + 0.25 * np.sin(x * 2.1 / g + np.sin(z * 1.3 / g)) + 0.25 * np.sin(z * 1.7 / g)
+        fraction = 0.5 + 0.25 * np.sin(x * 2.1 / g + np.sin(z * 1.3 / g)) + 0.25 * np.sin(z * 1.7 / g)
     first, second = room.floor_colours.astype(np.float32)
-    return first + share.astype(np.float32)[:, None] * (second - first)
+    return first + fraction.astype(np.float32)[:, None] * (second - first)
 
 
 def _shadow(cones: list[Cone], boxes: list[Box], light: Array, x: Array, z: Array, frame: int) -> Array:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gesta.marionette.motions import coarse, fine, kitchen, objects
-from gesta.marionette.motions.blocks import FPS, Act, Motion, Random
+from gesta.marionette.motions.blocks import FPS, Motion, Performance, Random
 from gesta.marionette.puppet import Body
 
 FAMILIES: dict[str, dict[str, Motion]] = {
@@ -18,14 +18,14 @@ FAMILIES: dict[str, dict[str, Motion]] = {
 }
 """Actions of each family by class name, in label order."""
 
-TWINS = {"coarse": coarse.TWINS, "objects": objects.TWINS, "kitchen": kitchen.TWINS}
+REVERSED_PAIRS = {"coarse": coarse.REVERSED_PAIRS, "objects": objects.REVERSED_PAIRS, "kitchen": kitchen.REVERSED_PAIRS}
 """Classes that are the same motion in opposite order, by family."""
 
 MIRRORED = {"objects": objects.MIRRORED}
 """Classes that become one another in a mirror, by family; of a family that is not here every class is its own."""
 
 
-class View(NamedTuple):
+class Framing(NamedTuple):
     """How cameras show a family: how much nearer than the whole puppet; how much higher they look, and how much higher
     they stand, in body heights; whether the floor is water."""
 
@@ -35,12 +35,12 @@ class View(NamedTuple):
     pool: bool = False
 
 
-VIEWS = {"coarse": View(), "objects": View(1.65, 0.09, 0.35), "fine": View(0.88, 0.0, 0.3, pool=True)}
-VIEWS["kitchen"] = VIEWS["objects"]
+FRAMINGS = {"coarse": Framing(), "objects": Framing(1.65, 0.09, 0.35), "fine": Framing(0.88, 0.0, 0.3, pool=True)}
+FRAMINGS["kitchen"] = FRAMINGS["objects"]
 
 
-def perform(action: str, body: Body, frames: int, rng: Random, family: str = "coarse") -> Act:
+def perform(action: str, body: Body, frames: int, rng: Random, family: str = "coarse") -> Performance:
     """One performance of a family's action by a subject, with its own rhythm, size and, of most, leading side."""
-    act = FAMILIES[family][action](body, np.arange(frames) / FPS, rng)
+    performance = FAMILIES[family][action](body, np.arange(frames) / FPS, rng)
     sided = any(action in pair for pair in MIRRORED.get(family, {}).items())
-    return act.mirrored() if rng.random() < 0.5 and not sided else act
+    return performance.mirrored() if rng.random() < 0.5 and not sided else performance

@@ -14,7 +14,7 @@ FPS = 12
 
 
 @dataclass(slots=True)
-class Act:
+class Performance:
     """A pose and what is handled in it; ``kinds`` names the latter.
 
     ``follow`` is how much higher than usual the camera looks, metres ``(T,)``, if it follows the puppet.
@@ -26,23 +26,23 @@ class Act:
     kinds: tuple[str, ...] = ()
     follow: Array | None = None
 
-    def backwards(self) -> Act:
+    def backwards(self) -> Performance:
         """The same, with the order of frames reversed."""
         cones = [Cone(c.a[::-1], c.b[::-1], c.ra, c.rb, c.colour, c.second, c.stripes, c.shadow) for c in self.cones]
         boxes = [Box(b.centre[::-1], b.half, b.yaw, b.colour) for b in self.boxes]
         follow = None if self.follow is None else self.follow[::-1]
-        return Act(self.pose.backwards(), cones, boxes, self.kinds, follow)
+        return Performance(self.pose.backwards(), cones, boxes, self.kinds, follow)
 
-    def mirrored(self) -> Act:
+    def mirrored(self) -> Performance:
         """The same, with left and right exchanged."""
         flip = np.array([-1.0, 1.0, 1.0])
         cones = [Cone(c.a * flip, c.b * flip, c.ra, c.rb, c.colour, c.second, c.stripes, c.shadow) for c in self.cones]
         boxes = [Box(b.centre * flip, b.half, -b.yaw, b.colour) for b in self.boxes]
-        return Act(self.pose.mirrored(), cones, boxes, self.kinds, self.follow)
+        return Performance(self.pose.mirrored(), cones, boxes, self.kinds, self.follow)
 
 
 Random = np.random.Generator
-Motion = Callable[[Body, Array, Random], Act]
+Motion = Callable[[Body, Array, Random], Performance]
 
 
 # --- stance and arms ------------------------------------------------------------------------------------------------
@@ -53,13 +53,13 @@ ArmVector = tuple[Array | float, Array | float, Array | float]
 REST: ArmVector = (0.17, -0.93, 0.1)  # hanging
 
 
-def idle(body: Body, t: Array, rng: Random) -> Pose:
+def standing_pose(body: Body, t: Array, rng: Random) -> Pose:
     """Standing with hanging arms, never quite still."""
     sway = 0.012 * np.sin(2 * np.pi * (rng.uniform(0.2, 0.4) * t + rng.random()))
     zero = np.zeros_like(t)
     width = body.hip + rng.uniform(0.02, 0.07)
     ankles = np.stack([SIDES * width, np.full(2, body.ankle), rng.uniform(-0.05, 0.05, 2)], -1)
-    pelvis = np.stack([sway, np.full_like(t, reach_down(body, width)), zero], -1)
+    pelvis = np.stack([sway, np.full_like(t, pelvis_height(body, width)), zero], -1)
     lean = 0.03 + 0.5 * sway
     return Pose(
         pelvis=pelvis,
@@ -74,7 +74,7 @@ def idle(body: Body, t: Array, rng: Random) -> Pose:
     )
 
 
-def reach_down(body: Body, aside: Array | float) -> Array | float:
+def pelvis_height(body: Body, aside: Array | float) -> Array | float:
     """Height of the pelvis when the ankles stand ``aside`` metres off the middle."""
     spread = np.minimum(np.maximum(np.asarray(aside) - body.hip, 0), 0.8 * body.leg)
     return body.ankle + np.sqrt((0.985 * body.leg) ** 2 - spread**2)
@@ -92,9 +92,9 @@ def arms_to(body: Body, pelvis: Array, lean: Array, twist: Array, right: ArmVect
     return wrists
 
 
-def mix(first: ArmVector, second: ArmVector, share: Array) -> tuple[Array, Array, Array]:
+def blend_arms(first: ArmVector, second: ArmVector, fraction: Array) -> tuple[Array, Array, Array]:
     """From one arm vector to another."""
-    out, up, ahead = (a + share * (np.asarray(b) - a) for a, b in zip(first, second))
+    out, up, ahead = (a + fraction * (np.asarray(b) - a) for a, b in zip(first, second))
     return out, up, ahead
 
 
@@ -122,16 +122,16 @@ _PAINTS = np.array(
 )
 
 
-def paint(rng: Random) -> Array:
+def random_colour(rng: Random) -> Array:
     """A colour, RGB."""
     return _PAINTS[rng.integers(len(_PAINTS))]
 
 
-def paints(rng: Random, number: int) -> Array:
+def random_colours(rng: Random, number: int) -> Array:
     """Different colours, ``(number, 3)``."""
     return _PAINTS[rng.permutation(len(_PAINTS))[:number]]
 
 
-def played_back(motion: Motion) -> Motion:
+def reversed_motion(motion: Motion) -> Motion:
     """The same motion, its frames in opposite order."""
     return lambda body, t, rng: motion(body, t, rng).backwards()

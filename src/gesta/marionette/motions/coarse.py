@@ -10,18 +10,18 @@ import numpy as np
 
 from gesta.marionette.motions.blocks import (
     REST,
-    Act,
     ArmVector,
     Motion,
+    Performance,
     Random,
     arms_to,
+    blend_arms,
     cycle,
     ease,
-    idle,
-    mix,
-    paint,
-    played_back,
-    reach_down,
+    pelvis_height,
+    random_colour,
+    reversed_motion,
+    standing_pose,
     transition,
 )
 from gesta.marionette.puppet import SIDES, Body, chair
@@ -34,51 +34,51 @@ CRATE = np.array([0.19, 0.15, 0.15])
 # --- cyclic actions --------------------------------------------------------------------------------------------------
 
 
-def _wave(body: Body, t: Array, rng: Random) -> Act:
-    pose = idle(body, t, rng)
+def _wave(body: Body, t: Array, rng: Random) -> Performance:
+    pose = standing_pose(body, t, rng)
     phase = cycle(t, rng, 1.2, 1.9)
     size = rng.uniform(0.3, 0.42)
     begin = rng.uniform(-0.4, 0.35)
     lifted = ease(t, begin, begin + 0.5)
     raised = (0.42 + size * np.sin(phase), 0.66 - 0.12 * np.abs(np.sin(phase)), np.full_like(t, 0.16))
-    pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, mix(REST, raised, lifted), REST)
+    pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, blend_arms(REST, raised, lifted), REST)
     pose.elbows = np.array([[-1.0, -0.7, -0.1], [0.4, -0.2, -1.0]])
-    return Act(pose)
+    return Performance(pose)
 
 
-def _jumping_jacks(body: Body, t: Array, rng: Random) -> Act:
-    pose = idle(body, t, rng)
+def _jumping_jacks(body: Body, t: Array, rng: Random) -> Performance:
+    pose = standing_pose(body, t, rng)
     phase = cycle(t, rng, 0.75, 1.1)
     open_ = 0.5 - 0.5 * np.cos(phase)
     angle = np.radians(12) + open_ * np.radians(rng.uniform(138, 158))
     arm = (0.97 * np.sin(angle), -0.97 * np.cos(angle), np.full_like(t, 0.08))
     aside = body.hip + 0.03 + open_ * rng.uniform(0.24, 0.32)
     hop = rng.uniform(0.05, 0.1) * (0.5 - 0.5 * np.cos(2 * phase))
-    pose.pelvis[:, 1] = reach_down(body, aside) + hop
+    pose.pelvis[:, 1] = pelvis_height(body, aside) + hop
     pose.ankles[..., 0] = SIDES * aside[:, None]
     pose.ankles[..., 1] = body.ankle + hop[:, None]
     pose.toes += (4 * hop)[:, None]
     pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, arm, arm)
     pose.elbows = np.array([[-0.6, -0.6, -1.0], [0.6, -0.6, -1.0]])
-    return Act(pose)
+    return Performance(pose)
 
 
-def _squat(body: Body, t: Array, rng: Random) -> Act:
-    pose = idle(body, t, rng)
+def _squat(body: Body, t: Array, rng: Random) -> Performance:
+    pose = standing_pose(body, t, rng)
     low = (0.5 - 0.5 * np.cos(cycle(t, rng, 0.5, 0.8))) * rng.uniform(0.85, 1.05)
     pose.ankles[..., 0] = SIDES * (body.hip + rng.uniform(0.08, 0.14))
     pose.pelvis[:, 1] -= 0.46 * body.leg * low
     pose.pelvis[:, 2] -= 0.22 * body.leg * low
     pose.lean = pose.lean + 0.6 * low
     pose.nod = pose.nod - 0.25 * low
-    arm = mix(REST, (0.0, 0.05, 0.98), low)
+    arm = blend_arms(REST, (0.0, 0.05, 0.98), low)
     pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, arm, arm)
     pose.knees = np.array([[-0.45, 0.0, 1.0], [0.45, 0.0, 1.0]])
-    return Act(pose)
+    return Performance(pose)
 
 
-def _march(body: Body, t: Array, rng: Random) -> Act:
-    pose = idle(body, t, rng)
+def _march(body: Body, t: Array, rng: Random) -> Performance:
+    pose = standing_pose(body, t, rng)
     phase = cycle(t, rng, 0.75, 1.15)
     swing, size = np.sin(phase), rng.uniform(0.85, 1.1)
     lift = np.stack([np.maximum(swing, 0), np.maximum(-swing, 0)], -1) * size
@@ -94,11 +94,11 @@ def _march(body: Body, t: Array, rng: Random) -> Act:
         return 0.14, -0.78 + 0.3 * np.maximum(v, 0), 0.12 + v
 
     pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, arm(-ahead), arm(ahead))
-    return Act(pose)
+    return Performance(pose)
 
 
-def _punch(body: Body, t: Array, rng: Random) -> Act:
-    pose = idle(body, t, rng)
+def _punch(body: Body, t: Array, rng: Random) -> Performance:
+    pose = standing_pose(body, t, rng)
     phase = cycle(t, rng, 0.8, 1.2)
     hits = [np.maximum(np.sin(phase), 0) ** 1.3, np.maximum(-np.sin(phase), 0) ** 1.3]
     pose.ankles[:, 0, 2], pose.ankles[:, 1, 2] = -0.16, 0.16
@@ -108,14 +108,14 @@ def _punch(body: Body, t: Array, rng: Random) -> Act:
     pose.twist = 0.42 * (hits[0] - hits[1])
     pose.lean = pose.lean + 0.08
     guard = (-0.12, -0.06, 0.4)
-    arms = [mix(guard, (-0.2, rng.uniform(0.0, 0.12), 0.97), hit) for hit in hits]
+    arms = [blend_arms(guard, (-0.2, rng.uniform(0.0, 0.12), 0.97), hit) for hit in hits]
     pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, *arms)
     pose.elbows = np.array([[-0.5, -1.0, -0.2], [0.5, -1.0, -0.2]])
-    return Act(pose)
+    return Performance(pose)
 
 
-def _kick(body: Body, t: Array, rng: Random) -> Act:
-    pose = idle(body, t, rng)
+def _kick(body: Body, t: Array, rng: Random) -> Performance:
+    pose = standing_pose(body, t, rng)
     swing = np.sin(cycle(t, rng, 0.55, 0.85))
     forth, back = np.maximum(swing, 0), np.maximum(-swing, 0)
     angle = forth * rng.uniform(1.25, 1.55) - 0.45 * back
@@ -133,14 +133,14 @@ def _kick(body: Body, t: Array, rng: Random) -> Act:
     out = (0.62 + 0.2 * forth, -0.6 + 0.35 * forth, 0.15 - 0.3 * swing)
     other = (0.55 + 0.2 * forth, -0.6 + 0.35 * forth, 0.15 + 0.3 * swing)
     pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, out, other)
-    return Act(pose)
+    return Performance(pose)
 
 
 # --- actions with a direction in time --------------------------------------------------------------------------------
 
 
-def _sit_down(body: Body, t: Array, rng: Random) -> Act:
-    pose = idle(body, t, rng)
+def _sit_down(body: Body, t: Array, rng: Random) -> Performance:
+    pose = standing_pose(body, t, rng)
     begin, end = transition(t, rng)
     down = ease(t, begin, end)
     seat = body.ankle + body.shin - 0.02
@@ -155,12 +155,12 @@ def _sit_down(body: Body, t: Array, rng: Random) -> Act:
     knee = np.stack([SIDES * (body.hip + 0.03), np.full(2, seat + 0.07), np.full(2, 0.02)], -1)
     on_thigh = ease(down, 0.35, 1.0)[:, None, None]
     pose.wrists = hanging + on_thigh * (knee + np.array([0, 0.03, -0.06]) - hanging)
-    furniture = chair(np.array([0, 0, back - 0.02]), seat, 0.0, paint(rng), len(t))
-    return Act(pose, *furniture, kinds=("chair",))
+    furniture = chair(np.array([0, 0, back - 0.02]), seat, 0.0, random_colour(rng), len(t))
+    return Performance(pose, *furniture, kinds=("chair",))
 
 
-def _pick_up(body: Body, t: Array, rng: Random) -> Act:
-    pose = idle(body, t, rng)
+def _pick_up(body: Body, t: Array, rng: Random) -> Performance:
+    pose = standing_pose(body, t, rng)
     begin, end = transition(t, rng)
     grasp = (begin + end) / 2 + rng.uniform(-0.05, 0.05) * (end - begin)
     half = CRATE * rng.uniform(0.9, 1.1)
@@ -171,18 +171,18 @@ def _pick_up(body: Body, t: Array, rng: Random) -> Act:
     pose.pelvis[:, 2] -= 0.2 * body.leg * low
     pose.lean = pose.lean + rng.uniform(0.85, 1.0) * low - 0.06 * rise
     floor = np.array([0, half[1], 0.25 * body.height])
-    carry = np.array([0, body.stand + 0.5 * body.trunk, 0.21 * body.height])
+    carry = np.array([0, body.hip_height + 0.5 * body.trunk, 0.21 * body.height])
     box = floor + rise[:, None] * (carry - floor)
     sides = box[:, None] + np.stack([SIDES * (half[0] + 0.02), np.zeros(2), np.full(2, -0.03)], -1)
     hanging = arms_to(body, pose.pelvis, pose.lean, pose.twist, REST, REST)
     pose.wrists = hanging + bend[:, None, None] * (sides - hanging)
     pose.elbows = np.array([[-1.0, -0.4, -0.8], [1.0, -0.4, -0.8]])
-    return Act(pose, boxes=[Box(box, half, 0.0, paint(rng))], kinds=("crate",))
+    return Performance(pose, boxes=[Box(box, half, 0.0, random_colour(rng))], kinds=("crate",))
 
 
-def _throw(body: Body, t: Array, rng: Random) -> Act:
+def _throw(body: Body, t: Array, rng: Random) -> Performance:
     """A ball held at the chest is pushed away with both hands, flies off and may bounce."""
-    pose = idle(body, t, rng)
+    pose = standing_pose(body, t, rng)
     begin, end = transition(t, rng)
     middle = (begin + end) / 2
     release = middle + 0.1 * (end - begin)
@@ -196,7 +196,7 @@ def _throw(body: Body, t: Array, rng: Random) -> Act:
     pose.ankles[:, 0, 2], pose.ankles[:, 1, 2] = -0.14, 0.14
     radius = rng.uniform(0.11, 0.14)
     held = (-0.1, -0.42, 0.5)
-    arm = mix(mix(held, (-0.1, 0.12, 0.95), push), REST, lower)
+    arm = blend_arms(blend_arms(held, (-0.1, 0.12, 0.95), push), REST, lower)
     pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, arm, arm)
     pose.elbows = np.array([[-1.0, -0.6, -0.3], [1.0, -0.6, -0.3]])
     ball = pose.wrists.mean(1) + np.array([0, 0.03, 0.07])
@@ -206,7 +206,7 @@ def _throw(body: Body, t: Array, rng: Random) -> Act:
     path = ball[at] + flight * np.array([0, up, ahead]) - flight**2 * np.array([0, 4.0, 0])
     path[:, 1] = radius + np.abs(path[:, 1] - radius)  # bounces
     ball[at:] = path
-    return Act(pose, cones=[Cone(ball, ball, radius, radius, paint(rng))], kinds=("ball",))
+    return Performance(pose, cones=[Cone(ball, ball, radius, radius, random_colour(rng))], kinds=("ball",))
 
 
 COARSE: dict[str, Motion] = {
@@ -217,13 +217,13 @@ COARSE: dict[str, Motion] = {
     "punch": _punch,
     "kick": _kick,
     "sit_down": _sit_down,
-    "stand_up": played_back(_sit_down),
+    "stand_up": reversed_motion(_sit_down),
     "pick_up": _pick_up,
-    "put_down": played_back(_pick_up),
+    "put_down": reversed_motion(_pick_up),
     "throw": _throw,
-    "catch": played_back(_throw),
+    "catch": reversed_motion(_throw),
 }
 """Actions of the coarse family by class name, in label order."""
 
-TWINS = (("sit_down", "stand_up"), ("pick_up", "put_down"), ("throw", "catch"))
+REVERSED_PAIRS = (("sit_down", "stand_up"), ("pick_up", "put_down"), ("throw", "catch"))
 """Classes that are the same motion in opposite order."""

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gesta.marionette.motions.blocks import REST, Act, Motion, Random, arms_to, ease, idle, mix, paint
+from gesta.marionette.motions.blocks import (
+    REST,
+    Motion,
+    Performance,
+    Random,
+    arms_to,
+    blend_arms,
+    ease,
+    random_colour,
+    standing_pose,
+)
 from gesta.marionette.puppet import SIDES, Body, Pose, rotation, shoulders
 from gesta.marionette.renderer import Array, Box, Cone
 
@@ -52,8 +62,8 @@ def _flight(t: Array, rng: Random) -> _Flight:
     first, last = rng.uniform(0.08, 0.14), rng.uniform(0.84, 0.9)
     fine = np.linspace(0, 1, 400)
 
-    def closed(share: Array) -> Array:
-        return ease(share, first, first + 0.16) - ease(share, last - 0.16, last)
+    def closed(fraction: Array) -> Array:
+        return ease(fraction, first, first + 0.16) - ease(fraction, last - 0.16, last)
 
     speed = ease(fine, -0.05, 0.1) * (1 + rng.uniform(0.6, 1.0) * closed(fine))  # a smaller body turns faster
     done = np.cumsum(speed) - speed[0]
@@ -63,7 +73,7 @@ def _flight(t: Array, rng: Random) -> _Flight:
 
 def _path(body: Body, t: Array, flight: _Flight, platform: float, rng: Random) -> Array:
     """The pelvis ``(T, 3)``: up from the platform, over its edge, down into the water, and on."""
-    start, end = platform + body.stand, body.trunk + 1.9 * body.arm
+    start, end = platform + body.hip_height, body.trunk + 1.9 * body.arm
     drop, rise = start - end, rng.uniform(0.3, 0.45)
     fall = drop + 2 * rise + np.sqrt((drop + 2 * rise) ** 2 - drop**2)
     height = start + (fall - drop) * flight.air - fall * flight.air**2
@@ -99,8 +109,8 @@ def _dive(name: str) -> Motion:
     halves = int(somersaults.removesuffix("som")) // 5
     twist_halves = 0 if twists == "notwis" else _tenths(twists.removesuffix("twis")) // 5
 
-    def motion(body: Body, t: Array, rng: Random) -> Act:
-        pose, flight = idle(body, t, rng), _flight(t, rng)
+    def motion(body: Body, t: Array, rng: Random) -> Performance:
+        pose, flight = standing_pose(body, t, rng), _flight(t, rng)
         platform = rng.uniform(1.5, 1.9)
         path = _path(body, t, flight, platform, rng)
         crouch = ease(t, flight.leave - 0.45, flight.leave - 0.15) - ease(t, flight.leave - 0.15, flight.leave)
@@ -111,7 +121,7 @@ def _dive(name: str) -> Motion:
         pose.lean, pose.nod = pose.lean + 0.35 * crouch, 0 * pose.nod
         pose.toes = pose.toes + 1.2 * ease(flight.air, 0.0, 0.1)[:, None]
         hands = _limbs(body, pose, position, flight.closed)
-        raised = mix(REST, UP, ease(t, flight.leave - 0.5, flight.leave))
+        raised = blend_arms(REST, UP, ease(t, flight.leave - 0.5, flight.leave))
         arms = arms_to(body, pose.pelvis, 0 * t, pose.twist, raised, raised)
         arms += shoulders(body, pose.pelvis, pose.lean, pose.twist) - shoulders(body, pose.pelvis, 0 * t, pose.twist)
         pose.wrists = arms + flight.closed[:, None, None] * (hands - arms)
@@ -125,7 +135,9 @@ def _dive(name: str) -> Motion:
         cones += _splash(t, flight.enter, path, rng)
         near = np.arange(-4, 5)
         follow = path[np.clip(np.arange(len(t))[:, None] + near, 0, len(t) - 1), 1].mean(1)
-        return Act(pose, cones, boxes, ("chair", "crate", "ball"), follow=np.maximum(follow, 1.15) - 0.6 * body.height)
+        return Performance(
+            pose, cones, boxes, ("chair", "crate", "ball"), follow=np.maximum(follow, 1.15) - 0.6 * body.height
+        )
 
     return motion
 
@@ -137,7 +149,7 @@ def _tenths(digits: str) -> int:
 
 def _tower(platform: float, frames: int, rng: Random) -> tuple[list[Cone], list[Box]]:
     """A platform, or a thin board, whose edge is at x = -0.4, on a post."""
-    colour, thick = paint(rng), float(rng.choice([0.02, 0.06]))
+    colour, thick = random_colour(rng), float(rng.choice([0.02, 0.06]))
     boxes = [
         Box(np.tile([-0.82, platform - thick, 0.0], (frames, 1)), np.array([0.42, thick, 0.3]), 0.0, colour),
         Box(

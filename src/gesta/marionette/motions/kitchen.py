@@ -12,8 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gesta.marionette.motions.blocks import Act, Motion, Random, ease, idle, paint, played_back
-from gesta.marionette.motions.things import Thing, counter
+from gesta.marionette.motions.blocks import (
+    Motion,
+    Performance,
+    Random,
+    ease,
+    random_colour,
+    reversed_motion,
+    standing_pose,
+)
+from gesta.marionette.motions.table_objects import TableObject, counter
 from gesta.marionette.puppet import SIDES, Body
 from gesta.marionette.renderer import Array, Box, Cone
 
@@ -24,7 +32,7 @@ NOUNS = ("plate", "pan", "cup", "bottle", "box")
 SEGMENTS = 8
 """Actions in a long video."""
 
-LASTS, PAUSES = (22, 32), (6, 22)
+TASK_FRAMES, PAUSE_FRAMES = (22, 32), (6, 22)
 """Least and greatest length of an action in a long video and of a pause, frames."""
 
 _SIZES = {
@@ -51,7 +59,7 @@ class Task(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ObjectState:
     """A thing: whether it is ``stowed``, whether its lid is ``open``, and -1 or 1, where in its third it stands."""
 
     noun: str
@@ -63,7 +71,7 @@ class State:
         """Verbs that can be done to it."""
         return ["put"] if self.stowed else ["take", "wash", "close" if self.open else "open", "cut", "move"]
 
-    def after(self, verb: str) -> State:
+    def after(self, verb: str) -> ObjectState:
         """What a verb makes of it."""
         return {
             "take": replace(self, stowed=True),
@@ -74,34 +82,34 @@ class State:
         }.get(verb, self)
 
 
-def _states(rng: Random, first: str = "") -> list[State]:
+def _states(rng: Random, first: str = "") -> list[ObjectState]:
     """Three things in a random order and state, ``first`` among them."""
     others = rng.permutation([noun for noun in NOUNS if noun != first])
     chosen = rng.permutation([first, *others[:2]] if first else others[:3])
     return [
-        State(str(noun), bool(rng.random() < 0.35), bool(rng.random() < 0.4), int(rng.choice([-1, 1])))
+        ObjectState(str(noun), bool(rng.random() < 0.35), bool(rng.random() < 0.4), int(rng.choice([-1, 1])))
         for noun in chosen
     ]
 
 
-def shift(rng: Random) -> tuple[list[State], list[Task], int]:
+def plan_video(rng: Random) -> tuple[list[ObjectState], list[Task], int]:
     """What a long video shows: the things at first, :data:`SEGMENTS` actions, and its length in frames."""
     before = _states(rng)
     now, tasks, done = list(before), [], dict.fromkeys((*VERBS, *NOUNS), 0.0)
-    at = int(rng.integers(*PAUSES))
+    at = int(rng.integers(*PAUSE_FRAMES))
     for _ in range(SEGMENTS):
         choices = [(verb, state.noun) for state in now for verb in state.allows()]
         # what was seldom done comes first, so that verbs and nouns are about equally frequent
         verb, noun = min(choices, key=lambda pair: done[pair[0]] + 0.5 * done[pair[1]] + rng.random())
         done[verb], done[noun] = done[verb] + 1, done[noun] + 1
-        end = at + int(rng.integers(LASTS[0], LASTS[1] + 1))
+        end = at + int(rng.integers(TASK_FRAMES[0], TASK_FRAMES[1] + 1))
         tasks.append(Task(at, end, verb, noun))
         now = [state.after(verb) if state.noun == noun else state for state in now]
-        at = end + int(rng.integers(PAUSES[0], PAUSES[1] + 1))
+        at = end + int(rng.integers(PAUSE_FRAMES[0], PAUSE_FRAMES[1] + 1))
     return before, tasks, at
 
 
-def work(body: Body, t: Array, rng: Random, before: list[State], tasks: list[Task]) -> Act:
+def perform_tasks(body: Body, t: Array, rng: Random, before: list[ObjectState], tasks: list[Task]) -> Performance:
     """Tasks one after another by one puppet at one counter; what it does between is no task."""
     kitchen = _Kitchen(body, t, rng, before)
     for task in tasks:
@@ -110,15 +118,15 @@ def work(body: Body, t: Array, rng: Random, before: list[State], tasks: list[Tas
     starts = [*(task.start for task in tasks), len(t)]
     for end, start in zip(ends, starts):
         kitchen.pause(end, start, rng)
-    return kitchen.act()
+    return kitchen.performance()
 
 
 class _Kitchen:
     """A puppet at a counter with three things on it, to which tasks are added in their order."""
 
-    def __init__(self, body: Body, t: Array, rng: Random, before: list[State]) -> None:
-        self.t, self.scale, self.pose = t, body.height / 1.7, idle(body, t, rng)
-        self.high, ahead, self.boxes = counter(body, len(t), 0.5 * paint(rng) + 70)
+    def __init__(self, body: Body, t: Array, rng: Random, before: list[ObjectState]) -> None:
+        self.t, self.scale, self.pose = t, body.height / 1.7, standing_pose(body, t, rng)
+        self.high, ahead, self.boxes = counter(body, len(t), 0.5 * random_colour(rng) + 70)
         self.ahead = ahead + 0.04 * self.scale
         edge = ahead - 0.1 * body.height
         ready = np.stack([SIDES * 0.21 * self.scale, np.full(2, self.high + 0.03), np.full(2, edge)], -1)
@@ -131,14 +139,14 @@ class _Kitchen:
         for state in before:
             wide, high = self.scale * rng.uniform(0.94, 1.06) * np.array(_SIZES[state.noun])
             colour = np.clip(np.array(_COLOURS[state.noun]) + rng.uniform(-14, 14, 3), 0, 255)
-            self.things[state.noun] = Thing(state.noun, float(wide), float(high), colour)
+            self.things[state.noun] = TableObject(state.noun, float(wide), float(high), colour)
             self.at[state.noun] = np.tile(self._stowed(state) if state.stowed else self._place(state), (len(t), 1))
             self.lid[state.noun] = np.full(len(t), float(state.open))
 
-    def _place(self, state: State) -> Array:
+    def _place(self, state: ObjectState) -> Array:
         return np.array([self.zones[state.noun] + 0.08 * self.scale * state.place, self.high, self.ahead])
 
-    def _stowed(self, state: State) -> Array:
+    def _stowed(self, state: ObjectState) -> Array:
         below = self.high - self.things[state.noun].high - 2 * self.things[state.noun].lid - 0.06
         return np.array([0.85 * self.zones[state.noun], below, self.ahead - 0.14 * self.scale])
 
@@ -150,7 +158,7 @@ class _Kitchen:
         first, last = rng.uniform(0.2, 0.27), rng.uniform(0.73, 0.8)
         if verb in ("put", "close"):  # its twin, backwards
             time = 1 - time
-        share, way = ease(time, 0.0, first) - ease(time, last, 1.0), np.clip((time - first) / (last - first), 0, 1)
+        fraction, way = ease(time, 0.0, first) - ease(time, last, 1.0), np.clip((time - first) / (last - first), 0, 1)
         now = np.arange(len(self.t)) >= task.start
         side = int(self.zones[noun] > 0) if self.zones[noun] else int(rng.integers(2))
         here = self._place(state)
@@ -176,11 +184,11 @@ class _Kitchen:
             near = SIDES[side] if not self.zones[noun] else -SIDES[side]
             grip = path + np.array([near * (thing.wide + 0.04), 0.5 * thing.high, -0.02])
         else:
-            grip = self._with_tool(verb, here + top, thing, share, rng)
-        self._hand(side, grip, share)
+            grip = self._with_tool(verb, here + top, thing, fraction, rng)
+        self._hand(side, grip, fraction)
         self.states[noun] = state.after(verb)
 
-    def _with_tool(self, verb: str, over: Array, thing: Thing, share: Array, rng: Random) -> Array:
+    def _with_tool(self, verb: str, over: Array, thing: TableObject, fraction: Array, rng: Random) -> Array:
         """The hand's way when it washes or cuts, with a sponge or a knife in it."""
         phase = 2 * np.pi * (rng.uniform(1.1, 1.7) * self.t + rng.random())
         reach = rng.uniform(0.07, 0.1) * self.scale
@@ -189,7 +197,7 @@ class _Kitchen:
         else:
             grip = over + np.stack([0 * phase, 0.04 + 1.1 * reach * (1 + np.sin(phase)), 0.02 + 0 * phase], -1)
         held = grip + np.array([0, -_TOOLS[verb][2], 0.03])
-        self.tools[verb] = np.where(share[:, None] > 0.3, held, self.tools[verb])
+        self.tools[verb] = np.where(fraction[:, None] > 0.3, held, self.tools[verb])
         return grip
 
     def pause(self, start: int, end: int, rng: Random) -> None:
@@ -201,16 +209,16 @@ class _Kitchen:
         face = self.pose.pelvis + self.scale * np.array([0.12 * SIDES[side], 0.62, 0.2])
         self._hand(side, face, ease(time, 0.05, 0.45) - ease(time, 0.55, 0.95), leaning=0.0)
 
-    def _hand(self, side: int, grip: Array, share: Array, leaning: float = 0.14) -> None:
+    def _hand(self, side: int, grip: Array, fraction: Array, leaning: float = 0.14) -> None:
         ready = self.pose.wrists[:, side]
-        bow = 0.08 * self.scale * np.sin(np.pi * share)
-        self.pose.wrists[:, side] = ready + share[:, None] * (grip - ready) + bow[:, None] * np.array([0, 1.0, 0])
-        self.pose.lean = self.pose.lean + leaning * share
+        bow = 0.08 * self.scale * np.sin(np.pi * fraction)
+        self.pose.wrists[:, side] = ready + fraction[:, None] * (grip - ready) + bow[:, None] * np.array([0, 1.0, 0])
+        self.pose.lean = self.pose.lean + leaning * fraction
         across = (grip[:, 0] - ready[:, 0]) / self.scale
-        self.pose.twist = self.pose.twist + 0.5 * share * np.clip(across, -0.5, 0.5)
-        self.pose.nod = self.pose.nod + 0.7 * leaning * share
+        self.pose.twist = self.pose.twist + 0.5 * fraction * np.clip(across, -0.5, 0.5)
+        self.pose.nod = self.pose.nod + 0.7 * leaning * fraction
 
-    def act(self) -> Act:
+    def performance(self) -> Performance:
         """All of it."""
         cones: list[Cone] = []
         boxes = self.boxes + [
@@ -221,25 +229,27 @@ class _Kitchen:
             solids = thing.solids(self.at[noun])
             cones += solids[0] + thing.lid_solids(self.at[noun], np.radians(100) * self.lid[noun])
             boxes += solids[1]
-        return Act(self.pose, cones, boxes)
+        return Performance(self.pose, cones, boxes)
 
 
 def _alone(verb: str, noun: str) -> Motion:
     """One action that fills a clip."""
 
-    def motion(body: Body, t: Array, rng: Random) -> Act:
+    def motion(body: Body, t: Array, rng: Random) -> Performance:
         before = [
             state if state.noun != noun else replace(state, stowed=False, open=state.open and verb != "open")
             for state in _states(rng, noun)
         ]
-        return work(body, t, rng, before, [Task(int(rng.integers(0, 4)), len(t) - int(rng.integers(0, 4)), verb, noun)])
+        return perform_tasks(
+            body, t, rng, before, [Task(int(rng.integers(0, 4)), len(t) - int(rng.integers(0, 4)), verb, noun)]
+        )
 
     return motion
 
 
 def _named(verb: str, noun: str) -> Motion:
     twin = {"put": "take", "close": "open"}.get(verb)
-    return played_back(_alone(twin, noun)) if twin else _alone(verb, noun)
+    return reversed_motion(_alone(twin, noun)) if twin else _alone(verb, noun)
 
 
 # every verb with every noun, neighbours alike in neither, so that the first few have several of both
@@ -249,5 +259,7 @@ KITCHEN: dict[str, Motion] = {
 }
 """Single actions of the kitchen family by name."""
 
-TWINS = tuple((f"{one}_{noun}", f"{two}_{noun}") for one, two in (("take", "put"), ("open", "close")) for noun in NOUNS)
+REVERSED_PAIRS = tuple(
+    (f"{one}_{noun}", f"{two}_{noun}") for one, two in (("take", "put"), ("open", "close")) for noun in NOUNS
+)
 """Classes that are the same motion in opposite order."""

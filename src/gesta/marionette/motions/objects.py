@@ -11,8 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gesta.marionette.motions.blocks import Act, Motion, Random, ease, idle, paints, played_back
-from gesta.marionette.motions.things import Thing, table
+from gesta.marionette.motions.blocks import (
+    Motion,
+    Performance,
+    Random,
+    ease,
+    random_colours,
+    reversed_motion,
+    standing_pose,
+)
+from gesta.marionette.motions.table_objects import TableObject, table
 from gesta.marionette.puppet import SIDES, Body, Pose
 from gesta.marionette.renderer import Array, Box
 
@@ -32,8 +40,8 @@ class _Scene:
 
     pose: Pose
     boxes: list[Box]
-    thing: Thing
-    case: Thing
+    thing: TableObject
+    case: TableObject
     middle: Array
     scale: float
     side: float
@@ -43,15 +51,15 @@ class _Scene:
         """The case's place when nobody moves it, ``(T, 3)``: so far back that it hides nothing from the side."""
         return np.tile(self.middle + self.scale * np.array([0.52 * self.side, 0, -0.09]), (len(t), 1))
 
-    def act(self, thing: Array, case: Array) -> Act:
+    def performance(self, thing: Array, case: Array) -> Performance:
         """All of it, with thing and case at ``(T, 3)``."""
         first, second = self.thing.solids(thing), self.case.solids(case)
-        return Act(self.pose, first[0] + second[0], self.boxes + first[1] + second[1])
+        return Performance(self.pose, first[0] + second[0], self.boxes + first[1] + second[1])
 
 
 def _scene(body: Body, t: Array, rng: Random) -> _Scene:
-    pose, scale = idle(body, t, rng), body.height / 1.7
-    wood, one, other = paints(rng, 3)
+    pose, scale = standing_pose(body, t, rng), body.height / 1.7
+    wood, one, other = random_colours(rng, 3)
     high, ahead, boxes = table(body, len(t), 0.6 * wood + 30)
     edge = ahead - 0.1 * body.height
     pose.wrists = np.tile(
@@ -62,25 +70,32 @@ def _scene(body: Body, t: Array, rng: Random) -> _Scene:
     kind = str(rng.choice(["box", "ball", "cup", "bottle"]))
     wide = rng.uniform(0.078, 0.092) * scale
     tall = {"box": 1.6, "ball": 2.0, "cup": 2.2, "bottle": 2.7}[kind] * wide
-    case = Thing(str(rng.choice(["box", "case"])), rng.uniform(0.135, 0.145) * scale, 0.28 * scale, other)
+    case = TableObject(str(rng.choice(["box", "case"])), rng.uniform(0.135, 0.145) * scale, 0.28 * scale, other)
     middle, half = rng.uniform(0.48, 0.52) * t[-1], rng.uniform(0.37, 0.44) * t[-1]
     reach = half * rng.uniform(0.5, 0.6)
     times = (middle - half, middle - half + reach, middle + half - reach, middle + half)
     side = float(rng.choice(SIDES))
     return _Scene(
-        pose, boxes, Thing(kind, wide, tall, one), case, np.array([0.0, high, ahead + 0.06 * scale]), scale, side, times
+        pose,
+        boxes,
+        TableObject(kind, wide, tall, one),
+        case,
+        np.array([0.0, high, ahead + 0.06 * scale]),
+        scale,
+        side,
+        times,
     )
 
 
-def _hand(scene: _Scene, side: int, grip: Array, share: Array) -> None:
-    """Move one wrist from the table's edge to ``grip`` ``(T, 3)`` by ``share`` ``(T,)``; the trunk goes with it."""
+def _hand(scene: _Scene, side: int, grip: Array, fraction: Array) -> None:
+    """Move one wrist from the table's edge to ``grip`` ``(T, 3)`` by ``fraction`` ``(T,)``; the trunk goes with it."""
     ready = scene.pose.wrists[:, side]
-    bow = 0.1 * scene.scale * np.sin(np.pi * share)
-    scene.pose.wrists[:, side] = ready + share[:, None] * (grip - ready) + bow[:, None] * np.array([0, 1.0, 0])
-    scene.pose.lean = scene.pose.lean + 0.14 * share
+    bow = 0.1 * scene.scale * np.sin(np.pi * fraction)
+    scene.pose.wrists[:, side] = ready + fraction[:, None] * (grip - ready) + bow[:, None] * np.array([0, 1.0, 0])
+    scene.pose.lean = scene.pose.lean + 0.14 * fraction
     across = (grip[:, 0] - ready[:, 0]) / scene.scale
-    scene.pose.twist = scene.pose.twist + 0.5 * share * np.clip(across, -0.5, 0.5)
-    scene.pose.nod = scene.pose.nod + 0.1 * share
+    scene.pose.twist = scene.pose.twist + 0.5 * fraction * np.clip(across, -0.5, 0.5)
+    scene.pose.nod = scene.pose.nod + 0.1 * fraction
 
 
 def _there_and_back(t: Array, times: tuple[float, float, float, float]) -> Array:
@@ -95,7 +110,7 @@ def _carried(t: Array, times: tuple[float, float, float, float], start: Array, e
     return path
 
 
-def _push_right(body: Body, t: Array, rng: Random) -> Act:
+def _push_right(body: Body, t: Array, rng: Random) -> Performance:
     """From the viewer's left to his right, the hand behind the thing."""
     scene = _scene(body, t, rng)
     way = rng.uniform(0.2, 0.24) * scene.scale
@@ -103,31 +118,31 @@ def _push_right(body: Body, t: Array, rng: Random) -> Act:
     at[:, 0] = -way + 2 * way * ease(t, scene.times[1], scene.times[2])
     grip = at + np.array([-scene.thing.wide - 0.06 * scene.scale, 0.5 * scene.thing.high, -0.01])
     _hand(scene, 0, grip, _there_and_back(t, scene.times))
-    return scene.act(at, scene.beside(t))
+    return scene.performance(at, scene.beside(t))
 
 
-def _move_up(body: Body, t: Array, rng: Random) -> Act:
+def _move_up(body: Body, t: Array, rng: Random) -> Performance:
     """In hand from the first to the last frame."""
     scene = _scene(body, t, rng)
     at = scene.middle + np.array([-rng.uniform(0.12, 0.25) * scene.scale, 0, 0])
     at = at + ease(t, scene.times[1], scene.times[2])[:, None] * np.array([0, rng.uniform(0.42, 0.52) * scene.scale, 0])
     _hand(scene, 0, at + np.array([-scene.thing.wide - 0.03, 0.4 * scene.thing.high, -0.03]), np.ones_like(t))
     scene.side = 1.0
-    return scene.act(at, scene.beside(t))
+    return scene.performance(at, scene.beside(t))
 
 
-def _pick_up(body: Body, t: Array, rng: Random) -> Act:
+def _pick_up(body: Body, t: Array, rng: Random) -> Performance:
     """A hand comes, takes hold of the thing and brings it to the chest."""
     scene = _scene(body, t, rng)
     start = scene.middle + np.array([rng.uniform(-0.15, 0.1) * scene.scale, 0, 0])
-    chest = np.array([-0.1 * scene.scale, body.stand + 0.62 * body.trunk, 0.13 * body.height])
+    chest = np.array([-0.1 * scene.scale, body.hip_height + 0.62 * body.trunk, 0.13 * body.height])
     at = start + ease(t, scene.times[1], scene.times[3])[:, None] * (chest - start)
     grip = at + np.array([-scene.thing.wide - 0.03, 0.5 * scene.thing.high, -0.02])
     _hand(scene, 0, grip, ease(t, scene.times[0], scene.times[1]))
-    return scene.act(at, scene.beside(t))
+    return scene.performance(at, scene.beside(t))
 
 
-def _cover(body: Body, t: Array, rng: Random) -> Act:
+def _cover(body: Body, t: Array, rng: Random) -> Performance:
     """The case is taken from above and put over the thing, which it hides."""
     scene = _scene(body, t, rng)
     start = scene.beside(t)[0]
@@ -135,10 +150,10 @@ def _cover(body: Body, t: Array, rng: Random) -> Act:
     case = _carried(t, scene.times, start, at[0], rng.uniform(0.28, 0.34) * scene.scale)
     grip = case + np.array([0, scene.case.high + 0.04, -0.03])
     _hand(scene, int(scene.side > 0), grip, _there_and_back(t, scene.times))
-    return scene.act(at, case)
+    return scene.performance(at, case)
 
 
-def _put_into(body: Body, t: Array, rng: Random) -> Act:
+def _put_into(body: Body, t: Array, rng: Random) -> Performance:
     """The thing is carried over the case and let down into it."""
     scene = _scene(body, t, rng)
     start = scene.middle + np.array([rng.uniform(-0.12, 0.12) * scene.scale, 0, 0])
@@ -149,24 +164,24 @@ def _put_into(body: Body, t: Array, rng: Random) -> Act:
     rim = scene.middle[1] + scene.case.high + 0.03
     grip[:, 1] = np.where(inside, np.maximum(grip[:, 1], rim), grip[:, 1])
     _hand(scene, int(scene.side > 0), grip, _there_and_back(t, scene.times))
-    return scene.act(at, case)
+    return scene.performance(at, case)
 
 
-def _bring_together(body: Body, t: Array, rng: Random) -> Act:
+def _bring_together(body: Body, t: Array, rng: Random) -> Performance:
     """Thing and case are moved to each other, a hand behind each."""
     scene = _scene(body, t, rng)
     half = 0.5 * (scene.thing.wide + scene.case.wide) + 0.01
     apart = rng.uniform(0.26, 0.31) * scene.scale
     away = half + (apart - half) * (1 - ease(t, scene.times[1], scene.times[2]))
-    share = _there_and_back(t, scene.times)
+    fraction = _there_and_back(t, scene.times)
     places = []
     for sign, one in ((-scene.side, scene.thing), (scene.side, scene.case)):
         at = np.tile(scene.middle, (len(t), 1))
         at[:, 0] = sign * away
         grip = at + np.array([sign * (one.wide + 0.04), 0.5 * one.high, -0.02])
-        _hand(scene, int(sign > 0), grip, share)
+        _hand(scene, int(sign > 0), grip, fraction)
         places.append(at)
-    return scene.act(*places)
+    return scene.performance(*places)
 
 
 def _mirrored(motion: Motion) -> Motion:
@@ -176,22 +191,22 @@ def _mirrored(motion: Motion) -> Motion:
 OBJECTS: dict[str, Motion] = {
     "push_left_to_right": _push_right,
     "push_right_to_left": _mirrored(_push_right),
-    "pull_left_to_right": _mirrored(played_back(_push_right)),
-    "pull_right_to_left": played_back(_push_right),
+    "pull_left_to_right": _mirrored(reversed_motion(_push_right)),
+    "pull_right_to_left": reversed_motion(_push_right),
     "cover": _cover,
-    "uncover": played_back(_cover),
+    "uncover": reversed_motion(_cover),
     "pick_up": _pick_up,
-    "put_down": played_back(_pick_up),
+    "put_down": reversed_motion(_pick_up),
     "put_into": _put_into,
-    "take_out": played_back(_put_into),
+    "take_out": reversed_motion(_put_into),
     "move_up": _move_up,
-    "move_down": played_back(_move_up),
+    "move_down": reversed_motion(_move_up),
     "bring_together": _bring_together,
-    "move_apart": played_back(_bring_together),
+    "move_apart": reversed_motion(_bring_together),
 }
 """Actions of the objects family by class name, in label order."""
 
-TWINS = (
+REVERSED_PAIRS = (
     ("push_left_to_right", "pull_right_to_left"),
     ("push_right_to_left", "pull_left_to_right"),
     ("cover", "uncover"),

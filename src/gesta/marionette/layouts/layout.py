@@ -18,15 +18,15 @@ from gesta.datasets.ntu import NTU
 from gesta.datasets.something import SomethingV1, SomethingV2
 from gesta.datasets.ucf101 import UCF101
 from gesta.errors import GestaError
-from gesta.marionette.dataset import plan, split_of
-from gesta.marionette.files import MANIFEST, VERSION, in_processes, read_manifest, write_json, write_text
-from gesta.marionette.layouts.arrange import ARRANGE, FAMILIES, NTU_SETUP, Shot
-from gesta.marionette.layouts.shoot import shoot_video
-from gesta.marionette.motions import FAMILIES as MOTIONS
+from gesta.marionette.dataset import plan_clips, split_of
+from gesta.marionette.files import MANIFEST, VERSION, read_manifest, run_in_processes, write_json, write_text
+from gesta.marionette.layouts.arrange import LAYOUT_FAMILIES, LAYOUTS, NTU_SETUP, LabelledClip
+from gesta.marionette.layouts.video import make_video
+from gesta.marionette.motions import FAMILIES
 from gesta.progress import track
 from gesta.records import DataConfig, SplitName
 
-DATA: dict[str, type[DataConfig]] = {
+LAYOUT_DATA: dict[str, type[DataConfig]] = {
     "ucf101": UCF101,
     "hmdb51": HMDB51,
     "kinetics400": Kinetics400,
@@ -40,16 +40,16 @@ DATA: dict[str, type[DataConfig]] = {
 """The data set that reads a layout, by the layout's name."""
 
 
-def fields_of(layout: str, root: str) -> dict[str, Any]:
+def data_fields(layout: str, root: str) -> dict[str, Any]:
     """The fields with which the layout's data set reads the folder that it was made in."""
-    found: dict[str, Any] = {"root": root}
+    fields: dict[str, Any] = {"root": root}
     if layout == "ntu":
-        found |= {"setups": (NTU_SETUP,), "leave_out": os.path.join(root, "samples_not_here.txt")}
-    return found
+        fields |= {"setups": (NTU_SETUP,), "leave_out": os.path.join(root, "samples_not_here.txt")}
+    return fields
 
 
-TURNS = 20
-"""Most clips of an action: so many names of performers, cameras and replications NTU RGB+D's setup has for each."""
+MAX_CLIPS_PER_ACTION = 20
+"""Most clips of an action: NTU RGB+D's setup has so many combinations of performer, camera and replication."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def make_layout(
         layout: one of :data:`DATA`.
         clips: number of clips, 3 to 20 of each action; by default 48, or 3 of each if that is more.
         seed: of everything random.
-        workers: processes; by default one per processor.
+        workers: worker processes; by default one per CPU core.
         size: height and width of the pictures in pixels, even.
         classes: only the family's first actions, so many.
 
@@ -104,42 +104,47 @@ def make_layout(
             written.
     """
     begin = time.monotonic()
-    if layout not in DATA:
-        raise GestaError(f"there is no layout {layout!r}{suggest(layout, DATA)} (known: {', '.join(DATA)})")
-    root, family = Path(out), FAMILIES[layout]
-    actions = list(MOTIONS[family])[:classes]
+    if layout not in LAYOUT_DATA:
+        raise GestaError(
+            f"there is no layout {layout!r}{suggest(layout, LAYOUT_DATA)} (known: {', '.join(LAYOUT_DATA)})"
+        )
+    root, family = Path(out), LAYOUT_FAMILIES[layout]
+    actions = list(FAMILIES[family])[:classes]
     clips = max(48, 3 * len(actions)) if clips is None else clips
-    if not 3 * len(actions) <= clips <= TURNS * len(actions) or seed < 0 or size < 32 or size % 2:
+    if not 3 * len(actions) <= clips <= MAX_CLIPS_PER_ACTION * len(actions) or seed < 0 or size < 32 or size % 2:
         raise GestaError(
             f"cannot lay out {clips} clips of {size} pixels with seed {seed}; give {3 * len(actions)} to "
-            f"{TURNS * len(actions)} clips (3 to {TURNS} of each action), an even size above 30 and a seed above -1"
+            f"{MAX_CLIPS_PER_ACTION * len(actions)} clips (3 to {MAX_CLIPS_PER_ACTION} of each action), an even size "
+            "above 30 and a seed above -1"
         )
     numbers = {"seed": seed, "size": size, "clips": clips, "classes": len(actions)}
-    _prepare(root, {"layout": layout, "family": family, "version": VERSION} | numbers)
-    shots = [Shot(clip, split_of(clip), actions[clip.action - 1]) for clip in plan(clips, seed, len(actions))]
-    videos, texts = ARRANGE[layout](shots, seed)
+    _open_folder(root, {"layout": layout, "family": family, "version": VERSION} | numbers)
+    shots = [
+        LabelledClip(clip, split_of(clip), actions[clip.action - 1]) for clip in plan_clips(clips, seed, len(actions))
+    ]
+    videos, texts = LAYOUTS[layout](shots, seed)
     missing = [v for v in videos if not all((root / p).exists() for p in (v.path, v.masked, v.grey) if p)]
     jobs = [(video, root, seed, size, family) for video in missing]
-    for _ in track(in_processes(shoot_video, jobs, workers), f"making {root}", total=len(jobs)):
+    for _ in track(run_in_processes(make_video, jobs, workers), f"making {root}", total=len(jobs)):
         pass
     for path, text in texts.items():
         write_text(root / path, text)
-    data = DATA[layout](**fields_of(layout, str(root)))
+    data = LAYOUT_DATA[layout](**data_fields(layout, str(root)))
     splits = {split: len(data.records(split)) for split in get_args(SplitName)}
     seconds = round(time.monotonic() - begin, 1)
     return LayoutSummary(str(root), layout, clips, len(videos), len(missing), seconds, splits)
 
 
-def _prepare(root: Path, wanted: dict[str, Any]) -> None:
-    """Make the folder ours."""
+def _open_folder(root: Path, settings: dict[str, Any]) -> None:
+    """Write the manifest of a new folder, or check that an old one was made with the same settings."""
     manifest = read_manifest(root)
     if manifest is None:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
-        write_json(root / MANIFEST, wanted)
-    elif manifest != wanted:
-        key = next(key for key in wanted | manifest if manifest.get(key) != wanted.get(key))
+        write_json(root / MANIFEST, settings)
+    elif manifest != settings:
+        key = next(key for key in settings | manifest if manifest.get(key) != settings.get(key))
         raise GestaError(
-            f"{root} was made with {key} {manifest.get(key)}, not {wanted.get(key)}; choose another folder or delete "
+            f"{root} was made with {key} {manifest.get(key)}, not {settings.get(key)}; choose another folder or delete "
             "this one"
         )

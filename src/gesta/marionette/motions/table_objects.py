@@ -13,7 +13,7 @@ Solids = tuple[list[Cone], list[Box]]
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class TableObject:
     """A thing that does not turn over: ``wide`` is its half width, ``high`` its height (metres), ``colour`` RGB.
 
     Attributes:
@@ -96,8 +96,8 @@ def counter(body: Body, frames: int, colour: Array) -> tuple[float, float, list[
     scale = body.height / 1.7
     high, ahead = 0.5 * body.height, 0.18 * body.height
 
-    def box(y: float, z: float, half: tuple[float, float, float], paint: Array) -> Box:
-        return Box(np.tile([0.0, y, ahead + z * scale], (frames, 1)), scale * np.array(half), 0.0, paint)
+    def box(y: float, z: float, half: tuple[float, float, float], tint: Array) -> Box:
+        return Box(np.tile([0.0, y, ahead + z * scale], (frames, 1)), scale * np.array(half), 0.0, tint)
 
     return (
         high,

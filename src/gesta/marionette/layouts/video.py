@@ -9,47 +9,47 @@ from pathlib import Path
 import numpy as np
 
 from gesta.marionette.encode import write_depth, write_pictures, write_video
-from gesta.marionette.filming import Clip, film, film_masked
+from gesta.marionette.filming import ClipName, render_clip, render_clip_masked
 from gesta.marionette.motions.blocks import FPS
 from gesta.marionette.renderer import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Video:
+class LayoutVideo:
     """A video of a layout.
 
     Attributes:
         path: of the file below the root; of a folder of pictures if it has no suffix.
         clips: what it shows, one after another.
         codec: one of :data:`gesta.marionette.encode.CODECS`.
-        rate: frames per second that the file tells.
+        rate: frames per second that the file states.
         masked: folder of the clip's masked depth, 16 bits, below the root.
         grey: file of the clip's depth as 8-bit video, below the root.
     """
 
     path: str
-    clips: tuple[Clip, ...]
+    clips: tuple[ClipName, ...]
     codec: str = "h264"
     rate: Fraction = Fraction(FPS)
     masked: str = ""
     grey: str = ""
 
 
-def shoot_video(video: Video, root: Path, seed: int, size: int, family: str) -> None:
-    """Write what is not there yet of a video.
+def make_video(video: LayoutVideo, root: Path, seed: int, size: int, family: str) -> None:
+    """Render a video and write those of its files that are missing.
 
     Raises:
         GestaError: it cannot be written.
     """
-    places = [root / place for place in (video.path, video.masked, video.grey) if place]
-    if all(place.exists() for place in places):
+    paths = [root / path for path in (video.path, video.masked, video.grey) if path]
+    if all(path.exists() for path in paths):
         return
-    takes = [(film_masked if video.masked else film)(clip, seed, size, family) for clip in video.clips]
-    rgb, depth = (np.concatenate(parts) for parts in zip(*takes))
-    if not places[0].suffix:
-        write_pictures(rgb, places[0])
+    rendered = [(render_clip_masked if video.masked else render_clip)(clip, seed, size, family) for clip in video.clips]
+    rgb, depth = (np.concatenate(parts) for parts in zip(*rendered))
+    if not paths[0].suffix:
+        write_pictures(rgb, paths[0])
     else:
-        write_video(rgb, places[0], video.codec, video.rate)
+        write_video(rgb, paths[0], video.codec, video.rate)
     if video.masked:
         write_depth(depth, root / video.masked, "M")
     if video.grey:
