@@ -22,9 +22,17 @@ from gesta.marionette.dataset import Marionette, make_set, plan_clips
 from gesta.marionette.filming import ClipName, count_frames, render_clip
 from gesta.marionette.lighting import varied_gain
 from gesta.marionette.motions import FAMILIES, MIRRORED, REVERSED_PAIRS, perform
-from gesta.marionette.motions.kitchen import NOUNS, PAUSE_FRAMES, SEGMENTS, TASK_FRAMES, VERBS, plan_video, work
+from gesta.marionette.motions.kitchen import (
+    NOUNS,
+    PAUSE_FRAMES,
+    SEGMENTS,
+    TASK_FRAMES,
+    VERBS,
+    perform_tasks,
+    plan_video,
+)
 from gesta.marionette.puppet import body_solids, make_body, shoulders, two_bones
-from gesta.marionette.renderer import _looking
+from gesta.marionette.renderer import _camera_rotation
 from gesta.video.probe import probe
 
 SIZE, SEED = 32, 3
@@ -125,7 +133,7 @@ def test_things_are_in_the_picture(camera: int) -> None:
         things = [cone.a for cone in act.cones] + [box.centre for box in act.boxes[5:]]
         for at in things:
             for frame in range(0, frames, 5):
-                x, y, z = _looking(view.eye[frame], view.target[frame]) @ (at[frame] - view.eye[frame])
+                x, y, z = _camera_rotation(view.eye[frame], view.target[frame]) @ (at[frame] - view.eye[frame])
                 assert max(abs(x), abs(y)) / z * view.focal[frame] < 0.5
 
 
@@ -162,7 +170,7 @@ def test_divers_are_in_the_picture_until_they_are_under_water(camera: int) -> No
         people, *_, view = filming._scene(ClipName(action, 1 + (3 * action + camera) % 14, camera, 1), SEED, "fine")
         hips = next(cone for cone in people if np.allclose(cone.ra, cone.rb) and cone.stripes == 0).a
         for frame in np.nonzero(hips[:, 1] > 0)[0]:
-            x, y, z = _looking(view.eye[frame], view.target[frame]) @ (hips[frame] - view.eye[frame])
+            x, y, z = _camera_rotation(view.eye[frame], view.target[frame]) @ (hips[frame] - view.eye[frame])
             assert max(abs(x), abs(y)) / z * view.focal[frame] < 0.5
 
 
@@ -190,7 +198,7 @@ def test_what_is_taken_is_gone_and_what_is_put_stays() -> None:
     """The thing that a task names changes its place while the task lasts, and no other thing does, nor between."""
     body = make_body(4)
     before, tasks, frames = plan_video(np.random.default_rng(9))
-    act = work(body, np.arange(frames) / 12, np.random.default_rng(1), before, tasks)
+    act = perform_tasks(body, np.arange(frames) / 12, np.random.default_rng(1), before, tasks)
     heights: dict[str, list[float]] = {}
     for task in tasks:
         if task.verb in ("take", "put"):

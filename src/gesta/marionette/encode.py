@@ -27,7 +27,7 @@ CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mpeg4": ("mpeg4", "FMP4", {"qscale": "3", "flags": "+qscale"}),
     "vp9": ("libvpx-vp9", "", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
 }
-"""Encoder, tag of the stream and options, by a name for both."""
+"""Encoder, codec tag of the stream and encoder options, by the codec's name in this package."""
 
 
 def write_video(frames: Array, path: Path, codec: str, rate: Fraction) -> None:

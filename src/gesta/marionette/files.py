@@ -1,4 +1,4 @@
-"""Folders that are made: the note of how, files that are written whole or not at all, work for several processes."""
+"""Folders of made clips: their manifest, files that appear complete or not at all, work in several processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gesta.errors import GestaError
 from gesta.processes import ignore_interrupts
 
 VERSION = 1
-"""Of what a clip looks like; clips of different versions are not mixed in one folder."""
+"""Version of the rendering; clips of different versions are not mixed in one folder."""
 
 MANIFEST = "marionette.json"
 
@@ -40,7 +40,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text with its own ends of lines, complete or not at all."""
+    """Write a text, complete or not at all, without converting its line ends."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def run_in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]],
             work(*job)
             yield
         return
-    # fresh processes, not forked ones: the caller may have threads (torch), and they need nothing of his
+    # fresh processes, not forked ones, since the caller may have threads (torch)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=ignore_interrupts)
     try:
         running: list[Future[None]] = [pool.submit(work, *job) for job in jobs]

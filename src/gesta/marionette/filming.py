@@ -1,9 +1,9 @@
 """One clip of the embedded data set, from its name to its file: action, subject, camera, room, distractors, H.264.
 
 Everything random in a clip follows from ``(seed, clip)`` alone, so frames are the same, bit for bit, whoever makes them
-and in whatever order. Nothing but the action depends on the action: length, rhythm, camera, room, light and the things
-that stand or move about are drawn from one law for all classes. This module does not import torch, so that the
-processes that make clips start quickly.
+and in whatever order. Only the motion and what it handles depend on the action: length, rhythm, camera, room, light and
+distractors have the same distribution for all classes. This module does not import torch, so that the worker processes
+that make clips start quickly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gesta.marionette.puppet import Body, body_solids, chair, make_body
 from gesta.marionette.renderer import Array, Box, Camera, Cone, Room, render
 
 AZIMUTHS = (-60.0, -43.0, -26.0, -9.0, 9.0, 26.0, 43.0, 60.0)
-"""Where cameras C01 to C08 stand, degrees from the puppet's front; a clip's camera strays from it by at most 8."""
+"""Where cameras C01 to C08 stand, degrees from the puppet's front; the camera of a clip differs by at most 8."""
 
 FRAMES = (32, 40)
 """Least and greatest length of a clip."""
@@ -43,12 +43,12 @@ class ClipName(NamedTuple):
 
 
 def count_frames(clip: ClipName, seed: int, family: str = "coarse") -> int:
-    """Frames that a clip has."""
-    return _begin(clip, seed, family)[1]
+    """Number of frames of a clip."""
+    return _start(clip, seed, family)[1]
 
 
 def segments(clip: ClipName, seed: int) -> list[Task]:
-    """Which frames of the kitchen's long video, action 0, show what."""
+    """The labelled segments of a long video of the kitchen (whose action is 0)."""
     return plan_video(_random(clip, seed, "kitchen"))[1]
 
 
@@ -57,26 +57,26 @@ def render_clip(
 ) -> tuple[Array, Array]:
     """The frames of a clip before encoding.
 
-    Under varied lighting the depth is measured, and 0 where there is no reading.
+    Under varied lighting the depth has the noise of a sensor, and is 0 where there is no reading.
 
     Returns:
         rgb: ``(T, size, size, 3)`` uint8, :data:`~gesta.marionette.motions.FPS` frames per second.
         depth: ``(T, size, size)`` float32, metres along the optical axis, finite everywhere.
     """
-    people, cones, boxes, room, camera = _scene(clip, seed, family)
+    puppet, cones, boxes, room, camera = _scene(clip, seed, family)
     if lighting == "even":
-        return render(people + cones, boxes, room, camera, size)
+        return render(puppet + cones, boxes, room, camera, size)
     light, sensors = np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip, 1]).spawn(2)
     room.gain = room.gain * varied_gain(np.arange(len(room.gain)) / FPS, light)
-    rgb, metres = render(people + cones, boxes, room, camera, size)
+    rgb, metres = render(puppet + cones, boxes, room, camera, size)
     return add_camera_noise(rgb, sensors), add_depth_noise(metres, sensors)
 
 
 def render_clip_masked(clip: ClipName, seed: int, size: int = 128, family: str = "coarse") -> tuple[Array, Array]:
     """As :func:`film`; the depth is that of the puppet alone, 0 around it."""
-    people, cones, boxes, room, camera = _scene(clip, seed, family)
-    rgb, depth = render(people + cones, boxes, room, camera, size)
-    alone, empty = render(people, [], room, camera, size)[1], render([], [], room, camera, size)[1]
+    puppet, cones, boxes, room, camera = _scene(clip, seed, family)
+    rgb, depth = render(puppet + cones, boxes, room, camera, size)
+    alone, empty = render(puppet, [], room, camera, size)[1], render([], [], room, camera, size)[1]
     return rgb, np.where((alone < empty) & (alone == depth), depth, 0)
 
 
@@ -84,14 +84,14 @@ def _random(clip: ClipName, seed: int, family: str) -> Random:
     return np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip])
 
 
-def _begin(clip: ClipName, seed: int, family: str) -> tuple[Random, int]:
+def _start(clip: ClipName, seed: int, family: str) -> tuple[Random, int]:
     rng = _random(clip, seed, family)
     return rng, int(rng.integers(FRAMES[0], FRAMES[1] + 1)) if clip.action else plan_video(rng)[2]
 
 
 def _scene(clip: ClipName, seed: int, family: str) -> tuple[list[Cone], list[Cone], list[Box], Room, Camera]:
-    """The puppet, what else is round, what is square, the room and the camera."""
-    rng, frames = _begin(clip, seed, family)
+    """The puppet's solids, other rounded solids, boxes, the room and the camera."""
+    rng, frames = _start(clip, seed, family)
     body = make_body(clip.subject)
     # separate streams, so that what an action draws does not shift what the scene draws
     motion, scene = rng.spawn(2)
@@ -100,16 +100,16 @@ def _scene(clip: ClipName, seed: int, family: str) -> tuple[list[Cone], list[Con
     else:
         performance = perform_tasks(body, np.arange(frames) / FPS, motion, *plan_video(_random(clip, seed, family))[:2])
     camera, facing = _camera(clip.camera, body, frames, scene)
-    view = FRAMINGS[family]
-    camera.focal *= view.zoom
-    camera.target[:, 1] += view.raised * body.height
-    camera.eye[:, 1] += view.above * body.height
+    framing = FRAMINGS[family]
+    camera.focal *= framing.zoom
+    camera.target[:, 1] += framing.raised * body.height
+    camera.eye[:, 1] += framing.above * body.height
     if performance.follow is not None:
         camera.target[:, 1] += performance.follow
     room = _room(body, facing, frames, scene)
-    if view.pool:
+    if framing.pool:
         room.floor_colours, room.floor_pattern = _WATER, "plain"
-    cones, boxes = _decoys(performance, facing, frames, scene)
+    cones, boxes = _distractors(performance, facing, frames, scene)
     return body_solids(body, performance.pose), performance.cones + cones, performance.boxes + boxes, room, camera
 
 
@@ -122,15 +122,15 @@ def make_clip(
     family: str = "coarse",
     lighting: Lighting = "even",
 ) -> None:
-    """Film a clip and write what is not there yet; files and folders appear under their names only when complete.
+    """Render a clip and write those of its files that are missing; they appear under their names only when complete.
 
     Args:
-        clip: with ``seed`` it says what is to be seen.
+        clip: its name; with ``seed`` it determines all frames.
         seed: of the set.
         size: height and width, pixels.
         path: of the video, H.264 in MP4.
         depth: folder of its depth maps, ``Depth-00000001.png`` and so on: 16 bits, millimetres, as NTU RGB+D has them.
-        family: whose actions the clip's first number counts.
+        family: of the clip's action.
         lighting: see :mod:`gesta.marionette.lighting`.
     """
     rgb, metres = render_clip(clip, seed, size, family, lighting)
@@ -146,17 +146,17 @@ def _camera(number: int, body: Body, frames: int, rng: Random) -> tuple[Camera, 
     azimuth = np.radians(AZIMUTHS[number - 1] + rng.uniform(-4, 4))
     distance = rng.uniform(3.6, 5.5)
     height = body.height * (0.62 + 0.12 * ((number * 3) % 5)) + rng.uniform(-0.1, 0.1)
-    fraction = rng.uniform(0.65, 0.72)  # of the picture's height that the standing puppet takes
+    fraction = rng.uniform(0.65, 0.72)  # of the picture's height that the standing puppet fills
     drift, shake = np.zeros((frames, 3)), np.zeros((frames, 3))
     orbit, dolly = np.zeros(frames), np.ones(frames)
     kind = rng.choice(["still", "orbit", "pan", "dolly", "hand"])
-    way = rng.choice([-1.0, 1.0])
+    direction = rng.choice([-1.0, 1.0])
     if kind == "orbit":
-        orbit = np.radians(4) * way * t
+        orbit = np.radians(4) * direction * t
     elif kind == "pan":
-        drift = np.stack([0.09 * way * t, 0.05 * rng.uniform(-1, 1) * t, 0 * t], -1)
+        drift = np.stack([0.09 * direction * t, 0.05 * rng.uniform(-1, 1) * t, 0 * t], -1)
     elif kind == "dolly":
-        dolly = 1 + 0.07 * way * t
+        dolly = 1 + 0.07 * direction * t
     elif kind == "hand":
         rates, phases = rng.uniform(1, 5, (3, 3)), rng.uniform(0, 6.3, (3, 3))
         shake = 0.012 * np.sin(3 * t[:, None, None] * rates + phases).sum(1)
@@ -170,7 +170,7 @@ def _camera(number: int, body: Body, frames: int, rng: Random) -> tuple[Camera, 
     return Camera(eye + shake, centre + drift + 0.6 * shake, focal), float(azimuth)
 
 
-# --- what surrounds it -----------------------------------------------------------------------------------------------
+# --- room and distractors ---------------------------------------------------------------------------------------------
 
 _WALLS = np.array(
     [
@@ -195,7 +195,7 @@ def _room(body: Body, facing: float, frames: int, rng: Random) -> Room:
     floor = _FLOORS[rng.integers(len(_FLOORS))]
     angle = facing + rng.uniform(-0.35, 0.35)
     posters = int(rng.integers(0, 3))
-    places = np.stack(
+    rectangles = np.stack(
         [rng.uniform(-1.6, 1.6, posters), rng.uniform(0.9, 2.0, posters), *rng.uniform(0.15, 0.4, (2, posters))], -1
     )
     flicker = 1 + rng.uniform(0, 0.09) * np.sin(2 * np.pi * (rng.uniform(0.15, 0.7) * t + rng.random()))
@@ -211,42 +211,42 @@ def _room(body: Body, facing: float, frames: int, rng: Random) -> Room:
         grain=rng.uniform(0.16, 0.3),
         light=light / np.linalg.norm(light),
         gain=rng.uniform(0.88, 1.1) * flicker[:, None] * tint,
-        posters=(places, rng.uniform(90, 210, (posters, 3))),
+        posters=(rectangles, rng.uniform(90, 210, (posters, 3))),
     )
 
 
-def _decoys(performance: Performance, facing: float, frames: int, rng: Random) -> tuple[list[Cone], list[Box]]:
-    """Chairs, crates and balls that nobody uses, so that things do not name the action, and shapes that move behind."""
+def _distractors(performance: Performance, facing: float, frames: int, rng: Random) -> tuple[list[Cone], list[Box]]:
+    """Unused chairs, crates and balls, so that objects do not reveal the action, and shapes moving behind."""
     t = np.arange(frames) / FPS
     cones: list[Cone] = []
     boxes: list[Box] = []
     side, back = np.array([np.cos(facing), 0, -np.sin(facing)]), -np.array([np.sin(facing), 0, np.cos(facing)])
     for kind in ("chair", "crate", "ball"):
-        place = rng.choice([-1, 1]) * rng.uniform(0.62, 0.85) * side + rng.uniform(0.1, 0.7) * back
+        position = rng.choice([-1, 1]) * rng.uniform(0.62, 0.85) * side + rng.uniform(0.1, 0.7) * back
         colour, yaw = rng.uniform(70, 215, 3), rng.uniform(0, 6.28)
         if rng.random() > 0.3 or kind in performance.kinds:
             continue
         if kind == "chair":
-            more = chair(place, rng.uniform(0.4, 0.5), yaw, colour, frames)
-            cones, boxes = cones + more[0], boxes + more[1]
+            solids = chair(position, rng.uniform(0.4, 0.5), yaw, colour, frames)
+            cones, boxes = cones + solids[0], boxes + solids[1]
         elif kind == "crate":
             half = CRATE * rng.uniform(0.9, 1.1)
-            boxes.append(Box(np.tile(place + np.array([0, half[1], 0]), (frames, 1)), half, yaw, colour))
+            boxes.append(Box(np.tile(position + np.array([0, half[1], 0]), (frames, 1)), half, yaw, colour))
         else:
             radius = rng.uniform(0.11, 0.14)
-            at = np.tile(place + np.array([0, radius, 0]), (frames, 1))
+            at = np.tile(position + np.array([0, radius, 0]), (frames, 1))
             cones.append(Cone(at, at, radius, radius, colour))
     for _ in range(int(rng.choice([0, 1, 2], p=[0.4, 0.4, 0.2]))):
-        path = _drifting(t, rng)
-        where = 1.1 * back + path[:, :1] * side + path[:, 1:] * np.array([0, 1.0, 0])
+        path = _background_path(t, rng)
+        centre = 1.1 * back + path[:, :1] * side + path[:, 1:] * np.array([0, 1.0, 0])
         radius, colour = rng.uniform(0.06, 0.12), rng.uniform(100, 200, 3)
         long = rng.uniform(0, 0.2) * side
-        cones.append(Cone(where - long, where + long, radius, radius, colour))
+        cones.append(Cone(centre - long, centre + long, radius, radius, colour))
     return cones, boxes
 
 
-def _drifting(t: Array, rng: Random) -> Array:
-    """A slow path (sideways, height) of a shape in the background, as likely as its reverse."""
+def _background_path(t: Array, rng: Random) -> Array:
+    """A slow path (sideways, height) of a shape in the background; its reverse is as likely."""
     if rng.random() < 0.5:
         across = rng.uniform(-1, 1) + rng.uniform(-0.6, 0.6) * (t - t.mean())
     else:

@@ -1,8 +1,8 @@
-"""Varied lighting, and the sensors that it strains: what a camera and a depth camera make of a scene.
+"""Varied lighting, and the noise of a camera and of a depth camera.
 
-Under ``varied`` light a clip may be dim, tinted, switched, dimmed or flickering, from one law for all classes. A dim
-picture is noisy. Depth does not depend on the light, but is measured: its noise grows with the square of the distance,
-it comes in steps, and there is no reading at some edges and in patches that come and go.
+Under ``varied`` light a clip may be dim, tinted, switched, dimmed or flickering, with the same distribution for all
+classes. A dim picture is noisy. Depth does not depend on the light, but has the errors of a sensor: noise that grows
+with the square of the distance, steps, and no reading at some edges and in patches that appear and disappear.
 """
 
 from __future__ import annotations

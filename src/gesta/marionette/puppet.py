@@ -1,7 +1,7 @@
 """The puppet: subjects, poses, and how a pose becomes solids.
 
 A pose says where pelvis, wrists and ankles are and how the trunk leans; elbows and knees follow by two-bone inverse
-kinematics, so feet stay on the floor and hands on what they hold. World coordinates as in
+kinematics, so feet stay on the floor and hands on the objects that they hold. World coordinates as in
 :mod:`gesta.marionette.renderer`: x to the puppet's left, y up, z forward, metres. Index 0 of a pair is the right side,
 index 1 the left. T: frames.
 """
@@ -45,17 +45,17 @@ class Body:
 
     @property
     def ankle(self) -> float:
-        """Height of the ankle of a foot that stands."""
+        """Height of the ankle of a foot on the floor."""
         return 0.042 * self.height
 
     @property
     def leg(self) -> float:
-        """From hip to ankle, stretched."""
+        """Length from hip to ankle when the knee is straight."""
         return self.thigh + self.shin
 
     @property
     def hip_height(self) -> float:
-        """Height of the hip, knees all but stretched."""
+        """Height of the hip when standing, knees almost straight."""
         return self.ankle + 0.985 * self.leg
 
 
@@ -109,10 +109,10 @@ class Pose:
         lean: of the trunk, forwards, radians ``(T,)``.
         twist: of the shoulders, to the left ``(T,)``.
         nod: of the head, forwards, in addition to half the lean ``(T,)``.
-        wrists, ankles: ``(T, 2, 3)``, world; what is out of reach is approached.
+        wrists, ankles: ``(T, 2, 3)``, world coordinates; beyond reach, the limb points there.
         elbows, knees: direction in which the joints point, ``(2, 3)``.
         toes: pitch of the feet, toes downwards ``(T, 2)``.
-        turn: rotation of the whole body about the pelvis, ``(T, 3, 3)``; all else is said of a body that is not turned.
+        turn: rotation of the whole body about the pelvis, ``(T, 3, 3)``; the other fields describe the body before it.
     """
 
     pelvis: Array
@@ -184,95 +184,117 @@ def two_bones(start: Array, end: Array, first: float, second: float, hint: Array
     Returns:
         The joint between, and the end moved within reach.
     """
-    way = end - start
-    far = np.maximum(np.linalg.norm(way, axis=-1, keepdims=True), 1e-6)
-    way = way / far
-    far = np.clip(far, abs(first - second) + 0.05 * first, 0.9995 * (first + second))
-    along = (first**2 - second**2 + far**2) / (2 * far)
-    aside = hint - way * (way * hint).sum(-1, keepdims=True)
+    direction = end - start
+    distance = np.maximum(np.linalg.norm(direction, axis=-1, keepdims=True), 1e-6)
+    direction = direction / distance
+    distance = np.clip(distance, abs(first - second) + 0.05 * first, 0.9995 * (first + second))
+    along = (first**2 - second**2 + distance**2) / (2 * distance)
+    # the joint lies aside of the straight line, in the plane of the line and the hint
+    aside = hint - direction * (direction * hint).sum(-1, keepdims=True)
     aside = aside / np.maximum(np.linalg.norm(aside, axis=-1, keepdims=True), 1e-6)
-    return start + way * along + aside * np.sqrt(np.maximum(first**2 - along**2, 0)), start + way * far
+    joint = start + direction * along + aside * np.sqrt(np.maximum(first**2 - along**2, 0))
+    return joint, start + direction * distance
 
 
 def body_solids(body: Body, pose: Pose) -> list[Cone]:
     """The solids of a subject in a pose."""
     h, build = body.height, body.build
-    frames = len(pose.pelvis)
     trunk = rotation(pose.twist, pose.lean)
     hips_turn = rotation(0.35 * pose.twist, 0 * pose.lean)
-    head_turn = rotation(0.5 * pose.twist, 0.5 * pose.lean + pose.nod)
-
-    def on(turn: Array, base: Array, x: float, y: float, z: float) -> Array:
-        """A point fixed to a part of the body, in the world ``(T, 3)``."""
-        return base + turn @ np.array([x, y, z])
-
     shoulder = shoulders(body, pose.pelvis, pose.lean, pose.twist)
-    hip = np.stack([on(hips_turn, pose.pelvis, side * body.hip, 0, 0) for side in SIDES], 1)
-    elbow, wrist = two_bones(shoulder, pose.wrists, body.arm, body.arm, pose.elbows)
-    knee, ankle = two_bones(hip, pose.ankles, body.thigh, body.shin, pose.knees)
+    hip = np.stack([_attached(hips_turn, pose.pelvis, side * body.hip, 0, 0) for side in SIDES], 1)
+    solids = _Solids(body)
+    add = solids.add
 
-    shirt, skin, trousers = body.shirt, body.skin, body.trousers
-    cones: list[Cone] = []
-
-    def add(a: Array, b: Array, ra: float, rb: float, colour: Array, cloth: bool = False, shadow: bool = True) -> None:
-        stripes = body.stripes if cloth else 0.0
-        cones.append(Cone(a, b, ra * h, rb * h, colour, body.trim if stripes else None, stripes, shadow))
-
+    shirt, trousers = body.shirt, body.trousers
     up = body.trunk
     for side in SIDES:  # chest to waist: two rounded cones that overlap
-        top = on(trunk, pose.pelvis, side * 0.46 * body.shoulder, up - 0.05 * h, 0.004 * h)
-        waist = on(hips_turn, pose.pelvis, side * 0.5 * body.hip, 0.045 * h, 0.004 * h)
+        top = _attached(trunk, pose.pelvis, side * 0.46 * body.shoulder, up - 0.05 * h, 0.004 * h)
+        waist = _attached(hips_turn, pose.pelvis, side * 0.5 * body.hip, 0.045 * h, 0.004 * h)
         add(waist, top, 0.06 * build, 0.068 * build, shirt, cloth=True)
     add(shoulder[:, 0], shoulder[:, 1], 0.042 * build, 0.042 * build, shirt)
-    breast = [on(trunk, pose.pelvis, side * 0.42 * body.shoulder, up - 0.062 * h, 0.012 * h) for side in SIDES]
-    add(breast[0], breast[1], 0.066 * build, 0.066 * build, shirt)
+    chest = [_attached(trunk, pose.pelvis, side * 0.42 * body.shoulder, up - 0.062 * h, 0.012 * h) for side in SIDES]
+    add(chest[0], chest[1], 0.066 * build, 0.066 * build, shirt)
     add(hip[:, 0], hip[:, 1], 0.064 * build, 0.064 * build, trousers)
-
-    neck = on(trunk, pose.pelvis, 0, up, 0.0)
-    head = neck + head_turn @ np.array([0, 0.098 * h, 0.012 * h])
-    add(neck, neck + 0.7 * (head - neck), 0.032, 0.03, skin, shadow=False)
-    add(on(head_turn, head, 0, -0.022 * h, 0.008 * h), on(head_turn, head, 0, 0.02 * h, 0), 0.05, 0.062, skin)
-    nose = [on(head_turn, head, 0, y * h, 0.058 * h) for y in (-0.01, 0.012)]
-    add(nose[0], nose[1], 0.011, 0.007, 0.9 * skin)
-    for side in SIDES:
-        eye = on(head_turn, head, side * 0.026 * h, 0.014 * h, 0.056 * h)
-        add(eye, eye, 0.0095, 0.0095, np.array([32.0, 28.0, 34.0]), shadow=False)
-    _hair(body, head_turn, head, add, on)
-
-    for i in range(2):
-        sleeve = shirt if body.long_sleeves else skin
-        add(shoulder[:, i], elbow[:, i], 0.038 * build, 0.030 * build, shirt)
-        add(elbow[:, i], wrist[:, i], 0.029 * build, 0.022 * build, sleeve)
-        reach = (wrist[:, i] - elbow[:, i]) / body.arm
-        add(wrist[:, i], wrist[:, i] + reach * 0.04 * h, 0.026, 0.027, skin)
-        leg = trousers if body.long_trousers else skin
-        add(hip[:, i], knee[:, i], 0.058 * build, 0.041 * build, trousers)
-        add(knee[:, i], ankle[:, i], 0.039 * build, 0.027 * build, leg)
-        foot = rotation(np.full(frames, 0.18 * SIDES[i]) + 0.2 * pose.twist, pose.toes[:, i])
-        heel = on(foot, ankle[:, i], 0, -body.ankle + 0.026 * h, -0.014 * h)
-        toe = on(foot, ankle[:, i], 0, -body.ankle + 0.022 * h, 0.095 * h)
-        add(heel, toe, 0.026, 0.022, body.shoes)
+    _add_head(solids, pose, _attached(trunk, pose.pelvis, 0, up, 0.0))
+    _add_limbs(solids, pose, shoulder, hip)
     if pose.turn is not None:
-        for cone in cones:
+        for cone in solids.cones:
             ends = np.stack([cone.a, cone.b], 1) - pose.pelvis[:, None]
             ends = pose.pelvis[:, None] + np.einsum("tij,tsj->tsi", pose.turn, ends)
             cone.a, cone.b = ends[:, 0], ends[:, 1]
-    return cones
+    return solids.cones
 
 
-def _hair(body: Body, turn: Array, head: Array, add, on) -> None:  # type: ignore[no-untyped-def]
-    h, colour = body.height, body.hair
+def _attached(turn: Array, base: Array, x: float, y: float, z: float) -> Array:
+    """A point that is fixed to a part of the body, in world coordinates ``(T, 3)``."""
+    return base + turn @ np.array([x, y, z])
+
+
+class _Solids:
+    """Collects the solids of one body, whose radii are given in body heights."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.cones: list[Cone] = []
+
+    def add(
+        self, a: Array, b: Array, ra: float, rb: float, colour: Array, cloth: bool = False, shadow: bool = True
+    ) -> None:
+        """Add a rounded cone; ``cloth`` has the subject's stripes."""
+        h, stripes = self.body.height, self.body.stripes if cloth else 0.0
+        self.cones.append(Cone(a, b, ra * h, rb * h, colour, self.body.trim if stripes else None, stripes, shadow))
+
+
+def _add_head(solids: _Solids, pose: Pose, neck: Array) -> None:
+    body, add = solids.body, solids.add
+    h, skin = body.height, body.skin
+    turn = rotation(0.5 * pose.twist, 0.5 * pose.lean + pose.nod)
+    head = neck + turn @ np.array([0, 0.098 * h, 0.012 * h])
+    add(neck, neck + 0.7 * (head - neck), 0.032, 0.03, skin, shadow=False)
+    add(_attached(turn, head, 0, -0.022 * h, 0.008 * h), _attached(turn, head, 0, 0.02 * h, 0), 0.05, 0.062, skin)
+    nose = [_attached(turn, head, 0, y * h, 0.058 * h) for y in (-0.01, 0.012)]
+    add(nose[0], nose[1], 0.011, 0.007, 0.9 * skin)
+    for side in SIDES:
+        eye = _attached(turn, head, side * 0.026 * h, 0.014 * h, 0.056 * h)
+        add(eye, eye, 0.0095, 0.0095, np.array([32.0, 28.0, 34.0]), shadow=False)
+
+    def hair(start: tuple[float, float], end: tuple[float, float], ra: float, rb: float, colour: Array) -> None:
+        """A rounded cone in the plane between the eyes; (up, forwards) in body heights from the head's centre."""
+        a, b = (_attached(turn, head, 0, up * h, ahead * h) for up, ahead in (start, end))
+        add(a, b, ra, rb, colour)
+
     if body.style == "bald":
         return
-    if body.style == "cap":
-        colour = body.trim
-        add(on(turn, head, 0, 0.04 * h, 0.045 * h), on(turn, head, 0, 0.034 * h, 0.085 * h), 0.022, 0.014, colour)
-    add(on(turn, head, 0, 0.008 * h, -0.02 * h), on(turn, head, 0, 0.032 * h, -0.006 * h), 0.058, 0.061, colour)
+    colour = body.trim if body.style == "cap" else body.hair
+    if body.style == "cap":  # its visor
+        hair((0.04, 0.045), (0.034, 0.085), 0.022, 0.014, colour)
+    hair((0.008, -0.02), (0.032, -0.006), 0.058, 0.061, colour)
     if body.style == "long":
-        add(on(turn, head, 0, 0.0, -0.026 * h), on(turn, head, 0, -0.085 * h, -0.04 * h), 0.052, 0.036, colour)
+        hair((0.0, -0.026), (-0.085, -0.04), 0.052, 0.036, colour)
     if body.style == "bun":
-        knot = on(turn, head, 0, 0.07 * h, -0.055 * h)
-        add(knot, knot, 0.03, 0.03, colour)
+        hair((0.07, -0.055), (0.07, -0.055), 0.03, 0.03, colour)
+
+
+def _add_limbs(solids: _Solids, pose: Pose, shoulder: Array, hip: Array) -> None:
+    """Arms and legs, hands and feet, from the joints ``(T, 2, 3)`` that they hang on."""
+    body, add = solids.body, solids.add
+    h, build, skin = body.height, body.build, body.skin
+    elbow, wrist = two_bones(shoulder, pose.wrists, body.arm, body.arm, pose.elbows)
+    knee, ankle = two_bones(hip, pose.ankles, body.thigh, body.shin, pose.knees)
+    for i in range(2):
+        sleeve = body.shirt if body.long_sleeves else skin
+        add(shoulder[:, i], elbow[:, i], 0.038 * build, 0.030 * build, body.shirt)
+        add(elbow[:, i], wrist[:, i], 0.029 * build, 0.022 * build, sleeve)
+        forearm = (wrist[:, i] - elbow[:, i]) / body.arm
+        add(wrist[:, i], wrist[:, i] + forearm * 0.04 * h, 0.026, 0.027, skin)
+        leg = body.trousers if body.long_trousers else skin
+        add(hip[:, i], knee[:, i], 0.058 * build, 0.041 * build, body.trousers)
+        add(knee[:, i], ankle[:, i], 0.039 * build, 0.027 * build, leg)
+        foot = rotation(np.full(len(ankle), 0.18 * SIDES[i]) + 0.2 * pose.twist, pose.toes[:, i])
+        heel = _attached(foot, ankle[:, i], 0, -body.ankle + 0.026 * h, -0.014 * h)
+        toe = _attached(foot, ankle[:, i], 0, -body.ankle + 0.022 * h, 0.095 * h)
+        add(heel, toe, 0.026, 0.022, body.shoes)
 
 
 # --- furniture -------------------------------------------------------------------------------------------------------
@@ -282,17 +304,17 @@ def chair(at: Array, seat: float, yaw: float, colour: Array, frames: int) -> tup
     """A chair without arms whose seat is ``seat`` metres high, its back towards -z when ``yaw`` is 0."""
     cos, sin = np.cos(yaw), np.sin(yaw)
 
-    def place(x: float, y: float, z: float) -> Array:
+    def point(x: float, y: float, z: float) -> Array:
         return np.tile([at[0] + cos * x + sin * z, y, at[2] - sin * x + cos * z], (frames, 1))
 
     legs = [
-        Cone(place(x, 0.02, z), place(0.95 * x, seat - 0.05, 0.95 * z), 0.022, 0.022, 0.55 * colour)
+        Cone(point(x, 0.02, z), point(0.95 * x, seat - 0.05, 0.95 * z), 0.022, 0.022, 0.55 * colour)
         for x in (-0.18, 0.18)
         for z in (-0.18, 0.18)
     ]
     boxes = [
-        Box(place(0, seat - 0.03, 0), np.array([0.22, 0.03, 0.22]), yaw, colour),
-        Box(place(0, seat + 0.33, -0.2), np.array([0.22, 0.12, 0.025]), yaw, colour),
+        Box(point(0, seat - 0.03, 0), np.array([0.22, 0.03, 0.22]), yaw, colour),
+        Box(point(0, seat + 0.33, -0.2), np.array([0.22, 0.12, 0.025]), yaw, colour),
     ]
-    posts = [Cone(place(x, seat, -0.2), place(x, seat + 0.3, -0.2), 0.02, 0.02, 0.55 * colour) for x in (-0.17, 0.17)]
+    posts = [Cone(point(x, seat, -0.2), point(x, seat + 0.3, -0.2), 0.02, 0.02, 0.55 * colour) for x in (-0.17, 0.17)]
     return legs + posts, boxes

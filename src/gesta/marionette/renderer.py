@@ -2,7 +2,7 @@
 
 Bodies are rounded cones (two balls of different radius and all balls between them) and boxes. Both are intersected
 exactly with the ray of each pixel of their bounding box, at twice the resolution of the picture; a depth buffer decides
-who is in front. Wall and floor are planes with smooth textures, computed at the picture's resolution.
+which is in front. Wall and floor are planes with smooth textures, computed at the picture's resolution.
 
 World coordinates are metres: x to the left of the puppet, y up from the floor, z to where it faces at rest. Camera
 coordinates: x right, y down, z along the optical axis. T is the number of frames.
@@ -215,16 +215,16 @@ class _Canvas:
     def box(self, turn: Array, offset: Array, box: Box) -> None:
         """Draw a box by intersecting each ray with its three slabs; ``offset`` is from its centre to the eye."""
         cos, sin = np.cos(box.yaw), np.sin(box.yaw)
-        own = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])  # world to box
-        corners = (_CORNERS * box.half) @ own @ turn.T - turn @ offset
+        to_box = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])  # from world coordinates
+        corners = (_CORNERS * box.half) @ to_box @ turn.T - turn @ offset
         if corners[:, 2].min() < NEAR:
             return
         window = self._window([(x / z, y / z, 0.0) for x, y, z in corners.tolist()])
         if window is None:
             return
         u, v = self.ray[None, window[1]], self.ray[window[0], None]
-        eye = (own @ offset).astype(np.float32)
-        axes = (own @ turn.T).astype(np.float32)
+        eye = (to_box @ offset).astype(np.float32)
+        axes = (to_box @ turn.T).astype(np.float32)
         near = np.full((v.shape[0], u.shape[1]), -np.inf, dtype=np.float32)
         far = np.full_like(near, np.inf)
         face = np.zeros(near.shape, dtype=np.int64)
@@ -288,7 +288,7 @@ def _background(
     colour[on_floor] = _floor(room, x[on_floor], z[on_floor])
     shadow = _shadow(cones, boxes, room.light, x[on_floor], z[on_floor], frame)
     colour[on_floor] *= (1 - 0.5 * shadow)[:, None]
-    # light falls off towards the corners of the picture, as from a lamp above the stage
+    # light falls off towards the corners of the picture, as from a lamp above the scene
     fall = 1.04 - 0.5 * (u * u + v * v) * focal**2
     return colour * (fall[..., None] * room.gain[frame].astype(np.float32)), depth
 
@@ -339,7 +339,7 @@ def _floor(room: Room, x: Array, z: Array) -> Array:
 
 
 def _shadow(cones: list[Cone], boxes: list[Box], light: Array, x: Array, z: Array, frame: int) -> Array:
-    """How much of the lamp's light each floor point misses, 0 to 1: solids projected on it, softer from high up."""
+    """How dark the shadow on each floor point is, 0 to 1: solids projected on the floor, softer from high up."""
     parts = [(c.a[frame], c.b[frame], c.ra, c.rb) for c in cones if c.shadow]
     for box in boxes:
         aside = np.array([np.cos(box.yaw), 0, -np.sin(box.yaw)]) * box.half[0] * 0.5

@@ -22,12 +22,18 @@ REVERSED_PAIRS = {"coarse": coarse.REVERSED_PAIRS, "objects": objects.REVERSED_P
 """Classes that are the same motion in opposite order, by family."""
 
 MIRRORED = {"objects": objects.MIRRORED}
-"""Classes that become one another in a mirror, by family; of a family that is not here every class is its own."""
+"""Classes that become one another in a mirror, by family; in other families a mirrored clip keeps its class."""
 
 
 class Framing(NamedTuple):
-    """How cameras show a family: how much nearer than the whole puppet; how much higher they look, and how much higher
-    they stand, in body heights; whether the floor is water."""
+    """How cameras show a family.
+
+    Attributes:
+        zoom: magnification, 1 for the whole puppet.
+        raised: how much higher the camera looks, body heights.
+        above: how much higher the camera stands, body heights.
+        pool: whether the floor is water.
+    """
 
     zoom: float = 1.0
     raised: float = 0.0
@@ -40,7 +46,10 @@ FRAMINGS["kitchen"] = FRAMINGS["objects"]
 
 
 def perform(action: str, body: Body, frames: int, rng: Random, family: str = "coarse") -> Performance:
-    """One performance of a family's action by a subject, with its own rhythm, size and, of most, leading side."""
+    """One performance of a family's action by a subject.
+
+    Rhythm, size and, for most actions, the leading side (left or right) are drawn by ``rng``.
+    """
     performance = FAMILIES[family][action](body, np.arange(frames) / FPS, rng)
     sided = any(action in pair for pair in MIRRORED.get(family, {}).items())
     return performance.mirrored() if rng.random() < 0.5 and not sided else performance

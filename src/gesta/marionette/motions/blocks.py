@@ -15,9 +15,13 @@ FPS = 12
 
 @dataclass(slots=True)
 class Performance:
-    """A pose and what is handled in it; ``kinds`` names the latter.
+    """What a clip's action shows.
 
-    ``follow`` is how much higher than usual the camera looks, metres ``(T,)``, if it follows the puppet.
+    Attributes:
+        pose: of the puppet in each frame.
+        cones, boxes: the objects in the action.
+        kinds: names of these objects; no distractor is of such a kind.
+        follow: how much higher than usual the camera looks, metres ``(T,)``, if it follows the puppet.
     """
 
     pose: Pose

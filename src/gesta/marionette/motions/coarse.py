@@ -1,7 +1,7 @@
 """The coarse family: 12 actions of the whole body.
 
-Three pairs are the same motion played forwards and backwards (:data:`TWINS`), so that no single frame, and no set of
-frames without their order, tells one from the other.
+Three pairs are the same motion played forwards and backwards (:data:`REVERSED_PAIRS`), so that no single frame, and no
+set of frames without their order, distinguishes them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gesta.marionette.puppet import SIDES, Body, chair
 from gesta.marionette.renderer import Array, Box, Cone
 
 CRATE = np.array([0.19, 0.15, 0.15])
-"""Half sides of a crate, metres, give or take a tenth."""
+"""Half sides of a crate, metres; a clip's crate differs by up to a tenth."""
 
 
 # --- cyclic actions --------------------------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ from gesta.marionette.puppet import SIDES, Body, Pose, rotation, shoulders
 from gesta.marionette.renderer import Array, Box, Cone
 
 ATTRIBUTES = ("takeoff", "somersault", "twist", "position")
-"""What the parts of a name are."""
+"""What the parts of a class name mean."""
 
 _TAKEOFFS = {"forward": (1, 1), "back": (-1, -1), "reverse": (1, -1), "inward": (-1, 1)}
-"""1 for facing the water, 1 for turning forwards."""
+"""Facing the water (1) or the platform (-1), and turning forwards (1) or backwards (-1)."""
 
 UP = (-0.3, 0.94, 0.05)
 """Arms overhead, hands together; see :data:`gesta.marionette.motions.blocks.ArmVector`."""
@@ -38,13 +38,13 @@ UP = (-0.3, 0.94, 0.05)
 
 @dataclass(slots=True)
 class _Flight:
-    """When the diver leaves the platform and enters the water, and how far he has come.
+    """When the diver leaves the platform and enters the water, and the stages of the dive between.
 
     Attributes:
         leave, enter: seconds.
-        air: share of the time in the air that has passed, 0 to 1, ``(T,)``.
-        closed: how far the position is taken, 0 to 1, ``(T,)``.
-        turned, twisted: shares of all somersaults and twists, ``(T,)``.
+        air: fraction of the time in the air that has passed, 0 to 1, ``(T,)``.
+        closed: how far the body is bent into its position, 0 to 1, ``(T,)``.
+        turned, twisted: fractions of all somersaults and twists that are done, ``(T,)``.
     """
 
     leave: float
@@ -84,7 +84,7 @@ def _path(body: Body, t: Array, flight: _Flight, platform: float, rng: Random) -
 
 
 def _limbs(body: Body, pose: Pose, position: str, closed: Array) -> Array:
-    """Bend hips and knees into the position, by ``closed``; where the hands then go, ``(T, 2, 3)``."""
+    """Bend hips and knees into the position, by ``closed``; returns where the hands then are, ``(T, 2, 3)``."""
     if position == "free":
         chest = np.stack([SIDES * 0.05, np.full(2, 0.62 * body.trunk), np.full(2, 0.17)], -1)
         return pose.pelvis[:, None] + chest

@@ -1,7 +1,7 @@
-"""The kitchen family: a verb done to one of three things on a counter, alone or many in a row with pauses between.
+"""The kitchen family: a verb done to one of three objects on a counter, in a clip of its own or in a long video.
 
-Any verb goes with any noun, so neither tells the other. Things have a state that outlasts an action: where they stand,
-whether their lid is open, whether they are stowed below the counter; an action happens only where its thing allows it.
+Any verb goes with any noun, so neither predicts the other. Objects have a state that outlasts an action: where they
+stand, whether their lid is open, whether they are stowed below the counter; an action needs a state that allows it.
 *put* is *take* and *close* is *open* played backwards.
 """
 
@@ -60,60 +60,67 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ObjectState:
-    """A thing: whether it is ``stowed``, whether its lid is ``open``, and -1 or 1, where in its third it stands."""
+    """The state of one object.
+
+    Attributes:
+        noun: its name.
+        stowed: whether it is below the counter.
+        open: whether its lid is open.
+        offset: -1 or 1, in which half of its third of the counter it stands.
+    """
 
     noun: str
     stowed: bool
     open: bool
-    place: int
+    offset: int
 
     def allows(self) -> list[str]:
         """Verbs that can be done to it."""
         return ["put"] if self.stowed else ["take", "wash", "close" if self.open else "open", "cut", "move"]
 
     def after(self, verb: str) -> ObjectState:
-        """What a verb makes of it."""
+        """Its state after a verb was done to it."""
         return {
             "take": replace(self, stowed=True),
             "put": replace(self, stowed=False),
             "open": replace(self, open=True),
             "close": replace(self, open=False),
-            "move": replace(self, place=-self.place),
+            "move": replace(self, offset=-self.offset),
         }.get(verb, self)
 
 
-def _states(rng: Random, first: str = "") -> list[ObjectState]:
-    """Three things in a random order and state, ``first`` among them."""
-    others = rng.permutation([noun for noun in NOUNS if noun != first])
-    chosen = rng.permutation([first, *others[:2]] if first else others[:3])
+def _states(rng: Random, noun: str = "") -> list[ObjectState]:
+    """Three objects in a random order and state, among them ``noun`` if given."""
+    others = rng.permutation([other for other in NOUNS if other != noun])
+    chosen = rng.permutation([noun, *others[:2]] if noun else others[:3])
     return [
-        ObjectState(str(noun), bool(rng.random() < 0.35), bool(rng.random() < 0.4), int(rng.choice([-1, 1])))
-        for noun in chosen
+        ObjectState(str(name), bool(rng.random() < 0.35), bool(rng.random() < 0.4), int(rng.choice([-1, 1])))
+        for name in chosen
     ]
 
 
 def plan_video(rng: Random) -> tuple[list[ObjectState], list[Task], int]:
-    """What a long video shows: the things at first, :data:`SEGMENTS` actions, and its length in frames."""
+    """What a long video shows: the objects at its beginning, :data:`SEGMENTS` tasks, and its length in frames."""
     before = _states(rng)
-    now, tasks, done = list(before), [], dict.fromkeys((*VERBS, *NOUNS), 0.0)
-    at = int(rng.integers(*PAUSE_FRAMES))
+    states, tasks, counts = list(before), [], dict.fromkeys((*VERBS, *NOUNS), 0.0)
+    frame = int(rng.integers(*PAUSE_FRAMES))
     for _ in range(SEGMENTS):
-        choices = [(verb, state.noun) for state in now for verb in state.allows()]
-        # what was seldom done comes first, so that verbs and nouns are about equally frequent
-        verb, noun = min(choices, key=lambda pair: done[pair[0]] + 0.5 * done[pair[1]] + rng.random())
-        done[verb], done[noun] = done[verb] + 1, done[noun] + 1
-        end = at + int(rng.integers(TASK_FRAMES[0], TASK_FRAMES[1] + 1))
-        tasks.append(Task(at, end, verb, noun))
-        now = [state.after(verb) if state.noun == noun else state for state in now]
-        at = end + int(rng.integers(PAUSE_FRAMES[0], PAUSE_FRAMES[1] + 1))
-    return before, tasks, at
+        choices = [(verb, state.noun) for state in states for verb in state.allows()]
+        # what was done least often comes first, so that verbs and nouns are about equally frequent
+        verb, noun = min(choices, key=lambda pair: counts[pair[0]] + 0.5 * counts[pair[1]] + rng.random())
+        counts[verb], counts[noun] = counts[verb] + 1, counts[noun] + 1
+        end = frame + int(rng.integers(TASK_FRAMES[0], TASK_FRAMES[1] + 1))
+        tasks.append(Task(frame, end, verb, noun))
+        states = [state.after(verb) if state.noun == noun else state for state in states]
+        frame = end + int(rng.integers(PAUSE_FRAMES[0], PAUSE_FRAMES[1] + 1))
+    return before, tasks, frame
 
 
 def perform_tasks(body: Body, t: Array, rng: Random, before: list[ObjectState], tasks: list[Task]) -> Performance:
-    """Tasks one after another by one puppet at one counter; what it does between is no task."""
+    """Tasks one after another by one puppet at one counter; between them it does nothing that has a label."""
     kitchen = _Kitchen(body, t, rng, before)
     for task in tasks:
-        kitchen.do(task, rng)
+        kitchen.add_task(task, rng)
     ends = [0, *(task.end for task in tasks)]
     starts = [*(task.start for task in tasks), len(t)]
     for end, start in zip(ends, starts):
@@ -122,7 +129,7 @@ def perform_tasks(body: Body, t: Array, rng: Random, before: list[ObjectState], 
 
 
 class _Kitchen:
-    """A puppet at a counter with three things on it, to which tasks are added in their order."""
+    """A puppet at a counter with three objects on it, to which tasks are added in their order."""
 
     def __init__(self, body: Body, t: Array, rng: Random, before: list[ObjectState]) -> None:
         self.t, self.scale, self.pose = t, body.height / 1.7, standing_pose(body, t, rng)
@@ -135,61 +142,63 @@ class _Kitchen:
         self.tools = dict.fromkeys(_TOOLS, np.tile([0.0, 0.4 * self.high, ahead], (len(t), 1)))  # below the counter
         self.states = {state.noun: state for state in before}
         self.zones = {state.noun: 0.43 * self.scale * (i - 1) for i, state in enumerate(before)}
-        self.things, self.at, self.lid = {}, {}, {}
+        self.objects, self.paths, self.lid = {}, {}, {}
         for state in before:
             wide, high = self.scale * rng.uniform(0.94, 1.06) * np.array(_SIZES[state.noun])
             colour = np.clip(np.array(_COLOURS[state.noun]) + rng.uniform(-14, 14, 3), 0, 255)
-            self.things[state.noun] = TableObject(state.noun, float(wide), float(high), colour)
-            self.at[state.noun] = np.tile(self._stowed(state) if state.stowed else self._place(state), (len(t), 1))
+            self.objects[state.noun] = TableObject(state.noun, float(wide), float(high), colour)
+            self.paths[state.noun] = np.tile(
+                self._stowed_position(state) if state.stowed else self._position(state), (len(t), 1)
+            )
             self.lid[state.noun] = np.full(len(t), float(state.open))
 
-    def _place(self, state: ObjectState) -> Array:
-        return np.array([self.zones[state.noun] + 0.08 * self.scale * state.place, self.high, self.ahead])
+    def _position(self, state: ObjectState) -> Array:
+        return np.array([self.zones[state.noun] + 0.08 * self.scale * state.offset, self.high, self.ahead])
 
-    def _stowed(self, state: ObjectState) -> Array:
-        below = self.high - self.things[state.noun].high - 2 * self.things[state.noun].lid - 0.06
+    def _stowed_position(self, state: ObjectState) -> Array:
+        below = self.high - self.objects[state.noun].high - 2 * self.objects[state.noun].lid - 0.06
         return np.array([0.85 * self.zones[state.noun], below, self.ahead - 0.14 * self.scale])
 
-    def do(self, task: Task, rng: Random) -> None:
+    def add_task(self, task: Task, rng: Random) -> None:
         """Add one task."""
-        verb, noun, thing = task.verb, task.noun, self.things[task.noun]
+        verb, noun, item = task.verb, task.noun, self.objects[task.noun]
         state = self.states[noun]
         time = np.clip((np.arange(len(self.t)) - task.start) / (task.end - 1 - task.start), 0, 1)
         first, last = rng.uniform(0.2, 0.27), rng.uniform(0.73, 0.8)
-        if verb in ("put", "close"):  # its twin, backwards
+        if verb in ("put", "close"):  # take and open, backwards
             time = 1 - time
-        fraction, way = ease(time, 0.0, first) - ease(time, last, 1.0), np.clip((time - first) / (last - first), 0, 1)
-        now = np.arange(len(self.t)) >= task.start
+        fraction, held = ease(time, 0.0, first) - ease(time, last, 1.0), np.clip((time - first) / (last - first), 0, 1)
+        from_start = np.arange(len(self.t)) >= task.start
         side = int(self.zones[noun] > 0) if self.zones[noun] else int(rng.integers(2))
-        here = self._place(state)
-        top = np.array([0, thing.high + 0.04, -0.02])
+        position = self._position(state)
+        top = np.array([0, item.high + 0.04, -0.02])
         if verb in ("take", "put"):
-            stowed = self._stowed(state)
-            path = here + ease(way, 0.2, 0.7)[:, None] * (stowed - here) * np.array([1, 0, 1])
-            path[:, 1] += rng.uniform(0.14, 0.2) * self.scale * (ease(way, 0, 0.3) - ease(way, 0.55, 0.8))
-            path[:, 1] += ease(way, 0.7, 1.0) * (stowed[1] - here[1])
-            self.at[noun] = np.where(now[:, None], path, self.at[noun])
+            stowed = self._stowed_position(state)
+            path = position + ease(held, 0.2, 0.7)[:, None] * (stowed - position) * np.array([1, 0, 1])
+            path[:, 1] += rng.uniform(0.14, 0.2) * self.scale * (ease(held, 0, 0.3) - ease(held, 0.55, 0.8))
+            path[:, 1] += ease(held, 0.7, 1.0) * (stowed[1] - position[1])
+            self.paths[noun] = np.where(from_start[:, None], path, self.paths[noun])
             grip = path + top
             grip[:, 1] = np.maximum(grip[:, 1], self.high + 0.04)
         elif verb in ("open", "close"):
-            turned = ease(way, 0, 1)
-            self.lid[noun] = np.where(now, turned, self.lid[noun])
-            wide, angle = thing.lid, np.radians(100) * turned
-            grip = here + np.stack(
-                [0 * angle, thing.high + 0.03 + 1.4 * wide * np.sin(angle), 1.4 * wide * np.cos(angle) - wide], -1
+            turned = ease(held, 0, 1)
+            self.lid[noun] = np.where(from_start, turned, self.lid[noun])
+            wide, angle = item.lid, np.radians(100) * turned
+            grip = position + np.stack(
+                [0 * angle, item.high + 0.03 + 1.4 * wide * np.sin(angle), 1.4 * wide * np.cos(angle) - wide], -1
             )
         elif verb == "move":
-            path = here + ease(way, 0, 1)[:, None] * (self._place(state.after(verb)) - here)
-            self.at[noun] = np.where(now[:, None], path, self.at[noun])
+            path = position + ease(held, 0, 1)[:, None] * (self._position(state.after(verb)) - position)
+            self.paths[noun] = np.where(from_start[:, None], path, self.paths[noun])
             near = SIDES[side] if not self.zones[noun] else -SIDES[side]
-            grip = path + np.array([near * (thing.wide + 0.04), 0.5 * thing.high, -0.02])
+            grip = path + np.array([near * (item.wide + 0.04), 0.5 * item.high, -0.02])
         else:
-            grip = self._with_tool(verb, here + top, thing, fraction, rng)
-        self._hand(side, grip, fraction)
+            grip = self._with_tool(verb, position + top, item, fraction, rng)
+        self._move_hand(side, grip, fraction)
         self.states[noun] = state.after(verb)
 
-    def _with_tool(self, verb: str, over: Array, thing: TableObject, fraction: Array, rng: Random) -> Array:
-        """The hand's way when it washes or cuts, with a sponge or a knife in it."""
+    def _with_tool(self, verb: str, over: Array, item: TableObject, fraction: Array, rng: Random) -> Array:
+        """The path of a hand that washes or cuts, with a sponge or a knife in it."""
         phase = 2 * np.pi * (rng.uniform(1.1, 1.7) * self.t + rng.random())
         reach = rng.uniform(0.07, 0.1) * self.scale
         if verb == "wash":
@@ -201,15 +210,15 @@ class _Kitchen:
         return grip
 
     def pause(self, start: int, end: int, rng: Random) -> None:
-        """Between tasks a hand may go to the face."""
-        side, wanted = int(rng.integers(2)), rng.random() < 0.5
-        if end - start < 12 or not wanted:
+        """Between tasks, a hand may touch the face."""
+        side, touches_face = int(rng.integers(2)), rng.random() < 0.5
+        if end - start < 12 or not touches_face:
             return
         time = np.clip((np.arange(len(self.t)) - start) / (end - 1 - start), 0, 1)
         face = self.pose.pelvis + self.scale * np.array([0.12 * SIDES[side], 0.62, 0.2])
-        self._hand(side, face, ease(time, 0.05, 0.45) - ease(time, 0.55, 0.95), leaning=0.0)
+        self._move_hand(side, face, ease(time, 0.05, 0.45) - ease(time, 0.55, 0.95), leaning=0.0)
 
-    def _hand(self, side: int, grip: Array, fraction: Array, leaning: float = 0.14) -> None:
+    def _move_hand(self, side: int, grip: Array, fraction: Array, leaning: float = 0.14) -> None:
         ready = self.pose.wrists[:, side]
         bow = 0.08 * self.scale * np.sin(np.pi * fraction)
         self.pose.wrists[:, side] = ready + fraction[:, None] * (grip - ready) + bow[:, None] * np.array([0, 1.0, 0])
@@ -219,20 +228,20 @@ class _Kitchen:
         self.pose.nod = self.pose.nod + 0.7 * leaning * fraction
 
     def performance(self) -> Performance:
-        """All of it."""
+        """Everything that was added."""
         cones: list[Cone] = []
         boxes = self.boxes + [
             Box(at, self.scale * np.array(_TOOLS[verb][0]), 0.0, np.array(_TOOLS[verb][1], dtype=float))
             for verb, at in self.tools.items()
         ]
-        for noun, thing in self.things.items():
-            solids = thing.solids(self.at[noun])
-            cones += solids[0] + thing.lid_solids(self.at[noun], np.radians(100) * self.lid[noun])
+        for noun, item in self.objects.items():
+            solids = item.solids(self.paths[noun])
+            cones += solids[0] + item.lid_solids(self.paths[noun], np.radians(100) * self.lid[noun])
             boxes += solids[1]
         return Performance(self.pose, cones, boxes)
 
 
-def _alone(verb: str, noun: str) -> Motion:
+def _single_task(verb: str, noun: str) -> Motion:
     """One action that fills a clip."""
 
     def motion(body: Body, t: Array, rng: Random) -> Performance:
@@ -247,14 +256,14 @@ def _alone(verb: str, noun: str) -> Motion:
     return motion
 
 
-def _named(verb: str, noun: str) -> Motion:
-    twin = {"put": "take", "close": "open"}.get(verb)
-    return reversed_motion(_alone(twin, noun)) if twin else _alone(verb, noun)
+def _action(verb: str, noun: str) -> Motion:
+    reverse = {"put": "take", "close": "open"}.get(verb)
+    return reversed_motion(_single_task(reverse, noun)) if reverse else _single_task(verb, noun)
 
 
-# every verb with every noun, neighbours alike in neither, so that the first few have several of both
+# every verb with every noun, in an order in which both change at every step, so that the first few have several of both
 KITCHEN: dict[str, Motion] = {
-    f"{verb}_{noun}": _named(verb, noun)
+    f"{verb}_{noun}": _action(verb, noun)
     for verb, noun in ((VERBS[i % len(VERBS)], NOUNS[i % len(NOUNS)]) for i in range(len(VERBS) * len(NOUNS)))
 }
 """Single actions of the kitchen family by name."""

@@ -1,4 +1,4 @@
-"""Things that stand on a table: shapes that are told apart by outline and colour, and the table."""
+"""Objects that stand on a table, which differ in outline and colour, and the table itself."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ Solids = tuple[list[Cone], list[Box]]
 
 @dataclass(frozen=True, slots=True)
 class TableObject:
-    """A thing that does not turn over: ``wide`` is its half width, ``high`` its height (metres), ``colour`` RGB.
+    """An object that stays upright.
 
     Attributes:
-        kind: ``box``, ``ball``, ``cup``, ``bottle``, ``plate``, ``pan``, or ``case`` (a box whose opening is above).
+        kind: ``box``, ``ball``, ``cup``, ``bottle``, ``plate``, ``pan``, or ``case`` (a box that is open at the top).
+        wide: half width, metres.
+        high: height, metres.
+        colour: RGB.
     """
 
     kind: str
@@ -92,7 +95,7 @@ def table(body: Body, frames: int, colour: Array) -> tuple[float, float, list[Bo
 
 
 def counter(body: Body, frames: int, colour: Array) -> tuple[float, float, list[Box]]:
-    """The same of a closed counter with a dark slot along the side of the puppet, through which things are stowed."""
+    """The same of a closed counter with a dark slot on the puppet's side, through which objects are stowed."""
     scale = body.height / 1.7
     high, ahead = 0.5 * body.height, 0.18 * body.height
 
