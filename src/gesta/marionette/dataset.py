@@ -31,7 +31,15 @@ import numpy as np
 
 from gesta.config import config, suggest
 from gesta.errors import GestaError
-from gesta.marionette.files import MANIFEST, VERSION, read_manifest, run_in_processes, write_json, write_text
+from gesta.marionette.files import (
+    MANIFEST,
+    VERSION,
+    open_folder,
+    read_manifest,
+    run_in_processes,
+    write_json,
+    write_text,
+)
 from gesta.marionette.filming import ClipName, make_clip, segments
 from gesta.marionette.lighting import Lighting
 from gesta.marionette.motions import FAMILIES, REVERSED_PAIRS
@@ -281,8 +289,11 @@ def make_set(
     begin = time.monotonic()
     root = Path(out)
     _check_arguments(clips, seed, workers, size, family, lighting)
-    settings = _settings(family, lighting, seed, size)
-    manifest = _open_folder(root, settings)
+    settings: dict[str, Any] = {"family": family, "version": VERSION, "seed": seed, "size": size}
+    settings |= {"lighting": lighting} if lighting != "even" else {}
+    manifest, new = open_folder(root, settings)
+    for space, names in by_space(_classes(family)).items() if new else ():
+        write_text(root / labels_file(space), "".join(f"{name}\n" for name in names))
     clips, depth = max(clips, manifest["clips"]), depth or bool(manifest.get("depth"))
     clips = -(-clips // SEGMENTS) * SEGMENTS if family == "kitchen" else clips
     # what a stopped call left half written
@@ -290,18 +301,18 @@ def make_set(
         part.unlink(missing_ok=True)
     for part in root.glob("depth/*/.*.part"):
         shutil.rmtree(part, ignore_errors=True)
-    paths, names = _ClipPaths(root, family), family_clips(family, clips, seed)
-    files = {clip: (paths.video(clip), paths.depth(clip) if depth else None) for clip in names}
+    paths, planned = _ClipPaths(root, family), family_clips(family, clips, seed)
+    files = {clip: (paths.video(clip), paths.depth(clip) if depth else None) for clip in planned}
     missing = {clip: pair for clip, pair in files.items() if not all(path.exists() for path in pair if path)}
     jobs = [(clip, seed, size, *pair, family, lighting) for clip, pair in missing.items()]
     for _ in track(run_in_processes(make_clip, jobs, workers), f"making {root}", total=len(missing)):
         pass
     if family == "kitchen":
-        write_text(root / "segments.csv", _segment_list(names, seed))
+        write_text(root / "segments.csv", _segment_list(planned, seed))
     write_json(root / MANIFEST, settings | {"clips": clips} | ({"depth": True} if depth else {}))
     splits = {
         held_out: {split: 0 for split in get_args(SplitName)}
-        | Counter(split_of(clip, held_out) for clip in names for _ in range(1 if clip.action else SEGMENTS))
+        | Counter(split_of(clip, held_out) for clip in planned for _ in range(1 if clip.action else SEGMENTS))
         for held_out in get_args(HeldOut)
     }
     seconds = round(time.monotonic() - begin, 1)
@@ -324,38 +335,9 @@ def _check_arguments(clips: int, seed: int, workers: int | None, size: int, fami
         )
 
 
-def _settings(family: str, lighting: str, seed: int, size: int) -> dict[str, Any]:
-    settings: dict[str, Any] = {"family": family, "version": VERSION, "seed": seed, "size": size}
-    return settings | ({"lighting": lighting} if lighting != "even" else {})
-
-
 def _segment_list(clips: list[ClipName], seed: int) -> str:
     """Which frames (from 0, the last excluded) of which video show which verb and noun."""
     lines = ["segment,video,start_frame,end_frame,verb,noun"]
     for clip in clips:
         lines += [f"{clip}_{n},{clip},{','.join(map(str, task))}" for n, task in enumerate(segments(clip, seed))]
     return "".join(f"{line}\n" for line in lines)
-
-
-def _open_folder(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Write the manifest of a new folder, or check that an old one was made with the same settings.
-
-    Returns:
-        The manifest: ``clips`` that an earlier call finished, and ``depth`` if it wrote that.
-    """
-    manifest = read_manifest(root)
-    if manifest is None:
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
-        manifest = settings | {"clips": 0}
-        write_json(root / MANIFEST, manifest)
-        for space, names in by_space(_classes(settings["family"])).items():
-            write_text(root / labels_file(space), "".join(f"{name}\n" for name in names))
-    defaults = {"lighting": "even", "layout": None}  # of what a manifest may leave out
-    for key in [*settings, *defaults]:
-        saved, value = manifest.get(key, defaults.get(key)), settings.get(key, defaults.get(key))
-        if saved != value:
-            raise GestaError(
-                f"{root} was made with {key} {saved}, not {value}; choose another folder or delete this one"
-            )
-    return manifest

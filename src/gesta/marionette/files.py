@@ -34,6 +34,30 @@ def read_manifest(root: Path) -> dict[str, Any] | None:
     raise GestaError(f"{path} cannot be read as a Marionette manifest; delete {root} and make it again")
 
 
+def open_folder(root: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Write the manifest of a new folder, or check that an old one was made with the same settings.
+
+    Returns:
+        The manifest, and whether the folder is new. ``clips`` counts those that an earlier call finished, unless it is
+        one of the settings.
+    """
+    manifest = read_manifest(root)
+    if manifest is None:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
+        manifest = settings | {"clips": settings.get("clips", 0)}
+        write_json(root / MANIFEST, manifest)
+        return manifest, True
+    defaults = {"lighting": "even", "layout": None}  # of what a manifest may leave out
+    for key in [*settings, *defaults]:
+        saved, value = manifest.get(key, defaults.get(key)), settings.get(key, defaults.get(key))
+        if saved != value:
+            raise GestaError(
+                f"{root} was made with {key} {saved}, not {value}; choose another folder or delete this one"
+            )
+    return manifest, False
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write plain values, complete or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")

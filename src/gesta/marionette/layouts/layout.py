@@ -19,7 +19,7 @@ from gesta.datasets.something import SomethingV1, SomethingV2
 from gesta.datasets.ucf101 import UCF101
 from gesta.errors import GestaError
 from gesta.marionette.dataset import plan_clips, split_of
-from gesta.marionette.files import MANIFEST, VERSION, read_manifest, run_in_processes, write_json, write_text
+from gesta.marionette.files import VERSION, open_folder, run_in_processes, write_text
 from gesta.marionette.layouts.arrange import LAYOUT_FAMILIES, LAYOUTS, NTU_SETUP, LabelledClip
 from gesta.marionette.layouts.video import make_video
 from gesta.marionette.motions import FAMILIES
@@ -118,7 +118,7 @@ def make_layout(
             "above 30 and a seed above -1"
         )
     numbers = {"seed": seed, "size": size, "clips": clips, "classes": len(actions)}
-    _open_folder(root, {"layout": layout, "family": family, "version": VERSION} | numbers)
+    open_folder(root, {"layout": layout, "family": family, "version": VERSION} | numbers)
     shots = [
         LabelledClip(clip, split_of(clip), actions[clip.action - 1]) for clip in plan_clips(clips, seed, len(actions))
     ]
@@ -133,18 +133,3 @@ def make_layout(
     splits = {split: len(data.records(split)) for split in get_args(SplitName)}
     seconds = round(time.monotonic() - begin, 1)
     return LayoutSummary(str(root), layout, clips, len(videos), len(missing), seconds, splits)
-
-
-def _open_folder(root: Path, settings: dict[str, Any]) -> None:
-    """Write the manifest of a new folder, or check that an old one was made with the same settings."""
-    manifest = read_manifest(root)
-    if manifest is None:
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
-        write_json(root / MANIFEST, settings)
-    elif manifest != settings:
-        key = next(key for key in settings | manifest if manifest.get(key) != settings.get(key))
-        raise GestaError(
-            f"{root} was made with {key} {manifest.get(key)}, not {settings.get(key)}; choose another folder or delete "
-            "this one"
-        )
