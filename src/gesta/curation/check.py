@@ -247,7 +247,7 @@ def _check_pairs(splits: Mapping[str, Sequence[Record]], decoded: Mapping[str, _
         counts = {stream.path: info.frames for stream in record.streams if (info := decoded[stream.path].info)}
         if len(set(counts.values())) > 1:
             listed = " and ".join(f"{path} {count}" for path, count in counts.items())
-            text = f"frames of one scene: {listed}; they are taken to lie over the same time"
+            text = f"frames of one scene: {listed}; gesta spreads both over the same time"
             yield DataFinding("info", "unequal pair", text)
 
 

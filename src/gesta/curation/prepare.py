@@ -115,7 +115,7 @@ def prepare(
         workers: worker processes; by default one per CPU core, 0 for none.
 
     Raises:
-        GestaError: impossible arguments, no videos, a folder with other things in it or made with other settings.
+        GestaError: impossible arguments, no videos, a folder with other files in it or made with other settings.
     """
     begin = time.monotonic()
     source, target = os.path.normpath(root), os.path.normpath(out)
@@ -173,7 +173,7 @@ def _check_folders(source: str, target: str) -> None:
         raise GestaError(f"{source}: is not a folder; give the one that holds the videos")
     inner, outer = os.path.realpath(target), os.path.realpath(source)
     if os.path.commonpath([inner, outer]) == outer:
-        raise GestaError(f"{target}: lies in {source}, whose videos are to be copied; choose a folder beside it")
+        raise GestaError(f"{target}: is inside {source}, whose videos are copied; choose a folder beside it")
 
 
 def _claim(target: str, settings: dict[str, Any]) -> None:

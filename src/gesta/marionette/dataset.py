@@ -14,7 +14,7 @@ direction and order; *fine* ones, dives that differ in counts; or the *kitchen*,
     <root>/videos/kitchen/A00_S05_C02_R01.mp4
 
 Which clips there are follows from their number and the seed alone, and the first n clips of a larger set are the set of
-n clips: making more continues what is there. Frames are described in :mod:`gesta.marionette.filming`.
+n clips, so a set can be made larger later. Frames are described in :mod:`gesta.marionette.filming`.
 """
 
 from __future__ import annotations
@@ -277,13 +277,13 @@ def make_set(
         workers: worker processes; by default one per CPU core.
         size: height and width of the pictures in pixels, even.
         depth: also write each clip's depth maps; a set that has them gets them for later clips, too.
-        family: ``coarse``: 12 actions of the whole body; ``fine``: 16 dives; ``objects``: 14 ways to handle things;
+        family: ``coarse``: 12 actions of the whole body; ``fine``: 16 dives; ``objects``: 14 ways to handle objects;
             ``kitchen``: 7 verbs and 5 nouns; see :mod:`gesta.marionette.motions`.
         lighting: ``varied`` draws a light for every clip, dim, coloured, flickering or switched, and gives depth the
             noise and holes of a sensor; see :mod:`gesta.marionette.lighting`.
 
     Raises:
-        GestaError: a folder with other things in it, other settings than those the folder was made with, impossible
+        GestaError: a folder with other files in it, other settings than those the folder was made with, impossible
             arguments, or a file that cannot be written.
     """
     begin = time.monotonic()

@@ -193,7 +193,7 @@ def set_up(recipe: Recipe, run: Path, *, resume: bool, quiet: bool) -> Training 
 def _batches_left(
     records: Sequence[Record], recipe: Recipe, progress: TrainingProgress, fabric: Fabric
 ) -> Iterator[list[tuple[int, int]]]:
-    """Micro-batches of all epochs that are left, without the steps that the current epoch has behind it."""
+    """Micro-batches of all epochs that are left, without the completed steps of the current epoch."""
     config, rank, world_size = recipe.train, fabric.global_rank, fabric.world_size
     skip = progress.epoch_steps * config.accumulate
     epochs = (training_batches(records, config, e, rank, world_size) for e in range(progress.epoch, config.epochs))

@@ -215,7 +215,7 @@ NTU_PERFORMERS = {1: 1, 2: 8, 3: 15, 4: 19, 5: 25, 6: 31, 7: 34, 8: 35, 9: 7, 10
 
 
 def ntu(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
-    """``nturgb+d_rgb/S008C001P001R001A008_rgb.avi`` and masked depth; a list of what is not here."""
+    """``nturgb+d_rgb/S008C001P001R001A008_rgb.avi`` and masked depth; a list of the samples that are absent."""
     videos, counts = [], Counter[str]()
     for item in clips:
         azimuth = AZIMUTHS[item.clip.camera - 1]

@@ -54,7 +54,7 @@ MAX_CLIPS_PER_ACTION = 20
 
 @dataclass(frozen=True, slots=True)
 class LayoutSummary:
-    """What :func:`make_layout` did: clips, videos (several clips lie in one of EPIC-KITCHENS), seconds, records."""
+    """The result of :func:`make_layout`; a video of EPIC-KITCHENS consists of several clips."""
 
     root: str
     layout: str
@@ -88,7 +88,7 @@ def make_layout(
     """Make Marionette with the folders, names, containers and annotation files of another data set.
 
     Its class names are genuine ones, as many as the family has actions; its sizes are not those of the data set, and
-    what is seen is the puppet. Videos that are there already are kept, so a stopped run continues.
+    what is seen is the puppet. Videos that were made before are kept: a second call continues a stopped one.
 
     Args:
         out: folder; new, empty, or the same layout with the same numbers.
@@ -100,7 +100,7 @@ def make_layout(
         classes: only the family's first actions, so many.
 
     Raises:
-        GestaError: no such layout, impossible numbers, a folder with other things in it, or a file that cannot be
+        GestaError: no such layout, impossible numbers, a folder with other files in it, or a file that cannot be
             written.
     """
     begin = time.monotonic()
@@ -119,10 +119,8 @@ def make_layout(
         )
     numbers = {"seed": seed, "size": size, "clips": clips, "classes": len(actions)}
     open_folder(root, {"layout": layout, "family": family, "version": VERSION} | numbers)
-    shots = [
-        LabelledClip(clip, split_of(clip), actions[clip.action - 1]) for clip in plan_clips(clips, seed, len(actions))
-    ]
-    videos, texts = LAYOUTS[layout](shots, seed)
+    labelled = [LabelledClip(c, split_of(c), actions[c.action - 1]) for c in plan_clips(clips, seed, len(actions))]
+    videos, texts = LAYOUTS[layout](labelled, seed)
     missing = [v for v in videos if not all((root / p).exists() for p in (v.path, v.masked, v.grey) if p)]
     jobs = [(video, root, seed, size, family) for video in missing]
     for _ in track(run_in_processes(make_video, jobs, workers), f"making {root}", total=len(jobs)):

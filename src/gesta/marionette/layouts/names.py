@@ -90,7 +90,7 @@ EPIC_VERBS |= {"cut": "split", "move": "transition"}
 """Verbs in the order of their numbers, with the category that the official file gives."""
 
 EPIC_NOUNS = {"plate": "crockery", "pan": "cookware", "cup": "crockery", "bottle": "containers", "box": "containers"}
-"""Nouns, in the same way."""
+"""Nouns in the order of their numbers, with their category."""
 
 NTU = {
     "wave": 23,

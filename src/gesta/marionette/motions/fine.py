@@ -1,4 +1,4 @@
-"""The fine family: dives from a platform, named as Diving48 names them, told apart by counts, order and position.
+"""The fine family: dives from a platform, named as Diving48 names them, which differ in counts, order and position.
 
 A name says how the dive begins (forward and reverse: facing the water, back and inward: with the back to it), how many
 somersaults and twists it has in tenths, and the position in the air. Forward and inward dives turn forwards, back and

@@ -76,16 +76,8 @@ def _scene(body: Body, t: Array, rng: Random) -> _Scene:
     reach_s = half_s * rng.uniform(0.5, 0.6)
     times = (centre_s - half_s, centre_s - half_s + reach_s, centre_s + half_s - reach_s, centre_s + half_s)
     side = float(rng.choice(SIDES))
-    return _Scene(
-        pose,
-        boxes,
-        TableObject(kind, wide, tall, item_colour),
-        case,
-        np.array([0.0, high, ahead + 0.06 * scale]),
-        scale,
-        side,
-        times,
-    )
+    item, middle = TableObject(kind, wide, tall, item_colour), np.array([0.0, high, ahead + 0.06 * scale])
+    return _Scene(pose, boxes, item, case, middle, scale, side, times)
 
 
 def _move_hand(scene: _Scene, side: int, grip: Array, fraction: Array) -> None:
@@ -113,7 +105,7 @@ def _carry_path(t: Array, times: tuple[float, float, float, float], start: Array
 
 
 def _push_right(body: Body, t: Array, rng: Random) -> Performance:
-    """From the viewer's left to his right, the hand behind the item."""
+    """From the viewer's left to the right, the hand behind the item."""
     scene = _scene(body, t, rng)
     half_way = rng.uniform(0.2, 0.24) * scene.scale
     at = np.tile(scene.middle, (len(t), 1))
@@ -170,7 +162,7 @@ def _put_into(body: Body, t: Array, rng: Random) -> Performance:
 
 
 def _bring_together(body: Body, t: Array, rng: Random) -> Performance:
-    """Thing and case are moved to each other, a hand behind each."""
+    """Item and case are moved together, a hand behind each."""
     scene = _scene(body, t, rng)
     half = 0.5 * (scene.item.wide + scene.case.wide) + 0.01
     apart = rng.uniform(0.26, 0.31) * scene.scale
