@@ -51,7 +51,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Everything that is random or has a state: dropout, drop-path, batch norm, average, momentum, mixed clips."""
     root = tmp_path_factory.mktemp("videos")
     for label, name in enumerate(("dark", "light")):
@@ -106,19 +106,19 @@ def log_without_times(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in entry.items() if name not in TIMES} for entry in entries]
 
 
-def test_killed_and_resumed_is_the_same_as_straight(asked: Recipe, tmp_path: Path) -> None:
+def test_killed_and_resumed_is_the_same_as_straight(toy: Recipe, tmp_path: Path) -> None:
     run, straight = tmp_path / "run", tmp_path / "straight"
-    process = start(asked, run, "new")
+    process = start(toy, run, "new")
     interrupt(process, run, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    process = start(asked, run, "resume")
-    said = interrupt(process, run, signal.SIGTERM)
-    assert process.returncode == 130 and f"gesta train --resume --run {run}" in said, said
+    process = start(toy, run, "resume")
+    stderr = interrupt(process, run, signal.SIGTERM)
+    assert process.returncode == 130 and f"gesta train --resume --run {run}" in stderr, stderr
     reached = load_state(run / "last.ckpt")["progress"]["step"]
     assert reached == log_without_times(run)[-1]["step"] < 48, "the training was over before the signal came"
 
-    train(asked, run, resume=True, quiet=True)
-    train(asked, straight, quiet=True)
+    train(toy, run, resume=True, quiet=True)
+    train(toy, straight, quiet=True)
     ours, theirs = load_state(run / "last.ckpt"), load_state(straight / "last.ckpt")
     for part in ("model", "weights"):
         assert all(torch.equal(value, theirs[part][name]) for name, value in ours[part].items())
@@ -131,13 +131,13 @@ def test_killed_and_resumed_is_the_same_as_straight(asked: Recipe, tmp_path: Pat
     assert scores[0] == scores[1]
 
 
-def test_damaged_and_foreign_states_are_refused(asked: Recipe, tmp_path: Path) -> None:
+def test_damaged_and_foreign_states_are_refused(toy: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    short = replace(asked, train=replace(asked.train, epochs=2))
+    short = replace(toy, train=replace(toy.train, epochs=2))
     train(short, run, quiet=True)
     last, previous = run / "last.ckpt", run / "previous.ckpt"
     assert load_state(previous)["progress"]["step"] <= load_state(last)["progress"]["step"]
-    longer = replace(asked, train=replace(asked.train, epochs=3))
+    longer = replace(toy, train=replace(toy.train, epochs=3))
     whole = last.read_bytes()
     last.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"last\.ckpt: cut short.*previous\.ckpt"):
@@ -151,16 +151,16 @@ def test_damaged_and_foreign_states_are_refused(asked: Recipe, tmp_path: Path) -
     assert [entry["step"] for entry in log_without_times(run) if entry["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_another_list_of_videos_is_refused(asked: Recipe, tmp_path: Path) -> None:
+def test_another_list_of_videos_is_refused(toy: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(replace(asked, train=replace(asked.train, epochs=1)), run, quiet=True)
-    other = replace(asked, train=replace(asked.train, epochs=2), data=replace(asked.data, val=0.4))
+    train(replace(toy, train=replace(toy.train, epochs=1)), run, quiet=True)
+    other = replace(toy, train=replace(toy.train, epochs=2), data=replace(toy.data, val=0.4))
     with pytest.raises(GestaError, match="list of training videos is not the one"):
         train(other, run, resume=True, quiet=True)
 
 
-def test_two_processes_train_as_one(asked: Recipe, tmp_path: Path) -> None:
-    plain = from_json(to_json(asked))
+def test_two_processes_train_as_one(toy: Recipe, tmp_path: Path) -> None:
+    plain = from_json(to_json(toy))
     plain.model.dropout = plain.model.drop_path = 0.0  # drawn per process, and batch norm sees a part of the batch
     plain.train = replace(plain.train, epochs=1, accumulate=1, mixup=0.0, cutmix=0.0)
     names = [name for name, _ in replace(plain.model, classes=2).build().named_modules()]
@@ -169,10 +169,10 @@ def test_two_processes_train_as_one(asked: Recipe, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = start(plain, tmp_path / "two", "new", *launcher)
     try:
-        said = process.communicate(timeout=120)[1]
+        stderr = process.communicate(timeout=120)[1]
     finally:
         process.kill()
-    assert process.returncode == 0, said
+    assert process.returncode == 0, stderr
     one, two = (read_weights(tmp_path / name / "best.safetensors") for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
@@ -181,4 +181,4 @@ def test_two_processes_train_as_one(asked: Recipe, tmp_path: Path) -> None:
     assert results[1]["counts"]["scored"] == results[0]["counts"]["scored"] > 0
     torch.testing.assert_close(*(torch.tensor(r["scores"]["values"]["label"]) for r in results), rtol=0, atol=1e-5)
     assert [e["step"] for e in log_without_times(tmp_path / "two") if e["kind"] == "step"] == [1, 2]
-    assert said.count("epoch 1/1") == 1
+    assert stderr.count("epoch 1/1") == 1

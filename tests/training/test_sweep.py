@@ -53,7 +53,7 @@ def recipe(root: Path) -> Recipe:
     )
 
 
-def trained_here(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Folders of the runs that are really trained."""
     folders: list[Path] = []
     whole = gesta.training.sweep.train
@@ -67,7 +67,7 @@ def trained_here(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_trains_each_and_leaves_what_is_done(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = trained_here(monkeypatch)
+    folders = count_trainings(monkeypatch)
     seen: list[int] = []
     found = sweep(
         recipe(videos),
@@ -107,7 +107,7 @@ def test_a_training_that_fails_is_noted(videos: Path, tmp_path: Path) -> None:
 
 
 def test_refused_before_anything_is_trained(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = trained_here(monkeypatch)
+    folders = count_trainings(monkeypatch)
     (tmp_path / "2-seed0").mkdir()
     (tmp_path / "2-seed0" / "recipe.json").write_text(json.dumps(to_json(recipe(videos))))
     for field, values, words in (

@@ -126,21 +126,21 @@ def lines(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def test_the_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    asked = recipe(videos, ema=0.5)
-    assert train(asked, run) == run
-    assert asked.model.classes == 400  # the caller's recipe is left alone
+    toy = recipe(videos, ema=0.5)
+    assert train(toy, run) == run
+    assert toy.model.classes == 400  # the caller's recipe is left alone
     assert {path.name for path in run.iterdir()} == {
         *("recipe.json", "labels.txt", "log.jsonl", "events", "last.ckpt", "previous.ckpt"),
         *("best.safetensors", "result.json"),
     }
     saved = from_json(json.loads((run / "recipe.json").read_text()))
-    assert saved.model.classes == 2 and saved.train == asked.train and saved.data == asked.data
+    assert saved.model.classes == 2 and saved.train == toy.train and saved.data == toy.data
     assert (run / "labels.txt").read_text() == "dark\nlight\n"
     assert list((run / "events").glob("events.out.tfevents.*"))
 
     steps = lines(run, "step")
     assert [(s["epoch"], s["step"]) for s in steps] == [(1, 1), (1, 2), (2, 3), (2, 4)]
-    assert [s["lr"] for s in steps] == [learning_rate(asked.train, e) for e in (0, 0.5, 1, 1.5)]
+    assert [s["lr"] for s in steps] == [learning_rate(toy.train, e) for e in (0, 0.5, 1, 1.5)]
     assert all(s["losses"]["cross_entropy"] == s["loss"] and s["grad_norm"] > 0 for s in steps)
     assert all(s["data_s"] > 0 and s["compute_s"] > 0 for s in steps)
     epochs = lines(run, "epoch")
@@ -160,9 +160,9 @@ def test_the_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caps
     assert "model.classes: 400 → 2" in shown and "epoch 2/2: loss" in shown and "1 clip × 1 crop" in shown
 
     with pytest.raises(GestaError, match=r"already holds files; .*--resume.*--run"):
-        train(asked, run)
+        train(toy, run)
     before = (run / "log.jsonl").read_bytes()
-    train(asked, run, resume=True)
+    train(toy, run, resume=True)
     assert "nothing is left to resume" in capsys.readouterr().err
     assert (run / "log.jsonl").read_bytes() == before
 
@@ -182,9 +182,9 @@ def test_folders_that_are_no_run(videos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", [None, -1, 2])
 def test_labels_that_cannot_be_trained_on(tmp_path: Path, label: int | None) -> None:
-    asked = Recipe(name="toy", model=ToyConfig(), data=Unlabelled(label=label))
+    toy = Recipe(name="toy", model=ToyConfig(), data=Unlabelled(label=label))
     with pytest.raises(GestaError, match=rf"b\.mp4: its label is {label}, .*0 to 1"):
-        train(asked, tmp_path / "run", trust_code=True)
+        train(toy, tmp_path / "run", trust_code=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -194,10 +194,10 @@ def test_classes_outside_gesta_need_trust(videos: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_good_weights(videos: Path, tmp_path: Path) -> None:
-    asked = recipe(videos, ToyConfig(), lr=1e30, optimizer="sgd", clip_grad=None, warmup_epochs=0, save_every_s=0.0)
-    asked.train.epochs = 5
+    toy = recipe(videos, ToyConfig(), lr=1e30, optimizer="sgd", clip_grad=None, warmup_epochs=0, save_every_s=0.0)
+    toy.train.epochs = 5
     with pytest.raises(GestaError, match=r"the loss became .*lower --train\.lr.*last\.ckpt still holds good weights"):
-        train(asked, tmp_path / "run", trust_code=True)
+        train(toy, tmp_path / "run", trust_code=True)
     state = load_state(tmp_path / "run" / "last.ckpt")
     assert all(value.isfinite().all() for value in state["model"].values())
     assert all(math.isfinite(s["loss"]) for s in lines(tmp_path / "run", "step"))
@@ -219,10 +219,10 @@ def test_accumulation_is_one_large_batch(videos: Path, tmp_path: Path) -> None:
 
 
 def test_the_average_follows_the_weights(videos: Path, tmp_path: Path) -> None:
-    asked = recipe(videos, ToyConfig(classes=2), batch_size=8, epochs=1, ema=0.75, warmup_epochs=0)
-    train(asked, tmp_path / "run", trust_code=True)
-    torch.manual_seed(asked.train.seed)
-    first = asked.model.build().state_dict()
+    toy = recipe(videos, ToyConfig(classes=2), batch_size=8, epochs=1, ema=0.75, warmup_epochs=0)
+    train(toy, tmp_path / "run", trust_code=True)
+    torch.manual_seed(toy.train.seed)
+    first = toy.model.build().state_dict()
     last = load_state(tmp_path / "run" / "last.ckpt")["model"]
     average = read_weights(tmp_path / "run" / "best.safetensors")
     for name, value in average.items():
@@ -231,13 +231,13 @@ def test_the_average_follows_the_weights(videos: Path, tmp_path: Path) -> None:
 
 
 def test_frozen_parts_stay_as_they_are(videos: Path, tmp_path: Path) -> None:
-    asked = recipe(videos, freeze=("conv1.", "bn1.", "layer1."))
-    asked.model.classes = 2
-    train(asked, tmp_path / "run")
-    torch.manual_seed(asked.train.seed)
-    first, last = asked.model.build().state_dict(), read_weights(tmp_path / "run" / "last.ckpt")
+    toy = recipe(videos, freeze=("conv1.", "bn1.", "layer1."))
+    toy.model.classes = 2
+    train(toy, tmp_path / "run")
+    torch.manual_seed(toy.train.seed)
+    first, last = toy.model.build().state_dict(), read_weights(tmp_path / "run" / "last.ckpt")
     for name, value in last.items():
-        assert torch.equal(value, first[name]) == name.startswith(asked.train.freeze), name
+        assert torch.equal(value, first[name]) == name.startswith(toy.train.freeze), name
 
 
 def processes(count: int, device: str) -> Any:
@@ -304,9 +304,9 @@ def test_training_begins_with_the_given_weights(
 ) -> None:
     given = ToyConfig(classes=5).build()
     path = save_model(tmp_path / "given.safetensors", given, list("abcde"))
-    asked = recipe(videos, ToyConfig(), lr=0.0, min_lr=0.0, warmup_epochs=0, epochs=1)
-    asked.init.weights = str(path)
-    train(asked, tmp_path / "run", trust_code=True)
+    toy = recipe(videos, ToyConfig(), lr=0.0, min_lr=0.0, warmup_epochs=0, epochs=1)
+    toy.init.weights = str(path)
+    train(toy, tmp_path / "run", trust_code=True)
     last = read_weights(tmp_path / "run" / "last.ckpt")
     assert torch.equal(last["embedding.weight"], given.embedding.weight)
     shown = capsys.readouterr().err
