@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from gesta.bench.loading import DecodeOnlyClips, make_videos
-from gesta.data.loader import training_batches, training_loader
+from gesta.data.loader import Loader, training_batches
 from gesta.data.samples import TrainingClips
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
@@ -139,7 +139,7 @@ def gesta_batches(paths: list[str], workers: int, kind: type[TrainingClips]) -> 
     records = [Record(path=path, name=path, label=0) for path in paths]
     config = TrainConfig(batch_size=BATCH)
     batches = itertools.chain.from_iterable(training_batches(records, config, epoch) for epoch in itertools.count())
-    for batch in training_loader(kind(records, CLIP, config, ["any"]), batches, workers):
+    for batch in Loader(kind(records, CLIP, config, ["any"]), batches, workers):
         yield batch["video"]
 
 

@@ -61,14 +61,14 @@ def test_records_and_training_settings_are_used(
 ) -> None:
     path = str(make_video("a.mp4"))
     shapes: list[tuple[int, ...]] = []
-    loader = loading.training_loader
+    loader = loading.Loader
 
     def seen(dataset: TrainingClips, *options: Any) -> Iterator[Batch]:
         for batch in loader(dataset, *options):
             shapes.append(tuple(batch["video"].shape))
             yield batch
 
-    monkeypatch.setattr(loading, "training_loader", seen)
+    monkeypatch.setattr(loading, "Loader", seen)
     records = [Record(path=path, name="x", label=7, start=s, end=s + 10) for s in range(5)]
     measure_loading(
         records, clip=CLIP, train=TrainConfig(batch_size=4, repeats=3), workers=[0], device="cpu", seconds=0.1

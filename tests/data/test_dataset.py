@@ -14,7 +14,7 @@ import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from gesta.data.batch import Failure, Sample
-from gesta.data.loader import test_loader, training_batches, training_loader
+from gesta.data.loader import Loader, test_loader, training_batches
 from gesta.data.samples import TestViews, TrainingClips, collate
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
@@ -243,7 +243,7 @@ def test_loaders_give_the_same_with_and_without_workers(records: list[Record], b
     everything = [*records, broken]
     dataset = TrainingClips(everything, CLIP, config(), CLASSES)
     batches = [batch for epoch in range(2) for batch in training_batches(everything, config(), epoch)]
-    here, there = (list(training_loader(dataset, batches, workers)) for workers in (0, 2))
+    here, there = (list(Loader(dataset, batches, workers)) for workers in (0, 2))
     assert len(here) == 6 and [len(batch["video"]) for batch in here] == [2] * 6
     for one, two in zip(here, there, strict=True):
         assert torch.equal(one["video"], two["video"]) and torch.equal(one["index"], two["index"])
@@ -253,7 +253,7 @@ def test_loaders_give_the_same_with_and_without_workers(records: list[Record], b
     scored = list(test_loader(views, [5, 0, 3], 2, 1))
     assert [batch["index"].tolist() for batch in scored] == [[0], [3]]
     assert [[f.index for f in batch["failures"]] for batch in scored] == [[5], []]
-    hopeless = training_loader(TrainingClips([broken], CLIP, config(), CLASSES), [[(0, 0)]], 1)
+    hopeless = Loader(TrainingClips([broken], CLIP, config(), CLASSES), [[(0, 0)]], 1)
     with pytest.raises(GestaError) as caught:
         list(hopeless)
     assert str(caught.value).startswith("training videos cannot be read, 1 in a row") and "Traceback" not in str(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gesta.bench.timing import describe, synchronize
 from gesta.config import replace
-from gesta.data.loader import training_batches, training_loader
+from gesta.data.loader import Loader, training_batches
 from gesta.data.samples import TrainingClips, TrainingDraws, read_record_frames
 from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec, to_clips
@@ -294,7 +294,7 @@ def _loading_rate(dataset: TrainingClips, workers: int, seconds: float) -> float
     )
     begin, clips = 0.0, 0
     ahead = 1 + 2 * workers  # these batches were loaded before the measurement
-    for number, batch in enumerate(training_loader(dataset, batches, workers)):
+    for number, batch in enumerate(Loader(dataset, batches, workers)):
         if number + 1 == ahead:
             begin = time.perf_counter()
         elif number + 1 > ahead:

@@ -11,7 +11,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -376,6 +376,17 @@ def _named_entry(number: int, path: str, label: Any) -> ListEntry:
 def _normalised(name: str) -> str:
     """A class name without what lists write differently: case, blanks, underscores, hyphens."""
     return re.sub(r"[\s_+-]+", "", name).casefold()
+
+
+def label_number(labels: Mapping[str, int], name: str, where: str) -> int:
+    """The number of a class by its name.
+
+    Raises:
+        GestaError: there is no such class; the sentence begins with ``where`` it is named.
+    """
+    if name not in labels:
+        raise GestaError(f"{where}: {name!r} is none of the {len(labels)} classes{suggest(name, labels)}")
+    return labels[name]
 
 
 def read_text(path: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from gesta.config import config
 from gesta.data.listfile import ListEntry, finder_for_list, label_of, read_entries, read_text, to_records
-from gesta.data.listfile import read_list as read_list
 from gesta.data.locate import VideoFinder, fractions_to_split_off, hold_out, split_by_class
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName

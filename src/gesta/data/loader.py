@@ -82,19 +82,6 @@ def _balanced(records: Sequence[Record], generator: torch.Generator) -> list[int
     return [order[i] for i in torch.randperm(len(order), generator=generator).tolist()]
 
 
-def training_loader(
-    dataset: TrainingClips,
-    batches: Iterable[list[tuple[int, int]]],
-    workers: int,
-    worker_init: Callable[[int], None] | None = None,
-) -> Loader:
-    """Loads the given micro-batches in order; any number of epochs may be chained, which keeps the workers.
-
-    ``worker_init`` is what each worker does first; it gets the worker's number.
-    """
-    return Loader(dataset, batches, workers, worker_init)
-
-
 def test_loader(dataset: TestViews, indices: Sequence[int], batch_videos: int, workers: int) -> Loader:
     """Loads the given records once each, ``batch_videos`` together.
 
@@ -109,6 +96,9 @@ test_loader.__test__ = False  # type: ignore[attr-defined]
 
 class Loader:
     """Batches in order, from worker processes that come from a clean server process; errors are one sentence.
+
+    For training, any number of epochs of :func:`training_batches` may be chained, which keeps the worker processes;
+    ``worker_init`` is what each of them does first, given its number.
 
     When a worker dies of a record, or hangs in it, new ones load what was on its way; see
     :meth:`_RecordDataset.note_worker_deaths`.

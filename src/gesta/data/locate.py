@@ -227,6 +227,11 @@ def fractions_to_split_off(given: Collection[SplitName], val: float, test: float
 def hold_out(
     records: Sequence[Record], groups: Sequence[str], fraction: float, seed: int, split: SplitName
 ) -> list[Record]:
-    """The ``train`` or ``val`` part of training records: a fraction of each class held out, whole groups together."""
+    """The ``train`` or ``val`` part of training records: a fraction of each class held out, whole groups together.
+
+    Records of the test split are given back as they are.
+    """
+    if split == "test":
+        return list(records)
     splits = split_by_class(records, fraction, 0.0, seed, groups)
     return [record for record, part in zip(records, splits) if part == split]

@@ -72,11 +72,9 @@ class Diving48(DataConfig):
                 raise GestaError(f"{path}: {name} has the label {label}, but there are {classes} classes")
             # start and end are not read: they are always the whole file
             records.append(Record(path=finder.path(f"{name}.mp4"), name=name, label=label))
-        if self.val and split != "test":
-            # names are a YouTube identifier of 11 characters, which may hold "_" and "-", and a number
-            source_videos = [record.name[:11] for record in records]
-            return hold_out(records, source_videos, self.val, self.seed, split)
-        return records
+        # names are a YouTube identifier of 11 characters, which may hold "_" and "-", and a number
+        source_videos = [record.name[:11] for record in records]
+        return hold_out(records, source_videos, self.val, self.seed, split)
 
     def classes(self) -> list[str]:
         """The 48 names in the order of the vocabulary: ``Back 15som 05Twis FREE`` is 1.5 somersaults, half a twist."""

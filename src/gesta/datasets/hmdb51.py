@@ -66,9 +66,7 @@ class HMDB51(DataConfig):
                     entry = f"{name}/{clip.strip()}"
                     records.append(Record(path=finder.path(entry), name=entry, label=label))
                     films.append(clip.rpartition(f"_{name}_")[0] or clip)
-        if self.val and split != "test":
-            return hold_out(records, films, self.val, self.seed, split)
-        return records
+        return hold_out(records, films, self.val, self.seed, split)
 
     def classes(self) -> list[str]:
         """The 51 names in alphabetical order."""

@@ -20,8 +20,8 @@ import os
 import re
 from collections.abc import Collection
 
-from gesta.config import config, suggest
-from gesta.data.listfile import read_rows
+from gesta.config import config
+from gesta.data.listfile import label_number, read_rows
 from gesta.data.lists import read_class_names
 from gesta.data.locate import check_root, entries_below, find_list
 from gesta.errors import GestaError
@@ -70,11 +70,9 @@ class Kinetics400(DataConfig):
         paths = _find(self.root, split, {name for row in rows for name in (row[1], row[1][:11])})
         records = []
         for label, clip in rows:
-            if label and label not in labels:
-                raise GestaError(f"{clip}: {label!r} is none of the {len(labels)} classes{suggest(label, labels)}")
             name = os.path.join(label, f"{clip}.mp4")
             path = paths.get(clip) or paths.get(clip[:11]) or os.path.join(self.root, name)
-            records.append(Record(path=path, name=name, label=labels[label] if label else None))
+            records.append(Record(path=path, name=name, label=label_number(labels, label, clip) if label else None))
         return records
 
     def classes(self) -> list[str]:

@@ -18,8 +18,8 @@ subfolder 20bn-something-something-v1 (or -v2), rawframes or videos.
 
 from __future__ import annotations
 
-from gesta.config import config, suggest
-from gesta.data.listfile import read_json, read_lines
+from gesta.config import config
+from gesta.data.listfile import label_number, read_json, read_lines
 from gesta.data.lists import read_class_names
 from gesta.data.locate import find_list, open_root
 from gesta.errors import GestaError
@@ -71,7 +71,7 @@ class SomethingV1(DataConfig):
             if not clip.isdecimal() or bool(text) == (split == "test"):
                 raise GestaError(f"{path}: {line!r} is not a line of the official list; get the lists again")
             records.append(
-                Record(path=finder.path(clip), name=clip, label=_label(labels, text, path) if text else None)
+                Record(path=finder.path(clip), name=clip, label=label_number(labels, text, path) if text else None)
             )
         return records
 
@@ -120,7 +120,7 @@ class SomethingV2(DataConfig):
             text = template.replace("[", "").replace("]", "")
             name = f"{clip}.webm"
             records.append(
-                Record(path=finder.path(name), name=name, label=_label(labels, text, path) if text else None)
+                Record(path=finder.path(name), name=name, label=label_number(labels, text, path) if text else None)
             )
         return records
 
@@ -134,12 +134,6 @@ class SomethingV2(DataConfig):
 
     def _list(self, name: str, required: bool = True) -> str:
         return find_list(self.annotations, self.root, (f"something-something-v2-{name}.json", f"{name}.json"), required)
-
-
-def _label(labels: dict[str, int], text: str, path: str) -> int:
-    if text not in labels:
-        raise GestaError(f"{path}: {text!r} is none of the {len(labels)} classes{suggest(text, labels)}")
-    return labels[text]
 
 
 def _lines(path: str) -> list[str]:

@@ -66,10 +66,8 @@ class UCF101(DataConfig):
             if match is None or label is None or (match[3] and int(match[3]) != label + 1):
                 raise GestaError(f"{path}: {line!r} is not a line of the official list; get the lists again")
             records.append(Record(path=finder.path(match[1]), name=match[1], label=label))
-        if self.val and split != "test":
-            source_videos = [re.sub(r"_c\d+\.avi$", "", record.name) for record in records]
-            return hold_out(records, source_videos, self.val, self.seed, split)
-        return records
+        source_videos = [re.sub(r"_c\d+\.avi$", "", record.name) for record in records]
+        return hold_out(records, source_videos, self.val, self.seed, split)
 
     def classes(self) -> list[str]:
         """The 101 names in the order of ``classInd.txt``."""

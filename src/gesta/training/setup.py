@@ -16,7 +16,7 @@ from torch import Tensor, nn, optim
 
 from gesta.checkpoint import import_weights, save_state
 from gesta.data.batch import Batch
-from gesta.data.loader import training_batches, training_loader
+from gesta.data.loader import Loader, training_batches
 from gesta.data.samples import TrainingClips, collate
 from gesta.model import VideoModel, to_clips
 from gesta.processes import (
@@ -179,7 +179,7 @@ def set_up(recipe: Recipe, run: Path, *, resume: bool, quiet: bool) -> Training 
         model=model,
         steps_per_epoch=len(micro_batches) // config.accumulate,
         # one loader for all epochs: its workers start once and read ahead during evaluations
-        batches=iter(training_loader(dataset, batches_left, config.workers, ignore_interrupts)),
+        batches=iter(Loader(dataset, batches_left, config.workers, ignore_interrupts)),
         probe_clips=_probe_clips(dataset, recipe, fabric),
     )
     if state:

@@ -82,7 +82,7 @@ class VideoFile:
         """Decode the chosen frames into the buffer; returns how many frames there are, as far as is known then."""
         if not (self._shortcut and self._from_key_frames(buffer)):
             self._shortcut = False  # it failed a check, so it is not tried again
-            buffer.restart()
+            buffer.missing = set(buffer.numbers)
             self.frames = self._from_first_packet(buffer)
         return self.frames
 
@@ -99,7 +99,7 @@ class VideoFile:
                 count = _decode_in_order(stream, packets, buffer, errors)
         self.problem = last_error(errors)
         if errors and multithreaded:  # with several threads an error may take other frames along
-            buffer.restart()
+            buffer.missing = set(buffer.numbers)
             return self._from_first_packet(buffer, single_thread=True)
         return count if buffer.missing else max(self.frames, count)
 

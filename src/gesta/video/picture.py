@@ -235,10 +235,6 @@ class FrameBuffer:
         images[self.positions[number]] = image if self._box is None else crop_picture(image, self._box)
         self.missing.discard(number)
 
-    def restart(self) -> None:
-        """Expect all frames again."""
-        self.missing = set(self.numbers)
-
     def _allocate(self, size: tuple[int, ...]) -> np.ndarray:
         height, width = self._size = size[0], size[1]
         if self._crop is None:

@@ -21,7 +21,7 @@ from gesta.video.container import (
 from gesta.video.deadline import Deadline
 from gesta.video.depth import Depth
 from gesta.video.images import image_error, image_files, read_image
-from gesta.video.picture import display_matrix
+from gesta.video.picture import FrameConverter, display_matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,7 @@ def probe(
                 break
     if first is None:
         raise undecodable(path, last_error(errors))
-    matrix = display_matrix(first)
-    quarter_turned = matrix is not None and abs(matrix[1]) > abs(matrix[0])
+    height, width = FrameConverter(None).size(first, display_matrix(first))  # upright
     frames = decoded if exact else scan.frames
     fps, duration, variable = _frame_rate(scan, frames, average)
     return VideoInfo(
@@ -109,8 +108,8 @@ def probe(
         kind="file",
         frames=frames,
         fps=fps,
-        width=first.height if quarter_turned else first.width,
-        height=first.width if quarter_turned else first.height,
+        width=width,
+        height=height,
         duration=duration,
         codec=codec,
         rotation=int(first.rotation) % 360,
