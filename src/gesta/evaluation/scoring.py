@@ -26,7 +26,7 @@ Average = Literal["probabilities", "logits"]
 """What is averaged over the views of a video: scores after or before the softmax."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class VideoScores:
     """The scores of one video.
 
@@ -147,34 +147,30 @@ def score_videos(
         batch_size: views per forward pass: a video of many is spread over several, videos of few share one.
         device, autocast: as of :func:`score_views`.
     """
-    index, count = -1, 0
     sums: dict[str, Tensor] = {}
+    count = 0
     for views, owners in _passes(batches, batch_size):
         scores = score_views(model, views, average, device, autocast)
-        for row, owner in enumerate(owners):
-            if owner != index:
-                if count:
-                    yield _mean(index, sums, count)
-                index, sums, count = owner, {}, 0
-            for space, values in scores.items():
-                sums[space] = sums[space] + values[row] if space in sums else values[row]
+        for row, (index, is_last) in enumerate(owners):
+            sums = {space: sums.get(space, 0.0) + values[row] for space, values in scores.items()}
             count += 1
-    if count:
-        yield _mean(index, sums, count)
+            if is_last:
+                yield VideoScores(index, {space: total / count for space, total in sums.items()}, count)
+                sums, count = {}, 0
 
 
-def _mean(index: int, sums: dict[str, Tensor], count: int) -> VideoScores:
-    return VideoScores(index=index, scores={space: total / count for space, total in sums.items()}, views=count)
+def _passes(batches: Iterable[Batch], size: int) -> Iterator[tuple[Tensor, list[tuple[int, bool]]]]:
+    """Cut and join videos into forward passes.
 
-
-def _passes(batches: Iterable[Batch], size: int) -> Iterator[tuple[Tensor, list[int]]]:
-    """Cut and join videos into forward passes: views ``(size, T, C, H, W)`` and the record index of each."""
+    Yields:
+        Views ``(size, T, C, H, W)``, and for each the index of its record and whether it is the last view of it.
+    """
     views: list[Tensor] = []
-    owners: list[int] = []
+    owners: list[tuple[int, bool]] = []
     for batch in batches:
         for video, index in zip(batch["video"], batch["index"].tolist()):
             views.append(video)
-            owners += [index] * len(video)
+            owners += [(index, view == len(video) - 1) for view in range(len(video))]
         if len(owners) >= size:
             waiting = torch.cat(views)
             while len(owners) >= size:

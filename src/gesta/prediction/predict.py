@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 
 from gesta.checkpoint import TrainedModel
-from gesta.data.batch import Batch
 from gesta.evaluation.scoring import (
     joint_names,
     joint_probabilities,
@@ -99,22 +98,13 @@ def predict(
     # For few videos a thread, which is there at once, decodes beside the model.
     workers = reading_workers(views.workers, len(paths))
     loader = view_loader(records, network.config.clip, views, range(len(paths)), workers)
-    predictions: dict[int, Prediction] = {}
-
-    def readable() -> Iterator[Batch]:
-        for batch in in_background(loader, size=2):
-            for failure in batch["failures"]:
-                predictions[failure.index] = Prediction(path=paths[failure.index], error=failure.reason)
-            yield batch
-
-    upcoming = 0  # failures may be known before the scores of videos that are listed before them
-    for video in score_videos(network, readable(), views.average, views_per_pass(views.batch_size, device), device):
-        probabilities = joint_probabilities(video.scores, spaces, views.average)
-        predictions[video.index] = Prediction(path=paths[video.index], labels=rank(probabilities, names, top))
-        while upcoming in predictions:
-            yield predictions.pop(upcoming)
-            upcoming += 1
-    yield from (predictions[index] for index in sorted(predictions))
+    batch_size = views_per_pass(views.batch_size, device)
+    for batch in in_background(loader, size=2):
+        predictions = {f.index: Prediction(path=paths[f.index], error=f.reason) for f in batch["failures"]}
+        for video in score_videos(network, [batch], views.average, batch_size, device):
+            probabilities = joint_probabilities(video.scores, spaces, views.average)
+            predictions[video.index] = Prediction(path=paths[video.index], labels=rank(probabilities, names, top))
+        yield from (predictions[index] for index in sorted(predictions))
 
 
 def _record(path: str, depth: Depth | None, person_crop: bool) -> Record:
