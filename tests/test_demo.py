@@ -29,7 +29,7 @@ def test_two_layouts_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert result.protocol.split == "val" and result.counts.listed == 1 and "action/top1" in result.metrics
 
 
-def test_one_that_fails_is_told_and_the_others_go_on(
+def test_a_failure_is_reported_and_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def run(layout: str, *_: object) -> str:
