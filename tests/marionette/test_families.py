@@ -100,7 +100,7 @@ def test_nothing_but_the_action_follows_the_action(family: str, monkeypatch: pyt
     }
     assert {min(found) for found in lengths.values()} == {32} and {max(found) for found in lengths.values()} == {40}
     assert all(abs(np.mean(found) - 36) < 1 for found in lengths.values())
-    monkeypatch.setattr(filming, "_begin", lambda *_: (np.random.default_rng(1), 36))
+    monkeypatch.setattr(filming, "_start", lambda *_: (np.random.default_rng(1), 36))
     scenes = [filming._scene(ClipName(action, 4, 3, 1), SEED, family) for action in actions]
     for room, camera in (scene[-2:] for scene in scenes):
         assert np.array_equal(room.gain, scenes[0][-2].gain) and np.array_equal(room.light, scenes[0][-2].light)
