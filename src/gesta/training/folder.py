@@ -74,16 +74,10 @@ def open_run(run: Path, recipe: Recipe, classes: ClassNames, resume: bool) -> st
     in_use = run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir())
     if in_use and not resume:
         raise GestaError(f"{run}: already holds files; resume that run with --resume, or choose another with --run")
-    fields = to_json(recipe)
     if in_use:
-        path = run / "recipe.json"
-        if not path.is_file():
+        if not (run / "recipe.json").is_file():
             raise GestaError(f"{run}: holds no recipe.json, so it is not a run to resume; choose another with --run")
-        try:
-            saved_fields = with_tags(json.loads(path.read_text()))
-        except ValueError:
-            raise GestaError(f"{path}: is damaged; fix it, or start again in another folder with --run") from None
-        changes = differences(saved_fields, fields)
+        changes = recipe_changes(run, recipe)
         refused = [text for name, text in changes.items() if not name.startswith(CHANGEABLE_FIELDS)]
         if refused:
             raise GestaError(
@@ -93,10 +87,20 @@ def open_run(run: Path, recipe: Recipe, classes: ClassNames, resume: bool) -> st
         if changes:
             remark = f"resumed with changes: {'; '.join(changes.values())}"
     run.mkdir(parents=True, exist_ok=True)
-    _write_text(run / "recipe.json", json.dumps(fields, indent=2) + "\n")
+    _write_text(run / "recipe.json", json.dumps(to_json(recipe), indent=2) + "\n")
     for space, names in by_space(classes).items():
         _write_text(run / labels_file(space), "".join(f"{name}\n" for name in names))
     return remark
+
+
+def recipe_changes(run: Path, recipe: Recipe) -> dict[str, str]:
+    """Differences between a run's ``recipe.json`` and a recipe, see :func:`differences`."""
+    path = run / "recipe.json"
+    try:
+        saved = with_tags(json.loads(path.read_text()))
+    except ValueError:
+        raise GestaError(f"{path}: is damaged; fix it, or start again in another folder") from None
+    return differences(saved, to_json(recipe))
 
 
 def differences(old: Any, new: Any, name: str = "") -> dict[str, str]:

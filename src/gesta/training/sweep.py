@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import torch
 
 from gesta.checkpoint import write_atomically
-from gesta.config import copy, suggest, to_json, with_tags, words
+from gesta.config import copy, suggest, to_json, words
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
 from gesta.processes import is_first_process
 from gesta.recipe import Recipe
-from gesta.training.folder import differences, fit_classes
+from gesta.training.folder import fit_classes, recipe_changes
 from gesta.training.loop import train
 
 IRRELEVANT_FIELDS = ("name", "paper", "data.root", "train.workers", "train.save_every_s", "evaluate.workers")
@@ -310,11 +310,7 @@ def _check(planned: _Planned, name: str) -> None:
         raise GestaError("the data has no held-out videos, so there is no accuracy to compare (gesta data list)")
     if not (run / "recipe.json").is_file():
         return
-    try:
-        saved_fields = with_tags(json.loads((run / "recipe.json").read_text()))
-    except ValueError:
-        raise GestaError(f"{run / 'recipe.json'}: is damaged; delete {run} and start again") from None
-    changes = differences(saved_fields, to_json(variant))
+    changes = recipe_changes(run, variant)
     refused = [text for field, text in changes.items() if not field.startswith(IRRELEVANT_FIELDS)]
     if refused:
         raise GestaError(
