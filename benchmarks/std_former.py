@@ -147,12 +147,12 @@ class PlainSTDM(nn.Module):
 
 
 class PlainSMEM(nn.Module):
-    def __init__(self, width: int, places: int, n: int) -> None:
+    def __init__(self, width: int, positions: int, n: int) -> None:
         super().__init__()
         self.estimate, self.estimate_norm = nn.Conv2d(width, n, 3, padding=1, bias=False), nn.BatchNorm2d(n)
         self.transform = nn.ModuleList(
             nn.Conv2d(inputs, n, 3, stride=1 if i else 2, padding=1, bias=False)
-            for i, inputs in enumerate((2 * places, n, n))
+            for i, inputs in enumerate((2 * positions, n, n))
         )
         self.transform_norms = nn.ModuleList(nn.BatchNorm2d(n) for _ in range(3))
         self.excite = nn.Conv2d(n, width, 3, padding=1)
@@ -171,13 +171,13 @@ class PlainSMEM(nn.Module):
 
 
 class PlainLayer(nn.Module):
-    def __init__(self, c: STDFormerConfig, index: int, places: int) -> None:
+    def __init__(self, c: STDFormerConfig, index: int, positions: int) -> None:
         super().__init__()
         self.spatial = (PlainPTM if index in c.ptm_layers else PlainBlock)(c)
         self.cross = PlainCTM(c)
         self.feedback = PlainSTDM(c.width) if index + 1 < c.depth else None
         self.motion = nn.ModuleDict(
-            {"T": PlainSMEM(c.width, places, c.smem_channels)} if ("T", index) in c.smem else {}
+            {"T": PlainSMEM(c.width, positions, c.smem_channels)} if ("T", index) in c.smem else {}
         )
 
     def forward(self, x: Tensor, z: Tensor, s: Shape) -> tuple[Tensor, Tensor]:

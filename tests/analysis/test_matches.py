@@ -92,8 +92,8 @@ def test_the_moves_that_gain_most_are_drawn(shuffled: tuple[Tensor, Tensor]) -> 
     moves = next(axes for axes in figure.axes if "moves" in axes.get_title())
     arrows = [patch for patch in moves.patches if isinstance(patch, FancyArrowPatch)]
     assert len(arrows) == ARROWS and f"{ARROWS} of {round(64 * (1 - found.unmoved))}" in moves.get_title()
-    places = [(end[1] // 8 * 8 + end[0] // 8) for end in (arrow._posA_posB[1] for arrow in arrows)]
-    assert set(map(int, places)) <= set(found.match.tolist())
+    targets = [(end[1] // 8 * 8 + end[0] // 8) for end in (arrow._posA_posB[1] for arrow in arrows)]
+    assert set(map(int, targets)) <= set(found.match.tolist())
     still = draw_matches(matched(without_positions(), shuffled[0][:1].expand(8, -1, -1, -1), block=0))
     assert any("no patch moved" in axes.get_title() for axes in still.axes)
 

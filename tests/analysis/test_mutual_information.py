@@ -37,7 +37,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def shifted(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features of a scene that moves by one place, with noise; the edge that comes in is new."""
+    """Features of a scene that moves by one token, with noise; the edge that comes in is new."""
     scene = noise(1, 64, 14, 15, seed=seed)
     earlier, later = (scene[..., x : x + 14].flatten(2).mT for x in (0, 1))
     return earlier, later + 0.8 * noise(1, 196, 64, seed=seed + 1)
@@ -64,7 +64,7 @@ def test_infonce_gains_nothing_where_staying_is_best() -> None:
     later = earlier + 0.1 * noise(2, 196, 64, seed=1)
     assert torch.equal(aligned(earlier, later), later)
     sure = infonce(earlier, later, tau=0.01)
-    assert (sure > 5.27).all() and (sure <= math.log(196)).all(), "tokens that find their own: all of log N"
+    assert (sure > 5.27).all() and (sure <= math.log(196)).all(), "every token finds its own: all of log N"
 
 
 def test_softmax_entropy_does_not_depend_on_positions() -> None:
@@ -74,7 +74,7 @@ def test_softmax_entropy_does_not_depend_on_positions() -> None:
         values = [softmax_entropy(earlier, x, induced_marginal=induced) for x in (later, shuffled)]
         torch.testing.assert_close(*values, atol=1e-12, rtol=0)
     flat = torch.ones(1, 196, 4)
-    assert softmax_entropy(flat, flat).abs() < 1e-5, "all alike: uniform conditionals, no information"
+    assert softmax_entropy(flat, flat).abs() < 1e-5, "all equal: uniform conditionals, no information"
     # A few tokens that all find the same partner: peaked conditionals, yet the partner says nothing about the token.
     one = torch.zeros(1, 196, 8)
     one[:, :, 0] = 1
@@ -89,8 +89,8 @@ def test_gaussian_of_known_correlation() -> None:
     later = 0.6 * earlier + 0.8 * noise(1, 20_000, 8, seed=1)
     assert gaussian(earlier, later).item() == pytest.approx(-0.5 * math.log(1 - 0.36), rel=0.05)
     assert gaussian(earlier, torch.zeros_like(earlier)) == 0
-    moved, seen = shifted()
-    assert gaussian(moved, seen) < 0.02 and gaussian(moved, aligned(moved, seen)) > 0.35
+    earlier, later = shifted()
+    assert gaussian(earlier, later) < 0.02 and gaussian(earlier, aligned(earlier, later)) > 0.35
 
 
 def test_codebook_of_known_codes() -> None:
@@ -109,7 +109,7 @@ def test_codebook_of_known_codes() -> None:
     free = codebook(noise(7, 196, 32), noise(7, 196, 32, seed=1)).item()
     assert abs(free) < 0.03, "the plug-in estimate alone would give 225 / 2744 = 0.08 nats"
     few = codebook(noise(7, 4, 32), noise(7, 4, 32, seed=1)).item()
-    assert abs(few) < 0.3, "28 tokens cannot tell 16 × 16 pairs of codes apart"
+    assert abs(few) < 0.3, "28 tokens cannot distinguish 16 × 16 pairs of codes"
 
 
 def test_matching_raises_the_information_of_independent_features() -> None:

@@ -15,9 +15,11 @@ from PIL import Image
 
 from gesta.analysis.report import write_report
 from gesta.analysis.report_charts import MAX_CLASSES, confusion_svg, training_curves
+from gesta.analysis.report_strips import strips
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
+from gesta.evaluation.result import Result
 from gesta.models import create_model
 from gesta.recipe import EvaluateConfig
 from results import result
@@ -158,11 +160,11 @@ def test_the_result_of_a_split_and_a_foreign_model_will_do(tmp_path: Path) -> No
     assert "does not say which data set" in page.text
 
 
-def test_logits_are_shown_as_probabilities(tmp_path: Path) -> None:
-    from gesta.analysis.report_strips import _probabilities
-
-    assert _probabilities([0.25, 0.75], "probabilities").tolist() == [0.25, 0.75]
-    assert _probabilities([1000.0, 1000.0], "logits").tolist() == [0.5, 0.5]
+def test_logits_are_shown_as_probabilities(run: Path) -> None:
+    found = Result.read(run / "result.json")
+    found.protocol.average = "logits"
+    found.scores.values["label"] = [None if row is None else [1000.0, 1000.0] for row in found.scores.values["label"]]
+    assert list(strips(found, None))[1].count("50.0 %") == 2
 
 
 def test_confusion_matrix_shows_its_numbers() -> None:

@@ -19,7 +19,7 @@ from gesta.recipe import Recipe
 from results import result
 
 
-def verb(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as end:
         main(["analyse", *arguments])
     text = capsys.readouterr()
@@ -97,12 +97,14 @@ def test_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(run / "best.safetensors", model, ["a", "b"])
     assert read_config(str(run)) == read_config(str(run / "best.safetensors")) == model.config
     out = str(tmp_path / "map.png")
-    code, text, _ = verb(capsys, "rpe", str(run), "--ref", "0,7", "--ratio", "1", "--json", "--out", out)
+    code, text, _ = run_command(capsys, "rpe", str(run), "--ref", "0,7", "--ratio", "1", "--json", "--out", out)
     assert code == 0 and Path(out).stat().st_size > 10_000
     found = json.loads(text)
     assert (found["reference"], found["ratio"], found["shown"]) == ([0, 7], 1.0, 9)
     out = str(tmp_path / "sweep.png")
-    code, text, _ = verb(capsys, "clusters", "rpe_stdt_tiny", "--ratios", "1,2", "--runs", str(run), "--out", out)
+    code, text, _ = run_command(
+        capsys, "clusters", "rpe_stdt_tiny", "--ratios", "1,2", "--runs", str(run), "--out", out
+    )
     assert code == 0 and Path(out).stat().st_size > 5_000 and "no runs of this model" in text
     for arguments, message in (
         (("rpe", "rpe_stdt_tiny", "--ref", "8,0"), "rows and columns 0 to 7"),
@@ -111,8 +113,8 @@ def test_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("rpe", "rpe_stdt_tinny"), "did you mean 'rpe_stdt_tiny'"),
         (("clusters", "rpe_stdt_tiny", "--ratios", "0.2,1"), "leaves one cluster"),
     ):
-        code, _, error = verb(capsys, *arguments)
+        code, _, error = run_command(capsys, *arguments)
         assert code == 1 and message in error and error.count("\n") == 1
-    assert verb(capsys, "rpe", "rpe_stdt_tiny", "--ref", "7;7")[0] == 2
+    assert run_command(capsys, "rpe", "rpe_stdt_tiny", "--ref", "7;7")[0] == 2
     with pytest.raises(GestaError, match="leaves one cluster"):
         measure_bucket_map("tiny", model_config("rpe_stdt_tiny", ratio=0.3))

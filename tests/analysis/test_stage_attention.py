@@ -80,7 +80,7 @@ def test_cosines_of_pooled_matrices() -> None:
     assert pooled_to == {"temporal": (2,), "spatial": (2, 2)} and cosines["spatial"][0] == [2, 5]
     assert float(cosines["spatial"][1][0, 1]) == pytest.approx(float(expected), abs=1e-6)
     assert float(cosines["temporal"][1][1, 0]) == pytest.approx(math.sqrt(0.5))
-    # one frame is all the attention there is: nothing to compare
+    # with one frame all attention is on it: nothing to compare
     assert (
         "temporal"
         not in stage_cosines({2: Maps(uniform, big, (4, 4, 4)), 5: Maps(torch.ones(1, 1, 1), little, (1, 2, 2))})[1]

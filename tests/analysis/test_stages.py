@@ -69,7 +69,7 @@ def test_the_features_of_each_stage() -> None:
         def stage_features(video: Tensor) -> dict[int, Tensor]:
             return {2: video.mean((2, 3, 4)), 5: video[:, :, 0, 0, 0]}
 
-        model.stage_features = stage_features  # type: ignore[assignment]  # a model that knows its stages
+        model.stage_features = stage_features  # type: ignore[assignment]  # a model with stages
         features = stage_features_of(model)(clips)
         assert list(features) == ["stage 2", "stage 5", BEFORE_CLASSIFIER]
         torch.testing.assert_close(features["stage 5"], clips[:, :, 0, 0, 0])
@@ -106,8 +106,8 @@ def test_from_the_command_line(videos: Path, tmp_path: Path, capsys: pytest.Capt
     assert not end.value.code and out.stat().st_size > 5_000
     blocks = len(create_model("r3d_tiny").blocks)
     assert [s["stage"] for s in found["stages"]] == [*(f"block {i}" for i in range(blocks)), BEFORE_CLASSIFIER]
-    assert found["stages"][0]["top1"] == 100  # light and dark are told apart at once
-    # a run knows its data set, whose fields can be changed
+    assert found["stages"][0]["top1"] == 100  # light and dark are distinguished by the first block
+    # without --data the videos are those of the run, with fields changed
     run = tmp_path / "run"
     run.mkdir()
     save_model(run / "best.safetensors", small(), ["dark", "light"])

@@ -1,4 +1,4 @@
-"""The doctor reports what is there and, above all, what is not."""
+"""The doctor reports what is installed and, above all, what is missing."""
 
 from __future__ import annotations
 

@@ -63,12 +63,12 @@ def test_records_and_training_settings_are_used(
     shapes: list[tuple[int, ...]] = []
     loader = loading.Loader
 
-    def seen(dataset: TrainingClips, *options: Any) -> Iterator[Batch]:
+    def record(dataset: TrainingClips, *options: Any) -> Iterator[Batch]:
         for batch in loader(dataset, *options):
             shapes.append(tuple(batch["video"].shape))
             yield batch
 
-    monkeypatch.setattr(loading, "Loader", seen)
+    monkeypatch.setattr(loading, "Loader", record)
     records = [Record(path=path, name="x", label=7, start=s, end=s + 10) for s in range(5)]
     measure_loading(
         records, clip=CLIP, train=TrainConfig(batch_size=4, repeats=3), workers=[0], device="cpu", seconds=0.1
@@ -85,21 +85,21 @@ def test_the_limit_decodes_what_the_clip_needs_and_converts_nothing(
     make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = [Record(path=str(make_video("a.mp4")), name="a", label=0, start=5, end=20)]
-    asked: list[list[int]] = []
+    decoded: list[list[int]] = []
     fill = VideoFile.fill
 
-    def seen(self: VideoFile, clip: FrameBuffer) -> int:
-        asked.append(clip.numbers)
+    def record(self: VideoFile, clip: FrameBuffer) -> int:
+        decoded.append(clip.numbers)
         return fill(self, clip)
 
-    monkeypatch.setattr(VideoFile, "fill", seen)
+    monkeypatch.setattr(VideoFile, "fill", record)
     for repeats in (1, 2):
         config = TrainConfig(repeats=repeats)
         TrainingClips(records, CLIP, config, ["any"])[3, 0]
         with monkeypatch.context() as patch:
             patch.setattr(VideoReformatter, "reformat", None)
             sample = DecodeOnlyClips(records, CLIP, config, ["any"])[3, 0]
-        assert sample["video"].shape == (repeats, 0) and asked[-1] == asked[-2] and min(asked[-1]) >= 5
+        assert sample["video"].shape == (repeats, 0) and decoded[-1] == decoded[-2] and min(decoded[-1]) >= 5
 
 
 @pytest.mark.parametrize("stage", ["decode", "convert", "augment", "hand over"])

@@ -11,7 +11,7 @@ file                   what it shows
 ``attention``          RPE-STDT, Fig. 3.1: what the class token attends to, and which frames are dropped
 ``rpe``                RPE-STDT, Figs 3.4 and 3.5: clusters of relative positions, by ratio and around a patch
 ``tsne``               RPE-STDT, Figs 3.6 and 3.7: t-SNE of the features before the classifier
-``stages``             ST-MANet, Fig. 4: what each stage knows about the classes, by linear probes
+``stages``             ST-MANet, Fig. 4: how well each stage separates the classes, by linear probes
 ``sweep_chart``        ST-MANet, Fig. 5: accuracy over the values of one field of a recipe
 ``complexity``         ST-MANet, Fig. 6: parameters, multiply-adds and latency against accuracy
 ``stage_attention``    ST-MANet's attention of each stage, and how similar the stages are (no figure in the paper)

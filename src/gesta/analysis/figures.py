@@ -1,4 +1,4 @@
-"""What figures share: an empty one, colours, frames under heat maps, and files of pictures."""
+"""Used by several figures: an empty figure, colours, frames under heat maps, and writing the file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def set_tight_layout(figure: Figure, height_padding: float, height_space: float)
 
 
 def distinct_colours(count: int) -> list[Any]:
-    """As many colours, easy to tell apart if they are at most 20."""
+    """So many colours, easy to distinguish if they are at most 20."""
     palette = matplotlib.colormaps["tab10" if count <= 10 else "tab20" if count <= 20 else "nipy_spectral"]
     return [palette(i if count <= 20 else i / (count - 1)) for i in range(count)]
 

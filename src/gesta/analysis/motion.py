@@ -42,7 +42,7 @@ def measure_motion(name: str, model: VideoModel, clip: Tensor) -> Response:
     with hooked(pre={layer: partial(record, label) for label, layer in layers}):
         model(as_input(clip, model))
     if not any(motion.map.any() for motion in maps):
-        raise GestaError(f"the SMEM of {name} adds nothing, as before any training; give a trained model")
+        raise GestaError(f"the SMEM of {name} adds nothing, as it does before training; give a trained model")
     return Response(clip=clip, maps=maps)
 
 

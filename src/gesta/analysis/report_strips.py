@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -16,6 +16,7 @@ from gesta.config import from_json, replace
 from gesta.data.samples import read_record
 from gesta.errors import GestaError, VideoError
 from gesta.evaluation.result import Result
+from gesta.evaluation.scoring import joint_probabilities, rank
 from gesta.records import DataConfig, Record
 
 HITS, MISSES = 6, 12
@@ -28,8 +29,12 @@ def strips(result: Result, data_root: str | Path | None) -> Iterator[str]:
     """Frames of the most confident hits, one per class, and of the most confident misses."""
     space = next(iter(result.scores.classes))
     names, labels = result.scores.classes[space], result.scores.labels[space]
-    scores = result.scores.values[space]
-    probabilities = {i: _probabilities(row, result.protocol.average) for i, row in enumerate(scores) if row is not None}
+    average: Any = result.protocol.average
+    probabilities = {
+        i: joint_probabilities({space: torch.tensor(row, dtype=torch.float64)}, [space], average)
+        for i, row in enumerate(result.scores.values[space])
+        if row is not None
+    }
     # the most confident first
     order = sorted((i for i in probabilities if labels[i] is not None), key=lambda i: -float(probabilities[i].max()))
     if not order:
@@ -60,23 +65,15 @@ def strips(result: Result, data_root: str | Path | None) -> Iterator[str]:
             )
 
 
-def _answers(probabilities: np.ndarray, names: Sequence[str], label: int) -> str:
+def _answers(probabilities: torch.Tensor, names: Sequence[str], label: int) -> str:
     """The three most probable classes as bars, the right one ticked."""
     bars = ""
-    for rank, k in enumerate(np.argsort(-probabilities, kind="stable")[:3].tolist()):
-        percent = 100 * float(probabilities[k])
-        name = escape(names[k]) + " ✓" * (k == label)
-        bar = f"<i class='bar {'other' if rank else 'top'}' style='width:{max(percent, 0.5):.1f}%'></i>"
-        bars += f"<div><span><span>{name}</span><span>{percent:.1f} %</span></span>{bar}</div>"
+    for position, (name, probability) in enumerate(rank(probabilities, names, 3)):
+        text = escape(name) + " ✓" * (name == names[label])
+        width = max(100 * probability, 0.5)
+        bar = f"<i class='bar {'other' if position else 'top'}' style='width:{width:.1f}%'></i>"
+        bars += f"<div><span><span>{text}</span><span>{100 * probability:.1f} %</span></span>{bar}</div>"
     return bars
-
-
-def _probabilities(scores: list[float], average: str) -> np.ndarray:
-    values = np.asarray(scores)
-    if average == "probabilities":
-        return values
-    exponentials = np.exp(values - values.max())
-    return exponentials / exponentials.sum()
 
 
 def _records(result: Result, data_root: str | Path | None) -> list[Record]:

@@ -120,7 +120,7 @@ def after_time(model: VideoModel, block: int) -> str:
 
 
 def no_block(model: VideoModel, block: int) -> GestaError:
-    """Says which blocks there are."""
+    """The error that lists which blocks exist."""
     return GestaError(
         f"{type(model).__name__} has blocks 0 to {len(model.blocks) - 1}, not {block}; choose another --block"
     )

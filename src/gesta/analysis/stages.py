@@ -1,4 +1,4 @@
-"""How much each stage of a model knows about the classes: linear probes on its frozen, pooled features.
+"""How well each stage of a model separates the classes: linear probes on its frozen, pooled features.
 
 Fig. 4 of Y. Wang's ST-MANet (ComSIS 21(4), 2024) classifies from single stages, trained so; this is its cheap side, for
 any model. A probe is a multinomial logistic regression on standardised features, fitted on training videos.
@@ -104,7 +104,7 @@ class Stages:
 def stage_features_of(model: VideoModel) -> Callable[[Tensor], dict[str, Tensor]]:
     """A function from clips to the features ``(B, D)`` of every stage, and those before the classifier.
 
-    A model that knows its stages has a method ``stage_features(video) -> dict[int, (B, C)]``; of others each block's
+    A model with stages may have a method ``stage_features(video) -> dict[int, (B, C)]``; of others each block's
     feature map is averaged over time and space, without class tokens.
     """
     stage_features: Callable[[Tensor], dict[int, Tensor]] | None = getattr(model, "stage_features", None)

@@ -167,7 +167,7 @@ def measure_alignment(
 def moving(edge: int, frames: int, width: int, seed: int = 0) -> Tensor:
     """Features ``(1, T, edge², width)`` of a moving scene: smooth in space, shifted by a token per frame, with noise.
 
-    With so much noise a third of the tokens is no other token's best match, as in features of genuine videos.
+    With so much noise a third of the tokens is no other token's best match, as in features of real videos.
     """
     draw = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, width, edge // 4 + 2, edge // 4 + 2, generator=draw)

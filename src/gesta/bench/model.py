@@ -133,7 +133,7 @@ def latency(config: ModelConfig, *, device: str | torch.device = "auto", seconds
     """Milliseconds of the forward pass of one clip at full precision: the median, after a first pass.
 
     Args:
-        config: the model; its weights are fresh.
+        config: the model; its weights are random.
         device: ``auto`` takes the first accelerator there is.
         seconds: of the measurement; at least three passes are measured.
 

@@ -1,4 +1,4 @@
-"""How times are measured here: waiting for a device, the fastest of several runs, seconds per step."""
+"""How the benchmarks measure time: waiting for a device, the fastest of several runs, seconds per step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gesta.processes import describe_device
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what was asked of it; a CPU is never behind."""
+    """Wait until the device has finished its work; a CPU runs nothing in the background."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
