@@ -242,8 +242,8 @@ def measure_maps(
     Raises:
         GestaError: a temperature that is not positive, no clips, a map of one frame or one position.
     """
-    same_clip: dict[str, list[Tensor]] = {tap: [] for tap in taps}
-    control: dict[str, list[Tensor]] = {tap: [] for tap in taps}
+    same_clip: dict[str, list[dict[str, float]]] = {tap: [] for tap in taps}
+    control: dict[str, list[dict[str, float]]] = {tap: [] for tap in taps}
     sizes: dict[str, Size] = {}
     first: dict[str, Tensor] = {}  # tokens of the first clip
     previous: dict[str, Tensor] = {}  # tokens of the clip before
@@ -267,30 +267,21 @@ def measure_maps(
         if control[tap]:  # of several clips the first is paired with the last
             control[tap].append(_compare(previous[tap][:-1], first[tap][1:], sizes[tap], estimator, tau))
     return [
-        _mean_information("None" if tap == "stem" else name, tap, sizes[tap], same_clip[tap], control[tap])
+        MapInformation(
+            model="None" if tap == "stem" else name,
+            tap=tap,
+            size=sizes[tap],
+            clips=len(same_clip[tap]),
+            control_unaligned=_mean(control[tap], "unaligned"),
+            control_aligned=_mean(control[tap], "aligned"),
+            **{field: _mean(same_clip[tap], field) for field in same_clip[tap][0]},  # type: ignore[arg-type]
+        )
         for tap in taps
     ]
 
 
-def _mean_information(
-    model: str, tap: str, size: Size, same_clip: list[Tensor], control: list[Tensor]
-) -> MapInformation:
-    """The means over clips of what :func:`_compare` returned."""
-    means = torch.stack(same_clip).mean(0).tolist()
-    control_means = torch.stack(control).mean(0).tolist() if control else [None, None]
-    return MapInformation(
-        model=model,
-        tap=tap,
-        size=size,
-        unaligned=means[0],
-        aligned=means[1],
-        control_unaligned=control_means[0],
-        control_aligned=control_means[1],
-        cosine_unaligned=means[2],
-        cosine_aligned=means[3],
-        unmoved=means[4],
-        clips=len(same_clip),
-    )
+def _mean(measured: list[dict[str, float]], field: str) -> float | None:
+    return math.fsum(pair[field] for pair in measured) / len(measured) if measured else None
 
 
 def _maps(model: VideoModel, clip: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
@@ -303,21 +294,18 @@ def _maps(model: VideoModel, clip: Tensor, taps: Sequence[str]) -> dict[str, Ten
     return maps
 
 
-def _compare(earlier: Tensor, later: Tensor, size: Size, estimator: Estimator, tau: float) -> Tensor:
-    """Unaligned and aligned estimates, unaligned and aligned mean cosine, fraction that stays: ``(5,)``."""
+def _compare(earlier: Tensor, later: Tensor, size: Size, estimator: Estimator, tau: float) -> dict[str, float]:
+    """The fields of :class:`MapInformation` that compare two frames."""
     match = match_tokens(earlier, later, size)
     aligned = later.gather(1, match[..., None].expand_as(later))
     position = torch.arange(match.shape[1], device=match.device)
-    return torch.tensor(
-        [
-            estimate(earlier, later, estimator, tau),
-            estimate(earlier, aligned, estimator, tau),
-            F.cosine_similarity(earlier, later, dim=2).mean().item(),
-            F.cosine_similarity(earlier, aligned, dim=2).mean().item(),
-            (match == position).double().mean().item(),
-        ],
-        dtype=torch.float64,
-    )
+    return {
+        "unaligned": estimate(earlier, later, estimator, tau),
+        "aligned": estimate(earlier, aligned, estimator, tau),
+        "cosine_unaligned": F.cosine_similarity(earlier, later, dim=2).mean().item(),
+        "cosine_aligned": F.cosine_similarity(earlier, aligned, dim=2).mean().item(),
+        "unmoved": (match == position).double().mean().item(),
+    }
 
 
 # --- several models, beside each other -------------------------------------------------------------------------------

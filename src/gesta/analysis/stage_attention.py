@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,28 +24,13 @@ from gesta.analysis.sources import as_input, load
 from gesta.checkpoint import read_metadata
 from gesta.errors import GestaError
 from gesta.model import VideoModel
+from gesta.models.st_manet import StageAttention as AttentionMatrices
 from gesta.models.st_manet import pool_frames, pool_places
 
 COLUMNS = 8
 """Frames that are drawn at most."""
 
 KINDS = ("temporal", "spatial")
-
-
-class AttentionMatrices(Protocol):
-    """What a model's ``attention_maps`` returns for one stage: rows of weights that sum to 1."""
-
-    @property
-    def temporal(self) -> Tensor | None:
-        """``(B, T, T)``."""
-
-    @property
-    def spatial(self) -> Tensor | None:
-        """``(B, H·W, H·W)``."""
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """T, H, W."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

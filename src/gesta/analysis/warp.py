@@ -151,7 +151,13 @@ def _draw_layer(figure: SubFigure, clip: Tensor, layer: LayerWarp) -> None:
         axes.set_yticks([])
     _draw_time(right, layer)
     panels[1, 0].text(0, 1, format_theta(layer.theta), family="monospace", fontsize=9, va="top")
-    panels[1, 1].text(0, 1, _legend(layer.theta), fontsize=9, va="top")
+    identity = torch.allclose(layer.theta, torch.eye(4), atol=1e-4)
+    legend = (
+        "θ is the identity: nothing learnt, or nothing to align"
+        if identity
+        else "outline: what the frame under θ shows,\nits upper edge in red"
+    )
+    panels[1, 1].text(0, 1, legend, fontsize=9, va="top")
 
 
 def _draw_mesh(axes: Axes, source: Tensor, size: int) -> None:
@@ -162,7 +168,7 @@ def _draw_mesh(axes: Axes, source: Tensor, size: int) -> None:
         line = round(fraction * (size - 1))
         for mesh in (pixels[line], pixels[:, line]):
             axes.plot(mesh[:, 0], mesh[:, 1], color="#ffb000", linewidth=0.7, alpha=0.7)
-    outline = _outline(pixels)
+    outline = torch.cat((pixels[0], pixels[:, -1], pixels[-1].flip(0), pixels[:, 0].flip(0))).numpy()
     axes.plot(outline[:, 0], outline[:, 1], color="#ffb000", linewidth=2.2)
     reach = np.clip(outline[:, :2], -size, 2 * size)  # an extreme θ must not shrink the frame to a dot
     margin = 0.03 * size
@@ -172,23 +178,11 @@ def _draw_mesh(axes: Axes, source: Tensor, size: int) -> None:
     axes.plot(upper[:, 0], upper[:, 1], color=RED, linewidth=2.2)
 
 
-def _outline(source: Tensor) -> np.ndarray:
-    """Source positions of a frame's outermost pixels, once around; ``(S, S, 3)`` to ``(4 S, 3)``."""
-    edges = (source[0], source[:, -1], source[-1].flip(0), source[:, 0].flip(0))
-    return torch.cat(edges).numpy()
-
-
 def format_theta(theta: Tensor) -> str:
     """θ as lines of text."""
     rows = ["θ" + "".join(f"{axis:>8}" for axis in "txy1")]
     rows += [axis + "".join(f"{value:8.3f}" for value in row.tolist()) for axis, row in zip("txy1", theta)]
     return "\n".join(rows)
-
-
-def _legend(theta: Tensor) -> str:
-    if torch.allclose(theta, torch.eye(4), atol=1e-4):
-        return "θ is the identity: nothing learnt, or nothing to align"
-    return "outline: what the frame under θ shows,\nits upper edge in red"
 
 
 def _draw_time(axes: Axes, layer: LayerWarp) -> None:

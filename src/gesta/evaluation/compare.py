@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from gesta.config import with_tags
 from gesta.evaluation.result import Environment, Protocol, Result
+from gesta.progress import plain_text
 
 
 class Difference(NamedTuple):
@@ -87,15 +88,8 @@ class Comparison:
         return fields
 
     def __str__(self) -> str:
-        from rich.console import Console
-
         lines = [f"A: {self.a}", f"B: {self.b}", "", *self._differences(), *self._videos(), ""]
-        console = Console(width=110, color_system=None, markup=False, highlight=False)
-        with console.capture() as capture:
-            console.print("\n".join(lines), soft_wrap=True)
-            console.print(self._numbers())
-            console.print("\n".join(self._tests()), soft_wrap=True)
-        return capture.get().rstrip()
+        return plain_text(*lines, self._numbers(), *self._tests(), width=110).rstrip()
 
     def _differences(self) -> Iterator[str]:
         if not self.protocol:

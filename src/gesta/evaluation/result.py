@@ -14,6 +14,7 @@ import numpy as np
 from gesta.checkpoint import write_atomically
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import ACTION, headline, measure_parts, measure_spaces
+from gesta.progress import plain_text
 from gesta.records import LABEL
 
 FORMAT = 1
@@ -241,7 +242,6 @@ class Result:
             ) from None
 
     def __str__(self) -> str:
-        from rich.console import Console
         from rich.table import Table
 
         scores, counts, how = self.scores, self.counts, self.protocol
@@ -281,12 +281,7 @@ class Result:
             if worst[1:] and worst[0][0] < 100:
                 where = "" if len(scores.classes) == 1 else f" ({space})"
                 lines.append(f"weakest classes{where}: " + ", ".join(f"{n} {v:.0f} %" for v, n in worst[:5] if v < 100))
-        console = Console(width=120, color_system=None, markup=False, highlight=False)
-        with console.capture() as capture:
-            if numbers.rows:
-                console.print(numbers)
-            console.print("\n".join(lines), soft_wrap=True)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        return plain_text(*[numbers] * bool(numbers.rows), *lines)
 
 
 PARTS: dict[str, type] = {

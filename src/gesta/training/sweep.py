@@ -24,6 +24,7 @@ from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
 from gesta.processes import is_first_process
+from gesta.progress import plain_text
 from gesta.recipe import Recipe
 from gesta.training.folder import fit_classes, recipe_changes
 from gesta.training.loop import train
@@ -105,8 +106,7 @@ class Sweep:
         }
 
     def __str__(self) -> str:
-        from rich.console import Console  # start-up time
-        from rich.table import Table
+        from rich.table import Table  # start-up time
 
         table = Table()
         table.add_column(self.field, justify="right")
@@ -122,16 +122,9 @@ class Sweep:
             spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
             mean = [f"{statistics.fmean(top1):.2f}{spread}" if top1 else ""] * (len(self.seeds) > 1)
             table.add_row(words(value) + " (recipe)" * (value == self.default), *cells, *mean)
-        console = Console(width=120, color_system=None, markup=False, highlight=False)
-        with console.capture() as capture:
-            console.print(f"{self.recipe}: top-1 % over {self.field}", soft_wrap=True)
-            console.print(table)
-            if self.protocol:
-                console.print(self.protocol, soft_wrap=True)
-            for trial in self.trials:
-                if trial.failure:
-                    console.print(f"{words(trial.value)}, seed {trial.seed}: {trial.failure}", soft_wrap=True)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        failures = [f"{words(t.value)}, seed {t.seed}: {t.failure}" for t in self.trials if t.failure]
+        title = f"{self.recipe}: top-1 % over {self.field}"
+        return plain_text(title, table, *[self.protocol] * bool(self.protocol), *failures)
 
 
 def sweep(
