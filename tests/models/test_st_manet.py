@@ -17,7 +17,7 @@ from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.models import create_model, model_config
 from gesta.models.r3d import R3DConfig
-from gesta.models.st_manet import Aggregation, STMANet, STMANetConfig, likeness, pool_frames, pool_places
+from gesta.models.st_manet import Aggregation, STMANet, STMANetConfig, likeness, pool_frames, pool_positions
 from gesta.plugins.st_manet import entropy
 
 SMALL = STMANetConfig(depths=(1, 1, 1, 1), width=8, stem_kernel=(3, 3, 3), classes=5, clip=ClipSpec(frames=32, size=64))
@@ -316,7 +316,7 @@ def test_pooling_of_odd_grids() -> None:
     bins = [slice(i * 7 // 4, -((i + 1) * -7 // 4)) for i in range(4)]
     a = attention.view(2, 7, 7, 7, 7)
     by_hand = [a[:, i, j, k, m].mean((1, 2, 3, 4)) for i, j, k, m in itertools.product(bins, repeat=4)]
-    torch.testing.assert_close(pool_places(attention, (7, 7), (4, 4)).flatten(1), torch.stack(by_hand, 1))
+    torch.testing.assert_close(pool_positions(attention, (7, 7), (4, 4)).flatten(1), torch.stack(by_hand, 1))
     torch.testing.assert_close(pool_frames(torch.eye(4)[None], 2), torch.eye(2)[None] / 2)
 
 

@@ -163,10 +163,10 @@ def _warn_of_kernel(reason: str) -> None:
 def _by_scipy(problems: Tensor) -> tuple[Tensor, int]:
     """Exact matches: ``(P, N, N)`` on any device to ``(P, N)`` there, and how many needed no solver."""
     host = problems.cpu().numpy()
-    found = np.empty(host.shape[:2], dtype=np.int64)
+    matches = np.empty(host.shape[:2], dtype=np.int64)
 
     def work(some: range) -> int:
-        return sum(_best(host[i], found[i]) for i in some)
+        return sum(_best(host[i], matches[i]) for i in some)
 
     amount = len(host)
     workers = _cpu_cores() if amount > 1 and host.size >= WORTH_THREADS else 1
@@ -175,7 +175,7 @@ def _by_scipy(problems: Tensor) -> tuple[Tensor, int]:
     else:  # SciPy and NumPy let go of the interpreter while they compute
         step = -(-amount // (4 * workers))  # a few tasks per thread, for problems are not equally hard
         proved = sum(_threads().map(work, [range(i, min(i + step, amount)) for i in range(0, amount, step)]))
-    return torch.from_numpy(found).to(problems.device), proved
+    return torch.from_numpy(matches).to(problems.device), proved
 
 
 def _best(similarity: NDArray[Any], matches: NDArray[np.int64]) -> bool:

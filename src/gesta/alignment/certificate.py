@@ -35,9 +35,9 @@ def obvious(similarity: Tensor) -> tuple[Tensor, Tensor]:
     if len(rest):
         best, rows = similarity[rest].max(1)
         mirrored = one_to_one(rows) & best.isfinite().all(1)
-        places = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
-        found = columns[rest].scatter(1, rows, places)  # the inverse where mirrored
-        columns[rest] = torch.where(mirrored[:, None], found, columns[rest])
+        index = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+        inverse = columns[rest].scatter(1, rows, index)  # the inverse where mirrored
+        columns[rest] = torch.where(mirrored[:, None], inverse, columns[rest])
         proved[rest] = mirrored
     return columns, proved
 
@@ -60,8 +60,8 @@ def gap(similarity: Tensor, matches: Tensor, prices: Tensor) -> Tensor:
         ``(P,)`` float64 in units of similarity, summed over the N pairs; infinite for matches that are not one to one.
     """
     parts = max(1, AT_ONCE // similarity[0].numel())
-    found = [_gap(*part) for part in zip(*(x.split(parts) for x in (similarity, matches, prices)))]
-    return torch.cat(found).nan_to_num(torch.inf).where(one_to_one(matches), torch.inf)
+    gaps = [_gap(*part) for part in zip(*(x.split(parts) for x in (similarity, matches, prices)))]
+    return torch.cat(gaps).nan_to_num(torch.inf).where(one_to_one(matches), torch.inf)
 
 
 def _gap(similarity: Tensor, matches: Tensor, prices: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from gesta.errors import GestaError
 from gesta.layers.precision import no_autocast
 
 IDENTITY_BIAS = 1e-6
-"""Added to the similarity of a place with itself where ties are broken in favour of staying: repeated frames stay."""
+"""Added to the similarity of a position with itself to break ties in favour of staying, as in repeated frames."""
 
 Size = tuple[int, int]
 """Height and width of a frame's grid of tokens."""
@@ -34,7 +34,7 @@ def similarity(tokens: Tensor, *, prefer_staying: bool = False) -> Tensor:
 
     Args:
         tokens: ``(B, T, N, C)``.
-        prefer_staying: break ties in favour of the same place.
+        prefer_staying: break ties in favour of the same position.
 
     Returns:
         ``(B, T - 1, N, N)``, rows the earlier frame. Not-a-number (of tokens that are, or are infinite) counts as -1;
@@ -42,17 +42,17 @@ def similarity(tokens: Tensor, *, prefer_staying: bool = False) -> Tensor:
     """
     with no_autocast(tokens):
         unit = F.normalize(tokens.double() if tokens.dtype == torch.float64 else tokens.float(), dim=-1, eps=1e-12)
-        found = unit[:, :-1] @ unit[:, 1:].transpose(2, 3)
-    found = torch.nan_to_num(found, nan=-1.0)
+        scores = unit[:, :-1] @ unit[:, 1:].transpose(2, 3)
+    scores = torch.nan_to_num(scores, nan=-1.0)
     if prefer_staying:
-        found = found + IDENTITY_BIAS * torch.eye(tokens.shape[2], dtype=found.dtype, device=found.device)
-    return found
+        scores = scores + IDENTITY_BIAS * torch.eye(tokens.shape[2], dtype=scores.dtype, device=scores.device)
+    return scores
 
 
 def compose(matches: Tensor) -> Tensor:
     """Matches of neighbouring frames ``(B, T - 1, N)`` to routes ``(B, T, N)`` that start at every token of frame 0."""
-    batch, _, places = matches.shape
-    route = torch.arange(places, device=matches.device).expand(batch, places)
+    batch, _, positions = matches.shape
+    route = torch.arange(positions, device=matches.device).expand(batch, positions)
     routes = [route]
     for match in matches.unbind(1):
         route = match.gather(1, route)
@@ -62,24 +62,24 @@ def compose(matches: Tensor) -> Tensor:
 
 def inverse(permutations: Tensor) -> Tensor:
     """Inverse of each permutation ``(..., N)``."""
-    places = torch.arange(permutations.shape[-1], device=permutations.device).expand_as(permutations)
-    return torch.empty_like(permutations).scatter_(-1, permutations, places)
+    positions = torch.arange(permutations.shape[-1], device=permutations.device).expand_as(permutations)
+    return torch.empty_like(permutations).scatter_(-1, permutations, positions)
 
 
 def follow(x: Tensor, routes: Tensor) -> Tensor:
     """Tokens along routes: ``(B, T, N, C)`` to ``(B, N, T, C)``, alignment (Eq 3) and change of layout in one copy."""
-    batch, frames, places, width = x.shape
-    start = torch.arange(0, batch * frames * places, places, device=x.device).view(batch, frames, 1)
+    batch, frames, positions, width = x.shape
+    start = torch.arange(0, batch * frames * positions, positions, device=x.device).view(batch, frames, 1)
     index = (start + routes).transpose(1, 2).reshape(-1)
-    return x.reshape(-1, width).index_select(0, index).view(batch, places, frames, width)
+    return x.reshape(-1, width).index_select(0, index).view(batch, positions, frames, width)
 
 
 def unfollow(x: Tensor, routes: Tensor) -> Tensor:
     """Undo :func:`follow` (de-alignment, Eqs 2 and 7): ``(B, N, T, C)`` to ``(B, T, N, C)``."""
-    batch, places, frames, width = x.shape
+    batch, positions, frames, width = x.shape
     row = inverse(routes) * frames + torch.arange(frames, device=x.device).view(1, frames, 1)
-    row = row + torch.arange(0, batch * places * frames, places * frames, device=x.device).view(batch, 1, 1)
-    return x.reshape(-1, width).index_select(0, row.reshape(-1)).view(batch, frames, places, width)
+    row = row + torch.arange(0, batch * positions * frames, positions * frames, device=x.device).view(batch, 1, 1)
+    return x.reshape(-1, width).index_select(0, row.reshape(-1)).view(batch, frames, positions, width)
 
 
 def find_routes(
@@ -97,12 +97,13 @@ def find_routes(
         tokens: ``(B, T, N, C)``.
         size: (H, W), N = H·W.
         solver: see :func:`gesta.alignment.assignment.assign`.
-        prefer_staying: break ties in favour of the same place.
+        prefer_staying: break ties in favour of the same position.
         coarse: match tiles of ``coarse × coarse`` tokens by their mean and move them whole.
-        window: let a token (or tile) move by at most so many places along each axis from one frame to the next.
+        window: let a token (or tile) move by at most so many positions along each axis from one frame to the next.
 
     Returns:
-        ``(B, T, N)`` int64: ``routes[b, t, n]`` is the place in frame t on the route that starts at place n of frame 0.
+        ``(B, T, N)`` int64: ``routes[b, t, n]`` is the position in frame t on the route from position n of
+            frame 0.
 
     Raises:
         GestaError: a grid that does not divide into tiles.
@@ -116,22 +117,22 @@ def find_routes(
     tiles = tokens
     if coarse > 1:
         tiles = tokens.unflatten(2, (height // coarse, coarse, width // coarse, coarse)).mean((3, 5)).flatten(2, 3)
-    found = similarity(tiles, prefer_staying=prefer_staying)
+    scores = similarity(tiles, prefer_staying=prefer_staying)
     if window is not None:
-        found = found.masked_fill(~nearby((height // coarse, width // coarse), window, found.device), -torch.inf)
-    routes = compose(assign(found, solver))
-    return _places_of_tiles(routes, size, coarse) if coarse > 1 else routes
+        scores = scores.masked_fill(~nearby((height // coarse, width // coarse), window, scores.device), -torch.inf)
+    routes = compose(assign(scores, solver))
+    return _positions_of_tiles(routes, size, coarse) if coarse > 1 else routes
 
 
 def nearby(size: Size, window: int, device: torch.device) -> Tensor:
-    """Which pairs of places lie within a window: ``(N, N)``."""
+    """Which pairs of positions lie within a window: ``(N, N)``."""
     rows, columns = (torch.arange(n, device=device) for n in size)
     near = [(axis[:, None] - axis[None]).abs() <= window for axis in (rows, columns)]
     return (near[0][:, None, :, None] & near[1][None, :, None, :]).flatten(2, 3).flatten(0, 1)
 
 
-def _places_of_tiles(routes: Tensor, size: Size, coarse: int) -> Tensor:
-    """Routes of tiles to routes of their tokens, each of which keeps its place within its tile."""
+def _positions_of_tiles(routes: Tensor, size: Size, coarse: int) -> Tensor:
+    """Routes of tiles to routes of their tokens, each of which keeps its position within its tile."""
     width = size[1]
     per_row = width // coarse
     y, x = (torch.arange(n, device=routes.device) for n in size)

@@ -44,7 +44,7 @@ def soft_routes(
     solver: Solver = "auto",
     window: int | None = None,
 ) -> Tensor:
-    """For every route, weights over the places of each frame, with gradient to the tokens.
+    """For every route, weights over the positions of each frame, with gradient to the tokens.
 
     Args:
         tokens: ``(B, T, N, C)``.
@@ -62,19 +62,19 @@ def soft_routes(
     """
     far = None if window is None else ~nearby(size, window, tokens.device)
 
-    def plan(found: Tensor) -> Tensor:
+    def plan(scores: Tensor) -> Tensor:
         if far is not None:
-            found = found.masked_fill(far, -torch.inf)
-        soft = sinkhorn(found / tau, iterations)
+            scores = scores.masked_fill(far, -torch.inf)
+        soft = sinkhorn(scores / tau, iterations)
         if not straight_through:
             return soft
-        hard = F.one_hot(assign(found.detach(), solver), soft.shape[-1]).to(soft.dtype)
+        hard = F.one_hot(assign(scores.detach(), solver), soft.shape[-1]).to(soft.dtype)
         return hard + (soft - soft.detach())  # in this order exactly hard
 
     with no_autocast(tokens):
         tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
-        batch, frames, places, _ = tokens.shape
-        weights = [torch.eye(places, dtype=tokens.dtype, device=tokens.device).expand(batch, places, places)]
+        batch, frames, positions, _ = tokens.shape
+        weights = [torch.eye(positions, dtype=tokens.dtype, device=tokens.device).expand(batch, positions, positions)]
         if chain == "compose":
             for step in plan(similarity(tokens)).unbind(1):
                 weights.append(weights[-1] @ step)

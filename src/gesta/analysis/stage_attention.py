@@ -25,7 +25,7 @@ from gesta.checkpoint import read_metadata
 from gesta.errors import GestaError
 from gesta.model import VideoModel
 from gesta.models.st_manet import StageAttention as AttentionMatrices
-from gesta.models.st_manet import pool_frames, pool_places
+from gesta.models.st_manet import pool_frames, pool_positions
 
 COLUMNS = 8
 """Frames that are drawn at most."""
@@ -209,7 +209,7 @@ def stage_cosines(
         if maps.temporal is not None and frames > 1:
             pooled["temporal"][stage] = pool_frames(maps.temporal.float(), frames)[0]
         if maps.spatial is not None and height * width > 1:
-            pooled["spatial"][stage] = pool_places(maps.spatial.float(), maps.size[1:], (height, width))[0]
+            pooled["spatial"][stage] = pool_positions(maps.spatial.float(), maps.size[1:], (height, width))[0]
     sizes: dict[str, tuple[int, ...]] = {"temporal": (frames,), "spatial": (height, width)}
     pooled_to, cosines = {}, {}
     for kind, by_stage in pooled.items():

@@ -45,7 +45,7 @@ def fold_difference(weight: Tensor, difference: Difference, theta: float) -> Ten
 
 
 def same_padding(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
-    """Front and back padding of each axis that gives ``ceil(size / stride)`` places (TensorFlow's "SAME")."""
+    """Front and back padding of each axis that gives ``ceil(size / stride)`` positions (TensorFlow's "SAME")."""
     totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride)]
     return [(total // 2, total - total // 2) for total in totals]
 

@@ -1,4 +1,4 @@
-"""Factorised temporal attention over the frames at each place, and the slot around it.
+"""Factorised temporal attention over the frames at each position, and the slot around it.
 
 Source: G. Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?", ICML 2021, §3 (divided
 space-time attention) with the public implementation's ``temporal_fc``; as a layer before the blocks of any per-frame
@@ -44,7 +44,7 @@ class Around(Protocol):
 
 
 class FixedPlaces(nn.Module):
-    """Nothing around temporal attention: it runs over the frames at each place (TimeSformer)."""
+    """Nothing around temporal attention: it runs over the frames at each position (TimeSformer)."""
 
     def forward(
         self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None
@@ -60,8 +60,8 @@ class TemporalBranch(nn.Module):
         width: C.
         heads: attention heads.
         post_norm: a second layer norm between attention and ``temporal_fc``.
-        drop_path: probability of leaving attention out for a route in training (the public code drops per place).
-        around: what finds the routes; None for fixed places.
+        drop_path: probability of leaving attention out for a route in training (the public code drops per position).
+        around: what finds the routes; None for fixed positions.
         eps: of the layer norms.
     """
 
@@ -103,13 +103,13 @@ class TemporalBranch(nn.Module):
 
     def attend(self, routes: Tensor, token: Tensor | None = None) -> Tensor:
         """Residual of routes ``(B, N, T, C)``, see :data:`Attend`."""
-        batch, places, frames = routes.shape[:3]
+        batch, positions, frames = routes.shape[:3]
         if token is not None:
-            routes = torch.cat([token[:, None].expand(-1, places, -1, -1), routes], 2)
+            routes = torch.cat([token[:, None].expand(-1, positions, -1, -1), routes], 2)
         q, k, v = self.qkv(self.norm(routes)).unflatten(3, (3, self.heads, -1)).flatten(0, 1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         mixed = self.drop_path(self.post_norm(self.proj(mixed)))[:, mixed.shape[1] - frames :]
-        return self.fc(mixed).unflatten(0, (batch, places))
+        return self.fc(mixed).unflatten(0, (batch, positions))
 
 
 @config
@@ -120,7 +120,7 @@ class TemporalAttention(LayerConfig):
         heads: attention heads; None for channels / 32, or fewer if these do not divide the channels.
         post_norm: a second layer norm before the last layer, which the published costs of ATA's image backbones need.
         drop_path: probability of leaving attention out for a route in training.
-        around: what finds the routes it attends along, e.g. ``ATA()``; None for fixed places.
+        around: what finds the routes it attends along, e.g. ``ATA()``; None for fixed positions.
     """
 
     heads: int | None = None

@@ -354,7 +354,7 @@ class CTN(VideoModel):
         return self
 
     def stem(self, video: Tensor) -> State:
-        """Tokens of the clip and one class token, with the embeddings of their places if there are any.
+        """Tokens of the clip and one class token, with the embeddings of their positions if there are any.
 
         Raises:
             GestaError: a clip that patches do not tile.
@@ -423,7 +423,7 @@ class CTN(VideoModel):
         Raises:
             GestaError: positions of a map that is not square.
         """
-        count, places = table.shape[1] - 1, size[1] * size[2]
+        count, per_plane = table.shape[1] - 1, size[1] * size[2]
         if count == math.prod(size):
             return table
         configured = self.grid_at(0)[2:]
@@ -431,7 +431,7 @@ class CTN(VideoModel):
             if height * width and count % (height * width) == 0:
                 grid = table[:, 1:].mT.unflatten(2, (count // (height * width), height, width))
                 return torch.cat([table[:, :1], resize_map(grid, size).flatten(2).mT], 1)
-        raise GestaError(f"{count} positions cannot be resized to {size[0]} planes of {places}")
+        raise GestaError(f"{count} positions cannot be resized to {size[0]} planes of {per_plane}")
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names of timm's image ViTs and of the public ViViT (and ViT) of ``transformers`` to ours.

@@ -1,11 +1,11 @@
-"""CycleMLP on every frame: a backbone of linear layers whose inputs are channels of neighbouring places.
+"""CycleMLP on every frame: a backbone of linear layers whose inputs are channels of neighbouring positions.
 
 Source: S. Chen et al., "CycleMLP: A MLP-like Architecture for Dense Prediction", ICLR 2022, §3 and Table 1; how the
 branches are weighed, the overlapping patches and the weights' names are those of the public code (ShoufaChen/CycleMLP),
 whose B5 is the backbone of ATA (Y. Zhao et al., NeurIPS 2022, Table 3).
 
 A Cycle FC is a linear layer whose input channels are taken along one axis in turn: the first from here, the second from
-one place ahead, the third from one back, and so on. The public code calls a deformable convolution for that and pays
+one position ahead, the third from one back, and so on. The public code calls a deformable convolution for that and pays
 for arbitrary offsets. These are fixed, so a depthwise convolution with a single 1 per kernel takes the same numbers,
 bit by bit, and an ordinary linear layer does the rest. While operations are counted (:mod:`gesta.cost`) it is the
 deformable convolution.
@@ -86,7 +86,7 @@ def ata_cyclemlp_tiny() -> CycleMLPConfig:
 
 
 class CycleFC(nn.Linear):
-    """Linear layer whose input channels come from neighbouring places along one axis (§3.2), zeros beyond the edge.
+    """Linear layer whose input channels come from neighbouring positions along one axis (§3.2), zeros beyond the edge.
 
     Args:
         width: C, in and out.
@@ -120,7 +120,7 @@ class CycleFC(nn.Linear):
 
 
 class CycleMixing(nn.Module):
-    """Cycle FCs along both axes and a linear layer at each place, weighed against each other per image and channel."""
+    """Cycle FCs along both axes and a linear layer at each position, weighed per image and channel."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class CycleMixing(nn.Module):
 
 
 class Block(nn.Module):
-    """Mixing of places and an MLP on channels, each with a shortcut; the last of a stage leads over to the next.
+    """Mixing of positions and an MLP on channels, each with a shortcut; the last of a stage leads over to the next.
 
     Args:
         width: C.
@@ -216,8 +216,8 @@ class CycleMLP(FrameModel):
         renamed: dict[str, Tensor] = {}
         for name, value in weights.items():
             name = name.removeprefix("module.")
-            place = ".".join(name.split(".")[:3])
-            name = ours.get(place, place) + name.removeprefix(place)
+            module = ".".join(name.split(".")[:3])
+            name = ours.get(module, module) + name.removeprefix(module)
             for pattern, replacement in _FOREIGN:
                 name = re.sub(pattern, replacement, name)
             if name.endswith(".offset"):

@@ -87,7 +87,7 @@ class FrameModel(VideoModel):
         raise NotImplementedError
 
     def pool_images(self, images: Tensor, frames: int) -> Tensor:
-        """The last block's output for ``(B·T, ...)`` to features ``(B, D)``, the mean over frames and places."""
+        """The last block's output for ``(B·T, ...)`` to features ``(B, D)``, the mean over frames and positions."""
         raise NotImplementedError
 
     def finish_frames(self, grids: list[Grid], features: int, std: float | None = None) -> None:
@@ -166,7 +166,7 @@ def temporal_inserts(
 
     Args:
         config: the model; what is inserted into it already does not matter.
-        around: what finds the routes it attends along, e.g. ``ATA()``; None for fixed places.
+        around: what finds the routes it attends along, e.g. ``ATA()``; None for fixed positions.
         stages: which stages, from 0: a stage is a run of blocks with maps of one size. None for all.
         post_norm: see :class:`gesta.layers.temporal.TemporalAttention`.
 
@@ -210,7 +210,7 @@ def timm_frames() -> TimmFramesConfig:
 
 
 class PassThrough(nn.Module):
-    """In the place of a part that is ours now; some models hand their blocks an option they do not use."""
+    """Stands in for a part that is ours now; some models hand their blocks an option they do not use."""
 
     def forward(self, images: Tensor, **_: None) -> Tensor:
         return images
@@ -248,28 +248,28 @@ class TimmFrames(FrameModel):
 
     def __init__(self, config: TimmFramesConfig) -> None:
         super().__init__(config)
-        found = _anatomy(config.image, json.dumps(config.options, sort_keys=True), config.clip.size)
+        anatomy = _anatomy(config.image, json.dumps(config.options, sort_keys=True), config.clip.size)
         image = _create(config.image, config.options, config.clip.size, config.drop_path)
-        self.layout, self.prefix_tokens = found.layout, found.prefix_tokens
+        self.layout, self.prefix_tokens = anatomy.layout, anatomy.prefix_tokens
         self._ours: dict[str, str] = {}  # beginnings of timm's names and ours
 
-        def take(place: str, names: tuple[str, ...]) -> list[nn.Module]:
+        def take(prefix: str, names: tuple[str, ...]) -> list[nn.Module]:
             parts = []
             for i, name in enumerate(names):
-                self._ours[f"{name}."] = f"{place}.{i}."
+                self._ours[f"{name}."] = f"{prefix}.{i}."
                 parts.append(image.get_submodule(name))
                 image.set_submodule(name, PassThrough())
             return parts
 
-        self.blocks = nn.ModuleList(Block(*take(f"blocks.{i}", names)) for i, names in enumerate(found.blocks))
-        self.tail = nn.Sequential(*take("tail", found.tail))
+        self.blocks = nn.ModuleList(Block(*take(f"blocks.{i}", names)) for i, names in enumerate(anatomy.blocks))
+        self.tail = nn.Sequential(*take("tail", anatomy.tail))
         self.ends = StemAndHead(image)
-        self._head = tuple(f"ends.image.{name}." for name in found.head)
+        self._head = tuple(f"ends.image.{name}." for name in anatomy.head)
         classifiers = image.pretrained_cfg.get("classifier") or ()
         for name in (classifiers,) if isinstance(classifiers, str) else classifiers[:1]:
             if not isinstance(config.classes, dict):
                 self._ours[f"{name}."] = "classifier.linear."
-        grids = [(width, config.clip.frames, edge, edge) for width, edge in found.maps]
+        grids = [(width, config.clip.frames, edge, edge) for width, edge in anatomy.maps]
         self.finish_frames(grids, getattr(image, "head_hidden_size", None) or image.num_features)
 
     def stem_of_images(self, images: Tensor) -> Tensor:
@@ -385,7 +385,7 @@ def _anatomy(name: str, options: str, size: int) -> Anatomy:
     sizes = [(shape[channels], isqrt(shape[1] - prefix) if layout == "NLC" else shape[2]) for shape in maps]
     tokens = layout == "NLC" and (set(maps) != {maps[0]} or sizes[0][1] ** 2 != maps[0][1] - prefix)
     if tokens or any(len(shape) != len(maps[0]) for shape in maps):
-        raise GestaError(refusal)  # where tokens become fewer, their order need not be that of places
+        raise GestaError(refusal)  # where tokens become fewer, their order need not be that of positions
     return Anatomy(
         blocks=tuple(map(tuple, [*groups[:-1], groups[-1][:1]])),
         tail=tuple(groups[-1][1:]),

@@ -7,8 +7,8 @@ A network is one stream, RGB or depth; two of them are fused at their scores (``
 A stage on a map ``Z``::
 
     F = maxpool( inception_B( inception_A( Z ) ) )               1 × k × k kernels only             Eq. 2.7
-    L = k-NN Transformer over the places of each frame of map(F)                                    Eq. 2.8
-    W = fuse_s( repeat_s( Transformer( pool_s(L) + PE ) ) )      over the frames at each place, s = 1, 2, 4
+    L = k-NN Transformer over the positions of each frame of map(F)                                    Eq. 2.8
+    W = fuse_s( repeat_s( Transformer( pool_s(L) + PE ) ) )      over the frames at each position, s = 1, 2, 4
     Z' = W + R(Z)                                                from the second stage on
 
 No code of the paper is public and it prints no widths. Ours give its two parameter counts; the layers are those of the
@@ -207,7 +207,7 @@ class Unit(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """Max-pooling of 3 × 3 places with I3D's padding.
+    """Max-pooling of 3 × 3 positions with I3D's padding.
 
     Args:
         stride: in space.
@@ -246,7 +246,7 @@ class Stem(nn.Sequential):
 
 
 class Inception(nn.Module):
-    """Four branches over the places of each frame, concatenated: 1×1 | 1×1, 3×3 | 1×1, 3×3 | max-pool, 1×1.
+    """Four branches over the positions of each frame, concatenated: 1×1 | 1×1, 3×3 | 1×1, 3×3 | max-pool, 1×1.
 
     The three 1×1 convolutions of the same input are one.
     """
@@ -315,7 +315,7 @@ class Transformer(nn.Module):
     Args:
         width: C.
         fraction: of the keys that attention keeps.
-        drop_path: probability of leaving a branch out for a row of the batch in training: a frame, a place.
+        drop_path: probability of leaving a branch out for a row of the batch in training: a frame, a position.
     """
 
     def __init__(self, width: int, config: MFSTConfig, fraction: float, drop_path: float) -> None:
@@ -366,7 +366,7 @@ class MSCTrans(nn.Module):
 
 
 class WMSTrans(nn.Module):
-    """Time: one Transformer over the frames at each place, at several temporal scales with the same weights.
+    """Time: one Transformer over the frames at each position, at several temporal scales with the same weights.
 
     All its layers but attention treat tokens alike, so the scales go through it together.
     """
@@ -384,10 +384,10 @@ class WMSTrans(nn.Module):
         parts = [part for scale in scales for part in scale]
         lengths = [part.shape[1] for part in parts]
         packed = torch.cat([part + sinusoids(part.shape[1], channels, x) for part in parts], 1)
-        found = list(self.encode(packed, lengths).split(lengths, 1))
+        encoded = list(self.encode(packed, lengths).split(lengths, 1))
         fused = []
         for scale, inputs in zip(self.scales, scales):
-            mine = torch.cat([found.pop(0) for _ in inputs], 1)
+            mine = torch.cat([encoded.pop(0) for _ in inputs], 1)
             fused.append(mine if self.mode == "window" else mine.repeat_interleave(scale, 1)[:, :frames])
         whole = reduce(torch.maximum if self.fuse == "max" else torch.add, fused)
         if self.fuse == "mean":
@@ -395,7 +395,7 @@ class WMSTrans(nn.Module):
         return whole.reshape(batch, height, width, frames, channels).permute(0, 3, 1, 2, 4).contiguous()
 
     def encode(self, packed: Tensor, lengths: Sequence[int]) -> Tensor:
-        """The Transformer on ``(N, L, C)``; on a CPU some of the N places at a time, whose values stay in its cache."""
+        """The Transformer on ``(N, L, C)``; on a CPU some of the N positions at a time, to stay in its cache."""
         if packed.device.type != "cpu" or torch.compiler.is_compiling():
             return self.transformer(packed, lengths)
         pieces = packed.split(max(PIECE // packed.shape[1], 1))
@@ -438,7 +438,7 @@ class Stage(nn.Module):
         return new + self.shortcut(grid) if self.residual else new
 
     def shortcut(self, grid: Tensor) -> Tensor:
-        """R: the mean over the stride's places, and zeros for channels that were not there (ResNet's option A)."""
+        """R: the mean over the stride's positions, and zeros for channels that were not there (ResNet's option A)."""
         if self.stride > 1:
             grid = F.avg_pool3d(grid, (1, self.stride, self.stride), ceil_mode=True)
         return F.pad(grid, (0, 0, 0, 0, 0, 0, 0, self.extra)) if self.extra else grid

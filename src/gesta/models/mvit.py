@@ -161,7 +161,7 @@ class RelativePositions(nn.Module):
             self.register_parameter(axis, nn.Parameter(torch.empty(2 * max(q, k) - 1, dim)))
             nn.init.trunc_normal_(self.get_parameter(axis), std=0.02)
             self.register_buffer(f"{axis}_distance", _distances(q, k), persistent=False)
-        self.register_buffer("places", _places(k_size), persistent=False)
+        self.register_buffer("positions", _one_hot_positions(k_size), persistent=False)
         self.sizes = q_size, k_size
 
     def forward(self, q: Tensor, q_size: Size, k_size: Size, zeros: int = 0) -> Tensor:
@@ -186,8 +186,8 @@ class RelativePositions(nn.Module):
 
     def columns_of_keys(self, k_size: Size) -> Tensor:
         """``(T'·H'·W', T' + H' + W')``: one where a key lies on each axis; q's columns times these are Eq 4's sum."""
-        places = self.get_buffer("places")
-        return places if k_size == self.sizes[1] else _places(k_size, places.device)
+        positions = self.get_buffer("positions")
+        return positions if k_size == self.sizes[1] else _one_hot_positions(k_size, positions.device)
 
     def _vectors(self, axis: str, q: int, k: int, zeros: int) -> Tensor:
         """``(q, d, k + zeros)``: the vector of each pair of positions."""
@@ -485,7 +485,7 @@ def _distances(q: int, k: int, device: torch.device | None = None) -> Tensor:
     return (of_q[:, None] - of_k[None, :]).long()
 
 
-def _places(size: Size, device: torch.device | None = None) -> Tensor:
+def _one_hot_positions(size: Size, device: torch.device | None = None) -> Tensor:
     """One-hot positions on the three axes side by side, ``(T·H·W, T + H + W)``."""
     axes = torch.meshgrid(*(torch.arange(n, device=device) for n in size), indexing="ij")
     one_hot = [axis.reshape(-1, 1) == torch.arange(n, device=device) for axis, n in zip(axes, size)]

@@ -178,7 +178,7 @@ class State(NamedTuple):
         size: T, H, W, plain numbers; T', 1, 1 behind spatial blocks.
         ids: cluster of every pair of tokens of a frame, ``(1 + H·W, 1 + H·W)``, in spatial blocks with relative
             positions.
-        positions: original places of the frames that are left, ``(B, T')`` in 64ths, behind spatial blocks.
+        positions: original positions of the frames that are left, ``(B, T')`` in 64ths, behind spatial blocks.
     """
 
     tokens: Tensor
@@ -193,7 +193,7 @@ class Kept:
 
     Attributes:
         block: its number in the model.
-        frames: original places of the frames that entered, ``(B, T')``, in frames of the clip.
+        frames: original positions of the frames that entered, ``(B, T')``, in frames of the clip.
         deviation: σ of each (Eq. 3.13), ``(B, T')``, or ``(B, heads, T')`` where each head chooses.
         kept: which of them stayed, ``(B, K)`` or ``(B, heads, K)``, indices into the frames, ascending.
     """
@@ -208,8 +208,8 @@ def deviation(attention: Tensor, per_head: bool = False) -> Tensor:
     """σ of every frame's row of an attention over time, mean of the heads (Eq. 3.13) or of each: ``(B, h, 1 + T,
     1 + T)`` to ``(B, T)`` or ``(B, h, T)``. The paper's factor outside the root changes no ranking; this is the
     unbiased one of VidTr's code."""
-    found = attention[:, :, 1:].std(3)
-    return found if per_head else found.mean(1)
+    deviations = attention[:, :, 1:].std(3)
+    return deviations if per_head else deviations.mean(1)
 
 
 def select(score: Tensor) -> Tensor:
@@ -351,7 +351,7 @@ class TemporalBlock(nn.Module):
     def merge(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Every two frames to one, the class token untouched; a single frame stays as it is.
 
-        A merged frame lies in the middle of those it was made of; of a convolution, at the place of its middle tap.
+        A merged frame lies in the middle of those it was made of; of a convolution, at the position of its middle tap.
         """
         grid = tokens[:, 1:].mT
         if grid.shape[2] == 1:
@@ -592,8 +592,8 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
 
 def _prefix(state: State) -> int:
     """Class tokens in front."""
-    places = prod(state.size) if state.positions is not None else prod(state.size[1:])
-    return state.tokens.shape[1] - places
+    count = prod(state.size) if state.positions is not None else prod(state.size[1:])
+    return state.tokens.shape[1] - count
 
 
 def _keep(tokens: Tensor, positions: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
@@ -602,8 +602,8 @@ def _keep(tokens: Tensor, positions: Tensor, kept: Tensor) -> tuple[Tensor, Tens
     heads = kept if kept.dim() == 3 else kept[:, None]
     groups = tokens.unflatten(2, (heads.shape[1], -1)).transpose(1, 2)
     along = F.pad(heads + 1, (1, 0))[..., None].expand(-1, -1, -1, groups.shape[3])
-    places = positions[:, None].expand(-1, heads.shape[1], -1).gather(2, heads)
-    return groups.gather(2, along).transpose(1, 2).flatten(2), places.sum(1) // heads.shape[1]
+    by_head = positions[:, None].expand(-1, heads.shape[1], -1).gather(2, heads)
+    return groups.gather(2, along).transpose(1, 2).flatten(2), by_head.sum(1) // heads.shape[1]
 
 
 def _of_size(table: Tensor, height: int, width: int) -> Tensor:

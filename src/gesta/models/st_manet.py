@@ -1,4 +1,4 @@
-"""ST-MANet: a 3-D ResNet whose stages attend between frames and between places, with a second branch beside it.
+"""ST-MANet: a 3-D ResNet whose stages attend between frames and between positions, with a second branch beside it.
 
 Source: Y. Wang, "Spatio-temporal-based multi-level aggregation network for physical action recognition", ComSIS 21(4),
 2024, §3; no code exists. TDA and SDA are in :mod:`gesta.plugins.st_manet`, the trunk in :mod:`gesta.models.r3d`. After
@@ -175,17 +175,17 @@ class Aggregation(nn.Module):
         size = (x.shape[2], x.shape[3], x.shape[4])
         total = x
         if self.tda is not None:
-            found = self.tda.aggregate(x, state.branch)
-            temporal, branch = found.attention, found.branch
-            total = total + found.residual
+            over_time = self.tda.aggregate(x, state.branch)
+            temporal, branch = over_time.attention, over_time.branch
+            total = total + over_time.residual
             if self.config.stage_sum == "literal":
                 total = total + x
             if self.stage == LAST and branch is not None:
                 total, branch = total + branch, None
         if self.sda is not None:
-            found = self.sda.aggregate(x)
-            spatial = found.attention
-            total = total + found.residual
+            over_space = self.sda.aggregate(x)
+            spatial = over_space.attention
+            total = total + over_space.residual
         pooled, attention = state.pooled, state.attention
         if self.collected:
             even = F.adaptive_avg_pool3d(total, state.final) if self.config.fusion_pool == "stage5" else total
@@ -258,9 +258,9 @@ class STMANet(R3DTrunk):
         """The trunk's first layer, and the branch that stage 2 gets."""
         x = self.stem_map(video)
         frames, height, width = video.shape[2:]
-        wanted = self._looked_at or (self.training and any(self._weights.values()))
+        keep_attention = self._looked_at or (self.training and any(self._weights.values()))
         branch = self.stem_branch(x) if hasattr(self, "stem_branch") else None
-        return State(x, branch, self._final(frames, height, width), attention=() if wanted else None)
+        return State(x, branch, self._final(frames, height, width), attention=() if keep_attention else None)
 
     def pool(self, state: State) -> Tensor:
         """The means of all stages that are fused, one after the other (Eq. 8)."""
@@ -272,11 +272,11 @@ class STMANet(R3DTrunk):
             return {}
         frames, height, width = state.final
         small: dict[str, list[Tensor]] = {"diversity_spatial": [], "diversity_temporal": []}
-        for found in state.attention:
-            if found.spatial is not None and height * width > 1:
-                small["diversity_spatial"].append(pool_places(found.spatial, found.size[1:], (height, width)))
-            if found.temporal is not None and frames > 1:
-                small["diversity_temporal"].append(pool_frames(found.temporal, frames))
+        for stage in state.attention:
+            if stage.spatial is not None and height * width > 1:
+                small["diversity_spatial"].append(pool_positions(stage.spatial, stage.size[1:], (height, width)))
+            if stage.temporal is not None and frames > 1:
+                small["diversity_temporal"].append(pool_frames(stage.temporal, frames))
         return {
             name: self._weights[name] * likeness(matrices, self.config.pairs)
             for name, matrices in small.items()
@@ -348,18 +348,18 @@ def pool_frames(attention: Tensor, frames: int) -> Tensor:
     return F.adaptive_avg_pool2d(attention[:, None], frames)[:, 0]
 
 
-def pool_places(attention: Tensor, size: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+def pool_positions(attention: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
     """Means of ``(B, H·W, H·W)`` over the grid of what attends and the grid of what is attended to.
 
     Args:
         size: H, W.
-        wanted: h, w.
+        new_size: h, w.
 
     Returns:
         ``(B, h·w, h·w)``.
     """
     for _ in range(2):  # the last axis is pooled and goes first
-        attention = F.adaptive_avg_pool2d(attention.unflatten(2, size), wanted).flatten(2).mT
+        attention = F.adaptive_avg_pool2d(attention.unflatten(2, size), new_size).flatten(2).mT
     return attention
 
 

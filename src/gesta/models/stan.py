@@ -20,7 +20,7 @@ def stan_mvitv2_s() -> MViTConfig:
 
 
 def stan_mvitv2_tiny() -> MViTConfig:
-    """The MViTv2 for CPUs with STAN at the same place, between its second and third stage."""
+    """The MViTv2 for CPUs with STAN at the same position, between its second and third stage."""
     config = mvitv2_tiny()
     config.inserts = [Insert(layer=STAN(), at=3)]
     return config
@@ -30,7 +30,7 @@ def prefixes_up_to(at: int, *, only_stan: bool = False, config: ModelConfig | No
     """What ``TrainConfig.freeze`` needs so that only the layers after STAN are tuned (§4.1.4, "fixed D").
 
     Args:
-        at: STAN's place.
+        at: the block that STAN precedes.
         only_stan: freeze STAN alone, not what comes before it (the paper's text implies both, its caption only D).
         config: the model; by default ``stan_mvitv2_s``.
 
@@ -47,5 +47,5 @@ def prefixes_up_to(at: int, *, only_stan: bool = False, config: ModelConfig | No
         top, dot, _ = name.partition(".")
         parts.setdefault(top + dot, set()).add(model.depth_of(name))
     stem = [part for part, depths in parts.items() if depths == {0}]
-    earlier = [f"inserts.{place}." for place in model.inserts if int(place) < at]
+    earlier = [f"inserts.{block}." for block in model.inserts if int(block) < at]
     return (*stem, *model._blocks_by_name()[:at], *earlier, stan)

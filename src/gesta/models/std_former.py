@@ -1,4 +1,4 @@
-"""STD-Former: a CLIP image Transformer whose layers talk with a temporal branch that attends along time at every place.
+"""STD-Former: a CLIP image Transformer beside a temporal branch, which attends along time at every position.
 
 Source: "Spatio-temporal diffusion transformer for action recognition", anonymous submission to ICLR (OpenReview
 ICR3swcnaa), whose sections are named here. No code exists and its figures are not in the text we have; what only they
@@ -209,7 +209,7 @@ class STDFormer(VideoModel):
         return State(tokens, memory, (size[0], size[1]))
 
     def pool(self, state: State) -> Tensor:
-        """The mean of the last memory over places and frames, normalised."""
+        """The mean of the last memory over positions and frames, normalised."""
         features = state.memory[:, :, state.memory.shape[2] - state.size[0] * state.size[1] :].mean((0, 2))
         if self.balance is not None:
             gate = self.balance.sigmoid()

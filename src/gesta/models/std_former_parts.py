@@ -59,12 +59,12 @@ class STDFormerSizes(ModelConfig):
         learnable_alpha_beta: a parameter each, per PTM, that starts there.
         conv_placement: a PTM's convolution is a third path (``residual``), comes behind attention, or is left out.
         conv_kind: its kernel is 3 × 3 on ``conv_plane``, or 3 × 3 × 3.
-        conv_plane: ``time_space`` is the plane of frames and places in raster order, the only one on which a 3 × 3
+        conv_plane: ``time_space`` is the plane of frames and positions in raster order, the only one on which a 3 × 3
             kernel sees adjacent frames; rows touch at their ends there. ``space`` is the frame.
         cpe: kernel of a CTM's position encoding.
         ctm_residual: what a CTM adds its attention to: the ``query`` (CLIP's features reach the classifier at the
             start), the ``memory`` (a temporal stream of its own), or both.
-        ctm_include_cls: class tokens attend along time as one more place.
+        ctm_include_cls: class tokens attend along time as one more position.
         ctm_mlp_ratio: hidden width of the CTMs' FFNs, in widths.
         ctm_drop_path: stochastic depth of the CTMs, growing like ``drop_path``.
         temporal_pos_embed: a learned vector per frame in every CTM, added to what its attention compares.
@@ -322,7 +322,7 @@ class AdjacentConv(nn.Module):
 
 
 class CTM(nn.Module):
-    """Cross transformer module (§3.3): at each place the frames of the ST branch look at those of the memory."""
+    """Cross transformer module (§3.3): at each position the frames of the ST branch look at those of the memory."""
 
     def __init__(self, config: STDFormerSizes, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -355,10 +355,10 @@ class CTM(nn.Module):
             memory: ``(T, B, N, C)``.
             size: (H, W); if N is H·W + 1, the first is a class token, which no convolution sees.
         """
-        places = size[0] * size[1]
-        maps = query[:, :, query.shape[2] - places :].unflatten(2, size)
+        positions = size[0] * size[1]
+        maps = query[:, :, query.shape[2] - positions :].unflatten(2, size)
         encoded = self.cpe(maps).flatten(2, 3)
-        query = query + encoded if query.shape[2] == places else add_to_patches(query, encoded)
+        query = query + encoded if query.shape[2] == positions else add_to_patches(query, encoded)
         added = self.drop_path(self.attend(self.norm_q(query), self.norm_kv(memory)))
         if self.residual != "memory":
             added = added + query
@@ -367,7 +367,7 @@ class CTM(nn.Module):
         return added + self.drop_path(self.mlp(self.norm2(added)))
 
     def attend(self, query: Tensor, memory: Tensor) -> Tensor:
-        """Attention along time at every place: ``(T, B, N, C)`` twice to the same shape."""
+        """Attention along time at every position: ``(T, B, N, C)`` twice to the same shape."""
         if self.time_embed is not None:
             times = resize_line(self.time_embed, len(query))[0][:, None, None]
             query, memory = query + times, memory + times

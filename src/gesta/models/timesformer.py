@@ -6,7 +6,7 @@ Attention for Video Action Recognition", NeurIPS 2022.
 
 A block on patch tokens ``p`` (B, T, N, C) and one class token ``c`` (B, 1, C) for the whole clip::
 
-    p' = p + temporal_fc( MHSA_T( norm(p) ) )            over the T frames at each place, or along ATA's routes
+    p' = p + temporal_fc( MHSA_T( norm(p) ) )            over the T frames at each position, or along ATA's routes
     s_t = MHSA_S( norm1([c ; p'_t]) )                    over the 1 + N tokens of each frame, c seen by all
     c' = c + mean_t s_t[0] ;  p'' = p' + s_t[1:]
     [c' ; p''] += MLP( norm2([c' ; p'']) )
@@ -51,7 +51,7 @@ class TimeSformerConfig(ModelConfig):
         patch: edge of the square patches in pixels.
         temporal: ``attention`` over time before that over space (divided space-time attention), ``joint`` attention
             over all tokens of the clip at once, or ``averaging``: neither.
-        around: what finds the routes of temporal attention, e.g. ``ATA()``; None for fixed places.
+        around: what finds the routes of temporal attention, e.g. ``ATA()``; None for fixed positions.
         ata_blocks: the blocks that get it; None for all.
         align_every: of so many consecutive ones of these blocks the first finds routes, the others keep them.
         temporal_cls: let every route attend to the class token too (its own result is dropped).
@@ -202,8 +202,8 @@ class Block(nn.Module):
             token, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, size)
             if self.temporal is not None:
                 known = routes if self.routes == "keep" else None
-                patches, found = self.temporal(patches, token if self.with_token else None, known)
-                routes = found if self.routes == "pass" else routes
+                patches, new_routes = self.temporal(patches, token if self.with_token else None, known)
+                routes = new_routes if self.routes == "pass" else routes
             tokens = self._attend_in_frames(token, patches.flatten(2, 3))
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
         return State(tokens, size, routes)
@@ -254,23 +254,23 @@ class TimeSformer(VideoModel):
                 nn.init.zeros_(module.bias)
         if config.small_init:
             init_small(self)
-            nn.init.trunc_normal_(self.time_embed, std=0.3)  # places as public: large ones would decide what matches
+            nn.init.trunc_normal_(self.time_embed, std=0.3)  # positions as public: large ones would decide what matches
         for module in self.modules():
             if isinstance(module, TemporalBranch) and not config.small_init:
                 nn.init.zeros_(module.fc.weight)  # in every block: the public code skips none of them
         self.finish()
 
     def stem(self, video: Tensor) -> State:
-        """Patches of every frame with the embeddings of their place and frame, and one class token."""
+        """Patches of every frame with the embeddings of their position and frame, and one class token."""
         batch, _, frames = video.shape[:3]
         grid = self.patch_embed(video.transpose(1, 2).flatten(0, 1))
         height, width = grid.shape[2:]
-        places: Tensor = self.pos_embed[:, 1:]
-        if height * width != places.shape[1]:
-            edge = int(places.shape[1] ** 0.5)
-            places = resize_map(places.transpose(1, 2).unflatten(2, (edge, edge)), (height, width)).flatten(2).mT
+        positions: Tensor = self.pos_embed[:, 1:]
+        if height * width != positions.shape[1]:
+            edge = int(positions.shape[1] ** 0.5)
+            positions = resize_map(positions.transpose(1, 2).unflatten(2, (edge, edge)), (height, width)).flatten(2).mT
         times = resize_line(self.time_embed, frames)
-        patches = grid.flatten(2).mT.unflatten(0, (batch, frames)) + places[:, None] + times[:, :, None]
+        patches = grid.flatten(2).mT.unflatten(0, (batch, frames)) + positions[:, None] + times[:, :, None]
         token = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
         return State(torch.cat([token, patches.flatten(1, 2)], 1), (frames, height, width))
 

@@ -133,12 +133,12 @@ class TwoStream(VideoModel):
         return State(rgb, depth, state.there)
 
     def losses(self, state: State) -> dict[str, Tensor]:
-        found = {"rgb": self.rgb.losses(state.rgb), "depth": self.depth.losses(state.depth)}
-        return {f"{name}/{loss}": value for name, losses in found.items() for loss, value in losses.items()}
+        by_stream = {"rgb": self.rgb.losses(state.rgb), "depth": self.depth.losses(state.depth)}
+        return {f"{name}/{loss}": value for name, losses in by_stream.items() for loss, value in losses.items()}
 
     def no_weight_decay(self) -> set[str]:
-        found = {"rgb": self.rgb.no_weight_decay(), "depth": self.depth.no_weight_decay()}
-        return {_own_name(stream, name) for stream, names in found.items() for name in names}
+        by_stream = {"rgb": self.rgb.no_weight_decay(), "depth": self.depth.no_weight_decay()}
+        return {_own_name(stream, name) for stream, names in by_stream.items() for name in names}
 
     def _is_stem(self, name: str) -> bool:
         stream, _, rest = name.partition(".")

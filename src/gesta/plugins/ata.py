@@ -1,4 +1,4 @@
-"""ATA: temporal attention along one-to-one matches of neighbouring frames instead of along fixed places.
+"""ATA: temporal attention along one-to-one matches of neighbouring frames instead of along fixed positions.
 
 Source: Y. Zhao et al., "Alignment-guided Temporal Attention for Video Action Recognition", NeurIPS 2022, §3 and
 Algorithms 1 and 2; no official code exists. What the paper leaves open, and where its algorithms slip, is decided in
@@ -41,8 +41,8 @@ class ATA(AroundConfig):
 
     Attributes:
         dealign: put the result back where its tokens came from. Without it the map itself stays permuted, which in a
-            model that aligns every block and attends to all places alike changes nothing (the paper's 79.3 and 79.6 of
-            Table 3 are noise), but does where space has structure.
+            model that aligns every block and attends to all positions alike changes nothing (the paper's 79.3 and 79.6
+            of Table 3 are noise), but does where space has structure.
         align_on: find matches between the tokens that enter (``input``, Fig. 3c and Algorithm 1), or after temporal
             attention's layer norm (``norm``).
         alignment: ``hard`` matches one to one, without gradient (the paper); ``sinkhorn`` is the soft version that §5
@@ -99,7 +99,7 @@ class Alignment(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """``(B, T, H, W, C)`` to the same shape; the input is not written to.
 
-        Routes are ``(B, T, N)`` places, or ``(B, T, N, N)`` weights of soft alignment.
+        Routes are ``(B, T, N)`` positions, or ``(B, T, N, N)`` weights of soft alignment.
         """
         tokens = x.flatten(2, 3)
         if x.shape[1] == 1 or is_counting():  # one frame is aligned; papers count operations without alignment
@@ -124,10 +124,10 @@ class Alignment(nn.Module):
         batch, frames, height, width, channels = x.shape
         edge = (self.config.coarse or tile((height, width), warn=False)) if self.config.alignment == "hard" else 1
         count, pairs = height * width // edge**2, batch * (frames - 1)
-        found = {"multiply-adds of similarities": pairs * count**2 * channels}
+        amounts = {"multiply-adds of similarities": pairs * count**2 * channels}
         if self.config.alignment != "sinkhorn":
-            found[f"assignments of {count} × {count}"] = pairs
-        return found
+            amounts[f"assignments of {count} × {count}"] = pairs
+        return amounts
 
     def routes(self, tokens: Tensor, size: Size) -> Tensor:
         """The routes through some clips.

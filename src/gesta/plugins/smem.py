@@ -1,14 +1,14 @@
-"""SMEM: what moved where, from how much each place of a frame looks like every place of the next two.
+"""SMEM: what moved where, from how much each position of a frame looks like every position of the next two.
 
 Source: "Spatio-temporal diffusion transformer for action recognition", anonymous submission to ICLR (OpenReview
 ICR3swcnaa), §3.5 and Tables 4 and 6; its parts are those of ATM (W. Wu et al., ICCV 2023), which looks at a window of
-9 × 9 places. No code exists; what the paper leaves open is a field of :class:`SMEM`. For features f of frame t::
+9 × 9 positions. No code exists; what the paper leaves open is a field of :class:`SMEM`. For features f of frame t::
 
     e_t = ReLU( BN( Conv( f_t ) ) )                             64 channels
-    S_k = ê_t · ê_{t+k}                                         cosines of all pairs of places, k = 1, 2
+    S_k = ê_t · ê_{t+k}                                         cosines of all pairs of positions, k = 1, 2
     f_t + up( Conv( Conv³( [S_1 ; S_2] ) ) )                    the first of the three has stride 2
 
-The place in frame t stays a place of the map, and the places of frame t + k become channels.
+The position in frame t stays a position of the map, and the positions of frame t + k become channels.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class SMEM(LayerConfig):
 
     Attributes:
         channels: of the features that are compared.
-        fusion: neighbouring frames are compared by ``mul`` (cosines of all pairs of places), or fused by ``add``
-            (sums at the same place), or both (``mul+add``).
+        fusion: neighbouring frames are compared by ``mul`` (cosines of all pairs of positions), or fused by ``add``
+            (sums at the same position), or both (``mul+add``).
         pairing: ``anchor`` compares t with t + 1 and t with t + 2, ``chain`` t with t + 1 and t + 1 with t + 2.
         edge: past the last frame it is repeated, or what is compared with it is ``zero``.
         norm: behind the convolutions.
@@ -95,18 +95,18 @@ class MotionExcitation(nn.Module):
         return maps.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
 
     def motion(self, grid: Tensor) -> Tensor:
-        """How much each place is excited: ``(B, C, T, H, W)`` to the length of what is added, ``(B, T, H, W)``."""
+        """How much each position is excited: ``(B, C, T, H, W)`` to the length of what is added, ``(B, T, H, W)``."""
         return self.excitation(to_tokens(grid)).norm(dim=-1).transpose(0, 1)
 
     def correlation(self, grid: Tensor) -> Tensor:
-        """Cosines of all pairs of places, whatever ``fusion`` says.
+        """Cosines of all pairs of positions, whatever ``fusion`` says.
 
         Args:
             grid: ``(B, C, T, H, W)``.
 
         Returns:
-            ``(B, T, 2, H, W, h, w)`` in [0, 1]: of place (H, W) of a pair's earlier frame with the places (h, w) of its
-            later one.
+            ``(B, T, 2, H, W, h, w)`` in [0, 1]: of position (H, W) of a pair's earlier frame with the positions (h, w)
+            of its later one.
         """
         e = normed(self.estimate_norm, convolved(self.estimate, to_tokens(grid))).relu_()
         cosines = torch.stack([self._cosines(*pair) for pair in self._pairs(e)])  # (2, T, B, H, W, h·w)

@@ -1,4 +1,4 @@
-"""TDA and SDA, ST-MANet's attention between the frames and between the places of a feature map.
+"""TDA and SDA, ST-MANet's attention between the frames and between the positions of a feature map.
 
 Source: Y. Wang, "Spatio-temporal-based multi-level aggregation network for physical action recognition", ComSIS 21(4),
 2024, §3.2 and §3.3; no code exists. What the paper leaves open is a field of :class:`TDA` and :class:`SDA`, decided in
@@ -7,7 +7,7 @@ Source: Y. Wang, "Spatio-temporal-based multi-level aggregation network for phys
     A_t = softmax( φ(Z̄) ω(Z̄)ᵀ / √D )                T × T between frames, whole maps as vectors          (Eq. 1)
     P'  = pool( ε( softmax( A_t · Z̄ ) ) )            what the next stage's branch gets                    (Eq. 2)
     Z_t = Z + ε'( softmax( A_t · Z ) )                                                                     (Eq. 3)
-    A_s = softmax( α(Z) β(Z)ᵀ / √D )                 H·W × H·W between places, whole courses as vectors   (Eq. 4)
+    A_s = softmax( α(Z) β(Z)ᵀ / √D )                 H·W × H·W between positions, whole courses as vectors   (Eq. 4)
     Z_s = π( softmax( A_s · η(Z) ) )                                                                       (Eq. 5)
 
 As plug-ins they are Z_t without a branch, and Z + Z_s.
@@ -74,7 +74,7 @@ class SDA(LayerConfig):
             says, so that the attention is a fixed function of the map.
         v_reduction: the same of η; π goes back to C channels.
         out_norm: ``bn_zero``: a batch norm after π that starts at 0.
-        second_softmax: see :class:`TDA`; the features are those of a place.
+        second_softmax: see :class:`TDA`; the features are those of a position.
         scale: see :class:`TDA`.
     """
 
@@ -183,9 +183,9 @@ class TDALayer(nn.Module):
             logits = F.conv2d(grams, (phi[:, :, None] * omega[:, None])[None], padding=1)[:, 0]
             logits = logits + F.conv1d(sums, (phi_bias * omega)[None], padding=1)
             logits = logits + F.conv1d(sums, (omega_bias * phi)[None], padding=1).mT
-            places = rows[0].shape[3]
-            logits = logits + places * (phi_bias * omega_bias).sum()
-            scale = (places * len(phi)) ** -0.5 if self.config.scale == "sqrt" else 1.0
+            positions = rows[0].shape[3]
+            logits = logits + positions * (phi_bias * omega_bias).sum()
+            scale = (positions * len(phi)) ** -0.5 if self.config.scale == "sqrt" else 1.0
             return (scale * logits).softmax(-1)
 
     def weigh(self, attention: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
@@ -279,11 +279,11 @@ class SDALayer(nn.Module):
         return {"entropy": entropy(self.aggregate(x).attention)}
 
     def aggregate(self, x: Tensor) -> Aggregated:
-        """Attention between the places of a map ``(B, C, T, H, W)``."""
+        """Attention between the positions of a map ``(B, C, T, H, W)``."""
         c, size = self.config, x.shape[2:]
         q, k, value = self._embed(x)
-        attention = _attention(_by_place(q), _by_place(k), c.scale)
-        value = attention.to(value.dtype) @ _by_place(value)
+        attention = _attention(_by_position(q), _by_position(k), c.scale)
+        value = attention.to(value.dtype) @ _by_position(value)
         if c.second_softmax != "none":
             value = value.softmax(1 if c.second_softmax == "position" else 2)
         value = value.unflatten(2, (size[0], -1)).unflatten(1, size[1:])
@@ -296,13 +296,13 @@ class SDALayer(nn.Module):
         if is_counting() or not convs:
             return [getattr(self, name)(x) if hasattr(self, name) else x for name in names]
         weight = torch.cat([conv.weight.flatten(1) for conv in convs])
-        found = F.linear(x.permute(0, 2, 3, 4, 1), weight, torch.cat([conv.bias for conv in convs]))
-        parts = iter(found.permute(0, 4, 1, 2, 3).split([len(conv.weight) for conv in convs], 1))
+        embedded = F.linear(x.permute(0, 2, 3, 4, 1), weight, torch.cat([conv.bias for conv in convs]))
+        parts = iter(embedded.permute(0, 4, 1, 2, 3).split([len(conv.weight) for conv in convs], 1))
         return [next(parts) if hasattr(self, name) else x for name in names]
 
 
 def entropy(attention: Tensor) -> float:
-    """Mean entropy of rows ``(B, N, N)`` in units of the largest possible: 1 looks everywhere alike, 0 at one place."""
+    """Mean entropy of rows ``(B, N, N)`` in units of the largest possible: 1 is uniform, 0 is one position."""
     return (torch.special.entr(attention).sum(-1).mean() / math.log(max(attention.shape[-1], 2))).item()
 
 
@@ -341,7 +341,7 @@ def _by_channel(x: Tensor) -> Tensor:
     return x.contiguous().flatten(3)
 
 
-def _by_place(x: Tensor) -> Tensor:
+def _by_position(x: Tensor) -> Tensor:
     """``(B, C, T, H, W)`` to ``(B, H·W, T·C)``."""
     return x.permute(0, 3, 4, 2, 1).flatten(1, 2).flatten(2)
 

@@ -54,7 +54,7 @@ class STAN(LayerConfig):
     """Spatial-temporal alignment before a block.
 
     Attributes:
-        scale: the deformation network; ``medium`` costs +1.07 M and 4 to 6 G at the default place of MViTv2-S, not the
+        scale: the deformation network; ``medium`` costs +1.07 M and 4 to 6 G at the default block of MViTv2-S, not the
             +0.25 M and +1.0 G which the paper reports and ``cost_matched`` has.
         kernels: edges of D's cubic kernels, instead of those of ``scale``; ``channels`` must then be given too.
         channels: D's output channels per convolution, with ``kernels``.
@@ -311,12 +311,12 @@ def statistics(theta: Tensor, size: Size, **how: bool | str) -> dict[str, float]
     """
     theta = theta.detach()
     p = (theta - torch.eye(4, dtype=theta.dtype, device=theta.device)).flatten(1)[:, :15]
-    found = {f"p{i + 1}": mean for i, mean in enumerate(p.mean(0).tolist())}
-    found |= {f"p{i + 1}.std": std for i, std in enumerate(p.std(0, correction=0).tolist())}
-    found["det"] = torch.linalg.det(theta).abs().mean().item()
+    quantities = {f"p{i + 1}": mean for i, mean in enumerate(p.mean(0).tolist())}
+    quantities |= {f"p{i + 1}.std": std for i, std in enumerate(p.std(0, correction=0).tolist())}
+    quantities["det"] = torch.linalg.det(theta).abs().mean().item()
     grid = sampling_grid(theta, size, **how)  # type: ignore[arg-type]
-    found["outside"] = (grid.abs() > 1).any(-1).float().mean().item()
-    return found
+    quantities["outside"] = (grid.abs() > 1).any(-1).float().mean().item()
+    return quantities
 
 
 def thetas(model: VideoModel, video: Tensor) -> dict[str, tuple[Tensor, Size]]:

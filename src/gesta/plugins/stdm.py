@@ -1,4 +1,4 @@
-"""STDM: small convolutions that carry features of one place and moment to their neighbours in space and time.
+"""STDM: small convolutions that carry features of one position and moment to their neighbours in space and time.
 
 Source: "Spatio-temporal diffusion transformer for action recognition", anonymous submission to ICLR (OpenReview
 ICR3swcnaa), §3.4. "Diffusion" means that temporal features spread into the spatial branch; nothing is denoised. In
