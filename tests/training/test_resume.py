@@ -92,7 +92,7 @@ def interrupt(process: subprocess.Popen[str], run: Path, number: int) -> str:
     """Send a signal at a random moment of the training; what the process said last."""
     log = run / "log.jsonl"
     until = (log.stat().st_size if log.exists() else 0) + random.randint(300, 2500)  # a line has some 250 bytes
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # importing torch takes long on a busy machine
     while not log.exists() or log.stat().st_size <= until:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
         time.sleep(0.002)
