@@ -339,7 +339,7 @@ def test_families_are_not_mixed(objects: Path, tmp_path: Path, capsys: pytest.Ca
         make_set(tmp_path / "new", family="object")  # type: ignore[arg-type]
     with pytest.raises(SystemExit):
         main(["data", "make", "marionette", str(tmp_path / "a"), "--layout", "ssv1", "--family", "objects"])
-    assert "--family goes without --layout" in capsys.readouterr().err
+    assert "--family cannot be combined with --layout" in capsys.readouterr().err
     manifest = json.loads((objects / "marionette.json").read_text()) | {"family": "later"}
     (tmp_path / "marionette.json").write_text(json.dumps(manifest))
     with pytest.raises(GestaError, match="the family 'later', which this version of gesta does not know"):
