@@ -8,6 +8,7 @@ it got.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from gesta.config import config, replace, suggest
+from gesta.config import config, replace, suggest, to_json
 from gesta.errors import GestaError
 
 Grid = tuple[int, int, int, int]
@@ -493,6 +494,23 @@ def to_clips(video: Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) 
         black = pixels.amax((2, 3, 4)).unflatten(1, (count, 3)).amax(2) == 0
         clips.masked_fill_(black.repeat_interleave(3, 1)[..., None, None, None], math.nan)
     return clips
+
+
+def block_grids(config: ModelConfig) -> list[Grid]:
+    """Sizes of the maps before each block of a model, whatever is inserted into it.
+
+    They are remembered: a published size takes half a second to build, even without memory for its weights.
+    """
+    plain = replace(config, inserts=[])
+    key = type(plain), json.dumps(to_json(plain))
+    if key not in _block_grids:
+        with torch.device("meta"):
+            model = plain.build()
+        _block_grids[key] = [model.grid_at(block) for block in range(len(model.blocks))]
+    return _block_grids[key]
+
+
+_block_grids: dict[tuple[type, str], list[Grid]] = {}
 
 
 def drop_path_rates(last: float, blocks: int) -> Sequence[float]:

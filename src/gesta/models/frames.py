@@ -26,12 +26,12 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from gesta.config import config, copy, replace, suggest
+from gesta.config import config, copy, suggest
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
 from gesta.layers.resize import resize_line
 from gesta.layers.temporal import TemporalAttention
-from gesta.model import AroundConfig, Classifier, ClipSpec, Grid, Insert, ModelConfig, VideoModel
+from gesta.model import AroundConfig, Classifier, ClipSpec, Grid, Insert, ModelConfig, VideoModel, block_grids
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 """How an image backbone keeps its maps: channels first, channels last, or tokens with class tokens first."""
@@ -173,16 +173,15 @@ def temporal_inserts(
     Raises:
         GestaError: a stage that the model does not have.
     """
-    with torch.device("meta"):
-        model = replace(config, inserts=[]).build()
-    grids = [model.grid_at(block) for block in range(len(model.blocks))]
+    grids = block_grids(config)
     sizes = list(dict.fromkeys(grids))
-    wanted = range(len(sizes)) if stages is None else stages
-    for stage in wanted:
+    selected = range(len(sizes)) if stages is None else stages
+    for stage in selected:
         if not 0 <= stage < len(sizes):
-            raise GestaError(f"{type(model).__name__} has no stage {stage}: its stages are 0 to {len(sizes) - 1}")
+            name = type(config).__name__.removesuffix("Config")
+            raise GestaError(f"{name} has no stage {stage}: its stages are 0 to {len(sizes) - 1}")
     layer = TemporalAttention(around=around, post_norm=post_norm)
-    return [Insert(layer=copy(layer), at=at) for at, grid in enumerate(grids) if sizes.index(grid) in wanted]
+    return [Insert(layer=copy(layer), at=at) for at, grid in enumerate(grids) if sizes.index(grid) in selected]
 
 
 # --- image models of timm --------------------------------------------------------------------------------------------

@@ -9,10 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-
 from gesta.config import copy, replace
-from gesta.model import ModelConfig
+from gesta.model import ModelConfig, block_grids
 from gesta.recipe import Recipe
 from gesta.recipes.embedded import demo
 from gesta.records import DataConfig, class_counts
@@ -47,7 +45,7 @@ def shrink(recipe: Recipe, how: Miniature, data: DataConfig | None = None) -> Re
     marionette, small = demo(), copy(recipe)
     small.name = f"{recipe.name}-miniature"
     small.model = _small_model(recipe.model, how)
-    before, after = _block_count(recipe.model), _block_count(small.model)
+    before, after = len(block_grids(recipe.model)), len(block_grids(small.model))
     moves = [min(round(at * after / before), after - 1) for at in range(before)]
     for name in how.blocks:
         value = getattr(recipe.model, name)
@@ -79,11 +77,6 @@ def _small_model(model: ModelConfig, how: Miniature) -> ModelConfig:
 
 def _default(model: ModelConfig, name: str) -> Any:
     return next(f.default for f in fields(model) if f.name == name)
-
-
-def _block_count(model: ModelConfig) -> int:
-    with torch.device("meta"):
-        return len(replace(model, inserts=[]).build().blocks)
 
 
 def _in_proportion(value: Any, after: int, before: int) -> Any:
