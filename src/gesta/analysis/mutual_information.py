@@ -250,11 +250,6 @@ def measure_maps(
     for clip in clips:
         for tap, grid in _maps(model, clip, taps).items():
             sizes[tap] = (grid.shape[3], grid.shape[4])
-            if grid.shape[2] < 2 or math.prod(sizes[tap]) < 2:
-                raise GestaError(
-                    f"{type(model).__name__}, {tap}: a map of {' × '.join(map(str, grid.shape[2:]))} has no "
-                    "neighbouring frames, or a single position in each: nothing to align; choose another --block"
-                )
             tokens = grid[0].flatten(2).permute(1, 2, 0)
             same_clip[tap].append(_compare(tokens[:-1], tokens[1:], sizes[tap], estimator, tau))
             if tap in previous:
@@ -289,6 +284,12 @@ def _maps(model: VideoModel, clip: Tensor, taps: Sequence[str]) -> dict[str, Ten
     tapped = model.taps(clip, [last if tap == "last" else tap for tap in taps])
     norm = getattr(model, "norm", None)
     maps = {tap: tapped[last] if tap == "last" else tapped[tap] for tap in taps}
+    for tap, grid in maps.items():
+        if grid.shape[2] < 2 or grid.shape[3] * grid.shape[4] < 2:
+            raise GestaError(
+                f"{type(model).__name__}, {tap}: a map of {' × '.join(map(str, grid.shape[2:]))} has no neighbouring "
+                "frames, or a single position in each: nothing to align; choose another --block"
+            )
     if "last" in maps and isinstance(norm, nn.LayerNorm):
         maps["last"] = norm(maps["last"].movedim(1, -1)).movedim(-1, 1)
     return maps
