@@ -230,7 +230,7 @@ def test_shards_hold_all_videos_and_go_on(root: Path, tmp_path: Path) -> None:
         ({"fps": 0.0}, "fps above 0"),
         ({"shards": 2, "frames": True}, "leave --frames"),
         ({"shards": -1}, "from 0 on"),
-        ({"out": "v/o"}, "lies in"),
+        ({"out": "v/o"}, "is inside"),
         ({"root": "nowhere"}, "is not a folder"),
     ],
 )
