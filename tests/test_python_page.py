@@ -27,7 +27,6 @@ def blocks() -> list[tuple[int, str]]:
     ]
 
 
-@pytest.mark.slow
 def test_blocks_of_the_page_run_in_order(
     make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

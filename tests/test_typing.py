@@ -7,15 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import gesta
 from test_python_page import blocks
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
 def test_public_names_are_typed_and_misspelt_ones_are_errors(tmp_path: Path) -> None:
     (tmp_path / "misspelt.py").write_text(
         "import gesta\n"
