@@ -20,7 +20,7 @@ from gesta.checkpoint import load, load_state, read_weights, save_model
 from gesta.config import config, from_json, replace
 from gesta.data.batch import Batch
 from gesta.data.lists import Folder
-from gesta.data.transforms import mix
+from gesta.data.mix import mix
 from gesta.errors import GestaError
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, to_clips
 from gesta.models import model_config

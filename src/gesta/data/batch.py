@@ -1,4 +1,4 @@
-"""What reading records gives: samples, batches of them, and failures."""
+"""Types only: what reading records gives (samples, batches of them, and failures); no code."""
 
 from __future__ import annotations
 

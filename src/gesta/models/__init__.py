@@ -51,7 +51,7 @@ MODELS: dict[str, str] = {
     "ctn_b_eq": "gesta.models.ctn",
     "ctn_a": "gesta.models.ctn",
     "ctn_tiny": "gesta.models.ctn",
-    "vivit_b": "gesta.models.ctn",
+    "vivit_b": "gesta.models.vivit",
     "mfst_base": "gesta.models.mfst",
     "mfst_large": "gesta.models.mfst",
     "mfst_bm": "gesta.models.mfst",

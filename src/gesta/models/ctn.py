@@ -3,7 +3,8 @@
 Source: Y. Ma et al., "Convolutional transformer network for fine-grained action recognition", Neurocomputing 569
 (127027), 2024; chapter 4 of the first author's thesis, whose equations are named here. It builds on ViViT's joint
 space-time attention (A. Arnab et al., ICCV 2021), CvT's convolutional projection (H. Wu et al., ICCV 2021) and CeiT's
-image-to-tokens (K. Yuan et al., ICCV 2021). With ``embed="tube"`` and ``mapping="linear"`` the network *is* ViViT.
+image-to-tokens (K. Yuan et al., ICCV 2021). With ``embed="tube"`` and ``mapping="linear"`` the network *is* ViViT, see
+:mod:`gesta.models.vivit`.
 
 Tokens ``x`` (B, 1 + t·h·w, C), the class token first::
 
@@ -119,17 +120,6 @@ def ctn_b_eq() -> CTNConfig:
 def ctn_a() -> CTNConfig:
     """The paper's CTN-a: convolutional stem, linear mapping."""
     return CTNConfig(mapping="linear")
-
-
-def vivit_b() -> CTNConfig:
-    """ViViT-B/16×2 with joint space-time attention on 32 frames, every second frame (the public model)."""
-    return CTNConfig(
-        embed="tube",
-        mapping="linear",
-        positions="learned",
-        gelu="tanh",
-        clip=ClipSpec(frames=32, stride=2, size=224, mean=HALF, std=HALF),
-    )
 
 
 def ctn_tiny() -> CTNConfig:

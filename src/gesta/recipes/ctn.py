@@ -22,7 +22,8 @@ from gesta.config import replace
 from gesta.datasets.diving48 import Diving48
 from gesta.datasets.epic import EPICKitchens
 from gesta.model import ClipSpec
-from gesta.models.ctn import CTNConfig, ctn_b, ctn_tiny, vivit_b
+from gesta.models.ctn import CTNConfig, ctn_b, ctn_tiny
+from gesta.models.vivit import vivit_b
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
 from gesta.recipes.published import Run, Table, gmacs, params, row

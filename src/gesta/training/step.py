@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gesta.data.batch import Batch, Failure
-from gesta.data.transforms import mix
+from gesta.data.mix import mix
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, to_clips
 from gesta.processes import mean_over_processes
