@@ -1,4 +1,4 @@
-"""``gesta demo``: everything gesta does, once, on the embedded data set, in minutes on two CPU cores."""
+"""``gesta demo``: everything gesta does, once, on the synthetic data set, in minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gesta.marionette.dataset import make_set
 from gesta.marionette.layouts.layout import LAYOUT_DATA, data_fields, make_layout
 from gesta.prediction.predict import predict
 from gesta.recipes.address import find_recipe, miniature
-from gesta.recipes.embedded import demo
+from gesta.recipes.synthetic import demo
 from gesta.training.loop import train
 
 RECIPES = {

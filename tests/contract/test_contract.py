@@ -1,4 +1,4 @@
-"""What every model and every plug-in promises, for each pair of them.
+"""What every model and every plug-in must do, for each pair of them.
 
 A new model needs no line here: every name of ``gesta.models.MODELS`` is built on the meta device, and those that end in
 ``_tiny`` run. A new plug-in is one line in ``PLUGINS``; a variant of a model is one line in ``VARIANTS``; a new kind of

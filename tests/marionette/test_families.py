@@ -1,4 +1,4 @@
-"""Families of the embedded data set: twins in time, twins in the mirror, one law for all, everything in the picture."""
+"""Families of the synthetic data set: twins in time, twins in the mirror, one law for all, all in the picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layouts of the embedded data set: every reader reads what is made for it, with the labels and lengths it should."""
+"""Layouts of the synthetic data set: every reader reads what is made for it, with the labels and lengths it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded data set: reproducible frames, honest splits, true geometry, twins that differ in order alone."""
+"""The synthetic data set: reproducible frames, honest splits, true geometry, twins that differ in order alone."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ def alignment() -> list[Any]:
 
 
 def drawn() -> list[Any]:
-    """One clip of the embedded data set, as its renderer draws it."""
+    """One clip of the synthetic data set, as its renderer draws it."""
     frames, depth = render_clip(ClipName(3, 5, 2, 1), seed=0, size=32)
     return [list(frames.shape), float(frames.mean()), float(depth.mean())]
 

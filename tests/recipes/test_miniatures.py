@@ -22,7 +22,7 @@ from gesta.model import ModelConfig
 from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, find_table, miniature, miniature_of
 from gesta.recipes.catalogue import list_recipes, list_tables
-from gesta.recipes.embedded import demo
+from gesta.recipes.synthetic import demo
 from gesta.training.optim import freeze
 
 STORED = Path(__file__).with_name("miniatures.json")

@@ -198,7 +198,7 @@ def _video(add: Add) -> None:
     if has("libx264", "w"):
         add("H.264 encoder", "libx264")
     else:
-        add("H.264 encoder", "missing, so no embedded data set, no annotated videos, no demo", "wrong", rebuild)
+        add("H.264 encoder", "missing, so no synthetic data set, no annotated videos, no demo", "wrong", rebuild)
 
 
 def _optional(add: Add) -> None:

@@ -20,7 +20,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--seconds", type=float, default=60.0, help="timeout of a file, plus 1 s for each 128 kB (default %(default)g)"
     )
     _add_prepare(data)
-    _add_make(data.group("make", "make the embedded data set"))
+    _add_make(data.group("make", "make the synthetic data set"))
 
 
 def _add_prepare(data: Verbs) -> None:

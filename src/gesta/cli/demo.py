@@ -1,4 +1,4 @@
-"""The embedded data set, a training and what follows, in one verb."""
+"""The synthetic data set, a training and what follows, in one verb."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gesta.cli.options import Verbs
 
 def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add(
-        "demo", _demo, "make the embedded data set, train, evaluate, report and predict, in minutes", result=False
+        "demo", _demo, "make the synthetic data set, train, evaluate, report and predict, in minutes", result=False
     )
     sub.add_argument("--out", help="run folder (default runs/demo; of all layouts runs/layouts)")
     sub.add_argument("--clips", type=int, help="videos to make (default 600; 16 of each layout)")

@@ -12,7 +12,7 @@ def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add("table", _table, "a paper's table with our numbers beside the paper's")
     sub.add_argument("table", metavar="PAPER.TABLE")
     sub.add_argument("--runs", default="runs", help="folder of runs that count (default %(default)s)")
-    sub.add_argument("--data", choices=["marionette"], help="the runs of miniatures on the embedded data set instead")
+    sub.add_argument("--data", choices=["marionette"], help="the runs of miniatures on the synthetic data set instead")
 
     sub = verbs.add("ledger", _ledger, "every published cost figure beside ours")
     sub.add_argument("--write", metavar="FILE", help="also write them as Markdown (docs/fidelity.md)")

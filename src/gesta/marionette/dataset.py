@@ -1,4 +1,4 @@
-"""Marionette, the embedded data set: an articulated puppet performs actions, seen by moving cameras.
+"""Marionette, the synthetic data set: an articulated puppet performs actions, seen by moving cameras.
 
 ::
 

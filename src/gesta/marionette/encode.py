@@ -1,4 +1,4 @@
-"""Frames of the embedded data set into files: videos of several codecs, folders of pictures, depth maps.
+"""Frames of the synthetic data set into files: videos of several codecs, folders of pictures, depth maps.
 
 Files and folders appear under their names only when complete.
 """

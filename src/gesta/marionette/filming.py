@@ -1,4 +1,4 @@
-"""One clip of the embedded data set, from its name to its file: action, subject, camera, room, distractors, H.264.
+"""One clip of the synthetic data set, from its name to its file: action, subject, camera, room, distractors, H.264.
 
 Everything random in a clip follows from ``(seed, clip)`` alone, so frames are the same, bit for bit, whoever makes them
 and in whatever order. Only the motion and what it handles depend on the action: length, rhythm, camera, room, light and

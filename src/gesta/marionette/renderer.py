@@ -1,4 +1,4 @@
-"""The renderer of the embedded data set: solids, a room, a light and a camera become colour and depth, in numpy.
+"""The renderer of the synthetic data set: solids, a room, a light and a camera become colour and depth, in numpy.
 
 Bodies are rounded cones (two balls of different radius and all balls between them) and boxes. Both are intersected
 exactly with the ray of each pixel of their bounding box, at twice the resolution of the picture; a depth buffer decides

@@ -29,7 +29,7 @@ def convnext_tiny() -> TimmFramesConfig:
     """Five narrow blocks in four stages for CPUs: 8 frames of 64 × 64, every fourth frame.
 
     Layer scale starts at 1 instead of 1e-6, which suits deep networks and long trainings. With that and ``small_init``
-    16 epochs of 144 clips of the embedded data set brought the training loss to 1.95, without to 2.30 (chance 2.48).
+    16 epochs of 144 clips of the synthetic data set brought the training loss to 1.95, without to 2.30 (chance 2.48).
     """
     return TimmFramesConfig(
         image="convnext_base",

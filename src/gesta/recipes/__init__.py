@@ -1,7 +1,7 @@
 """Experiments as typed functions that return a :class:`~gesta.recipe.Recipe`.
 
 One file per paper (``stan.py``, ``ata.py`` …) holds its runs, its tables and its published costs; ``own_videos.py`` and
-``embedded.py`` hold the recipes of no paper. ``address.py`` finds a recipe by what users write on the command line,
+``synthetic.py`` hold the recipes of no paper. ``address.py`` finds a recipe by what users write on the command line,
 ``published.py`` says what a table is, ``tables.py`` and ``ledger.py`` put our numbers beside the papers'.
 
 The public names stand, with their types, in ``__init__.pyi`` beside this file. They are imported on first use, so that

@@ -6,5 +6,5 @@ from .address import miniature as miniature
 from .address import read_recipe as read_recipe
 from .catalogue import list_recipes as list_recipes
 from .catalogue import list_tables as list_tables
-from .embedded import demo as demo
 from .own_videos import finetune as finetune
+from .synthetic import demo as demo

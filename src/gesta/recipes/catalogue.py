@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
-GENERAL = ("own_videos", "embedded")
+GENERAL = ("own_videos", "synthetic")
 """Modules whose recipes are of no paper: their address is the function's name alone."""
 
 TOOLS = ("address", "miniatures")

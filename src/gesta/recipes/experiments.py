@@ -1,4 +1,4 @@
-"""The trainings of tiny models on the embedded data set that docs/experiments.md reports.
+"""The trainings of tiny models on the synthetic data set that docs/experiments.md reports.
 
 Rows of its tables are these recipes with other fields: ``gesta train experiments.st_manet --model.tda False``.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gesta.models import model_config
 from gesta.recipe import Recipe
-from gesta.recipes.embedded import demo
+from gesta.recipes.synthetic import demo
 
 
 def equal_budget(model: str = "timesformer_tiny", root: str = "data/marionette") -> Recipe:

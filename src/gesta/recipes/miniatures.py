@@ -1,4 +1,4 @@
-"""A recipe made small enough for two CPU cores: the tiny model, the embedded data set, the demo's training.
+"""A recipe made small enough for two CPU cores: the tiny model, the synthetic data set, the demo's training.
 
 What a paper compares stays as its recipe sets it. Each paper's file says in its ``MINIATURES`` which fields these are.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from gesta.config import copy, replace
 from gesta.model import ModelConfig, block_grids
 from gesta.recipe import Recipe
-from gesta.recipes.embedded import demo
+from gesta.recipes.synthetic import demo
 from gesta.records import DataConfig, class_counts
 
 

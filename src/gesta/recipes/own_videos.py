@@ -1,4 +1,4 @@
-"""Any model on any labelled videos: the recipe behind "use it on my videos"."""
+"""Any model on any labelled videos: the recipe behind "use it on your own videos" in the README."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ def finetune(
 ) -> Recipe:
     """A recipe that works without tuning on hundreds to thousands of videos.
 
+    Without ``--init.weights`` it trains from scratch.
+
     gesta train finetune --model mvitv2_tiny --data.root DIR [--init.weights FILE]
 
     Args:
         model: a name of ``gesta models``.
         root: folder of the labelled videos, with a folder per class.
         data: another data set instead of that folder.
-        weights: a checkpoint to start from; a tenth of the learning rate is then used.
+        weights: a checkpoint to start from, by default none; with one, a tenth of the learning rate is then used.
 
     Raises:
         GestaError: both ``root`` and ``data``.

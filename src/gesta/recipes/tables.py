@@ -73,7 +73,7 @@ def fill(table: Table, runs: Path = Path("runs"), miniatures: bool = False) -> F
     Args:
         table: the paper's.
         runs: folder of run folders; a run counts for a cell if its name is the recipe's and it has a ``result.json``.
-        miniatures: of the recipes' miniatures on the embedded data set instead (their cost, too).
+        miniatures: of the recipes' miniatures on the synthetic data set instead (their cost, too).
     """
     return FilledTable(table, [_cells(row, table.columns, runs, miniatures) for row in table.rows])
 

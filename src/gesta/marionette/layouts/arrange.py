@@ -1,4 +1,4 @@
-"""The paths of videos and the annotation files of each public data set, for clips of the embedded one.
+"""The paths of videos and the annotation files of each public data set, for clips of the synthetic one.
 
 One function per data set gives the videos and the texts of the annotation files, both by their path below the root.
 Names, separators, ends of lines and the number of the first class are those of the genuine files. Who performs decides

@@ -1,4 +1,4 @@
-"""The embedded data set as others are stored, so that their readers, protocols and recipes can be tried."""
+"""The synthetic data set as others are stored, so that their readers, protocols and recipes can be tried."""
 
 from __future__ import annotations
 

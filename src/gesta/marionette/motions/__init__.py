@@ -1,4 +1,4 @@
-"""The actions of the embedded data set, by family: functions that draw a rhythm and give a pose for every frame."""
+"""The actions of the synthetic data set, by family: functions that draw a rhythm and give a pose for every frame."""
 
 from __future__ import annotations
 

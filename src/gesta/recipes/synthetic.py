@@ -1,4 +1,4 @@
-"""What ``gesta demo`` trains: STAN on a tiny MViTv2, on the embedded data set, in minutes on two CPU cores."""
+"""What ``gesta demo`` trains: STAN on a tiny MViTv2, on the synthetic data set, in minutes on two CPU cores."""
 
 from __future__ import annotations
 
