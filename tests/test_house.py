@@ -29,6 +29,12 @@ def test_no_folder_is_crowded(root: str) -> None:
     assert not crowded, "more than 20 files: split the folder by what its files are about"
 
 
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports them by their name alone."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert not [name for name, number in names.items() if number > 1]
+
+
 def test_no_function_is_long() -> None:
     long = {
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
