@@ -98,3 +98,11 @@ def test_the_classifier_can_be_replaced() -> None:
         assert torch.equal(model(video), features)
     assert model.config.classes == 0 and replace(model.config, classes=3) == model_config("mvitv2_tiny", classes=3)
     assert model.get_classifier() is model.classifier and not model.classifier.training
+
+
+def test_a_model_that_is_not_stored_yet_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "r3d_new", "gesta.models.r3d")
+    monkeypatch.setattr("gesta.models.r3d.r3d_new", lambda: model_config("r3d_tiny"), raising=False)
+    monkeypatch.setattr("gesta.models.r3d.r3d_new.__doc__", "A new one.")
+    assert stored_cost("r3d_new").params == stored_cost("r3d_tiny").params
+    assert card("r3d_new").summary == "A new one."

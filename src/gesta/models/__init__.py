@@ -191,9 +191,9 @@ def card(name: str) -> Card:
     Raises:
         GestaError: unknown name.
     """
-    cost, entry = stored_cost(name), _stored()[name]
-    paper = PAPERS[max((start for start in PAPERS if name.startswith(start)), key=len)]
-    return Card(name, entry["summary"], paper, cost.params, cost.macs, entry["clip"])
+    cost, entry = stored_cost(name), _entry(name)
+    prefix = max((prefix for prefix in PAPERS if name.startswith(prefix)), key=len, default="")
+    return Card(name, entry["summary"], PAPERS.get(prefix, ""), cost.params, cost.macs, entry["clip"])
 
 
 def stored_cost(name: str, style: Style = "torch") -> Cost:
@@ -202,7 +202,7 @@ def stored_cost(name: str, style: Style = "torch") -> Cost:
     Raises:
         GestaError: unknown name.
     """
-    values = _stored()[_known(name)][style]
+    values = _entry(_known(name))[style]
     frames, height, width = values["clip"]
     parts = tuple(Part(*row) for row in values["parts"])
     return Cost(values["model"], style, (frames, height, width), parts, values["uncounted"])
@@ -218,6 +218,12 @@ def count_model(name: str) -> dict[str, Any]:
         rows = [[part.name, part.params, part.macs] for part in cost.parts]
         entry[style] = {"model": cost.model, "clip": cost.clip, "uncounted": cost.uncounted, "parts": rows}
     return entry
+
+
+@cache
+def _entry(name: str) -> dict[str, Any]:
+    """The stored entry of a model, or one counted now if ``scripts/precompute`` has not run since it was added."""
+    return _stored().get(name) or count_model(name)
 
 
 @cache
