@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gesta.analysis.figures import write_figure
-from gesta.analysis.report import write_report
+from gesta.analysis.report.page import write_report
 from gesta.analysis.sources import read_clip
 from gesta.analysis.warp import draw_warp, measure_warp
 from gesta.checkpoint import load

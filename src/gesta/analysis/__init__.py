@@ -17,7 +17,7 @@ file                   what it shows
 ``stage_attention``    ST-MANet's attention of each stage, and how similar the stages are (no figure in the paper)
 ``motion``             STD-Former's SMEM: what it adds at each position (no figure in the paper)
 ``filters``            any model: the filters of its first layer
-``report``             any run: one HTML page with ``report_charts`` (SVG) and ``report_strips`` (frames)
+``report``             any run: one HTML page, with charts (SVG) and strips of frames
 ====================== ===============================================================================================
 
 The files have one form: ``measure_NAME`` returns a frozen dataclass, which prints as text and has ``to_json``, and a

@@ -181,7 +181,7 @@ def _out_option(sub: VerbParser, name: str) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from gesta.analysis.report import write_report
+    from gesta.analysis.report.page import write_report
 
     print(write_report(Path(options.run)))
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from gesta.analysis.confusion import confused_pairs
-from gesta.analysis.report_charts import confusion_svg, training_curves
-from gesta.analysis.report_strips import strips
+from gesta.analysis.report.charts import confusion_svg, training_curves
+from gesta.analysis.report.strips import strips
 from gesta.checkpoint import write_atomically
 from gesta.config import from_json
 from gesta.cost import count
