@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gesta.analysis.report.page import write_report
 from gesta.analysis.report.charts import MAX_CLASSES, confusion_svg, training_curves
+from gesta.analysis.report.page import write_report
 from gesta.analysis.report.strips import strips
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
