@@ -93,17 +93,18 @@ def test_sign_and_orientation() -> None:
     assert (value(similarity, assign(similarity)) > similarity.diagonal(dim1=1, dim2=2).double().sum(1) + 0.1).all()
 
 
-def test_the_trap() -> None:
-    """The pair that likes each other best is not in the optimum, so no certificate may fix it."""
-    trap = torch.tensor([[10.0, 9.0], [9.0, 0.0]])
-    assert assign(trap).tolist() == [1, 0]
-    assert not certificate.obvious(trap[None])[1].any()
+def test_mutually_best_pair_outside_the_optimum() -> None:
+    """A pair that is mutually best is not in the optimum here, so nothing may be proved without a solver."""
+    similarity = torch.tensor([[10.0, 9.0], [9.0, 0.0]])
+    assert assign(similarity).tolist() == [1, 0]
+    assert not certificate.matches_without_solver(similarity[None])[1].any()
 
 
 def test_certificates_are_never_wrong() -> None:
     torch.manual_seed(1)
-    steps = torch.randint(-3, 4, (3000, 4, 4)).float()  # whole numbers: ties and obvious cases both abound
-    matches, proved = certificate.obvious(steps)
+    # whole numbers: ties and problems that need no solver are both frequent
+    steps = torch.randint(-3, 4, (3000, 4, 4)).float()
+    matches, proved = certificate.matches_without_solver(steps)
     assert 100 < proved.sum() < 2900
     best = value(steps, by_scipy(steps))
     assert torch.equal(value(steps, matches)[proved], best[proved])
@@ -112,8 +113,9 @@ def test_certificates_are_never_wrong() -> None:
 
 
 def test_columns_certify_too() -> None:
-    similarity = torch.tensor([[5.0, 4.0], [6.0, 0.0]])  # both rows like column 0, columns like different rows
-    matches, proved = certificate.obvious(similarity[None])
+    # column 0 is best for both rows, but the best rows of the columns are different
+    similarity = torch.tensor([[5.0, 4.0], [6.0, 0.0]])
+    matches, proved = certificate.matches_without_solver(similarity[None])
     assert proved.all() and matches.tolist() == [[1, 0]]
     with statistics() as counted:
         assert assign(similarity).tolist() == [1, 0]
@@ -243,7 +245,7 @@ def test_gap_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     similarity = problems("smooth", 4, 5, seed=0)
     arguments = similarity, by_scipy(similarity), torch.rand(5, 16)
     whole = certificate.gap(*arguments)
-    monkeypatch.setattr(certificate, "AT_ONCE", 2 * 16 * 16)
+    monkeypatch.setattr(certificate, "MAX_ENTRIES", 2 * 16 * 16)
     assert torch.equal(certificate.gap(*arguments), whole)
 
 

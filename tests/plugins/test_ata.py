@@ -314,7 +314,7 @@ def test_fresh_model_is_the_one_without_temporal_attention() -> None:
 
 def test_routes_are_kept_for_some_blocks() -> None:
     made = model(around=ATA(), align_every=3, ata_blocks=(0, 1, 2, 3))
-    assert [block.routes for block in made.blocks] == ["pass", "keep", "keep", "pass"]
+    assert [block.route_mode for block in made.blocks] == ["pass", "keep", "keep", "pass"]
     found: list[Any] = []
     for block in made.blocks:
         block.temporal.register_forward_hook(lambda _, __, result: found.append(result[1]))

@@ -1,8 +1,8 @@
 """Many linear assignments at once, every one of them optimal or provably close to it.
 
 The Kuhn-Munkres step of ATA (Y. Zhao et al., "Alignment-guided Temporal Attention", NeurIPS 2022, Eqs 6 and 18 and
-Appendix B), which takes most of alignment's time. What is obvious is proved so and skipped
-(:mod:`gesta.alignment.certificate`). The rest goes to SciPy, well prepared and in parallel threads, or on a GPU to a
+Appendix B), which takes most of alignment's time. Problems whose optimum a certificate proves at once need no solver
+(:mod:`gesta.alignment.certificate`). The others go to SciPy, well prepared and in parallel threads, or on a GPU to a
 kernel (:mod:`gesta.alignment.kernel`); those of its results that cannot be proved good enough are replaced by SciPy's.
 """
 
@@ -80,7 +80,7 @@ def _assign(similarity: Tensor, solver: str, tolerance: float) -> Tensor:
         matches, proved = _by_scipy(problems)
         record(solver="scipy", solved=len(problems) - proved)
     else:
-        matches, known = certificate.obvious(problems)
+        matches, known = certificate.matches_without_solver(problems)
         open_problems = (~known).nonzero()[:, 0]
         proved = len(problems) - len(open_problems)
         if len(open_problems):
@@ -179,7 +179,8 @@ def _by_scipy(problems: Tensor) -> tuple[Tensor, int]:
 
 
 def _best(similarity: NDArray[Any], matches: NDArray[np.int64]) -> bool:
-    """Write the best matches of one problem; whether they were obvious, as in :func:`certificate.obvious`."""
+    """Write the best matches of one problem; whether no solver was needed, see
+    :func:`certificate.matches_without_solver`."""
     rows = len(similarity)
     index = np.arange(rows)
     row_argmax = similarity.argmax(1)

@@ -4,8 +4,8 @@ For any prices ``p`` of the columns, no one-to-one matching has more similarity 
 
     bound(p) = Σ_i max_j (S_ij - p_j) + Σ_j p_j
 
-since each row gives at most its best profit, and all columns are paid once. So whoever found the matches, and however
-roughly, bound minus value is a certified gap to the optimum, and a gap of zero proves them optimal.
+since each row contributes at most max_j (S_ij - p_j), and every price counts once. So for any matching, however it was
+found, bound(p) minus its similarity is an upper bound on its distance to the optimum; 0 proves it optimal.
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-AT_ONCE = 1 << 26
-"""Entries of similarity matrices that are looked at together in double precision."""
+MAX_ENTRIES = 1 << 26
+"""Entries of similarity matrices that are processed together in float64."""
 
 
-def obvious(similarity: Tensor) -> tuple[Tensor, Tensor]:
-    """Matches that need no solver: all rows (or all columns) like another column (or row) best.
+def matches_without_solver(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Matches that need no solver: the best columns of all rows (or best rows of all columns) are different.
 
-    These attain the bound for ``p = 0`` (or its mirror image). It is all or nothing: pairs that like each other best
-    need not belong to the optimum, ``[[10, 9], [9, 0]]`` is one.
+    They attain the bound for ``p = 0`` (or that of the transposed problem). A pair that is mutually best need not be in
+    the optimum: ``[[10, 9], [9, 0]]`` has 10 + 0 on the diagonal, but 9 + 9 is more.
 
     Args:
-        similarity: ``(P, N, N)``.
+        similarity: ``(P, N, N)``, P problems.
 
     Returns:
-        Matches ``(P, N)`` int64, and whether they are proved, ``(P,)``; the others are each row's favourite column.
+        Matches ``(P, N)`` int64, and whether they are proved optimal, ``(P,)``; the others are each row's best
+        column, which may repeat.
     """
     best, columns = similarity.max(2)
     proved = one_to_one(columns) & best.isfinite().all(1)  # not-a-number proves nothing
-    rest = (~proved).nonzero()[:, 0]
-    if len(rest):
-        best, rows = similarity[rest].max(1)
-        mirrored = one_to_one(rows) & best.isfinite().all(1)
+    unproved = (~proved).nonzero()[:, 0]
+    if len(unproved):
+        best, rows = similarity[unproved].max(1)
+        by_columns = one_to_one(rows) & best.isfinite().all(1)
         index = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
-        inverse = columns[rest].scatter(1, rows, index)  # the inverse where mirrored
-        columns[rest] = torch.where(mirrored[:, None], inverse, columns[rest])
-        proved[rest] = mirrored
+        inverse = columns[unproved].scatter(1, rows, index)  # of rows, where these are one to one
+        columns[unproved] = torch.where(by_columns[:, None], inverse, columns[unproved])
+        proved[unproved] = by_columns
     return columns, proved
 
 
@@ -49,18 +50,18 @@ def one_to_one(matches: Tensor) -> Tensor:
 
 
 def gap(similarity: Tensor, matches: Tensor, prices: Tensor) -> Tensor:
-    """Largest possible distance to the optimum, in double precision.
+    """Largest possible distance to the optimum, in float64.
 
     Args:
-        similarity: ``(P, N, N)``, -inf for forbidden pairs.
+        similarity: ``(P, N, N)``, P problems, -inf for forbidden pairs.
         matches: ``(P, N)``, -1 for no match.
         prices: of the columns, ``(P, N)``; any will do, good ones give a small gap.
 
     Returns:
         ``(P,)`` float64 in units of similarity, summed over the N pairs; infinite for matches that are not one to one.
     """
-    parts = max(1, AT_ONCE // similarity[0].numel())
-    gaps = [_gap(*part) for part in zip(*(x.split(parts) for x in (similarity, matches, prices)))]
+    problems_per_chunk = max(1, MAX_ENTRIES // similarity[0].numel())
+    gaps = [_gap(*chunk) for chunk in zip(*(x.split(problems_per_chunk) for x in (similarity, matches, prices)))]
     return torch.cat(gaps).nan_to_num(torch.inf).where(one_to_one(matches), torch.inf)
 
 

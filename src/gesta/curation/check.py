@@ -187,7 +187,7 @@ def _decode(file: _File) -> _Decoded:
         deadline = Deadline(path, timeout_s)
         images = [] if location else image_files(path, depth=depth is not None)
         for part in filter(None, [location, *map(locate, images)]):
-            for block in deadline.during(read_bytes(part)):
+            for block in deadline.guard(read_bytes(part)):
                 digest.update(block)
         if location and not location.size:
             return _Decoded(None, f"{path}: is an empty file; copy or download it again, or take it off the list", "")

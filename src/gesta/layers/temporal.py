@@ -1,4 +1,4 @@
-"""Factorised temporal attention over the frames at each position, and the slot around it.
+"""Factorised temporal attention over the frames at each position, or along routes found by alignment.
 
 Source: G. Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?", ICML 2021, §3 (divided
 space-time attention) with the public implementation's ``temporal_fc``; as a layer before the blocks of any per-frame
@@ -24,27 +24,27 @@ Attend = Callable[[Tensor], Tensor]
 
 
 class Around(Protocol):
-    """What goes around a temporal attention."""
+    """What chooses the routes of a temporal attention: a module called with the attention as a function."""
 
     def __call__(
         self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The map after temporal modelling, shortcut included.
+        """The feature map after temporal modelling, residual connection included.
 
         Args:
             attend: routes ``(B, N, T, C)`` to their residual; a route is any choice of one token per frame.
-            x: the map ``(B, T, H, W, C)`` that enters, N = H·W.
+            x: the feature map ``(B, T, H, W, C)`` that enters, N = H·W.
             norm: what ``attend`` normalises routes with first.
-            routes: use these, found in an earlier block, instead of finding new ones.
+            routes: those found by an earlier block, to be used instead of finding new ones.
 
         Returns:
-            ``(B, T, H, W, C)`` and, if routes were found, those that hold in it.
+            ``(B, T, H, W, C)`` and the routes that hold in it; None if there are none to pass on.
         """
         ...
 
 
-class FixedPlaces(nn.Module):
-    """Nothing around temporal attention: it runs over the frames at each position (TimeSformer)."""
+class FixedPositions(nn.Module):
+    """No alignment: temporal attention runs over the frames at each position (TimeSformer)."""
 
     def forward(
         self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None
@@ -54,10 +54,10 @@ class FixedPlaces(nn.Module):
 
 
 class TemporalBranch(nn.Module):
-    """``x + temporal_fc(MHSA_T(norm(x)))`` along routes; the last layer starts at 0, and so the branch as identity.
+    """``x + temporal_fc(MHSA_T(norm(x)))`` along routes; the last layer starts at 0, so the branch as identity.
 
     Args:
-        width: C.
+        width: channels.
         heads: attention heads.
         post_norm: a second layer norm between attention and ``temporal_fc``.
         drop_path: probability of leaving attention out for a route in training (the public code drops per position).
@@ -85,27 +85,27 @@ class TemporalBranch(nn.Module):
         self.post_norm = nn.LayerNorm(width, eps=eps) if post_norm else nn.Identity()
         self.drop_path = DropPath(drop_path)
         self.fc = nn.Linear(width, width)
-        self.around = around.build() if around else FixedPlaces()
+        self.around = around.build() if around else FixedPositions()
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
     def forward(
-        self, x: Tensor, token: Tensor | None = None, routes: Tensor | None = None
+        self, x: Tensor, class_token: Tensor | None = None, routes: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The map after temporal modelling, and the routes it followed if they were sought.
+        """The feature map after temporal modelling, and the routes that hold in it (see :class:`Around`).
 
         Args:
             x: ``(B, T, H, W, C)``.
-            token: class token ``(B, 1, C)`` that every route attends to as well; its own result is dropped.
-            routes: follow these instead of finding new ones, see :class:`Around`.
+            class_token: ``(B, 1, C)``; every route attends to it as well; its own result is dropped.
+            routes: those to follow instead of finding new ones, see :class:`Around`.
         """
-        return self.around(lambda along: self.attend(along, token), x, self.norm, routes)
+        return self.around(lambda along: self.attend(along, class_token), x, self.norm, routes)
 
-    def attend(self, routes: Tensor, token: Tensor | None = None) -> Tensor:
+    def attend(self, routes: Tensor, class_token: Tensor | None = None) -> Tensor:
         """Residual of routes ``(B, N, T, C)``, see :data:`Attend`."""
         batch, positions, frames = routes.shape[:3]
-        if token is not None:
-            routes = torch.cat([token[:, None].expand(-1, positions, -1, -1), routes], 2)
+        if class_token is not None:
+            routes = torch.cat([class_token[:, None].expand(-1, positions, -1, -1), routes], 2)
         q, k, v = self.qkv(self.norm(routes)).unflatten(3, (3, self.heads, -1)).flatten(0, 1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         mixed = self.drop_path(self.post_norm(self.proj(mixed)))[:, mixed.shape[1] - frames :]

@@ -6,7 +6,7 @@ Attention for Video Action Recognition", NeurIPS 2022.
 
 A block on patch tokens ``p`` (B, T, N, C) and one class token ``c`` (B, 1, C) for the whole clip::
 
-    p' = p + temporal_fc( MHSA_T( norm(p) ) )            over the T frames at each position, or along ATA's routes
+    p' = p + temporal_fc( MHSA_T( norm(p) ) )            over the T frames at each position, or along routes
     s_t = MHSA_S( norm1([c ; p'_t]) )                    over the 1 + N tokens of each frame, c seen by all
     c' = c + mean_t s_t[0] ;  p'' = p' + s_t[1:]
     [c' ; p''] += MLP( norm2([c' ; p'']) )
@@ -44,21 +44,23 @@ class TimeSformerConfig(ModelConfig):
     """Sizes of a TimeSformer, and how it models time.
 
     Attributes:
-        width: C.
-        depth: blocks.
+        width: channels.
+        depth: number of blocks.
         heads: attention heads.
-        mlp_ratio: hidden width of the MLPs, in widths.
-        patch: edge of the square patches in pixels.
+        mlp_ratio: hidden width of the MLPs / width.
+        patch: side of the square patches, in pixels.
         temporal: ``attention`` over time before that over space (divided space-time attention), ``joint`` attention
-            over all tokens of the clip at once, or ``averaging``: neither.
+            over all tokens of the clip at once, or ``averaging``: no temporal attention, frames meet in the
+            class token only (ATA's row "averaging").
         around: what finds the routes of temporal attention, e.g. ``ATA()``; None for fixed positions.
         ata_blocks: the blocks that get it; None for all.
         align_every: of so many consecutive ones of these blocks the first finds routes, the others keep them.
         temporal_cls: let every route attend to the class token too (its own result is dropped).
         temporal_post_norm: a second layer norm in the temporal branch; with ``temporal_cls`` this costs what ATA's
             paper prints, see :func:`ata_vitb_costmatched`.
-        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`; embeddings of
-            time and temporal attention start at once. Train it with at least three clips per forward pass.
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`; the time
+            embedding and the temporal attention start random, not at zero. Use at least three clips per forward pass:
+            features are batch-normalised.
     """
 
     width: int = 768
@@ -86,14 +88,14 @@ def timesformer_b() -> TimeSformerConfig:
 
 
 def timesformer_l() -> TimeSformerConfig:
-    """TimeSformer-L: ViT-B/16 on 96 frames, every fourth frame."""
+    """TimeSformer-L (long, not large): ViT-B/16 on 96 frames, every fourth frame."""
     config = timesformer_b()
     config.clip.frames, config.clip.stride = 96, 4
     return config
 
 
 def ata_vitb() -> TimeSformerConfig:
-    """TimeSformer with ATA in every block; its weights are TimeSformer's."""
+    """TimeSformer with ATA in every block; it has TimeSformer's parameters and loads its checkpoints."""
     config = timesformer_b()
     config.around = ATA()
     return config
@@ -127,12 +129,12 @@ def ata_timesformer_tiny() -> TimeSformerConfig:
 
 
 class State(NamedTuple):
-    """What goes from block to block.
+    """What passes from block to block.
 
     Attributes:
         tokens: ``(B, 1 + T·H·W, C)``, the class token first, then t-major.
-        size: (T, H, W), plain numbers.
-        routes: those of an earlier block while they are kept, see ``align_every``.
+        size: (T, H, W), ints.
+        routes: those that an earlier block found, while later blocks reuse them, see ``align_every``.
     """
 
     tokens: Tensor
@@ -156,14 +158,14 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention over time, attention over space, MLP, each with a shortcut.
+    """Attention over time, attention over space, MLP, each with a residual connection.
 
     Args:
         config: sizes.
         drop_path: probability of leaving a branch out in training: for a route in time, for a frame in space, for a
             clip in the MLP, as in the public implementation.
-        around: what goes around temporal attention here.
-        routes: ``find`` new routes and forget them, find them and ``pass`` them on, or ``keep`` those passed on.
+        around: what finds the routes of this block's temporal attention; None for fixed positions.
+        route_mode: ``find`` routes for this block only, find them and ``pass`` them on, or ``keep`` those passed on.
     """
 
     def __init__(
@@ -171,12 +173,12 @@ class Block(nn.Module):
         config: TimeSformerConfig,
         drop_path: float,
         around: AroundConfig | None,
-        routes: Literal["find", "pass", "keep"],
+        route_mode: Literal["find", "pass", "keep"],
     ) -> None:
         super().__init__()
         self.joint = config.temporal == "joint"
-        self.with_token = config.temporal_cls
-        self.routes = routes
+        self.with_class_token = config.temporal_cls
+        self.route_mode = route_mode
         self.temporal = None
         if config.temporal == "attention":
             self.temporal = TemporalBranch(
@@ -199,20 +201,21 @@ class Block(nn.Module):
         if self.joint:
             tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
         else:
-            token, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, size)
+            class_token, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, size)
             if self.temporal is not None:
-                known = routes if self.routes == "keep" else None
-                patches, new_routes = self.temporal(patches, token if self.with_token else None, known)
-                routes = new_routes if self.routes == "pass" else routes
-            tokens = self._attend_in_frames(token, patches.flatten(2, 3))
+                known = routes if self.route_mode == "keep" else None
+                patches, new_routes = self.temporal(patches, class_token if self.with_class_token else None, known)
+                routes = new_routes if self.route_mode == "pass" else routes
+            tokens = self._attend_in_frames(class_token, patches.flatten(2, 3))
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
         return State(tokens, size, routes)
 
-    def _attend_in_frames(self, token: Tensor, patches: Tensor) -> Tensor:
+    def _attend_in_frames(self, class_token: Tensor, patches: Tensor) -> Tensor:
         """Attention over each frame and the class token: ``(B, 1, C)``, ``(B, T, N, C)`` to ``(B, 1 + T·N, C)``."""
-        frames = torch.cat([token[:, None].expand(-1, patches.shape[1], -1, -1), patches], 2)
+        frames = torch.cat([class_token[:, None].expand(-1, patches.shape[1], -1, -1), patches], 2)
         result = self.drop_path(self.attn(self.norm1(frames.flatten(0, 1)))).view(frames.shape)
-        return torch.cat([token + result[:, :, 0].mean(1, keepdim=True), (patches + result[:, :, 1:]).flatten(1, 2)], 1)
+        class_token = class_token + result[:, :, 0].mean(1, keepdim=True)
+        return torch.cat([class_token, (patches + result[:, :, 1:]).flatten(1, 2)], 1)
 
 
 class TimeSformer(VideoModel):
@@ -222,7 +225,7 @@ class TimeSformer(VideoModel):
 
     def __init__(self, config: TimeSformerConfig) -> None:
         super().__init__(config)
-        width, edge = config.width, config.clip.size // config.patch
+        width, per_side = config.width, config.clip.size // config.patch  # patches per side of a frame
         if config.clip.size % config.patch:
             raise GestaError(f"patches of {config.patch} pixels do not tile a clip of {config.clip.size} pixels")
         aligned = range(config.depth) if config.ata_blocks is None else sorted(config.ata_blocks)
@@ -234,15 +237,15 @@ class TimeSformer(VideoModel):
             raise GestaError(f"align_every counts blocks from 1, not {config.align_every}")
         self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.empty(1, 1 + edge * edge, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + per_side * per_side, width))
         self.time_embed = nn.Parameter(torch.zeros(1, config.clip.frames, width))
         self.blocks = nn.ModuleList()
         for i, rate in enumerate(drop_path_rates(config.drop_path, config.depth)):
             around = config.around if i in aligned else None
-            routes: Literal["find", "pass", "keep"] = "find"
+            route_mode: Literal["find", "pass", "keep"] = "find"
             if around is not None and config.align_every > 1:
-                routes = "keep" if list(aligned).index(i) % config.align_every else "pass"
-            self.blocks.append(Block(config, rate, around, routes))
+                route_mode = "keep" if list(aligned).index(i) % config.align_every else "pass"
+            self.blocks.append(Block(config, rate, around, route_mode))
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.standardise = Standardise(width) if config.small_init else nn.Identity()
         self.classifier = Classifier(width, config.classes, config.dropout)
@@ -254,25 +257,28 @@ class TimeSformer(VideoModel):
                 nn.init.zeros_(module.bias)
         if config.small_init:
             init_small(self)
-            nn.init.trunc_normal_(self.time_embed, std=0.3)  # positions as public: large ones would decide what matches
+            # pos_embed keeps the public std of 0.02: larger embeddings would dominate ATA's similarity
+            nn.init.trunc_normal_(self.time_embed, std=0.3)
         for module in self.modules():
             if isinstance(module, TemporalBranch) and not config.small_init:
-                nn.init.zeros_(module.fc.weight)  # in every block: the public code skips none of them
+                # in every block, as the public code: its test i > 0 skips only the ModuleList
+                nn.init.zeros_(module.fc.weight)
         self.finish()
 
     def stem(self, video: Tensor) -> State:
         """Patches of every frame with the embeddings of their position and frame, and one class token."""
         batch, _, frames = video.shape[:3]
-        grid = self.patch_embed(video.transpose(1, 2).flatten(0, 1))
-        height, width = grid.shape[2:]
+        feature_map = self.patch_embed(video.transpose(1, 2).flatten(0, 1))
+        height, width = feature_map.shape[2:]
         positions: Tensor = self.pos_embed[:, 1:]
         if height * width != positions.shape[1]:
-            edge = int(positions.shape[1] ** 0.5)
-            positions = resize_map(positions.transpose(1, 2).unflatten(2, (edge, edge)), (height, width)).flatten(2).mT
+            per_side = int(positions.shape[1] ** 0.5)
+            positions = positions.transpose(1, 2).unflatten(2, (per_side, per_side))
+            positions = resize_map(positions, (height, width)).flatten(2).mT
         times = resize_line(self.time_embed, frames)
-        patches = grid.flatten(2).mT.unflatten(0, (batch, frames)) + positions[:, None] + times[:, :, None]
-        token = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
-        return State(torch.cat([token, patches.flatten(1, 2)], 1), (frames, height, width))
+        patches = feature_map.flatten(2).mT.unflatten(0, (batch, frames)) + positions[:, None] + times[:, :, None]
+        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
+        return State(torch.cat([class_token, patches.flatten(1, 2)], 1), (frames, height, width))
 
     def pool(self, state: State) -> Tensor:
         """The class token, normalised."""
@@ -287,17 +293,17 @@ class TimeSformer(VideoModel):
         return State(tokens, state.size, state.routes)
 
     def grid_at(self, block: int) -> Grid:
-        clip, edge = self.config.clip, self.config.clip.size // self.config.patch
-        return self.config.width, clip.frames, edge, edge
+        clip, per_side = self.config.clip, self.config.clip.size // self.config.patch
+        return self.config.width, clip.frames, per_side, per_side
 
     def no_weight_decay(self) -> set[str]:
         return {"cls_token", "pos_embed", "time_embed"}
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names of the public TimeSformer checkpoints and of timm's image ViTs to ours.
+        """Rename the weights of the public TimeSformer checkpoints and of timm's image ViTs to ours.
 
-        An image ViT has no temporal attention: it starts as a copy of the spatial one, behind a last layer of zeros.
-        Embeddings made for another clip size are resized by nearest neighbour, with a warning.
+        An image ViT has no temporal attention: it starts as a copy of the spatial one, behind a last layer of zeros
+        (unless ``small_init``). Embeddings made for another clip size are resized by nearest neighbour, with a warning.
         """
         renamed: dict[str, Tensor] = {}
         for name, value in weights.items():
@@ -319,8 +325,8 @@ class TimeSformer(VideoModel):
                 renamed[name] = resize_line(table, count)
             else:
                 old, new = (int((n - 1) ** 0.5) for n in (table.shape[1], count))
-                grid = resize_map(table[:, 1:].mT.unflatten(2, (old, old)), (new, new))
-                renamed[name] = torch.cat([table[:, :1], grid.flatten(2).mT], 1)
+                positions = resize_map(table[:, 1:].mT.unflatten(2, (old, old)), (new, new))
+                renamed[name] = torch.cat([table[:, :1], positions.flatten(2).mT], 1)
         return renamed
 
 
@@ -333,4 +339,4 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
     (r"\.mlp\.fc2\.", ".mlp.2."),
     (r"^head\.", "classifier.linear."),
 )
-"""Patterns of public names and ours."""
+"""Patterns of public names, and what replaces them here."""

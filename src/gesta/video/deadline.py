@@ -16,22 +16,22 @@ TIMEOUT_S = 60.0
 """Seconds that reading any file may take, and one more for each :data:`BYTES_PER_S` bytes or each image of a folder."""
 
 BYTES_PER_S = 128 * 1024
-"""Slowest reading that is waited for: as if a video of 1 Mbit/s were decoded no faster than it plays."""
+"""Slowest reading speed that is accepted: that of a 1 Mbit/s video decoded in real time."""
 
 KILL_AFTER_S = 20.0
-"""Seconds after the deadline at which a process that still reads is killed: what hangs inside a decoder never checks
-the time."""
+"""Seconds after the deadline at which a process that still reads is killed: code that hangs inside a decoder never
+checks the time."""
 
 
 class Deadline:
-    """The time until which the reading of a file has to be done; it begins when this is made.
+    """The time until which the reading of a file has to be done, counted from construction.
 
     Args:
         path: video file, member of a tar file, or folder of frames.
-        timeout_s: seconds, whatever the size.
+        timeout_s: base seconds, to which the size of the file adds more (see :data:`TIMEOUT_S`).
 
     Attributes:
-        seconds: from the beginning to the end.
+        seconds: seconds allowed in total.
     """
 
     def __init__(self, path: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -40,30 +40,30 @@ class Deadline:
         self._end = time.monotonic() + self.seconds
 
     def check(self) -> None:
-        """Do nothing as long as there is time.
+        """Do nothing before the deadline.
 
         Raises:
-            VideoError: there is none left.
+            VideoError: time is up.
         """
         if time.monotonic() > self._end:
             raise self.error()
 
     def error(self) -> VideoError:
-        """What is raised when the time is over."""
+        """The error that is raised when time is up."""
         return VideoError(
-            f"{self.path}: is not read within {self.seconds:.0f} seconds; copy it again, to a faster disk, or take it "
-            "off the list"
+            f"{self.path}: was not read within {self.seconds:.0f} seconds; copy it to a faster disk, make the file "
+            "again, or remove it from the list"
         )
 
-    def during(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, as long as there is time."""
+    def guard(self, items: Iterable[T]) -> Iterator[T]:
+        """Yields the items; raises VideoError when time is up."""
         for item in items:
             self.check()
             yield item
 
 
 def _seconds_for_size(path: str) -> float:
-    """Seconds for what there is to read: bytes on the disk (holes of sparse files have none), or images."""
+    """Seconds that the size adds, for bytes on the disk (holes of sparse files have none) or for images."""
     if os.path.isdir(path):
         return len(os.listdir(path))
     byte_range = locate(path)

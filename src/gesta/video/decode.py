@@ -91,7 +91,7 @@ class VideoFile:
         errors: list[Exception] = []
         if self._decoder_is_new and self._scan.packets is not None:
             self._decoder_is_new, multithreaded = False, self._multithreaded
-            count = _decode_in_order(self._stream, self._deadline.during(self._scan.packets), buffer, errors)
+            count = _decode_in_order(self._stream, self._deadline.guard(self._scan.packets), buffer, errors)
         else:  # a decoder that has decoded already may hold frames back: open the file again
             with open_video(self.path, self._deadline) as (container, stream):
                 multithreaded = set_threads(stream, single_thread)
@@ -176,7 +176,7 @@ class VideoFile:
         errors: list[Exception] = []
 
         def packets() -> Iterator[av.Packet]:
-            for packet in self._deadline.during(packet_range.packets):
+            for packet in self._deadline.guard(packet_range.packets):
                 if skips:  # pictures that no other refers to ("NONREF")
                     chosen = packet_range.number_at.get(packet.pts) in buffer.positions
                     context.skip_frame = "DEFAULT" if chosen else "NONREF"
