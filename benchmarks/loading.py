@@ -6,12 +6,12 @@ Every loader delivers batches of 8 clips, 16 frames 4 apart from a random start,
 mirrored at random, uint8. ``PyAV`` decodes up to the last needed frame, keeps the needed ones and converts those;
 ``PyAV, whole video`` decodes and converts everything first, as tutorials do; decord, OpenCV and torchcodec take part if
 they are installed. Only gesta's scales frames while converting them, survives a broken file and is reproducible.
-``decoding alone`` is the pure decoding limit: the same files opened, the packets that the same clips need decoded in
-gesta's shortest way, in as many processes, and the frames discarded. Rates are taken in turns, several
-rounds; the medians of rates and of each round's ratios are printed; nothing is asserted about time. Without workers
-rates are clips per second of CPU time, which other programs on the machine change less.
+``decoding alone`` is the pure decoding limit: the same files opened, the packets that the same clips need decoded with
+as little decoding as the reader allows, in as many processes, and the frames discarded. Rates are measured in
+alternation, several rounds; the medians of rates and of each round's ratios are printed; nothing is asserted about
+time. Without workers rates are clips per second of CPU time, which other programs on the machine change less.
 
-Without ``--root`` 16 made H.264 videos of 340 x 256, 150 frames, are read.
+Without ``--root`` 16 generated H.264 videos of 340 x 256, 150 frames, are read.
 """
 
 from __future__ import annotations

@@ -128,10 +128,10 @@ def suggest(word: str, known: Collection[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def words(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as users write it: elements of a tuple with spaces between them."""
     if isinstance(value, list | tuple):
-        return " ".join(words(item) for item in value) or "()"
+        return " ".join(format_value(item) for item in value) or "()"
     return str(value)
 
 

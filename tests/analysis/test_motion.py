@@ -58,5 +58,5 @@ def test_the_verb(make_video: Callable[..., Path], tmp_path: Path, capsys: pytes
 
 def test_an_untrained_smem_shows_nothing(clip: torch.Tensor) -> None:
     model = create_model("r3d_tiny", inserts=[Insert(layer=SMEM(), at=1)]).eval()
-    with pytest.raises(GestaError, match="adds nothing, as it does before training; give a trained model"):
+    with pytest.raises(GestaError, match="adds nothing, which is normal before training; give a trained model"):
         measure_motion("a", model, clip)

@@ -33,27 +33,27 @@ def test_loading_is_measured_stage_by_stage(make_video: Callable[..., Path], tmp
     for i in range(3):
         make_video(f"v/{i}.mp4")
     (tmp_path / "v/broken.mp4").write_bytes(b"nothing" * 99)
-    found = measure_loading(tmp_path / "v", clip=CLIP, workers=[0, 1], device="cpu", seconds=0.2)
-    assert (found.videos, list(found.clips), set(found.milliseconds)) == (
+    speed = measure_loading(tmp_path / "v", clip=CLIP, workers=[0, 1], device="cpu", seconds=0.2)
+    assert (speed.videos, list(speed.clips_per_s), set(speed.milliseconds)) == (
         3,
         [0, 1],
-        {*["decode", "convert", "augment"], "hand over"},
+        {*["decode", "convert", "augment"], "to_device"},
     )
-    stages = found.milliseconds
-    assert found.decoding_fraction == stages["decode"] / (stages["decode"] + stages["convert"] + stages["augment"])
+    stages = speed.milliseconds
+    assert speed.decoding_fraction == stages["decode"] / (stages["decode"] + stages["convert"] + stages["augment"])
     assert (
-        list(found.limit) == [0, 1]
-        and 0 < found.decoding_fraction <= 1
-        and found.to_json()["decoding_fraction"] == found.decoding_fraction
+        list(speed.decode_only_clips_per_s) == [0, 1]
+        and 0 < speed.decoding_fraction <= 1
+        and speed.to_json()["decoding_fraction"] == speed.decoding_fraction
     )
-    assert f"{found.decoding_fraction:.0%} of a clip's cost" in str(found)
-    assert min(found.decoded, found.converted, *found.clips.values()) > 0
-    assert all(ms >= 0 for ms in found.milliseconds.values())
-    assert found.bottleneck == max(found.milliseconds, key=lambda s: found.milliseconds[s]) and found.advice
-    assert len(found.unreadable) == 1 and "broken.mp4" in found.unreadable[0]
-    assert "64 x 48" in found.source and "24 frames" in found.source
-    assert json.loads(json.dumps(found.to_json()))["videos"] == 3
-    assert "broken.mp4" in str(found) and "clips/s" in str(found)
+    assert f"{speed.decoding_fraction:.0%} of the CPU time of a clip" in str(speed)
+    assert min(speed.decode_fps, speed.convert_fps, *speed.clips_per_s.values()) > 0
+    assert all(ms >= 0 for ms in speed.milliseconds.values())
+    assert speed.bottleneck == max(speed.milliseconds, key=lambda s: speed.milliseconds[s]) and speed.advice
+    assert len(speed.unreadable) == 1 and "broken.mp4" in speed.unreadable[0]
+    assert "64 x 48" in speed.source and "24 frames" in speed.source
+    assert json.loads(json.dumps(speed.to_json()))["videos"] == 3
+    assert "broken.mp4" in str(speed) and "clips/s" in str(speed)
 
 
 def test_records_and_training_settings_are_used(
@@ -102,9 +102,9 @@ def test_the_limit_decodes_what_the_clip_needs_and_converts_nothing(
         assert sample["video"].shape == (repeats, 0) and decoded[-1] == decoded[-2] and min(decoded[-1]) >= 5
 
 
-@pytest.mark.parametrize("stage", ["decode", "convert", "augment", "hand over"])
+@pytest.mark.parametrize("stage", ["decode", "convert", "augment", "to_device"])
 def test_the_advice_is_about_the_bottleneck(stage: str) -> None:
-    advice = {s: advise(s, {0: 1.0, 2: 5.0, 4: 3.0}, 720, 256) for s in ("decode", "convert", "augment", "hand over")}
+    advice = {s: advise(s, {0: 1.0, 2: 5.0, 4: 3.0}, 720, 256) for s in ("decode", "convert", "augment", "to_device")}
     assert "2 loader processes" in advice[stage] and "5.0 clips/s" in advice[stage]
     assert len(set(advice.values())) == 4
     assert "720" in advice["decode"] and "720" not in advise("decode", {1: 1.0}, 256, 256)
@@ -114,7 +114,7 @@ def test_made_videos_are_the_same_each_time_and_move(tmp_path: Path) -> None:
     videos = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        make_videos(tmp_path / name, amount=1, frames=12, size=(96, 64))
+        make_videos(tmp_path / name, count=1, frames=12, size=(96, 64))
         (path,) = (tmp_path / name).iterdir()
         videos.append(read(path, lambda n: torch.arange(n)))
     assert torch.equal(*videos) and probe(path).frames == 12

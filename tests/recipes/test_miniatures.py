@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from gesta.config import to_json, words
+from gesta.config import format_value, to_json
 from gesta.datasets.ntu import NTU
 from gesta.errors import GestaError
 from gesta.marionette.dataset import Marionette
@@ -39,7 +39,7 @@ def runs() -> dict[str, Recipe]:
 def shown(value: Any) -> str:
     """A value of a config; of a plug-in the fields that differ from its class's default."""
     if not is_dataclass(value):
-        return words(value)
+        return format_value(value)
     changes = (
         f"{f.name}={shown(getattr(value, f.name))}" for f in fields(value) if getattr(value, f.name) != f.default
     )
@@ -55,8 +55,8 @@ def described(recipe: Recipe) -> dict[str, Any]:
     return {
         **{name: shown(value) for name, value in changes.items()},
         "sampling": small.model.clip.sampling,
-        **{layer: words(tuple(insert.at for insert in inserts)) for layer, inserts in plugins},
-        **({"freeze": words(small.train.freeze)} if small.train.freeze else {}),
+        **{layer: format_value(tuple(insert.at for insert in inserts)) for layer, inserts in plugins},
+        **({"freeze": format_value(small.train.freeze)} if small.train.freeze else {}),
     }
 
 

@@ -177,8 +177,8 @@ def test_the_chart() -> None:
     axes = draw_sweep(made([0.1, 0.0, 1e-3], default=0.1)).axes[0]
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.001", "0.1"]
-    assert axes.get_xticks()[0] == pytest.approx(1e-5)  # 0 has a place of its own, as far away as its neighbour
-    assert axes.lines[0].get_xydata().tolist() == [[0.001, 52.0], [0.1, 51.0]]  # joined but for 0; means of the seeds
+    assert axes.get_xticks()[0] == pytest.approx(1e-5)  # 0 is as far from 0.001 as 0.1 is
+    assert axes.lines[0].get_xydata().tolist() == [[0.001, 52.0], [0.1, 51.0]]  # joined except 0; means of the seeds
     linear = draw_sweep(made([1, 2, 5])).axes[0]
     assert linear.get_xscale() == "linear" and list(linear.get_xticks()) == [1, 2, 5]
     words = draw_sweep(made([True, False])).axes[0]

@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from gesta.analysis.figures import (
     hide_axes,
+    hide_top_right_spines,
     new_figure,
-    open_axes,
     set_tight_layout,
     show_frame,
     show_heat,
@@ -268,4 +268,4 @@ def _draw_deviation(axes: Axes, drop: FrameDrop, frames: int) -> None:
     axes.set_xticks(range(frames) if frames <= 32 else [])
     axes.tick_params(labelsize=7)
     axes.set_ylabel(f"σ, block {drop.block}\nkeeps {len(drop.kept)}", fontsize=9)
-    open_axes(axes)
+    hide_top_right_spines(axes)

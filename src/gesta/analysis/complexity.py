@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from gesta.analysis.figures import distinct_colours, new_figure, open_axes
+from gesta.analysis.figures import distinct_colours, hide_top_right_spines, new_figure
 from gesta.bench.model import latency
 from gesta.config import from_json, replace, suggest, to_json
 from gesta.cost import Style, count
@@ -318,7 +318,7 @@ def draw_complexity(measured: Complexity) -> Figure:
         axes.set_yticks(range(len(models)), labels=[m.name for m in models], fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
         axes.margins(x=0.18)
-        open_axes(axes)
+        hide_top_right_spines(axes)
     panels[0].invert_yaxis()
     if rows:
         grid = parts[1, 0].subplots(rows, min(len(data_sets), columns), squeeze=False)
@@ -360,4 +360,4 @@ def _draw_accuracies(axes: Axes, measured: Complexity, data: str, colours: Seque
     else:
         axes.locator_params(axis="x", nbins=5)
     axes.grid(alpha=0.2)
-    open_axes(axes)
+    hide_top_right_spines(axes)

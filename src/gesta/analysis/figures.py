@@ -47,7 +47,7 @@ def hide_axes(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def open_axes(axes: Axes) -> None:
+def hide_top_right_spines(axes: Axes) -> None:
     """Remove the upper and the right border of a chart."""
     axes.spines[["top", "right"]].set_visible(False)
 

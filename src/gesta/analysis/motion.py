@@ -1,4 +1,4 @@
-"""What SMEM excites: how much it adds at each position of each frame, over the frames.
+"""SMEM's output magnitude per position, overlaid on the frames.
 
 SMEM is §3.5 of "Spatio-temporal diffusion transformer for action recognition" (OpenReview ICR3swcnaa), part of
 STD-Former and a plug-in of any backbone; the paper shows no such maps.
@@ -26,23 +26,23 @@ def measure_motion(name: str, model: VideoModel, clip: Tensor) -> Response:
     Args:
         name: what to call the model.
         model: in evaluation mode.
-        clip: square raw frames ``(T, 3, S, S)`` uint8 of any size; the model sees them at its own size.
+        clip: square raw frames ``(T, 3, S, S)`` uint8 of any size; they are resized to the model's clip size.
 
     Raises:
-        GestaError: a model without SMEM, or with one that adds nothing yet.
+        GestaError: a model without SMEM, or with one that is not trained.
     """
     maps: list[ResponseMap] = []
 
-    def record(label: str, layer: MotionExcitation, inputs: tuple[Tensor]) -> None:
+    def save_map(label: str, layer: MotionExcitation, inputs: tuple[Tensor]) -> None:
         maps.append(ResponseMap(name=name, tap=label, map=layer.motion(inputs[0])[0].float().cpu()))
 
     layers = [(_label(path), layer) for path, layer in model.named_modules() if isinstance(layer, MotionExcitation)]
     if not layers:
         raise GestaError(f"{name} has no SMEM; give an std_former, or a model with Insert(layer=SMEM(), at=k)")
-    with hooked(pre={layer: partial(record, label) for label, layer in layers}):
+    with hooked(pre={layer: partial(save_map, label) for label, layer in layers}):
         model(as_input(clip, model))
-    if not any(motion.map.any() for motion in maps):
-        raise GestaError(f"the SMEM of {name} adds nothing, as it does before training; give a trained model")
+    if not any(response.map.any() for response in maps):
+        raise GestaError(f"the SMEM of {name} adds nothing, which is normal before training; give a trained model")
     return Response(clip=clip, maps=maps)
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
-from gesta.analysis.figures import BLUE, ORANGE, RED, new_figure, open_axes
+from gesta.analysis.figures import BLUE, ORANGE, RED, hide_top_right_spines, new_figure
 from gesta.analysis.sources import check_model
 from gesta.checkpoint import read_metadata, weights_file
 from gesta.config import from_json, replace
@@ -289,7 +289,7 @@ def draw_clusters(measured: Clusters) -> Figure:
         _draw_accuracies(figure.add_subplot(1, 2, 2), measured)
     for axes in figure.axes:
         axes.grid(alpha=0.2)
-        open_axes(axes)
+        hide_top_right_spines(axes)
     return figure
 
 

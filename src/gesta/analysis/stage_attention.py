@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
-from gesta.analysis.figures import hide_axes, new_figure, open_axes, show_frame, show_heat, spread_frames
+from gesta.analysis.figures import hide_axes, hide_top_right_spines, new_figure, show_frame, show_heat, spread_frames
 from gesta.analysis.sources import as_input, load
 from gesta.checkpoint import read_metadata
 from gesta.errors import GestaError
@@ -311,7 +311,7 @@ def _draw_cosines(figure: SubFigure, measured: StageAttention) -> None:
         panels[-1].set_title("mean cosine of two stages", fontsize=8)
         panels[-1].set_xlabel("epoch", fontsize=8)
         panels[-1].tick_params(labelsize=7)
-        open_axes(panels[-1])
+        hide_top_right_spines(panels[-1])
         panels[-1].legend(frameon=False, fontsize=8)
 
 

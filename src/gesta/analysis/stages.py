@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from torch import Tensor
 
-from gesta.analysis.figures import BLUE, GREY, new_figure, open_axes
+from gesta.analysis.figures import BLUE, GREY, hide_top_right_spines, new_figure
 from gesta.analysis.sources import extract_features, list_failures
 from gesta.data.batch import Failure
 from gesta.errors import GestaError
@@ -244,7 +244,7 @@ def draw_stages(measured: Stages) -> Figure:
     axes.margins(y=0.1)
     axes.legend(frameon=False, fontsize=8)
     axes.set_title(f"{measured.name}\n{measured.fitted} videos fitted, {measured.scored} scored", fontsize=10)
-    open_axes(axes)
+    hide_top_right_spines(axes)
     axes.grid(axis="y", alpha=0.2)
     axes.set_axisbelow(True)
     return figure

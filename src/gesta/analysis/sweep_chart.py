@@ -13,28 +13,31 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gesta.analysis.figures import BLUE, GREY, RED, new_figure, open_axes
-from gesta.config import words
+from gesta.analysis.figures import BLUE, GREY, RED, hide_top_right_spines, new_figure
+from gesta.config import format_value
 from gesta.training.sweep import Sweep
 
-DECADE = 10.0
-"""Positive values whose greatest is so many times the least are drawn on a logarithmic axis."""
+LOG_AXIS_RATIO = 10.0
+"""Positive values are on a log axis if the largest is at least this many times the smallest."""
+
+ZERO_GAP_RATIO = 10.0
+"""On a log axis 0 is drawn at the smallest positive value divided by at least this."""
 
 
 def draw_sweep(measured: Sweep) -> Figure:
     """Accuracy over the value: a dot per training, the mean and the standard deviation over seeds.
 
-    Values that span a decade are drawn on a logarithmic axis, on which 0 is left of a break; values that are not
-    numbers are drawn beside each other.
+    Positive values of very different size (:data:`LOG_AXIS_RATIO`) are on a log axis, unless a value is negative; 0 is
+    drawn left of a gap; non-numeric values are evenly spaced.
     """
     values, seeds = measured.values, len(measured.seeds)
     figure = new_figure(6.4, 4.2)
     axes = figure.add_subplot()
-    xs, broken = _set_axis(axes, values)
+    xs, has_gap = _set_axis(axes, values)
     order = sorted(range(len(xs)), key=lambda i: xs[i])
     means = [(i, statistics.fmean(a)) for i in order if (a := measured.accuracies(values[i]))]
     if _numeric(values):
-        joined = [(xs[i], mean) for i, mean in means if not (broken and values[i] == 0)]  # no line over the break
+        joined = [(xs[i], mean) for i, mean in means if not (has_gap and values[i] == 0)]  # no line over the gap
         axes.plot([x for x, _ in joined], [y for _, y in joined], color=BLUE, linewidth=1.6)
     for i, mean in means:
         accuracies = measured.accuracies(values[i])
@@ -49,12 +52,12 @@ def draw_sweep(measured: Sweep) -> Figure:
         axes.legend(frameon=False, fontsize=9)
     if measured.default in values:
         axes.axvline(xs[values.index(measured.default)], color="0.75", linewidth=1, linestyle=":", zorder=0)
-    axes.set_xlabel(measured.field + " (dotted: the recipe's)" * (measured.default in values))
+    axes.set_xlabel(measured.field + " (dotted: the recipe's value)" * (measured.default in values))
     axes.set_ylabel("top-1 %")
     over_seeds = f", mean ± std of {seeds} seeds" if seeds > 1 else ""
     axes.set_title(f"{measured.recipe}{over_seeds}\n{measured.protocol}", fontsize=9)
     axes.grid(alpha=0.2)
-    open_axes(axes)
+    hide_top_right_spines(axes)
     return figure
 
 
@@ -64,13 +67,13 @@ def _numeric(values: Sequence[Any]) -> bool:
 
 
 def _set_axis(axes: Axes, values: Sequence[Any]) -> tuple[list[float], bool]:
-    """Scale and label the axis of values; the coordinate of each, and whether 0 is left of a break."""
+    """Scale and label the axis of values; the coordinate of each, and whether 0 is left of a gap."""
     if not _numeric(values):
-        axes.set_xticks(range(len(values)), labels=[words(value) for value in values])
+        axes.set_xticks(range(len(values)), labels=[format_value(value) for value in values])
         axes.set_xlim(-0.5, len(values) - 0.5)
         return [float(i) for i in range(len(values))], False
     positive = sorted({value for value in values if value > 0})
-    if min(values) < 0 or len(positive) < 2 or positive[-1] < DECADE * positive[0]:
+    if min(values) < 0 or len(positive) < 2 or positive[-1] < LOG_AXIS_RATIO * positive[0]:
         low, high = min(values), max(values)
         margin = 0.06 * (high - low) or 1.0
         axes.set_xlim(low - margin, high + margin)
@@ -78,18 +81,18 @@ def _set_axis(axes: Axes, values: Sequence[Any]) -> tuple[list[float], bool]:
             axes.set_xticks(sorted({float(value) for value in values}))
         return [float(value) for value in values], False
     axes.set_xscale("log")
-    zero = positive[0] / max(DECADE, positive[1] / positive[0])
-    broken = 0 in values
-    ticks = [zero] * broken + positive
+    zero = positive[0] / max(ZERO_GAP_RATIO, positive[1] / positive[0])
+    has_gap = 0 in values
+    ticks = [zero] * has_gap + positive
     margin = (ticks[-1] / ticks[0]) ** 0.06
     axes.set_xlim(ticks[0] / margin, ticks[-1] * margin)
     if len(ticks) <= 12:
-        axes.set_xticks(ticks, labels=["0"] * broken + [f"{value:g}" for value in positive])
+        axes.set_xticks(ticks, labels=["0"] * has_gap + [f"{value:g}" for value in positive])
         axes.minorticks_off()
-    if broken:
-        gap = math.sqrt(zero * positive[0])
+    if has_gap:
+        gap_x = math.sqrt(zero * positive[0])
         axes.text(
-            gap, 0, "//", ha="center", va="center", transform=axes.get_xaxis_transform(),
+            gap_x, 0, "//", ha="center", va="center", transform=axes.get_xaxis_transform(),
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip
-    return [zero if value == 0 else float(value) for value in values], broken
+    return [zero if value == 0 else float(value) for value in values], has_gap

@@ -33,7 +33,15 @@ from gesta.video.probe import probe
 from gesta.video.read import Selection, stream
 
 MAX_VIDEOS = 64
-"""Of a larger folder this many videos, evenly chosen, are measured."""
+"""At most this many videos of a folder, evenly spaced, are measured."""
+
+STAGE_LABELS = {
+    "decode": "decoding a clip",
+    "convert": "scaling, RGB",
+    "augment": "augmenting",
+    "to_device": "copying to the device",
+}
+"""What is printed for each stage of loading a clip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +52,20 @@ class LoadingSpeed:
         videos: number of those that were measured.
         unreadable: sentences about those that were left out.
         source: median width x height, frames and codec of the videos.
-        clip: what is loaded.
+        clip_text: the clips that are loaded, in words.
         cpu_cores: usable ones.
-        decoded: frames per second of one thread that decodes from the first frame to the last and discards the pixels.
-        converted: the same, every frame scaled and turned into RGB.
+        decode_fps: frames per second of one thread that decodes from the first frame to the last and discards the
+            pixels.
+        convert_fps: the same, every frame scaled and turned into RGB.
         milliseconds: one training clip in one process, by stage, medians: ``decode`` (open the file and decode the
             frames that the clip needs, nothing else), ``convert`` (cut out its box, scale it, turn it into RGB),
-            ``augment`` (the other augmentations), ``hand over`` (copy to ``device``, to normalised floats). These are
-            seconds of CPU time, which other programs do not change, but for handing over to another device, which is
-            measured by the clock.
-        clips: clips per second that the training loader delivers, by number of worker processes (0: none).
-        limit: the same if the files are opened and the packets that a clip needs decoded, in our reader's shortest
-            way, and the frames are discarded: the loader cannot be faster than this on these CPU cores.
-        device: where clips are handed over to.
+            ``augment`` (the other augmentations), ``to_device`` (copy to ``device``, to normalised floats). CPU time,
+            which other programs hardly change, except the copy to another device, which is wall-clock time.
+        clips_per_s: clips per second that the training loader delivers, by number of worker processes (0: none).
+        decode_only_clips_per_s: the same if the files are opened and the packets that a clip needs decoded, with as
+            little decoding as the reader allows, and the frames are discarded: the loader cannot be faster than this
+            on these CPU cores.
+        device: where clips are copied to.
         bottleneck: the stage that takes most.
         advice: what to do about it.
     """
@@ -64,24 +73,24 @@ class LoadingSpeed:
     videos: int
     unreadable: list[str]
     source: str
-    clip: str
+    clip_text: str
     cpu_cores: int
-    decoded: float
-    converted: float
+    decode_fps: float
+    convert_fps: float
     milliseconds: dict[str, float]
-    clips: dict[int, float]
-    limit: dict[int, float]
+    clips_per_s: dict[int, float]
+    decode_only_clips_per_s: dict[int, float]
     device: str
     bottleneck: str
     advice: str
 
     @property
     def decoding_fraction(self) -> float:
-        """The part of a clip's cost before hand-over that is decoding: how near the loader is to the decoding limit.
+        """The fraction of a clip's CPU time, before it is copied to the device, that is decoding.
 
-        From the CPU time of the same clips in turns; the rates change with everything else that the machine does.
+        From alternating measurements of the same clips; the rates change with everything else that the machine does.
         """
-        return self.milliseconds["decode"] / sum(ms for stage, ms in self.milliseconds.items() if stage != "hand over")
+        return self.milliseconds["decode"] / sum(ms for stage, ms in self.milliseconds.items() if stage != "to_device")
 
     def to_json(self) -> dict[str, Any]:
         """All attributes as plain values."""
@@ -90,15 +99,20 @@ class LoadingSpeed:
     def __str__(self) -> str:
         total = sum(self.milliseconds.values())
         lines = [
-            f"{self.videos} videos, {self.source}; {self.cpu_cores} CPU cores; clips of {self.clip}, {self.device}",
-            f"decoding          {self.decoded:8.0f} frames/s, {self.converted:.0f} with scaling and RGB (one process)",
-            *(f"{stage:<17} {ms:8.1f} ms a clip, {ms / total:.0%}" for stage, ms in self.milliseconds.items()),
+            f"{self.videos} videos, {self.source}; {self.cpu_cores} CPU cores; "
+            f"clips of {self.clip_text}, {self.device}",
+            f"decoding a video       {self.decode_fps:8.0f} frames/s, {self.convert_fps:.0f} with scaling and RGB "
+            "(one process)",
             *(
-                f"loader, workers {n:<2}{rate:8.1f} clips/s, {self.limit[n]:.1f} if it only decoded"
-                for n, rate in self.clips.items()
+                f"{STAGE_LABELS[stage]:<23}{ms:8.1f} ms per clip, {ms / total:.0%}"
+                for stage, ms in self.milliseconds.items()
             ),
-            f"decoding is {self.decoding_fraction:.0%} of a clip's cost: the loader reaches so much of its limit",
-            f"most time goes to: {self.bottleneck}; {self.advice}",
+            *(
+                f"loader, workers {n:<7}{rate:8.1f} clips/s, {limit:.1f} if it only decoded"
+                for (n, rate), limit in zip(self.clips_per_s.items(), self.decode_only_clips_per_s.values())
+            ),
+            f"decoding is {self.decoding_fraction:.0%} of the CPU time of a clip before it is copied to the device",
+            f"most time goes to: {STAGE_LABELS[self.bottleneck]}; {self.advice}",
         ]
         return "\n".join(lines + [f"left out: {sentence}" for sentence in self.unreadable])
 
@@ -112,10 +126,10 @@ def measure_loading(
     device: str | torch.device = "auto",
     seconds: float = 4.0,
 ) -> LoadingSpeed:
-    """Measure decoding, augmentation, hand-over and the training loader.
+    """Measure decoding, augmentation, the copy to the device and the training loader.
 
     Args:
-        root: folder of videos, records, or None for some that are made in a temporary folder.
+        root: folder of videos, records, or None to generate some in a temporary folder.
         clip: what is loaded; default 16 frames, 4 apart, of 224 x 224.
         train: augmentation, batch size, repeats, decoder; default :class:`TrainConfig` with 8 videos a batch.
         workers: numbers of loader processes to try; default 0, 1, 2, 4 ... up to the CPU cores.
@@ -137,40 +151,40 @@ def measure_loading(
     cpu_cores = loader_workers(-1)
     if workers is None:
         workers = [0, *(2**i for i in range(cpu_cores.bit_length()) if 2**i <= cpu_cores)]
-    decoded = _decoding_rate(records, None, seconds)
-    converted = _decoding_rate(records, dataset.short_side, seconds)
+    decode_fps = _decoding_rate(records, None, seconds)
+    convert_fps = _decoding_rate(records, dataset.short_side, seconds)
     milliseconds = _stage_milliseconds(dataset, chosen_device, seconds)
     decode_only = DecodeOnlyClips(records, clip, train, ["any"])
-    limit, rates = {}, {}
-    for n in workers:  # in turns, so that another program that runs meanwhile slows both
-        limit[n] = _loading_rate(decode_only, n, seconds)
-        rates[n] = _loading_rate(dataset, n, seconds)
+    decode_only_clips_per_s, clips_per_s = {}, {}
+    for n in workers:  # alternating, so that another program that runs meanwhile slows both
+        decode_only_clips_per_s[n] = _loading_rate(decode_only, n, seconds)
+        clips_per_s[n] = _loading_rate(dataset, n, seconds)
     bottleneck = max(milliseconds, key=lambda stage: milliseconds[stage])
     sampling = f"stride {clip.stride}" if clip.sampling == "dense" else "uniform"
     return LoadingSpeed(
         videos=len(records),
         unreadable=unreadable,
         source=source,
-        clip=f"{clip.frames} frames ({sampling}) of {clip.size} x {clip.size}",
+        clip_text=f"{clip.frames} frames ({sampling}) of {clip.size} x {clip.size}",
         cpu_cores=cpu_cores,
-        decoded=decoded,
-        converted=converted,
+        decode_fps=decode_fps,
+        convert_fps=convert_fps,
         milliseconds=milliseconds,
-        clips=rates,
-        limit=limit,
+        clips_per_s=clips_per_s,
+        decode_only_clips_per_s=decode_only_clips_per_s,
         device=describe(chosen_device),
         bottleneck=bottleneck,
-        advice=advise(bottleneck, rates, short_side, dataset.short_side),
+        advice=advise(bottleneck, clips_per_s, short_side, dataset.short_side),
     )
 
 
-def make_videos(folder: Path, amount: int = 16, frames: int = 150, size: tuple[int, int] = (340, 256)) -> None:
-    """Write H.264 files with movement and noise, as hard to decode as camera pictures; the same on every machine.
+def make_videos(folder: Path, count: int = 16, frames: int = 150, size: tuple[int, int] = (340, 256)) -> None:
+    """Write H.264 files with movement and noise, as hard to decode as camera footage; the same on every machine.
 
     The default size (width, height) is that of Kinetics after the usual preparation.
     """
     width, height = size
-    for i in range(amount):
+    for i in range(count):
         rng = np.random.default_rng(i)
         scene = rng.integers(0, 256, (height // 8 + 9, width // 8 + 9, 3)).repeat(8, 0).repeat(8, 1)
         noise = rng.integers(-6, 7, (height + 16, width + 16, 1))
@@ -195,7 +209,7 @@ def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Rec
     else:
         listed = [dataclasses.replace(record, label=0) for record in root]
     records, unreadable, infos = [], [], []
-    for record in listed[:: -(-len(listed) // MAX_VIDEOS) or 1]:
+    for record in listed[:: max(1, math.ceil(len(listed) / MAX_VIDEOS))]:
         try:
             infos.append(probe(record.path, depth=record.depth))
             records.append(record)
@@ -204,7 +218,7 @@ def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Rec
     if not records:
         listing = os.fspath(root) if isinstance(root, str | os.PathLike) else "the list"
         raise GestaError(
-            f"{listing}: no readable video to measure with; give a folder of videos, or none to have some made"
+            f"{listing}: no readable video to measure with; give a folder of videos, or none to generate some"
         )
     median = sorted(infos, key=lambda info: info.width * info.height)[len(infos) // 2]
     frames = sorted(info.frames for info in infos)[len(infos) // 2]
@@ -233,11 +247,11 @@ class DecodeOnlyClips(TrainingClips):
     """Training clips whose frames are discarded after decoding: the pure decoding limit of a loader."""
 
     def views(self, index: int, select: Callable[[int], TrainingDraws]) -> tuple[Label, Tensor]:
-        """Open the file and decode what the clip needs, in the reader's own shortest way; ``(V, 0)``."""
+        """Open the file and decode what the clip needs, with as little decoding as the reader allows; ``(V, 0)``."""
         for record in filter(None, self.streams(index)):
-            whole = dataclasses.replace(record, masks="")
+            unmasked = dataclasses.replace(record, masks="")
             read_record_frames(
-                whole,
+                unmasked,
                 lambda n: Selection(select(n).indices, _no_pixels),
                 self.short_side,
                 self.config.decoder,
@@ -258,25 +272,25 @@ def _stage_milliseconds(dataset: TrainingClips, device: torch.device, seconds: f
     cropped_clips = TrainingClips(dataset.records, spec, replace(config, augment=crop_only), ["any"])
     decode_only = DecodeOnlyClips(dataset.records, spec, config, ["any"])
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    times: dict[str, list[float]] = {"decode": [], "convert": [], "augment": [], "hand over": []}
+    times: dict[str, list[float]] = {"decode": [], "convert": [], "augment": [], "to_device": []}
     begin = time.perf_counter()
     for epoch, index in ((e, i) for e in itertools.count() for i in range(len(dataset))):
         start = time.process_time()
         decode_only[epoch, index]
-        decoded = time.process_time()
+        after_decoding = time.process_time()
         video = cropped_clips[epoch, index]["video"]
-        converted = time.process_time()
+        after_cropping = time.process_time()
         if crop_only != config.augment:
             video = dataset[epoch, index]["video"]
-        augmented = time.process_time()
-        before = clock()
-        _hand_over(torch.stack([video]), spec, device)
-        after = clock()
+        after_augmenting = time.process_time()
+        copy_start = clock()
+        _copy_to_device(torch.stack([video]), spec, device)
+        copy_end = clock()
         if index or epoch:  # the first clip pays for what is loaded on first use
-            times["decode"].append(decoded - start)
-            times["convert"].append(converted - decoded)
-            times["augment"].append(augmented - converted)
-            times["hand over"].append(after - before)
+            times["decode"].append(after_decoding - start)
+            times["convert"].append(after_cropping - after_decoding)
+            times["augment"].append(after_augmenting - after_cropping)
+            times["to_device"].append(copy_end - copy_start)
         if time.perf_counter() - begin > seconds and times["decode"]:
             break
     medians = {stage: 1000 * statistics.median(values) / config.repeats for stage, values in times.items()}
@@ -292,19 +306,19 @@ def _loading_rate(dataset: TrainingClips, workers: int, seconds: float) -> float
     batches = itertools.chain.from_iterable(
         training_batches(dataset.records, config, epoch) for epoch in itertools.count()
     )
-    begin, clips = 0.0, 0
+    begin, loaded_clips = 0.0, 0
     ahead = 1 + 2 * workers  # these batches were loaded before the measurement
     for number, batch in enumerate(Loader(dataset, batches, workers)):
         if number + 1 == ahead:
             begin = time.perf_counter()
         elif number + 1 > ahead:
-            clips += batch["video"].shape[:2].numel()
+            loaded_clips += batch["video"].shape[:2].numel()
             if time.perf_counter() - begin > seconds:
-                return clips / (time.perf_counter() - begin)
+                return loaded_clips / (time.perf_counter() - begin)
     raise AssertionError("epochs do not end")
 
 
-def _hand_over(video: Tensor, spec: ClipSpec, device: torch.device) -> None:
+def _copy_to_device(video: Tensor, spec: ClipSpec, device: torch.device) -> None:
     to_clips(video.to(device, non_blocking=True), spec)
     synchronize(device)
 

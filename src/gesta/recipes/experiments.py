@@ -1,6 +1,7 @@
 """The trainings of tiny models on the synthetic data set that docs/experiments.md reports.
 
-Rows of its tables are these recipes with other fields: ``gesta train experiments.st_manet --model.tda False``.
+The rows of its tables are these recipes with the fields that its commands change, such as
+``gesta train experiments.st_manet --model.tda False``.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ def st_manet(root: str = "data/marionette", epochs: int = 10) -> Recipe:
 
 
 def resnet(root: str = "data/marionette", epochs: int = 30) -> Recipe:
-    """The plain 3-D ResNet in ST-MANet, 30 epochs.   gesta train experiments.resnet"""
+    """The plain 3-D ResNet in ST-MANet, 30 epochs.   gesta train experiments.resnet
+
+    It is st_manet_tiny with its three modules off (not r3d_tiny). :func:`st_manet` has 10 epochs: give
+    ``--train.epochs 10`` to compare the two.
+    """
     recipe = st_manet(root, epochs)
     recipe.name = "experiments-resnet"
-    for switch in ("tda", "sda", "mf"):
+    for switch in ("tda", "sda", "mf"):  # temporal, spatial aggregation, multi-level fusion
         setattr(recipe.model, switch, False)
     return recipe

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gesta.checkpoint import write_atomically
-from gesta.config import copy, suggest, to_json, words
+from gesta.config import copy, format_value, suggest, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
@@ -121,8 +121,8 @@ class Sweep:
             top1 = self.accuracies(value)
             spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
             mean = [f"{statistics.fmean(top1):.2f}{spread}" if top1 else ""] * (len(self.seeds) > 1)
-            table.add_row(words(value) + " (recipe)" * (value == self.default), *cells, *mean)
-        failures = [f"{words(t.value)}, seed {t.seed}: {t.failure}" for t in self.trials if t.failure]
+            table.add_row(format_value(value) + " (recipe)" * (value == self.default), *cells, *mean)
+        failures = [f"{format_value(t.value)}, seed {t.seed}: {t.failure}" for t in self.trials if t.failure]
         title = f"{self.recipe}: top-1 % over {self.field}"
         return plain_text(title, table, *[self.protocol] * bool(self.protocol), *failures)
 
@@ -173,7 +173,7 @@ def sweep(
         seeds=[plan[0].recipe.train.seed] if name == "train.seed" else seeds,
     )
     for number, planned in enumerate(plan, 1):
-        title = f"[{number}/{len(plan)}] {name} {words(planned.value)}"
+        title = f"[{number}/{len(plan)}] {name} {format_value(planned.value)}"
         trial, protocol = _run_trial(planned, title, trust_code, quiet)
         result = dataclasses.replace(result, trials=[*result.trials, trial], protocol=result.protocol or protocol)
         if is_first_process():
@@ -298,7 +298,7 @@ def _check(planned: _Planned, name: str) -> None:
         with torch.device("meta"):
             variant.model.build()
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise GestaError(f"{name} {words(value)}: no model can be built with it ({error})") from None
+        raise GestaError(f"{name} {format_value(value)}: no model can be built with it ({error})") from None
     if not (variant.data.records("test") or variant.data.records("val")):
         raise GestaError("the data has no held-out videos, so there is no accuracy to compare (gesta data list)")
     if not (run / "recipe.json").is_file():
@@ -313,7 +313,7 @@ def _check(planned: _Planned, name: str) -> None:
 
 def _folder(value: Any) -> str:
     """The name of the folder for a value."""
-    return re.sub(r"[^\w.+-]+", "_", words(value)).strip("_") or "none"
+    return re.sub(r"[^\w.+-]+", "_", format_value(value)).strip("_") or "none"
 
 
 def _protocol(result: Result) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gesta.analysis.figures import open_axes
+from gesta.analysis.figures import hide_top_right_spines
 
 TEXT_COLOUR = "#123456"
 """Replaced by the page's text colour after matplotlib has drawn."""
@@ -119,7 +119,7 @@ def _svg(panels: Sequence[Panel]) -> str:
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title, fontsize=10)
     axes.grid(alpha=0.15)
-    open_axes(axes)
+    hide_top_right_spines(axes)
     axes.patch.set_alpha(0)
     for (name, points), colour in zip(panel.curves.items(), LINE_COLOURS * len(panel.curves)):
         if not points:
