@@ -170,7 +170,7 @@ def test_a_file_that_kills_or_stops_the_decoder_is_named(folder: Path, monkeypat
 def test_a_file_has_its_time(folder: Path, workers: int) -> None:
     record = Record(path=str(folder / "a" / "0.mp4"), name="0.mp4", label=0)
     report = check([record], workers=workers, progress=False, seconds=-1.0)
-    assert "0.mp4: is not read within" in texts(report, "cannot be decoded")[0]
+    assert "0.mp4: was not read within" in texts(report, "cannot be decoded")[0]
 
 
 def test_what_cannot_be_opened_without_waiting_for_ever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

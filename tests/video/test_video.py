@@ -619,7 +619,7 @@ def test_reading_a_file_is_given_up_after_some_time(
     monkeypatch.setattr(containers, "HELD_BYTES", 2**20 if held else 0)
     late = Deadline(path, -10.0)
     for work in (lambda: read(path, lambda n: torch.arange(n), deadline=late), lambda: probe(path, deadline=late)):
-        with pytest.raises(VideoError, match=r"a.mp4: is not read within -\d+ seconds"):
+        with pytest.raises(VideoError, match=r"a.mp4: was not read within -\d+ seconds"):
             work()
 
 
