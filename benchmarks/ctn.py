@@ -28,7 +28,7 @@ SIZE = (4, 14, 14)
 class ChannelsFirst(Attention):
     """Every mapping rearranges the tokens to channels first and back, and normalises in a separate pass."""
 
-    def forward(self, tokens: Tensor, size: tuple[int, int, int], whole: bool = True) -> Tensor:
+    def forward(self, tokens: Tensor, size: tuple[int, int, int], all_tokens: bool = True) -> Tensor:
         token, patches = tokens[:, :1], tokens[:, 1:]
         planes = patches.unflatten(1, size).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
         parts = []
@@ -42,7 +42,7 @@ class ChannelsFirst(Attention):
 class OneConvolution(Attention):
     """One convolution with three outputs per channel, and one batch norm, for queries, keys and values."""
 
-    def forward(self, tokens: Tensor, size: tuple[int, int, int], whole: bool = True) -> Tensor:
+    def forward(self, tokens: Tensor, size: tuple[int, int, int], all_tokens: bool = True) -> Tensor:
         token, patches = tokens[:, :1], tokens[:, 1:]
         modules: list[Any] = [self.depthwise[part] for part in "qkv"]  # type: ignore[index]
         planes = patches.unflatten(1, size).flatten(0, 1).permute(0, 3, 1, 2)
@@ -103,10 +103,10 @@ def main() -> None:
     tokens = torch.randn(options.batch, 785, config.width, device=device, dtype=dtype)
     for training in (False, True):
 
-        def run(block: Block, whole: bool = True, training: bool = training) -> Tensor:
+        def run(block: Block, all_tokens: bool = True, training: bool = training) -> Tensor:
             block.train(training)
             with torch.set_grad_enabled(training):
-                result = block(State(tokens.detach().requires_grad_(training), SIZE, whole)).tokens
+                result = block(State(tokens.detach().requires_grad_(training), SIZE, all_tokens)).tokens
                 if training:
                     result.square().mean().backward()
             return result.detach()
@@ -114,7 +114,7 @@ def main() -> None:
         for name in ("channels first", "one convolution for q, k, v"):
             print(f"{name}: largest difference {(run(blocks[name]) - run(ours)).abs().max().item():.1e}")
         ways: dict[str, Callable[[], object]] = {name: lambda b=block: run(b) for name, block in blocks.items()}
-        ways["ours, last block, class token alone"] = lambda: run(ours, whole=False)
+        ways["ours, last block, class token alone"] = lambda: run(ours, all_tokens=False)
         compare("a block, " + ("forward and backward" if training else "forward"), ways, device, options.repeats)
 
     compare_stem(prepare(VideoToTokens(config)), options.batch, device, dtype, options.repeats)

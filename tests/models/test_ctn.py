@@ -213,12 +213,12 @@ def test_order_of_long_clips_needs_temporal_positions() -> None:
 def test_last_block_for_the_class_token_alone_is_exact(changes: dict[str, Any]) -> None:
     """Invariant 12, gradients included."""
     outcomes = []
-    for whole in (False, True):
+    for all_tokens in (False, True):
         model = shaken(small(**changes)).train()
-        state = model.stem(VIDEO.double())._replace(whole=whole)
+        state = model.stem(VIDEO.double())._replace(all_tokens=all_tokens)
         for block in model.blocks:
             state = block(state)
-        assert state.tokens.shape[1] == (33 if whole else 1)
+        assert state.tokens.shape[1] == (33 if all_tokens else 1)
         scores = model.classifier(model.pool(state))
         scores.square().sum().backward()
         outcomes.append([scores.detach()] + [p.grad for p in model.parameters() if p.requires_grad])

@@ -13,7 +13,7 @@ Tokens ``x`` (B, 1 + t·h·w, C), the class token first::
     x = x + MHSA( norm1(x) ) ;  x = x + MLP( norm2(x) )                     norm="pre", as ViT's weights need
     x = norm1( x + MHSA(x) ) ;  x = norm2( x + MLP(x) )                     norm="post"   (4.1, 4.2)
 
-Only the class token is read out, so the last block computes nothing else unless somebody looks at its map.
+Only the class token is read out, so the last block computes nothing else unless its feature map is asked for.
 """
 
 from __future__ import annotations
@@ -45,28 +45,32 @@ class CTNConfig(ModelConfig):
     """Sizes of a CTN, and every switch of the paper's ablations.
 
     Attributes:
-        width: C.
-        depth: blocks.
+        width: channels.
+        depth: number of blocks.
         heads: attention heads.
-        mlp_ratio: hidden width of the MLPs, in widths.
-        embed: ``video_to_tokens``: patches of a convolutional stem's map, or ``tube``: patches of the pixels (ViViT).
-        patch: edge of what becomes a token, in pixels.
-        patch_frames: frames of it: of the clip (``tube``) or of the stem's map.
-        stem_kernel: edge of the stem's cubic kernel, odd.
-        stem_stride: of its convolution in space.
-        stem_channels: of its convolution.
-        stem_pool: max-pooling of 3 × 3 × 3 after it, of stride 2 in space.
-        stem_norm: batch norm between the two.
+        mlp_ratio: hidden width of the MLPs / width.
+        embed: ``video_to_tokens``: patches of a convolutional stem's feature map, or ``tube``: patches of the
+            pixels (ViViT).
+        patch: side of the square that becomes a token, in pixels.
+        patch_frames: frames that become a token: of the clip (``tube``) or of the stem's feature map.
+        stem_kernel: side of the stem's cubic kernel, odd.
+        stem_stride: spatial stride of the stem's convolution.
+        stem_channels: channels of the stem's convolution.
+        stem_pool: max-pooling of 3 × 3 × 3 after the convolution, of spatial stride 2.
+        stem_norm: batch norm between convolution and pooling.
         stem_relu: ReLU after the batch norm, which the paper does not have.
-        time_strides: of convolution and pooling; (2, 2) is the paper's text read literally, see :func:`ctn_b`.
-        mapping: ``conv``: depth-wise convolution, batch norm and a linear layer; ``linear``: that layer alone.
-        mapping_kernel: edge of the depth-wise kernel, odd.
-        mapping_norm: batch norm after it.
-        mapping_dims: 2 convolves every plane of tokens by itself; 3 convolves over time, too (our extension).
+        time_strides: temporal strides of convolution and pooling; (2, 2) is the paper's text read literally, see
+            :func:`ctn_b`.
+        mapping: what computes queries, keys and values: ``conv`` is a depth-wise convolution, batch norm and a linear
+            layer, ``linear`` that layer alone.
+        mapping_kernel: side of the depth-wise kernel, odd.
+        mapping_norm: batch norm after the depth-wise convolution.
+        mapping_dims: 2 convolves every plane of tokens (those of one time step) separately; 3 convolves over time,
+            too (our extension).
         mapping_start: depth-wise kernels start as ``identity``, so that image weights keep their meaning, or
             ``kaiming``.
-        positions: ``none``, ``learned`` (one vector per token) or ``temporal`` (one per plane, our extension: of clips
-            longer than the stem's 10 frames, a network without knows no order).
+        positions: ``none``, ``learned`` (one vector per token) or ``temporal`` (one per plane, our extension: without
+            positions the network knows no order in clips that are longer than the stem's 10 frames).
         norm: layer norms before (``pre``) or after (``post``) the branches.
         gelu: ``exact``, or its ``tanh`` approximation, with which the public ViViT was trained.
         small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`.
@@ -137,36 +141,35 @@ def ctn_tiny() -> CTNConfig:
 
 
 class State(NamedTuple):
-    """What goes from block to block.
+    """What passes from block to block.
 
     Attributes:
         tokens: ``(B, 1 + t·h·w, C)``, the class token first, then t-major; after the last block the class token alone
-            if the map is not asked for.
-        size: (t, h, w), plain numbers.
-        whole: whether the last block has to give the map.
+            if the feature map is not asked for.
+        size: (t, h, w), ints.
+        all_tokens: whether the last block has to compute the feature map, too.
     """
 
     tokens: Tensor
     size: tuple[int, int, int]
-    whole: bool = True
+    all_tokens: bool = True
 
 
 class VideoToTokens(nn.Module):
-    """Convolution, batch norm and max-pooling in space and time (Eq. 4.5), then patches of the map."""
+    """Convolution, batch norm and max-pooling in space and time (Eq. 4.5), then patches of the feature map."""
 
     def __init__(self, config: CTNConfig) -> None:
         super().__init__()
-        in_conv, in_pool = config.time_strides
-        kernel, edge = config.stem_kernel, config.stem_stride
-        self.conv = nn.Conv3d(
-            3, config.stem_channels, kernel, (in_conv, edge, edge), padding=kernel // 2, bias=not config.stem_norm
-        )
-        self.norm = nn.BatchNorm3d(config.stem_channels) if config.stem_norm else nn.Identity()
+        conv_stride, pool_stride = config.time_strides
+        kernel, channels = config.stem_kernel, config.stem_channels
+        strides = conv_stride, config.stem_stride, config.stem_stride
+        self.conv = nn.Conv3d(3, channels, kernel, strides, padding=kernel // 2, bias=not config.stem_norm)
+        self.norm = nn.BatchNorm3d(channels) if config.stem_norm else nn.Identity()
         self.relu = nn.ReLU(inplace=True) if config.stem_relu else nn.Identity()
-        self.pool = nn.MaxPool3d(3, (in_pool, 2, 2), padding=1) if config.stem_pool else nn.Identity()
-        edge = config.patch // _reduction(config)
-        piece = (config.patch_frames, edge, edge)
-        self.patches = nn.Conv3d(config.stem_channels, config.width, piece, piece)
+        self.pool = nn.MaxPool3d(3, (pool_stride, 2, 2), padding=1) if config.stem_pool else nn.Identity()
+        side = config.patch // _reduction(config)
+        patch = (config.patch_frames, side, side)
+        self.patches = nn.Conv3d(channels, config.width, patch, patch)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
@@ -177,7 +180,7 @@ class VideoToTokens(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Depth-wise convolution of the token map and batch norm, without change of layout (first half of Eq. 4.6)."""
+    """Depth-wise convolution of the feature map and batch norm, without change of layout (first half of Eq. 4.6)."""
 
     def __init__(self, config: CTNConfig) -> None:
         super().__init__()
@@ -189,21 +192,23 @@ class DepthwiseConv(nn.Module):
             nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         else:
             nn.init.dirac_(self.conv.weight, groups=width)
-            if isinstance(self.norm, nn.modules.batchnorm._BatchNorm):  # undo its eps: fresh, it divides by √(1 + eps)
+            if isinstance(
+                self.norm, nn.modules.batchnorm._BatchNorm
+            ):  # undo its eps: as initialised, it divides by √(1 + eps)
                 nn.init.constant_(self.norm.weight, math.sqrt(1 + self.norm.eps))
 
-    def forward(self, grid: Tensor) -> Tensor:
-        """``(B, t, h, w, C)`` to the same shape; tokens are a channels-last map already."""
-        planes = grid.flatten(0, 1).permute(0, 3, 1, 2) if self.dims == 2 else grid.permute(0, 4, 1, 2, 3)
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, t, h, w, C)`` to the same shape; tokens are a channels-last feature map already."""
+        planes = x.flatten(0, 1).permute(0, 3, 1, 2) if self.dims == 2 else x.permute(0, 4, 1, 2, 3)
         if self.training or is_counting() or isinstance(self.norm, nn.Identity):
             planes = self.norm(self.conv(planes))
         else:
             convolve = F.conv2d if self.dims == 2 else F.conv3d
             planes = convolve(planes, *self.folded(), padding=self.conv.padding, groups=self.conv.groups)  # type: ignore[operator]
-        return planes.permute(0, 2, 3, 1).unflatten(0, grid.shape[:2]) if self.dims == 2 else planes.movedim(1, 4)
+        return planes.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]) if self.dims == 2 else planes.movedim(1, 4)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Kernel and bias of the one convolution that convolution and batch norm are in evaluation."""
+        """Kernel and bias of the one convolution that computes convolution and batch norm in evaluation mode."""
         norm: Any = self.norm
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         kernel: Tensor = self.conv.weight
@@ -213,8 +218,8 @@ class DepthwiseConv(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens (Eq. 4.3, scaled by the width of a head, as ViT is).
 
-    The linear layer of all three mappings is ViT's ``qkv``. The class token is in no map: it passes by the convolutions
-    and shares the linear layers.
+    The linear layer of all three mappings is ViT's ``qkv``. The class token has no position in the feature map: it
+    skips the convolutions and shares the linear layers.
     """
 
     def __init__(self, config: CTNConfig) -> None:
@@ -223,31 +228,31 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.depthwise: nn.ModuleDict | None = None
         if config.mapping == "conv":
-            self.depthwise = nn.ModuleDict({part: DepthwiseConv(config) for part in "qkv"})
+            self.depthwise = nn.ModuleDict({name: DepthwiseConv(config) for name in "qkv"})
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int, int], whole: bool = True) -> Tensor:
-        """``(B, 1 + N, C)`` to the same shape, or to the class token's ``(B, 1, C)`` if not ``whole``."""
-        token = tokens[:, :1]
+    def forward(self, tokens: Tensor, size: tuple[int, int, int], all_tokens: bool = True) -> Tensor:
+        """``(B, 1 + N, C)`` to the same shape, or to the class token's ``(B, 1, C)`` if not ``all_tokens``."""
+        class_token = tokens[:, :1]
         mapped = dict.fromkeys("qkv", tokens)
         if self.depthwise is not None:
-            grid = tokens[:, 1:].unflatten(1, size)
-            parts = "qkv" if whole else "kv"
-            mapped |= {p: torch.cat([token, self.depthwise[p](grid).flatten(1, 3)], 1) for p in parts}
-        if not whole:
-            mapped["q"] = token
-        if self.depthwise is None and whole:
+            feature_map = tokens[:, 1:].unflatten(1, size)
+            for name in "qkv" if all_tokens else "kv":
+                mapped[name] = torch.cat([class_token, self.depthwise[name](feature_map).flatten(1, 3)], 1)
+        if not all_tokens:
+            mapped["q"] = class_token
+        if self.depthwise is None and all_tokens:
             q, k, v = self.qkv(tokens).chunk(3, 2)
         else:
             weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-            q, k, v = (F.linear(mapped[part], weight, bias) for part, weight, bias in zip("qkv", weights, biases))
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+            q, k, v = (F.linear(mapped[name], weight, bias) for name, weight, bias in zip("qkv", weights, biases))
+        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a shortcut and a layer norm before or after."""
+    """Attention and MLP, each with a residual connection and a layer norm before or after."""
 
     def __init__(self, config: CTNConfig, drop_path: float, last: bool) -> None:
         super().__init__()
@@ -261,16 +266,16 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, state: State) -> State:
-        tokens, size, whole = state
-        keep = whole or not self.last
+        tokens, size, all_tokens = state
+        keep_all = all_tokens or not self.last  # tokens; else the class token only
         normed = tokens if self.post else self.norm1(tokens)
-        tokens = (tokens if keep else tokens[:, :1]) + self.drop_path(self.attn(normed, size, keep))
+        tokens = (tokens if keep_all else tokens[:, :1]) + self.drop_path(self.attn(normed, size, keep_all))
         if self.post:
             tokens = self.norm1(tokens)
             tokens = self.norm2(tokens + self.drop_path(self.mlp(tokens)))
         else:
             tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        return State(tokens, size, whole)
+        return State(tokens, size, all_tokens)
 
 
 class CTN(VideoModel):
@@ -288,8 +293,8 @@ class CTN(VideoModel):
         _check(config)
         width = config.width
         if config.embed == "tube":
-            piece = (config.patch_frames, config.patch, config.patch)
-            self.patch_embed = nn.Conv3d(3, width, piece, piece)
+            tube = (config.patch_frames, config.patch, config.patch)
+            self.patch_embed = nn.Conv3d(3, width, tube, tube)
             patches = self.patch_embed
         else:
             self.video_to_tokens = VideoToTokens(config)
@@ -307,13 +312,13 @@ class CTN(VideoModel):
         self.norm = nn.LayerNorm(width, eps=EPS) if config.norm == "pre" else nn.Identity()
         self.standardise = Standardise(width) if config.small_init else nn.Identity()
         self.classifier = Classifier(width, config.classes, config.dropout)
-        self._start(patches)
+        self._initialise(patches)
         if self._unread is not None:
             self._unread.requires_grad_(False).eval()
-        self._whole = True
+        self._all_tokens = True
         self.finish()
 
-    def _start(self, patches: nn.Conv3d) -> None:
+    def _initialise(self, patches: nn.Conv3d) -> None:
         small = self.config.small_init
         nn.init.trunc_normal_(patches.weight, std=patches.weight[0].numel() ** -0.5 if small else 0.02)
         assert patches.bias is not None
@@ -333,7 +338,7 @@ class CTN(VideoModel):
 
     @property
     def _unread(self) -> nn.Module | None:
-        """The last block's convolution of the queries, of which only the class token's is read."""
+        """The last block's convolution of the queries: no score depends on it, only the class token's query is used."""
         depthwise = self.blocks[-1].attn.depthwise
         return depthwise["q"] if depthwise is not None else None
 
@@ -351,26 +356,26 @@ class CTN(VideoModel):
         """
         size = self._size(*video.shape[2:])
         if self.config.embed == "tube":
-            grid = self.patch_embed(video)
+            feature_map = self.patch_embed(video)
         else:
-            grid = self.video_to_tokens(video.contiguous(memory_format=torch.channels_last_3d))
-        patches = grid.flatten(2).mT
-        token: Tensor = self.cls_token
+            feature_map = self.video_to_tokens(video.contiguous(memory_format=torch.channels_last_3d))
+        patches = feature_map.flatten(2).mT
+        class_token: Tensor = self.cls_token
         if self.config.positions == "learned":
             table = self._for_size(self.pos_embed, size)
-            patches, token = patches + table[:, 1:], token + table[:, :1]
+            patches, class_token = patches + table[:, 1:], class_token + table[:, :1]
         elif self.config.positions == "temporal":
             times = resize_line(self.time_embed, size[0])
             patches = patches + times.repeat_interleave(size[1] * size[2], 1)
-        return State(torch.cat([token.expand(len(video), -1, -1), patches], 1), size, self._whole)
+        return State(torch.cat([class_token.expand(len(video), -1, -1), patches], 1), size, self._all_tokens)
 
     def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:
-        # papers count whole blocks
-        self._whole = taps is not None or is_counting()
+        # papers count the last block with all its tokens
+        self._all_tokens = taps is not None or is_counting()
         try:
             return super()._run(video, taps)
         finally:
-            self._whole = True
+            self._all_tokens = True
 
     def pool(self, state: State) -> Tensor:
         """The class token, normalised."""
@@ -382,7 +387,7 @@ class CTN(VideoModel):
 
     def from_grid(self, grid: Tensor, state: State) -> State:
         tokens = torch.cat([state.tokens[:, :1], grid.permute(0, 2, 3, 4, 1).flatten(1, 3)], 1)
-        return State(tokens, state.size, state.whole)
+        return State(tokens, state.size, state.all_tokens)
 
     def grid_at(self, block: int) -> Grid:
         clip = self.config.clip
@@ -392,7 +397,7 @@ class CTN(VideoModel):
         return {"cls_token", "pos_embed", "time_embed"} & {name for name, _ in self.named_parameters(recurse=False)}
 
     def _size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Planes, height and width of the token map of a clip."""
+        """Time steps, height and width of a clip's grid of tokens."""
         config = self.config
         map_frames = frames
         if config.embed == "video_to_tokens":
@@ -424,11 +429,11 @@ class CTN(VideoModel):
         raise GestaError(f"{count} positions cannot be resized to {size[0]} planes of {per_plane}")
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names of timm's image ViTs and of the public ViViT (and ViT) of ``transformers`` to ours.
+        """Rename the weights of timm's image ViTs and of the public ViViT (and ViT) of ``transformers``.
 
-        A kernel for images becomes the central frame of a tube, the others zero ("central frame" of ViViT's §3.4). Of
-        positions for another clip, an image's are repeated over the planes; others are resized, with a warning. The
-        patches of pixels do not fit ``video_to_tokens``.
+        A kernel for images becomes the central frame of a tube, whose other frames are zero ("central frame" of
+        ViViT's §3.4). Positions of an image are repeated over the planes; those of another clip are resized, with a
+        warning. The public patch embedding, which reads pixels, does not fit ``video_to_tokens``.
         """
         renamed: dict[str, Tensor] = {}
         for name, value in weights.items():
@@ -481,7 +486,7 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
 )
-"""Patterns of public names and ours."""
+"""Patterns of public names, and what replaces them here."""
 
 
 def _check(config: CTNConfig) -> None:
@@ -494,11 +499,11 @@ def _check(config: CTNConfig) -> None:
             config.embed == "video_to_tokens" and config.patch % _reduction(config)
         ),
     }
-    for sentence, broken in rules.items():
-        if broken:
-            raise GestaError(sentence)
+    for message, is_violated in rules.items():
+        if is_violated:
+            raise GestaError(message)
 
 
 def _reduction(config: CTNConfig) -> int:
-    """Pixels per point of the stem's map, in space."""
+    """Pixels per position of the stem's feature map, along each spatial axis."""
     return config.stem_stride * (2 if config.stem_pool else 1)
