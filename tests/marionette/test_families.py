@@ -23,12 +23,12 @@ from gesta.marionette.filming import ClipName, count_frames, render_clip
 from gesta.marionette.lighting import varied_gain
 from gesta.marionette.motions import FAMILIES, MIRRORED, REVERSED_PAIRS, perform
 from gesta.marionette.motions.kitchen import (
+    ACTION_FRAMES,
+    ACTIONS_PER_VIDEO,
     NOUNS,
     PAUSE_FRAMES,
-    SEGMENTS,
-    TASK_FRAMES,
     VERBS,
-    perform_tasks,
+    perform_actions,
     plan_video,
 )
 from gesta.marionette.puppet import body_solids, make_body, shoulders, two_bones
@@ -174,43 +174,44 @@ def test_divers_are_in_the_picture_until_they_are_under_water(camera: int) -> No
             assert max(abs(x), abs(y)) / z * view.focal[frame] < 0.5
 
 
-def test_a_shift_does_what_its_things_allow() -> None:
+def test_a_long_video_shows_only_possible_actions() -> None:
     counts, nouns = Counter[str](), Counter[str]()
     lengths: dict[str, list[int]] = {}
     for seed in range(60):
-        before, tasks, frames = plan_video(np.random.default_rng(seed))
-        assert len(tasks) == SEGMENTS and len({state.noun for state in before}) == 3
+        before, actions, frames = plan_video(np.random.default_rng(seed))
+        assert len(actions) == ACTIONS_PER_VIDEO and len({state.noun for state in before}) == 3
         states, at = {state.noun: state for state in before}, 0
-        for task in tasks:
-            assert task.start - at >= PAUSE_FRAMES[0] and TASK_FRAMES[0] <= task.end - task.start <= TASK_FRAMES[1]
-            assert task.verb in states[task.noun].allows()
-            states[task.noun], at = states[task.noun].after(task.verb), task.end
-            counts[task.verb] += 1
-            nouns[task.noun] += 1
-            lengths.setdefault(task.verb, []).append(task.end - task.start)
+        for action in actions:
+            assert action.start - at >= PAUSE_FRAMES[0]
+            assert ACTION_FRAMES[0] <= action.end - action.start <= ACTION_FRAMES[1]
+            assert action.verb in states[action.noun].possible_verbs()
+            states[action.noun], at = states[action.noun].after(action.verb), action.end
+            counts[action.verb] += 1
+            nouns[action.noun] += 1
+            lengths.setdefault(action.verb, []).append(action.end - action.start)
         assert frames > at
     assert set(counts) == set(VERBS) and min(counts.values()) > 0.5 * max(counts.values())
     assert set(nouns) == set(NOUNS) and min(nouns.values()) > 0.6 * max(nouns.values())
-    assert all(abs(np.mean(found) - np.mean(TASK_FRAMES)) < 1.5 for found in lengths.values())
+    assert all(abs(np.mean(frames) - np.mean(ACTION_FRAMES)) < 1.5 for frames in lengths.values())
 
 
 def test_what_is_taken_is_gone_and_what_is_put_stays() -> None:
-    """The thing that a task names changes its place while the task lasts, and no other thing does, nor between."""
+    """The object of an action appears or disappears during the action; nothing does between actions."""
     body = make_body(4)
-    before, tasks, frames = plan_video(np.random.default_rng(9))
-    act = perform_tasks(body, np.arange(frames) / 12, np.random.default_rng(1), before, tasks)
+    before, actions, frames = plan_video(np.random.default_rng(9))
+    act = perform_actions(body, np.arange(frames) / 12, np.random.default_rng(1), before, actions)
     heights: dict[str, list[float]] = {}
-    for task in tasks:
-        if task.verb in ("take", "put"):
-            heights.setdefault(task.verb, []).append(task.end)
+    for action in actions:
+        if action.verb in ("take", "put"):
+            heights.setdefault(action.verb, []).append(action.end)
     assert heights
     counter = 0.5 * body.height
     seen = [sum(cone.a[frame, 1] > counter - 0.02 for cone in act.cones) for frame in range(frames)]
     boxes = [sum(box.centre[frame, 1] > counter for box in act.boxes[3:4]) for frame in range(frames)]
-    for task in tasks:
-        first, last = seen[task.start] + boxes[task.start], seen[task.end - 1] + boxes[task.end - 1]
-        assert (last > first) == (task.verb == "put") and (last < first) == (task.verb == "take")
-    for end, start in zip((task.end for task in tasks), (task.start for task in tasks[1:])):
+    for action in actions:
+        first, last = seen[action.start] + boxes[action.start], seen[action.end - 1] + boxes[action.end - 1]
+        assert (last > first) == (action.verb == "put") and (last < first) == (action.verb == "take")
+    for end, start in zip((action.end for action in actions), (action.start for action in actions[1:])):
         assert len(set(seen[end - 1 : start])) == 1
 
 
@@ -285,7 +286,7 @@ def test_objects_have_pairs_as_attributes(tmp_path: Path) -> None:
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("families") / "kitchen"
     with pytest.MonkeyPatch.context() as patch:  # short videos are quickly made
-        patch.setattr("gesta.marionette.motions.kitchen.TASK_FRAMES", (4, 6))
+        patch.setattr("gesta.marionette.motions.kitchen.ACTION_FRAMES", (4, 6))
         patch.setattr("gesta.marionette.motions.kitchen.PAUSE_FRAMES", (1, 3))
         summary = make_set(
             root, clips=17, seed=SEED, workers=1, size=SIZE, depth=True, family="kitchen", lighting="varied"

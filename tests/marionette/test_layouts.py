@@ -186,12 +186,15 @@ def test_ntu_has_both_protocols(tmp_path: Path) -> None:
 def test_what_cannot_be_made(root: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (root / "ssv1").rglob("*.jpg")}
     again = make_layout(root / "ssv1", "ssv1", clips=6, seed=SEED, workers=1, size=SIZE, classes=2)
-    assert again.made == 0 and {p: p.stat().st_mtime_ns for p in (root / "ssv1").rglob("*.jpg")} == before
+    assert again.videos_written == 0 and {p: p.stat().st_mtime_ns for p in (root / "ssv1").rglob("*.jpg")} == before
     assert str(again).endswith("train 2, val 2, test 2")
     with pytest.raises(GestaError, match=r"no layout 'ucf'.*ucf101"):
         make_layout(tmp_path / "a", "ucf")
     with pytest.raises(GestaError, match="36 to 240 clips"):
         make_layout(tmp_path / "a", "ucf101", clips=10)
+    for classes in (0, -1):
+        with pytest.raises(GestaError, match=rf"ucf101 with {classes} classes; give at least 1"):
+            make_layout(tmp_path / "a", "ucf101", classes=classes)
     with pytest.raises(GestaError, match="made with layout ssv1, not ssv2"):
         make_layout(root / "ssv1", "ssv2", clips=6, seed=SEED, size=SIZE, classes=2)
     with pytest.raises(GestaError, match="made with layout ssv1"):

@@ -44,7 +44,7 @@ from gesta.marionette.filming import ClipName, make_clip, segments
 from gesta.marionette.lighting import Lighting
 from gesta.marionette.motions import FAMILIES, REVERSED_PAIRS
 from gesta.marionette.motions.fine import ATTRIBUTES
-from gesta.marionette.motions.kitchen import NOUNS, SEGMENTS, VERBS
+from gesta.marionette.motions.kitchen import ACTIONS_PER_VIDEO, NOUNS, VERBS
 from gesta.progress import track
 from gesta.records import ClassNames, DataConfig, Record, SplitName, by_space, files_of_modality, labels_file
 from gesta.video.depth import Encoding, Modalities, depth_settings
@@ -80,7 +80,7 @@ def family_clips(family: str, clips: int, seed: int) -> list[ClipName]:
     """The clips of a family's set; of the kitchen its long videos, as many as show so many actions, as action 0."""
     if family != "kitchen":
         return plan_clips(clips, seed, len(FAMILIES[family]))
-    return [clip._replace(action=0) for clip in plan_clips(-(-clips // SEGMENTS), seed, 1)]
+    return [clip._replace(action=0) for clip in plan_clips(-(-clips // ACTIONS_PER_VIDEO), seed, 1)]
 
 
 def _clip(number: int, seed: int, actions: int) -> ClipName:
@@ -147,10 +147,10 @@ class Marionette(DataConfig):
             if clip.action:
                 records.append(Record(**files_of_clip, name=files.name(clip), label=clip.action - 1))
                 continue
-            for number, task in enumerate(segments(clip, seed)):
-                label = {"verb": VERBS.index(task.verb), "noun": NOUNS.index(task.noun)}
+            for number, segment in enumerate(segments(clip, seed)):
+                label = {"verb": VERBS.index(segment.verb), "noun": NOUNS.index(segment.noun)}
                 name = f"{clip}_{number}"
-                records.append(Record(**files_of_clip, name=name, label=label, start=task.start, end=task.end))
+                records.append(Record(**files_of_clip, name=name, label=label, start=segment.start, end=segment.end))
         return records
 
     def classes(self) -> ClassNames:
@@ -272,7 +272,7 @@ def make_set(
     Args:
         out: folder; new, empty, or a Marionette set of the same family, lighting, seed and size.
         clips: number of clips; a set of more stays as it is. Of the kitchen it is the number of actions, rounded up
-            to whole videos of :data:`~gesta.marionette.motions.kitchen.SEGMENTS`.
+            to whole videos of :data:`~gesta.marionette.motions.kitchen.ACTIONS_PER_VIDEO`.
         seed: of everything random; frames depend on it and on the clip's name alone.
         workers: worker processes; by default one per CPU core.
         size: height and width of the pictures in pixels, even.
@@ -295,7 +295,7 @@ def make_set(
     for space, names in by_space(_classes(family)).items() if new else ():
         write_text(root / labels_file(space), "".join(f"{name}\n" for name in names))
     clips, depth = max(clips, manifest["clips"]), depth or bool(manifest.get("depth"))
-    clips = -(-clips // SEGMENTS) * SEGMENTS if family == "kitchen" else clips
+    clips = -(-clips // ACTIONS_PER_VIDEO) * ACTIONS_PER_VIDEO if family == "kitchen" else clips
     # what a stopped call left half written
     for part in root.glob("videos/*/.*.part"):
         part.unlink(missing_ok=True)
@@ -312,7 +312,7 @@ def make_set(
     write_json(root / MANIFEST, settings | {"clips": clips} | ({"depth": True} if depth else {}))
     splits = {
         held_out: {split: 0 for split in get_args(SplitName)}
-        | Counter(split_of(clip, held_out) for clip in planned for _ in range(1 if clip.action else SEGMENTS))
+        | Counter(split_of(clip, held_out) for clip in planned for _ in range(1 if clip.action else ACTIONS_PER_VIDEO))
         for held_out in get_args(HeldOut)
     }
     seconds = round(time.monotonic() - begin, 1)
@@ -339,5 +339,5 @@ def _segment_list(clips: list[ClipName], seed: int) -> str:
     """Which frames (from 0, the last excluded) of which video show which verb and noun."""
     lines = ["segment,video,start_frame,end_frame,verb,noun"]
     for clip in clips:
-        lines += [f"{clip}_{n},{clip},{','.join(map(str, task))}" for n, task in enumerate(segments(clip, seed))]
+        lines += [f"{clip}_{n},{clip},{','.join(map(str, segment))}" for n, segment in enumerate(segments(clip, seed))]
     return "".join(f"{line}\n" for line in lines)

@@ -19,7 +19,7 @@ from gesta.marionette.lighting import Lighting, add_camera_noise, add_depth_nois
 from gesta.marionette.motions import FAMILIES, FRAMINGS, perform
 from gesta.marionette.motions.blocks import FPS, Performance, Random
 from gesta.marionette.motions.coarse import CRATE
-from gesta.marionette.motions.kitchen import Task, perform_tasks, plan_video
+from gesta.marionette.motions.kitchen import TimedAction, perform_actions, plan_video
 from gesta.marionette.puppet import Body, body_solids, chair, make_body
 from gesta.marionette.renderer import Array, Box, Camera, Cone, Room, render
 
@@ -47,7 +47,7 @@ def count_frames(clip: ClipName, seed: int, family: str = "coarse") -> int:
     return _start(clip, seed, family)[1]
 
 
-def segments(clip: ClipName, seed: int) -> list[Task]:
+def segments(clip: ClipName, seed: int) -> list[TimedAction]:
     """The labelled segments of a long video of the kitchen (whose action is 0)."""
     return plan_video(_random(clip, seed, "kitchen"))[1]
 
@@ -98,7 +98,9 @@ def _scene(clip: ClipName, seed: int, family: str) -> tuple[list[Cone], list[Con
     if clip.action:
         performance = perform(list(FAMILIES[family])[clip.action - 1], body, frames, motion, family)
     else:
-        performance = perform_tasks(body, np.arange(frames) / FPS, motion, *plan_video(_random(clip, seed, family))[:2])
+        performance = perform_actions(
+            body, np.arange(frames) / FPS, motion, *plan_video(_random(clip, seed, family))[:2]
+        )
     camera, facing = _camera(clip.camera, body, frames, scene)
     framing = FRAMINGS[family]
     camera.focal *= framing.zoom

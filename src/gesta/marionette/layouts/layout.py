@@ -1,4 +1,4 @@
-"""The synthetic data set as others are stored, so that their readers, protocols and recipes can be tried."""
+"""Writes Marionette in the folder and annotation format of a public data set, to try its reader, protocol, recipe."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LAYOUT_DATA: dict[str, type[DataConfig]] = {
 
 
 def data_fields(layout: str, root: str) -> dict[str, Any]:
-    """The fields with which the layout's data set reads the folder that it was made in."""
+    """The fields with which that data set's class reads a folder made by :func:`make_layout`."""
     fields: dict[str, Any] = {"root": root}
     if layout == "ntu":
         fields |= {"setups": (NTU_SETUP,), "leave_out": os.path.join(root, "samples_not_here.txt")}
@@ -49,7 +49,7 @@ def data_fields(layout: str, root: str) -> dict[str, Any]:
 
 
 MAX_CLIPS_PER_ACTION = 20
-"""Most clips of an action: NTU RGB+D's setup has so many combinations of performer, camera and replication."""
+"""Most clips of an action: NTU RGB+D's setup has 20 combinations of performer, camera and replication."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class LayoutSummary:
     layout: str
     clips: int
     videos: int
-    made: int
+    videos_written: int
     seconds: float
     splits: dict[str, int]
 
@@ -71,8 +71,8 @@ class LayoutSummary:
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
         return (
-            f"{self.root}: laid out as {self.layout}, {self.videos} videos of {self.clips} clips, {self.made} made "
-            f"in {self.seconds:.0f} s\n  {splits}"
+            f"{self.root}: laid out as {self.layout}, {self.videos} videos from {self.clips} clips, "
+            f"{self.videos_written} written in {self.seconds:.0f} s\n  {splits}"
         )
 
 
@@ -87,17 +87,18 @@ def make_layout(
 ) -> LayoutSummary:
     """Make Marionette with the folders, names, containers and annotation files of another data set.
 
-    Its class names are genuine ones, as many as the family has actions; its sizes are not those of the data set, and
-    what is seen is the puppet. Videos that were made before are kept: a second call continues a stopped one.
+    Its class names are class names of the imitated data set, as many as the family has actions; its sizes are not
+    those of the data set, and what is seen is the puppet. Videos that exist are kept: a second call continues a
+    stopped one.
 
     Args:
         out: folder; new, empty, or the same layout with the same numbers.
-        layout: one of :data:`DATA`.
+        layout: one of :data:`LAYOUT_DATA`.
         clips: number of clips, 3 to 20 of each action; by default 48, or 3 of each if that is more.
         seed: of everything random.
         workers: worker processes; by default one per CPU core.
-        size: height and width of the pictures in pixels, even.
-        classes: only the family's first actions, so many.
+        size: height and width of the pictures in pixels, even, at least 32.
+        classes: use only the first this many actions of the family, at least 1; by default all.
 
     Raises:
         GestaError: no such layout, impossible numbers, a folder with other files in it, or a file that cannot be
@@ -108,6 +109,8 @@ def make_layout(
         raise GestaError(
             f"there is no layout {layout!r}{suggest(layout, LAYOUT_DATA)} (known: {', '.join(LAYOUT_DATA)})"
         )
+    if classes is not None and classes < 1:
+        raise GestaError(f"cannot lay out {layout} with {classes} classes; give at least 1")
     root, family = Path(out), LAYOUT_FAMILIES[layout]
     actions = list(FAMILIES[family])[:classes]
     clips = max(48, 3 * len(actions)) if clips is None else clips
@@ -115,7 +118,7 @@ def make_layout(
         raise GestaError(
             f"cannot lay out {clips} clips of {size} pixels with seed {seed}; give {3 * len(actions)} to "
             f"{MAX_CLIPS_PER_ACTION * len(actions)} clips (3 to {MAX_CLIPS_PER_ACTION} of each action), an even size "
-            "above 30 and a seed above -1"
+            "of at least 32 and a seed of at least 0"
         )
     numbers = {"seed": seed, "size": size, "clips": clips, "classes": len(actions)}
     open_folder(root, {"layout": layout, "family": family, "version": VERSION} | numbers)

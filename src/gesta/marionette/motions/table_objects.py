@@ -18,19 +18,18 @@ class TableObject:
 
     Attributes:
         kind: ``box``, ``ball``, ``cup``, ``bottle``, ``plate``, ``pan``, or ``case`` (a box that is open at the top).
-        wide: half width, metres.
-        high: height, metres.
+        half_width, height: metres.
         colour: RGB.
     """
 
     kind: str
-    wide: float
-    high: float
+    half_width: float
+    height: float
     colour: Array
 
     def solids(self, at: Array) -> Solids:
         """Its solids where the middle of its base is ``at`` ``(T, 3)``."""
-        w, h, colour = self.wide, self.high, self.colour
+        w, h, colour = self.half_width, self.height, self.colour
 
         def point(x: float, y: float, z: float = 0.0) -> Array:
             return at + np.array([x, y, z])
@@ -44,8 +43,8 @@ class TableObject:
             return [Cone(point(0, w), point(0, w), w, w, colour)], []
         if self.kind == "cup":
             wall = Cone(point(0, 0.75 * w), point(0, h - w), 0.75 * w, w, colour)
-            grip = Cone(point(1.15 * w, 0.5 * h), point(1.15 * w, 0.72 * h), 0.22 * w, 0.22 * w, 0.8 * colour)
-            return [wall, grip], []
+            handle = Cone(point(1.15 * w, 0.5 * h), point(1.15 * w, 0.72 * h), 0.22 * w, 0.22 * w, 0.8 * colour)
+            return [wall, handle], []
         if self.kind == "bottle":
             belly = Cone(point(0, w), point(0, 0.58 * h), w, 0.9 * w, colour)
             neck = Cone(point(0, 0.58 * h), point(0, h - 0.4 * w), 0.42 * w, 0.4 * w, colour)
@@ -56,58 +55,58 @@ class TableObject:
         return rim, []
 
     @property
-    def lid(self) -> float:
+    def lid_half_width(self) -> float:
         """Half width of a lid."""
-        return {"bottle": 1.0, "cup": 1.15}.get(self.kind, 0.95) * self.wide
+        return {"bottle": 1.0, "cup": 1.15}.get(self.kind, 0.95) * self.half_width
 
     def lid_solids(self, at: Array, angle: Array) -> list[Cone]:
         """A flat lid that is hinged at the side of the puppet and opened by an angle in radians ``(T,)``."""
-        w = self.lid
-        hinge = at + np.array([0, self.high + 0.01, -w])
+        w = self.lid_half_width
+        hinge = at + np.array([0, self.height + 0.01, -w])
         return _disc(hinge, w, 4, 0.28 * w, 0.55 * self.colour + 90, out=w, angle=angle)
 
 
 def _disc(
-    at: Array, wide: float, rods: int, thick: float, colour: Array, out: float = 0.0, angle: Array | float = 0.0
+    at: Array, radius: float, rods: int, thick: float, colour: Array, out: float = 0.0, angle: Array | float = 0.0
 ) -> list[Cone]:
-    """A round plate of parallel rods whose middle is ``out`` metres ahead of ``at``, raised about it by an angle."""
+    """A round plate of parallel rods whose middle is ``out`` metres in front of ``at``, raised about it by an angle."""
     cones = []
-    for z in wide * (2 * np.arange(rods) + 1 - rods) / rods:
+    for z in radius * (2 * np.arange(rods) + 1 - rods) / rods:
         along = np.stack(np.broadcast_arrays(0.0, np.sin(angle), np.cos(angle)), -1)
-        half = np.sqrt(wide**2 - z**2) * np.array([1.0, 0, 0])
+        half = np.sqrt(radius**2 - z**2) * np.array([1.0, 0, 0])
         middle = at + (out + z) * along
         cones.append(Cone(middle - half, middle + half, thick, thick, colour))
     return cones
 
 
 def table(body: Body, frames: int, colour: Array) -> tuple[float, float, list[Box]]:
-    """A table's height, how far ahead its middle is, and its boxes."""
+    """A table's height, the distance of its middle from the puppet, and its boxes."""
     half = np.array([0.7, 0.02, 0.18]) * body.height / 1.7
-    high, ahead = 0.5 * body.height, 0.18 * body.height
-    leg = np.array([0.025, high / 2 - half[1], 0.025])
-    boxes = [Box(np.tile([0.0, high - half[1], ahead], (frames, 1)), half, 0.0, colour)]
+    height, distance = 0.5 * body.height, 0.18 * body.height
+    leg = np.array([0.025, height / 2 - half[1], 0.025])
+    boxes = [Box(np.tile([0.0, height - half[1], distance], (frames, 1)), half, 0.0, colour)]
     boxes += [
-        Box(np.tile([x * half[0], leg[1], ahead + z * half[2]], (frames, 1)), leg, 0.0, 0.7 * colour)
+        Box(np.tile([x * half[0], leg[1], distance + z * half[2]], (frames, 1)), leg, 0.0, 0.7 * colour)
         for x in (-0.92, 0.92)
         for z in (-0.8, 0.8)
     ]
-    return high, ahead, boxes
+    return height, distance, boxes
 
 
 def counter(body: Body, frames: int, colour: Array) -> tuple[float, float, list[Box]]:
     """The same of a closed counter with a dark slot on the puppet's side, through which objects are stowed."""
     scale = body.height / 1.7
-    high, ahead = 0.5 * body.height, 0.18 * body.height
+    height, distance = 0.5 * body.height, 0.18 * body.height
 
     def box(y: float, z: float, half: tuple[float, float, float], tint: Array) -> Box:
-        return Box(np.tile([0.0, y, ahead + z * scale], (frames, 1)), scale * np.array(half), 0.0, tint)
+        return Box(np.tile([0.0, y, distance + z * scale], (frames, 1)), scale * np.array(half), 0.0, tint)
 
     return (
-        high,
-        ahead,
+        height,
+        distance,
         [
-            box(high - 0.02 * scale, 0, (0.72, 0.02, 0.2), colour),
-            box(high / 2 - 0.03 * scale, 0.005, (0.7, high / 2 / scale - 0.03, 0.18), 0.75 * colour),
-            box(high, -0.115, (0.62, 0.004, 0.06), 0.25 * colour),
+            box(height - 0.02 * scale, 0, (0.72, 0.02, 0.2), colour),
+            box(height / 2 - 0.03 * scale, 0.005, (0.7, height / 2 / scale - 0.03, 0.18), 0.75 * colour),
+            box(height, -0.115, (0.62, 0.004, 0.06), 0.25 * colour),
         ],
     )
