@@ -18,7 +18,7 @@ from gesta.layers.temporal import TemporalAttention, TemporalBranch
 from gesta.model import ClipSpec, ModelConfig, VideoModel
 from gesta.models import model_config
 from gesta.models.timesformer import TimeSformerConfig
-from gesta.plugins.ata import ATA, Alignment, tile
+from gesta.plugins.ata import ATA, Alignment, tile_side
 
 
 def tokens(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -228,14 +228,14 @@ def test_autocast_finds_the_routes_of_full_precision() -> None:
 
 def test_large_maps_are_matched_in_tiles_with_a_warning() -> None:
     with pytest.warns(UserWarning, match=r"maps of 56 × 56 tokens in tiles of 4 × 4; ATA\(coarse=1\) matches single"):
-        assert tile((56, 56)) == 4
+        assert tile_side((56, 56)) == 4
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert tile((28, 28)) == tile((14, 14)) == 1
+        assert tile_side((28, 28)) == tile_side((14, 14)) == 1
 
 
 def test_impossible_switches_are_refused() -> None:
-    with pytest.raises(GestaError, match="cannot leave the map permuted"):
+    with pytest.raises(GestaError, match="cannot leave the feature map permuted"):
         ATA(alignment="sinkhorn", dealign=False).build()
     with pytest.raises(GestaError, match="tiles move whole"):
         ATA(alignment="sinkhorn", coarse=2).build()

@@ -2,8 +2,9 @@
 
 The Kuhn-Munkres step of ATA (Y. Zhao et al., "Alignment-guided Temporal Attention", NeurIPS 2022, Eqs 6 and 18 and
 Appendix B), which takes most of alignment's time. Problems whose optimum a certificate proves at once need no solver
-(:mod:`gesta.alignment.certificate`). The others go to SciPy, well prepared and in parallel threads, or on a GPU to a
-kernel (:mod:`gesta.alignment.kernel`); those of its results that cannot be proved good enough are replaced by SciPy's.
+(:mod:`gesta.alignment.certificate`). The others go to SciPy, in parallel threads and, where it pays, with prices that
+make its search short, or on a GPU to a kernel (:mod:`gesta.alignment.kernel`); results of the kernel that cannot be
+proved good enough are replaced by SciPy's.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ TOLERANCE = 1e-7
 """Default of the largest tolerated gap per row: the rounding of a cosine in float32."""
 
 WORTH_THREADS = 50_000
-"""Entries of all problems together (about a millisecond) from which on threads are used."""
+"""Entries of all problems together (about a millisecond) from which threads are used."""
 
 WORTH_PRICES = (128, 20)
-"""Rows, and among them rows whose best column is taken, from which on prices are estimated first."""
+"""Rows, and among them rows whose best column is taken, from which prices are estimated first."""
 
 SCALINGS = 8
-"""Of the estimate; more cost more than they save."""
+"""Sinkhorn iterations of that estimate; more would take longer than they save."""
 
 
 def assign(similarity: Tensor, solver: Solver = "auto", tolerance: float = TOLERANCE) -> Tensor:
@@ -103,17 +104,17 @@ def _now(device: torch.device) -> float:
 
 def _solve(problems: Tensor, solver: str, tolerance: float) -> Tensor:
     """``(P, N, N)`` to matches ``(P, N)``."""
-    roughly = None
+    approximate = None  # matches and prices
     if solver == "kernel" or (solver == "auto" and problems.device.type == "cuda"):
-        roughly = _by_kernel(problems, required=solver == "kernel")
+        approximate = _by_kernel(problems, required=solver == "kernel")
     elif solver == "auction":
         from gesta.alignment.auction import auction
 
-        roughly = auction(problems, eps=tolerance)
-    if roughly is None:
+        approximate = auction(problems, eps=tolerance)
+    if approximate is None:
         record(solver="scipy", solved=len(problems))
         return _by_scipy(problems)[0]
-    matches, prices = roughly
+    matches, prices = approximate
     gaps = certificate.gap(problems, matches, prices)
     poor = (gaps > tolerance * problems.shape[-1]).nonzero()[:, 0]
     if len(poor):
@@ -165,16 +166,16 @@ def _by_scipy(problems: Tensor) -> tuple[Tensor, int]:
     host = problems.cpu().numpy()
     matches = np.empty(host.shape[:2], dtype=np.int64)
 
-    def work(some: range) -> int:
-        return sum(_best(host[i], matches[i]) for i in some)
+    def solve(indices: range) -> int:
+        return sum(_best(host[i], matches[i]) for i in indices)
 
-    amount = len(host)
-    workers = _cpu_cores() if amount > 1 and host.size >= WORTH_THREADS else 1
+    count = len(host)
+    workers = _cpu_cores() if count > 1 and host.size >= WORTH_THREADS else 1
     if workers == 1:
-        proved = work(range(amount))
-    else:  # SciPy and NumPy let go of the interpreter while they compute
-        step = -(-amount // (4 * workers))  # a few tasks per thread, for problems are not equally hard
-        proved = sum(_threads().map(work, [range(i, min(i + step, amount)) for i in range(0, amount, step)]))
+        proved = solve(range(count))
+    else:  # SciPy and NumPy release the interpreter lock while they compute
+        step = -(-count // (4 * workers))  # a few tasks per thread, for problems are not equally hard
+        proved = sum(_threads().map(solve, [range(i, min(i + step, count)) for i in range(0, count, step)]))
     return torch.from_numpy(matches).to(problems.device), proved
 
 
@@ -210,9 +211,9 @@ def _best(similarity: NDArray[Any], matches: NDArray[np.int64]) -> bool:
 def _priced(similarity: NDArray[Any], best: NDArray[Any]) -> NDArray[np.float64]:
     """Costs with the same optimum as the similarities, on which SciPy's search is short.
 
-    Any prices may be added to columns. SciPy starts from none and grows a tree of shortest paths for every row whose
-    best column is taken; prices near the optimal duals, from a few of Sinkhorn's scalings, make these trees small. That
-    saves about a third of the time on frames of 14 × 14 tokens and more, and nothing where few rows compete.
+    Any prices may be added to columns. SciPy starts without prices and grows a tree of shortest paths for every row
+    whose best column is taken; prices near the optimal duals, from a few Sinkhorn iterations, make these trees small.
+    That saves about a third of the time on frames of 14 × 14 tokens and more, and nothing where few rows compete.
     """
     scores = similarity - best[:, None]
     temperature = -0.025 * float(scores.mean())
@@ -222,7 +223,7 @@ def _priced(similarity: NDArray[Any], best: NDArray[Any]) -> NDArray[np.float64]
     scores *= 1 / temperature
     kernel = np.maximum(np.exp(scores, out=scores), 1e-20, out=scores)
     scale = np.ones(len(kernel), dtype=kernel.dtype)
-    for _ in range(SCALINGS):  # not by @, whose own threads would fight with ours
+    for _ in range(SCALINGS):  # not by @, whose own threads would compete with these
         scale = 1 / np.einsum("ij,i->j", kernel, 1 / np.einsum("ij,j->i", kernel, scale))
     return np.subtract(-temperature * np.log(scale, dtype=np.float64), similarity)
 

@@ -1,11 +1,12 @@
 """Routes: which token of every frame belongs to which token of the first.
 
 Source: Y. Zhao et al., "Alignment-guided Temporal Attention", NeurIPS 2022, §3.1, Eqs 4 to 7, 17, 18 and Algorithms 1
-and 2, with their slips repaired (``docs/fidelity.md``).
+and 2, with their errors corrected (``docs/fidelity.md``).
 
-The paper aligns frame after frame: frame t is matched with the *rearranged* frame t-1. That chain is parallel. Let
-``match_t`` be a best assignment between the raw frames t-1 and t. The chained problem at t has its rows permuted by
-the route so far, no more, ``S'[i, j] = S[route_{t-1}(i), j]``, so its best assignments are ``match_t ∘ route_{t-1}``::
+The paper aligns frame after frame: frame t is matched with the *rearranged* frame t-1. That chain can be computed in
+parallel. Let ``match_t`` be a best assignment between the raw frames t-1 and t. The chained problem at t only has its
+rows permuted by the route so far, ``S'[i, j] = S[route_{t-1}(i), j]``, so its best assignments are
+``match_t ∘ route_{t-1}``::
 
     route_0 = identity ,   route_t = match_t[route_{t-1}]
 
@@ -99,7 +100,7 @@ def find_routes(
         solver: see :func:`gesta.alignment.assignment.assign`.
         prefer_staying: break ties in favour of the same position.
         coarse: match tiles of ``coarse × coarse`` tokens by their mean and move them whole.
-        window: let a token (or tile) move by at most so many positions along each axis from one frame to the next.
+        window: let a token (or tile) move by at most this many positions along each axis from one frame to the next.
 
     Returns:
         ``(B, T, N)`` int64: ``routes[b, t, n]`` is the position in frame t on the route from position n of

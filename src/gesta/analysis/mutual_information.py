@@ -31,7 +31,7 @@ from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.model import VideoModel, to_clips
-from gesta.plugins.ata import tile
+from gesta.plugins.ata import tile_side
 from gesta.prediction.background import in_background
 from gesta.processes import choose_device
 from gesta.progress import track
@@ -176,7 +176,7 @@ def match_tokens(earlier: Tensor, later: Tensor, size: Size) -> Tensor:
     Returns:
         ``(P, N)`` int64: the index in the later frame of every token of the earlier.
     """
-    return find_routes(torch.stack([earlier, later], 1), size, coarse=tile(size))[:, 1]
+    return find_routes(torch.stack([earlier, later], 1), size, coarse=tile_side(size))[:, 1]
 
 
 # --- one model -------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from gesta.data.batch import Failure
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.model import Scores, VideoModel, to_clips
-from gesta.plugins.ata import tile
+from gesta.plugins.ata import tile_side
 from gesta.processes import choose_device, cpu_cores, describe_device
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record, by_space
@@ -202,7 +202,7 @@ def _route_times(edge: int, frames: int, device: torch.device, seconds: float) -
     clip = tokens[:, : pairs + 1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of tiles
-        step = tile(size)
+        step = tile_side(size)
 
     def per_clip(work: Callable[[], object], measured: int) -> float:
         return 1e3 * fastest_run(work, seconds) * (frames - 1) / measured

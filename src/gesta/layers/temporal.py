@@ -99,7 +99,7 @@ class TemporalBranch(nn.Module):
             class_token: ``(B, 1, C)``; every route attends to it as well; its own result is dropped.
             routes: those to follow instead of finding new ones, see :class:`Around`.
         """
-        return self.around(lambda along: self.attend(along, class_token), x, self.norm, routes)
+        return self.around(lambda routed: self.attend(routed, class_token), x, self.norm, routes)
 
     def attend(self, routes: Tensor, class_token: Tensor | None = None) -> Tensor:
         """Residual of routes ``(B, N, T, C)``, see :data:`Attend`."""

@@ -1,10 +1,10 @@
-"""MViTv2: a video transformer whose attention pools its tokens, so that the grid shrinks while the channels grow.
+"""MViTv2: a video transformer whose attention pools its tokens, so that the grid gets smaller and the channels more.
 
 Source: Y. Li et al., "MViTv2: Improved Multiscale Vision Transformers for Classification and Detection", CVPR 2022
 (arXiv 2112.01526), §3 and Table 1 of its appendix for video; pooling attention is from H. Fan et al., "Multiscale
 Vision Transformers", ICCV 2021. The sizes of ``mvitv2_s`` are those of the public MViTv2-S 16×4.
 
-A block on tokens ``x`` (B, N, C) that lie on a grid T × H × W::
+A block on tokens ``x`` (B, N, C) of a grid T × H × W::
 
     y = norm1(x)
     x = max_pool(proj(y)) + attention(y)      where a stage begins: the grid halves and the channels double
@@ -17,7 +17,7 @@ relative positions), and adds the pooled q to its result (residual pooling, Eq 5
     scores = q kᵀ / √d + q·R_t[t_q - t_k] + q·R_y[y_q - y_k] + q·R_x[x_q - x_k]          (Eq 3, 4)
     result = softmax(scores) v + q
 
-How it is made fast, with equal numbers: the three distance terms are further columns of q (``q·R``, one column per
+How it is made fast, with equal results: the three distance terms are further columns of q (``q·R``, one column per
 key position of each axis) against one-hot columns of k, so that one fused attention computes everything and no
 (queries × keys) matrix is ever stored; all heads are pooled by one depthwise convolution in the layout in which the
 linear layers leave their tokens, so nothing is permuted and copied. While operations are counted
@@ -60,10 +60,10 @@ class MViTConfig(ModelConfig):
         heads: attention heads of each stage.
         kv_stride: spatial stride of the key and value pooling in the first stage; it halves with every stage, so that
             all stages see keys on the same grid.
-        mlp_ratio: hidden width of the MLPs, in widths.
-        patch_kernel: of the convolution that makes tokens (frames, height, width).
-        patch_stride: of the same.
-        cls_token: whether a class token is carried along and read out; without it the tokens' mean is.
+        mlp_ratio: hidden width of the MLPs / width.
+        patch_kernel: kernel of the convolution that makes tokens (frames, height, width).
+        patch_stride: its stride.
+        cls_token: whether a class token is added and classified; otherwise the mean of the tokens is.
         small_init: our addition for narrow models and few videos: linear layers start with variance 1 / inputs instead
             of 0.02², and the pooled features are standardised over the batch before the classifier. Train it with at
             least three clips per forward pass: two standardised values are +1 and -1, which have no gradient.
@@ -107,11 +107,11 @@ def mvitv2_tiny() -> MViTConfig:
 
 
 class State(NamedTuple):
-    """What goes from block to block.
+    """What passes from block to block.
 
     Attributes:
         tokens: ``(B, [1 +] T·H·W, C)``, the class token first if there is one, then t-major.
-        size: (T, H, W), plain numbers.
+        size: (T, H, W), ints.
     """
 
     tokens: Tensor
@@ -137,11 +137,11 @@ class Pool(nn.Module):
 
     def forward(self, tokens: Tensor, size: Size) -> Tensor:
         """``(B, [1 +] T·H·W, heads·d)`` to ``(B, [1 +] T·H'·W', heads, d)``, see :func:`pooled`."""
-        first = tokens.shape[1] - prod(size)
-        grid = _as_grid(tokens[:, first:], size)
+        class_tokens = tokens.shape[1] - prod(size)  # 0 or 1
+        grid = _as_grid(tokens[:, class_tokens:], size)
         result = _as_tokens(_depthwise(grid, self.conv.weight.repeat(self.heads, 1, 1, 1, 1), self.stride))
-        if first:
-            result = torch.cat([tokens[:, :first], result], 1)
+        if class_tokens:
+            result = torch.cat([tokens[:, :class_tokens], result], 1)
         result = result.unflatten(2, (self.heads, -1))
         return self.norm(result).to(result.dtype)
 
@@ -185,16 +185,16 @@ class RelativePositions(nn.Module):
         return torch.cat([by.reshape(batch, count, heads, -1) for by in (by_t, by_h, by_w)], -1)
 
     def columns_of_keys(self, k_size: Size) -> Tensor:
-        """``(T'·H'·W', T' + H' + W')``: one where a key lies on each axis; q's columns times these are Eq 4's sum."""
+        """``(T'·H'·W', T' + H' + W')``: 1 at a key's position on each axis; q's columns times these are Eq 4's sum."""
         positions = self.get_buffer("positions")
         return positions if k_size == self.sizes[1] else _one_hot_positions(k_size, positions.device)
 
     def _vectors(self, axis: str, q: int, k: int, zeros: int) -> Tensor:
         """``(q, d, k + zeros)``: the vector of each pair of positions."""
         table = _resized(self.get_parameter(axis), 2 * max(q, k) - 1)
-        at = AXES.index(axis)
-        built = (q, k) == (self.sizes[0][at], self.sizes[1][at])
-        distance = self.get_buffer(f"{axis}_distance") if built else _distances(q, k, table.device)
+        i = AXES.index(axis)
+        as_configured = (q, k) == (self.sizes[0][i], self.sizes[1][i])
+        distance = self.get_buffer(f"{axis}_distance") if as_configured else _distances(q, k, table.device)
         return F.pad(table[distance].transpose(1, 2), (0, zeros))
 
 
@@ -227,28 +227,29 @@ class Attention(nn.Module):
         q = self.pool_q(self.q(tokens), size)
         k = self.pool_k(self.k(tokens), size)
         v = self.pool_v(self.v(tokens), size)
-        first = tokens.shape[1] - prod(size)
-        result = self._attend(q, k, v, first, pooled(size, self.pool_q.stride), pooled(size, self.pool_k.stride))
-        if first:  # the class token has no residual
-            result = torch.cat([result[:, :first], result[:, first:] + q[:, first:]], 1)
+        class_tokens = tokens.shape[1] - prod(size)  # 0 or 1
+        q_size, k_size = pooled(size, self.pool_q.stride), pooled(size, self.pool_k.stride)
+        result = self._attend(q, k, v, class_tokens, q_size, k_size)
+        if class_tokens:  # the class token has no residual
+            result = torch.cat([result[:, :class_tokens], result[:, class_tokens:] + q[:, class_tokens:]], 1)
         else:
             result = result + q
         return self.proj(result.flatten(2))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, first: int, q_size: Size, k_size: Size) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, class_tokens: int, q_size: Size, k_size: Size) -> Tensor:
         """``softmax(q kᵀ / √d + relative positions) v``, all ``(B, N, heads, d)``; a class token has no position."""
         dim = q.shape[-1]
         scale = dim**-0.5
         if is_counting():  # as the paper does: the relative positions' products, and attention without them
-            self.rel_pos(q[:, first:], q_size, k_size)
+            self.rel_pos(q[:, class_tokens:], q_size, k_size)
         else:
-            zeros = -(dim + sum(k_size)) % 8  # kernels want widths divisible by 8
-            of_q = F.pad(self.rel_pos(q[:, first:], q_size, k_size, zeros), (0, 0, 0, 0, first, 0))
+            zeros = -(dim + sum(k_size)) % 8  # the kernels are fast for widths that are divisible by 8
+            of_q = F.pad(self.rel_pos(q[:, class_tokens:], q_size, k_size, zeros), (0, 0, 0, 0, class_tokens, 0))
             of_k = self.rel_pos.columns_of_keys(k_size).to(k.dtype)
-            of_k = F.pad(of_k, (0, of_q.shape[-1] - of_k.shape[-1], first, 0))
+            of_k = F.pad(of_k, (0, of_q.shape[-1] - of_k.shape[-1], class_tokens, 0))
             q = torch.cat([q, of_q], -1)
             k = torch.cat([k * scale, of_k[:, None].expand(*k.shape[:3], -1)], -1)
-            v = F.pad(v, (0, q.shape[-1] - dim))  # fused attention wants equal widths
+            v = F.pad(v, (0, q.shape[-1] - dim))  # fused attention needs equal widths
             scale = 1.0
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         result = F.scaled_dot_product_attention(q, k, v, scale=scale)
@@ -256,7 +257,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pooling attention and an MLP, each with a shortcut; the first of a stage changes grid and width (§3.1).
+    """Pooling attention and an MLP with residual connections; the first of a stage changes grid and width (§3.1).
 
     Args:
         inputs: channels of the input.
@@ -347,7 +348,7 @@ class MViT(VideoModel):
     def stem(self, video: Tensor) -> State:
         """Overlapping patches to tokens, the class token in front."""
         grid = self.patch_embed(video)
-        tokens = _as_tokens(grid).contiguous()  # everything behind keeps this layout
+        tokens = _as_tokens(grid).contiguous()  # all later layers keep this layout
         if self.config.cls_token:
             tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)
         frames, height, width = grid.shape[2:]
@@ -371,7 +372,7 @@ class MViT(VideoModel):
         return self._grids[block]
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names of torchvision's ``mvit_v2_s`` and of PySlowFast's MViTv2 to ours.
+        """Rename the weights of torchvision's ``mvit_v2_s`` and of PySlowFast's MViTv2.
 
         Tables of relative positions made for another clip size are resized linearly, with a warning.
         """
@@ -414,7 +415,7 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
     (r"\.mlp\.(fc2|3)\.", ".mlp.2."),
     (r"^head\.(1|projection)\.", "classifier.linear."),
 )
-"""Patterns of public names, applied one after the other, and ours."""
+"""Patterns of public names, applied in this order, and what replaces them here."""
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------
@@ -444,42 +445,42 @@ def _as_tokens(grid: Tensor) -> Tensor:
 def _depthwise(grid: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Convolve each channel by its 3×3×3 kernel: ``(B, C, T, H, W)`` and ``(C, 1, 3, 3, 3)``, strided in space.
 
-    On CPUs the gradients of 3-D depthwise convolutions take two to five times as long as those of the same thing in
-    2-D, so where gradients are wanted it is the sum of three images' convolutions, the neighbours' shifted in time.
+    On CPUs the gradients of 3-D depthwise convolutions take two to five times as long as those in 2-D. So where
+    gradients are needed, three 2-D convolutions are summed: of the previous, the same and the next frame.
     """
     channels = weight.shape[0]
     if grid.device.type != "cpu" or not torch.is_grad_enabled():
         return F.conv3d(grid, weight, None, (1, stride, stride), padding=1, groups=channels)
     images = grid.permute(0, 2, 1, 3, 4).flatten(0, 1)
-    before, here, after = (
+    previous, same, following = (
         F.conv2d(images, weight[:, :, i], None, stride, padding=1, groups=channels)
         .unflatten(0, (len(grid), -1))
         .permute(0, 1, 3, 4, 2)
         for i in range(3)
     )
-    still = (0, 0, 0, 0, 0, 0)  # channels, width, height
-    summed = F.pad(before, (*still, 1, -1)) + here + F.pad(after, (*still, -1, 1))
+    no_shift = (0, 0, 0, 0, 0, 0)  # of channels, width, height; only time is shifted
+    summed = F.pad(previous, (*no_shift, 1, -1)) + same + F.pad(following, (*no_shift, -1, 1))
     return summed.permute(0, 4, 1, 2, 3)
 
 
 def _max_pool(tokens: Tensor, size: Size, stride: int) -> Tensor:
-    """The shortcut's max-pooling, kernel 3, over height and width; a class token passes.
+    """Max-pooling in the residual connection, kernel 3, over height and width; a class token is not pooled.
 
-    Time is folded into the batch: two-dimensional pooling reads tokens as they lie, in three dimensions it does not.
+    Frames become part of the batch: 2-D pooling reads the tokens without a copy, 3-D pooling would not.
     """
-    first = tokens.shape[1] - prod(size)
+    class_tokens = tokens.shape[1] - prod(size)  # 0 or 1
     _, height, width = size
-    images = tokens[:, first:].reshape(-1, height, width, tokens.shape[2]).permute(0, 3, 1, 2)
+    images = tokens[:, class_tokens:].reshape(-1, height, width, tokens.shape[2]).permute(0, 3, 1, 2)
     images = F.max_pool2d(images, 3, stride, padding=1)
     result = images.permute(0, 2, 3, 1).reshape(len(tokens), -1, tokens.shape[2])
-    return torch.cat([tokens[:, :first], result], 1) if first else result
+    return torch.cat([tokens[:, :class_tokens], result], 1) if class_tokens else result
 
 
 # --- relative positions ----------------------------------------------------------------------------------------------
 
 
 def _distances(q: int, k: int, device: torch.device | None = None) -> Tensor:
-    """Row of the table for each query and key position of an axis, ``(q, k)``; the coarser one is spread out."""
+    """Row of the table for each query and key position of an axis, ``(q, k)``; the coarser is scaled to the finer."""
     of_q = torch.arange(q, device=device) * max(k / q, 1.0)
     of_k = (torch.arange(k, device=device) - (k - 1)) * max(q / k, 1.0)
     return (of_q[:, None] - of_k[None, :]).long()
@@ -499,7 +500,7 @@ def _resized(table: Tensor, rows: int) -> Tensor:
     return F.interpolate(table.T[None].float(), size=rows, mode="linear")[0].T.to(table.dtype)
 
 
-# --- odds and ends ---------------------------------------------------------------------------------------------------
+# --- precision, initialisation ---------------------------------------------------------------------------------------
 
 
 def _as_autocast(x: Tensor) -> Tensor:
@@ -510,7 +511,7 @@ def _as_autocast(x: Tensor) -> Tensor:
 
 
 def _initialise(module: nn.Module) -> None:
-    """The public implementation's start: weights N(0, 0.02) cut at ±2, biases of linear layers and norms 0.02."""
+    """As the public implementation: weights N(0, 0.02) cut at ±2, biases of linear layers and norms 0.02."""
     if isinstance(module, nn.Linear | nn.Conv3d):
         nn.init.trunc_normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear | nn.LayerNorm):

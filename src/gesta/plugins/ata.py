@@ -1,7 +1,7 @@
 """ATA: temporal attention along one-to-one matches of neighbouring frames instead of along fixed positions.
 
 Source: Y. Zhao et al., "Alignment-guided Temporal Attention for Video Action Recognition", NeurIPS 2022, §3 and
-Algorithms 1 and 2; no official code exists. What the paper leaves open, and where its algorithms slip, is decided in
+Algorithms 1 and 2; no official code exists. What the paper leaves open or prints with errors is decided in
 ``docs/fidelity.md``; every decision is a field of :class:`ATA`.
 
 The tokens of every frame are permuted so that token n of frame t is the best one-to-one match of token n of frame t-1
@@ -11,7 +11,7 @@ The tokens of every frame are permuted so that token n of frame t is the best on
     p' = p + undo( attend( follow(p, routes) ) )          Algorithms 1 and 2
 
 Layer norm, attention over time and the last layer act on each route alone, so undoing their result is undoing
-everything, and the shortcut stays exact.
+everything, and the residual connection stays exact.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gesta.layers.temporal import Attend
 from gesta.model import AroundConfig
 
 EXACT_UP_TO, TILES = 784, 256
-"""Tokens per frame up to which single tokens are matched unless ``coarse`` says otherwise, and tiles at most beyond."""
+"""Unless ``coarse`` is set: tokens per frame up to which single tokens are matched; largest number of tiles beyond."""
 
 
 @config
@@ -40,7 +40,7 @@ class ATA(AroundConfig):
     """Alignment around a temporal attention; it has no parameters.
 
     Attributes:
-        dealign: put the result back where its tokens came from. Without it the map itself stays permuted, which in a
+        dealign: put the result back where its tokens came from. Without it the feature map stays permuted, which in a
             model that aligns every block and attends to all positions alike changes nothing (the paper's 79.3 and 79.6
             of Table 3 are noise), but does where space has structure.
         align_on: find matches between the tokens that enter (``input``, Fig. 3c and Algorithm 1), or after temporal
@@ -48,10 +48,10 @@ class ATA(AroundConfig):
         alignment: ``hard`` matches one to one, without gradient (the paper); ``sinkhorn`` is the soft version that §5
             announces, our form; ``straight_through`` is hard forward and soft backward.
         tau: temperature of soft alignment.
-        sinkhorn_iters: scalings of soft alignment.
+        sinkhorn_iters: Sinkhorn iterations of soft alignment.
         chain: how soft plans of neighbouring frames become routes, see :func:`gesta.alignment.soft.soft_routes`.
         solver: of the assignment problems, see :func:`gesta.alignment.assignment.assign`.
-        tie_break: ``identity`` prefers staying where matches are equally good (repeated frames, flat regions).
+        tie_break: ``identity`` prefers the same position among equally good matches (repeated frames, flat regions).
         coarse: move tiles of ``coarse × coarse`` tokens whole, matched by their mean; 1 matches single tokens. None is
             1 up to 784 tokens per frame and beyond that the smallest that leaves 256 tiles at most, 4 for 56 × 56
             tokens (exact matches of which take about a second per pair of frames).
@@ -80,13 +80,15 @@ class Alignment(nn.Module):
         GestaError: switches that exclude each other.
     """
 
-    not_recomputed = (torch.ops.gesta.assign.default,)  # another answer to a tie would change the gradients
+    not_recomputed = (torch.ops.gesta.assign.default,)  # a tie that is broken otherwise would change the gradients
 
     def __init__(self, config: ATA) -> None:
         super().__init__()
         soft = config.alignment != "hard"
         if soft and not config.dealign:
-            raise GestaError(f"ATA: {config.alignment} alignment cannot leave the map permuted; set dealign=True")
+            raise GestaError(
+                f"ATA: {config.alignment} alignment cannot leave the feature map permuted; set dealign=True"
+            )
         if soft and (config.coarse or 1) > 1:
             raise GestaError("ATA: tiles move whole, so coarse needs alignment='hard'; a window works with both")
         self.config = config
@@ -107,23 +109,23 @@ class Alignment(nn.Module):
         elif routes is None:
             routes = self.routes(tokens if self.config.align_on == "input" else norm(tokens), (x.shape[2], x.shape[3]))
         if routes.is_floating_point():
-            along = (routes.to(x.dtype) @ tokens).transpose(1, 2)
-            result = attend(along).transpose(1, 2)
+            routed = (routes.to(x.dtype) @ tokens).transpose(1, 2)
+            result = attend(routed).transpose(1, 2)
             return x + (routes.to(result.dtype).transpose(2, 3) @ result).view(x.shape), routes
-        along = follow(tokens, routes)
-        result = attend(along)
+        routed = follow(tokens, routes)
+        result = attend(routed)
         if self.config.dealign:
             return x + unfollow(result, routes).view(x.shape), routes
-        here = torch.arange(tokens.shape[2], device=x.device).expand_as(routes)
-        return (along + result).transpose(1, 2).reshape(x.shape), here
+        identity = torch.arange(tokens.shape[2], device=x.device).expand_as(routes)  # the feature map is permuted now
+        return (routed + result).transpose(1, 2).reshape(x.shape), identity
 
     def uncounted(self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None) -> dict[str, int]:
         """What finding routes costs, which the paper does not count (see :class:`gesta.cost.Cost`)."""
         if routes is not None or x.shape[1] == 1:
             return {}
         batch, frames, height, width, channels = x.shape
-        edge = (self.config.coarse or tile((height, width), warn=False)) if self.config.alignment == "hard" else 1
-        count, pairs = height * width // edge**2, batch * (frames - 1)
+        side = (self.config.coarse or tile_side((height, width), warn=False)) if self.config.alignment == "hard" else 1
+        count, pairs = height * width // side**2, batch * (frames - 1)
         amounts = {"multiply-adds of similarities": pairs * count**2 * channels}
         if self.config.alignment != "sinkhorn":
             amounts[f"assignments of {count} × {count}"] = pairs
@@ -146,7 +148,7 @@ class Alignment(nn.Module):
                 size,
                 solver=c.solver,
                 prefer_staying=c.tie_break == "identity",
-                coarse=c.coarse or tile(size),
+                coarse=c.coarse or tile_side(size),
                 window=c.window,
             )
         return soft_routes(
@@ -161,17 +163,17 @@ class Alignment(nn.Module):
         )
 
 
-def tile(size: Size, warn: bool = True) -> int:
-    """Edge of the tiles that a map is matched by when nothing else is said; warns if they are more than a token."""
+def tile_side(size: Size, warn: bool = True) -> int:
+    """Side of the tiles by which a feature map is matched if ``coarse`` is None; warns if it is above 1."""
     height, width = size
     if height * width <= EXACT_UP_TO:
         return 1
-    edges = (s for s in range(2, 9) if height % s == width % s == 0)
-    edge = next((s for s in edges if height * width <= TILES * s * s), 1)
+    sides = (s for s in range(2, 9) if height % s == width % s == 0)
+    side = next((s for s in sides if height * width <= TILES * s * s), 1)
     if warn and not torch.compiler.is_compiling():
         warnings.warn(
-            f"ATA matches maps of {height} × {width} tokens in tiles of {edge} × {edge}; ATA(coarse=1) matches single "
-            "tokens, which takes about a second per pair of frames",
+            f"ATA matches feature maps of {height} × {width} tokens in tiles of {side} × {side}; ATA(coarse=1) matches "
+            "single tokens, which takes about a second per pair of frames",
             stacklevel=2,
         )
-    return edge
+    return side
