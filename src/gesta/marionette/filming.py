@@ -73,7 +73,7 @@ def render_clip(
 
 
 def render_clip_masked(clip: ClipName, seed: int, size: int = 128, family: str = "coarse") -> tuple[Array, Array]:
-    """As :func:`film`; the depth is that of the puppet alone, 0 around it."""
+    """As :func:`render_clip`; the depth is that of the puppet alone, 0 around it."""
     puppet, cones, boxes, room, camera = _scene(clip, seed, family)
     rgb, depth = render(puppet + cones, boxes, room, camera, size)
     alone, empty = render(puppet, [], room, camera, size)[1], render([], [], room, camera, size)[1]
