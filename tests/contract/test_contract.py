@@ -4,8 +4,8 @@ A new model needs no line here: every name of ``gesta.models.MODELS`` is built o
 ``_tiny`` run. A new plug-in is one line in ``PLUGINS``; a variant of a model is one line in ``VARIANTS``; a new kind of
 state between blocks is one line in ``STATES``.
 
-The full cross of plug-ins and models is marked ``full``. The fast suite has each plug-in with one model of each kind of
-state, and each other model with one plug-in, another one in each test.
+The full cross of plug-ins and models is marked ``full``. The fast suite has each plug-in (its other settings with the
+first model only) with one model of each kind of state, and each other model with one plug-in, another one in each test.
 """
 
 from __future__ import annotations
@@ -154,14 +154,16 @@ STATES = {
     "several tensors": "std_former_tiny",
 }
 
+DISTINCT = ("stan", "tda", "sda", "smem", "stdm")
+"""Plug-ins of different code; the others are settings of them."""
+
 every_tiny = pytest.mark.parametrize("model_name", TINY)
 every_model = pytest.mark.parametrize("model_name", list_models())
 every_plugin = pytest.mark.parametrize("plugin", PLUGINS)
 cheapest = pytest.mark.parametrize("model_name", ["r3d_tiny"])  # for what depends on the plug-in alone and takes long
-# compiling takes long: the fast suite has each architecture once
+# compiling takes long: the fast suite has one model of each kind of state
 every_architecture = pytest.mark.parametrize(
-    "model_name",
-    [pytest.param(name, marks=[pytest.mark.full] if "+" in name or name == "mfst_rgbd_tiny" else []) for name in TINY],
+    "model_name", [pytest.param(name, marks=[] if name in STATES.values() else [pytest.mark.full]) for name in TINY]
 )
 
 
@@ -179,7 +181,7 @@ def pairs(
     cases = []
     for i, model_name in enumerate(models):
         for j, plugin in enumerate(plugins):
-            fast = model_name in with_all or (i + turn) % len(plugins) == j
+            fast = (model_name in with_all and (plugin in DISTINCT or i == 0)) or (i + turn) % len(plugins) == j
             cases.append(pytest.param(model_name, plugin, marks=[] if fast else [pytest.mark.full]))
     return pytest.mark.parametrize(("model_name", "plugin"), cases)
 
