@@ -73,6 +73,7 @@ def run(program: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.full  # test_compiles_for_gpus builds the kernel; its answers need the slow interpreter or a GPU
 def test_interpreted() -> None:
     assert run(INTERPRETED, str(Path(__file__).parent), TRITON_INTERPRET="1") == "interpreted\n"
 

@@ -97,6 +97,7 @@ def test_refusals(small: Path) -> None:
             IsoGD(root=str(small)).records("train")
 
 
+@pytest.mark.full  # 35,878 pairs; the layouts' test reads lists of the same format
 def test_official_lists(shared: Path, tmp_path: Path) -> None:
     lists = shared / "annotations" / "isogd"
     data = IsoGD(root=str(tmp_path), annotations=str(lists))

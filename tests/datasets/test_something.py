@@ -151,6 +151,7 @@ def test_one_frame_per_segment(second: Path, make_video: Callable[..., Path]) ->
     assert all(len(set(column.tolist())) > 1 for column in frames.T)  # … any of them
 
 
+@pytest.mark.full  # seconds of JSON; the layouts' test reads lists of the same format
 def test_official_lists_have_the_published_sizes(shared: Path, tmp_path: Path) -> None:
     lists = shared / "annotations" / "something_something_v1"
     data = SomethingV1(root=str(tmp_path), annotations=str(lists))
