@@ -152,85 +152,70 @@ _FOUR_CLIPS = (
 _SHARED = "the class token is shared by all frames, without which the FLOPs would not be the paper's"
 _SWAPPED = "the paper prints the last two numbers in each other's column (75.3 G, 82.4 M)"
 
-TABLE1 = Table(
-    source="Zhao et al. 2022, Table 1 (Kinetics-400)",
-    columns=COLUMNS,
-    rows=(
-        _row("ViT-B-VTN, IN-21K, 16 frames, 1×1 views", (79.8, 94.2, 4218, 114)),
-        _row("VidTr-L, IN-21K, 32 frames, 3×10", (79.1, 93.9, 351, None)),
-        _row("ViViT-L, IN-21K, 16 frames, 3×4", (81.3, 94.7, 3992, 310.8)),
-        _row("TimeSformer, IN-21K, 8 frames, 3×1", (78.0, 93.7, 196, 121.4), timesformer.kinetics400),
-        _row("TimeSformer-L, IN-21K, 96 frames, 3×1", (80.7, 94.7, 2380, 121.4)),
-        _row("TimeSformer-HR, IN-21K, 16 frames, 3×1", (79.7, 94.4, 1703, 121.4)),
-        _row("MViTv1-B, 16 frames, 1×5", (78.4, 93.5, 70.5, 36.6)),
-        _row("MViTv1-B, 32 frames, 1×5", (80.2, 94.4, 170, 36.6)),
-        _row("MViTv1-B, 64 frames, 3×3", (81.2, 95.1, 455, 36.6)),
-        _row("Mformer-B, IN-21K, 16 frames, 3×10", (79.7, 94.2, 369.5, 109.1)),
-        _row("Mformer-L, IN-21K, 32 frames, 3×10", (80.2, 94.8, 1185.1, 109.1)),
-        _row("Mformer-HR, IN-21K, 16 frames, 3×10", (81.1, 95.2, 958.8, 381.9)),
-        _row("ATA, IN-21K, 32 frames, 3×1", (81.4, 95.5, 792.9, 121.8), kinetics400, _UNEXPLAINED),
-        _row("ATA, IN-21K, 32 frames, 3×4", (81.9, 95.5, 792.9, 121.8), partial(kinetics400, clips=4), _FOUR_CLIPS),
-    ),
-)
+TABLE1 = Table(source="Zhao et al. 2022, Table 1 (Kinetics-400)", columns=COLUMNS, rows=(
+    _row("ViT-B-VTN, IN-21K, 16 frames, 1×1 views", (79.8, 94.2, 4218, 114)),
+    _row("VidTr-L, IN-21K, 32 frames, 3×10", (79.1, 93.9, 351, None)),
+    _row("ViViT-L, IN-21K, 16 frames, 3×4", (81.3, 94.7, 3992, 310.8)),
+    _row("TimeSformer, IN-21K, 8 frames, 3×1", (78.0, 93.7, 196, 121.4), timesformer.kinetics400),
+    _row("TimeSformer-L, IN-21K, 96 frames, 3×1", (80.7, 94.7, 2380, 121.4)),
+    _row("TimeSformer-HR, IN-21K, 16 frames, 3×1", (79.7, 94.4, 1703, 121.4)),
+    _row("MViTv1-B, 16 frames, 1×5", (78.4, 93.5, 70.5, 36.6)),
+    _row("MViTv1-B, 32 frames, 1×5", (80.2, 94.4, 170, 36.6)),
+    _row("MViTv1-B, 64 frames, 3×3", (81.2, 95.1, 455, 36.6)),
+    _row("Mformer-B, IN-21K, 16 frames, 3×10", (79.7, 94.2, 369.5, 109.1)),
+    _row("Mformer-L, IN-21K, 32 frames, 3×10", (80.2, 94.8, 1185.1, 109.1)),
+    _row("Mformer-HR, IN-21K, 16 frames, 3×10", (81.1, 95.2, 958.8, 381.9)),
+    _row("ATA, IN-21K, 32 frames, 3×1", (81.4, 95.5, 792.9, 121.8), kinetics400, _UNEXPLAINED),
+    _row("ATA, IN-21K, 32 frames, 3×4", (81.9, 95.5, 792.9, 121.8), partial(kinetics400, clips=4), _FOUR_CLIPS),
+))  # fmt: skip
 
 _TOP5 = "the paper's top-5 is not TimeSformer's own (85.6)"
 
-TABLE2 = Table(
-    source="Zhao et al. 2022, Table 2 (Something-Something V2)",
-    columns=COLUMNS,
-    rows=(
-        _row("ViViT-L, IN-21K+K-400, 16 frames", (65.4, 89.8, 903, 352.1)),
-        _row("TimeSformer, IN-21K, 8 frames, 3×1 views", (59.5, 74.9, 196.7, 121.4), timesformer.something_v2, _TOP5),
-        _row("TimeSformer-L, IN-21K, 96 frames, 3×1", (62.4, 81.0, 2380, 121.4), note="top-5 of its own paper: 87.5"),
-        _row("TimeSformer-HR, IN-21K, 16 frames, 3×1", (62.2, 78.0, 1703, 121.4), note="top-5 of its own paper: 86.9"),
-        _row("MViTv1-B, K-400, 16 frames, 3×1", (64.7, 89.2, 70.5, 36.6)),
-        _row("MViTv1-B, K-400, 32 frames, 3×1", (67.1, 90.8, 170, 36.6)),
-        _row("MViTv1-B, K-400, 64 frames, 3×1", (67.7, 90.9, 455, 36.6)),
-        _row("Mformer-B, IN-21K+K-400, 16 frames, 3×1", (66.5, 90.1, 369.5, 109.1)),
-        _row("Mformer-L, IN-21K+K-400, 32 frames, 3×1", (68.1, 91.2, 1185.1, 109.1)),
-        _row("Mformer-HR, IN-21K+K-400, 16 frames, 3×1", (67.1, 90.6, 958.8, 381.9)),
-        _row("ATA, IN-21K, 32 frames, 3×1", (67.0, 91.0, 792.9, 121.8), something_v2, _UNEXPLAINED),
-        _row("ATA, IN-21K, 32 frames, 3×4", (67.1, 90.8, 792.9, 121.8), partial(something_v2, clips=4), _FOUR_CLIPS),
-    ),
-)
+TABLE2 = Table(source="Zhao et al. 2022, Table 2 (Something-Something V2)", columns=COLUMNS, rows=(
+    _row("ViViT-L, IN-21K+K-400, 16 frames", (65.4, 89.8, 903, 352.1)),
+    _row("TimeSformer, IN-21K, 8 frames, 3×1 views", (59.5, 74.9, 196.7, 121.4), timesformer.something_v2, _TOP5),
+    _row("TimeSformer-L, IN-21K, 96 frames, 3×1", (62.4, 81.0, 2380, 121.4), note="top-5 of its own paper: 87.5"),
+    _row("TimeSformer-HR, IN-21K, 16 frames, 3×1", (62.2, 78.0, 1703, 121.4), note="top-5 of its own paper: 86.9"),
+    _row("MViTv1-B, K-400, 16 frames, 3×1", (64.7, 89.2, 70.5, 36.6)),
+    _row("MViTv1-B, K-400, 32 frames, 3×1", (67.1, 90.8, 170, 36.6)),
+    _row("MViTv1-B, K-400, 64 frames, 3×1", (67.7, 90.9, 455, 36.6)),
+    _row("Mformer-B, IN-21K+K-400, 16 frames, 3×1", (66.5, 90.1, 369.5, 109.1)),
+    _row("Mformer-L, IN-21K+K-400, 32 frames, 3×1", (68.1, 91.2, 1185.1, 109.1)),
+    _row("Mformer-HR, IN-21K+K-400, 16 frames, 3×1", (67.1, 90.6, 958.8, 381.9)),
+    _row("ATA, IN-21K, 32 frames, 3×1", (67.0, 91.0, 792.9, 121.8), something_v2, _UNEXPLAINED),
+    _row("ATA, IN-21K, 32 frames, 3×4", (67.1, 90.8, 792.9, 121.8), partial(something_v2, clips=4), _FOUR_CLIPS),
+))  # fmt: skip
 
 _CYCLE, _CONV = partial(ablation, "cyclemlp_b5"), partial(ablation, "convnext_b")
 _NOISE = "in a ViT that aligns in every block this computes the same as the next row: the paper's 0.3 points are noise"
 
-TABLE3 = Table(
-    source="Zhao et al. 2022, Table 3 (Kinetics-400, 8 frames, 3×1 views)",
-    columns=COLUMNS,
-    rows=(
-        _row("CycleMLP-B5, averaging", (74.9, 92.1, 82.4, 75.3), partial(_CYCLE, "averaging"), _SWAPPED),
-        _row("CycleMLP-B5, attention", (76.8, 93.1, 122.4, 102.8), partial(_CYCLE, "attention")),
-        _row("CycleMLP-B5, ATA, not de-aligned", (72.7, 90.9, 122.4, 102.8), partial(_CYCLE, dealign=False)),
-        _row("CycleMLP-B5, ATA", (77.7, 93.5, 122.4, 102.8), _CYCLE),
-        _row("ConvNeXt-B, averaging", (79.0, 94.0, 123.0, 88.0), partial(_CONV, "averaging")),
-        _row("ConvNeXt-B, attention", (80.1, 94.8, 198.0, 140.5), partial(_CONV, "attention")),
-        _row("ConvNeXt-B, ATA, not de-aligned", (76.0, 92.7, 198.0, 140.5), partial(_CONV, dealign=False)),
-        _row("ConvNeXt-B, ATA", (80.5, 94.8, 198.0, 140.5), _CONV),
-        _row("ViT-B, averaging", (76.0, 92.6, 140.3, 86.2), partial(ablation, temporal="averaging"), _SHARED),
-        _row("ViT-B, attention", (78.0, 93.7, 201.8, 121.8), partial(ablation, temporal="attention"), _UNEXPLAINED),
-        _row("ViT-B, ATA, not de-aligned", (79.3, 94.3, 201.8, 121.8), partial(ablation, dealign=False), _NOISE),
-        _row("ViT-B, ATA", (79.6, 94.3, 201.8, 121.8), ablation),
-    ),
-)
+TABLE3 = Table(source="Zhao et al. 2022, Table 3 (Kinetics-400, 8 frames, 3×1 views)", columns=COLUMNS, rows=(
+    _row("CycleMLP-B5, averaging", (74.9, 92.1, 82.4, 75.3), partial(_CYCLE, "averaging"), _SWAPPED),
+    _row("CycleMLP-B5, attention", (76.8, 93.1, 122.4, 102.8), partial(_CYCLE, "attention")),
+    _row("CycleMLP-B5, ATA, not de-aligned", (72.7, 90.9, 122.4, 102.8), partial(_CYCLE, dealign=False)),
+    _row("CycleMLP-B5, ATA", (77.7, 93.5, 122.4, 102.8), _CYCLE),
+    _row("ConvNeXt-B, averaging", (79.0, 94.0, 123.0, 88.0), partial(_CONV, "averaging")),
+    _row("ConvNeXt-B, attention", (80.1, 94.8, 198.0, 140.5), partial(_CONV, "attention")),
+    _row("ConvNeXt-B, ATA, not de-aligned", (76.0, 92.7, 198.0, 140.5), partial(_CONV, dealign=False)),
+    _row("ConvNeXt-B, ATA", (80.5, 94.8, 198.0, 140.5), _CONV),
+    _row("ViT-B, averaging", (76.0, 92.6, 140.3, 86.2), partial(ablation, temporal="averaging"), _SHARED),
+    _row("ViT-B, attention", (78.0, 93.7, 201.8, 121.8), partial(ablation, temporal="attention"), _UNEXPLAINED),
+    _row("ViT-B, ATA, not de-aligned", (79.3, 94.3, 201.8, 121.8), partial(ablation, dealign=False), _NOISE),
+    _row("ViT-B, ATA", (79.6, 94.3, 201.8, 121.8), ablation),
+))  # fmt: skip
 
 _MEASURED = ("Kinetics-400", "Something-Something V2")
 _ORDER = (
     "estimator, layer and temperature are not stated: only the order of the rows can be compared (gesta analyse mi)"
 )
 
-TABLE4 = Table(
-    source="Zhao et al. 2022, Table 4 (mutual information of neighbouring frames, ViT-B)",
-    columns=_MEASURED,
-    rows=(
-        row(_MEASURED, "None (after patch embedding)", (0.243, 0.295), note=_ORDER),
-        row(_MEASURED, "Averaging", (1.355, 0.869)),
-        row(_MEASURED, "Attention", (1.371, 0.910)),
-        row(_MEASURED, "ATA", (1.373, 1.290)),
-    ),
-)
+TABLE4 = Table(source="Zhao et al. 2022, Table 4 (mutual information of neighbouring frames, ViT-B)",
+        columns=_MEASURED, rows=(
+    row(_MEASURED, "None (after patch embedding)", (0.243, 0.295), note=_ORDER),
+    row(_MEASURED, "Averaging", (1.355, 0.869)),
+    row(_MEASURED, "Attention", (1.371, 0.910)),
+    row(_MEASURED, "ATA", (1.373, 1.290)),
+))  # fmt: skip
 
 
 def _in_blocks(label: str, last: int | None, top1: float, top5: float, first: int = 0) -> Row:
@@ -241,58 +226,39 @@ def _in_blocks(label: str, last: int | None, top1: float, top5: float, first: in
     return _row(label, (top1, top5, 201.8, 121.8), run, "" if last is not None else _UNEXPLAINED)
 
 
-TABLE5 = Table(
-    source="Zhao et al. 2022, Table 5 (ATA in some blocks of ViT-B, Kinetics-400)",
-    columns=COLUMNS,
-    rows=(
-        _in_blocks("none", None, 78.0, 93.7),
-        _in_blocks("blocks 0-2", 2, 79.3, 94.4),
-        _in_blocks("blocks 3-5", 5, 79.6, 94.4, first=3),
-        _in_blocks("blocks 6-8", 8, 79.3, 94.2, first=6),
-        _in_blocks("blocks 9-11", 11, 79.2, 94.2, first=9),
-        _in_blocks("blocks 0-11", 11, 79.6, 94.3),
-    ),
-)
+TABLE5 = Table(source="Zhao et al. 2022, Table 5 (ATA in some blocks of ViT-B, Kinetics-400)", columns=COLUMNS, rows=(
+    _in_blocks("none", None, 78.0, 93.7),
+    _in_blocks("blocks 0-2", 2, 79.3, 94.4),
+    _in_blocks("blocks 3-5", 5, 79.6, 94.4, first=3),
+    _in_blocks("blocks 6-8", 8, 79.3, 94.2, first=6),
+    _in_blocks("blocks 9-11", 11, 79.2, 94.2, first=9),
+    _in_blocks("blocks 0-11", 11, 79.6, 94.3),
+))  # fmt: skip
 
 _TWO_TOP5 = "the same model has a top-5 of 93.7 in Tables 3, 5 and 7"
 
-TABLE6 = Table(
-    source="Zhao et al. 2022, Table 6 (complexity of temporal modelling, ViT-B, Kinetics-400)",
-    columns=COLUMNS,
-    rows=(
-        _row("spatial attention", (76.0, 92.6, 140.3, 86.2), partial(ablation, temporal="averaging"), _SHARED),
-        _row("joint attention", (77.4, 92.8, 179.7, 86.2), partial(ablation, temporal="joint")),
-        _row("factorised attention", (78.0, 94.3, 201.8, 121.8), partial(ablation, temporal="attention"), _TWO_TOP5),
-        _row(
-            "ATA",
-            (79.6, 94.3, 201.8, 121.8),
-            ablation,
-            "FLOPs are without the alignment: similarities (2.48 G) and 84 assignments per clip",
-        ),
-    ),
-)
+TABLE6 = Table(source="Zhao et al. 2022, Table 6 (complexity of temporal modelling, ViT-B, Kinetics-400)",
+        columns=COLUMNS, rows=(
+    _row("spatial attention", (76.0, 92.6, 140.3, 86.2), partial(ablation, temporal="averaging"), _SHARED),
+    _row("joint attention", (77.4, 92.8, 179.7, 86.2), partial(ablation, temporal="joint")),
+    _row("factorised attention", (78.0, 94.3, 201.8, 121.8), partial(ablation, temporal="attention"), _TWO_TOP5),
+    _row("ATA", (79.6, 94.3, 201.8, 121.8), ablation,
+        "FLOPs are without the alignment: similarities (2.48 G) and 84 assignments per clip"),
+))  # fmt: skip
 
-TABLE7 = Table(
-    source="Zhao et al. 2022, Table 7 (ATA in the first blocks of ViT-B, Kinetics-400)",
-    columns=COLUMNS,
-    rows=(
-        _in_blocks("none", None, 78.0, 93.7),
-        _in_blocks("blocks 0-2", 2, 79.3, 94.4),
-        _in_blocks("blocks 0-5", 5, 79.2, 94.3),
-        _in_blocks("blocks 0-8", 8, 79.4, 94.4),
-        _in_blocks("blocks 0-11", 11, 79.6, 94.3),
-    ),
-)
+TABLE7 = Table(source="Zhao et al. 2022, Table 7 (ATA in the first blocks of ViT-B, Kinetics-400)",
+        columns=COLUMNS, rows=(
+    _in_blocks("none", None, 78.0, 93.7),
+    _in_blocks("blocks 0-2", 2, 79.3, 94.4),
+    _in_blocks("blocks 0-5", 5, 79.2, 94.3),
+    _in_blocks("blocks 0-8", 8, 79.4, 94.4),
+    _in_blocks("blocks 0-11", 11, 79.6, 94.3),
+))  # fmt: skip
 
 TABLES = {
-    "table1": TABLE1,
-    "table2": TABLE2,
-    "table3": TABLE3,
-    "table4": TABLE4,
-    "table5": TABLE5,
-    "table6": TABLE6,
+    "table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table4": TABLE4, "table5": TABLE5, "table6": TABLE6,
     "table7": TABLE7,
-}
+}  # fmt: skip
 
 
 # --- published cost figures, for the fidelity ledger -----------------------------------------------------------------
@@ -342,249 +308,101 @@ _LESS = "unexplained: 96 embeddings of time would give it, but not the 121.8 bel
 _MORE = "0.2 M unexplained: no head and no table of embeddings that we tried gives it"
 
 FIGURES = (
-    TABLE3.figure(
-        "ViT-B, averaging", "params", "ViT-B averaging, parameters", params(_vit, temporal="averaging"), _LESS
-    ),
-    TABLE3.figure(
-        "ViT-B, averaging",
-        "GMACs",
-        "ViT-B averaging, FLOPs",
-        gmacs(_vit, temporal="averaging"),
-        "one class token for all frames, averaged in every block",
-    ),
-    TABLE3.figure(
-        "ViT-B, averaging",
-        "GMACs",
-        "the same with an image ViT per frame",
+    TABLE3.figure("ViT-B, averaging", "params", "ViT-B averaging, parameters", params(_vit, temporal="averaging"),
+        _LESS),
+    TABLE3.figure("ViT-B, averaging", "GMACs", "ViT-B averaging, FLOPs", gmacs(_vit, temporal="averaging"),
+        "one class token for all frames, averaged in every block"),
+    TABLE3.figure("ViT-B, averaging", "GMACs", "the same with an image ViT per frame",
         gmacs(TimmFramesConfig, image="vit_base_patch16_224", time_embed=False),
-        "so this is not what the paper averages",
-    ),
-    TABLE6.figure(
-        "joint attention", "params", "ViT-B joint attention, parameters", params(_vit, temporal="joint"), _LESS
-    ),
+        "so this is not what the paper averages"),
+    TABLE6.figure("joint attention", "params", "ViT-B joint attention, parameters", params(_vit, temporal="joint"),
+        _LESS),
     TABLE6.figure("joint attention", "GMACs", "ViT-B joint attention, FLOPs", gmacs(_vit, temporal="joint")),
     TABLE1.figure("TimeSformer, IN-21K, 8 frames, 3×1", "GMACs", "TimeSformer, FLOPs", gmacs(_vit)),
-    TABLE1.figure(
-        "TimeSformer, IN-21K, 8 frames, 3×1",
-        "params",
-        "TimeSformer, parameters",
-        params(_vit),
-        "printed is the model for the 174 classes of Something-Something",
-    ),
-    TABLE1.figure(
-        "TimeSformer, IN-21K, 8 frames, 3×1",
-        "params",
-        "TimeSformer of 174 classes, parameters",
-        params(_vit, classes=174),
-    ),
-    TABLE1.figure(
-        "TimeSformer-L, IN-21K, 96 frames, 3×1",
-        "GMACs",
-        "TimeSformer-L, FLOPs",
-        gmacs(timesformer_l, style="torch"),
-        "counted without layer norms; with them 2383",
-    ),
-    TABLE1.figure(
-        "TimeSformer-L, IN-21K, 96 frames, 3×1",
-        "params",
-        "TimeSformer-L, parameters",
-        params(timesformer_l),
-        "printed is TimeSformer's number for 174 classes and 8 frames",
-    ),
-    TABLE3.figure(
-        "ViT-B, ATA", "GMACs", "ViT-B attention and ATA, FLOPs", gmacs(_matched), _INFERRED, where="Tables 3, 5-7"
-    ),
+    TABLE1.figure("TimeSformer, IN-21K, 8 frames, 3×1", "params", "TimeSformer, parameters", params(_vit),
+        "printed is the model for the 174 classes of Something-Something"),
+    TABLE1.figure("TimeSformer, IN-21K, 8 frames, 3×1", "params", "TimeSformer of 174 classes, parameters",
+        params(_vit, classes=174)),
+    TABLE1.figure("TimeSformer-L, IN-21K, 96 frames, 3×1", "GMACs", "TimeSformer-L, FLOPs",
+        gmacs(timesformer_l, style="torch"), "counted without layer norms; with them 2383"),
+    TABLE1.figure("TimeSformer-L, IN-21K, 96 frames, 3×1", "params", "TimeSformer-L, parameters", params(timesformer_l),
+        "printed is TimeSformer's number for 174 classes and 8 frames"),
+    TABLE3.figure("ViT-B, ATA", "GMACs", "ViT-B attention and ATA, FLOPs", gmacs(_matched), _INFERRED,
+        where="Tables 3, 5-7"),
     TABLE3.figure("ViT-B, ATA", "params", "the same, parameters", params(_matched), _MORE, where="Tables 3, 5-7"),
-    TABLE3.figure(
-        "ViT-B, ATA",
-        "GMACs",
-        "the public TimeSformer in its place",
-        gmacs(_vit),
-        "our default: its weights load; the paper's number is another network's (A8)",
-        where="Tables 3, 5-7",
-    ),
-    TABLE3.figure(
-        "ViT-B, ATA",
-        "GMACs",
-        "with the second layer norm only",
-        gmacs(_vit, temporal_post_norm=True),
-        "both are needed",
-        where="Tables 3, 5-7",
-    ),
-    TABLE3.figure(
-        "ViT-B, ATA",
-        "GMACs",
-        "with the class token only",
-        gmacs(_vit, temporal_cls=True),
-        "both are needed",
-        where="Tables 3, 5-7",
-    ),
-    TABLE1.figure(
-        "ATA, IN-21K, 32 frames, 3×1",
-        "GMACs",
-        "ATA, 32 frames, FLOPs",
-        gmacs(partial(_matched, 32)),
-        _INFERRED,
-        where="Tables 1, 2",
-    ),
-    TABLE1.figure(
-        "ATA, IN-21K, 32 frames, 3×1",
-        "params",
-        "ATA, 32 frames, parameters",
-        params(partial(_matched, 32)),
-        _MORE,
-        where="Tables 1, 2",
-    ),
-    TABLE1.figure(
-        "ATA, IN-21K, 32 frames, 3×1",
-        "GMACs",
-        "the public TimeSformer of 32 frames in its place",
-        gmacs(partial(_vit, frames=32)),
-        "our default, as above",
-        where="Tables 1, 2",
-    ),
-    TABLE3.figure(
-        "CycleMLP-B5, averaging",
-        "params",
-        "CycleMLP-B5 averaging, parameters",
-        params(partial(_images, cyclemlp_b5)),
-        "printed in the column of FLOPs (A6)",
-    ),
-    TABLE3.figure(
-        "CycleMLP-B5, averaging",
-        "GMACs",
-        "CycleMLP-B5 averaging, FLOPs",
-        gmacs(partial(_images, cyclemlp_b5)),
-        "printed in the column of parameters (A6); without Cycle FCs (A7)",
-    ),
-    TABLE3.figure(
-        "CycleMLP-B5, averaging",
-        "GMACs",
-        "the same with its Cycle FCs",
+    TABLE3.figure("ViT-B, ATA", "GMACs", "the public TimeSformer in its place", gmacs(_vit),
+        "our default: its weights load; the paper's number is another network's (A8)", where="Tables 3, 5-7"),
+    TABLE3.figure("ViT-B, ATA", "GMACs", "with the second layer norm only", gmacs(_vit, temporal_post_norm=True),
+        "both are needed", where="Tables 3, 5-7"),
+    TABLE3.figure("ViT-B, ATA", "GMACs", "with the class token only", gmacs(_vit, temporal_cls=True), "both are needed",
+        where="Tables 3, 5-7"),
+    TABLE1.figure("ATA, IN-21K, 32 frames, 3×1", "GMACs", "ATA, 32 frames, FLOPs", gmacs(partial(_matched, 32)),
+        _INFERRED, where="Tables 1, 2"),
+    TABLE1.figure("ATA, IN-21K, 32 frames, 3×1", "params", "ATA, 32 frames, parameters", params(partial(_matched, 32)),
+        _MORE, where="Tables 1, 2"),
+    TABLE1.figure("ATA, IN-21K, 32 frames, 3×1", "GMACs", "the public TimeSformer of 32 frames in its place",
+        gmacs(partial(_vit, frames=32)), "our default, as above", where="Tables 1, 2"),
+    TABLE3.figure("CycleMLP-B5, averaging", "params", "CycleMLP-B5 averaging, parameters",
+        params(partial(_images, cyclemlp_b5)), "printed in the column of FLOPs (A6)"),
+    TABLE3.figure("CycleMLP-B5, averaging", "GMACs", "CycleMLP-B5 averaging, FLOPs",
+        gmacs(partial(_images, cyclemlp_b5)), "printed in the column of parameters (A6); without Cycle FCs (A7)"),
+    TABLE3.figure("CycleMLP-B5, averaging", "GMACs", "the same with its Cycle FCs",
         gmacs(partial(_images, cyclemlp_b5), style="torch"),
-        "what it truly computes: the paper's counter knows no deformable convolution (A7)",
-    ),
-    TABLE3.figure(
-        "CycleMLP-B5, ATA",
-        "params",
-        "CycleMLP-B5 attention and ATA, parameters",
-        params(partial(_images, cyclemlp_b5, attends=True)),
-    ),
-    TABLE3.figure(
-        "CycleMLP-B5, ATA",
-        "GMACs",
-        "CycleMLP-B5 attention and ATA, FLOPs",
+        "what it truly computes: the paper's counter knows no deformable convolution (A7)"),
+    TABLE3.figure("CycleMLP-B5, ATA", "params", "CycleMLP-B5 attention and ATA, parameters",
+        params(partial(_images, cyclemlp_b5, attends=True))),
+    TABLE3.figure("CycleMLP-B5, ATA", "GMACs", "CycleMLP-B5 attention and ATA, FLOPs",
         gmacs(partial(_images, cyclemlp_b5, attends=True)),
-        "a temporal attention with a second layer norm before each of the 34 blocks, inferred",
-    ),
-    TABLE3.figure(
-        "CycleMLP-B5, ATA",
-        "GMACs",
-        "the same without the second layer norm",
-        gmacs(partial(_images, cyclemlp_b5, attends=True, post_norm=False)),
-        "so the paper has one",
-    ),
-    TABLE3.figure(
-        "CycleMLP-B5, ATA",
-        "GMACs",
-        "the same with the norm and its Cycle FCs",
+        "a temporal attention with a second layer norm before each of the 34 blocks, inferred"),
+    TABLE3.figure("CycleMLP-B5, ATA", "GMACs", "the same without the second layer norm",
+        gmacs(partial(_images, cyclemlp_b5, attends=True, post_norm=False)), "so the paper has one"),
+    TABLE3.figure("CycleMLP-B5, ATA", "GMACs", "the same with the norm and its Cycle FCs",
         gmacs(partial(_images, cyclemlp_b5, attends=True), style="torch"),
-        "what it truly computes, layer norms not counted (A7)",
-    ),
-    TABLE3.figure(
-        "ConvNeXt-B, averaging", "params", "ConvNeXt-B averaging, parameters", params(partial(_images, convnext_b))
-    ),
-    TABLE3.figure(
-        "ConvNeXt-B, averaging",
-        "GMACs",
-        "ConvNeXt-B averaging, FLOPs",
+        "what it truly computes, layer norms not counted (A7)"),
+    TABLE3.figure("ConvNeXt-B, averaging", "params", "ConvNeXt-B averaging, parameters",
+        params(partial(_images, convnext_b))),
+    TABLE3.figure("ConvNeXt-B, averaging", "GMACs", "ConvNeXt-B averaging, FLOPs",
         lambda: _norms_in_blocks_only(_images(convnext_b)),
-        "without the norms of stem and downsamplings, which the public code writes by hand and fvcore does not see",
-    ),
-    TABLE3.figure(
-        "ConvNeXt-B, averaging",
-        "GMACs",
-        "the same with all norms",
-        gmacs(partial(_images, convnext_b)),
-        "what gesta cost counts, as above",
-    ),
-    TABLE3.figure(
-        "ConvNeXt-B, ATA",
-        "params",
-        "ConvNeXt-B attention and ATA, parameters",
+        "without the norms of stem and downsamplings, which the public code writes by hand and fvcore does not see"),
+    TABLE3.figure("ConvNeXt-B, averaging", "GMACs", "the same with all norms", gmacs(partial(_images, convnext_b)),
+        "what gesta cost counts, as above"),
+    TABLE3.figure("ConvNeXt-B, ATA", "params", "ConvNeXt-B attention and ATA, parameters",
         params(partial(_images, convnext_b, attends=True)),
-        "a temporal attention with a second layer norm before each of the 36 blocks, inferred",
-    ),
-    TABLE3.figure(
-        "ConvNeXt-B, ATA",
-        "params",
-        "the same without the second layer norm",
-        params(partial(_images, convnext_b, attends=True, post_norm=False)),
-        "so the paper has one",
-    ),
-    TABLE3.figure(
-        "ConvNeXt-B, ATA",
-        "GMACs",
-        "ConvNeXt-B attention and ATA, FLOPs",
-        lambda: _norms_in_blocks_only(_images(convnext_b, attends=True)),
-        "norms counted as in averaging",
-    ),
-    TABLE3.figure(
-        "ConvNeXt-B, ATA",
-        "GMACs",
-        "the same without the second layer norm, FLOPs",
-        lambda: _norms_in_blocks_only(_images(convnext_b, attends=True, post_norm=False)),
-        "so the paper has one",
-    ),
-)
+        "a temporal attention with a second layer norm before each of the 36 blocks, inferred"),
+    TABLE3.figure("ConvNeXt-B, ATA", "params", "the same without the second layer norm",
+        params(partial(_images, convnext_b, attends=True, post_norm=False)), "so the paper has one"),
+    TABLE3.figure("ConvNeXt-B, ATA", "GMACs", "ConvNeXt-B attention and ATA, FLOPs",
+        lambda: _norms_in_blocks_only(_images(convnext_b, attends=True)), "norms counted as in averaging"),
+    TABLE3.figure("ConvNeXt-B, ATA", "GMACs", "the same without the second layer norm, FLOPs",
+        lambda: _norms_in_blocks_only(_images(convnext_b, attends=True, post_norm=False)), "so the paper has one"),
+)  # fmt: skip
 
 DECISIONS = (
     ("A1", "Algorithm 1 minimises the total similarity", "maximised"),
     ("A2", "Algorithm 1 takes SciPy's pair of index vectors for a matrix", "the column indices are the permutation"),
     ("A3", "Algorithm 2 indexes T-1 matrices by frame", "frame 0 has the identity"),
-    (
-        "A4",
-        "both write into the features that the shortcut still needs",
-        "nothing is written to; the shortcut is exact",
-    ),
+    ("A4", "both write into the features that the shortcut still needs",
+     "nothing is written to; the shortcut is exact"),
     ("A5", "Eq. 17 sums over i = j", "the whole matrix of similarities"),
     ("A6", "Table 3, CycleMLP averaging: FLOPs and parameters in each other's column", "put right"),
     ("A7", "CycleMLP's FLOPs are without its Cycle FCs", "both numbers: `gesta cost --style fvcore` and `torch`"),
-    (
-        "A8",
-        "ViT-B's FLOPs are not those of the TimeSformer that it is said to be",
-        "TimeSformer by default, since its weights fit; `cost_matched=True` for the paper's FLOPs",
-    ),
-    (
-        "A9",
-        "the proof of Eq. 16 compares sums over all pairs, which no permutation changes",
-        "the InfoNCE bound, whose gain is (mean matched - mean co-located cosine) / τ, never negative",
-    ),
+    ("A8", "ViT-B's FLOPs are not those of the TimeSformer that it is said to be",
+     "TimeSformer by default, since its weights fit; `cost_matched=True` for the paper's FLOPs"),
+    ("A9", "the proof of Eq. 16 compares sums over all pairs, which no permutation changes",
+     "the InfoNCE bound, whose gain is (mean matched - mean co-located cosine) / τ, never negative"),
     ("A10", "Eq. 11 sets the marginal to 1/N whatever the conditional is", "the induced marginal, by choice"),
     ("A11", "App. B calls assignment quadratic in HW; §3.3 has its cube", "O(T (HW)³), measured by `gesta bench`"),
-    (
-        "A12",
-        "ViT-B with and without de-alignment: 79.6 and 79.3, though the same function if all blocks align",
-        "proved and tested; the difference is noise",
-    ),
+    ("A12", "ViT-B with and without de-alignment: 79.6 and 79.3, though the same function if all blocks align",
+     "proved and tested; the difference is noise"),
     ("A13", "top-5 of factorised attention: 93.7 (Tables 3, 5, 7), 94.3 (Table 6)", "93.7"),
     ("A14", "Table 2: TimeSformer's top-5 of 74.9, 81.0, 78.0; its own paper has 85.6, 87.5, 86.9", "printed as it is"),
-    (
-        "A15",
-        "alignment at no extra cost",
-        "not in FLOPs: similarities of 2.48 G and 84 assignments per clip of 8 frames, 10.97 G and 372 of 32",
-    ),
-    (
-        "A16",
-        '"x × y views" are crops × clips, but others\' rows say 3×10',
-        "the definition; gesta prints clips × crops",
-    ),
+    ("A15", "alignment at no extra cost",
+     "not in FLOPs: similarities of 2.48 G and 84 assignments per clip of 8 frames, 10.97 G and 372 of 32"),
+    ("A16", '"x × y views" are crops × clips, but others\' rows say 3×10',
+     "the definition; gesta prints clips × crops"),
     ("A17", "§4.3 calls the rows without and with de-alignment 1-2, 3-4, 5-6", "no consequence"),
     ("A18", "on Kinetics-400 ATA's mutual information exceeds attention's by 0.002", "only the order is claimed"),
-    (
-        "A19",
-        "how maps of 56 × 56 are aligned is not said; exact matches take a second per pair of frames",
-        "tiles of 4 × 4 move whole by default, `ATA(coarse=1)` is exact",
-    ),
-)
+    ("A19", "how maps of 56 × 56 are aligned is not said; exact matches take a second per pair of frames",
+     "tiles of 4 × 4 move whole by default, `ATA(coarse=1)` is exact"),
+)  # fmt: skip
 """Errors and gaps of the paper, and what gesta does."""

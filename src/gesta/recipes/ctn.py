@@ -175,81 +175,52 @@ _ACCURACY = ("EK", "D-48")
 _COST = ("EK", "D-48", "GMACs")
 _VIEWS = "the paper's FLOPs are nearest to four views; ours are those of one view of 8 frames"
 
-TABLE3 = Table(
-    source="Ma et al. 2024, Table 4.3 (EPIC-KITCHENS-100 action top-1, Diving48 top-1)",
-    columns=_COST,
-    rows=(
-        row(_COST, "ViViT-B, tubes, positions", (43.1, 77.1, 325), _runs("vivit", "learned"), _VIEWS),
-        row(_COST, "ViViT-B, tubes", (42.0, 76.2, 318), _runs("vivit")),
-        row(_COST, "CTN, tubes, positions", (43.9, 77.1, 353), _runs("ctn_tube", "learned")),
-        row(_COST, "CTN, video-to-tokens, positions", (44.5, 77.7, 370), _runs("ctn", "learned")),
-        row(_COST, "CTN, video-to-tokens", (45.9, 78.2, 358), _runs("ctn")),
-    ),
-)
+TABLE3 = Table(source="Ma et al. 2024, Table 4.3 (EPIC-KITCHENS-100 action top-1, Diving48 top-1)",
+        columns=_COST, rows=(
+    row(_COST, "ViViT-B, tubes, positions", (43.1, 77.1, 325), _runs("vivit", "learned"), _VIEWS),
+    row(_COST, "ViViT-B, tubes", (42.0, 76.2, 318), _runs("vivit")),
+    row(_COST, "CTN, tubes, positions", (43.9, 77.1, 353), _runs("ctn_tube", "learned")),
+    row(_COST, "CTN, video-to-tokens, positions", (44.5, 77.7, 370), _runs("ctn", "learned")),
+    row(_COST, "CTN, video-to-tokens", (45.9, 78.2, 358), _runs("ctn")),
+))  # fmt: skip
 
-TABLE4 = Table(
-    source="Ma et al. 2024, Table 4.4 (video-to-tokens)",
-    columns=_ACCURACY,
-    rows=(
-        row(_ACCURACY, "7 × 7 × 7, stride 4, 64 channels", (41.9, 75.6), _runs("stem_7_stride_4")),
-        row(_ACCURACY, "5 × 5 × 5, stride 4, 64 channels", (41.6, 75.2), _runs("stem_5_stride_4")),
-        row(_ACCURACY, "7 × 7 × 7, stride 2, max-pool, 32 channels", (43.6, 76.2), _runs("stem_without_norm")),
-        row(_ACCURACY, "the same with batch norm", (45.9, 78.2), _runs("ctn")),
-    ),
-)
+TABLE4 = Table(source="Ma et al. 2024, Table 4.4 (video-to-tokens)", columns=_ACCURACY, rows=(
+    row(_ACCURACY, "7 × 7 × 7, stride 4, 64 channels", (41.9, 75.6), _runs("stem_7_stride_4")),
+    row(_ACCURACY, "5 × 5 × 5, stride 4, 64 channels", (41.6, 75.2), _runs("stem_5_stride_4")),
+    row(_ACCURACY, "7 × 7 × 7, stride 2, max-pool, 32 channels", (43.6, 76.2), _runs("stem_without_norm")),
+    row(_ACCURACY, "the same with batch norm", (45.9, 78.2), _runs("ctn")),
+))  # fmt: skip
 
-TABLE5 = Table(
-    source="Ma et al. 2024, Table 4.5 (mapping)",
-    columns=_ACCURACY,
-    rows=(
-        row(
-            _ACCURACY,
-            "CTN-a, linear",
-            (44.1, 77.3),
-            _runs("ctn_a"),
-            note="the text has 43.1 and 75.8, which Table 4.6 has without norm",
-        ),
-        row(_ACCURACY, "CTN-b, convolutional", (45.9, 78.2), _runs("ctn")),
-    ),
-)
+TABLE5 = Table(source="Ma et al. 2024, Table 4.5 (mapping)", columns=_ACCURACY, rows=(
+    row(_ACCURACY, "CTN-a, linear", (44.1, 77.3), _runs("ctn_a"),
+        note="the text has 43.1 and 75.8, which Table 4.6 has without norm"),
+    row(_ACCURACY, "CTN-b, convolutional", (45.9, 78.2), _runs("ctn")),
+))  # fmt: skip
 
-TABLE6 = Table(
-    source="Ma et al. 2024, Table 4.6 (kernel and batch norm of the mapping)",
-    columns=_ACCURACY,
-    rows=(
-        row(_ACCURACY, "3 × 3", (43.1, 75.8), _runs("mapping_without_norm")),
-        row(_ACCURACY, "3 × 3, batch norm", (45.9, 78.2), _runs("ctn")),
-        row(_ACCURACY, "5 × 5", (43.6, 76.1), _runs("mapping_5_without_norm")),
-        row(_ACCURACY, "5 × 5, batch norm", (45.6, 77.7), _runs("mapping_5")),
-    ),
-)
+TABLE6 = Table(source="Ma et al. 2024, Table 4.6 (kernel and batch norm of the mapping)", columns=_ACCURACY, rows=(
+    row(_ACCURACY, "3 × 3", (43.1, 75.8), _runs("mapping_without_norm")),
+    row(_ACCURACY, "3 × 3, batch norm", (45.9, 78.2), _runs("ctn")),
+    row(_ACCURACY, "5 × 5", (43.6, 76.1), _runs("mapping_5_without_norm")),
+    row(_ACCURACY, "5 × 5, batch norm", (45.6, 77.7), _runs("mapping_5")),
+))  # fmt: skip
 
 _PARAMS = ("EK", "D-48", "params")
 
-TABLE7 = Table(
-    source="Ma et al. 2024, Table 4.7 (state of the art)",
-    columns=_PARAMS,
-    rows=(
-        row(_PARAMS, "I3D, K-400, 8 frames", (None, 48.3, 28)),
-        row(_PARAMS, "TSN, RGB and flow, ImageNet, 3 frames", (33.2, 52.5)),
-        row(_PARAMS, "TRN multi-scale, RGB and flow, ImageNet, 3 frames", (35.3, 54.4)),
-        row(_PARAMS, "TSM, ImageNet, 3 frames", (38.3, 51.1, 24.3)),
-        row(_PARAMS, "GSM, ImageNet, 8 frames", (33.45, 40.27)),
-        row(_PARAMS, "SlowFast, K-400, 8 frames", (38.5, 77.6, 34.6)),
-        row(_PARAMS, "GSF, ImageNet, 16 frames", (44.48, 75.31)),
-        row(_PARAMS, "X-ViT, ImageNet, 8 frames", (41.5, None)),
-        row(_PARAMS, "TimeSformer, ImageNet, 8 frames", (42.5, 74.9, 121.4)),
-        row(_PARAMS, "ViViT-B, ImageNet, 16 frames", (43.1, 77.1, 88.9)),
-        row(_PARAMS, "Mformer, K-400, 16 frames", (44.5, None, 109.1)),
-        row(
-            _PARAMS,
-            "CTN, ImageNet, 8 frames",
-            (45.9, 78.2, 88.6),
-            _runs("ctn"),
-            note="88.6 M are with ViViT's table of 3,137 positions, which CTN leaves out; ours is the model for EK",
-        ),
-    ),
-)
+TABLE7 = Table(source="Ma et al. 2024, Table 4.7 (state of the art)", columns=_PARAMS, rows=(
+    row(_PARAMS, "I3D, K-400, 8 frames", (None, 48.3, 28)),
+    row(_PARAMS, "TSN, RGB and flow, ImageNet, 3 frames", (33.2, 52.5)),
+    row(_PARAMS, "TRN multi-scale, RGB and flow, ImageNet, 3 frames", (35.3, 54.4)),
+    row(_PARAMS, "TSM, ImageNet, 3 frames", (38.3, 51.1, 24.3)),
+    row(_PARAMS, "GSM, ImageNet, 8 frames", (33.45, 40.27)),
+    row(_PARAMS, "SlowFast, K-400, 8 frames", (38.5, 77.6, 34.6)),
+    row(_PARAMS, "GSF, ImageNet, 16 frames", (44.48, 75.31)),
+    row(_PARAMS, "X-ViT, ImageNet, 8 frames", (41.5, None)),
+    row(_PARAMS, "TimeSformer, ImageNet, 8 frames", (42.5, 74.9, 121.4)),
+    row(_PARAMS, "ViViT-B, ImageNet, 16 frames", (43.1, 77.1, 88.9)),
+    row(_PARAMS, "Mformer, K-400, 16 frames", (44.5, None, 109.1)),
+    row(_PARAMS, "CTN, ImageNet, 8 frames", (45.9, 78.2, 88.6), _runs("ctn"),
+        note="88.6 M are with ViViT's table of 3,137 positions, which CTN leaves out; ours is the model for EK"),
+))  # fmt: skip
 
 TABLES = {"table3": TABLE3, "table4": TABLE4, "table5": TABLE5, "table6": TABLE6, "table7": TABLE7}
 
@@ -276,109 +247,50 @@ _ADDED = "adding a vector to every token is no multiplication: the paper's 7 to 
 _TOO_MUCH = "depth-wise convolutions of 785 tokens cost 0.2 G per view, where the paper's rows differ by 28"
 
 FIGURES = (
-    TABLE7.figure(
-        "ViViT-B, ImageNet, 16 frames",
-        "params",
-        "ViViT-B, parameters",
+    TABLE7.figure("ViViT-B, ImageNet, 16 frames", "params", "ViViT-B, parameters",
         params(partial(_dives, "vivit", "learned"), clip=_LONG, classes=400),
-        "88.954, cut off; the public model of 32 frames and 400 classes, though the row says 16 frames",
-    ),
-    TABLE7.figure(
-        "CTN, ImageNet, 8 frames",
-        "params",
-        "CTN, parameters",
-        params(_dives),
-        "as described: without positions, which the paper says can go",
-    ),
-    TABLE7.figure(
-        "CTN, ImageNet, 8 frames",
-        "params",
-        "CTN with ViViT's table of positions, parameters",
+        "88.954, cut off; the public model of 32 frames and 400 classes, though the row says 16 frames"),
+    TABLE7.figure("CTN, ImageNet, 8 frames", "params", "CTN, parameters", params(_dives),
+        "as described: without positions, which the paper says can go"),
+    TABLE7.figure("CTN, ImageNet, 8 frames", "params", "CTN with ViViT's table of positions, parameters",
         params(partial(_dives, positions="learned"), clip=_LONG),
-        "3,137 vectors, for 32 frames: the only reading that gives it",
-    ),
-    TABLE7.figure(
-        "CTN, ImageNet, 8 frames",
-        "params",
-        "CTN with positions of its own 8 frames, parameters",
-        params(partial(_dives, positions="learned")),
-        "785 vectors: so not these",
-    ),
-    TABLE3.figure(
-        "ViViT-B, tubes",
-        "GMACs",
-        "ViViT-B, no positions, FLOPs, four views",
-        gmacs(partial(_dives, "vivit"), views=4),
-        "0.6 % off",
-    ),
-    TABLE3.figure(
-        "ViViT-B, tubes, positions",
-        "GMACs",
-        "ViViT-B, positions, FLOPs, four views",
-        gmacs(partial(_dives, "vivit", "learned"), views=4),
-        _ADDED,
-    ),
-    TABLE3.figure(
-        "CTN, tubes, positions",
-        "GMACs",
-        "CTN, tubes, positions, FLOPs, four views",
-        gmacs(partial(_dives, "ctn_tube", "learned"), views=4),
-        _TOO_MUCH,
-    ),
-    TABLE3.figure(
-        "CTN, video-to-tokens, positions",
-        "GMACs",
-        "CTN, positions, FLOPs, four views",
-        gmacs(partial(_dives, "ctn", "learned"), views=4),
-        _ADDED,
-    ),
+        "3,137 vectors, for 32 frames: the only reading that gives it"),
+    TABLE7.figure("CTN, ImageNet, 8 frames", "params", "CTN with positions of its own 8 frames, parameters",
+        params(partial(_dives, positions="learned")), "785 vectors: so not these"),
+    TABLE3.figure("ViViT-B, tubes", "GMACs", "ViViT-B, no positions, FLOPs, four views",
+        gmacs(partial(_dives, "vivit"), views=4), "0.6 % off"),
+    TABLE3.figure("ViViT-B, tubes, positions", "GMACs", "ViViT-B, positions, FLOPs, four views",
+        gmacs(partial(_dives, "vivit", "learned"), views=4), _ADDED),
+    TABLE3.figure("CTN, tubes, positions", "GMACs", "CTN, tubes, positions, FLOPs, four views",
+        gmacs(partial(_dives, "ctn_tube", "learned"), views=4), _TOO_MUCH),
+    TABLE3.figure("CTN, video-to-tokens, positions", "GMACs", "CTN, positions, FLOPs, four views",
+        gmacs(partial(_dives, "ctn", "learned"), views=4), _ADDED),
     TABLE3.figure("CTN, video-to-tokens", "GMACs", "CTN, FLOPs, four views", gmacs(_dives, views=4), _TOO_MUCH),
-    TABLE3.figure(
-        "CTN, video-to-tokens", "GMACs", "the same, one view", gmacs(_dives), "what `gesta cost ctn_b` counts"
-    ),
-    TABLE3.figure(
-        "CTN, video-to-tokens",
-        "GMACs",
-        "the same with the printed strides of 2 in time, one view",
+    TABLE3.figure("CTN, video-to-tokens", "GMACs", "the same, one view", gmacs(_dives),
+        "what `gesta cost ctn_b` counts"),
+    TABLE3.figure("CTN, video-to-tokens", "GMACs", "the same with the printed strides of 2 in time, one view",
         gmacs(_dives, time_strides=(2, 2)),
-        "196 tokens, a quarter of ViViT's cost, where the paper's CTN costs more than ViViT: so the stem keeps time",
-    ),
-)
+        "196 tokens, a quarter of ViViT's cost, where the paper's CTN costs more than ViViT: so the stem keeps time"),
+)  # fmt: skip
 
 DECISIONS = (
-    (
-        "C1",
-        "strides of 2 in time for convolution and pooling (Table 4.1, Eq. 4.5), but FLOPs above ViViT's, and Eq. 4.8 "
-        "leaves T whole",
-        "strides of 1 in time; `time_strides=(2, 2)` is the text",
-    ),
-    (
-        "C2",
-        "layer norms after the branches (Eqs. 4.1, 4.2), but ViViT's weights, which need them before",
-        "before, so that the weights fit; `ctn_b_eq` is the equations",
-    ),
+    ("C1", "strides of 2 in time for convolution and pooling (Table 4.1, Eq. 4.5), but FLOPs above ViViT's, and Eq. "
+     "4.8 leaves T whole", "strides of 1 in time; `time_strides=(2, 2)` is the text"),
+    ("C2", "layer norms after the branches (Eqs. 4.1, 4.2), but ViViT's weights, which need them before",
+     "before, so that the weights fit; `ctn_b_eq` is the equations"),
     ("C3", "88.6 M parameters with a table of positions that the paper takes out", "both counted"),
     ("C4", "the column of FLOPs cannot be reproduced", "multiply-adds of one view; four views come nearest"),
-    (
-        "C5",
-        "Eq. 4.7 leaves out the 3 colours and counts 2 per multiply-add, Eq. 4.8 takes cubic patches, the total has "
-        "a C too many; tokens at 1.1 times ViViT's cost",
-        "counted: 3.92 G for 0.92 G, 4.2 times, which is 1.04 times the whole model",
-    ),
+    ("C5", "Eq. 4.7 leaves out the 3 colours and counts 2 per multiply-add, Eq. 4.8 takes cubic patches, the total has "
+     "a C too many; tokens at 1.1 times ViViT's cost",
+     "counted: 3.92 G for 0.92 G, 4.2 times, which is 1.04 times the whole model"),
     ("C6", "§4.4.3 quotes 43.1 and 75.8 for Table 4.5, which has 44.1 and 77.3", "the table"),
-    (
-        "C7",
-        "the gains of §4.4.4 on EPIC-KITCHENS are those of 43.9 %, the table has 45.9 %",
-        "45.9 is the target; 43.9 is also CTN with tubes in Table 4.3",
-    ),
+    ("C7", "the gains of §4.4.4 on EPIC-KITCHENS are those of 43.9 %, the table has 45.9 %",
+     "45.9 is the target; 43.9 is also CTN with tubes in Table 4.3"),
     ("C8", 'text says "Table 2.1" and "Table 2.5"', "4.2 and 4.5"),
     ("C9", "attention divided by √C (Eq. 4.3)", "C of a head, as in ViT, whose weights are used"),
     ("C10", "costs of 1 × 1 convolutions and linear layers lack a factor C (§4.3.5)", "no consequence"),
     ("C11", '"16162"', "tubes of 16 × 16 × 2"),
-    (
-        "C12",
-        "8 frames for CTN, 16 for ViViT-B, whose parameters are those of 32; the FLOPs' clip is not said",
-        "8 frames in all of our rows but the one of parameters",
-    ),
-)
+    ("C12", "8 frames for CTN, 16 for ViViT-B, whose parameters are those of 32; the FLOPs' clip is not said",
+     "8 frames in all of our rows but the one of parameters"),
+)  # fmt: skip
 """Errors and gaps of the paper, and what gesta does."""

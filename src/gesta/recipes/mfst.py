@@ -141,64 +141,52 @@ def _protocols(modality: Modality) -> dict[str, Run]:
 
 _both = partial(row, ("CS", "CV"))
 
-TABLE1 = Table(
-    source="Ma et al. 2023, Table 2.1 (NTU RGB+D)",
-    columns=("CS", "CV"),
-    rows=(
-        _both("S-GCN, skeleton", (90.7, 69.2), note=_MISPRINT),
-        _both("DC-GCN, skeleton", (90.8, 69.4), note=_MISPRINT),
-        _both("MST-GCN, skeleton", (91.5, 96.6)),
-        _both("ResGCN, skeleton", (90.9, 96.0)),
-        _both("STST, skeleton", (91.9, 96.8)),
-        _both("Ta-CNN, skeleton", (90.4, 94.8)),
-        _both("STAR-Trans, skeleton + RGB", (92.0, 96.5)),
-        _both("D-Bilinear, RGB-D + skeleton", (85.4, 90.7)),
-        _both("Coop-CNN, RGB + depth", (86.4, 89.1)),
-        _both("P4Trans, points", (90.2, 96.4)),
-        _both("De+Recouple, RGB", (90.3, 95.4)),
-        _both("De+Recouple, depth", (92.7, 96.2)),
-        _both("De+Recouple, RGB + depth", (94.2, 97.3)),
-        _both("MFST-Large, RGB", (92.1, 95.8), _protocols("rgb")),
-        _both("MFST-Large, depth", (93.8, 97.3), _protocols("depth")),
-        _both("MFST-Large, RGB + depth", (94.6, 98.2), note=_FUSED),
-    ),
-)
+TABLE1 = Table(source="Ma et al. 2023, Table 2.1 (NTU RGB+D)", columns=("CS", "CV"), rows=(
+    _both("S-GCN, skeleton", (90.7, 69.2), note=_MISPRINT),
+    _both("DC-GCN, skeleton", (90.8, 69.4), note=_MISPRINT),
+    _both("MST-GCN, skeleton", (91.5, 96.6)),
+    _both("ResGCN, skeleton", (90.9, 96.0)),
+    _both("STST, skeleton", (91.9, 96.8)),
+    _both("Ta-CNN, skeleton", (90.4, 94.8)),
+    _both("STAR-Trans, skeleton + RGB", (92.0, 96.5)),
+    _both("D-Bilinear, RGB-D + skeleton", (85.4, 90.7)),
+    _both("Coop-CNN, RGB + depth", (86.4, 89.1)),
+    _both("P4Trans, points", (90.2, 96.4)),
+    _both("De+Recouple, RGB", (90.3, 95.4)),
+    _both("De+Recouple, depth", (92.7, 96.2)),
+    _both("De+Recouple, RGB + depth", (94.2, 97.3)),
+    _both("MFST-Large, RGB", (92.1, 95.8), _protocols("rgb")),
+    _both("MFST-Large, depth", (93.8, 97.3), _protocols("depth")),
+    _both("MFST-Large, RGB + depth", (94.6, 98.2), note=_FUSED),
+))  # fmt: skip
 
 
 _gestures = partial(row, ("Accuracy",))
 
-TABLE2 = Table(
-    source="Ma et al. 2023, Table 2.2 (IsoGD)",
-    columns=("Accuracy",),
-    rows=(
-        _gestures("3DDSN, RGB", (46.08,)),
-        _gestures("AttentionLSTM, RGB", (57.42,)),
-        _gestures("NAS, RGB", (58.88,), note="on the validation videos, as its released weights are called"),
-        _gestures("De+Recouple, RGB", (60.87,)),
-        _gestures("MFST-Large, RGB", (61.26,), isogd),
-        _gestures("AttentionLSTM, depth", (54.18,)),
-        _gestures("3DDSN, depth", (54.95,)),
-        _gestures("NAS, depth", (55.68,)),
-        _gestures("De+Recouple, depth", (60.17,)),
-        _gestures("MFST-Large, depth", (61.29,), partial(isogd, "depth")),
-        _gestures("AttentionLSTM, RGB + depth", (61.05,)),
-        _gestures("NAS, RGB + depth", (62.47,)),
-        _gestures("De+Recouple, RGB + depth", (66.79,)),
-        _gestures("MFST-Large, RGB + depth", (68.47,), note=_FUSED),
-    ),
-)
+TABLE2 = Table(source="Ma et al. 2023, Table 2.2 (IsoGD)", columns=("Accuracy",), rows=(
+    _gestures("3DDSN, RGB", (46.08,)),
+    _gestures("AttentionLSTM, RGB", (57.42,)),
+    _gestures("NAS, RGB", (58.88,), note="on the validation videos, as its released weights are called"),
+    _gestures("De+Recouple, RGB", (60.87,)),
+    _gestures("MFST-Large, RGB", (61.26,), isogd),
+    _gestures("AttentionLSTM, depth", (54.18,)),
+    _gestures("3DDSN, depth", (54.95,)),
+    _gestures("NAS, depth", (55.68,)),
+    _gestures("De+Recouple, depth", (60.17,)),
+    _gestures("MFST-Large, depth", (61.29,), partial(isogd, "depth")),
+    _gestures("AttentionLSTM, RGB + depth", (61.05,)),
+    _gestures("NAS, RGB + depth", (62.47,)),
+    _gestures("De+Recouple, RGB + depth", (66.79,)),
+    _gestures("MFST-Large, RGB + depth", (68.47,), note=_FUSED),
+))  # fmt: skip
 
 _sizes = partial(row, ("CS", "params"))
 
-TABLE3 = Table(
-    source="Ma et al. 2023, Table 2.3 (NTU RGB+D, cross-subject, RGB)",
-    columns=("CS", "params"),
-    rows=(
-        _sizes("De+Recouple, 64 frames", (90.3, 38.0), note='the paper writes "MB" for millions'),
-        _sizes("MFST-Base, 32 frames", (90.5, 32.6), partial(ntu, size="base")),
-        _sizes("MFST-Large, 32 frames", (92.1, 49.7), ntu),
-    ),
-)
+TABLE3 = Table(source="Ma et al. 2023, Table 2.3 (NTU RGB+D, cross-subject, RGB)", columns=("CS", "params"), rows=(
+    _sizes("De+Recouple, 64 frames", (90.3, 38.0), note='the paper writes "MB" for millions'),
+    _sizes("MFST-Base, 32 frames", (90.5, 32.6), partial(ntu, size="base")),
+    _sizes("MFST-Large, 32 frames", (92.1, 49.7), ntu),
+))  # fmt: skip
 
 
 _streams = partial(row, ("RGB", "DEP"))
@@ -215,46 +203,30 @@ def _stem(label: str, rgb: float, depth: float, cdc: Difference, theta: float) -
     return _streams(label, (rgb, depth), {"RGB": run("rgb"), "DEP": run("depth")})
 
 
-TABLE4 = Table(
-    source="Ma et al. 2023, Table 2.4 (convolutions of the stem, NTU RGB+D, cross-subject)",
-    columns=("RGB", "DEP"),
-    rows=(
-        _stem("vanilla", 90.4, 91.2, "none", 0.0),
-        _stem("CDC-ST, θ = 0.6", 92.1, 91.6, "st", 0.6),
-        _stem("CDC-T, θ = 0.6", 89.6, 93.8, "t", 0.6),
-        _stem("CDC-ST, θ = 0.8", 91.0, 91.0, "st", 0.8),
-        _stem("CDC-T, θ = 0.8", 89.9, 92.4, "t", 0.8),
-    ),
-)
+TABLE4 = Table(source="Ma et al. 2023, Table 2.4 (convolutions of the stem, NTU RGB+D, cross-subject)",
+        columns=("RGB", "DEP"), rows=(
+    _stem("vanilla", 90.4, 91.2, "none", 0.0),
+    _stem("CDC-ST, θ = 0.6", 92.1, 91.6, "st", 0.6),
+    _stem("CDC-T, θ = 0.6", 89.6, 93.8, "t", 0.6),
+    _stem("CDC-ST, θ = 0.8", 91.0, 91.0, "st", 0.8),
+    _stem("CDC-T, θ = 0.8", 89.9, 92.4, "t", 0.8),
+))  # fmt: skip
 
 _BOTH_SIZES = ("MFST-Base", "MFST-Large")
 
-TABLE5 = Table(
-    source="Ma et al. 2023, Table 2.5 (shortcuts between stages, NTU RGB+D, cross-subject, RGB)",
-    columns=_BOTH_SIZES,
-    rows=(
-        row(
-            _BOTH_SIZES,
-            "without",
-            (90.2, 91.1),
-            {"MFST-Base": partial(ntu, size="base", residual=False), "MFST-Large": partial(ntu, residual=False)},
-        ),
-        row(_BOTH_SIZES, "with", (90.5, 92.1), {"MFST-Base": partial(ntu, size="base"), "MFST-Large": ntu}),
-    ),
-)
+TABLE5 = Table(source="Ma et al. 2023, Table 2.5 (shortcuts between stages, NTU RGB+D, cross-subject, RGB)",
+        columns=_BOTH_SIZES, rows=(
+    row(_BOTH_SIZES, "without", (90.2, 91.1),
+        {"MFST-Base": partial(ntu, size="base", residual=False), "MFST-Large": partial(ntu, residual=False)}),
+    row(_BOTH_SIZES, "with", (90.5, 92.1), {"MFST-Base": partial(ntu, size="base"), "MFST-Large": ntu}),
+))  # fmt: skip
 
-TABLE6 = Table(
-    source="Ma et al. 2023, Table 2.6 (Transformer over time, NTU RGB+D, cross-subject)",
-    columns=("RGB", "DEP"),
-    rows=(
-        _streams(
-            "V-Trans",
-            (91.0, 92.2),
-            {"RGB": partial(ntu, "rgb", scales=(1,)), "DEP": partial(ntu, "depth", scales=(1,))},
-        ),
-        _streams("WMS-Trans", (92.1, 93.8), {"RGB": ntu, "DEP": partial(ntu, "depth")}),
-    ),
-)
+TABLE6 = Table(source="Ma et al. 2023, Table 2.6 (Transformer over time, NTU RGB+D, cross-subject)",
+        columns=("RGB", "DEP"), rows=(
+    _streams("V-Trans", (91.0, 92.2),
+        {"RGB": partial(ntu, "rgb", scales=(1,)), "DEP": partial(ntu, "depth", scales=(1,))}),
+    _streams("WMS-Trans", (92.1, 93.8), {"RGB": ntu, "DEP": partial(ntu, "depth")}),
+))  # fmt: skip
 
 TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table4": TABLE4, "table5": TABLE5, "table6": TABLE6}
 
@@ -278,36 +250,21 @@ FIGURES = (
 
 DECISIONS = (
     ("D1", "four stages in total (§2.3.1), but MFST-Base has three", "four is MFST-Large"),
-    (
-        "D2",
-        "no widths, channels or kernels are printed",
-        "I3D's stem and inceptions, the public code's layers; round widths that give both sizes are not unique",
-    ),
-    (
-        "D3",
-        "Eq. 2.8 has one layer norm and no shortcuts",
-        "the usual blocks with the norm first, as in the public code",
-    ),
-    (
-        "D4",
-        "k-NN attention over space is justified by redundancy of temporal features",
-        "over space, where Eq. 2.8 has it; `knn_temporal=0.7` adds it over time",
-    ),
-    (
-        "D5",
-        "features are reshaped into various temporal dimensions",
-        "the mean of every s frames; `scale_mode` has the other readings, and `fuse` how scales are put together",
-    ),
+    ("D2", "no widths, channels or kernels are printed",
+     "I3D's stem and inceptions, the public code's layers; round widths that give both sizes are not unique"),
+    ("D3", "Eq. 2.8 has one layer norm and no shortcuts",
+     "the usual blocks with the norm first, as in the public code"),
+    ("D4", "k-NN attention over space is justified by redundancy of temporal features",
+     "over space, where Eq. 2.8 has it; `knn_temporal=0.7` adds it over time"),
+    ("D5", "features are reshaped into various temporal dimensions",
+     "the mean of every s frames; `scale_mode` has the other readings, and `fuse` how scales are put together"),
     ("D6", "IsoGD's test set is not named", "validation, since the numbers that it is compared with are of validation"),
     ("D7", "more than 2 % over the state of the art on IsoGD", "Table 2.2 has 0.39, 1.12 and 1.68"),
     ("D8", "Table 2.1: cross-view 69.2 and 69.4 of S-GCN and DC-GCN", "printed as it is; their papers have about 96.5"),
     ("D9", "§2.3.3.2 refers to Section 2.3.2 for an ablation that is Table 2.4", "no consequence"),
-    (
-        "D10",
-        "the public code of CDC-T takes slices 0 and 2 for the adjacent ones, whatever the kernel's length",
-        "all slices but the middle one",
-    ),
+    ("D10", "the public code of CDC-T takes slices 0 and 2 for the adjacent ones, whatever the kernel's length",
+     "all slices but the middle one"),
     ("D11", "Eq. 2.2 gives the stem's output the size of its input", "an eighth of it in space"),
     ("D12", "MixUp's alpha, batch, share of keys kept: not printed", "0.8, 64 clips, 0.7 (the public code's)"),
-)
+)  # fmt: skip
 """Errors and gaps of the paper, and what gesta does."""

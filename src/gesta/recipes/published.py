@@ -1,6 +1,7 @@
 """What a paper prints: the rows of its tables, each beside the runs that measure it, and its costs beside ours.
 
-A printed number stands once, in the cell of its table; the ledger's figures are made of these cells.
+A printed number stands once, in the cell of its table; the ledger's figures are made of these cells. In the papers'
+files tables are laid out by hand, an entry after the other, which the formatter leaves as they are (``fmt: skip``).
 """
 
 from __future__ import annotations

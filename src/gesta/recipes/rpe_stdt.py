@@ -182,97 +182,61 @@ _FULL = "the paper counts no products of queries, keys and values; ours here doe
 _COST = ("params", *SETS)
 _all_sets = partial(row, _COST)
 
-TABLE1 = Table(
-    source="Ma & Wang 2024, Table 3.1",
-    columns=_COST,
-    rows=(
-        _all_sets("Absolute positions", (100.7, 96.26, 78.08, 79.82), _runs(variant="stdt_topk"), "± 0.08, 0.04, 0.04"),
-        _all_sets("Shared RPE", (97.06, 97.53, 79.12, 81.60), _runs(), "± 0.05, 0.04, 0.04"),
-        _all_sets(
-            "Unshared RPE", (97.26, 97.61, 79.25, 81.82), _runs(shared=False), f"± 0.12, 0.16, 0.08; {_UNSHARED}"
-        ),
-    ),
-)
+TABLE1 = Table(source="Ma & Wang 2024, Table 3.1", columns=_COST, rows=(
+    _all_sets("Absolute positions", (100.7, 96.26, 78.08, 79.82), _runs(variant="stdt_topk"), "± 0.08, 0.04, 0.04"),
+    _all_sets("Shared RPE", (97.06, 97.53, 79.12, 81.60), _runs(), "± 0.05, 0.04, 0.04"),
+    _all_sets("Unshared RPE", (97.26, 97.61, 79.25, 81.82), _runs(shared=False), f"± 0.12, 0.16, 0.08; {_UNSHARED}"),
+))  # fmt: skip
 
 _UCF_AND_HMDB = ("HMDB51", "UCF101")
 
-TABLE2 = Table(
-    source="Ma & Wang 2024, Table 3.2",
-    columns=_UCF_AND_HMDB,
-    rows=(
-        row(_UCF_AND_HMDB, "Clip, shared", (78.6, 97.2), _runs(bucket="clip")),
-        row(_UCF_AND_HMDB, "Sectioned, shared", (79.3, 97.7), _runs(), "Table 3.1 has 79.12 and 97.53 for the same"),
-    ),
-)
+TABLE2 = Table(source="Ma & Wang 2024, Table 3.2", columns=_UCF_AND_HMDB, rows=(
+    row(_UCF_AND_HMDB, "Clip, shared", (78.6, 97.2), _runs(bucket="clip")),
+    row(_UCF_AND_HMDB, "Sectioned, shared", (79.3, 97.7), _runs(), "Table 3.1 has 79.12 and 97.53 for the same"),
+))  # fmt: skip
 
 _GMACS = ("GMACs", "HMDB51", "UCF101", "Diving48")
 
-TABLE3 = Table(
-    source="Ma & Wang 2024, Table 3.3 (16 frames)",
-    columns=_GMACS,
-    rows=(
-        row(_GMACS, "ViT (spatial attention)", (269, 75.6, 95.5, 78.5), _runs(variant="vit_spatial"), _FULL),
-        row(_GMACS, "RPE-STDT", (273, 79.3, 97.6, 81.8), _runs(), "more, not fewer FLOPs"),
-    ),
-)
+TABLE3 = Table(source="Ma & Wang 2024, Table 3.3 (16 frames)", columns=_GMACS, rows=(
+    row(_GMACS, "ViT (spatial attention)", (269, 75.6, 95.5, 78.5), _runs(variant="vit_spatial"), _FULL),
+    row(_GMACS, "RPE-STDT", (273, 79.3, 97.6, 81.8), _runs(), "more, not fewer FLOPs"),
+))  # fmt: skip
 
 _ACCURACY = ("HMDB51", "UCF101", "Diving48")
 
-TABLE4 = Table(
-    source="Ma & Wang 2024, Table 3.4",
-    columns=_ACCURACY,
-    rows=(
-        row(_ACCURACY, "Temporal max-pooling", (76.2, 96.1, 78.3), _runs(subsample="max")),
-        row(_ACCURACY, "Temporal average-pooling", (76.3, 96.3, 78.8), _runs(subsample="avg")),
-        row(_ACCURACY, "1D temporal convolution", (78.6, 96.6, 79.0), _runs(subsample="conv1d")),
-        row(_ACCURACY, "Top-K [layer 0, 2]", (78.6, 96.5, 79.7), _runs(layers=(0, 2))),
-        row(
-            _ACCURACY,
-            "Top-K [layer 1, 3]",
-            (79.3, 97.6, 81.8),
-            _runs(),
-            "layer 3 is the last one, of which only the class token is read: the same as [layer 1]",
-        ),
-    ),
-)
+TABLE4 = Table(source="Ma & Wang 2024, Table 3.4", columns=_ACCURACY, rows=(
+    row(_ACCURACY, "Temporal max-pooling", (76.2, 96.1, 78.3), _runs(subsample="max")),
+    row(_ACCURACY, "Temporal average-pooling", (76.3, 96.3, 78.8), _runs(subsample="avg")),
+    row(_ACCURACY, "1D temporal convolution", (78.6, 96.6, 79.0), _runs(subsample="conv1d")),
+    row(_ACCURACY, "Top-K [layer 0, 2]", (78.6, 96.5, 79.7), _runs(layers=(0, 2))),
+    row(_ACCURACY, "Top-K [layer 1, 3]", (79.3, 97.6, 81.8), _runs(),
+        "layer 3 is the last one, of which only the class token is read: the same as [layer 1]"),
+))  # fmt: skip
 
 _PARAMS = ("params", "UCF101")
 
-TABLE5 = Table(
-    source="Ma & Wang 2024, Table 3.5",
-    columns=_PARAMS,
-    rows=(
-        row(_PARAMS, "Baseline STDT", (88.9, 96.5), _runs(variant="stdt")),
-        row(
-            _PARAMS,
-            "Baseline STDT + Top-K",
-            (82.7, 97.0),
-            _runs(variant="stdt_topk"),
-            "dropping frames has no parameters and frees none",
-        ),
-    ),
-)
+TABLE5 = Table(source="Ma & Wang 2024, Table 3.5", columns=_PARAMS, rows=(
+    row(_PARAMS, "Baseline STDT", (88.9, 96.5), _runs(variant="stdt")),
+    row(_PARAMS, "Baseline STDT + Top-K", (82.7, 97.0), _runs(variant="stdt_topk"),
+        "dropping frames has no parameters and frees none"),
+))  # fmt: skip
 
-TABLE6 = Table(
-    source="Ma & Wang 2024, Table 3.6",
-    columns=_COST,
-    rows=(
-        _all_sets("I3D, Kinetics-400, RGB, 64 frames", (25, 93.4, 66.4)),
-        _all_sets("Two-stream fusion, ImageNet, RGB + flow, 8 frames", (None, 93.5, 69.2)),
-        _all_sets("TSN, ImageNet, RGB + flow, 3 frames", (None, 94.2, 69.4, 52.5)),
-        _all_sets("TRNms, ImageNet, RGB + flow, 3 frames", (None, None, None, 54.4)),
-        _all_sets("Asymmetric 3D-CNN, FCVID, RGB + flow, 16 frames", (57.82, 92.6, 65.4)),
-        _all_sets("TSM, ImageNet, RGB + flow, 3 frames", (24.3, 94.3, None, 51.1)),
-        _all_sets("TesNet, ImageNet, RGB + flow, 10 frames", (None, 95.2, 71.5)),
-        _all_sets("STDA-ResNeXt, ImageNet, RGB + flow", (16, 95.1, 74.1)),
-        _all_sets("SGM, Sport1M, RGB, 16 frames", (30, 90.5, 60.2)),
-        _all_sets("TimeSformer, ImageNet, RGB, 8 frames", (121.4, None, None, 74.9)),
-        _all_sets("VidTr-M, ImageNet, RGB, 16 frames", (None, 96.6, 74.4)),
-        _all_sets("MM-ViT, ImageNet, RGB, 16 frames", (158.9, 95.9)),
-        _all_sets("ViViT-B, ImageNet, RGB, 16 frames", (88.9, None, None, 77.1)),
-        _all_sets("RPE-STDT, ImageNet, RGB, 16 frames", (97, 97.6, 79.3, 81.8), _runs()),
-    ),
-)
+TABLE6 = Table(source="Ma & Wang 2024, Table 3.6", columns=_COST, rows=(
+    _all_sets("I3D, Kinetics-400, RGB, 64 frames", (25, 93.4, 66.4)),
+    _all_sets("Two-stream fusion, ImageNet, RGB + flow, 8 frames", (None, 93.5, 69.2)),
+    _all_sets("TSN, ImageNet, RGB + flow, 3 frames", (None, 94.2, 69.4, 52.5)),
+    _all_sets("TRNms, ImageNet, RGB + flow, 3 frames", (None, None, None, 54.4)),
+    _all_sets("Asymmetric 3D-CNN, FCVID, RGB + flow, 16 frames", (57.82, 92.6, 65.4)),
+    _all_sets("TSM, ImageNet, RGB + flow, 3 frames", (24.3, 94.3, None, 51.1)),
+    _all_sets("TesNet, ImageNet, RGB + flow, 10 frames", (None, 95.2, 71.5)),
+    _all_sets("STDA-ResNeXt, ImageNet, RGB + flow", (16, 95.1, 74.1)),
+    _all_sets("SGM, Sport1M, RGB, 16 frames", (30, 90.5, 60.2)),
+    _all_sets("TimeSformer, ImageNet, RGB, 8 frames", (121.4, None, None, 74.9)),
+    _all_sets("VidTr-M, ImageNet, RGB, 16 frames", (None, 96.6, 74.4)),
+    _all_sets("MM-ViT, ImageNet, RGB, 16 frames", (158.9, 95.9)),
+    _all_sets("ViViT-B, ImageNet, RGB, 16 frames", (88.9, None, None, 77.1)),
+    _all_sets("RPE-STDT, ImageNet, RGB, 16 frames", (97, 97.6, 79.3, 81.8), _runs()),
+))  # fmt: skip
 
 TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table4": TABLE4, "table5": TABLE5, "table6": TABLE6}
 
@@ -308,162 +272,67 @@ _LIKE_VIT: dict[str, Any] = {"depth": 8, "temporal_pos": "none", "temporal_hidde
 """Table 3.5: 8 spatial blocks and temporal ones with ViT's MLP."""
 
 FIGURES = (
-    TABLE1.figure(
-        "Shared RPE",
-        "params",
-        "Shared RPE, parameters",
-        _params(rpe_stdt_b12),
-        "0.3 % short; the five counts of the tables are of different states of the paper's code",
-    ),
-    TABLE1.figure(
-        "Shared RPE",
-        "params",
-        "the same with 400 classes and absolute positions of frames",
-        _params(rpe_stdt_b12, classes=400, temporal_pos="abs"),
-        "the nearest that we found, but no reason for it",
-    ),
-    TABLE1.figure(
-        "Unshared RPE",
-        "params",
-        "Unshared RPE, parameters",
-        _params(rpe_stdt_b12, shared=False),
-        "unsharing adds 0.42 M to 12 blocks of 12 heads; the paper's 0.20 M is that of a DeiT-S in iRPE's paper",
-    ),
-    TABLE1.figure(
-        "Absolute positions",
-        "params",
-        "Absolute positions, parameters",
-        _params(stdt_topk, absolute="clip"),
-        "with a table for each of 16 frames; 24 would give 100.4",
-    ),
-    TABLE6.figure(
-        "RPE-STDT, ImageNet, RGB, 16 frames",
-        "params",
-        "RPE-STDT, parameters",
-        _params(rpe_stdt_b12),
-        "12 spatial blocks",
-    ),
-    TABLE6.figure(
-        "RPE-STDT, ImageNet, RGB, 16 frames",
-        "params",
-        "the same with 8 spatial blocks, as the text says",
-        _params(rpe_stdt_b8),
-        "so the table's model has 12",
-    ),
-    TABLE5.figure(
-        "Baseline STDT",
-        "params",
-        "Baseline STDT, parameters",
+    TABLE1.figure("Shared RPE", "params", "Shared RPE, parameters", _params(rpe_stdt_b12),
+        "0.3 % short; the five counts of the tables are of different states of the paper's code"),
+    TABLE1.figure("Shared RPE", "params", "the same with 400 classes and absolute positions of frames",
+        _params(rpe_stdt_b12, classes=400, temporal_pos="abs"), "the nearest that we found, but no reason for it"),
+    TABLE1.figure("Unshared RPE", "params", "Unshared RPE, parameters", _params(rpe_stdt_b12, shared=False),
+        "unsharing adds 0.42 M to 12 blocks of 12 heads; the paper's 0.20 M is that of a DeiT-S in iRPE's paper"),
+    TABLE1.figure("Absolute positions", "params", "Absolute positions, parameters", _params(stdt_topk, absolute="clip"),
+        "with a table for each of 16 frames; 24 would give 100.4"),
+    TABLE6.figure("RPE-STDT, ImageNet, RGB, 16 frames", "params", "RPE-STDT, parameters", _params(rpe_stdt_b12),
+        "12 spatial blocks"),
+    TABLE6.figure("RPE-STDT, ImageNet, RGB, 16 frames", "params", "the same with 8 spatial blocks, as the text says",
+        _params(rpe_stdt_b8), "so the table's model has 12"),
+    TABLE5.figure("Baseline STDT", "params", "Baseline STDT, parameters",
         _params(stdt, **_LIKE_VIT, absolute="clip", temporal_head_width=96, temporal_qkv_bias=True),
-        "8 spatial and 4 temporal blocks of ViT-B; 88.9 is also what ViViT-B has in Table 3.6",
-    ),
-    TABLE5.figure(
-        "Baseline STDT + Top-K",
-        "params",
-        "Baseline STDT + Top-K, parameters",
+        "8 spatial and 4 temporal blocks of ViT-B; 88.9 is also what ViViT-B has in Table 3.6"),
+    TABLE5.figure("Baseline STDT + Top-K", "params", "Baseline STDT + Top-K, parameters",
         _params(stdt_topk, **_LIKE_VIT),
-        "8 spatial blocks, heads of 64 and ViT's MLP in the temporal ones; Top-K itself has no parameters",
-    ),
-    TABLE5.figure(
-        "Baseline STDT + Top-K",
-        "params",
-        "our stdt_topk in its place",
-        _params(stdt_topk),
-        "12 light blocks like RPE-STDT, so that the tables compare what they say",
-    ),
-    TABLE3.figure(
-        "ViT (spatial attention)",
-        "GMACs",
-        "ViT (spatial attention), FLOPs",
-        _linear(vit_spatial),
-        "269.56, which the paper cuts off",
-    ),
-    TABLE3.figure(
-        "RPE-STDT",
-        "GMACs",
-        "RPE-STDT, FLOPs",
-        _linear(),
-        "relative positions on queries alone, as in Eq. 3.7; the next row has the other half",
-    ),
-    TABLE3.figure(
-        "RPE-STDT",
-        "GMACs",
-        "the same with relative positions on queries and keys",
-        _linear(rpe_on="qk"),
-        "what Fig. 3.3's text says",
-    ),
-    TABLE3.figure(
-        "RPE-STDT", "GMACs", "the same with 8 spatial blocks", _linear(rpe_stdt_b8), "so the table's model has 12"
-    ),
-)
+        "8 spatial blocks, heads of 64 and ViT's MLP in the temporal ones; Top-K itself has no parameters"),
+    TABLE5.figure("Baseline STDT + Top-K", "params", "our stdt_topk in its place", _params(stdt_topk),
+        "12 light blocks like RPE-STDT, so that the tables compare what they say"),
+    TABLE3.figure("ViT (spatial attention)", "GMACs", "ViT (spatial attention), FLOPs", _linear(vit_spatial),
+        "269.56, which the paper cuts off"),
+    TABLE3.figure("RPE-STDT", "GMACs", "RPE-STDT, FLOPs", _linear(),
+        "relative positions on queries alone, as in Eq. 3.7; the next row has the other half"),
+    TABLE3.figure("RPE-STDT", "GMACs", "the same with relative positions on queries and keys", _linear(rpe_on="qk"),
+        "what Fig. 3.3's text says"),
+    TABLE3.figure("RPE-STDT", "GMACs", "the same with 8 spatial blocks", _linear(rpe_stdt_b8),
+        "so the table's model has 12"),
+)  # fmt: skip
 
 DECISIONS = (
-    (
-        "R1",
-        "8 spatial blocks in the text; 269 G and 97 M are those of 12, 82.7 M (Table 3.5) of 8",
-        "12; `rpe_stdt_b8`",
-    ),
+    ("R1", "8 spatial blocks in the text; 269 G and 97 M are those of 12, 82.7 M (Table 3.5) of 8",
+     "12; `rpe_stdt_b8`"),
     ("R2", "Top-K leaves fewer parameters (Table 3.5)", "it has none; the two rows are of different networks"),
-    (
-        "R3",
-        "RPE-STDT gains with fewer FLOPs, says the text; Table 3.3 has 273 after 269",
-        "more: 1.45 G for the tables",
-    ),
+    ("R3", "RPE-STDT gains with fewer FLOPs, says the text; Table 3.3 has 273 after 269",
+     "more: 1.45 G for the tables"),
     ("R4", _UNSHARED, "both are runs; the rows say which"),
     ("R5", "Table 3.2's shared 79.3 and 97.7 are in no other table", "printed as they are; it is the run of Table 3.1"),
-    (
-        "R6",
-        "Eq. 3.10 has the Euclidean distance, Eq. 3.11 and (2y + 1)² clusters a bucket for each axis",
-        '`method="product"`, which has 49 + 1 clusters; `"euclidean"` has 7 + 1, half of them idle',
-    ),
-    (
-        "R7",
-        "b : y : a = 1 : 2 : 8 with 50 clusters leaves y between 3 and 4",
-        "iRPE's ratio 1.9, cut to ±3; `ratio=1.5` is y = 3 to the letter and another map of the same size",
-    ),
-    (
-        "R8",
-        "relative positions on queries (Eq. 3.7), or on queries and keys (text of Fig. 3.3)",
-        '`rpe_on="q"`, `"qk"`',
-    ),
+    ("R6", "Eq. 3.10 has the Euclidean distance, Eq. 3.11 and (2y + 1)² clusters a bucket for each axis",
+     '`method="product"`, which has 49 + 1 clusters; `"euclidean"` has 7 + 1, half of them idle'),
+    ("R7", "b : y : a = 1 : 2 : 8 with 50 clusters leaves y between 3 and 4",
+     "iRPE's ratio 1.9, cut to ±3; `ratio=1.5` is y = 3 to the letter and another map of the same size"),
+    ("R8", "relative positions on queries (Eq. 3.7), or on queries and keys (text of Fig. 3.3)",
+     '`rpe_on="q"`, `"qk"`'),
     ("R9", '"Equations 3.1 and 3.3" are changed', "3.2 and 3.4"),
-    (
-        "R10",
-        "σ has 1/T outside the root, and Attn^(1,:) would be one row (both from VidTr)",
-        "the unbiased deviation of all rows but the class token's; the ranking is the same",
-    ),
-    (
-        "R11",
-        '"after the first and third layers" in the text, [1, 3] in Table 3.4',
-        'counted from 0, halved inside, as in VidTr; `subsample_mode="after"` is the other reading',
-    ),
-    (
-        "R12",
-        "in the fourth layer Top-K drops frames that nobody reads any more",
-        "[1, 3] equals [1], proved and tested",
-    ),
-    (
-        "R13",
-        "relative positions of patches leave the temporal encoder blind to order",
-        '"all self-attention layers" have them: along the frames there, with the places that survivors had in the clip',
-    ),
-    (
-        "R14",
-        "the class token is equally far from everything",
-        "tables of the last spatial and the last temporal block change no score and get no gradient; kept and counted",
-    ),
-    (
-        "R15",
-        "above ratio 2 many clusters of 14 × 14 patches are never used (122 declared, 82 used at 2.5)",
-        "part of why Fig. 3.4 is flat after 50; kept and counted",
-    ),
+    ("R10", "σ has 1/T outside the root, and Attn^(1,:) would be one row (both from VidTr)",
+     "the unbiased deviation of all rows but the class token's; the ranking is the same"),
+    ("R11", '"after the first and third layers" in the text, [1, 3] in Table 3.4',
+     'counted from 0, halved inside, as in VidTr; `subsample_mode="after"` is the other reading'),
+    ("R12", "in the fourth layer Top-K drops frames that nobody reads any more",
+     "[1, 3] equals [1], proved and tested"),
+    ("R13", "relative positions of patches leave the temporal encoder blind to order",
+     '"all self-attention layers" have them: along the frames there, with the places that survivors had in the clip'),
+    ("R14", "the class token is equally far from everything",
+     "tables of the last spatial and the last temporal block change no score and get no gradient; kept and counted"),
+    ("R15", "above ratio 2 many clusters of 14 × 14 patches are never used (122 declared, 82 used at 2.5)",
+     "part of why Fig. 3.4 is flat after 50; kept and counted"),
     ("R16", "16 frames every 32nd, of clips of 160 frames", "a frame of each of 16 segments"),
-    (
-        "R17",
-        "Diving48: 16 067 and 2337 clips, said to be version 2; its lists have 15 027 and 1970",
-        "the official lists of version 2",
-    ),
+    ("R17", "Diving48: 16 067 and 2337 clips, said to be version 2; its lists have 15 027 and 1970",
+     "the official lists of version 2"),
     ("R18", "the lead over TSN, TesNet and MM-ViT is 0.1 less or more than the numbers printed", "3.4, 2.4 and 1.7"),
     ("R19", "which ImageNet", "what the file of weights says; see the recipe"),
-)
+)  # fmt: skip
 """Errors and gaps of the paper, and what gesta does."""

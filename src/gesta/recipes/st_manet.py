@@ -177,39 +177,31 @@ def _runs(**changes: Any) -> dict[str, Callable[..., Recipe]]:
 
 _row = partial(row, DATASETS)
 
-TABLE3 = Table(
-    source="Wang 2024, Table 3 (accuracy)",
-    columns=DATASETS,
-    rows=(
-        _row("TCNet", (82.00, 59.40, 52.22)),
-        _row("LFSNet", (85.80, 54.92, 56.45)),
-        _row("TSNet", (86.40, 58.81, 59.87)),
-        _row("LTNet", (92.70, 67.20, 67.19)),
-        _row("MRNet", (84.40, 59.00, 59.04)),
-        _row("RMRNet", (94.18, 62.75, 66.68)),
-        _row("MVTNet", (90.40, 54.60, 60.48)),
-        _row("A3DNet", (92.60, 61.26, 65.21)),
-        Row(label="ST-MANet", published=OURS, recipes=_runs(), note="splits and start of the paper are unknown"),
-    ),
-)
+TABLE3 = Table(source="Wang 2024, Table 3 (accuracy)", columns=DATASETS, rows=(
+    _row("TCNet", (82.00, 59.40, 52.22)),
+    _row("LFSNet", (85.80, 54.92, 56.45)),
+    _row("TSNet", (86.40, 58.81, 59.87)),
+    _row("LTNet", (92.70, 67.20, 67.19)),
+    _row("MRNet", (84.40, 59.00, 59.04)),
+    _row("RMRNet", (94.18, 62.75, 66.68)),
+    _row("MVTNet", (90.40, 54.60, 60.48)),
+    _row("A3DNet", (92.60, 61.26, 65.21)),
+    Row(label="ST-MANet", published=OURS, recipes=_runs(), note="splits and start of the paper are unknown"),
+))  # fmt: skip
 
 
 def _step(label: str, published: float, variant: Variant) -> Row:
     return Row(label=label, published={"UCF101": published}, recipes={"UCF101": partial(ucf101, variant)})
 
 
-TABLE4 = Table(
-    source="Wang 2024, Table 4 (UCF-101)",
-    columns=("UCF101", "params", "GMACs"),
-    rows=(
-        _step("3-D ResNet-50", 83.17, "resnet"),
-        _step("+ TDA", 89.45, "tda"),
-        _step("+ SDA", 90.12, "sda"),
-        _step("+ TDA + SDA", 92.78, "tda_sda"),
-        _step("+ MF", 84.16, "mf"),
-        _step("+ TDA + SDA + MF", 96.05, "full"),
-    ),
-)
+TABLE4 = Table(source="Wang 2024, Table 4 (UCF-101)", columns=("UCF101", "params", "GMACs"), rows=(
+    _step("3-D ResNet-50", 83.17, "resnet"),
+    _step("+ TDA", 89.45, "tda"),
+    _step("+ SDA", 90.12, "sda"),
+    _step("+ TDA + SDA", 92.78, "tda_sda"),
+    _step("+ MF", 84.16, "mf"),
+    _step("+ TDA + SDA + MF", 96.05, "full"),
+))  # fmt: skip
 
 FIGURE4 = Table(
     source="Wang 2024, Fig. 4 (the classifier sees one stage, or all; the bars have no numbers)",
@@ -267,87 +259,48 @@ def _more(**changes: Any) -> Callable[[], float]:
 
 
 FIGURES = (
-    Figure(
-        "ST-MANet over 3-D ResNet-50, FLOPs",
-        "§4.5",
-        "24",
-        "%",
-        _more(),
-        "SDA's channels are reduced by 8 and 4 so that it is met (M8); 75.9 M parameters for 46.4 M",
-    ),
-    Figure(
-        "the same, the branch aggregates P as in Eq. 2",
-        "§4.5",
-        "24",
-        "%",
-        _more(tda_value="branch"),
-        "meets it too if ε is computed at full size before its pooling (M4)",
-    ),
-    Figure(
-        "the same, SDA only reshapes as in §3.3",
-        "§4.5",
-        "24",
-        "%",
-        _more(sda_qk_reduction=None, sda_v_reduction=None),
-        "SDA alone then costs 26.7 %",
-    ),
+    Figure("ST-MANet over 3-D ResNet-50, FLOPs", "§4.5", "24", "%", _more(),
+        "SDA's channels are reduced by 8 and 4 so that it is met (M8); 75.9 M parameters for 46.4 M"),
+    Figure("the same, the branch aggregates P as in Eq. 2", "§4.5", "24", "%", _more(tda_value="branch"),
+        "meets it too if ε is computed at full size before its pooling (M4)"),
+    Figure("the same, SDA only reshapes as in §3.3", "§4.5", "24", "%",
+        _more(sda_qk_reduction=None, sda_v_reduction=None), "SDA alone then costs 26.7 %"),
     Figure("the same, ε' a dense convolution", "§4.5", "24", "%", _more(tda_out="dense"), "so it is depth-wise (M6)"),
-)
+)  # fmt: skip
 
 DECISIONS = (
     ("M1", "the 3-D ResNet-50 is not named", "Hara's: the only common one with the printed strides and expansion"),
     ("M2", "kernels of φ and ω are 3 × 1 × 1, dense ones would double the cost", "depth-wise; `tda_embed`"),
-    (
-        "M3",
-        "no division by √D, though D is 301,056 in stage 2: logits of 10⁵ and no gradient",
-        'divided; `attention_scale="none"` is the text',
-    ),
+    ("M3", "no division by √D, though D is 301,056 in stage 2: logits of 10⁵ and no gradient",
+     'divided; `attention_scale="none"` is the text'),
     ("M4", "τ takes Z_TDA in Eq. 2, but Z̄ by its printed shape", 'Z̄; `tda_value="branch"` is the equation'),
     ("M5", "ε has to give C of 3C/2 channels", "it does, before the average pooling of 2 × 2 × 2; `tda_branch_norm`"),
     ("M6", "the kernel of ε'", "depth-wise; `tda_out`"),
-    (
-        "M7",
-        "a second softmax, of the product, without an axis (Eqs. 2, 3, 5)",
-        'over the positions attended to; `second_softmax`; "none" wants `attn_out_norm="bn_zero"`',
-    ),
-    (
-        "M8",
-        "α, β, η, π are reshapings, which leaves SDA nothing to learn and exceeds the printed cost",
-        "1 × 1 × 1 convolutions to C/8, C/8, C/4 and back; `sda_qk_reduction`, `sda_v_reduction` (None: the text)",
-    ),
+    ("M7", "a second softmax, of the product, without an axis (Eqs. 2, 3, 5)",
+     'over the positions attended to; `second_softmax`; "none" wants `attn_out_norm="bn_zero"`'),
+    ("M8", "α, β, η, π are reshapings, which leaves SDA nothing to learn and exceeds the printed cost",
+     "1 × 1 × 1 convolutions to C/8, C/8, C/4 and back; `sda_qk_reduction`, `sda_v_reduction` (None: the text)"),
     ("M9", "stage 2 has no branch before it", "a convolution of the stem's map; `tda_first`"),
     ("M10", "the branch of stage 5 has no place in Eq. 8", "added to the map of stage 5; `tda_final`"),
-    (
-        "M11",
-        "the final output of a stage is a sum of maps, and Z_t contains Z already",
-        'summed as printed, 2 Z + …; `stage_sum="single"`',
-    ),
+    ("M11", "the final output of a stage is a sum of maps, and Z_t contains Z already",
+     'summed as printed, 2 Z + …; `stage_sum="single"`'),
     ("M12", "maps are fused at a common size that is not said", "their means; `fusion_pool`"),
     ("M13", "matrices are down-sampled to stage 5's size", "by means over the grid; flat 784 × 784 would mix its rows"),
     ("M14", "pairs i ≠ j of Eqs. 6 and 7 count every pair twice", "12 cosines; `pairs`"),
-    (
-        "M15",
-        '"Kaiming initialization" would saturate SDA and make TDA uniform',
-        "φ, ω ~ N(0, 0.15²); α, β ~ N(0, 0.25 / C), which leaves both between; the others by fan-in",
-    ),
+    ("M15", '"Kaiming initialization" would saturate SDA and make TDA uniform',
+     "φ, ω ~ N(0, 0.15²); α, β ~ N(0, 0.25 / C), which leaves both between; the others by fan-in"),
     ("M16", '"element-wise" products with A', "matrix products: nothing else fits the shapes"),
     ("M17", "of 16 frames one is left in stage 5: the temporal loss is a constant", "left out, with a warning"),
-    (
-        "M18",
-        "83 % of UCF-101 for the trunk, from scratch",
-        "from scratch as printed; Hara's Kinetics weights load with `--init.weights`",
-    ),
+    ("M18", "83 % of UCF-101 for the trunk, from scratch",
+     "from scratch as printed; Hara's Kinetics weights load with `--init.weights`"),
     ("M19", '"Table 5" of §4.4 and "Table 6" of §4.5', "Figs. 4 and 6"),
     ("M20", "two equations are numbered (4)", "the second is 5"),
     ("M21", "losses with or without fusion", 'with it only, as §3.4 presents them; `diversity="always"`'),
     ("M22", "Diving48 of 18,404 videos", "version 1; `version=2` has 16,997"),
     ("M23", "6,849 videos of HMDB-51", "the official splits use 5,100 of them"),
     ("M24", "channels double from stage to stage, but 64 become 256", "as in every ResNet of bottlenecks"),
-    (
-        "M25",
-        "a random crop with sides of half to all of the shorter side: one draw or two",
-        "one, so it is a square; `--train.augment.independent-sides True`",
-    ),
+    ("M25", "a random crop with sides of half to all of the shorter side: one draw or two",
+     "one, so it is a square; `--train.augment.independent-sides True`"),
     ("M26", '"few-shot" data sets; systems of Table 3 whose names do not match their citations', "no consequence"),
-)
+)  # fmt: skip
 """Errors and gaps of the paper, and what gesta does."""

@@ -170,101 +170,70 @@ def _runs(variant: str) -> dict[str, Run]:
 
 _both, _row = partial(row, _BOTH), partial(row, _SSV1)
 
-TABLE1 = Table(
-    source="STD-Former, Table 1 (Something-Something V1 and V2)",
-    columns=_BOTH,
-    rows=(
-        _both("MSNet, ImageNet, 16×1×1", (52.1, 82.3, 64.7, 89.4)),
-        _both("TEA, ImageNet, 16×3×10", (52.3, 81.9, 65.1, 89.9)),
-        _both("TDN, ImageNet, 24×1×1", (55.1, 82.9, 67.0, 90.3)),
-        _both("CT-Net, ImageNet, 16×3×2", (53.4, 81.7, 65.9, 90.1)),
-        _both("TimeSformer-L, ImageNet, 64×1×3", (None, None, 62.4, None)),
-        _both("MSMA, ImageNet, 16×1×3", (55.8, 83.1, 66.2, 90.4)),
-        _both("AE-Net, ImageNet, 16×1×1", (54.1, 81.7, None, None)),
-        _both("MViT-B/16, K400, 16×1×3", (None, None, 66.2, 90.2)),
-        _both("ViViT-L/16×2, IN-21K, 32×4×1", (None, None, 65.4, 89.8)),
-        _both("MTV-B, IN-21K, 32×4×3", (None, None, 67.6, 90.4)),
-        _both("AIM-B/16, CLIP, 16×1×3", (None, None, 68.1, 91.8)),
-        _both(
-            "UniFormerV2-B, CLIP-400M, 16×3×1",
-            (56.8, 84.2, 69.5, 92.3),
-            note="its own top-1; the row is three crops of one clip, as ours, and others count clips before crops",
-        ),
-        _both("STD-Former, CLIP-400M, 16×3×1", (57.3, 84.4, 69.2, 92.1), _runs("full")),
-    ),
-)
+TABLE1 = Table(source="STD-Former, Table 1 (Something-Something V1 and V2)", columns=_BOTH, rows=(
+    _both("MSNet, ImageNet, 16×1×1", (52.1, 82.3, 64.7, 89.4)),
+    _both("TEA, ImageNet, 16×3×10", (52.3, 81.9, 65.1, 89.9)),
+    _both("TDN, ImageNet, 24×1×1", (55.1, 82.9, 67.0, 90.3)),
+    _both("CT-Net, ImageNet, 16×3×2", (53.4, 81.7, 65.9, 90.1)),
+    _both("TimeSformer-L, ImageNet, 64×1×3", (None, None, 62.4, None)),
+    _both("MSMA, ImageNet, 16×1×3", (55.8, 83.1, 66.2, 90.4)),
+    _both("AE-Net, ImageNet, 16×1×1", (54.1, 81.7, None, None)),
+    _both("MViT-B/16, K400, 16×1×3", (None, None, 66.2, 90.2)),
+    _both("ViViT-L/16×2, IN-21K, 32×4×1", (None, None, 65.4, 89.8)),
+    _both("MTV-B, IN-21K, 32×4×3", (None, None, 67.6, 90.4)),
+    _both("AIM-B/16, CLIP, 16×1×3", (None, None, 68.1, 91.8)),
+    _both("UniFormerV2-B, CLIP-400M, 16×3×1", (56.8, 84.2, 69.5, 92.3),
+        note="its own top-1; the row is three crops of one clip, as ours, and others count clips before crops"),
+    _both("STD-Former, CLIP-400M, 16×3×1", (57.3, 84.4, 69.2, 92.1), _runs("full")),
+))  # fmt: skip
 
-TABLE2 = Table(
-    source="STD-Former, Table 2 (parts, SSV1)",
-    columns=_SSV1,
-    rows=(
-        _row("CTM", (56.8, 84.0), _runs("ctm"), "as good as UniFormerV2-B in Table 1"),
-        _row("CTM, PTM", (57.2, 84.3), _runs("ptm")),
-        _row("CTM, STDM", (57.0, 84.2), _runs("stdm")),
-        _row("CTM, SMEM", (57.1, 84.2), _runs("smem")),
-        _row("all", (57.3, 84.4), _runs("full")),
-    ),
-)
+TABLE2 = Table(source="STD-Former, Table 2 (parts, SSV1)", columns=_SSV1, rows=(
+    _row("CTM", (56.8, 84.0), _runs("ctm"), "as good as UniFormerV2-B in Table 1"),
+    _row("CTM, PTM", (57.2, 84.3), _runs("ptm")),
+    _row("CTM, STDM", (57.0, 84.2), _runs("stdm")),
+    _row("CTM, SMEM", (57.1, 84.2), _runs("smem")),
+    _row("all", (57.3, 84.4), _runs("full")),
+))  # fmt: skip
 
-TABLE3 = Table(
-    source="STD-Former, Table 3 (the PTM's convolution, SSV1, without STDM and SMEM)",
-    columns=_SSV1,
-    rows=(
-        _row("attention + 2-D", (56.8, 83.9), _runs("attention_2d")),
-        _row("attention + 3-D", (55.6, 82.9), _runs("attention_3d")),
-        _row("residual + 2-D", (57.2, 84.3), _runs("ptm"), "§4.5 quotes 57.0 and 84.1"),
-        _row("residual + 3-D", (54.5, 81.8), _runs("residual_3d")),
-    ),
-)
+TABLE3 = Table(source="STD-Former, Table 3 (the PTM's convolution, SSV1, without STDM and SMEM)", columns=_SSV1, rows=(
+    _row("attention + 2-D", (56.8, 83.9), _runs("attention_2d")),
+    _row("attention + 3-D", (55.6, 82.9), _runs("attention_3d")),
+    _row("residual + 2-D", (57.2, 84.3), _runs("ptm"), "§4.5 quotes 57.0 and 84.1"),
+    _row("residual + 3-D", (54.5, 81.8), _runs("residual_3d")),
+))  # fmt: skip
 
-TABLE4 = Table(
-    source="STD-Former, Table 4 (fusion in SMEM, SSV1, without PTM and STDM)",
-    columns=_SSV1,
-    rows=(
-        _row("multiplicative", (57.1, 84.2), _runs("smem")),
-        _row("addition", (56.9, 84.0), _runs("smem_add")),
-        _row("multiplicative + addition", (57.0, 84.2), _runs("smem_mul_add")),
-    ),
-)
+TABLE4 = Table(source="STD-Former, Table 4 (fusion in SMEM, SSV1, without PTM and STDM)", columns=_SSV1, rows=(
+    _row("multiplicative", (57.1, 84.2), _runs("smem")),
+    _row("addition", (56.9, 84.0), _runs("smem_add")),
+    _row("multiplicative + addition", (57.0, 84.2), _runs("smem_mul_add")),
+))  # fmt: skip
 
-TABLE5 = Table(
-    source="STD-Former, Table 5 (which layers are PTMs, SSV1, without STDM and SMEM)",
-    columns=_SSV1,
-    rows=(
-        _row("0 to 11", (55.2, 82.6), _runs("ptm_0_11")),
-        _row("0 to 3", (55.8, 82.9), _runs("ptm_0_3")),
-        _row("4 to 11", (56.6, 83.5), _runs("ptm_4_11")),
-        _row("4 to 7", (57.0, 84.1), _runs("ptm_4_7")),
-        _row("8 to 11", (57.2, 84.3), _runs("ptm"), "the text quotes 84.1"),
-        _row("8, 9", (56.8, 84.0), _runs("ptm_8_9")),
-        _row("10, 11", (56.6, 83.4), _runs("ptm_10_11")),
-    ),
-)
+TABLE5 = Table(source="STD-Former, Table 5 (which layers are PTMs, SSV1, without STDM and SMEM)", columns=_SSV1, rows=(
+    _row("0 to 11", (55.2, 82.6), _runs("ptm_0_11")),
+    _row("0 to 3", (55.8, 82.9), _runs("ptm_0_3")),
+    _row("4 to 11", (56.6, 83.5), _runs("ptm_4_11")),
+    _row("4 to 7", (57.0, 84.1), _runs("ptm_4_7")),
+    _row("8 to 11", (57.2, 84.3), _runs("ptm"), "the text quotes 84.1"),
+    _row("8, 9", (56.8, 84.0), _runs("ptm_8_9")),
+    _row("10, 11", (56.6, 83.4), _runs("ptm_10_11")),
+))  # fmt: skip
 
-TABLE6 = Table(
-    source="STD-Former, Table 6 (where the SMEM is, SSV1)",
-    columns=_SSV1,
-    rows=(
-        _row("PTM 4 to 7, SMEM ST 3", (56.9, 84.0), _runs("ptm_4_7_smem_st3")),
-        _row("PTM 4 to 7, SMEM ST 4", (57.0, 84.0), _runs("ptm_4_7_smem_st4")),
-        _row("PTM 4 to 7, SMEM ST 7", (56.6, 83.7), _runs("ptm_4_7_smem_st7")),
-        _row("PTM 8 to 11, SMEM T 3", (57.2, 84.2), _runs("smem_t3")),
-        _row("PTM 8 to 11, SMEM T 4", (57.3, 84.4), _runs("full")),
-        _row("PTM 8 to 11, SMEM T 7", (57.0, 84.1), _runs("smem_t7")),
-    ),
-)
+TABLE6 = Table(source="STD-Former, Table 6 (where the SMEM is, SSV1)", columns=_SSV1, rows=(
+    _row("PTM 4 to 7, SMEM ST 3", (56.9, 84.0), _runs("ptm_4_7_smem_st3")),
+    _row("PTM 4 to 7, SMEM ST 4", (57.0, 84.0), _runs("ptm_4_7_smem_st4")),
+    _row("PTM 4 to 7, SMEM ST 7", (56.6, 83.7), _runs("ptm_4_7_smem_st7")),
+    _row("PTM 8 to 11, SMEM T 3", (57.2, 84.2), _runs("smem_t3")),
+    _row("PTM 8 to 11, SMEM T 4", (57.3, 84.4), _runs("full")),
+    _row("PTM 8 to 11, SMEM T 7", (57.0, 84.1), _runs("smem_t7")),
+))  # fmt: skip
 
-TABLE7 = Table(
-    source="STD-Former, Table 7 (α = β, SSV1)",
-    columns=_SSV1,
-    rows=(
-        _row("0.5", (55.6, 83.0), _runs("weights_05")),
-        _row("0.8", (56.9, 83.9), _runs("weights_08")),
-        _row("1.0", (57.3, 84.4), _runs("full")),
-        _row("1.2", (57.0, 84.0), _runs("weights_12")),
-        _row("1.5", (56.8, 83.7), _runs("weights_15")),
-    ),
-)
+TABLE7 = Table(source="STD-Former, Table 7 (α = β, SSV1)", columns=_SSV1, rows=(
+    _row("0.5", (55.6, 83.0), _runs("weights_05")),
+    _row("0.8", (56.9, 83.9), _runs("weights_08")),
+    _row("1.0", (57.3, 84.4), _runs("full")),
+    _row("1.2", (57.0, 84.0), _runs("weights_12")),
+    _row("1.5", (56.8, 83.7), _runs("weights_15")),
+))  # fmt: skip
 
 OPEN = Table(
     source="what the paper leaves open, one switch at a time (SSV1; it prints no numbers for these)",
@@ -275,15 +244,9 @@ OPEN = Table(
 )
 
 TABLES = {
-    "table1": TABLE1,
-    "table2": TABLE2,
-    "table3": TABLE3,
-    "table4": TABLE4,
-    "table5": TABLE5,
-    "table6": TABLE6,
-    "table7": TABLE7,
-    "open": OPEN,
-}
+    "table1": TABLE1, "table2": TABLE2, "table3": TABLE3, "table4": TABLE4, "table5": TABLE5, "table6": TABLE6,
+    "table7": TABLE7, "open": OPEN,
+}  # fmt: skip
 
 
 # --- for the fidelity ledger -----------------------------------------------------------------------------------------
@@ -324,72 +287,41 @@ FIGURES = tuple(
 )
 
 DECISIONS = (
-    (
-        "D1",
-        'the stem is "a 3D convolution module" (§3.1)',
-        "3 × 16 × 16 with stride 2 in time, as UniFormerV2 for Something-Something; `tubelet_kernel`, `tubelet_stride`",
-    ),
-    (
-        "D2",
-        "DPE of 1 × 1 × 1, 3 × 1 × 1, 1 × 1 × 1, no sizes",
-        "UniFormerV2's: batch norm before it, width / 1.5 inside; `dpe_reduction`, `dpe_norm`",
-    ),
-    (
-        "D3",
-        '"modified MHA" for "global spatiotemporal" features, not explained',
-        'CLIP\'s attention within a frame; `ptm_attention="joint"`',
-    ),
-    (
-        "D4",
-        'Eq. 1 has no shortcut, Table 3 speaks of the "residual connection"',
-        "y = u + y1 + α y2 + β y3: without it CLIP's features would not survive; `ptm_identity`",
-    ),
+    ("D1", 'the stem is "a 3D convolution module" (§3.1)',
+     "3 × 16 × 16 with stride 2 in time, as UniFormerV2 for Something-Something; `tubelet_kernel`, `tubelet_stride`"),
+    ("D2", "DPE of 1 × 1 × 1, 3 × 1 × 1, 1 × 1 × 1, no sizes",
+     "UniFormerV2's: batch norm before it, width / 1.5 inside; `dpe_reduction`, `dpe_norm`"),
+    ("D3", '"modified MHA" for "global spatiotemporal" features, not explained',
+     'CLIP\'s attention within a frame; `ptm_attention="joint"`'),
+    ("D4", 'Eq. 1 has no shortcut, Table 3 speaks of the "residual connection"',
+     "y = u + y1 + α y2 + β y3: without it CLIP's features would not survive; `ptm_identity`"),
     ("D5", "α and β are learnable (§3.2) and swept as fixed values (Table 7)", "fixed at 1; `learnable_alpha_beta`"),
-    (
-        "D6",
-        "a 2-D convolution that sees adjacent frames, four times; on the frame it cannot",
-        "the plane of frames and places in raster order, where rows touch at their ends; `conv_plane`, `conv_kind`",
-    ),
+    ("D6", "a 2-D convolution that sees adjacent frames, four times; on the frame it cannot",
+     "the plane of frames and places in raster order, where rows touch at their ends; `conv_plane`, `conv_kind`"),
     ("D7", "CPE of 3 × 3 × 3, on what is not said", "depth-wise, of the queries, with shortcut; `cpe`"),
-    (
-        "D8",
-        'the CTM\'s shortcuts: the sentence is cut off ("In addition, each mod-")',
-        "from the query, so the classifier starts from CLIP's features; `ctm_residual`",
-    ),
+    ("D8", 'the CTM\'s shortcuts: the sentence is cut off ("In addition, each mod-")',
+     "from the query, so the classifier starts from CLIP's features; `ctm_residual`"),
     ("D9", "N = H·W in §3.3", "class tokens stay out of the CTMs; `ctm_include_cls`"),
     ("D10", "what the first CTM attends to", "the stem's tokens behind CLIP's first layer norm"),
-    (
-        "D11",
-        "STDM of 1 × 3 × 3, 3 × 1 × 1, 1 × 1 × 1, BN and ReLU, no order or width",
-        "two depth-wise ones and a dense one that starts at zero, ReLU before it; `stdm_kind`, `stdm_final_relu`",
-    ),
+    ("D11", "STDM of 1 × 3 × 3, 3 × 1 × 1, 1 × 1 × 1, BN and ReLU, no order or width",
+     "two depth-wise ones and a dense one that starts at zero, ReLU before it; `stdm_kind`, `stdm_final_relu`"),
     ("D12", '"m + n = 11"', "an STDM behind every CTM but the last, which nothing follows; `stdm_layers`"),
-    (
-        "D13",
-        "SMEM's channels and shortcut (Fig. 5)",
-        "64 channels, added to what enters; from 14 × 14 to 7 × 7 and back",
-    ),
+    ("D13", "SMEM's channels and shortcut (Fig. 5)",
+     "64 channels, added to what enters; from 14 × 14 to 7 × 7 and back"),
     ("D14", "frames t, t + 1, t + 2: which pairs", "t with each of the others; `smem_pairing`, `smem_edge`"),
     ("D15", "the last CTM goes to the classifier (§3.1), or both branches (§5)", 'the last CTM; `head_input="fused"`'),
     ("E1", "twelve PTMs (§3.1), or four at 8 to 11 (App. A, Tables 2, 3, 6, 7)", "four"),
     ("E2", "§4.5 quotes 57.0 and 84.1 where Tables 2, 3 and 5 have 57.2 and 84.3; App. A quotes 84.1", "the tables"),
     ("E3", '"Table 4" in App. A is Table 5; "SEME" is SMEM', "no consequence"),
-    (
-        "E4",
-        '"highest" on SSV1 holds for its own list: ATM with the same ViT reports 60.6; and UniFormerV2-B is 0.3 points '
-        "better on SSV2. Gains over the baseline are 0.5 points, without seeds",
-        "no claim is repeated here",
-    ),
+    ("E4", '"highest" on SSV1 holds for its own list: ATM with the same ViT reports 60.6; and UniFormerV2-B is 0.3 '
+     "points better on SSV2. Gains over the baseline are 0.5 points, without seeds", "no claim is repeated here"),
     ("E5", "UniFormerV2 is cited as Sun et al., 2023b; it is Li et al., 2023", "no consequence"),
     ("E6", '"Input" mixes frames × crops × clips with frames × clips × crops', "three crops of one clip"),
     ("E7", "SSV2 of 220,487 clips", "220,847, transposed digits"),
     ("E8", "no epochs, weight decay, warm-up, augmentation", "UniFormerV2's for Something-Something"),
-    (
-        "E9",
-        '"random inversion" would make six classes wrong',
-        'a mirrored clip gets the mirrored class, by name; clips of "… right out" are not mirrored',
-    ),
+    ("E9", '"random inversion" would make six classes wrong',
+     'a mirrored clip gets the mirrored class, by name; clips of "… right out" are not mirrored'),
     ("E10", '"an interval of 16 frames per second"', "16 frames, one per segment"),
     ("E11", '"diffusion"', "feedback of temporal features to the spatial branch; nothing is denoised"),
-)
+)  # fmt: skip
 """What the paper leaves open (D) and its errors (E), and what gesta does."""
