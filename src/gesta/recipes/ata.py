@@ -97,13 +97,8 @@ def ablation(
     around = ATA(dealign=dealign) if temporal == "ata" else None
     recipe = timesformer.kinetics400("attention" if temporal == "ata" else temporal)
     if vit:
-        recipe.model = replace(
-            recipe.model,
-            around=around,
-            ata_blocks=None if blocks is None else tuple(blocks),
-            temporal_cls=cost_matched,
-            temporal_post_norm=cost_matched,
-        )
+        model = replace(recipe.model, around=around, temporal_cls=cost_matched, temporal_post_norm=cost_matched)
+        recipe.model = replace(model, ata_blocks=None if blocks is None else tuple(blocks))
     else:
         recipe.model = _frames(backbone, attends, around, stages)
     name_parts = [f"ata_{backbone}"] if around else ["timesformer_b" if vit else backbone, temporal]
@@ -138,8 +133,6 @@ MINIATURES = (
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("Top-1", "Top-5", "GMACs", "params")
-
-
 _row = partial(row, COLUMNS)
 
 _UNEXPLAINED = (
@@ -218,21 +211,21 @@ TABLE4 = Table(source="Zhao et al. 2022, Table 4 (mutual information of neighbou
 ))  # fmt: skip
 
 
-def _in_blocks(label: str, last: int | None, top1: float, top5: float, first: int = 0) -> Row:
+def _in_blocks(first: int, last: int, top1: float, top5: float) -> Row:
     """ATA in blocks ``first`` to ``last``."""
-    run = partial(ablation, temporal="attention") if last is None else partial(ablation, blocks=range(first, last + 1))
-    if (first, last) == (0, 11):
-        run = partial(ablation)  # the run of Table 3
-    return _row(label, (top1, top5, 201.8, 121.8), run, "" if last is not None else _UNEXPLAINED)
+    blocks = None if (first, last) == (0, 11) else range(first, last + 1)  # None: the run of Table 3
+    return _row(f"blocks {first}-{last}", (top1, top5, 201.8, 121.8), partial(ablation, blocks=blocks))
 
+
+_IN_NO_BLOCK = _row("none", (78.0, 93.7, 201.8, 121.8), partial(ablation, temporal="attention"), _UNEXPLAINED)
 
 TABLE5 = Table(source="Zhao et al. 2022, Table 5 (ATA in some blocks of ViT-B, Kinetics-400)", columns=COLUMNS, rows=(
-    _in_blocks("none", None, 78.0, 93.7),
-    _in_blocks("blocks 0-2", 2, 79.3, 94.4),
-    _in_blocks("blocks 3-5", 5, 79.6, 94.4, first=3),
-    _in_blocks("blocks 6-8", 8, 79.3, 94.2, first=6),
-    _in_blocks("blocks 9-11", 11, 79.2, 94.2, first=9),
-    _in_blocks("blocks 0-11", 11, 79.6, 94.3),
+    _IN_NO_BLOCK,
+    _in_blocks(0, 2, 79.3, 94.4),
+    _in_blocks(3, 5, 79.6, 94.4),
+    _in_blocks(6, 8, 79.3, 94.2),
+    _in_blocks(9, 11, 79.2, 94.2),
+    _in_blocks(0, 11, 79.6, 94.3),
 ))  # fmt: skip
 
 _TWO_TOP5 = "the same model has a top-5 of 93.7 in Tables 3, 5 and 7"
@@ -248,11 +241,11 @@ TABLE6 = Table(source="Zhao et al. 2022, Table 6 (complexity of temporal modelli
 
 TABLE7 = Table(source="Zhao et al. 2022, Table 7 (ATA in the first blocks of ViT-B, Kinetics-400)",
         columns=COLUMNS, rows=(
-    _in_blocks("none", None, 78.0, 93.7),
-    _in_blocks("blocks 0-2", 2, 79.3, 94.4),
-    _in_blocks("blocks 0-5", 5, 79.2, 94.3),
-    _in_blocks("blocks 0-8", 8, 79.4, 94.4),
-    _in_blocks("blocks 0-11", 11, 79.6, 94.3),
+    _IN_NO_BLOCK,
+    _in_blocks(0, 2, 79.3, 94.4),
+    _in_blocks(0, 5, 79.2, 94.3),
+    _in_blocks(0, 8, 79.4, 94.4),
+    _in_blocks(0, 11, 79.6, 94.3),
 ))  # fmt: skip
 
 TABLES = {
@@ -287,6 +280,9 @@ def _images(base: Callable[[], ModelConfig], attends: bool = False, post_norm: b
     return model
 
 
+_cyclemlp, _convnext = partial(_images, cyclemlp_b5), partial(_images, convnext_b)
+
+
 def _matched(frames: int = 8) -> ModelConfig:
     """The ViT-B that costs what the paper prints."""
     return _vit(frames=frames, temporal_cls=True, temporal_post_norm=True)
@@ -307,74 +303,68 @@ _INFERRED = "class token in temporal attention and a second layer norm, inferred
 _LESS = "unexplained: 96 embeddings of time would give it, but not the 121.8 below; heads of 600 or 1000 classes do not"
 _MORE = "0.2 M unexplained: no head and no table of embeddings that we tried gives it"
 
+# figures about one row
+_vit_averaging = partial(TABLE3.figure, "ViT-B, averaging")
+_vit_ata = partial(TABLE3.figure, "ViT-B, ATA", where="Tables 3, 5-7")
+_cycle_averaging, _cycle_ata = (partial(TABLE3.figure, f"CycleMLP-B5, {mode}") for mode in ("averaging", "ATA"))
+_conv_averaging, _conv_ata = (partial(TABLE3.figure, f"ConvNeXt-B, {mode}") for mode in ("averaging", "ATA"))
+_ata_32 = partial(TABLE1.figure, "ATA, IN-21K, 32 frames, 3×1", where="Tables 1, 2")
+_timesformer = partial(TABLE1.figure, "TimeSformer, IN-21K, 8 frames, 3×1")
+_timesformer_l = partial(TABLE1.figure, "TimeSformer-L, IN-21K, 96 frames, 3×1")
+_joint = partial(TABLE6.figure, "joint attention")
+
 FIGURES = (
-    TABLE3.figure("ViT-B, averaging", "params", "ViT-B averaging, parameters", params(_vit, temporal="averaging"),
-        _LESS),
-    TABLE3.figure("ViT-B, averaging", "GMACs", "ViT-B averaging, FLOPs", gmacs(_vit, temporal="averaging"),
+    _vit_averaging("params", "ViT-B averaging, parameters", params(_vit, temporal="averaging"), _LESS),
+    _vit_averaging("GMACs", "ViT-B averaging, FLOPs", gmacs(_vit, temporal="averaging"),
         "one class token for all frames, averaged in every block"),
-    TABLE3.figure("ViT-B, averaging", "GMACs", "the same with an image ViT per frame",
+    _vit_averaging("GMACs", "the same with an image ViT per frame",
         gmacs(TimmFramesConfig, image="vit_base_patch16_224", time_embed=False),
         "so this is not what the paper averages"),
-    TABLE6.figure("joint attention", "params", "ViT-B joint attention, parameters", params(_vit, temporal="joint"),
-        _LESS),
-    TABLE6.figure("joint attention", "GMACs", "ViT-B joint attention, FLOPs", gmacs(_vit, temporal="joint")),
-    TABLE1.figure("TimeSformer, IN-21K, 8 frames, 3×1", "GMACs", "TimeSformer, FLOPs", gmacs(_vit)),
-    TABLE1.figure("TimeSformer, IN-21K, 8 frames, 3×1", "params", "TimeSformer, parameters", params(_vit),
+    _joint("params", "ViT-B joint attention, parameters", params(_vit, temporal="joint"), _LESS),
+    _joint("GMACs", "ViT-B joint attention, FLOPs", gmacs(_vit, temporal="joint")),
+    _timesformer("GMACs", "TimeSformer, FLOPs", gmacs(_vit)),
+    _timesformer("params", "TimeSformer, parameters", params(_vit),
         "printed is the model for the 174 classes of Something-Something"),
-    TABLE1.figure("TimeSformer, IN-21K, 8 frames, 3×1", "params", "TimeSformer of 174 classes, parameters",
-        params(_vit, classes=174)),
-    TABLE1.figure("TimeSformer-L, IN-21K, 96 frames, 3×1", "GMACs", "TimeSformer-L, FLOPs",
-        gmacs(timesformer_l, style="torch"), "counted without layer norms; with them 2383"),
-    TABLE1.figure("TimeSformer-L, IN-21K, 96 frames, 3×1", "params", "TimeSformer-L, parameters", params(timesformer_l),
+    _timesformer("params", "TimeSformer of 174 classes, parameters", params(_vit, classes=174)),
+    _timesformer_l("GMACs", "TimeSformer-L, FLOPs", gmacs(timesformer_l, style="torch"),
+        "counted without layer norms; with them 2383"),
+    _timesformer_l("params", "TimeSformer-L, parameters", params(timesformer_l),
         "printed is TimeSformer's number for 174 classes and 8 frames"),
-    TABLE3.figure("ViT-B, ATA", "GMACs", "ViT-B attention and ATA, FLOPs", gmacs(_matched), _INFERRED,
-        where="Tables 3, 5-7"),
-    TABLE3.figure("ViT-B, ATA", "params", "the same, parameters", params(_matched), _MORE, where="Tables 3, 5-7"),
-    TABLE3.figure("ViT-B, ATA", "GMACs", "the public TimeSformer in its place", gmacs(_vit),
-        "our default: its weights load; the paper's number is another network's (A8)", where="Tables 3, 5-7"),
-    TABLE3.figure("ViT-B, ATA", "GMACs", "with the second layer norm only", gmacs(_vit, temporal_post_norm=True),
-        "both are needed", where="Tables 3, 5-7"),
-    TABLE3.figure("ViT-B, ATA", "GMACs", "with the class token only", gmacs(_vit, temporal_cls=True), "both are needed",
-        where="Tables 3, 5-7"),
-    TABLE1.figure("ATA, IN-21K, 32 frames, 3×1", "GMACs", "ATA, 32 frames, FLOPs", gmacs(partial(_matched, 32)),
-        _INFERRED, where="Tables 1, 2"),
-    TABLE1.figure("ATA, IN-21K, 32 frames, 3×1", "params", "ATA, 32 frames, parameters", params(partial(_matched, 32)),
-        _MORE, where="Tables 1, 2"),
-    TABLE1.figure("ATA, IN-21K, 32 frames, 3×1", "GMACs", "the public TimeSformer of 32 frames in its place",
-        gmacs(partial(_vit, frames=32)), "our default, as above", where="Tables 1, 2"),
-    TABLE3.figure("CycleMLP-B5, averaging", "params", "CycleMLP-B5 averaging, parameters",
-        params(partial(_images, cyclemlp_b5)), "printed in the column of FLOPs (A6)"),
-    TABLE3.figure("CycleMLP-B5, averaging", "GMACs", "CycleMLP-B5 averaging, FLOPs",
-        gmacs(partial(_images, cyclemlp_b5)), "printed in the column of parameters (A6); without Cycle FCs (A7)"),
-    TABLE3.figure("CycleMLP-B5, averaging", "GMACs", "the same with its Cycle FCs",
-        gmacs(partial(_images, cyclemlp_b5), style="torch"),
+    _vit_ata("GMACs", "ViT-B attention and ATA, FLOPs", gmacs(_matched), _INFERRED),
+    _vit_ata("params", "the same, parameters", params(_matched), _MORE),
+    _vit_ata("GMACs", "the public TimeSformer in its place", gmacs(_vit),
+        "our default: its weights load; the paper's number is another network's (A8)"),
+    _vit_ata("GMACs", "with the second layer norm only", gmacs(_vit, temporal_post_norm=True), "both are needed"),
+    _vit_ata("GMACs", "with the class token only", gmacs(_vit, temporal_cls=True), "both are needed"),
+    _ata_32("GMACs", "ATA, 32 frames, FLOPs", gmacs(partial(_matched, 32)), _INFERRED),
+    _ata_32("params", "ATA, 32 frames, parameters", params(partial(_matched, 32)), _MORE),
+    _ata_32("GMACs", "the public TimeSformer of 32 frames in its place", gmacs(partial(_vit, frames=32)),
+        "our default, as above"),
+    _cycle_averaging("params", "CycleMLP-B5 averaging, parameters", params(_cyclemlp),
+        "printed in the column of FLOPs (A6)"),
+    _cycle_averaging("GMACs", "CycleMLP-B5 averaging, FLOPs", gmacs(_cyclemlp),
+        "printed in the column of parameters (A6); without Cycle FCs (A7)"),
+    _cycle_averaging("GMACs", "the same with its Cycle FCs", gmacs(_cyclemlp, style="torch"),
         "what it truly computes: the paper's counter knows no deformable convolution (A7)"),
-    TABLE3.figure("CycleMLP-B5, ATA", "params", "CycleMLP-B5 attention and ATA, parameters",
-        params(partial(_images, cyclemlp_b5, attends=True))),
-    TABLE3.figure("CycleMLP-B5, ATA", "GMACs", "CycleMLP-B5 attention and ATA, FLOPs",
-        gmacs(partial(_images, cyclemlp_b5, attends=True)),
+    _cycle_ata("params", "CycleMLP-B5 attention and ATA, parameters", params(partial(_cyclemlp, attends=True))),
+    _cycle_ata("GMACs", "CycleMLP-B5 attention and ATA, FLOPs", gmacs(partial(_cyclemlp, attends=True)),
         "a temporal attention with a second layer norm before each of the 34 blocks, inferred"),
-    TABLE3.figure("CycleMLP-B5, ATA", "GMACs", "the same without the second layer norm",
-        gmacs(partial(_images, cyclemlp_b5, attends=True, post_norm=False)), "so the paper has one"),
-    TABLE3.figure("CycleMLP-B5, ATA", "GMACs", "the same with the norm and its Cycle FCs",
-        gmacs(partial(_images, cyclemlp_b5, attends=True), style="torch"),
-        "what it truly computes, layer norms not counted (A7)"),
-    TABLE3.figure("ConvNeXt-B, averaging", "params", "ConvNeXt-B averaging, parameters",
-        params(partial(_images, convnext_b))),
-    TABLE3.figure("ConvNeXt-B, averaging", "GMACs", "ConvNeXt-B averaging, FLOPs",
-        lambda: _norms_in_blocks_only(_images(convnext_b)),
+    _cycle_ata("GMACs", "the same without the second layer norm",
+        gmacs(partial(_cyclemlp, attends=True, post_norm=False)), "so the paper has one"),
+    _cycle_ata("GMACs", "the same with the norm and its Cycle FCs",
+        gmacs(partial(_cyclemlp, attends=True), style="torch"), "what it truly computes, layer norms not counted (A7)"),
+    _conv_averaging("params", "ConvNeXt-B averaging, parameters", params(_convnext)),
+    _conv_averaging("GMACs", "ConvNeXt-B averaging, FLOPs", lambda: _norms_in_blocks_only(_convnext()),
         "without the norms of stem and downsamplings, which the public code writes by hand and fvcore does not see"),
-    TABLE3.figure("ConvNeXt-B, averaging", "GMACs", "the same with all norms", gmacs(partial(_images, convnext_b)),
-        "what gesta cost counts, as above"),
-    TABLE3.figure("ConvNeXt-B, ATA", "params", "ConvNeXt-B attention and ATA, parameters",
-        params(partial(_images, convnext_b, attends=True)),
+    _conv_averaging("GMACs", "the same with all norms", gmacs(_convnext), "what gesta cost counts, as above"),
+    _conv_ata("params", "ConvNeXt-B attention and ATA, parameters", params(partial(_convnext, attends=True)),
         "a temporal attention with a second layer norm before each of the 36 blocks, inferred"),
-    TABLE3.figure("ConvNeXt-B, ATA", "params", "the same without the second layer norm",
-        params(partial(_images, convnext_b, attends=True, post_norm=False)), "so the paper has one"),
-    TABLE3.figure("ConvNeXt-B, ATA", "GMACs", "ConvNeXt-B attention and ATA, FLOPs",
-        lambda: _norms_in_blocks_only(_images(convnext_b, attends=True)), "norms counted as in averaging"),
-    TABLE3.figure("ConvNeXt-B, ATA", "GMACs", "the same without the second layer norm, FLOPs",
-        lambda: _norms_in_blocks_only(_images(convnext_b, attends=True, post_norm=False)), "so the paper has one"),
+    _conv_ata("params", "the same without the second layer norm",
+        params(partial(_convnext, attends=True, post_norm=False)), "so the paper has one"),
+    _conv_ata("GMACs", "ConvNeXt-B attention and ATA, FLOPs",
+        lambda: _norms_in_blocks_only(_convnext(attends=True)), "norms counted as in averaging"),
+    _conv_ata("GMACs", "the same without the second layer norm, FLOPs",
+        lambda: _norms_in_blocks_only(_convnext(attends=True, post_norm=False)), "so the paper has one"),
 )  # fmt: skip
 
 DECISIONS = (

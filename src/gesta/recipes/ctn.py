@@ -29,17 +29,9 @@ from gesta.recipes.miniatures import Miniature
 from gesta.recipes.published import Run, Table, gmacs, params, row
 
 Variant = Literal[
-    "ctn",
-    "ctn_a",
-    "ctn_tube",
-    "vivit",
-    "stem_7_stride_4",
-    "stem_5_stride_4",
-    "stem_without_norm",
-    "mapping_without_norm",
-    "mapping_5",
-    "mapping_5_without_norm",
-]
+    "ctn", "ctn_a", "ctn_tube", "vivit", "stem_7_stride_4", "stem_5_stride_4", "stem_without_norm",
+    "mapping_without_norm", "mapping_5", "mapping_5_without_norm",
+]  # fmt: skip
 Positions = Literal["none", "learned", "temporal"]
 
 _STRIDE_4: dict[str, Any] = {"stem_stride": 4, "stem_channels": 64, "stem_pool": False, "stem_norm": False}
@@ -121,23 +113,12 @@ def epic_kitchens(
 def training() -> TrainConfig:
     """Table 4.2; 16 videos per step over all processes."""
     return TrainConfig(
-        epochs=100,
-        batch_size=16,
-        optimizer="sgd",
-        lr=0.005,
-        momentum=0.9,
-        weight_decay=0.0,
-        schedule="cosine",
-        warmup_epochs=2.5,
-        warmup_lr=0.0,
-        min_lr=0.0,
-        clip_grad=1.0,
-        short_videos="clamp",
+        epochs=100, batch_size=16, optimizer="sgd", lr=0.005, momentum=0.9, weight_decay=0.0, clip_grad=1.0,
+        schedule="cosine", warmup_epochs=2.5, warmup_lr=0.0, min_lr=0.0, validate_every=10, short_videos="clamp",
         augment=Augment(
             crop="jitter", short_side=(256, 320), flip=0.5, color_jitter=0.4, hue=0.1, jitter_probability=0.8
         ),
-        validate_every=10,
-    )
+    )  # fmt: skip
 
 
 def _model(variant: Variant, positions: Positions, classes: int | dict[str, int]) -> CTNConfig:
@@ -152,15 +133,12 @@ def _name_parts(variant: Variant, positions: Positions, clips: int, crops: int) 
 
 
 MINIATURES = (
-    Miniature(
-        model=ctn_tiny,
-        keep=(
-            *("embed", "stem_pool", "stem_norm", "stem_relu"),
-            *("mapping", "mapping_norm", "mapping_dims", "mapping_start"),
-            *("positions", "norm", "gelu"),
-        ),
-    ),
-)
+    Miniature(model=ctn_tiny, keep=(
+        "embed", "stem_pool", "stem_norm", "stem_relu",
+        "mapping", "mapping_norm", "mapping_dims", "mapping_start",
+        "positions", "norm", "gelu",
+    )),
+)  # fmt: skip
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

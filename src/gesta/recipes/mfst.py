@@ -29,7 +29,7 @@ from gesta.config import replace
 from gesta.datasets.isogd import IsoGD
 from gesta.datasets.ntu import NTU
 from gesta.layers.cdc import Difference
-from gesta.models.mfst import MFSTConfig, mfst_base, mfst_large, mfst_tiny
+from gesta.models.mfst import mfst_base, mfst_large, mfst_tiny
 from gesta.models.two_stream import mfst_rgbd_tiny
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
@@ -37,28 +37,17 @@ from gesta.recipes.published import Row, Run, Table, params, row
 
 Modality = Literal["rgb", "depth"]
 Size = Literal["base", "large"]
+SIZES = {"base": mfst_base, "large": mfst_large}
 
 
 def training() -> TrainConfig:
     """Optimisation and augmentation for NTU RGB+D (§2.4.1)."""
     return TrainConfig(
-        epochs=100,
-        batch_size=64,
-        optimizer="sgd",
-        lr=0.01,
-        momentum=0.9,
-        weight_decay=3e-4,
-        schedule="cosine",
-        warmup_epochs=3,
-        warmup_lr=0.0,
-        min_lr=1e-5,
-        clip_grad=5.0,
-        sync_bn=True,
-        mixup=0.8,
-        label_smoothing=0.1,
+        epochs=100, batch_size=64, optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=3e-4, clip_grad=5.0,
+        schedule="cosine", warmup_epochs=3, warmup_lr=0.0, min_lr=1e-5, validate_every=0,
+        sync_bn=True, mixup=0.8, label_smoothing=0.1,
         augment=Augment(crop="jitter", short_side=(240, 240), flip=0.5, rotate=10),
-        validate_every=0,
-    )
+    )  # fmt: skip
 
 
 def ntu(
@@ -87,7 +76,7 @@ def ntu(
     name_parts += [] if scales == (1, 2, 4) else ["scales_" + "_".join(map(str, scales))]
     return Recipe(
         name="-".join(name_parts),
-        model=replace(_model(size), classes=60, cdc=cdc, theta=theta, residual=residual, scales=scales),
+        model=replace(SIZES[size](), classes=60, cdc=cdc, theta=theta, residual=residual, scales=scales),
         data=NTU(split=protocol, modality=modality, person_crop=True),
         train=training(),
         evaluate=EvaluateConfig(split="test", clips=1, crops=1, short_side=240),
@@ -115,21 +104,15 @@ def bm(modality: Modality = "rgb", size: Size = "large") -> Recipe:
     return recipe
 
 
-def _model(size: Size) -> MFSTConfig:
-    return mfst_large() if size == "large" else mfst_base()
-
-
 MINIATURES = (
-    Miniature(
-        model=mfst_tiny,
-        keep=(*("cdc", "theta", "residual", "branch_pool_t"), *("knn", "knn_temporal", "scales", "scale_mode", "fuse")),
-    ),
+    Miniature(model=mfst_tiny, keep=(
+        "cdc", "theta", "residual", "branch_pool_t", "knn", "knn_temporal", "scales", "scale_mode", "fuse"
+    )),
     Miniature(model=mfst_rgbd_tiny),
-)
+)  # fmt: skip
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
-
 
 _MISPRINT = "CV is printed so; its own paper has about 96.5"
 _FUSED = "gesta fuse of the two runs above"
@@ -139,7 +122,8 @@ def _protocols(modality: Modality) -> dict[str, Run]:
     return {"CS": partial(ntu, modality), "CV": partial(ntu, modality, "cross_view")}
 
 
-_both = partial(row, ("CS", "CV"))
+_both, _gestures = partial(row, ("CS", "CV")), partial(row, ("Accuracy",))
+_sizes, _streams = partial(row, ("CS", "params")), partial(row, ("RGB", "DEP"))
 
 TABLE1 = Table(source="Ma et al. 2023, Table 2.1 (NTU RGB+D)", columns=("CS", "CV"), rows=(
     _both("S-GCN, skeleton", (90.7, 69.2), note=_MISPRINT),
@@ -160,9 +144,6 @@ TABLE1 = Table(source="Ma et al. 2023, Table 2.1 (NTU RGB+D)", columns=("CS", "C
     _both("MFST-Large, RGB + depth", (94.6, 98.2), note=_FUSED),
 ))  # fmt: skip
 
-
-_gestures = partial(row, ("Accuracy",))
-
 TABLE2 = Table(source="Ma et al. 2023, Table 2.2 (IsoGD)", columns=("Accuracy",), rows=(
     _gestures("3DDSN, RGB", (46.08,)),
     _gestures("AttentionLSTM, RGB", (57.42,)),
@@ -180,8 +161,6 @@ TABLE2 = Table(source="Ma et al. 2023, Table 2.2 (IsoGD)", columns=("Accuracy",)
     _gestures("MFST-Large, RGB + depth", (68.47,), note=_FUSED),
 ))  # fmt: skip
 
-_sizes = partial(row, ("CS", "params"))
-
 TABLE3 = Table(source="Ma et al. 2023, Table 2.3 (NTU RGB+D, cross-subject, RGB)", columns=("CS", "params"), rows=(
     _sizes("De+Recouple, 64 frames", (90.3, 38.0), note='the paper writes "MB" for millions'),
     _sizes("MFST-Base, 32 frames", (90.5, 32.6), partial(ntu, size="base")),
@@ -189,18 +168,9 @@ TABLE3 = Table(source="Ma et al. 2023, Table 2.3 (NTU RGB+D, cross-subject, RGB)
 ))  # fmt: skip
 
 
-_streams = partial(row, ("RGB", "DEP"))
-
-
 def _stem(label: str, rgb: float, depth: float, cdc: Difference, theta: float) -> Row:
-    default = {"rgb": "st", "depth": "t"}
-
-    def run(modality: Modality) -> Run:
-        if (cdc, theta) == (default[modality], 0.6):
-            return partial(ntu, modality)
-        return partial(ntu, modality, cdc=cdc, theta=theta)
-
-    return _streams(label, (rgb, depth), {"RGB": run("rgb"), "DEP": run("depth")})
+    run = partial(ntu, cdc=cdc, theta=theta)
+    return _streams(label, (rgb, depth), {"RGB": run, "DEP": partial(run, "depth")})
 
 
 TABLE4 = Table(source="Ma et al. 2023, Table 2.4 (convolutions of the stem, NTU RGB+D, cross-subject)",
@@ -239,7 +209,6 @@ SOURCE = (
     "classes. The paper prints two sizes and no operations."
 )
 SUMMARY = "both printed sizes are met, by widths chosen for that: the paper prints none"
-
 
 _FITTED = "the paper prints no widths: ours (256, 256, 512, 512) are chosen so that both sizes come out (D2)"
 

@@ -20,24 +20,11 @@ def training() -> TrainConfig:
     operations of magnitude 7 (of 10, hence 21 of 30) are applied without it.
     """
     return TrainConfig(
-        epochs=200,
-        batch_size=64,
-        repeats=2,
-        optimizer="adamw",
-        lr=4e-4,
-        weight_decay=0.05,
-        schedule="cosine",
-        warmup_epochs=30,
-        warmup_lr=4e-6,
-        min_lr=4e-6,
-        clip_grad=1.0,
-        label_smoothing=0.1,
-        mixup=0.8,
-        cutmix=1.0,
-        precision="bf16-mixed",
+        epochs=200, batch_size=64, repeats=2, optimizer="adamw", lr=4e-4, weight_decay=0.05, clip_grad=1.0,
+        schedule="cosine", warmup_epochs=30, warmup_lr=4e-6, min_lr=4e-6, validate_every=0,
+        label_smoothing=0.1, mixup=0.8, cutmix=1.0, precision="bf16-mixed",
         augment=Augment(interpolation="bicubic", randaugment=4, magnitude=21, erasing=0.25),
-        validate_every=0,
-    )
+    )  # fmt: skip
 
 
 def testing() -> EvaluateConfig:
@@ -61,8 +48,7 @@ def hmdb51(split: int = 1) -> Recipe:
     """MViTv2-S without class token on HMDB-51 (Ye & Liang 2023, Table 1).   gesta train mvitv2.hmdb51"""
     recipe = ucf101()
     recipe.name = f"mvitv2_s-hmdb51-split{split}"
-    recipe.model.classes = 51
-    recipe.data = HMDB51(split=split)
+    recipe.model.classes, recipe.data = 51, HMDB51(split=split)
     return recipe
 
 

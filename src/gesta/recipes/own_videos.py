@@ -34,14 +34,9 @@ def finetune(
         model=model_config(model, dropout=0.2, drop_path=0.1),
         data=data or Folder(root=root),
         train=TrainConfig(
-            epochs=30,
-            batch_size=16,
-            lr=1e-4 if weights else 1e-3,
-            weight_decay=0.05,
-            warmup_epochs=2,
-            label_smoothing=0.1,
-            augment=Augment(scale=(0.5, 1.0), color_jitter=0.2, erasing=0.1),
+            epochs=30, batch_size=16, lr=1e-4 if weights else 1e-3, weight_decay=0.05, warmup_epochs=2,
+            label_smoothing=0.1, augment=Augment(scale=(0.5, 1.0), color_jitter=0.2, erasing=0.1),
         ),
         evaluate=EvaluateConfig(clips=4, crops=1),
         init=Init(weights=weights),
-    )
+    )  # fmt: skip

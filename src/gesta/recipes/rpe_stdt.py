@@ -52,20 +52,10 @@ VARIANTS: dict[Variant, Callable[[], RPESTDTConfig]] = {
 def training() -> TrainConfig:
     """Optimisation and augmentation (§3.4.2)."""
     return TrainConfig(
-        epochs=100,
-        batch_size=16,
-        optimizer="sgd",
-        lr=0.005,
-        momentum=0.9,
-        weight_decay=0.0,
-        schedule="cosine",
-        warmup_epochs=2.5,
-        warmup_lr=0.0,
-        min_lr=0.0,
-        clip_grad=1.0,
+        epochs=100, batch_size=16, optimizer="sgd", lr=0.005, momentum=0.9, weight_decay=0.0, clip_grad=1.0,
+        schedule="cosine", warmup_epochs=2.5, warmup_lr=0.0, min_lr=0.0, validate_every=0,
         augment=Augment(crop="jitter", short_side=(256, 320), flip=0.5),
-        validate_every=0,
-    )
+    )  # fmt: skip
 
 
 def testing() -> EvaluateConfig:
@@ -128,8 +118,7 @@ def hmdb51(
     """
     recipe = ucf101(variant, shared, bucket, subsample, layers, split, sampling)
     recipe.name = recipe.name.replace("ucf101", "hmdb51")
-    recipe.model.classes = 51
-    recipe.data = HMDB51(split=split)
+    recipe.model.classes, recipe.data = 51, HMDB51(split=split)
     return recipe
 
 
@@ -147,21 +136,17 @@ def diving48(
     """
     recipe = ucf101(variant, shared, bucket, subsample, layers, sampling=sampling)
     recipe.name = recipe.name.replace("ucf101", "diving48").removesuffix("-split1")
-    recipe.model.classes = 48
-    recipe.data = Diving48()
+    recipe.model.classes, recipe.data = 48, Diving48()
     return recipe
 
 
 MINIATURES = (
-    Miniature(
-        model=rpe_stdt_tiny,
-        keep=(
-            *("relative", "absolute", "bucket", "method", "ratio", "shared", "rpe_on"),
-            *("temporal_depth", "temporal_qkv_bias", "temporal_pos"),
-            *("subsample", "subsample_layers", "subsample_mode", "topk_score", "topk_again", "topk_per_head"),
-        ),
-    ),
-)
+    Miniature(model=rpe_stdt_tiny, keep=(
+        "relative", "absolute", "bucket", "method", "ratio", "shared", "rpe_on",
+        "temporal_depth", "temporal_qkv_bias", "temporal_pos",
+        "subsample", "subsample_layers", "subsample_mode", "topk_score", "topk_again", "topk_per_head",
+    )),
+)  # fmt: skip
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -253,7 +238,6 @@ SUMMARY = (
     "FLOPs are met only without the products of queries, keys and values, and with positions on queries and keys; "
     "the printed parameters belong to several different networks"
 )
-
 
 _params = partial(params, classes=101)
 

@@ -15,7 +15,6 @@ are not printed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -28,8 +27,7 @@ from gesta.models.r3d import r3d_tiny
 from gesta.models.st_manet import st_manet_50, st_manet_tiny
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
-from gesta.recipes.published import Figure, Row, Table, row
-from gesta.records import DataConfig
+from gesta.recipes.published import Figure, Row, Run, Table, row
 
 Variant = Literal["full", "resnet", "tda", "sda", "tda_sda", "mf"]
 
@@ -66,7 +64,21 @@ def ucf101(
         lambda2: weight of the temporal loss (Fig. 5).
         lr: learning rate at first (Fig. 5).
     """
-    return _recipe("ucf101", UCF101(split=split), 101, f"split{split}", variant, stage, lambda1, lambda2, lr)
+    model = replace(st_manet_50(), classes=101, lambda1=lambda1, lambda2=lambda2, **CHANGES[variant])
+    name_parts = ["st_manet-ucf101", variant, f"split{split}"]
+    if stage is not None:
+        model.head_stages = (stage,)
+        name_parts.append(f"stage{stage}")
+    name_parts += [f"lambda1_{lambda1:g}"] * (lambda1 != 0.01) + [f"lambda2_{lambda2:g}"] * (lambda2 != 0.001)
+    name_parts += [f"lr_{lr:g}"] * (lr != 0.01)
+    return Recipe(
+        name="-".join(name_parts),
+        model=model,
+        data=UCF101(split=split),
+        train=training(lr),
+        evaluate=testing(),
+        paper="Wang 2024, Tables 3 and 4, Figs. 4 to 6",
+    )
 
 
 def hmdb51(
@@ -78,7 +90,10 @@ def hmdb51(
     lr: float = 0.01,
 ) -> Recipe:
     """ST-MANet on HMDB-51 (Wang 2024, Table 3); arguments as of :func:`ucf101`.   gesta train st_manet.hmdb51"""
-    return _recipe("hmdb51", HMDB51(split=split), 51, f"split{split}", variant, stage, lambda1, lambda2, lr)
+    recipe = ucf101(variant, split, stage, lambda1, lambda2, lr)
+    recipe.name = recipe.name.replace("ucf101", "hmdb51")
+    recipe.model.classes, recipe.data = 51, HMDB51(split=split)
+    return recipe
 
 
 def diving48(
@@ -94,26 +109,19 @@ def diving48(
     Args:
         version: of the lists; the paper's 18,404 videos are those of version 1, version 2 has 16,997.
     """
-    return _recipe("diving48", Diving48(version=version), 48, f"v{version}", variant, stage, lambda1, lambda2, lr)
+    recipe = ucf101(variant, 1, stage, lambda1, lambda2, lr)
+    recipe.name = recipe.name.replace("ucf101", "diving48").replace("split1", f"v{version}")
+    recipe.model.classes, recipe.data = 48, Diving48(version=version)
+    return recipe
 
 
 def training(lr: float = 0.01) -> TrainConfig:
     """§4.1: 90 epochs of SGD, a tenth of the learning rate every 15; 64 frames, every second of them."""
     return TrainConfig(
-        epochs=90,
-        batch_size=32,
-        optimizer="sgd",
-        lr=lr,
-        momentum=0.9,
-        weight_decay=1e-3,
-        decay_biases=True,
-        schedule="steps",
-        milestones=(15, 30, 45, 60, 75),
-        gamma=0.1,
-        clip_grad=None,
+        epochs=90, batch_size=32, optimizer="sgd", lr=lr, momentum=0.9, weight_decay=1e-3, decay_biases=True,
+        schedule="steps", milestones=(15, 30, 45, 60, 75), gamma=0.1, clip_grad=None, validate_every=15,
         augment=Augment(crop="short_side", scale=(0.5, 1.0), flip=0.5),
-        validate_every=15,
-    )
+    )  # fmt: skip
 
 
 def testing() -> EvaluateConfig:
@@ -121,47 +129,16 @@ def testing() -> EvaluateConfig:
     return EvaluateConfig(coverage="contiguous", crops=1, short_side=224)
 
 
-def _recipe(
-    name: str,
-    data: DataConfig,
-    classes: int,
-    part: str,
-    variant: Variant,
-    stage: int | None,
-    lambda1: float,
-    lambda2: float,
-    lr: float,
-) -> Recipe:
-    model = replace(st_manet_50(), classes=classes, lambda1=lambda1, lambda2=lambda2, **CHANGES[variant])
-    name_parts = ["st_manet", name, variant, part]
-    if stage is not None:
-        model.head_stages = (stage,)
-        name_parts.append(f"stage{stage}")
-    name_parts += [f"lambda1_{lambda1:g}"] * (lambda1 != 0.01) + [f"lambda2_{lambda2:g}"] * (lambda2 != 0.001)
-    name_parts += [f"lr_{lr:g}"] * (lr != 0.01)
-    return Recipe(
-        name="-".join(name_parts),
-        model=model,
-        data=data,
-        train=training(lr),
-        evaluate=testing(),
-        paper="Wang 2024, Tables 3 and 4, Figs. 4 to 6",
-    )
-
-
 MINIATURES = (
-    Miniature(
-        model=st_manet_tiny,
-        keep=(
-            *("tda", "sda", "mf", "tda_stages", "sda_stages", "head_stages"),
-            *("second_softmax", "attention_scale", "attn_out_norm"),
-            *("tda_embed", "tda_value", "tda_out", "tda_branch_norm", "tda_first", "tda_final"),
-            *("sda_qk_reduction", "sda_v_reduction", "stage_sum", "fusion_pool"),
-            *("diversity", "lambda1", "lambda2", "pairs"),
-        ),
-    ),
+    Miniature(model=st_manet_tiny, keep=(
+        "tda", "sda", "mf", "tda_stages", "sda_stages", "head_stages",
+        "second_softmax", "attention_scale", "attn_out_norm",
+        "tda_embed", "tda_value", "tda_out", "tda_branch_norm", "tda_first", "tda_final",
+        "sda_qk_reduction", "sda_v_reduction", "stage_sum", "fusion_pool",
+        "diversity", "lambda1", "lambda2", "pairs",
+    )),
     Miniature(model=r3d_tiny),
-)
+)  # fmt: skip
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -170,7 +147,7 @@ DATASETS = ("UCF101", "HMDB51", "Diving48")
 OURS = {"UCF101": 96.05, "HMDB51": 68.72, "Diving48": 72.15}
 
 
-def _runs(**changes: Any) -> dict[str, Callable[..., Recipe]]:
+def _runs(**changes: Any) -> dict[str, Run]:
     """The same run on the three data sets."""
     return {column: partial(make, **changes) for column, make in zip(DATASETS, (ucf101, hmdb51, diving48))}
 
@@ -254,18 +231,15 @@ def more_work(**changes: Any) -> float:
     return 100 * (ours / trunk - 1)
 
 
-def _more(**changes: Any) -> Callable[[], float]:
-    return lambda: more_work(**changes)
-
-
 FIGURES = (
-    Figure("ST-MANet over 3-D ResNet-50, FLOPs", "§4.5", "24", "%", _more(),
+    Figure("ST-MANet over 3-D ResNet-50, FLOPs", "§4.5", "24", "%", more_work,
         "SDA's channels are reduced by 8 and 4 so that it is met (M8); 75.9 M parameters for 46.4 M"),
-    Figure("the same, the branch aggregates P as in Eq. 2", "§4.5", "24", "%", _more(tda_value="branch"),
+    Figure("the same, the branch aggregates P as in Eq. 2", "§4.5", "24", "%", partial(more_work, tda_value="branch"),
         "meets it too if ε is computed at full size before its pooling (M4)"),
     Figure("the same, SDA only reshapes as in §3.3", "§4.5", "24", "%",
-        _more(sda_qk_reduction=None, sda_v_reduction=None), "SDA alone then costs 26.7 %"),
-    Figure("the same, ε' a dense convolution", "§4.5", "24", "%", _more(tda_out="dense"), "so it is depth-wise (M6)"),
+        partial(more_work, sda_qk_reduction=None, sda_v_reduction=None), "SDA alone then costs 26.7 %"),
+    Figure("the same, ε' a dense convolution", "§4.5", "24", "%", partial(more_work, tda_out="dense"),
+        "so it is depth-wise (M6)"),
 )  # fmt: skip
 
 DECISIONS = (

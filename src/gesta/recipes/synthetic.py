@@ -14,13 +14,8 @@ def demo(root: str = "data/marionette") -> Recipe:
         model=model_config("stan_mvitv2_tiny"),
         data=Marionette(root=root, held_out="both"),
         train=TrainConfig(
-            epochs=60,
-            batch_size=16,
-            lr=1e-3,
-            warmup_epochs=1,
-            label_smoothing=0.1,
+            epochs=60, batch_size=16, lr=1e-3, warmup_epochs=1, label_smoothing=0.1, validate_every=10,
             augment=Augment(scale=(0.7, 1.0), color_jitter=0.1),
-            validate_every=10,
         ),
         evaluate=EvaluateConfig(clips=2, crops=1),
-    )
+    )  # fmt: skip

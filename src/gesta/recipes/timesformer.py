@@ -35,21 +35,10 @@ SPAN = 256
 def training() -> TrainConfig:
     """Optimisation, and augmentation for Kinetics-400."""
     return TrainConfig(
-        epochs=30,
-        batch_size=64,
-        optimizer="sgd",
-        lr=0.005,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=1e-4,
-        decay_biases=True,
-        schedule="steps",
-        milestones=(21, 27),
-        clip_grad=None,
-        short_videos="clamp",
-        augment=Augment(crop="jitter", short_side=(256, 320), flip=0.5),
-        validate_every=0,
-    )
+        epochs=30, batch_size=64, optimizer="sgd", lr=0.005, momentum=0.9, nesterov=True, weight_decay=1e-4,
+        decay_biases=True, schedule="steps", milestones=(21, 27), clip_grad=None, validate_every=0,
+        short_videos="clamp", augment=Augment(crop="jitter", short_side=(256, 320), flip=0.5),
+    )  # fmt: skip
 
 
 def testing(clips: int = 1) -> EvaluateConfig:
@@ -99,10 +88,5 @@ def views(clips: int) -> str:
     return f"-{clips}clips" if clips != 1 else ""
 
 
-MINIATURES = (
-    Miniature(
-        model=timesformer_tiny,
-        keep=("temporal", "around", "temporal_cls", "temporal_post_norm"),
-        blocks=("ata_blocks",),
-    ),
-)
+_KEPT = ("temporal", "around", "temporal_cls", "temporal_post_norm")
+MINIATURES = (Miniature(model=timesformer_tiny, keep=_KEPT, blocks=("ata_blocks",)),)
