@@ -128,6 +128,12 @@ def suggest(word: str, known: Collection[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Refuse a value that is none of the strings of a ``Literal`` type; the error calls it by ``name``."""
+    if value not in (known := typing.get_args(choices)):
+        raise GestaError(f"{name} cannot be {value!r}{suggest(value, known)} (possible: {', '.join(known)})")
+
+
 def format_value(value: Any) -> str:
     """A value as users write it: elements of a tuple with spaces between them."""
     if isinstance(value, list | tuple):

@@ -22,9 +22,9 @@ import os
 import re
 import sys
 from collections.abc import Collection
-from typing import Literal, get_args
+from typing import Literal
 
-from gesta.config import config, suggest
+from gesta.config import check_choice, config
 from gesta.data.listfile import read_text
 from gesta.data.locate import check_root, entries_below
 from gesta.errors import GestaError
@@ -111,11 +111,7 @@ class NTU(DataConfig):
             GestaError: the folder is missing, or a field is impossible.
         """
         depth = depth_settings(self.modality, self.depth_encoding, self.depth_range)
-        if self.split not in get_args(Protocol):
-            raise GestaError(
-                f"data.split cannot be {self.split!r}{suggest(self.split, get_args(Protocol))} "
-                f"(possible: {', '.join(get_args(Protocol))})"
-            )
+        check_choice("data.split", self.split, Protocol)
         if not set(self.setups) <= set(PERFORMERS):
             raise GestaError(f"data.setups {self.setups}: NTU RGB+D has the setups 1 to {max(PERFORMERS)}")
         check_root(self.root)

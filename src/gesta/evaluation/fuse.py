@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gesta.config import suggest
+from gesta.config import check_choice
 from gesta.errors import GestaError
 from gesta.evaluation.compare import positions
 from gesta.evaluation.result import Environment, ModelSource, Protocol, Result, json_hash
@@ -47,8 +47,7 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
     Raises:
         GestaError: fewer than two results, other videos, labels or classes, or no results to learn from.
     """
-    if by not in get_args(By):
-        raise GestaError(f"--by cannot be {by!r}{suggest(by, get_args(By))} (possible: {', '.join(get_args(By))})")
+    check_choice("--by", by, By)
     if bool(fit) != (by == "learned") or (fit and len(fit) != len(results)):
         raise GestaError(
             "learned weights (--by learned) need as many results to learn from, of the same models in the same order "

@@ -20,7 +20,6 @@ n clips, so a set can be made larger later. Frames are described in :mod:`gesta.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -29,8 +28,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from gesta.config import config, suggest
+from gesta.config import check_choice, config, suggest
 from gesta.errors import GestaError
+from gesta.marionette.encode import remove_partial
 from gesta.marionette.files import (
     MANIFEST,
     VERSION,
@@ -123,11 +123,7 @@ class Marionette(DataConfig):
             GestaError: the folder holds no finished Marionette set (or none with depth), or a field is misspelt.
         """
         depth = depth_settings(self.modality, self.depth_encoding, self.depth_range)
-        if self.held_out not in get_args(HeldOut):
-            raise GestaError(
-                f"held_out cannot be {self.held_out!r}{suggest(self.held_out, get_args(HeldOut))} "
-                f"(possible: {', '.join(get_args(HeldOut))})"
-            )
+        check_choice("held_out", self.held_out, HeldOut)
         manifest = read_manifest(Path(self.root))
         if not manifest or not manifest["clips"]:
             state = "an unfinished" if manifest else "no"
@@ -138,19 +134,19 @@ class Marionette(DataConfig):
             raise GestaError(
                 f"{self.root} was made without depth; add it: gesta data make marionette {self.root} --depth"
             )
-        files, seed = _ClipPaths(Path(self.root), family_of(manifest)), manifest["seed"]
+        family, seed = family_of(manifest), manifest["seed"]
         records = []
-        for clip in family_clips(files.family, manifest["clips"], seed):
+        for clip in family_clips(family, manifest["clips"], seed):
             if split_of(clip, self.held_out) != split:
                 continue
-            files_of_clip = files_of_modality(self.modality, str(files.video(clip)), str(files.depth(clip)), depth)
+            name, video, depth_maps = _clip_files(Path(self.root), family, clip)
+            files = files_of_modality(self.modality, str(video), str(depth_maps), depth)
             if clip.action:
-                records.append(Record(**files_of_clip, name=files.name(clip), label=clip.action - 1))
+                records.append(Record(**files, name=name, label=clip.action - 1))
                 continue
-            for number, segment in enumerate(segments(clip, seed)):
-                label = {"verb": VERBS.index(segment.verb), "noun": NOUNS.index(segment.noun)}
-                name = f"{clip}_{number}"
-                records.append(Record(**files_of_clip, name=name, label=label, start=segment.start, end=segment.end))
+            for n, (start, end, verb, noun) in enumerate(segments(clip, seed)):
+                label = {"verb": VERBS.index(verb), "noun": NOUNS.index(noun)}
+                records.append(Record(**files, name=f"{clip}_{n}", label=label, start=start, end=end))
         return records
 
     def classes(self) -> ClassNames:
@@ -186,21 +182,10 @@ def _classes(family: str) -> ClassNames:
     return {"verb": list(VERBS), "noun": list(NOUNS)} if family == "kitchen" else list(FAMILIES[family])
 
 
-@dataclass(frozen=True, slots=True)
-class _ClipPaths:
-    """Paths of the files of a family's clips."""
-
-    root: Path
-    family: str
-
-    def name(self, clip: ClipName) -> str:
-        return f"{list(FAMILIES[self.family])[clip.action - 1] if clip.action else self.family}/{clip}.mp4"
-
-    def video(self, clip: ClipName) -> Path:
-        return self.root / "videos" / self.name(clip)
-
-    def depth(self, clip: ClipName) -> Path:
-        return self.root / "depth" / self.name(clip).removesuffix(".mp4")
+def _clip_files(root: Path, family: str, clip: ClipName) -> tuple[str, Path, Path]:
+    """The name of a clip's record, its video, and the folder of its depth maps."""
+    name = f"{list(FAMILIES[family])[clip.action - 1] if clip.action else family}/{clip}"
+    return f"{name}.mp4", root / "videos" / f"{name}.mp4", root / "depth" / name
 
 
 def split_of(clip: ClipName, held_out: HeldOut = "both") -> SplitName:
@@ -296,16 +281,14 @@ def make_set(
         write_text(root / labels_file(space), "".join(f"{name}\n" for name in names))
     clips, depth = max(clips, manifest["clips"]), depth or bool(manifest.get("depth"))
     clips = -(-clips // ACTIONS_PER_VIDEO) * ACTIONS_PER_VIDEO if family == "kitchen" else clips
-    # what a stopped call left half written
-    for part in root.glob("videos/*/.*.part"):
-        part.unlink(missing_ok=True)
-    for part in root.glob("depth/*/.*.part"):
-        shutil.rmtree(part, ignore_errors=True)
-    paths, planned = _ClipPaths(root, family), family_clips(family, clips, seed)
-    files = {clip: (paths.video(clip), paths.depth(clip) if depth else None) for clip in planned}
-    missing = {clip: pair for clip, pair in files.items() if not all(path.exists() for path in pair if path)}
-    jobs = [(clip, seed, size, *pair, family, lighting) for clip, pair in missing.items()]
-    for _ in track(run_in_processes(make_clip, jobs, workers), f"making {root}", total=len(missing)):
+    for part in [*root.glob("videos/*/.*.part"), *root.glob("depth/*/.*.part")]:  # what a stopped call left
+        remove_partial(part)
+    planned, jobs = family_clips(family, clips, seed), []
+    for clip in planned:
+        _, video, depth_maps = _clip_files(root, family, clip)
+        if not video.exists() or (depth and not depth_maps.exists()):
+            jobs.append((clip, seed, size, video, depth_maps if depth else None, family, lighting))
+    for _ in track(run_in_processes(make_clip, jobs, workers), f"making {root}", total=len(jobs)):
         pass
     if family == "kitchen":
         write_text(root / "segments.csv", _segment_list(planned, seed))
@@ -316,7 +299,7 @@ def make_set(
         for held_out in get_args(HeldOut)
     }
     seconds = round(time.monotonic() - begin, 1)
-    return MakeSummary(str(root), clips, len(missing), seconds, size, _classes(family), splits)
+    return MakeSummary(str(root), clips, len(jobs), seconds, size, _classes(family), splits)
 
 
 def _check_arguments(clips: int, seed: int, workers: int | None, size: int, family: str, lighting: str) -> None:
@@ -328,11 +311,7 @@ def _check_arguments(clips: int, seed: int, workers: int | None, size: int, fami
         )
     if family not in FAMILIES:
         raise GestaError(f"there is no family {family!r}{suggest(family, FAMILIES)} (known: {', '.join(FAMILIES)})")
-    if lighting not in get_args(Lighting):
-        raise GestaError(
-            f"lighting cannot be {lighting!r}{suggest(lighting, get_args(Lighting))} "
-            f"(possible: {', '.join(get_args(Lighting))})"
-        )
+    check_choice("lighting", lighting, Lighting)
 
 
 def _segment_list(clips: list[ClipName], seed: int) -> str:

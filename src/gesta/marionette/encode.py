@@ -43,7 +43,7 @@ def write_video(frames: Array, path: Path, codec: str, rate: Fraction) -> None:
         GestaError: it cannot be written.
     """
     encoder, tag, options = CODECS[codec]
-    with _complete(path) as part:
+    with complete(path) as part:
         with av.open(str(part), "w", format=path.suffix[1:]) as container:
             stream: Any = container.add_stream(encoder, rate=rate, options=options)
             stream.height, stream.width = frames.shape[1:3]
@@ -65,7 +65,7 @@ def _picture(image: Array) -> av.VideoFrame:
 
 def write_pictures(frames: Array, folder: Path) -> None:
     """Write ``00001.jpg`` and so on."""
-    with _complete(folder) as part:
+    with complete(folder) as part:
         part.mkdir()
         for number, image in enumerate(frames, 1):
             Image.fromarray(image).save(part / f"{number:05d}.jpg", quality=92)
@@ -73,14 +73,14 @@ def write_pictures(frames: Array, folder: Path) -> None:
 
 def write_depth(metres: Array, folder: Path, prefix: str = "") -> None:
     """Write ``Depth-00000001.png`` and so on: 16 bits, millimetres, 0 where there is nothing."""
-    with _complete(folder) as part:
+    with complete(folder) as part:
         part.mkdir()
         for number, image in enumerate(np.minimum(1000 * metres + 0.5, 65_535).astype(np.uint16), 1):
             Image.fromarray(image).save(part / f"{prefix}Depth-{number:08d}.png", compress_level=1)
 
 
 @contextmanager
-def _complete(path: Path) -> Iterator[Path]:
+def complete(path: Path) -> Iterator[Path]:
     """Another name beside ``path``, that becomes ``path`` at the end, or is removed."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -88,8 +88,13 @@ def _complete(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except (OSError, FFmpegError) as error:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        remove_partial(part)
         raise GestaError(f"{path} cannot be written ({error}); free some space or choose another folder") from None
+
+
+def remove_partial(part: Path) -> None:
+    """Remove a file or folder that was not finished."""
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        part.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gesta.errors import GestaError
+from gesta.marionette.encode import complete
 from gesta.processes import ignore_interrupts
 
 VERSION = 1
@@ -65,13 +66,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text, complete or not at all, without converting its line ends."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with complete(path) as part:
         part.write_text(text, encoding="utf-8", newline="")
-        part.replace(path)
-    except OSError as error:
-        raise GestaError(f"{path} cannot be written ({error}); choose another folder") from None
 
 
 def run_in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int | None) -> Iterator[None]:

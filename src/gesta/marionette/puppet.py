@@ -9,15 +9,18 @@ index 1 the left. T: frames.
 from __future__ import annotations
 
 import colorsys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gesta.marionette.renderer import Array, Box, Cone
 
 SUBJECTS = 14
 SIDES = np.array([-1.0, 1.0])
 """The sign of x on the right and on the left."""
+FLIP = np.array([-1.0, 1.0, 1.0])
+"""Multiplies a vector, or an array of them, to exchange left and right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,16 @@ class Body:
         """Height of the hip when standing, knees almost straight."""
         return self.ankle + 0.985 * self.leg
 
+    def cone(
+        self, a: Array, b: Array, ra: float, rb: float, colour: Array, cloth: bool = False, shadow: bool = True
+    ) -> Cone:
+        """A rounded cone whose radii are given in body heights; ``cloth`` has the subject's stripes."""
+        h, stripes = self.height, self.stripes if cloth else 0.0
+        return Cone(a, b, ra * h, rb * h, colour, self.trim if stripes else None, stripes, shadow)
+
 
 _SKIN = np.array([[236, 188, 160], [198, 134, 98], [120, 76, 54], [224, 172, 132], [160, 104, 72]], dtype=float)
-_HAIR = np.array(
-    [[38, 28, 26], [104, 64, 34], [206, 164, 84], [70, 40, 28], [150, 146, 146], [150, 62, 30]], dtype=float
-)
+_HAIR = np.array([[38, 28, 26], [104, 64, 34], [206, 164, 84], [70, 40, 28], [150, 146, 146], [150, 62, 30]], float)
 _STYLES = ("short", "long", "cap", "short", "bun", "short", "long", "bald")
 
 
@@ -128,34 +136,22 @@ class Pose:
 
     def mirrored(self) -> Pose:
         """The same motion with left and right exchanged."""
-        flip = np.array([-1.0, 1.0, 1.0])
-        return Pose(
-            pelvis=self.pelvis * flip,
-            lean=self.lean,
+        return replace(
+            self,
+            pelvis=self.pelvis * FLIP,
             twist=-self.twist,
-            nod=self.nod,
-            wrists=self.wrists[:, ::-1] * flip,
-            ankles=self.ankles[:, ::-1] * flip,
-            elbows=self.elbows[::-1] * flip,
-            knees=self.knees[::-1] * flip,
+            wrists=self.wrists[:, ::-1] * FLIP,
+            ankles=self.ankles[:, ::-1] * FLIP,
+            elbows=self.elbows[::-1] * FLIP,
+            knees=self.knees[::-1] * FLIP,
             toes=self.toes[:, ::-1],
-            turn=None if self.turn is None else self.turn * np.outer(flip, flip),
+            turn=None if self.turn is None else self.turn * np.outer(FLIP, FLIP),
         )
 
     def backwards(self) -> Pose:
         """The same motion with the order of frames reversed."""
-        return Pose(
-            pelvis=self.pelvis[::-1],
-            lean=self.lean[::-1],
-            twist=self.twist[::-1],
-            nod=self.nod[::-1],
-            wrists=self.wrists[::-1],
-            ankles=self.ankles[::-1],
-            elbows=self.elbows,
-            knees=self.knees,
-            toes=self.toes[::-1],
-            turn=None if self.turn is None else self.turn[::-1],
-        )
+        moving = ["pelvis", "lean", "twist", "nod", "wrists", "ankles", "toes", *["turn"] * (self.turn is not None)]
+        return replace(self, **{name: getattr(self, name)[::-1] for name in moving})
 
 
 def rotation(yaw: Array, pitch: Array) -> Array:
@@ -166,9 +162,14 @@ def rotation(yaw: Array, pitch: Array) -> Array:
     return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
+def both_sides(out: ArrayLike, up: ArrayLike, ahead: ArrayLike) -> Array:
+    """A vector on the right and its mirror image on the left, ``(2, 3)``; each number may be one or differ by side."""
+    return np.stack(np.broadcast_arrays(SIDES * out, up, ahead), -1)
+
+
 def shoulders(body: Body, pelvis: Array, lean: Array, twist: Array) -> Array:
     """Shoulder joints ``(T, 2, 3)``."""
-    local = np.stack([SIDES * body.shoulder, np.full(2, body.trunk), np.zeros(2)], -1)
+    local = both_sides(body.shoulder, body.trunk, 0.0)
     return pelvis[:, None] + np.einsum("tij,sj->tsi", rotation(twist, lean), local)
 
 
@@ -198,32 +199,30 @@ def two_bones(start: Array, end: Array, first: float, second: float, hint: Array
 
 def body_solids(body: Body, pose: Pose) -> list[Cone]:
     """The solids of a subject in a pose."""
-    h, build = body.height, body.build
+    h, build, cone, shirt = body.height, body.build, body.cone, body.shirt
     trunk = rotation(pose.twist, pose.lean)
     hips_turn = rotation(0.35 * pose.twist, 0 * pose.lean)
     shoulder = shoulders(body, pose.pelvis, pose.lean, pose.twist)
     hip = np.stack([_attached(hips_turn, pose.pelvis, side * body.hip, 0, 0) for side in SIDES], 1)
-    solids = _Solids(body)
-    add = solids.add
-
-    shirt, trousers = body.shirt, body.trousers
-    up = body.trunk
+    up, solids = body.trunk, list[Cone]()
     for side in SIDES:  # chest to waist: two rounded cones that overlap
         top = _attached(trunk, pose.pelvis, side * 0.46 * body.shoulder, up - 0.05 * h, 0.004 * h)
         waist = _attached(hips_turn, pose.pelvis, side * 0.5 * body.hip, 0.045 * h, 0.004 * h)
-        add(waist, top, 0.06 * build, 0.068 * build, shirt, cloth=True)
-    add(shoulder[:, 0], shoulder[:, 1], 0.042 * build, 0.042 * build, shirt)
+        solids.append(cone(waist, top, 0.06 * build, 0.068 * build, shirt, cloth=True))
     chest = [_attached(trunk, pose.pelvis, side * 0.42 * body.shoulder, up - 0.062 * h, 0.012 * h) for side in SIDES]
-    add(chest[0], chest[1], 0.066 * build, 0.066 * build, shirt)
-    add(hip[:, 0], hip[:, 1], 0.064 * build, 0.064 * build, trousers)
-    _add_head(solids, pose, _attached(trunk, pose.pelvis, 0, up, 0.0))
-    _add_limbs(solids, pose, shoulder, hip)
+    solids += [
+        cone(shoulder[:, 0], shoulder[:, 1], 0.042 * build, 0.042 * build, shirt),
+        cone(chest[0], chest[1], 0.066 * build, 0.066 * build, shirt),
+        cone(hip[:, 0], hip[:, 1], 0.064 * build, 0.064 * build, body.trousers),
+        *_head(body, pose, _attached(trunk, pose.pelvis, 0, up, 0.0)),
+        *_limbs(body, pose, shoulder, hip),
+    ]
     if pose.turn is not None:
-        for cone in solids.cones:
-            ends = np.stack([cone.a, cone.b], 1) - pose.pelvis[:, None]
+        for solid in solids:
+            ends = np.stack([solid.a, solid.b], 1) - pose.pelvis[:, None]
             ends = pose.pelvis[:, None] + np.einsum("tij,tsj->tsi", pose.turn, ends)
-            cone.a, cone.b = ends[:, 0], ends[:, 1]
-    return solids.cones
+            solid.a, solid.b = ends[:, 0], ends[:, 1]
+    return solids
 
 
 def _attached(turn: Array, base: Array, x: float, y: float, z: float) -> Array:
@@ -231,70 +230,58 @@ def _attached(turn: Array, base: Array, x: float, y: float, z: float) -> Array:
     return base + turn @ np.array([x, y, z])
 
 
-class _Solids:
-    """Collects the solids of one body, whose radii are given in body heights."""
-
-    def __init__(self, body: Body) -> None:
-        self.body = body
-        self.cones: list[Cone] = []
-
-    def add(
-        self, a: Array, b: Array, ra: float, rb: float, colour: Array, cloth: bool = False, shadow: bool = True
-    ) -> None:
-        """Add a rounded cone; ``cloth`` has the subject's stripes."""
-        h, stripes = self.body.height, self.body.stripes if cloth else 0.0
-        self.cones.append(Cone(a, b, ra * h, rb * h, colour, self.body.trim if stripes else None, stripes, shadow))
-
-
-def _add_head(solids: _Solids, pose: Pose, neck: Array) -> None:
-    body, add = solids.body, solids.add
-    h, skin = body.height, body.skin
+def _head(body: Body, pose: Pose, neck: Array) -> list[Cone]:
+    h, skin, cone = body.height, body.skin, body.cone
     turn = rotation(0.5 * pose.twist, 0.5 * pose.lean + pose.nod)
     head = neck + turn @ np.array([0, 0.098 * h, 0.012 * h])
-    add(neck, neck + 0.7 * (head - neck), 0.032, 0.03, skin, shadow=False)
-    add(_attached(turn, head, 0, -0.022 * h, 0.008 * h), _attached(turn, head, 0, 0.02 * h, 0), 0.05, 0.062, skin)
-    nose = [_attached(turn, head, 0, y * h, 0.058 * h) for y in (-0.01, 0.012)]
-    add(nose[0], nose[1], 0.011, 0.007, 0.9 * skin)
-    for side in SIDES:
-        eye = _attached(turn, head, side * 0.026 * h, 0.014 * h, 0.056 * h)
-        add(eye, eye, 0.0095, 0.0095, np.array([32.0, 28.0, 34.0]), shadow=False)
 
-    def hair(start: tuple[float, float], end: tuple[float, float], ra: float, rb: float, colour: Array) -> None:
+    def middle(start: tuple[float, float], end: tuple[float, float], ra: float, rb: float, colour: Array) -> Cone:
         """A rounded cone in the plane between the eyes; (up, forwards) in body heights from the head's centre."""
         a, b = (_attached(turn, head, 0, up * h, ahead * h) for up, ahead in (start, end))
-        add(a, b, ra, rb, colour)
+        return cone(a, b, ra, rb, colour)
 
+    eyes = [_attached(turn, head, side * 0.026 * h, 0.014 * h, 0.056 * h) for side in SIDES]
+    solids = [
+        cone(neck, neck + 0.7 * (head - neck), 0.032, 0.03, skin, shadow=False),
+        middle((-0.022, 0.008), (0.02, 0), 0.05, 0.062, skin),
+        middle((-0.01, 0.058), (0.012, 0.058), 0.011, 0.007, 0.9 * skin),  # the nose
+        *(cone(eye, eye, 0.0095, 0.0095, np.array([32.0, 28.0, 34.0]), shadow=False) for eye in eyes),
+    ]
     if body.style == "bald":
-        return
-    colour = body.trim if body.style == "cap" else body.hair
+        return solids
+    cover = body.trim if body.style == "cap" else body.hair
     if body.style == "cap":  # its visor
-        hair((0.04, 0.045), (0.034, 0.085), 0.022, 0.014, colour)
-    hair((0.008, -0.02), (0.032, -0.006), 0.058, 0.061, colour)
+        solids.append(middle((0.04, 0.045), (0.034, 0.085), 0.022, 0.014, cover))
+    solids.append(middle((0.008, -0.02), (0.032, -0.006), 0.058, 0.061, cover))
     if body.style == "long":
-        hair((0.0, -0.026), (-0.085, -0.04), 0.052, 0.036, colour)
+        solids.append(middle((0.0, -0.026), (-0.085, -0.04), 0.052, 0.036, body.hair))
     if body.style == "bun":
-        hair((0.07, -0.055), (0.07, -0.055), 0.03, 0.03, colour)
+        solids.append(middle((0.07, -0.055), (0.07, -0.055), 0.03, 0.03, body.hair))
+    return solids
 
 
-def _add_limbs(solids: _Solids, pose: Pose, shoulder: Array, hip: Array) -> None:
+def _limbs(body: Body, pose: Pose, shoulder: Array, hip: Array) -> list[Cone]:
     """Arms and legs, hands and feet, from the joints ``(T, 2, 3)`` that they hang on."""
-    body, add = solids.body, solids.add
-    h, build, skin = body.height, body.build, body.skin
+    h, build, skin, cone = body.height, body.build, body.skin, body.cone
     elbow, wrist = two_bones(shoulder, pose.wrists, body.arm, body.arm, pose.elbows)
     knee, ankle = two_bones(hip, pose.ankles, body.thigh, body.shin, pose.knees)
+    sleeve = body.shirt if body.long_sleeves else skin
+    leg = body.trousers if body.long_trousers else skin
+    solids = []
     for i in range(2):
-        sleeve = body.shirt if body.long_sleeves else skin
-        add(shoulder[:, i], elbow[:, i], 0.038 * build, 0.030 * build, body.shirt)
-        add(elbow[:, i], wrist[:, i], 0.029 * build, 0.022 * build, sleeve)
         forearm = (wrist[:, i] - elbow[:, i]) / body.arm
-        add(wrist[:, i], wrist[:, i] + forearm * 0.04 * h, 0.026, 0.027, skin)
-        leg = body.trousers if body.long_trousers else skin
-        add(hip[:, i], knee[:, i], 0.058 * build, 0.041 * build, body.trousers)
-        add(knee[:, i], ankle[:, i], 0.039 * build, 0.027 * build, leg)
         foot = rotation(np.full(len(ankle), 0.18 * SIDES[i]) + 0.2 * pose.twist, pose.toes[:, i])
         heel = _attached(foot, ankle[:, i], 0, -body.ankle + 0.026 * h, -0.014 * h)
         toe = _attached(foot, ankle[:, i], 0, -body.ankle + 0.022 * h, 0.095 * h)
-        add(heel, toe, 0.026, 0.022, body.shoes)
+        solids += [
+            cone(shoulder[:, i], elbow[:, i], 0.038 * build, 0.030 * build, body.shirt),
+            cone(elbow[:, i], wrist[:, i], 0.029 * build, 0.022 * build, sleeve),
+            cone(wrist[:, i], wrist[:, i] + forearm * 0.04 * h, 0.026, 0.027, skin),
+            cone(hip[:, i], knee[:, i], 0.058 * build, 0.041 * build, body.trousers),
+            cone(knee[:, i], ankle[:, i], 0.039 * build, 0.027 * build, leg),
+            cone(heel, toe, 0.026, 0.022, body.shoes),
+        ]
+    return solids
 
 
 # --- furniture -------------------------------------------------------------------------------------------------------

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gesta.config import suggest
+from gesta.config import check_choice
 from gesta.errors import GestaError
 
 Encoding = Literal["jet", "repeat3"]
@@ -74,11 +74,7 @@ def depth_settings(modality: str, encoding: str, limits: tuple[float, float]) ->
         GestaError: one of them is impossible.
     """
     for field, value, known in (("modality", modality, Modalities), ("depth_encoding", encoding, Encoding)):
-        if value not in get_args(known):
-            raise GestaError(
-                f"data.{field} cannot be {value!r}{suggest(value, get_args(known))} "
-                f"(possible: {', '.join(get_args(known))})"
-            )
+        check_choice(f"data.{field}", value, known)
     if not 0 <= limits[0] < limits[1]:
         raise GestaError(f"data.depth_range {limits} must be two rising distances in millimetres")
     return None if modality == "rgb" else Depth(encoding, *limits)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ the split, as in :mod:`gesta.marionette.dataset`.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -91,8 +92,7 @@ def hmdb51(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
 
 def kinetics400(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     """As the official crawler stores it: ``class with spaces/<id>_000012_000022.mp4``; ``test/`` without labels."""
-    videos = []
-    rows: dict[SplitName, list[str]] = {"train": [], "val": [], "test": []}
+    videos, rows = [], _by_split()
     for item in clips:
         name, rng = names.KINETICS400[item.action], _generator(seed, item.clip)
         clip, start = _youtube_id(rng), int(rng.integers(0, 400))
@@ -109,34 +109,28 @@ def kinetics400(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
 
 def ssv1(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     """``20bn-something-something-v1/<id>/00001.jpg``; lists of ``id;text`` without header."""
-    videos = []
-    lines: dict[SplitName, list[str]] = {"train": [], "val": [], "test": []}
+    videos, lines = [], _by_split()
     for item in clips:
         number = _something_id(seed, item.clip)
         videos.append(LayoutVideo(f"20bn-something-something-v1/{number}", (item.clip,)))
         text = "" if item.split == "test" else f";{_without_brackets(names.SOMETHING[item.action])}"
         lines[item.split].append(f"{number}{text}")
-    start = "something-something-v1-"
-    classes = [
-        _without_brackets(text) for action, text in names.SOMETHING.items() if any(s.action == action for s in clips)
-    ]
+    used = {item.action for item in clips}
+    classes = [_without_brackets(text) for action, text in names.SOMETHING.items() if action in used]
     lists = {"labels": classes, "train": lines["train"], "validation": lines["val"], "test": lines["test"]}
-    return LayoutFiles(videos, {f"{start}{name}.csv": _text(rows) for name, rows in lists.items()})
+    return LayoutFiles(videos, {f"something-something-v1-{name}.csv": _text(rows) for name, rows in lists.items()})
 
 
 def ssv2(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     """``20bn-something-something-v2/<id>.webm`` (VP9); lists and labels as JSON, numbers as strings."""
-    videos = []
-    entries: dict[SplitName, list[str]] = {"train": [], "val": [], "test": []}
+    videos, entries = [], _by_split()
     for item in clips:
         number, template = str(_something_id(seed, item.clip)), names.SOMETHING[item.action]
         videos.append(LayoutVideo(f"20bn-something-something-v2/{number}.webm", (item.clip,), "vp9"))
         entry: dict[str, object] = {"id": number}
         if item.split != "test":
             words = ["a cup", "a box"][: template.count("[")]
-            label = template
-            for word in words:
-                label = label.replace("[something]", word, 1)
+            label = template.replace("[something]", "{}").format(*words)
             entry |= {"label": label.lower(), "template": template, "placeholders": words}
         entries[item.split].append(json.dumps(entry, separators=(",", ":")))
     classes = sorted({_without_brackets(names.SOMETHING[item.action]) for item in clips})
@@ -152,14 +146,11 @@ def diving48(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     """``rgb/<vid_name>.mp4`` of several frame rates; the vocabulary lists each class's four parts."""
     used = {item.action for item in clips}
     classes = [action for action in names.DIVING48 if action in used]
-    videos = []
+    videos, counts = [], Counter[int]()
     entries: dict[str, list[dict[str, object]]] = {"train": [], "test": []}
-    sources: dict[int, str] = {}
-    counts = Counter[int]()
     for item in clips:
         subject = item.clip.subject  # stands for a source video, which is in one list only
-        source = sources.setdefault(subject, _youtube_id(np.random.default_rng([seed, 2, subject])))
-        name = f"{source}_{counts[subject]:05}"
+        name = f"{_youtube_id(np.random.default_rng([seed, 2, subject]))}_{counts[subject]:05}"
         counts[subject] += 1
         rate = (Fraction(25), Fraction(60), Fraction(30_000, 1001))[subject % 3]
         videos.append(LayoutVideo(f"rgb/{name}.mp4", (item.clip,), rate=rate))
@@ -171,18 +162,16 @@ def diving48(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     return LayoutFiles(videos, texts)
 
 
+_EPIC = "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame"
+_EPIC_LABELS = ",narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
+
+
 def epic(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     """``P01/videos/P01_01.MP4``, a long video per participant; segments by time and, at 60 or 50 per second, number."""
     pairs = {item.action: names.EPIC[item.action].split() for item in clips}
     verbs = [verb for verb in names.EPIC_VERBS if any(verb == pair[0] for pair in pairs.values())]
     nouns = [noun for noun in names.EPIC_NOUNS if any(noun == pair[1] for pair in pairs.values())]
-    head = (
-        "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame"
-    )
-    files: dict[SplitName, list[str]] = {"train": [], "val": [], "test": [head]}
-    files["train"] = [f"{head},narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"]
-    files["val"] = list(files["train"])
-    videos = []
+    videos, rows = [], _by_split()
     for subject in sorted({item.clip.subject for item in clips}):
         of_subject = [item for item in clips if item.clip.subject == subject]
         person, nominal = f"P{subject:02}", 60 if subject % 2 else 50
@@ -191,21 +180,22 @@ def epic(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
         for number, item in enumerate(of_subject):
             begin, frame = frame / FPS, frame + count_frames(item.clip, seed, LAYOUT_FAMILIES["epic"])
             end = frame / FPS
-            row = (
-                f"{video}_{number},{person},{video},{_timestamp(begin + 0.2, 3)},{_timestamp(begin)},{_timestamp(end)},"
-            )
-            row += f"{int(begin * nominal) or 1},{int(end * nominal)}"
+            row = f"{video}_{number},{person},{video},{_timestamp(begin + 0.2, 3)},{_timestamp(begin)},"
+            row += f"{_timestamp(end)},{int(begin * nominal) or 1},{int(end * nominal)}"
             if item.split != "test":
                 verb, noun = pairs[item.action]
                 row += f",{verb} {noun},{verb},{verbs.index(verb)},{noun},{nouns.index(noun)}"
                 row += f",['{noun}'],[{nouns.index(noun)}]"
-            files[item.split].append(row)
+            rows[item.split].append(row)
         videos.append(LayoutVideo(f"{person}/videos/{video}.MP4", tuple(item.clip for item in of_subject)))
-    texts = {"EPIC_100_train.csv": _text(files["train"]), "EPIC_100_validation.csv": _text(files["val"])}
-    texts["EPIC_100_test_timestamps.csv"] = _text(files["test"])
+    texts = {
+        "EPIC_100_train.csv": _text([_EPIC + _EPIC_LABELS, *rows["train"]]),
+        "EPIC_100_validation.csv": _text([_EPIC + _EPIC_LABELS, *rows["val"]]),
+        "EPIC_100_test_timestamps.csv": _text([_EPIC, *rows["test"]]),
+    }
     for space, keys, groups in (("verb", verbs, names.EPIC_VERBS), ("noun", nouns, names.EPIC_NOUNS)):
-        rows = [f"{number},{key},\"['{key}']\",{groups[key]}" for number, key in enumerate(keys)]
-        texts[f"EPIC_100_{space}_classes.csv"] = _text(["id,key,instances,category", *rows])
+        of_classes = [f"{number},{key},\"['{key}']\",{groups[key]}" for number, key in enumerate(keys)]
+        texts[f"EPIC_100_{space}_classes.csv"] = _text(["id,key,instances,category", *of_classes])
     return LayoutFiles(videos, texts)
 
 
@@ -226,35 +216,24 @@ def ntu(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
         name = f"{start}R{counts[start + end]:03}{end}"
         videos.append(LayoutVideo(f"nturgb+d_rgb/{name}_rgb.avi", (item.clip,), masked=f"nturgb+d_depth_masked/{name}"))
     present = {video.masked.split("/")[1] for video in videos}
-    all_names = [
-        f"S{NTU_SETUP:03}C{camera:03}P{performer:03}R{replication:03}A{action:03}"
-        for camera in (1, 2, 3)
-        for performer in sorted(NTU_PERFORMERS.values())
-        for replication in (1, 2)
-        for action in range(1, 61)
-    ]
+    samples = itertools.product((1, 2, 3), sorted(NTU_PERFORMERS.values()), (1, 2), range(1, 61))
+    all_names = [f"S{NTU_SETUP:03}C{c:03}P{performer:03}R{r:03}A{action:03}" for c, performer, r, action in samples]
     absent = [name for name in all_names if name not in present]
     return LayoutFiles(videos, {"samples_not_here.txt": _text([f"{len(absent)} samples are not here.", "", *absent])})
 
 
 def isogd(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     """``IsoGD_phase_1/train/001/M_00001.avi`` and ``K_00001.avi``, its depth; gestures count from 1, 0 is unknown."""
-    folders: dict[SplitName, tuple[str, str]] = {
-        "train": ("IsoGD_phase_1", "train"),
-        "val": ("IsoGD_phase_1", "valid"),
-        "test": ("IsoGD_phase_2", "test"),
-    }
-    videos = []
-    lines: dict[SplitName, list[str]] = {"train": [], "val": [], "test": []}
+    phases = {"train": "IsoGD_phase_1/train", "val": "IsoGD_phase_1/valid", "test": "IsoGD_phase_2/test"}
+    videos, lines = [], _by_split()
     for item in clips:
-        phase, part = folders[item.split]
+        phase, part = phases[item.split].split("/")
         number = len(lines[item.split]) + 1
         rgb, depth = (f"{part}/{(number + 199) // 200:03}/{kind}_{number:05}.avi" for kind in "MK")
         rate = (Fraction(421, 50), Fraction(257, 25), Fraction(987, 100))[number % 3]
         videos.append(LayoutVideo(f"{phase}/{rgb}", (item.clip,), "mpeg4", rate, grey=f"{phase}/{depth}"))
         lines[item.split].append(f"{rgb} {depth} {0 if item.split == 'test' else names.ISOGD[item.action]}")
-    texts = {f"{folders[split][0]}/{folders[split][1]}_list.txt": _text(rows) for split, rows in lines.items()}
-    return LayoutFiles(videos, texts)
+    return LayoutFiles(videos, {f"{phases[split]}_list.txt": _text(rows) for split, rows in lines.items()})
 
 
 LAYOUTS = {f.__name__: f for f in (ucf101, hmdb51, kinetics400, ssv1, ssv2, diving48, epic, ntu, isogd)}
@@ -262,6 +241,10 @@ LAYOUTS = {f.__name__: f for f in (ucf101, hmdb51, kinetics400, ssv1, ssv2, divi
 LAYOUT_FAMILIES = {name: "coarse" for name in LAYOUTS}
 LAYOUT_FAMILIES |= {"ssv1": "objects", "ssv2": "objects", "diving48": "fine", "epic": "kitchen"}
 """Which family of actions each layout shows."""
+
+
+def _by_split() -> dict[SplitName, list[str]]:
+    return {"train": [], "val": [], "test": []}
 
 
 def _text(lines: Sequence[str], end: str = "\n") -> str:

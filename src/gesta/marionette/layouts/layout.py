@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gesta.config import suggest
-from gesta.datasets.diving48 import Diving48
-from gesta.datasets.epic import EPICKitchens
-from gesta.datasets.hmdb51 import HMDB51
-from gesta.datasets.isogd import IsoGD
-from gesta.datasets.kinetics400 import Kinetics400
-from gesta.datasets.ntu import NTU
-from gesta.datasets.something import SomethingV1, SomethingV2
-from gesta.datasets.ucf101 import UCF101
+from gesta.datasets import data_config
 from gesta.errors import GestaError
 from gesta.marionette.dataset import plan_clips, split_of
 from gesta.marionette.files import VERSION, open_folder, run_in_processes, write_text
@@ -24,28 +17,17 @@ from gesta.marionette.layouts.arrange import LAYOUT_FAMILIES, LAYOUTS, NTU_SETUP
 from gesta.marionette.layouts.video import make_video
 from gesta.marionette.motions import FAMILIES
 from gesta.progress import track
-from gesta.records import DataConfig, SplitName
+from gesta.records import SplitName
 
-LAYOUT_DATA: dict[str, type[DataConfig]] = {
-    "ucf101": UCF101,
-    "hmdb51": HMDB51,
-    "kinetics400": Kinetics400,
-    "ssv1": SomethingV1,
-    "ssv2": SomethingV2,
-    "diving48": Diving48,
-    "epic": EPICKitchens,
-    "ntu": NTU,
-    "isogd": IsoGD,
-}
+_CATALOGUE_NAMES = {"ssv1": "something_v1", "ssv2": "something_v2", "epic": "epic_kitchens"}  # others are the same
+LAYOUT_DATA = {layout: type(data_config(_CATALOGUE_NAMES.get(layout, layout))) for layout in LAYOUTS}
 """The data set that reads a layout, by the layout's name."""
 
 
 def data_fields(layout: str, root: str) -> dict[str, Any]:
     """The fields with which that data set's class reads a folder made by :func:`make_layout`."""
-    fields: dict[str, Any] = {"root": root}
-    if layout == "ntu":
-        fields |= {"setups": (NTU_SETUP,), "leave_out": os.path.join(root, "samples_not_here.txt")}
-    return fields
+    ntu = {"setups": (NTU_SETUP,), "leave_out": os.path.join(root, "samples_not_here.txt")}
+    return {"root": root, **(ntu if layout == "ntu" else {})}
 
 
 MAX_CLIPS_PER_ACTION = 20
@@ -124,8 +106,7 @@ def make_layout(
     open_folder(root, {"layout": layout, "family": family, "version": VERSION} | numbers)
     labelled = [LabelledClip(c, split_of(c), actions[c.action - 1]) for c in plan_clips(clips, seed, len(actions))]
     videos, texts = LAYOUTS[layout](labelled, seed)
-    missing = [v for v in videos if not all((root / p).exists() for p in (v.path, v.masked, v.grey) if p)]
-    jobs = [(video, root, seed, size, family) for video in missing]
+    jobs = [(video, root, seed, size, family) for video in videos if not all(p.exists() for p in video.files(root))]
     for _ in track(run_in_processes(make_video, jobs, workers), f"making {root}", total=len(jobs)):
         pass
     for path, text in texts.items():
@@ -133,4 +114,4 @@ def make_layout(
     data = LAYOUT_DATA[layout](**data_fields(layout, str(root)))
     splits = {split: len(data.records(split)) for split in get_args(SplitName)}
     seconds = round(time.monotonic() - begin, 1)
-    return LayoutSummary(str(root), layout, clips, len(videos), len(missing), seconds, splits)
+    return LayoutSummary(str(root), layout, clips, len(videos), len(jobs), seconds, splits)

@@ -9,50 +9,27 @@ from __future__ import annotations
 from gesta.marionette.motions.fine import FINE
 from gesta.marionette.motions.kitchen import KITCHEN
 
-UCF101 = {
-    "wave": "Hammering",
-    "jumping_jacks": "JumpingJack",
-    "squat": "BodyWeightSquats",
-    "march": "MilitaryParade",
-    "punch": "Punch",
-    "kick": "SoccerPenalty",
-    "sit_down": "HandstandPushups",
-    "stand_up": "JumpRope",
-    "pick_up": "CleanAndJerk",
-    "put_down": "Lunges",
-    "throw": "HammerThrow",
-    "catch": "FrisbeeCatch",
+# UCF-101, HMDB-51, Kinetics-400, NTU RGB+D (A001 to A060), IsoGD (1 to 249, its gestures have no names)
+_COARSE = {
+    "wave": ("Hammering", "wave", "massaging person's head", 23, 26),
+    "jumping_jacks": ("JumpingJack", "jump", "jumpstyle dancing", 27, 19),
+    "squat": ("BodyWeightSquats", "situp", "squat", 43, 109),
+    "march": ("MilitaryParade", "walk", "marching", 59, 241),
+    "punch": ("Punch", "punch", "punching person (boxing)", 50, 1),
+    "kick": ("SoccerPenalty", "kick_ball", "side kick", 24, 249),
+    "sit_down": ("HandstandPushups", "sit", "yoga", 8, 76),
+    "stand_up": ("JumpRope", "stand", "stretching leg", 9, 77),
+    "pick_up": ("CleanAndJerk", "pick", "deadlifting", 6, 150),
+    "put_down": ("Lunges", "pour", "unloading truck", 5, 151),
+    "throw": ("HammerThrow", "throw", "passing American football (in game)", 7, 200),
+    "catch": ("FrisbeeCatch", "catch", "catching or throwing baseball", 10, 201),
 }
 
-HMDB51 = {
-    "wave": "wave",
-    "jumping_jacks": "jump",
-    "squat": "situp",
-    "march": "walk",
-    "punch": "punch",
-    "kick": "kick_ball",
-    "sit_down": "sit",
-    "stand_up": "stand",
-    "pick_up": "pick",
-    "put_down": "pour",
-    "throw": "throw",
-    "catch": "catch",
-}
-
-KINETICS400 = {
-    "wave": "massaging person's head",
-    "jumping_jacks": "jumpstyle dancing",
-    "squat": "squat",
-    "march": "marching",
-    "punch": "punching person (boxing)",
-    "kick": "side kick",
-    "sit_down": "yoga",
-    "stand_up": "stretching leg",
-    "pick_up": "deadlifting",
-    "put_down": "unloading truck",
-    "throw": "passing American football (in game)",
-    "catch": "catching or throwing baseball",
-}
+UCF101 = {action: row[0] for action, row in _COARSE.items()}
+HMDB51 = {action: row[1] for action, row in _COARSE.items()}
+KINETICS400 = {action: row[2] for action, row in _COARSE.items()}
+NTU = {action: row[3] for action, row in _COARSE.items()}
+ISOGD = {action: row[4] for action, row in _COARSE.items()}
 
 SOMETHING = {
     "push_left_to_right": "Pushing [something] from left to right",
@@ -91,35 +68,3 @@ EPIC_VERBS |= {"cut": "split", "move": "transition"}
 
 EPIC_NOUNS = {"plate": "crockery", "pan": "cookware", "cup": "crockery", "bottle": "containers", "box": "containers"}
 """Nouns in the order of their numbers, with their category."""
-
-NTU = {
-    "wave": 23,
-    "jumping_jacks": 27,
-    "squat": 43,
-    "march": 59,
-    "punch": 50,
-    "kick": 24,
-    "sit_down": 8,
-    "stand_up": 9,
-    "pick_up": 6,
-    "put_down": 5,
-    "throw": 7,
-    "catch": 10,
-}
-"""Numbers of actions, A001 to A060."""
-
-ISOGD = {
-    "wave": 26,
-    "jumping_jacks": 19,
-    "squat": 109,
-    "march": 241,
-    "punch": 1,
-    "kick": 249,
-    "sit_down": 76,
-    "stand_up": 77,
-    "pick_up": 150,
-    "put_down": 151,
-    "throw": 200,
-    "catch": 201,
-}
-"""Numbers of gestures, 1 to 249; the data set gives them no names."""

@@ -34,22 +34,24 @@ class LayoutVideo:
     masked: str = ""
     grey: str = ""
 
+    def files(self, root: Path) -> list[Path]:
+        """All that is written of it."""
+        return [root / path for path in (self.path, self.masked, self.grey) if path]
+
 
 def make_video(video: LayoutVideo, root: Path, seed: int, size: int, family: str) -> None:
-    """Render a video and write those of its files that are missing.
+    """Render a video and write its files.
 
     Raises:
         GestaError: it cannot be written.
     """
-    paths = [root / path for path in (video.path, video.masked, video.grey) if path]
-    if all(path.exists() for path in paths):
-        return
+    path = root / video.path
     rendered = [(render_clip_masked if video.masked else render_clip)(clip, seed, size, family) for clip in video.clips]
     rgb, depth = (np.concatenate(parts) for parts in zip(*rendered))
-    if not paths[0].suffix:
-        write_pictures(rgb, paths[0])
+    if path.suffix:
+        write_video(rgb, path, video.codec, video.rate)
     else:
-        write_video(rgb, paths[0], video.codec, video.rate)
+        write_pictures(rgb, path)
     if video.masked:
         write_depth(depth, root / video.masked, "M")
     if video.grey:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gesta.marionette.puppet import SIDES, Body, Pose, shoulders
+from gesta.marionette.puppet import FLIP, SIDES, Body, Pose, both_sides, shoulders
 from gesta.marionette.renderer import Array, Box, Cone
 
 FPS = 12
@@ -32,17 +32,16 @@ class Performance:
 
     def backwards(self) -> Performance:
         """The same, with the order of frames reversed."""
-        cones = [Cone(c.a[::-1], c.b[::-1], c.ra, c.rb, c.colour, c.second, c.stripes, c.shadow) for c in self.cones]
-        boxes = [Box(b.centre[::-1], b.half, b.yaw, b.colour) for b in self.boxes]
+        cones = [replace(cone, a=cone.a[::-1], b=cone.b[::-1]) for cone in self.cones]
+        boxes = [replace(box, centre=box.centre[::-1]) for box in self.boxes]
         follow = None if self.follow is None else self.follow[::-1]
-        return Performance(self.pose.backwards(), cones, boxes, self.kinds, follow)
+        return replace(self, pose=self.pose.backwards(), cones=cones, boxes=boxes, follow=follow)
 
     def mirrored(self) -> Performance:
         """The same, with left and right exchanged."""
-        flip = np.array([-1.0, 1.0, 1.0])
-        cones = [Cone(c.a * flip, c.b * flip, c.ra, c.rb, c.colour, c.second, c.stripes, c.shadow) for c in self.cones]
-        boxes = [Box(b.centre * flip, b.half, -b.yaw, b.colour) for b in self.boxes]
-        return Performance(self.pose.mirrored(), cones, boxes, self.kinds, self.follow)
+        cones = [replace(cone, a=cone.a * FLIP, b=cone.b * FLIP) for cone in self.cones]
+        boxes = [replace(box, centre=box.centre * FLIP, yaw=-box.yaw) for box in self.boxes]
+        return replace(self, pose=self.pose.mirrored(), cones=cones, boxes=boxes)
 
 
 Random = np.random.Generator
@@ -60,22 +59,22 @@ REST: ArmVector = (0.17, -0.93, 0.1)  # hanging
 def standing_pose(body: Body, t: Array, rng: Random) -> Pose:
     """Standing with hanging arms, never quite still."""
     sway = 0.012 * np.sin(2 * np.pi * (rng.uniform(0.2, 0.4) * t + rng.random()))
-    zero = np.zeros_like(t)
     width = body.hip + rng.uniform(0.02, 0.07)
-    ankles = np.stack([SIDES * width, np.full(2, body.ankle), rng.uniform(-0.05, 0.05, 2)], -1)
-    pelvis = np.stack([sway, np.full_like(t, pelvis_height(body, width)), zero], -1)
-    lean = 0.03 + 0.5 * sway
-    return Pose(
+    ankles = both_sides(width, body.ankle, rng.uniform(-0.05, 0.05, 2))
+    pelvis = np.stack([sway, np.full_like(t, pelvis_height(body, width)), np.zeros_like(t)], -1)
+    pose = Pose(
         pelvis=pelvis,
-        lean=lean,
-        twist=zero.copy(),
+        lean=0.03 + 0.5 * sway,
+        twist=np.zeros_like(t),
         nod=np.full_like(t, rng.uniform(-0.05, 0.1)),
-        wrists=arms_to(body, pelvis, lean, zero, REST, REST),
+        wrists=np.zeros((len(t), 2, 3)),  # below
         ankles=np.repeat(ankles[None], len(t), 0),
-        elbows=np.array([[-0.4, -0.2, -1.0], [0.4, -0.2, -1.0]]),
-        knees=np.array([[-0.25, 0.0, 1.0], [0.25, 0.0, 1.0]]),
+        elbows=both_sides(0.4, -0.2, -1.0),
+        knees=both_sides(0.25, 0.0, 1.0),
         toes=np.zeros((len(t), 2)),
     )
+    pose.wrists = arms_to(body, pose, REST, REST)
+    return pose
 
 
 def pelvis_height(body: Body, aside: Array | float) -> Array | float:
@@ -84,13 +83,13 @@ def pelvis_height(body: Body, aside: Array | float) -> Array | float:
     return body.ankle + np.sqrt((0.985 * body.leg) ** 2 - spread**2)
 
 
-def arms_to(body: Body, pelvis: Array, lean: Array, twist: Array, right: ArmVector, left: ArmVector) -> Array:
-    """Wrists ``(T, 2, 3)`` from vectors (outwards, up, forwards) off the shoulders, in arm lengths."""
-    joints = shoulders(body, pelvis, lean, twist)
-    cos, sin = np.cos(twist), np.sin(twist)
+def arms_to(body: Body, pose: Pose, right: ArmVector, left: ArmVector) -> Array:
+    """Wrists ``(T, 2, 3)`` at the ends of these vectors from the shoulders."""
+    joints = shoulders(body, pose.pelvis, pose.lean, pose.twist)
+    cos, sin = np.cos(pose.twist), np.sin(pose.twist)
     wrists = np.empty_like(joints)
     for side, (out, up, ahead) in enumerate((right, left)):
-        x, y, z = (2 * body.arm * np.broadcast_to(v, twist.shape) for v in (out, up, ahead))
+        x, y, z = (2 * body.arm * np.broadcast_to(v, cos.shape) for v in (out, up, ahead))
         x = SIDES[side] * x
         wrists[:, side] = joints[:, side] + np.stack([cos * x + sin * z, y, cos * z - sin * x], -1)
     return wrists
@@ -121,19 +120,15 @@ def transition(t: Array, rng: Random) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-_PAINTS = np.array(
-    [[196, 140, 84], [214, 92, 70], [92, 136, 190], [228, 190, 90], [120, 168, 110], [150, 110, 170]], dtype=float
+PAINTS = np.array(
+    [[196, 140, 84], [214, 92, 70], [92, 136, 190], [228, 190, 90], [120, 168, 110], [150, 110, 170]], float
 )
+"""Colours of objects, RGB ``(6, 3)``."""
 
 
 def random_colour(rng: Random) -> Array:
-    """A colour, RGB."""
-    return _PAINTS[rng.integers(len(_PAINTS))]
-
-
-def random_colours(rng: Random, number: int) -> Array:
-    """Different colours, ``(number, 3)``."""
-    return _PAINTS[rng.permutation(len(_PAINTS))[:number]]
+    """One of :data:`PAINTS`."""
+    return PAINTS[rng.integers(len(PAINTS))]
 
 
 def reversed_motion(motion: Motion) -> Motion:

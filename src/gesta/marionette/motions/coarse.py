@@ -10,7 +10,6 @@ import numpy as np
 
 from gesta.marionette.motions.blocks import (
     REST,
-    ArmVector,
     Motion,
     Performance,
     Random,
@@ -24,7 +23,7 @@ from gesta.marionette.motions.blocks import (
     standing_pose,
     transition,
 )
-from gesta.marionette.puppet import SIDES, Body, chair
+from gesta.marionette.puppet import SIDES, Body, both_sides, chair
 from gesta.marionette.renderer import Array, Box, Cone
 
 CRATE = np.array([0.19, 0.15, 0.15])
@@ -37,11 +36,10 @@ CRATE = np.array([0.19, 0.15, 0.15])
 def _wave(body: Body, t: Array, rng: Random) -> Performance:
     pose = standing_pose(body, t, rng)
     phase = cycle(t, rng, 1.2, 1.9)
-    size = rng.uniform(0.3, 0.42)
-    begin = rng.uniform(-0.4, 0.35)
+    size, begin = rng.uniform(0.3, 0.42), rng.uniform(-0.4, 0.35)
     lifted = ease(t, begin, begin + 0.5)
     raised = (0.42 + size * np.sin(phase), 0.66 - 0.12 * np.abs(np.sin(phase)), np.full_like(t, 0.16))
-    pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, blend_arms(REST, raised, lifted), REST)
+    pose.wrists = arms_to(body, pose, blend_arms(REST, raised, lifted), REST)
     pose.elbows = np.array([[-1.0, -0.7, -0.1], [0.4, -0.2, -1.0]])
     return Performance(pose)
 
@@ -58,8 +56,8 @@ def _jumping_jacks(body: Body, t: Array, rng: Random) -> Performance:
     pose.ankles[..., 0] = SIDES * aside[:, None]
     pose.ankles[..., 1] = body.ankle + hop[:, None]
     pose.toes += (4 * hop)[:, None]
-    pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, arm, arm)
-    pose.elbows = np.array([[-0.6, -0.6, -1.0], [0.6, -0.6, -1.0]])
+    pose.wrists = arms_to(body, pose, arm, arm)
+    pose.elbows = both_sides(0.6, -0.6, -1.0)
     return Performance(pose)
 
 
@@ -72,8 +70,8 @@ def _squat(body: Body, t: Array, rng: Random) -> Performance:
     pose.lean = pose.lean + 0.6 * low
     pose.nod = pose.nod - 0.25 * low
     arm = blend_arms(REST, (0.0, 0.05, 0.98), low)
-    pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, arm, arm)
-    pose.knees = np.array([[-0.45, 0.0, 1.0], [0.45, 0.0, 1.0]])
+    pose.wrists = arms_to(body, pose, arm, arm)
+    pose.knees = both_sides(0.45, 0.0, 1.0)
     return Performance(pose)
 
 
@@ -81,7 +79,7 @@ def _march(body: Body, t: Array, rng: Random) -> Performance:
     pose = standing_pose(body, t, rng)
     phase = cycle(t, rng, 0.75, 1.15)
     swing, size = np.sin(phase), rng.uniform(0.85, 1.1)
-    lift = np.stack([np.maximum(swing, 0), np.maximum(-swing, 0)], -1) * size
+    lift = np.maximum(-SIDES * swing[:, None], 0) * size
     pose.ankles[..., 1] += 0.36 * body.leg * lift
     pose.ankles[..., 2] += 0.2 * body.leg * lift
     pose.toes += 0.5 * lift
@@ -89,11 +87,8 @@ def _march(body: Body, t: Array, rng: Random) -> Performance:
     pose.pelvis[:, 0] += 0.02 * swing
     pose.twist = 0.12 * swing
     ahead = 0.5 * size * swing
-
-    def arm(v: Array) -> ArmVector:
-        return 0.14, -0.78 + 0.3 * np.maximum(v, 0), 0.12 + v
-
-    pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, arm(-ahead), arm(ahead))
+    arms = [(0.14, -0.78 + 0.3 * np.maximum(v, 0), 0.12 + v) for v in (-ahead, ahead)]
+    pose.wrists = arms_to(body, pose, *arms)
     return Performance(pose)
 
 
@@ -101,7 +96,7 @@ def _punch(body: Body, t: Array, rng: Random) -> Performance:
     pose = standing_pose(body, t, rng)
     phase = cycle(t, rng, 0.8, 1.2)
     hits = [np.maximum(np.sin(phase), 0) ** 1.3, np.maximum(-np.sin(phase), 0) ** 1.3]
-    pose.ankles[:, 0, 2], pose.ankles[:, 1, 2] = -0.16, 0.16
+    pose.ankles[..., 2] = 0.16 * SIDES
     pose.ankles[..., 0] = SIDES * (body.hip + 0.07)
     pose.pelvis[:, 1] -= 0.035 * body.leg
     pose.pelvis[:, 2] += 0.04 * (hits[0] + hits[1])
@@ -109,8 +104,8 @@ def _punch(body: Body, t: Array, rng: Random) -> Performance:
     pose.lean = pose.lean + 0.08
     guard = (-0.12, -0.06, 0.4)
     arms = [blend_arms(guard, (-0.2, rng.uniform(0.0, 0.12), 0.97), hit) for hit in hits]
-    pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, *arms)
-    pose.elbows = np.array([[-0.5, -1.0, -0.2], [0.5, -1.0, -0.2]])
+    pose.wrists = arms_to(body, pose, *arms)
+    pose.elbows = both_sides(0.5, -1.0, -0.2)
     return Performance(pose)
 
 
@@ -120,8 +115,7 @@ def _kick(body: Body, t: Array, rng: Random) -> Performance:
     forth, back = np.maximum(swing, 0), np.maximum(-swing, 0)
     angle = forth * rng.uniform(1.25, 1.55) - 0.45 * back
     reach = body.leg * (0.98 - 0.12 * back - 0.1 * forth * (1 - forth))
-    pose.pelvis[:, 0] += 0.03
-    pose.pelvis[:, 1] -= 0.02
+    pose.pelvis += np.array([0.03, -0.02, 0])
     hip = pose.pelvis + np.array([-body.hip, 0, 0])
     foot = hip + reach[:, None] * np.stack([-0.04 + 0 * t, -np.cos(angle), np.sin(angle)], -1)
     foot[:, 1] = np.maximum(foot[:, 1], body.ankle)
@@ -132,7 +126,7 @@ def _kick(body: Body, t: Array, rng: Random) -> Performance:
     pose.twist = 0.2 * swing
     out = (0.62 + 0.2 * forth, -0.6 + 0.35 * forth, 0.15 - 0.3 * swing)
     other = (0.55 + 0.2 * forth, -0.6 + 0.35 * forth, 0.15 + 0.3 * swing)
-    pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, out, other)
+    pose.wrists = arms_to(body, pose, out, other)
     return Performance(pose)
 
 
@@ -141,20 +135,17 @@ def _kick(body: Body, t: Array, rng: Random) -> Performance:
 
 def _sit_down(body: Body, t: Array, rng: Random) -> Performance:
     pose = standing_pose(body, t, rng)
-    begin, end = transition(t, rng)
-    down = ease(t, begin, end)
-    seat = body.ankle + body.shin - 0.02
-    back = -0.88 * body.thigh
-    pose.ankles[..., 2] = 0.03
+    down = ease(t, *transition(t, rng))
+    seat, back = body.ankle + body.shin - 0.02, -0.88 * body.thigh
     height = seat + 0.062 * body.height * body.build
+    pose.ankles[..., 2] = 0.03
     pose.pelvis[:, 1] += down * (height - pose.pelvis[:, 1])
     pose.pelvis[:, 2] += back * np.sin(np.pi / 2 * down)
     pose.lean = pose.lean + rng.uniform(0.5, 0.7) * np.sin(np.pi * down)
     pose.nod = pose.nod - 0.15 * np.sin(np.pi * down)
-    hanging = arms_to(body, pose.pelvis, pose.lean, pose.twist, REST, REST)
-    knee = np.stack([SIDES * (body.hip + 0.03), np.full(2, seat + 0.07), np.full(2, 0.02)], -1)
-    on_thigh = ease(down, 0.35, 1.0)[:, None, None]
-    pose.wrists = hanging + on_thigh * (knee + np.array([0, 0.03, -0.06]) - hanging)
+    hanging = arms_to(body, pose, REST, REST)
+    hand = both_sides(body.hip + 0.03, seat + 0.07, 0.02) + np.array([0, 0.03, -0.06])  # on the thigh
+    pose.wrists = hanging + ease(down, 0.35, 1.0)[:, None, None] * (hand - hanging)
     furniture = chair(np.array([0, 0, back - 0.02]), seat, 0.0, random_colour(rng), len(t))
     return Performance(pose, *furniture, kinds=("chair",))
 
@@ -173,10 +164,10 @@ def _pick_up(body: Body, t: Array, rng: Random) -> Performance:
     floor = np.array([0, half[1], 0.25 * body.height])
     carry = np.array([0, body.hip_height + 0.5 * body.trunk, 0.21 * body.height])
     box = floor + rise[:, None] * (carry - floor)
-    sides = box[:, None] + np.stack([SIDES * (half[0] + 0.02), np.zeros(2), np.full(2, -0.03)], -1)
-    hanging = arms_to(body, pose.pelvis, pose.lean, pose.twist, REST, REST)
+    sides = box[:, None] + both_sides(half[0] + 0.02, 0.0, -0.03)
+    hanging = arms_to(body, pose, REST, REST)
     pose.wrists = hanging + bend[:, None, None] * (sides - hanging)
-    pose.elbows = np.array([[-1.0, -0.4, -0.8], [1.0, -0.4, -0.8]])
+    pose.elbows = both_sides(1.0, -0.4, -0.8)
     return Performance(pose, boxes=[Box(box, half, 0.0, random_colour(rng))], kinds=("crate",))
 
 
@@ -193,19 +184,18 @@ def _throw(body: Body, t: Array, rng: Random) -> Performance:
     pose.pelvis[:, 1] -= 0.12 * body.leg * dip
     pose.lean = pose.lean - 0.12 * dip + 0.3 * push * (1 - lower)
     pose.pelvis[:, 2] += 0.08 * push * (1 - lower)
-    pose.ankles[:, 0, 2], pose.ankles[:, 1, 2] = -0.14, 0.14
+    pose.ankles[..., 2] = 0.14 * SIDES
     radius = rng.uniform(0.11, 0.14)
     held = (-0.1, -0.42, 0.5)
     arm = blend_arms(blend_arms(held, (-0.1, 0.12, 0.95), push), REST, lower)
-    pose.wrists = arms_to(body, pose.pelvis, pose.lean, pose.twist, arm, arm)
-    pose.elbows = np.array([[-1.0, -0.6, -0.3], [1.0, -0.6, -0.3]])
+    pose.wrists = arms_to(body, pose, arm, arm)
+    pose.elbows = both_sides(1.0, -0.6, -0.3)
     ball = pose.wrists.mean(1) + np.array([0, 0.03, 0.07])
     at = int(np.searchsorted(t, release))
     flight = (t[at:] - t[at])[:, None]
     ahead, up = rng.uniform(2.4, 3.2), rng.uniform(1.6, 2.4)
-    path = ball[at] + flight * np.array([0, up, ahead]) - flight**2 * np.array([0, 4.0, 0])
-    path[:, 1] = radius + np.abs(path[:, 1] - radius)  # bounces
-    ball[at:] = path
+    ball[at:] = ball[at] + flight * np.array([0, up, ahead]) - flight**2 * np.array([0, 4.0, 0])
+    ball[at:, 1] = radius + np.abs(ball[at:, 1] - radius)  # bounces
     return Performance(pose, cones=[Cone(ball, ball, radius, radius, random_colour(rng))], kinds=("ball",))
 
 

@@ -8,7 +8,7 @@ turns, so the speed of the turning does not count them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from gesta.marionette.motions.blocks import (
     random_colour,
     standing_pose,
 )
-from gesta.marionette.puppet import SIDES, Body, Pose, rotation, shoulders
+from gesta.marionette.puppet import Body, Pose, both_sides, rotation, shoulders
 from gesta.marionette.renderer import Array, Box, Cone
 
 ATTRIBUTES = ("takeoff", "somersault", "twist", "position")
@@ -86,12 +86,11 @@ def _path(body: Body, t: Array, flight: _Flight, platform: float, rng: Random) -
 def _limbs(body: Body, pose: Pose, position: str, closed: Array) -> Array:
     """Bend hips and knees into the position, by ``closed``; returns where the hands then are, ``(T, 2, 3)``."""
     if position == "free":
-        chest = np.stack([SIDES * 0.05, np.full(2, 0.62 * body.trunk), np.full(2, 0.17)], -1)
-        return pose.pelvis[:, None] + chest
+        return pose.pelvis[:, None] + both_sides(0.05, 0.62 * body.trunk, 0.17)  # at the chest
     pike = position == "pike"
     pose.lean = pose.lean + closed * (0.78 if pike else 0.7)
     thigh, shin = closed * (1.35 if pike else 2.0), closed * (1.35 if pike else -0.5)
-    hip = pose.pelvis[:, None] + np.stack([SIDES * body.hip, np.zeros(2), np.zeros(2)], -1)
+    hip = pose.pelvis[:, None] + both_sides(body.hip, 0.0, 0.0)
 
     def down(angle: Array) -> Array:
         return np.stack([0 * angle, -np.cos(angle), np.sin(angle)], -1)[:, None]
@@ -106,8 +105,7 @@ def _limbs(body: Body, pose: Pose, position: str, closed: Array) -> Array:
 def _dive(name: str) -> Motion:
     takeoff, somersaults, twists, position = name.split("_")
     facing, forwards = _TAKEOFFS[takeoff]
-    halves = int(somersaults.removesuffix("som")) // 5
-    twist_halves = 0 if twists == "notwis" else _tenths(twists.removesuffix("twis")) // 5
+    halves, twist_halves = _half_turns(somersaults.removesuffix("som")), _half_turns(twists.removesuffix("twis"))
 
     def motion(body: Body, t: Array, rng: Random) -> Performance:
         pose, flight = standing_pose(body, t, rng), _flight(t, rng)
@@ -115,57 +113,49 @@ def _dive(name: str) -> Motion:
         path = _path(body, t, flight, platform, rng)
         crouch = ease(t, flight.leave - 0.45, flight.leave - 0.15) - ease(t, flight.leave - 0.15, flight.leave)
         crouch *= t <= flight.leave
-        feet = pose.ankles - pose.pelvis[:, None] + np.array([0, 1.0, 0]) * (0.16 * body.leg * crouch)[:, None, None]
-        pose.pelvis = path - np.array([0, 1.0, 0]) * (0.16 * body.leg * crouch)[:, None]
+        lower = np.array([0, 1.0, 0]) * (0.16 * body.leg * crouch)[:, None]
+        feet = pose.ankles - pose.pelvis[:, None] + lower[:, None]
+        pose.pelvis = path - lower
         pose.ankles = pose.pelvis[:, None] + feet
         pose.lean, pose.nod = pose.lean + 0.35 * crouch, 0 * pose.nod
         pose.toes = pose.toes + 1.2 * ease(flight.air, 0.0, 0.1)[:, None]
         hands = _limbs(body, pose, position, flight.closed)
         raised = blend_arms(REST, UP, ease(t, flight.leave - 0.5, flight.leave))
-        arms = arms_to(body, pose.pelvis, 0 * t, pose.twist, raised, raised)
+        arms = arms_to(body, replace(pose, lean=0 * t), raised, raised)
         arms += shoulders(body, pose.pelvis, pose.lean, pose.twist) - shoulders(body, pose.pelvis, 0 * t, pose.twist)
         pose.wrists = arms + flight.closed[:, None, None] * (hands - arms)
-        pose.elbows = np.array([[-1.0, -0.3, -0.3], [1.0, -0.3, -0.3]])
-        pose.knees = np.array([[-0.15, 0.6, 1.0], [0.15, 0.6, 1.0]])
+        pose.elbows = both_sides(1.0, -0.3, -0.3)
+        pose.knees = both_sides(0.15, 0.6, 1.0)
         side = rng.choice([-1.0, 1.0])
         heading = rotation(np.full_like(t, facing * np.pi / 2 + rng.uniform(-0.15, 0.15)), 0 * t)
         pitch = rotation(0 * t, forwards * halves * np.pi * flight.turned)
         pose.turn = heading @ pitch @ rotation(side * twist_halves * np.pi * flight.twisted, 0 * t)
-        cones, boxes = _tower(platform, len(t), rng)
-        cones += _splash(t, flight.enter, path, rng)
+        boxes, cones = _tower(platform, len(t), rng), _splash(t, flight.enter, path, rng)
         near = np.arange(-4, 5)
         follow = path[np.clip(np.arange(len(t))[:, None] + near, 0, len(t) - 1), 1].mean(1)
-        return Performance(
-            pose, cones, boxes, ("chair", "crate", "ball"), follow=np.maximum(follow, 1.15) - 0.6 * body.height
-        )
+        follow = np.maximum(follow, 1.15) - 0.6 * body.height
+        return Performance(pose, cones, boxes, ("chair", "crate", "ball"), follow)
 
     return motion
 
 
-def _tenths(digits: str) -> int:
-    """``05`` and ``15`` count tenths, ``1`` and ``2`` wholes."""
-    return int(digits) if len(digits) > 1 else 10 * int(digits)
+def _half_turns(digits: str) -> int:
+    """``05`` and ``15`` count tenths of turns, ``1`` and ``2`` whole ones, ``no`` is none."""
+    return 0 if digits == "no" else int(digits) // 5 if len(digits) > 1 else 2 * int(digits)
 
 
-def _tower(platform: float, frames: int, rng: Random) -> tuple[list[Cone], list[Box]]:
+def _tower(platform: float, frames: int, rng: Random) -> list[Box]:
     """A platform, or a thin board, whose edge is at x = -0.4, on a post."""
     colour, thick = random_colour(rng), float(rng.choice([0.02, 0.06]))
-    boxes = [
-        Box(np.tile([-0.82, platform - thick, 0.0], (frames, 1)), np.array([0.42, thick, 0.3]), 0.0, colour),
-        Box(
-            np.tile([-1.0, platform / 2 - thick, 0.0], (frames, 1)),
-            np.array([0.1, platform / 2 - thick, 0.1]),
-            0.0,
-            0.7 * colour,
-        ),
-    ]
-    return [], boxes
+    height = platform / 2 - thick
+    board = Box(np.tile([-0.82, platform - thick, 0.0], (frames, 1)), np.array([0.42, thick, 0.3]), 0.0, colour)
+    post = Box(np.tile([-1.0, height, 0.0], (frames, 1)), np.array([0.1, height, 0.1]), 0.0, 0.7 * colour)
+    return [board, post]
 
 
 def _splash(t: Array, enter: float, path: Array, rng: Random) -> list[Cone]:
     """Drops that leave the water where the diver enters it."""
-    cones = []
-    x = np.interp(enter, t, path[:, 0])
+    cones, x = [], np.interp(enter, t, path[:, 0])
     for _ in range(9):
         since = np.maximum(t - enter + rng.uniform(0, 0.1), 0)
         along, up, ahead = rng.uniform(-0.6, 0.6), rng.uniform(1.2, 2.6), rng.uniform(-0.6, 0.6)
@@ -175,25 +165,11 @@ def _splash(t: Array, enter: float, path: Array, rng: Random) -> list[Cone]:
     return cones
 
 
-FINE: dict[str, Motion] = {
-    name: _dive(name)
-    for name in (
-        "back_15som_05twis_free",
-        "back_15som_15twis_free",
-        "back_15som_notwis_pike",
-        "back_15som_notwis_tuck",
-        "back_25som_notwis_tuck",
-        "forward_15som_1twis_free",
-        "forward_15som_2twis_free",
-        "forward_15som_notwis_pike",
-        "forward_25som_notwis_pike",
-        "forward_25som_notwis_tuck",
-        "inward_15som_notwis_tuck",
-        "inward_25som_notwis_tuck",
-        "reverse_15som_05twis_free",
-        "reverse_15som_notwis_pike",
-        "reverse_25som_notwis_pike",
-        "reverse_25som_notwis_tuck",
-    )
-}
+_NAMES = """
+back_15som_05twis_free back_15som_15twis_free back_15som_notwis_pike back_15som_notwis_tuck back_25som_notwis_tuck
+forward_15som_1twis_free forward_15som_2twis_free forward_15som_notwis_pike forward_25som_notwis_pike
+forward_25som_notwis_tuck inward_15som_notwis_tuck inward_25som_notwis_tuck reverse_15som_05twis_free
+reverse_15som_notwis_pike reverse_25som_notwis_pike reverse_25som_notwis_tuck"""
+
+FINE: dict[str, Motion] = {name: _dive(name) for name in _NAMES.split()}
 """Actions of the fine family by class name, in label order."""

@@ -21,29 +21,27 @@ from gesta.marionette.motions.blocks import (
     reversed_motion,
     standing_pose,
 )
-from gesta.marionette.motions.table_objects import TableObject, counter
+from gesta.marionette.motions.table_objects import TableObject, counter, move_hand, rest_hands
 from gesta.marionette.puppet import SIDES, Body
 from gesta.marionette.renderer import Array, Box, Cone
 
 VERBS = ("take", "put", "wash", "open", "close", "cut", "move")
-NOUNS = ("plate", "pan", "cup", "bottle", "box")
-"""Both in the order that EPIC-KITCHENS has them in."""
+_KINDS = {
+    "plate": (0.135, 0.04, (232, 232, 226)),
+    "pan": (0.11, 0.1, (62, 64, 72)),
+    "cup": (0.07, 0.165, (206, 70, 62)),
+    "bottle": (0.066, 0.3, (60, 140, 86)),
+    "box": (0.105, 0.16, (190, 142, 84)),
+}
+"""Half width, height and colour of the objects."""
+NOUNS = tuple(_KINDS)
+"""Verbs and nouns are in the order that EPIC-KITCHENS has them in."""
 
 ACTIONS_PER_VIDEO = 8
 """Actions in a long video."""
 
 ACTION_FRAMES, PAUSE_FRAMES = (22, 32), (6, 22)
 """Minimum and maximum frames of an action in a long video and of a pause; the first pause excludes the maximum."""
-
-_SIZES = {
-    "plate": (0.135, 0.04),
-    "pan": (0.11, 0.1),
-    "cup": (0.07, 0.165),
-    "bottle": (0.066, 0.3),
-    "box": (0.105, 0.16),
-}
-_COLOURS = {"plate": (232, 232, 226), "pan": (62, 64, 72), "cup": (206, 70, 62), "bottle": (60, 140, 86)}
-_COLOURS |= {"box": (190, 142, 84)}
 
 _TOOLS = {"wash": ((0.055, 0.022, 0.045), (240, 206, 60), 0.03), "cut": ((0.008, 0.05, 0.11), (206, 212, 222), 0.07)}
 """A sponge and a knife: half sides, colour, and how far below the wrist they are held."""
@@ -123,9 +121,7 @@ def perform_actions(
     kitchen = _Kitchen(body, t, rng, before)
     for action in actions:
         kitchen.add_action(action, rng)
-    ends = [0, *(action.end for action in actions)]
-    starts = [*(action.start for action in actions), len(t)]
-    for end, start in zip(ends, starts):
+    for end, start in zip([0, *(a.end for a in actions)], [*(a.start for a in actions), len(t)]):
         kitchen.pause(end, start, rng)
     return kitchen.performance()
 
@@ -137,22 +133,19 @@ class _Kitchen:
         self.t, self.scale, self.pose = t, body.height / 1.7, standing_pose(body, t, rng)
         self.height, distance, self.boxes = counter(body, len(t), 0.5 * random_colour(rng) + 70)
         self.distance = distance + 0.04 * self.scale
-        edge = distance - 0.1 * body.height
-        rest = np.stack([SIDES * 0.21 * self.scale, np.full(2, self.height + 0.03), np.full(2, edge)], -1)
-        self.pose.wrists = np.tile(rest, (len(t), 1, 1))
-        self.pose.elbows = np.array([[-1.0, -0.5, -0.7], [1.0, -0.5, -0.7]])
+        rest_hands(self.pose, body, self.height, distance)
         below_counter = np.tile([0.0, 0.4 * self.height, distance], (len(t), 1))
         self.tools = dict.fromkeys(_TOOLS, below_counter)
         self.states = {state.noun: state for state in before}
         self.zones = {state.noun: 0.43 * self.scale * (i - 1) for i, state in enumerate(before)}
         self.objects, self.paths, self.lid_open = {}, {}, {}
         for state in before:
-            half_width, height = self.scale * rng.uniform(0.94, 1.06) * np.array(_SIZES[state.noun])
-            colour = np.clip(np.array(_COLOURS[state.noun]) + rng.uniform(-14, 14, 3), 0, 255)
+            *size, paint = _KINDS[state.noun]
+            half_width, height = self.scale * rng.uniform(0.94, 1.06) * np.array(size)
+            colour = np.clip(np.array(paint) + rng.uniform(-14, 14, 3), 0, 255)
             self.objects[state.noun] = TableObject(state.noun, float(half_width), float(height), colour)
-            self.paths[state.noun] = np.tile(
-                self._stowed_position(state) if state.stowed else self._position(state), (len(t), 1)
-            )
+            position = self._stowed_position(state) if state.stowed else self._position(state)
+            self.paths[state.noun] = np.tile(position, (len(t), 1))
             self.lid_open[state.noun] = np.full(len(t), float(state.open))
 
     def _position(self, state: ObjectState) -> Array:
@@ -164,15 +157,15 @@ class _Kitchen:
 
     def add_action(self, action: TimedAction, rng: Random) -> None:
         """Add one action."""
-        verb, noun, item = action.verb, action.noun, self.objects[action.noun]
-        state = self.states[noun]
-        time = np.clip((np.arange(len(self.t)) - action.start) / (action.end - 1 - action.start), 0, 1)
+        verb, noun, item, state = action.verb, action.noun, self.objects[action.noun], self.states[action.noun]
+        frames = np.arange(len(self.t))
+        from_start = frames >= action.start
+        time = np.clip((frames - action.start) / (action.end - 1 - action.start), 0, 1)
         first, last = rng.uniform(0.2, 0.27), rng.uniform(0.73, 0.8)
         if verb in ("put", "close"):  # take and open, backwards
             time = 1 - time
         fraction = ease(time, 0.0, first) - ease(time, last, 1.0)
         hold_time = np.clip((time - first) / (last - first), 0, 1)
-        from_start = np.arange(len(self.t)) >= action.start
         hand = int(self.zones[noun] > 0) if self.zones[noun] else int(rng.integers(2))
         position = self._position(state)
         top = np.array([0, item.height + 0.04, -0.02])
@@ -197,7 +190,7 @@ class _Kitchen:
             wrist_target = path + np.array([near * (item.half_width + 0.04), 0.5 * item.height, -0.02])
         else:
             wrist_target = self._with_tool(verb, position + top, item, fraction, rng)
-        self._move_hand(hand, wrist_target, fraction)
+        move_hand(self.pose, hand, wrist_target, fraction, self.scale, arc=0.08, lean=0.14, nod=0.7 * 0.14)
         self.states[noun] = state.after(verb)
 
     def _with_tool(self, verb: str, over: Array, item: TableObject, fraction: Array, rng: Random) -> Array:
@@ -219,18 +212,8 @@ class _Kitchen:
             return
         time = np.clip((np.arange(len(self.t)) - start) / (end - 1 - start), 0, 1)
         face = self.pose.pelvis + self.scale * np.array([0.12 * SIDES[hand], 0.62, 0.2])
-        self._move_hand(hand, face, ease(time, 0.05, 0.45) - ease(time, 0.55, 0.95), leaning=0.0)
-
-    def _move_hand(self, hand: int, wrist_target: Array, fraction: Array, leaning: float = 0.14) -> None:
-        rest = self.pose.wrists[:, hand]
-        arc = 0.08 * self.scale * np.sin(np.pi * fraction)
-        self.pose.wrists[:, hand] = (
-            rest + fraction[:, None] * (wrist_target - rest) + arc[:, None] * np.array([0, 1.0, 0])
-        )
-        self.pose.lean = self.pose.lean + leaning * fraction
-        across = (wrist_target[:, 0] - rest[:, 0]) / self.scale
-        self.pose.twist = self.pose.twist + 0.5 * fraction * np.clip(across, -0.5, 0.5)
-        self.pose.nod = self.pose.nod + 0.7 * leaning * fraction
+        fraction = ease(time, 0.05, 0.45) - ease(time, 0.55, 0.95)
+        move_hand(self.pose, hand, face, fraction, self.scale, arc=0.08, lean=0.0, nod=0.0)
 
     def performance(self) -> Performance:
         """Everything that was added."""
@@ -254,9 +237,8 @@ def _single_action(verb: str, noun: str) -> Motion:
             state if state.noun != noun else replace(state, stowed=False, open=state.open and verb != "open")
             for state in _states(rng, noun)
         ]
-        return perform_actions(
-            body, t, rng, before, [TimedAction(int(rng.integers(0, 4)), len(t) - int(rng.integers(0, 4)), verb, noun)]
-        )
+        action = TimedAction(int(rng.integers(0, 4)), len(t) - int(rng.integers(0, 4)), verb, noun)
+        return perform_actions(body, t, rng, before, [action])
 
     return motion
 

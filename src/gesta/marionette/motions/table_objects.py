@@ -1,12 +1,13 @@
-"""Objects that stand on a table, which differ in outline and colour, and the table itself."""
+"""Objects that stand on a table, which differ in outline and colour, the table itself, and the hands at it."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-from gesta.marionette.puppet import Body
+from gesta.marionette.puppet import Body, Pose, both_sides
 from gesta.marionette.renderer import Array, Box, Cone
 
 Solids = tuple[list[Cone], list[Box]]
@@ -31,8 +32,8 @@ class TableObject:
         """Its solids where the middle of its base is ``at`` ``(T, 3)``."""
         w, h, colour = self.half_width, self.height, self.colour
 
-        def point(x: float, y: float, z: float = 0.0) -> Array:
-            return at + np.array([x, y, z])
+        def point(x: float, y: float) -> Array:
+            return at + np.array([x, y, 0.0])
 
         if self.kind in ("box", "case"):
             boxes = [Box(point(0, h / 2), np.array([w, h / 2, w]), 0.0, colour)]
@@ -71,8 +72,8 @@ def _disc(
 ) -> list[Cone]:
     """A round plate of parallel rods whose middle is ``out`` metres in front of ``at``, raised about it by an angle."""
     cones = []
+    along = np.stack(np.broadcast_arrays(0.0, np.sin(angle), np.cos(angle)), -1)
     for z in radius * (2 * np.arange(rods) + 1 - rods) / rods:
-        along = np.stack(np.broadcast_arrays(0.0, np.sin(angle), np.cos(angle)), -1)
         half = np.sqrt(radius**2 - z**2) * np.array([1.0, 0, 0])
         middle = at + (out + z) * along
         cones.append(Cone(middle - half, middle + half, thick, thick, colour))
@@ -85,11 +86,9 @@ def table(body: Body, frames: int, colour: Array) -> tuple[float, float, list[Bo
     height, distance = 0.5 * body.height, 0.18 * body.height
     leg = np.array([0.025, height / 2 - half[1], 0.025])
     boxes = [Box(np.tile([0.0, height - half[1], distance], (frames, 1)), half, 0.0, colour)]
-    boxes += [
-        Box(np.tile([x * half[0], leg[1], distance + z * half[2]], (frames, 1)), leg, 0.0, 0.7 * colour)
-        for x in (-0.92, 0.92)
-        for z in (-0.8, 0.8)
-    ]
+    for x, z in itertools.product((-0.92, 0.92), (-0.8, 0.8)):
+        at = np.tile([x * half[0], leg[1], distance + z * half[2]], (frames, 1))
+        boxes.append(Box(at, leg, 0.0, 0.7 * colour))
     return height, distance, boxes
 
 
@@ -101,12 +100,29 @@ def counter(body: Body, frames: int, colour: Array) -> tuple[float, float, list[
     def box(y: float, z: float, half: tuple[float, float, float], tint: Array) -> Box:
         return Box(np.tile([0.0, y, distance + z * scale], (frames, 1)), scale * np.array(half), 0.0, tint)
 
-    return (
-        height,
-        distance,
-        [
-            box(height - 0.02 * scale, 0, (0.72, 0.02, 0.2), colour),
-            box(height / 2 - 0.03 * scale, 0.005, (0.7, height / 2 / scale - 0.03, 0.18), 0.75 * colour),
-            box(height, -0.115, (0.62, 0.004, 0.06), 0.25 * colour),
-        ],
-    )
+    boxes = [
+        box(height - 0.02 * scale, 0, (0.72, 0.02, 0.2), colour),
+        box(height / 2 - 0.03 * scale, 0.005, (0.7, height / 2 / scale - 0.03, 0.18), 0.75 * colour),
+        box(height, -0.115, (0.62, 0.004, 0.06), 0.25 * colour),
+    ]
+    return height, distance, boxes
+
+
+def rest_hands(pose: Pose, body: Body, height: float, distance: float) -> None:
+    """Put both hands at the edge of a table or counter of this height and distance."""
+    rest = both_sides(0.21 * (body.height / 1.7), height + 0.03, distance - 0.1 * body.height)
+    pose.wrists = np.tile(rest, (len(pose.wrists), 1, 1))
+    pose.elbows = both_sides(1.0, -0.5, -0.7)
+
+
+def move_hand(
+    pose: Pose, hand: int, target: Array, fraction: Array, scale: float, arc: float, lean: float, nod: float
+) -> None:
+    """Move a wrist towards ``target`` ``(T, 3)`` by ``fraction`` ``(T,)``, in an arc; trunk and head follow."""
+    rest = pose.wrists[:, hand]
+    rise = arc * scale * np.sin(np.pi * fraction)
+    pose.wrists[:, hand] = rest + fraction[:, None] * (target - rest) + rise[:, None] * np.array([0, 1.0, 0])
+    pose.lean = pose.lean + lean * fraction
+    across = (target[:, 0] - pose.wrists[:, hand, 0]) / scale
+    pose.twist = pose.twist + 0.5 * fraction * np.clip(across, -0.5, 0.5)
+    pose.nod = pose.nod + nod * fraction
