@@ -5,16 +5,34 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import pkgutil
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
 
 import gesta
-from gesta.config import class_tag, config, copy, definitions, from_json, replace, suggest, to_json, with_tags
+from gesta.config import (
+    JSON_DEPTH,
+    Between,
+    class_tag,
+    config,
+    copy,
+    definitions,
+    from_json,
+    parse_json,
+    read_json,
+    read_text,
+    replace,
+    suggest,
+    to_json,
+    with_tags,
+)
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, Insert
 from gesta.models import model_config
@@ -140,3 +158,118 @@ def test_only_plain_values_are_written() -> None:
 def test_suggest() -> None:
     assert suggest("fraems", ["frames", "stride"]) == "; did you mean 'frames'?"
     assert suggest("zzz", ["frames"]) == ""
+
+
+# --- files of others -------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What a JSON file holds that has no class names in it."""
+
+    name: Annotated[str, Between(1, 8)]
+    scores: dict[str, list[list[float] | None]]
+    percent: Annotated[float, Between(0, 100)] = 0.0
+    free: Any = None
+
+
+class Failure(TypedDict):
+    index: int
+    reason: str
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "sentence"),
+    [
+        ({"class": "ClipSpec", "frames": "3"}, object, 'frames is "3", not a whole number'),
+        ({"class": "ClipSpec", "frames": True}, object, "frames is true, not a whole number"),
+        ({"class": "ClipSpec", "frames": 3.0}, object, r"frames is 3\.0, not a whole number"),
+        ({"class": "ClipSpec", "mean": [1, 2]}, object, "mean has 2 entries, not 3"),
+        ({"class": "ClipSpec", "mean": [1, 2, "x"]}, object, r'mean\[2\] is "x", not a number'),
+        ({"class": "ClipSpec", "sampling": "odd"}, object, 'sampling is "odd", not "dense" or "uniform"'),
+        ({"class": ["ClipSpec"]}, object, "a list of 1 entries, which is no name of a class"),
+        ({"class": "ModelConfig", "classes": {"verb": None}}, object, "verb is null, not a whole number"),
+        ({"class": "ModelConfig", "classes": [3]}, object, "classes is a list of 1 entries, not a whole number or an"),
+        (
+            {"class": "ModelConfig", "inserts": [{"class": "ClipSpec"}]},
+            object,
+            r"s\[0\] is of the class ClipSpec, not Ins",
+        ),
+        ({"class": "ModelConfig", "clip": {"frames": 3}}, object, 'clip names no "class"'),
+        ({"class": "STAN"}, ClipSpec, "is of the class STAN, not ClipSpec"),
+        ([], ClipSpec, "its content is a list of 0 entries, not an object"),
+        ({"name": "x", "scores": {"label": [[1, 2], "x"]}}, Report, r'scores\.label\[1\] is "x", not a list or null'),
+        ({"name": "x", "scores": {"label": [[1, None]]}}, Report, r"label\[0\]\[1\] is null, not a number"),
+        ({"name": "x", "scores": {}, "percent": 101}, Report, "percent is 101, not from 0 to 100"),
+        ({"name": "", "scores": {}}, Report, "name has the length 0, not from 1 to 8"),
+        ({"name": "x", "scores": {}, "scored": 1}, Report, "Report has no field \"scored\"; did you mean 'scores'"),
+        ({"name": "x"}, Report, "Report lacks scores; ask for another"),
+        ([{"index": 1}], list[Failure], r"\[0\]\.Failure lacks reason"),
+        ({"a b": 1}, dict[str, str], r'\["a b"\] is 1, not text'),
+    ],
+)
+def test_json_of_a_wrong_type_is_named(value: Any, kind: Any, sentence: str) -> None:
+    with pytest.raises(GestaError, match=sentence):
+        from_json(value, kind, source="given.json", remedy="ask for another")
+
+
+def test_json_becomes_what_its_type_says() -> None:
+    value = {"name": "x", "scores": {"label": [[1, 2.5], None]}, "free": {"class": "os:system"}}
+    assert from_json(value, Report) == Report(name="x", scores={"label": [[1, 2.5], None]}, free=value["free"])
+    assert from_json([{"index": 1, "reason": "x"}], list[Failure]) == [{"index": 1, "reason": "x"}]
+    assert from_json([[1, "x"]], list[tuple[int, str]]) == [(1, "x")] and from_json("y", Literal["x", "y"]) == "y"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[1e999]", "too large"),
+        ('{"a": -1e999}', "too large"),
+        ("[NaN]", "NaN is not a number"),
+        ("[-Infinity]", "not a number"),
+        ("[1" + "0" * 5000 + "]", "too large"),
+        ("[" * (JSON_DEPTH + 1) + "]" * (JSON_DEPTH + 1), "64 levels"),
+        ('{"a": ' * 200_000, "64 levels"),
+        ('{"a": 1, "b": 2, "a": 3}', 'the key "a" occurs twice'),
+        (r'["c\u0000.mp4"]', "NUL"),
+        ("{", "not valid JSON"),
+        ("", "not valid JSON"),
+    ],
+    ids=range(11),
+)
+def test_json_that_no_one_should_read(text: str, sentence: str) -> None:
+    with pytest.raises(GestaError, match=rf"given\.json: .*{sentence}.*; ask for another"):
+        parse_json(text, "given.json", "ask for another")
+
+
+def test_json_at_the_limits_is_read() -> None:
+    assert parse_json("[" * JSON_DEPTH + "]" * JSON_DEPTH, "x") and parse_json(
+        '{"a": [1e308, 999999999999999999]}', "x"
+    )
+
+
+def test_only_small_regular_files_are_read_as_text(tmp_path: Path) -> None:
+    """None of these may take longer than a moment: a pipe waits for its writer, and /dev/zero never ends."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, sentence in (
+        (tmp_path / "pipe", "a pipe or a device"),
+        ("/dev/zero", "a pipe or a device"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "absent", "No such file"),
+        (tmp_path / ("n" * 300), "name too long"),
+        ("nul\0", "is no path"),
+    ):
+        with pytest.raises(GestaError, match=f"{sentence}.*; check the path"):
+            read_text(path)
+    (tmp_path / "list.txt").write_bytes(b"a.mp4 0\nb\0.mp4 1\n")
+    with pytest.raises(GestaError, match=r"list\.txt: is not text, since it holds a NUL"):
+        read_text(tmp_path / "list.txt")
+    (tmp_path / "large.json").write_bytes(b"[1, 2, 3]")
+    with pytest.raises(GestaError, match="MiB, the limit"):
+        read_json(tmp_path / "large.json", limit=8)
+    assert read_json(tmp_path / "large.json", list[int], limit=9) == [1, 2, 3]
+
+
+def test_a_configuration_that_json_cannot_hold_is_refused_before_it_is_written() -> None:
+    with pytest.raises(GestaError, match="is inf, which JSON cannot hold"):
+        to_json(TrainConfig(clip_grad=float("inf")))

@@ -1,9 +1,12 @@
-"""Typed configuration: plain dataclasses, and their way to JSON and back.
+"""Typed configuration: plain dataclasses, and their way to JSON and back; and how text and JSON of others are read.
 
 Everything that describes an experiment (a model, a plug-in, a data set, a training run) is a class marked
 ``@config``. JSON carries each object's tag under ``"class"``: the name of a class of gesta, wherever it lives, or
 ``module:Class`` of another package. Reading refuses the latter unless the caller trusts the file, so a recipe found on
 the internet cannot run code.
+
+Given files are not believed: :func:`read_text` takes regular files of a limited size only, :func:`parse_json` limits
+depth and numbers, and :func:`from_json` checks every value against the types of the class that it becomes.
 """
 
 from __future__ import annotations
@@ -11,19 +14,29 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import json
+import math
+import os
 import re
+import stat
 import types
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, dataclass_transform
 
 from gesta.errors import GestaError
 
 T = TypeVar("T")
 
 CLASS_KEY = "class"
+
+GIVEN_BYTES = 2**28
+"""Size that a given text file (list, class names, JSON) may have, unless its reader says otherwise: 256 MiB."""
+
+JSON_DEPTH = 64
+"""How deeply lists and objects of a given JSON may be nested."""
 
 _tagged: dict[str, type] = {}
 """Configuration classes of gesta by tag, as far as their modules are imported."""
@@ -79,6 +92,8 @@ def to_json(obj: Any) -> Any:
         return {str(k): to_json(v) for k, v in obj.items()}
     if isinstance(obj, Path):
         return str(obj)
+    if isinstance(obj, float) and not math.isfinite(obj):
+        raise GestaError(f"a field of the configuration is {obj}, which JSON cannot hold; give a finite number")
     if obj is None or isinstance(obj, bool | int | float | str):
         return obj
     raise TypeError(f"a config may hold numbers, strings, lists, dicts and configs, not {type(obj).__name__}")
@@ -89,37 +104,31 @@ def class_tag(cls: type) -> str:
     return cls.__name__ if _tagged.get(cls.__name__) is cls else f"{cls.__module__}:{cls.__qualname__}"
 
 
-def from_json(value: Any, *, trust_code: bool = False, source: str = "the configuration") -> Any:
-    """Rebuild what :func:`to_json` wrote.
+def from_json(
+    value: Any,
+    kind: Any = object,
+    *,
+    trust_code: bool = False,
+    source: str = "the configuration",
+    remedy: str = "correct it, or get the file again",
+) -> Any:
+    """Rebuild what :func:`to_json` wrote, or check any parsed JSON against a type.
 
     Args:
-        value: the parsed JSON.
+        value: the parsed JSON, see :func:`parse_json`.
+        kind: type of the whole: a config class (the JSON may name a subclass of it), another dataclass or a TypedDict,
+            ``list[…]``, ``dict[str, …]``, ``tuple[…]``, ``Literal``, unions of these, numbers, text. Values of the type
+            ``Any`` stay plain JSON; in those of the type ``object`` config objects are rebuilt. A range or a length is
+            given by ``Annotated[int, Between(0, 9)]``.
         trust_code: also load classes from outside gesta (this imports, hence runs, their module).
         source: where the JSON came from, for error messages.
+        remedy: end of the sentence about a value of a wrong type.
 
     Raises:
-        GestaError: a class outside gesta without ``trust_code``, a class or field that does not exist.
+        GestaError: a class outside gesta without ``trust_code``; a class or field that does not exist; a value of
+            another type than its field, or beyond its limits.
     """
-    if isinstance(value, list):
-        return [from_json(v, trust_code=trust_code, source=source) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if CLASS_KEY not in value:
-        return {k: from_json(v, trust_code=trust_code, source=source) for k, v in value.items()}
-    cls = _find_class(value[CLASS_KEY], trust_code, source)
-    hints = typing.get_type_hints(cls)
-    known = _field_names(cls)
-    arguments = {}
-    for name, item in value.items():
-        if name == CLASS_KEY:
-            continue
-        if name not in known:
-            raise GestaError(f"{source}: {cls.__name__} has no field {name!r}{suggest(name, known)}")
-        arguments[name] = _tuples(from_json(item, trust_code=trust_code, source=source), hints[name])
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise GestaError(f"{source}: {cls.__name__}: {error}") from None
+    return _Reader(source, trust_code, remedy).read(value, kind, "")
 
 
 def suggest(word: str, known: Collection[str]) -> str:
@@ -159,12 +168,14 @@ def _is_ours(module: str) -> bool:
     return module == "gesta" or module.startswith("gesta.")
 
 
-def _find_class(tag: str, trust_code: bool, source: str) -> type:
+def _find_class(tag: Any, trust_code: bool, source: str) -> type:
     """The class that a file names, see :func:`class_tag`.
 
     A file of gesta 0.1.0 names our classes ``gesta.module:Class``, by where they lived then: the name is enough.
     """
-    module, _, name = str(tag).rpartition(":")
+    if not isinstance(tag, str) or len(tag) > 200:
+        raise GestaError(f"{source} names the class {_short(tag)}, which is no name of a class")
+    module, _, name = tag.rpartition(":")
     if not module or _is_ours(module):
         _import_definition(name)
         if name not in _tagged:
@@ -202,19 +213,304 @@ def _definitions(folder: Path, package: str) -> Iterator[tuple[str, str]]:
             yield name, module
 
 
-def _tuples(value: Any, hint: Any) -> Any:
-    """JSON has no tuples: give lists back as tuples where the field's type says so."""
-    if not isinstance(value, list):
+# --- values and their types ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Between:
+    """Limits of a value in a given file, as ``Annotated[float, Between(0, 100)]``.
+
+    Attributes:
+        low, high: of a number, or of the length of a text, list or object; both are allowed themselves.
+    """
+
+    low: float
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"from {self.low:g} to {self.high:g}" if self.high < math.inf else f"{self.low:g} or more"
+
+
+_LEAVES: dict[Any, tuple[frozenset[type], str]] = {
+    float: (frozenset((float, int)), "a number"),
+    int: (frozenset((int,)), "a whole number"),
+    str: (frozenset((str,)), "text"),
+    bool: (frozenset((bool,)), "true or false"),
+    types.NoneType: (frozenset((types.NoneType,)), "null"),
+}
+"""JSON's types of the values without parts, and what they are called. A truth value is no number."""
+
+
+class _Reader:
+    """Checks parsed JSON against types and rebuilds objects; see :func:`from_json` for its arguments."""
+
+    def __init__(self, source: str, trust_code: bool, remedy: str) -> None:
+        self.source, self.trust_code, self.remedy = source, trust_code, remedy
+
+    def read(self, value: Any, hint: Any, where: str) -> Any:
+        """The value as a type hint says; ``where`` names it in errors."""
+        origin, inner = typing.get_origin(hint), typing.get_args(hint)
+        if leaf := _LEAVES.get(hint):
+            return value if type(value) in leaf[0] else self._refuse(value, hint, where)
+        if hint is Any:
+            return value
+        if hint is object:
+            return self._untyped(value, where)
+        if origin is Annotated:
+            return self._within(self.read(value, inner[0], where), inner[1:], where)
+        if origin in (typing.Union, types.UnionType):
+            fitting = next((option for option in inner if _may_be(value, option)), None)
+            return self.read(value, fitting, where) if fitting else self._refuse(value, hint, where)
+        if not _may_be(value, hint):
+            self._refuse(value, hint, where)
+        if origin is Literal:
+            return value
+        if origin in (list, tuple) or hint in (list, tuple):
+            return self._sequence(value, origin or hint, inner, where)
+        if origin is dict or hint is dict:
+            kind = inner[1] if inner else object
+            return {key: self.read(item, kind, _join(where, key)) for key, item in value.items()}
+        if hint is Path:
+            return Path(value)
+        return self._object(value, hint, where)
+
+    def _untyped(self, value: Any, where: str) -> Any:
+        if isinstance(value, list):
+            return [self._untyped(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        if CLASS_KEY in value:
+            return self._object(value, object, where)
+        return {key: self._untyped(item, _join(where, key)) for key, item in value.items()}
+
+    def _sequence(self, value: list[Any], kind: type, inner: Sequence[Any], where: str) -> Any:
+        """JSON has no tuples: a list becomes one where the type says so."""
+        if kind is list or not inner or inner[1:] == (...,):
+            each = inner[0] if inner else object
+            if (leaves := _leaf_types(each)) and leaves.issuperset(map(type, value)):  # millions of scores
+                return value if kind is list else tuple(value)
+            return kind(self.read(item, each, f"{where}[{i}]") for i, item in enumerate(value))
+        if len(value) != len(inner):
+            self._fail(where, f"has {len(value)} entries, not {len(inner)}")
+        return tuple(self.read(item, each, f"{where}[{i}]") for i, (item, each) in enumerate(zip(value, inner)))
+
+    def _object(self, value: dict[str, Any], hint: Any, where: str) -> Any:
+        if CLASS_KEY in value:
+            cls = _find_class(value[CLASS_KEY], self.trust_code, self.source)
+            if hint is not object and not issubclass(cls, hint):
+                self._fail(where, f"is of the class {cls.__name__}, not {hint.__name__}")
+        elif hint in _tagged.values():
+            self._fail(where, f'names no "{CLASS_KEY}", and should be of the class {hint.__name__}')
+        else:
+            cls = hint
+        hints = _hints(cls)
+        if typing.is_typeddict(cls):
+            required: Collection[str] = cls.__required_keys__  # type: ignore[attr-defined]
+        else:
+            required = [f.name for f in dataclasses.fields(cls) if _has_no_default(f)]
+        arguments = {}
+        for name, item in value.items():
+            if name == CLASS_KEY:
+                continue
+            if name not in hints:
+                raise GestaError(f"{self.source}: {cls.__name__} has no field {_short(name)}{suggest(name, hints)}")
+            arguments[name] = self.read(item, hints[name], _join(where, name))
+        if missing := [name for name in required if name not in arguments]:
+            raise GestaError(f"{self.source}: {_join(where, cls.__name__)} lacks {', '.join(missing)}; {self.remedy}")
+        try:
+            return cls(**arguments)
+        except (TypeError, ValueError) as error:
+            raise GestaError(f"{self.source}: {cls.__name__}: {error}") from None
+
+    def _within(self, value: Any, limits: Sequence[Any], where: str) -> Any:
+        for limit in limits:
+            size = len(value) if isinstance(value, str | list | tuple | dict) else value
+            if isinstance(limit, Between) and not limit.low <= size <= limit.high:
+                what = f"is {_short(value)}" if size is value else f"has the length {size}"
+                self._fail(where, f"{what}, not {limit}")
         return value
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    for option in options:
-        if typing.get_origin(option) is tuple:
-            inner = typing.get_args(option)
-            if len(inner) == 2 and inner[1] is ...:
-                inner = (inner[0],) * len(value)
-            inner += (Any,) * (len(value) - len(inner))
-            return tuple(_tuples(v, kind) for v, kind in zip(value, inner))
-        if typing.get_origin(option) is list:
-            inner = typing.get_args(option)
-            return [_tuples(v, inner[0] if inner else Any) for v in value]
+
+    def _refuse(self, value: Any, hint: Any, where: str) -> NoReturn:
+        self._fail(where, f"is {_short(value)}, not {_describe(hint)}")
+
+    def _fail(self, where: str, fault: str) -> NoReturn:
+        raise GestaError(f"{self.source}: {where or 'its content'} {fault}; {self.remedy}")
+
+
+def _may_be(value: Any, hint: Any) -> bool:
+    """Whether JSON's type of the value is that of the hint; what is inside it is not looked at."""
+    origin = typing.get_origin(hint) or hint
+    if hint in _LEAVES:
+        return type(value) in _LEAVES[hint][0]
+    if origin is Literal:
+        return any(type(value) is type(known) and value == known for known in typing.get_args(hint))
+    if origin is Annotated:
+        return _may_be(value, typing.get_args(hint)[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(_may_be(value, option) for option in typing.get_args(hint))
+    if origin in (list, tuple):
+        return isinstance(value, list)
+    if origin is Path:
+        return isinstance(value, str)
+    if origin is dict or dataclasses.is_dataclass(origin) or typing.is_typeddict(origin):
+        return isinstance(value, dict)
+    if hint in (Any, object):
+        return True
+    raise TypeError(f"{hint} is not a type that JSON can be checked against")
+
+
+@cache
+def _leaf_types(hint: Any) -> frozenset[type]:
+    """JSON's types for a value without parts, or a union of such; empty if it may have parts or has limits."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        parts = [_leaf_types(option) for option in typing.get_args(hint)]
+        return frozenset().union(*parts) if all(parts) else frozenset()
+    return _LEAVES[hint][0] if hint in _LEAVES else frozenset()
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The type of every field that a class can be made with."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return hints if typing.is_typeddict(cls) else {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.default is field.default_factory is dataclasses.MISSING
+
+
+def _describe(hint: Any) -> str:
+    """A type in words."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _LEAVES:
+        return _LEAVES[hint][1]
+    if origin is Annotated:
+        return _describe(inner[0])
+    if origin is Literal:
+        return " or ".join(json.dumps(known) for known in inner)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in inner)
+    if origin in (list, tuple) or hint in (list, tuple):
+        return "a list"
+    return "text" if hint is Path else "an object"
+
+
+def _join(where: str, key: str) -> str:
+    key = key if re.fullmatch(r"\w{1,60}", key) else f"[{_short(key)}]"
+    return f"{where}.{key}".lstrip(".") if key[0] != "[" else where + key
+
+
+def _short(value: Any) -> str:
+    """The beginning of a value, for an error message."""
+    if isinstance(value, list | dict):
+        return ("a list" if isinstance(value, list) else "an object") + f" of {len(value)} entries"
+    text = json.dumps(value if not isinstance(value, str) else value[:40])
+    return text[:40] + "…" * (len(text) > 40)
+
+
+# --- given files -----------------------------------------------------------------------------------------------------
+
+
+def read_text(path: str | Path, *, limit: int = GIVEN_BYTES, remedy: str = "check the path") -> str:
+    """A given text file of any origin: UTF-8 or UTF-16, with or without byte-order mark.
+
+    Bytes that are no UTF-8 (names in other encodings) become surrogates, which stand for the same bytes in file names.
+
+    Args:
+        path: the file.
+        limit: its largest size in bytes.
+        remedy: end of the sentence about a file that cannot be read.
+
+    Raises:
+        GestaError: not there, not a regular file (a pipe or a device would never end), too large, or not text.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+            raise GestaError(f"{path}: is {kind}, not a file; {remedy}")
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise GestaError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except ValueError:  # a NUL in the path
+        raise GestaError(f"{str(path)!r}: is no path; {remedy}") from None
+    if len(data) > limit:
+        raise GestaError(f"{path}: has more than {limit / 2**20:g} MiB, the limit for this kind of file; {remedy}")
+    utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = data.decode("utf-16", "replace") if utf16 else data.decode("utf-8-sig", "surrogateescape")
+    if "\0" in text:
+        raise GestaError(f"{path}: is not text, since it holds a NUL character; {remedy}")
+    return text
+
+
+def read_json(
+    path: str | Path,
+    kind: Any = object,
+    *,
+    trust_code: bool = False,
+    limit: int = GIVEN_BYTES,
+    remedy: str = "correct it, or get the file again",
+) -> Any:
+    """A given JSON file, of the given type; see :func:`read_text`, :func:`parse_json` and :func:`from_json`.
+
+    Raises:
+        GestaError: as these three.
+    """
+    value = parse_json(read_text(path, limit=limit, remedy=remedy), str(path), remedy)
+    return from_json(value, kind, trust_code=trust_code, source=str(path), remedy=remedy)
+
+
+_CONTAINERS = (list, dict)
+
+
+def parse_json(text: str, source: str, remedy: str = "correct it, or get the file again") -> Any:
+    """JSON of others.
+
+    Args:
+        text: the JSON.
+        source: where it came from, for error messages.
+        remedy: end of the sentence about a text that is no JSON.
+
+    Raises:
+        GestaError: no JSON; nested more deeply than :data:`JSON_DEPTH`; NaN, infinity, a number beyond 64 bits, a key
+            twice in one object, or a NUL character in a text.
+    """
+    try:
+        value = json.loads(
+            text, parse_constant=_refuse_constant, parse_int=_parse_integer, object_pairs_hook=_unique_keys
+        )
+        if "\\u0000" in text:
+            raise ValueError("it holds a NUL character")
+        level: list[Any] = [[value]]  # all lists and objects of one depth
+        for _ in range(JSON_DEPTH + 1):
+            parts = [part.values() if isinstance(part, dict) else part for part in level]
+            if any(math.inf in part or -math.inf in part for part in parts):
+                raise ValueError("a number in it is too large")
+            level = [item for part in parts for item in part if isinstance(item, _CONTAINERS)]
+        if level:
+            raise RecursionError
+    except RecursionError:
+        raise GestaError(f"{source}: is nested more than {JSON_DEPTH} levels deep; {remedy}") from None
+    except ValueError as error:
+        raise GestaError(f"{source}: is not valid JSON ({error}); {remedy}") from None
     return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _parse_integer(text: str) -> int:
+    if len(text.lstrip("-")) > 18:
+        raise ValueError(f"the number {text[:20]}… is too large")
+    return int(text)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {_short(twice)} occurs twice")
+    return fields

@@ -14,5 +14,9 @@ class VideoError(GestaError):
     """A video that cannot be read: ``<path>: <what is wrong>; <remedy>``."""
 
 
+class DecodeError(VideoError):
+    """A file (or one picture of a folder) whose content cannot be decoded, rather than the disk or the path."""
+
+
 class CheckpointError(GestaError):
     """A file of weights that is absent, broken, foreign or does not fit the model."""

@@ -21,6 +21,7 @@ from gesta.processes import loader_workers
 from gesta.progress import track
 from gesta.records import ClassNames, DataConfig, Record, by_space, label_in
 from gesta.video.archive import locate, read_bytes
+from gesta.video.boundary import decoding
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
 from gesta.video.depth import Depth
 from gesta.video.find import VIDEOS
@@ -172,7 +173,7 @@ def _kill_after(file: _File) -> float:
     """Seconds after which a process is ended that hangs in a file and does not see its own deadline."""
     try:
         return Deadline(file.path, file.timeout_s).seconds + KILL_AFTER_S
-    except (OSError, GestaError):  # decoding the file will raise it again and report it
+    except GestaError:  # decoding the file will raise it again and report it
         return file.timeout_s + KILL_AFTER_S
 
 
@@ -180,24 +181,23 @@ def _decode(file: _File) -> _Decoded:
     path, depth, timeout_s = file
     digest = hashlib.blake2b(digest_size=16)
     try:
-        location = None if os.path.isdir(path) else locate(path)
-        if location is None and not os.path.isdir(path):
-            wrong = "is neither a file nor a folder; give" if os.path.exists(path) else "does not exist; copy"
-            return _Decoded(None, f"{path}: {wrong} the video, or take it off the list", "")
-        deadline = Deadline(path, timeout_s)
-        images = [] if location else image_files(path, depth=depth is not None)
-        for part in filter(None, [location, *map(locate, images)]):
-            for block in deadline.guard(read_bytes(part)):
-                digest.update(block)
-        if location and not location.size:
-            return _Decoded(None, f"{path}: is an empty file; copy or download it again, or take it off the list", "")
-        return _Decoded(probe(path, exact=True, depth=depth, deadline=deadline), "", digest.hexdigest())
-    except (GestaError, RuntimeError, MemoryError) as error:
+        with decoding(path, "cannot be read"):
+            location = None if os.path.isdir(path) else locate(path)
+            if location is None and not os.path.isdir(path):
+                wrong = "is neither a file nor a folder; give" if os.path.exists(path) else "does not exist; copy"
+                return _Decoded(None, f"{path}: {wrong} the video, or take it off the list", "")
+            deadline = Deadline(path, timeout_s)
+            images = [] if location else image_files(path, depth=depth is not None)
+            for part in filter(None, [location, *map(locate, images)]):
+                for block in deadline.guard(read_bytes(part)):
+                    digest.update(block)
+            if location and not location.size:
+                return _Decoded(
+                    None, f"{path}: is an empty file; copy or download it again, or take it off the list", ""
+                )
+            return _Decoded(probe(path, exact=True, depth=depth, deadline=deadline), "", digest.hexdigest())
+    except GestaError as error:
         return _Decoded(None, str(error), digest.hexdigest())
-    except OSError as error:
-        return _Decoded(
-            None, f"{path}: cannot be read ({error.strerror or error}); check the disk and the permissions", ""
-        )
 
 
 # --- findings --------------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.error import FFmpegError
 from av.video.reformatter import ColorRange, VideoReformatter
 from PIL import Image
 
-from gesta.errors import VideoError
-from gesta.video.container import decode_packets, open_video, read_packets, set_threads
+from gesta.errors import DecodeError, VideoError
+from gesta.video.boundary import decoding
+from gesta.video.container import decode_packets, last_error, open_video, read_packets, set_threads, undecodable
 from gesta.video.images import image_files, read_image
 from gesta.video.picture import FrameConverter, display_matrix
 from gesta.video.probe import VideoInfo, probe
@@ -71,23 +71,23 @@ def prepare_one(job: EncodeJob) -> Outcome:
     part = os.path.join(folder, f".{name}.{os.getpid()}.part")
     damage: list[Exception] = []
     try:
-        os.makedirs(folder, exist_ok=True)
-        info = probe(job.source)
-        timed_frames = _decoded(job.source, info, damage)
-        if job.settings.fps is not None:
-            timed_frames = _resampled(timed_frames, info, job.settings.fps)
-        if job.settings.frames:
-            os.mkdir(part)
-            written = _write_images(part, timed_frames, job.settings.short_side)
-        else:
-            written = _write_video(part, timed_frames, info, job.settings)
-        if not written:
-            raise VideoError(f"{job.source}: no frame of it can be decoded; get a better copy or take it off the list")
-        os.replace(part, job.target)
-    except (VideoError, FFmpegError, OSError, RuntimeError, MemoryError, ValueError) as error:
+        with decoding(job.source, "cannot be prepared"):
+            os.makedirs(folder, exist_ok=True)
+            info = probe(job.source)
+            timed_frames = _decoded(job.source, info, damage)
+            if job.settings.fps is not None:
+                timed_frames = _resampled(timed_frames, info, job.settings.fps)
+            if job.settings.frames:
+                os.mkdir(part)
+                written = _write_images(part, timed_frames, job.settings.short_side)
+            else:
+                written = _write_video(part, timed_frames, info, job.settings)
+            if not written:
+                raise undecodable(job.source, last_error(damage))
+            os.replace(part, job.target)
+    except VideoError as error:
         shutil.rmtree(part) if os.path.isdir(part) else _remove(part)
-        reason = str(error)
-        return Outcome(0, reason if job.source in reason else f"{job.source}: cannot be prepared ({reason})")
+        return Outcome(0, str(error))
     if damage:
         return Outcome(
             written, f"{job.source}: {len(damage)} damaged packets, {written} frames are left; get a better copy"
@@ -109,7 +109,7 @@ def _decoded(path: str, info: VideoInfo, damage: list[Exception]) -> Iterator[Ti
         for file in image_files(path):
             try:
                 yield TimedFrame(read_image(file, None), 0.0)
-            except OSError as error:
+            except DecodeError as error:
                 damage.append(error)
         return
     timed = info.variable_rate and "avi" not in info.container.split(",")

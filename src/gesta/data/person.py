@@ -22,6 +22,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from gesta.errors import DecodeError
 from gesta.video.depth import Modality
 from gesta.video.images import image_files, open_image
 
@@ -88,5 +89,5 @@ def _person_in(file: str) -> Centre | None:
     try:
         with open_image(file) as image:
             return find_person(np.asarray(image))
-    except OSError:
+    except DecodeError:
         return None

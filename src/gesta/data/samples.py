@@ -31,6 +31,7 @@ from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
 from gesta.recipe import EvaluateConfig, TrainConfig
 from gesta.records import LABEL, Label, Record, by_space
+from gesta.video.boundary import decoding
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
 from gesta.video.depth import Modality
 from gesta.video.picture import Box
@@ -39,8 +40,9 @@ from gesta.video.read import Decoder, Frames, Selection, read_frames
 ATTEMPTS = 10
 """Videos tried for one training sample before something is taken to be wrong with all of them."""
 
-UNREADABLE = (VideoError, OSError, RuntimeError, MemoryError)
-"""What reading a damaged video may raise; any other GestaError (torchcodec is missing) is not the video's fault."""
+UNREADABLE = (VideoError, RuntimeError, MemoryError)
+"""What reading a video and cropping its frames may raise, the latter for lack of memory; any other GestaError
+(torchcodec is missing) is not the video's fault."""
 
 S = TypeVar("S", bound=Selection)
 
@@ -382,8 +384,9 @@ def read_record_frames(
     if not record.masks:
         return frames
     indices = frames.selection.indices
-    people = find_people(record.masks, indices + (record.start or 0))
-    images = crop_to_people(frames.images.flatten(0, -4), people, modality)
+    with decoding(record.masks):
+        people = find_people(record.masks, indices + (record.start or 0))
+        images = crop_to_people(frames.images.flatten(0, -4), people, modality)
     return frames._replace(images=images.unflatten(0, indices.shape))
 
 

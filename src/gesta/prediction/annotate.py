@@ -9,11 +9,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from gesta.errors import GestaError
 from gesta.prediction.prediction import Prediction
+from gesta.video.boundary import explain
 from gesta.video.probe import probe
 from gesta.video.read import stream
 
@@ -65,10 +67,8 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
             if video is not None:
                 container.mux(video.encode())
         os.replace(part, out)
-    except OSError as error:  # PyAV's errors are OSErrors too
-        raise GestaError(
-            f"{out}: cannot be written ({error.strerror or error}); choose another file with --draw"
-        ) from None
+    except (OSError, FFmpegError) as error:
+        raise GestaError(f"{out}: cannot be written ({explain(error)}); choose another file with --draw") from None
     finally:
         part.unlink(missing_ok=True)
     return out

@@ -8,6 +8,7 @@ Start with these three:
 
 What they are made of, from the bottom to the top:
 
+- ``boundary.py``: whatever a decoder raises about a file becomes the error of that file alone
 - ``archive.py``: where the bytes lie, in a file of their own or in a tar file
 - ``deadline.py``: how long reading one file may take
 - ``depth.py``: a depth picture as three channels

@@ -13,16 +13,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import av
-from av.error import ExitError, FFmpegError
+from av.error import ExitError
 from av.stream import Disposition
 from torch.utils.data import get_worker_info
 
 from gesta.errors import VideoError
 from gesta.video.archive import ByteRange, locate
+from gesta.video.boundary import DAMAGED, decoding, explain
 from gesta.video.deadline import Deadline
 from gesta.video.picture import MAX_PIXELS, size_problem
-
-DAMAGED = "the file is damaged, incomplete or not a video: copy or download it again, or take it off the list"
 
 HELD_BYTES = 16 * 2**20
 """A file up to this size is held as packets while it is read; of a larger one only the range that is needed."""
@@ -47,6 +46,8 @@ def open_video(source: str | int, deadline: Deadline | None = None) -> Iterator[
 
     With a deadline, opening it and reading a packet are given up when each of them has taken all of that time.
 
+    Whatever is raised while it is open becomes the error of this file, see :func:`gesta.video.boundary.decoding`.
+
     Raises:
         VideoError: it does not exist, cannot be opened, holds no moving picture, or one of absurd size.
     """
@@ -56,14 +57,14 @@ def open_video(source: str | int, deadline: Deadline | None = None) -> Iterator[
         options["timeout"] = deadline.seconds
     if int(av.__version__.split(".")[0]) < 19:  # later versions never fail on such tags and do not know the argument
         options["metadata_errors"] = "replace"
-    try:
-        container = av.open(name, **options)
-    except (FFmpegError, OSError, ValueError) as error:
-        if deadline is not None and isinstance(error, ExitError):
+    with decoding(source, "cannot be opened as a video", _remedy(source)):
+        try:
+            container = av.open(name, **options)
+        except ExitError:
+            if deadline is None:
+                raise
             raise deadline.error() from None
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(f"{source}: cannot be opened as a video ({reason}); {_remedy(source)}") from None
-    with container:
+    with decoding(source), container:
         yield container, _choose_stream(container, source)
 
 
@@ -239,7 +240,7 @@ def read_packets(
     Raises:
         VideoError: the deadline is over. That is no damage: read again, the file may be longer.
     """
-    packets = container.demux(stream)
+    packets, at_end = container.demux(stream), False
     while True:
         if deadline is not None:
             deadline.check()
@@ -247,11 +248,14 @@ def read_packets(
             packet = next(packets)
         except StopIteration:
             return
-        except FFmpegError as error:
+        except Exception as error:
             if deadline is not None and isinstance(error, ExitError):
                 raise deadline.error() from None
-            errors.append(error)
+            # At the end PyAV fails on streams that appeared after opening (an FLV whose sound begins late).
+            if not (at_end and isinstance(error, IndexError)):
+                errors.append(error)
             return
+        at_end = not packet.size and packet.dts is None
         if packet.size:  # empty ones stand for dropped frames, or for the end
             yield packet
 
@@ -261,13 +265,13 @@ def decode_packets(stream: Any, packets: Iterable[av.Packet], errors: list[Excep
     for packet in packets:
         try:
             frames = packet.decode()
-        except FFmpegError as error:
+        except Exception as error:  # whatever it is, the other packets may be whole
             errors.append(error)
             continue
         yield from _readable(frames, errors)
     try:
         held_back = stream.codec_context.decode(None)
-    except FFmpegError as error:
+    except Exception as error:
         errors.append(error)
         return
     yield from _readable(held_back, errors)
@@ -284,7 +288,7 @@ def _readable(frames: Iterable[av.VideoFrame], errors: list[Exception]) -> Itera
 
 def last_error(errors: list[Exception]) -> str:
     """The last error in words; empty if there was none."""
-    return str(getattr(errors[-1], "strerror", None) or errors[-1]) if errors else ""
+    return explain(errors[-1]) if errors else ""
 
 
 def undecodable(path: str, problem: str) -> VideoError:

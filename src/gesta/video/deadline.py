@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from gesta.errors import VideoError
 from gesta.video.archive import locate
+from gesta.video.boundary import decoding
 
 T = TypeVar("T")
 
@@ -36,7 +37,8 @@ class Deadline:
 
     def __init__(self, path: str, timeout_s: float = TIMEOUT_S) -> None:
         self.path = path
-        self.seconds = timeout_s + _seconds_for_size(path)
+        with decoding(path, "cannot be read"):
+            self.seconds = timeout_s + _seconds_for_size(path)
         self._end = time.monotonic() + self.seconds
 
     def check(self) -> None:

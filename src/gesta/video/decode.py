@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.error import FFmpegError
 
 from gesta.errors import VideoError
 from gesta.video.container import (
@@ -150,7 +149,7 @@ class VideoFile:
                 continue
             try:
                 self._container.seek(time, stream=self._stream)
-            except FFmpegError:
+            except Exception:  # whatever it is, the file can still be decoded from its beginning
                 continue
             errors: list[Exception] = []
             following = read_packets(self._container, self._stream, errors, self._deadline)

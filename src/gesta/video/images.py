@@ -11,21 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from gesta.errors import VideoError
+from gesta.errors import DecodeError, VideoError
+from gesta.video.boundary import decoding, explain
 from gesta.video.deadline import Deadline
 from gesta.video.depth import Depth, resize_nearest
 from gesta.video.picture import FrameBuffer, scaled_size, size_problem
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
-PILLOW_ERRORS = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-    SyntaxError,
-    ValueError,
-)
-"""What Pillow raises, besides OSError, on damaged files."""
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+"""Formats of pictures that are opened, whatever their name: others reach old parsers, or start programs (EPS)."""
 
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
 _FLOW = re.compile(r"^(flow_)?[xyuv]_?$", re.IGNORECASE)
@@ -43,7 +38,7 @@ def image_files(folder: str, depth: bool = False) -> list[str]:
     """
     groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
     flow = False
-    with os.scandir(folder) as entries:
+    with decoding(folder, "cannot be listed"), os.scandir(folder) as entries:
         for entry in entries:
             match = None if entry.name.startswith(".") else _NUMBERED.match(entry.name)
             if match is None or match["suffix"].lower() not in IMAGES:
@@ -109,7 +104,7 @@ class ImageFolder:
             try:
                 image = read_image(self._files[number], buffer.short_side, self._depth, buffer.enlarge)
                 buffer.add_image(number, image)
-            except OSError as error:
+            except DecodeError as error:
                 self.problem = image_error(self._files[number], error)
                 del self._files[number]
                 self.frames -= 1
@@ -139,8 +134,9 @@ def read_image(path: str, short_side: int | None, depth: Depth | None = None, en
         enlarge: False keeps the size of an image that is smaller.
 
     Raises:
-        OSError: the file is not a readable image, or one of absurd size.
-        VideoError: it holds more than 8 bits per channel, as depth maps do, and ``depth`` is not given.
+        DecodeError: the file is not a readable image, or one of absurd size.
+        VideoError: it cannot be read from the disk; or it holds more than 8 bits per channel, as depth maps do, and
+            ``depth`` is not given.
     """
     with open_image(path) as image:
         width, height = scaled_size(*image.size, short_side, enlarge)
@@ -151,29 +147,36 @@ def read_image(path: str, short_side: int | None, depth: Depth | None = None, en
             raise VideoError(f"{path}: is a 16-bit image (a depth map?); give the folder of 8-bit RGB frames")
         image.draft("RGB", (width, height))  # lets the JPEG decoder leave out detail that scaling would remove
         rgb = image.convert("RGB")
-    if rgb.size != (width, height):
-        rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(rgb).transpose(2, 0, 1)
+        if rgb.size != (width, height):
+            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(rgb).transpose(2, 0, 1)
 
 
 @contextmanager
 def open_image(path: str) -> Iterator[Image.Image]:
     """An image of which no more than the header has been read.
 
+    No more than :data:`~gesta.video.picture.MAX_PIXELS` (67 million) are read, fewer than the 89 million at which
+    Pillow by itself warns of a decompression bomb and the 179 million that it refuses.
+
     Raises:
-        OSError: what lies there is no file, no image, or one of absurd size; or reading its pixels fails.
+        DecodeError: what lies there is no file, none of :data:`FORMATS`, or of absurd size; or reading its pixels
+            fails.
+        VideoError: it cannot be read from the disk.
     """
-    if not os.path.isfile(path):  # opening a pipe would wait for ever
-        raise OSError("is not a file")
-    try:
-        with Image.open(path) as image:
+    with decoding(path):
+        if not os.path.isfile(path):  # opening a pipe would wait for ever
+            raise OSError("is not a file")
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise OSError("is no JPEG, PNG, BMP or WebP picture") from None
+        with image:
             if problem := size_problem(*image.size):
                 raise OSError(problem)
             yield image
-    except PILLOW_ERRORS as error:
-        raise OSError(str(error)) from None
 
 
-def image_error(path: str, error: OSError) -> str:
+def image_error(path: str, error: DecodeError) -> str:
     """Why an image of a folder could not be read."""
-    return f"{os.path.basename(path)}: {error.strerror or error}"
+    return f"{os.path.basename(path)}: {explain(error)}"

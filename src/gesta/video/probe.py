@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gesta.errors import DecodeError
+from gesta.video.boundary import decoding
 from gesta.video.container import (
     PacketScan,
     decode_packets,
@@ -100,9 +102,10 @@ def probe(
                 break
     if first is None:
         raise undecodable(path, last_error(errors))
-    height, width = FrameConverter(None).size(first, display_matrix(first))  # upright
     frames = decoded if exact else scan.frames
-    fps, duration, variable = _frame_rate(scan, frames, average)
+    with decoding(path):
+        height, width = FrameConverter(None).size(first, display_matrix(first))  # upright
+        fps, duration, variable = _frame_rate(scan, frames, average)
     return VideoInfo(
         path=path,
         kind="file",
@@ -143,7 +146,7 @@ def _probe_folder(path: str, exact: bool, depth: Depth | None, deadline: Deadlin
         deadline.check()
         try:
             image = read_image(file, None, depth)
-        except OSError as error:
+        except DecodeError as error:
             problem = image_error(file, error)
             continue
         if not readable:

@@ -10,6 +10,7 @@ are taken as square, as all published systems do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from typing import Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
-from av.error import FFmpegError
 from torch import Tensor
 
-from gesta.errors import VideoError
-from gesta.video.container import DAMAGED, decode_packets, open_video, read_packets, set_threads, undecodable
+from gesta.errors import DecodeError, VideoError
+from gesta.video.boundary import DAMAGED, decoding
+from gesta.video.container import decode_packets, open_video, read_packets, set_threads, undecodable
 from gesta.video.deadline import Deadline
 from gesta.video.decode import VideoFile
 from gesta.video.depth import Depth
@@ -158,21 +159,24 @@ def read_frames(path: str | os.PathLike[str], select: Callable[[int], S], **opti
     """
     path = os.fspath(path)
     depth = options.get("depth")
-    source = _open(path, options.get("deadline") or Deadline(path), depth, options.get("decoder", "pyav"))
-    with source:
-        try:
+    with contextlib.ExitStack() as stack:
+        with decoding(path):
+            deadline = options.get("deadline") or Deadline(path)
+            source = _open(path, deadline, depth, options.get("decoder", "pyav"))
+            stack.enter_context(source)
             start, end = _segment(path, source, options)
-            while True:
-                promised = source.frames
-                count = _segment_length(path, source, start, end)
-                selection = select(count)
-                indices = selection.indices.to(torch.int64)
-                if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= count:
-                    raise ValueError(
-                        f"of {count} frames, only indices from 0 to {count - 1} can be selected, not {indices.tolist()}"
-                    )
-                # each frame is decoded once, in rising order, however often and in whatever order it is selected
-                numbers, inverse = torch.unique(indices, sorted=True, return_inverse=True)
+        while True:
+            promised = source.frames
+            count = _segment_length(path, source, start, end)
+            selection = select(count)
+            indices = selection.indices.to(torch.int64)
+            if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= count:
+                raise ValueError(
+                    f"of {count} frames, only indices from 0 to {count - 1} can be selected, not {indices.tolist()}"
+                )
+            # each frame is decoded once, in rising order, however often and in whatever order it is selected
+            numbers, inverse = torch.unique(indices, sorted=True, return_inverse=True)
+            with decoding(path):
                 buffer = FrameBuffer(
                     (numbers + start).tolist(),
                     options.get("short_side"),
@@ -184,12 +188,8 @@ def read_frames(path: str | os.PathLike[str], select: Callable[[int], S], **opti
                 if not buffer.missing:
                     return Frames(_in_order(buffer, inverse), selection, count)
                 if decoded >= promised:
-                    raise RuntimeError(
-                        f"{path}: {decoded} frames were decoded, but frames {sorted(buffer.missing)} did not come"
-                    )
-                # the file ends early, and source.frames is now the true number
-        except (FFmpegError, MemoryError) as error:
-            raise VideoError(f"{path}: cannot be converted to RGB ({error}); {DAMAGED}") from None
+                    raise RuntimeError(f"{decoded} frames came, but not frames {sorted(buffer.missing)}")
+            # the file ends early, and source.frames is now the true number
 
 
 def _open(path: str, deadline: Deadline, depth: Depth | None, decoder: Decoder) -> ImageFolder | VideoFile:
@@ -293,7 +293,7 @@ def _stream_folder(path: str, short_side: int | None, step: int, depth: Depth | 
     for file in image_files(path, depth=depth is not None):
         try:
             image = read_image(file, short_side, depth)
-        except OSError:
+        except DecodeError:
             continue
         index += 1
         if index % step == 0:

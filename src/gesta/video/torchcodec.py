@@ -47,7 +47,7 @@ class TorchcodecFile(VideoFile):
         if self._scan.times and os.path.isfile(self.path):  # not a member of a tar file
             try:
                 self._decoder = decoder(self.path, stream_index=self._stream.index, seek_mode="exact")
-            except (RuntimeError, ValueError):  # a codec that this FFmpeg lacks, or damage
+            except Exception:  # a codec that this FFmpeg lacks, or damage
                 return self
             self.frames = len(self._decoder)
         return self
@@ -57,7 +57,7 @@ class TorchcodecFile(VideoFile):
         if self._decoder is not None:
             try:
                 frames: Tensor = self._decoder.get_frames_at(buffer.numbers).data
-            except (RuntimeError, IndexError):
+            except Exception:  # damage
                 self._decoder = None
             else:
                 height, width = frames.shape[-2:]
