@@ -29,7 +29,7 @@ def test_a_result_tells_its_accuracy_and_its_views(tmp_path: Path) -> None:
         (found,) = find_models(source)
         assert (found.name, found.views) == (str(run), 2.5)
         assert found.accuracies == [Accuracy(data="UCF101", top1=50, measured=True)]
-    result.model.config = {"fused": "prob_mean"}
+    result.model.config = {"fused": "prob_mean", "weights": None, "of": []}
     result.write(run / "result.json")
     with pytest.raises(GestaError, match="fused scores"):
         find_models(str(run))

@@ -148,7 +148,7 @@ def test_a_folder_without_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GestaError, match=r"has no result\.json"):
         write_report(tmp_path)
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(GestaError, match=r"result\.json: this is not JSON"):
+    with pytest.raises(GestaError, match=r"result\.json: is not valid JSON"):
         write_report(tmp_path)
 
 

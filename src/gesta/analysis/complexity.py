@@ -192,7 +192,7 @@ def _of_result(source: str, path: Path, trust_code: bool) -> ComparedModel:
     result = Result.read(path)
     if "class" not in result.model.config:
         raise GestaError(f"{source}: holds fused scores of several models; give the results of the single models")
-    config = from_json(result.model.config, trust_code=trust_code, source=str(path))
+    config = from_json(result.model.config, ModelConfig, trust_code=trust_code, source=str(path))
     model = ComparedModel(name=source.rstrip("/").removesuffix("/result.json"), model=config)
     model.views = result.counts.views / result.counts.decoded if result.counts.decoded else None
     top1 = headline(result.metrics)

@@ -16,7 +16,7 @@ from gesta.config import to_json
 from gesta.data.batch import Batch, Failure
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
-from gesta.evaluation.result import Environment, ModelSource, Protocol, Result, Scores, json_hash
+from gesta.evaluation.result import Environment, ModelSource, Protocol, Remark, Result, Scores, json_hash
 from gesta.evaluation.scoring import VideoScores, named_classes, protocol, score_videos, view_loader
 from gesta.model import ClipSpec, VideoModel, evaluating
 from gesta.processes import describe_device, make_fabric
@@ -80,7 +80,7 @@ def evaluate(
             environment=_environment(config.decoder, fabric),
             counts=scores.counts(len(scored.videos), sum(video.views for video in scored.videos.values())),
             failures=failures,
-            partial=[failure._asdict() for failure in scored.partial],
+            partial=[Remark(index=f.index, name=f.name, reason=f.reason) for f in scored.partial],
             seconds=round(time.monotonic() - begin, 2),
             scores=scores,
         )
@@ -162,10 +162,10 @@ def _scores(
     labels: dict[str, list[int | None]],
     scored: _Scored,
     data: DataConfig | None,
-) -> tuple[Scores, list[dict[str, Any]]]:
+) -> tuple[Scores, list[Remark]]:
     """The scores of all videos, not measured yet, and the failures among them."""
     values: dict[str, list[list[float] | None]] = {space: [None] * len(records) for space in spaces}
-    failures: list[dict[str, Any]] = [
+    failures: list[Remark] = [
         {"index": f.index, "name": f.name, "reason": f.reason.removeprefix(f"{records[f.index].path}: ")}
         for f in scored.failures
     ]

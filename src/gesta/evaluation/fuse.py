@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gesta.config import check_choice
 from gesta.errors import GestaError
 from gesta.evaluation.compare import positions
-from gesta.evaluation.result import Environment, ModelSource, Protocol, Result, json_hash
+from gesta.evaluation.result import Environment, ModelSource, Protocol, Remark, Result, json_hash
 
 By = Literal["prob_mean", "logit_mean", "prob_product", "learned"]
 Array = NDArray[np.float64]
@@ -99,12 +99,10 @@ def _fused(
     return values, weights
 
 
-def _missing(
-    results: Sequence[Result], orders: Sequence[Sequence[int]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _missing(results: Sequence[Result], orders: Sequence[Sequence[int]]) -> tuple[list[Remark], list[Remark]]:
     """Videos that no model scored, and those that only some scored, with the reasons of each model that did not."""
-    failures: list[dict[str, Any]] = []
-    partial: list[dict[str, Any]] = []
+    failures: list[Remark] = []
+    partial: list[Remark] = []
     reasons = [{failure["index"]: failure["reason"] for failure in result.failures} for result in results]
     columns = [next(iter(result.scores.values.values())) for result in results]
     for index, name in enumerate(results[0].scores.names):
@@ -114,14 +112,14 @@ def _missing(
             if column[order[index]] is None
         ]
         if missing:
-            entry = {"index": index, "name": name, "reason": "; ".join(missing)}
+            entry = Remark(index=index, name=name, reason="; ".join(missing))
             (failures if len(missing) == len(results) else partial).append(entry)
     return failures, partial
 
 
 def _merged(parts: Sequence[P]) -> P:
     """One protocol or environment of several; a field in which they differ holds all values as text."""
-    merged = {}
+    merged: dict[str, Any] = {}
     for name, value in vars(parts[0]).items():
         values = [getattr(part, name) for part in parts]
         merged[name] = value if all(v == value for v in values) else " | ".join(map(str, values))

@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 
 from gesta.checkpoint import write_atomically
+from gesta.config import Between, from_json, read_json
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import ACTION, headline, measure_parts, measure_spaces
 from gesta.progress import plain_text
@@ -19,6 +20,20 @@ from gesta.records import LABEL
 
 FORMAT = 1
 """Version of ``result.json``; files with a greater one are refused."""
+
+MAX_BYTES = 2**30
+"""Size that a ``result.json`` may have: the scores of 100,000 videos for 1,000 classes."""
+
+Count = Annotated[int, Between(0)]
+Percent = Annotated[float, Between(0, 100)]
+
+
+class Remark(TypedDict):
+    """A video of a list that failed, or of which something was missing, and why."""
+
+    index: Count
+    name: str
+    reason: str
 
 
 @dataclass(kw_only=True)
@@ -62,7 +77,7 @@ class Protocol:
     short_videos: str
     short_side: int | str
     size: int | str
-    average: str
+    average: Literal["probabilities", "logits"]
 
     @property
     def views(self) -> str:
@@ -99,12 +114,31 @@ class Counts:
         views: all that were scored.
     """
 
-    listed: int
-    labelled: int
-    decoded: int
-    scored: int
-    failed: int
-    views: int
+    listed: Count
+    labelled: Count
+    decoded: Count
+    scored: Count
+    failed: Count
+    views: Count
+
+
+class FusedSource(TypedDict):
+    """One of several results that were fused."""
+
+    name: str
+    model: ModelSource
+    data: dict[str, Any] | None
+    average: str
+    counts: Counts
+    metrics: dict[str, Percent]
+
+
+class Fused(TypedDict):
+    """``ModelSource.config`` of a fused result; ``weights`` by label space, where they were learned."""
+
+    fused: str
+    weights: dict[str, list[float]] | None
+    of: list[FusedSource]
 
 
 @dataclass(kw_only=True)
@@ -127,7 +161,7 @@ class Scores:
     names: list[str]
     labels: dict[str, list[int | None]]
     values: dict[str, list[list[float] | None]]
-    per_class: dict[str, list[float | None]] = field(default_factory=dict)
+    per_class: dict[str, list[Percent | None]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
     attributes: dict[str, list[str]] = field(default_factory=dict)
     groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
@@ -149,6 +183,39 @@ class Scores:
         return Counts(
             listed=listed, labelled=labelled, decoded=decoded, scored=scored, failed=listed - scored, views=views
         )
+
+    def fault(self) -> str:
+        """What does not fit the rest, in a result from elsewhere; empty if all fits."""
+        videos = len(self.names)
+        if not self.classes or not all(self.classes.values()):
+            return "classes are empty"
+        by_space: dict[str, dict[str, list[Any]]] = {"labels": self.labels, "values": self.values}
+        by_space |= {"per_class": self.per_class, "confusion": self.confusion}
+        for column, lists in by_space.items():
+            if lists.keys() != self.classes.keys():
+                return f"{column} are of {list(lists)}, classes of {list(self.classes)}"
+        for space, names in self.classes.items():
+            for column, length in (("labels", videos), ("values", videos), ("per_class", len(names))):
+                if len(by_space[column][space]) != length:
+                    return f"{column}.{space} has {len(by_space[column][space])} entries, not {length}"
+            if any(label is not None and not 0 <= label < len(names) for label in self.labels[space]):
+                return f"labels.{space} holds a label that is none of {len(names)} classes"
+            if any(row is not None and len(row) != len(names) for row in self.values[space]):
+                return f"values.{space} holds a row that has not {len(names)} scores"
+            rows = self.confusion[space]
+            if {len(names)} != {len(rows), *map(len, rows)} or min(map(min, rows)) < 0:
+                return f"confusion.{space} is not a table of {len(names)} by {len(names)} numbers of videos"
+        first = len(next(iter(self.classes.values())))
+        if any(len(of_class) != first for of_class in self.attributes.values()):
+            return f"attributes have not {first} values each"
+        for part, of_spaces in self.groups.items():
+            for space, positions in of_spaces.items():
+                spaces = ("verb", "noun") if space == ACTION else (space,)
+                if not positions or not self.labels.keys() >= set(spaces):
+                    return f"groups.{part}.{space} holds no videos or is of a label space that is not there"
+                if any(not 0 <= i < videos or self.labels[s][i] is None for i in positions for s in spaces):
+                    return f"groups.{part}.{space} names a video beyond the list of {videos}, or one without label"
+        return ""
 
     def right(self, space: str = LABEL) -> list[bool | None]:
         """For each video whether its most probable class is right; a failed one is wrong, None where unlabelled."""
@@ -180,17 +247,29 @@ class Result:
         scores: of every video.
     """
 
-    metrics: dict[str, float]
+    metrics: dict[str, Percent]
     model: ModelSource
     data: dict[str, Any] | None
     list_hash: str
     protocol: Protocol
     environment: Environment
     counts: Counts
-    failures: list[dict[str, Any]]
-    partial: list[dict[str, Any]]
+    failures: list[Remark]
+    partial: list[Remark]
     seconds: float
     scores: Scores
+
+    def fault(self) -> str:
+        """What does not fit the rest, in a result from elsewhere; empty if all fits."""
+        if self.data is not None and not isinstance(self.data.get("class"), str):
+            return 'data names no "class"'
+        if fault := self.scores.fault():
+            return f"scores: {fault}"
+        if self.counts != self.scores.counts(self.counts.decoded, self.counts.views):
+            return "counts are not those of its scores"
+        named = {f"attribute/{name}" for name in [*self.scores.attributes, *["all"] * bool(self.scores.attributes)]}
+        named |= {f"{part}/{space}" for part, spaces in self.scores.groups.items() for space in spaces}
+        return f"metrics lack {min(missing)}" if (missing := named - self.metrics.keys()) else ""
 
     @property
     def top1(self) -> float | None:
@@ -222,24 +301,19 @@ class Result:
         """Read what :meth:`write` wrote.
 
         Raises:
-            GestaError: no such file, not a result, or one of a later version.
+            GestaError: no such file, not a result, one of a later version, or one whose parts do not fit together.
         """
-        try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise GestaError(f"{path}: cannot be read ({error.strerror}); gesta evaluate writes a result") from None
-        except ValueError:
-            raise GestaError(f"{path}: this is not JSON, or it was cut short; evaluate again") from None
+        fields = read_json(path, Any, limit=MAX_BYTES, remedy="gesta evaluate writes a result")
         if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
             raise GestaError(f"{path}: this is not a result of gesta evaluate, or one without a format number")
         if fields.pop("format") > FORMAT:
             raise GestaError(f"{path}: written by a later version of gesta; upgrade gesta")
-        try:
-            return cls(**{name: PARTS[name](**value) if name in PARTS else value for name, value in fields.items()})
-        except TypeError as error:
-            raise GestaError(
-                f"{path}: this is not a complete result ({str(error).partition('() ')[2]}); evaluate again"
-            ) from None
+        result: Result = from_json(fields, cls, source=str(path), remedy="evaluate again")
+        if "fused" in result.model.config:
+            from_json(result.model.config, Fused, source=f"{path}: model.config", remedy="evaluate again")
+        if fault := result.fault():
+            raise GestaError(f"{path}: its {fault}; evaluate again")
+        return result
 
     def __str__(self) -> str:
         from rich.table import Table

@@ -18,6 +18,7 @@ from gesta.config import from_json
 from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
+from gesta.model import ModelConfig
 
 PAIRS = 15
 """Confused pairs that are listed at most."""
@@ -254,7 +255,7 @@ def _cost(result: Result) -> Iterator[str]:
         yield f'<p class="soft">The sum of the costs of the fused models ({escape(models)}).</p>'
         return
     try:
-        config = from_json(result.model.config, source="the result")
+        config = from_json(result.model.config, ModelConfig, source="the result")
     except GestaError as error:
         yield f'<p class="soft">The cost cannot be counted: {escape(str(error))}</p>'
         return

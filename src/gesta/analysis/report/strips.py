@@ -80,7 +80,7 @@ def _records(result: Result, data_root: str | Path | None) -> list[Record]:
     """The evaluated list, built again from the data set's configuration."""
     if result.data is None:
         raise GestaError("the result does not say which data set was evaluated")
-    data: DataConfig = from_json(result.data, source="the result")
+    data: DataConfig = from_json(result.data, DataConfig, source="the result")
     if data_root is not None:
         data = replace(data, root=str(data_root))
     records = data.records(result.protocol.split)  # type: ignore[arg-type]
