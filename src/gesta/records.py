@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict, TypeVar
+from typing import Literal, TypedDict, TypeVar, get_args
 
 from gesta.config import config
 from gesta.video.depth import Depth, Modalities
 
 SplitName = Literal["train", "val", "test"]
 
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 ClassNames = list[str] | dict[str, list[str]]
 """In label order, by label space if there are several."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import json
+import os
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +19,7 @@ from gesta.data.listfile import read_list
 from gesta.data.lists import Folder, Lists, read_class_names
 from gesta.data.locate import VideoFinder, split_by_hash
 from gesta.errors import GestaError
+from gesta.records import SplitName
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def rows(path: str, **options: object) -> list[tuple[object, ...]]:
         ("a.mp4 wave\nb.mp4 run\n", [("a.mp4", 1), ("b.mp4", 0)]),
         ("a b.mp4\tclean and jerk\nc.mp4\tbow\n", [("a b.mp4", 1), ("c.mp4", 0)]),
         ("path,label\na.mp4,wave\nb.mp4,run\n", [("a.mp4", 1), ("b.mp4", 0)]),
-        ('video_path,fps,class\n"x, y.mp4",25,"Washing, hands"\nb.mp4,30,run\n', [("x, y.mp4", 0), ("b.mp4", 1)]),
+        ('video_path,class\n"x, y.mp4","Washing, hands"\nb.mp4,run\n', [("x, y.mp4", 0), ("b.mp4", 1)]),
         ("file_name\tlabel\na.mp4\t2\n", [("a.mp4", 2)]),
     ],
 )
@@ -68,7 +74,7 @@ def test_path_and_label(write: Callable[..., str], text: str, expected: list) ->
 def test_json(write: Callable[..., str]) -> None:
     expected = [("a.mp4", 1, None, None), ("b.mp4", 0, None, None)]
     pairs = {"a.mp4": "wave", "b.mp4": "run"}
-    items = [{"path": path, "label": label, "more": [1]} for path, label in pairs.items()]
+    items = [{"path": path, "label": label} for path, label in pairs.items()]
     assert rows(write(json.dumps(pairs), "a.json")) == expected
     assert rows(write(json.dumps(items), "b.json")) == expected
     assert rows(write("\n".join(map(json.dumps, items)), "c.jsonl")) == expected
@@ -77,6 +83,126 @@ def test_json(write: Callable[..., str]) -> None:
             read_list(write(text, "d.json"))
     with pytest.raises(GestaError, match="not valid JSON"):
         read_list(write('{"a": 1', "e.json"))
+
+
+# --- columns with names ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("path,label,start_frame,end_frame\na.mp4,wave,0,10\nb.mp4,run,5,9\n", [(1, 0, 10, None), (0, 5, 9, None)]),
+        ("path,label,start_frame,last_frame\na.mp4,wave,0,10\n", [(0, 0, 11, None)]),  # the last one included
+        (
+            "path,label,start,end\na.mp4,wave,0,0.5\nb.mp4,run,1,2\n",
+            [(1, None, None, (0, 0.5)), (0, None, None, (1, 2))],
+        ),
+        ("path,label,t_start,t_end\na.mp4,wave,0:00:01.5,1:02\n", [(0, None, None, (1.5, 62))]),
+        (
+            "path,label,start_time,end_time\na.mp4,wave,,\nb.mp4,run,1,2\n",
+            [(1, None, None, None), (0, None, None, (1, 2))],
+        ),
+        (",path,label\n0,a.mp4,wave\n1,b.mp4,run\n", [(1, None, None, None), (0, None, None, None)]),  # pandas' index
+        ("path,action\na.mp4,wave\n", [(0, None, None, None)]),
+        ("video_name,tag\na.mp4,wave\nb.mp4,run\n", [(1, None, None, None), (0, None, None, None)]),
+        ("clip_name,clip_path,label\na,/x/a.mp4,2.0\n", [(2, None, None, None)]),
+        ("a.mp4,wave\nb.mp4,run\n", [(1, None, None, None), (0, None, None, None)]),  # no header
+    ],
+)
+def test_every_column_is_used(write: Callable[..., str], text: str, expected: list) -> None:
+    records = read_list(write(text))
+    assert [(r.label, r.start, r.end, r.seconds) for r in records] == expected
+    assert {Path(r.path).name for r in records} <= {"a.mp4", "b.mp4"}  # never a path of the whole line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label,fps\na.mp4,wave,25\n", "the column 'fps' is not known; set columns to fps=skip"),
+        ("path,label,start,end\na.mp4,wave,0,10\n", "start and end may be frames or seconds; .*start=start end=end"),
+        ("path,label,start_frame\na.mp4,wave,x\n", "line 2: start is 'x', not a whole number"),
+        ("path,label,start_time\na.mp4,wave,1\n", "line 2: gives a segment .* give both"),
+        ("path,label,start_time,end_time\na.mp4,wave,2,1\n", "line 2: gives a segment .* the end after the start"),
+        ("path,label,start_time,end_time\na.mp4,wave,nan,1\n", "line 2: gives a segment"),
+        ("path,label,start_time,end_time\na.mp4,wave,1,1e999\n", "line 2: gives a segment"),
+        ("path,label,start_frame,num_frames\na.mp4,wave,1,2\n", "frames beside start may count"),
+        ("path,label,tag\na.mp4,wave,x\n", "both 'label' and 'tag' may be the label; .*tag=skip"),
+        ("path,video_path,label\na.mp4,b.mp4,x\n", "both 'path' and 'video_path' may be the path"),
+        ("path,label,split\na.mp4,wave,fold3\n", "line 2: its split is 'fold3'; write train, val or test"),
+        ("path,label,split\na.mp4,wave,train\n", "has a column of splits"),
+        ("path,label\na.mp4,999999999\n", "line 2: label 999999999 is more than"),
+        ("path,label\n,wave\n", "line 2: '' cannot be the path"),
+        ("a.mp4\0,wave\nb.mp4,wave\n", "holds a NUL"),
+        ("a.mp4,wave,train\nb.mp4,run,test\n", "line 1: .* more fields than columns path label; set columns"),
+        ("a.mp4,wave,3\nb.mp4,run,4\n", "line 1: .* more fields than columns path label; set columns"),
+        ("a.mp4 wave 3\nb.mp4 run 4\n", "line 1: .* more fields than columns path label; set columns"),
+    ],
+)
+def test_columns_that_are_not_known_are_refused(write: Callable[..., str], text: str, message: str) -> None:
+    with pytest.raises(GestaError, match=message):
+        read_list(write(text))
+
+
+def test_columns_are_given_by_their_names_or_in_order(write: Callable[..., str]) -> None:
+    path = write("where,what,rate,from,to\na.mp4,wave,25,3,7\n")
+    with pytest.raises(GestaError, match="if the first line is a header, set columns to NAME=COLUMN"):
+        read_list(path)
+    columns = ("where=path", "what=label", "rate=skip", "from=start", "to=last")
+    assert rows(path, columns=columns) == [("a.mp4", 0, 3, 8)]
+    with pytest.raises(GestaError, match="has no column 'wher'; did you mean 'where'"):
+        read_list(path, columns=("wher=path", *columns[1:]))
+    with pytest.raises(GestaError, match="either NAME=COLUMN for each"):
+        read_list(path, columns=("where=path", "label"))
+    known = write("path,label,start_frame,end_frame\na.mp4,wave,3,7\n")
+    assert rows(known, columns=("path", "label", "start", "last")) == [("a.mp4", 0, 3, 8)]  # not the header as a video
+    assert rows(known, columns=("end_frame=last",), frame_base=1) == [("a.mp4", 0, 2, 7)]
+    with pytest.raises(GestaError, match="has 4 columns"):
+        read_list(known, columns=("path", "label"))
+    with pytest.raises(GestaError, match="has no header with such names"):
+        read_list(write("a.mp4 1\n"), columns=("x=path",))
+
+
+def test_keys_of_json_are_used_or_refused(write: Callable[..., str]) -> None:
+    def labels(items: object, name: str = "a.json", **options: object) -> list:
+        path = write("\n".join(map(json.dumps, items)) if name == "a.jsonl" else json.dumps(items), name)  # type: ignore
+        return [(r.label, r.start, r.end, r.seconds) for r in read_list(path, **options)]  # type: ignore[arg-type]
+
+    timed = [{"path": "a.mp4", "label": "wave", "start": 0.0, "end": 0.5}, {"path": "b.mp4", "label": "run"}]
+    assert labels(timed) == labels(timed, "a.jsonl") == [(1, None, None, (0.0, 0.5)), (0, None, None, None)]
+    assert labels([{"video": "a.mp4", "choice": "wave", "id": 1}]) == [(0, None, None, None)]  # Label Studio
+    more = [{"path": "a.mp4", "label": 1, "more": [1]}]
+    with pytest.raises(GestaError, match="the column 'more' is not known; set columns to more=skip"):
+        labels(more)
+    assert labels(more, columns=("more=skip",)) == [(1, None, None, None)]
+    for item, message in (
+        ({"path": "a.mp4", "label": ["x", "y"]}, "line 1: 'label' is .*several labels"),
+        ({"path": "a.mp4", "label": True}, "line 1: 'label' is true"),
+        ({"path": "a\ud800.mp4", "label": 1}, "cannot be the path"),
+        ({"id": 1, "annotations": [], "data": {"video": "a.mp4"}}, "export it as JSON-MIN"),
+    ):
+        with pytest.raises(GestaError, match=message):
+            labels([item])
+    with pytest.raises(GestaError, match=r'"a\.mp4" occurs twice'):
+        read_list(write('{"a.mp4": "wave", "a.mp4": "run"}', "b.json"))
+    with pytest.raises(GestaError, match="64 levels deep"):
+        read_list(write("[" * 100_000, "c.json"))
+
+
+def test_the_inputs_that_went_wrong(shared: Path) -> None:
+    folder = shared / "cases" / "lists"
+    if not folder.is_dir():
+        pytest.skip("no such cases beside this checkout")
+
+    def read(name: str) -> list:
+        listed = read_list(str(folder / name), root=str(folder / "v"))
+        return [(Path(r.path).name, r.label, r.start, r.end, r.seconds) for r in listed]
+
+    plain = [("c0.mp4", 1, None, None, None), ("c1.mp4", 0, None, None, None)]
+    for name in ("action.csv", "pandas_index_names.csv", "kaggle_ucf.csv", "labelstudio_min.json"):
+        assert read(name) == plain, name
+    assert read("headerless_names.csv")[:2] == plain
+    assert [item[2:4] for item in read("seg_frames_once.csv")] == [(0, 10), (10, 20), (5, 9), (20, 30)]
+    assert [item[4] for item in read("seg_once.json")] == [(0.0, 0.5), (0.5, 1.0), (0.0, 0.2)]
 
 
 def test_names_are_looked_up_and_misspelt_ones_suggested(write: Callable[..., str]) -> None:
@@ -141,7 +267,7 @@ def test_wrong_columns(write: Callable[..., str], columns: tuple[str, ...], mess
 def test_wrong_segments(write: Callable[..., str]) -> None:
     columns = ("path", "start", "end", "label")
     for text in ("x 8 8 0\n", "x -1 5 0\n"):
-        with pytest.raises(GestaError, match=r"line 1: .* gives frames"):
+        with pytest.raises(GestaError, match=r"line 1: gives frames"):
             read_list(write(text), columns=columns)
     with pytest.raises(GestaError, match="start is 'b', not a whole number"):
         read_list(write("a b 5 0\n"), columns=columns)
@@ -183,7 +309,7 @@ def test_several_labels_are_refused(write: Callable[..., str]) -> None:
     ("text", "message"),
     [
         ("", "the list is empty"),
-        ("label,youtube_id,time_start,time_end,split\nx,y,1,2,val\n", "segments in seconds"),
+        ("label,youtube_id,time_start,time_end,split\nx,y,1,2,val\n", "names no files; set columns to NAME=path"),
         ("original_vido_id video_id frame_id labels\nx 1 2 3\n", "names no files"),
         ("path,label\na.mp4,b.mp4,1\n", "line 2: 3 fields, but the header has 2"),
         ("one two three\nfour five\n", "cannot tell where paths end"),
@@ -260,6 +386,40 @@ def test_a_genuine_list_is_proved_by_its_frames(shared: Path) -> None:
 # --- where the videos are --------------------------------------------------------------------------------------------
 
 
+def test_names_that_differ_in_capitals_or_accents(tmp_path: Path) -> None:
+    nfc, nfd = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
+    tree(tmp_path, [f"{nfd}/{nfd}.mp4", "aBc.mp4", "abC.mp4", "once.mp4", "x/Xy.mp4", "x/xY.mp4"])
+    finder = VideoFinder([str(tmp_path)])
+    assert finder.find(f"{nfc}/{nfc}.mp4") == str(tmp_path / nfd / f"{nfd}.mp4")
+    assert finder.find("aBc.mkv") == str(tmp_path / "aBc.mp4") and finder.find("abC") == str(tmp_path / "abC.mp4")
+    with pytest.raises(GestaError, match=r"x/xy: could be Xy\.mp4 or xY\.mp4, which differ in capitals"):
+        finder.find("x/xy")
+    assert finder.find("ONCE") == str(tmp_path / "once.mp4") == finder.find("ONCE.avi")
+    with pytest.raises(GestaError, match=r"once\.mp4: is all there is for both 'ONCE' and 'once'"):
+        finder.find("once")  # the other one is missing, so one of them would show the other's video
+    assert VideoFinder([str(tmp_path)]).find("/once.mp4") == str(tmp_path / "once.mp4")  # of an unpacked archive
+
+
+def test_a_folder_that_cannot_be_listed_is_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, ["a/1.mp4", "b/1.mp4", "lost+found/x/1.mp4", "__MACOSX/a/1.mp4", "a/@eaDir/1.mp4"])
+    assert (
+        Folder(root=str(tmp_path)).classes() == ["a", "b"]
+        and len(Folder(root=str(tmp_path), val=0).records("train")) == 2
+    )
+    listdir, scandir = os.listdir, os.scandir
+
+    def refuse(real: Callable[..., Any], path: str) -> Any:
+        if os.fspath(path).endswith("/b"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", functools.partial(refuse, listdir))
+    monkeypatch.setattr(os, "scandir", functools.partial(refuse, scandir))
+    for call in (lambda: VideoFinder([str(tmp_path)]).find("b/1"), lambda: Folder(root=str(tmp_path)).records("train")):
+        with pytest.raises(GestaError, match=r"/b: its files cannot be listed \(Permission denied\); change its perm"):
+            call()
+
+
 def test_finder(tmp_path: Path) -> None:
     for name in ("a/x.webm", "a/x [1]!; &.mkv", "B/Y.MP4", "B/z.avi", "B/z.txt", "list/rel.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -269,7 +429,7 @@ def test_finder(tmp_path: Path) -> None:
     finder = VideoFinder([str(tmp_path), str(tmp_path / "list")])
 
     def found(entry: str) -> str | None:
-        path = finder.find(entry)
+        path = VideoFinder(finder.bases).find(entry)
         return path and Path(path).relative_to(tmp_path).as_posix()
 
     assert found("a/x") == found("a/x.mp4") == found("a/X.avi") == found("A/x.webm") == "a/x.webm"
@@ -332,6 +492,24 @@ def test_lists(write: Callable[..., str], tmp_path: Path) -> None:
     assert from_json(json.loads(json.dumps(to_json(columns)))) == columns
 
 
+def test_a_column_of_splits_divides_a_list(write: Callable[..., str]) -> None:
+    path = write("path,label,split\na.mp4,wave,train\nb.mp4,run,Validation\nc.mp4,wave,test\nd.mp4,run,training\n")
+    data = Lists(train=path)
+    assert data.classes() == ["run", "wave"]
+    parts = [[(r.name, r.label) for r in data.records(split)] for split in ("train", "val", "test")]  # type: ignore[arg-type]
+    assert parts == [[("a.mp4", 1), ("d.mp4", 0)], [("b.mp4", 0)], [("c.mp4", 1)]]
+    assert [r.name for r in Lists(train=path, val=path).records("val")] == ["b.mp4"]
+    with pytest.raises(GestaError, match=r"leave data\.val_fraction out"):
+        Lists(train=path, val_fraction=0.5).records("train")
+    with pytest.raises(GestaError, match="both say what the validation videos are"):
+        Lists(train=path, val=path, val_fraction=0.5).records("train")
+    part = write("path,label,split\na.mp4,wave,train\nd.mp4,run,train\ne.mp4,run,train\n", "part.csv")
+    with pytest.raises(GestaError, match=r"part\.csv: none of its rows is of the split val"):
+        Lists(train=path, val=part).records("val")
+    held_out = Lists(train=part, val_fraction=0.5)
+    assert len(held_out.records("train")) == 2 and len(held_out.records("val")) == 1
+
+
 def test_lists_hold_out_a_share_for_validation(write: Callable[..., str]) -> None:
     text = "".join(f"{c}{i}.mp4 {c}\n" for c in (0, 1) for i in range(20))
     data = Lists(train=write(text), val_fraction=0.25)
@@ -378,6 +556,9 @@ def test_folder_splits_by_class_and_stays_put(tmp_path: Path) -> None:
 def test_folder_with_split_folders(tmp_path: Path) -> None:
     names = ["train/a/1.mp4", "train/b/2.avi", "train/b/deep/3.webm", "Validation/b/4.mp4", "extra/x/y.mp4"]
     data = Folder(root=str(tree(tmp_path, names)), val=0.9)
+    with pytest.raises(GestaError, match=r"extra: holds videos, .* as Validation beside it .*--layout splits"):
+        data.classes()
+    data.layout = "splits"
     assert data.classes() == ["a", "b"]
     assert [(r.name, r.label) for r in data.records("train")] == [
         ("train/a/1.mp4", 0),
@@ -389,6 +570,63 @@ def test_folder_with_split_folders(tmp_path: Path) -> None:
     tree(tmp_path, ["test/c/5.mp4"])
     with pytest.raises(GestaError, match="no training folder has the name 'c'"):
         data.records("test")
+
+
+@pytest.mark.parametrize(
+    "names", [("train_256", "val_256"), ("Training", "validate"), ("train", "valid"), ("TRAIN-1", "test")]
+)
+def test_folders_of_splits_are_known_by_common_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    data = Folder(root=str(tree(tmp_path, [f"{name}/{c}/{name}.mp4" for name in names for c in "ab"])))
+    other: SplitName = "test" if "test" in names else "val"
+    assert data.classes() == ["a", "b"] and [r.name[-6:] for r in data.records("train")].count("val.mp4") == 0
+    assert {r.name.split("/")[0] for r in data.records(other)} == {names[1]}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["UCF/a/1.mp4", "UCF/b/1.mp4"], r"UCF: is the only class; .* give --data.root .*UCF; .*--layout classes"),
+        (["train/UCF/a/1.mp4", "val/UCF/a/1.mp4"], r"train/UCF: is the only class; .*move these up"),
+        (["my_train/a/1.mp4", "my_val/a/1.mp4"], "my_train and my_val seem to be splits; rename them"),
+        (["train/a/1.mp4", "training/a/1.mp4"], "are of the same split; keep one"),
+        (["train/a/1.mp4", "train/b/1.mp4", "c/1.mp4"], "c: holds videos, .*--layout splits"),
+        (["train/a/1.mp4", "train/b/1.mp4", "test/1.mp4"], "test: holds videos, but its folder is not one of classes"),
+        (["a/train/1.mp4", "a/test/2.mp4", "b/train/1.mp4"], "a/train|a/test: is a split inside a class"),
+        (
+            ["a/1.mp4", "b/1.mp4", "b/thumbs/t_1.jpg", "b/thumbs/t_2.jpg"],
+            "b/thumbs: is a folder of images .*--kind files",
+        ),
+        (["a/1.mp4", "b/1.mp4", "b/1/t_1.jpg", "b/1/t_2.jpg"], "b/1: is a folder of images beside video files"),
+    ],
+)
+def test_folders_that_may_be_meant_in_two_ways_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(GestaError, match=message):
+        Folder(root=str(tree(tmp_path, names))).records("train")
+
+
+def test_a_flag_says_how_folders_are_meant(tmp_path: Path) -> None:
+    root = str(tree(tmp_path / "x", ["train/1.mp4", "bus/1.mp4", "car/1.mp4", "car/1/t_1.jpg", "car/1/t_2.jpg"]))
+    assert Folder(root=root, kind="files").classes() == ["bus", "car", "train"]  # a class of that name holds videos
+    for kind, count in (("files", 3), ("frames", 1), ("both", 4)):
+        data = Folder(root=root, kind=kind, val=0.0)  # type: ignore[arg-type]
+        if kind == "frames":
+            with pytest.raises(GestaError, match="bus: holds no video"):
+                data.records("train")
+        else:
+            assert len(data.records("train")) == count
+    root = str(tree(tmp_path / "y", ["train/a/1.mp4", "c/1.mp4"]))
+    assert Folder(root=root, layout="classes").classes() == ["c", "train"]
+    assert Folder(root=root, layout="splits").classes() == ["a"]
+    root = str(tree(tmp_path / "z", ["val/a/1.mp4", "val/b/1.mp4"]))  # for an evaluation only
+    data = Folder(root=root)
+    assert data.classes() == ["a", "b"] and len(data.records("val")) == 2 and data.records("train") == []
+
+
+def test_a_recording_and_its_copy_are_in_one_split(tmp_path: Path) -> None:
+    names = [f"{c}/{i}.{suffix}" for c in "ab" for i in range(20) for suffix in ("avi", "mp4")]
+    data = Folder(root=str(tree(tmp_path, names)))
+    train, val = ({Path(r.name).with_suffix("") for r in data.records(split)} for split in ("train", "val"))  # type: ignore[arg-type]
+    assert len(train) == 32 and len(val) == 8 and not train & val
 
 
 def test_folder_of_frame_folders(tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ import torch
 
 from gesta.curation.check import check
 from gesta.data.samples import TrainingClips
-from gesta.data.shards import Shards, write_shard
+from gesta.data.shards import Shards, members, write_shard
 from gesta.datasets import data_config
 from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
 from gesta.recipe import TrainConfig
 from gesta.records import Record
 from gesta.video import archive
-from gesta.video.archive import index_file, locate, read_bytes, read_index
+from gesta.video.archive import locate, read_bytes, read_index
 from gesta.video.probe import probe
 from gesta.video.read import read, stream
 
@@ -104,9 +104,26 @@ def test_shards_of_others_are_read(make_video: Callable[..., Path], tmp_path: Pa
         data.records("train")
 
 
-def test_the_list_of_members_is_kept_and_follows_the_file(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert os.path.exists(index_file(str(shard)))
+def pack(
+    path: Path, members: dict[str, bytes], links: dict[str, str] | None = None, kind: bytes = tarfile.LNKTYPE
+) -> str:
+    """A tar file of these members, of one age, and links."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        for name, target in (links or {}).items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            tar.addfile(member)
+    return str(path)
+
+
+def test_the_list_of_members_is_kept_and_follows_the_content(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_index(str(shard))
+    assert sorted(path.name for path in shard.parent.iterdir()) == ["classes.txt", shard.name]  # nothing beside it
     archive._read_index.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(archive.tarfile, "open", lambda *a: pytest.fail("the kept list was not used"))
@@ -114,6 +131,90 @@ def test_the_list_of_members_is_kept_and_follows_the_file(shard: Path, monkeypat
     with tarfile.open(shard, "a") as tar:
         tar.add(__file__, "new.json")
     assert "new.json" in read_index(str(shard)).members
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_shard_that_takes_anothers_place_with_its_size_and_time(tmp_path: Path, in_place: bool) -> None:
+    def shard_of(name: str, labels: str) -> Path:
+        return Path(pack(tmp_path / name, {f"{i}.{suffix}": data for i, label in enumerate(labels)
+                                           for suffix, data in (("mp4", b"x"), ("cls", label.encode()))}))  # fmt: skip
+
+    old, new = shard_of("s/x.tar", "0101"), shard_of("new.tar", "0011")
+    status = old.stat()
+    assert [member.label for member in members(str(old))] == [0, 1, 0, 1]
+    if in_place:
+        old.write_bytes(new.read_bytes())  # cp -p
+    else:
+        os.replace(new, old)  # rsync -a
+    os.utime(old, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (old.stat().st_size, old.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert [member.label for member in members(str(old))] == [0, 0, 1, 1]
+
+
+def test_content_is_recognised_where_a_disk_knows_no_time_of_change(tmp_path: Path) -> None:
+    paths = [pack(tmp_path / f"{labels}.tar", {"0.mp4": b"x", "0.cls": labels.encode()}) for labels in "01"]
+    assert archive._fingerprint(paths[0], (1, 2, 10240)) != archive._fingerprint(paths[1], (1, 2, 10240))
+
+
+def test_links_hidden_and_repeated_members(tmp_path: Path) -> None:
+    videos = {"./a.mp4": b"first", "./a.cls": b"1", "./._a.mp4": b"Mac OS X", "d/.hidden.mp4": b"x"}
+    links = {"./b.mp4": "./a.mp4", "./b.cls": "a.cls", "c.mp4": "b.mp4"}
+    linked = read_index(pack(tmp_path / "linked.tar", videos, links))
+    assert linked.members["./b.mp4"] == linked.members["c.mp4"] == linked.members["./a.mp4"]
+    assert linked.texts == {"./a.cls": "1", "./b.cls": "1"} and linked.hidden == ["./._a.mp4", "d/.hidden.mp4"]
+    assert [(m.name, m.label) for m in members(str(tmp_path / "linked.tar"))] == [
+        ("./a.mp4", 1),
+        ("./b.mp4", 1),
+        ("c.mp4", None),
+    ]
+    symbolic = read_index(
+        pack(tmp_path / "symbolic.tar", {"x/a.mp4": b"first"}, {"y/b.mp4": "../x/a.mp4"}, tarfile.SYMTYPE)
+    )
+    assert symbolic.members["y/b.mp4"] == symbolic.members["x/a.mp4"]
+    for links in ({"b.mp4": "gone.mp4"}, {"b.mp4": "c.mp4", "c.mp4": "b.mp4"}):
+        with pytest.raises(GestaError, match=r"dangling\.tar: .*b\.mp4 is a link to .*, which it does not hold"):
+            read_index(pack(tmp_path / "dangling.tar", {"a.mp4": b"x"}, links))
+    with tarfile.open(tmp_path / "linked.tar", "a") as tar:
+        tar.add(__file__, "./a.mp4")
+    with pytest.raises(GestaError, match=r"linked\.tar: .*it holds \./a\.mp4 twice"):
+        read_index(str(tmp_path / "linked.tar"))
+
+
+def test_hidden_members_are_said_once(shard: Path) -> None:
+    with tarfile.open(shard, "a") as tar:
+        tar.add(__file__, "._000000.mp4")
+    report = check(Shards(root=str(shard.parent), val=0.5), workers=0)
+    hidden = [finding.text for finding in report.findings if finding.kind == "hidden"]
+    assert report.ok and len(hidden) == 1 and "#._000000.mp4: 1 such hidden files were ignored" in hidden[0]
+
+
+def test_folders_of_shards(shard: Path, tmp_path: Path) -> None:
+    (shard.parent / "l").symlink_to(".", target_is_directory=True)
+    assert sum(len(Shards(root=str(shard.parent)).records(split)) for split in ("train", "val")) == 4  # type: ignore[misc]
+    for name in ("o/ucf_train_000.tar", "o/ucf_validation_000.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(shard.read_bytes())
+    data = Shards(root=str(tmp_path / "o"))
+    assert [len(data.records(split)) for split in ("train", "val", "test")] == [4, 4, 0]  # type: ignore[arg-type]
+    (tmp_path / "o" / "more.tar").write_bytes(shard.read_bytes())
+    with pytest.raises(GestaError, match=r"more\.tar: its name says no split"):
+        data.records("train")
+    (tmp_path / "o" / "more.tar").rename(tmp_path / "o" / "train_test.tar")
+    with pytest.raises(GestaError, match="its name says both test and train"):
+        data.records("train")
+
+
+def test_the_shards_that_went_wrong(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "cases" / "shards"
+    if not folder.is_dir():
+        pytest.skip("no such cases beside this checkout")
+    shard, labels = tmp_path / "x.tar", []
+    for name in ("v1.tar", "v2.tar"):
+        shard.write_bytes((folder / name).read_bytes())
+        os.utime(shard, ns=(0, 0))
+        labels.append([member.label for member in members(str(shard))])
+    assert labels == [[0, 1, 0, 1], [0, 0, 1, 1]]
+    assert len(members(str(folder / "hard" / "s.tar"))) == 5
 
 
 def test_what_is_not_there_is_a_sentence(shard: Path, tmp_path: Path) -> None:

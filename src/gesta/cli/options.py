@@ -216,13 +216,13 @@ def data_source(source: str, options: argparse.Namespace, flags: list[str] | Non
     from gesta.data.lists import Folder, Lists  # for start-up time
     from gesta.datasets import DATASETS, data_config
 
+    if source in DATASETS:  # the same word means the same, whatever lies in the current folder
+        return with_fields(data_config(source), options, flags)
     path = Path(source)
     if path.is_dir():
         return with_fields(Folder(root=source), options, flags)
     if path.is_file():
         return with_fields(Lists(train=source), options, flags)
-    if source in DATASETS:
-        return with_fields(data_config(source), options, flags)
     raise GestaError(f"{source} is neither a folder, a list file nor a data set ({', '.join(DATASETS)})")
 
 

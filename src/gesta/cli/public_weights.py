@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesta.cli.options import VerbParser
@@ -50,7 +49,9 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
     from gesta.records import by_space
 
     if options.classes:
-        classes = read_class_names(Path(options.classes))
+        from gesta.data.lists import read_class_names  # start-up time
+
+        classes = read_class_names(options.classes)
     model = create_model(options.model)
     report = import_weights(model, options.weights)
     # How many classes there are is known from the weights alone: build the model again to fit their classifier.
@@ -72,14 +73,3 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
         numbered = {space: [str(index) for index in range(size)] for space, size in sizes_by_space.items()}
         classes = numbered if isinstance(model.config.classes, dict) else next(iter(numbered.values()))
     return TrainedModel(model=model.eval(), classes=classes, metadata={}, path=str(options.weights))
-
-
-def read_class_names(path: Path) -> list[str]:
-    """Class names in label order: a file such as the ``labels.txt`` of a run, with a name in every line."""
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise GestaError(
-            f"{path}: cannot be read as class names ({error}); give a text file, one name a line"
-        ) from None
-    return [name for name in names if name]

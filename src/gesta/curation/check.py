@@ -9,22 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from gesta.curation.describe import SPLITS
 from gesta.curation.describe import describe as describe
 from gesta.curation.workers import run_each
 from gesta.data.clips import span
 from gesta.data.lists import Folder
+from gesta.data.shards import Shards
 from gesta.data.transforms import names_a_side
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.processes import loader_workers
 from gesta.progress import track
-from gesta.records import ClassNames, DataConfig, Record, by_space, label_in
-from gesta.video.archive import locate, read_bytes
+from gesta.records import SPLITS, ClassNames, DataConfig, Record, by_space, label_in
+from gesta.video.archive import locate, read_bytes, read_index
 from gesta.video.boundary import decoding
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
 from gesta.video.depth import Depth
-from gesta.video.find import VIDEOS
+from gesta.video.find import is_video_name, walk
 from gesta.video.images import image_files
 from gesta.video.probe import VideoInfo, probe
 
@@ -140,6 +140,9 @@ def check(
             findings += _check_mirroring(names)
     if isinstance(data, Folder):
         findings += _check_ignored(data, set(paths))
+    if isinstance(data, Shards):
+        shards = [path for shards in data.shards().values() for path in shards]
+        findings += _check_hidden([f"{path}#{name}" for path in shards for name in read_index(path).hidden])
     rank = {"error": 0, "warning": 1, "info": 2}
     findings.sort(key=lambda finding: rank[finding.severity])
     return CheckReport(
@@ -325,26 +328,31 @@ def _check_mirroring(classes: Sequence[str]) -> Iterator[DataFinding]:
 
 def _check_ignored(data: Folder, known: set[str]) -> Iterator[DataFinding]:
     """Files below the data set's folder that belong to no class or are not known as videos."""
-    count, example = 0, ""
-    for folder, folders, files in os.walk(data.root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (os.path.join(folder, name) for name in folders if os.path.splitext(name)[1].lower() in VIDEOS):
-            if not any(video == path or video.startswith(path + os.sep) for video in known):
-                yield DataFinding(
-                    "warning", "not a video", f"{path}: is a folder that holds no video; put the file there"
-                )
+    ignored: list[str] = []
+    hidden: list[str] = []
+    for folder, folders, entries in walk(data.root):
+        hidden += [os.path.join(folder, name) for name in os.listdir(folder) if name.startswith("._")]
+        for child in folders:
+            holds_known = any(video == child.path or video.startswith(child.path + os.sep) for video in known)
+            if is_video_name(child.name) and not holds_known:
+                text = f"{child.path}: is a folder that holds no video; put the file there"
+                yield DataFinding("warning", "not a video", text)
         if folder in known:
             continue
-        unknown = [name for name in files if os.path.join(folder, name) not in known and not name.startswith(".")]
-        videos = [name for name in unknown if os.path.splitext(name)[1].lower() in VIDEOS]
+        unknown = [entry.path for entry in entries if entry.path not in known]
+        videos = [path for path in unknown if is_video_name(path)]
         if videos:
-            text = (
-                f"{os.path.join(folder, videos[0])}: {len(videos)} videos in this folder belong to no class; move them"
-            )
+            text = f"{videos[0]}: {len(videos)} videos in this folder belong to no class; move them"
             yield DataFinding("warning", "outside the classes", text)
-        count += len(unknown) - len(videos)
-        example = example or next((os.path.join(folder, name) for name in unknown if name not in videos), "")
-    if count:
-        yield DataFinding(
-            "info", "not a video", f"{example}: {count} such files are not known as videos and were ignored"
-        )
+        ignored += [path for path in unknown if path not in videos]
+    if ignored:
+        text = f"{ignored[0]}: {len(ignored)} such files are not known as videos and were ignored"
+        yield DataFinding("info", "not a video", text)
+    yield from _check_hidden(hidden)
+
+
+def _check_hidden(hidden: Sequence[str]) -> Iterator[DataFinding]:
+    """What macOS writes beside files: hidden files that end like videos and are none."""
+    if hidden:
+        text = f"{hidden[0]}: {len(hidden)} such hidden files were ignored; macOS writes them, and they hold no video"
+        yield DataFinding("info", "hidden", text)

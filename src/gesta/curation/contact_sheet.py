@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gesta.curation.describe import SPLITS
 from gesta.marionette.dataset import Marionette
 from gesta.marionette.puppet import SUBJECTS
-from gesta.records import by_space, label_in
+from gesta.records import SPLITS, by_space, label_in
 from gesta.video.read import read
 
 

@@ -6,9 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gesta.records import LABEL, ClassNames, DataConfig, Record, SplitName, by_space, label_in
-
-SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+from gesta.records import LABEL, SPLITS, ClassNames, DataConfig, Record, by_space, label_in
 
 
 @dataclass

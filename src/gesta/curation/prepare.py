@@ -18,12 +18,14 @@ from typing import Any, Literal
 
 from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one
 from gesta.curation.workers import run_each
-from gesta.data.lists import SPLIT_FOLDERS, Folder, write_lists
+from gesta.data.lists import Folder, Kind, Layout, write_lists
+from gesta.data.locate import split_of
 from gesta.data.shards import CLASSES, members, write_shard
 from gesta.errors import GestaError
 from gesta.processes import cpu_cores
 from gesta.progress import track
-from gesta.video.find import find_videos
+from gesta.records import SPLITS
+from gesta.video.find import find_videos, is_video_name, list_folder
 
 MANIFEST = "prepare.json"
 """File in the new folder that says how it was made, so that a second run continues with the same settings."""
@@ -90,6 +92,8 @@ def prepare(
     test: float = 0.0,
     seed: int = 0,
     by_folder: bool = False,
+    layout: Layout = "auto",
+    kind: Kind = "auto",
     workers: int | None = None,
 ) -> Prepared:
     """Make a small copy of all videos below a folder.
@@ -112,6 +116,8 @@ def prepare(
         test: the same of test videos.
         seed: of the split and of the order in shards.
         by_folder: the lists keep the videos of one sub-folder of a class together.
+        layout, kind: how folders are meant, see :class:`gesta.data.lists.Folder`; of any kind but ``files`` and
+            ``frames`` all videos are copied.
         workers: worker processes; by default one per CPU core, 0 for none.
 
     Raises:
@@ -123,11 +129,14 @@ def prepare(
     _check_numbers(settings, lists, shards, workers)
     _check_folders(source, target)
     videos = find_videos(source)
+    if kind in ("files", "frames"):
+        videos = [video for video in videos if is_video_name(video) is (kind == "files")]
+    labels = _labels(source, layout, kind, lists, shards > 0)
     if not videos:
         raise GestaError(f"{source}: holds no video that is known by its suffix; give the folder that holds them")
     _claim(target, {**settings._asdict(), "shards": shards, **({"seed": seed} if shards else {})})
     jobs, left_out = _plan(source, target, videos, settings)
-    packing = _Packing(source, target, jobs, shards, seed) if shards else None
+    packing = _Packing(source, target, jobs, shards, seed, labels) if shards else None
     if packing:
         todo, absent = packing.unfinished()
         left_out += absent
@@ -151,7 +160,7 @@ def prepare(
         left_out=sorted(left_out),
         damaged=sorted(outcome.remark for outcome in outcomes if outcome.frames and outcome.remark),
         shards=len(packing.plan) if packing else 0,
-        lists=write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder) if lists else {},
+        lists=write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder, layout=layout) if lists else {},
         seconds=round(time.monotonic() - begin, 1),
     )
 
@@ -239,10 +248,12 @@ class _Packing:
         labels: number of each class, if the folder has a folder per class.
     """
 
-    def __init__(self, source: str, target: str, jobs: Sequence[EncodeJob], size: int, seed: int) -> None:
+    def __init__(
+        self, source: str, target: str, jobs: Sequence[EncodeJob], size: int, seed: int, labels: dict[str, int]
+    ) -> None:
         self.source, self.target = source, target
         self.plan = _shard_plan(target, jobs, size, seed)
-        self.labels = _labels(source)
+        self.labels = labels
         self._shard_of = {job: shard for shard, parts in self.plan.items() for job in parts}
         self._missing: dict[str, int] = {}
 
@@ -286,8 +297,7 @@ def _shard_plan(target: str, jobs: Sequence[EncodeJob], size: int, seed: int) ->
     by_split: dict[str, list[EncodeJob]] = {}
     for job in jobs:
         first_folder = os.path.relpath(job.target, target).split(os.sep)[0]
-        split = next((split for split, names in SPLIT_FOLDERS.items() if first_folder.lower() in names), "")
-        by_split.setdefault(split, []).append(job)
+        by_split.setdefault(split_of(first_folder) or "", []).append(job)
 
     def draw(job: EncodeJob) -> bytes:
         name = os.path.relpath(job.target, target)
@@ -332,7 +342,7 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
     for number, job in enumerate(made):
         name = os.path.relpath(job.source, source)
         folders = name.split(os.sep)[:-1]
-        if folders and folders[0].lower() in {word for words in SPLIT_FOLDERS.values() for word in words}:
+        if folders and split_of(folders[0]) and folders[0] not in labels:
             folders = folders[1:]
         label = {"label": labels[folders[0]]} if folders and folders[0] in labels else {}
         samples.append((f"{number:06d}", job.target, {"name": name, **label}))
@@ -342,15 +352,21 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
         os.remove(job.target)
 
 
-def _labels(root: str) -> dict[str, int]:
-    """Number of each class, if the folder has a folder per class."""
-    try:
-        return {name: number for number, name in enumerate(Folder(root=root).classes())}
-    except GestaError:
+def _labels(root: str, layout: Layout, kind: Kind, lists: bool, shards: bool) -> dict[str, int]:
+    """Number of each class, if the folder has a folder per class and labels are asked for.
+
+    Raises:
+        GestaError: its folders may be meant in two ways, which must be known before the first video is written.
+    """
+    if not (lists or shards) or (shards and not list_folder(root).folders):
         return {}
+    data = Folder(root=root, layout=layout, kind=kind)
+    for split in SPLITS:
+        data.records(split)
+    return {name: number for number, name in enumerate(data.classes())}
 
 
 def _write_text(path: str, text: str) -> None:
     part = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.part")
-    Path(part).write_text(text, encoding="utf-8")
+    Path(part).write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     os.replace(part, path)

@@ -1,47 +1,82 @@
 """List files as users of other libraries have them: text with or without header, CSV, JSON.
 
-Everything is read from the right, because only the path may hold blanks or the delimiter. What a column means is given
-by the caller or by a header, follows from the number of columns, or is proved on the videos; if none of these decides,
-the reader stops and asks for the option that decides it.
+Text without header is read from the right, because only the path may hold blanks or the delimiter. What a column means
+is given by the caller or by its name, follows from the number of columns, or is proved on the videos; if none of these
+decides, the reader stops and asks for the option that decides it. No column is left out without being asked to, except
+those that only tell rows apart.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gesta.config import suggest
-from gesta.data.locate import VideoFinder
+from gesta.config import parse_json, read_text, suggest
+from gesta.config import read_json as read_given_json
+from gesta.data.locate import VideoFinder, split_of
 from gesta.errors import GestaError, VideoError
-from gesta.records import Record
-from gesta.video.find import VIDEOS
+from gesta.records import Record, SplitName
+from gesta.video.find import is_video_name
 from gesta.video.images import image_files
 from gesta.video.probe import probe
 
-COLUMNS = ("path", "label", "frames", "start", "end", "last", "offset", "skip")
-"""What a column may be: ``end`` is one past the last frame, ``last`` the last frame itself, ``offset`` goes with
-``frames`` and counts from 0, ``skip`` is not read."""
+COLUMNS = ("path", "label", "frames", "start", "end", "last", "offset", "start_time", "end_time", "split", "skip")
+"""What a column may be: ``start`` and ``end`` are frames, ``end`` one past the last frame and ``last`` the last frame
+itself; ``offset`` goes with ``frames`` and counts from 0; ``start_time`` and ``end_time`` are seconds or h:mm:ss;
+``split`` says which rows are for training, validation and test; ``skip`` is not read."""
 
-# names that columns have in the headers of public lists
-HEADERS = frozenset(
-    ["path", "video", "video_path", "file_name", "filename", "file", "label", "id", "youtube_id", "video_id"]
-    + ["narration_id", "original_vido_id"]
+PATHS = (
+    ("path", "video_path", "file_path", "filepath", "clip_path"),
+    ("file", "file_name", "filename", "video_file", "video_filename"),
+    ("video", "clip", "video_name", "clip_name"),
 )
-PATHS = ("path", "video_path", "video", "file_name", "filename", "file")
-LABELS = ("label", "class", "class_name")
-TIMES = frozenset(["start", "end", "time_start", "time_end", "start_time", "end_time", "t_start", "t_end"])
+"""Names of columns that say where a video is, the surest first; where one is there, later ones are names beside it."""
+
+ROLES = {
+    **dict.fromkeys(
+        ("label", "class", "class_name", "label_name", "class_id", "label_id", "action", "activity", "tag", "category")
+        + ("target", "choice"),
+        "label",
+    ),
+    **dict.fromkeys(("start_frame", "frame_start", "first_frame"), "start"),
+    **dict.fromkeys(("end_frame", "frame_end", "stop_frame"), "end"),
+    "last_frame": "last",
+    **dict.fromkeys(
+        ("start_time", "time_start", "t_start", "start_sec", "start_s", "start_seconds", "start_timestamp"),
+        "start_time",
+    ),
+    **dict.fromkeys(
+        ("end_time", "time_end", "t_end", "end_sec", "end_s", "end_seconds", "stop_timestamp", "end_timestamp"),
+        "end_time",
+    ),
+    "start": "start?",  # frames or seconds: the values decide
+    "end": "end?",
+    **dict.fromkeys(("frames", "num_frames", "n_frames", "total_frames", "frame_count"), "frames"),
+    **dict.fromkeys(("split", "subset", "partition", "set"), "split"),
+    **dict.fromkeys(
+        ("", "unnamed:_0", "index", "id", "clip_id", "video_id", "youtube_id", "narration_id", "annotation_id")
+        + ("annotator", "created_at", "updated_at", "lead_time"),
+        "skip",
+    ),
+}
+"""What columns of other names than :data:`PATHS` are. Those that are skipped only tell rows apart, or say who wrote
+them and when (pandas, Label Studio)."""
 
 COLUMNS_FLAG = "(--columns after gesta data, --data.columns elsewhere)"
+MAX_CLASSES = 100_000  # labels above it are taken for a mistake
 MAX_COUNTED = 20  # videos whose frames are counted to prove what a column means
 
 T = TypeVar("T")
 
-_INTEGER = re.compile(r"-?\d+")
+_INTEGER = re.compile(r"-?\d{1,18}")
+_BLANKS = " \t\r"
+"""What is cut off around fields; other white space may be part of a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +88,8 @@ class ListEntry:
     label: int | str | None = None
     start: int | None = None
     end: int | None = None
+    seconds: tuple[float, float] | None = None
+    split: SplitName | None = None
 
 
 def read_list(
@@ -70,7 +107,8 @@ def read_list(
 
     Args:
         path: text (``path label``, any delimiter), CSV with a header, ``.json`` or ``.jsonl``.
-        columns: what the columns are, see :data:`COLUMNS`; needed where a line has more than one number.
+        columns: what the columns are in their order, see :data:`COLUMNS`, or ``NAME=COLUMN`` for those of a list with
+            names (``tag=label fps=skip``); needed where a line has more than one number or a name is not known.
         delimiter: between columns; worked out if not given.
         root: folder that relative paths start from; else, and next, the list's own folder.
         class_names: in label order; without them labels are numbers, or the sorted names that the list itself has.
@@ -82,10 +120,14 @@ def read_list(
         Records in the order of the list; an unlabelled one (no label, or -1) has the label None.
 
     Raises:
-        GestaError: the list cannot be read, or not without more options.
+        GestaError: the list cannot be read, or not without more options; or it has a column of splits.
     """
     finder = finder_for_list(path, root)
     entries = read_entries(path, finder, columns, delimiter, frame_base)
+    if any(entry.split for entry in entries):
+        raise GestaError(
+            f"{path}: has a column of splits; read it with gesta.data.lists.Lists, which divides it by them"
+        )
     return to_records(path, entries, finder, class_names, label_base, label_from_folder)
 
 
@@ -98,19 +140,37 @@ def read_entries(
     path: str, finder: VideoFinder, columns: Sequence[str] = (), delimiter: str = "", frame_base: int = 0
 ) -> list[ListEntry]:
     """The lines of a list; see :func:`read_list`."""
-    _check_columns(columns)
-    text = read_text(path)
+    return parse_entries(path, read_text(path), finder, columns, delimiter, frame_base)
+
+
+def parse_entries(
+    path: str, text: str, finder: VideoFinder, columns: Sequence[str] = (), delimiter: str = "", frame_base: int = 0
+) -> list[ListEntry]:
+    """The lines of a list whose text is known; see :func:`read_list`."""
+    named = {name: column for name, equals, column in (word.rpartition("=") for word in columns) if equals}
+    if named and len(named) < len(columns):
+        raise GestaError(f"columns {' '.join(columns)}: write either NAME=COLUMN for each, or all columns in order")
+    _check_columns(list(named.values()) or columns, ordered=not named)
     if path.lower().endswith((".json", ".jsonl")):
-        return _parse_json(path, text)
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        header, rows = _json_rows(path, text)
+        if columns and not named:
+            raise GestaError(f"{path}: a JSON list has names, not an order; set columns to NAME=COLUMN {COLUMNS_FLAG}")
+        return _named_entries(path, header, rows, named, frame_base)
+    lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line]
     if not lines:
         raise GestaError(f"{path}: the list is empty")
     first = lines[0][1]
     header_delimiter = delimiter or next((d for d in ("\t", ",", ";") if d in first), " ")
-    fields = first.split(header_delimiter if header_delimiter != " " else None)
-    header = [field.strip().strip('"').lower() for field in fields]
-    if header[0] in HEADERS:
-        return _parse_with_header(path, header, lines[1:], header_delimiter)
+    header = _cells(path, lines[0], header_delimiter)
+    if _is_header(header, named, finder):
+        if columns and not named:
+            if len(columns) != len(header):
+                raise GestaError(f"{path}: has {len(header)} columns ({', '.join(header)}), not {len(columns)}")
+            header, named = [f"{number}" for number in range(len(columns))], {}
+            named = dict(zip(header, columns))
+        return _named_entries(path, header, _text_rows(path, header, lines[1:], header_delimiter), named, frame_base)
+    if named:
+        raise GestaError(f"{path}: has no header with such names; set columns to all columns in order {COLUMNS_FLAG}")
     delimiter = delimiter or _find_delimiter(path, [line for _, line in lines])
     columns = columns or _infer_columns(path, lines, delimiter, finder)
     return [_parse_line(path, number, line, delimiter, columns, frame_base, finder) for number, line in lines]
@@ -158,7 +218,14 @@ def to_records(
                     "correct the list, the class names or label_base"
                 )
         records.append(
-            Record(path=finder.path(entry.path), name=entry.path, label=index, start=entry.start, end=entry.end)
+            Record(
+                path=finder.path(entry.path),
+                name=entry.path,
+                label=index,
+                start=entry.start,
+                end=entry.end,
+                seconds=entry.seconds,
+            )
         )
     return records
 
@@ -176,9 +243,14 @@ def label_of(entry: ListEntry, label_from_folder: bool) -> int | str | None:
 def _split(line: str, delimiter: str, columns: int) -> list[str]:
     """Fields of a line, cut from the right; a quoted field may hold the delimiter."""
     if '"' in line and len(delimiter) == 1 and delimiter != " ":
-        return [field.strip() for field in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
-    fields = line.rsplit(delimiter if delimiter.strip() or delimiter == "\t" else None, columns - 1)
-    return [field.strip() for field in fields]
+        return [field.strip(_BLANKS) for field in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
+    if delimiter != " ":
+        return [field.strip(_BLANKS) for field in line.rsplit(delimiter, columns - 1)]
+    fields: list[str] = []  # str.rsplit would take no-break spaces and line separators for blanks
+    while len(fields) != columns - 1 and (match := re.fullmatch(r"(.*[^ \t])[ \t]+([^ \t]+)", line, re.DOTALL)):
+        line = match[1]
+        fields.insert(0, match[2])
+    return [line, *fields]
 
 
 def _count_numbers(line: str, delimiter: str) -> int:
@@ -198,15 +270,15 @@ def _find_delimiter(path: str, lines: list[str]) -> str:
     for delimiter in ("\t", "::", ",", ";"):
         if len({line.count(delimiter) for line in lines}) == 1 and delimiter in lines[0]:
             return delimiter
-    if all(len(line.split()) == 2 for line in lines) or all(_is_path_only(line) for line in lines):
+    if all(len(_split(line, " ", 0)) == 2 for line in lines) or all(_is_path_only(line, " ") for line in lines):
         return " "
     raise GestaError(
         f"{path}: cannot tell where paths end and labels begin; set the delimiter, or put labels in numbers"
     )
 
 
-def _is_path_only(line: str) -> bool:
-    return len(line.split()) == 1 or os.path.splitext(line)[1].lower() in VIDEOS
+def _is_path_only(line: str, delimiter: str) -> bool:
+    return len(_split(line, delimiter, 0)) == 1 or is_video_name(line)
 
 
 def _infer_columns(path: str, lines: Sequence[tuple[int, str]], delimiter: str, finder: VideoFinder) -> tuple[str, ...]:
@@ -216,13 +288,20 @@ def _infer_columns(path: str, lines: Sequence[tuple[int, str]], delimiter: str, 
         return ("path", "label")  # a mixture of numbers and names, which the lookup of labels explains
     if len(set(counts.values())) > 1:
         few, many = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+        first_differs = len({counts[line] for _, line in lines[1:]}) == 1
         raise GestaError(
-            f"{path}: {many!r} has more numbers than {few!r}; lists with several labels per video are not supported, "
+            f"{path}: {many!r} has more numbers than {few!r}; "
+            + (
+                f"if the first line is a header, set columns to NAME=COLUMN for each of its names {COLUMNS_FLAG}; "
+                if first_differs
+                else ""
+            )
+            + "lists with several labels per video are not supported, "
             f"and if the numbers belong to the path, set columns to path label {COLUMNS_FLAG}"
         )
     numbers = counts[lines[0][1]]
     if numbers == 0:
-        return ("path",) if all(_is_path_only(line) for _, line in lines) else ("path", "label")
+        return ("path",) if all(_is_path_only(line, delimiter) for _, line in lines) else ("path", "label")
     if numbers == 1:
         if len(lines) >= 3 and _is_frame_count(lines, delimiter, ("path", "frames"), finder):
             raise GestaError(
@@ -272,48 +351,101 @@ def _parse_line(
         raise GestaError(
             f"{path}, line {number}: {line!r} does not have the {len(columns)} columns {' '.join(columns)}"
         )
-    if len(columns) > 1 and delimiter == " " and re.search(r"\s\d+$", fields[0]) and finder.find(fields[0]) is None:
-        raise GestaError(
-            f"{path}, line {number}: {line!r} has more numbers than columns {' '.join(columns)}; lists with several "
-            "labels per video are not supported"
-        )
-    values: dict[str, int] = {}
-    label: int | str | None = None
-    for column, field in zip(columns, fields):
-        if column == "label":
-            label = int(field) if _INTEGER.fullmatch(field) else field or None
-        elif column not in ("path", "skip"):
-            if not _INTEGER.fullmatch(field):
-                raise GestaError(
-                    f"{path}, line {number}: {column} is {field!r}, not a whole number; correct the list or columns"
-                )
-            values[column] = int(field)
-    start, end = values.get("start"), values.get("end")
-    if start is not None:
-        start -= frame_base
-    if end is not None:
-        end -= frame_base
-    if "last" in values:
-        end = values["last"] - frame_base + 1
-    if "offset" in values:
-        start, end = values["offset"], values["offset"] + values["frames"]
+    before = fields[0].split(delimiter)
+    if len(before) > 1 and finder.find(fields[0]) is None:
+        if len(columns) > 1 and delimiter == " " and _INTEGER.fullmatch(before[-1]):
+            raise GestaError(
+                f"{path}, line {number}: {line!r} has more numbers than columns {' '.join(columns)}; lists with "
+                "several labels per video are not supported"
+            )
+        if not is_video_name(fields[0]) and any(map(is_video_name, before)):
+            raise GestaError(
+                f"{path}, line {number}: {line!r} has more fields than columns {' '.join(columns)}; set columns to "
+                f"what each of them is, of {', '.join(COLUMNS)} {COLUMNS_FLAG}"
+            )
+    return _entry(f"{path}, line {number}", number, dict(zip(columns, fields)), frame_base)
+
+
+def _entry(where: str, number: int, values: Mapping[str, str], frame_base: int) -> ListEntry:
+    """One entry from the text of its columns; empty ones say nothing."""
+    if not values.get("path") or not can_be_a_name(values["path"]):
+        raise GestaError(f"{where}: {values.get('path', '')!r} cannot be the path of a video; correct it")
+    frames = {
+        column: _whole_number(where, column, values[column])
+        for column in ("start", "end", "last", "offset", "frames")
+        if values.get(column)
+    }
+    start, end = (frames[name] - frame_base if name in frames else None for name in ("start", "end"))
+    if "last" in frames:
+        end = frames["last"] - frame_base + 1
+    if "offset" in frames:
+        if "frames" not in frames:
+            raise GestaError(f"{where}: has an offset without frames; give both or neither")
+        start, end = frames["offset"], frames["offset"] + frames["frames"]
     if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
         raise GestaError(
-            f"{path}, line {number}: {line!r} gives frames {start} to {end}; correct the list, columns or frame_base"
+            f"{where}: gives frames {start} to {end}, where the end is one past the last frame; correct the list, "
+            "columns or frame_base"
         )
-    return ListEntry(number, fields[0], label, start, end)
+    times = [_seconds(where, values[name]) for name in ("start_time", "end_time") if values.get(name)]
+    if times and (len(times) < 2 or not 0 <= times[0] < times[1] < math.inf or (start, end) != (None, None)):
+        raise GestaError(
+            f"{where}: gives a segment from {values.get('start_time')} to {values.get('end_time')} seconds; give both, "
+            "the end after the start, and no frames beside them"
+        )
+    label = _label(values.get("label", ""))
+    if isinstance(label, int) and label >= MAX_CLASSES:
+        raise GestaError(f"{where}: label {label} is more than {MAX_CLASSES}; correct it, or set columns")
+    split = split_of(values["split"]) if "split" in values else None
+    if "split" in values and split is None:
+        raise GestaError(f"{where}: its split is {values['split']!r}; write train, val or test")
+    seconds = (times[0], times[1]) if times else None
+    return ListEntry(number, values["path"], label, start, end, seconds, split)
 
 
-def _check_columns(columns: Sequence[str]) -> None:
+def _label(text: str) -> int | str | None:
+    number = re.sub(r"\.0+$", "", text)  # as pandas writes them where some are missing
+    return int(number) if _INTEGER.fullmatch(number) else text or None
+
+
+def _whole_number(where: str, column: str, text: str) -> int:
+    number = re.sub(r"\.0+$", "", text)
+    if not _INTEGER.fullmatch(number):
+        raise GestaError(f"{where}: {column} is {text!r}, not a whole number; correct the list or columns")
+    return int(number)
+
+
+def _seconds(where: str, text: str) -> float:
+    """Seconds, or h:mm:ss."""
+    try:
+        return sum(float(part) * 60**power for power, part in enumerate(text.split(":")[::-1]))
+    except ValueError:
+        raise GestaError(f"{where}: {text!r} is no time; write seconds, or h:mm:ss") from None
+
+
+def can_be_a_name(text: str) -> bool:
+    """Whether the system takes it for the name of a file."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair, from JSON
+        return False
+
+
+def _check_columns(columns: Sequence[str], ordered: bool) -> None:
     for column in columns:
         if column not in COLUMNS:
             raise GestaError(
                 f"columns: there is no column {column!r}{suggest(column, COLUMNS)} (known: {', '.join(COLUMNS)})"
             )
     used = [column for column in columns if column != "skip"]
-    if columns and (columns[0] != "path" or len(set(used)) < len(used)):
+    if columns and ((ordered and columns[0] != "path") or len(set(used)) < len(used)):
         raise GestaError(f"columns {' '.join(columns)}: path comes first, and every column once")
-    if ("offset" in used and "frames" not in used) or ({"end", "last"} <= set(used)):
+    if {"start", "frames"} <= set(used) and not {"end", "last"} & set(used):
+        raise GestaError(
+            f"columns {' '.join(columns)}: frames beside start may count those of the segment or of the video; set "
+            "columns to offset and frames, or frames to skip"
+        )
+    if (ordered and "offset" in used and "frames" not in used) or {"end", "last"} <= set(used):
         raise GestaError(
             f"columns {' '.join(columns)}: offset needs frames beside it, and end and last exclude each other"
         )
@@ -322,55 +454,146 @@ def _check_columns(columns: Sequence[str]) -> None:
 # --- with names ------------------------------------------------------------------------------------------------------
 
 
-def _parse_with_header(
-    path: str, header: list[str], lines: Sequence[tuple[int, str]], delimiter: str
-) -> list[ListEntry]:
-    paths, labels = ([name for name in known if name in header] for known in (PATHS, LABELS))
-    if not paths or TIMES & set(header):
-        content = "gives segments in seconds" if TIMES & set(header) else "names no files"
-        raise GestaError(
-            f"{path}: a list with the header {', '.join(header)} {content}, which is not supported; "
-            "write a list of path and label"
-        )
-    entries = []
+Row = tuple[int, list[Any]]
+"""The number of a line, or of an element of a JSON list, and what its columns hold."""
+
+
+def _is_header(cells: Sequence[str], named: Mapping[str, str], finder: VideoFinder) -> bool:
+    """Whether these are names of columns: one of them is known, and they are not a video and its label."""
+    if any(_INTEGER.fullmatch(cell) or is_video_name(cell) or "/" in cell for cell in cells):
+        return False
+    names = [_column_name(cell) for cell in cells]
+    known = {name for names in PATHS for name in names} | (ROLES.keys() if len(names) > 1 else set())
+    return any(name in known or cell in named for name, cell in zip(names, cells)) and (
+        not cells[0] or finder.find(cells[0]) is None
+    )
+
+
+def _column_name(text: str) -> str:
+    return re.sub(r"[\s-]+", "_", text.strip().casefold())
+
+
+def _cells(path: str, line: tuple[int, str], delimiter: str) -> list[str]:
+    (row,) = _text_rows(path, None, [line], delimiter)
+    return row[1]
+
+
+def _text_rows(
+    path: str, header: Sequence[str] | None, lines: Sequence[tuple[int, str]], delimiter: str
+) -> Iterator[Row]:
     for number, line in lines:
-        fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
-        if len(fields) != len(header):
-            raise GestaError(
-                f"{path}, line {number}: {len(fields)} fields, but the header has {len(header)}; quote the path"
-            )
-        row = dict(zip(header, fields))
-        entries.append(_named_entry(number, row[paths[0]], row[labels[0]] if labels else None))
-    return entries
-
-
-def _parse_json(path: str, text: str) -> list[ListEntry]:
-    try:
-        if path.lower().endswith(".jsonl"):
-            value: Any = [json.loads(line) for line in text.splitlines() if line.strip()]
+        if len(delimiter) > 1 or delimiter == " ":
+            cells = _split(line, delimiter, 0)
         else:
-            value = json.loads(text)
-    except ValueError as error:
-        raise GestaError(f"{path}: is not valid JSON ({error})") from None
-    pairs: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        pairs = list(value.items())
-    elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        for item in value:
-            label = next((item[name] for name in LABELS if name in item), None)
-            pairs.append((next((item[name] for name in PATHS if name in item), None), label))
-    if not pairs or not all(isinstance(p, str) and isinstance(v, str | int | None) for p, v in pairs):
+            try:
+                cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True))
+            except csv.Error as error:
+                raise GestaError(f"{path}, line {number}: cannot be read ({error}); correct its quotes") from None
+        if header is not None and len(cells) != len(header):
+            raise GestaError(
+                f"{path}, line {number}: {len(cells)} fields, but the header has {len(header)}; quote the path"
+            )
+        yield number, [cell.strip(_BLANKS) for cell in cells]
+
+
+def _named_entries(
+    path: str, header: Sequence[str], rows: Iterator[Row], named: Mapping[str, str], frame_base: int
+) -> list[ListEntry]:
+    """Entries of rows whose columns have names."""
+    roles = _roles(path, header, named)
+    table = []
+    for number, cells in rows:
+        used = [(role, name, cell) for role, name, cell in zip(roles, header, cells) if role != "skip"]
+        table.append((number, {role: _text(f"{path}, line {number}", name, cell) for role, name, cell in used}))
+    if not table:
+        raise GestaError(f"{path}: the list is empty")
+    bounds = {
+        role: [values[role] for _, values in table if values[role]] for role in ("start?", "end?") if role in roles
+    }
+    if bounds:
+        texts = [text for column in bounds.values() for text in column]
+        if all(_INTEGER.fullmatch(text) for text in texts):
+            raise GestaError(
+                f"{path}: start and end may be frames or seconds; set columns to start=start end=end for frames, or to "
+                f"start=start_time end=end_time {COLUMNS_FLAG}"
+            )
+        final = {"start?": "start_time", "end?": "end_time"}
+        table = [(number, {final.get(role, role): text for role, text in row.items()}) for number, row in table]
+    return [_entry(f"{path}, line {number}", number, row, frame_base) for number, row in table]
+
+
+def _roles(path: str, header: Sequence[str], named: Mapping[str, str]) -> list[str]:
+    """What each column is, by its name.
+
+    Raises:
+        GestaError: it is not known, or two are the same, or none is the path.
+    """
+    for name in named:
+        if name not in header:
+            raise GestaError(f"{path}: has no column {name!r}{suggest(name, header)} (it has {', '.join(header)})")
+    names = [_column_name(name) for name in header]
+    by_tier = [[name for name in names if name in tier and name not in map(_column_name, named)] for tier in PATHS]
+    given = "path" in named.values()
+    best = next((tier for tier in by_tier if tier), []) if not given else []
+    if not best and not given:
+        raise GestaError(
+            f"{path}: a list with the columns {', '.join(header)} names no files; set columns to NAME=path for the one "
+            f"that does {COLUMNS_FLAG}"
+        )
+    roles: list[str] = []
+    for original, name in zip(header, names):
+        role = named.get(original) or ("path" if name in best else ROLES.get(name))
+        if role is None and any(name in tier for tier in by_tier):
+            role = "skip"  # another name of the same video
+        if role is None:
+            raise GestaError(
+                f"{path}: the column {original!r} is not known; set columns to {original}=skip if it may be left out, "
+                f"or to {original}= one of {', '.join(COLUMNS[:-1])} {COLUMNS_FLAG}"
+            )
+        if role != "skip" and role in roles:
+            other = header[roles.index(role)]
+            raise GestaError(
+                f"{path}: both {other!r} and {original!r} may be the {role.rstrip('?')}; set columns to "
+                f"{other}={role.rstrip('?')} {original}=skip, or the other way round {COLUMNS_FLAG}"
+            )
+        roles.append(role)
+    _check_columns([role.rstrip("?") for role in roles], ordered=False)
+    return roles
+
+
+def _json_rows(path: str, text: str) -> tuple[list[str], Iterator[Row]]:
+    """Names and rows of a JSON list: ``{"clip.mp4": "wave"}``, or objects in a list or one a line."""
+    if path.lower().endswith(".jsonl"):
+        lines = enumerate(split_lines(text), 1)
+        value: Any = [parse_json(line, f"{path}, line {number}") for number, line in lines if line]
+    else:
+        value = parse_json(text, path)
+    if isinstance(value, dict) and not any(isinstance(label, dict | list) for label in value.values()):
+        value = [{"path": name, "label": label} for name, label in value.items()]
+    if not value or not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise GestaError(
             f'{path}: this kind of JSON is not supported; write {{"clip.mp4": "wave", …}} or '
             '[{"path": "clip.mp4", "label": "wave"}, …]'
         )
-    return [_named_entry(number, p, v) for number, (p, v) in enumerate(pairs, 1)]
+    if all(isinstance(item.get("data"), dict) and "annotations" in item for item in value):
+        raise GestaError(f"{path}: is a full export of Label Studio; export it as JSON-MIN or CSV")
+    header = list(dict.fromkeys(name for item in value for name in item))
+
+    def rows() -> Iterator[Row]:
+        for number, item in enumerate(value, 1):
+            yield number, [item.get(name) for name in header]
+
+    return header, rows()
 
 
-def _named_entry(number: int, path: str, label: Any) -> ListEntry:
-    if isinstance(label, str):
-        label = int(label) if _INTEGER.fullmatch(label.strip()) else label.strip() or None
-    return ListEntry(number, path.strip(), label)
+def _text(where: str, name: str, value: Any) -> str:
+    """A value of JSON as a column of text has it."""
+    if isinstance(value, bool | list | dict):
+        raise GestaError(
+            f"{where}: {name!r} is {json.dumps(value)[:60]}; write one text or number (several labels per video are "
+            "not supported)"
+        )
+    return "" if value is None else str(value).strip(_BLANKS)
 
 
 def _normalised(name: str) -> str:
@@ -389,26 +612,19 @@ def label_number(labels: Mapping[str, int], name: str, where: str) -> int:
     return labels[name]
 
 
-def read_text(path: str) -> str:
-    """A text file of any origin: UTF-8 or UTF-16, with or without byte-order mark."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise GestaError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", errors="replace")
-    return data.decode("utf-8-sig", errors="surrogateescape")  # names in other encodings stay what they are on the disk
+def split_lines(text: str) -> list[str]:
+    """Lines without blanks around them; only a line feed ends one, as file names may hold what else Unicode has."""
+    return [line.strip(_BLANKS) for line in text.split("\n")]
 
 
 def read_lines(path: str) -> list[str]:
     """The lines of a text file, without blanks around them and without empty ones."""
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [line for line in split_lines(read_text(path)) if line]
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
     """The rows of a CSV file with a header."""
-    return list(csv.DictReader(read_text(path).splitlines()))
+    return list(csv.DictReader(read_text(path).split("\n")))
 
 
 def read_json(path: str, expected: type[T]) -> T:
@@ -417,10 +633,5 @@ def read_json(path: str, expected: type[T]) -> T:
     Raises:
         GestaError: it is no JSON, or not of the expected type.
     """
-    try:
-        value = json.loads(read_text(path))
-    except ValueError as error:
-        raise GestaError(f"{path}: is not valid JSON ({error}); get the lists again") from None
-    if not isinstance(value, expected):
-        raise GestaError(f"{path}: is not the official list; get the lists again")
+    value: T = read_given_json(path, expected, remedy="it is not the official list, so get it again")
     return value

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from gesta.config import config
-from gesta.data.listfile import ListEntry, finder_for_list, label_of, read_entries, read_text, to_records
-from gesta.data.locate import VideoFinder, fractions_to_split_off, hold_out, split_by_class
+from gesta.config import config, parse_json, read_text
+from gesta.data.listfile import (
+    ListEntry,
+    can_be_a_name,
+    finder_for_list,
+    label_of,
+    parse_entries,
+    read_entries,
+    split_lines,
+    to_records,
+)
+from gesta.data.locate import (
+    VideoFinder,
+    fractions_to_split_off,
+    hold_out,
+    same_stem,
+    split_by_class,
+    split_of,
+    splits_in,
+)
 from gesta.errors import GestaError
-from gesta.records import DataConfig, Record, SplitName
-from gesta.video.find import find_videos, is_folder
-from gesta.video.images import image_files
+from gesta.records import SPLITS, DataConfig, Record, SplitName
+from gesta.video.find import find_videos, is_video_name, list_folder, videos_below
+from gesta.video.images import holds_frames, image_files
 
-SPLIT_FOLDERS: dict[SplitName, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-"""Names that folders of splits have; a root with one for training is read as ``root/split/class/video``."""
+Layout = Literal["auto", "classes", "splits"]
+Kind = Literal["auto", "files", "frames", "both"]
+
+LAYOUT_FLAG = "--layout {} (--data.layout outside gesta data)"
+KIND_FLAG = "--kind {} (--data.kind outside gesta data)"
 
 
 @config
@@ -31,57 +48,73 @@ class Folder(DataConfig):
     the folders do not split is split class by class, by a hash of the videos' names
     (:func:`gesta.data.locate.split_by_hash`).
 
+    Where folders may be meant in two ways, none is guessed: a single class, classes beside folders of splits, folders
+    of splits inside classes, and video files beside folders of frames are refused until ``layout`` or ``kind`` says it.
+
     Attributes:
         root: the folder.
         val: fraction of validation videos, where there is no folder of them.
         test: fraction of test videos, where there is no folder of them.
         seed: of the split.
+        layout: whether the folders in the root are ``classes``, whatever their names, or ``splits`` that hold classes,
+            when others are left out; ``auto`` goes by their names, see :func:`gesta.data.locate.split_of`.
+        kind: which are videos: ``files``, folders of ``frames`` or ``both``; ``auto`` takes what there is.
     """
 
     root: str = ""
     val: float = 0.2
     test: float = 0.0
     seed: int = 0
+    layout: Layout = "auto"
+    kind: Kind = "auto"
 
     def records(self, split: SplitName) -> list[Record]:
         """All videos of a split, class by class, sorted by path.
 
         Raises:
-            GestaError: no such folder, a class without videos, or videos that are not in the folder of a class.
+            GestaError: no such folder, a class without videos, videos that are not in the folder of a class, or folders
+                that may be meant in two ways.
         """
         folders = self.split_folders()
         classes = self.classes()
-        if split != "train" and split in folders:
+        if split in folders and (split != "train" or len(folders) > 1):
             extra = sorted(set(_subfolders(folders[split])) - set(classes))
             if extra:
                 raise GestaError(
                     f"{os.path.join(folders[split], extra[0])}: no training folder has the name {extra[0]!r}"
                 )
-            return [
-                record
-                for label, name in enumerate(classes)
-                if os.path.isdir(os.path.join(folders[split], name))
-                for record in self._videos(folders[split], name, label)
-            ]
-        training = []
-        for label, name in enumerate(classes):
-            records = self._videos(folders["train"], name, label)
-            if not records:
+        first = "train" if "train" in folders else next(iter(folders))
+        source = folders.get(split) or (folders[first] if first == "train" else "")
+        listed = []
+        for label, name in enumerate(classes if source else []):
+            records = self._videos(source, name, label) if os.path.isdir(os.path.join(source, name)) else []
+            if not records and source == folders[first]:
                 raise GestaError(
-                    f"{os.path.join(folders['train'], name)}: holds no video that is known by its suffix; "
+                    f"{os.path.join(source, name)}: holds no video that is known by its suffix; "
                     "put the videos of this class there, or remove the folder"
                 )
-            training += records
+            listed += records
+        self._check_kinds(listed)
+        if source != folders.get("train"):
+            return listed
         val, test = fractions_to_split_off(folders, self.val, self.test)
-        splits = split_by_class(training, val, test, self.seed)
-        return [record for record, part in zip(training, splits) if part == split]
+        splits = split_by_class(listed, val, test, self.seed)
+        return [record for record, part in zip(listed, splits) if part == split]
 
     def classes(self) -> list[str]:
         """Sorted names of the class folders."""
-        train = self.split_folders()["train"]
-        names = _subfolders(train)
+        folders = self.split_folders()
+        folder = folders.get("train") or next(iter(folders.values()))
+        names = _subfolders(folder)
         if not names:
-            raise GestaError(f"{train}: holds no folders; put the videos of each class into a folder of its name")
+            raise GestaError(f"{folder}: holds no folders; put the videos of each class into a folder of its name")
+        if len(names) == 1 and self.layout == "auto":
+            only = os.path.join(folder, names[0])
+            remedy = f"give --data.root {only}" if folder == self.root else "move these up into its place"
+            raise GestaError(
+                f"{only}: is the only class; if the folders in it are the classes, {remedy}; if there is only one, say "
+                f"{LAYOUT_FLAG.format('classes' if folder == self.root else 'splits')}"
+            )
         return names
 
     def split_folders(self) -> dict[SplitName, str]:
@@ -94,12 +127,47 @@ class Folder(DataConfig):
             raise GestaError(
                 f"data.val {self.val} and data.test {self.test} are fractions of the videos, together below 1"
             )
+        names = [] if self.layout == "classes" else _subfolders(self.root)
+        if self.layout == "auto" and self._are_classes(names):
+            return {"train": self.root}
         folders: dict[SplitName, str] = {}
-        for name in _subfolders(self.root):
-            for split, names in SPLIT_FOLDERS.items():
-                if name.lower() in names:
-                    folders.setdefault(split, os.path.join(self.root, name))
-        return folders if "train" in folders else {"train": self.root}
+        for name in names:
+            folder, split = os.path.join(self.root, name), split_of(name)
+            if split in folders:
+                raise GestaError(f"{folders[split]} and {folder} are of the same split; keep one of them here")
+            if split:
+                folders[split] = folder
+        if self.layout == "splits" and not folders:
+            raise GestaError(
+                f"{self.root}: holds no folder train, val or test; rename its folders, or leave layout out"
+            )
+        return {split: folders[split] for split in SPLITS if split in folders} or {"train": self.root}
+
+    def _are_classes(self, names: Sequence[str]) -> bool:
+        """Whether the folders in the root are classes rather than splits.
+
+        Raises:
+            GestaError: they may be either, or some of them are neither.
+        """
+        holds_classes = {name: _holds_classes(os.path.join(self.root, name)) for name in names if split_of(name)}
+        others = [name for name in names if name not in holds_classes]
+        if not any(holds_classes.values()):
+            odd = [name for name in others if splits_in(name)]
+            if len(odd) == len(names) > 1:
+                raise GestaError(
+                    f"{self.root}: its folders {odd[0]} and {odd[1]} seem to be splits; rename them to train, val and "
+                    f"test, or say {LAYOUT_FLAG.format('classes')}"
+                )
+            return bool(others) or not names
+        for name in (*(name for name in holds_classes if not holds_classes[name]), *others):
+            folder = os.path.join(self.root, name)
+            if next(videos_below(folder), None):
+                split = next(name for name, holds in holds_classes.items() if holds)
+                raise GestaError(
+                    f"{folder}: holds videos, but its folder is not one of classes, as {split} beside it is; move it "
+                    f"away, or say {LAYOUT_FLAG.format('splits')} to leave it out, or {LAYOUT_FLAG.format('classes')}"
+                )
+        return False
 
     def _videos(self, folder: str, name: str, label: int) -> list[Record]:
         class_folder = os.path.join(folder, name)
@@ -108,17 +176,45 @@ class Folder(DataConfig):
             raise GestaError(
                 f"{class_folder}: is one video as frames, not a class; use {self.root}/CLASS/{name}/ for its frames"
             )
+        if self.kind in ("files", "frames"):
+            videos = [video for video in videos if is_video_name(video) is (self.kind == "files")]
+        for video in videos if self.layout == "auto" else []:
+            inner = os.path.relpath(video, class_folder).split(os.sep)[0]
+            if split_of(inner) and inner != os.path.basename(video):
+                raise GestaError(
+                    f"{os.path.join(class_folder, inner)}: is a split inside a class; put the classes into folders of "
+                    f"splits, or say {LAYOUT_FLAG.format('classes')} to read all as one class"
+                )
         return [Record(path=v, name=Path(v).relative_to(self.root).as_posix(), label=label) for v in videos]
+
+    def _check_kinds(self, records: Sequence[Record]) -> None:
+        """Refuse a mixture of files and folders of frames, as one may be made of the other, or of thumbnails."""
+        files = [record.path for record in records if is_video_name(record.path)]
+        if self.kind == "auto" and 0 < len(files) < len(records):
+            frames = next(record.path for record in records if not is_video_name(record.path))
+            raise GestaError(
+                f"{frames}: is a folder of images beside video files such as {files[0]}; say which are videos with "
+                f"{KIND_FLAG.format('files')}, frames or both"
+            )
 
 
 def _subfolders(folder: str) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+    return sorted(entry.name for entry in list_folder(folder).folders)
+
+
+def _holds_classes(folder: str) -> bool:
+    """Whether a folder holds folders, and neither video files nor folders of frames."""
+    _, folders, files = list_folder(folder)
+    if not folders or any(is_video_name(file.name) for file in files):
+        return False
+    return not any(holds_frames([file.name for file in list_folder(child.path).files]) for child in folders)
 
 
 @config
 class Lists(DataConfig):
-    """List files, one per split; all formats of :func:`gesta.data.listfile.read_list`.
+    """List files, one per split, or one with a column of splits; all formats of :func:`gesta.data.listfile.read_list`.
+
+    Of a list with such a column each split has its own rows only; a split that has no list takes those of ``train``.
 
     Attributes:
         train: list of training videos.
@@ -126,7 +222,8 @@ class Lists(DataConfig):
         test: list of test videos.
         root: folder that relative paths start from; else, and next, each list's own folder.
         class_names: file of class names in label order; without it they are the names in the lists, or the numbers.
-        columns: what the columns are (path, label, frames, start, end, last, offset, skip), where that is ambiguous.
+        columns: what the columns are, where that is ambiguous (:data:`gesta.data.listfile.COLUMNS`), in their order; or
+            ``NAME=COLUMN`` of those whose names are not known.
         delimiter: between columns; worked out if not given.
         label_base: number of the first class.
         frame_base: number of the first frame in the columns start, end and last.
@@ -150,16 +247,28 @@ class Lists(DataConfig):
 
     def records(self, split: SplitName) -> list[Record]:
         """The records of a list in its order; an empty list if there is none for the split."""
-        fraction = 0.0 if self.val else self.val_fraction
-        if not 0 <= fraction < 1:
-            raise GestaError(f"data.val_fraction {fraction} is a fraction of the training videos, below 1")
-        source = self.train if split == "val" and fraction else getattr(self, split)
+        if not 0 <= self.val_fraction < 1:
+            raise GestaError(f"data.val_fraction {self.val_fraction} is a fraction of the training videos, below 1")
+        if self.val and self.val_fraction:
+            raise GestaError("data.val and data.val_fraction both say what the validation videos are; leave one out")
+        source = getattr(self, split) or self.train
         if not source:
             return []
         entries, finder = self._entries(source)
+        held_out = self.val_fraction > 0 and split != "test"  # or what is left of it
+        wanted = "train" if held_out else split
+        if any(entry.split for entry in entries):
+            if held_out and any(entry.split == "val" for entry in entries):
+                raise GestaError(f"{source}: has validation rows of its own; leave data.val_fraction out")
+            entries = [entry for entry in entries if entry.split == wanted]
+            if not entries and split != "train" and getattr(self, split):
+                raise GestaError(f"{source}: none of its rows is of the split {split}; give another list for it")
+        elif not getattr(self, wanted):
+            return []
         records = to_records(source, entries, finder, self.classes() or None, self.label_base, self.label_from_folder)
-        if fraction and split != "test":
-            return hold_out(records, [record.path for record in records], fraction, self.seed, split)
+        if held_out:
+            groups = same_stem([record.path for record in records])
+            return hold_out(records, groups, self.val_fraction, self.seed, split)
         return records
 
     def classes(self) -> list[str]:
@@ -186,22 +295,25 @@ def read_class_names(path: str) -> list[str]:
     Raises:
         GestaError: numbers with holes, a name twice.
     """
-    text = read_text(path)
+    return _parse_class_names(path, read_text(path))
+
+
+def _parse_class_names(path: str, text: str) -> list[str]:
     numbered: list[tuple[int, str]] = []
     if path.lower().endswith(".json"):
+        value = parse_json(text, path)
         try:
-            value = json.loads(text)
             numbered = [(int(i), n) for n, i in value.items()] if isinstance(value, dict) else list(enumerate(value))
         except (ValueError, TypeError) as error:
             raise GestaError(f"{path}: cannot be read as class names ({error})") from None
     else:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line for line in split_lines(text) if line]
         if len(lines) > 1 and re.fullmatch(
-            r"(id|index|label|name|class)([\s,;]+(id|index|label|name|class))?", lines[0], re.I
+            r"(id|index|label|name|class)([ \t,;]+(id|index|label|name|class))?", lines[0], re.I
         ):
             lines = lines[1:]
-        front = [re.fullmatch(r"(\d+)[\s,;]+(\S.*)", line) for line in lines]
-        back = [re.fullmatch(r"(.*\S)[\t,;]\s*(\d+)", line) for line in lines]
+        front = [re.fullmatch(r"(\d{1,9})[ \t,;]+(\S.*)", line) for line in lines]
+        back = [re.fullmatch(r"(.*\S)[\t,;][ \t]*(\d{1,9})", line) for line in lines]
         if all(front):
             numbered = [(int(match[1]), match[2].strip('"')) for match in front if match]
         elif all(back):
@@ -209,9 +321,12 @@ def read_class_names(path: str) -> list[str]:
         else:
             numbered = list(enumerate(lines))
     numbered.sort(key=lambda pair: pair[0])
-    names = [str(name) for _, name in numbered]
+    names = [name for _, name in numbered]
     if not names or [i for i, _ in numbered] != list(range(numbered[0][0], numbered[0][0] + len(names))):
         raise GestaError(f"{path}: is empty or has holes in its numbers; give one class name per line")
+    for name in names:
+        if not isinstance(name, str) or not can_be_a_name(name):
+            raise GestaError(f"{path}: {name!r} is no class name; give one text per class")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise GestaError(f"{path}: the class {twice!r} occurs twice")
@@ -219,7 +334,14 @@ def read_class_names(path: str) -> list[str]:
 
 
 def write_lists(
-    root: str, *, val: float = 0.2, test: float = 0.0, seed: int = 0, by_folder: bool = False
+    root: str,
+    *,
+    val: float = 0.2,
+    test: float = 0.0,
+    seed: int = 0,
+    by_folder: bool = False,
+    layout: Layout = "auto",
+    kind: Kind = "auto",
 ) -> dict[str, int]:
     """Write ``train.txt``, ``val.txt`` and ``test.txt`` of a folder with a folder per class, and ``classes.txt``.
 
@@ -233,6 +355,7 @@ def write_lists(
         seed: of the split.
         by_folder: keep videos of one sub-folder of a class (a recording, a person) on one side, so that no video is
             tested whose sister was trained on.
+        layout, kind: see :class:`Folder`.
 
     Returns:
         number of videos by name of the list; empty splits get none.
@@ -240,39 +363,62 @@ def write_lists(
     Raises:
         GestaError: no folder per class, or a name that a list cannot hold.
     """
-    data = Folder(root=root, val=val, test=test, seed=seed)
-    splits = _split_by_folder(data) if by_folder else {split: data.records(split) for split in SPLIT_FOLDERS}
-    counts = {}
+    data = Folder(root=root, val=val, test=test, seed=seed, layout=layout, kind=kind)
+    splits = _split_by_folder(data) if by_folder else {split: data.records(split) for split in SPLITS}
+    texts: dict[str, str] = {}
     for split, records in splits.items():
-        path = os.path.join(root, f"{split}.txt")
-        if not records:
-            continue
-        lines = []
-        for record in records:
-            if "\n" in record.name:
-                raise GestaError(f"{record.path}: its name holds a line break, so no list can name it; rename it")
-            count = f" {len(image_files(record.path))}" if os.path.isdir(record.path) else ""
-            lines.append(f"{record.name}{count} {record.label}\n")
-        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.writelines(lines)
-        counts[os.path.basename(path)] = len(records)
-    with open(os.path.join(root, "classes.txt"), "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.writelines(f"{name}\n" for name in data.classes())
-    return counts
+        if records:
+            texts[f"{split}.txt"] = _list_text(os.path.join(root, f"{split}.txt"), root, records)
+    classes = data.classes()
+    texts["classes.txt"] = "".join(f"{name}\n" for name in classes)
+    if _parse_class_names("classes.txt", texts["classes.txt"]) != classes:
+        raise GestaError(
+            f"{root}: classes.txt cannot hold the names of these folders (a line break, numbers in front of all, or "
+            f"{classes[0]!r} as the first line); rename them"
+        )
+    for name, text in texts.items():
+        with open(os.path.join(root, name), "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(text)
+    return {f"{split}.txt": len(records) for split, records in splits.items() if records}
+
+
+def _list_text(path: str, root: str, records: Sequence[Record]) -> str:
+    """The lines of a list file, proved to be read as these records or not without being asked what they are.
+
+    Raises:
+        GestaError: a name that a line cannot hold.
+    """
+    counts = [f"{len(image_files(record.path))} " if os.path.isdir(record.path) else "" for record in records]
+    text = "".join(f"{record.name} {count}{record.label}\n" for record, count in zip(records, counts))
+    columns = ("path", "frames", "label") if counts[0] else ("path", "label")
+    finder = finder_for_list(path, root)
+    for options in (columns, ()):
+        try:
+            entries = parse_entries(path, text, finder, options)
+        except GestaError:
+            if options:
+                entries = []
+            else:
+                continue  # the reader asks for the columns
+        pairs = [(entry.path, entry.label) for entry in entries] + [("", None)] * len(records)
+        for record, pair in zip(records, pairs):
+            if (record.name, record.label) != pair:
+                raise GestaError(f"{record.path}: a line of {path} cannot hold this name; rename it")
+    return text
 
 
 def _split_by_folder(data: Folder) -> dict[SplitName, list[Record]]:
     """The records of each split, where videos of one sub-folder of a class stay together."""
     folders = data.split_folders()
-    splits: dict[SplitName, list[Record]] = {split: [] for split in SPLIT_FOLDERS}
+    splits: dict[SplitName, list[Record]] = {split: [] for split in SPLITS}
     together = []  # what no folder of its own gives to a split
-    for split in SPLIT_FOLDERS:
+    for split in SPLITS:
         if split in folders and split != "train":
             splits[split] = data.records(split)
         else:
             together += data.records(split)
     together.sort(key=lambda record: (record.label, record.path))
-    names = [os.path.relpath(record.path, folders["train"]) for record in together]
+    names = [os.path.relpath(record.path, folders.get("train", data.root)) for record in together]
     groups = [name if name.count(os.sep) < 2 else os.path.dirname(name) for name in names]
     val, test = fractions_to_split_off(folders, data.val, data.test)
     for record, split in zip(together, split_by_class(together, val, test, data.seed, groups)):

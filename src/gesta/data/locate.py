@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from gesta.errors import GestaError
 from gesta.records import Record, SplitName
-from gesta.video.find import VIDEOS, is_folder
+from gesta.video.find import cannot_list, is_video_name, walk
+
+SPLIT_WORDS: dict[str, SplitName] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Words that name a split, in folders, tar files and columns."""
+
+ABSENT = frozenset([errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP])
+"""Errors of the system that say that there is no such folder; others say that it cannot be read."""
+
+
+def split_of(name: str) -> SplitName | None:
+    """The split that a name means: a word for it in any capitals, maybe with a number (``train_256``)."""
+    match = re.fullmatch(r"([a-z]+)[-_. ]?\d*", name.casefold())
+    return SPLIT_WORDS.get(match[1]) if match else None
+
+
+def splits_in(name: str) -> set[SplitName]:
+    """The splits whose words stand anywhere in a name or path, such as ``ucf_train-000000.tar``."""
+    return {SPLIT_WORDS[word] for word in re.findall(r"[a-z]+", name.casefold()) if word in SPLIT_WORDS}
 
 
 class VideoFinder:
     """Finds the videos that lists name, in one of several folders.
 
     An entry may be written without its suffix, and a video may lie there under another video suffix (a re-encoded
-    copy), as a folder of frames of that name, or with other capitals. The entry as written is preferred.
-    Folders are listed once and names compared as they are, so no character of a name has a special meaning.
+    copy), as a folder of frames of that name, with its accents in another Unicode form, or with other capitals. What is
+    most like the entry is taken, in this order. Folders are listed once and names compared as they are, so no character
+    of a name has a special meaning.
 
     Args:
         bases: folders that relative entries are looked up in, in this order.
@@ -27,10 +52,19 @@ class VideoFinder:
         self.bases = list(bases)
         self.flat = flat
         self._listings: dict[str, dict[str, list[str]]] = {}
+        self._folders: dict[str, str | None] = {}
+        self._entries: dict[str, str] = {}  # the name by which each path was found
 
     def find(self, entry: str) -> str | None:
-        """The path of a video, or None if it is not there."""
+        """The path of a video, or None if it is not there.
+
+        Raises:
+            GestaError: several names differ from the entry only in capitals, or two entries that differ only in
+                capitals lead to one file; or a folder cannot be listed.
+        """
         spellings = [entry] if "\\" not in entry else [entry, entry.replace("\\", "/")]  # lists written on Windows
+        if spellings[-1].startswith("/"):  # "/train/wave/a.mp4" of an archive that was unpacked elsewhere
+            spellings.append(spellings[-1].lstrip("/"))
         if self.flat:
             spellings.append(os.path.basename(os.path.normpath(spellings[-1])))
         for spelling in spellings:
@@ -47,30 +81,75 @@ class VideoFinder:
 
     def _find(self, path: str) -> str | None:
         folder, name = os.path.split(path)
-        candidates = self._listing(folder).get(_key(name), [])
-        if not candidates:  # the folder may be written with other capitals
-            parent = os.path.dirname(folder)
-            cased = [n for n in self._listing(parent).get(_key(os.path.basename(folder)), []) if parent != folder]
-            folder = next((f for n in cased if os.path.isdir(f := os.path.join(parent, n))), folder)
-            candidates = self._listing(folder).get(_key(name), [])
-        if not candidates:
+        existing = self._folder(folder)
+        match = None if existing is None else _best(name, self._listing(existing).get(_key(name), []), existing)
+        if existing is None or match is None:
             return None
-        stem = _stem(name)
-        best = min(candidates, key=lambda candidate: (candidate != name, _stem(candidate) != stem, candidate))
-        return os.path.join(folder, best)
+        found, stem = os.path.join(existing, match), unicodedata.normalize("NFC", _stem(name))
+        if (other := self._entries.setdefault(found, stem)) != stem:  # YouTube's ids differ in nothing else
+            raise GestaError(
+                f"{found}: is all there is for both {other!r} and {stem!r}, which differ in capitals; take the one "
+                "that is missing off the list, or write both as they are on the disk"
+            )
+        return found
+
+    def _folder(self, folder: str) -> str | None:
+        """The folder, or the one whose name differs in Unicode form or capitals; None if there is none."""
+        if folder not in self._folders:
+            found: str | None = folder
+            if folder and not os.path.isdir(folder):
+                above, name = os.path.split(folder)
+                parent = None if above == folder else self._folder(above)
+                names = [] if parent is None else self._listing(parent).get(_key(name), [])
+                names = [other for other in names if os.path.isdir(os.path.join(parent or "", other))]
+                match = _best(name, names, parent or ".")
+                found = None if match is None else os.path.join(parent or "", match)
+            self._folders[folder] = found
+        return self._folders[folder]
 
     def _listing(self, folder: str) -> dict[str, list[str]]:
-        """The names in a folder, by what is the same under any suffix and capitals."""
+        """The names in a folder, by what is the same under any suffix, Unicode form and capitals."""
         if folder not in self._listings:
             listing: dict[str, list[str]] = {}
             try:
                 names = os.listdir(folder or ".")
-            except OSError:
+            except OSError as error:
+                if error.errno not in ABSENT:
+                    raise cannot_list(folder, error) from None
                 names = []
             for name in names:
                 listing.setdefault(_key(name), []).append(name)
             self._listings[folder] = listing
         return self._listings[folder]
+
+
+def _best(name: str, candidates: Sequence[str], folder: str) -> str | None:
+    """The name on the disk that is most like the one of a list.
+
+    Raises:
+        GestaError: several are equally like it.
+    """
+
+    def form(text: str) -> str:
+        return unicodedata.normalize("NFC", text)
+
+    alike: list[Callable[[str], bool]] = [
+        lambda other: other == name,
+        lambda other: _stem(other) == _stem(name),
+        lambda other: form(other) == form(name),
+        lambda other: form(_stem(other)) == form(_stem(name)),
+        lambda other: True,  # but for capitals
+    ]
+    for is_alike in alike:
+        names = sorted(filter(is_alike, candidates))
+        if len({_stem(other) for other in names}) > 1:
+            raise GestaError(
+                f"{os.path.join(folder, name)}: could be {names[0]} or {names[-1]}, which differ in capitals or in the "
+                "form of accents only; write the name as it is on the disk"
+            )
+        if names:
+            return names[0]
+    return None
 
 
 def check_root(root: str) -> None:
@@ -103,15 +182,14 @@ def entries_below(
     Yields:
         the folder it lies in, the entry, and whether it is a folder itself.
     """
-    folders = [(root, 0)]
-    while folders:
-        folder, level = folders.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                entry_is_folder = is_folder(entry)
-                yield folder, entry, entry_is_folder
-                if entry_is_folder and level < depth and descend(entry.name):
-                    folders.append((entry.path, level + 1))
+    root = root.rstrip(os.sep) or root
+    for folder, folders, files in walk(root):
+        for entry in folders:
+            yield folder, entry, True
+        for entry in files:
+            yield folder, entry, False
+        level = folder.removeprefix(root).count(os.sep)
+        folders[:] = [entry for entry in folders if level < depth and descend(entry.name)]
 
 
 def find_annotations(given: str, root: str, name: str, description: str) -> str:
@@ -158,12 +236,11 @@ def find_list(given: str, root: str, names: Sequence[str], required: bool = True
 
 
 def _stem(name: str) -> str:
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in VIDEOS else name
+    return os.path.splitext(name)[0] if is_video_name(name) else name
 
 
 def _key(name: str) -> str:
-    return _stem(name).casefold()
+    return unicodedata.normalize("NFC", _stem(name)).casefold()
 
 
 def split_by_hash(
@@ -206,17 +283,28 @@ def split_by_hash(
 def split_by_class(
     records: Sequence[Record], val: float, test: float, seed: int, groups: Sequence[str] | None = None
 ) -> list[SplitName]:
-    """The split of each record, drawn for each class by itself; see :func:`split_by_hash`."""
+    """The split of each record, drawn for each class by itself; see :func:`split_by_hash`.
+
+    Without groups, videos that differ in their suffix only (a recording and its copy) stay together.
+    """
+    groups = same_stem([record.name for record in records]) if groups is None else groups
     by_label: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         by_label.setdefault(repr(record.label), []).append(index)
     splits: list[SplitName] = ["train"] * len(records)
     for indices in by_label.values():
         names = [records[i].name for i in indices]
-        class_groups = None if groups is None else [groups[i] for i in indices]
-        for index, split in zip(indices, split_by_hash(names, val, test, seed, class_groups)):
+        for index, split in zip(indices, split_by_hash(names, val, test, seed, [groups[i] for i in indices])):
             splits[index] = split
     return splits
+
+
+def same_stem(names: Sequence[str]) -> list[str]:
+    """For each name the first of those that differ from it in their suffix only."""
+    first: dict[str, str] = {}
+    for name in names:
+        first[_stem(name)] = min(first.get(_stem(name), name), name)
+    return [first[_stem(name)] for name in names]
 
 
 def fractions_to_split_off(given: Collection[SplitName], val: float, test: float) -> tuple[float, float]:

@@ -14,13 +14,14 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gesta.config import config
-from gesta.data.lists import SPLIT_FOLDERS, read_class_names
-from gesta.data.locate import fractions_to_split_off, split_by_class
+from gesta.config import config, parse_json
+from gesta.data.listfile import MAX_CLASSES
+from gesta.data.lists import read_class_names
+from gesta.data.locate import fractions_to_split_off, split_by_class, splits_in
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName
 from gesta.video.archive import read_index
-from gesta.video.find import VIDEOS
+from gesta.video.find import is_video_name, walk
 
 CLASSES = "classes.txt"
 """File of class names that ``gesta data prepare`` leaves beside shards and lists."""
@@ -38,7 +39,7 @@ class Member(NamedTuple):
 class Shards(DataConfig):
     """Tar files of videos below a folder: ``root/*.tar``, or ``root/train/*.tar`` with ``val`` and ``test`` beside it.
 
-    The split's name may also begin the shards' names (``train-000000.tar``). What neither splits is split class by
+    The split's name may also stand in the shards' names (``train-000000.tar``). What neither splits is split class by
     class, by a hash of the videos' names, as a folder of videos is.
 
     Attributes:
@@ -62,11 +63,11 @@ class Shards(DataConfig):
         Raises:
             GestaError: no shards, one that cannot be read, a label that is none of the classes.
         """
-        shards = self._shards()
+        shards = self.shards()
         classes = self.classes()
         if split in shards and split != "train":
             return self._records(shards[split], classes)
-        records = self._records(shards["train"], classes)
+        records = self._records(shards.get("train", ()), classes)
         val, test = fractions_to_split_off(shards, self.val, self.test)
         splits = split_by_class(records, val, test, self.seed)
         return [record for record, part in zip(records, splits) if part == split]
@@ -76,7 +77,7 @@ class Shards(DataConfig):
         file = self.class_names or os.path.join(self.root, CLASSES)
         if self.class_names or os.path.isfile(file):
             return read_class_names(file)
-        labels = {member.label for paths in self._shards().values() for path in paths for member in members(path)}
+        labels = {member.label for paths in self.shards().values() for path in paths for member in members(path)}
         numbers = [label for label in labels if isinstance(label, int)]
         if numbers:
             return [str(number) for number in range(max(numbers) + 1)]
@@ -96,29 +97,31 @@ class Shards(DataConfig):
                 records.append(Record(path=path, name=name, label=index))
         return records
 
-    def _shards(self) -> dict[SplitName, list[str]]:
-        """The tar files of each split; all are training shards if none is called so."""
+    def shards(self) -> dict[SplitName, list[str]]:
+        """The tar files of each split; all are training shards if no name says a split."""
         if not self.root:
             raise GestaError("which shards? give the folder that holds the tar files: --data.root DIR")
-        shards: dict[SplitName, list[str]] = {}
-        paths = sorted(
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(self.root, followlinks=True)
-            for name in names
-            if name.endswith(".tar") and not name.startswith(".")
-        )
+        if not os.path.isdir(self.root):
+            raise GestaError(f"{self.root}: is not a folder; give the one that holds the tar files (--data.root DIR)")
+        paths = sorted(file.path for _, _, files in walk(self.root) for file in files if file.name.endswith(".tar"))
         if not paths:
             raise GestaError(
                 f"{self.root}: holds no tar files; make some with gesta data prepare VIDEOS DIR --shards 500"
             )
+        shards: dict[SplitName, list[str]] = {}
+        unnamed = []
         for path in paths:
-            parts = os.path.relpath(path, self.root).split(os.sep)
-            name_parts = [*parts[:-1], parts[-1].split("-")[0]]
-            for split, names in SPLIT_FOLDERS.items():
-                if any(part.lower() in names for part in name_parts):
-                    shards.setdefault(split, []).append(path)
-                    break
-        return shards if "train" in shards else {"train": paths}
+            named = splits_in(os.path.relpath(path, self.root))
+            if len(named) > 1:
+                raise GestaError(f"{path}: its name says both {' and '.join(sorted(named))}; rename it")
+            for split in named:
+                shards.setdefault(split, []).append(path)
+            unnamed += [] if named else [path]
+        if shards and unnamed:
+            raise GestaError(
+                f"{unnamed[0]}: its name says no split, as those of others do (train, val or test); rename or move it"
+            )
+        return shards or {"train": paths}
 
 
 def members(shard: str) -> list[Member]:
@@ -126,11 +129,11 @@ def members(shard: str) -> list[Member]:
     index = read_index(shard)
     samples = []
     for name in index.members:
-        if os.path.splitext(name)[1].lower() not in VIDEOS:
+        if not is_video_name(name):
             continue
         key = _key(name)
         try:
-            note = json.loads(index.texts.get(f"{key}.json", "{}"))
+            note = parse_json(index.texts.get(f"{key}.json", "{}"), f"{shard}#{key}.json")
             number = index.texts.get(f"{key}.cls", "").strip()
             label = int(number) if number else note.get("label")
             record_name = str(note.get("name", name))
@@ -140,6 +143,8 @@ def members(shard: str) -> list[Member]:
             ) from None
         if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
             raise GestaError(f"{shard}#{key}: its label {label!r} is neither a number nor a class name; correct it")
+        if isinstance(label, int) and label >= MAX_CLASSES:
+            raise GestaError(f"{shard}#{key}: its label {label} is more than {MAX_CLASSES}; correct it")
         samples.append(Member(f"{shard}#{name}", record_name, label))
     return samples
 
@@ -164,7 +169,6 @@ def write_shard(path: str, samples: Iterable[tuple[str, str, Mapping[str, Any]]]
                 member.size = len(text.encode())
                 tar.addfile(member, io.BytesIO(text.encode()))
     os.replace(part, path)
-    read_index(path)  # leaves the list of its members beside it
 
 
 def _key(name: str) -> str:

@@ -24,8 +24,7 @@ import sys
 from collections.abc import Collection
 from typing import Literal
 
-from gesta.config import check_choice, config
-from gesta.data.listfile import read_text
+from gesta.config import check_choice, config, read_text
 from gesta.data.locate import check_root, entries_below
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, RecordFiles, SplitName, files_of_modality

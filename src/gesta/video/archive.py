@@ -1,24 +1,29 @@
 """Where the bytes of a video lie: a file of its own, or a member of a tar file, written ``shard-000000.tar#clip.mp4``.
 
 A member is read in place, by its offset: nothing is unpacked, and any member can be had without those before it. The
-offsets of a tar file are listed once and kept beside it (``shard-000000.index.json``), so that every process of every
-later training finds them there.
+offsets of a tar file are listed once and kept in the user's cache folder (``$XDG_CACHE_HOME/gesta`` or
+``~/.cache/gesta``), so that every process of every later training finds them there; nothing is written beside the data.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
+import posixpath
 import tarfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gesta.errors import GestaError
 
 MEMBER = ".tar#"
 """What stands between the stem of a tar file and the name of its member."""
+
+SAMPLES, BLOCK = 64, 4096
+"""Blocks of a tar file, spread evenly over it, and bytes of each, by which its content is recognised."""
 
 
 class ByteRange(NamedTuple):
@@ -40,12 +45,14 @@ class ArchiveIndex(NamedTuple):
     """The members of a tar file.
 
     Attributes:
-        members: (offset, size) of each member's bytes by its name.
+        members: (offset, size) of each member's bytes by its name; of a link those of what it links to.
         texts: the text of its small members (``.json``, ``.cls``) by their names.
+        hidden: names of hidden members (``._clip.mp4``, as macOS writes them beside ``clip.mp4``), which are left out.
     """
 
     members: dict[str, tuple[int, int]]
     texts: dict[str, str]
+    hidden: list[str]
 
 
 def locate(path: str) -> ByteRange | None:
@@ -72,60 +79,109 @@ def read_bytes(byte_range: ByteRange, block: int = 2**20) -> Iterator[bytes]:
             yield data
 
 
-def index_file(archive: str) -> str:
-    """Where the list of a tar file's members is kept."""
-    return os.path.splitext(archive)[0] + ".index.json"
-
-
 def read_index(archive: str) -> ArchiveIndex:
-    """What a tar file holds: from the list beside it if that belongs to it, else by going through its headers.
+    """What a tar file holds: from the list that was kept if that belongs to it, else by going through its headers.
 
-    A list that had to be made is kept beside the tar file where that can be written to.
+    A list that had to be made is kept where the user's cache folder can be written to. It is found by the content of
+    the tar file (see :func:`_fingerprint`), so that another tar file under the same name has another list.
 
     Raises:
-        GestaError: not a tar file, a compressed one (whose members cannot be read in place), or one that is cut off.
+        GestaError: not a tar file, a compressed one (whose members cannot be read in place), one that is cut off, one
+            with two members of one name or with a link that leads nowhere; or the system does not let it be read.
     """
-    status = os.stat(archive)
-    return _read_index(archive, status.st_size, status.st_mtime_ns)
+    try:
+        if not os.path.isfile(archive):  # opening a pipe would wait for ever
+            raise GestaError(f"{archive}: is not a file; give an uncompressed tar file")
+        status = os.stat(archive)
+        return _read_index(
+            archive, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        )
+    except OSError as error:
+        raise GestaError(f"{archive}: cannot be read ({error.strerror}); check the disk and the permissions") from None
 
 
 @functools.cache
-def _read_index(archive: str, size: int, changed: int) -> ArchiveIndex:
+def _read_index(archive: str, identity: tuple[int, ...]) -> ArchiveIndex:
+    kept = os.path.join(cache_folder(), "shards", f"{_fingerprint(archive, identity)}.json")
     try:
-        with open(index_file(archive), encoding="utf-8") as file:
+        with open(kept, encoding="utf-8") as file:
             saved = json.load(file)
-        # it belongs to this tar file: same size, and not older
-        if saved["bytes"] == size and os.stat(index_file(archive)).st_mtime_ns >= changed:
-            members = {name: (offset, length) for name, (offset, length) in saved["members"].items()}
-            return ArchiveIndex(members, saved["texts"])
+        members = {name: (offset, length) for name, (offset, length) in saved["members"].items()}
+        return ArchiveIndex(members, saved["texts"], saved["hidden"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # not there yet, or not ours
-    members, texts = {}, {}
-    try:
-        if not os.path.isfile(archive):  # opening a pipe would wait for ever
-            raise tarfile.ReadError("it is not a file")
-        with tarfile.open(archive, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError("it is cut off")
-                members[member.name] = member.offset_data, member.size
-                if member.name.endswith((".json", ".cls")) and member.size < 2**16:
-                    texts[member.name] = tar.extractfile(member).read().decode()  # type: ignore[union-attr]
-    except (tarfile.TarError, UnicodeDecodeError) as error:
-        raise GestaError(
-            f"{archive}: cannot be read as an uncompressed tar file ({error}); copy it again, or unpack it"
-        ) from None
-    index = ArchiveIndex(members, texts)
-    with contextlib.suppress(OSError):  # read-only storage: every process lists the members for itself
-        write_json(index_file(archive), {"bytes": size, "members": members, "texts": texts})
+        pass  # not there yet, or damaged
+    index = _list_members(archive, identity[2])
+    part = f"{kept}.{os.getpid()}.part"
+    with contextlib.suppress(OSError):  # a read-only or full disk: every process lists the members for itself
+        os.makedirs(os.path.dirname(kept), exist_ok=True)
+        with open(part, "w", encoding="utf-8") as file:
+            json.dump(index._asdict(), file)
+        os.replace(part, kept)
     return index
 
 
-def write_json(path: str, value: Any) -> None:
-    """Write a file that appears complete or not at all."""
-    part = f"{path}.{os.getpid()}.part"
-    with open(part, "w", encoding="utf-8") as file:
-        json.dump(value, file)
-    os.replace(part, path)
+def cache_folder() -> str:
+    """Where gesta keeps what it can make again."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gesta")
+
+
+def _fingerprint(archive: str, identity: tuple[int, ...]) -> str:
+    """A digest of a tar file's place, times, size and samples of its content.
+
+    A file that takes another one's place with its old size and time (``cp -p``, ``rsync -a``) has another time of
+    change or another inode, which cannot be set; where a disk has neither, the samples tell them apart. Reading all
+    would take minutes for a large data set, and all headers as long as making the list again.
+    """
+    digest = hashlib.blake2b(repr((os.path.realpath(archive), identity)).encode(), digest_size=20)
+    with open(archive, "rb") as file:
+        for number in range(SAMPLES):
+            file.seek(max(0, identity[2] - BLOCK) * number // (SAMPLES - 1))
+            digest.update(file.read(BLOCK))
+    return digest.hexdigest()
+
+
+def _list_members(archive: str, size: int) -> ArchiveIndex:
+    """The members by the headers of a tar file of this size."""
+    index = ArchiveIndex({}, {}, [])
+    links: dict[str, str] = {}
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
+                name = member.name
+                if name in index.members or name in links:
+                    raise tarfile.ReadError(f"it holds {name} twice")
+                if posixpath.basename(name).startswith("."):
+                    index.hidden.append(name)
+                elif member.islnk():
+                    links[name] = posixpath.normpath(member.linkname)
+                elif member.issym():
+                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+                elif member.issparse():
+                    raise tarfile.ReadError(f"{name} is stored with holes")
+                elif member.isfile():
+                    if member.offset_data + member.size > size:
+                        raise tarfile.ReadError("it is cut off")
+                    index.members[name] = member.offset_data, member.size
+            _resolve(index, links)
+            for name, (offset, length) in index.members.items():
+                if name.endswith((".json", ".cls")) and length < 2**16:
+                    tar.fileobj.seek(offset)  # type: ignore[union-attr]
+                    text = tar.fileobj.read(length)  # type: ignore[union-attr]
+                    index.texts[name] = text.decode("utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError) as error:
+        raise GestaError(
+            f"{archive}: cannot be read as an uncompressed tar file ({error}); copy or make it again, or unpack it"
+        ) from None
+    return index
+
+
+def _resolve(index: ArchiveIndex, links: dict[str, str]) -> None:
+    """Give links (hard or symbolic) the place of what they link to."""
+    places = {posixpath.normpath(name): place for name, place in index.members.items()}
+    targets = {posixpath.normpath(name): target for name, target in links.items()}
+    for name, target in links.items():
+        for _ in links:  # a link may lead to a link
+            target = targets.get(target, target)
+        if target not in places:
+            raise tarfile.ReadError(f"{name} is a link to {target}, which it does not hold")
+        index.members[name] = places[target]

@@ -3,33 +3,104 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from gesta.errors import VideoError
+from gesta.errors import GestaError, VideoError
 from gesta.video.images import holds_frames
 
 _SUFFIXES = "3gp asf avi divx f4v flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv qt rm rmvb ts vob webm wmv"
 VIDEOS = frozenset("." + suffix for suffix in _SUFFIXES.split(" "))
 """Suffixes by which :func:`find_videos` knows a video; reading looks at the content alone."""
 
+SYSTEM_FOLDERS = frozenset(["lost+found", "__macosx", "@eadir", "$recycle.bin", "system volume information"])
+"""Folders that file systems, archives and disk stations put among those of the user; never looked into."""
+
 
 def find_videos(root: str | os.PathLike[str]) -> list[str]:
     """All videos below a folder, sorted by path: files with a video's suffix, and folders of frames.
 
-    A folder that holds at least two numbered images and no video file is one video. Hidden files and folders (names
-    with a leading dot) are skipped; links to folders are followed, a link back to a parent is not. A single video given
-    as ``root`` is returned itself.
+    A folder that holds at least two numbered images and no video file is one video. What :func:`walk` leaves out is
+    skipped. A single video given as ``root`` is returned itself.
 
     Raises:
         VideoError: ``root`` does not exist.
+        GestaError: a folder in it cannot be listed.
     """
     root = os.fspath(root)
     if os.path.isfile(root):
         return [root]
     if not os.path.isdir(root):
         raise VideoError(f"{root}: does not exist; check the path")
-    videos: list[str] = []
-    _walk(root, videos, {os.path.realpath(root)})
-    return sorted(videos)
+    return sorted(videos_below(root))
+
+
+def videos_below(root: str) -> Iterator[str]:
+    """The same one by one and in any order, so that whether there is one can be asked without listing all."""
+    for folder, _, files in walk(root):
+        videos = [file.path for file in files if is_video_name(file.name)]
+        yield from videos or ([folder] if holds_frames([file.name for file in files]) else [])
+
+
+def is_video_name(name: str) -> bool:
+    """Whether a file's name ends like that of a video."""
+    return os.path.splitext(name)[1].lower() in VIDEOS
+
+
+class FolderEntries(NamedTuple):
+    """What a folder holds, sorted by name; links to folders after folders."""
+
+    folder: str
+    folders: list[os.DirEntry[str]]
+    files: list[os.DirEntry[str]]
+
+
+def walk(root: str) -> Iterator[FolderEntries]:
+    """A folder and all below it. Whoever takes elements out of ``folders`` keeps it from looking into them.
+
+    Hidden files and folders (names with a leading dot, such as the ``._clip.mp4`` of macOS) are left out, and so are
+    :data:`SYSTEM_FOLDERS`. Links to folders are followed, but no folder is visited twice, by whatever names.
+
+    Raises:
+        GestaError: a folder cannot be listed.
+    """
+    waiting, visited = [root], set[str]()
+    while waiting:
+        folder = waiting.pop()
+        if (real := os.path.realpath(folder)) not in visited:
+            visited.add(real)
+            entries = list_folder(folder)
+            yield entries
+            waiting += [child.path for child in reversed(entries.folders)]
+
+
+def list_folder(folder: str) -> FolderEntries:
+    """What :func:`walk` gives of one folder.
+
+    Raises:
+        GestaError: it cannot be listed.
+    """
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if not is_folder(entry):
+                    files.append(entry)
+                elif entry.name.casefold() not in SYSTEM_FOLDERS:
+                    folders.append(entry)
+    except OSError as error:
+        raise cannot_list(folder, error) from None
+    folders.sort(key=lambda entry: (entry.is_symlink(), entry.name))
+    return FolderEntries(folder, folders, sorted(files, key=lambda entry: entry.name))
+
+
+def cannot_list(folder: str, error: OSError) -> GestaError:
+    """The error of a folder that the system does not list."""
+    return GestaError(
+        f"{folder}: its files cannot be listed ({error.strerror}); change its permissions, or move it elsewhere"
+    )
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -38,26 +109,3 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def _walk(folder: str, videos: list[str], parents: set[str]) -> None:
-    """Add the videos below a folder to the list; ``parents`` are the folders above it, which links may lead back to."""
-    other_files, folders = [], []
-    holds_video_files = False
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if is_folder(entry):
-                folders.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in VIDEOS:
-                videos.append(entry.path)
-                holds_video_files = True
-            else:
-                other_files.append(entry.name)
-    if not holds_video_files and holds_frames(other_files):
-        videos.append(folder)
-    for child in folders:
-        real = os.path.realpath(child)
-        if real not in parents:
-            _walk(child, videos, parents | {real})
