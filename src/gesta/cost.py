@@ -195,8 +195,13 @@ def _count(model: VideoModel, style: Style, spec: ClipSpec) -> Cost:
         counts.get("Global", 0) - sum(p.macs for p in parts),
     )
     parts = [part for part in parts if part.params or part.macs] + [loose] * bool(loose.params or loose.macs)
+    return Cost(describe_model(model), style, (spec.frames, spec.size, spec.size), tuple(parts), uncounted)
+
+
+def describe_model(model: VideoModel) -> str:
+    """The model's class, and the plug-ins inserted into it with their positions."""
     plugins = [f"{type(insert.layer).__name__}[{insert.at}]" for insert in model.config.inserts]
-    return Cost(" + ".join([root, *plugins]), style, (spec.frames, spec.size, spec.size), tuple(parts), uncounted)
+    return " + ".join([type(model).__name__, *plugins])
 
 
 def _on_meta(model: VideoModel) -> VideoModel:
@@ -235,47 +240,32 @@ def _parts(model: VideoModel) -> list[tuple[str, str, nn.Module]]:
     return [(label, name, module) for _, label, name, module in ordered]
 
 
-# --- the papers' counting: operations per element, doubled because FlopCounterMode's counts are halved above ----------
-
-
-def _norm(shape: Any, weight: Any) -> int:
-    return 2 * prod(shape) * (4 if weight is None else 5)
-
-
-def _layer_norm(shape: Any, normalized_shape: Any, weight: Any, *_: Any, **__: Any) -> int:
-    return _norm(shape, weight)
-
-
-def _group_norm(shape: Any, weight: Any, *_: Any, **__: Any) -> int:
-    return _norm(shape, weight)
-
-
-def _batch_norm(shape: Any, weight: Any, *_: Any, **__: Any) -> int:
-    return 2 * prod(shape) * (1 if weight is None else 2)
-
-
-def _grid_sampler(*_: Any, out_shape: Any, **__: Any) -> int:
-    return 2 * 4 * prod(out_shape)
-
-
-def _deformable(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-    return 2 * prod(out_shape) * prod(weight[1:])
-
-
 @cache
 def _counting(style: Style) -> dict[Any, Callable[..., int]]:
-    """What is counted beside convolutions and matrix products: operator → operations, of its arguments' shapes."""
+    """What is counted beside convolutions and matrix products: operator → operations, of its arguments' shapes.
+
+    A multiply-add is two operations here, as in FlopCounterMode, whose counts are halved above.
+    """
     import torch
 
     if style == "torch":
         import torchvision  # noqa: F401  it is what registers the operation
 
-        return {torch.ops.torchvision.deform_conv2d: _deformable}
+        deformable = torch.ops.torchvision.deform_conv2d
+        return {deformable: lambda x, weight, *_, out_shape, **__: 2 * prod(out_shape) * prod(weight[1:])}
+
+    def batch_norm(x: Any, weight: Any, *_: Any, **__: Any) -> int:
+        return 2 * prod(x) * (1 if weight is None else 2)
+
+    def grid_sampler(*_: Any, out_shape: Any, **__: Any) -> int:
+        return 2 * 4 * prod(out_shape)
+
+    aten = torch.ops.aten
     return {
-        torch.ops.aten.native_layer_norm: _layer_norm,
-        torch.ops.aten.native_group_norm: _group_norm,
-        torch.ops.aten.native_batch_norm: _batch_norm,
-        torch.ops.aten._native_batch_norm_legit_no_training: _batch_norm,
-        torch.ops.aten.grid_sampler_2d: _grid_sampler,
-        torch.ops.aten.grid_sampler_3d: _grid_sampler,
+        aten.native_layer_norm: lambda x, size, weight, *_, **__: 2 * prod(x) * (4 if weight is None else 5),
+        aten.native_group_norm: lambda x, weight, *_, **__: 2 * prod(x) * (4 if weight is None else 5),
+        aten.native_batch_norm: batch_norm,
+        aten._native_batch_norm_legit_no_training: batch_norm,
+        aten.grid_sampler_2d: grid_sampler,
+        aten.grid_sampler_3d: grid_sampler,
     }

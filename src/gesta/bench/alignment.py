@@ -24,7 +24,7 @@ from gesta.bench.timing import fastest_run
 from gesta.data.batch import Failure
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError
-from gesta.model import Scores, VideoModel, to_clips
+from gesta.model import VideoModel, to_clips
 from gesta.plugins.ata import tile_side
 from gesta.processes import choose_device, cpu_cores, describe_device
 from gesta.recipe import EvaluateConfig
@@ -239,11 +239,8 @@ def _count_assignments(source: str, work: Callable[[], object], *, forward: bool
 @torch.inference_mode()
 def _model_assignments(source: str, model: VideoModel, clip: Tensor) -> ClipAssignments:
     model(clip)  # pays for what is loaded and compiled on first use
-    return _count_assignments(source, lambda: _scores(model(clip)).sum().item())  # which waits for the device
-
-
-def _scores(scores: Scores) -> Tensor:
-    return torch.cat(list(by_space(scores).values()), 1)
+    # item() waits for the device
+    return _count_assignments(source, lambda: [s.sum().item() for s in by_space(model(clip)).values()])
 
 
 def _middle_clip(model: VideoModel, video: str | os.PathLike[str]) -> Tensor:

@@ -80,7 +80,7 @@ class Diagnosis:
 
 
 Add = Callable[..., None]
-"""Adds a finding of one group: name, value, state, remedy."""
+"""Adds a finding of one group: name, value, state, remedy; the last is left out where nothing is wrong."""
 
 
 def diagnose() -> Diagnosis:
@@ -89,6 +89,7 @@ def diagnose() -> Diagnosis:
     for group, check in CHECKS.items():
 
         def add(name: str, value: str, state: State = "ok", remedy: str = "", group: str = group) -> None:
+            remedy = "" if state == "ok" else remedy
             findings.append(Finding(group=group, name=name, value=value, state=state, remedy=remedy))
 
         try:
@@ -111,7 +112,7 @@ def _versions(add: Add) -> None:
         error = _import_error(module)
         version = getattr(sys.modules.get(module), "__version__", version)  # torch's says for which devices it is built
         add(name, version if not error else f"{version} does not load: {error}", "wrong" if error else "ok",
-            _TORCHVISION if error and name in ("torchvision", "timm", "torchmetrics") else "")  # fmt: skip
+            _TORCHVISION if name in ("torchvision", "timm", "torchmetrics") else "")  # fmt: skip
 
 
 _TORCHVISION = "torch and torchvision must come from the same index: pip install --force-reinstall torch torchvision"
@@ -125,20 +126,18 @@ def _machine(add: Add) -> None:
     add("CPU cores", f"{usable} usable of {os.cpu_count()}; torch computes with {torch.get_num_threads()} threads")
     if (memory := _memory()) is not None:
         total, free = memory
-        low = free < 2 * 2**30
-        add("memory", f"{_gb(free)} free of {_gb(total)}", "note" if low else "ok",
-            "close other programs, or take a smaller batch_size and fewer workers" if low else "")  # fmt: skip
+        add("memory", f"{_gb(free)} free of {_gb(total)}", "note" if free < 2 * 2**30 else "ok",
+            "close other programs, or take a smaller batch_size and fewer workers")  # fmt: skip
     if os.path.isdir("/dev/shm"):
-        shared = shutil.disk_usage("/dev/shm")
-        small = shared.free < 2**30
-        add("shared memory", f"{_gb(shared.free)} free", "note" if small else "ok",
-            "loader workers pass batches through it: start the container with more (docker run --shm-size 8g)"
-            if small else "")  # fmt: skip
+        shared = shutil.disk_usage("/dev/shm").free
+        add("shared memory", f"{_gb(shared)} free", "note" if shared < 2**30 else "ok",
+            "loader workers pass batches through it: start the container with more (docker run --shm-size 8g)",
+        )  # fmt: skip
     folder = os.getcwd()
     disk = shutil.disk_usage(folder)
-    full = disk.free < 2 * 2**30
-    add("disk", f"{_gb(disk.free)} free of {_gb(disk.total)} in this folder", "note" if full else "ok",
-        "make room: checkpoints of a large model take gigabytes" if full else "")  # fmt: skip
+    add("disk", f"{_gb(disk.free)} free of {_gb(disk.total)} in this folder",
+        "note" if disk.free < 2 * 2**30 else "ok", "make room: checkpoints of a large model take gigabytes",
+    )  # fmt: skip
     try:
         with tempfile.TemporaryFile(dir=folder):
             add("working folder", "can be written")
@@ -157,10 +156,8 @@ def _devices(add: Add) -> None:
             bf16 = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no fast bfloat16"
             add(f"{kind}:{i}", f"{p.name}, {_gb(free)} free of {_gb(p.total_memory)}, capability {p.major}.{p.minor}, "
                 f"{bf16}")  # fmt: skip
-        add(
-            "libraries",
-            f"built for {kind} {torch.version.hip or torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}",
-        )
+        built_for = torch.version.hip or torch.version.cuda
+        add("libraries", f"built for {kind} {built_for}, cuDNN {torch.backends.cudnn.version()}")
     elif torch.version.cuda or torch.version.hip:
         add("cuda", f"torch is built for {torch.version.cuda or torch.version.hip}, but no device is usable", "note",
             "if there is a GPU, see nvidia-smi: driver missing, too old for this torch, or hidden by "
@@ -194,7 +191,7 @@ def _video(add: Add) -> None:
     missing = [name for name in DECODERS if name not in present and name != "libdav1d"]
     rebuild = "pip install --force-reinstall --only-binary av av brings the wheel with all of them"
     add("decoders", ", ".join(present) + (f"; missing: {', '.join(missing)}" if missing else ""),
-        "note" if missing else "ok", rebuild if missing else "")  # fmt: skip
+        "note" if missing else "ok", rebuild)  # fmt: skip
     if has("libx264", "w"):
         add("H.264 encoder", "libx264")
     else:
@@ -211,9 +208,8 @@ def _optional(add: Add) -> None:
         installed = importlib.util.find_spec(module) is not None
         remedy = f'pip install "gesta[{extra}]"'
         if installed and module == "torchcodec":
-            remedy = (
-                "it needs FFmpeg's shared libraries (4 to 8; apt or brew install ffmpeg) and the torch it was built for"
-            )
+            ffmpeg = "FFmpeg's shared libraries (4 to 8; apt or brew install ffmpeg)"
+            remedy = f"it needs {ffmpeg} and the torch it was built for"
         state = f"does not load, so no {use}: {error}" if installed else f"not installed, so no {use}"
         add(name, state, "note", remedy)
 
@@ -222,11 +218,9 @@ def _self_test(add: Add) -> None:
     """Encode and decode a video, run a convolution on each device."""
     import torch
 
-    devices: list[str] = ["cpu"]
+    tests: dict[str, Callable[[], str]] = {"video": _round_trip, "cpu": partial(_convolve, "cpu")}
     if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()) is not None:
-        devices.append(device.type)
-    tests: dict[str, Callable[[], str]] = {"video": _round_trip}
-    tests |= {device: partial(_convolve, device) for device in devices}
+        tests[device.type] = partial(_convolve, device.type)
     for name, test in tests.items():
         try:
             add(name, test())

@@ -103,13 +103,10 @@ class LoadingSpeed:
             f"clips of {self.clip_text}, {self.device}",
             f"decoding a video       {self.decode_fps:8.0f} frames/s, {self.convert_fps:.0f} with scaling and RGB "
             "(one process)",
+            *(f"{STAGE_LABELS[s]:<23}{ms:8.1f} ms per clip, {ms / total:.0%}" for s, ms in self.milliseconds.items()),
             *(
-                f"{STAGE_LABELS[stage]:<23}{ms:8.1f} ms per clip, {ms / total:.0%}"
-                for stage, ms in self.milliseconds.items()
-            ),
-            *(
-                f"loader, workers {n:<7}{rate:8.1f} clips/s, {limit:.1f} if it only decoded"
-                for (n, rate), limit in zip(self.clips_per_s.items(), self.decode_only_clips_per_s.values())
+                f"loader, workers {n:<7}{rate:8.1f} clips/s, {self.decode_only_clips_per_s[n]:.1f} if it only decoded"
+                for n, rate in self.clips_per_s.items()
             ),
             f"decoding is {self.decoding_fraction:.0%} of the CPU time of a clip before it is copied to the device",
             f"most time goes to: {STAGE_LABELS[self.bottleneck]}; {self.advice}",
@@ -205,9 +202,9 @@ def make_videos(folder: Path, count: int = 16, frames: int = 150, size: tuple[in
 def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Record], list[str], str, int]:
     """Some records, sentences about unreadable ones, a description of the median video, its short side in pixels."""
     if isinstance(root, str | os.PathLike):
-        listed = [Record(path=path, name=path, label=0) for path in find_videos(root)]
+        listing, listed = os.fspath(root), [Record(path=path, name=path, label=0) for path in find_videos(root)]
     else:
-        listed = [dataclasses.replace(record, label=0) for record in root]
+        listing, listed = "the list", [dataclasses.replace(record, label=0) for record in root]
     records, unreadable, infos = [], [], []
     for record in listed[:: max(1, math.ceil(len(listed) / MAX_VIDEOS))]:
         try:
@@ -216,7 +213,6 @@ def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Rec
         except VideoError as error:
             unreadable.append(str(error))
     if not records:
-        listing = os.fspath(root) if isinstance(root, str | os.PathLike) else "the list"
         raise GestaError(
             f"{listing}: no readable video to measure with; give a folder of videos, or none to generate some"
         )
@@ -248,21 +244,14 @@ class DecodeOnlyClips(TrainingClips):
 
     def views(self, index: int, select: Callable[[int], TrainingDraws]) -> tuple[Label, Tensor]:
         """Open the file and decode what the clip needs, with as little decoding as the reader allows; ``(V, 0)``."""
+
+        def without_pixels(frames: int) -> Selection:
+            return Selection(select(frames).indices, lambda height, width: (0, 0, 0, 0))  # an empty box
+
         for record in filter(None, self.streams(index)):
             unmasked = dataclasses.replace(record, masks="")
-            read_record_frames(
-                unmasked,
-                lambda n: Selection(select(n).indices, _no_pixels),
-                self.short_side,
-                self.config.decoder,
-                enlarge=self.enlarge,
-            )
+            read_record_frames(unmasked, without_pixels, self.short_side, self.config.decoder, enlarge=self.enlarge)
         return self.records[index].label, torch.empty((self.config.repeats, 0), dtype=torch.uint8)
-
-
-def _no_pixels(height: int, width: int) -> tuple[int, int, int, int]:
-    """An empty box."""
-    return 0, 0, 0, 0
 
 
 def _stage_milliseconds(dataset: TrainingClips, device: torch.device, seconds: float) -> dict[str, float]:
@@ -272,7 +261,7 @@ def _stage_milliseconds(dataset: TrainingClips, device: torch.device, seconds: f
     cropped_clips = TrainingClips(dataset.records, spec, replace(config, augment=crop_only), ["any"])
     decode_only = DecodeOnlyClips(dataset.records, spec, config, ["any"])
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    times: dict[str, list[float]] = {"decode": [], "convert": [], "augment": [], "to_device": []}
+    times: dict[str, list[float]] = {stage: [] for stage in STAGE_LABELS}
     begin = time.perf_counter()
     for epoch, index in ((e, i) for e in itertools.count() for i in range(len(dataset))):
         start = time.process_time()
@@ -284,7 +273,8 @@ def _stage_milliseconds(dataset: TrainingClips, device: torch.device, seconds: f
             video = dataset[epoch, index]["video"]
         after_augmenting = time.process_time()
         copy_start = clock()
-        _copy_to_device(torch.stack([video]), spec, device)
+        to_clips(torch.stack([video]).to(device, non_blocking=True), spec)
+        synchronize(device)
         copy_end = clock()
         if index or epoch:  # the first clip pays for what is loaded on first use
             times["decode"].append(after_decoding - start)
@@ -303,12 +293,10 @@ def _stage_milliseconds(dataset: TrainingClips, device: torch.device, seconds: f
 def _loading_rate(dataset: TrainingClips, workers: int, seconds: float) -> float:
     """Clips per second of the training loader, start-up and first batches not counted."""
     config = dataset.config
-    batches = itertools.chain.from_iterable(
-        training_batches(dataset.records, config, epoch) for epoch in itertools.count()
-    )
+    epochs = (training_batches(dataset.records, config, epoch) for epoch in itertools.count())
     begin, loaded_clips = 0.0, 0
     ahead = 1 + 2 * workers  # these batches were loaded before the measurement
-    for number, batch in enumerate(Loader(dataset, batches, workers)):
+    for number, batch in enumerate(Loader(dataset, itertools.chain.from_iterable(epochs), workers)):
         if number + 1 == ahead:
             begin = time.perf_counter()
         elif number + 1 > ahead:
@@ -316,11 +304,6 @@ def _loading_rate(dataset: TrainingClips, workers: int, seconds: float) -> float
             if time.perf_counter() - begin > seconds:
                 return loaded_clips / (time.perf_counter() - begin)
     raise AssertionError("epochs do not end")
-
-
-def _copy_to_device(video: Tensor, spec: ClipSpec, device: torch.device) -> None:
-    to_clips(video.to(device, non_blocking=True), spec)
-    synchronize(device)
 
 
 def advise(bottleneck: str, rates: dict[int, float], short_side: int, needed: int) -> str:

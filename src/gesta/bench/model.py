@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from gesta.bench.timing import describe, seconds_per_step, synchronize
+from gesta.cost import describe_model
 from gesta.errors import GestaError
-from gesta.model import ModelConfig, VideoModel
+from gesta.model import ModelConfig
 from gesta.processes import choose_device
 from gesta.records import by_space
 
@@ -107,7 +108,8 @@ def measure_model(
         optimizer.step()
         optimizer.zero_grad()
 
-    _reset_peak(chosen_device)
+    if chosen_device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(chosen_device)
     model.eval()
     first_pass, forward_s = seconds_per_step(forward, chosen_device, seconds)
     memory = {"forward": _peak(chosen_device)}
@@ -115,7 +117,7 @@ def measure_model(
     _, training_s = seconds_per_step(train, chosen_device, seconds)
     memory["training"] = _peak(chosen_device)
     return ModelSpeed(
-        model=_name(model),
+        model=describe_model(model),
         parameters=sum(p.numel() for p in model.parameters()),
         clip=f"3 x {clip.frames} x {clip.size} x {clip.size}",
         batch=batch,
@@ -159,11 +161,6 @@ def _loss(scores: Tensor | dict[str, Tensor]) -> Tensor:
     return torch.stack([torch.nn.functional.cross_entropy(s.float(), t) for s, t in zip(spaces, target)]).sum()
 
 
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
 def _peak(device: torch.device) -> int:
     """Most bytes so far: of the device's allocator, else of this process."""
     if device.type == "cuda":
@@ -173,8 +170,3 @@ def _peak(device: torch.device) -> int:
     except ImportError:  # Windows
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _name(model: VideoModel) -> str:
-    plugins = [f"{type(insert.layer).__name__}[{insert.at}]" for insert in model.config.inserts]
-    return " + ".join([type(model).__name__, *plugins])

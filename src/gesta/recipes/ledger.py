@@ -34,14 +34,9 @@ class System:
 def systems() -> dict[str, System]:
     """The systems by name, in the order they were built."""
     papers = {
-        "STAN": stan,
-        "ATA": ata,
-        "MFST": mfst,
-        "RPE-STDT": rpe_stdt,
-        "CTN": ctn,
-        "STD-Former": std_former,
+        "STAN": stan, "ATA": ata, "MFST": mfst, "RPE-STDT": rpe_stdt, "CTN": ctn, "STD-Former": std_former,
         "ST-MANet": st_manet,
-    }
+    }  # fmt: skip
     return {
         name: System(paper.SOURCE, paper.SUMMARY, paper.FIGURES, getattr(paper, "DECISIONS", ()))
         for name, paper in papers.items()
