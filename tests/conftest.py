@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,6 +19,11 @@ def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def fast_first(cases: Iterable[tuple[Any, ...]], fast: int) -> list[Any]:
+    """Parameters of a test whose first cases run in the fast suite, and the others in the full one only."""
+    return [pytest.param(*case, marks=[] if i < fast else [pytest.mark.full]) for i, case in enumerate(cases)]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from conftest import fast_first
 from gesta.config import copy, from_json, to_json
 from gesta.errors import GestaError
 from gesta.model import Insert, LayerConfig, ModelConfig, VideoModel
@@ -158,12 +159,11 @@ DISTINCT = ("stan", "tda", "sda", "smem", "stdm")
 """Plug-ins of different code; the others are settings of them."""
 
 every_tiny = pytest.mark.parametrize("model_name", TINY)
-every_model = pytest.mark.parametrize("model_name", list_models())
 every_plugin = pytest.mark.parametrize("plugin", PLUGINS)
 cheapest = pytest.mark.parametrize("model_name", ["r3d_tiny"])  # for what depends on the plug-in alone and takes long
-# compiling takes long: the fast suite has one model of each kind of state
+# Compiling takes long: the fast suite has tokens and several tensors, and one map in the test that recomputes.
 every_architecture = pytest.mark.parametrize(
-    "model_name", [pytest.param(name, marks=[] if name in STATES.values() else [pytest.mark.full]) for name in TINY]
+    "model_name", fast_first([(name,) for name in dict.fromkeys(["mvitv2_tiny", "std_former_tiny", *TINY])], 2)
 )
 
 
@@ -271,6 +271,8 @@ def test_builds_and_runs_on_meta(model_name: str, plugin: str) -> None:
         scores = model(torch.empty(1, config.clip.channels, config.clip.frames, config.clip.size, config.clip.size))
     assert scores.shape == (1, 3) and scores.device.type == "meta"
     assert all(tensor.device.type == "meta" for tensor in model.state_dict().values())
+    parameters = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("inserts."))
+    assert (parameters < 2_000_000) == CASES[model_name].model.endswith("_tiny")
 
 
 @pairs(ALL_MODELS, turn=0, with_all=())
@@ -313,15 +315,27 @@ def test_recomputed_activations_change_nothing(model_name: str, plugin: str) -> 
     assert same(outcomes[0], outcomes[1])
 
 
-@every_plugin
-@cheapest
-def test_compiles_in_one_graph(model_name: str, plugin: str) -> None:
+def compiles_in_one_graph(config: ModelConfig) -> None:
     torch._dynamo.reset()
-    model = built(configured(model_name, plugin)).eval()
-    video = video_for(model.config)
+    model = built(config).eval()
+    video = video_for(config)
     with torch.no_grad():
         compiled = torch.compile(model, backend="eager", fullgraph=True)  # tests/plugins compiles the layers further
         torch.testing.assert_close(compiled(video), model(video), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.full
+@every_plugin
+@cheapest
+def test_each_plug_in_compiles_in_one_graph(model_name: str, plugin: str) -> None:
+    compiles_in_one_graph(configured(model_name, plugin))
+
+
+@cheapest
+def test_all_plug_ins_together_compile_in_one_graph(model_name: str) -> None:
+    config = bare(model_name)
+    config.inserts = [Insert(layer=copy(plugin.layer), at=1) for plugin in PLUGINS.values()]
+    compiles_in_one_graph(config)
 
 
 # --- every model -----------------------------------------------------------------------------------------------------
@@ -508,13 +522,6 @@ def test_depths_and_decay_names(model_name: str) -> None:
     assert {depths[name] for name in names if name.startswith("classifier.")} == {len(model.blocks) + 1}
     assert model.no_weight_decay() <= set(names)
     assert set(model.convert_foreign(model.state_dict())) == set(model.state_dict())
-
-
-@every_model
-def test_tiny_models_are_small(model_name: str) -> None:
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in model_config(model_name).build().parameters())
-    assert (parameters < 2_000_000) == model_name.endswith("_tiny")
 
 
 @pairs(TINY, turn=5)

@@ -165,13 +165,13 @@ def test_an_unfinished_set_is_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_depth_beside_the_videos(tmp_path: Path) -> None:
     """Depth is added to a set that is there, stays in step when the set grows, and is the renderer's in millimetres."""
     root = tmp_path / "set"
-    make_set(root, clips=12, seed=3, workers=1, size=SIZE)
+    make_set(root, clips=6, seed=3, workers=1, size=SIZE)
     videos = {path: path.stat().st_mtime_ns for path in root.glob("videos/*/*")}
     with pytest.raises(GestaError, match=r"made without depth; add it: .* --depth"):
         Marionette(root=str(root), modality="depth").records("test")
-    assert make_set(root, clips=12, seed=3, workers=1, size=SIZE, depth=True).made == 12
+    assert make_set(root, clips=6, seed=3, workers=1, size=SIZE, depth=True).made == 6
     assert {path: path.stat().st_mtime_ns for path in videos} == videos  # filmed again, not written again
-    assert make_set(root, clips=13, seed=3, workers=1, size=SIZE).made == 1  # asked once, the set keeps its depth
+    assert make_set(root, clips=7, seed=3, workers=1, size=SIZE).made == 1  # asked once, the set keeps its depth
     rgb, depth = (
         [r for split in ("train", "val", "test") for r in Marionette(root=str(root), modality=modality).records(split)]  # type: ignore[arg-type]
         for modality in ("rgb", "depth")
@@ -182,7 +182,7 @@ def test_depth_beside_the_videos(tmp_path: Path) -> None:
             *(Marionette(root=str(root), modality=m).records("train") for m in ("rgb", "depth")), strict=True
         )
     ]
-    assert len(depth) == 13 and [(r.name, r.label) for r in depth] == [(r.name, r.label) for r in rgb]
+    assert len(depth) == 7 and [(r.name, r.label) for r in depth] == [(r.name, r.label) for r in rgb]
     assert list_hash(depth) == list_hash(rgb)
     clip = ClipName(*(int(part[1:]) for part in Path(depth[0].path).name.split("_")))
     _, metres = render_clip(clip, 3, SIZE)

@@ -5,6 +5,7 @@ What holds for every image model of timm is in test_frames.py.
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +36,7 @@ def test_published_cost() -> None:
     assert rounded(cost) == 123.064 and rounded(cost, NORMS_OUTSIDE) == 123.020
 
 
+@pytest.mark.full  # the fast suite counts these models in other settings
 def test_published_cost_with_temporal_attention() -> None:
     """140.5 M and 198.0 G; both need the second norm in the branch, and alignment itself is not counted."""
     cost = count(ata_convnext_b(), "fvcore")

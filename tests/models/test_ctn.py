@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import fast_first
 from gesta.checkpoint import import_weights
 from gesta.config import replace
 from gesta.cost import count
@@ -81,12 +82,13 @@ COSTS: list[tuple[str, dict[str, Any], float, float]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "params", "macs"), COSTS)
+@pytest.mark.parametrize(("name", "changes", "params", "macs"), fast_first(COSTS, 4))
 def test_costs(name: str, changes: dict[str, Any], params: float, macs: float) -> None:
     found = count(model_config(name, classes=48, **changes))
     assert (round(found.params / 1e6, 3), round(found.macs / 1e9, 3)) == (params, macs)
 
 
+@pytest.mark.full  # the fast suite counts these models in other settings
 def test_costs_to_the_unit() -> None:
     assert count(model_config("ctn_b", classes={"verb": 97, "noun": 300})).params == 86_486_381
     pre, post = (count(model_config(name, classes=48)) for name in ("ctn_b", "ctn_b_eq"))

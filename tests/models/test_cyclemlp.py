@@ -225,6 +225,7 @@ def test_published_cost() -> None:
     assert round(real / 8e9, 2) == 12.23  # per frame; the public code says 12.3
 
 
+@pytest.mark.full  # the fast suite counts these models in other settings
 def test_published_cost_with_temporal_attention() -> None:
     """102.8 M and 122.4 G; alignment itself is not counted."""
     cost = count(ata_cyclemlp_b5(), "fvcore")

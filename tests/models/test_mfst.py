@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import fast_first
 from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError
@@ -63,13 +64,16 @@ def wms(model: MFST, stage: int = 0) -> WMSTrans:
 
 @pytest.mark.parametrize(
     ("name", "classes", "params", "macs"),
-    [
-        ("mfst_base", 60, 32_569_180, 197.9),
-        ("mfst_large", 60, 49_687_356, 233.9),
-        ("mfst_bm", 60, 49_687_356, 194.6),
-        ("mfst_base", 249, 32_666_137, 197.9),
-        ("mfst_large", 249, 49_784_313, 233.9),
-    ],
+    fast_first(
+        [
+            ("mfst_base", 60, 32_569_180, 197.9),
+            ("mfst_large", 60, 49_687_356, 233.9),
+            ("mfst_bm", 60, 49_687_356, 194.6),
+            ("mfst_base", 249, 32_666_137, 197.9),
+            ("mfst_large", 249, 49_784_313, 233.9),
+        ],
+        2,
+    ),
 )
 def test_sizes(name: str, classes: int, params: int, macs: float) -> None:
     found = count(model_config(name, classes=classes))

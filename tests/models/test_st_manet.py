@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import fast_first
 from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError
@@ -67,7 +68,7 @@ COSTS: list[tuple[dict[str, Any], int, float]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "params", "macs"), COSTS)
+@pytest.mark.parametrize(("changes", "params", "macs"), fast_first(COSTS, 3))
 def test_costs(changes: dict[str, Any], params: int, macs: float) -> None:
     found = count(model_config("st_manet_50", classes=101, **changes))
     assert (found.params, round(found.macs / 1e9, 3)) == (params, macs)

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from conftest import fast_first
 from gesta.checkpoint import import_weights
 from gesta.config import replace
 from gesta.cost import count
@@ -163,7 +164,7 @@ COSTS: list[tuple[dict[str, Any], int, float, float, float]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "frames", "params", "macs", "fvcore"), COSTS)
+@pytest.mark.parametrize(("changes", "frames", "params", "macs", "fvcore"), fast_first(COSTS, 3))
 def test_costs(changes: dict[str, Any], frames: int, params: float, macs: float, fvcore: float) -> None:
     config = model_config("timesformer_b", **changes)
     config.clip.frames = frames
@@ -178,7 +179,9 @@ def test_costs_of_timesformer_l() -> None:
     assert round(count(model_config("timesformer_b", classes=174)).params / 1e6, 3) == 121.393
 
 
-@pytest.mark.parametrize(("frames", "macs", "problems"), [(8, 2_478_292_992, 84), (32, 10_975_297_536, 372)])
+@pytest.mark.parametrize(
+    ("frames", "macs", "problems"), fast_first([(8, 2_478_292_992, 84), (32, 10_975_297_536, 372)], 1)
+)
 def test_alignment_is_counted_beside(frames: int, macs: int, problems: int) -> None:
     """The paper's "no extra cost" leaves this out (errata A15)."""
     config = model_config("ata_vitb")

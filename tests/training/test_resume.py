@@ -64,7 +64,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         ),
         data=Folder(root=str(root), val=0.2),
         train=TrainConfig(
-            epochs=24,
+            epochs=16,
             batch_size=4,
             accumulate=2,
             lr=1e-2,
@@ -115,7 +115,7 @@ def test_killed_and_resumed_is_the_same_as_straight(toy: Recipe, tmp_path: Path)
     stderr = interrupt(process, run, signal.SIGTERM)
     assert process.returncode == 130 and f"gesta train --resume --run {run}" in stderr, stderr
     reached = load_state(run / "last.ckpt")["progress"]["step"]
-    assert reached == log_without_times(run)[-1]["step"] < 48, "the training was over before the signal came"
+    assert reached == log_without_times(run)[-1]["step"] < 32, "the training was over before the signal came"
 
     train(toy, run, resume=True, quiet=True)
     train(toy, straight, quiet=True)
@@ -126,7 +126,7 @@ def test_killed_and_resumed_is_the_same_as_straight(toy: Recipe, tmp_path: Path)
         assert all(torch.equal(mine[name], other[name]) for name in other)
     assert file_hash(run / "best.safetensors") == file_hash(straight / "best.safetensors")
     assert log_without_times(run) == log_without_times(straight)
-    assert len(log_without_times(run)) == 24 * 2 + 24
+    assert len(log_without_times(run)) == 16 * 2 + 16
     scores = [json.loads((folder / "result.json").read_text())["scores"]["values"] for folder in (run, straight)]
     assert scores[0] == scores[1]
 
