@@ -295,7 +295,7 @@ class _Reader:
         return tuple(self.read(item, each, f"{where}[{i}]") for i, (item, each) in enumerate(zip(value, inner)))
 
     def _object(self, value: dict[str, Any], hint: Any, where: str) -> Any:
-        if CLASS_KEY in value:
+        if CLASS_KEY in value and not typing.is_typeddict(hint):
             cls = _find_class(value[CLASS_KEY], self.trust_code, self.source)
             if hint is not object and not issubclass(cls, hint):
                 self._fail(where, f"is of the class {cls.__name__}, not {hint.__name__}")
@@ -310,7 +310,7 @@ class _Reader:
             required = [f.name for f in dataclasses.fields(cls) if _has_no_default(f)]
         arguments = {}
         for name, item in value.items():
-            if name == CLASS_KEY:
+            if name == CLASS_KEY and not typing.is_typeddict(cls):
                 continue
             if name not in hints:
                 raise GestaError(f"{self.source}: {cls.__name__} has no field {_short(name)}{suggest(name, hints)}")

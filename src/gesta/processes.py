@@ -126,7 +126,7 @@ def run_in_first_process(fabric: Fabric, work: Callable[[], str]) -> str:
     return value
 
 
-# --- signals ---------------------------------------------------------------------------------------------------------
+# --- worker processes and signals ------------------------------------------------------------------------------------
 
 
 class Interruption:
@@ -168,6 +168,24 @@ class Interruption:
         if self.requested or self._at_once:
             raise KeyboardInterrupt
         self.requested = True
+
+
+@contextmanager
+def safe_search_path() -> Iterator[None]:
+    """Start worker processes inside it: they search modules where this process does, and never in the current folder.
+
+    What multiprocessing starts (``python -c …``) has the current folder first on its path until it is told this
+    process's path. That folder may be a data set of others, whose ``av.py`` would be run.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def ignore_interrupts(*_: object) -> None:

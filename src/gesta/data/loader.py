@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from gesta.data.batch import Batch
 from gesta.data.samples import TestViews, TrainingClips, collate, seeded_generator
 from gesta.errors import GestaError
-from gesta.processes import loader_workers
+from gesta.processes import loader_workers, safe_search_path
 from gesta.recipe import TrainConfig
 from gesta.records import Record
 
@@ -136,7 +136,8 @@ class Loader:
 
         while True:
             self.dataset.reading = torch.full((self.workers,), -1).share_memory_()
-            loader = iter(self._load(itertools.chain(list(waiting), hand_out())))
+            with safe_search_path():
+                loader = iter(self._load(itertools.chain(list(waiting), hand_out())))
             try:
                 for batch in loader:
                     waiting.popleft()

@@ -13,7 +13,7 @@ from typing import Any
 
 from gesta.errors import GestaError
 from gesta.marionette.encode import complete
-from gesta.processes import ignore_interrupts
+from gesta.processes import ignore_interrupts, safe_search_path
 
 VERSION = 1
 """Version of the rendering; clips of different versions are not mixed in one folder."""
@@ -79,9 +79,11 @@ def run_in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]],
             yield
         return
     # fresh processes, not forked ones, since the caller may have threads (torch)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=ignore_interrupts)
+    with safe_search_path():  # creates a semaphore, whose tracker is a process
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=ignore_interrupts)
     try:
-        running: list[Future[None]] = [pool.submit(work, *job) for job in jobs]
+        with safe_search_path():
+            running: list[Future[None]] = [pool.submit(work, *job) for job in jobs]
         for done in as_completed(running):
             done.result()
             yield

@@ -19,14 +19,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import isqrt
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from gesta.config import config, copy, suggest
+from gesta.config import config, copy, from_json, suggest
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
 from gesta.layers.resize import resize_line
@@ -187,17 +187,49 @@ def temporal_inserts(
 # --- image models of timm --------------------------------------------------------------------------------------------
 
 
+class TimmOptions(TypedDict, total=False):
+    """Arguments of timm's image models that may be given: numbers and truth values by name, checked by type.
+
+    A file may hold them, so none may make timm open, download or import anything: ``checkpoint_path``, ``pretrained…``,
+    ``cache_dir`` and whatever names a class are refused.
+    """
+
+    base_width: int
+    cardinality: int
+    channels: list[int]
+    class_token: bool
+    conv_mlp: bool
+    depth: int
+    depths: list[int]
+    dims: list[int]
+    embed_dim: int | list[int]
+    img_size: int
+    init_values: float | None
+    kernel_sizes: int | list[int]
+    layers: list[int]
+    ls_init_value: float | None
+    mlp_ratio: float
+    num_heads: int | list[int]
+    patch_size: int
+    qk_norm: bool
+    qkv_bias: bool
+    reg_tokens: int
+    stem_width: int
+    use_grn: bool
+    window_size: int
+
+
 @config
 class TimmFramesConfig(FramesConfig):
     """An image model of timm on every frame.
 
     Attributes:
         image: its name in timm.
-        options: further arguments of ``timm.create_model``, such as ``{"depths": [1, 1, 2, 1]}``.
+        options: what differs from the model of that name, such as ``{"depths": [1, 1, 2, 1]}``.
     """
 
     image: str = "convnext_base"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: TimmOptions = field(default_factory=TimmOptions)
 
     def build(self) -> TimmFrames:
         return TimmFrames(self)
@@ -416,15 +448,16 @@ def _body(image: nn.Module) -> Iterator[tuple[str, bool]]:
             yield from open_(name, child)
 
 
-def _create(name: str, options: dict[str, Any], size: int, drop_path: float) -> Any:
+def _create(name: str, options: TimmOptions, size: int, drop_path: float) -> Any:
     """An image model of timm with fresh weights and without classifier."""
-    if not timm.is_model(name):
+    if not re.fullmatch(r"[\w.]+", name) or not timm.is_model(name):  # no addresses, such as hf-hub:… or local-dir:…
         raise GestaError(f"timm has no image model {name!r}{suggest(name, timm.list_models())}")
     given: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     known = timm.get_pretrained_cfg(name)
     if known is not None and known.fixed_input_size:
         given["img_size"] = size
+    given |= from_json(dict(options), TimmOptions, source=f"model.options of timm's {name}")
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **given | options)
+        return timm.create_model(name, pretrained=False, num_classes=0, **given)
     except (TypeError, AssertionError, ValueError) as error:
-        raise GestaError(f"timm's {name} cannot be built with {given | options}: {error}") from None
+        raise GestaError(f"timm's {name} cannot be built with {given}: {error}") from None

@@ -107,7 +107,10 @@ def _find_function(address: str) -> Any:
         try:
             return getattr(importlib.import_module(module_name), name)
         except (ImportError, AttributeError) as error:
-            raise GestaError(f"there is no recipe at {address!r}: {error}") from None
+            raise GestaError(
+                f"there is no recipe at {address!r} ({error}); install its package, or name the folder that holds it: "
+                "PYTHONPATH=FOLDER gesta train …"
+            ) from None
     known = catalogue()
     if address not in known:
         raise GestaError(f"there is no recipe {address!r}{suggest(address, known)} (all: gesta models)")
