@@ -416,7 +416,9 @@ def test_a_folder_that_cannot_be_listed_is_not_missing(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "listdir", functools.partial(refuse, listdir))
     monkeypatch.setattr(os, "scandir", functools.partial(refuse, scandir))
     for call in (lambda: VideoFinder([str(tmp_path)]).find("b/1"), lambda: Folder(root=str(tmp_path)).records("train")):
-        with pytest.raises(GestaError, match=r"/b: its files cannot be listed \(Permission denied\); change its perm"):
+        with pytest.raises(
+            GestaError, match=r"/b: its files cannot be listed \(Permission denied\); check its permissions"
+        ):
             call()
 
 

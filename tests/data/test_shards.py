@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import os
+import resource
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gesta.curation.check import check
-from gesta.data.samples import TrainingClips
+from gesta.data.lists import Folder
+from gesta.data.samples import TestViews, TrainingClips
 from gesta.data.shards import Shards, members, write_shard
 from gesta.datasets import data_config
 from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
-from gesta.recipe import TrainConfig
+from gesta.recipe import EvaluateConfig, TrainConfig
 from gesta.records import Record
 from gesta.video import archive
 from gesta.video.archive import locate, read_bytes, read_index
@@ -202,6 +207,40 @@ def test_folders_of_shards(shard: Path, tmp_path: Path) -> None:
     (tmp_path / "o" / "more.tar").rename(tmp_path / "o" / "train_test.tar")
     with pytest.raises(GestaError, match="its name says both test and train"):
         data.records("train")
+
+
+def test_the_machines_faults_are_not_the_files(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, video = os.stat, str(tmp_path / "v" / "0.mp4")
+
+    def refuse(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if path == video:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        with pytest.raises(VideoError, match=r"0\.mp4: cannot be read \(Permission denied\); check its permissions"):
+            read(video, lambda n: torch.arange(n))  # not: it does not exist
+        report = check([Record(path=video, name="0", label=0)], workers=0)
+        assert [finding.kind for finding in report.findings] == ["cannot be decoded"]
+    views = TestViews([Record(path=video, name="0", label=0)], ClipSpec(frames=2, size=16), EvaluateConfig(clips=1))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    archive._read_index.cache_clear()
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, limits[1]))
+        held = []
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for call in (lambda: views[0], lambda: read_index(str(shard)), lambda: Folder(root=str(tmp_path)).classes()):
+            with pytest.raises(GestaError, match=r"Too many open files\); raise the limit of open files") as raised:
+                call()
+            assert type(raised.value) is GestaError  # no result counts the video as wrong
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for file in held:
+            os.close(file)
 
 
 def test_the_shards_that_went_wrong(shared: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import gesta.video.images as images
 from gesta.curation.check import check
 from gesta.curation.prepare import prepare
 from gesta.data.samples import TestViews
-from gesta.errors import DecodeError, VideoError
+from gesta.errors import DecodeError, GestaError, VideoError
 from gesta.model import ClipSpec
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
@@ -142,7 +142,6 @@ def test_interruptions_and_our_own_errors_pass(interruption: type[BaseException]
 
 def test_the_machines_faults_are_not_called_damage(tmp_path: Path) -> None:
     for error, remedy in [
-        (OSError(errno.EMFILE, "Too many open files"), "limit of open files"),
         (av.error.PermissionError(errno.EACCES, "Permission denied", "a.mp4"), "permissions"),
         (OSError(errno.EIO, "Input/output error"), "check the disk"),
         (MemoryError(), "free some memory"),
@@ -150,6 +149,10 @@ def test_the_machines_faults_are_not_called_damage(tmp_path: Path) -> None:
         with pytest.raises(VideoError, match=remedy) as raised, decoding("a.mp4"):
             raise error
         assert not isinstance(raised.value, DecodeError) and "damaged" not in str(raised.value)
+    for number, remedy in ((errno.EMFILE, "limit of open files"), (errno.ENFILE, "close other programs")):
+        with pytest.raises(GestaError, match=remedy) as raised, decoding("a.mp4"):
+            raise OSError(number, os.strerror(number))
+        assert type(raised.value) is GestaError  # not of this file: no evaluation may count it as wrong
     with pytest.raises(DecodeError, match="is damaged"), decoding("a.mp4"):
         raise av.error.InvalidDataError(errno.EINVAL, "Invalid data", "a.mp4")
 

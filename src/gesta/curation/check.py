@@ -211,8 +211,7 @@ def _check_files(decoded: Mapping[str, _Decoded], clip: ClipSpec | None) -> Iter
     shortest = 0 if clip is None else clip.frames if clip.sampling == "uniform" or clip.shrink else span(clip)
     for path, (info, problem, _) in sorted(decoded.items()):
         if info is None:
-            exists = os.path.exists(path) or locate(path) is not None
-            yield DataFinding("error", "cannot be decoded" if exists else "missing", problem)
+            yield DataFinding("error", "cannot be decoded" if _exists(path) else "missing", problem)
             continue
         if info.damaged:
             text = f"{path}: {info.damaged} damaged packets or images, {info.frames} frames are left; get a better copy"
@@ -229,6 +228,13 @@ def _check_files(decoded: Mapping[str, _Decoded], clip: ClipSpec | None) -> Iter
         if info.declared_frames and info.declared_frames != info.frames:
             text = f"{path}: its header says {info.declared_frames} frames, gesta counts {info.frames} decoded ones"
             yield DataFinding("info", "wrong header", text)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.exists(path) or locate(path) is not None
+    except GestaError:  # the system does not say
+        return True
 
 
 def _check_segments(splits: Mapping[str, Sequence[Record]], decoded: Mapping[str, _Decoded]) -> Iterator[DataFinding]:

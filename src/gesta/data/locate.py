@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -11,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from gesta.errors import GestaError
 from gesta.records import Record, SplitName
+from gesta.video.archive import ABSENT
 from gesta.video.find import cannot_list, is_video_name, walk
 
 SPLIT_WORDS: dict[str, SplitName] = {
@@ -19,9 +19,6 @@ SPLIT_WORDS: dict[str, SplitName] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Words that name a split, in folders, tar files and columns."""
-
-ABSENT = frozenset([errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP])
-"""Errors of the system that say that there is no such folder; others say that it cannot be read."""
 
 
 def split_of(name: str) -> SplitName | None:

@@ -8,19 +8,25 @@ offsets of a tar file are listed once and kept in the user's cache folder (``$XD
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
 import posixpath
+import stat
 import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gesta.errors import GestaError
+from gesta.errors import GestaError, VideoError
+from gesta.video.boundary import machine_remedy
 
 MEMBER = ".tar#"
 """What stands between the stem of a tar file and the name of its member."""
+
+ABSENT = frozenset([errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP])
+"""Errors of the system that say that there is no such file or folder; others say that it cannot be read."""
 
 SAMPLES, BLOCK = 64, 4096
 """Blocks of a tar file, spread evenly over it, and bytes of each, by which its content is recognised."""
@@ -56,9 +62,20 @@ class ArchiveIndex(NamedTuple):
 
 
 def locate(path: str) -> ByteRange | None:
-    """Where a video file or a member of a tar file lies; None if there is neither."""
-    if os.path.isfile(path):
-        return ByteRange(path, 0, os.path.getsize(path))
+    """Where a video file or a member of a tar file lies; None if there is neither.
+
+    Raises:
+        VideoError: the system does not say whether there is one (permissions, a failing disk).
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise VideoError(f"{path}: cannot be read ({error.strerror}); {machine_remedy(error)}") from None
+    except ValueError:  # a NUL in it
+        return None
+    else:
+        return ByteRange(path, 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
     if MEMBER not in path:
         return None
     split = path.index(MEMBER) + len(MEMBER)
@@ -97,7 +114,7 @@ def read_index(archive: str) -> ArchiveIndex:
             archive, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         )
     except OSError as error:
-        raise GestaError(f"{archive}: cannot be read ({error.strerror}); check the disk and the permissions") from None
+        raise GestaError(f"{archive}: cannot be read ({error.strerror}); {machine_remedy(error)}") from None
 
 
 @functools.cache

@@ -16,11 +16,13 @@ from gesta.errors import DecodeError, GestaError, VideoError
 
 DAMAGED = "the file is damaged, incomplete or not a video: copy or download it again, or take it off the list"
 
-_MACHINE = {
+_EXHAUSTED = {
     errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer workers",
     errno.ENFILE: "close other programs: this machine can open no more files",
-    errno.EACCES: "check its permissions",
 }
+"""Errors that every further file would have, and their remedies."""
+
+_MACHINE = {**_EXHAUSTED, errno.EACCES: "check its permissions", errno.EPERM: "check its permissions"}
 """Errors of the machine, also when libav reports them, and their remedies; libav uses the others for damage, too."""
 
 
@@ -35,15 +37,16 @@ def decoding(source: object, what: str = "cannot be decoded", remedy: str = DAMA
 
     Raises:
         DecodeError: the decoder raised something, whatever it was.
-        VideoError: the machine failed: permissions, the disk, too many open files, no memory.
+        VideoError: the machine failed at this file: permissions, the disk, no memory.
+        GestaError: it can open no more files. That is no file's failure, and would be counted as that of all others.
     """
     try:
         yield
     except GestaError:
         raise
     except Exception as error:
-        machine = _machine_remedy(error)
-        kind = VideoError if machine else DecodeError
+        machine = machine_remedy(error)
+        kind = DecodeError if not machine else GestaError if _number(error) in _EXHAUSTED else VideoError
         raise kind(f"{source}: {what} ({explain(error)}); {machine or remedy}") from error
 
 
@@ -57,9 +60,9 @@ def explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _machine_remedy(error: Exception) -> str:
+def machine_remedy(error: Exception) -> str:
     """What to do if the machine is at fault; empty if the file is."""
-    number = getattr(error, "errno", None)
+    number = _number(error)
     if number in _MACHINE:
         return _MACHINE[number]
     if isinstance(error, FFmpegError) or number is None:  # Pillow raises OSErrors without a number on damage
@@ -67,3 +70,8 @@ def _machine_remedy(error: Exception) -> str:
             return "free some memory, use fewer workers, or take it off the list"
         return ""
     return "check the disk and the path" if isinstance(error, OSError) else ""
+
+
+def _number(error: Exception) -> int | None:
+    """The number that the operating system gives an error."""
+    return getattr(error, "errno", None)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gesta.errors import GestaError, VideoError
+from gesta.video.boundary import machine_remedy
 from gesta.video.images import holds_frames
 
 _SUFFIXES = "3gp asf avi divx f4v flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv qt rm rmvb ts vob webm wmv"
@@ -98,9 +99,7 @@ def list_folder(folder: str) -> FolderEntries:
 
 def cannot_list(folder: str, error: OSError) -> GestaError:
     """The error of a folder that the system does not list."""
-    return GestaError(
-        f"{folder}: its files cannot be listed ({error.strerror}); change its permissions, or move it elsewhere"
-    )
+    return GestaError(f"{folder}: its files cannot be listed ({error.strerror}); {machine_remedy(error)}")
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
