@@ -1,4 +1,9 @@
-"""The data set catalogue: every data set by name, one file each for the public ones."""
+"""The data set catalogue: every data set by name, one file each for the public ones.
+
+Every entry of an official list (of NTU RGB+D: every sample) is a record; one that is not on the disk fails when it is
+read. ``records`` and ``classes`` of the public data sets raise a :class:`GestaError` where a folder or list is missing,
+or a list is not the official one.
+"""
 
 from __future__ import annotations
 

@@ -31,8 +31,6 @@ ATTRIBUTES = ("takeoff", "somersault", "twist", "position")
 class Diving48(DataConfig):
     """Diving48 by its official lists.
 
-    Every clip of the lists is a record; one not on the disk fails when it is read.
-
     Attributes:
         root: folder of the clips.
         annotations: folder of ``Diving48_V2_train.json``, ``Diving48_V2_test.json`` and ``Diving48_vocab.json``; by
@@ -50,11 +48,7 @@ class Diving48(DataConfig):
     seed: int = 0
 
     def records(self, split: SplitName) -> list[Record]:
-        """The clips of a list in its order.
-
-        Raises:
-            GestaError: a folder or list is missing, or a list is not the official one.
-        """
+        """The clips of a list in its order."""
         if split == "val" and not self.val:
             return []
         if self.version not in NAMES:

@@ -45,8 +45,7 @@ _TIME = re.compile(r"(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")
 class EPICKitchens(DataConfig):
     """EPIC-KITCHENS-100 by its official lists.
 
-    A record is one segment, named by its ``narration_id``; its label is ``{"verb": 0 to 96, "noun": 0 to 299}``. Every
-    segment of the lists is a record; one whose video is not on the disk fails when it is read.
+    A record is one segment, named by its ``narration_id``; its label is ``{"verb": 0 to 96, "noun": 0 to 299}``.
 
     Attributes:
         root: folder of the videos or frames.
@@ -60,11 +59,7 @@ class EPICKitchens(DataConfig):
     frame_rate: float = 0.0
 
     def records(self, split: SplitName) -> list[Record]:
-        """The segments of a list in its order.
-
-        Raises:
-            GestaError: a folder or list is missing, a list is not the official one, or frames are still packed.
-        """
+        """The segments of a list in its order. Frames that are still packed are refused."""
         check_root(self.root)
         path = self._list(LISTS[split], required=split != "test")
         if not path:

@@ -30,8 +30,6 @@ CODES: dict[SplitName, str] = {"train": "1", "val": "1", "test": "2"}
 class HMDB51(DataConfig):
     """HMDB-51 by its official lists.
 
-    Every clip of the lists is a record; one not on the disk fails when it is read.
-
     Attributes:
         root: folder of the clips.
         annotations: folder of the lists; by default ``testTrainMulti_7030_splits`` in or beside the root.
@@ -48,11 +46,7 @@ class HMDB51(DataConfig):
     seed: int = 0
 
     def records(self, split: SplitName) -> list[Record]:
-        """The clips of a split, class by class in the order of the lists.
-
-        Raises:
-            GestaError: a folder or list is missing, or a list is not an official one.
-        """
+        """The clips of a split, class by class in the order of the lists."""
         if split == "val" and not self.val:
             return []
         finder = open_root(self.root, ("hmdb51_org", "videos", "rawframes"))

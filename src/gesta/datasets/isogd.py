@@ -38,7 +38,7 @@ class IsoGD(DataConfig):
     """IsoGD by its official lists.
 
     A record is one of a pair's two videos, or both; its name is the pair's (``train/001/00001``) in either case, so
-    that results can be fused. Every pair of the lists is a record; one that is not on the disk fails when it is read.
+    that results can be fused.
 
     Attributes:
         root: folder of the videos.
@@ -56,21 +56,16 @@ class IsoGD(DataConfig):
     test_labels: str = ""
 
     def records(self, split: SplitName) -> list[Record]:
-        """The pairs of a list in its order, as RGB or depth videos; unlabelled ones have the label None.
-
-        Raises:
-            GestaError: a folder or list is missing, or a list is not the official one.
-        """
+        """The pairs of a list in its order, as RGB or depth videos; unlabelled ones have the label None."""
         depth = depth_settings(self.modality, self.depth_encoding, (0, 1))
         check_root(self.root)
         # the splits count from 1 each, so a bare file name says nothing
         finder = VideoFinder([self.root, *(os.path.join(self.root, name) for name in (*FOLDERS, "IsoGD_Image"))])
-        path = self._list(split)
-        if not path:
-            return []
+        names = [LISTS[split], *(os.path.join(folder, LISTS[split]) for folder in FOLDERS)]
+        path = find_list(self.annotations, self.root, names, required=split == "train")
         labels = _read_test_labels(self.test_labels) if split == "test" and self.test_labels else None
         records = []
-        for line in read_lines(path):
+        for line in read_lines(path) if path else ():
             match = _LINE.fullmatch(line)
             label = int(match["label"] or 0) if match else 0  # 0 and none: not released
             if match is None or label > CLASSES or (split == "train" and not label):
@@ -81,8 +76,8 @@ class IsoGD(DataConfig):
                     raise GestaError(f"{self.test_labels}: has no line for {match['rgb']}; get the list again")
                 label = labels[number] + 1
             folder = os.path.dirname(match["rgb"])
-            modalities = modalities_of(self.modality)
-            paths = {modality: _path(finder, match[modality], folder.split("/")[0]) for modality in modalities}
+            part = folder.split("/")[0]
+            paths = {kind: _path(finder, match[kind], part) for kind in modalities_of(self.modality)}
             files = files_of_modality(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
             records.append(Record(**files, name=f"{folder}/{number}", label=label - 1 if label else None))
         return records
@@ -90,10 +85,6 @@ class IsoGD(DataConfig):
     def classes(self) -> list[str]:
         """The gestures' numbers, from 1 on."""
         return [str(number) for number in range(1, CLASSES + 1)]
-
-    def _list(self, split: SplitName) -> str:
-        names = [LISTS[split], *(os.path.join(folder, LISTS[split]) for folder in FOLDERS)]
-        return find_list(self.annotations, self.root, names, required=split == "train")
 
 
 def _path(finder: VideoFinder, entry: str, split: str) -> str:

@@ -46,8 +46,6 @@ _CLIP = re.compile(r".{11}_\d{6}_\d{6}")
 class Kinetics400(DataConfig):
     """Kinetics-400 by its official lists.
 
-    Every clip of the lists is a record; one not on the disk fails when it is read.
-
     Attributes:
         root: folder of the clips.
         annotations: folder of the lists; by default the root, its folder ``annotations``, or the same beside it.
@@ -59,11 +57,7 @@ class Kinetics400(DataConfig):
     class_names: str = ""
 
     def records(self, split: SplitName) -> list[Record]:
-        """The clips of a list in its order. Without a list of the test split, which has no labels, there are none.
-
-        Raises:
-            GestaError: a folder or list is missing, or a list is not an official one.
-        """
+        """The clips of a list in its order. Without a list of the test split, which has no labels, there are none."""
         check_root(self.root)
         rows = self._rows(split, required=split != "test")
         labels = {name: label for label, name in enumerate(self.classes())}

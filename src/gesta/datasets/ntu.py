@@ -22,6 +22,7 @@ import os
 import re
 import sys
 from collections.abc import Collection
+from itertools import product
 from typing import Literal
 
 from gesta.config import check_choice, config, read_text
@@ -79,7 +80,7 @@ _NAME = re.compile(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}")
 
 @config
 class NTU(DataConfig):
-    """NTU RGB+D 60 by its samples' names. Every sample is a record; one not on the disk fails when it is read.
+    """NTU RGB+D 60 by its samples' names.
 
     Attributes:
         root: folder of the samples.
@@ -104,11 +105,7 @@ class NTU(DataConfig):
     leave_out: str = ""
 
     def records(self, split: SplitName) -> list[Record]:
-        """The samples of a split, sorted by name; there is none for validation.
-
-        Raises:
-            GestaError: the folder is missing, or a field is impossible.
-        """
+        """The samples of a split, sorted by name; there is none for validation."""
         depth = depth_settings(self.modality, self.depth_encoding, self.depth_range)
         check_choice("data.split", self.split, Protocol)
         if not set(self.setups) <= set(PERFORMERS):
@@ -118,16 +115,12 @@ class NTU(DataConfig):
         if self.leave_out and not left_out:
             raise GestaError(f"{self.leave_out}: holds no name of a sample; give the official list")
         labels = {
-            f"S{setup:03}C{camera:03}P{performer:03}R{replication:03}A{action:03}": action - 1
+            name: action - 1
             for setup in sorted(self.setups) or PERFORMERS
-            for camera in (1, 2, 3)
-            for performer in PERFORMERS[setup]
-            for replication in (1, 2)
-            for action in range(1, 61)
-            if self._split_of(camera, performer) == split
+            for camera, performer, replication, action in product((1, 2, 3), PERFORMERS[setup], (1, 2), range(1, 61))
+            if (name := f"S{setup:03}C{camera:03}P{performer:03}R{replication:03}A{action:03}") not in left_out
+            and self._split_of(camera, performer) == split
         }
-        for name in left_out & set(labels):
-            del labels[name]
         paths = {stream: _find(self.root, labels, stream) for stream in modalities_of(self.modality)}
         on_disk = {name for names in paths.values() for name in names}
         masks = _masks(self.root, labels, on_disk) if self.person_crop else {}

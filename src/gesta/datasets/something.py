@@ -41,8 +41,6 @@ MIRRORED = {
 class SomethingV1(DataConfig):
     """Something-Something V1 by its official lists.
 
-    Every clip of the lists is a record; one not on the disk fails when it is read.
-
     Attributes:
         root: folder of the clips.
         annotations: folder of ``something-something-v1-train.csv`` and so on; by default the root, its folder
@@ -55,11 +53,7 @@ class SomethingV1(DataConfig):
     class_names: str = ""
 
     def records(self, split: SplitName) -> list[Record]:
-        """The clips of a list in its order. Without a list of the test split there are none.
-
-        Raises:
-            GestaError: a folder or list is missing, or a list is not the official one.
-        """
+        """The clips of a list in its order. Without a list of the test split there are none."""
         finder = open_root(self.root, ("20bn-something-something-v1", "rawframes", "videos"))
         path = self._list(f"something-something-v1-{SPLITS[split]}.csv", required=split != "test")
         if not path:
@@ -70,9 +64,8 @@ class SomethingV1(DataConfig):
             clip, _, text = line.partition(";")
             if not clip.isdecimal() or bool(text) == (split == "test"):
                 raise GestaError(f"{path}: {line!r} is not a line of the official list; get the lists again")
-            records.append(
-                Record(path=finder.path(clip), name=clip, label=label_number(labels, text, path) if text else None)
-            )
+            label = label_number(labels, text, path) if text else None
+            records.append(Record(path=finder.path(clip), name=clip, label=label))
         return records
 
     def classes(self) -> list[str]:
@@ -89,8 +82,6 @@ class SomethingV1(DataConfig):
 class SomethingV2(DataConfig):
     """Something-Something V2 by its official lists.
 
-    Every clip of the lists is a record; one not on the disk fails when it is read.
-
     Attributes:
         root: folder of the clips.
         annotations: folder of ``something-something-v2-train.json`` (or ``train.json``) and so on; by default the root,
@@ -101,11 +92,7 @@ class SomethingV2(DataConfig):
     annotations: str = ""
 
     def records(self, split: SplitName) -> list[Record]:
-        """The clips of a list in its order. Without a list of the test split there are none.
-
-        Raises:
-            GestaError: a folder or list is missing, or a list is not the official one.
-        """
+        """The clips of a list in its order. Without a list of the test split there are none."""
         finder = open_root(self.root, ("20bn-something-something-v2", "videos", "rawframes"))
         path = self._list(SPLITS[split], required=split != "test")
         if not path:
@@ -118,10 +105,8 @@ class SomethingV2(DataConfig):
             except (KeyError, TypeError):
                 raise GestaError(f"{path}: {item!r} is no entry of the official list; get the lists again") from None
             text = template.replace("[", "").replace("]", "")
-            name = f"{clip}.webm"
-            records.append(
-                Record(path=finder.path(name), name=name, label=label_number(labels, text, path) if text else None)
-            )
+            name, label = f"{clip}.webm", label_number(labels, text, path) if text else None
+            records.append(Record(path=finder.path(name), name=name, label=label))
         return records
 
     def classes(self) -> list[str]:

@@ -29,8 +29,6 @@ from gesta.records import DataConfig, Record, SplitName
 class UCF101(DataConfig):
     """UCF-101 by its official lists.
 
-    Every clip of the lists is a record; one not on the disk fails when it is read.
-
     Attributes:
         root: folder of the clips.
         annotations: folder of ``classInd.txt`` and the lists; by default ``ucfTrainTestlist`` in or beside the root.
@@ -47,11 +45,7 @@ class UCF101(DataConfig):
     seed: int = 0
 
     def records(self, split: SplitName) -> list[Record]:
-        """The clips of a list in its order.
-
-        Raises:
-            GestaError: a folder or list is missing, or a list is not the official one.
-        """
+        """The clips of a list in its order."""
         if split == "val" and not self.val:
             return []
         finder = open_root(self.root, ("UCF-101", "videos", "rawframes", "jpegs_256"))

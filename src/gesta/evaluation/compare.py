@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from gesta.config import with_tags
 from gesta.evaluation.result import Environment, Protocol, Result
 from gesta.progress import plain_text
 
 
-class Difference(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Difference:
     """A field with two values."""
 
     field: str
     a: Any
     b: Any
+
+    def __str__(self) -> str:
+        return f"  {self.field}: {_short(self.a)} | {_short(self.b)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,8 @@ class Paired:
     p: float
 
 
-class ClassChange(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ClassChange:
     """Accuracy of a class on the videos that both have, percent, and their number."""
 
     name: str
@@ -80,26 +84,17 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """All fields; differences as ``{"field", "a", "b"}``."""
-        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name in ("protocol", "model", "metrics"):
-            fields[name] = [difference._asdict() for difference in fields[name]]
-        fields["paired"] = {space: dataclasses.asdict(paired) for space, paired in self.paired.items()}
-        fields["classes"] = {space: [c._asdict() for c in changes] for space, changes in self.classes.items()}
-        return fields
+        return asdict(self)
 
     def __str__(self) -> str:
         lines = [f"A: {self.a}", f"B: {self.b}", "", *self._differences(), *self._videos(), ""]
         return plain_text(*lines, self._numbers(), *self._tests(), width=110).rstrip()
 
     def _differences(self) -> Iterator[str]:
-        if not self.protocol:
-            yield "protocol: none differs: same protocol"
-        else:
-            yield "protocol: these differ, so the numbers cannot be compared"
-            yield from (f"  {d.field}: {_short(d.a)} | {_short(d.b)}" for d in self.protocol)
+        how = "these differ, so the numbers cannot be compared" if self.protocol else "none differs: same protocol"
+        yield from (f"protocol: {how}", *map(str, self.protocol))
         if self.model:
-            yield "model:"
-            yield from (f"  {d.field}: {_short(d.a)} | {_short(d.b)}" for d in self.model)
+            yield from ("model:", *map(str, self.model))
 
     def _videos(self) -> Iterator[str]:
         if self.same_list:
@@ -120,7 +115,7 @@ class Comparison:
         table = Table()
         for column in ("percent", "A", "B", "B - A, points"):
             table.add_column(column, justify="left" if column == "percent" else "right")
-        values = {name: (a, b) for name, a, b in self.metrics}
+        values = {difference.field: (difference.a, difference.b) for difference in self.metrics}
         for name, (a, b) in values.items():
             if name.endswith("_scored") and values.get(name.removesuffix("_scored")) == (a, b):
                 continue  # nothing failed: the same number again
@@ -139,12 +134,10 @@ class Comparison:
                 + ("" if paired.p < 0.05 else " (chance may explain it)")
             )
             changes = self.classes[space]
-            for what, changed in (
-                ("gained", [c for c in reversed(changes) if c.b > c.a]),
-                ("lost", [c for c in changes if c.b < c.a]),
-            ):
+            gained, lost = [c for c in reversed(changes) if c.b > c.a], [c for c in changes if c.b < c.a]
+            for what, changed in (("gained", gained), ("lost", lost)):
+                classes = (f"{c.name} {c.a:.0f} → {c.b:.0f} % of {c.videos}" for c in changed[:5])
                 if changed:
-                    classes = (f"{c.name} {c.a:.0f} → {c.b:.0f} % of {c.videos}" for c in changed[:5])
                     yield f"  {name}{what} most: " + ", ".join(classes)
 
 
@@ -154,20 +147,18 @@ def compare(a: Result, b: Result) -> Comparison:
     Videos are matched by name (the n-th of a name with the n-th), classes by name. A video that failed counts as wrong
     in the paired test as it does in the metrics.
     """
-    spaces = [space for space in a.scores.classes if space in b.scores.classes]
     in_a, in_b = positions(a), positions(b)
     common = [key for key in in_a if key in in_b]
     paired: dict[str, Paired] = {}
     classes: dict[str, list[ClassChange]] = {}
     relabelled: dict[str, None] = {}
-    for space in spaces:
+    for space in [space for space in a.scores.classes if space in b.scores.classes]:
         names_a, names_b = _class_names(a, space), _class_names(b, space)
         right_a, right_b = a.scores.right(space), b.scores.right(space)
         pairs: list[tuple[str, bool, bool]] = []
         for key in common:
             i, j = in_a[key], in_b[key]
-            name, other = names_a[i], names_b[j]
-            if name != other:
+            if (name := names_a[i]) != names_b[j]:
                 relabelled[key[0]] = None
             elif name is not None:
                 pairs.append((name, bool(right_a[i]), bool(right_b[j])))
@@ -195,9 +186,8 @@ def _protocol(a: Result, b: Result) -> list[Difference]:
         differing.append(Difference("classes", a.scores.classes, b.scores.classes))
     differing += _differing(a.environment, b.environment)
     if a.list_hash != b.list_hash:
-        differing.append(
-            Difference("list", f"{a.counts.listed} videos, {a.list_hash[:8]}", f"{b.counts.listed}, {b.list_hash[:8]}")
-        )
+        list_a, list_b = f"{a.counts.listed} videos, {a.list_hash[:8]}", f"{b.counts.listed}, {b.list_hash[:8]}"
+        differing.append(Difference("list", list_a, list_b))
     return differing + _config_differences("data", with_tags(a.data), with_tags(b.data))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 
 from gesta.config import check_choice
 from gesta.errors import GestaError
@@ -61,20 +63,15 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
     values, weights = _fused(results, orders, by, fit, fit_orders)
     scores = replace(first.scores, values=values)
     failures, partial = _missing(results, orders)
+    summary = " & ".join(result.model.summary for result in results)
     config = {"fused": by, "weights": weights or None, "of": [_source(result) for result in results]}
     return Result(
         metrics=scores.measure("probabilities"),
-        model=ModelSource(
-            summary=" & ".join(result.model.summary for result in results),
-            config=config,
-            config_sha256=json_hash(config),
-        ),
+        model=ModelSource(summary=summary, config=config, config_sha256=json_hash(config)),
         data=first.data if all(result.data == first.data for result in results) else None,
         list_hash=first.list_hash,
         protocol=replace(_merged([result.protocol for result in results]), average="probabilities"),
-        environment=replace(
-            _merged([result.environment for result in results]), gesta=importlib.metadata.version("gesta")
-        ),
+        environment=replace(_merged([result.environment for result in results]), gesta=version("gesta")),
         counts=scores.counts(len(scores.names) - len(failures), sum(result.counts.views for result in results)),
         failures=failures,
         partial=partial,
@@ -159,7 +156,7 @@ def _log_probabilities(result: Result, space: str, order: Sequence[int], classes
     rows = [result.scores.values[space][i] for i in order]
     values = np.array([[np.nan] * classes if row is None else row for row in rows], dtype=np.float64)
     if result.protocol.average == "logits":
-        return _log_softmax(values)
+        return log_softmax(values, -1)
     return np.log(np.maximum(values, MIN_PROBABILITY))
 
 
@@ -176,13 +173,11 @@ def _combine(streams: Sequence[Array], by: By, weights: Sequence[float] | None =
     total = np.where(present, stacked, 0).sum(0)
     if by == "logit_mean":
         total = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    return np.exp(_log_softmax(np.where(count > 0, total, np.nan)))
+    return np.exp(log_softmax(np.where(count > 0, total, np.nan), -1))
 
 
 def _learn(streams: Sequence[Array], labels: Sequence[int | None]) -> list[float]:
     """The weight of each stream, 0 or more, under which the labels of the videos that all scored are most likely."""
-    from scipy.optimize import minimize
-
     stacked = np.stack(streams)
     usable = np.isfinite(stacked).all((0, 2)) & np.array([label is not None for label in labels])
     if not usable.any():
@@ -192,7 +187,7 @@ def _learn(streams: Sequence[Array], labels: Sequence[int | None]) -> list[float
     right = usable_logs[:, np.arange(len(truth)), truth]
 
     def loss(weights: Array) -> tuple[float, Array]:
-        fused = _log_softmax(np.tensordot(weights, usable_logs, 1))
+        fused = log_softmax(np.tensordot(weights, usable_logs, 1), -1)
         gradient = np.einsum("nk,snk->s", np.exp(fused), usable_logs) - right.sum(1)
         return -float(fused[np.arange(len(truth)), truth].sum()) / len(truth), gradient / len(truth)
 
@@ -200,11 +195,6 @@ def _learn(streams: Sequence[Array], labels: Sequence[int | None]) -> list[float
     # it is convex; a bound keeps weights finite where the streams make no mistake
     minimum = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, 100)] * len(streams))
     return [float(f"{weight:.7g}") for weight in minimum.x]
-
-
-def _log_softmax(values: Array) -> Array:
-    shifted = values - values.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def _source(result: Result) -> dict[str, Any]:

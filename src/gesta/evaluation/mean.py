@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -38,7 +38,7 @@ class Mean:
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return asdict(self)
 
     def __str__(self) -> str:
         columns = [f"split {s}" if s is not None else f"list {i + 1}" for i, s in enumerate(self.splits)]
@@ -71,12 +71,11 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
             raise GestaError(f"{seen[result.list_hash]} and {name} are of the same list of videos; give one per split")
         seen[result.list_hash] = name
         comparison = compare(first, result)
-        in_model = (d._replace(field=f"model.{d.field}") for d in comparison.model)
-        for field, a, b in [*comparison.protocol, *in_model]:
-            if field not in MAY_DIFFER:
+        for d in [*comparison.protocol, *(replace(d, field=f"model.{d.field}") for d in comparison.model)]:
+            if d.field not in MAY_DIFFER:
                 raise GestaError(
-                    f"{first_name} and {name} differ in more than their split: {field} is {a} and {b}; evaluate both "
-                    "alike (gesta compare shows all differences)"
+                    f"{first_name} and {name} differ in more than their split: {d.field} is {d.a} and {d.b}; evaluate "
+                    "both alike (gesta compare shows all differences)"
                 )
     values = {m: [r.metrics[m] for _, r in results] for m in first.metrics if all(m in r.metrics for _, r in results)}
     if not values:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from gesta.records import LABEL
+
+ScoreRows: TypeAlias = Sequence[Sequence[float] | None]
+"""Scores of each video; None where it failed, which counts as wrong."""
+
+Labels: TypeAlias = Sequence[int | None]
+"""Of each video; None where it has none, which leaves it out."""
+
+Average = Literal["probabilities", "logits"]
+"""What is averaged over the views of a video: scores after or before the softmax."""
 
 ACTION = "action"
 """Name of the metrics of verb and noun together."""
@@ -22,48 +31,40 @@ def headline(metrics: dict[str, float] | None) -> float | None:
 
 
 def measure(
-    scores: Sequence[Sequence[float] | None], labels: Sequence[int | None], classes: int
+    scores: ScoreRows, labels: Labels, classes: int
 ) -> tuple[dict[str, float], list[float | None], list[list[int]]]:
     """Metrics in percent, accuracy of each class in percent, and the confusion matrix (rows true, columns predicted).
-
-    Args:
-        scores: of each video; None where it failed, which counts as wrong.
-        labels: of each video; None leaves it out.
-        classes: number of classes.
 
     Returns:
         As in :class:`Result`; no metrics if nothing is labelled, none ending in ``_scored`` if nothing was scored.
     """
-    listed = np.zeros(classes, dtype=np.int64)
-    scored, top1, top5 = listed.copy(), listed.copy(), listed.copy()
+    listed, in_top5 = np.zeros(classes, dtype=np.int64), 0
     confusion = np.zeros((classes, classes), dtype=np.int64)
     for values, label in zip(scores, labels):
         if label is None:
             continue
         listed[label] += 1
-        if values is None:
-            continue
-        order = np.argsort(-np.asarray(values), kind="stable")  # of equal scores the first counts, as in argmax
-        scored[label] += 1
-        top1[label] += order[0] == label
-        top5[label] += label in order[:5]
-        confusion[label, order[0]] += 1
+        if values is not None:
+            order = np.argsort(-np.asarray(values), kind="stable")  # of equal scores the first counts, as in argmax
+            in_top5 += label in order[:5]
+            confusion[label, order[0]] += 1
+    right = confusion.diagonal()
     metrics: dict[str, float] = {}
-    for end, counted in (("", listed), ("_scored", scored)):
+    for end, counted in (("", listed), ("_scored", confusion.sum(1))):
         if counted.any():
             has_videos = counted > 0
-            metrics[f"top1{end}"] = float(100 * top1.sum() / counted.sum())
-            metrics[f"top5{end}"] = float(100 * top5.sum() / counted.sum())
-            metrics[f"mean_class{end}"] = float(100 * (top1[has_videos] / counted[has_videos]).mean())
-    per_class = [float(100 * right / n) if n else None for right, n in zip(top1, listed)]
+            metrics[f"top1{end}"] = float(100 * right.sum() / counted.sum())
+            metrics[f"top5{end}"] = float(100 * in_top5 / counted.sum())
+            metrics[f"mean_class{end}"] = float(100 * (right[has_videos] / counted[has_videos]).mean())
+    per_class = [float(100 * k / n) if n else None for k, n in zip(right, listed)]
     return metrics, per_class, confusion.tolist()
 
 
 def measure_spaces(
-    scores: Mapping[str, Sequence[Sequence[float] | None]],
-    labels: Mapping[str, Sequence[int | None]],
+    scores: Mapping[str, ScoreRows],
+    labels: Mapping[str, Labels],
     classes: Mapping[str, Sequence[str]],
-    average: Literal["probabilities", "logits"],
+    average: Average,
 ) -> tuple[dict[str, float], dict[str, list[float | None]], dict[str, list[list[int]]]]:
     """What :func:`measure` gives, by label space; names of metrics get the space in front unless it is ``label``."""
     metrics: dict[str, float] = {}
@@ -78,17 +79,16 @@ def measure_spaces(
 
 
 def measure_parts(
-    scores: Mapping[str, Sequence[Sequence[float] | None]],
-    labels: Mapping[str, Sequence[int | None]],
-    average: Literal["probabilities", "logits"],
+    scores: Mapping[str, ScoreRows],
+    labels: Mapping[str, Labels],
+    average: Average,
     attributes: Mapping[str, Sequence[str]],
     groups: Mapping[str, Mapping[str, Sequence[int]]],
 ) -> dict[str, float]:
-    """Top-1 in percent of attributes of classes and of parts of the list, failed videos wrong.
+    """Top-1 in percent of attributes of classes and of parts of the list.
 
     Args:
-        scores: of each video, by label space; None where it failed.
-        labels: of each video, by label space.
+        scores, labels: by label space.
         average: what the scores are.
         attributes: attribute → its value for every class of the first label space. A video is right if
             the predicted class has the value of the true one; ``attribute/all`` requires all values at once.
@@ -122,9 +122,7 @@ def measure_parts(
 
 
 def measure_actions(
-    scores: Mapping[str, Sequence[Sequence[float] | None]],
-    labels: Mapping[str, Sequence[int | None]],
-    average: Literal["probabilities", "logits"],
+    scores: Mapping[str, ScoreRows], labels: Mapping[str, Labels], average: Average
 ) -> dict[str, float]:
     """Accuracy in percent of verb and noun together, as EPIC-KITCHENS-100 ranks models (Damen et al., IJCV 2022).
 
@@ -132,8 +130,7 @@ def measure_actions(
     among the five best of this whole table, which is not whether verb and noun are both among their own five best.
 
     Args:
-        scores: of each video, by label space ``verb`` and ``noun``; None where it failed, which counts as wrong.
-        labels: of each video; where either is None the video is left out.
+        scores, labels: by label space ``verb`` and ``noun``; a video without either label is left out.
         average: what the scores are.
 
     Returns:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +18,10 @@ from gesta.data.batch import Batch
 from gesta.data.loader import Loader, test_loader
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError
+from gesta.evaluation.metrics import Average
 from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.recipe import EvaluateConfig
 from gesta.records import LABEL, ClassNames, Record, by_space
-
-Average = Literal["probabilities", "logits"]
-"""What is averaged over the views of a video: scores after or before the softmax."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +81,10 @@ def _counts(sizes: dict[str, int]) -> str:
 def view_loader(
     records: Sequence[Record], clip: ClipSpec, config: EvaluateConfig, indices: Sequence[int], workers: int
 ) -> Loader:
-    """Loads the views of the given records; as many videos together as fill a forward pass, if all have as many views.
+    """Loads the views of the records at ``indices``, in this order, as the model expects them.
 
-    Args:
-        records: the list.
-        clip: what the model expects.
-        config: the protocol.
-        indices: positions of the records that are loaded, in this order.
-        workers: loader processes; -1 chooses by the number of CPU cores.
+    As many videos together as fill a forward pass, if all have as many views; -1 ``workers`` are as many as suit the
+    CPU cores.
     """
     together = 1 if config.coverage == "contiguous" else max(1, config.batch_size // (config.clips * config.crops))
     return test_loader(TestViews(records, clip, config), indices, together, workers)

@@ -38,9 +38,6 @@ def write_video(frames: Array, path: Path, codec: str, rate: Fraction) -> None:
         path: of the file.
         codec: one of :data:`CODECS`.
         rate: frames per second.
-
-    Raises:
-        GestaError: it cannot be written.
     """
     encoder, tag, options = CODECS[codec]
     with complete(path) as part:

@@ -98,9 +98,8 @@ def _scene(clip: ClipName, seed: int, family: str) -> tuple[list[Cone], list[Con
     if clip.action:
         performance = perform(list(FAMILIES[family])[clip.action - 1], body, frames, motion, family)
     else:
-        performance = perform_actions(
-            body, np.arange(frames) / FPS, motion, *plan_video(_random(clip, seed, family))[:2]
-        )
+        before, actions, _ = plan_video(_random(clip, seed, family))
+        performance = perform_actions(body, np.arange(frames) / FPS, motion, before, actions)
     camera, facing = _camera(clip.camera, body, frames, scene)
     framing = FRAMINGS[family]
     camera.focal *= framing.zoom
@@ -127,13 +126,9 @@ def make_clip(
     """Render a clip and write those of its files that are missing; they appear under their names only when complete.
 
     Args:
-        clip: its name; with ``seed`` it determines all frames.
-        seed: of the set.
-        size: height and width, pixels.
+        clip, seed, size, family, lighting: as of :func:`render_clip`.
         path: of the video, H.264 in MP4.
         depth: folder of its depth maps, ``Depth-00000001.png`` and so on: 16 bits, millimetres, as NTU RGB+D has them.
-        family: of the clip's action.
-        lighting: see :mod:`gesta.marionette.lighting`.
     """
     rgb, metres = render_clip(clip, seed, size, family, lighting)
     if not path.exists():
@@ -175,12 +170,10 @@ def _camera(number: int, body: Body, frames: int, rng: Random) -> tuple[Camera, 
 # --- room and distractors ---------------------------------------------------------------------------------------------
 
 _WALLS = np.array(
-    [
-        [222, 214, 200], [204, 216, 222], [212, 222, 204], [226, 206, 202], [210, 204, 222], [232, 226, 190],
-        [96, 104, 120], [112, 98, 92], [88, 110, 104], [106, 94, 118], [150, 168, 178], [178, 160, 140],
-    ],
+    [[222, 214, 200], [204, 216, 222], [212, 222, 204], [226, 206, 202], [210, 204, 222], [232, 226, 190]]
+    + [[96, 104, 120], [112, 98, 92], [88, 110, 104], [106, 94, 118], [150, 168, 178], [178, 160, 140]],
     dtype=float,
-)  # fmt: skip
+)
 _FLOORS = np.array(
     [[176, 140, 102], [150, 150, 154], [128, 104, 84], [196, 186, 168], [112, 124, 132], [158, 120, 96]], dtype=float
 )
@@ -197,9 +190,8 @@ def _room(body: Body, facing: float, frames: int, rng: Random) -> Room:
     floor = _FLOORS[rng.integers(len(_FLOORS))]
     angle = facing + rng.uniform(-0.35, 0.35)
     posters = int(rng.integers(0, 3))
-    rectangles = np.stack(
-        [rng.uniform(-1.6, 1.6, posters), rng.uniform(0.9, 2.0, posters), *rng.uniform(0.15, 0.4, (2, posters))], -1
-    )
+    centres = rng.uniform(-1.6, 1.6, posters), rng.uniform(0.9, 2.0, posters)
+    rectangles = np.stack([*centres, *rng.uniform(0.15, 0.4, (2, posters))], -1)
     flicker = 1 + rng.uniform(0, 0.09) * np.sin(2 * np.pi * (rng.uniform(0.15, 0.7) * t + rng.random()))
     tint = 1 + rng.uniform(-0.05, 0.05, 3)
     side, high = rng.uniform(0.35, 0.9) * rng.choice([-1, 1]), rng.uniform(1.0, 1.6)
@@ -249,9 +241,11 @@ def _distractors(performance: Performance, facing: float, frames: int, rng: Rand
 
 def _background_path(t: Array, rng: Random) -> Array:
     """A slow path (sideways, height) of a shape in the background; its reverse is as likely."""
-    if rng.random() < 0.5:
-        across = rng.uniform(-1, 1) + rng.uniform(-0.6, 0.6) * (t - t.mean())
-    else:
-        across = rng.uniform(-1, 1) + 0.4 * np.sin(rng.uniform(0.8, 2.5) * t + rng.uniform(0, 6.3))
-    height = rng.uniform(0.25, 1.9) + 0.1 * np.sin(rng.uniform(0.8, 2.5) * t + rng.uniform(0, 6.3))
-    return np.stack([across, height], -1)
+    straight, centre = rng.random() < 0.5, rng.uniform(-1, 1)
+    across = rng.uniform(-0.6, 0.6) * (t - t.mean()) if straight else 0.4 * _slow_wave(t, rng)
+    height = rng.uniform(0.25, 1.9) + 0.1 * _slow_wave(t, rng)
+    return np.stack([centre + across, height], -1)
+
+
+def _slow_wave(t: Array, rng: Random) -> Array:
+    return np.sin(rng.uniform(0.8, 2.5) * t + rng.uniform(0, 6.3))

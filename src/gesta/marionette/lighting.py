@@ -27,8 +27,7 @@ def varied_gain(seconds: Array, rng: np.random.Generator) -> Array:
         period, dark = rng.uniform(0.5, 2.0), rng.uniform(0.05, 0.4)
         gain = np.where((seconds / period + rng.random()) % 1 < rng.uniform(0.3, 0.7), 1.0, dark)
     elif kind == "dimmed":
-        low, span = rng.uniform(0.1, 0.5), max(float(seconds[-1]), 1e-6)
-        fraction = seconds / span
+        low, fraction = rng.uniform(0.1, 0.5), seconds / max(float(seconds[-1]), 1e-6)
         gain = low + (1 - low) * (fraction if rng.random() < 0.5 else 1 - fraction)
     elif kind == "flickering":
         gain = 1 - rng.uniform(0.3, 0.8) * rng.random(len(seconds))
@@ -37,12 +36,8 @@ def varied_gain(seconds: Array, rng: np.random.Generator) -> Array:
 
 def add_camera_noise(rgb: Array, rng: np.random.Generator) -> Array:
     """Frames ``(T, H, W, 3)`` uint8 with the noise of a sensor."""
-    seen = np.empty_like(rgb)
-    for frame, image in enumerate(rgb):
-        spread = np.sqrt(9 + 0.25 * image.astype(np.float32))
-        noise = rng.standard_normal(image.shape, dtype=np.float32)
-        seen[frame] = np.clip(image + spread * noise + 0.5, 0, 255).astype(np.uint8)
-    return seen
+    noise = rng.standard_normal(rgb.shape, dtype=np.float32)
+    return np.clip(rgb + np.sqrt(9 + 0.25 * rgb.astype(np.float32)) * noise + 0.5, 0, 255).astype(np.uint8)
 
 
 def add_depth_noise(metres: Array, rng: np.random.Generator) -> Array:
@@ -59,8 +54,8 @@ def add_depth_noise(metres: Array, rng: np.random.Generator) -> Array:
         jump = np.zeros(true.shape, dtype=bool)
         for axis in (0, 1):
             big = np.abs(np.diff(true, axis=axis)) > 0.12
-            jump |= np.pad(big, [(0, 1) if a == axis else (0, 0) for a in (0, 1)])
-            jump |= np.pad(big, [(1, 0) if a == axis else (0, 0) for a in (0, 1)])
+            for sides in ((0, 1), (1, 0)):
+                jump |= np.pad(big, [sides if a == axis else (0, 0) for a in (0, 1)])
         lost = jump & (rng.random(true.shape, dtype=np.float32) < fraction)
         patches = [patch for patch in patches if rng.random() < 0.8]
         while len(patches) < 6:

@@ -97,11 +97,8 @@ def render(cones: list[Cone], boxes: list[Box], room: Room, camera: Camera, size
         rgb: ``(T, size, size, 3)`` uint8.
         depth: ``(T, size, size)`` float32, metres along the optical axis; finite, as wall and floor have one too.
     """
-    frames = len(camera.eye)
-    rgb = np.empty((frames, size, size, 3), dtype=np.uint8)
-    depth = np.empty((frames, size, size), dtype=np.float32)
-    for frame in range(frames):
-        rgb[frame], depth[frame] = _render_frame(cones, boxes, room, camera, frame, size)
+    frames = [_render_frame(cones, boxes, room, camera, frame, size) for frame in range(len(camera.eye))]
+    rgb, depth = (np.stack(pictures) for pictures in zip(*frames))
     return rgb, depth
 
 
@@ -188,8 +185,7 @@ class _Canvas:
             t = np.clip(along, 0, 1)
             ball = t != along
         else:
-            t = np.zeros_like(ray2)
-            s = t
+            s = t = np.zeros_like(ray2)
             seen = ball = np.ones_like(ray2, dtype=bool)
         h = ray_a + t * (u * axis[0] + v * axis[1] + axis[2])  # t is 0 or 1 where it matters
         c = np.where(t > 0, b @ b - np.float32(cone.rb) ** 2, c0)
@@ -282,12 +278,11 @@ def _background(
     depth = np.minimum(floor_depth, wall_depth)
     x, y, z = eye[0] + depth * dx, eye[1] + depth * dy, eye[2] + depth * dz
     colour = np.empty((size, size, 3), dtype=np.float32)
-    wall = ~on_floor
-    along = x[wall] * normal[2] - z[wall] * normal[0]
-    colour[wall] = _wall(room, along, y[wall])
-    colour[on_floor] = _floor(room, x[on_floor], z[on_floor])
-    shadow = _shadow(cones, boxes, room.light, x[on_floor], z[on_floor], frame)
-    colour[on_floor] *= (1 - 0.5 * shadow)[:, None]
+    along = x * normal[2] - z * normal[0]
+    colour[~on_floor] = _wall(room, along[~on_floor], y[~on_floor])
+    x, z = x[on_floor], z[on_floor]
+    shadow = _shadow(cones, boxes, room.light, x, z, frame)
+    colour[on_floor] = _floor(room, x, z) * (1 - 0.5 * shadow)[:, None]
     # light falls off towards the corners of the picture, as from a lamp above the scene
     fall = 1.04 - 0.5 * (u * u + v * v) * focal**2
     return colour * (fall[..., None] * room.gain[frame].astype(np.float32)), depth
@@ -304,21 +299,18 @@ def _wall(room: Room, along: Array, height: Array) -> Array:
         fraction = _square(along / (1.6 * g))
     elif room.wall_pattern == "bricks":
         row = height / g
-        mortar = np.maximum(
-            np.abs(row % 1 - 0.5), 0.5 - np.abs((along / (2.2 * g) + 0.5 * (np.floor(row) % 2)) % 1 - 0.5) * 2.2
-        )
+        column = along / (2.2 * g) + 0.5 * (np.floor(row) % 2)
+        mortar = np.maximum(np.abs(row % 1 - 0.5), 0.5 - np.abs(column % 1 - 0.5) * 2.2)
         fraction = np.clip((mortar - 0.4) * 12, 0, 1)
     elif room.wall_pattern == "waves":
         fraction = 0.5 + 0.5 * np.sin(2 * np.pi * (height / (2 * g) + 0.35 * np.sin(2 * np.pi * along / (3 * g))))
     else:
         fraction = np.clip(height / 3.0, 0, 1)
-    first, second = room.wall_colours.astype(np.float32)
-    colour = first + fraction.astype(np.float32)[:, None] * (second - first)
+    colour = _blend(room.wall_colours, fraction)
     for (cx, cy, hx, hy), paint in zip(*room.posters):
-        dx, dy = np.abs(along - cx) / hx, np.abs(height - cy) / hy
-        inside = np.maximum(dx, dy) < 1
-        colour[inside] = paint
-        colour[inside & (np.maximum(dx, dy) > 0.88)] = 0.55 * paint
+        out = np.maximum(np.abs(along - cx) / hx, np.abs(height - cy) / hy)  # 1 at the edge
+        colour[out < 1] = paint
+        colour[(out < 1) & (out > 0.88)] = 0.55 * paint
     colour[height < 0.1] *= 0.72  # skirting board
     return colour
 
@@ -330,11 +322,15 @@ def _floor(room: Room, x: Array, z: Array) -> Array:
         fraction = one + two - 2 * one * two
     elif room.floor_pattern == "planks":
         plank = np.floor(x / g)
-        fraction = 0.5 + 0.5 * np.sin(plank * 12.9898 + np.floor(z / (6 * g) + plank * 0.37) * 78.233)
-        fraction = fraction * 0.8
+        fraction = 0.8 * (0.5 + 0.5 * np.sin(plank * 12.9898 + np.floor(z / (6 * g) + plank * 0.37) * 78.233))
     else:
         fraction = 0.5 + 0.25 * np.sin(x * 2.1 / g + np.sin(z * 1.3 / g)) + 0.25 * np.sin(z * 1.7 / g)
-    first, second = room.floor_colours.astype(np.float32)
+    return _blend(room.floor_colours, fraction)
+
+
+def _blend(colours: Array, fraction: Array) -> Array:
+    """From the first to the second of two colours, ``(P, 3)`` float32."""
+    first, second = colours.astype(np.float32)
     return first + fraction.astype(np.float32)[:, None] * (second - first)
 
 
@@ -351,10 +347,8 @@ def _shadow(cones: list[Cone], boxes: list[Box], light: Array, x: Array, z: Arra
     flat = (ends - light * (height / light[1])[..., None])[..., ::2].astype(np.float32)
     for (a, b), high, (_, _, ra, rb) in zip(flat, height.mean(1), parts):
         reach = max(ra, rb) + 0.03 + 0.12 * high
-        near = np.nonzero(
-            (x > min(a[0], b[0]) - reach) & (x < max(a[0], b[0]) + reach)
-            & (z > min(a[1], b[1]) - reach) & (z < max(a[1], b[1]) + reach)
-        )[0]  # fmt: skip
+        (left, back), (right, front) = np.minimum(a, b) - reach, np.maximum(a, b) + reach
+        near = np.nonzero((x > left) & (x < right) & (z > back) & (z < front))[0]
         if not len(near):
             continue
         px, pz = x[near] - a[0], z[near] - a[1]
