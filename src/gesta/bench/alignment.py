@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,9 +99,7 @@ class AlignmentSpeed:
     cpu_cores: int
     device: str | None
 
-    def to_json(self) -> dict[str, Any]:
-        """All attributes as plain values."""
-        return asdict(self)
+    to_json = asdict
 
     def __str__(self) -> str:
         lines = [

@@ -51,9 +51,7 @@ class ModelSpeed:
     training: float
     memory: dict[str, int]
 
-    def to_json(self) -> dict[str, Any]:
-        """All attributes as plain values."""
-        return asdict(self)
+    to_json = asdict
 
     def __str__(self) -> str:
         how = f"{self.precision}{', compiled' if self.compiled else ''}"

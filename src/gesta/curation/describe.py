@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from gesta.records import LABEL, SPLITS, ClassNames, DataConfig, Record, by_space, label_in
 
@@ -25,9 +24,7 @@ class DataDescription:
     sizes: dict[str, int]
     records: dict[str, list[Record]]
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
-        return asdict(self)
+    to_json = asdict
 
     def __str__(self) -> str:
         splits = [split for split in self.counts if self.records[split]]

@@ -62,9 +62,7 @@ class Prepared:
     lists: dict[str, int]
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
-        """All attributes as plain values."""
-        return asdict(self)
+    to_json = asdict
 
     def __str__(self) -> str:
         where = f" in {self.shards} shards" if self.shards else ""

@@ -82,9 +82,7 @@ class Comparison:
     paired: dict[str, Paired]
     classes: dict[str, list[ClassChange]]
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields; differences as ``{"field", "a", "b"}``."""
-        return asdict(self)
+    to_json = asdict
 
     def __str__(self) -> str:
         lines = [f"A: {self.a}", f"B: {self.b}", "", *self._differences(), *self._videos(), ""]

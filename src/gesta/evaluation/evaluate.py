@@ -22,7 +22,7 @@ from gesta.model import ClipSpec, VideoModel, evaluating
 from gesta.processes import describe_device, make_fabric
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
-from gesta.records import LABEL, ClassNames, DataConfig, Record, by_space, label_in, list_hash
+from gesta.records import LABEL, ClassNames, DataConfig, Record, SplitName, by_space, label_in, list_hash
 
 
 def evaluate(
@@ -60,7 +60,8 @@ def evaluate(
     """
     begin = time.monotonic()
     config = protocol(config, split=split, clips=clips, crops=crops)
-    records, classes = _records(model, data, config, classes)
+    source = data if isinstance(data, DataConfig) else None
+    records, classes = _records(model, data, config.split, classes) if isinstance(data, DataConfig) else (data, classes)
     network, spaces = named_classes(model, classes)
     labels = {space: [label_in(record, space) for record in records] for space in spaces}
     _check(config, records, spaces, labels)
@@ -69,7 +70,6 @@ def evaluate(
     result: Result | None = None
     if fabric.global_rank == 0:
         scored = _Scored.joined(parts, len(records))
-        source = data if isinstance(data, DataConfig) else None
         scores, failures = _scores(records, spaces, labels, scored, source)
         result = Result(
             metrics=scores.measure(config.average),
@@ -88,17 +88,12 @@ def evaluate(
 
 
 def _records(
-    model: TrainedModel | VideoModel,
-    data: DataConfig | Sequence[Record],
-    config: EvaluateConfig,
-    classes: ClassNames | None,
-) -> tuple[Sequence[Record], ClassNames | None]:
-    """What is scored, and its class names if any are known; a data set must have those of the model."""
-    if not isinstance(data, DataConfig):
-        return data, classes
-    records = data.records(config.split)
+    model: TrainedModel | VideoModel, data: DataConfig, split: SplitName, classes: ClassNames | None
+) -> tuple[Sequence[Record], ClassNames]:
+    """What is scored of a data set, and its class names, which must be those of the model."""
+    records = data.records(split)
     if not records:
-        raise GestaError(f"the data set has no split {config.split!r}; choose another with --evaluate.split")
+        raise GestaError(f"the data set has no split {split!r}; choose another with --evaluate.split")
     if classes is None:
         classes = model.classes if isinstance(model, TrainedModel) else data.classes()
     if by_space(classes) != by_space(data.classes()):
@@ -112,12 +107,7 @@ def _records(
 
 @dataclass
 class _Scored:
-    """What one process made of its videos, or all of them together.
-
-    Attributes:
-        videos: scores by position in the list of records.
-        failures: videos that could not be read; ``partial`` could only in part.
-    """
+    """Scores by position in the list of records, videos that could not be read, and those that could only in part."""
 
     videos: dict[int, VideoScores]
     failures: list[Failure]
@@ -230,21 +220,18 @@ def _gather(part: _Scored, fabric: Fabric) -> list[_Scored]:
 
 
 def _check(
-    config: EvaluateConfig,
-    records: Sequence[Record],
-    spaces: dict[str, list[str]],
-    labels: dict[str, list[int | None]],
+    config: EvaluateConfig, records: Sequence[Record], spaces: dict[str, list[str]], labels: dict[str, list[int | None]]
 ) -> None:
     if not records:
         raise GestaError("there are no videos to evaluate: the list or split is empty")
     if min(config.clips, config.batch_size) < 1:
         raise GestaError("evaluate.clips and evaluate.batch_size must be at least 1")
-    for space, column in labels.items():
-        for record, label in zip(records, column):
-            if label is not None and not 0 <= label < len(spaces[space]):
+    for space, names in spaces.items():
+        for record, label in zip(records, labels[space]):
+            if label is not None and not 0 <= label < len(names):
                 raise GestaError(
-                    f"{record.name}: label {label}, but the {len(spaces[space])} classes are numbered from 0; "
-                    "correct the list (gesta data check shows all such labels)"
+                    f"{record.name}: label {label}, but the {len(names)} classes are numbered from 0; correct the list "
+                    "(gesta data check shows all such labels)"
                 )
 
 

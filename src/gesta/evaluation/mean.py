@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
 
 from gesta.errors import GestaError
 from gesta.evaluation.compare import compare
@@ -36,9 +35,7 @@ class Mean:
     mean: dict[str, float]
     std: dict[str, float]
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
+    to_json = asdict
 
     def __str__(self) -> str:
         columns = [f"split {s}" if s is not None else f"list {i + 1}" for i, s in enumerate(self.splits)]

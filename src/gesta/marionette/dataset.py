@@ -164,9 +164,9 @@ class Marionette(DataConfig):
             values = zip(*(name.split("_") for name in FAMILIES[family]))
             return dict(zip(ATTRIBUTES, map(list, values)))
         if family == "objects":
-            pairs = {name: (pair[0], ORDERS[pair.index(name)]) for pair in REVERSED_PAIRS[family] for name in pair}
-            pair_names, orders = zip(*(pairs[name] for name in FAMILIES[family]))
-            return {"pair": list(pair_names), "order": list(orders)}
+            pairs = {name: pair for pair in REVERSED_PAIRS[family] for name in pair}
+            orders = [ORDERS[pairs[name].index(name)] for name in FAMILIES[family]]
+            return {"pair": [pairs[name][0] for name in FAMILIES[family]], "order": orders}
         return {}
 
 
@@ -191,8 +191,7 @@ def _clip_files(root: Path, family: str, clip: ClipName) -> tuple[str, Path, Pat
 def split_of(clip: ClipName, held_out: HeldOut = "both") -> SplitName:
     """The split of a clip that :func:`plan` gives."""
     if held_out == "both":
-        groups = {subject: split for split, (subjects, _) in _SPLIT_GROUPS.items() for subject in subjects}
-        return groups[clip.subject]
+        return next(split for split, (subjects, _) in _SPLIT_GROUPS.items() if clip.subject in subjects)
     table, number = (_HELD_OUT_SUBJECTS, clip.subject) if held_out == "subjects" else (_HELD_OUT_CAMERAS, clip.camera)
     return next((split for split, numbers in table.items() if number in numbers), "train")
 
@@ -222,9 +221,7 @@ class MakeSummary:
     classes: ClassNames
     splits: dict[str, dict[str, int]]
 
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
+    to_json = asdict
 
     def __str__(self) -> str:
         if isinstance(self.classes, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -60,9 +60,7 @@ class VideoInfo:
     container: str = ""
     damaged: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
+    to_json = asdict
 
 
 def probe(

@@ -101,9 +101,8 @@ def kinetics400(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
         row = f"{clip},{start},{start + 10},{item.split}"
         rows[item.split].append(row if item.split == "test" else f"{name},{row},{rng.integers(0, 2)}")
     header = "youtube_id,time_start,time_end,split"
-    texts = {"kinetics-400_test.csv": _text([header, *sorted(rows["test"])])}
-    for split in ("train", "val"):
-        texts[f"kinetics-400_{split}.csv"] = _text([f"label,{header},is_cc", *sorted(rows[split])])
+    headers = {"train": f"label,{header},is_cc", "val": f"label,{header},is_cc", "test": header}
+    texts = {f"kinetics-400_{split}.csv": _text([headers[split], *sorted(lines)]) for split, lines in rows.items()}
     return LayoutFiles(videos, texts)
 
 
@@ -135,11 +134,10 @@ def ssv2(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
         entries[item.split].append(json.dumps(entry, separators=(",", ":")))
     classes = sorted({_without_brackets(names.SOMETHING[item.action]) for item in clips})
     numbers = [f' {json.dumps(name)}:"{number}"' for number, name in enumerate(classes)]
-    start = "something-something-v2-"
-    texts = {f"{start}labels.json": "{\n" + ",\n".join(numbers) + "\n}"}
-    for name, rows in (("train", entries["train"]), ("validation", entries["val"]), ("test", entries["test"])):
-        texts[f"{start}{name}.json"] = "[\n" + ",\n".join(rows) + "\n]"
-    return LayoutFiles(videos, texts)
+    lists = {"train": entries["train"], "validation": entries["val"], "test": entries["test"]}
+    texts = {name: "[\n" + ",\n".join(rows) + "\n]" for name, rows in lists.items()}
+    texts["labels"] = "{\n" + ",\n".join(numbers) + "\n}"
+    return LayoutFiles(videos, {f"something-something-v2-{name}.json": text for name, text in texts.items()})
 
 
 def diving48(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:

@@ -27,7 +27,7 @@ LAYOUT_DATA = {layout: type(data_config(_CATALOGUE_NAMES.get(layout, layout))) f
 def data_fields(layout: str, root: str) -> dict[str, Any]:
     """The fields with which that data set's class reads a folder made by :func:`make_layout`."""
     ntu = {"setups": (NTU_SETUP,), "leave_out": os.path.join(root, "samples_not_here.txt")}
-    return {"root": root, **(ntu if layout == "ntu" else {})}
+    return {"root": root} | (ntu if layout == "ntu" else {})
 
 
 MAX_CLIPS_PER_ACTION = 20
@@ -46,9 +46,7 @@ class LayoutSummary:
     seconds: float
     splits: dict[str, int]
 
-    def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
+    to_json = asdict
 
     def __str__(self) -> str:
         splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())

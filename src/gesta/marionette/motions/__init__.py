@@ -26,19 +26,12 @@ MIRRORED = {"objects": objects.MIRRORED}
 
 
 class Framing(NamedTuple):
-    """How cameras show a family.
+    """How cameras show a family."""
 
-    Attributes:
-        zoom: magnification, 1 for the whole puppet.
-        raised: how much higher the camera looks, body heights.
-        above: how much higher the camera stands, body heights.
-        pool: whether the floor is water.
-    """
-
-    zoom: float = 1.0
-    raised: float = 0.0
-    above: float = 0.0
-    pool: bool = False
+    zoom: float = 1.0  # 1 for the whole puppet
+    raised: float = 0.0  # how much higher the camera looks, body heights
+    above: float = 0.0  # how much higher it stands, body heights
+    pool: bool = False  # whether the floor is water
 
 
 FRAMINGS = {"coarse": Framing(), "objects": Framing(1.65, 0.09, 0.35), "fine": Framing(0.88, 0.0, 0.3, pool=True)}

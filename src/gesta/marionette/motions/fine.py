@@ -38,21 +38,14 @@ UP = (-0.3, 0.94, 0.05)
 
 @dataclass(slots=True)
 class _Flight:
-    """When the diver leaves the platform and enters the water, and the stages of the dive between.
+    """When the diver leaves the platform and enters the water, and how far the dive is between, fractions ``(T,)``."""
 
-    Attributes:
-        leave, enter: seconds.
-        air: fraction of the time in the air that has passed, 0 to 1, ``(T,)``.
-        closed: how far the body is bent into its position, 0 to 1, ``(T,)``.
-        turned, twisted: fractions of all somersaults and twists that are done, ``(T,)``.
-    """
-
-    leave: float
+    leave: float  # seconds
     enter: float
-    air: Array
-    closed: Array
-    turned: Array
-    twisted: Array
+    air: Array  # of the time in the air
+    closed: Array  # of the bending into the position
+    turned: Array  # of all somersaults
+    twisted: Array  # of all twists
 
 
 def _flight(t: Array, rng: Random) -> _Flight:

@@ -58,19 +58,12 @@ class TimedAction(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ObjectState:
-    """The state of one object.
-
-    Attributes:
-        noun: its name.
-        stowed: whether it is below the counter.
-        open: whether its lid is open.
-        offset: -1 or 1, in which half of its third of the counter it stands.
-    """
+    """The state of one object."""
 
     noun: str
-    stowed: bool
-    open: bool
-    offset: int
+    stowed: bool  # below the counter
+    open: bool  # its lid
+    offset: int  # -1 or 1, in which half of its third of the counter it stands
 
     def possible_verbs(self) -> list[str]:
         """Verbs that can be done to it."""
@@ -90,11 +83,8 @@ class ObjectState:
 def _states(rng: Random, noun: str = "") -> list[ObjectState]:
     """Three objects in a random order and state, among them ``noun`` if given."""
     others = rng.permutation([other for other in NOUNS if other != noun])
-    chosen = rng.permutation([noun, *others[:2]] if noun else others[:3])
-    return [
-        ObjectState(str(name), bool(rng.random() < 0.35), bool(rng.random() < 0.4), int(rng.choice([-1, 1])))
-        for name in chosen
-    ]
+    chosen = map(str, rng.permutation([noun, *others[:2]] if noun else others[:3]))
+    return [ObjectState(n, rng.random() < 0.35, rng.random() < 0.4, int(rng.choice([-1, 1]))) for n in chosen]
 
 
 def plan_video(rng: Random) -> tuple[list[ObjectState], list[TimedAction], int]:
@@ -218,10 +208,10 @@ class _Kitchen:
     def performance(self) -> Performance:
         """Everything that was added."""
         cones: list[Cone] = []
-        boxes = self.boxes + [
-            Box(path, self.scale * np.array(_TOOLS[verb][0]), 0.0, np.array(_TOOLS[verb][1], dtype=float))
-            for verb, path in self.tools.items()
-        ]
+        boxes = list(self.boxes)
+        for verb, path in self.tools.items():
+            half, colour, _ = _TOOLS[verb]
+            boxes.append(Box(path, self.scale * np.array(half), 0.0, np.array(colour, dtype=float)))
         for noun, item in self.objects.items():
             solids = item.solids(self.paths[noun])
             cones += solids[0] + item.lid_solids(self.paths[noun], np.radians(100) * self.lid_open[noun])
@@ -249,10 +239,8 @@ def _kitchen_motion(verb: str, noun: str) -> Motion:
 
 
 # every verb with every noun, in an order in which both change at every step, so that the first few have several of both
-KITCHEN: dict[str, Motion] = {
-    f"{verb}_{noun}": _kitchen_motion(verb, noun)
-    for verb, noun in ((VERBS[i % len(VERBS)], NOUNS[i % len(NOUNS)]) for i in range(len(VERBS) * len(NOUNS)))
-}
+_PAIRS = [(VERBS[i % len(VERBS)], NOUNS[i % len(NOUNS)]) for i in range(len(VERBS) * len(NOUNS))]
+KITCHEN: dict[str, Motion] = {f"{verb}_{noun}": _kitchen_motion(verb, noun) for verb, noun in _PAIRS}
 """Single actions of the kitchen family by name."""
 
 REVERSED_PAIRS = tuple(
