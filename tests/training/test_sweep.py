@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import gesta.training.sweep
 from conftest import write_video
@@ -23,13 +21,7 @@ from gesta.plugins.stan import STAN
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
 from gesta.training.sweep import Sweep, Trial, field_name, leaves, sweep
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -201,25 +201,15 @@ def split_of(clip: ClipName, held_out: HeldOut = "both") -> SplitName:
 
 @dataclass(frozen=True, slots=True)
 class MakeSummary:
-    """The result of :func:`make_set`.
-
-    Attributes:
-        root: the folder.
-        clips: in the set; of the kitchen its actions.
-        made: videos made now.
-        seconds: how long it took.
-        size: height and width of the pictures in pixels.
-        classes: names in label order, by label space if there are several.
-        splits: number of records by split, for each value of ``held_out``.
-    """
+    """The result of :func:`make_set`."""
 
     root: str
-    clips: int
-    made: int
+    clips: int  # in the set; of the kitchen its actions
+    made: int  # videos made now
     seconds: float
-    size: int
+    size: int  # height and width of the pictures in pixels
     classes: ClassNames
-    splits: dict[str, dict[str, int]]
+    splits: dict[str, dict[str, int]]  # number of records by split, for each value of held_out
 
     to_json = asdict
 

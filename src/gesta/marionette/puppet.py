@@ -110,29 +110,18 @@ def _paint(hue: float, saturation: float, value: float) -> Array:
 
 @dataclass(slots=True)
 class Pose:
-    """A motion: where the puppet is in each frame.
+    """A motion: where the puppet is in each frame; world coordinates and radians."""
 
-    Attributes:
-        pelvis: midpoint of the hips, ``(T, 3)``.
-        lean: of the trunk, forwards, radians ``(T,)``.
-        twist: of the shoulders, to the left ``(T,)``.
-        nod: of the head, forwards, in addition to half the lean ``(T,)``.
-        wrists, ankles: ``(T, 2, 3)``, world coordinates; beyond reach, the limb points there.
-        elbows, knees: direction in which the joints point, ``(2, 3)``.
-        toes: pitch of the feet, toes downwards ``(T, 2)``.
-        turn: rotation of the whole body about the pelvis, ``(T, 3, 3)``; the other fields describe the body before it.
-    """
-
-    pelvis: Array
-    lean: Array
-    twist: Array
-    nod: Array
-    wrists: Array
+    pelvis: Array  # midpoint of the hips, (T, 3)
+    lean: Array  # of the trunk, forwards (T,)
+    twist: Array  # of the shoulders, to the left (T,)
+    nod: Array  # of the head, forwards, in addition to half the lean (T,)
+    wrists: Array  # (T, 2, 3); beyond reach, the limb points there
     ankles: Array
-    elbows: Array
+    elbows: Array  # direction in which the joints point, (2, 3)
     knees: Array
-    toes: Array
-    turn: Array | None = None
+    toes: Array  # pitch of the feet, toes downwards (T, 2)
+    turn: Array | None = None  # rotation (T, 3, 3) about the pelvis of the body that the other fields describe
 
     def mirrored(self) -> Pose:
         """The same motion with left and right exchanged."""
@@ -174,16 +163,12 @@ def shoulders(body: Body, pelvis: Array, lean: Array, twist: Array) -> Array:
 
 
 def two_bones(start: Array, end: Array, first: float, second: float, hint: Array) -> tuple[Array, Array]:
-    """Inverse kinematics of an arm or a leg.
+    """Inverse kinematics of an arm or a leg: the joint between two bones, and the end moved within reach.
 
     Args:
-        start: shoulder or hip ``(..., 3)``.
-        end: where wrist or ankle should be.
+        start, end: shoulder or hip ``(..., 3)``, and where wrist or ankle should be.
         first, second: lengths of the bones.
-        hint: direction in which the joint between them points, broadcastable.
-
-    Returns:
-        The joint between, and the end moved within reach.
+        hint: direction in which the joint points, broadcastable.
     """
     direction = end - start
     distance = np.maximum(np.linalg.norm(direction, axis=-1, keepdims=True), 1e-6)

@@ -24,25 +24,16 @@ NEAR = 0.3  # metres; what comes nearer to the camera is not drawn
 
 @dataclass(slots=True)
 class Cone:
-    """A rounded cone from ball ``a`` to ball ``b``; a ball alone where they coincide.
+    """A rounded cone from ball ``a`` to ball ``b``; a ball alone where they coincide."""
 
-    Attributes:
-        a, b: centres, each ``(T, 3)``.
-        ra, rb: radii, metres; their difference is smaller than the distance of the centres.
-        colour: RGB, 0 to 255.
-        second: colour of stripes across the axis, if any.
-        stripes: pairs of stripes per metre, 0 for none.
-        shadow: whether it darkens the floor.
-    """
-
-    a: Array
+    a: Array  # centres, each (T, 3)
     b: Array
-    ra: float
+    ra: float  # radii, metres; their difference is smaller than the distance of the centres
     rb: float
-    colour: Array
-    second: Array | None = None
-    stripes: float = 0.0
-    shadow: bool = True
+    colour: Array  # RGB, 0 to 255
+    second: Array | None = None  # colour of stripes across the axis
+    stripes: float = 0.0  # pairs of stripes per metre
+    shadow: bool = True  # whether it darkens the floor
 
 
 @dataclass(slots=True)
@@ -66,27 +57,17 @@ class Camera:
 
 @dataclass(slots=True)
 class Room:
-    """A floor and one wall, how they are painted and lit.
+    """A floor and one wall, how they are painted and lit."""
 
-    Attributes:
-        wall: the wall's normal (pointing into the room) and its distance from the origin.
-        wall_colours, floor_colours: two RGB colours each, ``(2, 3)``.
-        wall_pattern: ``plain``, ``stripes``, ``bricks`` or ``waves``.
-        floor_pattern: ``plain``, ``checks`` or ``planks``.
-        grain: size of the patterns, metres.
-        posters: rectangles on the wall: centre and half size along it ``(n, 4)``, RGB ``(n, 3)``.
-        light: unit vector towards the light.
-        gain: ``(T, 3)`` brightness of the light by colour channel.
-    """
-
-    wall: tuple[Array, float]
-    wall_colours: Array
+    wall: tuple[Array, float]  # its normal, pointing into the room, and its distance from the origin
+    wall_colours: Array  # two RGB colours, (2, 3)
     floor_colours: Array
-    wall_pattern: str
-    floor_pattern: str
-    grain: float
-    light: Array
-    gain: Array
+    wall_pattern: str  # plain, stripes, bricks or waves
+    floor_pattern: str  # plain, checks or planks
+    grain: float  # size of the patterns, metres
+    light: Array  # unit vector towards the light
+    gain: Array  # (T, 3), brightness of the light by colour channel
+    # rectangles on the wall: centre and half size along it (n, 4), RGB (n, 3)
     posters: tuple[Array, Array] = field(default_factory=lambda: (np.zeros((0, 4)), np.zeros((0, 3))))
 
 

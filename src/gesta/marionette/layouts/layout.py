@@ -75,9 +75,7 @@ def make_layout(
         out: folder; new, empty, or the same layout with the same numbers.
         layout: one of :data:`LAYOUT_DATA`.
         clips: number of clips, 3 to 20 of each action; by default 48, or 3 of each if that is more.
-        seed: of everything random.
-        workers: worker processes; by default one per CPU core.
-        size: height and width of the pictures in pixels, even, at least 32.
+        seed, workers, size: as of :func:`gesta.marionette.dataset.make_set`.
         classes: use only the first this many actions of the family, at least 1; by default all.
 
     Raises:

@@ -16,23 +16,14 @@ from gesta.marionette.renderer import Array
 
 @dataclass(frozen=True, slots=True)
 class LayoutVideo:
-    """A video of a layout.
+    """A video of a layout; paths are below the root."""
 
-    Attributes:
-        path: of the file below the root; of a folder of pictures if it has no suffix.
-        clips: what it shows, one after another.
-        codec: one of :data:`gesta.marionette.encode.CODECS`.
-        rate: frames per second that the file states.
-        masked: folder of the clip's masked depth, 16 bits, below the root.
-        grey: file of the clip's depth as 8-bit video, below the root.
-    """
-
-    path: str
-    clips: tuple[ClipName, ...]
-    codec: str = "h264"
-    rate: Fraction = Fraction(FPS)
-    masked: str = ""
-    grey: str = ""
+    path: str  # of the file; of a folder of pictures if it has no suffix
+    clips: tuple[ClipName, ...]  # one after another
+    codec: str = "h264"  # one of gesta.marionette.encode.CODECS
+    rate: Fraction = Fraction(FPS)  # frames per second that the file states
+    masked: str = ""  # folder of the clip's masked depth, 16 bits
+    grey: str = ""  # file of the clip's depth as 8-bit video
 
     def files(self, root: Path) -> list[Path]:
         """All that is written of it."""

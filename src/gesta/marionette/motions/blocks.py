@@ -15,20 +15,13 @@ FPS = 12
 
 @dataclass(slots=True)
 class Performance:
-    """What a clip's action shows.
-
-    Attributes:
-        pose: of the puppet in each frame.
-        cones, boxes: the objects in the action.
-        kinds: names of these objects; no distractor is of such a kind.
-        follow: how much higher than usual the camera looks, metres ``(T,)``, if it follows the puppet.
-    """
+    """What a clip's action shows: the puppet, and the objects in the action."""
 
     pose: Pose
     cones: list[Cone] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
-    kinds: tuple[str, ...] = ()
-    follow: Array | None = None
+    kinds: tuple[str, ...] = ()  # of these objects; no distractor is of such a kind
+    follow: Array | None = None  # how much higher than usual the camera looks, metres (T,), if it follows the puppet
 
     def backwards(self) -> Performance:
         """The same, with the order of frames reversed."""

@@ -15,18 +15,12 @@ Solids = tuple[list[Cone], list[Box]]
 
 @dataclass(frozen=True, slots=True)
 class TableObject:
-    """An object that stays upright.
+    """An object that stays upright."""
 
-    Attributes:
-        kind: ``box``, ``ball``, ``cup``, ``bottle``, ``plate``, ``pan``, or ``case`` (a box that is open at the top).
-        half_width, height: metres.
-        colour: RGB.
-    """
-
-    kind: str
-    half_width: float
+    kind: str  # box, ball, cup, bottle, plate, pan, or case (a box that is open at the top)
+    half_width: float  # metres
     height: float
-    colour: Array
+    colour: Array  # RGB
 
     def solids(self, at: Array) -> Solids:
         """Its solids where the middle of its base is ``at`` ``(T, 3)``."""
