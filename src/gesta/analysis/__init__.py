@@ -22,5 +22,7 @@ file                   what it shows
 
 The files have one form: ``measure_NAME`` returns a frozen dataclass, which prints as text and has ``to_json``, and a
 function ``draw_NAME`` makes a figure of it, which :func:`gesta.analysis.figures.write_figure` writes to a file.
-``sources`` loads models, clips and features for all of them.
+``sources`` loads models, clips and features for all of them. A function that measures a model on a clip takes ``name``
+(what to call the model), ``model`` (in evaluation mode) and ``clip``: square raw frames ``(T, 3, S, S)`` uint8 of any
+size, which the model sees at its own size.
 """

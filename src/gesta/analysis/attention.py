@@ -7,7 +7,7 @@ it works for every model whose blocks attend from a class token to the patches o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,16 +19,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gesta.analysis.figures import (
-    hide_axes,
-    hide_top_right_spines,
-    new_figure,
-    set_tight_layout,
-    show_frame,
-    show_heat,
-    spread_frames,
-)
-from gesta.analysis.sources import as_input, no_block
+from gesta.analysis.figures import hide_axes, hide_top_right_spines, new_figure, show_frame, show_heat, spread_frames
+from gesta.analysis.measured import plain
+from gesta.analysis.sources import as_input, check_block
 from gesta.errors import GestaError
 from gesta.model import VideoModel, hooked
 
@@ -84,22 +77,16 @@ class Attention:
 
     def to_json(self) -> dict[str, Any]:
         """All but the clip."""
-        return {
-            "model": self.name,
-            "block": self.block,
-            "frames": len(self.clip),
-            "per_frame": self.per_frame,
-            "attention": self.map.tolist(),
-            "drops": [asdict(drop) for drop in self.drops],
-        }
+        fields = {"frames": len(self.clip), "per_frame": self.per_frame, "attention": self.map.tolist()}
+        return {"model": self.name, "block": self.block} | fields | {"drops": plain(self.drops)}
 
     def __str__(self) -> str:
         by_frame = self.map.flatten(1).sum(1)
         total = by_frame.mean() if self.per_frame else by_frame.sum()
-        lines = [
-            f"{self.name}: in block {self.block} the class token attends to patches by {total:.0%}, to itself by the "
-            "remainder"
-        ]
+        of_block = (
+            f"in block {self.block} the class token attends to patches by {total:.0%}, to itself by the remainder"
+        )
+        lines = [f"{self.name}: {of_block}"]
         if not self.per_frame and len(by_frame) > 1:
             lines.append("  by frame: " + ", ".join(f"{value / by_frame.sum():.0%}" for value in by_frame))
         for drop in self.drops:
@@ -114,16 +101,14 @@ def measure_attention(name: str, model: VideoModel, clip: Tensor, *, block: int 
     """Attention of the class token to the patches of a clip.
 
     Args:
-        name: what to call the model.
-        model: in evaluation mode.
-        clip: square raw frames ``(T, 3, S, S)`` uint8 of any size; the model sees them at its own size.
+        name, model, clip: as in :mod:`gesta.analysis`.
         block: which; None for the last one in which a class token attends to patches.
 
     Raises:
         GestaError: no such block, or none in which a class token attends to patches.
     """
-    if block is not None and not 0 <= block < len(model.blocks):
-        raise no_block(model, block)
+    if block is not None:
+        check_block(model, block)
     video = as_input(clip, model)
     weights = class_token_weights(model, video, range(len(model.blocks)) if block is None else [block])
     if not weights:
@@ -134,14 +119,8 @@ def measure_attention(name: str, model: VideoModel, clip: Tensor, *, block: int 
         )
     last = max(weights)
     attention, per_frame = weights[last]
-    return Attention(
-        name=name,
-        block=last,
-        clip=clip,
-        map=attention.cpu(),
-        per_frame=per_frame,
-        drops=_frame_drops(model, video),
-    )
+    drops = _frame_drops(model, video)
+    return Attention(name=name, block=last, clip=clip, map=attention.cpu(), per_frame=per_frame, drops=drops)
 
 
 def _frame_drops(model: VideoModel, video: Tensor) -> list[FrameDrop]:
@@ -150,15 +129,9 @@ def _frame_drops(model: VideoModel, video: Tensor) -> list[FrameDrop]:
     drops = []
     for kept in kept_frames(video) if kept_frames is not None else ():
         frames, per_head = kept.frames[0].tolist(), kept.kept.dim() == 3
-        drops.append(
-            FrameDrop(
-                block=kept.block,
-                frames=frames,
-                deviation=(kept.deviation[0].mean(0) if per_head else kept.deviation[0]).tolist(),
-                kept=[frames[i] for i in kept.kept[0].unique().tolist()],
-                per_head=per_head,
-            )
-        )
+        deviation = (kept.deviation[0].mean(0) if per_head else kept.deviation[0]).tolist()
+        stay = [frames[i] for i in kept.kept[0].unique().tolist()]
+        drops.append(FrameDrop(block=kept.block, frames=frames, deviation=deviation, kept=stay, per_head=per_head))
     return drops
 
 
@@ -183,10 +156,9 @@ def class_token_weights(model: VideoModel, video: Tensor, blocks: Sequence[int])
     class RecordAttention(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            if func is F.scaled_dot_product_attention and "block" in current:
-                of_call = _class_weights(current["grid"], *args, **kwargs)
-                if of_call is not None:
-                    weights[current["block"]] = of_call
+            attends = func is F.scaled_dot_product_attention and bool(current)
+            if attends and (of_call := _class_weights(current["grid"], *args, **kwargs)):
+                weights[current["block"]] = of_call
             return func(*args, **kwargs)
 
     def begin(block: int, module: Any, inputs: tuple[Any, ...]) -> None:
@@ -231,11 +203,9 @@ def draw_attention(measured: Attention) -> Figure:
     clip, drops = measured.clip, measured.drops
     shown = spread_frames(len(clip), COLUMNS)
     heights = [1.0, 1.0] + [0.75] * len(drops)
-    figure = new_figure(1.2 * len(shown) + 1.5, 1.2 * sum(heights) + 0.5)
-    set_tight_layout(figure, 0.03, 0.02)
-    table = figure.add_gridspec(
-        2 + len(drops), len(shown) + 1, width_ratios=[1] * len(shown) + [0.07], height_ratios=heights
-    )
+    figure = new_figure(1.2 * len(shown) + 1.5, 1.2 * sum(heights) + 0.5, frames_apart=(0.03, 0.02))
+    widths = [1] * len(shown) + [0.07]
+    table = figure.add_gridspec(len(heights), len(widths), width_ratios=widths, height_ratios=heights)
     whole_frames = bool(drops) and not drops[-1].per_head
     last = set(drops[-1].kept) if whole_frames else set()
     low, high = np.quantile(measured.map.numpy(), (0.01, 0.995))

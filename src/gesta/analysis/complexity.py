@@ -14,11 +14,12 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.table import Table
+from rich.table import Column, Table
 
 from gesta.analysis.figures import distinct_colours, hide_top_right_spines, new_figure
+from gesta.analysis.measured import plain
 from gesta.bench.model import latency
-from gesta.config import from_json, replace, suggest, to_json
+from gesta.config import from_json, replace, suggest
 from gesta.cost import Style, count
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
@@ -41,13 +42,11 @@ class Accuracy:
     measured: bool
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class ComparedModel:
     """A model that is compared, before anything is counted.
 
     Attributes:
-        name: what to call it.
-        model: its configuration.
         views: of a video in the evaluation, on average; None if unknown.
         accuracies: what it reaches, and where.
     """
@@ -58,25 +57,19 @@ class ComparedModel:
     accuracies: list[Accuracy] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelCost:
+@dataclass(kw_only=True)
+class ModelCost(ComparedModel):
     """One row of the comparison.
 
     Attributes:
-        name: of the model.
         params: their number.
         macs: multiply-adds for one view.
-        views: of a video, None if unknown.
         milliseconds: of one view on this machine, None if not measured.
-        accuracies: those known.
     """
 
-    name: str
     params: int
     macs: int
-    views: float | None
     milliseconds: float | None
-    accuracies: list[Accuracy]
 
     @property
     def macs_of_views(self) -> float | None:
@@ -109,36 +102,20 @@ class Complexity:
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
-        return {
-            "style": self.style,
-            "device": self.device,
-            "models": [
-                {
-                    "model": e.name,
-                    "params": e.params,
-                    "macs": e.macs,
-                    "macs_of_first": e.macs / self.models[0].macs,
-                    "views": e.views,
-                    "macs_of_views": e.macs_of_views,
-                    "milliseconds": e.milliseconds,
-                    "top1": {
-                        data: {"measured": e.top1(data, True), "published": e.top1(data, False)}
-                        for data in dict.fromkeys(a.data for a in e.accuracies)
-                    },
-                }
-                for e in self.models
-            ],
-        }
+        models = []
+        for m in self.models:
+            names = [accuracy.data for accuracy in m.accuracies]
+            top1 = {name: {"measured": m.top1(name, True), "published": m.top1(name, False)} for name in names}
+            relative = {"macs_of_first": m.macs / self.models[0].macs, "macs_of_views": m.macs_of_views}
+            models.append(plain(m, "model", "accuracies") | relative | {"top1": top1})
+        return {"style": self.style, "device": self.device, "models": models}
 
     def __str__(self) -> str:
-        table = Table()
-        table.add_column("")
-        columns = ["params M", "GMACs", "of the first", "views", "GMACs × views", *["ms"] * bool(self.device)]
         known = {(a.data, a.measured) for m in self.models for a in m.accuracies}
         kinds = [(data, measured) for data in self.data for measured in (True, False) if (data, measured) in known]
+        columns = ["params M", "GMACs", "of the first", "views", "GMACs × views", *["ms"] * bool(self.device)]
         columns += [f"{data}\n{'ours' if measured else 'paper'}" for data, measured in kinds]
-        for column in columns:
-            table.add_column(column, justify="right")
+        table = Table("", *(Column(column, justify="right") for column in columns))
         for m in self.models:
             cells = [f"{m.params / 1e6:.2f}", f"{m.macs / 1e9:.2f}", f"{m.macs / self.models[0].macs:.3f}"]
             cells += ["" if m.views is None else f"{m.views:g}"]
@@ -181,11 +158,9 @@ def find_models(source: str, *, runs: str | os.PathLike[str] = "runs", trust_cod
         recipe = find_recipe(source, trust_code=trust_code)
         accuracies = [*_measured(recipe, Path(runs)), *_published(recipe)]
         return [ComparedModel(name=source, model=recipe.model, views=_views(recipe), accuracies=accuracies)]
-    known = [*MODELS, *list_recipes(), *tables]
-    raise GestaError(
-        f"{source} is neither a result, a run folder, a model, a recipe nor a table{suggest(source, known)} "
-        "(all names: gesta models)"
-    )
+    near = suggest(source, [*MODELS, *list_recipes(), *tables])
+    kinds = "neither a result, a run folder, a model, a recipe nor a table"
+    raise GestaError(f"{source} is {kinds}{near} (all names: gesta models)")
 
 
 def _of_result(source: str, path: Path, trust_code: bool) -> ComparedModel:
@@ -206,11 +181,10 @@ def _of_row(row: Row, runs: Path) -> list[ComparedModel]:
     """A row's models: one, unless its columns are about several."""
     models: list[ComparedModel] = []
     for column, data, recipe in _columns(row):
-        config = recipe.model
-        same = [m for m in models if replace(config, classes=m.model.classes) == m.model]
-        if not same:
-            models.append(ComparedModel(name=row.label, model=config, views=_views(recipe)))
-        model = (same or models[-1:])[0]
+        model = next((m for m in models if replace(recipe.model, classes=m.model.classes) == m.model), None)
+        if model is None:
+            model = ComparedModel(name=row.label, model=recipe.model, views=_views(recipe))
+            models.append(model)
         model.accuracies += _measured(recipe, runs, data)
         if column in row.published:
             model.accuracies.append(Accuracy(data=data, top1=row.published[column], measured=False))
@@ -225,11 +199,8 @@ def _of_row(row: Row, runs: Path) -> list[ComparedModel]:
 
 def _columns(row: Row) -> Iterator[tuple[str, str, Recipe]]:
     """Columns of top-1 that a recipe measures: column, data set (and column, where several are about it), recipe."""
-    recipes = {
-        column: make()
-        for column, make in row.recipes.items()
-        if column and column not in UNITS and not column.endswith("Top-5")
-    }
+    columns = [c for c in row.recipes if c and c not in UNITS and not c.endswith("Top-5")]
+    recipes = {column: row.recipes[column]() for column in columns}
     names = [type(recipe.data).__name__ for recipe in recipes.values()]
     for (column, recipe), name in zip(recipes.items(), names):
         yield column, name if names.count(name) == 1 else f"{name} {column}", recipe
@@ -272,25 +243,16 @@ def measure_complexity(
     """
     costs: list[ModelCost] = []
     device_name = None
-    known: dict[str, tuple[int, int, float | None]] = {}  # several rows may be about one model
     for compared in track(models, "models"):
-        key = json.dumps(to_json(compared.model), sort_keys=True)
-        if key not in known:
-            cost, milliseconds = count(compared.model, style), None
+        known = next((c for c in costs if c.model == compared.model), None)  # several rows may be about one model
+        if known:
+            params, macs, milliseconds = known.params, known.macs, known.milliseconds
+        else:
+            cost = count(compared.model, style)
+            params, macs, milliseconds = cost.params, cost.macs, None
             if seconds > 0:
                 milliseconds, device_name = latency(compared.model, device=device, seconds=seconds)
-            known[key] = cost.params, cost.macs, milliseconds
-        params, macs, milliseconds = known[key]
-        costs.append(
-            ModelCost(
-                name=compared.name,
-                params=params,
-                macs=macs,
-                views=compared.views,
-                milliseconds=milliseconds,
-                accuracies=compared.accuracies,
-            )
-        )
+        costs.append(ModelCost(**vars(compared), params=params, macs=macs, milliseconds=milliseconds))
     return Complexity(style=style, device=device_name, models=costs)
 
 
@@ -298,10 +260,7 @@ def draw_complexity(measured: Complexity) -> Figure:
     """Bars of each cost, and for each data set the accuracy over the multiply-adds, a colour per model."""
     models, data_sets = measured.models, measured.data
     colours = distinct_colours(len(models))
-    bars = [
-        ("parameters, M", [m.params / 1e6 for m in models]),
-        ("GMACs of one view", [m.macs / 1e9 for m in models]),
-    ]
+    bars = [("parameters, M", [m.params / 1e6 for m in models]), ("GMACs of one view", [m.macs / 1e9 for m in models])]
     if measured.device:
         bars.append((f"ms of one view,\n{measured.device}", [m.milliseconds or 0.0 for m in models]))
     height = 0.32 * len(models) + 1.1
@@ -336,18 +295,10 @@ def _draw_accuracies(axes: Axes, measured: Complexity, data: str, colours: Seque
     most_params = max(m.params for m in measured.models)
     costs = [((m.macs_of_views if all_views else m.macs) or 0) / 1e9 for m, _ in drawn]
     for (m, colour), cost in zip(drawn, costs):
-        for ours in (True, False):
-            top1 = m.top1(data, ours)
-            if top1 is not None:
-                axes.scatter(
-                    cost,
-                    top1,
-                    s=30 + 170 * m.params / most_params,
-                    facecolor=colour if ours else "none",
-                    edgecolor=colour,
-                    linewidth=1.6,
-                    alpha=0.85,
-                )
+        size = 30 + 170 * m.params / most_params
+        for ours, fill in ((True, colour), (False, "none")):
+            if (top1 := m.top1(data, ours)) is not None:
+                axes.scatter(cost, top1, size, facecolor=fill, edgecolor=colour, linewidth=1.6, alpha=0.85)
     kinds = {a.measured for m, _ in drawn for a in m.accuracies if a.data == data}
     note = " (dots: ours, rings: the paper's)" if len(kinds) > 1 else "" if True in kinds else " (published)"
     axes.set_title(f"{data}{note}", fontsize=9)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 
 from gesta.analysis.figures import new_figure
+from gesta.analysis.measured import plain
 from gesta.config import suggest
 from gesta.datasets.diving48 import ATTRIBUTES
 from gesta.errors import GestaError
@@ -93,27 +93,18 @@ class Confusion:
 
     def to_json(self) -> dict[str, Any]:
         """Matrices, accuracies and pairs; changes as ``[true, predicted, percentage points]``."""
+        keys = ("true", "predicted", "videos", "of")
         matrices = []
         for matrix in self.matrices:
             difference, both = matrix.difference, range(len(matrix.counts))
-            matrices.append(
-                {
-                    "of": matrix.of,
-                    "names": matrix.names,
-                    "counts": [counts.tolist() for counts in matrix.counts],
-                    "percent": [matrix.percent(i).round(3).tolist() for i in both],
-                    "accuracy": [matrix.accuracy(i) for i in both],
-                    "pairs": [
-                        [
-                            {"true": true, "predicted": predicted, "videos": videos, "of": total}
-                            for true, predicted, videos, total in self._pairs(matrix, i)
-                        ]
-                        for i in both
-                    ],
-                    "difference": None if difference is None else difference.round(3).tolist(),
-                    "changes": [list(change) for change in matrix.changes(self.most)],
-                }
-            )
+            more = {
+                "percent": [matrix.percent(i).round(3) for i in both],
+                "accuracy": [matrix.accuracy(i) for i in both],
+                "pairs": [[dict(zip(keys, pair)) for pair in self._pairs(matrix, i)] for i in both],
+                "difference": None if difference is None else difference.round(3),
+                "changes": matrix.changes(self.most),
+            }
+            matrices.append(plain(matrix) | {key: plain(value) for key, value in more.items()})
         return {"results": self.names, "remarks": self.remarks, "matrices": matrices}
 
     def __str__(self) -> str:
@@ -125,11 +116,9 @@ class Confusion:
                     f"  {true} → {predicted}: {videos} of {total} ({100 * videos / total:.0f} %)"
                     for true, predicted, videos, total in self._pairs(matrix, i)
                 ]
-            changes = matrix.changes(self.most)
-            if changes:
-                lines.append(
-                    f"{matrix.of}: greatest changes in percentage points, {self.names[1]} minus {self.names[0]}"
-                )
+            if changes := matrix.changes(self.most):
+                versus = f"{self.names[1]} minus {self.names[0]}"
+                lines.append(f"{matrix.of}: greatest changes in percentage points, {versus}")
                 lines += [f"  {true} → {predicted}: {points:+.1f} points" for true, predicted, points in changes]
         return "\n".join(lines)
 
@@ -139,18 +128,13 @@ class Confusion:
 
 def confused_pairs(matrix: Sequence[Sequence[int]], names: Sequence[str], most: int) -> list[tuple[str, str, int, int]]:
     """The classes that are confused most often: (true, predicted, videos, scored videos of the true class)."""
-    pairs = [
-        (-count, sum(row), i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j and count
-    ]
-    return [(names[i], names[j], -count, total) for count, total, i, j in sorted(pairs)[:most]]
+    cells = ((i, j, count, sum(row)) for i, row in enumerate(matrix) for j, count in enumerate(row))
+    pairs = sorted((-count, total, i, j) for i, j, count, total in cells if i != j and count)
+    return [(names[i], names[j], -count, total) for count, total, i, j in pairs[:most]]
 
 
 def measure_confusion(
-    results: Sequence[tuple[str, Result]],
-    *,
-    space: str | None = None,
-    by: str | os.PathLike[str] | None = None,
-    most: int = 15,
+    results: Sequence[tuple[str, Result]], *, space: str | None = None, by: str | Path | None = None, most: int = 15
 ) -> Confusion:
     """Confusion matrices of one result, or of two beside each other.
 
@@ -174,11 +158,8 @@ def measure_confusion(
             raise GestaError(f"{results[0][0]} and {name} have different classes, so their matrices cannot be compared")
         if not np.any(result.scores.confusion[space]):
             raise GestaError(f"{name} has no labelled video that was scored, and so no confusion matrix")
-    remarks = [
-        f"{name}: {result.counts.failed} videos could not be scored and are in no matrix"
-        for name, result in results
-        if result.counts.failed
-    ]
+    failed = [(name, result.counts.failed) for name, result in results if result.counts.failed]
+    remarks = [f"{name}: {count} videos could not be scored and are in no matrix" for name, count in failed]
     if len({result.list_hash for _, result in results}) > 1:
         remarks.append("the results are of different lists of videos, so differences are not the models' alone")
     classes = first.scores.classes[space]
@@ -189,7 +170,7 @@ def measure_confusion(
     return Confusion(names=[name for name, _ in results], remarks=remarks, matrices=matrices, most=most)
 
 
-def read_attributes(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str, list[str]]:
+def read_attributes(path: str | Path, classes: Sequence[str]) -> dict[str, list[str]]:
     """Attributes of classes from a file: attribute → its value for every class.
 
     Args:
@@ -218,16 +199,16 @@ def read_attributes(path: str | os.PathLike[str], classes: Sequence[str]) -> dic
             f"{path}: holds no attributes; a CSV with a header, JSON of class → attributes, or a JSON list of the "
             "classes' values does"
         )
-    by_class = [table.get(name, table.get(str(label))) for label, name in enumerate(classes)]
-    for name, values in zip(classes, by_class):
+    attributes = list(next(iter(table.values())))
+    by_class = []
+    for label, name in enumerate(classes):
+        values = table.get(name, table.get(str(label)))
         if values is None:
             raise GestaError(f"{path}: says nothing about the class {name!r}{suggest(name, table)}")
-    attributes = list(next(iter(table.values())))
-    for name, values in zip(classes, by_class):
-        for attribute in attributes:
-            if not (values or {}).get(attribute):
-                raise GestaError(f"{path}: the class {name!r} has no value of {attribute!r}")
-    return {attribute: [(values or {})[attribute] for values in by_class] for attribute in attributes}
+        if lacking := [attribute for attribute in attributes if not values.get(attribute)]:
+            raise GestaError(f"{path}: the class {name!r} has no value of {lacking[0]!r}")
+        by_class.append(values)
+    return {attribute: [values[attribute] for values in by_class] for attribute in attributes}
 
 
 def _from_json(content: Any) -> dict[str, dict[str, str]]:
@@ -276,16 +257,17 @@ def draw_confusion(measured: Confusion) -> Figure:
     names = [name.removesuffix("/result.json") for name in measured.names]
     for number, (matrix, which) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, number + 1)
+        font = min(9.0, 52 * inches / len(matrix.names) * 0.85)
         difference = matrix.difference if which == 2 else None
         title = f"{matrix.of}\n" if len(matrices) > 1 else ""
         if difference is None:
             title += f"{names[which]}: {matrix.accuracy(which):.1f} %"
             scale = PowerNorm(0.5, 0, 100)  # so that rare confusions can be seen
-            image = _draw_matrix(axes, matrix.percent(which), matrix.names, scale, "Blues", inches)
+            image = _draw_matrix(axes, matrix.percent(which), matrix.names, scale, "Blues", font)
         else:
             title += ("\n− " if sum(map(len, names)) > 36 else " − ").join(reversed(names))
             end = max(np.abs(difference).max(), 1.0)
-            image = _draw_matrix(axes, difference, matrix.names, Normalize(-end, end), "RdBu", inches)
+            image = _draw_matrix(axes, difference, matrix.names, Normalize(-end, end), "RdBu", font)
         axes.set_title(title, fontsize=10)
         bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
         bar.set_label("points" if which == 2 else "% of the true class", fontsize=8)
@@ -293,11 +275,8 @@ def draw_confusion(measured: Confusion) -> Figure:
     return figure
 
 
-def _draw_matrix(
-    axes: Axes, values: np.ndarray, names: Sequence[str], scale: Normalize, palette: str, inches: float
-) -> Any:
+def _draw_matrix(axes: Axes, values: np.ndarray, names: list[str], scale: Normalize, palette: str, font: float) -> Any:
     image = axes.imshow(values, cmap=palette, norm=scale, interpolation="nearest")
-    font = min(9.0, 52 * inches / len(names) * 0.85)
     if font >= 3:
         axes.set_xticks(range(len(names)), labels=names, fontsize=font, rotation=90)
         axes.set_yticks(range(len(names)), labels=names, fontsize=font)

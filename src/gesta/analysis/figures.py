@@ -18,15 +18,17 @@ from gesta.errors import GestaError
 BLUE, GREY, RED, ORANGE = "#3b82f6", "#94a3b8", "#d40000", "#d55e00"
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A white figure of so many inches whose parts are arranged by matplotlib."""
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+def new_figure(width: float, height: float, *, frames_apart: tuple[float, float] | None = None) -> Figure:
+    """A white figure of so many inches whose parts are arranged by matplotlib.
 
-
-def set_tight_layout(figure: Figure, height_padding: float, height_space: float) -> None:
-    """Leave next to nothing between the panels, for rows of frames."""
-    engine = ConstrainedLayoutEngine(w_pad=0.01, h_pad=height_padding, wspace=0.0, hspace=height_space)
-    figure.set_layout_engine(engine)
+    Args:
+        width, height: in inches.
+        frames_apart: of rows of frames, which have next to nothing between them: padding and space of the height.
+    """
+    layout: Any = "constrained"
+    if frames_apart is not None:
+        layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=frames_apart[0], wspace=0.0, hspace=frames_apart[1])
+    return Figure(figsize=(width, height), layout=layout, facecolor="white")
 
 
 def distinct_colours(count: int) -> list[Any]:
@@ -42,8 +44,7 @@ def spread_frames(frames: int, most: int) -> list[int]:
 
 def hide_axes(axes: Axes) -> None:
     """Remove ticks and borders but keep the labels, which ``set_axis_off`` would hide."""
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
@@ -79,15 +80,8 @@ def show_heat(
     """
     edge = frame.shape[-1]
     show_frame(axes, frame, grey=True)
-    return axes.imshow(
-        heat.numpy(),
-        cmap="turbo",
-        vmin=low,
-        vmax=high,
-        alpha=alpha,
-        extent=(-0.5, edge - 0.5, edge - 0.5, -0.5),
-        interpolation=interpolation,
-    )
+    how: dict[str, Any] = {"extent": (-0.5, edge - 0.5, edge - 0.5, -0.5), "interpolation": interpolation}
+    return axes.imshow(heat.numpy(), cmap="turbo", vmin=low, vmax=high, alpha=alpha, **how)
 
 
 def write_figure(figure: Figure, out: str | os.PathLike[str]) -> Path:

@@ -43,12 +43,8 @@ class Filters:
 
     def to_json(self) -> dict[str, Any]:
         """The layer, the shape of its weights and the filters' norms."""
-        return {
-            "model": self.name,
-            "layer": self.layer,
-            "shape": list(self.weights.shape),
-            "norms": self.norms.tolist(),
-        }
+        shape, norms = list(self.weights.shape), self.norms.tolist()
+        return {"model": self.name, "layer": self.layer, "shape": shape, "norms": norms}
 
     def __str__(self) -> str:
         low, high = self.norms.min(), self.norms.max()
@@ -110,7 +106,6 @@ def mosaic(filters: Tensor, most: int) -> np.ndarray:
     picture = np.ones((rows * cell_height, columns * cell_width, 3), dtype=np.float32)
     for number, volume in enumerate(values):
         top, left = number // columns * cell_height, number % columns * cell_width
-        for t, image in enumerate(volume):
-            x = left + t * (width + GAP)
+        for x, image in zip(range(left, picture.shape[1], width + GAP), volume):
             picture[top : top + height, x : x + width] = image
     return picture

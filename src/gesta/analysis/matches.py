@@ -19,8 +19,9 @@ from torch import Tensor
 
 from gesta.alignment.chain import Size, similarity
 from gesta.analysis.figures import new_figure
+from gesta.analysis.measured import plain
 from gesta.analysis.mutual_information import infonce
-from gesta.analysis.sources import as_input, no_block
+from gesta.analysis.sources import as_input, check_block
 from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalBranch
@@ -78,19 +79,9 @@ class Matches:
 
     def to_json(self) -> dict[str, Any]:
         """All but the frames and the matrix."""
-        return {
-            "model": self.name,
-            "block": self.block,
-            "aligns": self.aligns,
-            "frame": self.frame,
-            "size": list(self.size),
-            "match": self.match.tolist(),
-            "cosine_unaligned": self.unaligned,
-            "cosine_aligned": self.aligned,
-            "unmoved": self.unmoved,
-            "infonce_gain": self.gain,
-            "tau": self.tau,
-        }
+        fields = plain(self, "similarity", "earlier", "later", "gain")
+        cosines = {"cosine_unaligned": self.unaligned, "cosine_aligned": self.aligned}
+        return fields | cosines | {"unmoved": self.unmoved, "infonce_gain": self.gain}
 
     def __str__(self) -> str:
         return (
@@ -108,9 +99,7 @@ def measure_matches(
     Where the model aligns, its own method is used (hard matches, if its own are soft); elsewhere ATA's default.
 
     Args:
-        name: what to call the model.
-        model: in evaluation mode.
-        clip: square raw frames ``(T, 3, S, S)`` uint8 of any size; the model sees them at its own size.
+        name, model, clip: as in :mod:`gesta.analysis`.
         block: None for the middle one.
         frame: the later of the two, from 1, in frames of the feature map; None for the middle one.
         tau: temperature of the gain.
@@ -119,17 +108,16 @@ def measure_matches(
         GestaError: no such block, no such pair of frames, or a map of a single position.
     """
     block = len(model.blocks) // 2 if block is None else block
-    if not 0 <= block < len(model.blocks):
-        raise no_block(model, block)
+    check_block(model, block)
     tap = f"block.{block - 1}" if block else "stem"
     grid = model.taps(as_input(clip, model), [tap])[tap]
     frames, size = grid.shape[2], (grid.shape[3], grid.shape[4])
     at = max(frames // 2, 1) if frame is None else frame
     _check_map(block, frames, size, at)
     tokens = grid[:, :, at - 1 : at + 1].permute(0, 2, 3, 4, 1).flatten(2, 3)
-    branch, ata = _temporal_branch(model, block), ATA()
-    aligns = branch is not None and isinstance(branch.around, Alignment)
+    branch, ata, aligns = _temporal_branch(model, block), ATA(), False
     if branch is not None and isinstance(branch.around, Alignment):
+        aligns = True
         ata = replace(branch.around.config, alignment="hard")
         if ata.align_on == "norm":
             tokens = branch.norm(tokens)
@@ -156,10 +144,8 @@ def _check_map(block: int, frames: int, size: Size, at: int) -> None:
     if frames == 1:
         raise GestaError(f"the map that enters block {block} has one frame, without a neighbour; choose another block")
     if not 1 <= at < frames:
-        raise GestaError(
-            f"the map that enters block {block} has frames 0 to {frames - 1}: the later of two is 1 to {frames - 1}, "
-            f"not {at}"
-        )
+        allowed = f"frames 0 to {frames - 1}: the later of two is 1 to {frames - 1}"
+        raise GestaError(f"the map that enters block {block} has {allowed}, not {at}")
     if size == (1, 1):
         raise GestaError(f"the map that enters block {block} has a single position per frame; choose an earlier block")
 
@@ -167,11 +153,8 @@ def _check_map(block: int, frames: int, size: Size, at: int) -> None:
 def _temporal_branch(model: VideoModel, block: int) -> TemporalBranch | None:
     """The temporal attention that the map entering a block meets first: in an insert, or inside the block."""
     inserts = [model.inserts[str(block)]] if str(block) in model.inserts else []
-    for parent in [*inserts, model.blocks[block]]:
-        for module in parent.modules():
-            if isinstance(module, TemporalBranch):
-                return module
-    return None
+    modules = (module for parent in [*inserts, model.blocks[block]] for module in parent.modules())
+    return next((module for module in modules if isinstance(module, TemporalBranch)), None)
 
 
 def draw_matches(measured: Matches) -> Figure:
@@ -184,12 +167,12 @@ def draw_matches(measured: Matches) -> Figure:
     colours = _position_colours(measured.size)
     moved = np.empty_like(colours)
     moved[measured.match.numpy()] = colours
-    title = f"frame {measured.frame - 1}: a colour for every position"
-    _draw_patches(panels[0, 0], measured.earlier, colours, measured.size, title)
-    title = f"frame {measured.frame}: the colours of the matches"
-    _draw_patches(panels[0, 1], measured.later, moved, measured.size, title)
-    _draw_moves(panels[0, 2], measured)
-    _draw_matrices(figure, panels[1], measured)
+    _draw_patches(panels[0, 0], measured.earlier, colours, measured.size)
+    panels[0, 0].set_title(f"frame {measured.frame - 1}: a colour for every position", fontsize=10)
+    _draw_patches(panels[0, 1], measured.later, moved, measured.size)
+    panels[0, 1].set_title(f"frame {measured.frame}: the colours of the matches", fontsize=10)
+    _draw_moves(panels[0, 2], measured, colours)
+    _draw_matrices(figure, panels[1], measured, colours)
     return figure
 
 
@@ -200,21 +183,20 @@ def _position_colours(size: Size) -> np.ndarray:
     return hsv_to_rgb(np.stack([hue, 0.35 + 0.65 * depth, 1 - 0.4 * depth], 2)).reshape(-1, 3)
 
 
-def _draw_patches(axes: Axes, frame: Tensor, colours: np.ndarray, size: Size, title: str) -> None:
+def _draw_patches(axes: Axes, frame: Tensor, colours: np.ndarray, size: Size) -> None:
     """A grey frame under a tint for every patch."""
     edge = frame.shape[-1]
     grey = frame.float().mean(0).numpy() / 255
     tint = np.kron(colours.reshape(*size, 3), np.ones((8, 8, 1)))
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=(0, edge, edge, 0))
     axes.imshow(tint, alpha=0.5, extent=(0, edge, edge, 0), interpolation="nearest")
-    axes.set_title(title, fontsize=10)
     axes.set_xticks(np.linspace(0, edge, size[1] + 1)[1:-1], labels=[])
     axes.set_yticks(np.linspace(0, edge, size[0] + 1)[1:-1], labels=[])
     axes.tick_params(length=0)
     axes.grid(color="white", linewidth=0.5, alpha=0.6)
 
 
-def _draw_moves(axes: Axes, measured: Matches) -> None:
+def _draw_moves(axes: Axes, measured: Matches, colours: np.ndarray) -> None:
     """Arrows from where patches were to where their matches are, on the later frame."""
     height, width = measured.size
     edge = measured.later.shape[-1]
@@ -226,49 +208,35 @@ def _draw_moves(axes: Axes, measured: Matches) -> None:
     count = int((match != position).sum())
     drawn = np.argsort(-gain, kind="stable")[: min(ARROWS, count)]
     axes.imshow(measured.later.permute(1, 2, 0).numpy(), extent=(0, edge, edge, 0))
-    colours = _position_colours(measured.size)
+    curved = "arc3,rad=0.25"  # two patches that change positions get two arrows
+    style = "simple,tail_width=3,head_width=9,head_length=8"
     for i in drawn:
-        arrow = FancyArrowPatch(
-            (start[i] + 0.5) * cell,
-            (end[i] + 0.5) * cell,
-            connectionstyle="arc3,rad=0.25",  # two patches that change positions get two arrows
-            arrowstyle="simple,tail_width=3,head_width=9,head_length=8",
-            facecolor=colours[i],
-            edgecolor="black",
-            linewidth=0.7,
-        )
+        a, b = ((point[i] + 0.5) * cell for point in (start, end))
+        arrow = FancyArrowPatch(a, b, connectionstyle=curved, arrowstyle=style, facecolor=colours[i], linewidth=0.7)
         axes.add_patch(arrow)
     moves = f"{count} patches moved" if count <= ARROWS else f"the {ARROWS} of {count} moves that gain most"
     axes.set_title(f"frame {measured.frame}: {moves if count else 'no patch moved'}", fontsize=10)
-    axes.set_xlim(0, edge)
-    axes.set_ylim(edge, 0)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xlim=(0, edge), ylim=(edge, 0), xticks=[], yticks=[])
 
 
-def _draw_matrices(figure: Figure, panels: np.ndarray, measured: Matches) -> None:
+def _draw_matrices(figure: Figure, panels: np.ndarray, measured: Matches, colours: np.ndarray) -> None:
     """Similarities with the matches on them, the same with columns rearranged, and what each patch gains."""
     cosines, match = measured.similarity.numpy(), measured.match.numpy()
     position = np.arange(len(cosines))
     low, high = np.quantile(cosines, (0.005, 1.0))
-    scale = {"cmap": "RdBu_r", "vmin": low, "vmax": high, "interpolation": "nearest"}
-    dot = max(1.0, 260 / len(cosines))
-    for axes, values, title in (
-        (panels[0], cosines, "similarity, and the match (dots)"),
-        (panels[1], cosines[:, match], "the same, aligned: the match is the diagonal"),
+    later = f"patches of frame {measured.frame}"
+    for axes, values, title, below in (
+        (panels[0], cosines, "similarity, and the match (dots)", later),
+        (panels[1], cosines[:, match], "the same, aligned: the match is the diagonal", f"{later}, rearranged"),
     ):
-        image = axes.imshow(values, **scale)
+        image = axes.imshow(values, cmap="RdBu_r", vmin=low, vmax=high, interpolation="nearest")
         axes.set_title(title, fontsize=10)
-        axes.set_ylabel(f"patches of frame {measured.frame - 1}")
-    panels[0].plot(match, position, ".", color="black", markersize=dot)
-    panels[0].set_xlabel(f"patches of frame {measured.frame}")
-    panels[1].set_xlabel(f"patches of frame {measured.frame}, rearranged")
+        axes.set(xlabel=below, ylabel=f"patches of frame {measured.frame - 1}")
+    panels[0].plot(match, position, ".", color="black", markersize=max(1.0, 260 / len(cosines)))
     figure.colorbar(image, ax=list(panels[:2]), location="bottom", aspect=40, shrink=0.7, label="cosine similarity")
     unmatched, matched = cosines[position, position], cosines[position, match]
     panels[2].plot([unmatched.min(), 1], [unmatched.min(), 1], color="0.7", linewidth=1)
-    colours = _position_colours(measured.size)
     panels[2].scatter(unmatched, matched, s=14, c=colours, edgecolors="black", linewidths=0.3)
-    panels[2].set_xlabel("cosine with the same position")
-    panels[2].set_ylabel("cosine with the match")
+    panels[2].set(xlabel="cosine with the same position", ylabel="cosine with the match")
     panels[2].set_title("each patch (in its colour) before and after", fontsize=10)
     panels[2].set_box_aspect(1)

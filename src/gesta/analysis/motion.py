@@ -1,4 +1,4 @@
-"""SMEM's output magnitude per position, overlaid on the frames.
+"""SMEM's output magnitude per position; :func:`gesta.analysis.response.draw_response` overlays it on the frames.
 
 SMEM is §3.5 of "Spatio-temporal diffusion transformer for action recognition" (OpenReview ICR3swcnaa), part of
 STD-Former and a plug-in of any backbone; the paper shows no such maps.
@@ -9,10 +9,9 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from gesta.analysis.response import Response, ResponseMap, draw_response
+from gesta.analysis.response import Response, ResponseMap
 from gesta.analysis.sources import as_input
 from gesta.errors import GestaError
 from gesta.model import VideoModel, hooked
@@ -24,9 +23,7 @@ def measure_motion(name: str, model: VideoModel, clip: Tensor) -> Response:
     """The motion map of every SMEM of a model, in the order of the forward pass.
 
     Args:
-        name: what to call the model.
-        model: in evaluation mode.
-        clip: square raw frames ``(T, 3, S, S)`` uint8 of any size; they are resized to the model's clip size.
+        name, model, clip: as in :mod:`gesta.analysis`.
 
     Raises:
         GestaError: a model without SMEM, or with one that is not trained.
@@ -44,11 +41,6 @@ def measure_motion(name: str, model: VideoModel, clip: Tensor) -> Response:
     if not any(response.map.any() for response in maps):
         raise GestaError(f"the SMEM of {name} adds nothing, which is normal before training; give a trained model")
     return Response(clip=clip, maps=maps)
-
-
-def draw_motion(measured: Response) -> Figure:
-    """The frames, and under them a row per SMEM."""
-    return draw_response(measured)
 
 
 def _label(path: str) -> str:

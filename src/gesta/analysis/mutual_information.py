@@ -16,9 +16,10 @@ therefore comes with a control, in which one frame of a pair is taken from anoth
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,6 @@ from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 
 Estimator = Literal["infonce", "softmax_entropy", "gaussian", "codebook"]
-ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 BOUNDED: tuple[Estimator, ...] = ("infonce", "softmax_entropy")
 """Estimators that use a temperature and cannot exceed log N."""
 
@@ -61,8 +61,7 @@ def infonce(earlier: Tensor, later: Tensor, tau: float = 0.1) -> Tensor:
     information in expectation, at most log N; below 0 where the same position is a worse guess than any.
 
     Args:
-        earlier: ``(P, N, C)``.
-        later: ``(P, N, C)``.
+        earlier, later: ``(P, N, C)``.
         tau: temperature.
 
     Returns:
@@ -73,21 +72,16 @@ def infonce(earlier: Tensor, later: Tensor, tau: float = 0.1) -> Tensor:
     return math.log(logits.shape[2]) + (same_position - logits.logsumexp(2)).mean(1)
 
 
-def softmax_entropy(earlier: Tensor, later: Tensor, tau: float = 0.1, induced_marginal: bool = False) -> Tensor:
+def softmax_entropy(earlier: Tensor, later: Tensor, tau: float = 0.1) -> Tensor:
     """Eq 12 by the letter, p(x_j | x_i) being the softmax of row i: ``log N + mean_i sum_j p_ij log p_ij``.
 
     How peaked similarities are; positions do not enter, so that alignment does not change it. Eq 11's uniform marginal
-    does not follow from these conditionals; with ``induced_marginal`` the one that does, ``q_j = mean_i p_ij``,
-    replaces it (``H(q)`` for log N), which gives a mutual information in the proper sense.
+    does not follow from these conditionals, so this is no mutual information in the proper sense.
 
     Args, Returns: as :func:`infonce`.
     """
     logs = _logits(earlier, later, tau).log_softmax(2)
-    conditional = -(logs.exp() * logs).sum(2).mean(1)
-    if not induced_marginal:
-        return math.log(logs.shape[2]) - conditional
-    marginal = logs.exp().mean(1)
-    return torch.special.entr(marginal).sum(1) - conditional
+    return math.log(logs.shape[2]) + (logs.exp() * logs).sum(2).mean(1)
 
 
 def gaussian(earlier: Tensor, later: Tensor) -> Tensor:
@@ -99,12 +93,7 @@ def gaussian(earlier: Tensor, later: Tensor) -> Tensor:
     channel is treated alone, so this is nats per channel, overestimated by about 1 / (2 N). A constant channel counts
     as 0.
 
-    Args:
-        earlier: ``(P, N, C)``.
-        later: ``(P, N, C)``.
-
-    Returns:
-        ``(P,)`` nats.
+    Args, Returns: as :func:`infonce`.
     """
     a, b = (F.normalize(x.double() - x.double().mean(1, keepdim=True), dim=1) for x in (earlier, later))
     rho = (a * b).sum(1)
@@ -119,8 +108,7 @@ def codebook(earlier: Tensor, later: Tensor, codes: int = 16) -> Tensor:
     of codes that occur; so it can be a little below 0. At most log ``codes``.
 
     Args:
-        earlier: ``(P, N, C)``.
-        later: ``(P, N, C)``.
+        earlier, later: ``(P, N, C)``.
         codes: clusters; fewer if there are fewer tokens than pairs of codes, since every token could then have a pair
             of its own.
 
@@ -150,8 +138,8 @@ def _nearest(tokens: Tensor, centres: Tensor) -> Tensor:
 def estimate(earlier: Tensor, later: Tensor, estimator: Estimator = "infonce", tau: float = 0.1) -> float:
     """Mean over pairs of frames by one of the estimators; ``(P, N, C)`` twice to nats."""
     if estimator in BOUNDED:
-        return float({"infonce": infonce, "softmax_entropy": softmax_entropy}[estimator](earlier, later, tau).mean())
-    return float({"gaussian": gaussian, "codebook": codebook}[estimator](earlier, later).mean())
+        return float((infonce if estimator == "infonce" else softmax_entropy)(earlier, later, tau).mean())
+    return float((gaussian if estimator == "gaussian" else codebook)(earlier, later).mean())
 
 
 def cosines(earlier: Tensor, later: Tensor) -> Tensor:
@@ -169,8 +157,7 @@ def match_tokens(earlier: Tensor, later: Tensor, size: Size) -> Tensor:
     """The one-to-one match of best total similarity, found as ATA does by default.
 
     Args:
-        earlier: ``(P, N, C)``.
-        later: ``(P, N, C)``.
+        earlier, later: ``(P, N, C)``.
         size: (H, W), N = H·W; beyond 784 tokens, tiles of them are matched.
 
     Returns:
@@ -228,8 +215,7 @@ def measure_maps(
     Features are in the frames' own layout (de-aligned, if the model aligns); matching is done here, on any model.
 
     Args:
-        name: what to call the model.
-        model: in evaluation mode.
+        name, model: as in :mod:`gesta.analysis`.
         clips: normalised, ``(1, 3, T, H, W)`` each, on the model's device. The control pairs each with the one before
             it (the first with the last), so neighbours should be unrelated.
         taps: as :meth:`gesta.model.VideoModel.taps`, and ``last``.
@@ -244,46 +230,37 @@ def measure_maps(
     """
     same_clip: dict[str, list[dict[str, float]]] = {tap: [] for tap in taps}
     control: dict[str, list[dict[str, float]]] = {tap: [] for tap in taps}
-    sizes: dict[str, Size] = {}
-    first: dict[str, Tensor] = {}  # tokens of the first clip
-    previous: dict[str, Tensor] = {}  # tokens of the clip before
+    first: dict[str, Tensor] = {}  # the first clip's maps
+    previous: dict[str, Tensor] = {}  # maps of the clip before
     for clip in clips:
-        for tap, grid in _maps(model, clip, taps).items():
-            sizes[tap] = (grid.shape[3], grid.shape[4])
-            tokens = grid[0].flatten(2).permute(1, 2, 0)
-            same_clip[tap].append(_compare(tokens[:-1], tokens[1:], sizes[tap], estimator, tau))
-            if tap in previous:
-                control[tap].append(_compare(previous[tap][:-1], tokens[1:], sizes[tap], estimator, tau))
-            first.setdefault(tap, tokens)
-            previous[tap] = tokens
+        maps = _maps(model, clip, taps)
+        for tap, grid in maps.items():
+            same_clip[tap].append(_compare(grid, grid, estimator, tau))
+            if previous:
+                control[tap].append(_compare(previous[tap], grid, estimator, tau))
+        first, previous = first or maps, maps
     if not first:
         raise GestaError("there is no clip to measure")
+    rows = []
     for tap in taps:
         if control[tap]:  # of several clips the first is paired with the last
-            control[tap].append(_compare(previous[tap][:-1], first[tap][1:], sizes[tap], estimator, tau))
-    return [
-        MapInformation(
-            model="None" if tap == "stem" else name,
-            tap=tap,
-            size=sizes[tap],
-            clips=len(same_clip[tap]),
-            control_unaligned=_mean(control[tap], "unaligned"),
-            control_aligned=_mean(control[tap], "aligned"),
-            **{field: _mean(same_clip[tap], field) for field in same_clip[tap][0]},  # type: ignore[arg-type]
-        )
-        for tap in taps
-    ]
+            control[tap].append(_compare(previous[tap], first[tap], estimator, tau))
+        means = {f"control_{field}": _mean(control[tap], field) for field in ("unaligned", "aligned")}
+        means |= {field: _mean(same_clip[tap], field) for field in same_clip[tap][0]}
+        model_name, size = "None" if tap == "stem" else name, tuple(first[tap].shape[3:])
+        rows.append(MapInformation(model=model_name, tap=tap, size=size, clips=len(same_clip[tap]), **means))  # type: ignore[arg-type]
+    return rows
 
 
 def _mean(measured: list[dict[str, float]], field: str) -> float | None:
-    return math.fsum(pair[field] for pair in measured) / len(measured) if measured else None
+    return statistics.fmean(pair[field] for pair in measured) if measured else None
 
 
 def _maps(model: VideoModel, clip: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
     last = f"block.{len(model.blocks) - 1}"
     tapped = model.taps(clip, [last if tap == "last" else tap for tap in taps])
     norm = getattr(model, "norm", None)
-    maps = {tap: tapped[last] if tap == "last" else tapped[tap] for tap in taps}
+    maps = {tap: tapped[last if tap == "last" else tap] for tap in taps}
     for tap, grid in maps.items():
         if grid.shape[2] < 2 or grid.shape[3] * grid.shape[4] < 2:
             raise GestaError(
@@ -295,9 +272,10 @@ def _maps(model: VideoModel, clip: Tensor, taps: Sequence[str]) -> dict[str, Ten
     return maps
 
 
-def _compare(earlier: Tensor, later: Tensor, size: Size, estimator: Estimator, tau: float) -> dict[str, float]:
-    """The fields of :class:`MapInformation` that compare two frames."""
-    match = match_tokens(earlier, later, size)
+def _compare(clip: Tensor, next_clip: Tensor, estimator: Estimator, tau: float) -> dict[str, float]:
+    """The fields of :class:`MapInformation` that compare frames of a map ``(1, C, T, H, W)`` with another's next."""
+    earlier, later = (grid[0].flatten(2).permute(1, 2, 0) for grid in (clip[:, :, :-1], next_clip[:, :, 1:]))
+    match = match_tokens(earlier, later, (clip.shape[3], clip.shape[4]))
     aligned = later.gather(1, match[..., None].expand_as(later))
     position = torch.arange(match.shape[1], device=match.device)
     return {
@@ -330,13 +308,9 @@ class MutualInformation:
 
     def to_json(self) -> dict[str, Any]:
         """All attributes as plain values."""
-        return {
-            "estimator": self.estimator,
-            "tau": self.tau,
-            "unit": "nats",
-            "rows": [asdict(row) for row in self.rows],
-            "failures": [{"video": failure.name, "reason": failure.reason} for failure in self.failures],
-        }
+        rows = [asdict(row) for row in self.rows]
+        failures = [{"video": failure.name, "reason": failure.reason} for failure in self.failures]
+        return {"estimator": self.estimator, "tau": self.tau, "unit": "nats", "rows": rows, "failures": failures}
 
     def __str__(self) -> str:
         clips = self.rows[0].clips
@@ -351,9 +325,8 @@ class MutualInformation:
         ]
         for row in self.rows:
             height, width = row.size
-            shuffled = [
-                "–" if value is None else f"{value:.3f}" for value in (row.control_unaligned, row.control_aligned)
-            ]
+            controls = row.control_unaligned, row.control_aligned
+            shuffled = ["–" if value is None else f"{value:.3f}" for value in controls]
             lines.append(
                 f"{row.model:{wide}}  {row.tap:<11}{f'{height} × {width}':>8}{row.unaligned:>11.3f}{row.aligned:>9.3f}"
                 f"{shuffled[0]:>12}{shuffled[1]:>9}{row.unmoved:>9.0%}"
@@ -413,9 +386,6 @@ def measure_mutual_information(
         model.to(chosen_device).eval()
         of_model = [tap] if rows else ["stem", tap]
         rows += measure_maps(name, model, clips(name, model), taps=of_model, estimator=estimator, tau=tau)
-    return MutualInformation(
-        estimator=estimator,
-        tau=tau if estimator in BOUNDED else None,
-        rows=rows,
-        failures=[failures[name] for name in sorted(failures)],
-    )
+    unread = [failures[name] for name in sorted(failures)]
+    used_tau = tau if estimator in BOUNDED else None
+    return MutualInformation(estimator=estimator, tau=used_tau, rows=rows, failures=unread)

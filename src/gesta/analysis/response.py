@@ -18,7 +18,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gesta.analysis.figures import hide_axes, new_figure, set_tight_layout, show_frame, show_heat, spread_frames
+from gesta.analysis.figures import hide_axes, new_figure, show_frame, show_heat, spread_frames
+from gesta.analysis.measured import plain
 from gesta.analysis.sources import after_time, as_input
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, VideoModel
@@ -60,7 +61,7 @@ class Response:
 
     def to_json(self) -> dict[str, Any]:
         """All but the clip."""
-        return {"maps": [{"model": m.name, "tap": m.tap, "map": m.map.tolist()} for m in self.maps]}
+        return plain(self, "clip")
 
     def __str__(self) -> str:
         return "\n".join(
@@ -76,7 +77,7 @@ def measure_response(models: Sequence[tuple[str, VideoModel]], clip: Tensor, *, 
 
     Args:
         models: names and models in evaluation mode; all expect the same frames.
-        clip: square raw frames ``(T, 3, S, S)`` uint8 of any size; a model sees them at its own size.
+        clip: as in :mod:`gesta.analysis`.
         block: None for the last block's result, otherwise the map after this block's temporal modelling.
 
     Raises:
@@ -101,8 +102,7 @@ def draw_response(measured: Response) -> Figure:
     clip = measured.clip
     shown = spread_frames(len(clip), COLUMNS)
     rows = 1 + len(measured.maps)
-    figure = new_figure(1.5 * len(shown) + 1.9, 1.56 * rows + 0.2)
-    set_tight_layout(figure, 0.02, 0.01)
+    figure = new_figure(1.5 * len(shown) + 1.9, 1.56 * rows + 0.2, frames_apart=(0.02, 0.01))
     panels = figure.subplots(rows, len(shown) + 1, squeeze=False, width_ratios=[1] * len(shown) + [0.06])
     panels[0, -1].set_axis_off()
     for axes in panels[:, :-1].flat:

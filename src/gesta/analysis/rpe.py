@@ -15,10 +15,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from gesta.analysis.figures import BLUE, ORANGE, RED, hide_top_right_spines, new_figure
+from gesta.analysis.measured import plain
 from gesta.analysis.sources import check_model
 from gesta.checkpoint import read_metadata, weights_file
 from gesta.config import from_json, replace
@@ -42,14 +43,11 @@ def read_config(source: str, *, trust_code: bool = False) -> RPESTDTConfig:
     Raises:
         GestaError: none of these, or a model without relative positions.
     """
-    config: ModelConfig
     if source in MODELS:
-        config = model_config(source)
-    else:
-        check_model(source)
-        metadata = read_metadata(weights_file(source))
-        config = from_json(metadata["model"], trust_code=trust_code, source=source)
-    return _checked(source, config)
+        return _checked(source, model_config(source))
+    check_model(source)
+    metadata = read_metadata(weights_file(source))
+    return _checked(source, from_json(metadata["model"], trust_code=trust_code, source=source))
 
 
 def _checked(source: str, config: ModelConfig) -> RPESTDTConfig:
@@ -89,17 +87,7 @@ class BucketMap:
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
-        return {
-            "model": self.name,
-            "reference": list(self.reference),
-            "ratio": self.ratio,
-            "bucket": self.bucket,
-            "method": self.method,
-            "declared": self.declared,
-            "used": self.used,
-            "shown": self.shown,
-            "ids": self.ids.tolist(),
-        }
+        return plain(self) | {"shown": self.shown}
 
     def __str__(self) -> str:
         return (
@@ -158,8 +146,7 @@ def draw_bucket_map(measured: BucketMap) -> Figure:
     y, x = measured.reference
     axes.plot([x - 0.22] * 2, [y - 0.36, y + 0.36], color="0.15", linewidth=1.8)
     axes.fill([x - 0.2, x + 0.34, x - 0.2], [y - 0.36, y - 0.17, y + 0.02], color=RED)
-    axes.set_xticks(range(ids.shape[1]))
-    axes.set_yticks(range(ids.shape[0]))
+    axes.set(xticks=range(ids.shape[1]), yticks=range(ids.shape[0]))
     axes.tick_params(length=0, labelsize=8)
     axes.set_title(
         f"{measured.name}: the {measured.shown} clusters around patch {y},{x}\n"
@@ -218,9 +205,8 @@ class Clusters:
         }
 
     def __str__(self) -> str:
-        table = Table()
-        for column in ("ratio", "declared", "used", *(f"{name}, top-1 %" for name in self.data_sets)):
-            table.add_column(column, justify="right")
+        columns = ("ratio", "declared", "used", *(f"{name}, top-1 %" for name in self.data_sets))
+        table = Table(*(Column(column, justify="right") for column in columns))
         for c in self.by_ratio:
             accuracies = [", ".join(f"{value:.2f}" for value in c.top1.get(name, [])) for name in self.data_sets]
             table.add_row(f"{c.ratio:g}", str(c.declared), str(c.used), *accuracies)
@@ -251,15 +237,10 @@ def measure_clusters(
     for ratio, data, accuracy in _run_accuracies(config, Path(runs)):
         top1.setdefault(ratio, {}).setdefault(data, []).append(accuracy)
     edge = config.clip.size // config.patch
-    by_ratio = [
-        RatioClusters(
-            ratio=ratio,
-            declared=rows(ratio, config.method),
-            used=len(bucket_map(edge, edge, ratio, config.bucket, config.method).unique()),
-            top1=top1[ratio],
-        )
-        for ratio in sorted(top1)
-    ]
+    by_ratio = []
+    for ratio in sorted(top1):
+        declared, ids = rows(ratio, config.method), bucket_map(edge, edge, ratio, config.bucket, config.method)
+        by_ratio.append(RatioClusters(ratio=ratio, declared=declared, used=len(ids.unique()), top1=top1[ratio]))
     return Clusters(name=name, edge=edge, runs=str(runs), by_ratio=by_ratio)
 
 
@@ -305,9 +286,7 @@ def _draw_counts(axes: Axes, measured: Clusters) -> None:
                 str(count), (ratio, count), (0, offset), textcoords="offset points", ha="center", fontsize=7,
                 color=colour,
             )  # fmt: skip
-    axes.set_xlabel("ratio (b; y = 2 b, a = 8 b)")
-    axes.set_ylabel("clusters, including the class token's")
-    axes.margins(y=0.12)
+    axes.set(xlabel="ratio (b; y = 2 b, a = 8 b)", ylabel="clusters, including the class token's", ymargin=0.12)
     axes.legend(frameon=False, fontsize=9)
     axes.set_title(measured.name, fontsize=10)
 
@@ -318,7 +297,6 @@ def _draw_accuracies(axes: Axes, measured: Clusters) -> None:
         means = [(c.used, float(np.mean(c.top1[name]))) for c in measured.by_ratio if c.top1.get(name)]
         (line,) = axes.plot(*zip(*sorted(means)), linewidth=1.4, label=name)
         axes.plot(*zip(*points), "o", color=line.get_color(), markersize=5)
-    axes.set_xlabel("clusters used")
-    axes.set_ylabel("top-1 %")
+    axes.set(xlabel="clusters used", ylabel="top-1 %")
     axes.set_title("runs: each a dot, lines their means", fontsize=10)
     axes.legend(frameon=False, fontsize=9)

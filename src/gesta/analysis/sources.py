@@ -46,10 +46,8 @@ def check_model(source: str) -> None:
         GestaError: it is none.
     """
     if not is_model(source):
-        raise GestaError(
-            f"{source} is neither a run folder, a .safetensors file nor a model{suggest(source, MODELS)} "
-            "(all names: gesta models)"
-        )
+        kinds = f"neither a run folder, a .safetensors file nor a model{suggest(source, MODELS)}"
+        raise GestaError(f"{source} is {kinds} (all names: gesta models)")
 
 
 def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
@@ -112,18 +110,21 @@ def after_time(model: VideoModel, block: int) -> str:
     Raises:
         GestaError: no such block.
     """
+    check_block(model, block)
     known = model.tap_names()
-    for name in (f"temporal.{block}", f"insert.{block}", f"block.{block}"):
-        if name in known:
-            return name
-    raise no_block(model, block)
+    taps = (f"temporal.{block}", f"insert.{block}", f"block.{block}")
+    return next(name for name in taps if name in known)
 
 
-def no_block(model: VideoModel, block: int) -> GestaError:
-    """The error that lists which blocks exist."""
-    return GestaError(
-        f"{type(model).__name__} has blocks 0 to {len(model.blocks) - 1}, not {block}; choose another --block"
-    )
+def check_block(model: VideoModel, block: int) -> None:
+    """Refuse a block that a model does not have.
+
+    Raises:
+        GestaError: it has none of this number.
+    """
+    if not 0 <= block < len(model.blocks):
+        name, last = type(model).__name__, len(model.blocks) - 1
+        raise GestaError(f"{name} has blocks 0 to {last}, not {block}; choose another --block")
 
 
 # --- many videos -----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from gesta.analysis.figures import hide_axes, hide_top_right_spines, new_figure, show_frame, show_heat, spread_frames
+from gesta.analysis.measured import plain
 from gesta.analysis.sources import as_input, load
 from gesta.checkpoint import read_metadata
 from gesta.errors import GestaError
@@ -29,8 +30,6 @@ from gesta.models.st_manet import pool_frames, pool_positions
 
 COLUMNS = 8
 """Frames that are drawn at most."""
-
-KINDS = ("temporal", "spatial")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -89,25 +88,13 @@ class StageAttention:
 
     def to_json(self) -> dict[str, Any]:
         """All but the clip."""
-        return {
-            "model": self.name,
-            "position": self.position and list(self.position),
-            "stages": [
-                {
-                    "stage": s.stage,
-                    "size": list(s.size),
-                    "temporal": None if s.temporal is None else s.temporal.tolist(),
-                    "spatial": None if s.spatial is None else s.spatial.tolist(),
-                    "entropy": s.entropy,
-                }
-                for s in self.stages
-            ],
-            "cosines": {
-                kind: {"stages": stages, "pooled_to": list(self.pooled_to[kind]), "matrix": matrix.tolist()}
-                for kind, (stages, matrix) in self.cosines.items()
-            },
-            "checkpoints": [{"epoch": c.epoch, **c.cosines} for c in self.checkpoints],
+        cosines = {
+            kind: {"stages": stages, "pooled_to": list(self.pooled_to[kind]), "matrix": matrix.tolist()}
+            for kind, (stages, matrix) in self.cosines.items()
         }
+        checkpoints = [{"epoch": c.epoch, **c.cosines} for c in self.checkpoints]
+        shown = {"model": self.name, "position": plain(self.position), "stages": plain(self.stages)}
+        return shown | {"cosines": cosines, "checkpoints": checkpoints}
 
     def __str__(self) -> str:
         lines = [f"{self.name}, attention by stage (entropy: 100 % is uniform)"]
@@ -136,9 +123,8 @@ def measure_stage_attention(
     """Attention of each stage to the frames and positions of a clip, and its similarity to that of the other stages.
 
     Args:
-        name: what to call the model.
-        model: in evaluation mode; it offers ``attention_maps(video) -> {stage: AttentionMatrices}``.
-        clip: square raw frames ``(T, 3, S, S)`` uint8 of any size; the model sees them at its own size.
+        name, model, clip: as in :mod:`gesta.analysis`; the model offers ``attention_maps(video) -> {stage:
+            AttentionMatrices}``.
         position: row and column in pixels of the model's input: show what this position attends to.
         checkpoints: cosines of other checkpoints, see :func:`cosines_over_training`.
 
@@ -147,10 +133,8 @@ def measure_stage_attention(
     """
     size = model.config.clip.size
     if position is not None and not all(0 <= coordinate < size for coordinate in position):
-        raise GestaError(
-            f"position {position[0]},{position[1]}: {name} sees {size} × {size} pixels, rows and columns 0 to "
-            f"{size - 1}; choose another --at"
-        )
+        allowed = f"{name} sees {size} × {size} pixels, rows and columns 0 to {size - 1}"
+        raise GestaError(f"position {position[0]},{position[1]}: {allowed}; choose another --at")
     matrices = _attention_matrices(name, model, as_input(clip, model))
     pooled_to, cosines = stage_cosines(matrices)
     return StageAttention(
@@ -176,9 +160,9 @@ def _attention_matrices(name: str, model: VideoModel, video: Tensor) -> dict[int
 
 
 def _stage_maps(stage: int, maps: AttentionMatrices, position: tuple[int, int] | None, size: int) -> StageMaps:
-    frames, height, width = maps.size
+    _, height, width = maps.size
     entropy = {}
-    for kind, matrix in zip(KINDS, (maps.temporal, maps.spatial)):
+    for kind, matrix in (("temporal", maps.temporal), ("spatial", maps.spatial)):
         if matrix is not None and matrix.shape[-1] > 1:
             rows = torch.special.entr(matrix[0].double()).sum(1).mean()
             entropy[kind] = float(rows / np.log(matrix.shape[-1]))
@@ -191,7 +175,7 @@ def _stage_maps(stage: int, maps: AttentionMatrices, position: tuple[int, int] |
             row = weights[position[0] * height // size * width + position[1] * width // size]
         spatial = row.reshape(height, width) * height * width
     temporal = None if maps.temporal is None else maps.temporal[0].float().cpu()
-    return StageMaps(stage=stage, size=(frames, height, width), temporal=temporal, spatial=spatial, entropy=entropy)
+    return StageMaps(stage=stage, size=maps.size, temporal=temporal, spatial=spatial, entropy=entropy)
 
 
 def stage_cosines(
@@ -203,7 +187,7 @@ def stage_cosines(
         By kind, the common size, and the stages with their cosines ``(S, S)``. A kind is absent if fewer than two
         stages have it, or if a stage has only one frame or position, for then all pooled matrices are the same.
     """
-    frames, height, width = (min(maps.size[axis] for maps in matrices.values()) for axis in range(3))
+    frames, height, width = (min(lengths) for lengths in zip(*(maps.size for maps in matrices.values())))
     pooled: dict[str, dict[int, Tensor]] = {"temporal": {}, "spatial": {}}
     for stage, maps in matrices.items():
         if maps.temporal is not None and frames > 1:
@@ -231,19 +215,16 @@ def cosines_over_training(source: str, clip: Tensor, *, trust_code: bool = False
         trust_code: see :func:`gesta.checkpoint.load`.
     """
     by_epoch: dict[int, CheckpointCosines] = {}
-    for path in sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []:
+    for path in sorted(Path(source).glob("*.safetensors")):
         epoch = read_metadata(path).get("notes", {}).get("epoch")
         if isinstance(epoch, int) and epoch not in by_epoch:
             name, model = load(str(path), trust_code=trust_code)
             _, cosines = stage_cosines(_attention_matrices(name, model, as_input(clip, model)))
-            means = {kind: _mean_of_pairs(matrix) for kind, (_, matrix) in cosines.items()}
+            means = {}  # over the pairs of different stages
+            for kind, (stages, matrix) in cosines.items():
+                means[kind] = float((matrix.sum() - matrix.trace()) / (len(stages) * (len(stages) - 1)))
             by_epoch[epoch] = CheckpointCosines(epoch=epoch, cosines=means)
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
-
-
-def _mean_of_pairs(matrix: Tensor) -> float:
-    """Mean over the pairs of different stages."""
-    return float((matrix.sum() - matrix.trace()) / (len(matrix) * (len(matrix) - 1)))
 
 
 def draw_stage_attention(measured: StageAttention) -> Figure:
@@ -255,20 +236,17 @@ def draw_stage_attention(measured: StageAttention) -> Figure:
     _draw_stages(parts[0, 0], measured, shown)
     if below:
         _draw_cosines(parts[1, 0], measured)
-    subject = (
-        "what a position gets on average"
-        if measured.position is None
-        else f"what the position {measured.position[0]},{measured.position[1]} attends to"
-    )
+    subject = "what a position gets on average"
+    if measured.position is not None:
+        subject = f"what the position {measured.position[0]},{measured.position[1]} attends to"
     figure.suptitle(f"{measured.name}: frames that attend to frames, and {subject} (1: uniform)", fontsize=10)
     return figure
 
 
 def _draw_stages(figure: SubFigure, measured: StageAttention, shown: list[int]) -> None:
     clip, edge = measured.clip, measured.clip.shape[-1]
-    panels = figure.subplots(
-        len(measured.stages), len(shown) + 2, squeeze=False, width_ratios=[1] * (len(shown) + 1) + [0.06]
-    )
+    widths = [1] * (len(shown) + 1) + [0.06]
+    panels = figure.subplots(len(measured.stages), len(widths), squeeze=False, width_ratios=widths)
     for row, s in zip(panels, measured.stages):
         for axes in row[:-1]:
             hide_axes(axes)

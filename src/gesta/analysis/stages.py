@@ -7,17 +7,18 @@ any model. A probe is a multinomial logistic regression on standardised features
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.table import Table
+from rich.table import Column, Table
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from torch import Tensor
 
 from gesta.analysis.figures import BLUE, GREY, hide_top_right_spines, new_figure
+from gesta.analysis.measured import plain
 from gesta.analysis.sources import extract_features, list_failures
 from gesta.data.batch import Failure
 from gesta.errors import GestaError
@@ -75,20 +76,12 @@ class Stages:
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
-        return {
-            "model": self.name,
-            "videos": {"fitted": self.fitted, "scored": self.scored},
-            "classes": self.classes,
-            "majority": self.majority,
-            "c": self.strength,
-            "failures": [{"name": failure.name, "reason": failure.reason} for failure in self.failures],
-            "stages": [asdict(probe) for probe in self.probes],
-        }
+        videos = {"fitted": self.fitted, "scored": self.scored}
+        fit = {"model": self.name, "videos": videos, "classes": self.classes, "majority": self.majority}
+        return fit | {"c": self.strength, "failures": plain(self.failures), "stages": plain(self.probes)}
 
     def __str__(self) -> str:
-        table = Table()
-        for column in ("", "width", "top-1 %", "training videos %"):
-            table.add_column(column, justify="right" if column else "left")
+        table = Table("", *(Column(column, justify="right") for column in ("width", "top-1 %", "training videos %")))
         for p in self.probes:
             table.add_row(p.stage, str(p.width), f"{p.top1:.2f}", f"{p.training:.2f}")
         notes = [
@@ -135,8 +128,7 @@ def measure_stages(
     Each video is seen by the centre crop of its middle clip, without augmentation.
 
     Args:
-        name: what to call the model.
-        model: any; it is not trained.
+        name, model: what to call the model, and any model; it is not trained.
         fitted: training videos and their labels.
         scored: held-out videos and their labels.
         strength: C, the weight of the mean cross-entropy's sum against half the squared norm of the probe's weights.
@@ -157,16 +149,12 @@ def measure_stages(
     probes = []
     for stage, features in train.items():
         weights, bias, converged = fit_probe(features, np.searchsorted(known, train_labels), strength)
-        on_train, on_test = (known[(values @ weights + bias).argmax(1)] for values in (features, test[stage]))
-        probes.append(
-            StageProbe(
-                stage=stage,
-                width=features.shape[1],
-                top1=100 * float((on_test == test_labels).mean()),
-                training=100 * float((on_train == train_labels).mean()),
-                converged=converged,
-            )
+        training, top1 = (
+            100 * float((known[(values @ weights + bias).argmax(1)] == labels).mean())
+            for values, labels in ((features, train_labels), (test[stage], test_labels))
         )
+        width = features.shape[1]
+        probes.append(StageProbe(stage=stage, width=width, top1=top1, training=training, converged=converged))
     return Stages(
         name=name,
         fitted=len(train_labels),

@@ -52,8 +52,8 @@ def draw_sweep(measured: Sweep) -> Figure:
         axes.legend(frameon=False, fontsize=9)
     if measured.default in values:
         axes.axvline(xs[values.index(measured.default)], color="0.75", linewidth=1, linestyle=":", zorder=0)
-    axes.set_xlabel(measured.field + " (dotted: the recipe's value)" * (measured.default in values))
-    axes.set_ylabel("top-1 %")
+    dotted = " (dotted: the recipe's value)" * (measured.default in values)
+    axes.set(xlabel=measured.field + dotted, ylabel="top-1 %")
     over_seeds = f", mean ± std of {seeds} seeds" if seeds > 1 else ""
     axes.set_title(f"{measured.recipe}{over_seeds}\n{measured.protocol}", fontsize=9)
     axes.grid(alpha=0.2)

@@ -6,15 +6,18 @@ L. van der Maaten and G. Hinton, JMLR 9, 2008.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from gesta.analysis.figures import distinct_colours, new_figure
+from gesta.analysis.measured import plain
 from gesta.analysis.sources import extract_features, labelled_videos, list_failures
 from gesta.config import suggest
 from gesta.data.batch import Failure
@@ -61,13 +64,7 @@ class Projection:
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
-        return {
-            "videos": self.videos,
-            "labels": self.labels,
-            "classes": self.classes,
-            "failures": [{"name": failure.name, "reason": failure.reason} for failure in self.failures],
-            "models": [{"model": m.name, "neighbours": m.neighbours, "points": m.points.tolist()} for m in self.models],
-        }
+        return plain(self)
 
     def __str__(self) -> str:
         lines = [f"{len(self.videos)} videos of {len(self.classes)} classes"]
@@ -142,7 +139,11 @@ def measure_tsne(
         from sklearn.manifold import TSNE  # an optional dependency
     except ImportError:
         raise GestaError("t-SNE needs scikit-learn, which is not installed: pip install 'gesta[analysis]'") from None
-    extracted = [extract_features(model, records, _before_classifier(model), device=device) for _, model in models]
+
+    def before_classifier(model: VideoModel, clips: Tensor) -> dict[str, Tensor]:
+        return {"embed": model.embed(clips)}
+
+    extracted = [extract_features(m, records, partial(before_classifier, m), device=device) for _, m in models]
     failures = {failure.index: failure for _, failed in extracted for failure in failed}
     readable = [i for i in range(len(records)) if i not in failures]
     if len(readable) < 4:
@@ -165,15 +166,9 @@ def measure_tsne(
     )
 
 
-def _before_classifier(model: VideoModel) -> Callable[[Tensor], dict[str, Tensor]]:
-    return lambda clips: {"embed": model.embed(clips)}
-
-
 def same_class_neighbours(matrix: np.ndarray, labels: np.ndarray) -> float:
     """Percent of the rows whose nearest other row (Euclidean, as in t-SNE) has the same label."""
-    values = matrix.astype(np.float64) - matrix.mean(0, dtype=np.float64)
-    squares = (values**2).sum(1)
-    distances = squares[:, None] + squares - 2 * values @ values.T
+    distances = cdist(matrix, matrix)
     np.fill_diagonal(distances, np.inf)
     return float(100 * (labels[distances.argmin(1)] == labels).mean())
 
@@ -190,8 +185,7 @@ def draw_tsne(measured: Projection) -> Figure:
             x, y = model.points[labels == k].T
             axes.plot(x, y, "*", color=colours[k], markersize=8, markeredgewidth=0, alpha=0.85, label=name)
         axes.set_title(f"{model.name}\nnearest neighbour in the same class: {model.neighbours:.1f} %", fontsize=10)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set_alpha(0.3)
     if count <= 60:
         handles, names = panels[0].get_legend_handles_labels()

@@ -16,10 +16,11 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from gesta.analysis.figures import ORANGE, RED, new_figure, show_frame
+from gesta.analysis.measured import plain
 from gesta.analysis.sources import as_input
 from gesta.errors import GestaError
 from gesta.model import VideoModel
-from gesta.plugins.stan import STANLayer, sampling_grid, thetas, warp
+from gesta.plugins.stan import STAN, sampling_grid, thetas, warp
 from gesta.plugins.stan import spatial_only as without_time
 
 
@@ -59,66 +60,41 @@ class Warp:
 
     def to_json(self) -> dict[str, Any]:
         """The transforms, without pixels."""
-        return {
-            "model": self.name,
-            "layers": [{"layer": w.layer, "block": w.block, "theta": w.theta.tolist()} for w in self.layers],
-        }
+        return plain(self, "clip", "after", "source")
 
     def __str__(self) -> str:
         return "\n".join(f"{self.name}: STAN before block {w.block}\n{format_theta(w.theta)}" for w in self.layers)
 
 
+@torch.inference_mode()
 def measure_warp(name: str, model: VideoModel, clip: Tensor, *, spatial_only: bool = False) -> Warp:
     """Apply the transform of every STAN layer of a model to the clip it was regressed from.
 
     Args:
-        name: what to call the model.
-        model: as trained.
-        clip: square raw frames ``(T, 3, S, S)`` uint8 of any size; the model sees them at its own size.
+        name, model, clip: as in :mod:`gesta.analysis`.
         spatial_only: leave out all that concerns time (θ's row and column t).
 
     Raises:
         GestaError: a model without STAN.
     """
-    if not any(isinstance(module, STANLayer) for module in model.modules()):
+    by_layer = thetas(model, as_input(clip, model))
+    if not by_layer:
         raise GestaError(
             f"{type(model).__name__} has no STAN layer and hence no transform to draw; "
             "train one that has, e.g. stan_mvitv2_s"
         )
-    training = model.training
-    try:
-        with torch.inference_mode():
-            by_layer = thetas(model.eval(), as_input(clip, model))
-    finally:
-        model.train(training)
     video = clip.to(next(model.parameters()).device).float().transpose(0, 1)[None]
     layers = []
     for path, (theta, _) in by_layer.items():
-        layer = model.get_submodule(path)
-        assert isinstance(layer, STANLayer)
-        settings = layer.config
+        settings: STAN = model.get_submodule(path).config  # type: ignore[assignment]
         if spatial_only:
             theta = without_time(theta)
-        source = sampling_grid(
-            theta, video.shape[2:], direction=settings.direction, align_corners=settings.align_corners
-        )
-        after = warp(
-            video,
-            theta,
-            direction=settings.direction,
-            padding_mode=settings.padding_mode,
-            align_corners=settings.align_corners,
-        )
-        pixels = after[0].transpose(0, 1).round().clamp(0, 255).to(torch.uint8)
-        layers.append(
-            LayerWarp(
-                layer=path,
-                block=int(path.split(".")[1]),
-                theta=theta[0].cpu(),
-                after=pixels.cpu(),
-                source=source[0].cpu(),
-            )
-        )
+        how: dict[str, Any] = {"direction": settings.direction, "align_corners": settings.align_corners}
+        source = sampling_grid(theta, video.shape[2:], **how)[0].cpu()
+        after = warp(video, theta, padding_mode=settings.padding_mode, **how)
+        pixels = after[0].transpose(0, 1).round().clamp(0, 255).to(torch.uint8).cpu()
+        block = int(path.split(".")[1])
+        layers.append(LayerWarp(layer=path, block=block, theta=theta[0].cpu(), after=pixels, source=source))
     return Warp(name=name, clip=clip.cpu(), layers=layers)
 
 
@@ -147,16 +123,12 @@ def _draw_layer(figure: SubFigure, clip: Tensor, layer: LayerWarp) -> None:
     middle.set_title("the same under θ", fontsize=10)
     show_frame(middle, layer.after[half])
     for axes in (left, middle):
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
     _draw_time(right, layer)
     panels[1, 0].text(0, 1, format_theta(layer.theta), family="monospace", fontsize=9, va="top")
-    identity = torch.allclose(layer.theta, torch.eye(4), atol=1e-4)
-    legend = (
-        "θ is the identity: nothing learnt, or nothing to align"
-        if identity
-        else "outline: what the frame under θ shows,\nits upper edge in red"
-    )
+    legend = "outline: what the frame under θ shows,\nits upper edge in red"
+    if torch.allclose(layer.theta, torch.eye(4), atol=1e-4):
+        legend = "θ is the identity: nothing learnt, or nothing to align"
     panels[1, 1].text(0, 1, legend, fontsize=9, va="top")
 
 
@@ -174,8 +146,7 @@ def _draw_mesh(axes: Axes, source: Tensor, size: int) -> None:
     margin = 0.03 * size
     axes.set_xlim(min(0, reach[:, 0].min()) - margin, max(size - 1, reach[:, 0].max()) + margin)
     axes.set_ylim(max(size - 1, reach[:, 1].max()) + margin, min(0, reach[:, 1].min()) - margin)
-    upper = pixels[0]
-    axes.plot(upper[:, 0], upper[:, 1], color=RED, linewidth=2.2)
+    axes.plot(pixels[0, :, 0], pixels[0, :, 1], color=RED, linewidth=2.2)
 
 
 def format_theta(theta: Tensor) -> str:
@@ -195,8 +166,7 @@ def _draw_time(axes: Axes, layer: LayerWarp) -> None:
     axes.fill_between(frame, low, high, alpha=0.25, linewidth=0, label="anywhere in the frame")
     axes.plot(frame, source[:, middle, middle], color=ORANGE, linewidth=2, label="centre of the frame")
     axes.set_title("time", fontsize=10)
-    axes.set_xlabel("frame under θ")
-    axes.set_ylabel("shows frame … of the clip")
+    axes.set(xlabel="frame under θ", ylabel="shows frame … of the clip")
     axes.locator_params(integer=True)
     axes.set_box_aspect(1)
     axes.legend(fontsize=7, frameon=False)

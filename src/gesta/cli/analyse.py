@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from gesta.cli.options import (
     MODEL_HELP,
@@ -16,7 +19,7 @@ from gesta.cli.options import (
     numbers,
     position,
     print_results,
-    result_file,
+    read_results,
     trust_option,
     with_fields,
 )
@@ -28,6 +31,8 @@ if TYPE_CHECKING:  # for start-up time
 
     from gesta.model import VideoModel
     from gesta.records import DataConfig
+
+T = TypeVar("T")
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -43,28 +48,27 @@ def add_verbs(verbs: Verbs) -> None:
 def _add_verbs_of_maps(analyse: Verbs) -> None:
     """A model and a video become a picture."""
     sub = analyse.add("alignment", _alignment, "draw which patches of two frames match (ATA's Fig. 5)")
-    _model_and_video(sub, "alignment.png")
+    _model_and_video(sub)
     sub.add_argument("--block", type=int, metavar="I", help="match what enters block I (default: the middle one)")
     sub.add_argument("--frame", type=int, metavar="T", help="frames T - 1 and T of the map (default: the middle)")
     sub.add_argument("--tau", type=float, default=0.1, help="temperature of InfoNCE (default %(default)s)")
     sub = analyse.add("attention", _attention, "draw what a class token attends to, and which frames are dropped")
-    _model_and_video(sub, "attention.png")
+    _model_and_video(sub)
     sub.add_argument("--block", type=int, metavar="I", help="(default: the last that attends to patches)")
     sub = analyse.add("motion", _motion, "draw what SMEM excites, frame by frame (STD-Former)")
-    _model_and_video(sub, "motion.png")
+    _model_and_video(sub)
     sub = analyse.add("response", _response, "draw where feature maps respond, one row per model (ATA's Figs 6 and 7)")
     sub.add_argument("video", metavar="VIDEO")
     sub.add_argument("models", metavar="CKPT|MODEL", nargs="+", help=MODEL_HELP)
     _after_block(sub)
-    _out_option(sub, "response.png")
-    trust_option(sub)
+    _picture_options(sub)
     sub = analyse.add("stage-attention", _stage_attention, "draw the attention of each stage of ST-MANet")
-    _model_and_video(sub, "stage-attention.png")
+    _model_and_video(sub)
     sub.add_argument(
         "--at", type=position, metavar="ROW,COLUMN", help="what this position attends to, in pixels of the model's clip"
     )
     sub = analyse.add("warp", _warp, "draw STAN's transform on the raw clip (the paper's Fig. 2)")
-    _model_and_video(sub, "warp.png")
+    _model_and_video(sub)
     sub.add_argument("--spatial-only", action="store_true", help="leave the couplings with time out")
 
 
@@ -76,21 +80,18 @@ def _add_verbs_of_parameters(analyse: Verbs) -> None:
     ratios = "0.5,1,1.5,1.9,2,2.5,3,3.5,4"
     sub.add_argument("--ratios", type=numbers, default=ratios, metavar="R,R,…", help="(default %(default)s)")
     sub.add_argument("--runs", default="runs", help="folder of runs whose accuracy is shown (default %(default)s)")
-    _out_option(sub, "clusters.png")
-    trust_option(sub)
+    _picture_options(sub)
     sub = analyse.add("filters", _filters, "draw the filters of the first layer")
     sub.add_argument("model", metavar="CKPT|MODEL", help=MODEL_HELP)
     sub.add_argument("--n", type=int, default=64, help="filters at most (default %(default)s)")
     sub.add_argument(
         "--learned", action="store_true", help="MFST: weights as learned, before differences are folded in"
     )
-    _out_option(sub, "filters.png")
-    trust_option(sub)
+    _picture_options(sub)
     sub = analyse.add("rpe", _rpe, "draw which patches share a relative position", fields=True)
     sub.add_argument("model", metavar="MODEL|CKPT")
     sub.add_argument("--ref", type=position, metavar="ROW,COLUMN", help="seen from there (default: the centre, 7,7)")
-    _out_option(sub, "rpe.png")
-    trust_option(sub)
+    _picture_options(sub)
 
 
 def _add_verbs_of_results(analyse: Verbs) -> None:
@@ -110,14 +111,13 @@ def _add_verbs_of_results(analyse: Verbs) -> None:
         "--seconds", type=float, default=2.0, help="of each measurement of latency; 0: none (default %(default)s)"
     )
     device_option(sub)
-    _out_option(sub, "complexity.png")
-    trust_option(sub)
+    _picture_options(sub)
     sub = analyse.add("confusion", _confusion, "which classes are predicted as which, in one result or two")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="result or run folder; of two also the difference")
     sub.add_argument("--by", metavar="FILE", help="add up classes by attribute: CSV, JSON, or Diving48_vocab.json")
     sub.add_argument("--space", help="label space (default: the first)")
     sub.add_argument("--pairs", type=int, default=15, help="confused pairs listed at most (default %(default)s)")
-    _out_option(sub, "confusion.png")
+    _picture_options(sub, trust=False)
 
 
 def _add_verbs_of_features(analyse: Verbs) -> None:
@@ -145,29 +145,27 @@ def _add_verbs_of_features(analyse: Verbs) -> None:
     sub.add_argument("--split", choices=["val", "test"], default="test", help="scored (default %(default)s)")
     sub.add_argument("--n", type=count, help="videos of each split at most, drawn at random (default: all)")
     sub.add_argument("--c", type=float, default=1.0, help="inverse strength of regularisation (default %(default)s)")
-    _labels_options(sub, "stages.png")
+    _labels_options(sub)
     sub = analyse.add("tsne", _tsne, "t-SNE of features before the classifier, runs side by side", fields=True)
     sub.add_argument("runs", metavar="RUN", nargs="+", help="run folder or .safetensors file")
     sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="videos (default: the first run's; fields: --data.root)")
     sub.add_argument("--split", choices=["train", "val", "test"], default="test", help="(default %(default)s)")
     sub.add_argument("--classes", nargs="+", metavar="NAME", help="shown ones (default: all)")
     sub.add_argument("--n", type=int, default=1000, help="videos drawn at random at most (default %(default)s)")
-    _labels_options(sub, "tsne.png")
+    _labels_options(sub)
 
 
-def _model_and_video(sub: VerbParser, out: str) -> None:
+def _model_and_video(sub: VerbParser) -> None:
     sub.add_argument("model", metavar="CKPT|MODEL", help=MODEL_HELP)
     sub.add_argument("video", metavar="VIDEO")
-    _out_option(sub, out)
-    trust_option(sub)
+    _picture_options(sub)
 
 
-def _labels_options(sub: VerbParser, out: str) -> None:
+def _labels_options(sub: VerbParser) -> None:
     sub.add_argument("--space", help="label space (default: the first)")
     sub.add_argument("--seed", type=int, default=0)
     device_option(sub)
-    _out_option(sub, out)
-    trust_option(sub)
+    _picture_options(sub)
 
 
 def _after_block(sub: VerbParser) -> None:
@@ -176,8 +174,11 @@ def _after_block(sub: VerbParser) -> None:
     )
 
 
-def _out_option(sub: VerbParser, name: str) -> None:
-    sub.add_argument("--out", metavar="FILE", default=name, help="the picture (default %(default)s)")
+def _picture_options(sub: VerbParser, trust: bool = True) -> None:
+    picture = f"{sub.prog.split()[-1]}.png"  # named after the verb
+    sub.add_argument("--out", metavar="FILE", default=picture, help="the picture (default %(default)s)")
+    if trust:
+        trust_option(sub)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -186,11 +187,11 @@ def _report(options: argparse.Namespace) -> None:
     print(write_report(Path(options.run)))
 
 
-def _show(options: argparse.Namespace, measured: Any, figure: Figure) -> None:
-    """What every verb with a figure does at its end: write it, and print what was measured."""
+def _show(options: argparse.Namespace, measured: T, draw: Callable[[T], Figure]) -> None:
+    """What every verb with a figure does at its end: draw and write it, and print what was measured."""
     from gesta.analysis.figures import write_figure
 
-    write_figure(figure, options.out)
+    write_figure(draw(measured), options.out)
     print_results(options, measured, file=options.out)
 
 
@@ -207,21 +208,20 @@ def _alignment(options: argparse.Namespace) -> None:
 
     name, model, clip = _model_and_clip(options)
     measured = measure_matches(name, model, clip, block=options.block, frame=options.frame, tau=options.tau)
-    _show(options, measured, draw_matches(measured))
+    _show(options, measured, draw_matches)
 
 
 def _attention(options: argparse.Namespace) -> None:
     from gesta.analysis.attention import draw_attention, measure_attention
 
-    measured = measure_attention(*_model_and_clip(options), block=options.block)
-    _show(options, measured, draw_attention(measured))
+    _show(options, measure_attention(*_model_and_clip(options), block=options.block), draw_attention)
 
 
 def _motion(options: argparse.Namespace) -> None:
-    from gesta.analysis.motion import draw_motion, measure_motion
+    from gesta.analysis.motion import measure_motion
+    from gesta.analysis.response import draw_response
 
-    measured = measure_motion(*_model_and_clip(options))
-    _show(options, measured, draw_motion(measured))
+    _show(options, measure_motion(*_model_and_clip(options)), draw_response)
 
 
 def _response(options: argparse.Namespace) -> None:
@@ -230,7 +230,7 @@ def _response(options: argparse.Namespace) -> None:
 
     models = [load(source, trust_code=options.trust_code) for source in options.models]
     measured = measure_response(models, read_clip(options.video, models[0][1].config.clip), block=options.block)
-    _show(options, measured, draw_response(measured))
+    _show(options, measured, draw_response)
 
 
 def _stage_attention(options: argparse.Namespace) -> None:
@@ -239,22 +239,20 @@ def _stage_attention(options: argparse.Namespace) -> None:
     name, model, clip = _model_and_clip(options)
     checkpoints = cosines_over_training(options.model, clip, trust_code=options.trust_code)
     measured = measure_stage_attention(name, model, clip, position=options.at, checkpoints=checkpoints)
-    _show(options, measured, draw_stage_attention(measured))
+    _show(options, measured, draw_stage_attention)
 
 
 def _warp(options: argparse.Namespace) -> None:
     from gesta.analysis.warp import draw_warp, measure_warp
 
-    measured = measure_warp(*_model_and_clip(options), spatial_only=options.spatial_only)
-    _show(options, measured, draw_warp(measured))
+    _show(options, measure_warp(*_model_and_clip(options), spatial_only=options.spatial_only), draw_warp)
 
 
 def _clusters(options: argparse.Namespace) -> None:
     from gesta.analysis.rpe import draw_clusters, measure_clusters, read_config
 
     config = with_fields(read_config(options.model, trust_code=options.trust_code), options)
-    measured = measure_clusters(options.model, config, options.ratios, options.runs)
-    _show(options, measured, draw_clusters(measured))
+    _show(options, measure_clusters(options.model, config, options.ratios, options.runs), draw_clusters)
 
 
 def _filters(options: argparse.Namespace) -> None:
@@ -262,40 +260,34 @@ def _filters(options: argparse.Namespace) -> None:
     from gesta.analysis.sources import load
 
     measured = measure_filters(*load(options.model, trust_code=options.trust_code), folded=not options.learned)
-    _show(options, measured, draw_filters(measured, options.n))
+    _show(options, measured, partial(draw_filters, most=options.n))
 
 
 def _rpe(options: argparse.Namespace) -> None:
     from gesta.analysis.rpe import draw_bucket_map, measure_bucket_map, read_config
 
     config = with_fields(read_config(options.model, trust_code=options.trust_code), options)
-    measured = measure_bucket_map(options.model, config, options.ref)
-    _show(options, measured, draw_bucket_map(measured))
+    _show(options, measure_bucket_map(options.model, config, options.ref), draw_bucket_map)
 
 
 def _complexity(options: argparse.Namespace) -> None:
     from gesta.analysis.complexity import draw_complexity, find_models, measure_complexity
 
-    models = [
-        model
-        for source in options.sources
-        for model in find_models(source, runs=options.runs, trust_code=options.trust_code)
-    ]
+    known = [find_models(source, runs=options.runs, trust_code=options.trust_code) for source in options.sources]
+    models = list(chain.from_iterable(known))
     if not models:
         raise GestaError(f"{', '.join(options.sources)}: no row of these has a recipe, so there is nothing to count")
     measured = measure_complexity(models, style=options.style, seconds=options.seconds, device=options.device)
-    _show(options, measured, draw_complexity(measured))
+    _show(options, measured, draw_complexity)
 
 
 def _confusion(options: argparse.Namespace) -> None:
     from gesta.analysis.confusion import draw_confusion, measure_confusion
-    from gesta.evaluation.result import Result
 
     if len(options.results) > 2:
         raise GestaError("give one result, or two to see their difference")
-    results = [(path, Result.read(result_file(path))) for path in options.results]
-    measured = measure_confusion(results, space=options.space, by=options.by, most=options.pairs)
-    _show(options, measured, draw_confusion(measured))
+    results = list(zip(options.results, read_results(options.results)))
+    _show(options, measure_confusion(results, space=options.space, by=options.by, most=options.pairs), draw_confusion)
 
 
 def _mi(options: argparse.Namespace) -> int:
@@ -315,7 +307,7 @@ def _mi(options: argparse.Namespace) -> int:
     if options.fields and not options.data:
         options.parser.error(f"unrecognized arguments: {' '.join(options.fields)}")
     if options.data:
-        records = data_source(options.data, options, _data_flags(options)).records(options.split)
+        records = _videos_of(options.data, options).records(options.split)
         if not records:
             raise GestaError(f"{options.data} has no split {options.split!r}; choose another with --split")
     else:
@@ -341,8 +333,7 @@ def _stages(options: argparse.Namespace) -> None:
         if not records:
             raise GestaError(f"the data has no labelled videos of the split {split!r} (gesta data list shows them)")
         splits.append((records, labels))
-    measured = measure_stages(name, model, *splits, strength=options.c, device=options.device)
-    _show(options, measured, draw_stages(measured))
+    _show(options, measure_stages(name, model, *splits, strength=options.c, device=options.device), draw_stages)
 
 
 def _tsne(options: argparse.Namespace) -> None:
@@ -353,19 +344,14 @@ def _tsne(options: argparse.Namespace) -> None:
     data = _videos_of(options.runs[0], options)
     classes = [name for names in options.classes or () for name in names.split(",") if name]
     chosen = choose_videos(data, options.split, classes, n=options.n, space=options.space, seed=options.seed)
-    measured = measure_tsne(models, *chosen, device=options.device, seed=options.seed)
-    _show(options, measured, draw_tsne(measured))
+    _show(options, measure_tsne(models, *chosen, device=options.device, seed=options.seed), draw_tsne)
 
 
 def _videos_of(run: str, options: argparse.Namespace) -> DataConfig:
     """The data set of ``--data``, or else that of a run, with the fields that flags change."""
     from gesta.analysis.sources import run_data
 
+    flags = [flag.replace("--data.", "--", 1) for flag in options.fields]  # as the data set alone names them
     if options.data:
-        return data_source(options.data, options, _data_flags(options))
-    return with_fields(run_data(run, trust_code=options.trust_code), options, _data_flags(options))
-
-
-def _data_flags(options: argparse.Namespace) -> list[str]:
-    """The flags of fields, as the data set alone names them: ``--root`` for ``--data.root``."""
-    return [flag.replace("--data.", "--", 1) for flag in options.fields]
+        return data_source(options.data, options, flags)
+    return with_fields(run_data(run, trust_code=options.trust_code), options, flags)

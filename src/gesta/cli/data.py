@@ -19,19 +19,12 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument(
         "--seconds", type=float, default=60.0, help="timeout of a file, plus 1 s for each 128 kB (default %(default)g)"
     )
-    _add_prepare(data)
-    _add_make(data.group("make", "make the synthetic data set"))
-
-
-def _add_prepare(data: Verbs) -> None:
     sub = data.add("prepare", _data_prepare, "a small copy that is quick to train from: videos, images or shards")
     sub.add_argument("root", metavar="ROOT", help="folder of videos")
     sub.add_argument("out", metavar="OUT", help="folder of the copies; the same command again resumes")
     sub.add_argument("--short-side", type=int, default=256, help="in pixels (default %(default)s); none is made larger")
     sub.add_argument("--codec", choices=("h264", "hevc"), default="h264")
-    sub.add_argument(
-        "--fps", type=frame_rate, default=None, help="frames per second (default keep)", metavar="FPS|keep"
-    )
+    sub.add_argument("--fps", type=frame_rate, help="frames per second (default keep)", metavar="FPS|keep")
     sub.add_argument("--frames", action="store_true", help="folders of JPEG images instead of video files")
     sub.add_argument("--lists", action="store_true", help="also list files, labelled by the folders of classes")
     sub.add_argument("--shards", type=count, default=0, metavar="N", help="tar files of N videos each")
@@ -42,9 +35,7 @@ def _add_prepare(data: Verbs) -> None:
     sub.add_argument("--kind", choices=("auto", "files", "frames", "both"), default="auto", help="which are videos")
     sub.add_argument("--seed", type=int, default=0, help="of the split, and of the order in shards")
     sub.add_argument("--workers", type=int, help="processes (default: one per CPU core)")
-
-
-def _add_make(make: Verbs) -> None:
+    make = data.group("make", "make the synthetic data set")
     sub = make.add("marionette", _data_make, "videos of an articulated puppet performing actions")
     sub.add_argument("out", metavar="OUT")
     sub.add_argument("--family", choices=("coarse", "fine", "objects", "kitchen"), help="of actions (default coarse)")
@@ -93,23 +84,14 @@ def _data_make(options: argparse.Namespace) -> None:
 
     if options.layout is None:
         clips = 400 if options.clips is None else options.clips
-        made = make_set(
-            options.out,
-            clips=clips,
-            seed=options.seed,
-            workers=options.workers,
-            depth=options.depth,
-            family=options.family or "coarse",
-            lighting=options.lighting or "even",
-        )
-        print_results(options, made)
+        shown = {"family": options.family or "coarse", "lighting": options.lighting or "even", "depth": options.depth}
+        print_results(options, make_set(options.out, clips=clips, seed=options.seed, workers=options.workers, **shown))
         return
-    if options.lighting:
-        raise GestaError("--lighting cannot be combined with --layout")
-    if options.family:
-        raise GestaError(
-            "--family cannot be combined with --layout: each layout shows the family most like its data set"
-        )
-    if options.depth:
-        raise GestaError("--depth cannot be combined with --layout: ntu and isogd have depth, the others have none")
+    for name, reason in (
+        ("lighting", ""),
+        ("family", ": each layout shows the family most like its data set"),
+        ("depth", ": ntu and isogd have depth, the others have none"),
+    ):
+        if getattr(options, name):
+            raise GestaError(f"--{name} cannot be combined with --layout{reason}")
     print_results(options, make_layout(options.out, options.layout, options.clips, options.seed, options.workers))

@@ -45,12 +45,10 @@ def _models(options: argparse.Namespace) -> None:
     print("models")
     for c in cards:
         print(f"  {c.name:<20} {c.params / 1e6:8.2f} M {c.macs / 1e9:8.2f} GMACs   {c.clip}")
-    print("recipes (gesta train …)")
-    for address, line in list_recipes().items():
-        print(f"  {address:<20} {line}")
-    print("tables (gesta table …)")
-    for address, source in list_tables().items():
-        print(f"  {address:<20} {source}")
+    for title, lines in (("recipes (gesta train …)", list_recipes()), ("tables (gesta table …)", list_tables())):
+        print(title)
+        for address, line in lines.items():
+            print(f"  {address:<20} {line}")
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from gesta.config import suggest
 from gesta.errors import GestaError
 
-if TYPE_CHECKING:  # for start-up time: importing it takes numpy
+if TYPE_CHECKING:  # for start-up time: importing them takes numpy
+    from gesta.evaluation.result import Result
     from gesta.records import DataConfig
 
 T = TypeVar("T")
@@ -202,13 +203,8 @@ def with_fields(obj: T, options: argparse.Namespace, flags: list[str] | None = N
             options.parser.error(f"unrecognized arguments: {flag}{remedy}")
     import tyro  # for start-up time
 
-    return tyro.cli(
-        type(obj),
-        default=obj,
-        args=flags,
-        prog=options.parser.prog,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-    )
+    settings = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+    return tyro.cli(type(obj), default=obj, args=flags, prog=options.parser.prog, config=settings)
 
 
 def data_source(source: str, options: argparse.Namespace, flags: list[str] | None = None) -> DataConfig:
@@ -217,18 +213,26 @@ def data_source(source: str, options: argparse.Namespace, flags: list[str] | Non
     from gesta.datasets import DATASETS, data_config
 
     if source in DATASETS:  # the same word means the same, whatever lies in the current folder
-        return with_fields(data_config(source), options, flags)
-    path = Path(source)
-    if path.is_dir():
-        return with_fields(Folder(root=source), options, flags)
-    if path.is_file():
-        return with_fields(Lists(train=source), options, flags)
-    raise GestaError(f"{source} is neither a folder, a list file nor a data set ({', '.join(DATASETS)})")
+        data = data_config(source)
+    elif Path(source).is_dir():
+        data = Folder(root=source)
+    elif Path(source).is_file():
+        data = Lists(train=source)
+    else:
+        raise GestaError(f"{source} is neither a folder, a list file nor a data set ({', '.join(DATASETS)})")
+    return with_fields(data, options, flags)
 
 
 def result_file(path: str) -> Path:
     """A result file; a run folder stands for its own."""
     return Path(path) / "result.json" if Path(path).is_dir() else Path(path)
+
+
+def read_results(paths: Sequence[str]) -> list[Result]:
+    """Results from their files or run folders."""
+    from gesta.evaluation.result import Result  # for start-up time
+
+    return [Result.read(result_file(path)) for path in paths]
 
 
 def numbers(text: str) -> tuple[float, ...]:

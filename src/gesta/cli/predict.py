@@ -57,23 +57,14 @@ def _predict(options: argparse.Namespace) -> int:
         options.parser.error("the following arguments are required: VIDEO")
     check_model_options(options)
     model = load_public(options) if options.model else load(options.checkpoint, trust_code=options.trust_code)
+    windows = ("window", "hop", "smoothing", "threshold", "min_duration")
     return write_predictions(
         model,
         options.sources,
         views=EvaluateConfig(clips=options.clips, crops=options.crops),
-        top=options.top,
-        device=options.device,
-        timeline=options.timeline,
-        config=TimelineConfig(
-            window=options.window,
-            hop=options.hop,
-            smoothing=options.smoothing,
-            threshold=options.threshold,
-            min_duration=options.min_duration,
-        ),
+        config=TimelineConfig(**{name: getattr(options, name) for name in windows}),
         format="json" if options.json else options.format,
-        out=options.out,
-        draw=options.draw,
+        **{name: getattr(options, name) for name in ("top", "device", "timeline", "out", "draw")},
     )
 
 

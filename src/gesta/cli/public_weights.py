@@ -45,8 +45,8 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
         GestaError: class names that cannot be read, or weights of which a part is missing.
     """
     from gesta.checkpoint import TrainedModel, import_weights
+    from gesta.evaluation.scoring import named_classes
     from gesta.models import create_model
-    from gesta.records import by_space
 
     if options.classes:
         from gesta.data.lists import read_class_names  # start-up time
@@ -68,8 +68,6 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
             "its answers would be random; train the model first: "
             f"gesta train finetune --model {options.model} --init.weights {options.weights}"
         )
-    sizes_by_space = by_space(model.config.classes)
     if classes is None:
-        numbered = {space: [str(index) for index in range(size)] for space, size in sizes_by_space.items()}
-        classes = numbered if isinstance(model.config.classes, dict) else next(iter(numbered.values()))
+        _, classes = named_classes(model)
     return TrainedModel(model=model.eval(), classes=classes, metadata={}, path=str(options.weights))

@@ -11,6 +11,7 @@ from gesta.cli import predict
 from gesta.cli.options import (
     Verbs,
     print_results,
+    read_results,
     recipe_options,
     result_file,
     trust_option,
@@ -25,14 +26,6 @@ if TYPE_CHECKING:  # for start-up time
 
 
 def add_verbs(verbs: Verbs) -> None:
-    _add_train(verbs)
-    _add_evaluate(verbs)
-    _add_sweep(verbs)
-    predict.add_verb(verbs)
-    _add_verbs_of_results(verbs)
-
-
-def _add_train(verbs: Verbs) -> None:
     sub = verbs.add("train", _train, "train a recipe", fields=True, result=False)
     sub.add_argument("recipe", metavar="RECIPE", nargs="?", help="stan.ucf101, my_package.runs:mine, or a recipe.json")
     sub.wants_optional = lambda options, _: not (options.resume and options.run)
@@ -41,8 +34,6 @@ def _add_train(verbs: Verbs) -> None:
     sub.add_argument("--resume", action="store_true", help="continue the run in that folder where it stopped")
     trust_option(sub)
 
-
-def _add_evaluate(verbs: Verbs) -> None:
     sub = verbs.add("evaluate", _evaluate, "score held-out videos and write the result", fields=True)
     model_options(sub)
     sub.wants_optional = lambda options, _: not options.model
@@ -52,8 +43,6 @@ def _add_evaluate(verbs: Verbs) -> None:
     )
     trust_option(sub)
 
-
-def _add_sweep(verbs: Verbs) -> None:
     sub = verbs.add(
         "sweep", _sweep, "train a recipe with several values of a field, and draw the accuracy", fields=True
     )
@@ -65,8 +54,7 @@ def _add_sweep(verbs: Verbs) -> None:
     recipe_options(sub)
     trust_option(sub)
 
-
-def _add_verbs_of_results(verbs: Verbs) -> None:
+    predict.add_verb(verbs)
     sub = verbs.add("compare", _compare, "what differs between two results: protocol first, then numbers")
     sub.add_argument("a", metavar="RESULT", help="result or run folder")
     sub.add_argument("b", metavar="RESULT", help="result or run folder")
@@ -172,24 +160,21 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> None:
     from gesta.evaluation.compare import compare
-    from gesta.evaluation.result import Result
 
-    print_results(options, compare(*(Result.read(result_file(path)) for path in (options.a, options.b))))
+    print_results(options, compare(*read_results([options.a, options.b])))
 
 
 def _mean(options: argparse.Namespace) -> None:
     from gesta.evaluation.mean import mean
-    from gesta.evaluation.result import Result
 
-    print_results(options, mean([(path, Result.read(result_file(path))) for path in options.results]))
+    print_results(options, mean(list(zip(options.results, read_results(options.results)))))
 
 
 def _fuse(options: argparse.Namespace) -> None:
     from gesta.evaluation.fuse import fuse
-    from gesta.evaluation.result import Result
 
-    results, fit = ([Result.read(result_file(path)) for path in paths] for paths in (options.results, options.fit))
-    fused = fuse(results, options.by, fit)
+    results = read_results(options.results)
+    fused = fuse(results, options.by, read_results(options.fit))
     out = Path(options.out) if options.out else result_file(options.results[0]).with_name(f"fused-{options.by}.json")
     fused.write(out)
     print_results(options, fused)
