@@ -34,42 +34,25 @@ PREFIX = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameDrop:
-    """One layer that drops frames.
+    """One layer that drops frames."""
 
-    Attributes:
-        block: its index in the model.
-        frames: positions of the frames that enter it, in frames of the clip.
-        deviation: σ of each frame's attention (Eq. 3.13), mean of the heads.
-        kept: positions of the frames that stay, in any of the heads where each of them chooses.
-        per_head: each head chooses.
-    """
-
-    block: int
-    frames: list[float]
-    deviation: list[float]
-    kept: list[float]
-    per_head: bool = False
+    block: int  # its index in the model
+    frames: list[float]  # positions of the frames that enter it, in frames of the clip
+    deviation: list[float]  # σ of each frame's attention (Eq. 3.13), mean of the heads
+    kept: list[float]  # positions of the frames that stay, in any of the heads where each of them chooses
+    per_head: bool = False  # each head chooses
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Attention:
-    """Attention of a clip's class token(s) to its patches.
-
-    Attributes:
-        name: of the model.
-        block: whose attention.
-        clip: raw frames ``(T, 3, S, S)`` uint8.
-        map: ``(T', H, W)``, mean of the heads; what is missing to a sum of 1 goes to other tokens than patches.
-        per_frame: whether the sum is that of each frame, to which the class token attends alone, or of all of them.
-        drops: the layers that drop frames, in their order.
-    """
+    """Attention of a clip's class token(s) to its patches."""
 
     name: str
-    block: int
-    clip: Tensor
-    map: Tensor
-    per_frame: bool
-    drops: list[FrameDrop]
+    block: int  # whose attention
+    clip: Tensor  # raw frames (T, 3, S, S) uint8
+    map: Tensor  # (T', H, W), mean of the heads; what is missing to a sum of 1 goes to other tokens than patches
+    per_frame: bool  # whether the sum is that of each frame, to which the class token attends alone, or of all of them
+    drops: list[FrameDrop]  # the layers that drop frames, in their order
 
     def map_of(self, frame: int) -> Tensor:
         """The part of the map ``(H, W)`` that a frame of the clip belongs to."""

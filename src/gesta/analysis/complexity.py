@@ -44,32 +44,21 @@ class Accuracy:
 
 @dataclass(kw_only=True)
 class ComparedModel:
-    """A model that is compared, before anything is counted.
-
-    Attributes:
-        views: of a video in the evaluation, on average; None if unknown.
-        accuracies: what it reaches, and where.
-    """
+    """A model that is compared, before anything is counted."""
 
     name: str
     model: ModelConfig
-    views: float | None = None
-    accuracies: list[Accuracy] = field(default_factory=list)
+    views: float | None = None  # of a video in the evaluation, on average; None if unknown
+    accuracies: list[Accuracy] = field(default_factory=list)  # what it reaches, and where
 
 
 @dataclass(kw_only=True)
 class ModelCost(ComparedModel):
-    """One row of the comparison.
+    """One row of the comparison."""
 
-    Attributes:
-        params: their number.
-        macs: multiply-adds for one view.
-        milliseconds: of one view on this machine, None if not measured.
-    """
-
-    params: int
-    macs: int
-    milliseconds: float | None
+    params: int  # their number
+    macs: int  # multiply-adds for one view
+    milliseconds: float | None  # of one view on this machine, None if not measured
 
     @property
     def macs_of_views(self) -> float | None:
@@ -83,17 +72,11 @@ class ModelCost(ComparedModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Complexity:
-    """Costs and accuracies of several models.
+    """Costs and accuracies of several models."""
 
-    Attributes:
-        style: how multiply-adds are counted, see :mod:`gesta.cost`.
-        device: where latency was measured, None if it was not.
-        models: in the given order.
-    """
-
-    style: Style
-    device: str | None
-    models: list[ModelCost]
+    style: Style  # how multiply-adds are counted, see gesta.cost
+    device: str | None  # where latency was measured, None if it was not
+    models: list[ModelCost]  # in the given order
 
     @property
     def data(self) -> list[str]:

@@ -77,19 +77,12 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Confusion:
-    """Confusion matrices of one or two results.
+    """Confusion matrices of one or two results."""
 
-    Attributes:
-        names: the results.
-        remarks: what to know before comparing.
-        matrices: one for the classes, or one per attribute.
-        most: pairs that are listed at most.
-    """
-
-    names: list[str]
-    remarks: list[str]
-    matrices: list[ConfusionMatrix]
-    most: int
+    names: list[str]  # the results
+    remarks: list[str]  # what to know before comparing
+    matrices: list[ConfusionMatrix]  # one for the classes, or one per attribute
+    most: int  # pairs that are listed at most
 
     def to_json(self) -> dict[str, Any]:
         """Matrices, accuracies and pairs; changes as ``[true, predicted, percentage points]``."""

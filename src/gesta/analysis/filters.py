@@ -19,17 +19,11 @@ GAP = 1
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Filters:
-    """The filters that see the pixels.
-
-    Attributes:
-        name: of the model.
-        layer: name of the convolution in it.
-        weights: ``(O, 3, h, w)`` or ``(O, 3, t, h, w)``, float32.
-    """
+    """The filters that see the pixels."""
 
     name: str
-    layer: str
-    weights: Tensor
+    layer: str  # name of the convolution in it
+    weights: Tensor  # (O, 3, h, w) or (O, 3, t, h, w), float32
 
     @property
     def size(self) -> str:

@@ -34,33 +34,19 @@ ARROWS = 24
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Matches:
-    """The matches of one pair of neighbouring frames.
-
-    Attributes:
-        name: of the model.
-        block: whose input was matched.
-        aligns: whether the model itself aligns in this block.
-        frame: the later frame, counted in the feature map.
-        size: (H, W) of the map.
-        similarity: cosines ``(N, N)``, rows the earlier frame.
-        match: index in the later frame of every token of the earlier, ``(N,)``.
-        earlier: the frame as filmed, ``(3, S, S)`` uint8.
-        later: the next one that the map has, of the same shape.
-        gain: what InfoNCE gains by alignment, in nats.
-        tau: its temperature.
-    """
+    """The matches of one pair of neighbouring frames."""
 
     name: str
-    block: int
-    aligns: bool
-    frame: int
-    size: Size
-    similarity: Tensor
-    match: Tensor
-    earlier: Tensor
-    later: Tensor
-    gain: float
-    tau: float
+    block: int  # whose input was matched
+    aligns: bool  # whether the model itself aligns in this block
+    frame: int  # the later frame, counted in the feature map
+    size: Size  # (H, W) of the map
+    similarity: Tensor  # cosines (N, N), rows the earlier frame
+    match: Tensor  # index in the later frame of every token of the earlier, (N,)
+    earlier: Tensor  # the frame as filmed, (3, S, S) uint8
+    later: Tensor  # the next one that the map has, of the same shape
+    gain: float  # what InfoNCE gains by alignment, in nats
+    tau: float  # its temperature
 
     @property
     def unaligned(self) -> float:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gesta.alignment.chain import Size, find_routes, similarity
+from gesta.analysis.measured import plain
 from gesta.analysis.sources import after_time
 from gesta.data.batch import Failure
 from gesta.data.loader import test_loader
@@ -292,25 +293,17 @@ def _compare(clip: Tensor, next_clip: Tensor, estimator: Estimator, tau: float) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MutualInformation:
-    """Table 4 for the models and videos at hand.
+    """Table 4 for the models and videos at hand."""
 
-    Attributes:
-        estimator: how information was estimated.
-        tau: temperature, None if the estimator has none.
-        rows: a measurement of each model; the first is the map before any temporal modelling.
-        failures: videos that could not be read and are left out.
-    """
-
-    estimator: Estimator
-    tau: float | None
-    rows: list[MapInformation]
-    failures: list[Failure]
+    estimator: Estimator  # how information was estimated
+    tau: float | None  # temperature, None if the estimator has none
+    rows: list[MapInformation]  # a measurement of each model; the first is the map before any temporal modelling
+    failures: list[Failure]  # videos that could not be read and are left out
 
     def to_json(self) -> dict[str, Any]:
         """All attributes as plain values."""
-        rows = [asdict(row) for row in self.rows]
         failures = [{"video": failure.name, "reason": failure.reason} for failure in self.failures]
-        return {"estimator": self.estimator, "tau": self.tau, "unit": "nats", "rows": rows, "failures": failures}
+        return plain(self, "failures") | {"unit": "nats", "failures": failures}
 
     def __str__(self) -> str:
         clips = self.rows[0].clips

@@ -30,17 +30,11 @@ COLUMNS = 8
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ResponseMap:
-    """One value per position of a model's feature map.
-
-    Attributes:
-        name: of the model.
-        tap: of the feature map.
-        map: ``(T', H, W)``; T' may be less than the frames of the clip.
-    """
+    """One value per position of a model's feature map."""
 
     name: str
-    tap: str
-    map: Tensor
+    tap: str  # of the feature map
+    map: Tensor  # (T', H, W); T' may be less than the frames of the clip
 
     def map_of(self, frame: int, frames: int) -> Tensor:
         """The part of the map ``(H, W)`` that frame ``frame`` of ``frames`` belongs to."""
@@ -49,15 +43,10 @@ class ResponseMap:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Response:
-    """Maps of one clip.
+    """Maps of one clip."""
 
-    Attributes:
-        clip: raw frames ``(T, 3, S, S)`` uint8.
-        maps: one row of the figure each.
-    """
-
-    clip: Tensor
-    maps: list[ResponseMap]
+    clip: Tensor  # raw frames (T, 3, S, S) uint8
+    maps: list[ResponseMap]  # one row of the figure each
 
     def to_json(self) -> dict[str, Any]:
         """All but the clip."""

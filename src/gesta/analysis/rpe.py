@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -159,36 +159,22 @@ def draw_bucket_map(measured: BucketMap) -> Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioClusters:
-    """The clusters of one ratio.
+    """The clusters of one ratio."""
 
-    Attributes:
-        ratio: the distance in patches from which on positions share clusters.
-        declared: number of clusters that have a vector, including the class token's.
-        used: those that occur on the model's frame.
-        top1: data set → accuracies of the runs that exist, percent.
-    """
-
-    ratio: float
-    declared: int
-    used: int
-    top1: dict[str, list[float]]
+    ratio: float  # the distance in patches from which on positions share clusters
+    declared: int  # number of clusters that have a vector, including the class token's
+    used: int  # those that occur on the model's frame
+    top1: dict[str, list[float]]  # data set → accuracies of the runs that exist, percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clusters:
-    """Numbers of clusters by ratio.
-
-    Attributes:
-        name: of the model.
-        edge: patches on a side of its frame.
-        runs: folder in which runs were looked for.
-        by_ratio: one entry per ratio, ascending.
-    """
+    """Numbers of clusters by ratio."""
 
     name: str
-    edge: int
-    runs: str
-    by_ratio: list[RatioClusters]
+    edge: int  # patches on a side of its frame
+    runs: str  # folder in which runs were looked for
+    by_ratio: list[RatioClusters]  # one entry per ratio, ascending
 
     @property
     def data_sets(self) -> list[str]:
@@ -197,12 +183,7 @@ class Clusters:
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
-        return {
-            "model": self.name,
-            "edge": self.edge,
-            "runs": self.runs,
-            "clusters": [asdict(c) for c in self.by_ratio],
-        }
+        return plain(self, "by_ratio") | {"clusters": plain(self.by_ratio)}
 
     def __str__(self) -> str:
         columns = ("ratio", "declared", "used", *(f"{name}, top-1 %" for name in self.data_sets))
@@ -276,16 +257,13 @@ def draw_clusters(measured: Clusters) -> Figure:
 
 def _draw_counts(axes: Axes, measured: Clusters) -> None:
     ratios = [c.ratio for c in measured.by_ratio]
-    for counts, marker, label, colour, offset in (
+    for counts, marker, label, colour, shift in (
         ([c.declared for c in measured.by_ratio], "o", "declared", BLUE, 6),
         ([c.used for c in measured.by_ratio], "s", f"used on {measured.edge} × {measured.edge} patches", ORANGE, -12),
     ):
         axes.plot(ratios, counts, marker=marker, label=label, color=colour, linewidth=1.6, markersize=5)
-        for ratio, count in zip(ratios, counts):
-            axes.annotate(
-                str(count), (ratio, count), (0, offset), textcoords="offset points", ha="center", fontsize=7,
-                color=colour,
-            )  # fmt: skip
+        for x, y in zip(ratios, counts):
+            axes.annotate(str(y), (x, y), (0, shift), textcoords="offset points", ha="center", fontsize=7, color=colour)
     axes.set(xlabel="ratio (b; y = 2 b, a = 8 b)", ylabel="clusters, including the class token's", ymargin=0.12)
     axes.legend(frameon=False, fontsize=9)
     axes.set_title(measured.name, fontsize=10)

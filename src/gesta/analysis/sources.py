@@ -183,7 +183,6 @@ def extract_features(
     *,
     device: str = "auto",
     batch_size: int = 16,
-    workers: int = -1,
 ) -> tuple[dict[int, dict[str, np.ndarray]], list[Failure]]:
     """Features of the centre crop of every video's middle clip.
 
@@ -193,15 +192,13 @@ def extract_features(
         features_of: normalised clips ``(B, 3, T, H, W)`` → name → features ``(B, D)``, by means of the model.
         device: ``auto`` takes the first accelerator there is.
         batch_size: videos per forward pass.
-        workers: loader processes; -1 chooses by the numbers of videos and CPU cores.
 
     Returns:
         Position in ``records`` → name → ``(D,)`` float32, and the videos that could not be read.
     """
     chosen_device = choose_device(device)
     model.to(chosen_device).eval()
-    spec = model.config.clip
-    workers = reading_workers(workers, len(records))
+    spec, workers = model.config.clip, reading_workers(-1, len(records))
     views = TestViews(records, spec, EvaluateConfig(clips=1, crops=1))
     features: dict[int, dict[str, np.ndarray]] = {}
     failures: list[Failure] = []

@@ -33,46 +33,27 @@ STEPS = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageProbe:
-    """A linear probe of one stage.
+    """A linear probe of one stage."""
 
-    Attributes:
-        stage: ``stage 3`` or ``block 3``, or the whole model's features before its classifier.
-        width: of the features.
-        top1: percent of the held-out videos.
-        training: percent of the videos that it was fitted on.
-        converged: whether the fit reached its optimum.
-    """
-
-    stage: str
-    width: int
-    top1: float
-    training: float
-    converged: bool
+    stage: str  # stage 3 or block 3, or the whole model's features before its classifier
+    width: int  # of the features
+    top1: float  # percent of the held-out videos
+    training: float  # percent of the videos that it was fitted on
+    converged: bool  # whether the fit reached its optimum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """Probes of all stages of a model.
-
-    Attributes:
-        name: of the model.
-        fitted: number of videos that the probes were fitted on.
-        scored: number of held-out videos.
-        classes: how many have training videos.
-        majority: percent right if one always answers the most frequent class of the training videos.
-        strength: C, the inverse of the regularisation.
-        failures: videos that could not be read and are left out.
-        probes: in the order of the forward pass.
-    """
+    """Probes of all stages of a model."""
 
     name: str
-    fitted: int
-    scored: int
-    classes: int
-    majority: float
-    strength: float
-    failures: list[Failure]
-    probes: list[StageProbe]
+    fitted: int  # number of videos that the probes were fitted on
+    scored: int  # number of held-out videos
+    classes: int  # how many have training videos
+    majority: float  # percent right if one always answers the most frequent class of the training videos
+    strength: float  # C, the inverse of the regularisation
+    failures: list[Failure]  # videos that could not be read and are left out
+    probes: list[StageProbe]  # in the order of the forward pass
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""

@@ -62,8 +62,7 @@ def draw_sweep(measured: Sweep) -> Figure:
 
 
 def _numeric(values: Sequence[Any]) -> bool:
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    return len(numbers) == len(values) and all(math.isfinite(value) for value in numbers)
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
 
 
 def _set_axis(axes: Axes, values: Sequence[Any]) -> tuple[list[float], bool]:
@@ -90,9 +89,6 @@ def _set_axis(axes: Axes, values: Sequence[Any]) -> tuple[list[float], bool]:
         axes.set_xticks(ticks, labels=["0"] * has_gap + [f"{value:g}" for value in positive])
         axes.minorticks_off()
     if has_gap:
-        gap_x = math.sqrt(zero * positive[0])
-        axes.text(
-            gap_x, 0, "//", ha="center", va="center", transform=axes.get_xaxis_transform(),
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-        )  # fmt: skip
+        gap_x, box = math.sqrt(zero * positive[0]), {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        axes.text(gap_x, 0, "//", ha="center", va="center", transform=axes.get_xaxis_transform(), bbox=box)
     return [zero if value == 0 else float(value) for value in values], has_gap

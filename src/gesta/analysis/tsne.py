@@ -31,36 +31,22 @@ PERPLEXITY = 30.0
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ModelProjection:
-    """One model's features.
-
-    Attributes:
-        name: of the model.
-        points: coordinates of the videos ``(n, 2)``.
-        neighbours: percent of the videos whose nearest neighbour in feature space is of the same class.
-    """
+    """One model's features."""
 
     name: str
-    points: np.ndarray
-    neighbours: float
+    points: np.ndarray  # coordinates of the videos (n, 2)
+    neighbours: float  # percent of the videos whose nearest neighbour in feature space is of the same class
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Projection:
-    """The same videos, projected by t-SNE from the features of several models.
+    """The same videos, projected by t-SNE from the features of several models."""
 
-    Attributes:
-        videos: names.
-        labels: of each video, an index into ``classes``.
-        classes: those shown.
-        failures: videos that could not be read and are not shown.
-        models: one projection each.
-    """
-
-    videos: list[str]
-    labels: list[int]
-    classes: list[str]
-    failures: list[Failure]
-    models: list[ModelProjection]
+    videos: list[str]  # names
+    labels: list[int]  # of each video, an index into classes
+    classes: list[str]  # those shown
+    failures: list[Failure]  # videos that could not be read and are not shown
+    models: list[ModelProjection]  # one projection each
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""

@@ -46,17 +46,11 @@ class LayerWarp:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Warp:
-    """The transforms of one clip.
-
-    Attributes:
-        name: of the model.
-        clip: raw frames ``(T, 3, S, S)`` uint8.
-        layers: in the order of the forward pass.
-    """
+    """The transforms of one clip."""
 
     name: str
-    clip: Tensor
-    layers: list[LayerWarp]
+    clip: Tensor  # raw frames (T, 3, S, S) uint8
+    layers: list[LayerWarp]  # in the order of the forward pass
 
     def to_json(self) -> dict[str, Any]:
         """The transforms, without pixels."""

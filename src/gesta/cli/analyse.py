@@ -64,9 +64,8 @@ def _add_verbs_of_maps(analyse: Verbs) -> None:
     _picture_options(sub)
     sub = analyse.add("stage-attention", _stage_attention, "draw the attention of each stage of ST-MANet")
     _model_and_video(sub)
-    sub.add_argument(
-        "--at", type=position, metavar="ROW,COLUMN", help="what this position attends to, in pixels of the model's clip"
-    )
+    text = "what this position attends to, in pixels of the model's clip"
+    sub.add_argument("--at", type=position, metavar="ROW,COLUMN", help=text)
     sub = analyse.add("warp", _warp, "draw STAN's transform on the raw clip (the paper's Fig. 2)")
     _model_and_video(sub)
     sub.add_argument("--spatial-only", action="store_true", help="leave the couplings with time out")
@@ -84,9 +83,8 @@ def _add_verbs_of_parameters(analyse: Verbs) -> None:
     sub = analyse.add("filters", _filters, "draw the filters of the first layer")
     sub.add_argument("model", metavar="CKPT|MODEL", help=MODEL_HELP)
     sub.add_argument("--n", type=int, default=64, help="filters at most (default %(default)s)")
-    sub.add_argument(
-        "--learned", action="store_true", help="MFST: weights as learned, before differences are folded in"
-    )
+    text = "MFST: weights as learned, before differences are folded in"
+    sub.add_argument("--learned", action="store_true", help=text)
     _picture_options(sub)
     sub = analyse.add("rpe", _rpe, "draw which patches share a relative position", fields=True)
     sub.add_argument("model", metavar="MODEL|CKPT")
@@ -97,19 +95,13 @@ def _add_verbs_of_parameters(analyse: Verbs) -> None:
 def _add_verbs_of_results(analyse: Verbs) -> None:
     """Results, and what models cost."""
     sub = analyse.add("complexity", _complexity, "parameters, multiply-adds and latency against accuracy")
-    sub.add_argument(
-        "sources",
-        metavar="RESULT|MODEL|RECIPE|PAPER.TABLE",
-        nargs="+",
-        help="result or run folder; model (cost only); recipe or table (published numbers, and those of runs)",
-    )
+    text = "result or run folder; model (cost only); recipe or table (published numbers, and those of runs)"
+    sub.add_argument("sources", metavar="RESULT|MODEL|RECIPE|PAPER.TABLE", nargs="+", help=text)
     sub.add_argument("--runs", default="runs", help="folder of runs of recipes and tables (default %(default)s)")
-    sub.add_argument(
-        "--style", choices=["torch", "fvcore"], default="torch", help="counting: torch's, or the papers' (fvcore)"
-    )
-    sub.add_argument(
-        "--seconds", type=float, default=2.0, help="of each measurement of latency; 0: none (default %(default)s)"
-    )
+    text = "counting: torch's, or the papers' (fvcore)"
+    sub.add_argument("--style", choices=["torch", "fvcore"], default="torch", help=text)
+    text = "of each measurement of latency; 0: none (default %(default)s)"
+    sub.add_argument("--seconds", type=float, default=2.0, help=text)
     device_option(sub)
     _picture_options(sub)
     sub = analyse.add("confusion", _confusion, "which classes are predicted as which, in one result or two")
@@ -122,19 +114,14 @@ def _add_verbs_of_results(analyse: Verbs) -> None:
 
 def _add_verbs_of_features(analyse: Verbs) -> None:
     """Features of many videos."""
-    sub = analyse.add(
-        "mi", _mi, "mutual information of neighbouring frames, unaligned and aligned (ATA's Table 4)", fields=True
-    )
+    text = "mutual information of neighbouring frames, unaligned and aligned (ATA's Table 4)"
+    sub = analyse.add("mi", _mi, text, fields=True)
     sub.add_argument("sources", metavar="CKPT|MODEL|VIDEO", nargs="+", help=f"{MODEL_HELP}; video file or folder")
     sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="a data set instead of VIDEOs (fields: --data.root)")
     sub.add_argument("--split", choices=["train", "val", "test"], default="val", help="of --data (default %(default)s)")
     sub.add_argument("--limit", type=count, metavar="N", help="videos at most, spread over the list")
-    sub.add_argument(
-        "--estimator",
-        choices=["infonce", "softmax_entropy", "gaussian", "codebook"],
-        default="infonce",
-        help="(default %(default)s)",
-    )
+    estimators = ["infonce", "softmax_entropy", "gaussian", "codebook"]
+    sub.add_argument("--estimator", choices=estimators, default="infonce", help="(default %(default)s)")
     sub.add_argument("--tau", type=float, default=0.1, help="temperature (default %(default)s)")
     _after_block(sub)
     device_option(sub)
@@ -169,9 +156,8 @@ def _labels_options(sub: VerbParser) -> None:
 
 
 def _after_block(sub: VerbParser) -> None:
-    sub.add_argument(
-        "--block", type=int, metavar="I", help="after the temporal modelling of block I (default: the end)"
-    )
+    text = "after the temporal modelling of block I (default: the end)"
+    sub.add_argument("--block", type=int, metavar="I", help=text)
 
 
 def _picture_options(sub: VerbParser, trust: bool = True) -> None:

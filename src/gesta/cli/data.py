@@ -16,9 +16,8 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("source", metavar="ROOT|LIST|NAME")
     sub.add_argument("--model", help="check lengths against this model's clip")
     sub.add_argument("--no-flip", action="store_true", help="training will not flip, so left and right do no harm")
-    sub.add_argument(
-        "--seconds", type=float, default=60.0, help="timeout of a file, plus 1 s for each 128 kB (default %(default)g)"
-    )
+    text = "timeout of a file, plus 1 s for each 128 kB (default %(default)g)"
+    sub.add_argument("--seconds", type=float, default=60.0, help=text)
     sub = data.add("prepare", _data_prepare, "a small copy that is quick to train from: videos, images or shards")
     sub.add_argument("root", metavar="ROOT", help="folder of videos")
     sub.add_argument("out", metavar="OUT", help="folder of the copies; the same command again resumes")
@@ -43,12 +42,9 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--clips", type=int, help="how many videos (default 400; of a layout 48, or 3 of each action)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int, help="processes (default: one per CPU core)")
-    sub.add_argument(
-        "--layout",
-        metavar="NAME",
-        help="folders, names and lists as another data set has them: ucf101, hmdb51, kinetics400, ssv1, ssv2, "
-        "diving48, epic, ntu or isogd",
-    )
+    layouts = "ucf101, hmdb51, kinetics400, ssv1, ssv2, diving48, epic, ntu or isogd"
+    text = f"folders, names and lists as another data set has them: {layouts}"
+    sub.add_argument("--layout", metavar="NAME", help=text)
     sub.add_argument("--depth", action="store_true", help="also depth maps, for models of RGB and depth")
 
 

@@ -9,17 +9,13 @@ from gesta.cli.options import Verbs
 
 
 def add_verbs(verbs: Verbs) -> None:
-    sub = verbs.add(
-        "demo", _demo, "make the synthetic data set, train, evaluate, report and predict, in minutes", result=False
-    )
+    text = "make the synthetic data set, train, evaluate, report and predict, in minutes"
+    sub = verbs.add("demo", _demo, text, result=False)
     sub.add_argument("--out", help="run folder (default runs/demo; of all layouts runs/layouts)")
     sub.add_argument("--clips", type=int, help="videos to make (default 600; 16 of each layout)")
     sub.add_argument("--epochs", type=int, help="epochs of training (default: the recipe's; 2 of each layout)")
-    sub.add_argument(
-        "--all-layouts",
-        action="store_true",
-        help="instead, for each public data set: make videos in its folders, check, train and evaluate a recipe of it",
-    )
+    text = "instead, for each public data set: make videos in its folders, check, train and evaluate a recipe of it"
+    sub.add_argument("--all-layouts", action="store_true", help=text)
 
 
 def _demo(options: argparse.Namespace) -> int:

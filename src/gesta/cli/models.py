@@ -22,15 +22,10 @@ def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add("cost", _cost, "parameters and multiply-adds per part", fields=True)
     sub.add_argument("model", metavar="MODEL")
     sub.add_argument("--classes", type=int, help="of the classifier (default: the model's)")
-    sub.add_argument(
-        "--style",
-        choices=["torch", "fvcore", "both"],
-        default="both",
-        help="counting: torch's, the papers' (fvcore), or both",
-    )
-    sub.add_argument(
-        "--views", type=views, metavar="N|WORDS", help='also the cost of so many views: 12, or "4 clips x 3 crops"'
-    )
+    text = "counting: torch's, the papers' (fvcore), or both"
+    sub.add_argument("--style", choices=["torch", "fvcore", "both"], default="both", help=text)
+    text = 'also the cost of so many views: 12, or "4 clips x 3 crops"'
+    sub.add_argument("--views", type=views, metavar="N|WORDS", help=text)
 
 
 def _models(options: argparse.Namespace) -> None:

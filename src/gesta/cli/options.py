@@ -177,9 +177,8 @@ def recipe_options(sub: VerbParser) -> None:
 
 
 def device_option(sub: VerbParser) -> None:
-    sub.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
-    )
+    text = "cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
+    sub.add_argument("--device", default="auto", help=text)
 
 
 # --- from words to objects -------------------------------------------------------------------------------------------

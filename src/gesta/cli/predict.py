@@ -35,9 +35,8 @@ def add_verb(verbs: Verbs) -> None:
     sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
     sub.add_argument("--hop", type=float, default=0.5, help="step of the windows, in windows (default %(default)s)")
     sub.add_argument("--smoothing", type=int, default=3, help="windows averaged (default %(default)s)")
-    sub.add_argument(
-        "--threshold", type=float, default=0.5, help="least probability of a segment (default %(default)s)"
-    )
+    text = "least probability of a segment (default %(default)s)"
+    sub.add_argument("--threshold", type=float, default=0.5, help=text)
     sub.add_argument("--min-duration", type=float, default=0.0, metavar="S", help="shortest segment in seconds")
     sub.add_argument("--format", choices=["table", "text", "csv", "json", "srt"], default="table")
     sub.add_argument("--out", metavar="FILE", help="write there instead of printing")

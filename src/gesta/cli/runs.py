@@ -38,14 +38,12 @@ def add_verbs(verbs: Verbs) -> None:
     model_options(sub)
     sub.wants_optional = lambda options, _: not options.model
     sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
-    sub.add_argument(
-        "--out", metavar="FILE", help="result (default: result-SPLIT.json beside CKPT, or result-NAME-SPLIT.json)"
-    )
+    text = "result (default: result-SPLIT.json beside CKPT, or result-NAME-SPLIT.json)"
+    sub.add_argument("--out", metavar="FILE", help=text)
     trust_option(sub)
 
-    sub = verbs.add(
-        "sweep", _sweep, "train a recipe with several values of a field, and draw the accuracy", fields=True
-    )
+    text = "train a recipe with several values of a field, and draw the accuracy"
+    sub = verbs.add("sweep", _sweep, text, fields=True)
     sub.add_argument("recipe", metavar="RECIPE", help="as for gesta train")
     sub.add_argument("--field", required=True, metavar="NAME", help="any field, by the name of its flag: train.lr")
     sub.add_argument("--values", required=True, metavar="V,V,…", help="elements of one value with spaces: '0 1,2 3'")
@@ -64,15 +62,10 @@ def add_verbs(verbs: Verbs) -> None:
 
     sub = verbs.add("fuse", _fuse, "combine the scores of several models on the same videos, such as RGB and depth")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="results or run folders")
-    sub.add_argument(
-        "--by",
-        choices=["prob_mean", "logit_mean", "prob_product", "learned"],
-        default="prob_mean",
-        help="default %(default)s",
-    )
-    sub.add_argument(
-        "--fit", metavar="RESULT", nargs="+", default=[], help="for learned: the same models on other, labelled videos"
-    )
+    ways = ["prob_mean", "logit_mean", "prob_product", "learned"]
+    sub.add_argument("--by", choices=ways, default="prob_mean", help="default %(default)s")
+    text = "for learned: the same models on other, labelled videos"
+    sub.add_argument("--fit", metavar="RESULT", nargs="+", default=[], help=text)
     sub.add_argument("--out", metavar="FILE", help="result (default: fused-BY.json beside the first result)")
 
 
@@ -150,9 +143,8 @@ def _sweep(options: argparse.Namespace) -> int:
     def draw_chart(so_far: Sweep) -> None:  # after each training, so that a sweep that is stopped has its chart, too
         write_figure(draw_sweep(so_far), out / "sweep.png")
 
-    result = sweep(
-        recipe, name, values, seeds=options.seeds, out=out, trust_code=options.trust_code, after_trial=draw_chart
-    )
+    trust = options.trust_code
+    result = sweep(recipe, name, values, seeds=options.seeds, out=out, trust_code=trust, after_trial=draw_chart)
     if is_first_process():
         print_results(options, result)
     return int(any(trial.failure for trial in result.trials))
