@@ -66,10 +66,8 @@ class Attention:
     def __str__(self) -> str:
         by_frame = self.map.flatten(1).sum(1)
         total = by_frame.mean() if self.per_frame else by_frame.sum()
-        of_block = (
-            f"in block {self.block} the class token attends to patches by {total:.0%}, to itself by the remainder"
-        )
-        lines = [f"{self.name}: {of_block}"]
+        attends = f"the class token attends to patches by {total:.0%}, to itself by the remainder"
+        lines = [f"{self.name}: in block {self.block} {attends}"]
         if not self.per_frame and len(by_frame) > 1:
             lines.append("  by frame: " + ", ".join(f"{value / by_frame.sum():.0%}" for value in by_frame))
         for drop in self.drops:
@@ -96,10 +94,8 @@ def measure_attention(name: str, model: VideoModel, clip: Tensor, *, block: int 
     weights = class_token_weights(model, video, range(len(model.blocks)) if block is None else [block])
     if not weights:
         where = "" if block is None else f" in block {block}"
-        raise GestaError(
-            f"{name} has no class token that attends to patches{where}; models with one are rpe_stdt_b12, ctn_b, "
-            "timesformer_b and image ViTs by timm_frames"
-        )
+        others = "rpe_stdt_b12, ctn_b, timesformer_b and image ViTs by timm_frames"
+        raise GestaError(f"{name} has no class token that attends to patches{where}; models with one are {others}")
     last = max(weights)
     attention, per_frame = weights[last]
     drops = _frame_drops(model, video)

@@ -35,17 +35,11 @@ CLASSES_DRAWN = 110
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ConfusionMatrix:
-    """One matrix, or two of the same classes.
+    """One matrix, or two of the same classes."""
 
-    Attributes:
-        of: the label space or the attribute.
-        names: of the classes or of the attribute's values, in the order of rows and columns.
-        counts: numbers of scored videos ``(K, K)``, rows true, columns predicted; of the first result, of the second.
-    """
-
-    of: str
-    names: list[str]
-    counts: list[np.ndarray]
+    of: str  # the label space or the attribute
+    names: list[str]  # of the classes or of the attribute's values, in the order of rows and columns
+    counts: list[np.ndarray]  # of each result: numbers of scored videos (K, K), rows true, columns predicted
 
     def percent(self, which: int = 0) -> np.ndarray:
         """The matrix in percent of its rows; rows without videos are 0."""
@@ -188,10 +182,8 @@ def read_attributes(path: str | Path, classes: Sequence[str]) -> dict[str, list[
         header, *rows = [row for row in csv.reader(text.splitlines()) if row] or [[]]
         table = {row[0].strip(): dict(zip(header[1:], (value.strip() for value in row[1:]))) for row in rows}
     if not table:
-        raise GestaError(
-            f"{path}: holds no attributes; a CSV with a header, JSON of class → attributes, or a JSON list of the "
-            "classes' values does"
-        )
+        forms = "a CSV with a header, JSON of class → attributes, or a JSON list of the classes' values"
+        raise GestaError(f"{path}: holds no attributes; {forms} does")
     attributes = list(next(iter(table.values())))
     by_class = []
     for label, name in enumerate(classes):

@@ -94,7 +94,6 @@ def write_figure(figure: Figure, out: str | os.PathLike[str]) -> Path:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=130)
     except (OSError, ValueError) as error:
-        raise GestaError(
-            f"{out}: the picture cannot be written ({error}); choose another file with --out, .png, .svg or .pdf"
-        ) from None
+        remedy = "choose another file with --out, .png, .svg or .pdf"
+        raise GestaError(f"{out}: the picture cannot be written ({error}); {remedy}") from None
     return Path(out)

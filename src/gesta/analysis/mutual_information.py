@@ -172,33 +172,19 @@ def match_tokens(earlier: Tensor, later: Tensor, size: Size) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapInformation:
-    """Neighbouring frames of one feature map; means over pairs of frames and clips.
+    """Neighbouring frames of one feature map; means over pairs of frames and clips, information in nats."""
 
-    Attributes:
-        model: its name, or ``None`` for the map right after the first model's embedding, before any temporal modelling.
-        tap: the feature map, ``last`` being the last block's after the layer norm that follows it (if one does).
-        size: (H, W) of the map.
-        unaligned: nats between tokens at the same position.
-        aligned: the same after matching.
-        control_unaligned: as ``unaligned``, the later frame taken from another clip; None for a single clip.
-        control_aligned: as ``aligned``, the later frame taken from another clip: what matching alone gives.
-        cosine_unaligned: mean cosine of tokens at the same position.
-        cosine_aligned: mean cosine of matched tokens.
-        unmoved: fraction of tokens that are matched with the one at their own position.
-        clips: clips that were measured.
-    """
-
-    model: str
-    tap: str
-    size: Size
-    unaligned: float
-    aligned: float
-    control_unaligned: float | None
-    control_aligned: float | None
-    cosine_unaligned: float
-    cosine_aligned: float
-    unmoved: float
-    clips: int
+    model: str  # its name, or "None" for the map right after the first model's embedding, before any temporal modelling
+    tap: str  # the feature map; "last" is the last block's after the layer norm that follows it (if one does)
+    size: Size  # (H, W) of the map
+    unaligned: float  # information between tokens at the same position
+    aligned: float  # the same after matching
+    control_unaligned: float | None  # as unaligned, the later frame taken from another clip; None for a single clip
+    control_aligned: float | None  # as aligned, the later frame taken from another clip: what matching alone gives
+    cosine_unaligned: float  # mean cosine of tokens at the same position
+    cosine_aligned: float  # mean cosine of matched tokens
+    unmoved: float  # fraction of tokens that are matched with the one at their own position
+    clips: int  # clips that were measured
 
 
 @torch.inference_mode()

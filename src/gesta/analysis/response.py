@@ -76,10 +76,8 @@ def measure_response(models: Sequence[tuple[str, VideoModel]], clip: Tensor, *, 
     expected = _describe(first_model.config.clip)
     maps = []
     for name, model in models:
-        if _describe(model.config.clip) != expected:
-            raise GestaError(
-                f"{name} expects {_describe(model.config.clip)}, {first_name} expects {expected}: draw them separately"
-            )
+        if (own := _describe(model.config.clip)) != expected:
+            raise GestaError(f"{name} expects {own}, {first_name} expects {expected}: draw them separately")
         tap = f"block.{len(model.blocks) - 1}" if block is None else after_time(model, block)
         grid = model.taps(as_input(clip, model), [tap])[tap]
         maps.append(ResponseMap(name=name, tap=tap, map=grid[0].float().mean(0).cpu()))

@@ -60,25 +60,16 @@ def _checked(source: str, config: ModelConfig) -> RPESTDTConfig:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class BucketMap:
-    """The clusters of all patches of a frame relative to one of them.
-
-    Attributes:
-        name: of the model.
-        reference: row and column of that patch, from 0.
-        ids: cluster of every patch ``(H, W)``.
-        ratio, bucket, method: how distances share clusters.
-        declared: number of clusters that have a vector, including the class token's.
-        used: number of clusters that occur for any two tokens of the frame.
-    """
+    """The clusters of all patches of a frame relative to one of them."""
 
     name: str
-    reference: tuple[int, int]
-    ids: Tensor
-    ratio: float
+    reference: tuple[int, int]  # row and column of that patch, from 0
+    ids: Tensor  # cluster of every patch (H, W)
+    ratio: float  # with bucket and method: how distances share clusters
     bucket: str
     method: str
-    declared: int
-    used: int
+    declared: int  # number of clusters that have a vector, including the class token's
+    used: int  # number of clusters that occur for any two tokens of the frame
 
     @property
     def shown(self) -> int:
@@ -148,12 +139,9 @@ def draw_bucket_map(measured: BucketMap) -> Figure:
     axes.fill([x - 0.2, x + 0.34, x - 0.2], [y - 0.36, y - 0.17, y + 0.02], color=RED)
     axes.set(xticks=range(ids.shape[1]), yticks=range(ids.shape[0]))
     axes.tick_params(length=0, labelsize=8)
-    axes.set_title(
-        f"{measured.name}: the {measured.shown} clusters around patch {y},{x}\n"
-        f"{measured.bucket} function, ratio {measured.ratio:g}; {measured.declared} clusters declared, {measured.used} "
-        "used, including the class token's",
-        fontsize=10,
-    )
+    title = f"{measured.name}: the {measured.shown} clusters around patch {y},{x}"
+    counts = f"{measured.declared} clusters declared, {measured.used} used, including the class token's"
+    axes.set_title(f"{title}\n{measured.bucket} function, ratio {measured.ratio:g}; {counts}", fontsize=10)
     return figure
 
 

@@ -34,22 +34,14 @@ COLUMNS = 8
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class StageMaps:
-    """What one stage attends to in a clip.
+    """What one stage attends to in a clip."""
 
-    Attributes:
-        stage: its number.
-        size: T, H, W of its feature map.
-        temporal: ``(T, T)``, a row per attending frame; None if frames do not attend.
-        spatial: ``(H, W)``, in multiples of uniform attention: what a position gets from all positions on average, or
-            what the chosen position gives to each; None if positions do not attend.
-        entropy: mean over the rows, by kind, as a fraction of the entropy of uniform attention.
-    """
-
-    stage: int
-    size: tuple[int, int, int]
-    temporal: Tensor | None
-    spatial: Tensor | None
-    entropy: dict[str, float]
+    stage: int  # its number
+    size: tuple[int, int, int]  # T, H, W of its feature map
+    temporal: Tensor | None  # (T, T), a row per attending frame; None if frames do not attend
+    # In multiples of uniform attention: what a position gets from all on average, or what the chosen one gives to each.
+    spatial: Tensor | None  # (H, W); None if positions do not attend
+    entropy: dict[str, float]  # mean over the rows, by kind, as a fraction of the entropy of uniform attention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,29 +54,16 @@ class CheckpointCosines:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class StageAttention:
-    """Attention of all stages to one clip.
-
-    Attributes:
-        name: of the model.
-        clip: raw frames ``(T, 3, S, S)`` uint8.
-        position: row and column, in pixels of the model's input, of the position whose attention is shown; None for
-            all.
-        size: height and width of that input in pixels.
-        stages: in their order.
-        pooled_to: by kind, the size that the matrices are pooled to before they are compared: frames, or height and
-            width.
-        cosines: by kind, the stages and the cosines ``(S, S)`` between them.
-        checkpoints: of a run that keeps several, in the order of their epochs.
-    """
+    """Attention of all stages to one clip."""
 
     name: str
-    clip: Tensor
-    position: tuple[int, int] | None
-    size: int
-    stages: list[StageMaps]
-    pooled_to: dict[str, tuple[int, ...]]
-    cosines: dict[str, tuple[list[int], Tensor]]
-    checkpoints: list[CheckpointCosines]
+    clip: Tensor  # raw frames (T, 3, S, S) uint8
+    position: tuple[int, int] | None  # row and column whose attention is shown, in pixels of the input; None for all
+    size: int  # height and width of the model's input in pixels
+    stages: list[StageMaps]  # in their order
+    pooled_to: dict[str, tuple[int, ...]]  # by kind, the size at which matrices are compared: (T,), or (H, W)
+    cosines: dict[str, tuple[list[int], Tensor]]  # by kind, the stages and the cosines (S, S) between them
+    checkpoints: list[CheckpointCosines]  # of a run that keeps several, in the order of their epochs
 
     def to_json(self) -> dict[str, Any]:
         """All but the clip."""

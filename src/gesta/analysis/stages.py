@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Column, Table
 from scipy.optimize import minimize
-from scipy.special import logsumexp
+from scipy.special import log_softmax
 from torch import Tensor
 
 from gesta.analysis.figures import BLUE, GREY, hide_top_right_spines, new_figure
@@ -121,9 +121,8 @@ def measure_stages(
     if not strength > 0:
         raise GestaError(f"C must be greater than 0, not {strength:g}; choose another --c")
     failures: list[Failure] = []
-    (train, train_labels), (test, test_labels) = (
-        _labelled_features(model, records, labels, device, failures) for records, labels in (fitted, scored)
-    )
+    train, train_labels = _labelled_features(model, *fitted, device, failures)
+    test, test_labels = _labelled_features(model, *scored, device, failures)
     known, counts = np.unique(train_labels, return_counts=True)
     if len(known) < 2:
         raise GestaError("a probe needs training videos of at least two classes; take more with --n")
@@ -183,15 +182,13 @@ def fit_probe(values: np.ndarray, labels: np.ndarray, strength: float = 1.0) -> 
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = flat[:-classes].reshape(width, classes), flat[-classes:]
-        scores = x @ weights + bias
-        total = logsumexp(scores, axis=1)
-        error = (np.exp(scores - total[:, None]) - target) / count
-        value = (total.sum() - (scores * target).sum()) / count + (weights**2).sum() / (2 * strength * count)
+        logs = log_softmax(x @ weights + bias, axis=1)
+        error = (np.exp(logs) - target) / count
+        value = (weights**2).sum() / (2 * strength * count) - (logs * target).sum() / count
         return value, np.concatenate([(x.T @ error + weights / (strength * count)).ravel(), error.sum(0)])
 
-    start = np.zeros((width + 1) * classes)
     options = {"maxiter": STEPS, "gtol": 1e-6, "ftol": 1e-12}
-    optimum = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+    optimum = minimize(loss, np.zeros((width + 1) * classes), jac=True, method="L-BFGS-B", options=options)
     weights, bias = optimum.x[:-classes].reshape(width, classes) / std[:, None], optimum.x[-classes:]
     return weights, bias - mean @ weights, bool(optimum.success)
 

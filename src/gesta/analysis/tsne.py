@@ -92,10 +92,8 @@ def choose_videos(
     shown = list(classes) if classes else names
     chosen = [i for i, label in enumerate(labels) if names[label] in shown]
     if len(chosen) < 4:
-        raise GestaError(
-            f"{len(chosen)} of {len(records)} labelled videos of the split {split!r} are left, and t-SNE needs four; "
-            "choose more with --n, --classes or --split"
-        )
+        left = f"{len(chosen)} of {len(records)} labelled videos of the split {split!r} are left"
+        raise GestaError(f"{left}, and t-SNE needs four; choose more with --n, --classes or --split")
     return [records[i] for i in chosen], [shown.index(names[labels[i]]) for i in chosen], shown
 
 
@@ -143,13 +141,9 @@ def measure_tsne(
         points = TSNE(2, perplexity=perplexity, init=init, random_state=seed).fit_transform(matrix)
         neighbours = same_class_neighbours(matrix, true_labels)
         projections.append(ModelProjection(name=name, points=points, neighbours=neighbours))
-    return Projection(
-        videos=[records[i].name for i in readable],
-        labels=true_labels.tolist(),
-        classes=list(classes),
-        failures=[failures[i] for i in sorted(failures)],
-        models=projections,
-    )
+    names, indices = [records[i].name for i in readable], true_labels.tolist()
+    unread = [failures[i] for i in sorted(failures)]
+    return Projection(videos=names, labels=indices, classes=list(classes), failures=unread, models=projections)
 
 
 def same_class_neighbours(matrix: np.ndarray, labels: np.ndarray) -> float:

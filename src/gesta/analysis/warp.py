@@ -26,22 +26,13 @@ from gesta.plugins.stan import spatial_only as without_time
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LayerWarp:
-    """One STAN layer's transform of the clip.
+    """One STAN layer's transform of the clip."""
 
-    Attributes:
-        layer: the layer's name in the model, ``inserts.3.0``.
-        block: the block before which it is inserted.
-        theta: ``(4, 4)``, rows and columns in the order t, x, y, 1.
-        after: the clip resampled under θ, of its shape.
-        source: where each pixel of ``after`` is taken from, ``(T, S, S, 3)`` in the order x, y, t, from -1 to 1 over
-            each axis of the clip.
-    """
-
-    layer: str
-    block: int
-    theta: Tensor
-    after: Tensor
-    source: Tensor
+    layer: str  # the layer's name in the model, inserts.3.0
+    block: int  # the block before which it is inserted
+    theta: Tensor  # (4, 4), rows and columns in the order t, x, y, 1
+    after: Tensor  # the clip resampled under θ, of its shape
+    source: Tensor  # where each pixel of it is taken from, (T, S, S, 3): x, y, t, from -1 to 1 over the clip
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -73,10 +64,8 @@ def measure_warp(name: str, model: VideoModel, clip: Tensor, *, spatial_only: bo
     """
     by_layer = thetas(model, as_input(clip, model))
     if not by_layer:
-        raise GestaError(
-            f"{type(model).__name__} has no STAN layer and hence no transform to draw; "
-            "train one that has, e.g. stan_mvitv2_s"
-        )
+        without = f"{type(model).__name__} has no STAN layer and hence no transform to draw"
+        raise GestaError(f"{without}; train one that has, e.g. stan_mvitv2_s")
     video = clip.to(next(model.parameters()).device).float().transpose(0, 1)[None]
     layers = []
     for path, (theta, _) in by_layer.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -63,25 +64,28 @@ class VerbParser(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         words, options, fields = self._sort(args)
         if fields and not self.takes_fields:
-            self.error(f"unrecognized arguments: {' '.join(fields)}{suggest(fields[0], self.flags)}")
+            unknown = list(itertools.chain.from_iterable(fields))
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{suggest(unknown[0], self.flags)}")
         if self._lacks_words(words, options, fields):
             words = _take_words(fields, several=self.positionals[0].nargs == "+") + words
         # Positional words come first: argparse fills all positionals from the first unbroken group of words.
         namespace, unknown = super().parse_known_args([*words, *options], namespace)
-        namespace.fields = fields
+        namespace.fields = list(itertools.chain.from_iterable(fields))
         return namespace, unknown
 
-    def _sort(self, args: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-        """Positional words, the verb's own flags with their values, and flags of fields with theirs."""
+    def _sort(self, args: Sequence[str]) -> tuple[list[str], list[str], list[list[str]]]:
+        """Positional words, the verb's own flags with their values, and each flag of a field with its values."""
         words: list[str] = []
         options: list[str] = []
-        fields: list[str] = []
+        fields: list[list[str]] = []
         target, room = options, 0.0  # the list of the current flag, and how many more values that flag takes
         for argument in args:
             if argument.startswith("--") or argument in self.flags:
                 name, equals, _ = argument.partition("=")
                 action = self.flags.get(name)
-                target = options if action else fields
+                if action is None:
+                    fields.append([])
+                target = fields[-1] if action is None else options
                 target.append(argument)
                 most = math.inf if action is None or action.nargs == "+" else 1 if action.nargs is None else 0
                 room = 0 if equals else most
@@ -92,30 +96,26 @@ class VerbParser(argparse.ArgumentParser):
                 words.append(argument)
         return words, options, fields
 
-    def _lacks_words(self, words: list[str], options: list[str], fields: list[str]) -> bool:
+    def _lacks_words(self, words: list[str], options: list[str], fields: list[list[str]]) -> bool:
         if not fields or len(words) >= len(self.positionals):
             return False
         if self.wants_optional is None:
             return self.positionals[0].nargs != "?"
-        return self.wants_optional(super().parse_known_args(options)[0], fields[-1])
+        return self.wants_optional(super().parse_known_args(options)[0], fields[-1][-1])
 
 
-def _take_words(fields: list[str], several: bool) -> list[str]:
+def _take_words(fields: list[list[str]], several: bool) -> list[str]:
     """Take positional words from behind a field's value (``--train.lr 1e-4 demo``); the flag keeps one value.
 
     Args:
-        fields: flags of fields and their values; the words are removed from it.
+        fields: flags of fields, each with its values; the words are removed from it.
         several: take all words but the first, not the last alone.
     """
-    for end in range(len(fields) - 1, 1, -1):
-        ends_a_flag = end + 1 == len(fields) or fields[end + 1].startswith("--")
-        has_two_values = not any(word.startswith("--") for word in fields[end - 1 : end + 1])
-        if ends_a_flag and has_two_values and not _is_number(fields[end]):
-            begin = end
-            while several and not fields[begin - 2].startswith("--"):
-                begin -= 1
-            taken = fields[begin : end + 1]
-            del fields[begin : end + 1]
+    for flag_and_values in reversed(fields):
+        if len(flag_and_values) > 2 and not _is_number(flag_and_values[-1]):
+            begin = 2 if several else -1
+            taken = flag_and_values[begin:]
+            del flag_and_values[begin:]
             return taken
     return []
 
