@@ -56,13 +56,13 @@ def measure_warp(name: str, model: VideoModel, clip: Tensor, *, spatial_only: bo
     """Apply the transform of every STAN layer of a model to the clip it was regressed from.
 
     Args:
-        name, model, clip: as in :mod:`gesta.analysis`.
+        name, model, clip: as in :mod:`gesta.analysis`; the model is put into evaluation mode.
         spatial_only: leave out all that concerns time (θ's row and column t).
 
     Raises:
         GestaError: a model without STAN.
     """
-    by_layer = thetas(model, as_input(clip, model))
+    by_layer = thetas(model.eval(), as_input(clip, model))
     if not by_layer:
         without = f"{type(model).__name__} has no STAN layer and hence no transform to draw"
         raise GestaError(f"{without}; train one that has, e.g. stan_mvitv2_s")
