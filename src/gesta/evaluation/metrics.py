@@ -100,8 +100,8 @@ def measure_parts(
     metrics: dict[str, float] = {}
     space = next(iter(labels))
     pairs = [(values, label) for values, label in zip(scores[space], labels[space]) if label is not None]
-    if attributes and pairs:
-        predicted = [(None if values is None else int(np.argmax(values)), label) for values, label in pairs]
+    predicted = [(None if values is None else int(np.argmax(values)), label) for values, label in pairs]
+    if attributes and predicted:
         correct = {
             name: np.array([guess is not None and of_class[guess] == of_class[label] for guess, label in predicted])
             for name, of_class in attributes.items()

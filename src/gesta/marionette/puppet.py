@@ -9,6 +9,7 @@ index 1 the left. T: frames.
 from __future__ import annotations
 
 import colorsys
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -281,12 +282,9 @@ def chair(at: Array, seat: float, yaw: float, colour: Array, frames: int) -> tup
 
     legs = [
         Cone(point(x, 0.02, z), point(0.95 * x, seat - 0.05, 0.95 * z), 0.022, 0.022, 0.55 * colour)
-        for x in (-0.18, 0.18)
-        for z in (-0.18, 0.18)
-    ]
-    boxes = [
-        Box(point(0, seat - 0.03, 0), np.array([0.22, 0.03, 0.22]), yaw, colour),
-        Box(point(0, seat + 0.33, -0.2), np.array([0.22, 0.12, 0.025]), yaw, colour),
+        for x, z in itertools.product((-0.18, 0.18), repeat=2)
     ]
     posts = [Cone(point(x, seat, -0.2), point(x, seat + 0.3, -0.2), 0.02, 0.02, 0.55 * colour) for x in (-0.17, 0.17)]
-    return legs + posts, boxes
+    cushion = Box(point(0, seat - 0.03, 0), np.array([0.22, 0.03, 0.22]), yaw, colour)
+    back = Box(point(0, seat + 0.33, -0.2), np.array([0.22, 0.12, 0.025]), yaw, colour)
+    return legs + posts, [cushion, back]

@@ -202,19 +202,11 @@ class _Canvas:
         u, v = self.ray[None, window[1]], self.ray[window[0], None]
         eye = (to_box @ offset).astype(np.float32)
         axes = (to_box @ turn.T).astype(np.float32)
-        near = np.full((v.shape[0], u.shape[1]), -np.inf, dtype=np.float32)
-        far = np.full_like(near, np.inf)
-        face = np.zeros(near.shape, dtype=np.int64)
-        rays = []
-        for axis in range(3):
-            ray = u * axes[axis, 0] + v * axes[axis, 1] + axes[axis, 2]
-            rays.append(ray)
-            ray = np.where(np.abs(ray) < 1e-6, np.float32(1e-6), ray)
-            first, last = (-box.half[axis] - eye[axis]) / ray, (box.half[axis] - eye[axis]) / ray
-            enter = np.minimum(first, last)
-            face = np.where(enter > near, axis, face)
-            near = np.maximum(near, enter)
-            far = np.minimum(far, np.maximum(first, last))
+        rays = np.stack([u * axis[0] + v * axis[1] + axis[2] for axis in axes])
+        slopes = np.where(np.abs(rays) < 1e-6, np.float32(1e-6), rays)
+        planes = [(half - eye)[:, None, None] / slopes for half in (-box.half, box.half)]
+        enter = np.minimum(*planes)
+        face, near, far = enter.argmax(0), enter.max(0), np.maximum(*planes).min(0)
         depth = self.depth[window]
         seen = (near < far) & (near < depth)
         if not seen.any():
