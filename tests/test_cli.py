@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from gesta.cli import main, make_parser
-from gesta.cli.options import VerbParser
+from gesta.cli.options import VerbParser, data_source
 from gesta.config import replace
+from gesta.data.lists import Folder
+from gesta.datasets import DATASETS, data_config
 from gesta.models import model_config
 
 
@@ -219,6 +221,19 @@ def test_a_checkpoint_is_evaluated_on_its_own_classes_only(
     assert "evaluate on those it was trained on" in capsys.readouterr().err
 
 
+def test_a_word_means_the_same_whatever_lies_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in DATASETS:
+        (tmp_path / name / "wave").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in DATASETS:
+        assert type(data_source(name, argparse.Namespace(fields=[]))) is type(data_config(name))
+    assert isinstance(data_source("./shards", argparse.Namespace(fields=[])), Folder)
+    assert run("data", "check", "shards") == 1
+    assert "which shards? give the folder that holds the tar files: --data.root DIR" in capsys.readouterr().err
+
+
 def test_public_weights_are_scored_without_training(
     make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +270,7 @@ def test_public_weights_are_scored_without_training(
         ("evaluate", "--model", "r3d_tiny", *data): "--weights",
         ("evaluate",): "or --model NAME --weights FILE",
         ("evaluate", *public): "say which videos",
-        (*predict, "--classes", "nowhere.txt"): "nowhere.txt: cannot be read as class names",
+        (*predict, "--classes", "nowhere.txt"): "nowhere.txt: cannot be read (No such file",
     }.items():
         assert run(*command) == 1, command
         assert sentence in capsys.readouterr().err, command

@@ -130,6 +130,7 @@ def test_every_column_is_used(write: Callable[..., str], text: str, expected: li
         ("path,video_path,label\na.mp4,b.mp4,x\n", "both 'path' and 'video_path' may be the path"),
         ("path,label,split\na.mp4,wave,fold3\n", "line 2: its split is 'fold3'; write train, val or test"),
         ("path,label,split\na.mp4,wave,train\n", "has a column of splits"),
+        ("where,species\na.mp4,wave\nb.mp4,run\n", "line 1: 'where,species' seems to be a header"),
         ("path,label\na.mp4,999999999\n", "line 2: label 999999999 is more than"),
         ("path,label\n,wave\n", "line 2: '' cannot be the path"),
         ("a.mp4\0,wave\nb.mp4,wave\n", "holds a NUL"),

@@ -132,15 +132,15 @@ def find_models(source: str, *, runs: str | os.PathLike[str] = "runs", trust_cod
     if source in (tables := list_tables()):
         return [model for row in find_table(source).rows for model in _of_row(row, Path(runs))]
     path = Path(source)
+    if source in list_recipes() or (":" in source and not path.exists()):
+        recipe = find_recipe(source, trust_code=trust_code)
+        accuracies = [*_measured(recipe, Path(runs)), *_published(recipe)]
+        return [ComparedModel(name=source, model=recipe.model, views=_views(recipe), accuracies=accuracies)]
     if path.is_dir() and not (path / "result.json").is_file():
         recipe = read_recipe(path / "recipe.json", trust_code=trust_code)
         return [ComparedModel(name=source.rstrip("/"), model=recipe.model, views=_views(recipe))]
     if path.exists():
         return [_of_result(source, path / "result.json" if path.is_dir() else path, trust_code)]
-    if source in list_recipes() or ":" in source:
-        recipe = find_recipe(source, trust_code=trust_code)
-        accuracies = [*_measured(recipe, Path(runs)), *_published(recipe)]
-        return [ComparedModel(name=source, model=recipe.model, views=_views(recipe), accuracies=accuracies)]
     near = suggest(source, [*MODELS, *list_recipes(), *tables])
     kinds = "neither a result, a run folder, a model, a recipe nor a table"
     raise GestaError(f"{source} is {kinds}{near} (all names: gesta models)")

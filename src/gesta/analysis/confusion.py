@@ -7,7 +7,6 @@ up by takeoff, somersaults, twists and flight position).
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 
 from gesta.analysis.figures import new_figure
 from gesta.analysis.measured import plain
-from gesta.config import suggest
+from gesta.config import parse_json, read_text, suggest
 from gesta.datasets.diving48 import ATTRIBUTES
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
@@ -169,18 +168,13 @@ def read_attributes(path: str | Path, classes: Sequence[str]) -> dict[str, list[
     Raises:
         GestaError: no such file, another format, or a class without its values.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise GestaError(f"{path}: the attributes cannot be read ({error})") from None
+    text = read_text(path)
     if Path(path).suffix.lower() == ".json":
-        try:
-            table = _from_json(json.loads(text))
-        except ValueError as error:
-            raise GestaError(f"{path}: is not valid JSON ({error})") from None
+        table = _from_json(parse_json(text, str(path)))
     else:
-        header, *rows = [row for row in csv.reader(text.splitlines()) if row] or [[]]
-        table = {row[0].strip(): dict(zip(header[1:], (value.strip() for value in row[1:]))) for row in rows}
+        header, *rows = [row for row in csv.reader(text.split("\n")) if row] or [[]]
+        rows = [[cell.strip(" \t\r") for cell in row] for row in rows]
+        table = {row[0]: dict(zip(header[1:], row[1:])) for row in rows}
     if not table:
         forms = "a CSV with a header, JSON of class → attributes, or a JSON list of the classes' values"
         raise GestaError(f"{path}: holds no attributes; {forms} does")

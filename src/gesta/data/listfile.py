@@ -173,7 +173,14 @@ def parse_entries(
         raise GestaError(f"{path}: has no header with such names; set columns to all columns in order {COLUMNS_FLAG}")
     delimiter = delimiter or _find_delimiter(path, [line for _, line in lines])
     columns = columns or _infer_columns(path, lines, delimiter, finder)
-    return [_parse_line(path, number, line, delimiter, columns, frame_base, finder) for number, line in lines]
+    entries = [_parse_line(path, number, line, delimiter, columns, frame_base, finder) for number, line in lines]
+    unlike_others = not is_video_name(entries[0].path) and all(is_video_name(entry.path) for entry in entries[1:])
+    if len(entries) > 1 and unlike_others and finder.find(entries[0].path) is None:
+        raise GestaError(
+            f"{path}, line {lines[0][0]}: {first!r} seems to be a header of names that are not known; set columns to "
+            f"NAME=COLUMN for each of them {COLUMNS_FLAG}"
+        )
+    return entries
 
 
 def to_records(

@@ -295,7 +295,7 @@ def read_class_names(path: str) -> list[str]:
     Raises:
         GestaError: numbers with holes, a name twice.
     """
-    return _parse_class_names(path, read_text(path))
+    return _parse_class_names(path, read_text(path, remedy="give a text file of class names, one a line"))
 
 
 def _parse_class_names(path: str, text: str) -> list[str]:
