@@ -169,7 +169,7 @@ def test_failed_write_leaves_the_previous_state(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(CheckpointError, match="No space left"):
+    with pytest.raises(GestaError, match=r"last\.ckpt: cannot be written \(No space left"):
         save_state(path, {"step": 2})
     assert load_state(path) == {"step": 1} and os.listdir(tmp_path) == ["last.ckpt"]
 

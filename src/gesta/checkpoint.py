@@ -15,10 +15,9 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from gesta.config import from_json, to_json
 from gesta.errors import CheckpointError
+from gesta.files import write_atomically
 from gesta.model import VideoModel
 from gesta.records import LABEL, ClassNames, by_space
 from gesta.video.depth import Depth
@@ -263,12 +263,18 @@ def save_state(path: str | Path, state: dict[str, Any]) -> Path:
     ``previous`` with the same ending.
     """
     path = Path(path)
-    with write_atomically(path, keep=_previous(path)) as file:
+    with write_atomically(path, keep=previous_state(path)) as file:
         try:
             torch.save({"magic": STATE_MAGIC, "format": FORMAT, "state": state}, file)
         except RuntimeError:  # what torch makes of an OSError
             raise CheckpointError(f"{path}: cannot be written; is the disk full?") from None
     return path
+
+
+def previous_state(path: str | Path) -> Path:
+    """Where :func:`save_state` keeps the state before the one in ``path``."""
+    path = Path(path)
+    return path.with_name(f"previous{path.suffix}")
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
@@ -280,7 +286,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
     try:
         content = _read_torch(path)
     except CheckpointError as error:
-        previous = _previous(Path(path))
+        previous = previous_state(path)
         remedy = (
             f"; the state before it is kept in {previous}: copy it to {Path(path).name}" if previous.exists() else ""
         )
@@ -372,39 +378,6 @@ def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], mi
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def write_atomically(path: str | Path, keep: Path | None = None) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of ``path`` only when it is complete and on the disk.
-
-    Args:
-        path: the file.
-        keep: name under which the file that was there survives.
-
-    Raises:
-        CheckpointError: the disk refuses.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if keep and path.exists():
-            _link(path, keep)
-        os.replace(part, path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); free or choose another disk") from None
-    finally:
-        part.unlink(missing_ok=True)
-    if os.name == "posix":  # the renaming itself must survive a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(_existing(path), "rb") as file:
@@ -450,19 +423,6 @@ def _read_torch(path: str | Path) -> Any:
         raise CheckpointError(
             f"{path}: cut short, damaged or not a file of weights; copy it again, or give another file"
         ) from None
-
-
-def _previous(path: Path) -> Path:
-    return path.with_name(f"previous{path.suffix}")
-
-
-def _link(path: Path, other: Path) -> None:
-    """Let ``other`` name the same file as ``path``, so that it outlives it; not all disks can."""
-    part = other.with_name(f".{other.name}.part")
-    with contextlib.suppress(OSError):
-        part.unlink(missing_ok=True)
-        os.link(path, part)
-        os.replace(part, other)
 
 
 def _inner(content: dict[Any, Any]) -> dict[Any, Any] | None:

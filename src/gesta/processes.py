@@ -141,6 +141,7 @@ class Interruption:
     def __init__(self) -> None:
         self.requested = False
         self._at_once = False
+        self._ignoring = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -164,28 +165,39 @@ class Interruption:
         finally:
             self._at_once = False
 
+    def ignore(self) -> None:
+        """Ignore further signals: files are being closed and worker processes ended."""
+        self.requested = self._ignoring = True
+
     def _handle(self, *_: object) -> None:
+        if self._ignoring:
+            return
         if self.requested or self._at_once:
             raise KeyboardInterrupt
         self.requested = True
 
 
 @contextmanager
-def safe_search_path() -> Iterator[None]:
-    """Start worker processes inside it: they search modules where this process does, and never in the current folder.
+def starting_workers() -> Iterator[None]:
+    """Start worker processes inside it: they run no module of the current folder, and never hear Ctrl-C.
 
     What multiprocessing starts (``python -c …``) has the current folder first on its path until it is told this
-    process's path. That folder may be a data set of others, whose ``av.py`` would be run.
+    process's path. That folder may be a data set of others, whose ``av.py`` would be run. Ctrl-C reaches all processes
+    of a terminal, and one that is just starting would print a traceback; here the signal waits until they are started,
+    and they inherit that it waits. Their parent ends them. On Windows :func:`ignore_interrupts` has to do.
     """
-    before = os.environ.get("PYTHONSAFEPATH")
+    safe_path = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
+    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
     finally:
-        if before is None:
+        if waiting is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
+        if safe_path is None:
             del os.environ["PYTHONSAFEPATH"]
         else:
-            os.environ["PYTHONSAFEPATH"] = before
+            os.environ["PYTHONSAFEPATH"] = safe_path
 
 
 def ignore_interrupts(*_: object) -> None:

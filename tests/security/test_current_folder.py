@@ -44,7 +44,7 @@ def test_worker_processes_search_no_module_in_the_current_folder(tmp_path: Path)
     assert done.stdout == "[(0, 1, ''), (1, 2, '')]\n", done.stderr
 
 
-def test_every_start_of_worker_processes_is_inside_safe_search_path() -> None:
+def test_every_start_of_worker_processes_is_inside_starting_workers() -> None:
     """The three places, so that a fourth is not forgotten."""
     source = Path(__file__).parents[2] / "src" / "gesta"
     files = {file.name: file.read_text() for file in source.rglob("*.py")}
@@ -52,7 +52,7 @@ def test_every_start_of_worker_processes_is_inside_safe_search_path() -> None:
     assert {name for name, text in files.items() if any(word in text for word in starting)} == {
         *("workers.py", "loader.py", "files.py")
     }
-    assert all("with safe_search_path():" in files[name] for name in ("workers.py", "loader.py", "files.py"))
+    assert all("with starting_workers():" in files[name] for name in ("workers.py", "loader.py", "files.py"))
 
 
 @pytest.mark.full  # the fast test above starts the same processes

@@ -14,6 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from gesta.errors import GestaError
+from gesta.files import make_folder, write_atomically
 
 BLUE, GREY, RED, ORANGE = "#3b82f6", "#94a3b8", "#d40000", "#d55e00"
 
@@ -91,9 +92,10 @@ def write_figure(figure: Figure, out: str | os.PathLike[str]) -> Path:
         GestaError: a format that matplotlib does not know, or a path that cannot be written.
     """
     try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=130)
-    except (OSError, ValueError) as error:
+        make_folder(Path(out).parent)
+        with write_atomically(out) as file:
+            figure.savefig(file, dpi=130, format=Path(out).suffix[1:].lower() or "png")
+    except ValueError as error:
         remedy = "choose another file with --out, .png, .svg or .pdf"
         raise GestaError(f"{out}: the picture cannot be written ({error}); {remedy}") from None
     return Path(out)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gesta.cli.options import Verbs, print_results
+from gesta.files import write_text
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -31,5 +32,5 @@ def _ledger(options: argparse.Namespace) -> None:
 
     published = ledger()
     if options.write:
-        Path(options.write).write_text(published.to_markdown())
+        write_text(options.write, published.to_markdown())
     print_results(options, published)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gesta.files import make_folder, write_atomically
 from gesta.marionette.dataset import Marionette
 from gesta.marionette.puppet import SUBJECTS
 from gesta.records import SPLITS, by_space, label_in
@@ -39,9 +40,11 @@ def contact_sheet(root: str | os.PathLike[str], out: str | os.PathLike[str], col
             small = Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(small, (margin + column * side, row * side))
     path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # 256 well-chosen colours keep the file small; refined, because the walls alone would take most of them
-    sheet.quantize(256, Image.Quantize.MEDIANCUT, kmeans=5, dither=Image.Dither.NONE).save(path, optimize=True)
+    image = sheet.quantize(256, Image.Quantize.MEDIANCUT, kmeans=5, dither=Image.Dither.NONE)
+    with write_atomically(path) as file:
+        image.save(file, "PNG", optimize=True)
     return path
 
 

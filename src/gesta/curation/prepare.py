@@ -22,6 +22,7 @@ from gesta.data.lists import Folder, Kind, Layout, write_lists
 from gesta.data.locate import split_of
 from gesta.data.shards import CLASSES, members, write_shard
 from gesta.errors import GestaError
+from gesta.files import LOCK, lock_folder, make_folder, remove_parts, write_text
 from gesta.processes import cpu_cores
 from gesta.progress import track
 from gesta.records import SPLITS
@@ -132,35 +133,38 @@ def prepare(
     labels = _labels(source, layout, kind, lists, shards > 0)
     if not videos:
         raise GestaError(f"{source}: holds no video that is known by its suffix; give the folder that holds them")
-    _claim(target, {**settings._asdict(), "shards": shards, **({"seed": seed} if shards else {})})
-    jobs, left_out = _plan(source, target, videos, settings)
-    packing = _Packing(source, target, jobs, shards, seed, labels) if shards else None
-    if packing:
-        todo, absent = packing.unfinished()
-        left_out += absent
-    else:
-        todo = [job for job in jobs if not os.path.exists(job.target)]
-    outcomes: list[Outcome] = []
-    for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
-        outcomes.append(outcome)
+    with lock_folder(target):
+        _claim(target, {**settings._asdict(), "shards": shards, **({"seed": seed} if shards else {})})
+        jobs, left_out = _plan(source, target, videos, settings)
+        packing = _Packing(source, target, jobs, shards, seed, labels) if shards else None
         if packing:
-            packing.finished(job)
-    if packing:
-        packing.close()
-    left_out += [outcome.remark for outcome in outcomes if not outcome.frames]
-    made = sum(outcome.frames > 0 for outcome in outcomes)
-    return Prepared(
-        root=target,
-        videos=len(videos),
-        made=made,
-        kept=len(videos) - len(left_out) - made,
-        frames=sum(outcome.frames for outcome in outcomes),
-        left_out=sorted(left_out),
-        damaged=sorted(outcome.remark for outcome in outcomes if outcome.frames and outcome.remark),
-        shards=len(packing.plan) if packing else 0,
-        lists=write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder, layout=layout) if lists else {},
-        seconds=round(time.monotonic() - begin, 1),
-    )
+            todo, absent = packing.unfinished()
+            left_out += absent
+        else:
+            todo = [job for job in jobs if not os.path.exists(job.target)]
+        outcomes: list[Outcome] = []
+        for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
+            outcomes.append(outcome)
+            if packing:
+                packing.finished(job)
+        if packing:
+            packing.close()
+        left_out += [outcome.remark for outcome in outcomes if not outcome.frames]
+        made = sum(outcome.frames > 0 for outcome in outcomes)
+        return Prepared(
+            root=target,
+            videos=len(videos),
+            made=made,
+            kept=len(videos) - len(left_out) - made,
+            frames=sum(outcome.frames for outcome in outcomes),
+            left_out=sorted(left_out),
+            damaged=sorted(outcome.remark for outcome in outcomes if outcome.frames and outcome.remark),
+            shards=len(packing.plan) if packing else 0,
+            lists=write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder, layout=layout)
+            if lists
+            else {},
+            seconds=round(time.monotonic() - begin, 1),
+        )
 
 
 def _check_numbers(settings: EncodeSettings, lists: bool, shards: int, workers: int | None) -> None:
@@ -193,21 +197,16 @@ def _claim(target: str, settings: dict[str, Any]) -> None:
     except (OSError, ValueError):
         raise GestaError(f"{path} cannot be read; delete {target} and prepare it again") from None
     if saved is None:
-        if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
+        if any(name != LOCK for name in os.listdir(target)):
             raise GestaError(f"{target} is not empty and was not made by gesta data prepare; choose a new folder")
-        os.makedirs(target, exist_ok=True)
-        _write_text(path, json.dumps(settings, indent=2) + "\n")
+        write_text(path, json.dumps(settings, indent=2) + "\n")
     elif saved != settings:
         key = next(key for key in [*settings, *saved] if settings.get(key) != saved.get(key))
         raise GestaError(
             f"{target} was made with {key} {saved.get(key)}, not {settings.get(key)}; choose another folder or delete "
             "it"
         )
-    for folder, folders, names in os.walk(target):
-        for name in [*folders, *names]:
-            if name.startswith(".") and name.endswith(".part"):
-                unfinished = os.path.join(folder, name)
-                shutil.rmtree(unfinished) if os.path.isdir(unfinished) else os.remove(unfinished)
+    remove_parts(target)
 
 
 def _plan(
@@ -287,7 +286,7 @@ class _Packing:
         """Remove the folder of parts and write the class names."""
         shutil.rmtree(os.path.join(self.target, PARTS), ignore_errors=True)
         if self.labels:
-            _write_text(os.path.join(self.target, CLASSES), "".join(f"{name}\n" for name in self.labels))
+            write_text(os.path.join(self.target, CLASSES), "".join(f"{name}\n" for name in self.labels))
 
 
 def _shard_plan(target: str, jobs: Sequence[EncodeJob], size: int, seed: int) -> dict[str, list[EncodeJob]]:
@@ -344,7 +343,7 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
             folders = folders[1:]
         label = {"label": labels[folders[0]]} if folders and folders[0] in labels else {}
         samples.append((f"{number:06d}", job.target, {"name": name, **label}))
-    os.makedirs(os.path.dirname(shard), exist_ok=True)
+    make_folder(os.path.dirname(shard))
     write_shard(shard, samples)
     for job in made:
         os.remove(job.target)
@@ -362,9 +361,3 @@ def _labels(root: str, layout: Layout, kind: Kind, lists: bool, shards: bool) ->
     for split in SPLITS:
         data.records(split)
     return {name: number for number, name in enumerate(data.classes())}
-
-
-def _write_text(path: str, text: str) -> None:
-    part = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.part")
-    Path(part).write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-    os.replace(part, path)

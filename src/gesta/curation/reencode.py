@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from PIL import Image
 
 from gesta.errors import DecodeError, VideoError
+from gesta.files import DISK_FAULTS, make_folder, refusal, temporary_for
 from gesta.video.boundary import decoding
 from gesta.video.container import decode_packets, last_error, open_video, read_packets, set_threads, undecodable
 from gesta.video.images import image_files, read_image
@@ -67,37 +66,31 @@ class TimedFrame(NamedTuple):
 
 def prepare_one(job: EncodeJob) -> Outcome:
     """Write one video; it appears under its name complete or not at all."""
-    folder, name = os.path.split(job.target)
-    part = os.path.join(folder, f".{name}.{os.getpid()}.part")
     damage: list[Exception] = []
     try:
-        with decoding(job.source, "cannot be prepared"):
-            os.makedirs(folder, exist_ok=True)
+        make_folder(os.path.dirname(job.target))
+        with decoding(job.source, "cannot be prepared"), temporary_for(job.target) as part:
             info = probe(job.source)
             timed_frames = _decoded(job.source, info, damage)
             if job.settings.fps is not None:
                 timed_frames = _resampled(timed_frames, info, job.settings.fps)
             if job.settings.frames:
-                os.mkdir(part)
-                written = _write_images(part, timed_frames, job.settings.short_side)
+                part.mkdir()
+                written = _write_images(str(part), timed_frames, job.settings.short_side)
             else:
-                written = _write_video(part, timed_frames, info, job.settings)
+                written = _write_video(str(part), timed_frames, info, job.settings)
             if not written:
                 raise undecodable(job.source, last_error(damage))
-            os.replace(part, job.target)
     except VideoError as error:
-        shutil.rmtree(part) if os.path.isdir(part) else _remove(part)
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in DISK_FAULTS:  # which every further video would meet
+            raise refusal(job.target, cause) from None
         return Outcome(0, str(error))
     if damage:
         return Outcome(
             written, f"{job.source}: {len(damage)} damaged packets, {written} frames are left; get a better copy"
         )
     return Outcome(written)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------

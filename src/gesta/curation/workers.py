@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any, Generic, TypeVar
 
-from gesta.processes import ignore_interrupts, safe_search_path
+from gesta.processes import ignore_interrupts, starting_workers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -93,7 +93,7 @@ class _Worker(Generic[T, R]):
         self._seconds, self._started = math.inf, False
         self.pipe, child_pipe = self._context.Pipe()
         self._process = self._context.Process(target=_serve, args=(child_pipe, self._work), daemon=True)
-        with safe_search_path():
+        with starting_workers():
             self._process.start()
         child_pipe.close()
 

@@ -29,6 +29,7 @@ from gesta.data.locate import (
     splits_in,
 )
 from gesta.errors import GestaError
+from gesta.files import write_text
 from gesta.records import SPLITS, DataConfig, Record, SplitName
 from gesta.video.find import find_videos, is_video_name, list_folder, videos_below
 from gesta.video.images import holds_frames, image_files
@@ -377,8 +378,7 @@ def write_lists(
             f"{classes[0]!r} as the first line); rename them"
         )
     for name, text in texts.items():
-        with open(os.path.join(root, name), "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(text)
+        write_text(os.path.join(root, name), text)
     return {f"{split}.txt": len(records) for split, records in splits.items() if records}
 
 

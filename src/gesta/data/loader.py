@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import multiprocessing.connection
+import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from torch.utils.data import DataLoader
 from gesta.data.batch import Batch
 from gesta.data.samples import TestViews, TrainingClips, collate, seeded_generator
 from gesta.errors import GestaError
-from gesta.processes import loader_workers, safe_search_path
+from gesta.processes import loader_workers, starting_workers
 from gesta.recipe import TrainConfig
 from gesta.records import Record
+
+ATTEMPTS = 3
+"""So often in a row worker processes may die before they read anything, or fail to start."""
 
 
 def training_batches(
@@ -100,8 +104,12 @@ class Loader:
     For training, any number of epochs of :func:`training_batches` may be chained, which keeps the worker processes;
     ``worker_init`` is what each of them does first, given its number.
 
-    When a worker dies of a record, or hangs in it, new ones load what was on its way; see
-    :meth:`_RecordDataset.note_worker_deaths`.
+    When a worker dies, or hangs in a record, new ones load what was on its way; a record that kills its workers is left
+    out, see :meth:`_RecordDataset.note_worker_deaths`. Not when ``stopping`` says that the work is to end.
+
+    Raises:
+        GestaError: of a worker; or workers die or cannot be started :data:`ATTEMPTS` times in a row, as when memory is
+            short.
     """
 
     def __init__(
@@ -110,11 +118,12 @@ class Loader:
         batches: Iterable[list],
         workers: int,
         worker_init: Callable[[int], None] | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.dataset = dataset
         self.batches = batches
         self.workers = loader_workers(workers, shared=not torch.accelerator.is_available())
-        self._worker_init = worker_init
+        self._worker_init, self._stopping = worker_init, stopping
         self._context: Any = None
         if self.workers:
             # fork would copy this process with its threads and its GPU in whatever state they are; the server has
@@ -125,7 +134,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]  # a list, unless epochs are chained
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         batches = iter(self.batches)
         waiting: deque[list] = deque()  # given to workers and not yet delivered
 
@@ -134,21 +143,28 @@ class Loader:
                 waiting.append(batch)
                 yield batch
 
+        failures = 0  # in a row
         while True:
-            self.dataset.reading = torch.full((self.workers,), -1).share_memory_()
-            with safe_search_path():
-                loader = iter(self._load(itertools.chain(list(waiting), hand_out())))
+            loader = None
             try:
+                self.dataset.reading = torch.full((self.workers,), -1).share_memory_()
+                with starting_workers():
+                    loader = iter(self._load(itertools.chain(list(waiting), hand_out())))
                 for batch in loader:
                     waiting.popleft()
+                    failures = 0
                     yield batch
                 return
             except GestaError as error:  # a worker's error comes with its traceback as text
                 sentence = str(error).strip().splitlines()[-1]
                 raise GestaError(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
-            except (RuntimeError, OSError, EOFError):  # OSError: a batch could not be fetched from a dead worker
-                if not self.dataset.note_worker_deaths(_ended(loader)):
+            except (RuntimeError, OSError, EOFError) as error:  # OSError: a batch of a dead worker, or none can start
+                ended = _ended(loader)
+                if self._stopping() or (isinstance(error, RuntimeError) and not ended):
                     raise
+                failures = 0 if self.dataset.note_worker_deaths(ended) else failures + 1
+                if failures == ATTEMPTS:
+                    raise _workers_fail(ended, error) from None
             del loader  # which ends the other workers
 
     def _load(self, batches: Iterable[list]) -> DataLoader[Batch]:
@@ -161,6 +177,18 @@ class Loader:
             multiprocessing_context=self._context,
             worker_init_fn=self._worker_init,
         )
+
+
+def _workers_fail(ended: dict[int, int | None], error: Exception) -> GestaError:
+    """What is raised when no worker lives long enough to read anything."""
+    killed = next((signal.Signals(-status) for status in ended.values() if status is not None and status < 0), None)
+    reason = (
+        f"killed by {killed.name}" if killed else str(error).strip().splitlines()[-1:][0] if str(error) else "ended"
+    )
+    remedy = (
+        "shared memory (/dev/shm) is full: make it larger, or" if killed == signal.SIGBUS else "if memory is short,"
+    )
+    return GestaError(f"the processes that load videos end or cannot be started ({reason}); {remedy} use fewer workers")
 
 
 def _ended(loader: Any) -> dict[int, int | None]:

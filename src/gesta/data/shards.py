@@ -19,6 +19,7 @@ from gesta.data.listfile import MAX_CLASSES
 from gesta.data.lists import read_class_names
 from gesta.data.locate import fractions_to_split_off, split_by_class, splits_in
 from gesta.errors import GestaError
+from gesta.files import write_atomically
 from gesta.records import DataConfig, Record, SplitName
 from gesta.video.archive import read_index
 from gesta.video.find import is_video_name, walk
@@ -156,8 +157,7 @@ def write_shard(path: str, samples: Iterable[tuple[str, str, Mapping[str, Any]]]
         path: of the tar file.
         samples: key, video file and note (``name``, and ``label`` as a number where there is one) of each.
     """
-    part = f"{path}.{os.getpid()}.part"
-    with tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with write_atomically(path) as out, tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, video, note in samples:
             small = {".json": json.dumps(note)} | ({".cls": str(note["label"])} if "label" in note else {})
             with open(video, "rb") as file:
@@ -168,7 +168,6 @@ def write_shard(path: str, samples: Iterable[tuple[str, str, Mapping[str, Any]]]
                 member = tarfile.TarInfo(key + suffix)
                 member.size = len(text.encode())
                 tar.addfile(member, io.BytesIO(text.encode()))
-    os.replace(part, path)
 
 
 def _key(name: str) -> str:

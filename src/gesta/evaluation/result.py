@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 
-from gesta.checkpoint import write_atomically
 from gesta.config import Between, from_json, read_json
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import ACTION, headline, measure_parts, measure_spaces
+from gesta.files import make_folder, write_text
 from gesta.progress import plain_text
 from gesta.records import LABEL
 
@@ -283,9 +283,8 @@ class Result:
 
     def write(self, path: str | Path) -> Path:
         """Write as JSON, one field per line; the file is there whole or not at all."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(path) as file:
-            file.write(("{\n" + ",\n".join(self._lines()) + "\n}\n").encode())
+        make_folder(Path(path).parent)
+        write_text(path, "{\n" + ",\n".join(self._lines()) + "\n}\n")
         return Path(path)
 
     def _lines(self) -> Iterator[str]:

@@ -30,7 +30,7 @@ import numpy as np
 
 from gesta.config import check_choice, config, suggest
 from gesta.errors import GestaError
-from gesta.marionette.encode import remove_partial
+from gesta.files import lock_folder, remove_parts, write_text
 from gesta.marionette.files import (
     MANIFEST,
     VERSION,
@@ -38,7 +38,6 @@ from gesta.marionette.files import (
     read_manifest,
     run_in_processes,
     write_json,
-    write_text,
 )
 from gesta.marionette.filming import ClipName, make_clip, segments
 from gesta.marionette.lighting import Lighting
@@ -263,23 +262,23 @@ def make_set(
     _check_arguments(clips, seed, workers, size, family, lighting)
     settings: dict[str, Any] = {"family": family, "version": VERSION, "seed": seed, "size": size}
     settings |= {"lighting": lighting} if lighting != "even" else {}
-    manifest, new = open_folder(root, settings)
-    for space, names in by_space(_classes(family)).items() if new else ():
-        write_text(root / labels_file(space), "".join(f"{name}\n" for name in names))
-    clips, depth = max(clips, manifest["clips"]), depth or bool(manifest.get("depth"))
-    clips = -(-clips // ACTIONS_PER_VIDEO) * ACTIONS_PER_VIDEO if family == "kitchen" else clips
-    for part in [*root.glob("videos/*/.*.part"), *root.glob("depth/*/.*.part")]:  # what a stopped call left
-        remove_partial(part)
-    planned, jobs = family_clips(family, clips, seed), []
-    for clip in planned:
-        _, video, depth_maps = _clip_files(root, family, clip)
-        if not video.exists() or (depth and not depth_maps.exists()):
-            jobs.append((clip, seed, size, video, depth_maps if depth else None, family, lighting))
-    for _ in track(run_in_processes(make_clip, jobs, workers), f"making {root}", total=len(jobs)):
-        pass
-    if family == "kitchen":
-        write_text(root / "segments.csv", _segment_list(planned, seed))
-    write_json(root / MANIFEST, settings | {"clips": clips} | ({"depth": True} if depth else {}))
+    with lock_folder(root):
+        manifest, new = open_folder(root, settings)
+        for space, names in by_space(_classes(family)).items() if new else ():
+            write_text(root / labels_file(space), "".join(f"{name}\n" for name in names))
+        clips, depth = max(clips, manifest["clips"]), depth or bool(manifest.get("depth"))
+        clips = -(-clips // ACTIONS_PER_VIDEO) * ACTIONS_PER_VIDEO if family == "kitchen" else clips
+        remove_parts(root)
+        planned, jobs = family_clips(family, clips, seed), []
+        for clip in planned:
+            _, video, depth_maps = _clip_files(root, family, clip)
+            if not video.exists() or (depth and not depth_maps.exists()):
+                jobs.append((clip, seed, size, video, depth_maps if depth else None, family, lighting))
+        for _ in track(run_in_processes(make_clip, jobs, workers), f"making {root}", total=len(jobs)):
+            pass
+        if family == "kitchen":
+            write_text(root / "segments.csv", _segment_list(planned, seed))
+        write_json(root / MANIFEST, settings | {"clips": clips} | ({"depth": True} if depth else {}))
     splits = {
         held_out: {split: 0 for split in get_args(SplitName)}
         | Counter(split_of(clip, held_out) for clip in planned for _ in range(1 if clip.action else ACTIONS_PER_VIDEO))

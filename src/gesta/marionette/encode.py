@@ -5,8 +5,6 @@ Files and folders appear under their names only when complete.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -19,6 +17,7 @@ from av.error import FFmpegError
 from PIL import Image
 
 from gesta.errors import GestaError
+from gesta.files import make_folder, temporary_for
 from gesta.marionette.renderer import Array
 
 CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -40,7 +39,7 @@ def write_video(frames: Array, path: Path, codec: str, rate: Fraction) -> None:
         rate: frames per second.
     """
     encoder, tag, options = CODECS[codec]
-    with complete(path) as part:
+    with _complete(path) as part:
         with av.open(str(part), "w", format=path.suffix[1:]) as container:
             stream: Any = container.add_stream(encoder, rate=rate, options=options)
             stream.height, stream.width = frames.shape[1:3]
@@ -62,7 +61,7 @@ def _picture(image: Array) -> av.VideoFrame:
 
 def write_pictures(frames: Array, folder: Path) -> None:
     """Write ``00001.jpg`` and so on."""
-    with complete(folder) as part:
+    with _complete(folder) as part:
         part.mkdir()
         for number, image in enumerate(frames, 1):
             Image.fromarray(image).save(part / f"{number:05d}.jpg", quality=92)
@@ -70,28 +69,18 @@ def write_pictures(frames: Array, folder: Path) -> None:
 
 def write_depth(metres: Array, folder: Path, prefix: str = "") -> None:
     """Write ``Depth-00000001.png`` and so on: 16 bits, millimetres, 0 where there is nothing."""
-    with complete(folder) as part:
+    with _complete(folder) as part:
         part.mkdir()
         for number, image in enumerate(np.minimum(1000 * metres + 0.5, 65_535).astype(np.uint16), 1):
             Image.fromarray(image).save(part / f"{prefix}Depth-{number:08d}.png", compress_level=1)
 
 
 @contextmanager
-def complete(path: Path) -> Iterator[Path]:
+def _complete(path: Path) -> Iterator[Path]:
     """Another name beside ``path``, that becomes ``path`` at the end, or is removed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
+        with temporary_for(path) as part:
+            yield part
     except (OSError, FFmpegError) as error:
-        remove_partial(part)
-        raise GestaError(f"{path} cannot be written ({error}); free some space or choose another folder") from None
-
-
-def remove_partial(part: Path) -> None:
-    """Remove a file or folder that was not finished."""
-    if part.is_dir():
-        shutil.rmtree(part, ignore_errors=True)
-    else:
-        part.unlink(missing_ok=True)
+        raise GestaError(f"{path}: cannot be written ({error}); free some space or choose another folder") from None

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gesta.errors import GestaError
-from gesta.marionette.encode import complete
-from gesta.processes import ignore_interrupts, safe_search_path
+from gesta.files import LOCK, write_text
+from gesta.processes import ignore_interrupts, starting_workers
 
 VERSION = 1
 """Version of the rendering; clips of different versions are not mixed in one folder."""
@@ -44,7 +44,7 @@ def open_folder(root: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], b
     """
     manifest = read_manifest(root)
     if manifest is None:
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        if root.exists() and (not root.is_dir() or any(path.name != LOCK for path in root.iterdir())):
             raise GestaError(f"{root} is not empty and holds no Marionette set; choose a new folder")
         manifest = settings | {"clips": settings.get("clips", 0)}
         write_json(root / MANIFEST, manifest)
@@ -64,12 +64,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text, complete or not at all, without converting its line ends."""
-    with complete(path) as part:
-        part.write_text(text, encoding="utf-8", newline="")
-
-
 def run_in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int | None) -> Iterator[None]:
     """Do ``work(*job)`` for every job, in several processes; yields once per job."""
     workers = min(workers or os.cpu_count() or 1, len(jobs))
@@ -79,10 +73,10 @@ def run_in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]],
             yield
         return
     # fresh processes, not forked ones, since the caller may have threads (torch)
-    with safe_search_path():  # creates a semaphore, whose tracker is a process
+    with starting_workers():  # creates a semaphore, whose tracker is a process
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=ignore_interrupts)
     try:
-        with safe_search_path():
+        with starting_workers():
             running: list[Future[None]] = [pool.submit(work, *job) for job in jobs]
         for done in as_completed(running):
             done.result()

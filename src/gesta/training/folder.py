@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gesta.checkpoint import load_state, write_atomically
+from gesta.checkpoint import load_state, previous_state
 from gesta.config import to_json, with_tags
 from gesta.errors import GestaError
+from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
 from gesta.recipe import Recipe
 from gesta.records import ClassNames, Record, by_space, class_counts, labels_file, list_hash
+
+LAST = "last.ckpt"
+"""The training state that a run is resumed from."""
 
 CHANGEABLE_FIELDS = (
     *("name", "paper", "data.", "evaluate.", "init.", "model.activation_checkpointing"),
@@ -59,15 +64,32 @@ class TrainingProgress:
         self.clips, self.seconds, self.data_s = self.clips + clips, self.seconds + seconds, self.data_s + data_s
 
 
-def open_run(run: Path, recipe: Recipe, classes: ClassNames, resume: bool) -> str:
-    """Make the folder of a new run, or check that an old one can be resumed; write ``recipe.json`` and ``labels.txt``.
+def open_run(run: Path, recipe: Recipe, resume: bool, stack: ExitStack) -> str:
+    """Make the folder of a new run, or check that an old one can be resumed, and lock it for this process.
+
+    Args:
+        run: the folder.
+        recipe: what is to be trained.
+        resume: the run in the folder is continued.
+        stack: whose end unlocks the folder.
 
     Returns:
-        Which fields of the recipe have changed since the run was started, in a sentence, or an empty string.
+        What the user should know, a sentence a line: fields of the recipe that have changed since the run was started,
+        a disk without locks.
 
     Raises:
-        GestaError: a folder in use without ``resume``; one that is no run; a recipe that differs too much.
+        GestaError: a folder in use without ``resume`` or by another process; one that is no run, or whose training
+            states are gone; a recipe that differs too much.
     """
+    check_run(run, recipe, resume)  # before anything is written
+    no_lock = stack.enter_context(lock_folder(run))
+    remark = check_run(run, recipe, resume)  # what another process has done until then
+    remove_parts(run)
+    return "\n".join(filter(None, (no_lock, remark)))
+
+
+def check_run(run: Path, recipe: Recipe, resume: bool) -> str:
+    """Check the folder of a new run, or of one to be resumed, as :func:`open_run` does, and write nothing."""
     remark = ""
     if run.exists() and not run.is_dir():
         raise GestaError(f"{run}: is a file; choose another folder with --run")
@@ -86,11 +108,31 @@ def open_run(run: Path, recipe: Recipe, classes: ClassNames, resume: bool) -> st
             )
         if changes:
             remark = f"resumed with changes: {'; '.join(changes.values())}"
-    run.mkdir(parents=True, exist_ok=True)
-    _write_text(run / "recipe.json", json.dumps(to_json(recipe), indent=2) + "\n")
-    for space, names in by_space(classes).items():
-        _write_text(run / labels_file(space), "".join(f"{name}\n" for name in names))
+        _check_states(run)
     return remark
+
+
+def _check_states(run: Path) -> None:
+    """Refuse to begin again in the folder of a run that has finished epochs, but whose training states are gone."""
+    last, log = run / LAST, run / "log.jsonl"
+    if last.exists() or previous_state(last).exists():
+        return
+    results = [name for name in ("best.safetensors", "result.json") if (run / name).exists()]
+    if log.exists() and b'"kind": "epoch"' in log.read_bytes():
+        results.append(log.name)
+    if results:
+        raise GestaError(
+            f"{run}: {LAST} is gone, and {results[0]} says that the run has finished an epoch; put it back, or start "
+            "another run in another folder, from best.safetensors with --init.weights"
+        )
+
+
+def write_recipe(run: Path, recipe: Recipe, classes: ClassNames) -> str:
+    """Write ``recipe.json`` and ``labels.txt`` (or one file of names for each label space); returns an empty string."""
+    write_text(run / "recipe.json", json.dumps(to_json(recipe), indent=2) + "\n")
+    for space, names in by_space(classes).items():
+        write_text(run / labels_file(space), "".join(f"{name}\n" for name in names))
+    return ""
 
 
 def recipe_changes(run: Path, recipe: Recipe) -> dict[str, str]:
@@ -113,11 +155,6 @@ def differences(old: Any, new: Any, name: str = "") -> dict[str, str]:
             changes |= differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
         return changes
     return {name: f"{name}: {json.dumps(old)} → {json.dumps(new)}"}
-
-
-def _write_text(path: Path, text: str) -> None:
-    with write_atomically(path) as file:
-        file.write(text.encode())
 
 
 def fit_classes(model: ModelConfig, classes: ClassNames) -> str:
@@ -153,14 +190,22 @@ def check_labels(records: Sequence[Record], classes: int | dict[str, int]) -> No
                 )
 
 
-def read_state(run: Path, records: Sequence[Record]) -> dict[str, Any] | None:
-    """The training state in ``last.ckpt``; None if the run was stopped before it was first written."""
-    if not (run / "last.ckpt").exists():
-        return None
-    state = load_state(run / "last.ckpt")
+def read_state(run: Path, records: Sequence[Record]) -> tuple[dict[str, Any] | None, str]:
+    """The training state in ``last.ckpt``, or the one before it where that file is gone.
+
+    Returns:
+        The state, None if the run was stopped before it was first written; and a remark for the user.
+    """
+    path, remark = run / LAST, ""
+    if not path.exists():
+        path = previous_state(path)
+        if not path.exists():
+            return None, f"{run}: was stopped before its first training state was written, so it begins again"
+        remark = f"{run}: {LAST} is gone, so {path.name}, the state before it, takes its place"
+    state = load_state(path)
     if state["videos"] != list_hash(records):
         raise GestaError(
             f"{run}: the list of training videos is not the one that the run was started with; restore it, or start "
-            f"another run from these weights with --init.weights {run / 'last.ckpt'}"
+            f"another run from these weights with --init.weights {path}"
         )
-    return state
+    return state, remark

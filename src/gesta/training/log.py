@@ -11,16 +11,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gesta.files import make_folder, refusal
 from gesta.training.folder import TrainingProgress
 
 LINE_EVERY_S = 10.0
@@ -43,18 +47,17 @@ class RunLog:
 
     def __init__(self, run: Path, *, keep: int = 0, step: int = 0, quiet: bool = False, silent: bool = False) -> None:
         self.quiet = quiet or silent
-        self.file = self.events = None
+        self.file: BinaryIO | None = None
+        self.events: _Events | None = None
         self._bar: Progress | None = None
         self._last_line = 0.0
         if silent:
             return
-        from torch.utils.tensorboard import SummaryWriter  # start-up time
-
-        path = run / "log.jsonl"
-        path.touch()
-        os.truncate(path, min(keep, path.stat().st_size))
-        self.file = open(path, "ab")  # noqa: SIM115 (closed by close)
-        self.events = SummaryWriter(str(run / "events"), purge_step=step + 1, flush_secs=10)
+        self.path = run / "log.jsonl"
+        with self._written():
+            self.file = open(self.path, "ab")  # noqa: SIM115 (closed by close)
+            self.file.truncate(min(keep, self.file.tell()))
+            self.events = _Events(run / "events", step + 1)
 
     def say(self, text: str) -> None:
         """One or more lines on standard error."""
@@ -86,10 +89,8 @@ class RunLog:
     def step(self, entry: dict[str, Any], progress: TrainingProgress) -> None:
         """Write one optimiser step down and show it."""
         self._write({"kind": "step", **entry})
-        if self.events:
-            scalars = {"train/loss": entry["loss"], "train/lr": entry["lr"], "train/grad_norm": entry["grad_norm"]}
-            scalars |= {f"train/{name}": value for name, value in entry["losses"].items()}
-            self._scalars(scalars, entry["step"])
+        scalars = {"train/loss": entry["loss"], "train/lr": entry["lr"], "train/grad_norm": entry["grad_norm"]}
+        self._scalars(scalars | {f"train/{name}": value for name, value in entry["losses"].items()}, entry["step"])
         if self.quiet:
             return
         waiting = f"{100 * progress.data_s / progress.seconds:.0f} % waiting for data"
@@ -140,9 +141,8 @@ class RunLog:
             "failures": progress.failures,
         }
         self._write(entry)
-        if self.events:
-            scalars = {"epoch/loss": loss, "epoch/data_fraction": data_fraction} | inserts
-            self._scalars(scalars | {f"acc/{name}": value for name, value in (metrics or {}).items()}, progress.step)
+        scalars = {"epoch/loss": loss, "epoch/data_fraction": data_fraction} | inserts
+        self._scalars(scalars | {f"acc/{name}": value for name, value in (metrics or {}).items()}, progress.step)
         val = "" if top1 is None else f", val top-1 {top1:.1f} % (1 clip × 1 crop; best {progress.best_top1:.1f})"
         self.say(f"epoch {epoch}/{epochs}: loss {loss:.3f}{val}, {seconds:.0f} s, {rate:.1f} clips/s")
         if data_fraction > MAX_DATA_FRACTION:
@@ -160,25 +160,73 @@ class RunLog:
         """Length of ``log.jsonl`` in bytes, after making sure that all of it is on the disk."""
         if self.file is None:
             return 0
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with self._written():
+            os.fsync(self.file.fileno())
         return self.file.tell()
 
     def close(self) -> None:
         """Finish the files and the bar; safe to call twice."""
         self.end_epoch()
-        if self.file:
-            self.file.close()
-        if self.events:
-            self.events.close()
+        for file in (self.file, self.events):
+            if file:
+                with contextlib.suppress(OSError):  # what could not be written has been refused already
+                    file.close()
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self.file:
             entry = json.loads(json.dumps(entry), parse_constant=lambda _: None)  # JSON knows neither NaN nor infinity
-            self.file.write((json.dumps(entry) + "\n").encode())
-            self.file.flush()
+            with self._written():
+                self.file.write((json.dumps(entry) + "\n").encode())
 
     def _scalars(self, scalars: dict[str, Any], step: int) -> None:
+        if self.events:
+            with self._written():
+                self.events.write({name: v for name, v in scalars.items() if isinstance(v, int | float)}, step)
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Flush what is written inside; where that fails, take half a line away and raise a sentence."""
+        before = self.file.tell() if self.file else 0
+        try:
+            yield
+            if self.file:
+                self.file.flush()
+        except OSError as error:
+            if self.file:
+                with contextlib.suppress(OSError):  # closing it writes what is left in its buffer
+                    self.file.close()
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, before)
+                self.file = None
+            raise refusal(error.filename or self.path, error) from None
+
+
+class _Events:
+    """TensorBoard's file of scalars; torch's writer would write in a thread, whose errors nobody could catch.
+
+    Args:
+        folder: of all such files of a run.
+        step: from which on the scalars of earlier files are not shown.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # start-up time
+        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard.summary import scalar
+
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        self.file = open(make_folder(folder) / name, "ab")  # noqa: SIM115 (closed by close)
+        self._records, self._event, self._scalar = RecordWriter(self.file), Event, scalar
+        self._write(step=step, file_version="brain.Event:2")
+        self._write(step=step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, scalars: dict[str, float], step: int) -> None:
         for name, value in scalars.items():
-            if isinstance(value, int | float):
-                self.events.add_scalar(name, value, step)  # type: ignore[union-attr]
+            self._write(step=step, summary=self._scalar(name, value))
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _write(self, **content: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+        self.file.flush()

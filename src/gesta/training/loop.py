@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,9 @@ from gesta.checkpoint import load, save_model
 from gesta.config import from_json, replace, to_json
 from gesta.evaluation.evaluate import evaluate
 from gesta.evaluation.metrics import headline
-from gesta.processes import gather_failures
+from gesta.processes import Interruption, gather_failures, is_first_process
 from gesta.recipe import Recipe
 from gesta.training.folder import TrainingProgress
-from gesta.training.log import RunLog
 from gesta.training.setup import Training, set_up
 from gesta.training.step import train_step
 
@@ -46,37 +46,41 @@ def train(
         The run folder.
 
     Raises:
-        GestaError: a folder in use, labels that do not fit, weights that do not match, a loss that is not finite.
+        GestaError: a folder in use (by another process, too), training states that are gone from a run that has
+            finished an epoch, a disk that is full, labels that do not fit, weights that do not match, a loss that is
+            not finite.
         SystemExit: with status 130 after an interruption.
     """
     run = Path(run)
     recipe = from_json(to_json(recipe), trust_code=trust_code, source="the recipe")  # a copy, as read from its file
-    training = set_up(recipe, run, resume=resume, quiet=quiet)
-    if training is None:
-        return run
-    config, log, interruption = recipe.train, training.log, training.interruption
-    with contextlib.closing(log), interruption, _exit_on_interrupt(log, run):
-        while training.progress.epoch < config.epochs:
-            # everything but frozen batch norms is in training mode; an evaluation has left the model in its own mode
-            training.model.train()
-            for norm in training.frozen_norms:
-                norm.eval()
-            progress, steps = training.progress, training.steps_per_epoch
-            log.begin_epoch(progress.epoch + 1, config.epochs, progress.epoch_steps, steps)
-
-            while progress.epoch_steps < steps:
-                stop = train_step(training)
-                if stop or time.monotonic() - training.saved_s > config.save_every_s:
-                    training.save()
-                if stop:
-                    raise KeyboardInterrupt
-
-            log.end_epoch()
+    with Interruption() as interruption, contextlib.ExitStack() as stack, _exit_on_interrupt(interruption, run, quiet):
+        with interruption.at_once():
+            training = set_up(recipe, run, resume=resume, quiet=quiet, interruption=interruption, stack=stack)
+        if training is None:
+            return run
+        while training.progress.epoch < recipe.train.epochs:
+            train_epoch(training)
             finish_epoch(training)
-
         with interruption.at_once():  # all is saved
             _evaluate_best(training, trust_code)
     return run
+
+
+def train_epoch(training: Training) -> None:
+    """Do the steps that are left of the current epoch, and save the state now and then."""
+    config, progress, steps = training.recipe.train, training.progress, training.steps_per_epoch
+    # everything but frozen batch norms is in training mode; an evaluation has left the model in its own mode
+    training.model.train()
+    for norm in training.frozen_norms:
+        norm.eval()
+    training.log.begin_epoch(progress.epoch + 1, config.epochs, progress.epoch_steps, steps)
+    while progress.epoch_steps < steps:
+        stop = train_step(training)
+        if stop or time.monotonic() - training.saved_s > config.save_every_s:
+            training.save()
+        if stop:
+            raise KeyboardInterrupt
+    training.log.end_epoch()
 
 
 def finish_epoch(training: Training) -> None:
@@ -86,8 +90,10 @@ def finish_epoch(training: Training) -> None:
     last = epoch == recipe.train.epochs
     every = recipe.train.validate_every
     metrics = None
-    if training.held_out and (last or (every and epoch % every == 0)):
-        training.save()  # so that the evaluation can be broken off anywhere
+    validates = bool(training.held_out) and (last or bool(every and epoch % every == 0))
+    if validates or not training.saved:  # the evaluation can be broken off anywhere; no weights without a state
+        training.save()
+    if validates:
         with training.interruption.at_once():
             metrics = _validate(training)
     top1 = headline(metrics)
@@ -140,11 +146,14 @@ def _evaluate_best(training: Training, trust_code: bool) -> None:
 
 
 @contextlib.contextmanager
-def _exit_on_interrupt(log: RunLog, run: Path) -> Iterator[None]:
+def _exit_on_interrupt(interruption: Interruption, run: Path, quiet: bool) -> Iterator[None]:
     """End the program in order after Ctrl-C or SIGTERM, and say how to resume."""
     try:
         yield
     except KeyboardInterrupt:
-        log.end_epoch()
-        log.say(f"stopped; resume with: gesta train --resume --run {shlex.quote(str(run))}")
+        interruption.ignore()
+        if is_first_process() and not quiet:
+            begun = (run / "recipe.json").exists()
+            how = f"; resume with: gesta train --resume --run {shlex.quote(str(run))}" if begun else ""
+            print(f"stopped{how or ' before the training began'}", file=sys.stderr, flush=True)
         raise SystemExit(130) from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,15 @@ from gesta.processes import (
 )
 from gesta.recipe import Recipe
 from gesta.records import ClassNames, Record, list_hash
-from gesta.training.folder import TrainingProgress, check_labels, fit_classes, open_run, read_state
+from gesta.training.folder import (
+    LAST,
+    TrainingProgress,
+    check_labels,
+    fit_classes,
+    open_run,
+    read_state,
+    write_recipe,
+)
 from gesta.training.log import RunLog
 from gesta.training.optim import build_optimizer, freeze
 
@@ -60,6 +70,7 @@ class Training:
         stepper: ``optimizer``, wrapped for loss scaling.
         average: moving average of the weights, if the recipe asks for one.
         interruption: whether Ctrl-C or SIGTERM has asked for a stop.
+        saved: whether the run has a training state.
         workers_started: whether the first batch has come; waiting for it is waiting for workers to start.
         saved_s: when ``last.ckpt`` was written last, on the monotonic clock.
     """
@@ -76,12 +87,13 @@ class Training:
     steps_per_epoch: int
     batches: Iterator[Batch]
     probe_clips: Tensor | None
+    interruption: Interruption
     frozen_norms: list[nn.Module] = field(init=False)
     optimizer: optim.Optimizer = field(init=False)
     forward: Any = field(init=False)
     stepper: Any = field(init=False)
     average: ModelEmaV3 | None = field(init=False)
-    interruption: Interruption = field(default_factory=Interruption)
+    saved: bool = False
     workers_started: bool = False
     saved_s: float = field(default_factory=time.monotonic)
 
@@ -104,7 +116,7 @@ class Training:
         if self.fabric.global_rank == 0:
             self.progress.log_bytes = self.log.size()
             save_state(
-                self.run / "last.ckpt",
+                self.run / LAST,
                 {
                     "progress": asdict(self.progress),
                     "videos": list_hash(self.records),
@@ -114,7 +126,7 @@ class Training:
                     "weights": self.final_model.state_dict(),
                 },
             )
-        self.saved_s = time.monotonic()
+        self.saved, self.saved_s = True, time.monotonic()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Give model, average, optimiser and loss scaler the values that :meth:`save` wrote."""
@@ -122,9 +134,12 @@ class Training:
         self.final_model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.saved = True
 
 
-def set_up(recipe: Recipe, run: Path, *, resume: bool, quiet: bool) -> Training | None:
+def set_up(
+    recipe: Recipe, run: Path, *, resume: bool, quiet: bool, interruption: Interruption, stack: ExitStack
+) -> Training | None:
     """Check the data, open the run folder, build the model and its optimiser, and restore the state of a stopped run.
 
     Args:
@@ -132,6 +147,8 @@ def set_up(recipe: Recipe, run: Path, *, resume: bool, quiet: bool) -> Training 
         run: the run folder.
         resume: continue the run in that folder.
         quiet: show nothing.
+        interruption: asks the training to stop.
+        stack: whose end unlocks the run folder, closes the log and ends the worker processes.
 
     Returns:
         What the loop needs; None if all epochs are done and evaluated.
@@ -147,14 +164,19 @@ def set_up(recipe: Recipe, run: Path, *, resume: bool, quiet: bool) -> Training 
     remarks = [fit_classes(recipe.model, classes)]
     check_labels(records, recipe.model.classes)
     micro_batches = training_batches(records, config, 0, fabric.global_rank, fabric.world_size)
+    begun = resume and (run / "recipe.json").is_file()
     # until here nothing was written, so a mistake in the recipe leaves no folder behind
-    remarks.append(run_in_first_process(fabric, lambda: open_run(run, recipe, classes, resume)))
-    state = read_state(run, records) if resume else None
+    remarks.append(run_in_first_process(fabric, lambda: open_run(run, recipe, resume, stack)))
+    state, remark = read_state(run, records) if begun else (None, "")
+    remarks.append(remark)
     progress = TrainingProgress(**state["progress"]) if state else TrainingProgress()
+    done = progress.epoch >= config.epochs and (run / "result.json").exists()
+    if not done:
+        run_in_first_process(fabric, lambda: write_recipe(run, recipe, classes))
     log = RunLog(run, keep=progress.log_bytes, step=progress.step, quiet=quiet, silent=fabric.global_rank > 0)
-    if progress.epoch >= config.epochs and (run / "result.json").exists():
+    stack.enter_context(contextlib.closing(log))
+    if done:
         log.say(f"{run}: all {config.epochs} epochs are done and evaluated; nothing is left to resume")
-        log.close()
         return None
     if fabric.global_rank == 0:
         (run / "result.json").unlink(missing_ok=True)  # it will be about other weights
@@ -167,6 +189,9 @@ def set_up(recipe: Recipe, run: Path, *, resume: bool, quiet: bool) -> Training 
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of the weights stay the same
     dataset = TrainingClips(records, recipe.model.clip, config, classes)
     batches_left = _batches_left(records, recipe, progress, fabric)
+    # one loader for all epochs: its workers start once and read ahead during evaluations
+    loader = Loader(dataset, batches_left, config.workers, ignore_interrupts, lambda: interruption.requested)
+    batches = stack.enter_context(contextlib.closing(iter(loader)))
     training = Training(
         recipe=recipe,
         run=run,
@@ -178,9 +203,9 @@ def set_up(recipe: Recipe, run: Path, *, resume: bool, quiet: bool) -> Training 
         progress=progress,
         model=model,
         steps_per_epoch=len(micro_batches) // config.accumulate,
-        # one loader for all epochs: its workers start once and read ahead during evaluations
-        batches=iter(Loader(dataset, batches_left, config.workers, ignore_interrupts)),
+        batches=batches,
         probe_clips=_probe_clips(dataset, recipe, fabric),
+        interruption=interruption,
     )
     if state:
         training.restore(state)

@@ -116,10 +116,10 @@ def _accumulate_gradients(training: Training) -> _Accumulated:
 def _next_batch(training: Training, part: int) -> Batch:
     try:
         return next(training.batches)
-    except RuntimeError:
+    except (RuntimeError, OSError, EOFError):
         if not training.interruption.requested:
             raise
-        if part == 0:  # Ctrl-C reached a worker that was just starting; no gradient has been added yet
+        if part == 0:  # the signal reached the workers, too; no gradient has been added yet
             training.save()
         raise KeyboardInterrupt from None
 

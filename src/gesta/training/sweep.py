@@ -6,6 +6,7 @@ weights of its losses and the learning rate.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -18,11 +19,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gesta.checkpoint import write_atomically
 from gesta.config import copy, format_value, suggest, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
+from gesta.files import lock_folder, write_text
 from gesta.processes import is_first_process
 from gesta.progress import plain_text
 from gesta.recipe import Recipe
@@ -172,15 +173,15 @@ def sweep(
         values=list(values),
         seeds=[plan[0].recipe.train.seed] if name == "train.seed" else seeds,
     )
-    for number, planned in enumerate(plan, 1):
-        title = f"[{number}/{len(plan)}] {name} {format_value(planned.value)}"
-        trial, protocol = _run_trial(planned, title, trust_code, quiet)
-        result = dataclasses.replace(result, trials=[*result.trials, trial], protocol=result.protocol or protocol)
-        if is_first_process():
-            with write_atomically(out / "sweep.json") as file:
-                file.write((json.dumps(result.to_json(), indent=2) + "\n").encode())
-            if after_trial is not None:
-                after_trial(result)
+    with lock_folder(out) if is_first_process() else contextlib.nullcontext():
+        for number, planned in enumerate(plan, 1):
+            title = f"[{number}/{len(plan)}] {name} {format_value(planned.value)}"
+            trial, protocol = _run_trial(planned, title, trust_code, quiet)
+            result = dataclasses.replace(result, trials=[*result.trials, trial], protocol=result.protocol or protocol)
+            if is_first_process():
+                write_text(out / "sweep.json", json.dumps(result.to_json(), indent=2) + "\n")
+                if after_trial is not None:
+                    after_trial(result)
     return result
 
 

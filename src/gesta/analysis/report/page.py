@@ -13,11 +13,11 @@ import numpy as np
 from gesta.analysis.confusion import confused_pairs
 from gesta.analysis.report.charts import confusion_svg, training_curves
 from gesta.analysis.report.strips import strips
-from gesta.checkpoint import write_atomically
 from gesta.config import from_json
 from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
+from gesta.files import write_text
 from gesta.model import ModelConfig
 
 PAIRS = 15
@@ -94,8 +94,7 @@ def write_report(run: str | Path, data_root: str | Path | None = None) -> Path:
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
-    with write_atomically(run / "report.html") as file:
-        file.write(page.encode())
+    write_text(run / "report.html", page)
     return run / "report.html"
 
 

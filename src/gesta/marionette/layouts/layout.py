@@ -11,8 +11,9 @@ from typing import Any, get_args
 from gesta.config import suggest
 from gesta.datasets import data_config
 from gesta.errors import GestaError
+from gesta.files import lock_folder, make_folder, write_text
 from gesta.marionette.dataset import plan_clips, split_of
-from gesta.marionette.files import VERSION, open_folder, run_in_processes, write_text
+from gesta.marionette.files import VERSION, open_folder, run_in_processes
 from gesta.marionette.layouts.arrange import LAYOUT_FAMILIES, LAYOUTS, NTU_SETUP, LabelledClip
 from gesta.marionette.layouts.video import make_video
 from gesta.marionette.motions import FAMILIES
@@ -99,14 +100,16 @@ def make_layout(
             "of at least 32 and a seed of at least 0"
         )
     numbers = {"seed": seed, "size": size, "clips": clips, "classes": len(actions)}
-    open_folder(root, {"layout": layout, "family": family, "version": VERSION} | numbers)
-    labelled = [LabelledClip(c, split_of(c), actions[c.action - 1]) for c in plan_clips(clips, seed, len(actions))]
-    videos, texts = LAYOUTS[layout](labelled, seed)
-    jobs = [(video, root, seed, size, family) for video in videos if not all(p.exists() for p in video.files(root))]
-    for _ in track(run_in_processes(make_video, jobs, workers), f"making {root}", total=len(jobs)):
-        pass
-    for path, text in texts.items():
-        write_text(root / path, text)
+    with lock_folder(root):
+        open_folder(root, {"layout": layout, "family": family, "version": VERSION} | numbers)
+        labelled = [LabelledClip(c, split_of(c), actions[c.action - 1]) for c in plan_clips(clips, seed, len(actions))]
+        videos, texts = LAYOUTS[layout](labelled, seed)
+        jobs = [(video, root, seed, size, family) for video in videos if not all(p.exists() for p in video.files(root))]
+        for _ in track(run_in_processes(make_video, jobs, workers), f"making {root}", total=len(jobs)):
+            pass
+        for path, text in texts.items():
+            make_folder((root / path).parent)
+            write_text(root / path, text)
     data = LAYOUT_DATA[layout](**data_fields(layout, str(root)))
     splits = {split: len(data.records(split)) for split in get_args(SplitName)}
     seconds = round(time.monotonic() - begin, 1)
