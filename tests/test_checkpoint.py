@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import pickle
 import signal
@@ -160,6 +161,44 @@ def test_state_cut_short(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"last\.ckpt: "):
         load_state(path)
+
+
+@pytest.mark.parametrize("at", [0.05, 0.3, 0.6, 0.9])
+def test_one_changed_byte_is_noticed(tmp_path: Path, at: float) -> None:
+    state, model = tmp_path / "last.ckpt", tmp_path / "best.safetensors"
+    save_state(state, {"weights": torch.arange(1000.0)})
+    save_model(model, ToyConfig(classes=2, width=100).build(), ["a", "b"])
+    for path, read in ((state, load_state), (model, lambda path: load(path, trust_code=True))):
+        read(path)
+        data = bytearray(path.read_bytes())
+        data[int(at * len(data))] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=rf"{path.name}: .*(copy|copied)"):
+            read(path)
+
+
+@pytest.mark.full  # a byte of each part is changed in the test above
+def test_no_changed_byte_changes_a_state(tmp_path: Path) -> None:
+    path = save_state(tmp_path / "last.ckpt", {"weights": torch.arange(30.0), "step": 3})
+    whole = path.read_bytes()
+    refused = 0
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
+        try:
+            state = load_state(path)
+        except CheckpointError:
+            refused += 1
+        else:  # padding, dates
+            assert state["step"] == 3 and torch.equal(state["weights"], torch.arange(30.0))
+    assert refused > len(whole) / 3
+
+
+def test_weights_that_are_not_numbers_are_named(tmp_path: Path) -> None:
+    model = ToyConfig(classes=2).build()
+    weights = {name: torch.full_like(value, math.nan) for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"10 of its 10 weights are not finite numbers \(embedding\.weight"):
+        import_weights(model, weights)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 def test_failed_write_leaves_the_previous_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

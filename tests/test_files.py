@@ -70,7 +70,7 @@ def test_long_names(tmp_path: Path) -> None:
     name = "é" * 127
     write_text(tmp_path / name, "x")
     assert os.listdir(tmp_path) == [name]
-    with pytest.raises(GestaError, match="cannot be written .*; choose a shorter name"):
+    with pytest.raises(GestaError, match=r"cannot be written .*; choose a shorter name"):
         write_text(tmp_path / (name + "éé"), "x")
 
 
@@ -128,8 +128,9 @@ def test_a_locked_folder_names_its_owner(tmp_path: Path) -> None:
 
 
 def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
-    code = "import os, sys; from gesta.files import lock_folder; lock = lock_folder(sys.argv[1]); lock.__enter__(); os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    code = "import os, sys; from gesta.files import *; lock = lock_folder(sys.argv[1]); lock.__enter__(); os.kill(0, 9)"
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], start_new_session=True)
+    assert process.returncode == -9
     assert os.listdir(tmp_path) == [LOCK], "the process was killed before it could remove it"
     with lock_folder(tmp_path) as remark:
         assert remark == ""

@@ -15,6 +15,8 @@ import json
 import os
 import re
 import warnings
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ class TrainedModel:
         model: the network with its weights, in evaluation mode.
         classes: class names in label order, by label space if there are several.
         metadata: ``format``, ``gesta`` (version that wrote the file), ``model`` (configuration as JSON), ``classes``,
-            ``depth``, ``person_crop``, ``licence``, ``notes``.
+            ``depth``, ``person_crop``, ``licence``, ``notes``, ``checksum``.
         depth: how depth was shown to the model in training; None for a model of RGB, as all files without it hold.
         person_crop: whether it was trained on pictures cropped to the person, see :mod:`gesta.data.person`.
         path: the file it was read from.
@@ -162,6 +164,7 @@ def save_model(
     }
     # Copies, because safetensors refuses tensors that share memory (tied weights).
     weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+    metadata["checksum"] = _checksum(weights, metadata)
     # One entry only: safetensors writes several in random order, and equal weights should give equal files.
     data = safetensors.torch.save(weights, {METADATA_KEY: json.dumps(metadata)})
     with write_atomically(path) as file:
@@ -229,15 +232,19 @@ def load(
         device: where the model is put.
 
     Raises:
-        CheckpointError: neither of these, as :func:`read_metadata`, or weights that do not fit the described model.
+        CheckpointError: neither of these, as :func:`read_metadata`, or weights that do not fit the described model, are
+            not those that were written (by their checksum).
     """
     path = weights_file(source)
     metadata = read_metadata(path)
     config = from_json(metadata["model"], trust_code=trust_code, source=str(path))
     with torch.random.fork_rng(devices=[]):  # the initial values are overwritten: leave the caller's randomness alone
         model = config.build()
+    weights = safetensors.torch.load_file(path)
+    if metadata.get("checksum") != _checksum(weights, metadata):
+        raise CheckpointError(f"{path}: has changed since it was written, or was copied wrongly; copy it again")
     try:
-        model.load_state_dict(safetensors.torch.load_file(path))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: its weights do not fit the {type(model).__name__} it describes ({_complaint(error)}); "
@@ -281,9 +288,11 @@ def load_state(path: str | Path) -> dict[str, Any]:
     """Read a file of :func:`save_state`, its tensors on the CPU.
 
     Raises:
-        CheckpointError: absent, empty, cut short, not a training state, or holding Python objects.
+        CheckpointError: absent, empty, cut short, changed since it was written, not a training state, or holding Python
+            objects.
     """
     try:
+        _check_zip(_existing(path))
         content = _read_torch(path)
     except CheckpointError as error:
         previous = previous_state(path)
@@ -345,7 +354,8 @@ def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], mi
         min_matched: fraction of the parameters (the classifier not counted) that must match, 0 to 1.
 
     Raises:
-        CheckpointError: unreadable file, or less than ``min_matched`` matched; the model is then unchanged.
+        CheckpointError: unreadable file, less than ``min_matched`` matched, or weights that are not finite; the model
+            is then unchanged.
         GestaError: weights whose file says that they are of another kind (:meth:`VideoModel.check_source`).
     """
     name = "weights" if isinstance(source, dict) else str(source)
@@ -371,6 +381,7 @@ def import_weights(model: VideoModel, source: str | Path | dict[str, Tensor], mi
             f" {100 * min_matched:.0f} % are required; give a checkpoint of this model, or lower --init.min-matched\n"
             f"{report}"
         )
+    check_finite(fitting, name)
     model.load_state_dict(fitting, strict=False)
     return report
 
@@ -382,6 +393,44 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(_existing(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum(weights: dict[str, Tensor], metadata: dict[str, Any]) -> str:
+    """CRC-32 of the metadata (without the checksum) and of every weight's name, type, shape and values, hexadecimal."""
+    crc = zlib.crc32(json.dumps({key: value for key, value in metadata.items() if key != "checksum"}).encode())
+    for name, value in sorted(weights.items()):
+        crc = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), crc)
+        crc = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
+
+
+def _check_zip(path: str | Path) -> None:
+    """Compare each part of a torch file with the CRC-32 that is stored with it, which torch writes and never reads."""
+    if not zipfile.is_zipfile(path):  # cut short, or no file of torch
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path}: has changed since it was written, or was copied wrongly ({damaged}); copy it again"
+        )
+
+
+def check_finite(weights: dict[str, Tensor], source: str | Path) -> None:
+    """Refuse weights of which no score could be computed.
+
+    Raises:
+        CheckpointError: some are not finite; the first three are named.
+    """
+    bad = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"{source}: {len(bad)} of its {len(weights)} weights are not finite numbers ({', '.join(bad[:3])}), as "
+            "after a training that diverged; give other weights"
+        )
 
 
 def _description(path: str | Path) -> str:

@@ -20,6 +20,7 @@ from gesta.checkpoint import file_hash, load_state, read_weights
 from gesta.config import from_json, replace, to_json
 from gesta.data.lists import Folder
 from gesta.errors import CheckpointError, GestaError
+from gesta.files import lock_folder
 from gesta.model import ClipSpec
 from gesta.models.r3d import R3DConfig
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
@@ -142,6 +143,33 @@ def test_damaged_and_foreign_states_are_refused(toy: Recipe, tmp_path: Path) -> 
     train(longer, run, resume=True, quiet=True)
     assert load_state(last)["progress"]["epoch"] == 3
     assert [entry["step"] for entry in log_without_times(run) if entry["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_in_use_or_without_its_states_is_left_as_it_is(
+    toy: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    recipe = replace(toy, train=replace(toy.train, epochs=2))
+    train(recipe, run, quiet=True)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    recipe.train.epochs = 3
+    with lock_folder(run), pytest.raises(GestaError, match=r"process \d+ on .* is writing to it"):
+        train(recipe, run, resume=True)
+    for name in ("last.ckpt", "previous.ckpt"):
+        (run / name).unlink()
+    with pytest.raises(
+        GestaError, match=r"last\.ckpt is gone, and best\.safetensors says that .* put it back, or start"
+    ):
+        train(recipe, run, resume=True)
+    (run / "previous.ckpt").write_bytes(before["previous.ckpt"])
+    after = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert before.pop("last.ckpt") and after == before
+
+    recipe.train.epochs = 2
+    train(recipe, run, resume=True)
+    assert "last.ckpt is gone, so previous.ckpt, the state before it, takes its place" in capsys.readouterr().err
+    assert (run / "best.safetensors").read_bytes() == before["best.safetensors"]
+    assert [entry["step"] for entry in log_without_times(run) if entry["kind"] == "step"] == [1, 2, 3, 4]
 
 
 def test_another_list_of_videos_is_refused(toy: Recipe, tmp_path: Path) -> None:

@@ -151,6 +151,9 @@ def prepare(
             packing.close()
         left_out += [outcome.remark for outcome in outcomes if not outcome.frames]
         made = sum(outcome.frames > 0 for outcome in outcomes)
+        made_lists: dict[str, int] = {}
+        if lists:
+            made_lists = write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder, layout=layout)
         return Prepared(
             root=target,
             videos=len(videos),
@@ -160,9 +163,7 @@ def prepare(
             left_out=sorted(left_out),
             damaged=sorted(outcome.remark for outcome in outcomes if outcome.frames and outcome.remark),
             shards=len(packing.plan) if packing else 0,
-            lists=write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder, layout=layout)
-            if lists
-            else {},
+            lists=made_lists,
             seconds=round(time.monotonic() - begin, 1),
         )
 

@@ -182,13 +182,11 @@ class Loader:
 def _workers_fail(ended: dict[int, int | None], error: Exception) -> GestaError:
     """What is raised when no worker lives long enough to read anything."""
     killed = next((signal.Signals(-status) for status in ended.values() if status is not None and status < 0), None)
-    reason = (
-        f"killed by {killed.name}" if killed else str(error).strip().splitlines()[-1:][0] if str(error) else "ended"
-    )
-    remedy = (
-        "shared memory (/dev/shm) is full: make it larger, or" if killed == signal.SIGBUS else "if memory is short,"
-    )
-    return GestaError(f"the processes that load videos end or cannot be started ({reason}); {remedy} use fewer workers")
+    reason = f"killed by {killed.name}" if killed else str(error).strip().rpartition("\n")[2] or type(error).__name__
+    remedy = "if memory is short, use"
+    if killed is not None and killed.name == "SIGBUS":
+        remedy = "shared memory (/dev/shm) is full: make it larger or use"
+    return GestaError(f"the processes that load videos end or cannot be started ({reason}); {remedy} fewer workers")
 
 
 def _ended(loader: Any) -> dict[int, int | None]:
