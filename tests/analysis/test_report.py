@@ -234,8 +234,8 @@ def write_json(path: Path, *values: object) -> None:
     path.write_text("".join(json.dumps(value).replace("\\u0000", "") + "\n" for value in values))
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_text_of_others_is_text(tmp_path: Path, attack: str) -> None:
+def test_text_of_others_is_text(tmp_path: Path) -> None:
+    attack = " ".join(ATTACKS)
     write_hostile(tmp_path / "run", attack)
     html = write_report(tmp_path / "run").read_text()
     page = Page(html)
@@ -257,7 +257,7 @@ def test_no_script_runs_in_a_browser_and_the_page_works(tmp_path: Path, run: Pat
     marks = f"<script>{SCRIPT}</script><img src=x onerror=\"{SCRIPT}\"><b style='color: red'>red</b>"
     leaky = tmp_path / "leaky.html"
     leaky.write_text(write_report(run).read_text().replace("</body>", f"{marks}</body>"))
-    for page, refused in ((hostile, 0), (leaky, 3)):
+    for page, refused in ((hostile, 0), (leaky, 4)):
         dom, console = browse(page)
         assert Page(dom).title == Page(page.read_text()).title
         assert console.count("violates the following Content Security Policy directive") == refused, console
