@@ -55,7 +55,7 @@ def test_a_member_gives_the_frames_of_its_file(shard: Path, tmp_path: Path) -> N
 
 
 def test_large_members_are_entered_at_key_frames(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gesta.video.container.HELD_BYTES", 0)
+    monkeypatch.setattr("gesta.video.index.HELD_BYTES", 0)
     chosen = torch.tensor([1, 7, 19])
     assert torch.equal(read(f"{shard}#000002.mp4", lambda n: chosen), read(str(tmp_path / "v/2.mp4"), lambda n: chosen))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gesta.errors import GestaError, VideoError
 from gesta.video import container as containers
-from gesta.video import decode
+from gesta.video import decode, index
 from gesta.video.deadline import Deadline
 from gesta.video.find import find_videos
 from gesta.video.images import image_files
@@ -191,7 +191,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("held", [containers.HELD_BYTES, 0], ids=["small", "large"])
+@pytest.mark.parametrize("held", [index.HELD_BYTES, 0], ids=["small", "large"])
 @pytest.mark.parametrize("name", KINDS)
 def test_the_shortcut_gives_the_frames_of_decoding_from_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, held: int
@@ -199,7 +199,7 @@ def test_the_shortcut_gives_the_frames_of_decoding_from_the_start(
     path = encode(tmp_path / name, **KINDS[name])  # type: ignore[arg-type]
     whole = decode_from_start(path)
     assert len(whole) == 60
-    monkeypatch.setattr(containers, "HELD_BYTES", held)
+    monkeypatch.setattr(index, "HELD_BYTES", held)
     reads = shortcuts_taken = 0
     for first in range(0, 60, 7):
         for step in (1, 4):
@@ -616,7 +616,7 @@ def test_reading_a_file_is_given_up_after_some_time(
     make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, held: bool
 ) -> None:
     path = str(make_video("a.mp4"))
-    monkeypatch.setattr(containers, "HELD_BYTES", 2**20 if held else 0)
+    monkeypatch.setattr(index, "HELD_BYTES", 2**20 if held else 0)
     late = Deadline(path, -10.0)
     for work in (lambda: read(path, lambda n: torch.arange(n), deadline=late), lambda: probe(path, deadline=late)):
         with pytest.raises(VideoError, match=r"a.mp4: was not read within -\d+ seconds"):

@@ -225,6 +225,12 @@ def _check_files(decoded: Mapping[str, _Decoded], clip: ClipSpec | None) -> Iter
                 f"{path}: has {info.frames} frames, a clip spans {shortest}; it will be repeated or held (short_videos)"
             )
             yield DataFinding("warning", "shorter than a clip", text)
+        if info.contradictory_times:
+            text = (
+                f"{path}: its timestamps are repeated or run backwards, as in joined recordings, so each clip is "
+                "decoded from its beginning; make a copy with gesta data prepare"
+            )
+            yield DataFinding("info", "contradictory times", text)
         if info.declared_frames and info.declared_frames != info.frames:
             text = f"{path}: its header says {info.declared_frames} frames, gesta counts {info.frames} decoded ones"
             yield DataFinding("info", "wrong header", text)

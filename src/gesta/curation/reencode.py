@@ -15,11 +15,11 @@ from PIL import Image
 from gesta.errors import DecodeError, VideoError
 from gesta.files import DISK_FAULTS, make_folder, refusal, temporary_for
 from gesta.video.boundary import decoding
-from gesta.video.container import decode_packets, last_error, open_video, read_packets, set_threads, undecodable
+from gesta.video.clock import FALLBACK_FPS, timed_frames
+from gesta.video.container import last_error, open_video, read_packets, set_threads, undecodable
 from gesta.video.images import image_files, read_image
 from gesta.video.picture import FrameConverter, display_matrix
 from gesta.video.probe import VideoInfo, probe
-from gesta.video.read import FOLDER_FPS
 
 CRF = {"h264": 20, "hevc": 22}
 """Quality of the encoder (constant rate factor, lower is better): hardly a visible difference from the original."""
@@ -97,7 +97,7 @@ def prepare_one(job: EncodeJob) -> Outcome:
 
 
 def _decoded(path: str, info: VideoInfo, damage: list[Exception]) -> Iterator[TimedFrame]:
-    """All frames in decode order with increasing times; with a constant rate the time follows from the number."""
+    """All frames in decode order; with a constant rate the time follows from the number."""
     if info.kind == "frames":
         for file in image_files(path):
             try:
@@ -105,23 +105,19 @@ def _decoded(path: str, info: VideoInfo, damage: list[Exception]) -> Iterator[Ti
             except DecodeError as error:
                 damage.append(error)
         return
-    timed = info.variable_rate and "avi" not in info.container.split(",")
-    fps = info.fps or FOLDER_FPS
+    fps = info.fps or FALLBACK_FPS
+    begin = None
     with open_video(path) as (container, stream):
         set_threads(stream, single=True)  # the other CPU cores have videos of their own
-        begin, last = None, -1 / fps
-        for number, frame in enumerate(decode_packets(stream, read_packets(container, stream, damage), damage)):
-            last = number / fps if not timed else last + 1 / fps
-            if timed and frame.pts is not None:
-                begin = frame.pts if begin is None else begin
-                now = float((frame.pts - begin) * stream.time_base)
-                last = now if now > last - 1 / fps else last
-            yield TimedFrame(frame, last)
+        packets = read_packets(container, stream, damage)
+        for number, (frame, time) in enumerate(timed_frames(container, stream, packets, damage)):
+            begin = time if begin is None else begin
+            yield TimedFrame(frame, time - begin if info.variable_rate else number / fps)
 
 
 def _resampled(timed_frames: Iterator[TimedFrame], info: VideoInfo, fps: float) -> Iterator[TimedFrame]:
     """Frame k of the result is the one that a player shows at ``k / fps`` seconds."""
-    rate = info.fps or FOLDER_FPS
+    rate = info.fps or FALLBACK_FPS
     previous, written, end = None, 0, 0.0
     for number, (image, frame_time, _) in enumerate(timed_frames):
         time = number / rate if info.kind == "frames" else frame_time
@@ -130,7 +126,7 @@ def _resampled(timed_frames: Iterator[TimedFrame], info: VideoInfo, fps: float) 
             yield TimedFrame(previous, written / fps, until - written)
             written = until
         previous = image
-        end = time + 1 / rate
+        end = max(info.duration, time + 1e-3) if info.duration else time + 1 / rate
     if previous is not None:
         yield TimedFrame(previous, written / fps, max(_before(end, fps) - written, int(not written)))
 
@@ -167,7 +163,7 @@ def _write_video(path: str, timed_frames: Iterator[TimedFrame], info: VideoInfo,
     """An MP4 file of 4:2:0 pictures of 8 bits with a key frame every second."""
     width, height = _even_size(info.width, info.height, settings.short_side)
     constant = settings.fps is not None or not info.variable_rate
-    fps = Fraction(settings.fps or info.fps or FOLDER_FPS).limit_denominator(1001)
+    fps = Fraction(settings.fps or info.fps or FALLBACK_FPS).limit_denominator(1001)
     scaler = VideoReformatter()
     written = 0
     with av.open(path, "w", format="mp4") as container:

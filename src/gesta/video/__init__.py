@@ -14,7 +14,10 @@ What they are made of, from the bottom to the top:
 - ``depth.py``: a depth picture as three channels
 - ``picture.py``: one picture: limits of its size, scaling, cropping, conversion to RGB; the array a clip is read into
 - ``images.py``: a folder of numbered images is a video
-- ``container.py``: a video file as packets: opening, counting frames, decoding packet by packet
+- ``container.py``: a video file as packets: opening, decoding packet by packet
+- ``clock.py``: when frames are shown
+- ``mp4.py``: the few boxes of an MP4 file that libav keeps to itself
+- ``index.py``: what the packets tell without decoding: how many frames there are, where decoding may start
 - ``decode.py``: chosen frames of a file, by decoding as few packets as give exactly the same pixels
 - ``torchcodec.py``: the same frames through torchcodec, where it is installed
 """

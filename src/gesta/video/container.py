@@ -1,16 +1,15 @@
-"""Video files as packets: opening them, choosing the video stream, counting frames, and decoding packet by packet.
+"""Video files as packets: opening them, choosing the video stream, and decoding packet by packet.
 
-:mod:`gesta.video.read` is where to start. Frame counts come from packets, never from the header, which may be wrong.
+:mod:`gesta.video.read` is where to start.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 from av.error import ExitError
@@ -18,17 +17,10 @@ from av.stream import Disposition
 from torch.utils.data import get_worker_info
 
 from gesta.errors import VideoError
-from gesta.video.archive import ByteRange, locate
+from gesta.video.archive import locate
 from gesta.video.boundary import DAMAGED, decoding, explain
 from gesta.video.deadline import Deadline
 from gesta.video.picture import MAX_PIXELS, size_problem
-
-HELD_BYTES = 16 * 2**20
-"""A file up to this size is held as packets while it is read; of a larger one only the range that is needed."""
-
-MAX_REORDER = 32
-"""A decoder holds back at most 16 pictures to bring them into the order in which they are shown (H.264, HEVC), so no
-frame comes out later than this many packets after its own."""
 
 NETWORK_TIMEOUT = 20.0
 """Seconds without an answer after which a URL has failed."""
@@ -126,110 +118,7 @@ def set_threads(stream: Any, single: bool = False) -> bool:
     return several
 
 
-# --- what packets tell -----------------------------------------------------------------------------------------------
-
-
-class KeyFrame(NamedTuple):
-    """A frame that needs no other: its number in file order, decoding time (if the file has it), presentation time."""
-
-    number: int
-    dts: int | None
-    pts: int
-
-
-class PacketScan(NamedTuple):
-    """What the packets of a video tell without decoding.
-
-    Attributes:
-        frames: number of packets that should give a frame.
-        times: their presentation times (of the container's index: decoding times) in file order, in units of
-            ``unit``; empty where unknown or wrong (AVI).
-        keys: key frames at which decoding may start and gives exactly the same; empty if only the beginning may.
-        packets: all packets, discarded ones included, if they are few enough to hold.
-        unit: seconds per unit of time.
-    """
-
-    frames: int
-    times: list[int]
-    keys: list[KeyFrame]
-    packets: list[av.Packet] | None
-    unit: float
-
-
-def scan_packets(container: Any, stream: Any, deadline: Deadline) -> PacketScan:
-    """Count the frames of an open file and learn where decoding may start, from its packets or its index."""
-    byte_range = locate(deadline.path)
-    if byte_range is None:
-        raise VideoError(f"{deadline.path}: does not exist any more; check the path")
-    large = byte_range.size > HELD_BYTES
-    unit = float(stream.time_base or 0)
-    if large and "mp4" in container.format.name and not _fragmented(byte_range):
-        indexed = _from_index(container, stream, unit, deadline)
-        if indexed is not None:
-            return indexed
-    packets: list[av.Packet] = []
-    times: list[int] = []
-    keys: list[KeyFrame] = []
-    shown = 0
-    guessed_dts = "matroska" in container.format.name  # which stores presentation times only; libav guesses the others
-    latest = None  # the latest presentation time so far
-    for packet in read_packets(container, stream, [], deadline):
-        if not large:
-            packets.append(packet)
-        if not packet.is_discard:
-            shown += 1
-            if packet.pts is None:
-                continue
-            times.append(packet.pts)
-            # only key frames that are shown after all packets before them
-            if packet.is_keyframe and (latest is None or packet.pts > latest):
-                keys.append(KeyFrame(len(times) - 1, None if guessed_dts else packet.dts, packet.pts))
-            latest = packet.pts if latest is None else max(latest, packet.pts)
-    # the times of AVI files are wrong, and times that packets share or lack do not order frames
-    if container.format.name == "avi" or len(set(times)) < shown:
-        return PacketScan(shown, [], [], packets or None, unit)
-    # without a key frame first, the decoder drops frames and all later numbers shift
-    if len(packets) > shown or not keys or keys[0].number > 0 or times[0] > min(times):
-        keys = []
-    return PacketScan(shown, times, keys, packets or None, unit)
-
-
-def _from_index(container: Any, stream: Any, unit: float, deadline: Deadline) -> PacketScan | None:
-    """The same of an MP4 file from its index, without reading the file; None if the index may not be all."""
-    entries = [(entry.timestamp, entry.is_keyframe, entry.is_discard) for entry in stream.index_entries]
-    if not entries or len(entries) != stream.frames or any(discard for _, _, discard in entries):
-        return None
-    first = list(itertools.islice(read_packets(container, stream, [], deadline), MAX_REORDER))
-    times = presentation_times(first)
-    if not times or not first[0].is_keyframe or times[0] > min(times):
-        return None
-    # the index has decoding times only; a key frame is shown as long after its decoding as the first one is
-    offset = times[0] - (times[0] if first[0].dts is None else first[0].dts)
-    keys = [KeyFrame(i, time, time + offset) for i, (time, key, _) in enumerate(entries) if key]
-    return PacketScan(len(entries), [time for time, _, _ in entries], keys, None, unit)
-
-
-def presentation_times(packets: list[av.Packet]) -> list[int]:
-    """Presentation times of packets; empty unless each has its own and all are shown."""
-    times = {packet.pts for packet in packets if packet.pts is not None and not packet.is_discard}
-    return [packet.pts for packet in packets if packet.pts is not None] if len(times) == len(packets) else []
-
-
-def _fragmented(byte_range: ByteRange) -> bool:
-    """Whether an MP4 file is made of fragments, whose index is not complete before the whole file is read."""
-    with open(byte_range.file, "rb") as file:
-        file.seek(byte_range.offset)
-        # a file is a list of boxes: size (4 bytes, with itself), type (4 bytes), content
-        while len(header := file.read(16)) >= 8 and file.tell() <= byte_range.offset + byte_range.size:
-            size, box_type = int.from_bytes(header[:4], "big"), header[4:8]
-            if box_type == b"moof":  # movie fragment
-                return True
-            if size == 1:  # the size follows, in 8 bytes
-                size = int.from_bytes(header[8:16], "big")
-            if size < 8:  # 0: reaches to the end of the file
-                return False
-            file.seek(size - len(header), os.SEEK_CUR)
-    return False
+# --- packets and frames ----------------------------------------------------------------------------------------------
 
 
 def read_packets(

@@ -11,24 +11,16 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from contextlib import ExitStack
+from typing import Any
 
 import av
 import numpy as np
 
-from gesta.errors import VideoError
-from gesta.video.container import (
-    MAX_REORDER,
-    KeyFrame,
-    decode_packets,
-    last_error,
-    open_video,
-    presentation_times,
-    read_packets,
-    scan_packets,
-    set_threads,
-)
+from gesta.video.clock import Clock, numbers_chunks, timed_frames
+from gesta.video.container import decode_packets, last_error, open_video, read_packets, set_threads
 from gesta.video.deadline import Deadline
+from gesta.video.index import MAX_REORDER, frame_numbers, index_packets
 from gesta.video.picture import FrameBuffer
 
 ONE_PACKET_ONE_FRAME = frozenset({"h264", "hevc", "av1", "libdav1d", "libaom-av1"})
@@ -45,6 +37,8 @@ class VideoFile:
     Attributes:
         frames: how many frames there are, as far as the packets tell.
         problem: why frames are missing, as the decoder said last; empty if it said nothing.
+        container: while it is open.
+        stream: its video stream.
     """
 
     def __init__(self, path: str, deadline: Deadline | None = None) -> None:
@@ -53,29 +47,53 @@ class VideoFile:
         self._deadline = deadline or Deadline(path)
 
     def __enter__(self) -> VideoFile:
-        self._opened = open_video(self.path, self._deadline)
-        self._container, self._stream = self._opened.__enter__()
-        self._scan = scan_packets(self._container, self._stream, self._deadline)
-        self.frames = self._scan.frames
-        self._shortcut = bool(self._scan.keys) and self._stream.codec_context.name in ONE_PACKET_ONE_FRAME
-        self._decoder_is_new = True
-        self._multithreaded = set_threads(self._stream)
+        with ExitStack() as stack:
+            self.container, self.stream = stack.enter_context(open_video(self.path, self._deadline))
+            self._index = index_packets(self.container, self.stream, self._deadline)
+            self.frames = self._index.frames
+            self._shortcut = bool(self._index.keys) and self.stream.codec_context.name in ONE_PACKET_ONE_FRAME
+            if self._shortcut:
+                self._numbers = frame_numbers(self._index.pts)
+                self._positions = np.argsort(self._index.pts)  # of packets, by the number of their frame
+            self._decoder_is_new = True
+            self._multithreaded = set_threads(self.stream)
+            self._decoded_times: np.ndarray | None = None
+            if self.contradictory_times:  # recordings were joined, where the decoder may drop frames: count what comes
+                self._decoded_times = self._decode_times()
+                self.frames = len(self._decoded_times) or self.frames
+            self._opened = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._opened.__exit__(None, None, None)
+        self._opened.close()
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the file has timestamps, or says its frames per second."""
+        timestamps = [*self._index.pts.tolist(), *self._index.dts]
+        return any(timestamps) or bool(self.stream.average_rate or self.stream.guessed_rate)
+
+    @property
+    def contradictory_times(self) -> bool:
+        """Whether the timestamps of packets order no frames: they are repeated, or run backwards."""
+        return not len(self._index.pts) and not numbers_chunks(self.container) and any(self._index.dts)
 
     def times(self) -> np.ndarray:
-        """When each frame is shown, seconds from the first; by number and average rate where times are unusable."""
-        if not self._scan.times:
-            rate = float(self._stream.average_rate or 0) or float(self._stream.guessed_rate or 0)
-            if not rate:
-                raise VideoError(
-                    f"{self.path}: does not say its frames per second; give its segments in frames, not in seconds"
-                )
-            return np.arange(self.frames) / rate
-        times = np.sort(np.asarray(self._scan.times, dtype=np.float64))
-        return (times - times[0]) * self._scan.unit
+        """When each frame is shown, seconds from the container's beginning, see :class:`gesta.video.clock.Clock`.
+
+        Where the times of packets contradict each other, they are those of the decoded frames.
+        """
+        if self._decoded_times is not None:
+            return self._decoded_times
+        clock = Clock(self.container, self.stream)
+        return np.array([clock(time) for time in (np.sort(self._index.pts).tolist() or self._index.dts)])
+
+    def _decode_times(self) -> np.ndarray:
+        errors: list[Exception] = []
+        with open_video(self.path, self._deadline) as (container, stream):
+            set_threads(stream)
+            packets = read_packets(container, stream, errors, self._deadline)
+            return np.array([time for _, time in timed_frames(container, stream, packets, errors)])
 
     def fill(self, buffer: FrameBuffer) -> int:
         """Decode the chosen frames into the buffer; returns how many frames there are, as far as is known then."""
@@ -88,9 +106,9 @@ class VideoFile:
     def _from_first_packet(self, buffer: FrameBuffer, single_thread: bool = False) -> int:
         """Decode from the first packet to the last chosen frame: the meaning of frame numbers, whatever the file."""
         errors: list[Exception] = []
-        if self._decoder_is_new and self._scan.packets is not None:
+        if self._decoder_is_new and self._index.packets is not None:
             self._decoder_is_new, multithreaded = False, self._multithreaded
-            count = _decode_in_order(self._stream, self._deadline.guard(self._scan.packets), buffer, errors)
+            count = _decode_in_order(self.stream, self._deadline.guard(self._index.packets), buffer, errors)
         else:  # a decoder that has decoded already may hold frames back: open the file again
             with open_video(self.path, self._deadline) as (container, stream):
                 multithreaded = set_threads(stream, single_thread)
@@ -105,95 +123,78 @@ class VideoFile:
     def _from_key_frames(self, buffer: FrameBuffer) -> bool:
         """Decode only the packets that the chosen frames need; False if that is not provably the same.
 
-        In an undamaged file the frame with the k-th presentation time is the k-th that the decoder gives. Here that is
-        relied on only where packets and frames correspond one to one, and checked on everything that is decoded: each
-        range of packets begins with its key frame, times rise, nothing fails. H.264 pictures that no other refers to
-        are not decoded unless they are chosen.
+        It is relied on only where packets and frames correspond one to one and the packets prove that the frame with
+        the k-th presentation time is the k-th that the decoder gives (:mod:`gesta.video.index`), and checked on
+        everything that is decoded: each range of packets begins with its key frame, times rise, nothing fails. H.264
+        pictures that no other refers to are not decoded unless they are chosen or their order is in doubt.
         """
-        key_numbers = [key.number for key in self._scan.keys]
+        key_numbers = self._numbers[self._index.keys].tolist()
         by_key: dict[int, list[int]] = {}  # position of a key frame → chosen frames from it to the next
         for number in buffer.numbers:
-            by_key.setdefault(bisect.bisect_right(key_numbers, number) - 1, []).append(number)
-        for key, numbers in by_key.items():
-            # pictures shown before a key frame may follow it in the file: then decoding starts one key frame earlier
-            packets = self._packet_range(key, numbers) or (self._packet_range(key - 1, numbers) if key else None)
-            if packets is None or not self._decode(packets, buffer):
-                return False
-        return not buffer.missing
+            key = bisect.bisect_right(key_numbers, number) - 1
+            by_key.setdefault(self._index.keys[key], []).append(number)
+        return all(self._decode(key, chosen, buffer) for key, chosen in by_key.items()) and not buffer.missing
 
-    def _packet_range(self, key: int, numbers: list[int]) -> _PacketRange | None:
-        """The packets needed for the chosen frames from a key frame on; None if they cannot be had from there."""
-        key_frame = self._scan.keys[key]
-        packets = self._packets(key_frame, numbers[-1] - key_frame.number + MAX_REORDER)
-        times = presentation_times(packets)
-        if not times:
-            return None
-        # "leading" pictures follow the key frame in the file but are shown before it: among all frames the key frame is
-        # shown that many positions later, and they refer to what precedes it and cannot be decoded from here
-        leading = sum(time < times[0] for time in times)
-        first = key_frame.number + leading
-        if first > numbers[0]:
-            return None
-        number_at: dict[int | None, int] = {time: first + i for i, time in enumerate(sorted(times)[leading:])}
-        chosen = set(numbers)
-        # in the file every frame comes after all it refers to, so nothing is needed after the last chosen one
-        last = max((i for i, time in enumerate(times) if number_at.get(time) in chosen), default=0)
-        return _PacketRange(packets[: last + 1], number_at)
-
-    def _packets(self, key: KeyFrame, count: int) -> list[av.Packet]:
-        """A key frame's packet and up to ``count`` that follow; none if the file cannot be entered there."""
-        if self._scan.packets is not None:
-            return self._scan.packets[key.number : key.number + 1 + count]
-        for time in (key.pts, key.dts):  # which of them a container seeks by differs
+    def _packets(self, key: int, end: int) -> list[av.Packet]:
+        """Packets from a key frame's to before ``end``; none if the file cannot be entered there."""
+        if self._index.packets is not None:
+            return self._index.packets[key:end]
+        expected = self._index.pts[key:end].tolist()
+        for time in (expected[0], self._index.dts[key]):  # which of them a container seeks by differs
             if time is None:
                 continue
             try:
-                self._container.seek(time, stream=self._stream)
+                self.container.seek(time, stream=self.stream)
             except Exception:  # whatever it is, the file can still be decoded from its beginning
                 continue
             errors: list[Exception] = []
-            following = read_packets(self._container, self._stream, errors, self._deadline)
-            first = next(following, None)
-            # seeking is not exact in every container: go on only from the very packet that was asked for
-            if first is None or not first.is_keyframe:
-                continue
-            if (first.pts != key.pts) if key.dts is None else (first.dts != key.dts):
-                continue
-            packets, size = [first], 0
-            for packet in itertools.islice(following, count):
+            packets: list[av.Packet] = []
+            size = 0
+            for packet in read_packets(self.container, self.stream, errors, self._deadline):
+                # seeking is not exact in every container: go on only from the very packets that were asked for
+                if packet.pts != expected[len(packets)]:
+                    break
                 packets.append(packet)
                 size += packet.size
                 if size > MAX_RANGE_BYTES:
                     return []
-            return [] if errors else packets
+                if len(packets) == len(expected):
+                    return packets
         return []
 
-    def _decode(self, packet_range: _PacketRange, buffer: FrameBuffer) -> bool:
-        """Decode a range of packets into the buffer; returns whether exactly the expected frames came."""
-        context = self._stream.codec_context
-        skips = context.name == "h264"
+    def _decode(self, key: int, chosen: list[int], buffer: FrameBuffer) -> bool:
+        """Decode from a key frame on to the last chosen frame; returns whether exactly the expected frames came."""
+        context = self.stream.codec_context
+        skips = context.name == "h264" and self._index.one_clock
+        # in the file every frame comes after all it refers to, so nothing is needed after the last chosen one, except
+        # where the packets do not prove which frames are shown before that: those follow within the decoder's delay
+        end = int(self._positions[chosen].max()) + 1 + (0 if self._index.one_clock else MAX_REORDER)
+        packets = self._packets(key, end)
+        number_at = dict(zip(self._index.pts[key:end].tolist(), self._numbers[key:end].tolist()))
+        if not packets:
+            return False
         errors: list[Exception] = []
 
-        def packets() -> Iterator[av.Packet]:
-            for packet in self._deadline.guard(packet_range.packets):
+        def chosen_or_needed() -> Iterator[av.Packet]:
+            for packet in self._deadline.guard(packets):
                 if skips:  # pictures that no other refers to ("NONREF")
-                    chosen = packet_range.number_at.get(packet.pts) in buffer.positions
-                    context.skip_frame = "DEFAULT" if chosen else "NONREF"
+                    context.skip_frame = "DEFAULT" if number_at.get(packet.pts) in buffer.positions else "NONREF"
                 yield packet
 
         if not self._decoder_is_new:
             context.flush_buffers()
         self._decoder_is_new = False
         decoded = []
-        for frame in decode_packets(self._stream, packets(), errors):
-            if frame.pts in packet_range.number_at:  # the others are shown before the key frame, lacking references
-                decoded.append(packet_range.number_at[frame.pts])
-                buffer.add_frame(decoded[-1], frame)
-        numbers = packet_range.number_at
-        expected = sorted(numbers[p.pts] for p in packet_range.packets if p.pts in numbers)
+        # "leading" pictures follow the key frame in the file but are shown before it and may refer to what precedes it
+        first = int(self._numbers[key])
+        for frame in decode_packets(self.stream, chosen_or_needed(), errors):
+            number = number_at.get(frame.pts, -1)
+            if number >= first:
+                decoded.append(number)
+                buffer.add_frame(number, frame)
         if skips:  # some do not come, but the key frame comes first and numbers rise
-            return not errors and decoded[:1] == expected[:1] and all(x < y for x, y in itertools.pairwise(decoded))
-        return not errors and decoded == expected
+            return not errors and decoded[:1] == [first] and all(x < y for x, y in itertools.pairwise(decoded))
+        return not errors and decoded == sorted(number for number in number_at.values() if number >= first)
 
 
 def _decode_in_order(stream: Any, packets: Iterable[av.Packet], buffer: FrameBuffer, errors: list[Exception]) -> int:
@@ -205,10 +206,3 @@ def _decode_in_order(stream: Any, packets: Iterable[av.Packet], buffer: FrameBuf
         if count > buffer.numbers[-1]:
             break
     return count
-
-
-class _PacketRange(NamedTuple):
-    """Packets from a key frame on, and the frame number of each presentation time."""
-
-    packets: list[av.Packet]
-    number_at: dict[int | None, int]

@@ -10,19 +10,13 @@ import numpy as np
 
 from gesta.errors import DecodeError
 from gesta.video.boundary import decoding
-from gesta.video.container import (
-    PacketScan,
-    decode_packets,
-    last_error,
-    open_video,
-    read_packets,
-    scan_packets,
-    set_threads,
-    undecodable,
-)
+from gesta.video.clock import numbers_chunks
+from gesta.video.container import decode_packets, last_error, open_video, read_packets, set_threads, undecodable
 from gesta.video.deadline import Deadline
+from gesta.video.decode import VideoFile
 from gesta.video.depth import Depth
 from gesta.video.images import image_error, image_files, read_image
+from gesta.video.index import is_even
 from gesta.video.picture import FrameConverter, display_matrix
 
 
@@ -44,6 +38,9 @@ class VideoInfo:
         variable_rate: whether the distance of frames in time differs within the video.
         container: name of the file format.
         damaged: packets or images that could not be decoded; known only after ``exact``.
+        start: seconds from the container's beginning to the first frame.
+        contradictory_times: whether timestamps are repeated or run backwards, as in joined recordings; ``fps`` and
+            ``duration`` are then of the frames in the order in which they are decoded.
     """
 
     path: str
@@ -59,6 +56,8 @@ class VideoInfo:
     variable_rate: bool = False
     container: str = ""
     damaged: int = 0
+    start: float = 0.0
+    contradictory_times: bool = False
 
     to_json = asdict
 
@@ -84,11 +83,13 @@ def probe(
     deadline = deadline or Deadline(path)
     if os.path.isdir(path):
         return _probe_folder(path, exact, depth, deadline)
-    with open_video(path, deadline) as (container, video):
-        scan = scan_packets(container, video, deadline)
+    with decoding(path), VideoFile(path, deadline) as file:
+        times = file.times() if file.has_times else np.empty(0)
+        frames, video, contradictory = file.frames, file.stream, file.contradictory_times
         declared = video.frames or None
         average = float(video.average_rate or 0) or float(video.guessed_rate or 0)
-        codec, file_format = video.codec_context.name, container.format.name
+        codec, file_format = video.codec_context.name, file.container.format.name
+        last_step = 1 / average if average and numbers_chunks(file.container) else None
     first, decoded = None, 0
     errors: list[Exception] = []
     with open_video(path, deadline) as (container, video):
@@ -100,10 +101,10 @@ def probe(
                 break
     if first is None:
         raise undecodable(path, last_error(errors))
-    frames = decoded if exact else scan.frames
+    frames = decoded if exact else frames
     with decoding(path):
         height, width = FrameConverter(None).size(first, display_matrix(first))  # upright
-        fps, duration, variable = _frame_rate(scan, frames, average)
+        fps, duration, variable = _frame_rate(times, frames, average, last_step)
     return VideoInfo(
         path=path,
         kind="file",
@@ -118,22 +119,22 @@ def probe(
         variable_rate=variable,
         container=file_format,
         damaged=len(errors),
+        start=float(times[0]) if len(times) else 0.0,
+        contradictory_times=contradictory,
     )
 
 
-def _frame_rate(scan: PacketScan, frames: int, average: float) -> tuple[float, float, bool]:
+def _frame_rate(times: np.ndarray, frames: int, average: float, last_step: float | None) -> tuple[float, float, bool]:
     """Frames per second, duration in seconds, and whether the rate varies."""
-    if len(scan.times) < 2 or not scan.unit:
+    if len(times) < 2:
         return average, frames / average if average else 0.0, False
-    times = np.sort(np.asarray(scan.times, dtype=np.float64)) * scan.unit
     steps = np.diff(times)
     fps = (len(times) - 1) / (times[-1] - times[0])
-    # containers that count milliseconds give 33, 33, 34, ...: that is not a variable rate
-    usual_step = float(np.median(steps))
-    variable = bool((np.abs(steps - usual_step) > max(0.0015, 0.1 * usual_step)).any())
+    variable = not is_even(steps)
     if abs(fps - average) < 0.01 * fps and not variable:
         fps = average
-    return float(fps), float(times[-1] - times[0] + (usual_step if variable else 1 / fps)), variable
+    last_step = last_step or (float(np.median(steps)) if variable else 1 / fps)
+    return float(fps), float(times[-1] - times[0] + last_step), variable
 
 
 def _probe_folder(path: str, exact: bool, depth: Depth | None, deadline: Deadline) -> VideoInfo:

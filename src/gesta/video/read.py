@@ -22,7 +22,8 @@ from torch import Tensor
 
 from gesta.errors import DecodeError, VideoError
 from gesta.video.boundary import DAMAGED, decoding
-from gesta.video.container import decode_packets, open_video, read_packets, set_threads, undecodable
+from gesta.video.clock import FALLBACK_FPS, timed_frames
+from gesta.video.container import open_video, read_packets, set_threads, undecodable
 from gesta.video.deadline import Deadline
 from gesta.video.decode import VideoFile
 from gesta.video.depth import Depth
@@ -34,9 +35,6 @@ Decoder = Literal["pyav", "torchcodec"]
 
 ROUNDING_S = 1e-4
 """Seconds by which a time that was rounded may miss its frame."""
-
-FOLDER_FPS = 25.0
-"""Assumed by :func:`stream` for folders of images, which do not say their frames per second."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ class ReadOptions(TypedDict, total=False):
             default, keeps the size.
         start: first frame of the segment to read, in decode order; None, the default, is the beginning.
         end: one past its last frame; None (the default), or beyond the video, is the end.
-        seconds: the segment as seconds from the first frame, instead of ``start`` and ``end``: from the frame that is
-            shown at the first to the one that is shown at the second.
+        seconds: the segment as seconds from the container's beginning, as players count them, instead of ``start`` and
+            ``end``: from the frame that is shown at the first to the one that is shown at the second.
         depth: the video or the images (of 8 or 16 bits) show depth, and how it is shown to the model; they are scaled
             by taking nearest pixels.
         decoder: ``pyav``, the default, or ``torchcodec``, which gives the same frames. Files that torchcodec would
@@ -102,7 +100,7 @@ class ReadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame of a stream: index in decode order, seconds since the first frame, ``(C, H, W)`` uint8 RGB."""
+    """One frame of a stream: index in decode order, seconds from the container's beginning, ``(C, H, W)`` uint8 RGB."""
 
     index: int
     time: float
@@ -207,6 +205,8 @@ def _segment(path: str, source: ImageFolder | VideoFile, options: ReadOptions) -
         return options.get("start") or 0, options.get("end")
     if isinstance(source, ImageFolder):
         raise VideoError(f"{path}: a folder of frames does not know seconds; give its segments in frames")
+    if not source.has_times:
+        raise VideoError(f"{path}: does not say its frames per second; give its segments in frames, not in seconds")
     first, last = np.searchsorted(source.times() - ROUNDING_S, seconds, side="right") - 1
     return max(int(first), 0), int(last) + 1
 
@@ -250,9 +250,9 @@ def stream(
         depth: as in :func:`read`.
 
     Yields:
-        frames with their index in decode order and their time in seconds since the first frame: by timestamp, or by
-        index and average rate where timestamps are unusable (AVI) or missing. A folder of images has no rate and is
-        timed as if it had 25 frames per second (``FOLDER_FPS``).
+        frames with their index in decode order and their time in seconds from the container's beginning, as players
+        show it (:class:`gesta.video.clock.Clock`). A folder of images has no rate and is timed as if it had 25 frames
+        per second (``FALLBACK_FPS``).
 
     Raises:
         VideoError: the source cannot be opened, or gives no frame.
@@ -263,25 +263,14 @@ def stream(
     if isinstance(source, str) and os.path.isdir(source):
         yield from _stream_folder(source, short_side, step, depth)
         return
-    index, time, first_timestamp = -1, 0.0, None
+    index = -1
     convert = FrameConverter(short_side, depth)
     errors: list[Exception] = []
     with open_video(source) as (container, video):
         set_threads(video)
-        rate = float(video.average_rate or 0) or float(video.guessed_rate or 0) or FOLDER_FPS
-        has_timestamps = "avi" not in container.format.name.split(",")
-        for frame in decode_packets(video, read_packets(container, video, errors), errors):
+        for frame, time in timed_frames(container, video, read_packets(container, video, errors), errors):
             errors.clear()  # hours of a bad connection must not pile up
             index += 1
-            if not has_timestamps:
-                time = index / rate
-            else:
-                last, time = time, time + 1 / rate if index else 0.0
-                if frame.pts is not None:
-                    timestamp = float(frame.pts * video.time_base)
-                    first_timestamp = timestamp if first_timestamp is None else first_timestamp
-                    if index == 0 or timestamp - first_timestamp > last:  # time never runs backwards
-                        time = timestamp - first_timestamp
             if index % step == 0:
                 yield Frame(index, time, torch.from_numpy(np.ascontiguousarray(convert(frame))))
     if index < 0:
@@ -297,6 +286,6 @@ def _stream_folder(path: str, short_side: int | None, step: int, depth: Depth | 
             continue
         index += 1
         if index % step == 0:
-            yield Frame(index, index / FOLDER_FPS, torch.from_numpy(np.ascontiguousarray(image)))
+            yield Frame(index, index / FALLBACK_FPS, torch.from_numpy(np.ascontiguousarray(image)))
     if index < 0:
         raise VideoError(f"{path}: none of its images can be read; {DAMAGED}")

@@ -44,9 +44,9 @@ class TorchcodecFile(VideoFile):
         decoder = video_decoder()
         super().__enter__()
         self._decoder: Any = None
-        if self._scan.times and os.path.isfile(self.path):  # not a member of a tar file
+        if self._index.keys and os.path.isfile(self.path):  # not a member of a tar file
             try:
-                self._decoder = decoder(self.path, stream_index=self._stream.index, seek_mode="exact")
+                self._decoder = decoder(self.path, stream_index=self.stream.index, seek_mode="exact")
             except Exception:  # a codec that this FFmpeg lacks, or damage
                 return self
             self.frames = len(self._decoder)
