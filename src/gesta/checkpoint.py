@@ -17,20 +17,21 @@ import re
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from gesta.config import from_json, to_json
-from gesta.errors import CheckpointError
+from gesta.config import from_json, parse_json, read_text, to_json
+from gesta.errors import CheckpointError, GestaError
 from gesta.files import write_atomically
-from gesta.model import VideoModel
-from gesta.records import LABEL, ClassNames, by_space
+from gesta.model import ModelConfig, VideoModel, check_size
+from gesta.records import LABEL, ClassNames, by_space, class_counts
 from gesta.video.depth import Depth
 
 FORMAT = 1
@@ -42,6 +43,23 @@ WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", 
 """Keys under which public checkpoints keep their weights, in order of preference."""
 
 
+class _Required(TypedDict):
+    format: int
+    gesta: str
+    model: dict[str, Any]
+    classes: ClassNames
+
+
+class Metadata(_Required, total=False):
+    """What the metadata of a model file hold, see :func:`save_model`; ``model`` is its configuration as JSON."""
+
+    depth: dict[str, Any] | None
+    person_crop: bool
+    licence: str
+    notes: dict[str, Any]
+    checksum: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TrainedModel:
     """A model with its weights and all that is needed to use it; what :func:`load` returns.
@@ -49,8 +67,7 @@ class TrainedModel:
     Attributes:
         model: the network with its weights, in evaluation mode.
         classes: class names in label order, by label space if there are several.
-        metadata: ``format``, ``gesta`` (version that wrote the file), ``model`` (configuration as JSON), ``classes``,
-            ``depth``, ``person_crop``, ``licence``, ``notes``, ``checksum``.
+        metadata: of the file, see :class:`Metadata`; empty for public weights.
         depth: how depth was shown to the model in training; None for a model of RGB, as all files without it hold.
         person_crop: whether it was trained on pictures cropped to the person, see :mod:`gesta.data.person`.
         path: the file it was read from.
@@ -58,7 +75,7 @@ class TrainedModel:
 
     model: VideoModel
     classes: ClassNames
-    metadata: dict[str, Any]
+    metadata: Mapping[str, Any]
     depth: Depth | None = None
     person_crop: bool = False
     path: str | None = None
@@ -164,6 +181,8 @@ def save_model(
     }
     # Copies, because safetensors refuses tensors that share memory (tied weights).
     weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+    # JSON knows neither NaN nor infinity, which a metric among the notes may be.
+    metadata = json.loads(json.dumps(metadata), parse_constant=lambda _: None)
     metadata["checksum"] = _checksum(weights, metadata)
     # One entry only: safetensors writes several in random order, and equal weights should give equal files.
     data = safetensors.torch.save(weights, {METADATA_KEY: json.dumps(metadata)})
@@ -172,32 +191,29 @@ def save_model(
     return Path(path)
 
 
-def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The metadata of a model file (see :class:`TrainedModel`) without reading its weights.
+def read_metadata(path: str | Path) -> Metadata:
+    """The metadata of a model file without reading its weights.
 
     Raises:
-        CheckpointError: absent, not a safetensors file, cut short, not written by gesta, or by a later gesta.
+        CheckpointError: absent, not a safetensors file, cut short, not written by gesta or by a later gesta, or with
+            metadata that are no model description.
     """
     path = _existing(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: not a complete .safetensors file ({error}); copy it again, or give the best.safetensors of a run"
-        ) from None
+    with _safetensors_errors(path), safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(METADATA_KEY)
     if text is None:
         raise CheckpointError(
             f"{path}: holds weights but no gesta model description; start a training from it with --init.weights"
         )
+    source, remedy = f"{path}: its model description", "copy the file again"
     try:
-        metadata = json.loads(text)
-        version = int(metadata["format"])
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path}: its gesta model description is damaged; copy the file again") from None
-    if version > FORMAT:
-        raise CheckpointError(f"{path}: written by gesta {metadata.get('gesta')}, a later version; upgrade gesta")
-    return metadata
+        metadata = parse_json(text, source, remedy)
+        if isinstance(metadata, dict) and type(metadata.get("format")) is int and metadata["format"] > FORMAT:
+            version = str(metadata.get("gesta"))[:40]
+            raise CheckpointError(f"{path}: written by gesta {version}, a later version; upgrade gesta")
+        return cast(Metadata, from_json(metadata, Metadata, source=source, remedy=remedy))
+    except GestaError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def weights_file(source: str | os.PathLike[str]) -> Path:
@@ -232,29 +248,36 @@ def load(
         device: where the model is put.
 
     Raises:
-        CheckpointError: neither of these, as :func:`read_metadata`, or weights that do not fit the described model, are
-            not those that were written (by their checksum).
+        CheckpointError: neither of these, as :func:`read_metadata`, or weights that do not fit the described model or
+            are not those that were written (by their checksum).
+        GestaError: a described model that cannot be built, see :func:`gesta.model.check_size`.
     """
     path = weights_file(source)
     metadata = read_metadata(path)
-    config = from_json(metadata["model"], trust_code=trust_code, source=str(path))
-    with torch.random.fork_rng(devices=[]):  # the initial values are overwritten: leave the caller's randomness alone
-        model = config.build()
-    weights = safetensors.torch.load_file(path)
-    if metadata.get("checksum") != _checksum(weights, metadata):
-        raise CheckpointError(f"{path}: has changed since it was written, or was copied wrongly; copy it again")
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+    config: ModelConfig = from_json(metadata["model"], ModelConfig, trust_code=trust_code, source=str(path))
+    if class_counts(metadata["classes"]) != config.classes:
         raise CheckpointError(
-            f"{path}: its weights do not fit the {type(model).__name__} it describes ({_complaint(error)}); "
-            f"use gesta {metadata['gesta']}, which wrote it"
-        ) from None
+            f"{path}: names {class_counts(metadata['classes'])} classes, but its model has {config.classes}; "
+            "copy the file again"
+        )
+    with torch.random.fork_rng(devices=[]):  # the initial values are overwritten: leave the caller's randomness alone
+        weights = _read_safetensors(path)
+        expected = check_size(config, str(path), 1000 + 10 * len(weights))
+        if complaint := _misfit(expected, weights):
+            name = type(config).__name__.removesuffix("Config")
+            raise CheckpointError(
+                f"{path}: its weights do not fit the {name} it describes ({complaint}); "
+                f"use gesta {metadata['gesta'][:40]}, which wrote it"
+            )
+        if metadata.get("checksum") != _checksum(weights, metadata):
+            raise CheckpointError(f"{path}: has changed since it was written, or was copied wrongly; copy it again")
+        model = config.build()
+    model.load_state_dict(weights)
     return TrainedModel(
         model=model.to(device).eval(),
         classes=metadata["classes"],
         metadata=metadata,
-        depth=Depth(**metadata["depth"]) if metadata.get("depth") else None,
+        depth=from_json(metadata.get("depth"), Depth | None, source=str(path)),
         person_crop=metadata.get("person_crop", False),
         path=str(path),
     )
@@ -302,6 +325,8 @@ def load_state(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{error}{remedy}") from None
     if not (isinstance(content, dict) and content.get("magic") == STATE_MAGIC):
         raise CheckpointError(f"{path}: not a training state of gesta; give the last.ckpt of a run")
+    if type(content.get("format")) is not int or not isinstance(content.get("state"), dict):
+        raise CheckpointError(f"{path}: a damaged training state; give another")
     if content["format"] > FORMAT:
         raise CheckpointError(f"{path}: written by a later version of gesta; upgrade gesta")
     return content["state"]
@@ -320,23 +345,25 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: absent, broken, holding Python objects (which are never unpickled), or without weights.
     """
     path = _existing(path)
-    content: Any
-    if path.suffix == ".safetensors":
-        try:
-            content = safetensors.torch.load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: not a complete .safetensors file ({error}); copy it again") from None
-    else:
-        content = _read_torch(path)
+    content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if isinstance(content, dict) and content.get("magic") == STATE_MAGIC:
-        content = content["state"]
-    while isinstance(content, dict) and (inner := _inner(content)) is not None:
-        content = inner
+        content = content.get("state")
+    for _ in range(len(WRAPPERS)):  # not for ever: a wrapping may hold itself
+        if isinstance(content, dict) and (inner := _inner(content)) is not None:
+            content = inner
     weights = {}
     if isinstance(content, dict):
-        weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        weights = {
+            name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)
+        }
     if not weights:
         raise CheckpointError(f"{path}: no named weights in it; save model.state_dict() and give that file")
+    for name, value in weights.items():
+        if not _is_plain(value):
+            raise CheckpointError(
+                f"{path}: {name[:100]} is sparse, quantised or claims more numbers than the file holds; save "
+                "model.state_dict() of a plain model and give that file"
+            )
     for prefix in ("_orig_mod.", "module.", "_orig_mod."):
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
@@ -395,7 +422,7 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checksum(weights: dict[str, Tensor], metadata: dict[str, Any]) -> str:
+def _checksum(weights: dict[str, Tensor], metadata: Mapping[str, Any]) -> str:
     """CRC-32 of the metadata (without the checksum) and of every weight's name, type, shape and values, hexadecimal."""
     crc = zlib.crc32(json.dumps({key: value for key, value in metadata.items() if key != "checksum"}).encode())
     for name, value in sorted(weights.items()):
@@ -410,6 +437,7 @@ def _check_zip(path: str | Path) -> None:
         return
     try:
         with zipfile.ZipFile(path) as file:
+            _refuse_compressed(file, path)
             damaged = file.testzip()
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
         damaged = str(error)
@@ -417,6 +445,12 @@ def _check_zip(path: str | Path) -> None:
         raise CheckpointError(
             f"{path}: has changed since it was written, or was copied wrongly ({damaged}); copy it again"
         )
+
+
+def _refuse_compressed(archive: zipfile.ZipFile, path: str | Path) -> None:
+    """torch compresses nothing, and what is compressed could fill the memory."""
+    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+        raise CheckpointError(f"{path}: a compressed archive, not what torch.save writes; unpack it first")
 
 
 def check_finite(weights: dict[str, Tensor], source: str | Path) -> None:
@@ -438,30 +472,52 @@ def _description(path: str | Path) -> str:
     path = _existing(path)
     description = [str(path)]
     if path.suffix == ".safetensors":
-        with contextlib.suppress(SafetensorError), safe_open(path, framework="pt") as file:
+        with _safetensors_errors(path), safe_open(path, framework="pt") as file:
             description.append(str(file.metadata() or ""))
     hub_config = path.with_name("config.json")
     if hub_config.is_file():
-        description.append(hub_config.read_text(errors="replace"))
+        description.append(read_text(hub_config))
     return "\n".join(description)
 
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long
         raise CheckpointError(f"{path}: there is no such file")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: the file is empty; copy it again")
     return path
 
 
+@contextlib.contextmanager
+def _safetensors_errors(path: Path) -> Iterator[None]:
+    """Whatever the library raises about a file is one sentence."""
+    try:
+        yield
+    except Exception as error:  # SafetensorError, but also KeyError for a type of numbers that it does not know
+        raise CheckpointError(
+            f"{path}: not a complete .safetensors file ({str(error)[:200]}); copy it again, or give the "
+            "best.safetensors of a run"
+        ) from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with _safetensors_errors(path):
+        return safetensors.torch.load_file(path)
+
+
 def _read_torch(path: str | Path) -> Any:
     path = _existing(path)
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                _refuse_compressed(archive, path)
         # Many public checkpoints keep their command line; a Namespace is a bag of attributes and runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on pickle protocols; what matters comes as an exception
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises whatever its C++ reader, zipfile, pickle and struct raise
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
@@ -478,7 +534,19 @@ def _inner(content: dict[Any, Any]) -> dict[Any, Any] | None:
     return next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
 
 
-def _complaint(error: RuntimeError) -> str:
-    """The first thing that ``load_state_dict`` complains of, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[min(1, len(lines) - 1)][:160].rstrip(". ")
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor is dense and has memory for its numbers; a small one may repeat them (stride 0)."""
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        return False
+    return value.numel() * value.element_size() <= max(value.untyped_storage().nbytes(), 2**20)
+
+
+def _misfit(expected: Mapping[str, torch.Size], weights: Mapping[str, Tensor]) -> str:
+    """The first thing in which weights differ from what a model expects, or an empty string."""
+    for name, shape in expected.items():
+        if name not in weights:
+            return f"they lack {name}"
+        if weights[name].shape != shape:
+            return f"{name} is {list(weights[name].shape)}, the model's {list(shape)}"
+    surplus = next((name for name in weights if name not in expected), None)
+    return "" if surplus is None else f"the model has no {surplus[:100]}"

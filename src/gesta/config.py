@@ -313,7 +313,8 @@ class _Reader:
             if name == CLASS_KEY and not typing.is_typeddict(cls):
                 continue
             if name not in hints:
-                raise GestaError(f"{self.source}: {cls.__name__} has no field {_short(name)}{suggest(name, hints)}")
+                remedy = suggest(name, hints) or f"; {self.remedy}"
+                raise GestaError(f"{self.source}: {cls.__name__} has no field {_short(name)}{remedy}")
             arguments[name] = self.read(item, hints[name], _join(where, name))
         if missing := [name for name in required if name not in arguments]:
             raise GestaError(f"{self.source}: {_join(where, cls.__name__)} lacks {', '.join(missing)}; {self.remedy}")

@@ -14,15 +14,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import field
 from functools import partial
-from typing import Any, ClassVar, Literal, overload
+from typing import Annotated, Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from gesta.config import config, replace, suggest, to_json
+from gesta.config import Between, config, replace, suggest, to_json
 from gesta.errors import GestaError
 
 Grid = tuple[int, int, int, int]
@@ -30,6 +35,15 @@ Grid = tuple[int, int, int, int]
 
 Scores = Tensor | dict[str, Tensor]
 """``(B, K)`` scores, or one such tensor per label space (verb, noun)."""
+
+
+MAX_PARTS = 20_000
+"""Modules, parameters and buffers that a model described by a file may have; the largest of gesta has 2,500."""
+
+MAX_NUMBERS = 2**32
+"""Numbers in all parameters and buffers of such a model: 16 GiB in 32 bits."""
+
+_Positive = Annotated[float, Between(1e-6, 1e6)]
 
 
 @config
@@ -50,13 +64,13 @@ class ClipSpec:
             one, whatever it shows.
     """
 
-    frames: int = 16
+    frames: Annotated[int, Between(1, 4096)] = 16
     sampling: Literal["dense", "uniform"] = "dense"
-    stride: int = 4
+    stride: Annotated[int, Between(1, 4096)] = 4
     shrink: bool = False
-    size: int = 224
+    size: Annotated[int, Between(1, 4096)] = 224
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
-    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    std: tuple[_Positive, _Positive, _Positive] = (0.225, 0.225, 0.225)
     streams: tuple[Literal["rgb", "depth"], ...] = ()
 
     @property
@@ -511,6 +525,45 @@ def block_grids(config: ModelConfig) -> list[Grid]:
 
 
 _block_grids: dict[tuple[type, str], list[Grid]] = {}
+
+
+def check_size(config: ModelConfig, source: str, max_parts: int = MAX_PARTS) -> dict[str, torch.Size]:
+    """Build a model that a file describes without memory for its numbers, before it is built in earnest.
+
+    Args:
+        config: of the model.
+        source: the file, for error messages.
+        max_parts: modules, parameters and buffers that it may have.
+
+    Returns:
+        Name → shape of all that the model's state dict holds.
+
+    Raises:
+        GestaError: it cannot be built, has more parts, or more than :data:`MAX_NUMBERS` numbers in them.
+    """
+    parts = numbers = 0
+
+    def count(_: nn.Module, __: str, part: nn.Module | Tensor | None) -> None:
+        nonlocal parts, numbers
+        parts += 1
+        numbers += part.numel() if isinstance(part, Tensor) else 0
+        if parts > max_parts or numbers > MAX_NUMBERS:
+            raise GestaError(f"it has more than {max_parts} parts or {MAX_NUMBERS / 2**30:g} Gi numbers")
+
+    handles = [
+        register_module_module_registration_hook(count),
+        register_module_parameter_registration_hook(count),
+        register_module_buffer_registration_hook(count),
+    ]
+    try:
+        with torch.device("meta"):
+            return {name: value.shape for name, value in config.build().state_dict().items()}
+    except Exception as error:  # whatever torch, timm or a plug-in raise about sizes of a stranger
+        reason = str(error).strip().partition("\n")[0][:200] if str(error).strip() else type(error).__name__
+        raise GestaError(f"{source}: the model that it describes cannot be built: {reason}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def drop_path_rates(last: float, blocks: int) -> Sequence[float]:

@@ -289,12 +289,16 @@ def depth_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_set(folder / "set", clips=12, seed=3, workers=1, size=32, depth=True)
     recipe = find_recipe("demo", model="r3d_tiny")
     recipe.data = Marionette(
-        root=str(folder / "set"), modality="depth", depth_encoding="repeat3", depth_range=(3000, 7000)
+        root=str(folder / "set"),
+        held_out="cameras",
+        modality="depth",
+        depth_encoding="repeat3",
+        depth_range=(3000, 7000),
     )
     recipe.model.clip = replace(recipe.model.clip, frames=4, size=32)
     recipe.train.epochs, recipe.train.workers, recipe.train.validate_every = 1, 0, 0
-    recipe.train.batch_size = 6
-    recipe.evaluate = EvaluateConfig(split="train", clips=4, crops=1, workers=0)
+    recipe.train.batch_size = 4
+    recipe.evaluate = EvaluateConfig(split="test", clips=4, crops=1, workers=0)
     return train(recipe, folder / "run")
 
 
@@ -310,7 +314,7 @@ def test_a_model_of_depth_reads_depth_as_its_training_did(depth_run: Path, capsy
     assert loaded.depth == Depth("repeat3", 3000, 7000) and not loaded.person_crop
     result = json.loads((depth_run / "result.json").read_text())
     assert sum(1 for line in (depth_run / "log.jsonl").read_text().splitlines() if '"loss"' in line) >= 2
-    record = Marionette(root=str(depth_run.parent / "set"), modality="depth").records("train")[0]
+    record = Marionette(root=str(depth_run.parent / "set"), held_out="cameras", modality="depth").records("test")[0]
     (answer,) = _command(capsys, "predict", str(depth_run), record.path, "--json", "--top", "12")
     found = {label["class"]: label["probability"] for label in answer["labels"]}
     position = result["scores"]["names"].index(record.name)

@@ -46,7 +46,7 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved.write_text(json.dumps(to_json(find_recipe("stan.hmdb51"))))
     assert isinstance(find_recipe(str(saved)), Recipe)
     saved.write_text("{")
-    with pytest.raises(GestaError, match="cannot be read as a recipe"):
+    with pytest.raises(GestaError, match=r"is not valid JSON .*give the recipe\.json of a run folder"):
         find_recipe(str(saved))
 
 

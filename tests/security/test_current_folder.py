@@ -55,6 +55,7 @@ def test_every_start_of_worker_processes_is_inside_starting_workers() -> None:
     assert all("with starting_workers():" in files[name] for name in ("workers.py", "loader.py", "files.py"))
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.full  # the fast test above starts the same processes
 def test_no_verb_runs_code_of_the_current_folder(tmp_path: Path, make_video: Callable[..., Path]) -> None:
     folder = tmp_path / "given"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
+import re
 from pathlib import Path
 from typing import Any
 
-from gesta.config import from_json, suggest
+from gesta.config import read_json, suggest
 from gesta.datasets import data_config
 from gesta.errors import GestaError
-from gesta.model import ModelConfig
+from gesta.model import ModelConfig, check_size
 from gesta.models import model_config
 from gesta.recipe import Recipe
 from gesta.recipes.catalogue import catalogue, list_tables
@@ -65,13 +65,17 @@ def find_recipe(address: str, *, model: str | None = None, data: str | None = No
 
 
 def read_recipe(path: Path, *, trust_code: bool = False) -> Recipe:
-    """Read a ``recipe.json`` that a run folder keeps."""
-    try:
-        recipe = from_json(json.loads(path.read_text()), trust_code=trust_code, source=str(path))
-    except (OSError, ValueError) as error:
-        raise GestaError(f"{path} cannot be read as a recipe ({error}); give the recipe.json of a run folder") from None
-    if not isinstance(recipe, Recipe):
-        raise GestaError(f"{path} holds no recipe; give the recipe.json of a run folder")
+    """Read a ``recipe.json`` that a run folder keeps.
+
+    Raises:
+        GestaError: it cannot be read; it is no recipe; its name, which becomes a folder's, is a path; its model cannot
+            be built.
+    """
+    remedy = "give the recipe.json of a run folder"
+    recipe: Recipe = read_json(path, Recipe, trust_code=trust_code, remedy=remedy)
+    if not re.fullmatch(r"[\w-][\w.+ -]{0,199}", recipe.name):
+        raise GestaError(f"{path}: its name {recipe.name[:80]!r} cannot be that of a folder; {remedy}")
+    check_size(recipe.model, str(path))
     return recipe
 
 
