@@ -266,3 +266,27 @@ def test_a_process_that_dies_takes_no_other_work_along() -> None:
     found = {position: (result, why) for position, result, why in run_each(_dies_of_three, range(6), 2)}
     assert found.pop(3) == (None, "kills its process")
     assert found == {i: (i * i, "") for i in (0, 1, 2, 4, 5)}
+
+
+def test_folders_that_may_be_meant_in_two_ways_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    root, out = tmp_path / "v", tmp_path / "out"
+    for name in ("UCF/a/1.mp4", "UCF/b/2.mp4"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    for options in ({"lists": True}, {"shards": 2}):
+        with pytest.raises(GestaError, match=r"UCF: is the only class; .*--folders classes"):
+            prepare(root, out, workers=0, **options)  # type: ignore[arg-type]
+    (root / "UCF" / "a" / "thumbs").mkdir()
+    for number in (1, 2):
+        (root / "UCF" / "a" / "thumbs" / f"t_{number}.jpg").touch()
+    with pytest.raises(GestaError, match=r"thumbs: is a folder of images beside video files .*--kind files"):
+        prepare(root / "UCF", out, lists=True, workers=0)
+    (root / "UCF" / "b" / "two\nlines.mp4").touch()
+    with pytest.raises(GestaError, match="cannot hold this name; rename it"):
+        prepare(root / "UCF", out, lists=True, kind="files", workers=0)
+    assert not out.exists()
+    prepare(root / "UCF", out, kind="frames", workers=0)
+    for content in ("[]", "{", "[" * 1000):
+        (out / MANIFEST).write_text(content)
+        with pytest.raises(GestaError, match=rf"{MANIFEST}: .*choose another folder"):
+            prepare(root / "UCF", out, workers=0)

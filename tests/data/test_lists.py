@@ -608,9 +608,9 @@ def test_folder_splits_by_class_and_stays_put(tmp_path: Path) -> None:
 def test_folder_with_split_folders(tmp_path: Path) -> None:
     names = ["train/a/1.mp4", "train/b/2.avi", "train/b/deep/3.webm", "Validation/b/4.mp4", "extra/x/y.mp4"]
     data = Folder(root=str(tree(tmp_path, names)), val=0.9)
-    with pytest.raises(GestaError, match=r"extra: holds videos, .* as Validation beside it .*--layout splits"):
+    with pytest.raises(GestaError, match=r"extra: holds videos, .* as Validation beside it .*--folders splits"):
         data.classes()
-    data.layout = "splits"
+    data.folders = "splits"
     assert data.classes() == ["a", "b"]
     assert [(r.name, r.label) for r in data.records("train")] == [
         ("train/a/1.mp4", 0),
@@ -637,11 +637,11 @@ def test_folders_of_splits_are_known_by_common_names(tmp_path: Path, names: tupl
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["UCF/a/1.mp4", "UCF/b/1.mp4"], r"UCF: is the only class; .* give --data.root .*UCF; .*--layout classes"),
+        (["UCF/a/1.mp4", "UCF/b/1.mp4"], r"UCF: is the only class; .* give --data.root .*UCF; .*--folders classes"),
         (["train/UCF/a/1.mp4", "val/UCF/a/1.mp4"], r"train/UCF: is the only class; .*move these up"),
         (["my_train/a/1.mp4", "my_val/a/1.mp4"], "my_train and my_val seem to be splits; rename them"),
         (["train/a/1.mp4", "training/a/1.mp4"], "are of the same split; keep one"),
-        (["train/a/1.mp4", "train/b/1.mp4", "c/1.mp4"], "c: holds videos, .*--layout splits"),
+        (["train/a/1.mp4", "train/b/1.mp4", "c/1.mp4"], "c: holds videos, .*--folders splits"),
         (["train/a/1.mp4", "train/b/1.mp4", "test/1.mp4"], "test: holds videos, but its folder is not one of classes"),
         (["a/train/1.mp4", "a/test/2.mp4", "b/train/1.mp4"], "a/train|a/test: is a split inside a class"),
         (
@@ -667,8 +667,8 @@ def test_a_flag_says_how_folders_are_meant(tmp_path: Path) -> None:
         else:
             assert len(data.records("train")) == count
     root = str(tree(tmp_path / "y", ["train/a/1.mp4", "c/1.mp4"]))
-    assert Folder(root=root, layout="classes").classes() == ["c", "train"]
-    assert Folder(root=root, layout="splits").classes() == ["a"]
+    assert Folder(root=root, folders="classes").classes() == ["c", "train"]
+    assert Folder(root=root, folders="splits").classes() == ["a"]
     root = str(tree(tmp_path / "z", ["val/a/1.mp4", "val/b/1.mp4"]))  # for an evaluation only
     data = Folder(root=root)
     assert data.classes() == ["a", "b"] and len(data.records("val")) == 2 and data.records("train") == []

@@ -418,6 +418,19 @@ def test_find_videos(tmp_path: Path) -> None:
         find_videos(tmp_path / "nowhere")
 
 
+def test_folders_that_link_to_each_other_are_visited_once(tmp_path: Path) -> None:
+    for i in range(10):
+        (tmp_path / f"f{i}").mkdir()
+        (tmp_path / f"f{i}" / "v.mp4").touch()
+    for i in range(10):
+        for j in range(10):
+            (tmp_path / f"f{i}" / f"l{j}").symlink_to(tmp_path / f"f{j}", target_is_directory=True)
+    (tmp_path / "f3" / "here").symlink_to(".", target_is_directory=True)
+    (tmp_path / "a_first").symlink_to(tmp_path / "f0", target_is_directory=True)
+    assert find_videos(tmp_path) == [str(tmp_path / f"f{i}" / "v.mp4") for i in range(10)]  # by their own names
+    assert find_videos(tmp_path / "a_first")[0] == str(tmp_path / "a_first" / "v.mp4")
+
+
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 

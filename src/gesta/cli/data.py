@@ -30,7 +30,7 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--val", type=float, default=0.2, help="fraction of validation videos in the lists")
     sub.add_argument("--test", type=float, default=0.0, help="fraction of test videos in the lists")
     sub.add_argument("--by-folder", action="store_true", help="lists keep the videos of a sub-folder together")
-    sub.add_argument("--layout", choices=("auto", "classes", "splits"), default="auto", help="what its folders are")
+    sub.add_argument("--folders", choices=("auto", "classes", "splits"), default="auto", help="what its folders are")
     sub.add_argument("--kind", choices=("auto", "files", "frames", "both"), default="auto", help="which are videos")
     sub.add_argument("--seed", type=int, default=0, help="of the split, and of the order in shards")
     sub.add_argument("--workers", type=int, help="processes (default: one per CPU core)")
@@ -68,7 +68,7 @@ def _data_check(options: argparse.Namespace) -> int:
 def _data_prepare(options: argparse.Namespace) -> int:
     from gesta.curation.prepare import prepare
 
-    names = "short_side codec fps frames lists shards val test seed by_folder layout kind workers"
+    names = "short_side codec fps frames lists shards val test seed by_folder folders kind workers"
     prepared = prepare(options.root, options.out, **{name: getattr(options, name) for name in names.split()})
     print_results(options, prepared)
     return 1 if prepared.left_out else 0

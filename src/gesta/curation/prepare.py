@@ -13,14 +13,14 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from gesta.config import read_json
 from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one
 from gesta.curation.workers import run_each
-from gesta.data.lists import Folder, Kind, Layout, write_lists
+from gesta.data.lists import CLASSES, Folder, Folders, Kind, classes_text, list_texts, write_lists
 from gesta.data.locate import split_of
-from gesta.data.shards import CLASSES, members, write_shard
+from gesta.data.shards import members, write_shard
 from gesta.errors import GestaError
 from gesta.files import LOCK, lock_folder, make_folder, remove_parts, write_text
 from gesta.processes import cpu_cores
@@ -91,7 +91,7 @@ def prepare(
     test: float = 0.0,
     seed: int = 0,
     by_folder: bool = False,
-    layout: Layout = "auto",
+    folders: Folders = "auto",
     kind: Kind = "auto",
     workers: int | None = None,
 ) -> Prepared:
@@ -115,7 +115,7 @@ def prepare(
         test: the same of test videos.
         seed: of the split and of the order in shards.
         by_folder: the lists keep the videos of one sub-folder of a class together.
-        layout, kind: how folders are meant, see :class:`gesta.data.lists.Folder`; of any kind but ``files`` and
+        folders, kind: how folders are meant, see :class:`gesta.data.lists.Folder`; of any kind but ``files`` and
             ``frames`` all videos are copied.
         workers: worker processes; by default one per CPU core, 0 for none.
 
@@ -130,11 +130,12 @@ def prepare(
     videos = find_videos(source)
     if kind in ("files", "frames"):
         videos = [video for video in videos if is_video_name(video) is (kind == "files")]
-    labels = _labels(source, layout, kind, lists, shards > 0)
+    labels = _labels(source, folders, kind, lists, shards > 0)
+    meant = {name: word for name, word in (("folders", folders), ("kind", kind)) if word != "auto"}
     if not videos:
         raise GestaError(f"{source}: holds no video that is known by its suffix; give the folder that holds them")
     with lock_folder(target):
-        _claim(target, {**settings._asdict(), "shards": shards, **({"seed": seed} if shards else {})})
+        _claim(target, {**settings._asdict(), "shards": shards, **({"seed": seed} if shards else {}), **meant})
         jobs, left_out = _plan(source, target, videos, settings)
         packing = _Packing(source, target, jobs, shards, seed, labels) if shards else None
         if packing:
@@ -153,7 +154,7 @@ def prepare(
         made = sum(outcome.frames > 0 for outcome in outcomes)
         made_lists: dict[str, int] = {}
         if lists:
-            made_lists = write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder, layout=layout)
+            made_lists = write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder, folders=folders)
         return Prepared(
             root=target,
             videos=len(videos),
@@ -191,12 +192,9 @@ def _check_folders(source: str, target: str) -> None:
 def _claim(target: str, settings: dict[str, Any]) -> None:
     """Write the manifest of a new folder or compare that of an old one, and remove files that a stopped run left."""
     path = os.path.join(target, MANIFEST)
-    try:
-        saved = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        saved = None
-    except (OSError, ValueError):
-        raise GestaError(f"{path} cannot be read; delete {target} and prepare it again") from None
+    saved = None
+    if os.path.lexists(path):
+        saved = read_json(path, dict[str, Any], remedy=f"choose another folder, or delete {target}")
     if saved is None:
         if any(name != LOCK for name in os.listdir(target)):
             raise GestaError(f"{target} is not empty and was not made by gesta data prepare; choose a new folder")
@@ -350,15 +348,19 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
         os.remove(job.target)
 
 
-def _labels(root: str, layout: Layout, kind: Kind, lists: bool, shards: bool) -> dict[str, int]:
+def _labels(root: str, folders: Folders, kind: Kind, lists: bool, shards: bool) -> dict[str, int]:
     """Number of each class, if the folder has a folder per class and labels are asked for.
 
     Raises:
-        GestaError: its folders may be meant in two ways, which must be known before the first video is written.
+        GestaError: its folders may be meant in two ways, or lists cannot hold its names. That must be known before the
+            first video is written.
     """
     if not (lists or shards) or (shards and not list_folder(root).folders):
         return {}
-    data = Folder(root=root, layout=layout, kind=kind)
+    data = Folder(root=root, folders=folders, kind=kind)
+    if lists:
+        list_texts(data)
+    classes_text(data)
     for split in SPLITS:
         data.records(split)
     return {name: number for number, name in enumerate(data.classes())}

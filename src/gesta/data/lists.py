@@ -34,10 +34,13 @@ from gesta.records import SPLITS, DataConfig, Record, SplitName
 from gesta.video.find import find_videos, is_video_name, list_folder, videos_below
 from gesta.video.images import holds_frames, image_files
 
-Layout = Literal["auto", "classes", "splits"]
+Folders = Literal["auto", "classes", "splits"]
 Kind = Literal["auto", "files", "frames", "both"]
 
-LAYOUT_FLAG = "--layout {} (--data.layout outside gesta data)"
+CLASSES = "classes.txt"
+"""File of class names that ``gesta data prepare`` leaves beside shards and lists."""
+
+FOLDERS_FLAG = "--folders {} (--data.folders outside gesta data)"
 KIND_FLAG = "--kind {} (--data.kind outside gesta data)"
 
 
@@ -50,14 +53,15 @@ class Folder(DataConfig):
     (:func:`gesta.data.locate.split_by_hash`).
 
     Where folders may be meant in two ways, none is guessed: a single class, classes beside folders of splits, folders
-    of splits inside classes, and video files beside folders of frames are refused until ``layout`` or ``kind`` says it.
+    of splits inside classes, and video files beside folders of frames are refused until ``folders`` or ``kind`` says
+    it.
 
     Attributes:
         root: the folder.
         val: fraction of validation videos, where there is no folder of them.
         test: fraction of test videos, where there is no folder of them.
         seed: of the split.
-        layout: whether the folders in the root are ``classes``, whatever their names, or ``splits`` that hold classes,
+        folders: whether the folders in the root are ``classes``, whatever their names, or ``splits`` that hold classes,
             when others are left out; ``auto`` goes by their names, see :func:`gesta.data.locate.split_of`.
         kind: which are videos: ``files``, folders of ``frames`` or ``both``; ``auto`` takes what there is.
     """
@@ -66,7 +70,7 @@ class Folder(DataConfig):
     val: float = 0.2
     test: float = 0.0
     seed: int = 0
-    layout: Layout = "auto"
+    folders: Folders = "auto"
     kind: Kind = "auto"
 
     def records(self, split: SplitName) -> list[Record]:
@@ -109,12 +113,12 @@ class Folder(DataConfig):
         names = _subfolders(folder)
         if not names:
             raise GestaError(f"{folder}: holds no folders; put the videos of each class into a folder of its name")
-        if len(names) == 1 and self.layout == "auto":
+        if len(names) == 1 and self.folders == "auto":
             only = os.path.join(folder, names[0])
             remedy = f"give --data.root {only}" if folder == self.root else "move these up into its place"
             raise GestaError(
                 f"{only}: is the only class; if the folders in it are the classes, {remedy}; if there is only one, say "
-                f"{LAYOUT_FLAG.format('classes' if folder == self.root else 'splits')}"
+                f"{FOLDERS_FLAG.format('classes' if folder == self.root else 'splits')}"
             )
         return names
 
@@ -128,8 +132,8 @@ class Folder(DataConfig):
             raise GestaError(
                 f"data.val {self.val} and data.test {self.test} are fractions of the videos, together below 1"
             )
-        names = [] if self.layout == "classes" else _subfolders(self.root)
-        if self.layout == "auto" and self._are_classes(names):
+        names = [] if self.folders == "classes" else _subfolders(self.root)
+        if self.folders == "auto" and self._are_classes(names):
             return {"train": self.root}
         folders: dict[SplitName, str] = {}
         for name in names:
@@ -138,9 +142,9 @@ class Folder(DataConfig):
                 raise GestaError(f"{folders[split]} and {folder} are of the same split; keep one of them here")
             if split:
                 folders[split] = folder
-        if self.layout == "splits" and not folders:
+        if self.folders == "splits" and not folders:
             raise GestaError(
-                f"{self.root}: holds no folder train, val or test; rename its folders, or leave layout out"
+                f"{self.root}: holds no folder train, val or test; rename its folders, or leave data.folders out"
             )
         return {split: folders[split] for split in SPLITS if split in folders} or {"train": self.root}
 
@@ -157,7 +161,7 @@ class Folder(DataConfig):
             if len(odd) == len(names) > 1:
                 raise GestaError(
                     f"{self.root}: its folders {odd[0]} and {odd[1]} seem to be splits; rename them to train, val and "
-                    f"test, or say {LAYOUT_FLAG.format('classes')}"
+                    f"test, or say {FOLDERS_FLAG.format('classes')}"
                 )
             return bool(others) or not names
         for name in (*(name for name in holds_classes if not holds_classes[name]), *others):
@@ -166,7 +170,7 @@ class Folder(DataConfig):
                 split = next(name for name, holds in holds_classes.items() if holds)
                 raise GestaError(
                     f"{folder}: holds videos, but its folder is not one of classes, as {split} beside it is; move it "
-                    f"away, or say {LAYOUT_FLAG.format('splits')} to leave it out, or {LAYOUT_FLAG.format('classes')}"
+                    f"away, or say {FOLDERS_FLAG.format('splits')} to leave it out, or {FOLDERS_FLAG.format('classes')}"
                 )
         return False
 
@@ -179,12 +183,12 @@ class Folder(DataConfig):
             )
         if self.kind in ("files", "frames"):
             videos = [video for video in videos if is_video_name(video) is (self.kind == "files")]
-        for video in videos if self.layout == "auto" else []:
+        for video in videos if self.folders == "auto" else []:
             inner = os.path.relpath(video, class_folder).split(os.sep)[0]
             if split_of(inner) and inner != os.path.basename(video):
                 raise GestaError(
                     f"{os.path.join(class_folder, inner)}: is a split inside a class; put the classes into folders of "
-                    f"splits, or say {LAYOUT_FLAG.format('classes')} to read all as one class"
+                    f"splits, or say {FOLDERS_FLAG.format('classes')} to read all as one class"
                 )
         return [Record(path=v, name=Path(v).relative_to(self.root).as_posix(), label=label) for v in videos]
 
@@ -341,7 +345,7 @@ def write_lists(
     test: float = 0.0,
     seed: int = 0,
     by_folder: bool = False,
-    layout: Layout = "auto",
+    folders: Folders = "auto",
     kind: Kind = "auto",
 ) -> dict[str, int]:
     """Write ``train.txt``, ``val.txt`` and ``test.txt`` of a folder with a folder per class, and ``classes.txt``.
@@ -356,7 +360,7 @@ def write_lists(
         seed: of the split.
         by_folder: keep videos of one sub-folder of a class (a recording, a person) on one side, so that no video is
             tested whose sister was trained on.
-        layout, kind: see :class:`Folder`.
+        folders, kind: see :class:`Folder`.
 
     Returns:
         number of videos by name of the list; empty splits get none.
@@ -364,25 +368,41 @@ def write_lists(
     Raises:
         GestaError: no folder per class, or a name that a list cannot hold.
     """
-    data = Folder(root=root, val=val, test=test, seed=seed, layout=layout, kind=kind)
-    splits = _split_by_folder(data) if by_folder else {split: data.records(split) for split in SPLITS}
-    texts: dict[str, str] = {}
-    for split, records in splits.items():
-        if records:
-            texts[f"{split}.txt"] = _list_text(os.path.join(root, f"{split}.txt"), root, records)
-    classes = data.classes()
-    texts["classes.txt"] = "".join(f"{name}\n" for name in classes)
-    if _parse_class_names("classes.txt", texts["classes.txt"]) != classes:
-        raise GestaError(
-            f"{root}: classes.txt cannot hold the names of these folders (a line break, numbers in front of all, or "
-            f"{classes[0]!r} as the first line); rename them"
-        )
+    data = Folder(root=root, val=val, test=test, seed=seed, folders=folders, kind=kind)
+    texts = list_texts(data, by_folder)
     for name, text in texts.items():
         write_text(os.path.join(root, name), text)
-    return {f"{split}.txt": len(records) for split, records in splits.items() if records}
+    return {name: text.count("\n") for name, text in texts.items() if name != CLASSES}
 
 
-def _list_text(path: str, root: str, records: Sequence[Record]) -> str:
+def list_texts(data: Folder, by_folder: bool = False) -> dict[str, str]:
+    """What :func:`write_lists` writes, by the name of the file.
+
+    Raises:
+        GestaError: as :func:`write_lists`.
+    """
+    splits = _split_by_folder(data) if by_folder else {split: data.records(split) for split in SPLITS}
+    texts = {f"{split}.txt": _list_text(split, data.root, records) for split, records in splits.items() if records}
+    return {**texts, CLASSES: classes_text(data)}
+
+
+def classes_text(data: Folder) -> str:
+    """The content of ``classes.txt``.
+
+    Raises:
+        GestaError: names of folders that such a file cannot hold.
+    """
+    classes = data.classes()
+    text = "".join(f"{name}\n" for name in classes)
+    if _parse_class_names(CLASSES, text) != classes:
+        raise GestaError(
+            f"{data.root}: {CLASSES} cannot hold the names of these folders (a line break, numbers in front of all, or "
+            f"{classes[0]!r} as the first line); rename them"
+        )
+    return text
+
+
+def _list_text(split: str, root: str, records: Sequence[Record]) -> str:
     """The lines of a list file, proved to be read as these records or not without being asked what they are.
 
     Raises:
@@ -391,6 +411,7 @@ def _list_text(path: str, root: str, records: Sequence[Record]) -> str:
     counts = [f"{len(image_files(record.path))} " if os.path.isdir(record.path) else "" for record in records]
     text = "".join(f"{record.name} {count}{record.label}\n" for record, count in zip(records, counts))
     columns = ("path", "frames", "label") if counts[0] else ("path", "label")
+    path = os.path.join(root, f"{split}.txt")
     finder = finder_for_list(path, root)
     for options in (columns, ()):
         try:

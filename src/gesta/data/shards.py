@@ -16,16 +16,13 @@ from typing import Any, NamedTuple
 
 from gesta.config import config, parse_json
 from gesta.data.listfile import MAX_CLASSES
-from gesta.data.lists import read_class_names
+from gesta.data.lists import CLASSES, read_class_names
 from gesta.data.locate import fractions_to_split_off, split_by_class, splits_in
 from gesta.errors import GestaError
 from gesta.files import write_atomically
 from gesta.records import DataConfig, Record, SplitName
 from gesta.video.archive import read_index
 from gesta.video.find import is_video_name, walk
-
-CLASSES = "classes.txt"
-"""File of class names that ``gesta data prepare`` leaves beside shards and lists."""
 
 
 class Member(NamedTuple):

@@ -17,7 +17,7 @@ from gesta.errors import GestaError
 from gesta.records import DataConfig
 
 if TYPE_CHECKING:  # for start-up time
-    from gesta.data.lists import Folder
+    from gesta.data.lists import Folder, Folders, Kind
 
 DATASETS = {
     "folder": "gesta.data.lists:Folder",
@@ -42,17 +42,26 @@ def list_datasets(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(DATASETS, pattern))
 
 
-def folder(root: str | PathLike[str], *, val: float = 0.2, test: float = 0.0, seed: int = 0) -> Folder:
+def folder(
+    root: str | PathLike[str],
+    *,
+    val: float = 0.2,
+    test: float = 0.0,
+    seed: int = 0,
+    folders: Folders = "auto",
+    kind: Kind = "auto",
+) -> Folder:
     """A folder of videos with a folder per class, see :class:`gesta.data.lists.Folder`.
 
     Args:
         root: the folder: ``root/class/video``, or ``root/train/class/video`` with ``val`` and ``test`` beside it.
         val, test: fractions of validation and of test videos, where no folders say it.
         seed: of the split.
+        folders, kind: what the folders in the root are and which are videos, where both could be meant in two ways.
     """
     from gesta.data.lists import Folder
 
-    return Folder(root=fspath(root), val=val, test=test, seed=seed)
+    return Folder(root=fspath(root), val=val, test=test, seed=seed, folders=folders, kind=kind)
 
 
 def data_config(name: str) -> DataConfig:

@@ -49,7 +49,7 @@ def is_video_name(name: str) -> bool:
 
 
 class FolderEntries(NamedTuple):
-    """What a folder holds, sorted by name; links to folders after folders."""
+    """What a folder holds, sorted by name."""
 
     folder: str
     folders: list[os.DirEntry[str]]
@@ -65,14 +65,15 @@ def walk(root: str) -> Iterator[FolderEntries]:
     Raises:
         GestaError: a folder cannot be listed.
     """
-    waiting, visited = [root], set[str]()
-    while waiting:
-        folder = waiting.pop()
+    waiting, links, visited = [root], list[str](), set[str]()
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.pop(0)  # links last, so that folders have their own names
         if (real := os.path.realpath(folder)) not in visited:
             visited.add(real)
             entries = list_folder(folder)
             yield entries
-            waiting += [child.path for child in reversed(entries.folders)]
+            waiting += [child.path for child in reversed(entries.folders) if not child.is_symlink()]
+            links += [child.path for child in entries.folders if child.is_symlink()]
 
 
 def list_folder(folder: str) -> FolderEntries:
@@ -93,8 +94,9 @@ def list_folder(folder: str) -> FolderEntries:
                     folders.append(entry)
     except OSError as error:
         raise cannot_list(folder, error) from None
-    folders.sort(key=lambda entry: (entry.is_symlink(), entry.name))
-    return FolderEntries(folder, folders, sorted(files, key=lambda entry: entry.name))
+    for entries_of_kind in (folders, files):
+        entries_of_kind.sort(key=lambda entry: entry.name)
+    return FolderEntries(folder, folders, files)
 
 
 def cannot_list(folder: str, error: OSError) -> GestaError:
