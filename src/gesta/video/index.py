@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from gesta.errors import VideoError
 from gesta.video.archive import ByteRange, locate
 from gesta.video.clock import numbers_chunks
 from gesta.video.container import read_packets
@@ -52,11 +51,9 @@ class PacketIndex(NamedTuple):
 
 def index_packets(container: Any, stream: Any, deadline: Deadline) -> PacketIndex:
     """Count the frames of an open file and learn where decoding may start, from its packets or its own index."""
-    byte_range = locate(deadline.path)
-    if byte_range is None:
-        raise VideoError(f"{deadline.path}: does not exist any more; check the path")
-    large = byte_range.size > HELD_BYTES
-    if large and "mp4" in container.format.name and not is_fragmented(byte_range):
+    byte_range = locate(deadline.path)  # an address has none, and is read packet by packet
+    large = byte_range is not None and byte_range.size > HELD_BYTES
+    if byte_range is not None and large and "mp4" in container.format.name and not is_fragmented(byte_range):
         indexed = _from_samples(container, stream, deadline, byte_range)
         if indexed is not None:
             return indexed
@@ -64,10 +61,14 @@ def index_packets(container: Any, stream: Any, deadline: Deadline) -> PacketInde
     pts: list[int | None] = []
     dts: list[int | None] = []
     keys: list[int] = []
-    total = 0
+    total = held_bytes = 0
     for packet in read_packets(container, stream, [], deadline):
         total += 1
-        if not large:
+        held_bytes += packet.size
+        if large or held_bytes > HELD_BYTES:
+            packets.clear()
+            large = True
+        else:
             packets.append(packet)
         if not packet.is_discard:
             if packet.is_keyframe:
