@@ -1,7 +1,15 @@
-"""What long work shows: a bar on a terminal, a plain line now and then elsewhere; and tables as plain text."""
+"""What people see: how far long work is, tables as plain text, and text from elsewhere made harmless by kind of output.
+
+Names of files and classes, and sentences about them, come from others. What a terminal, a spreadsheet or a player takes
+for more than text is escaped where it is written: for a terminal by :func:`one_line` and :func:`visible`, for a
+spreadsheet by :func:`csv_cell`, for subtitles by :func:`subtitle`, for JSON by :func:`json_text`. Pages escape in their
+template.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -35,6 +43,39 @@ def track(items: Iterable[T], title: str, total: int | None = None, every_s: flo
             of_total = f" of {total}" if total else ""
             print(f"{title}: {done}{of_total} after {now - begin:.0f} s", file=sys.stderr, flush=True)
         yield item
+
+
+# --- text from elsewhere ---------------------------------------------------------------------------------------------
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters (colours, cursor, bell), line and paragraph separators, changes of direction, and the surrogates
+that stand for bytes of names that are no UTF-8."""
+
+
+def one_line(text: str) -> str:
+    """Text on one line of a terminal, file or error: line breaks become ``\\n``, other control characters ``\\x1b``."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def visible(text: str) -> str:
+    """The same of text of several lines, whose line breaks and tabs stay."""
+    return _CONTROL.sub(lambda match: match[0] if match[0] in "\n\t" else one_line(match[0]), text)
+
+
+def csv_cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula: an apostrophe goes before ``=``, ``+``, ``-`` and ``@``."""
+    text = one_line(text)
+    return f"'{text}" if text.lstrip()[:1] in tuple("=+-@") else text
+
+
+def subtitle(text: str) -> str:
+    """A line of a subtitle, without the characters of tags, styles (``{\\an8}``) and times (``-->``)."""
+    return one_line(text).translate(str.maketrans("<>{}", "‹›()"))
+
+
+def json_text(value: Any) -> str:
+    """JSON on one line, letters as they are, control characters and surrogates as ``\\u`` and four digits."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def plain_text(*parts: Any, width: int = 120) -> str:

@@ -6,14 +6,17 @@ import base64
 import io
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from gesta.analysis.report.charts import MAX_CLASSES, confusion_svg, training_curves
+from gesta.analysis.report.charts import MAX_CLASSES, confusion_chart, training_curves
 from gesta.analysis.report.page import write_report
 from gesta.analysis.report.strips import strips
 from gesta.data.lists import Folder
@@ -21,10 +24,12 @@ from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
 from gesta.evaluation.result import Result
 from gesta.models import create_model
+from gesta.progress import visible
 from gesta.recipe import EvaluateConfig
 from results import result
 
 VOID = {"meta", "img", "br", "rect", "path", "use"}
+CHROMIUM = shutil.which("chromium")
 
 
 class Page(HTMLParser):
@@ -35,7 +40,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.addresses: list[str] = []
         self.tags: list[str] = []
-        self.text = ""
+        self.text = self.title = ""
         self.feed(html)
         assert self.open == []
 
@@ -55,6 +60,7 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        self.title += data if self.open[-1:] == ["title"] and "svg" not in self.open else ""
         self.text += data if not self.open or self.open[-1] != "style" else ""
 
 
@@ -164,24 +170,25 @@ def test_logits_are_shown_as_probabilities(run: Path) -> None:
     found = Result.read(run / "result.json")
     found.protocol.average = "logits"
     found.scores.values["label"] = [None if row is None else [1000.0, 1000.0] for row in found.scores.values["label"]]
-    assert list(strips(found, None))[1].count("50.0 %") == 2
+    shown = strips(found, None)
+    assert shown is not None
+    (first, *_), *_ = (group for _, _, group in shown.groups if group)
+    assert [probability for _, probability in first.answers] == pytest.approx([0.5, 0.5])
 
 
 def test_confusion_matrix_shows_its_numbers() -> None:
-    svg, remark = confusion_svg([[3, 1], [0, 2]], ["run", "walk"], [0, 4])
-    assert remark == ""
-    titles = re.findall(r"<title>(.*?)</title>", svg)
-    assert titles == [
+    chart = confusion_chart([[3, 1], [0, 2]], ["run", "walk"], [0, 4])
+    assert chart.remark == "" and chart.columns == ["run", "walk", "failed"]
+    assert [cell.text for cell in chart.cells] == [
         "run: 3 of 4 predicted as run",
         "run: 1 of 4 predicted as walk",
         "walk: 2 of 6 predicted as walk",
         "walk: 4 of 6 failed",
     ]
     many = [[5 if i == j else int(j == i + 1 and i >= 40) for j in range(150)] for i in range(150)]
-    svg, remark = confusion_svg(many, [f"c{i}" for i in range(150)], [0] * 150)
-    assert (
-        str(MAX_CLASSES) in remark and svg.count('class="row"') == MAX_CLASSES and ">c40<" in svg and ">c0<" not in svg
-    )
+    chart = confusion_chart(many, [f"c{i}" for i in range(150)], [0] * 150)
+    assert str(MAX_CLASSES) in chart.remark and len(chart.rows) == MAX_CLASSES
+    assert "c40" in chart.rows and "c0" not in chart.rows
 
 
 def test_curves_take_what_the_log_has() -> None:
@@ -189,3 +196,76 @@ def test_curves_take_what_the_log_has() -> None:
     svg = training_curves([{"kind": "epoch", "step": s, "loss": 1 / s, "val": None} for s in (1, 2, 3)])
     assert "training loss" in svg and "validation" not in svg and "learning rate" not in svg
     assert "currentColor" in svg and "#123456" not in svg and not re.match(r"<svg[^>]* width=", svg)
+
+
+# --- reports of what others have made --------------------------------------------------------------------------------
+
+SCRIPT = "document.title='changed'"
+ATTACKS = [
+    f"<img src=x onerror={SCRIPT}>",
+    f"</title><script>{SCRIPT}</script>",
+    f"'\"><svg onload={SCRIPT}>",
+    f"</style></pre></summary></text></svg><script>{SCRIPT}</script>",
+    f"{{{{ cycler.__init__.__globals__ }}}}{{% raw %}}<script>{SCRIPT}</script>",
+    f"]]>--><iframe srcdoc='<script>parent.{SCRIPT}</script>'></iframe><base href=//x><meta http-equiv=refresh>",
+    "$\\frac{$ $x$ \x1b[31m \x9b \udce9 \u202e \x00",
+]
+
+
+def write_hostile(run: Path, attack: str) -> None:
+    """A run in which everything that is text says ``attack``."""
+    run.mkdir()
+    classes = [f"{attack} 0", f"{attack} 1"]
+    names = [f"{attack} {i}" for i in range(4)]
+    given = result([0, 1, 1, 0], [0, 0, 1, None], classes=classes, names=names, config={"class": attack[:200]})
+    fields = given.to_json() | {"data": {"class": attack[:200]}, "list_hash": attack}
+    fields["partial"] = [{"index": 0, "name": attack, "reason": attack}]
+    fields["failures"][0]["reason"] = attack
+    for part in ("model", "protocol", "environment"):
+        fields[part] |= {k: attack for k, v in fields[part].items() if isinstance(v, str) and k != "average"}
+    write_json(run / "result.json", fields)
+    write_json(run / "recipe.json", {"name": attack, "paper": attack, attack: [attack]})
+    step = {"kind": "step", "step": 1, "loss": 1.0, "losses": {attack: 1.0, f"{attack}2": 2.0}, "lr": 0.1}
+    epoch = {"kind": "epoch", "step": 1, "val": {f"{attack}top1": 1.0}, "failures": {attack: attack}}
+    write_json(run / "log.jsonl", step, epoch)
+
+
+def write_json(path: Path, *values: object) -> None:
+    path.write_text("".join(json.dumps(value).replace("\\u0000", "") + "\n" for value in values))
+
+
+def test_text_of_others_is_text(tmp_path: Path) -> None:
+    attack = " ".join(ATTACKS)
+    write_hostile(tmp_path / "run", attack)
+    html = write_report(tmp_path / "run").read_text()
+    page = Page(html)
+    assert page.tags.count("script") == page.tags.count("iframe") == page.tags.count("base") == 0
+    assert page.tags.count("title") == 1 + html.count("<g><title>")
+    assert all(address[0] == "#" for address in page.addresses)  # of the charts' own parts
+    assert page.text.count(visible(attack.replace("\x00", ""))) > 20
+    assert " style=" not in html.replace(escape(attack), "") and not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", html
+    )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)")
+def test_no_script_runs_in_a_browser_and_the_page_works(tmp_path: Path, run: Path) -> None:
+    write_hostile(tmp_path / "hostile", " ".join(ATTACKS))
+    hostile = write_report(tmp_path / "hostile")
+    (run / "log.jsonl").write_text(log_lines())
+    # what the page's policy must stop by itself, should the template ever let it through
+    marks = f"<script>{SCRIPT}</script><img src=x onerror=\"{SCRIPT}\"><b style='color: red'>red</b>"
+    leaky = tmp_path / "leaky.html"
+    leaky.write_text(write_report(run).read_text().replace("</body>", f"{marks}</body>"))
+    for page, refused in ((hostile, 0), (leaky, 4)):
+        dom, console = browse(page)
+        assert Page(dom).title == Page(page.read_text()).title
+        assert console.count("violates the following Content Security Policy directive") == refused, console
+
+
+def browse(page: Path) -> tuple[str, str]:
+    """The page after its scripts have run, and what the browser said on its console."""
+    assert CHROMIUM is not None
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    browser = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=120)
+    return browser.stdout, browser.stderr

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Column, Table
 
-from gesta.analysis.figures import distinct_colours, hide_top_right_spines, new_figure
+from gesta.analysis.figures import distinct_colours, hide_top_right_spines, new_figure, set_log_scale
 from gesta.analysis.measured import plain
 from gesta.bench.model import latency
 from gesta.config import from_json, replace, suggest
@@ -290,7 +290,7 @@ def _draw_accuracies(axes: Axes, measured: Complexity, data: str, colours: Seque
     axes.tick_params(labelsize=8)
     axes.margins(0.15)
     if max(costs) > 10 * min(costs):
-        axes.set_xscale("log")
+        set_log_scale(axes)
     else:
         axes.locator_params(axis="x", nbins=5)
     axes.grid(alpha=0.2)

@@ -11,12 +11,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from gesta.errors import GestaError
 from gesta.files import make_folder, write_atomically
 
 BLUE, GREY, RED, ORANGE = "#3b82f6", "#94a3b8", "#d40000", "#d55e00"
+
+
+class PlainFigure(Figure):
+    """A figure whose texts are shown as they are: a ``$`` in a name begins no formula (which may be a wrong one)."""
+
+    def draw(self, renderer: Any) -> None:
+        """Draw it, as matplotlib does."""
+        with matplotlib.rc_context({"text.parse_math": False}):  # for texts that are made meanwhile, as of ticks
+            for text in self.findobj(Text):
+                text.set_parse_math(False)
+            super().draw(renderer)
 
 
 def new_figure(width: float, height: float, *, frames_apart: tuple[float, float] | None = None) -> Figure:
@@ -29,7 +42,7 @@ def new_figure(width: float, height: float, *, frames_apart: tuple[float, float]
     layout: Any = "constrained"
     if frames_apart is not None:
         layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=frames_apart[0], wspace=0.0, hspace=frames_apart[1])
-    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+    return PlainFigure(figsize=(width, height), layout=layout, facecolor="white")
 
 
 def distinct_colours(count: int) -> list[Any]:
@@ -52,6 +65,13 @@ def hide_axes(axes: Axes) -> None:
 def hide_top_right_spines(axes: Axes) -> None:
     """Remove the upper and the right border of a chart."""
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def set_log_scale(axes: Axes) -> None:
+    """Make the x axis logarithmic, with plain numbers (matplotlib writes powers as formulas)."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter())
 
 
 def show_frame(axes: Axes, frame: Tensor, *, grey: bool = False, alpha: float = 1.0) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gesta.analysis.figures import BLUE, GREY, RED, hide_top_right_spines, new_figure
+from gesta.analysis.figures import BLUE, GREY, RED, hide_top_right_spines, new_figure, set_log_scale
 from gesta.config import format_value
 from gesta.training.sweep import Sweep
 
@@ -79,7 +79,7 @@ def _set_axis(axes: Axes, values: Sequence[Any]) -> tuple[list[float], bool]:
         if len(values) <= 12:
             axes.set_xticks(sorted({float(value) for value in values}))
         return [float(value) for value in values], False
-    axes.set_xscale("log")
+    set_log_scale(axes)
     zero = positive[0] / max(ZERO_GAP_RATIO, positive[1] / positive[0])
     has_gap = 0 in values
     ticks = [zero] * has_gap + positive

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Literal
 
 PACKAGES = ("gesta", "torch", "torchvision", "lightning", "timm", "av", "numpy", "scipy", "torchmetrics", "safetensors",
-            "huggingface_hub", "tyro", "rich", "matplotlib", "pillow", "tensorboard")  # fmt: skip
+            "huggingface_hub", "tyro", "rich", "matplotlib", "jinja2", "pillow", "tensorboard")  # fmt: skip
 DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg", "gif")
 EXTRAS = {
     "torchcodec": ("a second video decoder (decoder=torchcodec)", "torchcodec"),

@@ -1,4 +1,4 @@
-"""Charts of a report as inline SVG that takes the colour of the page's text, for light and dark pages alike."""
+"""Charts of a report, for inline SVG that takes the colour of the page's text, on light and dark pages alike."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from gesta.analysis.figures import hide_top_right_spines
+from gesta.analysis.figures import hide_top_right_spines, new_figure
+from gesta.config import Between
+from gesta.progress import one_line
 
 TEXT_COLOUR = "#123456"
 """Replaced by the page's text colour after matplotlib has drawn."""
@@ -27,7 +28,24 @@ MAX_POINTS = 1500
 MAX_CLASSES = 110
 """Classes of a confusion matrix that are drawn at most."""
 
-LogLine = dict[str, Any]
+Values = dict[str, float | None] | None
+
+
+class LogLine(TypedDict, total=False):
+    """What is used of a line of ``log.jsonl``, see :mod:`gesta.training.log`."""
+
+    kind: str
+    step: Annotated[int, Between(0)]
+    loss: float | None
+    losses: Values
+    lr: float | None
+    val: Values
+    seconds: Annotated[float, Between(0)] | None
+    data_fraction: Annotated[float, Between(0, 1)] | None
+    clips_per_s: float | None
+    failures: dict[str, str] | list[str]
+
+
 Points = list[tuple[int, float]]
 
 
@@ -40,7 +58,7 @@ class Panel:
     smooth: bool = False
 
 
-def training_curves(log: Sequence[LogLine]) -> str:
+def training_curves(log: Sequence[LogLine]) -> Markup:
     """Losses, validation accuracy, learning rate and speed over the optimiser steps of a training.
 
     Args:
@@ -64,7 +82,7 @@ def training_curves(log: Sequence[LogLine]) -> str:
         Panel("clips per second", {"clips/s": _points(epochs, "clips_per_s")}),
     ]
     panels = [panel for panel in panels if any(panel.curves.values())]
-    return _svg(panels) if panels else ""
+    return Markup(_svg(panels) if panels else "")
 
 
 def _losses(steps: list[LogLine], epochs: list[LogLine]) -> dict[str, Points]:
@@ -85,7 +103,7 @@ def _points(lines: Sequence[LogLine], *keys: str) -> Points:
         value: Any = line
         for key in keys:
             value = (value or {}).get(key)
-        if isinstance(value, int | float):
+        if value is not None:
             points.append((line["step"], float(value)))
     return points
 
@@ -101,7 +119,7 @@ def _svg(panels: Sequence[Panel]) -> str:
     style |= {f"axes.{part}": TEXT_COLOUR for part in ("edgecolor", "labelcolor", "titlecolor")}
     with matplotlib.rc_context(style):
         rows = (len(panels) + 1) // 2
-        figure = Figure(figsize=(10.4, 2.7 * rows), layout="constrained")
+        figure = new_figure(10.4, 2.7 * rows)
         for index, panel in enumerate(panels):
             axes = figure.add_subplot(rows, min(2, len(panels)), index + 1)
             _draw_panel(axes, panel)
@@ -110,10 +128,18 @@ def _svg(panels: Sequence[Panel]) -> str:
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"<(metadata|style).*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = svg.replace(TEXT_COLOUR, "currentColor")
+    # the page's policy allows no style in an element; all that matplotlib sets there are attributes, too
+    svg = re.sub(r'(<[^<>]*) style="([^"<>]*)"', lambda match: match[1] + _attributes(match[2]), svg)
     # without a size of its own the picture takes the width of the page
     return re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"(.*?) (?:width|height)="[^"]*"', r"\1\2", svg, count=1)
+
+
+def _attributes(style: str) -> str:
+    """CSS declarations of SVG as attributes."""
+    pairs = (declaration.split(":", 1) for declaration in style.split(";"))
+    return "".join(f' {name.strip()}="{value.strip()}"' for name, value in pairs)
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
@@ -128,7 +154,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         if panel.smooth and len(y) > 50:
             axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.35)
             y = _smooth(y, len(y) // 50)
-        axes.plot(x, y, color=colour, linewidth=1.6, label=name, marker="." if len(y) < 60 else None)
+        axes.plot(x, y, color=colour, linewidth=1.6, label=one_line(name)[:40], marker="." if len(y) < 60 else None)
     axes.locator_params(axis="x", integer=True, nbins=6)
     if len(panel.curves) > 1:
         axes.legend(frameon=False, fontsize=8)
@@ -142,17 +168,59 @@ def _smooth(y: np.ndarray, width: int) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def confusion_svg(matrix: Sequence[Sequence[int]], names: Sequence[str], failed: Sequence[int]) -> tuple[str, str]:
-    """Rows true, columns predicted; the darker a cell, the greater its fraction of the row.
+class Cell(NamedTuple):
+    """A cell of a confusion matrix that is not empty: its place among those drawn, and what it shows."""
+
+    row: int
+    column: int
+    videos: int
+    opacity: float
+    kind: Literal["hit", "miss", "failed"]
+    text: str
+
+
+class MatrixChart(NamedTuple):
+    """A confusion matrix as it is drawn: rows true, columns predicted; the darker a cell, the more of its row it has.
+
+    Attributes:
+        rows: labels of the rows, shortened to fit; columns also has ``failed`` if videos failed.
+        columns: those of the columns.
+        cells: the others have no videos.
+        cell: pixels of a side of a cell; ``left`` are those before the first, on the left and above.
+        font: pixels of the labels.
+        remark: empty unless classes are left out because there are too many to read.
+    """
+
+    rows: list[str]
+    columns: list[str]
+    cells: list[Cell]
+    cell: int
+    left: int
+    font: int
+    remark: str
+
+    @property
+    def width(self) -> int:
+        """Of the whole, in pixels."""
+        return self.left + self.cell * len(self.columns) + 8
+
+    @property
+    def height(self) -> int:
+        """Of the whole, in pixels."""
+        return self.left + self.cell * len(self.rows) + 4
+
+    def middle(self, number: int) -> float:
+        """Of a row or a column, in pixels."""
+        return self.left + self.cell * (number + 0.5)
+
+
+def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str], failed: Sequence[int]) -> MatrixChart:
+    """What a chart of a confusion matrix shows.
 
     Args:
         matrix: numbers of videos.
         names: of the classes.
         failed: videos of each class that could not be scored; a last column if there are any.
-
-    Returns:
-        An ``<svg>`` element, whose cells show their numbers under the pointer, and a remark, empty unless classes are
-        left out because there are too many to read.
     """
     counts = np.asarray(matrix)
     classes = list(range(len(counts)))
@@ -162,58 +230,19 @@ def confusion_svg(matrix: Sequence[Sequence[int]], names: Sequence[str], failed:
         classes = sorted(np.argsort(-wrong, kind="stable")[:MAX_CLASSES].tolist())
         remark = f"The {MAX_CLASSES} of {len(counts)} classes that are confused most often."
     totals = counts.sum(1) + np.asarray(failed)
+    cells = []
+    for row, i in enumerate(classes):
+        shown: list[tuple[int, Literal["hit", "miss", "failed"], str]] = [
+            (int(counts[i, j]), "hit" if i == j else "miss", f"predicted as {names[j]}") for j in classes
+        ]
+        for column, (count, kind, what) in enumerate([*shown, (failed[i], "failed", "failed")]):
+            if count:
+                opacity = round(0.12 + 0.88 * count / max(totals[i], 1), 2)
+                text = f"{names[i]}: {count} of {totals[i]} {what}"
+                cells.append(Cell(row, column, count, opacity, kind, text))
     cell = max(9, min(44, 700 // len(classes)))
     font = max(7, min(13, cell - 2))
-    left = min(200, 12 + round(0.6 * font * max(len(str(names[i])) for i in classes)))  # room for the names
-    width = left + cell * (len(classes) + any(failed)) + 8
-    height = left + cell * len(classes) + 4
-    lines = [
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" class="matrix" font-size="{font}" '
-        'role="img" aria-label="confusion matrix">'
-    ]
-    for row, i in enumerate(classes):
-        label = escape(_shorten(str(names[i]), left, font))
-        middle = left + cell * (row + 0.5)
-        lines.append(f'<text x="{left - 6}" y="{middle + font / 3:.1f}" text-anchor="end">{label}</text>')
-        lines.append(_column_label(middle, left, font, label))
-        frame = f'x="{left}" y="{left + cell * row}" width="{cell * len(classes)}" height="{cell}"'
-        lines.append(f'<rect {frame} class="row"/>')
-    if any(failed):
-        lines.append(_column_label(left + cell * (len(classes) + 0.5), left, font, "failed"))
-    for row, i in enumerate(classes):
-        for column, j in enumerate(classes):
-            text = f"{names[i]}: {counts[i, j]} of {totals[i]} predicted as {names[j]}"
-            corner = (left + cell * column, left + cell * row)
-            kind = "hit" if i == j else "miss"
-            lines += _cell(corner, cell, font, int(counts[i, j]), int(totals[i]), kind, text)
-        text = f"{names[i]}: {failed[i]} of {totals[i]} failed"
-        corner = (left + cell * len(classes), left + cell * row)
-        lines += _cell(corner, cell, font, int(failed[i]), int(totals[i]), "failed", text)
-    return "".join(lines) + "</svg>", remark
-
-
-def _column_label(x: float, left: int, font: int, label: str) -> str:
-    turned = f"translate({x + font / 3:.1f} {left - 6}) rotate(-90)"
-    return f'<text transform="{turned}">{label}</text>'
-
-
-def _cell(corner: tuple[int, int], size: int, font: int, count: int, total: int, kind: str, text: str) -> list[str]:
-    """A cell that shows a text under the pointer, and its number if there is room; nothing for no videos."""
-    if not count:
-        return []
-    x, y = corner
-    opacity = 0.12 + 0.88 * count / max(total, 1)
-    lines = [
-        f'<g><title>{escape(text)}</title><rect x="{x + 0.5}" y="{y + 0.5}" width="{size - 1}" height="{size - 1}" '
-        f'class="{kind}" fill-opacity="{opacity:.2f}"/>'
-    ]
-    if size >= 22:
-        on_dark = ' class="on"' if opacity > 0.55 and kind != "failed" else ""
-        position = f'x="{x + size / 2}" y="{y + size / 2 + font / 3:.1f}" text-anchor="middle"'
-        lines.append(f"<text {position}{on_dark}>{count}</text>")
-    return [*lines, "</g>"]
-
-
-def _shorten(name: str, width: int, font: int) -> str:
-    most = int(width / (0.6 * font))
-    return name if len(name) <= most else name[: most - 1] + "…"
+    left = min(200, 12 + round(0.6 * font * max(len(names[i]) for i in classes)))  # room for the names
+    most = int(left / (0.6 * font))
+    labels = [names[i] if len(names[i]) <= most else names[i][: most - 1] + "…" for i in classes]
+    return MatrixChart(labels, [*labels, *["failed"] * any(failed)], cells, cell, left, font, remark)

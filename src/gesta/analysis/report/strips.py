@@ -1,13 +1,12 @@
-"""Strips of frames of a report: the most confident right and wrong predictions, as HTML."""
+"""Strips of frames of a report: the most confident right and wrong predictions."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -25,20 +24,37 @@ FRAMES, FRAME_HEIGHT = 8, 96
 """Frames of a strip, and their height in pixels."""
 
 
-def strips(result: Result, data_root: str | Path | None) -> Iterator[str]:
-    """Frames of the most confident hits, one per class, and of the most confident misses."""
+class Strip(NamedTuple):
+    """Frames of a video as a JPEG in base64 and their width in pixels, or why there are none; and its best answers."""
+
+    video: str
+    label: str
+    answers: list[tuple[str, float]]
+    jpeg: str = ""
+    width: int = 0
+    problem: str = ""
+
+
+class Strips(NamedTuple):
+    """A remark, and strips under a headline: title, kind (``hit`` or ``miss``), strips."""
+
+    note: str = ""
+    groups: Sequence[tuple[str, str, list[Strip]]] = ()
+
+
+def strips(result: Result, data_root: str | Path | None) -> Strips | None:
+    """Frames of the most confident hits, one per class, and of the most confident misses; None without labels."""
     space = next(iter(result.scores.classes))
     names, labels = result.scores.classes[space], result.scores.labels[space]
-    average: Any = result.protocol.average
     probabilities = {
-        i: joint_probabilities({space: torch.tensor(row, dtype=torch.float64)}, [space], average)
+        i: joint_probabilities({space: torch.tensor(row, dtype=torch.float64)}, [space], result.protocol.average)
         for i, row in enumerate(result.scores.values[space])
         if row is not None
     }
     # the most confident first
     order = sorted((i for i in probabilities if labels[i] is not None), key=lambda i: -float(probabilities[i].max()))
     if not order:
-        return
+        return None
     right = [i for i in order if int(probabilities[i].argmax()) == labels[i]]
     first_of_class = {labels[i]: i for i in reversed(right)}
     hits = [i for i in right if first_of_class[labels[i]] == i][:HITS]
@@ -46,34 +62,19 @@ def strips(result: Result, data_root: str | Path | None) -> Iterator[str]:
     try:
         records = _records(result, data_root)
     except GestaError as error:
-        yield f'<p class="soft">No frames can be shown: {escape(str(error))}</p>'
-        return
-    if len(result.scores.classes) > 1:
-        yield f"<p>Predictions of the label space {escape(space)}.</p>"
-    for title, kind, shown in (
-        ("Hits: the most confident of some classes", "hit", hits),
-        (f"Misses: the most confident of {len(misses)}", "miss", misses[:MISSES]),
-    ):
-        if shown:
-            yield f"<h3>{title}</h3>"
-        for i in shown:
-            label = labels[i] or 0
-            yield (
-                f'<div class="strip {kind}">{_frames(records[i])}<div><b>{escape(names[label])}</b> '
-                f'<span class="soft">{escape(result.scores.names[i])}</span></div><div class="answers">'
-                f"{_answers(probabilities[i], names, label)}</div></div>"
-            )
+        return Strips(f"No frames can be shown: {error}")
 
+    def strip(i: int) -> Strip:
+        shown = Strip(result.scores.names[i], names[labels[i] or 0], list(rank(probabilities[i], names, 3)))
+        return _with_frames(shown, records[i])
 
-def _answers(probabilities: torch.Tensor, names: Sequence[str], label: int) -> str:
-    """The three most probable classes as bars, the right one ticked."""
-    bars = ""
-    for position, (name, probability) in enumerate(rank(probabilities, names, 3)):
-        text = escape(name) + " ✓" * (name == names[label])
-        width = max(100 * probability, 0.5)
-        bar = f"<i class='bar {'other' if position else 'top'}' style='width:{width:.1f}%'></i>"
-        bars += f"<div><span><span>{text}</span><span>{100 * probability:.1f} %</span></span>{bar}</div>"
-    return bars
+    return Strips(
+        f"Predictions of the label space {space}." if len(result.scores.classes) > 1 else "",
+        [
+            ("Hits: the most confident of some classes", "hit", [strip(i) for i in hits]),
+            (f"Misses: the most confident of {len(misses)}", "miss", [strip(i) for i in misses[:MISSES]]),
+        ],
+    )
 
 
 def _records(result: Result, data_root: str | Path | None) -> list[Record]:
@@ -89,8 +90,8 @@ def _records(result: Result, data_root: str | Path | None) -> list[Record]:
     return records
 
 
-def _frames(record: Record) -> str:
-    """An image of frames spread over a video; a sentence if it cannot be read."""
+def _with_frames(strip: Strip, record: Record) -> Strip:
+    """The strip with frames spread over its video, or with a sentence if it cannot be read."""
 
     def evenly_spaced(n: int) -> torch.Tensor:
         return torch.linspace(0, n - 1, FRAMES).round().long()
@@ -98,12 +99,10 @@ def _frames(record: Record) -> str:
     try:
         frames = read_record(record, evenly_spaced, FRAME_HEIGHT)
     except VideoError as error:
-        return f'<p class="soft">{escape(str(error))}</p>'
+        return strip._replace(problem=str(error))
     frames = torch.nn.functional.pad(frames[..., :-2], (0, 2), value=255)  # a gap between frames
-    strip = torch.cat(list(frames), dim=2).permute(1, 2, 0).numpy()
-    file = io.BytesIO()
-    image = Image.fromarray(strip)
+    image = Image.fromarray(torch.cat(list(frames), dim=2).permute(1, 2, 0).numpy())
     image.thumbnail((1600, FRAME_HEIGHT))  # frames of an upright video are higher than its short side
+    file = io.BytesIO()
     image.save(file, format="JPEG", quality=80)
-    code = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{FRAMES} frames" width="{image.width}" src="data:image/jpeg;base64,{code}">'
+    return strip._replace(jpeg=base64.b64encode(file.getvalue()).decode(), width=image.width)
