@@ -31,6 +31,7 @@ from gesta.config import from_json, parse_json, read_text, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.files import write_atomically
 from gesta.model import ModelConfig, VideoModel, check_size
+from gesta.progress import join_lines
 from gesta.records import LABEL, ClassNames, by_space, class_counts
 from gesta.video.depth import Depth
 
@@ -142,7 +143,7 @@ class ImportReport:
             if names:
                 more = f", … ({len(names) - 4} more)" if len(names) > 4 else ""
                 lines.append(f"  {len(names)} {what}: {', '.join(names[:4])}{more}")
-        return "\n".join(lines)
+        return join_lines(lines)
 
 
 # --- the model file --------------------------------------------------------------------------------------------------

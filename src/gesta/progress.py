@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -27,13 +27,15 @@ def track(items: Iterable[T], title: str, total: int | None = None, every_s: flo
         total: number of items, if ``items`` has no length.
         every_s: seconds between lines where standard error is not a terminal.
     """
+    title = one_line(title)
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
         from rich.console import Console  # start-up time
+        from rich.markup import escape
         from rich.progress import track as rich_track
 
-        yield from rich_track(items, title, total=total, console=Console(stderr=True), transient=True)
+        yield from rich_track(items, escape(title), total=total, console=Console(stderr=True), transient=True)
         return
     begin = last = time.monotonic()
     for done, item in enumerate(items):
@@ -41,7 +43,7 @@ def track(items: Iterable[T], title: str, total: int | None = None, every_s: flo
         if now - last >= every_s:
             last = now
             of_total = f" of {total}" if total else ""
-            print(f"{title}: {done}{of_total} after {now - begin:.0f} s", file=sys.stderr, flush=True)
+            show(f"{title}: {done}{of_total} after {now - begin:.0f} s", sys.stderr)
         yield item
 
 
@@ -62,6 +64,16 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0] if match[0] in "\n\t" else one_line(match[0]), text)
 
 
+def join_lines(lines: Iterable[str]) -> str:
+    """Lines of text from elsewhere, one below the other; none of them can pass for two."""
+    return "\n".join(map(one_line, lines))
+
+
+def show(text: object, file: TextIO | None = None) -> None:
+    """Print text from elsewhere, on standard output or ``file``."""
+    print(visible(str(text)), file=file, flush=True)
+
+
 def csv_cell(text: str) -> str:
     """A cell that no spreadsheet takes for a formula: an apostrophe goes before ``=``, ``+``, ``-`` and ``@``."""
     text = one_line(text)
@@ -79,10 +91,10 @@ def json_text(value: Any) -> str:
 
 
 def plain_text(*parts: Any, width: int = 120) -> str:
-    """Sentences and ``rich`` tables, one below the other, as lines of text without colours.
+    """Sentences and ``rich`` tables, one below the other, as lines of text without colours or control characters.
 
     Args:
-        parts: strings, which are not wrapped, and tables.
+        parts: strings, each of which is one line, and tables.
         width: of the tables at most, in characters.
     """
     from rich.console import Console  # imported here for start-up time
@@ -90,5 +102,5 @@ def plain_text(*parts: Any, width: int = 120) -> str:
     console = Console(width=width, color_system=None, markup=False, highlight=False)
     with console.capture() as capture:
         for part in parts:
-            console.print(part, soft_wrap=isinstance(part, str))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+            console.print(one_line(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
+    return visible("\n".join(line.rstrip() for line in capture.get().split("\n")).removesuffix("\n"))

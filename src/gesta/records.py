@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict, TypeVar, get_args
 
 from gesta.config import config
+from gesta.errors import GestaError
 from gesta.video.depth import Depth, Modalities
 
 SplitName = Literal["train", "val", "test"]
@@ -35,6 +36,18 @@ def by_space(values: T | Mapping[str, T]) -> dict[str, T]:
 def labels_file(space: str) -> str:
     """Name of the text file of class names in a run folder: ``labels.txt``, or one named after the label space."""
     return "labels.txt" if space == LABEL else f"{space}.txt"
+
+
+def class_lines(names: Iterable[str]) -> str:
+    """The text of such a file: one name a line, in label order.
+
+    Raises:
+        GestaError: a name with a line break, which would shift all later ones.
+    """
+    for name in names:
+        if "\n" in name or "\r" in name:
+            raise GestaError(f"the name of the class {name!r} has a line break; rename its folder or its entry")
+    return "".join(f"{name}\n" for name in names)
 
 
 def class_counts(classes: ClassNames) -> int | dict[str, int]:

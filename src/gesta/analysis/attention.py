@@ -24,6 +24,7 @@ from gesta.analysis.measured import plain
 from gesta.analysis.sources import as_input, check_block
 from gesta.errors import GestaError
 from gesta.model import VideoModel, hooked
+from gesta.progress import join_lines
 
 COLUMNS = 16
 """Frames that are drawn at most."""
@@ -74,7 +75,7 @@ class Attention:
             kept = ", ".join(f"{frame:g}" for frame in drop.kept)
             who = f"the heads of block {drop.block} together keep" if drop.per_head else f"block {drop.block} keeps"
             lines.append(f"{who} {len(drop.kept)} of {len(drop.frames)} frames: {kept}")
-        return "\n".join(lines)
+        return join_lines(lines)
 
 
 @torch.inference_mode()

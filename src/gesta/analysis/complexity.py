@@ -26,7 +26,7 @@ from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
 from gesta.model import ModelConfig
 from gesta.models import MODELS, model_config
-from gesta.progress import plain_text, track
+from gesta.progress import one_line, plain_text, track
 from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, find_table, read_recipe
 from gesta.recipes.catalogue import list_recipes, list_tables
@@ -257,7 +257,7 @@ def draw_complexity(measured: Complexity) -> Figure:
         for y, value in enumerate(values):
             axes.annotate(f"{value:.4g}", (value, y), (3, 0), textcoords="offset points", va="center", fontsize=8)
         axes.set_title(title, fontsize=9)
-        axes.set_yticks(range(len(models)), labels=[m.name for m in models], fontsize=8)
+        axes.set_yticks(range(len(models)), labels=[one_line(m.name) for m in models], fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
         axes.margins(x=0.18)
         hide_top_right_spines(axes)

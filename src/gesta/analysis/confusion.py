@@ -24,6 +24,7 @@ from gesta.config import parse_json, read_text, suggest
 from gesta.datasets.diving48 import ATTRIBUTES
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
+from gesta.progress import join_lines, one_line
 
 CLASSES_WITH_NUMBERS = 16
 """Classes up to which cells show their percentage."""
@@ -106,7 +107,7 @@ class Confusion:
                 versus = f"{self.names[1]} minus {self.names[0]}"
                 lines.append(f"{matrix.of}: greatest changes in percentage points, {versus}")
                 lines += [f"  {true} → {predicted}: {points:+.1f} points" for true, predicted, points in changes]
-        return "\n".join(lines)
+        return join_lines(lines)
 
     def _pairs(self, matrix: ConfusionMatrix, which: int) -> list[tuple[str, str, int, int]]:
         return confused_pairs(matrix.counts[which].tolist(), matrix.names, self.most)
@@ -257,8 +258,9 @@ def draw_confusion(measured: Confusion) -> Figure:
 def _draw_matrix(axes: Axes, values: np.ndarray, names: list[str], scale: Normalize, palette: str, font: float) -> Any:
     image = axes.imshow(values, cmap=palette, norm=scale, interpolation="nearest")
     if font >= 3:
-        axes.set_xticks(range(len(names)), labels=names, fontsize=font, rotation=90)
-        axes.set_yticks(range(len(names)), labels=names, fontsize=font)
+        labels = [one_line(name) for name in names]
+        axes.set_xticks(range(len(names)), labels=labels, fontsize=font, rotation=90)
+        axes.set_yticks(range(len(names)), labels=labels, fontsize=font)
     axes.set_xlabel("predicted", fontsize=9)
     axes.set_ylabel("true", fontsize=9)
     axes.tick_params(length=2)

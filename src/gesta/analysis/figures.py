@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gesta.errors import GestaError
 from gesta.files import make_folder, write_atomically
+from gesta.progress import visible
 
 BLUE, GREY, RED, ORANGE = "#3b82f6", "#94a3b8", "#d40000", "#d55e00"
 
@@ -29,6 +30,7 @@ class PlainFigure(Figure):
         with matplotlib.rc_context({"text.parse_math": False}):  # for texts that are made meanwhile, as of ticks
             for text in self.findobj(Text):
                 text.set_parse_math(False)
+                text.set_text(visible(text.get_text()))
             super().draw(renderer)
 
 

@@ -36,7 +36,7 @@ from gesta.model import VideoModel, to_clips
 from gesta.plugins.ata import tile_side
 from gesta.prediction.background import in_background
 from gesta.processes import choose_device
-from gesta.progress import track
+from gesta.progress import join_lines, track
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 
@@ -319,7 +319,7 @@ class MutualInformation:
         ]
         if clips == 1:
             lines.append("One clip cannot be shuffled: give a second video.")
-        return "\n".join(lines + [f"left out: {failure.reason}" for failure in self.failures])
+        return join_lines(lines + [f"left out: {failure.reason}" for failure in self.failures])
 
 
 def measure_mutual_information(

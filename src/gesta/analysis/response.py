@@ -23,6 +23,7 @@ from gesta.analysis.measured import plain
 from gesta.analysis.sources import after_time, as_input
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, VideoModel
+from gesta.progress import join_lines
 
 COLUMNS = 8
 """Frames that are drawn at most."""
@@ -53,7 +54,7 @@ class Response:
         return plain(self, "clip")
 
     def __str__(self) -> str:
-        return "\n".join(
+        return join_lines(
             f"{m.name}, {m.tap}: {' × '.join(map(str, m.map.shape))}, mean {m.map.mean():.3g}, "
             f"{m.map.min():.3g} to {m.map.max():.3g}"
             for m in self.maps

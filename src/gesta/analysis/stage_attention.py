@@ -27,6 +27,7 @@ from gesta.errors import GestaError
 from gesta.model import VideoModel
 from gesta.models.st_manet import StageAttention as AttentionMatrices
 from gesta.models.st_manet import pool_frames, pool_positions
+from gesta.progress import join_lines
 
 COLUMNS = 8
 """Frames that are drawn at most."""
@@ -87,7 +88,7 @@ class StageAttention:
             lines.append(f"epoch {c.epoch}: " + ", ".join(f"{kind} {value:.3f}" for kind, value in c.cosines.items()))
         if len(self.checkpoints) < 2:
             lines.append("there is one checkpoint, so the cosines are of that state, not over the training")
-        return "\n".join(lines)
+        return join_lines(lines)
 
 
 @torch.inference_mode()

@@ -23,6 +23,7 @@ from gesta.config import suggest
 from gesta.data.batch import Failure
 from gesta.errors import GestaError
 from gesta.model import VideoModel
+from gesta.progress import join_lines
 from gesta.records import DataConfig, Record, SplitName
 
 PERPLEXITY = 30.0
@@ -57,7 +58,7 @@ class Projection:
         lines += [f"  {line}" for line in list_failures(self.failures)]
         for model in self.models:
             lines.append(f"{model.name}: {model.neighbours:.1f} % have their nearest neighbour in their own class")
-        return "\n".join(lines)
+        return join_lines(lines)
 
 
 def choose_videos(

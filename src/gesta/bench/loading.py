@@ -26,6 +26,7 @@ from gesta.data.samples import TrainingClips, TrainingDraws, read_record_frames
 from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec, to_clips
 from gesta.processes import choose_device, loader_workers
+from gesta.progress import join_lines
 from gesta.recipe import TrainConfig
 from gesta.records import Label, Record
 from gesta.video.find import find_videos
@@ -111,7 +112,7 @@ class LoadingSpeed:
             f"decoding is {self.decoding_fraction:.0%} of the CPU time of a clip before it is copied to the device",
             f"most time goes to: {STAGE_LABELS[self.bottleneck]}; {self.advice}",
         ]
-        return "\n".join(lines + [f"left out: {sentence}" for sentence in self.unreadable])
+        return join_lines(lines + [f"left out: {sentence}" for sentence in self.unreadable])
 
 
 def measure_loading(

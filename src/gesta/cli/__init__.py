@@ -12,6 +12,7 @@ from gesta import __version__
 from gesta.cli import analyse, bench, data, demo, models, runs, tables
 from gesta.cli.options import VerbParser, Verbs
 from gesta.errors import GestaError
+from gesta.progress import one_line, show
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except GestaError as error:
         if options.debug:
             raise
-        print(f"gesta: {error}", file=sys.stderr)
+        show(f"gesta: {one_line(str(error))}", sys.stderr)
         status = 1
     except KeyboardInterrupt:
         print("gesta: interrupted", file=sys.stderr)

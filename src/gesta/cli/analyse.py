@@ -24,6 +24,7 @@ from gesta.cli.options import (
     with_fields,
 )
 from gesta.errors import GestaError
+from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time
     from matplotlib.figure import Figure
@@ -170,7 +171,7 @@ def _picture_options(sub: VerbParser, trust: bool = True) -> None:
 def _report(options: argparse.Namespace) -> None:
     from gesta.analysis.report.page import write_report
 
-    print(write_report(Path(options.run)))
+    show(one_line(str(write_report(Path(options.run)))))
 
 
 def _show(options: argparse.Namespace, measured: T, draw: Callable[[T], Figure]) -> None:

@@ -12,10 +12,11 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from gesta.config import suggest
 from gesta.errors import GestaError
+from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time: importing them takes numpy
     from gesta.evaluation.result import Result
@@ -58,6 +59,10 @@ class VerbParser(argparse.ArgumentParser):
     def add_subparsers(self, **settings: Any) -> Any:
         self.is_group = True
         return super().add_subparsers(parser_class=VerbParser, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the words and exit."""
+        super().error(one_line(message))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self.is_group:  # the verb's own parser reads what follows it
@@ -292,6 +297,6 @@ def print_results(options: argparse.Namespace, *results: Any, file: Path | str |
         values = [result.to_json() for result in results]
         print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
     else:
-        print("\n\n".join(str(result) for result in results))
+        show("\n\n".join(str(result) for result in results))
     if file is not None:
-        print(file, file=sys.stderr)
+        show(one_line(str(file)), sys.stderr)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gesta.cli.options import Verbs, device_option, trust_option
 from gesta.cli.public_weights import check_model_options, load_public, model_options
 from gesta.errors import GestaError
+from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for the start-up time of the command: these import torch
     from gesta.checkpoint import TrainedModel
@@ -118,7 +119,8 @@ def write_predictions(
     written = write_to(out, predictions, format)
     for path in paths:
         if not any(p.path == path for p in written):
-            print(f"{path}: no action reaches a probability of {config.threshold} (--threshold)", file=sys.stderr)
+            sentence = f"{path}: no action reaches a probability of {config.threshold} (--threshold)"
+            show(one_line(sentence), sys.stderr)
     if draw:
         annotate(paths[0], written, draw)
     return int(any(p.error for p in written))

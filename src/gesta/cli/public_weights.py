@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gesta.cli.options import VerbParser
 from gesta.errors import GestaError
+from gesta.progress import show
 
 if TYPE_CHECKING:  # for start-up time
     from gesta.checkpoint import TrainedModel
@@ -59,7 +60,7 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
     if len(set(sizes.values())) == 1:
         model = create_model(options.model, classes=next(iter(sizes.values())))
         report = import_weights(model, options.weights)
-    print(report, file=sys.stderr)
+    show(report, sys.stderr)
     parameters = {name for name, _ in model.named_parameters()}
     lacking = [name for name in (*report.missing, *report.mismatched) if name in parameters]
     if lacking:

@@ -20,6 +20,7 @@ from gesta.cli.options import (
 )
 from gesta.cli.public_weights import check_model_options, load_public, model_options
 from gesta.errors import GestaError
+from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time
     from gesta.recipe import EvaluateJob
@@ -104,7 +105,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     out = Path(options.out) if options.out else folder / f"{name}-{job.evaluate.split}.json"
     result.write(out)
     print_results(options, result)
-    print(f"result: {out}", file=sys.stderr)
+    show(one_line(f"result: {out}"), sys.stderr)
 
 
 def _evaluate_job(options: argparse.Namespace, run: Path | None) -> EvaluateJob:
@@ -173,5 +174,5 @@ def _fuse(options: argparse.Namespace) -> None:
     if not options.json:
         for path, result in zip(options.results, results):
             each = ", ".join(f"{n} {v:.2f}" for n, v in result.metrics.items() if n.split("/")[-1] == "top1")
-            print(f"alone: {each or 'unlabelled'} ({path})")
-    print(f"result: {out}", file=sys.stderr)
+            show(one_line(f"alone: {each or 'unlabelled'} ({path})"))
+    show(one_line(f"result: {out}"), sys.stderr)

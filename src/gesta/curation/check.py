@@ -18,7 +18,7 @@ from gesta.data.transforms import names_a_side
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.processes import loader_workers
-from gesta.progress import track
+from gesta.progress import join_lines, track
 from gesta.records import SPLITS, ClassNames, DataConfig, Record, by_space, label_in
 from gesta.video.archive import locate, read_bytes, read_index
 from gesta.video.boundary import decoding
@@ -81,7 +81,7 @@ class CheckReport:
             if len(texts) > MAX_PRINTED:
                 lines.append(f"  … and {len(texts) - MAX_PRINTED} more (--json lists all)")
         total = ", ".join(f"{counts[s]} {s}{'s' * (counts[s] != 1)}" for s in ("error", "warning", "info") if counts[s])
-        return "\n".join([*lines, "", total or "no problem found"])
+        return join_lines([*lines, "", total or "no problem found"])
 
 
 class _Decoded(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 
+from gesta.progress import join_lines
 from gesta.records import LABEL, SPLITS, ClassNames, DataConfig, Record, by_space, label_in
 
 
@@ -47,7 +48,7 @@ class DataDescription:
                 if record.seconds:
                     part = f"  {record.seconds[0]:g} to {record.seconds[1]:g} s"
                 lines.append(f"  {record.label}  {record.path}{part}")
-        return "\n".join(lines)
+        return join_lines(lines)
 
 
 def describe(data: DataConfig, examples: int = 3) -> DataDescription:

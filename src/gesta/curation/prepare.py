@@ -24,8 +24,8 @@ from gesta.data.shards import members, write_shard
 from gesta.errors import GestaError
 from gesta.files import LOCK, lock_folder, make_folder, remove_parts, write_text
 from gesta.processes import cpu_cores
-from gesta.progress import track
-from gesta.records import SPLITS
+from gesta.progress import join_lines, track
+from gesta.records import SPLITS, class_lines
 from gesta.video.find import find_videos, is_video_name, list_folder
 
 MANIFEST = "prepare.json"
@@ -74,7 +74,7 @@ class Prepared:
             *(f"damaged: {sentence}" for sentence in self.damaged),
             *(f"left out: {sentence}" for sentence in self.left_out),
         ]
-        return "\n".join(lines)
+        return join_lines(lines)
 
 
 def prepare(
@@ -285,7 +285,7 @@ class _Packing:
         """Remove the folder of parts and write the class names."""
         shutil.rmtree(os.path.join(self.target, PARTS), ignore_errors=True)
         if self.labels:
-            write_text(os.path.join(self.target, CLASSES), "".join(f"{name}\n" for name in self.labels))
+            write_text(os.path.join(self.target, CLASSES), class_lines(self.labels))
 
 
 def _shard_plan(target: str, jobs: Sequence[EncodeJob], size: int, seed: int) -> dict[str, list[EncodeJob]]:

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from gesta.errors import GestaError
 from gesta.evaluation.compare import compare
 from gesta.evaluation.result import Result
+from gesta.progress import join_lines
 
 MAY_DIFFER = frozenset({"list", "device", "torch", "gesta", "data.split", "data.root", "data.annotations"})
 """Fields in which the results of several splits may differ; with any other difference their mean means nothing."""
@@ -47,7 +48,7 @@ class Mean:
                 continue  # the same numbers as without the ending
             of_splits = "".join(f"{value:10.2f}" for value in values)
             lines.append(f"{name:{width}}{of_splits}    {self.mean[name]:.2f} ± {self.std[name]:.2f}")
-        return "\n".join(lines)
+        return join_lines(lines)
 
 
 def mean(results: Sequence[tuple[str, Result]]) -> Mean:

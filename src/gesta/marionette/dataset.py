@@ -45,7 +45,16 @@ from gesta.marionette.motions import FAMILIES, REVERSED_PAIRS
 from gesta.marionette.motions.fine import ATTRIBUTES
 from gesta.marionette.motions.kitchen import ACTIONS_PER_VIDEO, NOUNS, VERBS
 from gesta.progress import track
-from gesta.records import ClassNames, DataConfig, Record, SplitName, by_space, files_of_modality, labels_file
+from gesta.records import (
+    ClassNames,
+    DataConfig,
+    Record,
+    SplitName,
+    by_space,
+    class_lines,
+    files_of_modality,
+    labels_file,
+)
 from gesta.video.depth import Encoding, Modalities, depth_settings
 
 Family = Literal["coarse", "fine", "objects", "kitchen"]
@@ -265,7 +274,7 @@ def make_set(
     with lock_folder(root):
         manifest, new = open_folder(root, settings)
         for space, names in by_space(_classes(family)).items() if new else ():
-            write_text(root / labels_file(space), "".join(f"{name}\n" for name in names))
+            write_text(root / labels_file(space), class_lines(names))
         clips, depth = max(clips, manifest["clips"]), depth or bool(manifest.get("depth"))
         clips = -(-clips // ACTIONS_PER_VIDEO) * ACTIONS_PER_VIDEO if family == "kitchen" else clips
         remove_parts(root)

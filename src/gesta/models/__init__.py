@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from gesta.config import replace, suggest
 from gesta.cost import Cost, Part, Style, count
 from gesta.errors import GestaError
+from gesta.progress import show
 
 if TYPE_CHECKING:  # for start-up time: it imports torch
     from gesta.model import ClipSpec, ModelConfig, VideoModel
@@ -153,7 +154,7 @@ def create_model(
     if weights is not None:
         from gesta.checkpoint import import_weights  # for start-up time: it imports torch
 
-        print(import_weights(model, weights, min_matched), file=sys.stderr)
+        show(import_weights(model, weights, min_matched), sys.stderr)
     return model
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gesta.progress import one_line
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
@@ -27,9 +29,9 @@ class Prediction:
 
     def __str__(self) -> str:
         if self.error:
-            return self.error if self.path in self.error else f"{self.path}: {self.error}"
+            return one_line(self.error if self.path in self.error else f"{self.path}: {self.error}")
         times = "" if self.start is None or self.end is None else f"  {clock(self.start)} - {clock(self.end)}"
-        return f"{self.path}{times}  " + ", ".join(f"{name} {p:.3f}" for name, p in self.labels)
+        return one_line(f"{self.path}{times}  " + ", ".join(f"{name} {p:.3f}" for name, p in self.labels))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: path, start and end (seconds or null), labels, error (null if none)."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Generator, Iterable
 from typing import Literal, TextIO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from gesta.errors import GestaError
 from gesta.prediction.prediction import Prediction, clock
+from gesta.progress import csv_cell, json_text, one_line, subtitle
 
 Format = Literal["table", "text", "csv", "json", "srt"]
 
@@ -23,14 +23,15 @@ def as_table(predictions: Iterable[Prediction]) -> Table:
     columns = [Column(name, overflow="fold") for name in ("video", "from", "to", "action", "probability", "next")]
     table = Table(*columns)
     for p in predictions:
+        action, probability, others = p.error.removeprefix(p.path).removeprefix(": "), "", ""
+        if not p.error:
+            (action, best), *rest = p.labels
+            probability, others = f"{best:.3f}", ", ".join(f"{name} {v:.2f}" for name, v in rest)
         times = [clock(t) if t is not None else "" for t in (p.start, p.end)]
+        cells = [Text(one_line(cell)) for cell in (p.path, *times, action, probability, others)]  # without markup
         if p.error:
-            table.add_row(
-                escape(p.path), *times, f"[red]{escape(p.error.removeprefix(p.path).removeprefix(': '))}[/red]", "", ""
-            )
-        else:
-            others = ", ".join(f"{name} {v:.2f}" for name, v in p.labels[1:])
-            table.add_row(escape(p.path), *times, escape(p.labels[0][0]), f"{p.labels[0][1]:.3f}", escape(others))
+            cells[3].stylize("red")
+        table.add_row(*cells)
     return table
 
 
@@ -39,7 +40,8 @@ def write(predictions: Iterable[Prediction], format: Format, out: TextIO) -> lis
 
     Args:
         format: ``table`` for people; ``text`` one line each; ``csv`` one row per class, rank 1 first; ``json`` an
-            array of :meth:`Prediction.to_json`; ``srt`` subtitles, which need the timeline of a single video.
+            array of :meth:`Prediction.to_json`; ``srt`` subtitles, which need the timeline of a single video. In each,
+            names are escaped so that they stay text (:mod:`gesta.progress`).
 
     Raises:
         GestaError: ``srt`` of whole videos or of several videos.
@@ -94,10 +96,11 @@ def _csv(out: TextIO) -> Writer:
     while True:
         p = yield
         times = ["" if t is None else f"{t:.3f}" for t in (p.start, p.end)]
+        path, error = csv_cell(p.path), csv_cell(p.error)
         for i, (name, probability) in enumerate(p.labels):
-            rows.writerow([p.path, *times, i + 1, name, f"{probability:.6f}", p.error])
+            rows.writerow([path, *times, i + 1, csv_cell(name), f"{probability:.6f}", error])
         if not p.labels:
-            rows.writerow([p.path, *times, "", "", "", p.error])
+            rows.writerow([path, *times, "", "", "", error])
 
 
 def _json(out: TextIO) -> Writer:
@@ -105,7 +108,7 @@ def _json(out: TextIO) -> Writer:
     try:
         while True:
             p = yield
-            out.write(separator + json.dumps(p.to_json(), ensure_ascii=False))
+            out.write(separator + json_text(p.to_json()))
             separator = ",\n"
     finally:  # also after Ctrl-C the file is a valid array
         out.write("[]\n" if separator == "[\n" else "\n]\n")
@@ -124,4 +127,4 @@ def _srt(out: TextIO) -> Writer:
             raise GestaError("subtitles need times: ask for the timeline too (--timeline), or take csv or json")
         cue += 1
         name, probability = p.labels[0]
-        out.write(f"{cue}\n{clock(p.start, ',')} --> {clock(p.end, ',')}\n{name} ({probability:.0%})\n\n")
+        out.write(f"{cue}\n{clock(p.start, ',')} --> {clock(p.end, ',')}\n{subtitle(name)} ({probability:.0%})\n\n")

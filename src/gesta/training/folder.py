@@ -16,7 +16,7 @@ from gesta.errors import GestaError
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
 from gesta.recipe import Recipe
-from gesta.records import ClassNames, Record, by_space, class_counts, labels_file, list_hash
+from gesta.records import ClassNames, Record, by_space, class_counts, class_lines, labels_file, list_hash
 
 LAST = "last.ckpt"
 """The training state that a run is resumed from."""
@@ -131,7 +131,7 @@ def write_recipe(run: Path, recipe: Recipe, classes: ClassNames) -> str:
     """Write ``recipe.json`` and ``labels.txt`` (or one file of names for each label space); returns an empty string."""
     write_text(run / "recipe.json", json.dumps(to_json(recipe), indent=2) + "\n")
     for space, names in by_space(classes).items():
-        write_text(run / labels_file(space), "".join(f"{name}\n" for name in names))
+        write_text(run / labels_file(space), class_lines(names))
     return ""
 
 
@@ -162,7 +162,12 @@ def fit_classes(model: ModelConfig, classes: ClassNames) -> str:
 
     Returns:
         A sentence about it for the user, empty if nothing changed.
+
+    Raises:
+        GestaError: a name that ``labels.txt`` cannot hold.
     """
+    for names in by_space(classes).values():
+        class_lines(names)
     sizes = class_counts(classes)
     if model.classes == sizes:
         return ""

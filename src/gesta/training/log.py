@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gesta.files import make_folder, refusal
+from gesta.progress import show, visible
 from gesta.training.folder import TrainingProgress
 
 LINE_EVERY_S = 10.0
@@ -64,9 +65,9 @@ class RunLog:
         if self.quiet:
             return
         if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            show(text, sys.stderr)
 
     def begin_epoch(self, epoch: int, epochs: int, done: int, steps: int) -> None:
         """Start the bar of an epoch (counted from 1) of which ``done`` of ``steps`` steps are completed."""

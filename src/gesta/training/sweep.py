@@ -25,7 +25,7 @@ from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
 from gesta.files import lock_folder, write_text
 from gesta.processes import is_first_process
-from gesta.progress import plain_text
+from gesta.progress import plain_text, show
 from gesta.recipe import Recipe
 from gesta.training.folder import fit_classes, recipe_changes
 from gesta.training.loop import train
@@ -194,7 +194,7 @@ def _run_trial(planned: _Planned, title: str, trust_code: bool, quiet: bool) -> 
 
     def say(text: str) -> None:
         if not quiet and is_first_process():
-            print(text, file=sys.stderr, flush=True)
+            show(text, sys.stderr)
 
     seed, run = planned.recipe.train.seed, planned.run
     say(f"{title}, seed {seed}: {run}")
