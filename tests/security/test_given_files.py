@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import json
 import pickle
+import re
 import time
+import tomllib
 import types
 import typing
 import zipfile
@@ -154,6 +156,12 @@ def test_nothing_in_the_source_unpickles_or_evaluates() -> None:
         calls = [word for line in lines for word in words if word in line.replace(".eval(", "").replace("_eval(", "")]
         assert not calls, (name, calls)
     assert [name for name, text in texts.items() if "torch.load(" in text] == ["checkpoint.py"]
+
+
+def test_every_library_has_a_lower_bound() -> None:
+    """So that scripts/test --lowest tries all of them."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert all(re.fullmatch(r"\w+>=\d+(\.\d+)+", dependency) for dependency in project["dependencies"])
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "a/b", "", ".", ".ssh", "nul\0", "n" * 244])

@@ -5,7 +5,6 @@ Fig. 6 of Y. Wang's ST-MANet (ComSIS 21(4), 2024), whose §4.5 calls it Table 6.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +22,8 @@ from gesta.config import from_json, replace, suggest
 from gesta.cost import Style, count
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
-from gesta.evaluation.result import Result
-from gesta.model import ModelConfig
+from gesta.evaluation.result import Result, read_metrics
+from gesta.model import ModelConfig, check_size
 from gesta.models import MODELS, model_config
 from gesta.progress import one_line, plain_text, track
 from gesta.recipe import Recipe
@@ -151,6 +150,7 @@ def _of_result(source: str, path: Path, trust_code: bool) -> ComparedModel:
     if "class" not in result.model.config:
         raise GestaError(f"{source}: holds fused scores of several models; give the results of the single models")
     config = from_json(result.model.config, ModelConfig, trust_code=trust_code, source=str(path))
+    check_size(config, str(path))
     model = ComparedModel(name=source.rstrip("/").removesuffix("/result.json"), model=config)
     model.views = result.counts.views / result.counts.decoded if result.counts.decoded else None
     top1 = headline(result.metrics)
@@ -203,7 +203,7 @@ def _measured(recipe: Recipe, runs: Path, data: str | None = None) -> list[Accur
     path = runs / recipe.name / "result.json"
     if not path.is_file():
         return []
-    top1 = headline(json.loads(path.read_text())["metrics"])
+    top1 = headline(read_metrics(path))
     return [] if top1 is None else [Accuracy(data=data or type(recipe.data).__name__, top1=top1, measured=True)]
 
 

@@ -357,6 +357,20 @@ class Result:
         return plain_text(*[numbers] * bool(numbers.rows), *lines)
 
 
+def read_metrics(path: str | Path) -> dict[str, float]:
+    """The metrics of a result alone.
+
+    Raises:
+        GestaError: the file cannot be read, or holds none.
+    """
+    remedy = "evaluate again"
+    fields = read_json(path, dict[str, Any], limit=MAX_BYTES, remedy=remedy)
+    metrics: dict[str, float] = from_json(
+        fields.get("metrics"), dict[str, Percent], source=f"{path}: metrics", remedy=remedy
+    )
+    return metrics
+
+
 PARTS: dict[str, type] = {
     "model": ModelSource,
     "protocol": Protocol,

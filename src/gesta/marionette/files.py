@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+from gesta.config import Between, from_json, read_json
 from gesta.errors import GestaError
 from gesta.files import LOCK, write_text
 from gesta.processes import ignore_interrupts, starting_workers
@@ -21,18 +22,26 @@ VERSION = 1
 MANIFEST = "marionette.json"
 
 
+class _Required(TypedDict):
+    clips: Annotated[int, Between(0, 10**6)]
+    seed: int
+
+
+class _Manifest(_Required, total=False):
+    """Those fields of a manifest that are used before they are compared with what is asked for."""
+
+    family: str
+
+
 def read_manifest(root: Path) -> dict[str, Any] | None:
     """How a folder was made; None if nothing was made in it."""
-    path = root / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(manifest, dict) and isinstance(manifest["clips"], int) and isinstance(manifest["seed"], int):
-            return manifest
-    except FileNotFoundError:
+    path, remedy = root / MANIFEST, f"delete {root} and make it again"
+    if not path.exists():
         return None
-    except (OSError, ValueError, KeyError):
-        pass
-    raise GestaError(f"{path} cannot be read as a Marionette manifest; delete {root} and make it again")
+    manifest: dict[str, Any] = read_json(path, dict[str, Any], remedy=remedy)
+    checked = {name: value for name, value in manifest.items() if name in ("clips", "seed", "family")}
+    from_json(checked, _Manifest, source=str(path), remedy=remedy)
+    return manifest
 
 
 def open_folder(root: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], bool]:

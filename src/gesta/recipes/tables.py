@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from gesta.config import replace
 from gesta.cost import count
 from gesta.evaluation.metrics import ACTION
+from gesta.evaluation.result import read_metrics
 from gesta.recipe import Recipe
 from gesta.recipes.address import miniature
 from gesta.recipes.published import UNITS, Row, Table, digits_of
@@ -97,7 +97,7 @@ def _accuracy(recipe: Recipe, column: str, runs: Path) -> float | None:
     result = runs / recipe.name / "result.json"
     if not result.is_file():
         return None
-    metrics = json.loads(result.read_text())["metrics"]
+    metrics = read_metrics(result)
     key = "top5" if column.endswith("Top-5") else "top1"
     return metrics.get(f"{ACTION}/{key}", metrics.get(key))
 

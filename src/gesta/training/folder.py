@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gesta.checkpoint import load_state, previous_state
-from gesta.config import to_json, with_tags
+from gesta.config import read_json, to_json, with_tags
 from gesta.errors import GestaError
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
@@ -138,11 +138,8 @@ def write_recipe(run: Path, recipe: Recipe, classes: ClassNames) -> str:
 def recipe_changes(run: Path, recipe: Recipe) -> dict[str, str]:
     """Differences between a run's ``recipe.json`` and a recipe, see :func:`differences`."""
     path = run / "recipe.json"
-    try:
-        saved = with_tags(json.loads(path.read_text()))
-    except ValueError:
-        raise GestaError(f"{path}: is damaged; fix it, or start again in another folder") from None
-    return differences(saved, to_json(recipe))
+    saved = read_json(path, dict[str, Any], remedy="fix it, or start again in another folder")
+    return differences(with_tags(saved), to_json(recipe))
 
 
 def differences(old: Any, new: Any, name: str = "") -> dict[str, str]:

@@ -25,7 +25,7 @@ from gesta.cost import Part, count
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
 from gesta.files import write_text
-from gesta.model import ModelConfig
+from gesta.model import ModelConfig, check_size
 from gesta.progress import visible
 
 PAIRS = 15
@@ -218,6 +218,7 @@ def _cost(result: Result) -> CostTable:
         return CostTable(f"The sum of the costs of the fused models ({models}).", [])
     try:
         config = from_json(result.model.config, ModelConfig, source="the result")
+        check_size(config, "the result")
         torch_cost, papers = count(config), count(config, style="fvcore")
     except Exception as error:  # whatever building an impossible model raises: the page is written without it
         return CostTable(f"The cost cannot be counted: {error}", [])
