@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gesta import demo
-from gesta.cli import main
+from gesta.cli import demo_steps, main
 from gesta.config import replace
 from gesta.datasets.epic import EPICKitchens
 from gesta.datasets.ntu import NTU
@@ -17,8 +16,8 @@ from gesta.recipes.address import find_recipe, miniature, read_recipe
 
 
 def test_two_layouts_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(demo, "CLASSES", 1)
-    assert demo.run_layouts(tmp_path, 4, 1, ("epic", "ntu"), 32)
+    monkeypatch.setattr(demo_steps, "CLASSES", 1)
+    assert demo_steps.run_layouts(tmp_path, 4, 1, ("epic", "ntu"), 32)
     rows = capsys.readouterr().out.splitlines()[-2:]
     assert [row.split()[:2] for row in rows] == [["epic", "ctn.epic_kitchens"], ["ntu", "mfst.ntu"]]
     kitchen, depth = (read_recipe(tmp_path / name / "run" / "recipe.json") for name in ("epic", "ntu"))
@@ -35,7 +34,7 @@ def test_a_failure_is_reported_and_the_others_run(
     def run(layout: str, *_: object) -> str:
         return "went well" if layout != "ssv1" else str(1 // 0)
 
-    monkeypatch.setattr(demo, "_run_layout", run)
+    monkeypatch.setattr(demo_steps, "_run_layout", run)
     with pytest.raises(SystemExit) as exit_:
         main(["demo", "--all-layouts", "--out", str(tmp_path)])
     assert exit_.value.code == 1
@@ -49,4 +48,4 @@ def test_miniatures_on_a_given_data_set_keep_the_protocol(tmp_path: Path) -> Non
     small = miniature(recipe, NTU(root=str(tmp_path), split="cross_view"))
     assert isinstance(small.data, NTU) and small.data.split == "cross_view"
     assert small.model.classes == 60 and small.evaluate == recipe.evaluate
-    assert set(demo.RECIPES) == set(LAYOUT_DATA)
+    assert set(demo_steps.RECIPES) == set(LAYOUT_DATA)

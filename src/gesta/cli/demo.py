@@ -19,7 +19,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from gesta.demo import run_demo, run_layouts
+    from gesta.cli.demo_steps import run_demo, run_layouts
 
     epochs: int | None = options.epochs
     if options.all_layouts:
