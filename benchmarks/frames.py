@@ -144,8 +144,12 @@ CLOCKS: dict[str, Callable[[Times], Times]] = {
     "set back far": _set_back(12.0, 2 * GOP + 3),
 }
 
+DAMAGED = "joined inside"
+"""What its packets promise is not what comes: without a look at every picture, frames after the join may be numbered by
+packets, as in any damaged file. It is counted here and does not decide the exit status."""
+
 JOINS = {"joined": (0, 0), "joined, overlapping": (8 * STEP, 0), "joined, interleaved": (9 * STEP // 2, 0),
-         "joined inside": (8 * STEP, 4)}  # fmt: skip
+         DAMAGED: (8 * STEP, 4)}  # fmt: skip
 """By how much the second file's clock is later than the first one's, and how many of its packets are missing."""
 
 
@@ -287,7 +291,7 @@ def judge(path: Path, name: str, tally: Tally, every: int = 1) -> None:
                 break
         counts: list[int] = []
         read(path, lambda count: counts.append(count) or torch.tensor([0]))  # type: ignore[func-returns-value]
-        if counts[-1] != n and not name.startswith("joined inside"):  # damage: packets that give no frame are counted
+        if counts[-1] != n:
             tally.wrong_counts += 1
             tally.wrong.append(f"{name}: {counts[-1]} frames, decoded {n}")
         info = probe(path)
@@ -296,7 +300,7 @@ def judge(path: Path, name: str, tally: Tally, every: int = 1) -> None:
         if (np.diff(times) <= 0).any() or times[0] < 0 or (info.fps and info.duration < 0.9 * n / max(info.fps, 1)):
             tally.wrong_times += 1
             tally.wrong.append(f"{name}: times {times[:3]} to {times[-1]}, {info.fps} fps, {info.duration} s")
-    except GestaError as error:
+    except (GestaError, ValueError) as error:
         tally.wrong.append(f"{name}: {error}")
     finally:
         decode.VideoFile.fill = fill  # type: ignore[method-assign]
@@ -323,6 +327,8 @@ def judge_all(job: Job) -> dict[str, Tally]:
         path = Path(folder) / f"a.{CONTAINERS[job.container]}"
         for name, data in written(job.container, job.codec, job.pictures, list(tallies)):
             path.write_bytes(data)
+            if name in JOINS and len(plain_decode(path)) <= job.pictures // 2:
+                continue  # a format of which libav does not read the second file
             judge(path, f"{name}, {job.container} {job.codec}", tallies[name], job.every)
     return tallies
 
@@ -360,7 +366,7 @@ def main() -> None:
         for name, tally in total.items():
             print(f"{name:26}", *(f"{getattr(tally, column):13}" for column in columns))
         print(f"{sum(t.files for t in total.values())} files, {sum(t.reads for t in total.values())} reads")
-    sys.exit(any(tally.wrong for tally in total.values()))
+    sys.exit(any(tally.wrong for name, tally in total.items() if name != DAMAGED))
 
 
 if __name__ == "__main__":

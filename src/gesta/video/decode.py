@@ -51,14 +51,16 @@ class VideoFile:
             self.container, self.stream = stack.enter_context(open_video(self.path, self._deadline))
             self._index = index_packets(self.container, self.stream, self._deadline)
             self.frames = self._index.frames
-            self._shortcut = bool(self._index.keys) and self.stream.codec_context.name in ONE_PACKET_ONE_FRAME
+            counts_exactly = self.stream.codec_context.name in ONE_PACKET_ONE_FRAME
+            self._shortcut = bool(self._index.keys) and counts_exactly
             if self._shortcut:
                 self._numbers = frame_numbers(self._index.pts)
                 self._positions = np.argsort(self._index.pts)  # of packets, by the number of their frame
             self._decoder_is_new = True
             self._multithreaded = set_threads(self.stream)
             self._decoded_times: np.ndarray | None = None
-            if self.contradictory_times:  # recordings were joined, where the decoder may drop frames: count what comes
+            # a decoder may drop frames where recordings were joined, or keep those that an edit list leaves out
+            if self.contradictory_times or (self._index.discards and not counts_exactly):
                 self._decoded_times = self._decode_times()
                 self.frames = len(self._decoded_times) or self.frames
             self._opened = stack.pop_all()
@@ -81,7 +83,7 @@ class VideoFile:
     def times(self) -> np.ndarray:
         """When each frame is shown, seconds from the container's beginning, see :class:`gesta.video.clock.Clock`.
 
-        Where the times of packets contradict each other, they are those of the decoded frames.
+        Where the times of packets contradict each other, those of the decoded frames.
         """
         if self._decoded_times is not None:
             return self._decoded_times

@@ -37,6 +37,7 @@ class PacketIndex(NamedTuple):
         dts: their decoding times where known; of AVI the numbers of their chunks.
         keys: positions of the key frames at which decoding may start and gives exactly the same; empty if only the
             beginning may.
+        discards: whether there are others, which an edit list leaves out.
         one_clock: whether the order of frames is known even of those that are not decoded.
         packets: all packets, discarded ones included, if they are few enough to hold.
     """
@@ -45,6 +46,7 @@ class PacketIndex(NamedTuple):
     pts: np.ndarray
     dts: list[int | None]
     keys: list[int]
+    discards: bool
     one_clock: bool
     packets: list[av.Packet] | None
 
@@ -77,7 +79,7 @@ def index_packets(container: Any, stream: Any, deadline: Deadline) -> PacketInde
             dts.append(packet.dts)
     index = _index(container, stream, pts, dts, keys)._replace(packets=packets or None)
     # without its discarded packets, the decoder drops frames and all later numbers shift
-    return index._replace(keys=[]) if total > index.frames else index
+    return index._replace(keys=[], discards=True) if total > index.frames else index
 
 
 def _from_samples(container: Any, stream: Any, deadline: Deadline, byte_range: ByteRange) -> PacketIndex | None:
@@ -100,7 +102,7 @@ def _from_samples(container: Any, stream: Any, deadline: Deadline, byte_range: B
 
 
 def _index(container: Any, stream: Any, times: list[int | None], dts: list[int | None], keys: list[int]) -> PacketIndex:
-    index = PacketIndex(len(times), np.empty(0, np.int64), dts, [], False, None)
+    index = PacketIndex(len(times), np.empty(0, np.int64), dts, [], False, False, None)
     if numbers_chunks(container) or None in times or not times:
         return index
     pts = np.asarray(times, np.int64)
