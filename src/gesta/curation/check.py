@@ -26,6 +26,7 @@ from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
 from gesta.video.depth import Depth
 from gesta.video.find import is_video_name, walk
 from gesta.video.images import image_files
+from gesta.video.picture import squared_size
 from gesta.video.probe import VideoInfo, probe
 
 Severity = Literal["error", "warning", "info"]
@@ -33,6 +34,9 @@ MAX_PRINTED = 10
 """Findings of one kind that are printed; the others are counted (``--json`` has them all)."""
 IMBALANCE = 10
 """A class this many times rarer than the most frequent one gets a warning."""
+
+LATE_S = 0.5
+"""Seconds after its container's beginning from which on a picture begins late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +229,7 @@ def _check_files(decoded: Mapping[str, _Decoded], clip: ClipSpec | None) -> Iter
                 f"{path}: has {info.frames} frames, a clip spans {shortest}; it will be repeated or held (short_videos)"
             )
             yield DataFinding("warning", "shorter than a clip", text)
-        if info.contradictory_times:
-            text = (
-                f"{path}: its timestamps are repeated or run backwards, as in joined recordings, so each clip is "
-                "decoded from its beginning; make a copy with gesta data prepare"
-            )
-            yield DataFinding("info", "contradictory times", text)
+        yield from _check_pictures(path, info)
         if info.declared_frames and info.declared_frames != info.frames:
             text = f"{path}: its header says {info.declared_frames} frames, gesta counts {info.frames} decoded ones"
             yield DataFinding("info", "wrong header", text)
@@ -241,6 +240,41 @@ def _exists(path: str) -> bool:
         return os.path.exists(path) or locate(path) is not None
     except GestaError:  # the system does not say
         return True
+
+
+def _check_pictures(path: str, info: VideoInfo) -> Iterator[DataFinding]:
+    """Times and pictures that are read otherwise than players show them, or slowly."""
+    if info.contradictory_times:
+        text = (
+            f"{path}: its timestamps are repeated or run backwards, as in joined recordings, so each clip is decoded "
+            "from its beginning; make a copy with gesta data prepare"
+        )
+        yield DataFinding("info", "contradictory times", text)
+    if info.start > LATE_S:
+        text = (
+            f"{path}: its picture begins {info.start:.1f} s after its sound; segments in seconds count from the sound, "
+            "but in a copy by gesta data prepare from the picture, so list those of copies in frames"
+        )
+        yield DataFinding("info", "begins late", text)
+    if info.pixel_aspect != 1:
+        width, height = squared_size(info.width, info.height, info.pixel_aspect)
+        text = (
+            f"{path}: its {info.width} x {info.height} pixels are shown as {width} x {height} by players and read as "
+            "square by gesta, as by published systems; for what players show, make a copy with gesta data prepare"
+        )
+        yield DataFinding("info", "pixels not square", text)
+    if info.interlaced:
+        text = (
+            f"{path}: its frames are two fields each, so moving edges look like combs; make a copy with gesta data "
+            "prepare, which deinterlaces"
+        )
+        yield DataFinding("warning", "interlaced", text)
+    if info.hdr:
+        text = (
+            f"{path}: its brightness is HDR (PQ or HLG), which is read without tone mapping, flat and dark; convert it "
+            "to BT.709 first, for example with ffmpeg's filters zscale and tonemap"
+        )
+        yield DataFinding("warning", "HDR", text)
 
 
 def _check_segments(splits: Mapping[str, Sequence[Record]], decoded: Mapping[str, _Decoded]) -> Iterator[DataFinding]:

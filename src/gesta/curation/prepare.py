@@ -97,8 +97,10 @@ def prepare(
 ) -> Prepared:
     """Make a small copy of all videos below a folder.
 
-    A video becomes an MP4 file of the same name (``a/b.avi``: ``a/b.mp4``), with square pixels, upright, without sound.
-    Files appear complete or not at all, and a video that cannot be read stops nothing.
+    A video becomes an MP4 file of the same name (``a/b.avi``: ``a/b.mp4``) that shows what players show: upright,
+    stretched to square pixels, deinterlaced. It has no sound and begins with its first frame, so the times of a video
+    whose picture begins later than its sound change. Files appear complete or not at all, and a video that cannot be
+    read stops nothing.
 
     Args:
         root: folder of videos, files or folders of frames, at any depth.

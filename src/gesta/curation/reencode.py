@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.video.reformatter import ColorRange, VideoReformatter
 from PIL import Image
 
@@ -18,7 +20,7 @@ from gesta.video.boundary import decoding
 from gesta.video.clock import FALLBACK_FPS, timed_frames
 from gesta.video.container import last_error, open_video, read_packets, set_threads, undecodable
 from gesta.video.images import image_files, read_image
-from gesta.video.picture import FrameConverter, display_matrix
+from gesta.video.picture import FrameConverter, display_matrix, squared_size
 from gesta.video.probe import VideoInfo, probe
 
 CRF = {"h264": 20, "hevc": 22}
@@ -28,6 +30,9 @@ JPEG_QUALITY = 90
 
 TICKS = 90000
 """Units of a second in which the times of a video without a constant rate are written."""
+
+ROUNDING_S = 1e-3
+"""Seconds by which a duration may be rounded up: a frame that would last no longer is not added."""
 
 ENCODERS = {"h264": "libx264", "hevc": "libx265"}
 
@@ -71,12 +76,12 @@ def prepare_one(job: EncodeJob) -> Outcome:
         make_folder(os.path.dirname(job.target))
         with decoding(job.source, "cannot be prepared"), temporary_for(job.target) as part:
             info = probe(job.source)
-            timed_frames = _decoded(job.source, info, damage)
+            timed_frames = _deinterlaced(_decoded(job.source, info, damage))
             if job.settings.fps is not None:
                 timed_frames = _resampled(timed_frames, info, job.settings.fps)
             if job.settings.frames:
                 part.mkdir()
-                written = _write_images(str(part), timed_frames, job.settings.short_side)
+                written = _write_images(str(part), timed_frames, info, job.settings.short_side)
             else:
                 written = _write_video(str(part), timed_frames, info, job.settings)
             if not written:
@@ -115,6 +120,44 @@ def _decoded(path: str, info: VideoInfo, damage: list[Exception]) -> Iterator[Ti
             yield TimedFrame(frame, time - begin if info.variable_rate else number / fps)
 
 
+def _deinterlaced(timed_frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
+    """The same frames; the second field of an interlaced one is made anew, for the moment of its first."""
+    graph: Graph | None = None
+    size = (0, 0, "")
+    held_back: deque[TimedFrame] = deque()  # in the filter, which looks at the frames before and after each
+    for timed in timed_frames:
+        frame = timed.image
+        if not isinstance(frame, av.VideoFrame) or (graph is None and not frame.interlaced_frame):
+            yield timed
+            continue
+        if graph is None or size != (frame.width, frame.height, frame.format.name):
+            yield from _filtered(graph, None, held_back)
+            size = (frame.width, frame.height, frame.format.name)
+            graph = Graph()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, TICKS)
+            )
+            graph.link_nodes(source, graph.add("bwdif", "send_frame:auto:interlaced"), graph.add("buffersink"))
+            graph.configure()
+        frame.pts, frame.time_base = len(held_back), Fraction(1, TICKS)
+        held_back.append(timed)
+        yield from _filtered(graph, frame, held_back)
+    yield from _filtered(graph, None, held_back)
+
+
+def _filtered(graph: Graph | None, frame: av.VideoFrame | None, held_back: deque[TimedFrame]) -> Iterator[TimedFrame]:
+    """Push a frame (None: the end) and take what is finished."""
+    if graph is None:
+        return
+    graph.push(frame)
+    while True:
+        try:
+            image = graph.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+        yield held_back.popleft()._replace(image=image)
+
+
 def _resampled(timed_frames: Iterator[TimedFrame], info: VideoInfo, fps: float) -> Iterator[TimedFrame]:
     """Frame k of the result is the one that a player shows at ``k / fps`` seconds."""
     rate = info.fps or FALLBACK_FPS
@@ -126,7 +169,7 @@ def _resampled(timed_frames: Iterator[TimedFrame], info: VideoInfo, fps: float) 
             yield TimedFrame(previous, written / fps, until - written)
             written = until
         previous = image
-        end = max(info.duration, time + 1e-3) if info.duration else time + 1 / rate
+        end = max(info.duration - ROUNDING_S, time + ROUNDING_S) if info.duration else time + 1 / rate
     if previous is not None:
         yield TimedFrame(previous, written / fps, max(_before(end, fps) - written, int(not written)))
 
@@ -139,20 +182,22 @@ def _before(time: float, fps: float) -> int:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _write_images(folder: str, timed_frames: Iterator[TimedFrame], short_side: int) -> int:
+def _write_images(folder: str, timed_frames: Iterator[TimedFrame], info: VideoInfo, short_side: int) -> int:
     """JPEG files, numbered from 1 as MMAction2 numbers them."""
     convert, written = None, 0
     for image, _, times in timed_frames:
         if not times:
             continue
         if isinstance(image, av.VideoFrame):
-            convert = convert or FrameConverter(_shrunk(image.width, image.height, short_side))
-            rgb = Image.fromarray(np.ascontiguousarray(convert(image).transpose(1, 2, 0)))
-        else:
-            rgb = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-            side = _shrunk(*rgb.size, short_side)
-            if side is not None:
-                rgb = rgb.resize([round(length * side / min(rgb.size)) for length in rgb.size], Image.Resampling.BOX)
+            square = info.pixel_aspect == 1
+            convert = convert or FrameConverter(_shrunk(image.width, image.height, short_side) if square else None)
+            image = convert(image)
+        rgb = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        width, height = squared_size(*rgb.size, info.pixel_aspect)
+        scale = min(1.0, short_side / min(width, height))
+        size = round(width * scale), round(height * scale)
+        if rgb.size != size:
+            rgb = rgb.resize(size, Image.Resampling.BOX if info.kind == "frames" else Image.Resampling.BICUBIC)
         for _ in range(times):
             written += 1
             rgb.save(os.path.join(folder, f"img_{written:05d}.jpg"), quality=JPEG_QUALITY)
@@ -161,7 +206,7 @@ def _write_images(folder: str, timed_frames: Iterator[TimedFrame], short_side: i
 
 def _write_video(path: str, timed_frames: Iterator[TimedFrame], info: VideoInfo, settings: EncodeSettings) -> int:
     """An MP4 file of 4:2:0 pictures of 8 bits with a key frame every second."""
-    width, height = _even_size(info.width, info.height, settings.short_side)
+    width, height = _even_size(*squared_size(info.width, info.height, info.pixel_aspect), settings.short_side)
     constant = settings.fps is not None or not info.variable_rate
     fps = Fraction(settings.fps or info.fps or FALLBACK_FPS).limit_denominator(1001)
     scaler = VideoReformatter()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,24 @@ from gesta.errors import DecodeError, VideoError
 from gesta.video.boundary import decoding, explain
 from gesta.video.deadline import Deadline
 from gesta.video.depth import Depth, resize_nearest
-from gesta.video.picture import FrameBuffer, scaled_size, size_problem
+from gesta.video.picture import FrameBuffer, Matrix, scaled_size, size_problem, upright
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """Formats of pictures that are opened, whatever their name: others reach old parsers, or start programs (EPS)."""
 
+ORIENTATIONS: dict[int, Matrix] = {
+    2: (-1, 0, 0, 1), 3: (-1, 0, 0, -1), 4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0), 6: (0, 1, -1, 0), 7: (0, -1, -1, 0), 8: (0, -1, 1, 0),
+}  # fmt: skip
+"""Display matrices of the EXIF orientations, see :func:`gesta.video.picture.display_matrix`; others are upright."""
+
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
+_SECONDS = re.compile(r"^(?P<prefix>)(?P<number>\d+\.\d+)(?P<suffix>\.[^.]+)$")
 _FLOW = re.compile(r"^(flow_)?[xyuv]_?$", re.IGNORECASE)
 
 
@@ -31,22 +43,25 @@ def image_files(folder: str, depth: bool = False) -> list[str]:
 
     Images are grouped by what stands before the trailing number (``img_``, ``frame_``, nothing, the video's name) and
     by suffix; optical-flow images (``flow_x_``, ``flow_y_``, ``x_``, ``y_``) are left out. The first number may be
-    anything and numbers may be missing.
+    anything and numbers may be missing. Names that are seconds (``0.033.jpg``) are in the order of time.
 
     Raises:
-        VideoError: no numbered images, only flow images, or several sequences of which none is clearly the wanted one.
+        VideoError: no numbered images, only flow images, several sequences of which none is clearly the wanted one, or
+            two images of one number (``img_1.jpg`` and ``img_00001.jpg``).
     """
-    groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Decimal, str]]] = {}
     flow = False
     with decoding(folder, "cannot be listed"), os.scandir(folder) as entries:
-        for entry in entries:
-            match = None if entry.name.startswith(".") else _NUMBERED.match(entry.name)
-            if match is None or match["suffix"].lower() not in IMAGES:
-                continue
-            if _FLOW.match(match["prefix"]):
-                flow = True
-                continue
-            groups.setdefault((match["prefix"], match["suffix"].lower()), []).append((int(match["number"]), entry.name))
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    pattern = _SECONDS if _are_seconds(names) else _NUMBERED
+    for name in names:
+        match = pattern.match(name)
+        if match is None or match["suffix"].lower() not in IMAGES:
+            continue
+        if _FLOW.match(match["prefix"]):
+            flow = True
+            continue
+        groups.setdefault((match["prefix"], match["suffix"].lower()), []).append((Decimal(match["number"]), name))
     if not groups:
         if flow:
             raise VideoError(f"{folder}: holds optical flow images only; give the folder of RGB frames")
@@ -57,10 +72,35 @@ def image_files(folder: str, depth: bool = False) -> list[str]:
         matches = _is_depth_name if depth else _is_rgb_name
         groups = {key: files for key, files in groups.items() if matches(key[0], folder)} or groups
     if len(groups) > 1:
-        names = ", ".join(sorted(f"{prefix}*{suffix}" for prefix, suffix in groups))
-        raise VideoError(f"{folder}: holds several image sequences ({names}); keep one sequence per folder")
+        sequences = ", ".join(sorted(f"{prefix}*{suffix}" for prefix, suffix in groups))
+        raise VideoError(f"{folder}: holds several image sequences ({sequences}); keep one sequence per folder")
     (files,) = groups.values()
-    return [os.path.join(folder, name) for _, name in sorted(files)]
+    files.sort()
+    for (number, name), (following, other) in itertools.pairwise(files):
+        if number == following:
+            raise VideoError(f"{folder}: {name} and {other} have the same number; keep one file per frame")
+    return [os.path.join(folder, name) for _, name in files]
+
+
+def _are_seconds(names: list[str]) -> bool:
+    """Whether these images are named by seconds (``0.033.jpg``, ``0.1.jpg``) and not by a counter behind a dot.
+
+    A counter goes up by ones, and is not written with leading zeros here and without there.
+    """
+    fractions: dict[str, list[str]] = {}
+    for name in names:
+        match = _NUMBERED.match(name)
+        if match is None or match["suffix"].lower() not in IMAGES:
+            continue
+        seconds = _SECONDS.match(name)
+        if seconds is None:
+            return False
+        whole, fraction = seconds["number"].split(".")
+        fractions.setdefault(whole, []).append(fraction)
+    if len(fractions) == 1:
+        (digits,) = fractions.values()
+        return len({len(d) for d in digits}) > 1 and any(d[0] == "0" and len(d) > 1 for d in digits)
+    return any(max(map(int, digits)) - min(map(int, digits)) >= len(digits) for digits in fractions.values())
 
 
 def _is_rgb_name(prefix: str, folder: str) -> bool:
@@ -125,7 +165,7 @@ def holds_frames(names: list[str]) -> bool:
 
 
 def read_image(path: str, short_side: int | None, depth: Depth | None = None, enlarge: bool = True) -> np.ndarray:
-    """One frame as ``(3, H, W)`` uint8, its short side scaled to ``short_side`` pixels (bilinear, area-aware).
+    """One frame as ``(3, H, W)`` uint8, upright, its short side scaled to ``short_side`` pixels (bilinear, area-aware).
 
     Args:
         path: the file.
@@ -140,16 +180,19 @@ def read_image(path: str, short_side: int | None, depth: Depth | None = None, en
     """
     with open_image(path) as image:
         width, height = scaled_size(*image.size, short_side, enlarge)
+        if depth is None and image.mode.startswith(("I", "F")):
+            raise VideoError(f"{path}: is a 16-bit image (a depth map?); give the folder of 8-bit RGB frames")
+        if depth is None:
+            image.draft("RGB", (width, height))  # lets the JPEG decoder leave out detail that scaling would remove
+        matrix = ORIENTATIONS.get(image.getexif().get(_ORIENTATION, 1))
         if depth is not None:
             deep = image.mode.startswith(("I", "F"))
-            return depth.encode(resize_nearest(np.asarray(image if deep else image.convert("L")), width, height))
-        if image.mode.startswith(("I", "F")):
-            raise VideoError(f"{path}: is a 16-bit image (a depth map?); give the folder of 8-bit RGB frames")
-        image.draft("RGB", (width, height))  # lets the JPEG decoder leave out detail that scaling would remove
+            shown = depth.encode(resize_nearest(np.asarray(image if deep else image.convert("L")), width, height))
+            return upright(shown, matrix)
         rgb = image.convert("RGB")
         if rgb.size != (width, height):
             rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(rgb).transpose(2, 0, 1)
+        return upright(np.asarray(rgb).transpose(2, 0, 1), matrix)
 
 
 @contextmanager

@@ -55,6 +55,11 @@ def scaled_size(width: int, height: int, short_side: int | None, enlarge: bool =
     )
 
 
+def squared_size(width: int, height: int, pixel_aspect: float) -> tuple[int, int]:
+    """Width and height with square pixels, of a picture whose pixels are ``pixel_aspect`` times as wide as high."""
+    return (round(width * pixel_aspect), height) if pixel_aspect > 1 else (width, round(height / pixel_aspect))
+
+
 class FrameConverter:
     """Turns decoded frames upright, scales them and converts them to RGB.
 

@@ -19,6 +19,12 @@ from gesta.video.images import image_error, image_files, read_image
 from gesta.video.index import is_even
 from gesta.video.picture import FrameConverter, display_matrix
 
+HDR_TRANSFER = frozenset({16, 18})
+"""Transfer characteristics of HDR video: SMPTE ST 2084 (PQ) and ARIB STD-B67 (HLG), as ITU-T H.273 numbers them."""
+
+SQUARE = 0.01
+"""How much a pixel may be wider or higher than square: scaling to whole pixels leaves such aspects behind."""
+
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
@@ -39,6 +45,10 @@ class VideoInfo:
         container: name of the file format.
         damaged: packets or images that could not be decoded; known only after ``exact``.
         start: seconds from the container's beginning to the first frame.
+        pixel_aspect: width of the upright picture's pixels over their height, as players show them. gesta reads pixels
+            as square, as published systems do; ``gesta data prepare`` makes them so.
+        interlaced: whether a decoded frame is made of two fields, so that moving edges look like combs.
+        hdr: whether its brightness is coded as PQ or HLG, which is shown flat and dark without tone mapping.
         contradictory_times: whether timestamps are repeated or run backwards, as in joined recordings; ``fps`` and
             ``duration`` are then of the frames in the order in which they are decoded.
     """
@@ -57,6 +67,9 @@ class VideoInfo:
     container: str = ""
     damaged: int = 0
     start: float = 0.0
+    pixel_aspect: float = 1.0
+    interlaced: bool = False
+    hdr: bool = False
     contradictory_times: bool = False
 
     to_json = asdict
@@ -86,17 +99,18 @@ def probe(
     with decoding(path), VideoFile(path, deadline) as file:
         times = file.times() if file.has_times else np.empty(0)
         frames, video, contradictory = file.frames, file.stream, file.contradictory_times
-        declared = video.frames or None
+        declared, aspect = video.frames or None, float(video.sample_aspect_ratio or 1)
         average = float(video.average_rate or 0) or float(video.guessed_rate or 0)
         codec, file_format = video.codec_context.name, file.container.format.name
         last_step = 1 / average if average and numbers_chunks(file.container) else None
-    first, decoded = None, 0
+    first, decoded, interlaced = None, 0, False
     errors: list[Exception] = []
     with open_video(path, deadline) as (container, video):
         set_threads(video, single=True)  # with several threads an error may take other frames along
         for frame in decode_packets(video, read_packets(container, video, errors, deadline), errors):
             first = first or frame
             decoded += 1
+            interlaced = interlaced or frame.interlaced_frame
             if not exact:
                 break
     if first is None:
@@ -104,6 +118,8 @@ def probe(
     frames = decoded if exact else frames
     with decoding(path):
         height, width = FrameConverter(None).size(first, display_matrix(first))  # upright
+        quarter_turned = (height, width) == (first.width, first.height) and width != height
+        aspect = 1 / aspect if quarter_turned else aspect
         fps, duration, variable = _frame_rate(times, frames, average, last_step)
     return VideoInfo(
         path=path,
@@ -120,6 +136,9 @@ def probe(
         container=file_format,
         damaged=len(errors),
         start=float(times[0]) if len(times) else 0.0,
+        pixel_aspect=1.0 if abs(aspect - 1) < SQUARE else aspect,
+        interlaced=interlaced,
+        hdr=first.color_trc in HDR_TRANSFER,
         contradictory_times=contradictory,
     )
 

@@ -5,7 +5,8 @@ Files are read through PyAV (or torchcodec), folders of images through Pillow, c
 Frames are numbered in *decode order*, the order in which the decoder gives them, because the timestamps of genuine AVI
 files are wrong and the frame counts of headers are not to be trusted. A frame is turned upright, scaled and converted
 to RGB in one step, and only if it is asked for. A packet that cannot be decoded costs its frames, not the file. Pixels
-are taken as square, as all published systems do.
+are taken as square, as all published systems do (also the usual copies of Kinetics of 340 x 256 pixels, whose headers
+say 16:9): ``gesta data check`` names files that players show otherwise, and ``gesta data prepare`` makes pixels square.
 """
 
 from __future__ import annotations
