@@ -219,7 +219,7 @@ def plain_decode(path: Path) -> list[np.ndarray]:
     """All frames, decoded from the beginning by one thread; what cannot be decoded is left out."""
     frames: list[np.ndarray] = []
     convert = FrameConverter(None)
-    with av.open(str(path)) as container:
+    with contextlib.suppress(av.error.FFmpegError), av.open(str(path)) as container:
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             return []
@@ -248,10 +248,7 @@ class Tally:
 
 def judge(path: Path, name: str, tally: Tally, every: int = 1) -> None:
     """Compare all that gesta reads from a file with a plain decode; only each ``every``-th frame and clip."""
-    try:
-        truth = plain_decode(path)
-    except av.error.FFmpegError:
-        truth = []
+    truth = plain_decode(path)
     tally.files += 1
     if not truth:
         tally.unreadable += 1
