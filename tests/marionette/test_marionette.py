@@ -144,6 +144,10 @@ def test_other_folders_and_settings_are_refused(root: Path, tmp_path: Path) -> N
     (tmp_path / "marionette.json").write_text("{")
     with pytest.raises(GestaError, match=r"marionette\.json: .*; delete .* and make it again"):
         Marionette(root=str(tmp_path)).records("train")
+    for settings in ({"clips": 10**9, "seed": 0}, {"clips": 1}, {"clips": 1, "seed": 0, "family": []}):
+        (tmp_path / "marionette.json").write_text(json.dumps(settings))
+        with pytest.raises(GestaError, match=r"marionette\.json: .* make it again"):
+            Marionette(root=str(tmp_path)).classes()
     with pytest.raises(GestaError, match="did you mean 'subjects'"):
         Marionette(root=str(root), held_out="subject").records("train")  # type: ignore[arg-type]
     assert from_json(to_json(Marionette(root="x", held_out="cameras"))) == Marionette(root="x", held_out="cameras")

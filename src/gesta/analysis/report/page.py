@@ -220,7 +220,7 @@ def _cost(result: Result) -> CostTable:
         config = from_json(result.model.config, ModelConfig, source="the result")
         check_size(config, "the result")
         torch_cost, papers = count(config), count(config, style="fvcore")
-    except Exception as error:  # whatever building an impossible model raises: the page is written without it
+    except Exception as error:  # whatever an impossible clip raises in a model, too: the page is written without it
         return CostTable(f"The cost cannot be counted: {error}", [])
     views = result.counts.views / max(result.counts.scored, 1)
     return CostTable(
