@@ -42,6 +42,17 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["result.json"]
 
 
+def test_a_folder_that_is_not_there_or_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(GestaError, match=r"absent/file: cannot be written \(No such file or directory\)"):
+        write_text(tmp_path / "absent" / "file", "x")
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(GestaError, match=r"file/run: cannot be written \(Not a directory\)"),
+        lock_folder(tmp_path / "file/run"),
+    ):
+        pytest.fail("a folder inside a file")
+
+
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), write_atomically(tmp_path / "file") as file:
         file.write(b"half")

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
+_PASSWORD = re.compile(r"(://[^\s/?#@:]*):[^\s/?#]*@")
+
+
+def without_passwords(text: str) -> str:
+    """The text with ``***`` for the passwords of all addresses in it (``rtsp://name:password@host/…``)."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
 
 class GestaError(Exception):
     """Something outside the program is wrong (a file, a flag, a list); the message says what and how to mend it.
 
-    The command line prints the message alone, without a traceback, unless ``--debug`` is given.
+    The command line prints the message alone, without a traceback, unless ``--debug`` is given. Passwords in addresses
+    are never part of it.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_passwords(message))
 
 
 class VideoError(GestaError):
@@ -16,6 +29,10 @@ class VideoError(GestaError):
 
 class DecodeError(VideoError):
     """A file (or one picture of a folder) whose content cannot be decoded, rather than the disk or the path."""
+
+
+class BrokenOffError(VideoError):
+    """A video whose end is missing; all frames before that have been given."""
 
 
 class CheckpointError(GestaError):

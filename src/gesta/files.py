@@ -48,9 +48,38 @@ def remedy(error: OSError) -> str:
     return _REMEDIES.get(error.errno or 0, "choose another place")
 
 
+def machine_fault(error: BaseException) -> str:
+    """A sentence about what the machine lacks or refuses (disk, memory, open files); empty for any other error."""
+    text = str(error).strip().rpartition("\n")[2]
+    number = error.errno if isinstance(error, OSError) else None
+    if "ancdata" in text or "Too many open files" in text:  # ancdata: of open files that come from another process
+        number = errno.EMFILE
+    elif "shared memory" in text or "shm" in text:
+        return f"shared memory is short ({text}); make /dev/shm larger or use fewer workers"
+    elif isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        number = errno.ENOMEM
+    if number not in _REMEDIES:
+        return ""
+    name = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return f"{name}{os.strerror(number)}; {_REMEDIES[number]}"
+
+
 def refusal(path: str | os.PathLike[str], error: OSError) -> GestaError:
     """The sentence that a path cannot be written, and what to do."""
     return GestaError(f"{path}: cannot be written ({error.strerror or error}); {remedy(error)}")
+
+
+@contextlib.contextmanager
+def reporting(path: str | os.PathLike[str], part: Path | None = None) -> Iterator[None]:
+    """Turn an error of the operating system into a sentence about ``path``; one about another file is left as it is."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads the output has enough of it
+        raise
+    except OSError as error:
+        if error.filename is not None and str(error.filename) not in (str(path), str(part)):
+            raise
+        raise refusal(path, error) from None
 
 
 @contextlib.contextmanager
@@ -68,10 +97,10 @@ def write_atomically(path: str | os.PathLike[str], keep: Path | None = None) -> 
         GestaError: it cannot be written.
     """
     if _target(Path(path)) is None:
-        with _writing(path, Path(path)), open(path, "wb") as file:
+        with reporting(path), open(path, "wb") as file:
             yield file
         return
-    with temporary_for(path, keep) as part, _writing(path, part), open(part, "xb") as file:
+    with temporary_for(path, keep) as part, reporting(path, part), open(part, "xb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -99,7 +128,7 @@ def temporary_for(path: str | os.PathLike[str], keep: Path | None = None) -> Ite
         yield part
         if keep and os.path.exists(target):
             _link(target, keep)
-        with _writing(path, part):
+        with reporting(path, part):
             os.replace(part, target)
     finally:
         remove(part)
@@ -205,19 +234,6 @@ def _target(path: Path) -> Path | None:
     else:
         return None  # a circle of links, as opening it will say
     return path if os.path.isfile(path) or not os.path.exists(path) else None
-
-
-@contextlib.contextmanager
-def _writing(path: str | os.PathLike[str], part: Path) -> Iterator[None]:
-    """Turn an error of the operating system into a sentence about ``path``; one about another file is left as it is."""
-    try:
-        yield
-    except BrokenPipeError:  # whoever reads the output has enough of it
-        raise
-    except OSError as error:
-        if error.filename not in (None, str(path), str(part)):
-            raise
-        raise refusal(path, error) from None
 
 
 def _link(path: Path, other: Path) -> None:

@@ -154,7 +154,8 @@ def test_a_broken_packet_costs_its_frames_and_choose_learns_the_true_number(tmp_
     frames = read(path, choose)
     assert seen == [10, 9]
     assert np.array_equal(frames.numpy(), np.delete(whole, 4, axis=0))
-    images, selection, count = read_frames(path, lambda n: Selection(torch.arange(n)))
+    images, selection, count, broken = read_frames(path, lambda n: Selection(torch.arange(n)))
+    assert broken == "", "a packet in the middle is not the end"
     assert torch.equal(images, frames) and torch.equal(selection.indices, torch.arange(9)) and count == 9
     info = probe(path, exact=True)
     assert (info.frames, info.damaged, probe(path).frames) == (9, 1, 10)

@@ -5,32 +5,73 @@ Everything heavy is imported inside the verb that needs it, so that ``gesta --he
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from gesta import __version__
 from gesta.cli import analyse, bench, data, demo, models, runs, tables
 from gesta.cli.options import VerbParser, Verbs
 from gesta.errors import GestaError
+from gesta.files import machine_fault
 from gesta.progress import one_line, show
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``gesta`` command; exits with 0, 1 (something is wrong, one sentence) or 2 (usage)."""
     options = make_parser().parse_args(arguments)
+    with _terminable():
+        try:
+            status = options.verb(options)
+            sys.stdout.flush()
+        except GestaError as error:
+            if options.debug:
+                raise
+            status = _say(str(error))
+        except KeyboardInterrupt:
+            status = _say("interrupted", 130)
+        except BrokenPipeError:
+            status = _say("")
+        except (OSError, MemoryError, RuntimeError) as error:
+            if options.debug or not (sentence := machine_fault(error)):
+                raise
+            status = _say(sentence)
+        if status in (130, 143):  # a second Ctrl-C must not break off the end of the interpreter
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(status or 0)
+
+
+def _say(sentence: str, status: int = 1) -> int:
+    """Print why a verb has ended, if there is something to say; gives the exit status."""
+    if sentence:
+        show(f"gesta: {one_line(sentence)}", sys.stderr)
     try:
-        status = options.verb(options)
-    except GestaError as error:
-        if options.debug:
-            raise
-        show(f"gesta: {one_line(str(error))}", sys.stderr)
-        status = 1
-    except KeyboardInterrupt:
-        print("gesta: interrupted", file=sys.stderr)
-        status = 130
-    except BrokenPipeError:
-        status = 1
-    sys.exit(status or 0)
+        sys.stdout.flush()
+    except OSError:  # its reader has gone or its disk is full: the interpreter must not try again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the verb as Ctrl-C does, so that nothing half-written stays, with status 143."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(2, b"gesta: ended by SIGTERM\n")
+        raise SystemExit(143)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def make_parser() -> VerbParser:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gesta.cli.options import Verbs, device_option, trust_option
 from gesta.cli.public_weights import check_model_options, load_public, model_options
-from gesta.errors import GestaError
+from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for the start-up time of the command: these import torch
@@ -116,11 +116,15 @@ def write_predictions(
         predictions = predict(model, paths, classes=classes, views=views, top=top, device=device)
     if live and format == "table":
         format = "text"  # a table is complete at the end, which a camera does not have
-    written = write_to(out, predictions, format)
+    written = write_to(out, predictions, format, live)
     for path in paths:
-        if not any(p.path == path for p in written):
-            sentence = f"{path}: no action reaches a probability of {config.threshold} (--threshold)"
+        name = without_passwords(path)
+        if not any(p.path == name for p in written):
+            sentence = f"{name}: no action reaches a probability of {config.threshold} (--threshold)"
             show(one_line(sentence), sys.stderr)
+    if format == "srt":  # subtitles have no place for them
+        for broken in filter(lambda p: p.error, written):
+            show(str(broken), sys.stderr)
     if draw:
         annotate(paths[0], written, draw)
     return int(any(p.error for p in written))

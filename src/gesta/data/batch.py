@@ -27,7 +27,7 @@ class Sample(TypedDict):
     label: Label
     index: int  # position of the record in its list
     failures: list[Failure]  # in training: records that could not be read and were replaced by this one
-    partial: list[Failure]  # in testing: this record, if one of its streams could not be read and is black
+    partial: list[Failure]  # in testing: this record, if one of its streams is black, or ends too early
 
 
 class Batch(TypedDict):

@@ -113,7 +113,9 @@ class _RecordDataset:
                 record, select, self.short_side, self.decoder, deadline=deadline, enlarge=self.enlarge
             )
 
-    def read_streams(self, index: int, select: Callable[[int], S]) -> tuple[list[Tensor | None], S | None, list[str]]:
+    def read_streams(
+        self, index: int, select: Callable[[int], S]
+    ) -> tuple[list[Tensor | None], S | None, list[str], list[str]]:
         """The same moments of every stream that the model expects.
 
         ``select`` is asked for the first stream that can be read; of the others the frames at the same fractions of
@@ -121,11 +123,11 @@ class _RecordDataset:
 
         Returns:
             frames of each stream, or None where it does not exist or cannot be read; the selection, None without any
-            stream; why streams cannot be read.
+            stream; why streams cannot be read; which streams end too early.
         """
         first: Frames[S] | None = None
         images: list[Tensor | None] = []
-        reasons = []
+        reasons, broken = [], []
         for stream in self.streams(index):
             images.append(None)
             if stream is None:
@@ -133,12 +135,14 @@ class _RecordDataset:
             try:
                 if first is None:
                     first = self.read(index, select, stream)
-                    images[-1] = first.images
+                    images[-1], remark = first.images, first.broken
                 else:
-                    images[-1] = self.read(index, functools.partial(_same_moments, first), stream).images
+                    images[-1], _, _, remark = self.read(index, functools.partial(_same_moments, first), stream)
             except UNREADABLE as error:
                 reasons.append(str(error))
-        return images, None if first is None else first.selection, reasons
+            else:
+                broken += [remark] * bool(remark)
+        return images, None if first is None else first.selection, reasons, broken
 
     def streams(self, index: int) -> list[Record | None]:
         """A record once for each stream that the model expects, None for those that it does not have."""
@@ -285,9 +289,9 @@ class TrainingClips(_RecordDataset, Dataset[Sample]):
         """A record's label and its augmented copies ``(V, T, C, H, W)``."""
         config = self.config.augment
         if self._reads_box_only(index):
-            (clip,), draws, _ = self.read(index, select)
+            (clip,), draws, *_ = self.read(index, select)
             return draws.label, augment_box(clip, config, self.clip, draws.flips[0], draws.generators[0])[None]
-        streams, selection, reasons = self.read_streams(index, select)
+        streams, selection, reasons, _ = self.read_streams(index, select)
         if reasons or selection is None:
             raise VideoError("; ".join(reasons))
         copies = zip(*(stream for stream in streams if stream is not None))
@@ -319,7 +323,7 @@ class TestViews(_RecordDataset, Dataset[Sample | Failure]):
     """All test views of a record: item ``index`` gives V = clips x crops views, clip by clip, or a :class:`Failure`.
 
     A stream of a pair that is not there or cannot be read is black, which tells a model of several that it has to do
-    without.
+    without. A video whose end is missing is read as far as it goes. Both are named in ``sample["partial"]``.
 
     Raises:
         GestaError: the protocol's short side is shorter than the crop, or the data are pairs and the model is not.
@@ -341,12 +345,13 @@ class TestViews(_RecordDataset, Dataset[Sample | Failure]):
         def select(n: int) -> Selection:
             return Selection(test_indices(n, self.clip, config.clips, config.coverage, config.short_videos))
 
-        streams, _, reasons = self.read_streams(index, select)
+        streams, _, reasons, broken = self.read_streams(index, select)
         views = [None if clips is None else crop_views(clips, self.clip.size, config.crops) for clips in streams]
         some = next((view for view in views if view is not None), None)
         if some is None:
             return Failure(index, record.name, "; ".join(reasons))
         video = torch.cat([torch.zeros_like(some) if view is None else view for view in views], 2)
+        reasons += broken
         partial = [Failure(index, record.name, "; ".join(reasons))] if reasons else []
         return Sample(video=video, label=record.label, index=index, failures=[], partial=partial)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gesta.checkpoint import TrainedModel
+from gesta.checkpoint import TrainedModel, check_finite
 from gesta.config import replace
 from gesta.data.batch import Batch
 from gesta.data.loader import Loader, test_loader
@@ -114,6 +114,9 @@ def score_views(
 
     Returns:
         By label space ``(V, K)`` float64 on the CPU.
+
+    Raises:
+        CheckpointError: scores are not finite because weights are not.
     """
     dtype = next((weight.dtype for weight in model.parameters()), torch.float32)
     with autocast():
@@ -121,7 +124,10 @@ def score_views(
     spaces = {space: values.float() for space, values in by_space(scores).items()}
     if average == "probabilities":
         spaces = {space: logits.softmax(-1) for space, logits in spaces.items()}
-    return {space: values.cpu().double() for space, values in spaces.items()}
+    spaces = {space: values.cpu().double() for space, values in spaces.items()}
+    if not all(values.isfinite().all() for values in spaces.values()):
+        check_finite(model.state_dict(), "the model")
+    return spaces
 
 
 def score_videos(
@@ -193,6 +199,10 @@ def joint_probabilities(scores: dict[str, Tensor], spaces: Iterable[str], averag
         probabilities = scores[space].softmax(-1) if average == "logits" else scores[space]
         joint = torch.outer(joint, probabilities).flatten()
     return joint.float()
+
+
+NOT_FINITE = "the model's scores are not finite numbers; use a wider precision, or weights of a training that went well"
+"""Why a video has no prediction although it was read and the weights are finite."""
 
 
 def rank(probabilities: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,11 +14,15 @@ from av.error import FFmpegError
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from gesta.errors import GestaError
+from gesta.errors import BrokenOffError, GestaError
+from gesta.files import temporary_for
 from gesta.prediction.prediction import Prediction
 from gesta.video.boundary import explain
 from gesta.video.probe import probe
-from gesta.video.read import stream
+from gesta.video.read import Frame, stream
+
+FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
+"""libav's name of the container, by suffix."""
 
 TICKS_PER_SECOND = 90_000
 """Resolution of the copy's timestamps: fine enough for every usual frame rate."""
@@ -39,17 +44,16 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
         GestaError: ``out`` has another suffix, is the source itself or cannot be written.
     """
     source, out = os.fspath(source), Path(out)
-    if out.suffix.lower() not in (".mp4", ".mkv", ".mov"):
+    if out.suffix.lower() not in FORMATS:
         raise GestaError(f"{out}: an annotated copy is H.264, so its name must end in .mp4, .mkv or .mov")
     if out.exists() and os.path.exists(source) and out.samefile(source):
         raise GestaError(f"{out} is the video itself: choose another name for the copy")
     rate = Fraction(probe(source).fps or 25).limit_denominator(1001)
     timed = [s for s in segments if s.start is not None and s.end is not None and s.labels]
-    part = out.with_name(f".{out.stem}.part{out.suffix}")
     try:
-        with av.open(str(part), "w") as container:
+        with temporary_for(out) as part, av.open(str(part), "w", format=FORMATS[out.suffix.lower()]) as container:
             video, position, last_tick = None, 0, -1
-            for frame in stream(source):
+            for frame in _to_the_end(source):
                 while position < len(timed) and (timed[position].end or 0) <= frame.time:
                     position += 1
                 upcoming = timed[position] if position < len(timed) else None
@@ -66,12 +70,15 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
                 container.mux(video.encode(picture))
             if video is not None:
                 container.mux(video.encode())
-        os.replace(part, out)
     except (OSError, FFmpegError) as error:
         raise GestaError(f"{out}: cannot be written ({explain(error)}); choose another file with --draw") from None
-    finally:
-        part.unlink(missing_ok=True)
     return out
+
+
+def _to_the_end(source: str) -> Iterator[Frame]:
+    """All frames there are; the predictions say already if the end is missing."""
+    with contextlib.suppress(BrokenOffError):
+        yield from stream(source)
 
 
 def _draw(image: Tensor, segment: Prediction | None) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 
 from gesta.checkpoint import TrainedModel
 from gesta.evaluation.scoring import (
+    NOT_FINITE,
     joint_names,
     joint_probabilities,
     named_classes,
@@ -81,7 +82,8 @@ def predict(
             model. In anything else it is not known where the person is, so it is shown whole.
 
     Yields:
-        One :class:`Prediction` per video; for a video that cannot be read, one with ``error``.
+        One :class:`Prediction` per video; for a video that cannot be read, one with ``error``, for one whose end is
+        missing one with labels and ``error``.
 
     Raises:
         GestaError: the class names do not fit the model.
@@ -101,9 +103,13 @@ def predict(
     batch_size = views_per_pass(views.batch_size, device)
     for batch in in_background(loader, size=2):
         predictions = {f.index: Prediction(path=paths[f.index], error=f.reason) for f in batch["failures"]}
+        broken = {f.index: f.reason for f in batch["partial"]}
         for video in score_videos(network, [batch], views.average, batch_size, device):
             probabilities = joint_probabilities(video.scores, spaces, views.average)
-            predictions[video.index] = Prediction(path=paths[video.index], labels=rank(probabilities, names, top))
+            labels, error = rank(probabilities, names, top), broken.get(video.index, "")
+            if not probabilities.isfinite().all():
+                labels, error = (), NOT_FINITE
+            predictions[video.index] = Prediction(path=paths[video.index], labels=labels, error=error)
         yield from (predictions[index] for index in sorted(predictions))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gesta.errors import without_passwords
 from gesta.progress import one_line
 
 
@@ -13,12 +14,13 @@ class Prediction:
     """The actions in one video or one segment of it.
 
     Attributes:
-        path: the video as it was named.
+        path: the video as it was named; of an address without its password.
         labels: (class, probability), most probable first; with several label spaces the classes are joint ("open door")
             and their probabilities products. Empty with an error.
         start: beginning of the segment in seconds, None for the whole video.
         end: its end in seconds, None for the whole video.
-        error: one sentence that says why there are no labels (or why a timeline stops early); empty if all went well.
+        error: one sentence that says why there are no labels, or, beside labels or at the end of a timeline, that the
+            end of the video is missing; empty if all went well.
     """
 
     path: str
@@ -27,11 +29,15 @@ class Prediction:
     end: float | None = None
     error: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", without_passwords(self.path))
+
     def __str__(self) -> str:
-        if self.error:
+        if self.error and not self.labels:
             return one_line(self.error if self.path in self.error else f"{self.path}: {self.error}")
         times = "" if self.start is None or self.end is None else f"  {clock(self.start)} - {clock(self.end)}"
-        return one_line(f"{self.path}{times}  " + ", ".join(f"{name} {p:.3f}" for name, p in self.labels))
+        remark = f"  ({self.error.removeprefix(f'{self.path}: ')})" if self.error else ""
+        return one_line(f"{self.path}{times}  " + ", ".join(f"{name} {p:.3f}" for name, p in self.labels) + remark)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: path, start and end (seconds or null), labels, error (null if none)."""

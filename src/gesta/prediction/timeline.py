@@ -15,8 +15,16 @@ from gesta.checkpoint import TrainedModel
 from gesta.config import config, replace
 from gesta.data.clips import crop_boxes
 from gesta.data.samples import TestViews
-from gesta.errors import GestaError, VideoError
-from gesta.evaluation.scoring import joint_names, joint_probabilities, named_classes, rank, score_views, views_per_pass
+from gesta.errors import BrokenOffError, GestaError, VideoError
+from gesta.evaluation.scoring import (
+    NOT_FINITE,
+    joint_names,
+    joint_probabilities,
+    named_classes,
+    rank,
+    score_views,
+    views_per_pass,
+)
 from gesta.model import VideoModel
 from gesta.prediction.background import in_background
 from gesta.prediction.prediction import Prediction
@@ -122,12 +130,18 @@ def score_windows(
 
 
 def _cut(source: str, cutter: WindowCutter, size: int, short_side: int, depth: Depth | None) -> Iterator[WindowFrames]:
-    for frame in stream(source, short_side=short_side, depth=depth):
-        top, left, height, width = crop_boxes(frame.image.shape[1], frame.image.shape[2], size, 1)[0]
-        # a copy, so that the whole frame does not stay in memory with it
-        image = frame.image[:, top : top + height, left : left + width].clone()
-        yield from cutter.push(frame.index, frame.time, image)
+    broken: BrokenOffError | None = None
+    try:
+        for frame in stream(source, short_side=short_side, depth=depth):
+            top, left, height, width = crop_boxes(frame.image.shape[1], frame.image.shape[2], size, 1)[0]
+            # a copy, so that the whole frame does not stay in memory with it
+            image = frame.image[:, top : top + height, left : left + width].clone()
+            yield from cutter.push(frame.index, frame.time, image)
+    except BrokenOffError as error:
+        broken = error
     yield from cutter.finish()
+    if broken:
+        raise broken
 
 
 def _score(
@@ -139,7 +153,10 @@ def _score(
         scores = score_views(model, torch.stack([window.frames for window in together]), views.average, device)
         for row, window in enumerate(together):
             in_window = {space: values[row] for space, values in scores.items()}
-            yield Window(window.start, window.end, joint_probabilities(in_window, spaces, views.average))
+            probabilities = joint_probabilities(in_window, spaces, views.average)
+            if not probabilities.isfinite().all():
+                raise VideoError(NOT_FINITE)
+            yield Window(window.start, window.end, probabilities)
 
 
 # --- from the video to its segments ----------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import sys
 from collections.abc import Generator, Iterable
 from typing import Literal, TextIO
@@ -12,6 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gesta.errors import GestaError
+from gesta.files import reporting, write_atomically
 from gesta.prediction.prediction import Prediction, clock
 from gesta.progress import csv_cell, json_text, one_line, subtitle
 
@@ -23,14 +26,16 @@ def as_table(predictions: Iterable[Prediction]) -> Table:
     columns = [Column(name, overflow="fold") for name in ("video", "from", "to", "action", "probability", "next")]
     table = Table(*columns)
     for p in predictions:
-        action, probability, others = p.error.removeprefix(p.path).removeprefix(": "), "", ""
-        if not p.error:
+        error = p.error.removeprefix(p.path).removeprefix(": ")
+        action, probability, others = error, "", ""
+        if p.labels:
             (action, best), *rest = p.labels
-            probability, others = f"{best:.3f}", ", ".join(f"{name} {v:.2f}" for name, v in rest)
+            probability = f"{best:.3f}"
+            others = "; ".join(filter(None, (", ".join(f"{name} {v:.2f}" for name, v in rest), error)))
         times = [clock(t) if t is not None else "" for t in (p.start, p.end)]
         cells = [Text(one_line(cell)) for cell in (p.path, *times, action, probability, others)]  # without markup
         if p.error:
-            cells[3].stylize("red")
+            cells[5 if p.labels else 3].stylize("red")
         table.add_row(*cells)
     return table
 
@@ -65,20 +70,36 @@ def write(predictions: Iterable[Prediction], format: Format, out: TextIO) -> lis
     return written
 
 
-def write_to(path: str | None, predictions: Iterable[Prediction], format: Format) -> list[Prediction]:
+def write_to(
+    path: str | None, predictions: Iterable[Prediction], format: Format, live: bool = False
+) -> list[Prediction]:
     """Write predictions to a file, or print them if ``path`` is None; else as :func:`write`.
+
+    The file appears when all predictions are there, or with those that are there when Ctrl-C ends them; with ``live``
+    it grows with them, since a camera's never end.
 
     Raises:
         GestaError: the file cannot be written.
     """
     if path is None:
         return write(predictions, format, sys.stdout)
-    try:
-        file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115
-    except OSError as error:
-        raise GestaError(f"{path}: cannot be written ({error.strerror}); choose another file with --out") from None
-    with file:
-        return write(predictions, format, file)
+    if live:
+        with reporting(path), open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return write(predictions, format, file)
+    stopped: KeyboardInterrupt | None = None
+    written: list[Prediction] = []
+    with write_atomically(path) as binary:
+        text = io.TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline="")
+        try:
+            written = write(predictions, format, text)
+        except KeyboardInterrupt as error:
+            stopped = error
+        finally:
+            with contextlib.suppress(OSError):  # of a disk that is full; write has raised it, too
+                text.detach()
+    if stopped:
+        raise stopped
+    return written
 
 
 Writer = Generator[None, Prediction, None]

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gesta.errors import without_passwords
 from gesta.files import make_folder, refusal
 from gesta.progress import show, visible
 from gesta.training.folder import TrainingProgress
@@ -64,6 +65,7 @@ class RunLog:
         """One or more lines on standard error."""
         if self.quiet:
             return
+        text = without_passwords(text)
         if self._bar:
             self._bar.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
         else:
@@ -177,7 +179,7 @@ class RunLog:
         if self.file:
             entry = json.loads(json.dumps(entry), parse_constant=lambda _: None)  # JSON knows neither NaN nor infinity
             with self._written():
-                self.file.write((json.dumps(entry) + "\n").encode())
+                self.file.write((without_passwords(json.dumps(entry)) + "\n").encode())
 
     def _scalars(self, scalars: dict[str, Any], step: int) -> None:
         if self.events:

@@ -37,6 +37,7 @@ class VideoFile:
     Attributes:
         frames: how many frames there are, as far as the packets tell.
         problem: why frames are missing, as the decoder said last; empty if it said nothing.
+        broken: why the end of the file is missing; empty if it is not.
         container: while it is open.
         stream: its video stream.
     """
@@ -50,7 +51,7 @@ class VideoFile:
         with ExitStack() as stack:
             self.container, self.stream = stack.enter_context(open_video(self.path, self._deadline))
             self._index = index_packets(self.container, self.stream, self._deadline)
-            self.frames = self._index.frames
+            self.frames, self.broken = self._index.frames, self._index.broken
             counts_exactly = self.stream.codec_context.name in ONE_PACKET_ONE_FRAME
             self._shortcut = bool(self._index.keys) and counts_exactly
             if self._shortcut:

@@ -118,7 +118,10 @@ class ImageFolder:
     Attributes:
         frames: how many there are.
         problem: why an image was left out, the last one if several were; empty if none was.
+        broken: empty, as a folder has no end that could be missing.
     """
+
+    broken = ""
 
     def __init__(self, path: str, deadline: Deadline, depth: Depth | None = None) -> None:
         self.problem = ""

@@ -14,9 +14,10 @@ import numpy as np
 
 from gesta.video.archive import ByteRange, locate
 from gesta.video.clock import numbers_chunks
-from gesta.video.container import read_packets
+from gesta.video.container import last_error, read_packets
 from gesta.video.deadline import Deadline
 from gesta.video.mp4 import composition_offsets, is_fragmented
+from gesta.video.whole import missing_bytes
 
 HELD_BYTES = 16 * 2**20
 """A file up to this size is held as packets while it is read; of a larger one only the range that is needed."""
@@ -40,6 +41,7 @@ class PacketIndex(NamedTuple):
         discards: whether there are others, which an edit list leaves out.
         one_clock: whether the order of frames is known even of those that are not decoded.
         packets: all packets, discarded ones included, if they are few enough to hold.
+        broken: why packets are missing at the end; empty if none are.
     """
 
     frames: int
@@ -49,22 +51,25 @@ class PacketIndex(NamedTuple):
     discards: bool
     one_clock: bool
     packets: list[av.Packet] | None
+    broken: str = ""
 
 
 def index_packets(container: Any, stream: Any, deadline: Deadline) -> PacketIndex:
     """Count the frames of an open file and learn where decoding may start, from its packets or its own index."""
     byte_range = locate(deadline.path)  # an address has none, and is read packet by packet
     large = byte_range is not None and byte_range.size > HELD_BYTES
+    missing = missing_bytes(byte_range)
     if byte_range is not None and large and "mp4" in container.format.name and not is_fragmented(byte_range):
         indexed = _from_samples(container, stream, deadline, byte_range)
         if indexed is not None:
-            return indexed
+            return indexed._replace(broken=missing)
     packets: list[av.Packet] = []
     pts: list[int | None] = []
     dts: list[int | None] = []
     keys: list[int] = []
     total = held_bytes = 0
-    for packet in read_packets(container, stream, [], deadline):
+    errors: list[Exception] = []
+    for packet in read_packets(container, stream, errors, deadline):
         total += 1
         held_bytes += packet.size
         if large or held_bytes > HELD_BYTES:
@@ -77,7 +82,8 @@ def index_packets(container: Any, stream: Any, deadline: Deadline) -> PacketInde
                 keys.append(len(pts))
             pts.append(packet.pts)
             dts.append(packet.dts)
-    index = _index(container, stream, pts, dts, keys)._replace(packets=packets or None)
+    index = _index(container, stream, pts, dts, keys)
+    index = index._replace(packets=packets or None, broken=last_error(errors) or missing)
     # without its discarded packets, the decoder drops frames and all later numbers shift
     return index._replace(keys=[], discards=True) if total > index.frames else index
 

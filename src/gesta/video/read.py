@@ -21,16 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gesta.errors import DecodeError, VideoError
+from gesta.errors import BrokenOffError, DecodeError, VideoError
+from gesta.video.archive import locate
 from gesta.video.boundary import DAMAGED, decoding
 from gesta.video.clock import FALLBACK_FPS, timed_frames
-from gesta.video.container import open_video, read_packets, set_threads, undecodable
+from gesta.video.container import last_error, open_video, read_packets, set_threads, undecodable
 from gesta.video.deadline import Deadline
 from gesta.video.decode import VideoFile
 from gesta.video.depth import Depth
 from gesta.video.images import ImageFolder, image_files, read_image
 from gesta.video.picture import CropTo, FrameBuffer, FrameConverter
 from gesta.video.torchcodec import TorchcodecFile
+from gesta.video.whole import missing_bytes
 
 Decoder = Literal["pyav", "torchcodec"]
 
@@ -62,11 +64,13 @@ class Frames(NamedTuple, Generic[S]):
         images: ``(*selection.indices.shape, C, H, W)`` uint8 RGB.
         selection: what they were selected by.
         count: number of frames of the video (or segment) for which that selection was made.
+        broken: a sentence if the end of the file is missing; else empty.
     """
 
     images: Tensor
     selection: S
     count: int  # type: ignore[assignment]  # hides tuple.count
+    broken: str = ""
 
 
 class ReadOptions(TypedDict, total=False):
@@ -185,7 +189,10 @@ def read_frames(path: str | os.PathLike[str], select: Callable[[int], S], **opti
                 )
                 decoded = source.fill(buffer)
                 if not buffer.missing:
-                    return Frames(_in_order(buffer, inverse), selection, count)
+                    # a segment that ends before that lacks nothing
+                    reason = source.broken if end is None or end > source.frames else ""
+                    broken = str(broken_off(path, reason)) if reason else ""
+                    return Frames(_in_order(buffer, inverse), selection, count, broken)
                 if decoded >= promised:
                     raise RuntimeError(f"{decoded} frames came, but not frames {sorted(buffer.missing)}")
             # the file ends early, and source.frames is now the true number
@@ -257,6 +264,7 @@ def stream(
 
     Raises:
         VideoError: the source cannot be opened, or gives no frame.
+        BrokenOffError: its end is missing, or the connection broke; all frames that came have been given.
     """
     if step < 1:
         raise ValueError(f"step must be at least 1, not {step}")
@@ -266,16 +274,26 @@ def stream(
         return
     index = -1
     convert = FrameConverter(short_side, depth)
+    time = 0.0
     errors: list[Exception] = []
+    breaks: list[Exception] = []
     with open_video(source) as (container, video):
         set_threads(video)
-        for frame, time in timed_frames(container, video, read_packets(container, video, errors), errors):
+        for frame, time in timed_frames(container, video, read_packets(container, video, breaks), errors):
             errors.clear()  # hours of a bad connection must not pile up
             index += 1
             if index % step == 0:
                 yield Frame(index, time, torch.from_numpy(np.ascontiguousarray(convert(frame))))
     if index < 0:
-        raise VideoError(f"{source}: no frame of it can be decoded; {DAMAGED}")
+        raise undecodable(str(source), last_error(breaks or errors))
+    reason = last_error(breaks) or (missing_bytes(locate(source)) if isinstance(source, str) else "")
+    if reason:
+        raise broken_off(source, reason, f"after {time:.1f} s")
+
+
+def broken_off(source: object, reason: str, where: str = "before its end") -> BrokenOffError:
+    """What is raised, or noted beside the frames, if the end of a video is missing."""
+    return BrokenOffError(f"{source}: breaks off {where} ({reason}); copy or download it again")
 
 
 def _stream_folder(path: str, short_side: int | None, step: int, depth: Depth | None) -> Iterator[Frame]:
