@@ -140,6 +140,14 @@ def test_a_frame_is_taken_by_time_where_the_rate_varies(uniform: bool) -> None:
     assert clips[-1].end == pytest.approx(times[-1] + 0.5)
 
 
+def test_the_last_window_ends_when_the_last_frame_does() -> None:
+    """AVI with dropped pictures: every fourth is there, and the last is shown for a quarter of the step before it."""
+    cutter = WindowCutter(ClipSpec(frames=4, stride=1), window=1.0, hop=1.0)
+    for i in range(10):
+        list(cutter.push(i, 0.16 * i, torch.tensor([i])))
+    assert list(cutter.finish(0.04))[-1].end == pytest.approx(0.16 * 9 + 0.04)
+
+
 def test_a_video_shorter_than_a_window_is_played_again() -> None:
     (clip,) = cut(WindowCutter(ClipSpec(frames=8, stride=1)), [0.0, 0.1, 0.2])
     assert clip.frames.flatten().tolist() == [0, 1, 2, 0, 1, 2, 0, 1]

@@ -115,6 +115,7 @@ def test_dropped_pictures_of_avi_take_time(tmp_path: Path) -> None:
         tmp_path / "v" / "a.avi", lambda i: 8 * i % 256, [160 * i for i in range(10)], codec="mpeg4", base=25
     )
     assert all_times(path) == pytest.approx([0.16 * i for i in range(10)])
+    assert [frame.duration for frame in stream(path)][-1] == pytest.approx(0.04)
     info = probe(path)
     assert (info.frames, info.fps, info.duration) == (10, pytest.approx(6.25), pytest.approx(1.48))
     assert grey(read(path, torch.arange, seconds=(0.5, 1.0))) == [3, 4, 5, 6]

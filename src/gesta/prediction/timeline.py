@@ -131,15 +131,17 @@ def score_windows(
 
 def _cut(source: str, cutter: WindowCutter, size: int, short_side: int, depth: Depth | None) -> Iterator[WindowFrames]:
     broken: BrokenOffError | None = None
+    duration = 0.0
     try:
         for frame in stream(source, short_side=short_side, depth=depth):
             top, left, height, width = crop_boxes(frame.image.shape[1], frame.image.shape[2], size, 1)[0]
             # a copy, so that the whole frame does not stay in memory with it
             image = frame.image[:, top : top + height, left : left + width].clone()
             yield from cutter.push(frame.index, frame.time, image)
+            duration = frame.duration
     except BrokenOffError as error:
         broken = error
-    yield from cutter.finish()
+    yield from cutter.finish(duration)
     if broken:
         raise broken
 

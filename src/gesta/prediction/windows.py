@@ -82,12 +82,18 @@ class WindowCutter:
         while position >= self.complete * self.hop + self.span:
             yield self._next(seconds)
 
-    def finish(self) -> Iterator[WindowFrames]:
-        """The windows left when the stream has ended: the last ends with the video; a short video is played again."""
+    def finish(self, duration: float = 0.0) -> Iterator[WindowFrames]:
+        """The windows left when the stream has ended: the last ends with the video; a short video is played again.
+
+        Args:
+            duration: seconds that the last frame is shown; 0, if that is not known, for as long as the one before it.
+        """
         if self._newest is None:
             return
         position, seconds, _ = self._newest
         self._held.append(self._newest)
+        if duration:
+            self._gap = (1.0 if self.by_frame else duration, duration)
         end, end_s = position + self._gap[0], seconds + self._gap[1]
         while end >= self.complete * self.hop + self.span - 1e-6:
             yield self._next(end_s)

@@ -105,11 +105,19 @@ class ReadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame of a stream: index in decode order, seconds from the container's beginning, ``(C, H, W)`` uint8 RGB."""
+    """One frame of a stream.
+
+    Attributes:
+        index: in decode order.
+        time: seconds from the container's beginning.
+        image: ``(C, H, W)`` uint8 RGB.
+        duration: seconds that it is shown, as the file says; 0 if it does not.
+    """
 
     index: int
     time: float
     image: Tensor
+    duration: float = 0.0
 
 
 # --- chosen frames ---------------------------------------------------------------------------------------------------
@@ -283,7 +291,8 @@ def stream(
             errors.clear()  # hours of a bad connection must not pile up
             index += 1
             if index % step == 0:
-                yield Frame(index, time, torch.from_numpy(np.ascontiguousarray(convert(frame))))
+                duration = float((frame.duration or 0) * (video.time_base or 0))
+                yield Frame(index, time, torch.from_numpy(np.ascontiguousarray(convert(frame))), duration)
     if index < 0:
         raise undecodable(str(source), last_error(breaks or errors))
     reason = last_error(breaks) or (missing_bytes(locate(source)) if isinstance(source, str) else "")
