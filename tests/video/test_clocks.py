@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gesta.curation.check import check
 from gesta.curation.prepare import prepare
+from gesta.errors import VideoError
 from gesta.records import Record
 from gesta.video import index
 from gesta.video.decode import VideoFile
@@ -131,6 +132,16 @@ def test_times_begin_with_the_sound(tmp_path: Path) -> None:
         assert file.times() == pytest.approx(times, abs=2e-3)
     assert grey(read(path, torch.arange, seconds=(3.2, 3.4))) == [5, 6, 7, 8, 9, 10]
     assert probe(path).start == pytest.approx(3.0, abs=2e-3)
+    for seconds in ((0.0, 2.9), (3.9, 5.0)):
+        with pytest.raises(VideoError, match=r"late.mkv: shows pictures from 3.00 to 3.80 s, none of them from"):
+            read(path, torch.arange, seconds=seconds)
+    records = [Record(path=str(path), name="late", label=0, seconds=s) for s in ((3.0, 4.0), (3.0, 5.0), (4.0, 5.0))]
+    report = check(records, workers=0, progress=False)
+    assert [(f.severity, "from 3.00 to 3.80 s" in f.text) for f in report.findings if f.kind == "beyond the end"] == [
+        ("error", True),
+        ("warning", True),
+    ]
+    assert any(finding.kind == "begins late" for finding in report.findings)
 
 
 @pytest.mark.parametrize("held", [index.HELD_BYTES, 0], ids=["small", "large"])

@@ -36,7 +36,7 @@ IMBALANCE = 10
 """A class this many times rarer than the most frequent one gets a warning."""
 
 LATE_S = 0.5
-"""Seconds after its container's beginning from which on a picture begins late."""
+"""Seconds after its container's beginning from which on a picture begins late, or by which a segment ends too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +278,7 @@ def _check_pictures(path: str, info: VideoInfo) -> Iterator[DataFinding]:
 
 
 def _check_segments(splits: Mapping[str, Sequence[Record]], decoded: Mapping[str, _Decoded]) -> Iterator[DataFinding]:
-    """Segments that end after their video."""
+    """Segments that end after their video, or before its picture begins."""
     for records in splits.values():
         for record in records:
             info = decoded[record.path].info
@@ -288,6 +288,16 @@ def _check_segments(splits: Mapping[str, Sequence[Record]], decoded: Mapping[str
                     f"{record.path}: an entry names frame {last}, but it has {info.frames}; correct its start and end"
                 )
                 yield DataFinding("error" if (record.start or 0) >= info.frames else "warning", "beyond the end", text)
+            if info is not None and info.duration and record.seconds is not None:
+                begin, end = record.seconds
+                last_s = info.start + info.duration
+                if end < info.start or end > last_s + LATE_S:
+                    text = (
+                        f"{record.path}: an entry names {begin:g} to {end:g} s, but its picture is there from "
+                        f"{info.start:.2f} to {last_s:.2f} s; correct its times"
+                    )
+                    severity: Severity = "error" if end < info.start or begin > last_s else "warning"
+                    yield DataFinding(severity, "beyond the end", text)
 
 
 def _check_pairs(splits: Mapping[str, Sequence[Record]], decoded: Mapping[str, _Decoded]) -> Iterator[DataFinding]:

@@ -223,7 +223,14 @@ def _segment(path: str, source: ImageFolder | VideoFile, options: ReadOptions) -
         raise VideoError(f"{path}: a folder of frames does not know seconds; give its segments in frames")
     if not source.has_times:
         raise VideoError(f"{path}: does not say its frames per second; give its segments in frames, not in seconds")
-    first, last = np.searchsorted(source.times() - ROUNDING_S, seconds, side="right") - 1
+    times = source.times()
+    end = float(times[-1]) + float(np.median(np.diff(times)) if len(times) > 1 else 0)
+    if seconds[1] < times[0] - ROUNDING_S or seconds[0] > end + ROUNDING_S:
+        raise VideoError(
+            f"{path}: shows pictures from {times[0]:.2f} to {end:.2f} s, none of them from {seconds[0]:g} to "
+            f"{seconds[1]:g} s; correct this entry's times"
+        )
+    first, last = np.searchsorted(times - ROUNDING_S, seconds, side="right") - 1
     return max(int(first), 0), int(last) + 1
 
 
