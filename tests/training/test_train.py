@@ -18,7 +18,7 @@ from conftest import write_video
 from gesta.checkpoint import load, load_state, read_weights, save_model
 from gesta.config import config, from_json, replace
 from gesta.data.batch import Batch
-from gesta.data.lists import Folder
+from gesta.data.lists import Folder, read_class_names
 from gesta.data.mix import mix
 from gesta.errors import GestaError
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, to_clips
@@ -87,6 +87,9 @@ class Unlabelled(DataConfig):
         return ["x", "y"]
 
 
+LIGHT = "l\udcefght"
+"""A class whose name is no UTF-8 but Latin-1, like those of the videos: a run and its result hold such names, too."""
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -94,11 +97,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes of six short videos, two of each held out for validation, and one that is broken."""
     root = tmp_path_factory.mktemp("videos")
-    for label, name in enumerate(("dark", "light")):
+    for label, name in enumerate(("dark", LIGHT)):
         for i in range(6):
             split = "train" if i < 4 else "val"
-            write_video(root / split / name / f"{i}.mp4", frames=6, size=(48, 32), shade=90 * label + i)
-    (root / "train" / "light" / "broken.mp4").write_bytes(b"not a video")
+            write_video(root / split / name / f"gar\udce7on {i}.mp4", frames=6, size=(48, 32), shade=90 * label + i)
+    (root / "train" / LIGHT / "broken.mp4").write_bytes(b"not a video")
     return root
 
 
@@ -128,7 +131,7 @@ def test_the_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caps
     }
     saved = from_json(json.loads((run / "recipe.json").read_text()))
     assert saved.model.classes == 2 and saved.train == toy.train and saved.data == toy.data
-    assert (run / "labels.txt").read_text() == "dark\nlight\n"
+    assert read_class_names(str(run / "labels.txt")) == ["dark", LIGHT]
     assert list((run / "events").glob("events.out.tfevents.*"))
 
     steps = lines(run, "step")
@@ -140,15 +143,16 @@ def test_the_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caps
     assert [e["loss"] for e in epochs] == pytest.approx(
         [(a["loss"] + b["loss"]) / 2 for a, b in (steps[:2], steps[2:])]
     )
-    assert {name for e in epochs for name in e["failures"]} == {"train/light/broken.mp4"}
+    assert {name for e in epochs for name in e["failures"]} == {f"train/{LIGHT}/broken.mp4"}
     assert sum(len(e["failures"]) for e in epochs) == sum(len(s["failures"]) for s in steps)
     assert epochs[-1]["best"] == max(e["val"]["top1"] for e in epochs)
 
     result = json.loads((run / "result.json").read_text())
     assert result["counts"]["listed"] == result["counts"]["scored"] == 4
+    assert f"val/{LIGHT}/gar\udce7on 4.mp4" in result["scores"]["names"]
     assert result["model"]["checkpoint"].endswith("best.safetensors")
     loaded = load(run / "best.safetensors")
-    assert loaded.classes == ["dark", "light"] and loaded.metadata["notes"]["recipe"] == "toy"
+    assert loaded.classes == ["dark", LIGHT] and loaded.metadata["notes"]["recipe"] == "toy"
     shown = capsys.readouterr().err
     assert "model.classes: 400 → 2" in shown and "epoch 2/2: loss" in shown and "1 clip × 1 crop" in shown
 

@@ -30,7 +30,7 @@ from gesta.data.locate import (
 )
 from gesta.errors import GestaError
 from gesta.files import write_text
-from gesta.records import SPLITS, DataConfig, Record, SplitName
+from gesta.records import SPLITS, DataConfig, Record, SplitName, class_lines
 from gesta.video.find import find_videos, is_video_name, list_folder, videos_below
 from gesta.video.images import holds_frames, image_files
 
@@ -393,7 +393,7 @@ def classes_text(data: Folder) -> str:
         GestaError: names of folders that such a file cannot hold.
     """
     classes = data.classes()
-    text = "".join(f"{name}\n" for name in classes)
+    text = class_lines(classes)
     if _parse_class_names(CLASSES, text) != classes:
         raise GestaError(
             f"{data.root}: {CLASSES} cannot hold the names of these folders (a line break, numbers in front of all, or "

@@ -15,7 +15,7 @@ from gesta.config import Between, from_json, read_json
 from gesta.errors import GestaError, without_passwords
 from gesta.evaluation.metrics import ACTION, headline, measure_parts, measure_spaces
 from gesta.files import make_folder, write_text
-from gesta.progress import plain_text
+from gesta.progress import json_text, plain_text
 from gesta.records import LABEL
 
 FORMAT = 1
@@ -289,9 +289,9 @@ class Result:
 
     def _lines(self) -> Iterator[str]:
         for name, value in self.to_json().items():
-            text = json.dumps(value, ensure_ascii=False)
+            text = json_text(value)
             if name == "scores":  # the long ones
-                inner = (f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in value.items())
+                inner = (f"  {json.dumps(k)}: {json_text(v)}" for k, v in value.items())
                 text = "{\n" + ",\n".join(inner) + "\n}"
             yield f"{json.dumps(name)}: {text}"
 
