@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from gesta.analysis.report.charts import MAX_CLASSES, confusion_chart, training_curves
-from gesta.analysis.report.page import write_report
+from gesta.analysis.report.page import _read_log, write_report
 from gesta.analysis.report.strips import strips
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
@@ -189,6 +189,19 @@ def test_confusion_matrix_shows_its_numbers() -> None:
     chart = confusion_chart(many, [f"c{i}" for i in range(150)], [0] * 150)
     assert str(MAX_CLASSES) in chart.remark and len(chart.rows) == MAX_CLASSES
     assert "c40" in chart.rows and "c0" not in chart.rows
+
+
+def test_of_a_long_log_some_steps_and_all_epochs_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(log_lines(epochs=3, steps=30))
+    assert len(_read_log(path)) == 93
+    monkeypatch.setattr("gesta.analysis.report.page.MAX_STEPS", 31)
+    lines = _read_log(path)
+    assert [line["kind"] for line in lines].count("epoch") == 3 and len(lines) == 3 + 93 // 4
+    for broken in ("[1]", '{"step": "x"}', '{"kind": "epoch", "val": {"top1": "x"}}', "{", '{"losses": []}'):
+        path.write_text(f'{{"kind": "step"}}\n{broken}\n')
+        with pytest.raises(GestaError, match=r"log\.jsonl: line 2: .*; delete this line"):
+            _read_log(path)
 
 
 def test_curves_take_what_the_log_has() -> None:

@@ -35,6 +35,10 @@ MAX_LOG_BYTES = 2**31
 """Size that a ``log.jsonl`` may have: some millions of steps."""
 
 
+MAX_STEPS = 20_000
+"""Steps of a log that are read at most: of more, every second, third … one, which no curve shows."""
+
+
 class Header(TypedDict, total=False):
     """What the report takes from ``recipe.json``; it shows the rest as it is."""
 
@@ -247,7 +251,10 @@ def _read_log(path: Path) -> list[LogLine]:
     lines: list[LogLine] = []
     if path.exists():
         *complete, _ = read_text(path, limit=MAX_LOG_BYTES).split("\n")
+        every = len(complete) // MAX_STEPS + 1
         for number, text in enumerate(complete, 1):
+            if number % every and '"kind": "epoch"' not in text:
+                continue
             source = f"{path}: line {number}"
             fields = parse_json(text, source, remedy="delete this line")
             if isinstance(fields, dict):
