@@ -184,6 +184,7 @@ SIZES: list[tuple[str, dict[str, Any], str]] = [
     ("r3d_50", {"width": -1}, "cannot be built"),
     ("r3d_50", {}, "do not fit the R3D it describes"),
     ("r3d_50", {"classes": 999_999_999}, "names 2 classes, but its model has 999999999"),
+    ("rpe_stdt_b12", {"clip": {"class": "ClipSpec", "size": 4096}}, "more than 4096 squared"),
     ("vivit_b", {"clip": {"class": "ClipSpec", "frames": 10**9}}, r"clip\.frames is 1000000000, not from 1 to 4096"),
 ]
 

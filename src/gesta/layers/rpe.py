@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gesta.errors import GestaError
+
 Bucket = Literal["sectioned", "clip"]
 """Distances far off share buckets, the farther the more (Eq. 3.9), or all beyond the last one do (Shaw et al. 2018)."""
 Method = Literal["product", "euclidean"]
@@ -50,6 +52,10 @@ def rows(ratio: float, method: Method = "product") -> int:
     return 1 + (side * side if method == "product" else side)
 
 
+MAX_TOKENS = 4096
+"""Tokens of a frame between which relative positions are known: the map of all pairs then takes 128 MiB."""
+
+
 @lru_cache(maxsize=64)
 def bucket_map(
     height: int, width: int, ratio: float = 1.9, bucket: Bucket = "sectioned", method: Method = "product"
@@ -58,7 +64,15 @@ def bucket_map(
 
     All pairs with the class token have the last one. Of the ``euclidean`` clusters the first half is never used, as in
     iRPE's public code. The result is shared: do not write to it.
+
+    Raises:
+        GestaError: more than :data:`MAX_TOKENS` tokens.
     """
+    if height * width > MAX_TOKENS:
+        raise GestaError(
+            f"relative positions of {height} × {width} tokens are more than {MAX_TOKENS} squared; choose larger "
+            "patches, or a smaller clip"
+        )
     with torch.device("cpu"):
         y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
         along_y, along_x = y[:, None] - y, x[:, None] - x
