@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gesta.errors import GestaError, VideoError
+from gesta.files import make_folder, write_text
 from gesta.video.boundary import machine_remedy
 
 MEMBER = ".tar#"
@@ -128,12 +129,9 @@ def _read_index(archive: str, identity: tuple[int, ...]) -> ArchiveIndex:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # not there yet, or damaged
     index = _list_members(archive, identity[2])
-    part = f"{kept}.{os.getpid()}.part"
-    with contextlib.suppress(OSError):  # a read-only or full disk: every process lists the members for itself
-        os.makedirs(os.path.dirname(kept), exist_ok=True)
-        with open(part, "w", encoding="utf-8") as file:
-            json.dump(index._asdict(), file)
-        os.replace(part, kept)
+    with contextlib.suppress(GestaError):  # a read-only or full disk: every process lists the members for itself
+        make_folder(os.path.dirname(kept))
+        write_text(kept, json.dumps(index._asdict()))
     return index
 
 
