@@ -180,34 +180,15 @@ class Cell(NamedTuple):
 
 
 class MatrixChart(NamedTuple):
-    """A confusion matrix as it is drawn: rows true, columns predicted; the darker a cell, the more of its row it has.
+    """A confusion matrix as it is drawn: rows true, columns predicted; darker cells have more of their row."""
 
-    Attributes:
-        rows: labels of the rows, shortened to fit; columns also has ``failed`` if videos failed.
-        columns: those of the columns.
-        cells: the others have no videos.
-        cell: pixels of a side of a cell; ``left`` are those before the first, on the left and above.
-        font: pixels of the labels.
-        remark: empty unless classes are left out because there are too many to read.
-    """
-
-    rows: list[str]
-    columns: list[str]
-    cells: list[Cell]
-    cell: int
-    left: int
-    font: int
-    remark: str
-
-    @property
-    def width(self) -> int:
-        """Of the whole, in pixels."""
-        return self.left + self.cell * len(self.columns) + 8
-
-    @property
-    def height(self) -> int:
-        """Of the whole, in pixels."""
-        return self.left + self.cell * len(self.rows) + 4
+    rows: list[str]  # labels, shortened to fit
+    columns: list[str]  # the same, and ``failed`` if videos failed
+    cells: list[Cell]  # those without videos are left out
+    cell: int  # pixels of a side of a cell
+    left: int  # pixels before the first one, on the left and above
+    font: int  # pixels of the labels
+    remark: str  # empty unless classes are left out because there are too many to read
 
     def middle(self, number: int) -> float:
         """Of a row or a column, in pixels."""

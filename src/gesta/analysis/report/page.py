@@ -11,14 +11,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gesta.analysis.confusion import confused_pairs
-from gesta.analysis.report.charts import LogLine, MatrixChart, confusion_chart, training_curves
+from gesta.analysis.report.charts import LogLine, confusion_chart, training_curves
 from gesta.analysis.report.strips import strips
 from gesta.config import from_json, parse_json, read_json, read_text
 from gesta.cost import Part, count
@@ -37,38 +37,6 @@ MAX_LOG_BYTES = 2**31
 
 MAX_STEPS = 20_000
 """Steps of a log that are read at most: of more, every second, third … one, which no curve shows."""
-
-
-class Header(TypedDict, total=False):
-    """What the report takes from ``recipe.json``; it shows the rest as it is."""
-
-    name: str | None
-    paper: str | None
-
-
-class SpaceTables(NamedTuple):
-    """What is shown of a label space.
-
-    Attributes:
-        title: behind the headlines, empty if there is one space only.
-        matrix: None if no video is labelled.
-        pairs: most confused ones: true, predicted, videos, of how many.
-        classes: weakest first: percent, name, right, videos, what they are confused with.
-        without: classes without videos.
-    """
-
-    title: str
-    matrix: MatrixChart | None
-    pairs: list[tuple[str, str, int, int]]
-    classes: list[tuple[float, str, int, int, str]]
-    without: list[str]
-
-
-class CostTable(NamedTuple):
-    """A sentence about the cost, and the parts: as papers count, as torch counts, fraction of the whole."""
-
-    text: str
-    parts: list[tuple[Part, Part, float]]
 
 
 def write_report(run: str | Path, data_root: str | Path | None = None) -> Path:
@@ -91,14 +59,13 @@ def write_report(run: str | Path, data_root: str | Path | None = None) -> Path:
         raise GestaError(f"{run}: has no result.json; gesta train and gesta evaluate write one")
     result = Result.read(run / "result.json" if run / "result.json" in results else results[0])
     recipe = read_json(run / "recipe.json", dict[str, Any]) if (run / "recipe.json").exists() else {}
-    named = {key: recipe[key] for key in Header.__annotations__ if key in recipe}
-    header: Header = from_json(named, Header, source=str(run / "recipe.json"))
+    title, paper = (from_json(recipe.get(key), str | None, source=f"{run}: recipe.{key}") for key in ("name", "paper"))
     log = _read_log(run / "log.jsonl")
     fields = result.to_json()
     del fields["scores"]  # in the tables
     page = _render(
-        title=header.get("name") or run.resolve().name,
-        paper=header.get("paper"),
+        title=title or run.resolve().name,
+        paper=paper,
         cards=list(_cards(result)),
         protocol=_protocol(result),
         environment=list(_environment(result)),
@@ -186,7 +153,8 @@ def _training(log: list[LogLine]) -> str:
     return f"{len(epochs)} epochs, {np.sum(seconds) / 60:.1f} minutes of training{wait}." if seconds else ""
 
 
-def _space(result: Result, space: str) -> SpaceTables:
+def _space(result: Result, space: str) -> dict[str, Any]:
+    """What is shown of a label space: confusions, and the classes, the weakest first."""
     names, matrix = result.scores.classes[space], result.scores.confusion[space]
     videos, failed = [0] * len(names), [0] * len(names)
     for label, scores in zip(result.scores.labels[space], result.scores.values[space]):
@@ -197,13 +165,13 @@ def _space(result: Result, space: str) -> SpaceTables:
     for value, k in sorted((v, k) for k, v in enumerate(result.scores.per_class[space]) if v is not None):
         others = sorted((-n, j) for j, n in enumerate(matrix[k]) if j != k and n)[:2]
         classes.append((value, names[k], matrix[k][k], videos[k], ", ".join(f"{names[j]} ({-n})" for n, j in others)))
-    return SpaceTables(
-        title="" if len(result.scores.classes) == 1 else f": {space}",
-        matrix=confusion_chart(matrix, names, failed) if result.counts.labelled else None,
-        pairs=confused_pairs(matrix, names, PAIRS),
-        classes=classes,
-        without=[name for name, value in zip(names, result.scores.per_class[space]) if value is None],
-    )
+    return {
+        "title": "" if len(result.scores.classes) == 1 else f": {space}",
+        "matrix": confusion_chart(matrix, names, failed) if result.counts.labelled else None,
+        "pairs": confused_pairs(matrix, names, PAIRS),
+        "classes": classes,
+        "without": [name for name, value in zip(names, result.scores.per_class[space]) if value is None],
+    }
 
 
 def _failures(result: Result, log: list[LogLine]) -> list[tuple[str, dict[str, str]]]:
@@ -216,22 +184,23 @@ def _failures(result: Result, log: list[LogLine]) -> list[tuple[str, dict[str, s
     return [(f"evaluation, {result.protocol.split} split", in_evaluation), ("training, skipped", training)]
 
 
-def _cost(result: Result) -> CostTable:
+def _cost(result: Result) -> tuple[str, list[tuple[Part, Part, float]]]:
+    """A sentence about the cost, and the parts: as papers count, as torch counts, fraction of the whole."""
     if "fused" in result.model.config:
         models = ", ".join(source["model"]["summary"] for source in result.model.config["of"])
-        return CostTable(f"The sum of the costs of the fused models ({models}).", [])
+        return f"The sum of the costs of the fused models ({models}).", []
     try:
         config = from_json(result.model.config, ModelConfig, source="the result")
         check_size(config, "the result")
         torch_cost, papers = count(config), count(config, style="fvcore")
     except Exception as error:  # whatever an impossible clip raises in a model, too: the page is written without it
-        return CostTable(f"The cost cannot be counted: {error}", [])
+        return f"The cost cannot be counted: {error}", []
     views = result.counts.views / max(result.counts.scored, 1)
-    return CostTable(
+    text = (
         f"{papers.params / 1e6:.3f} M parameters; {papers.macs / 1e9:.3f} GMACs per view (the papers' GFLOPs), "
-        f"{views * papers.macs / 1e9:.3f} for the {views:.4g} views of a video.",
-        [(part, torchs, part.macs / max(papers.macs, 1)) for part, torchs in zip(papers.parts, torch_cost.parts)],
+        f"{views * papers.macs / 1e9:.3f} for the {views:.4g} views of a video."
     )
+    return text, [(p, t, p.macs / max(papers.macs, 1)) for p, t in zip(papers.parts, torch_cost.parts)]
 
 
 def _videos(result: Result) -> Iterator[tuple[str, str, str]]:
