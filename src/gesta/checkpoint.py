@@ -507,14 +507,29 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
 
 
+@contextlib.contextmanager
+def _only_namespaces() -> Iterator[None]:
+    """Let torch make no object but tensors, containers and ``argparse.Namespace``, whatever other libraries allow.
+
+    Many public checkpoints keep their command line; a Namespace is a bag of attributes and runs nothing. Importing
+    torch.distributed allows among others DeviceMesh, whose constructor may start a process group.
+    """
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(others)
+
+
 def _read_torch(path: str | Path) -> Any:
     path = _existing(path)
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _refuse_compressed(archive, path)
-        # Many public checkpoints keep their command line; a Namespace is a bag of attributes and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with _only_namespaces(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on pickle protocols; what matters comes as an exception
             return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:

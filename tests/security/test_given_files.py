@@ -237,6 +237,17 @@ def test_every_field_of_a_description_may_be_of_a_wrong_type(tmp_path: Path) -> 
                 assert isinstance(config, ModelConfig)
 
 
+def test_what_other_libraries_let_torch_make_is_refused_in_given_files(tmp_path: Path) -> None:
+    """torch.distributed, for one, lets files make a DeviceMesh, which may start a process group."""
+    mark = tmp_path / "mark"
+    torch.save({"state_dict": Payload(mark)}, tmp_path / "w.pth")
+    with torch.serialization.safe_globals([open]):
+        before = set(torch.serialization.get_safe_globals())
+        with pytest.raises(GestaError, match=r"w\.pth: holds a Python object \(\w*io\.open\)"):
+            read_weights(tmp_path / "w.pth")
+        assert set(torch.serialization.get_safe_globals()) == before and not mark.exists()
+
+
 def test_strange_weights_are_refused(tmp_path: Path) -> None:
     weights = {"blocks.0.weight": torch.ones(2, 2)}
     ring: dict[str, Any] = {}
