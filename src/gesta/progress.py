@@ -3,7 +3,7 @@
 Names of files and classes, and sentences about them, come from others. What a terminal, a spreadsheet or a player takes
 for more than text is escaped where it is written: for a terminal by :func:`one_line` and :func:`visible`, for a
 spreadsheet by :func:`csv_cell`, for subtitles by :func:`subtitle`, for JSON by :func:`json_text`. Pages escape in their
-template.
+template. None of them shows a password of an address.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TextIO, TypeVar
+
+from gesta.errors import without_passwords
 
 T = TypeVar("T")
 
@@ -56,12 +58,12 @@ that stand for bytes of names that are no UTF-8."""
 
 def one_line(text: str) -> str:
     """Text on one line of a terminal, file or error: line breaks become ``\\n``, other control characters ``\\x1b``."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), without_passwords(text))
 
 
 def visible(text: str) -> str:
     """The same of text of several lines, whose line breaks and tabs stay."""
-    return _CONTROL.sub(lambda match: match[0] if match[0] in "\n\t" else one_line(match[0]), text)
+    return _CONTROL.sub(lambda match: match[0] if match[0] in "\n\t" else one_line(match[0]), without_passwords(text))
 
 
 def join_lines(lines: Iterable[str]) -> str:
@@ -87,7 +89,8 @@ def subtitle(text: str) -> str:
 
 def json_text(value: Any) -> str:
     """JSON on one line, letters as they are, control characters and surrogates as ``\\u`` and four digits."""
-    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
+    text = without_passwords(json.dumps(value, ensure_ascii=False))
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def plain_text(*parts: Any, width: int = 120) -> str:

@@ -26,6 +26,7 @@ from gesta.models.r3d import R3DConfig
 from gesta.prediction.predict import predict
 from gesta.prediction.prediction import Prediction
 from gesta.prediction.timeline import TimelineConfig, timeline
+from gesta.progress import json_text, one_line, visible
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 from gesta.video.archive import ByteRange
@@ -187,7 +188,9 @@ def test_addresses_are_read_and_a_broken_connection_is_named(
     ],
 )
 def test_passwords_are_not_shown(given: str, shown: str) -> None:
-    assert without_passwords(given) == str(GestaError(given)) == shown
+    for shows in (without_passwords, GestaError, one_line, visible):
+        assert str(shows(given)) == shown
+    assert json_text([given]) == f'["{shown}"]'
     assert Prediction(path=given.split(": ")[0]).path == shown.split(": ")[0]
 
 

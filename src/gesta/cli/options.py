@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from gesta.config import suggest
-from gesta.errors import GestaError
+from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time: importing them takes numpy
@@ -295,7 +295,7 @@ def print_results(options: argparse.Namespace, *results: Any, file: Path | str |
     """Print results as text, or with ``--json`` as JSON; a file that was written is named on standard error."""
     if options.json:
         values = [result.to_json() for result in results]
-        print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
+        print(without_passwords(json.dumps(values[0] if len(values) == 1 else values, indent=2)))
     else:
         show("\n\n".join(str(result) for result in results))
     if file is not None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import numpy as np
 
 from gesta.config import Between, from_json, read_json
-from gesta.errors import GestaError, without_passwords
+from gesta.errors import GestaError
 from gesta.evaluation.metrics import ACTION, headline, measure_parts, measure_spaces
 from gesta.files import make_folder, write_text
 from gesta.progress import json_text, plain_text
@@ -284,7 +284,7 @@ class Result:
     def write(self, path: str | Path) -> Path:
         """Write as JSON, one field per line; the file is there whole or not at all."""
         make_folder(Path(path).parent)
-        write_text(path, without_passwords("{\n" + ",\n".join(self._lines()) + "\n}\n"))
+        write_text(path, "{\n" + ",\n".join(self._lines()) + "\n}\n")
         return Path(path)
 
     def _lines(self) -> Iterator[str]:
@@ -354,7 +354,7 @@ class Result:
             if worst[1:] and worst[0][0] < 100:
                 where = "" if len(scores.classes) == 1 else f" ({space})"
                 lines.append(f"weakest classes{where}: " + ", ".join(f"{n} {v:.0f} %" for v, n in worst[:5] if v < 100))
-        return without_passwords(plain_text(*[numbers] * bool(numbers.rows), *lines))
+        return plain_text(*[numbers] * bool(numbers.rows), *lines)
 
 
 def read_metrics(path: str | Path) -> dict[str, float]:

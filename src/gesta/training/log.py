@@ -65,7 +65,6 @@ class RunLog:
         """One or more lines on standard error."""
         if self.quiet:
             return
-        text = without_passwords(text)
         if self._bar:
             self._bar.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
         else:
