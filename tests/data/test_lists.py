@@ -175,6 +175,9 @@ def test_keys_of_json_are_used_or_refused(write: Callable[..., str]) -> None:
     with pytest.raises(GestaError, match="the column 'more' is not known; set columns to more=skip"):
         labels(more)
     assert labels(more, columns=("more=skip",)) == [(1, None, None, None)]
+    for options in ({"columns": ("path", "label", "skip")}, {"delimiter": ","}):
+        with pytest.raises(GestaError, match="neither an order of columns nor a delimiter"):
+            labels(more, **options)
     for item, message in (
         ({"path": "a.mp4", "label": ["x", "y"]}, "line 1: 'label' is .*several labels"),
         ({"path": "a.mp4", "label": True}, "line 1: 'label' is true"),

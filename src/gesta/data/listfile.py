@@ -153,8 +153,11 @@ def parse_entries(
     _check_columns(list(named.values()) or columns, ordered=not named)
     if path.lower().endswith((".json", ".jsonl")):
         header, rows = _json_rows(path, text)
-        if columns and not named:
-            raise GestaError(f"{path}: a JSON list has names, not an order; set columns to NAME=COLUMN {COLUMNS_FLAG}")
+        if (columns and not named) or delimiter:
+            raise GestaError(
+                f"{path}: a JSON list has names, neither an order of columns nor a delimiter; set columns to "
+                f"NAME=COLUMN {COLUMNS_FLAG}"
+            )
         return _named_entries(path, header, rows, named, frame_base)
     lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line]
     if not lines:
