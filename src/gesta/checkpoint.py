@@ -360,7 +360,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not weights:
         raise CheckpointError(f"{path}: no named weights in it; save model.state_dict() and give that file")
     for name, value in weights.items():
-        if not _is_plain(value):
+        if not is_plain(value):
             raise CheckpointError(
                 f"{path}: {name[:100]} is sparse, quantised or claims more numbers than the file holds; save "
                 "model.state_dict() of a plain model and give that file"
@@ -550,7 +550,7 @@ def _inner(content: dict[Any, Any]) -> dict[Any, Any] | None:
     return next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
 
 
-def _is_plain(value: Tensor) -> bool:
+def is_plain(value: Tensor) -> bool:
     """Whether a tensor is dense and has memory for its numbers; a small one may repeat them (stride 0)."""
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
         return False

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from conftest import write_video
-from gesta.checkpoint import file_hash, load_state, read_weights
+from gesta.checkpoint import file_hash, load_state, read_weights, save_state
 from gesta.config import from_json, replace, to_json
 from gesta.data.lists import Folder
 from gesta.errors import CheckpointError, GestaError
@@ -139,6 +139,17 @@ def test_damaged_and_foreign_states_are_refused(toy: Recipe, tmp_path: Path) -> 
     torch.save({"magic": "gesta training state", "format": 1, "state": torch.nn.Linear(1, 1)}, last)
     with pytest.raises(CheckpointError, match=r"holds a Python object.*previous\.ckpt"):
         train(longer, run, resume=True, quiet=True)
+    moments = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": []}
+    for part, value, message in (
+        ("progress", {"epoch": -1}, "progress.epoch is -1, not 0 or more"),
+        ("progress", {"step": "<b>"}, "progress.step is .<b>., not a whole number"),
+        ("model", "weights", "model is .weights."),
+        ("weights", {"a": 1}, "does not fit the model and the optimiser"),
+        ("optimizer", moments, "does not fit the model and the optimiser"),
+    ):
+        save_state(tmp_path / "made.ckpt", load_state(previous) | {part: value}).replace(last)
+        with pytest.raises(GestaError, match=message):
+            train(longer, run, resume=True, quiet=True)
     last.write_bytes(previous.read_bytes())
     train(longer, run, resume=True, quiet=True)
     assert load_state(last)["progress"]["epoch"] == 3

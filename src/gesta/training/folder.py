@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from gesta.checkpoint import load_state, previous_state
-from gesta.config import read_json, to_json, with_tags
+from gesta.config import Between, from_json, read_json, to_json, with_tags
 from gesta.errors import GestaError
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
@@ -27,6 +27,9 @@ CHANGEABLE_FIELDS = (
     *("train.workers", "train.decoder", "train.validate_every", "train.save_every_s"),
 )
 """Fields of a recipe that may differ when its run is resumed; the others would make it another experiment."""
+
+
+Count = Annotated[int, Between(0)]
 
 
 @dataclass
@@ -45,14 +48,14 @@ class TrainingProgress:
         failures: training videos of this epoch that could not be read, name → reason.
     """
 
-    epoch: int = 0
-    epoch_steps: int = 0
-    step: int = 0
+    epoch: Count = 0
+    epoch_steps: Count = 0
+    step: Count = 0
     best_top1: float | None = None
-    log_bytes: int = 0
-    overflows: int = 0
+    log_bytes: Count = 0
+    overflows: Count = 0
     loss_sum: float = 0.0
-    clips: int = 0
+    clips: Count = 0
     seconds: float = 0.0
     data_s: float = 0.0
     failures: dict[str, str] = field(default_factory=dict)
@@ -62,6 +65,17 @@ class TrainingProgress:
         self.epoch_steps, self.step = self.epoch_steps + 1, self.step + 1
         self.loss_sum += loss if math.isfinite(loss) else 0.0
         self.clips, self.seconds, self.data_s = self.clips + clips, self.seconds + seconds, self.data_s + data_s
+
+
+class State(TypedDict):
+    """What a training state holds: the progress, the hash of the list of videos, and what has a ``state_dict``."""
+
+    progress: TrainingProgress
+    videos: str
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    precision: dict[str, Any]
+    weights: dict[str, Any]
 
 
 def open_run(run: Path, recipe: Recipe, resume: bool, stack: ExitStack) -> str:
@@ -192,7 +206,7 @@ def check_labels(records: Sequence[Record], classes: int | dict[str, int]) -> No
                 )
 
 
-def read_state(run: Path, records: Sequence[Record]) -> tuple[dict[str, Any] | None, str]:
+def read_state(run: Path, records: Sequence[Record]) -> tuple[State | None, str]:
     """The training state in ``last.ckpt``, or the one before it where that file is gone.
 
     Returns:
@@ -204,7 +218,7 @@ def read_state(run: Path, records: Sequence[Record]) -> tuple[dict[str, Any] | N
         if not path.exists():
             return None, f"{run}: was stopped before its first training state was written, so it begins again"
         remark = f"{run}: {LAST} is gone, so {path.name}, the state before it, takes its place"
-    state = load_state(path)
+    state: State = from_json(load_state(path), State, source=str(path), remedy="give another training state")
     if state["videos"] != list_hash(records):
         raise GestaError(
             f"{run}: the list of training videos is not the one that the run was started with; restore it, or start "

@@ -16,10 +16,11 @@ from lightning.fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn, optim
 
-from gesta.checkpoint import import_weights, save_state
+from gesta.checkpoint import import_weights, is_plain, save_state
 from gesta.data.batch import Batch
 from gesta.data.loader import Loader, training_batches
 from gesta.data.samples import TrainingClips, collate
+from gesta.errors import GestaError
 from gesta.model import VideoModel, to_clips
 from gesta.processes import (
     Interruption,
@@ -33,6 +34,7 @@ from gesta.recipe import Recipe
 from gesta.records import ClassNames, Record, list_hash
 from gesta.training.folder import (
     LAST,
+    State,
     TrainingProgress,
     check_labels,
     fit_classes,
@@ -128,13 +130,53 @@ class Training:
             )
         self.saved, self.saved_s = True, time.monotonic()
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Give model, average, optimiser and loss scaler the values that :meth:`save` wrote."""
+    def restore(self, state: State) -> None:
+        """Give model, average, optimiser and loss scaler the values that :meth:`save` wrote.
+
+        Raises:
+            GestaError: they are of another model or optimiser.
+        """
+        if not self._fits(state):
+            raise GestaError(
+                f"{self.run}: its training state does not fit the model and the optimiser of its recipe; put back the "
+                f"{LAST} of this run, or start another run with --init.weights {self.run / 'best.safetensors'}"
+            )
         self.model.load_state_dict(state["model"])
         self.final_model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.saved = True
+
+    def _fits(self, state: State) -> bool:
+        """Whether all tensors and numbers are those of this model and optimiser, except for their values."""
+        weights, ours, saved = self.model.state_dict(), self.optimizer.state_dict(), state["optimizer"]
+        moments = ("exp_avg", "exp_avg_sq") if isinstance(self.optimizer, optim.AdamW) else ("momentum_buffer",)
+        step = {"step": torch.tensor(0.0)} if isinstance(self.optimizer, optim.AdamW) else {}
+        parameters = dict(enumerate(p for group in self.optimizer.param_groups for p in group["params"]))
+        forms = {i: step | dict.fromkeys(moments, parameter) for i, parameter in parameters.items()}
+        of_parameters, groups = saved.get("state"), saved.get("param_groups")
+        if not isinstance(of_parameters, dict) or not of_parameters.keys() <= forms.keys():
+            return False
+        forms = {i: forms[i] for i in of_parameters}  # a parameter without a gradient has none
+        parts = (state["model"], state["weights"], of_parameters, groups)
+        return all(map(has_form_of, parts, (weights, weights, forms, ours["param_groups"])))
+
+
+def has_form_of(value: Any, other: Any) -> bool:
+    """Whether a part of a training state has the keys, lengths, types and shapes of another."""
+    if isinstance(other, Tensor):
+        return (
+            isinstance(value, Tensor) and is_plain(value) and (value.shape, value.dtype) == (other.shape, other.dtype)
+        )
+    if isinstance(other, dict):
+        return (
+            isinstance(value, dict)
+            and value.keys() == other.keys()
+            and all(has_form_of(value[k], other[k]) for k in other)
+        )
+    if isinstance(other, list | tuple):
+        return isinstance(value, list | tuple) and len(value) == len(other) and all(map(has_form_of, value, other))
+    return value is None or other is None or type(value) is type(other) or {type(value), type(other)} == {int, float}
 
 
 def set_up(
@@ -169,7 +211,7 @@ def set_up(
     remarks.append(run_in_first_process(fabric, lambda: open_run(run, recipe, resume, stack)))
     state, remark = read_state(run, records) if begun else (None, "")
     remarks.append(remark)
-    progress = TrainingProgress(**state["progress"]) if state else TrainingProgress()
+    progress = state["progress"] if state else TrainingProgress()
     done = progress.epoch >= config.epochs and (run / "result.json").exists()
     if not done:
         run_in_first_process(fabric, lambda: write_recipe(run, recipe, classes))
