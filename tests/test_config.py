@@ -232,10 +232,11 @@ def test_json_becomes_what_its_type_says() -> None:
         ('{"a": ' * 200_000, "64 levels"),
         ('{"a": 1, "b": 2, "a": 3}', 'the key "a" occurs twice'),
         (r'["c\u0000.mp4"]', "NUL"),
+        (r'{"label": "\ud83d"}', "half of a surrogate pair"),
         ("{", "not valid JSON"),
         ("", "not valid JSON"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_json_that_no_one_should_read(text: str, sentence: str) -> None:
     with pytest.raises(GestaError, match=rf"given\.json: .*{sentence}.*; ask for another"):
@@ -246,6 +247,7 @@ def test_json_at_the_limits_is_read() -> None:
     assert parse_json("[" * JSON_DEPTH + "]" * JSON_DEPTH, "x") and parse_json(
         '{"a": [1e308, 999999999999999999]}', "x"
     )
+    assert parse_json(r'["\ud83d\ude00", "\udce9"]', "x") == ["\U0001f600", "\udce9"]  # the latter is a byte of a name
 
 
 def test_only_small_regular_files_are_read_as_text(tmp_path: Path) -> None:

@@ -475,7 +475,7 @@ def parse_json(text: str, source: str, remedy: str = "correct it, or get the fil
 
     Raises:
         GestaError: no JSON; nested more deeply than :data:`JSON_DEPTH`; NaN, infinity, a number beyond 64 bits, a key
-            twice in one object, or a NUL character in a text.
+            twice in one object, or a NUL character or half of a surrogate pair in a text.
     """
     try:
         value = json.loads(
@@ -491,11 +491,21 @@ def parse_json(text: str, source: str, remedy: str = "correct it, or get the fil
             level = [item for part in parts for item in part if isinstance(item, _CONTAINERS)]
         if level:
             raise RecursionError
+        if "\\ud" in text.lower():
+            _refuse_half_pairs(value)
     except RecursionError:
         raise GestaError(f"{source}: is nested more than {JSON_DEPTH} levels deep; {remedy}") from None
     except ValueError as error:
         raise GestaError(f"{source}: is not valid JSON ({error}); {remedy}") from None
     return value
+
+
+def _refuse_half_pairs(value: Any) -> None:
+    """No file can be written with half of a surrogate pair, except for those that stand for bytes of file names."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is no character") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
