@@ -53,7 +53,7 @@ STEP = 3600
 GOP = 9
 
 CONTAINERS = {
-    "3g2": "3g2", "3gp": "3gp", "apng": "apng", "asf": "wmv", "avi": "avi", "dv": "dv", "dvd": "vob", "f4v": "f4v",
+    "3g2": "3g2", "3gp": "3gp", "asf": "wmv", "avi": "avi", "dv": "dv", "dvd": "vob", "f4v": "f4v",
     "film_cpk": "cpk", "flv": "flv", "gif": "gif", "h261": "h261", "h263": "h263", "h264": "h264", "hevc": "hevc",
     "ismv": "ismv", "ivf": "ivf", "m4v": "m4v", "matroska": "mkv", "mov": "mov", "mp4": "mp4", "mpeg": "mpg",
     "mpeg1video": "m1v", "mpeg2video": "m2v", "mpegts": "ts", "mxf": "mxf", "mxf_opatom": "mxf", "nut": "nut",
@@ -72,7 +72,7 @@ CODECS = {
     "libvpx": {"auto-alt-ref": "1", "lag-in-frames": "12", "arnr-maxframes": "5", "cpu-used": "8"},
     "libvpx-vp9": {"auto-alt-ref": "1", "lag-in-frames": "12", "cpu-used": "8"},
     "mpeg4": {"bf": "2"}, "mpeg2video": {"bf": "2"}, "mpeg1video": {"bf": "2"},
-    "amv": {}, "apng": {}, "asv1": {}, "asv2": {}, "cfhd": {}, "cinepak": {}, "dvvideo": {}, "dxv": {}, "ffv1": {},
+    "amv": {}, "asv1": {}, "asv2": {}, "cfhd": {}, "cinepak": {}, "dvvideo": {}, "dxv": {}, "ffv1": {},
     "ffvhuff": {}, "flashsv": {}, "flashsv2": {}, "flv": {}, "gif": {}, "h261": {}, "h263": {}, "h263p": {},
     "huffyuv": {}, "jpeg2000": {}, "magicyuv": {}, "mjpeg": {}, "msmpeg4": {}, "msmpeg4v2": {}, "msvideo1": {},
     "png": {}, "prores_ks": {}, "qtrle": {}, "rawvideo": {}, "roqvideo": {}, "rpza": {}, "rv10": {}, "rv20": {},
@@ -207,6 +207,8 @@ def written(container: str, codec: str, pictures: int, clocks: list[str]) -> Ite
     whole, first = Encoded(container, codec, pictures), Encoded(container, codec, pictures // 2)
     second = Encoded(container, codec, pictures // 2, seed=1)
     for name in clocks:
+        if container == "nut" and name == "set back far":
+            continue  # an assertion of libav's muxer ends the process
         with contextlib.suppress(Exception):  # a container that refuses these times, or this codec
             if name in CLOCKS:
                 yield name, whole.write(CLOCKS[name])
@@ -215,9 +217,13 @@ def written(container: str, codec: str, pictures: int, clocks: list[str]) -> Ite
                 yield name, first.write(_plain) + second.write(_shifted(shift), without)
 
 
-def plain_decode(path: Path) -> list[np.ndarray]:
-    """All frames, decoded from the beginning by one thread; what cannot be decoded is left out."""
+def plain_decode(path: Path, hold: bool = False) -> list[np.ndarray]:
+    """All frames, decoded from the beginning by one thread; what cannot be decoded is left out.
+
+    With ``hold`` the decoder gets no buffer back: a damaged picture that it fills in part then differs.
+    """
     frames: list[np.ndarray] = []
+    held = []
     convert = FrameConverter(None)
     with contextlib.suppress(av.error.FFmpegError), av.open(str(path)) as container:
         stream = container.streams.best("video")
@@ -228,7 +234,9 @@ def plain_decode(path: Path) -> list[np.ndarray]:
         with contextlib.suppress(av.error.FFmpegError, IndexError):
             for packet in container.demux(stream):
                 with contextlib.suppress(av.error.FFmpegError):
-                    frames += [convert(frame).copy() for frame in packet.decode()]
+                    for frame in packet.decode():
+                        frames.append(convert(frame).copy())
+                        held += [frame] * hold
     return frames
 
 
@@ -257,6 +265,7 @@ def judge(path: Path, name: str, tally: Tally, every: int = 1) -> None:
             tally.wrong.append(f"{name}: gesta reads what a plain decode does not")
         return
     n = len(truth)
+    random = {k for k, other in enumerate(plain_decode(path, hold=True)) if not np.array_equal(truth[k], other)}
     wanted = [[k] for k in range(0, n, every)]
     wanted += [[(start + step * i) % n for i in range(8)] for step in (1, 3) for start in range(0, n, every)]
     wanted += [test_indices(n, ClipSpec(frames=8, stride=2), 1, "even", "loop")[0].tolist()]
@@ -278,7 +287,8 @@ def judge(path: Path, name: str, tally: Tally, every: int = 1) -> None:
             for numbers in wanted:
                 images = read(path, lambda count, chosen=numbers: torch.tensor(chosen), short_side=None).numpy()
                 wrong += any(
-                    a.shape == truth[k].shape and not np.array_equal(a, truth[k]) for a, k in zip(images, numbers)
+                    a.shape == truth[k].shape and k not in random and not np.array_equal(a, truth[k])
+                    for a, k in zip(images, numbers)
                 )
                 tally.reads += 1
             tally.wrong_reads += wrong
