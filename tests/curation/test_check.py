@@ -84,6 +84,21 @@ def test_missing_files_and_stretches_beyond_the_end(folder: Path) -> None:
     assert [severity for severity, _ in beyond] == ["error", "warning"] and "frame 29, but it has 20" in beyond[0][1]
 
 
+def test_one_name_in_the_folders_of_two_splits(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "splits"
+    for source, copy in {
+        "a/0": "train/a/x.mp4",
+        "a/2": "val/a/x.m4v",
+        "b/1": "train/b/x.mp4",
+        "b/3": "val/b/x.m4v",
+    }.items():
+        (root / copy).parent.mkdir(parents=True)
+        shutil.copy(folder / f"{source}.mp4", root / copy)
+    report = check(Folder(root=str(root)), workers=0, progress=False)
+    (text,) = texts(report, "one name in two splits")
+    assert "train/a/x.mp4 and" in text and "val/a/x.m4v: 2 such pairs" in text
+
+
 def test_the_same_video_twice(folder: Path) -> None:
     original = folder / "a" / "0.mp4"
     copies = [folder / "b" / "copy.mp4", folder / "a" / "again.mp4", folder / "a" / "held.mp4"]

@@ -144,6 +144,7 @@ def check(
             findings += _check_mirroring(names)
     if isinstance(data, Folder):
         findings += _check_ignored(data, set(paths))
+        findings += _check_names(splits if len(data.split_folders()) > 1 else {})
     if isinstance(data, Shards):
         shards = [path for shards in data.shards().values() for path in shards]
         findings += _check_hidden([f"{path}#{name}" for path in shards for name in read_index(path).hidden])
@@ -329,6 +330,21 @@ def _check_repeats(splits: Mapping[str, Sequence[Record]], decoded: Mapping[str,
                 yield DataFinding("error", "in two splits", text)
             else:
                 yield DataFinding("warning", "repeated", f"{pair} are the same video; keep one")
+
+
+def _check_names(splits: Mapping[str, Sequence[Record]]) -> Iterator[DataFinding]:
+    """Videos of one class and name, suffix aside, in the folders of two splits: perhaps a recording and its copy."""
+    first: dict[str, tuple[str, Record]] = {}
+    pairs = []
+    for split, records in splits.items():
+        for record in records:
+            stem = os.path.splitext(record.name.partition("/")[2])[0]
+            other_split, other = first.setdefault(stem, (split, record))
+            if other_split != split:
+                pairs.append(f"{other.path} and {record.path}")
+    if pairs:
+        text = f"{pairs[0]}: {len(pairs)} such pairs have one name in two splits; if they show the same, keep one"
+        yield DataFinding("warning", "one name in two splits", text)
 
 
 def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str] | None) -> Iterator[DataFinding]:
