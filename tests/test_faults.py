@@ -256,7 +256,7 @@ def test_two_interruptions(videos: Path, tmp_path: Path) -> None:
 # --- a machine of our own --------------------------------------------------------------------------------------------
 
 
-def on_small_disk(arguments: list[str], mount: str, options: str, tmp_path: Path) -> tuple[int, str]:
+def on_small_disk(arguments: list[str], mount: str, options: str) -> tuple[int, str]:
     """Run gesta where ``mount`` is a disk of its own; the status and what it said."""
     script = f'mount -t tmpfs -o "{options}" none "$0" && exec "$@"'
     process = gesta(arguments, ("unshare", "--mount", "bash", "-c", script, mount))
@@ -277,21 +277,32 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.full  # the same sentences come from files that may not grow, above
-def test_full_and_read_only_disks_and_few_open_files(videos: Path, tmp_path: Path, disk: Path) -> None:
-    cases = [
-        (training(videos, disk / "run", "--train.workers", "0"), str(disk), "size=8m", "No space left on device"),
-        (training(videos, disk / "run", "--train.workers", "0"), str(disk), "ro", "Read-only file system"),
-        (["data", "prepare", str(videos), str(disk / "x")], str(disk), "size=20k", "No space left on device"),
-        (["data", "prepare", str(videos), str(disk / "x"), "--shards", "3"], str(disk), "size=40k", "No space left"),
-        (["data", "prepare", str(videos), str(disk / "x")], str(disk), "ro", "Read-only file system"),
-        (training(videos, tmp_path / "shm", "--train.workers", "2"), "/dev/shm", "size=64k", "shared memory"),
-    ]
-    for arguments, mount, options, reason in cases:
-        status, stderr = on_small_disk(arguments, mount, options, tmp_path)
-        assert status == 1 and reason in stderr and "Traceback" not in stderr, (arguments, options, stderr)
-    few = ("bash", "-c", 'ulimit -n 24; exec "$@"', "x")
-    process = gesta(training(videos, tmp_path / "few", "--train.workers", "2"), few)
-    stderr = process.communicate(timeout=300)[1]
+@pytest.mark.parametrize(
+    ("verb", "options", "reason"),
+    [
+        ("train", "size=8m", "No space left on device"),
+        ("train", "ro", "Read-only file system"),
+        ("prepare", "size=20k", "No space left on device"),
+        ("prepare --shards 3", "size=40k", "No space left on device"),
+        ("prepare", "ro", "Read-only file system"),
+    ],
+)
+def test_full_and_read_only_disks(videos: Path, disk: Path, verb: str, options: str, reason: str) -> None:
+    name, *more = verb.split()
+    arguments = ["data", "prepare", str(videos), str(disk / "x"), *more]
+    if name == "train":
+        arguments = training(videos, disk / "run", "--train.workers", "0")
+    status, stderr = on_small_disk(arguments, str(disk), options)
+    assert status == 1 and reason in stderr and "Traceback" not in stderr, stderr
+
+
+@pytest.mark.full  # the sentences themselves are tested above
+def test_small_shared_memory_and_few_open_files(videos: Path, tmp_path: Path, disk: Path) -> None:
+    arguments = training(videos, tmp_path / "run", "--train.workers", "2")
+    status, stderr = on_small_disk(arguments, "/dev/shm", "size=64k")
+    assert status == 1 and "shared memory is short" in stderr and "Traceback" not in stderr, stderr
+    process = gesta([*arguments, "--resume"], ("bash", "-c", 'ulimit -n 24; exec "$@"', "x"))
+    stderr = process.communicate(timeout=280)[1]
     assert process.returncode == 1 and "Too many open files; raise the limit" in stderr and "Traceback" not in stderr
 
 

@@ -17,7 +17,14 @@ from gesta.data.batch import Batch, Failure
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
 from gesta.evaluation.result import Environment, ModelSource, Protocol, Remark, Result, Scores, json_hash
-from gesta.evaluation.scoring import VideoScores, named_classes, protocol, score_videos, view_loader
+from gesta.evaluation.scoring import (
+    VideoScores,
+    named_classes,
+    protocol,
+    score_videos,
+    view_loader,
+    why_not_finite,
+)
 from gesta.model import ClipSpec, VideoModel, evaluating
 from gesta.processes import describe_device, make_fabric
 from gesta.progress import track
@@ -70,7 +77,7 @@ def evaluate(
     result: Result | None = None
     if fabric.global_rank == 0:
         scored = _Scored.joined(parts, len(records))
-        scores, failures = _scores(records, spaces, labels, scored, source)
+        scores, failures = _scores(records, spaces, labels, scored, source, network)
         result = Result(
             metrics=scores.measure(config.average),
             model=_source(network, model.path if isinstance(model, TrainedModel) else None),
@@ -152,6 +159,7 @@ def _scores(
     labels: dict[str, list[int | None]],
     scored: _Scored,
     data: DataConfig | None,
+    model: VideoModel,
 ) -> tuple[Scores, list[Remark]]:
     """The scores of all videos, not measured yet, and the failures among them."""
     values: dict[str, list[list[float] | None]] = {space: [None] * len(records) for space in spaces}
@@ -159,9 +167,10 @@ def _scores(
         {"index": f.index, "name": f.name, "reason": f.reason.removeprefix(f"{records[f.index].path}: ")}
         for f in scored.failures
     ]
+    bad = {i for i, v in scored.videos.items() if not all(row.isfinite().all() for row in v.scores.values())}
+    reason = why_not_finite(model) if bad else ""
     for index, video in scored.videos.items():
-        if not all(row.isfinite().all() for row in video.scores.values()):
-            reason = "the model's scores are not finite"
+        if index in bad:
             failures.append({"index": index, "name": records[index].name, "reason": reason})
             continue
         for space, row in video.scores.items():

@@ -17,7 +17,7 @@ from gesta.config import replace
 from gesta.data.batch import Batch
 from gesta.data.loader import Loader, test_loader
 from gesta.data.samples import TestViews
-from gesta.errors import GestaError
+from gesta.errors import CheckpointError, GestaError
 from gesta.evaluation.metrics import Average
 from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.recipe import EvaluateConfig
@@ -114,9 +114,6 @@ def score_views(
 
     Returns:
         By label space ``(V, K)`` float64 on the CPU.
-
-    Raises:
-        CheckpointError: scores are not finite because weights are not.
     """
     dtype = next((weight.dtype for weight in model.parameters()), torch.float32)
     with autocast():
@@ -124,10 +121,7 @@ def score_views(
     spaces = {space: values.float() for space, values in by_space(scores).items()}
     if average == "probabilities":
         spaces = {space: logits.softmax(-1) for space, logits in spaces.items()}
-    spaces = {space: values.cpu().double() for space, values in spaces.items()}
-    if not all(values.isfinite().all() for values in spaces.values()):
-        check_finite(model.state_dict(), "the model")
-    return spaces
+    return {space: values.cpu().double() for space, values in spaces.items()}
 
 
 def score_videos(
@@ -201,8 +195,13 @@ def joint_probabilities(scores: dict[str, Tensor], spaces: Iterable[str], averag
     return joint.float()
 
 
-NOT_FINITE = "the model's scores are not finite numbers; use a wider precision, or weights of a training that went well"
-"""Why a video has no prediction although it was read and the weights are finite."""
+def why_not_finite(model: VideoModel) -> str:
+    """Why scores are not finite numbers: which weights are not, or that none is at fault."""
+    try:
+        check_finite(model.state_dict(), "the model")
+    except CheckpointError as error:
+        return f"the model's scores are not finite numbers: {error}"
+    return "the model's scores are not finite numbers; use a wider precision, or weights of a training that went well"
 
 
 def rank(probabilities: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:

@@ -14,7 +14,6 @@ import torch
 
 from gesta.checkpoint import TrainedModel
 from gesta.evaluation.scoring import (
-    NOT_FINITE,
     joint_names,
     joint_probabilities,
     named_classes,
@@ -23,6 +22,7 @@ from gesta.evaluation.scoring import (
     score_videos,
     view_loader,
     views_per_pass,
+    why_not_finite,
 )
 from gesta.model import VideoModel
 from gesta.prediction.background import in_background, reading_workers
@@ -101,6 +101,7 @@ def predict(
     workers = reading_workers(views.workers, len(paths))
     loader = view_loader(records, network.config.clip, views, range(len(paths)), workers)
     batch_size = views_per_pass(views.batch_size, device)
+    not_finite = ""
     for batch in in_background(loader, size=2):
         predictions = {f.index: Prediction(path=paths[f.index], error=f.reason) for f in batch["failures"]}
         broken = {f.index: f.reason for f in batch["partial"]}
@@ -108,7 +109,8 @@ def predict(
             probabilities = joint_probabilities(video.scores, spaces, views.average)
             labels, error = rank(probabilities, names, top), broken.get(video.index, "")
             if not probabilities.isfinite().all():
-                labels, error = (), NOT_FINITE
+                not_finite = not_finite or why_not_finite(network)
+                labels, error = (), not_finite
             predictions[video.index] = Prediction(path=paths[video.index], labels=labels, error=error)
         yield from (predictions[index] for index in sorted(predictions))
 

@@ -17,13 +17,13 @@ from gesta.data.clips import crop_boxes
 from gesta.data.samples import TestViews
 from gesta.errors import BrokenOffError, GestaError, VideoError
 from gesta.evaluation.scoring import (
-    NOT_FINITE,
     joint_names,
     joint_probabilities,
     named_classes,
     rank,
     score_views,
     views_per_pass,
+    why_not_finite,
 )
 from gesta.model import VideoModel
 from gesta.prediction.background import in_background
@@ -157,7 +157,7 @@ def _score(
             in_window = {space: values[row] for space, values in scores.items()}
             probabilities = joint_probabilities(in_window, spaces, views.average)
             if not probabilities.isfinite().all():
-                raise VideoError(NOT_FINITE)
+                raise VideoError(why_not_finite(model))
             yield Window(window.start, window.end, probabilities)
 
 
