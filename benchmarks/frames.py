@@ -207,7 +207,7 @@ def written(container: str, codec: str, pictures: int, clocks: list[str]) -> Ite
     whole, first = Encoded(container, codec, pictures), Encoded(container, codec, pictures // 2)
     second = Encoded(container, codec, pictures // 2, seed=1)
     for name in clocks:
-        if container == "nut" and name == "set back far":
+        if container == "nut" and name.startswith("set back"):
             continue  # an assertion of libav's muxer ends the process
         with contextlib.suppress(Exception):  # a container that refuses these times, or this codec
             if name in CLOCKS:
