@@ -270,7 +270,7 @@ def load(
                 f"{path}: its weights do not fit the {name} it describes ({complaint}); "
                 f"use gesta {metadata['gesta'][:40]}, which wrote it"
             )
-        if metadata.get("checksum") != _checksum(weights, metadata):
+        if "checksum" in metadata and metadata["checksum"] != _checksum(weights, metadata):  # older files have none
             raise CheckpointError(f"{path}: has changed since it was written, or was copied wrongly; copy it again")
         model = config.build()
     model.load_state_dict(weights)
