@@ -339,10 +339,10 @@ def video(intact: Intact, random: Random) -> str:
 
 
 V = "intact/data/wave/0.mp4"
-NO_WORKERS = ("--train.workers", "0", "--evaluate.workers", "0", "--evaluate.clips", "1", "--train.epochs", "2")
+SHORT = ("--train.workers", "0", "--evaluate.workers", "0", "--evaluate.clips", "1", "--train.epochs", "2")
 EVALUATE = ("--evaluate.workers", "0", "--evaluate.clips", "1", "--evaluate.split", "val", "--out", "out.json")
 FOLDER = ("--data", "folder", "--data.root", "intact/data", "--data.val", "0.34")
-TRAIN = ("train", "intact/run/recipe.json", "--run", "new", *NO_WORKERS)
+TRAIN = ("train", "intact/run/recipe.json", "--run", "new", *SHORT)
 
 
 class Kind(NamedTuple):
@@ -395,7 +395,7 @@ KINDS: dict[str, Kind] = {
                 NAMED,
                 "--run",
                 "new",
-                *NO_WORKERS,
+                *SHORT,
                 "--init.weights",
                 "GIVEN",
                 "--data.root",
@@ -409,7 +409,7 @@ KINDS: dict[str, Kind] = {
         training_state,
         "run",
         {
-            "train --resume": ("train", "--resume", "--run", "GIVEN", *NO_WORKERS),
+            "train --resume": ("train", "--resume", "--run", "GIVEN", *SHORT),
             "train --init.weights": (*TRAIN, "--init.weights", "GIVEN/last.ckpt"),
         },
     ),
@@ -418,8 +418,8 @@ KINDS: dict[str, Kind] = {
         "run",
         {
             "show": ("show", "GIVEN/recipe.json"),
-            "train": ("train", "GIVEN/recipe.json", "--run", "new", *NO_WORKERS),
-            "train --resume": ("train", "--resume", "--run", "GIVEN", *NO_WORKERS),
+            "train": ("train", "GIVEN/recipe.json", "--run", "new", *SHORT),
+            "train --resume": ("train", "--resume", "--run", "GIVEN", *SHORT),
             "evaluate": ("evaluate", "GIVEN", *EVALUATE),
             "analyse complexity": ("analyse", "complexity", "GIVEN", "--seconds", "0"),
             "analyse report": ("analyse", "report", "GIVEN"),
@@ -443,7 +443,7 @@ KINDS: dict[str, Kind] = {
         "run",
         {
             "analyse report": ("analyse", "report", "GIVEN"),
-            "train --resume": ("train", "--resume", "--run", "GIVEN", *NO_WORKERS),
+            "train --resume": ("train", "--resume", "--run", "GIVEN", *SHORT),
         },
     ),
     "list (txt, csv, json, jsonl)": Kind(
@@ -608,7 +608,8 @@ class Fuzz:
                     os.killpg(process, signal.SIGKILL)
                 _, code = os.waitpid(process, 0)
                 status = os.waitstatus_to_exitcode(code) if alive else status
-            printed, errors = ((folder / f"{number}.{name}").read_text(errors="replace") for name in ("out", "errors"))
+            texts = [folder / f"{number}.{name}" for name in ("out", "errors")]
+            printed, errors = (text.read_text(errors="replace") if text.exists() else "" for text in texts)
             fault = _fault(status, printed, errors, folder / str(number), "--json" in KINDS[kind].commands[verb])
             yield Outcome(number, kind, verb, status, seconds, fault)
             if status < 0:

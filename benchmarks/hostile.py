@@ -185,6 +185,12 @@ def table_bytes(lines: Sequence[str], random: Random) -> bytes:
 # --- tar files -------------------------------------------------------------------------------------------------------
 
 
+ODD_KINDS = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE, b"Z", b"S")
+ODD_TARGETS = ("000000.mp4", "000009.mp4", "nothing.mp4", "/etc/passwd", "../x")
+ODD_NAMES = ("000000.mp4", "000000.json", "000000.cls", "._000000.mp4", "/000007.mp4", "../000007.mp4")
+PAX_NAMES = ("size", "path", "linkpath", "GNU.sparse.map", "mtime")
+
+
 def tar_bytes(videos: Sequence[bytes], random: Random) -> bytes:
     """A shard of four samples: odd members beside or in place of them, or fields of a header that are not true."""
     file = io.BytesIO()
@@ -198,56 +204,34 @@ def tar_bytes(videos: Sequence[bytes], random: Random) -> bytes:
             tar.addfile(member, io.BytesIO(content))
 
         for number in range(4):
-            name, video = f"{number:06d}", one_of(videos, random)
+            name, video, label = f"{number:06d}", one_of(videos, random), b"%d" % (number % 2)
             note = json.dumps({"name": f"wave/{number}.mp4", "label": number % 2})
             if number == odd:
-                text = one_of(STRINGS, random).replace("\0", "")[:5000] or "x"
-                name = text if way == 1 else name
+                text = _text_of_a_tar(random)
+                name = text[:5000] or "x" if way == 1 else name
                 video = other_bytes(video, random) if way == 2 else video
                 note = json_text(json.loads(note), random) if way == 3 else note
+                label = text.encode() if way == 4 else label
             add(f"{name}.mp4", video)
             add(f"{name}.json", note.encode("utf-8", "surrogatepass"))
-            add(
-                f"{name}.cls",
-                one_of(STRINGS, random).encode("utf-8", "replace")
-                if (way, odd) == (4, number)
-                else b"%d" % (number % 2),
-            )
+            add(f"{name}.cls", label)
         if way == 5:
-            kind = one_of(
-                (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE, b"Z", b"S"),
-                random,
-            )
-            add(
-                "000009.mp4",
-                kind=kind,
-                target=one_of(("000000.mp4", "000009.mp4", "nothing.mp4", "/etc/passwd", "../x"), random),
-            )
+            add("000009.mp4", kind=one_of(ODD_KINDS, random), target=one_of(ODD_TARGETS, random))
         elif way == 6:
-            add(
-                one_of(
-                    ("000000.mp4", "000000.json", "000000.cls", "._000000.mp4", "/000007.mp4", "../000007.mp4"), random
-                ),
-                videos[0],
-            )
+            add(one_of(ODD_NAMES, random), videos[0])
         elif way == 7:
-            add(
-                "000008.mp4",
-                videos[0],
-                **{
-                    one_of(("size", "path", "linkpath", "GNU.sparse.map", "mtime"), random): one_of(STRINGS, random)[
-                        :2000
-                    ]
-                    .replace("\0", "")
-                    .replace("\ud800", "")
-                },
-            )
+            add("000008.mp4", videos[0], **{one_of(PAX_NAMES, random): _text_of_a_tar(random)[:2000]})
     content = bytearray(file.getvalue())
     if way in (9, 10, 11):
         _change_header(content, random)
     elif way in (12, 13):
         return other_bytes(bytes(content), random)
     return bytes(content)
+
+
+def _text_of_a_tar(random: Random) -> str:
+    """Text that can be written into a header."""
+    return one_of(STRINGS, random).replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _change_header(content: bytearray, random: Random) -> None:
