@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gesta.config import from_json, to_json
-from gesta.data.listfile import read_list
+from gesta.data.listfile import read_list, read_rows
 from gesta.data.lists import Folder, Lists, read_class_names, write_lists
 from gesta.data.locate import VideoFinder, split_by_hash
 from gesta.errors import GestaError
@@ -519,6 +519,13 @@ def test_class_names_in_json_and_wrong_ones(write: Callable[..., str]) -> None:
     for text, message in (("", "is empty"), ("0 a\n2 b\n", "holes"), ("a\nb\na\n", "'a' occurs twice")):
         with pytest.raises(GestaError, match=message):
             read_class_names(write(text))
+
+
+def test_carriage_returns_inside_csv_are_named(write: Callable[..., str]) -> None:
+    path = write('a.mp4,0\n"b.mp4",1\rc.mp4,0\n', "list.csv")
+    for read in (read_list, read_rows):
+        with pytest.raises(GestaError, match=r"list\.csv: cannot be read as CSV .*ends of lines"):
+            read(path)
 
 
 # --- Lists -----------------------------------------------------------------------------------------------------------

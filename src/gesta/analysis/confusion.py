@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from gesta.analysis.figures import new_figure
 from gesta.analysis.measured import plain
 from gesta.config import parse_json, read_text, suggest
+from gesta.data.listfile import csv_errors
 from gesta.datasets.diving48 import ATTRIBUTES
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
@@ -173,7 +174,8 @@ def read_attributes(path: str | Path, classes: Sequence[str]) -> dict[str, list[
     if Path(path).suffix.lower() == ".json":
         table = _from_json(parse_json(text, str(path)))
     else:
-        header, *rows = [row for row in csv.reader(text.split("\n")) if row] or [[]]
+        with csv_errors(path):
+            header, *rows = [row for row in csv.reader(text.split("\n")) if row] or [[]]
         rows = [[cell.strip(" \t\r") for cell in row] for row in rows]
         table = {row[0]: dict(zip(header[1:], row[1:])) for row in rows}
     if not table:

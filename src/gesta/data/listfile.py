@@ -14,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -140,7 +141,9 @@ def read_entries(
     path: str, finder: VideoFinder, columns: Sequence[str] = (), delimiter: str = "", frame_base: int = 0
 ) -> list[ListEntry]:
     """The lines of a list; see :func:`read_list`."""
-    return parse_entries(path, read_text(path), finder, columns, delimiter, frame_base)
+    text = read_text(path)
+    with csv_errors(path):
+        return parse_entries(path, text, finder, columns, delimiter, frame_base)
 
 
 def parse_entries(
@@ -634,7 +637,17 @@ def read_lines(path: str) -> list[str]:
 
 def read_rows(path: str) -> list[dict[str, Any]]:
     """The rows of a CSV file with a header."""
-    return list(csv.DictReader(read_text(path).split("\n")))
+    with csv_errors(path):
+        return list(csv.DictReader(read_text(path).split("\n")))
+
+
+@contextmanager
+def csv_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the file that the CSV reader cannot read: carriage returns inside its lines, or a field without an end."""
+    try:
+        yield
+    except csv.Error as error:
+        raise GestaError(f"{path}: cannot be read as CSV ({error}); correct its quotes and its ends of lines") from None
 
 
 def read_json(path: str, expected: type[T]) -> T:

@@ -12,6 +12,7 @@ from gesta.config import config, parse_json, read_text
 from gesta.data.listfile import (
     ListEntry,
     can_be_a_name,
+    csv_errors,
     finder_for_list,
     label_of,
     parse_entries,
@@ -415,7 +416,8 @@ def _list_text(split: str, root: str, records: Sequence[Record]) -> str:
     finder = finder_for_list(path, root)
     for options in (columns, ()):
         try:
-            entries = parse_entries(path, text, finder, options)
+            with csv_errors(path):
+                entries = parse_entries(path, text, finder, options)
         except GestaError:
             if options:
                 entries = []
