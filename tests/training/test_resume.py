@@ -140,6 +140,7 @@ def test_damaged_and_foreign_states_are_refused(toy: Recipe, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match=r"holds a Python object.*previous\.ckpt"):
         train(longer, run, resume=True, quiet=True)
     moments = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": []}
+    kept = {name: (run / name).read_bytes() for name in ("log.jsonl", "result.json", "recipe.json")}
     for part, value, message in (
         ("progress", {"epoch": -1}, "progress.epoch is -1, not 0 or more"),
         ("progress", {"step": "<b>"}, "progress.step is .<b>., not a whole number"),
@@ -150,6 +151,7 @@ def test_damaged_and_foreign_states_are_refused(toy: Recipe, tmp_path: Path) -> 
         save_state(tmp_path / "made.ckpt", load_state(previous) | {part: value}).replace(last)
         with pytest.raises(GestaError, match=message):
             train(longer, run, resume=True, quiet=True)
+    assert kept == {name: (run / name).read_bytes() for name in kept}
     last.write_bytes(previous.read_bytes())
     train(longer, run, resume=True, quiet=True)
     assert load_state(last)["progress"]["epoch"] == 3

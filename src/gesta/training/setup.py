@@ -60,12 +60,12 @@ class Training:
         classes: class names in label order.
         records: training videos.
         held_out: validation videos; may be empty.
-        log: of the run; writes nothing in other processes than the first.
         progress: how much of the training is done.
         model: the module whose parameters are trained.
         steps_per_epoch: optimiser steps per epoch.
         batches: micro-batches of all epochs that are left, in order.
         probe_clips: a few clips on which plug-ins are diagnosed after every epoch; None without plug-ins.
+        log: of the run; writes nothing in other processes than the first.
         frozen_norms: batch norms that stay in evaluation mode.
         optimizer: of the parameters that are not frozen.
         forward: ``model``, compiled and wrapped for several processes.
@@ -83,13 +83,13 @@ class Training:
     classes: ClassNames
     records: list[Record]
     held_out: list[Record]
-    log: RunLog
     progress: TrainingProgress
     model: VideoModel
     steps_per_epoch: int
     batches: Iterator[Batch]
     probe_clips: Tensor | None
     interruption: Interruption
+    log: RunLog = field(init=False)
     frozen_norms: list[nn.Module] = field(init=False)
     optimizer: optim.Optimizer = field(init=False)
     forward: Any = field(init=False)
@@ -212,16 +212,10 @@ def set_up(
     state, remark = read_state(run, records) if begun else (None, "")
     remarks.append(remark)
     progress = state["progress"] if state else TrainingProgress()
-    done = progress.epoch >= config.epochs and (run / "result.json").exists()
-    if not done:
-        run_in_first_process(fabric, lambda: write_recipe(run, recipe, classes))
-    log = RunLog(run, keep=progress.log_bytes, step=progress.step, quiet=quiet, silent=fabric.global_rank > 0)
-    stack.enter_context(contextlib.closing(log))
-    if done:
-        log.say(f"{run}: all {config.epochs} epochs are done and evaluated; nothing is left to resume")
+    if progress.epoch >= config.epochs and (run / "result.json").exists():
+        with contextlib.closing(open_log(fabric, run, progress, quiet)) as log:
+            log.say(f"{run}: all {config.epochs} epochs are done and evaluated; nothing is left to resume")
         return None
-    if fabric.global_rank == 0:
-        (run / "result.json").unlink(missing_ok=True)  # it will be about other weights
 
     torch.manual_seed(config.seed)
     model = recipe.model.build()
@@ -241,7 +235,6 @@ def set_up(
         classes=classes,
         records=records,
         held_out=recipe.data.records("val"),
-        log=log,
         progress=progress,
         model=model,
         steps_per_epoch=len(micro_batches) // config.accumulate,
@@ -252,9 +245,20 @@ def set_up(
     if state:
         training.restore(state)
         remarks.append(f"{run}: resumes in epoch {progress.epoch + 1} after step {progress.step}")
+    # only now, when nothing can be refused any more: what a refused run had written stays
+    run_in_first_process(fabric, lambda: write_recipe(run, recipe, classes))
+    training.log = open_log(fabric, run, progress, quiet)
+    stack.enter_context(contextlib.closing(training.log))
+    if fabric.global_rank == 0:
+        (run / "result.json").unlink(missing_ok=True)  # it will be about other weights
     for remark in filter(None, remarks):
-        log.say(remark)
+        training.log.say(remark)
     return training
+
+
+def open_log(fabric: Fabric, run: Path, progress: TrainingProgress, quiet: bool) -> RunLog:
+    """The run's log, cut back to where the training resumes."""
+    return RunLog(run, keep=progress.log_bytes, step=progress.step, quiet=quiet, silent=fabric.global_rank > 0)
 
 
 def _batches_left(
