@@ -103,6 +103,12 @@ def test_a_run_folder_stands_for_its_best_weights(tmp_path: Path) -> None:
         load(tmp_path / "last.ckpt")
 
 
+def test_names_of_other_classes_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(GestaError, match="2 class names cannot be saved with a model of 3 classes"):
+        save_model(tmp_path / "m.safetensors", ToyConfig(classes=3).build(), ["a", "b"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
     model = ToyConfig(classes=3).build()
     paths = [save_model(tmp_path / f"{i}.safetensors", model, ["a", "b", "c"], licence="CC0") for i in range(8)]

@@ -169,7 +169,15 @@ def save_model(
         person_crop: the model's pictures are cropped to the person.
         licence: of the weights, for whoever receives the file.
         notes: further JSON-able facts (recipe, epoch, metrics).
+
+    Raises:
+        GestaError: class names that are not those of the model, by their number; or the file cannot be written.
     """
+    if class_counts(classes) != model.config.classes:
+        raise GestaError(
+            f"{path}: {class_counts(classes)} class names cannot be saved with a model of {model.config.classes} "
+            "classes; give one for each"
+        )
     metadata = {
         "format": FORMAT,
         "gesta": importlib.metadata.version("gesta"),

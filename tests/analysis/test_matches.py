@@ -117,7 +117,7 @@ def test_the_verb(make_video: Callable[..., Path], tmp_path: Path, capsys: pytes
         return int(end.value.code or 0)
 
     video, out = str(make_video("video.mp4")), str(tmp_path / "new" / "matches.png")
-    weights = save_model(tmp_path / "best.safetensors", create_model("ata_timesformer_tiny"), [])
+    weights = save_model(tmp_path / "best.safetensors", create_model("ata_timesformer_tiny", classes=2), ["a", "b"])
     for source in (str(tmp_path), str(weights), "mvitv2_tiny"):
         assert run(source, video, "--out", out) == 0
         assert "patches stay" in capsys.readouterr().out

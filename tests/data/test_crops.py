@@ -190,7 +190,7 @@ def test_training_clips_are_those_that_are_cropped_afterwards(
     mirrored = set()
     for epoch in range(4):
         draw = seeded_generator(config.seed, epoch, 0, 0)
-        frames, _, count = read_record_frames(
+        frames, _, count, _ = read_record_frames(
             record, lambda n, d=draw: Selection(train_indices(n, spec, "loop", d)), clips.short_side, enlarge=False
         )
         assert count == 12
