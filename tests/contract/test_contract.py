@@ -161,9 +161,9 @@ DISTINCT = ("stan", "tda", "sda", "smem", "stdm")
 every_tiny = pytest.mark.parametrize("model_name", TINY)
 every_plugin = pytest.mark.parametrize("plugin", PLUGINS)
 cheapest = pytest.mark.parametrize("model_name", ["r3d_tiny"])  # for what depends on the plug-in alone and takes long
-# Compiling takes long: the fast suite has tokens and several tensors, and one map in the test that recomputes.
+# Compiling takes long: the fast suite has several tensors, and one map in the test that recomputes.
 every_architecture = pytest.mark.parametrize(
-    "model_name", fast_first([(name,) for name in dict.fromkeys(["mvitv2_tiny", "std_former_tiny", *TINY])], 2)
+    "model_name", fast_first([(name,) for name in dict.fromkeys(["std_former_tiny", *TINY])], 1)
 )
 
 

@@ -293,6 +293,7 @@ def test_failed_and_half_labelled_videos_among_actions() -> None:
     assert measure_actions(scores, {"verb": [None] * 3, "noun": [0] * 3}, "probabilities") == {}
 
 
+@pytest.mark.full  # test_two_processes_train_as_one evaluates in two processes, too
 def test_two_processes_give_the_result_of_one(records: list[Record], tmp_path: Path) -> None:
     """Eight videos and a broken one by two processes of torchrun: the same result, no video twice or missing."""
     odd = [*records, Record(path=records[0].path, name="once_more.mp4", label=0)]

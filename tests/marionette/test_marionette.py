@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import shutil
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from gesta.config import from_json, to_json
 from gesta.curation.contact_sheet import contact_sheet
@@ -31,10 +34,14 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("marionette") / "set"
-    summary = make_set(root, clips=CLIPS, seed=3, workers=1, size=SIZE)
-    assert (summary.clips, summary.made) == (CLIPS, CLIPS)
-    return root
+    """A set of its own, copied from the one that the first process of this test run has made."""
+    of_all = tmp_path_factory.getbasetemp()
+    of_all = of_all.parent if "PYTEST_XDIST_WORKER" in os.environ else of_all
+    with FileLock(of_all / "marionette.lock"):
+        if not (of_all / "marionette").exists():
+            summary = make_set(of_all / "marionette", clips=CLIPS, seed=3, workers=1, size=SIZE)
+            assert (summary.clips, summary.made) == (CLIPS, CLIPS)
+    return Path(shutil.copytree(of_all / "marionette", tmp_path_factory.mktemp("marionette") / "set"))
 
 
 def _clips(data: Marionette, split: str) -> list[ClipName]:

@@ -300,7 +300,7 @@ def test_drop_path_and_checkpointing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*grads))
 
 
-@pytest.mark.full  # tests/contract compiles it for training, with the eager backend
+@pytest.mark.full  # tests/contract compiles other models for training, in the fast suite
 def test_compiles_in_one_graph() -> None:
     model = randomised(small(cls_token=True, inserts=[Insert(layer=STAN(), at=1)]).build())
     video = torch.randn(2, 3, 8, 32, 32)

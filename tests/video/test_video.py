@@ -585,7 +585,8 @@ def test_avi_frames_stay_in_decode_order(videos: Path) -> None:
     assert times == pytest.approx([i / 25 for i in range(164)])
 
 
-@alike_ones_in_the_full_suite
+@pytest.mark.full  # tests/video/test_clocks.py compares every frame of files that it makes
+@pytest.mark.parametrize("all_alike", [False, True])
 def test_every_genuine_file_reads_the_same_with_and_without_shortcuts(videos: Path, all_alike: bool) -> None:
     shortcuts_taken = 0
     for path in genuine(videos, all_alike):
