@@ -442,9 +442,9 @@ def _checksum(weights: dict[str, Tensor], metadata: Mapping[str, Any]) -> str:
 
 def _check_zip(path: str | Path) -> None:
     """Compare each part of a torch file with the CRC-32 that is stored with it, which torch writes and never reads."""
-    if not zipfile.is_zipfile(path):  # cut short, or no file of torch
-        return
     try:
+        if not zipfile.is_zipfile(path):  # cut short, or no file of torch; one changed byte at its end is an exception
+            return
         with zipfile.ZipFile(path) as file:
             _refuse_compressed(file, path)
             damaged = file.testzip()
