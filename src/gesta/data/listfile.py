@@ -381,7 +381,7 @@ def _parse_line(
 
 def _entry(where: str, number: int, values: Mapping[str, str], frame_base: int) -> ListEntry:
     """One entry from the text of its columns; empty ones say nothing."""
-    if not values.get("path") or not can_be_a_name(values["path"]):
+    if not values.get("path") or "\0" in values["path"]:
         raise GestaError(f"{where}: {values.get('path', '')!r} cannot be the path of a video; correct it")
     frames = {
         column: _whole_number(where, column, values[column])
@@ -434,14 +434,6 @@ def _seconds(where: str, text: str) -> float:
         return sum(float(part) * 60**power for power, part in enumerate(text.split(":")[::-1]))
     except ValueError:
         raise GestaError(f"{where}: {text!r} is no time; write seconds, or h:mm:ss") from None
-
-
-def can_be_a_name(text: str) -> bool:
-    """Whether the system takes it for the name of a file."""
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:  # half of a surrogate pair, from JSON
-        return False
 
 
 def _check_columns(columns: Sequence[str], ordered: bool) -> None:

@@ -11,7 +11,6 @@ from typing import Literal
 from gesta.config import config, parse_json, read_text
 from gesta.data.listfile import (
     ListEntry,
-    can_be_a_name,
     csv_errors,
     finder_for_list,
     label_of,
@@ -331,7 +330,7 @@ def _parse_class_names(path: str, text: str) -> list[str]:
     if not names or [i for i, _ in numbered] != list(range(numbered[0][0], numbered[0][0] + len(names))):
         raise GestaError(f"{path}: is empty or has holes in its numbers; give one class name per line")
     for name in names:
-        if not isinstance(name, str) or not can_be_a_name(name):
+        if not isinstance(name, str) or "\0" in name:
             raise GestaError(f"{path}: {name!r} is no class name; give one text per class")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -141,7 +141,7 @@ def cache_folder() -> str:
 
 
 def _fingerprint(archive: str, identity: tuple[int, ...]) -> str:
-    """A digest of a tar file's place, times, size and samples of its content.
+    """A digest of a tar file's path, times, size and samples of its content.
 
     A file that takes another one's place with its old size and time (``cp -p``, ``rsync -a``) has another time of
     change or another inode, which cannot be set; where a disk has neither, the samples tell them apart. Reading all
@@ -191,12 +191,12 @@ def _list_members(archive: str, size: int) -> ArchiveIndex:
 
 
 def _resolve(index: ArchiveIndex, links: dict[str, str]) -> None:
-    """Give links (hard or symbolic) the place of what they link to."""
-    places = {posixpath.normpath(name): place for name, place in index.members.items()}
+    """Give links (hard or symbolic) the byte range of what they link to."""
+    ranges = {posixpath.normpath(name): where for name, where in index.members.items()}
     targets = {posixpath.normpath(name): target for name, target in links.items()}
     for name, target in links.items():
         for _ in links:  # a link may lead to a link
             target = targets.get(target, target)
-        if target not in places:
+        if target not in ranges:
             raise tarfile.ReadError(f"{name} is a link to {target}, which it does not hold")
-        index.members[name] = places[target]
+        index.members[name] = ranges[target]

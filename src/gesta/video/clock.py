@@ -14,10 +14,10 @@ FALLBACK_FPS = 25.0
 """Assumed where a video does not say its frames per second, as folders of images never do."""
 
 JUMP_FRAMES = 16
-"""A decoder holds back at most 16 pictures, so a clock that falls by more has been set anew: recordings were joined."""
+"""A decoder holds back at most 16 pictures, so a clock that falls by more was reset: recordings were joined."""
 
 GAP_S = 10.0
-"""In a broadcast format, whose clock may be set anew at any time, a longer gap is such a jump, as in other players."""
+"""In a broadcast format, whose clock may be reset at any time, a longer gap is such a jump, as in other players."""
 
 ROUNDING_S = 1e-5
 """Seconds by which the container's beginning may be rounded."""
@@ -35,7 +35,7 @@ class Clock:
 
     Zero is the container's beginning, as players have it: a picture that begins after the sound begins after zero. The
     times rise from frame to frame: where a timestamp is missing, repeated or too early, the frame follows the one
-    before it after the usual step, and where the clock was set anew (recordings were joined, it overflowed) the frames
+    before it after the usual step, and where the clock was reset (recordings were joined, it overflowed) the frames
     after that are moved along.
 
     Args:

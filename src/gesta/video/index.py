@@ -116,7 +116,7 @@ def _index(container: Any, stream: Any, times: list[int | None], dts: list[int |
     if not _proves_order(pts, numbers, dts):
         return index
     latest = np.maximum.accumulate(pts)
-    # a key frame is shown after all that stands before it, and the decoder knows of frames that change places
+    # a key frame is shown after all that stands before it, and the decoder knows of frames that change their order
     enters = keys[:1] == [0] and numbers[0] == 0 and all(pts[key] > latest[key - 1] for key in keys[1:])
     if not enters or (stream.codec_context.has_b_frames != bool((numbers != np.arange(len(pts))).any())):
         keys = []
@@ -132,7 +132,7 @@ def _proves_order(pts: np.ndarray, numbers: np.ndarray, dts: list[int | None]) -
     """Whether one clock runs through the whole file, so that the k-th presentation time is that of the k-th frame.
 
     Where recordings were joined, or the clock overflowed or was set back, times are repeated, decoding times fall, or
-    frames stand further from their place than any decoder can move them.
+    frames are further from their position than any decoder can move them.
     """
     decoding = np.asarray([time for time in dts if time is not None])
     return bool(
@@ -143,13 +143,13 @@ def _proves_order(pts: np.ndarray, numbers: np.ndarray, dts: list[int | None]) -
 
 
 def _one_delay(shown: np.ndarray, decoding: np.ndarray) -> bool:
-    """Whether each packet is decoded when the picture so many places before is shown, as encoders make it."""
+    """Whether each packet is decoded when the picture so many positions before is shown, as encoders make it."""
     delays = range(min(len(shown), MAX_REORDER + 1))
     return any(np.array_equal(decoding[delay:], shown[: len(shown) - delay]) for delay in delays)
 
 
 def frame_numbers(pts: np.ndarray) -> np.ndarray:
-    """For each packet in the order of the file, the place of its time among all."""
+    """For each packet in the order of the file, the rank of its time among all."""
     numbers = np.empty(len(pts), np.int64)
     numbers[np.argsort(pts, kind="stable")] = np.arange(len(pts))
     return numbers
