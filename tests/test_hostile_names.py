@@ -13,15 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.table import Table
 
 from gesta.analysis.figures import new_figure, set_log_scale, write_figure
 from gesta.checkpoint import save_model
 from gesta.cli import main
+from gesta.cost import Cost, Part
 from gesta.errors import GestaError
 from gesta.models import create_model
 from gesta.prediction.prediction import Prediction
 from gesta.prediction.writers import Format, write, write_to
 from gesta.progress import csv_cell, json_text, one_line, plain_text, subtitle, track, visible
+from gesta.recipes.ledger import Ledger
+from gesta.recipes.published import Figure, Verdict
 from gesta.records import class_lines
 from results import result
 
@@ -177,6 +181,32 @@ def test_all_figures_of_analyses_are_made_that_way() -> None:
     made = [file.name for file in folder.rglob("*.py") if re.search(r"\bFigure\(f|pyplot", file.read_text())]
     assert made == []
     assert "PlainFigure(figsize" in (folder / "figures.py").read_text()
+
+
+def test_brackets_and_colons_stay_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """``rich`` takes ``[layer 0, 2]`` for a style and ``:fire:`` for a picture, in titles, columns, cells and bars."""
+    text = "[a 0, 2] :fire:"
+    grid = Table(title=text)
+    grid.add_column(text)
+    grid.add_row(text)
+    assert plain_text(text, grid).count(text) == 4
+    figure = Figure(text, "", "", "M", lambda: 0.0, text)
+    assert str(Ledger({text: [Verdict(figure, text, None)]}, {})).count(text) == 4
+    assert str(Cost(text, "torch", (1, 1, 1), (Part(text, 1, 1),), {text: 1})).count(text) == 3
+    out = io.StringIO()
+    write([Prediction(path=text, labels=((text, 1.0),))], "table", out)
+    assert out.getvalue().count(text) == 2
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert list(track([1], text)) == [1]
+    assert text in capsys.readouterr().err
+
+
+def test_every_console_is_a_plain_one() -> None:
+    folder = Path(__file__).parents[1] / "src" / "gesta"
+    makers = [str(f.relative_to(folder)) for f in folder.rglob("*.py") if re.search(r"\bConsole\(", f.read_text())]
+    assert makers == ["progress.py"]
+    bars = [str(f.relative_to(folder)) for f in folder.rglob("*.py") if re.search(r"\bTextColumn\(", f.read_text())]
+    assert bars == ["progress.py"] and "rich_track" not in (folder / "progress.py").read_text()
 
 
 @pytest.mark.parametrize("kind", NAMES)

@@ -25,6 +25,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from gesta.config import replace, to_json
+from gesta.progress import plain_text
 
 if TYPE_CHECKING:  # for start-up time: a known cost is read and printed without torch, see gesta.models.costs
     from torch import nn
@@ -93,8 +94,7 @@ class Cost:
         return values
 
     def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
+        from rich.table import Table  # start-up time
 
         frames, height, width = self.clip
         unit = "GMACs (papers' GFLOPs)" if self.style == "fvcore" else "GMACs (torch)"
@@ -107,16 +107,14 @@ class Cost:
         for part in self.parts:
             percent = f"{100 * part.macs / max(self.macs, 1):.1f}"
             table.add_row(part.name, f"{part.params:,}", f"{part.params / 1e6:.4f}", f"{part.macs / 1e9:.4f}", percent)
-        console = Console(width=110)
-        with console.capture() as capture:
-            console.print(table)
-            if self.uncounted:
-                console.print("not counted: " + ", ".join(f"{n:,} {kind}" for kind, n in self.uncounted.items()))
-            if self.views:
-                number, text = self.views
-                each, together = (f"{macs / 1e9:.4f}" for macs in (self.macs, number * self.macs))
-                console.print(f"{each} {unit} per view, {together} for {text}")
-        return capture.get().rstrip()
+        notes = []
+        if self.uncounted:
+            notes.append("not counted: " + ", ".join(f"{n:,} {kind}" for kind, n in self.uncounted.items()))
+        if self.views:
+            number, text = self.views
+            each, together = (f"{macs / 1e9:.4f}" for macs in (self.macs, number * self.macs))
+            notes.append(f"{each} {unit} per view, {together} for {text}")
+        return plain_text(table, *notes, width=110)
 
 
 def is_counting() -> bool:

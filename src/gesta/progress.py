@@ -13,9 +13,13 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from gesta.errors import without_passwords
+
+if TYPE_CHECKING:  # for start-up time
+    from rich.console import Console
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
@@ -33,11 +37,11 @@ def track(items: Iterable[T], title: str, total: int | None = None, every_s: flo
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
-        from rich.console import Console  # start-up time
-        from rich.markup import escape
-        from rich.progress import track as rich_track
-
-        yield from rich_track(items, escape(title), total=total, console=Console(stderr=True), transient=True)
+        with progress_bar() as bar:
+            task = bar.add_task(title, total=total, text="")
+            for item in items:
+                yield item
+                bar.advance(task)
         return
     begin = last = time.monotonic()
     for done, item in enumerate(items):
@@ -47,6 +51,28 @@ def track(items: Iterable[T], title: str, total: int | None = None, every_s: flo
             of_total = f" of {total}" if total else ""
             show(f"{title}: {done}{of_total} after {now - begin:.0f} s", sys.stderr)
         yield item
+
+
+def progress_bar() -> Progress:
+    """A bar on standard error that vanishes at its end; the description of a task is shown as it is."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # start-up time
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
+        TimeRemainingColumn(),
+        console=plain_console(stderr=True),
+        transient=True,
+    )
+
+
+def plain_console(**settings: Any) -> Console:
+    """The only way to a ``rich`` console: ``[red]`` and ``:fire:`` in a text are text, not a colour and a picture."""
+    from rich.console import Console  # start-up time
+
+    return Console(markup=False, emoji=False, highlight=False, **settings)
 
 
 # --- text from elsewhere ---------------------------------------------------------------------------------------------
@@ -100,9 +126,7 @@ def plain_text(*parts: Any, width: int = 120) -> str:
         parts: strings, each of which is one line, and tables.
         width: of the tables at most, in characters.
     """
-    from rich.console import Console  # imported here for start-up time
-
-    console = Console(width=width, color_system=None, markup=False, highlight=False)
+    console = plain_console(width=width, color_system=None)
     with console.capture() as capture:
         for part in parts:
             console.print(one_line(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))

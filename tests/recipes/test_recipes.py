@@ -78,6 +78,10 @@ def test_tables_fill(address: str, tmp_path: Path) -> None:
     assert table.source in str(filled)
 
 
+def test_brackets_of_a_row_are_printed(tmp_path: Path) -> None:
+    assert "Top-K [layer 0, 2]" in str(fill(find_table("rpe_stdt.table4"), tmp_path))
+
+
 def test_published_numbers_have_columns() -> None:
     for table in map(find_table, list_tables()):
         for row in table.rows:

@@ -9,14 +9,13 @@ import sys
 from collections.abc import Generator, Iterable
 from typing import Literal, TextIO
 
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from gesta.errors import GestaError
 from gesta.files import reporting, write_atomically
 from gesta.prediction.prediction import Prediction, clock
-from gesta.progress import csv_cell, json_text, one_line, subtitle
+from gesta.progress import csv_cell, json_text, one_line, plain_console, subtitle
 
 Format = Literal["table", "text", "csv", "json", "srt"]
 
@@ -55,7 +54,7 @@ def write(predictions: Iterable[Prediction], format: Format, out: TextIO) -> lis
     if format == "table":
         written = list(predictions)
         # a file or pipe has no width of its own; a wide table keeps each prediction on one line
-        Console(file=out, width=None if out.isatty() else 160).print(as_table(written))
+        plain_console(file=out, width=None if out.isatty() else 160).print(as_table(written))
         return written
     writer = {"text": _text, "csv": _csv, "json": _json, "srt": _srt}[format](out)
     next(writer)

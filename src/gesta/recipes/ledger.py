@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gesta.progress import plain_text
 from gesta.recipes import ata, ctn, mfst, rpe_stdt, st_manet, stan, std_former
 from gesta.recipes.published import Figure, Verdict, judge
 
@@ -90,11 +91,11 @@ class Ledger:
             lines += ["| figure | paper | ours | | where | remark |", "|---|---:|---:|---|---|---|"]
             for v in verdicts:
                 f = v.figure
-                lines.append(f"| {f.what} | {v.paper} | {v.ours} {f.unit} | {v.mark} | {f.where} | {f.reason} |")
+                lines.append(_cells(f.what, v.paper, f"{v.ours} {f.unit}", v.mark, f.where, f.reason))
             if decisions := self.systems[system].decisions:
                 lines += ["", "Where the paper errs or is silent, and what gesta does:", ""]
                 lines += ["| | paper | gesta |", "|---|---|---|"]
-                lines += [f"| {' | '.join(decision)} |" for decision in decisions]
+                lines += [_cells(*decision) for decision in decisions]
         return "\n".join(lines) + "\n"
 
     def _summary(self) -> list[str]:
@@ -103,12 +104,11 @@ class Ledger:
         for name, verdicts in self.verdicts.items():
             equal, different, alone = (sum(v.same is same for v in verdicts) for same in (True, False, None))
             system = self.systems[name]
-            lines.append(f"| {name} | {equal} | {different} | {alone} | {len(system.decisions)} | {system.summary} |")
+            lines.append(_cells(name, *map(str, (equal, different, alone, len(system.decisions))), system.summary))
         return lines
 
     def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table
+        from rich.table import Table  # start-up time
 
         table = Table(title="Fidelity ledger", expand=False)
         for column in ("system", "figure", "paper", "ours", "", "remark"):
@@ -116,10 +116,12 @@ class Ledger:
         for system, v in self.rows():
             f = v.figure
             table.add_row(system, f.what, v.paper, f"{v.ours} {f.unit}", v.mark, f.reason)
-        console = Console(width=140)
-        with console.capture() as capture:
-            console.print(table)
-        return capture.get().rstrip()
+        return plain_text(table, width=140)
+
+
+def _cells(*texts: str) -> str:
+    """A row of a Markdown table; a bar in a text does not end its cell."""
+    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
 
 
 def ledger() -> Ledger:

@@ -11,6 +11,7 @@ from gesta.config import replace
 from gesta.cost import count
 from gesta.evaluation.metrics import ACTION
 from gesta.evaluation.result import read_metrics
+from gesta.progress import plain_text
 from gesta.recipe import Recipe
 from gesta.recipes.address import miniature
 from gesta.recipes.published import UNITS, Row, Table, digits_of
@@ -43,8 +44,7 @@ class FilledTable:
         return {"source": self.table.source, "rows": rows}
 
     def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table as Grid
+        from rich.table import Table as Grid  # start-up time
 
         grid = Grid(caption="ours: cost counted now, accuracy from runs that exist")
         grid.add_column("")
@@ -57,14 +57,8 @@ class FilledTable:
         for row, cells in zip(self.table.rows, self.cells):
             pairs = ((_text(cells[c].paper, n), _text(cells[c].ours, n)) for c, n in digits.items())
             grid.add_row(row.label, *(text for pair in pairs for text in pair))
-        console = Console(width=24 + 16 * len(self.table.columns) * 2)
-        with console.capture() as capture:
-            console.print(self.table.source, soft_wrap=True)
-            console.print(grid)
-            for row in self.table.rows:
-                if row.note:
-                    console.print(f"{row.label}: {row.note}")
-        return capture.get().rstrip()
+        notes = [f"{row.label}: {row.note}" for row in self.table.rows if row.note]
+        return plain_text(self.table.source, grid, *notes, width=24 + 16 * len(self.table.columns) * 2)
 
 
 def fill(table: Table, runs: Path = Path("runs"), miniatures: bool = False) -> FilledTable:

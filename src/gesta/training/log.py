@@ -21,12 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from gesta.errors import without_passwords
 from gesta.files import make_folder, refusal
-from gesta.progress import show, visible
+from gesta.progress import progress_bar, show, visible
 from gesta.training.folder import TrainingProgress
 
 LINE_EVERY_S = 10.0
@@ -66,7 +65,7 @@ class RunLog:
         if self.quiet:
             return
         if self._bar:
-            self._bar.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(visible(text), soft_wrap=True)
         else:
             show(text, sys.stderr)
 
@@ -76,15 +75,7 @@ class RunLog:
         self._last_line = time.monotonic()
         if self.quiet or not sys.stderr.isatty():
             return
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
+        self._bar = progress_bar()
         self._bar.add_task(self._title, total=steps, completed=done, text="")
         self._bar.start()
 
