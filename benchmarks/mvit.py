@@ -18,7 +18,7 @@ from side_by_side import dtype_option, environment, options_of
 from torchvision.models.video import mvit_v2_s
 
 from gesta.bench.timing import synchronize
-from gesta.checkpoint import import_weights
+from gesta.checkpoint.weights import import_weights
 from gesta.models import create_model
 
 

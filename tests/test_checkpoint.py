@@ -17,16 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gesta import checkpoint
-from gesta.checkpoint import (
-    file_hash,
-    import_weights,
-    load,
-    load_state,
-    read_metadata,
-    read_weights,
-    save_model,
-    save_state,
-)
+from gesta.checkpoint import load, load_state, read_metadata, save_model, save_state
+from gesta.checkpoint.formats import file_hash
+from gesta.checkpoint.weights import import_weights, read_weights
 from gesta.config import config
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel

@@ -3,9 +3,9 @@
 from . import datasets as datasets
 from . import recipes as recipes
 from .checkpoint import TrainedModel as TrainedModel
-from .checkpoint import import_weights as import_weights
 from .checkpoint import load as load
 from .checkpoint import save_model as save_model
+from .checkpoint.weights import import_weights as import_weights
 from .cost import count as count
 from .data.lists import Folder as Folder
 from .data.lists import Lists as Lists

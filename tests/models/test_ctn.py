@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conftest import fast_first
-from gesta.checkpoint import import_weights
+from gesta.checkpoint.weights import import_weights
 from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError

@@ -13,7 +13,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from gesta.checkpoint import import_weights
+from gesta.checkpoint.weights import import_weights
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.models.frames import TimmFrames, TimmFramesConfig, temporal_inserts

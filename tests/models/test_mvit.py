@@ -13,7 +13,7 @@ from torchvision.models.video.mvit import MSBlockConfig
 from torchvision.models.video.mvit import MViT as TorchvisionMViT
 
 from conftest import fast_first
-from gesta.checkpoint import import_weights
+from gesta.checkpoint.weights import import_weights
 from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, Insert

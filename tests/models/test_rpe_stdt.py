@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from gesta.checkpoint import import_weights
+from gesta.checkpoint.weights import import_weights
 from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError

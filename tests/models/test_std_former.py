@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import gesta.models.std_former_parts as parts
 from conftest import fast_first
-from gesta.checkpoint import import_weights
+from gesta.checkpoint.weights import import_weights
 from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import fast_first
-from gesta.checkpoint import import_weights
+from gesta.checkpoint.weights import import_weights
 from gesta.config import replace
 from gesta.cost import count
 from gesta.errors import GestaError

@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from conftest import write_video
-from gesta.checkpoint import file_hash, load_state, read_weights, save_state
+from gesta.checkpoint import load_state, save_state
+from gesta.checkpoint.formats import file_hash
+from gesta.checkpoint.weights import read_weights
 from gesta.config import from_json, replace, to_json
 from gesta.data.lists import Folder
 from gesta.errors import CheckpointError, GestaError

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from conftest import write_video
-from gesta.checkpoint import load, load_state, read_weights, save_model
+from gesta.checkpoint import load, load_state, save_model
+from gesta.checkpoint.weights import read_weights
 from gesta.config import config, from_json, replace
 from gesta.data.batch import Batch
 from gesta.data.lists import Folder, read_class_names

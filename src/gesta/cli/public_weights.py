@@ -45,7 +45,8 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
     Raises:
         GestaError: class names that cannot be read, or weights of which a part is missing.
     """
-    from gesta.checkpoint import TrainedModel, import_weights
+    from gesta.checkpoint import TrainedModel
+    from gesta.checkpoint.weights import import_weights
     from gesta.evaluation.scoring import named_classes
     from gesta.models import create_model
 

@@ -11,7 +11,8 @@ from typing import Any, Literal, cast
 import torch
 from lightning.fabric import Fabric
 
-from gesta.checkpoint import TrainedModel, file_hash
+from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.formats import file_hash
 from gesta.config import to_json
 from gesta.data.batch import Batch, Failure
 from gesta.data.transforms import test_short_side

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gesta.checkpoint import TrainedModel, check_finite
+from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.formats import check_finite
 from gesta.config import replace
 from gesta.data.batch import Batch
 from gesta.data.loader import Loader, test_loader

@@ -152,7 +152,7 @@ def create_model(
     """
     model = model_config(name, num_classes=num_classes, **changes).build()
     if weights is not None:
-        from gesta.checkpoint import import_weights  # for start-up time: it imports torch
+        from gesta.checkpoint.weights import import_weights  # for start-up time: it imports torch
 
         show(import_weights(model, weights, min_matched), sys.stderr)
     return model

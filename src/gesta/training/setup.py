@@ -16,7 +16,9 @@ from lightning.fabric import Fabric
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn, optim
 
-from gesta.checkpoint import import_weights, is_plain, save_state
+from gesta.checkpoint import save_state
+from gesta.checkpoint.formats import is_plain
+from gesta.checkpoint.weights import import_weights
 from gesta.data.batch import Batch
 from gesta.data.loader import Loader, training_batches
 from gesta.data.samples import TrainingClips, collate
