@@ -58,6 +58,8 @@ class ClipSpec:
         shrink: let the stride of dense sampling shrink to ``n // frames``, but not below 1, for a video of n frames
             that is shorter than a clip.
         size: height and width of a clip in pixels.
+        squash: scale whole frames to a square, whatever their aspect, before they are cropped, instead of cropping a
+            square from them; training, testing and prediction all do.
         mean: per-channel mean subtracted from RGB in [0, 1].
         std: per-channel standard deviation divided by.
         streams: what a model of several streams expects, each three channels, one after the other; all others expect
@@ -69,6 +71,7 @@ class ClipSpec:
     stride: Annotated[int, Between(1, 4096)] = 4
     shrink: bool = False
     size: Annotated[int, Between(1, 4096)] = 224
+    squash: bool = False
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[_Positive, _Positive, _Positive] = (0.225, 0.225, 0.225)
     streams: tuple[Literal["rgb", "depth"], ...] = ()

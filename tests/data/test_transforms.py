@@ -222,3 +222,19 @@ def test_views_are_clip_by_clip_and_cut_along_the_longer_side() -> None:
     assert views[:, 0, 0, 0, 0].tolist() == [0, 16, 32, 100, 116, 132]
     assert crop_views(columns.to(torch.uint8), 32, 1)[:, 0, 0, 0, 0].tolist() == [16, 116]
     assert test_short_side(256, 112) == 128
+
+
+def test_a_squashed_frame_shows_the_same_fraction_of_both_sides() -> None:
+    """IsoGD's 320 × 240, squashed to 256 × 256: a crop of 224 sees 87.5 % of the width; of the frame itself, 66 %."""
+    config, draw = Augment(crop="jitter", short_side=(256, 256)), generator()
+    boxes = [draw_crop_box(config, 240, 320, 224, draw, squash=True) for _ in range(300)]
+    assert {box[2:] for box in boxes} == {(210, 280)} and {box[2:] for box in boxes} != {(210, 210)}
+    assert {box[0] for box in boxes} == set(range(31)) and (min(b[1] for b in boxes), max(b[1] for b in boxes)) == (
+        0,
+        40,
+    )
+    assert {draw_crop_box(config, 240, 320, 224, draw)[2:] for _ in range(9)} == {(210, 210)}
+    columns = torch.arange(0, 256, 4, dtype=torch.uint8).expand(1, 2, 3, 32, 64)
+    shown = [crop_views(columns, 28, 1, squash)[0, 0, 0, 0] for squash in (False, True)]
+    assert [len(view) for view in shown] == [28, 28] and shown[0].tolist() == columns[0, 0, 0, 0, 18:46].tolist()
+    assert shown[1][0] < 24 and shown[1][-1] > 230  # nearly the whole width

@@ -52,6 +52,17 @@ def test_gradients_are_those_of_the_scattered_mask() -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
 
 
+def test_an_absolute_number_of_keys_is_exact() -> None:
+    """Given as a fraction, k / N is cut to k - 1 for one pair in 25; a number is what it says."""
+    pairs = [(k, n) for n in range(2, 400) for k in range(1, n)]
+    assert sum(int(k / n * n) != k for k, n in pairs) == 3258
+    q, key, v = queries(49)
+    eye = torch.eye(49, dtype=q.dtype).expand(2, 4, -1, -1)
+    for kept, options in ((31, {"fraction": 32 / 49}), (32, {"fraction": 1.0, "most": 32})):
+        assert ((knn_attention(q, key, eye, **options) > 0).sum(-1) == kept).all()  # type: ignore[arg-type]
+    assert torch.equal(knn_attention(q, key, v, 0.3, most=32), knn_attention(q, key, v, 0.3))
+
+
 def test_all_keys_are_softmax_attention() -> None:
     q, k, v = queries(20)
     expected = (q @ k.mT / 8**0.5).softmax(-1) @ v

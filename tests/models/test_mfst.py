@@ -231,11 +231,12 @@ def test_space_treats_every_frame_alone() -> None:
 def test_nearest_keys_of_space_and_of_time() -> None:
     model = small(knn=0.5, knn_temporal=0.9)
     for block in model.blocks:
-        assert {layer.attn.fraction for layer in block.msc.transformer.layers} == {0.5}
-        assert {layer.attn.fraction for layer in block.wms.transformer.layers} == {0.9}
+        assert {layer.attn.nearest for layer in block.msc.transformer.layers} == {(0.5, 0)}
+        assert {layer.attn.nearest for layer in block.wms.transformer.layers} == {(0.9, 0)}
     with torch.no_grad():
         scores = [small(knn=a, knn_temporal=b)(clip()) for a, b in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5))]
-    assert all((scores[0] - other).abs().max() > 1e-6 for other in scores[1:])
+        counted = [small(knn=1.0, **{name: 2})(clip()) for name in ("knn_keys", "knn_temporal_keys")]
+    assert all((scores[0] - other).abs().max() > 1e-6 for other in (*scores[1:], *counted))
 
 
 # --- time ------------------------------------------------------------------------------------------------------------

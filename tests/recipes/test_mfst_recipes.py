@@ -33,6 +33,9 @@ def test_protocol() -> None:
     train, clip, views = recipe.train, recipe.model.clip, recipe.evaluate
     assert (train.epochs, train.optimizer, train.momentum, train.weight_decay) == (100, "sgd", 0.9, 3e-4)
     assert (train.mixup, train.mix_probability, train.label_smoothing, train.clip_grad) == (0.8, 1.0, 0.1, 5.0)
+    optimizer = build_optimizer(miniature(recipe).model.build(), train)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {3e-4}  # of biases and norms, too
+    assert mfst.isogd().model.clip.squash and miniature(mfst.isogd()).model.clip.squash and not clip.squash
     assert train.sync_bn and mfst.isogd().train.sync_bn and not miniature(recipe).train.sync_bn
     rates = [learning_rate(train, epoch) for epoch in (0, 1.5, 3, 51.5, 100)]
     assert rates == pytest.approx([0, 0.005, 0.01, 0.005005, 1e-5], abs=1e-9)
@@ -44,7 +47,10 @@ def test_protocol() -> None:
     gestures = mfst.isogd("depth")
     assert (gestures.evaluate.split, gestures.train.augment.flip, gestures.model.classes) == ("val", 0.0, 249)
     assert (gestures.train.augment.rotate, gestures.train.augment.rotate_probability) == (10, 0.5)
-    assert gestures.data == IsoGD(modality="depth") and gestures.train.augment.short_side == (256, 256)
+    assert gestures.data == IsoGD(modality="depth", depth_encoding="repeat3") and gestures.train.augment.short_side == (
+        256,
+        256,
+    )
 
 
 def test_switches_of_the_tables() -> None:

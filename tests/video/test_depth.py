@@ -62,6 +62,14 @@ def test_encodings() -> None:
     assert len({tuple(colour) for colour in every.tolist()}) == 256
 
 
+def test_the_public_codes_colours_wrap() -> None:
+    """``uint8(255 * millimetres)`` through OpenCV's colour map, whose BGR is taken for RGB."""
+    wrapped, millimetres = Depth("jet_wrapped"), np.array([[0, 1, 2, 256, 1000, 4000]], dtype=np.uint16)
+    assert wrapped.levels(millimetres).tolist() == [[0, 255, 254, 0, 24, 96]]
+    assert wrapped.encode(millimetres)[:, 0, :2].T.tolist() == [[128, 0, 0], [0, 0, 128]]
+    assert np.array_equal(wrapped.encode(millimetres), wrapped.encode(millimetres + 256))
+
+
 def test_nearest_takes_pixels_as_they_are() -> None:
     picture = np.arange(48, dtype=np.uint16).reshape(6, 8)
     assert np.array_equal(resize_nearest(picture, 8, 6), picture)

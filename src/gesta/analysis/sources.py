@@ -17,6 +17,7 @@ from gesta.data.batch import Failure
 from gesta.data.clips import test_indices
 from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews
+from gesta.data.transforms import squashed
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.models import MODELS, create_model
@@ -80,7 +81,7 @@ def read_clip(video: str | os.PathLike[str], spec: ClipSpec) -> Tensor:
 
     Args:
         video: file or folder of frames.
-        spec: frames and sampling of the model.
+        spec: frames, sampling and squashing of the model.
 
     Returns:
         ``(T, 3, S, S)`` uint8, S at most 224/256 of :data:`SHORT_SIDE`.
@@ -91,6 +92,7 @@ def read_clip(video: str | os.PathLike[str], spec: ClipSpec) -> Tensor:
     info = probe(video)
     short = min(info.width, info.height, SHORT_SIDE)
     frames = read(video, lambda n: test_indices(n, spec, 1, "even", "loop")[0], short_side=short)
+    frames = squashed(frames) if spec.squash else frames
     side = round(min(frames.shape[-2:]) * 224 / 256)
     top, left = ((length - side) // 2 for length in frames.shape[-2:])
     return frames[..., top : top + side, left : left + side]

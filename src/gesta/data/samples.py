@@ -271,13 +271,13 @@ class TrainingClips(_RecordDataset, Dataset[Sample]):
         Of a single copy that is not turned only the crop's box is read, and ``crop`` draws it; the order of the draws
         (frames, flip, box, the others) and the pixels are the same either way.
         """
-        config = self.config
+        config, spec = self.config, self.clip
         generators = tuple(seeded_generator(config.seed, epoch, index, copy) for copy in range(config.repeats))
-        indices = torch.stack([train_indices(n, self.clip, config.short_videos, g) for g in generators])
+        indices = torch.stack([train_indices(n, spec, config.short_videos, g) for g in generators])
         label, flips = self._flips(self.records[index].label, generators)
 
         def crop(height: int, width: int) -> Box:
-            return draw_crop_box(config.augment, height, width, self.clip.size, generators[0])
+            return draw_crop_box(config.augment, height, width, spec.size, generators[0], spec.squash)
 
         return TrainingDraws(indices, crop if self._reads_box_only(index) else None, label, flips, generators)
 
@@ -340,13 +340,15 @@ class TestViews(_RecordDataset, Dataset[Sample | Failure]):
             )
 
     def __getitem__(self, index: int) -> Sample | Failure:
-        record, config = self.records[index], self.config
+        record, config, spec = self.records[index], self.config, self.clip
 
         def select(n: int) -> Selection:
-            return Selection(test_indices(n, self.clip, config.clips, config.coverage, config.short_videos))
+            return Selection(test_indices(n, spec, config.clips, config.coverage, config.short_videos))
 
         streams, _, reasons, broken = self.read_streams(index, select)
-        views = [None if clips is None else crop_views(clips, self.clip.size, config.crops) for clips in streams]
+        views = [
+            None if clips is None else crop_views(clips, spec.size, config.crops, spec.squash) for clips in streams
+        ]
         some = next((view for view in views if view is not None), None)
         if some is None:
             return Failure(index, record.name, "; ".join(reasons))

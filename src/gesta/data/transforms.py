@@ -65,7 +65,7 @@ def augment(
     """
     angle = draw_rotation(config, generator)
     height, width = streams[0].shape[-2:]
-    box = draw_crop_box(config, height, width, spec.size, generator)
+    box = draw_crop_box(config, height, width, spec.size, generator, spec.squash)
     state = generator.get_state()
     parts = []
     for clip in streams:
@@ -119,13 +119,18 @@ def draw_rotation(config: Augment, generator: torch.Generator) -> float:
     return angle if chance < config.rotate_probability else 0.0
 
 
-def draw_crop_box(config: Augment, height: int, width: int, size: int, generator: torch.Generator) -> Box:
+def draw_crop_box(
+    config: Augment, height: int, width: int, size: int, generator: torch.Generator, squash: bool = False
+) -> Box:
     """Draw the box of a training crop as (top, left, height, width) in a picture of ``height`` x ``width`` pixels.
 
     ``random_resized`` draws area and log aspect ratio up to ten times until the box fits, and falls back to the largest
-    centred box of an allowed ratio (Szegedy et al. 2015 as all libraries have it).
+    centred box of an allowed ratio (Szegedy et al. 2015 as all libraries have it). With ``squash`` the box is drawn
+    in a square picture and stretched to the given one, so that scaling it to the model's size squashes the picture.
     """
     short = min(height, width)
+    if squash and height != width:
+        return _same_box(draw_crop_box(config, short, short, size, generator), (short, short), (height, width))
     if config.crop == "random_resized":
         low, high = config.ratio
         for _ in range(10):
@@ -188,12 +193,17 @@ def test_short_side(short_side: int, size: int) -> int:
 test_short_side.__test__ = False  # type: ignore[attr-defined]  # pytest would take the imported name for a test
 
 
-def crop_views(clips: Tensor, size: int, crops: Literal[1, 3]) -> Tensor:
+def crop_views(clips: Tensor, size: int, crops: Literal[1, 3], squash: bool = False) -> Tensor:
     """All crops of all clips: ``(clips, T, C, H, W)`` to ``(clips * crops, T, C, size, size)``, clip by clip."""
-    height, width = clips.shape[-2:]
-    boxes = crop_boxes(height, width, size, crops)
+    clips = squashed(clips) if squash else clips
+    boxes = crop_boxes(*clips.shape[-2:], size, crops)
     views = [clips[..., top : top + down, left : left + across] for top, left, down, across in boxes]
     return torch.stack(views, dim=1).flatten(0, 1)
+
+
+def squashed(frames: Tensor) -> Tensor:
+    """Frames ``(…, C, H, W)`` scaled to squares of their short side."""
+    return F.resize(frames, [min(frames.shape[-2:])] * 2, antialias=True)
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------

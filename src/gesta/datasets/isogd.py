@@ -45,7 +45,7 @@ class IsoGD(DataConfig):
         annotations: folder of ``train_list.txt``, ``valid_list.txt`` and ``test_list.txt``; by default the root, the
             phases' folders, ``annotations`` or ``labels``.
         modality: ``rgb``, ``depth`` or pairs of both, ``rgbd``.
-        depth_encoding: how depth becomes three channels: ``jet`` or ``repeat3``, see :class:`gesta.video.depth.Depth`.
+        depth_encoding: how depth becomes three channels, see :class:`gesta.video.depth.Depth`.
         test_labels: list ``…/M_00001 frames label`` with labels from 0 on; the official test list has none.
     """
 

@@ -86,8 +86,8 @@ class NTU(DataConfig):
         root: folder of the samples.
         split: ``cross_subject`` or ``cross_view``.
         modality: ``rgb``, ``depth`` or pairs of both, ``rgbd``.
-        depth_encoding: how depth becomes three channels: ``jet`` or ``repeat3``, see :class:`gesta.video.depth.Depth`.
-        depth_range: millimetres that are shown as the darkest and the brightest level.
+        depth_encoding: how depth becomes three channels, see :class:`gesta.video.depth.Depth`.
+        depth_range: millimetres that are shown as the darkest and the brightest level; ``jet_wrapped`` has none.
         person_crop: show, instead of whole frames, their part around the person that masked depth shows, see
             :mod:`gesta.data.person`. The folders of masked depth lie below the root, too, and have "masked" in their
             path; samples without one are shown whole.

@@ -207,6 +207,7 @@ def _protocol(config: EvaluateConfig, clip: ClipSpec, records: Sequence[Record])
         short_side=test_short_side(config.short_side, clip.size),
         size=clip.size,
         average=config.average,
+        squash=clip.squash,
     )
 
 

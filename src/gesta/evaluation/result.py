@@ -67,6 +67,7 @@ class Protocol:
         sampling: frames of a clip in the field's words: ``dense 16×4``, ``dense 16×32 or less`` (its stride shrinks in
             short videos) or ``uniform 16``; of a model of several streams also which of them it saw.
         short_side, size: pixels of the short side before cropping and of the square crop.
+        squash: whether whole frames were scaled to squares before cropping, as ``ClipSpec.squash`` says.
     """
 
     split: str
@@ -78,6 +79,15 @@ class Protocol:
     short_side: int | str
     size: int | str
     average: Literal["probabilities", "logits"]
+    squash: bool | str = False
+
+    @property
+    def frame(self) -> str:
+        """What is cropped, in words: ``a short side of 256 px``."""
+        squashed = (
+            "" if self.squash is False else f", squashed to a square{'' if self.squash is True else f': {self.squash}'}"
+        )
+        return f"a short side of {self.short_side} px{squashed}"
 
     @property
     def views(self) -> str:
@@ -330,7 +340,7 @@ class Result:
         lines = [
             f"{counts.scored} of {counts.listed} videos scored, {counts.failed} failed"
             + (" (counted as wrong)" if counts.failed else ""),
-            f"{how.views}, {how.sampling}, {how.size} px of {how.short_side}, mean of {how.average}",
+            f"{how.views}, {how.sampling}, {how.size} px of {how.frame}, mean of {how.average}",
         ]
         for attribute in scores.attributes:
             lines.append(f"{attribute}: {self.metrics[f'attribute/{attribute}']:.2f} % right")

@@ -11,18 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def knn_attention(q: Tensor, k: Tensor, v: Tensor, fraction: float) -> Tensor:
+def knn_attention(q: Tensor, k: Tensor, v: Tensor, fraction: float, most: int = 0) -> Tensor:
     """Softmax attention in which every query keeps its nearest keys only.
 
-    Kept are the ``int(fraction · N)`` largest scores of a row and what equals the smallest of them (in bf16 that may be
-    a few more). Only that one is searched for: nothing is sorted, and no mask is scattered.
+    Kept are the ``int(fraction · N)`` largest scores of a row, or ``most`` if that is fewer, and what equals the
+    smallest of them (in bf16 that may be a few more). Only that one is searched for: nothing is sorted, and no mask is
+    scattered.
 
     Args:
         q, k, v: ``(B, heads, N, D)``.
-        fraction: of the N keys, above 0; 1 keeps all.
+        fraction: of the N keys, above 0; 1 keeps all. The public code truncates the product, so ``k / N`` may keep one
+            key fewer than k: say how many with ``most``.
+        most: so many keys at most, 0 for no such limit.
     """
     count = k.shape[-2]
     kept = max(int(fraction * count), 1)
+    kept = min(kept, most) if most else kept
     if kept >= count:
         return F.scaled_dot_product_attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT

@@ -114,7 +114,7 @@ class Marionette(DataConfig):
             (cameras are known from training) or ``cameras`` (subjects are known). All clips are used in each.
         modality: ``rgb``, ``depth`` or pairs of both, ``rgbd`` (of sets made with ``--depth``). Names are the same, so
             that results can be fused.
-        depth_encoding: how depth becomes three channels: ``jet`` or ``repeat3``, see :class:`gesta.video.depth.Depth`.
+        depth_encoding: how depth becomes three channels, see :class:`gesta.video.depth.Depth`.
         depth_range: millimetres that are shown as the darkest and the brightest level.
     """
 

@@ -21,14 +21,14 @@ import copy
 from collections.abc import Sequence
 from dataclasses import field
 from functools import reduce
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Between, config
 from gesta.errors import GestaError
 from gesta.layers.cdc import Conv, Difference, Triple, fold_difference, same_padding
 from gesta.layers.init import Standardise, init_small
@@ -37,6 +37,9 @@ from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, dro
 
 PIECE = 2048
 """Tokens that go through a temporal Transformer together on a CPU; measured in ``benchmarks/mfst.py``."""
+
+Nearest = tuple[float, int]
+"""Fraction of the keys that attention keeps, and how many at most (0 for no such limit)."""
 
 Branches = tuple[int, int, int, int, int, int]
 """Channels of an inception: b0, then inner and outer of b1 and of b2, then b3 (I3D's order)."""
@@ -87,7 +90,9 @@ class MFSTConfig(ModelConfig):
         hidden: hidden width of the MLPs.
         transformer_dropout: in the Transformers; ``dropout`` is before the classifier.
         knn: fraction of the keys that attention over space keeps, 1 for all.
+        knn_keys: so many of them at most, 0 for no such limit; with ``knn=1`` exactly so many (KVT's own form).
         knn_temporal: the same over time, where the paper says nothing (De+Recouple: 0.7).
+        knn_temporal_keys: so many of them at most.
         scales: temporal scales of the weight-shared Transformer; ``(1,)`` is the paper's V-Trans.
         scale_mode: how frames become fewer: the mean of every s frames (``avgpool``); one of them, random in training
             and the middle one else (``sample``, De+Recouple); or s windows of all frames (``window``).
@@ -110,7 +115,9 @@ class MFSTConfig(ModelConfig):
     hidden: int = 768
     transformer_dropout: float = 0.1
     knn: float = 0.7
+    knn_keys: Annotated[int, Between(0)] = 0
     knn_temporal: float = 1.0
+    knn_temporal_keys: Annotated[int, Between(0)] = 0
     scales: tuple[int, ...] = (1, 2, 4)
     scale_mode: Literal["avgpool", "sample", "window"] = "avgpool"
     fuse: Literal["mean", "sum", "max"] = "mean"
@@ -273,27 +280,27 @@ class Inception(nn.Module):
 class Attention(nn.Module):
     """Multi-head (k-NN) self-attention inside sequences that lie one after another."""
 
-    def __init__(self, width: int, config: MFSTConfig, fraction: float) -> None:
+    def __init__(self, width: int, config: MFSTConfig, nearest: Nearest) -> None:
         super().__init__()
         inner = config.heads * config.head_width
-        self.heads, self.fraction = config.heads, fraction
+        self.heads, self.nearest = config.heads, nearest
         self.qkv = nn.Linear(width, 3 * inner, bias=False)
         self.proj = nn.Linear(inner, width)
 
     def forward(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
         """``(B, N, C)`` to the same shape; ``lengths`` are those of the sequences in N."""
         qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = [knn_attention(part[0], part[1], part[2], self.fraction) for part in qkv.split(list(lengths), 3)]
+        mixed = [knn_attention(part[0], part[1], part[2], *self.nearest) for part in qkv.split(list(lengths), 3)]
         return self.proj(torch.cat([part.transpose(1, 2).flatten(2) for part in mixed], 1))
 
 
 class Layer(nn.Module):
     """Attention and MLP, each with a layer norm before and a shortcut around (Eq. 2.8 prints neither)."""
 
-    def __init__(self, width: int, config: MFSTConfig, fraction: float, drop_path: float) -> None:
+    def __init__(self, width: int, config: MFSTConfig, nearest: Nearest, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attn = Attention(width, config, fraction)
+        self.attn = Attention(width, config, nearest)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, config.hidden),
@@ -314,13 +321,13 @@ class Transformer(nn.Module):
 
     Args:
         width: C.
-        fraction: of the keys that attention keeps.
+        nearest: which keys attention keeps.
         drop_path: probability of leaving a branch out for a row of the batch in training: a frame, a position.
     """
 
-    def __init__(self, width: int, config: MFSTConfig, fraction: float, drop_path: float) -> None:
+    def __init__(self, width: int, config: MFSTConfig, nearest: Nearest, drop_path: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(width, config, fraction, drop_path) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Layer(width, config, nearest, drop_path) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, lengths: Sequence[int] = ()) -> Tensor:
@@ -354,7 +361,7 @@ class MSCTrans(nn.Module):
         self.pool = MaxPool(stage.stride)
         channels = _outputs(stage.second) // (2 if stage.pair_max else 1)
         self.map = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, stage.width))
-        self.transformer = Transformer(stage.width, config, config.knn, drop_path)
+        self.transformer = Transformer(stage.width, config, (config.knn, config.knn_keys), drop_path)
 
     def forward(self, grid: Tensor) -> Tensor:
         """``(B, I, T, H, W)`` to ``(B, T, H / s, W / s, C)``, sizes rounded up."""
@@ -374,7 +381,7 @@ class WMSTrans(nn.Module):
     def __init__(self, width: int, config: MFSTConfig, drop_path: float) -> None:
         super().__init__()
         self.scales, self.mode, self.fuse = config.scales, config.scale_mode, config.fuse
-        self.transformer = Transformer(width, config, config.knn_temporal, drop_path)
+        self.transformer = Transformer(width, config, (config.knn_temporal, config.knn_temporal_keys), drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, T, H, W, C)`` to the same shape."""

@@ -13,8 +13,8 @@ import torch
 
 from gesta.checkpoint import TrainedModel
 from gesta.config import config, replace
-from gesta.data.clips import crop_boxes
 from gesta.data.samples import TestViews
+from gesta.data.transforms import crop_views
 from gesta.errors import BrokenOffError, GestaError, VideoError
 from gesta.evaluation.scoring import (
     joint_names,
@@ -25,7 +25,7 @@ from gesta.evaluation.scoring import (
     views_per_pass,
     why_not_finite,
 )
-from gesta.model import VideoModel
+from gesta.model import ClipSpec, VideoModel
 from gesta.prediction.background import in_background
 from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import Segment, Segmenter, Window, smooth
@@ -105,7 +105,7 @@ def score_windows(
     one_view = replace(views, clips=1, crops=1, coverage="even")
     whole = TestViews([Record(path=source, name=source, depth=depth)], spec, one_view)
     frames = in_background(
-        _cut(source, cutter, spec.size, whole.short_side, depth), size=1 if live else 2 * views.batch_size, drop=live
+        _cut(source, cutter, spec, whole.short_side, depth), size=1 if live else 2 * views.batch_size, drop=live
     )
     batch: list[WindowFrames] = []
     try:
@@ -129,14 +129,15 @@ def score_windows(
     yield from _score(model, batch, spaces, views, device)
 
 
-def _cut(source: str, cutter: WindowCutter, size: int, short_side: int, depth: Depth | None) -> Iterator[WindowFrames]:
+def _cut(
+    source: str, cutter: WindowCutter, spec: ClipSpec, short_side: int, depth: Depth | None
+) -> Iterator[WindowFrames]:
     broken: BrokenOffError | None = None
     duration = 0.0
     try:
         for frame in stream(source, short_side=short_side, depth=depth):
-            top, left, height, width = crop_boxes(frame.image.shape[1], frame.image.shape[2], size, 1)[0]
             # a copy, so that the whole frame does not stay in memory with it
-            image = frame.image[:, top : top + height, left : left + width].clone()
+            image = crop_views(frame.image[None, None], spec.size, 1, spec.squash)[0, 0].clone()
             yield from cutter.push(frame.index, frame.time, image)
             duration = frame.duration
     except BrokenOffError as error:

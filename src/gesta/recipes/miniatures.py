@@ -71,7 +71,11 @@ def _small_model(model: ModelConfig, how: Miniature) -> ModelConfig:
     for name in (*how.keep, "activation_checkpointing"):
         if getattr(model, name) != _default(model, name):
             setattr(small, name, copy(getattr(model, name)))
-    small.clip.sampling, small.clip.shrink = model.clip.sampling, model.clip.shrink
+    small.clip.sampling, small.clip.shrink, small.clip.squash = (
+        model.clip.sampling,
+        model.clip.shrink,
+        model.clip.squash,
+    )
     return small
 
 
