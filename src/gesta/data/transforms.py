@@ -196,7 +196,8 @@ test_short_side.__test__ = False  # type: ignore[attr-defined]  # pytest would t
 def crop_views(clips: Tensor, size: int, crops: Literal[1, 3], squash: bool = False) -> Tensor:
     """All crops of all clips: ``(clips, T, C, H, W)`` to ``(clips * crops, T, C, size, size)``, clip by clip."""
     clips = squashed(clips) if squash else clips
-    boxes = crop_boxes(*clips.shape[-2:], size, crops)
+    height, width = clips.shape[-2:]
+    boxes = crop_boxes(height, width, size, crops)
     views = [clips[..., top : top + down, left : left + across] for top, left, down, across in boxes]
     return torch.stack(views, dim=1).flatten(0, 1)
 
