@@ -312,23 +312,6 @@ class VideoModel(nn.Module):
             self._run(video, maps)
         return maps
 
-    @torch.no_grad()
-    def diagnose(self, video: Tensor) -> dict[str, float]:
-        """What the inserted layers report about themselves on some clips, ``insert.<block>.<number>/<quantity>``.
-
-        A layer reports if it has a method ``diagnose(grid) -> dict[str, float]``. The model's mode is left as it was.
-        """
-        report: dict[str, float] = {}
-
-        def note(name: str, layer: Any, inputs: tuple[Tensor]) -> None:
-            report.update({f"{name}/{quantity}": value for quantity, value in layer.diagnose(inputs[0]).items()})
-
-        layers = [(name, layer) for name, layer in self.inserts.named_modules() if hasattr(layer, "diagnose")]
-        if layers:
-            with hooked(pre={layer: partial(note, f"insert.{name}") for name, layer in layers}), evaluating(self):
-                self._run(video, None)
-        return report
-
     def tap_names(self) -> list[str]:
         """All names :meth:`taps` knows, in the order of the forward pass."""
         names = ["stem"]

@@ -22,9 +22,12 @@ from gesta.data.batch import Batch
 from gesta.data.lists import Folder, read_class_names
 from gesta.data.mix import mix
 from gesta.errors import GestaError
-from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, to_clips
+from gesta.evaluation.health import Health
+from gesta.evaluation.result import Result
+from gesta.model import Classifier, ClipSpec, Grid, Insert, ModelConfig, VideoModel, to_clips
 from gesta.models import model_config
 from gesta.models.r3d import R3DConfig
+from gesta.plugins.stan import STAN
 from gesta.processes import Interruption, can_sync_batch_norms
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
 from gesta.records import DataConfig, Record, SplitName
@@ -201,11 +204,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_good_weights(videos: Path, 
     assert all(math.isfinite(s["loss"]) for s in lines(tmp_path / "run", "step"))
 
 
-def test_extra_losses_are_added_and_logged_by_name(videos: Path, tmp_path: Path) -> None:
-    train(recipe(videos, ToyConfig(aux=0.1)), tmp_path / "run", trust_code=True)
+def test_extra_losses_are_added_and_logged_by_name_and_a_dead_plug_in_is_named(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ToyConfig(aux=0.1, inserts=[Insert(layer=STAN(), at=0)])
+    train(recipe(videos, model, freeze=("inserts.",)), tmp_path / "run", trust_code=True)
     for step in lines(tmp_path / "run", "step"):
         assert set(step["losses"]) == {"cross_entropy", "aux"} and step["losses"]["aux"] > 0
         assert step["loss"] == pytest.approx(sum(step["losses"].values()), rel=1e-6)
+    dead = "insert.0.0 (STAN): θ is the same for all clips"
+    (fault,) = lines(tmp_path / "run", "epoch")[-1]["faults"]
+    assert fault.startswith(dead) and Result.read(tmp_path / "run" / "result.json").faults[0].startswith(dead)
+    assert capsys.readouterr().err.count(f"warning: {dead}") == 3  # two validations and the end
 
 
 def test_accumulation_is_one_large_batch(videos: Path, tmp_path: Path) -> None:
@@ -402,14 +412,18 @@ def test_the_first_signal_asks_and_the_second_insists() -> None:
 def test_a_slow_loader_is_named_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog(tmp_path)
     fast = TrainingProgress(epoch_steps=2, step=2, loss_sum=2.0, clips=8, seconds=10.0, data_s=2.0)
-    log.epoch(2, None, None, {"insert.3.0/det": 0.5}, fast)
-    assert "too slow" not in capsys.readouterr().err
+    health = Health({"insert.3.0/det": 0.5}, [f"insert.{i} does nothing" for i in range(7)])
+    log.epoch(2, None, None, health, fast, show_faults=False)
+    shown = capsys.readouterr().err
+    assert "too slow" not in shown and "warning" not in shown
     slow = TrainingProgress(epoch=1, epoch_steps=2, step=4, best_top1=75.0, seconds=10.0, data_s=4.0)
-    log.epoch(2, {"top1": 50.0}, 50.0, {}, slow)
+    log.epoch(2, {"top1": 50.0}, 50.0, health, slow, show_faults=True)
     log.close()
     shown = capsys.readouterr().err
     assert "40 % of the time" in shown and "--train.workers" in shown and "val top-1 50.0 %" in shown
     assert "best 75.0" in shown
+    assert "warning: insert.4 does nothing" in shown and "warning: 2 more parts of the model" in shown
+    assert lines(tmp_path, "epoch")[0]["faults"] == health.faults
 
 
 def test_numbers_that_are_not_finite_stay_json(tmp_path: Path) -> None:

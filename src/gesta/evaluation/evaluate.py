@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric import Fabric
+from torch import Tensor
 
 from gesta.checkpoint import TrainedModel
 from gesta.checkpoint.formats import file_hash
@@ -17,16 +18,18 @@ from gesta.config import to_json
 from gesta.data.batch import Batch, Failure
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
+from gesta.evaluation.health import PROBE_CLIPS, measure_health
 from gesta.evaluation.result import Environment, ModelSource, Protocol, Remark, Result, Scores, json_hash
 from gesta.evaluation.scoring import (
     VideoScores,
+    float_type,
     named_classes,
     protocol,
     score_videos,
     view_loader,
     why_not_finite,
 )
-from gesta.model import ClipSpec, VideoModel, evaluating
+from gesta.model import ClipSpec, VideoModel, evaluating, to_clips
 from gesta.processes import describe_device, make_fabric
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
@@ -89,6 +92,7 @@ def evaluate(
             counts=scores.counts(len(scored.videos), sum(video.views for video in scored.videos.values())),
             failures=failures,
             partial=[Remark(index=f.index, name=f.name, reason=f.reason) for f in scored.partial],
+            faults=scored.faults,
             seconds=round(time.monotonic() - begin, 2),
             scores=scores,
         )
@@ -115,11 +119,13 @@ def _records(
 
 @dataclass
 class _Scored:
-    """Scores by position in the list of records, videos that could not be read, and those that could only in part."""
+    """Scores by position in the list of records, videos that could not be read, those that could only in part, and
+    parts of the model that do nothing."""
 
-    videos: dict[int, VideoScores]
-    failures: list[Failure]
-    partial: list[Failure]
+    videos: dict[int, VideoScores] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    partial: list[Failure] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     @classmethod
     def joined(cls, parts: Sequence[_Scored], listed: int) -> _Scored:
@@ -128,6 +134,7 @@ class _Scored:
             {index: video for part in parts for index, video in part.videos.items()},
             sorted(failure for part in parts for failure in part.failures),
             sorted(failure for part in parts for failure in part.partial),
+            next((part.faults for part in parts if part.faults), []),
         )
         if sorted([*whole.videos, *(failure.index for failure in whole.failures)]) != list(range(listed)):
             raise RuntimeError("a video was lost or scored twice")  # a fault in the loader that no user could fix
@@ -139,18 +146,24 @@ def _score(model: VideoModel, records: Sequence[Record], config: EvaluateConfig,
     model.to(fabric.device)
     indices = list(range(fabric.global_rank, len(records), fabric.world_size))
     loader = view_loader(records, model.config.clip, config, indices, config.workers)
-    scored = _Scored({}, [], [])
+    scored = _Scored()
+    first: list[Tensor] = []  # a view of each of the first videos
 
     def readable() -> Iterator[Batch]:
         batches: Iterable[Batch] = track(loader, "evaluating") if fabric.global_rank == 0 else loader
         for batch in batches:
             scored.failures += batch["failures"]
             scored.partial += batch["partial"]
+            first.extend(batch["video"][: min(PROBE_CLIPS, config.batch_size) - len(first), 0])
             yield batch
 
     with evaluating(model):
         for video in score_videos(model, readable(), config.average, config.batch_size, fabric.device, fabric.autocast):
             scored.videos[video.index] = video
+        if len(first) > 1:  # some parts compare clips
+            with fabric.autocast():
+                clips = to_clips(torch.stack(first)[None].to(fabric.device), model.config.clip, float_type(model))
+                scored.faults = measure_health(model, clips).faults
     return scored
 
 

@@ -239,7 +239,7 @@ class Scores:
 class Result:
     """The result of an evaluation and everything that it depends on; what ``result.json`` holds.
 
-    Nothing but ``seconds`` depends on how many processes shared the work.
+    Nothing but ``seconds`` and ``faults`` depends on how many processes shared the work.
 
     Attributes:
         metrics: percent: ``top1``, ``top5`` (the first min(5, classes)) and ``mean_class``, over all labelled videos of
@@ -255,6 +255,8 @@ class Result:
             model of several streams, one of the streams.
         seconds: it took.
         scores: of every video.
+        faults: parts of the model that do nothing, a sentence each, found on a few of the videos that the first process
+            scored; see :mod:`gesta.evaluation.health`.
     """
 
     metrics: dict[str, Percent]
@@ -268,6 +270,7 @@ class Result:
     partial: list[Remark]
     seconds: float
     scores: Scores
+    faults: list[str] = field(default_factory=list)
 
     def fault(self) -> str:
         """What does not fit the rest, in a result from elsewhere; empty if all fits."""
@@ -359,6 +362,7 @@ class Result:
         lines += [f"  failed: {f['name']}: {f['reason']}" for f in self.failures[:10]]
         if counts.failed > 10:
             lines.append(f"  … and {counts.failed - 10} more, all in the result")
+        lines += [f"warning: {fault}" for fault in self.faults]
         for space, per_class in scores.per_class.items():
             worst = sorted((value, name) for value, name in zip(per_class, scores.classes[space]) if value is not None)
             if worst[1:] and worst[0][0] < 100:

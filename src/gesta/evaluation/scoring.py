@@ -96,6 +96,11 @@ def views_per_pass(batch_size: int, device: torch.device) -> int:
     return min(batch_size, 2) if device.type == "cpu" else batch_size
 
 
+def float_type(model: VideoModel) -> torch.dtype:
+    """The type of a model's weights, in which it takes clips."""
+    return next((weight.dtype for weight in model.parameters()), torch.float32)
+
+
 @torch.inference_mode()
 def score_views(
     model: VideoModel,
@@ -116,9 +121,8 @@ def score_views(
     Returns:
         By label space ``(V, K)`` float64 on the CPU.
     """
-    dtype = next((weight.dtype for weight in model.parameters()), torch.float32)
     with autocast():
-        scores = model(to_clips(views[None].to(device, non_blocking=True), model.config.clip, dtype))
+        scores = model(to_clips(views[None].to(device, non_blocking=True), model.config.clip, float_type(model)))
     spaces = {space: values.float() for space, values in by_space(scores).items()}
     if average == "probabilities":
         spaces = {space: logits.softmax(-1) for space, logits in spaces.items()}

@@ -31,6 +31,9 @@ from gesta.errors import GestaError
 from gesta.layers.temporal import Attend
 from gesta.model import AroundConfig
 
+STILL = 1e-4
+"""Fraction of steps that leave a position up to which an alignment is said to move nothing."""
+
 EXACT_UP_TO, TILES = 784, 256
 """Unless ``coarse`` is set: tokens per frame up to which single tokens are matched; largest number of tiles beyond."""
 
@@ -118,6 +121,22 @@ class Alignment(nn.Module):
             return x + unfollow(result, routes).view(x.shape), routes
         identity = torch.arange(tokens.shape[2], device=x.device).expand_as(routes)  # the feature map is permuted now
         return (routed + result).transpose(1, 2).reshape(x.shape), identity
+
+    def diagnose(self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None) -> dict[str, float]:
+        """``moved``: fraction of the steps from frame to frame that leave a token's position; of found routes only."""
+        if routes is not None or x.shape[1] == 1:
+            return {}
+        tokens = x.flatten(2, 3)
+        routes = self.routes(tokens if self.config.align_on == "input" else norm(tokens), (x.shape[2], x.shape[3]))
+        if routes.is_floating_point():
+            routes = routes.argmax(-1)
+        return {"moved": (routes[:, 1:] != routes[:, :-1]).float().mean().item()}
+
+    def faults(self, figures: dict[str, float]) -> list[str]:
+        """What of :meth:`diagnose` means that nothing is aligned."""
+        if figures.get("moved", 1.0) > STILL:
+            return []
+        return ["the alignment moves nothing: every token is matched to its own position in the next frame"]
 
     def uncounted(self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None) -> dict[str, int]:
         """What finding routes costs, which the paper does not count (see :class:`gesta.cost.Cost`)."""

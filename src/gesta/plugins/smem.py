@@ -118,6 +118,10 @@ class MotionExcitation(nn.Module):
         added = self.excitation(to_tokens(grid))
         return {"strength": float(added.square().mean().sqrt() / grid.square().mean().sqrt().clamp_min(1e-12))}
 
+    def faults(self, figures: dict[str, float]) -> list[str]:
+        """What of :meth:`diagnose` means that it does nothing."""
+        return ["what it adds is still 0"] if figures["strength"] == 0 else []
+
     def _fused(self, e: Tensor) -> Tensor:
         """``(T, B, H, W, 64)`` to the channels that are transformed."""
         pairs = self._pairs(e)

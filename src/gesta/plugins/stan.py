@@ -46,6 +46,15 @@ SCALES: dict[str, tuple[tuple[int, ...], tuple[str, ...], str, str]] = {
 """D by name. The first three are Table 3 to the letter; ``cost_matched`` is the net that has the parameters and FLOPs
 of Table 1's row, which the paper's own "medium" (as Table 3 prints it) has not."""
 
+SAME_THETA = 1e-3
+"""Clips have the same θ if no entry has a larger standard deviation; 2 is the width of the map."""
+
+MOSTLY_OUTSIDE = 0.5
+"""Fraction of the samples outside the map above which the warp is called empty."""
+
+COLLAPSED = 0.01
+"""Mean absolute determinant of θ below which the map is called squeezed to nothing."""
+
 _MIN_DEPTH = 1e-4  # smallest |w| that the homography divides by
 
 
@@ -124,6 +133,18 @@ class STANLayer(nn.Module):
         c = self.config
         size = (x.shape[2], x.shape[3], x.shape[4])
         return statistics(self.theta(x), size, direction=c.direction, align_corners=c.align_corners)
+
+    def faults(self, figures: dict[str, float]) -> list[str]:
+        """What of :meth:`diagnose` means that it aligns nothing."""
+        spread = max(value for name, value in figures.items() if name.endswith(".std"))
+        sentences = {
+            f"θ is the same for all clips (its entries deviate by {spread:.2g} at most), so the deformation network "
+            "has no effect": spread < SAME_THETA,
+            f"{100 * figures['outside']:.0f} % of the samples lie outside the map, where the warp returns "
+            f"{self.config.padding_mode}": figures["outside"] > MOSTLY_OUTSIDE,
+            f"θ has squeezed the map to nothing (determinant {figures['det']:.2g})": figures["det"] < COLLAPSED,
+        }
+        return [sentence for sentence, holds in sentences.items() if holds]
 
     def forward(self, x: Tensor) -> Tensor:
         """Align the map (Eq 1): ``(B, C, T, H, W)`` to the same shape and dtype."""

@@ -79,3 +79,7 @@ class Diffusion(nn.Module):
         """``strength``: size of what is added, in sizes of the map (root mean squares)."""
         added = self.spread(to_tokens(grid))
         return {"strength": float(added.square().mean().sqrt() / grid.square().mean().sqrt().clamp_min(1e-12))}
+
+    def faults(self, figures: dict[str, float]) -> list[str]:
+        """What of :meth:`diagnose` means that it does nothing."""
+        return ["what it adds is still 0"] if figures["strength"] == 0 else []

@@ -5,8 +5,9 @@
 - ``"kind": "step"``, one optimiser step: ``epoch`` and ``step`` (counted from 1), ``loss``, ``losses`` by name, ``lr``,
   ``grad_norm``, ``data_s``, ``compute_s``, ``failures`` (names);
 - ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``val`` (metrics or null), ``best`` (validation top-1 so far or
-  null), ``seconds``, ``inserts`` (diagnostics of the plug-ins, e.g. ``insert.3.0/det``), ``data_fraction`` (of
-  the time, spent waiting for data), ``clips_per_s``, ``failures`` (name → reason).
+  null), ``seconds``, ``health`` (what plug-ins and attentions measure, e.g. ``insert.3.0/det``), ``faults`` (sentences
+  that name those which do nothing, see :mod:`gesta.evaluation.health`), ``data_fraction`` (of the time, spent waiting
+  for data), ``clips_per_s``, ``failures`` (name → reason).
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ from typing import Any, BinaryIO
 from rich.progress import Progress
 
 from gesta.errors import without_passwords
+from gesta.evaluation.health import Health
 from gesta.files import make_folder, refusal
 from gesta.progress import progress_bar, show, visible
 from gesta.training.folder import TrainingProgress
 
 LINE_EVERY_S = 10.0
 """Seconds between lines where standard error is not a terminal."""
+
+SHOWN = 5
+"""Files left out, and parts of the model at fault, that are shown after an epoch."""
 
 MAX_DATA_FRACTION = 0.3
 """The loader is called too slow if more than this fraction of an epoch's time went into waiting for data."""
@@ -105,8 +110,10 @@ class RunLog:
         epochs: int,
         metrics: dict[str, float] | None,
         top1: float | None,
-        inserts: dict[str, float],
+        health: Health,
         progress: TrainingProgress,
+        *,
+        show_faults: bool,
     ) -> None:
         """Write the summary of an epoch down and show it.
 
@@ -114,8 +121,9 @@ class RunLog:
             epochs: of the whole training.
             metrics: of the validation; None if there was none.
             top1: the one of ``metrics`` that is shown, in percent.
-            inserts: diagnostics of the plug-ins.
+            health: what the model's parts report.
             progress: at the end of the epoch, which it does not count yet.
+            show_faults: show which parts do nothing (they are always written down).
         """
         epoch, seconds = progress.epoch + 1, max(progress.seconds, 1e-9)
         loss, rate = progress.loss_sum / max(progress.epoch_steps, 1), progress.clips / seconds
@@ -128,13 +136,14 @@ class RunLog:
             "val": metrics,
             "best": progress.best_top1,
             "seconds": progress.seconds,
-            "inserts": inserts,
+            "health": health.figures,
+            "faults": health.faults,
             "data_fraction": data_fraction,
             "clips_per_s": rate,
             "failures": progress.failures,
         }
         self._write(entry)
-        scalars = {"epoch/loss": loss, "epoch/data_fraction": data_fraction} | inserts
+        scalars = {"epoch/loss": loss, "epoch/data_fraction": data_fraction} | health.figures
         self._scalars(scalars | {f"acc/{name}": value for name, value in (metrics or {}).items()}, progress.step)
         val = "" if top1 is None else f", val top-1 {top1:.1f} % (1 clip × 1 crop; best {progress.best_top1:.1f})"
         self.say(f"epoch {epoch}/{epochs}: loss {loss:.3f}{val}, {seconds:.0f} s, {rate:.1f} clips/s")
@@ -144,10 +153,15 @@ class RunLog:
                 "for data; remedy: more --train.workers, smaller videos on disk (short side 256), simpler "
                 "--train.augment"
             )
-        for reason in list(progress.failures.values())[:5]:  # which names the file
-            self.say(f"  left out: {reason}")
-        if len(progress.failures) > 5:
-            self.say(f"  left out: {len(progress.failures) - 5} more videos, all named in log.jsonl")
+        self._say_some("  left out: ", list(progress.failures.values()), "videos")  # each reason names the file
+        if show_faults:
+            self._say_some("  warning: ", health.faults, "parts of the model")
+
+    def _say_some(self, prefix: str, sentences: list[str], of: str) -> None:
+        for sentence in sentences[:SHOWN]:
+            self.say(prefix + sentence)
+        if len(sentences) > SHOWN:
+            self.say(f"{prefix}{len(sentences) - SHOWN} more {of}, all named in log.jsonl")
 
     def size(self) -> int:
         """Length of ``log.jsonl`` in bytes, after making sure that all of it is on the disk."""

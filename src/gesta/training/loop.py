@@ -13,6 +13,7 @@ from typing import Literal
 from gesta.checkpoint import load, save_model
 from gesta.config import from_json, replace, to_json
 from gesta.evaluation.evaluate import evaluate
+from gesta.evaluation.health import Health, measure_health
 from gesta.evaluation.metrics import headline
 from gesta.processes import Interruption, gather_failures, is_first_process
 from gesta.recipe import Recipe
@@ -110,8 +111,9 @@ def finish_epoch(training: Training) -> None:
             notes={"recipe": recipe.name, "paper": recipe.paper, "epoch": epoch, "val": metrics},
         )
     progress.failures = gather_failures(fabric, progress.failures)
-    diagnostics = {} if training.probe_clips is None else training.model.diagnose(training.probe_clips)
-    training.log.epoch(recipe.train.epochs, metrics, top1, diagnostics, progress)
+    probe = training.probe_clips
+    health = Health() if probe is None else measure_health(training.final_model, probe.to(fabric.device))
+    training.log.epoch(recipe.train.epochs, metrics, top1, health, progress, show_faults=validates or last)
     training.progress = TrainingProgress(
         epoch=epoch, step=progress.step, best_top1=progress.best_top1, overflows=progress.overflows
     )

@@ -23,6 +23,7 @@ from gesta.data.batch import Batch
 from gesta.data.loader import Loader, training_batches
 from gesta.data.samples import TrainingClips, collate
 from gesta.errors import GestaError
+from gesta.evaluation.health import PROBE_CLIPS
 from gesta.model import VideoModel, to_clips
 from gesta.processes import (
     Interruption,
@@ -47,9 +48,6 @@ from gesta.training.folder import (
 from gesta.training.log import RunLog
 from gesta.training.optim import build_optimizer, freeze
 
-PROBE_CLIPS = 8
-"""Training clips on which plug-ins are diagnosed after every epoch."""
-
 
 @dataclass(kw_only=True)
 class Training:
@@ -66,7 +64,8 @@ class Training:
         model: the module whose parameters are trained.
         steps_per_epoch: optimiser steps per epoch.
         batches: micro-batches of all epochs that are left, in order.
-        probe_clips: a few clips on which plug-ins are diagnosed after every epoch; None without plug-ins.
+        probe_clips: a few clips on which the model's parts are looked at after every epoch, on the CPU; None in other
+            processes than the first.
         log: of the run; writes nothing in other processes than the first.
         frozen_norms: batch norms that stay in evaluation mode.
         optimizer: of the parameters that are not frozen.
@@ -274,8 +273,11 @@ def _batches_left(
 
 
 def _probe_clips(dataset: TrainingClips, recipe: Recipe, fabric: Fabric) -> Tensor | None:
-    """Clips ``(B, C, T, H, W)`` for the plug-ins' diagnosis, the same after every epoch."""
-    if fabric.global_rank > 0 or not recipe.model.inserts:
+    """Clips ``(B, C, T, H, W)``, the same after every epoch: not more than a training step passes at once, but two."""
+    if fabric.global_rank > 0:
         return None
-    samples = [dataset[0, index] for index in range(min(PROBE_CLIPS, len(dataset)))]
-    return to_clips(collate(samples)["video"].to(fabric.device), recipe.model.clip)
+    config = recipe.train
+    at_once = config.batch_size * config.repeats // (config.accumulate * fabric.world_size)
+    count = min(PROBE_CLIPS, max(at_once, 2), len(dataset))
+    samples = [dataset[0, index * len(dataset) // count] for index in range(count)]  # lists are often sorted by class
+    return to_clips(collate(samples)["video"], recipe.model.clip)
