@@ -147,6 +147,10 @@ def test_depth_is_there_where_the_data_set_has_it(root: Path) -> None:
     masked = filming.render_clip_masked(plan_clips(1, SEED, 2)[0], SEED, SIZE)[1]
     person = masked > 0
     assert 0.02 < person.mean() < 0.4 and (masked[person] == metres[person]).all()
+    for seen, box in zip(person, filming.puppet_boxes(plan_clips(1, SEED, 2)[0], SEED)):
+        rows, columns = np.nonzero(seen.any(1))[0], np.nonzero(seen.any(0))[0]
+        edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / SIZE
+        assert np.abs(edges - box.clip(0, 1)).max() < 1.5 / SIZE
 
 
 def test_all_protocols_exist_at_the_usual_size() -> None:

@@ -21,7 +21,7 @@ from gesta.marionette.motions.blocks import FPS, Performance, Random
 from gesta.marionette.motions.coarse import CRATE
 from gesta.marionette.motions.kitchen import TimedAction, perform_actions, plan_video
 from gesta.marionette.puppet import Body, body_solids, chair, make_body
-from gesta.marionette.renderer import Array, Box, Camera, Cone, Room, render
+from gesta.marionette.renderer import Array, Box, Camera, Cone, Room, picture_box, render
 
 AZIMUTHS = (-60.0, -43.0, -26.0, -9.0, 9.0, 26.0, 43.0, 60.0)
 """Where cameras C01 to C08 stand, degrees from the puppet's front; the camera of a clip differs by at most 8."""
@@ -78,6 +78,15 @@ def render_clip_masked(clip: ClipName, seed: int, size: int = 128, family: str =
     rgb, depth = render(puppet + cones, boxes, room, camera, size)
     alone, empty = render(puppet, [], room, camera, size)[1], render([], [], room, camera, size)[1]
     return rgb, np.where((alone < empty) & (alone == depth), depth, 0)
+
+
+def puppet_boxes(clip: ClipName, seed: int, family: str = "coarse") -> Array:
+    """Where the puppet is in every frame: ``(T, 4)``, its left, top, right and bottom edge as fractions of the picture.
+
+    Nothing is rendered; a limb that leaves the picture counts beyond its edges.
+    """
+    puppet, _, _, _, camera = _scene(clip, seed, family)
+    return np.stack([picture_box(puppet, camera, frame) for frame in range(len(camera.eye))])
 
 
 def _random(clip: ClipName, seed: int, family: str) -> Random:

@@ -83,6 +83,17 @@ def render(cones: list[Cone], boxes: list[Box], room: Room, camera: Camera, size
     return rgb, depth
 
 
+def picture_box(cones: list[Cone], camera: Camera, frame: int) -> Array:
+    """The box around the balls at the ends of cones: left, top, right, bottom as fractions of the picture."""
+    turn = _camera_rotation(camera.eye[frame], camera.target[frame])
+    balls = [(end[frame], radius) for cone in cones for end, radius in ((cone.a, cone.ra), (cone.b, cone.rb))]
+    x, y, z = turn @ (np.stack([centre for centre, _ in balls]) - camera.eye[frame]).T
+    across, down = (0.5 + camera.focal[frame] * values / z for values in (x, y))
+    radii = camera.focal[frame] * np.array([radius for _, radius in balls]) / z
+    edges = (across - radii).min(), (down - radii).min(), (across + radii).max(), (down + radii).max()
+    return np.array(edges)
+
+
 def _render_frame(
     cones: list[Cone], boxes: list[Box], room: Room, camera: Camera, frame: int, size: int
 ) -> tuple[Array, Array]:
