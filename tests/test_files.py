@@ -170,3 +170,26 @@ def test_remains_of_killed_processes_are_removed(tmp_path: Path) -> None:
         "sub",
         "sub/kept.part",
     ]
+
+
+def test_cleaning_up_never_hides_the_first_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that has become read-only, where nothing can be removed either."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "rmdir", "replace"):
+            patch.setattr(os, name, refuse)
+        with pytest.raises(GestaError, match=r"a\.json: cannot be written \(Read-only file system\); choose a place"):
+            write_text(tmp_path / "a.json", "x")
+        with pytest.raises(ZeroDivisionError), lock_folder(tmp_path / "run"):
+            raise ZeroDivisionError
+
+
+def test_a_folder_made_for_nothing_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for name in ("new", "old", "used"):
+        with lock_folder(tmp_path / name):
+            (tmp_path / "used" / "file").touch() if name == "used" else None
+    assert sorted(os.listdir(tmp_path)) == ["old", "used"]

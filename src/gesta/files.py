@@ -153,11 +153,15 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def remove(path: str | os.PathLike[str]) -> None:
-    """Remove a file or a folder with all that it holds, if it is there."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        Path(path).unlink(missing_ok=True)
+    """Remove a file or a folder with all that it holds, if it is there and can be removed.
+
+    It never raises: it cleans up after errors, which must reach the user (a read-only disk refuses to remove, too).
+    """
+    with contextlib.suppress(OSError):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
 
 
 def remove_parts(folder: str | os.PathLike[str]) -> None:
@@ -173,10 +177,11 @@ def remove_parts(folder: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: str | os.PathLike[str]) -> Iterator[str]:
-    """Keep other processes from writing to a folder that they lock, too; it is made if it is not there.
+    """Keep other processes from writing to a folder that they lock, too.
 
-    The lock is the operating system's (``flock``): it ends with the process, however that ends, and a file ``.lock``
-    that is left behind locks nothing.
+    The folder is made if it is not there, and removed at the end if nothing was put into it. The lock is the operating
+    system's (``flock``): it ends with the process, however that ends, and a file ``.lock`` that is left behind locks
+    nothing.
 
     Yields:
         Empty, or a sentence for the user where the system or the disk knows no locks; then nothing is locked.
@@ -184,8 +189,11 @@ def lock_folder(folder: str | os.PathLike[str]) -> Iterator[str]:
     Raises:
         GestaError: another process has locked it, or it cannot be written.
     """
+    is_new = not os.path.isdir(folder)
     path = make_folder(folder) / LOCK
     with contextlib.ExitStack() as stack:
+        if is_new:
+            stack.callback(_remove_empty, folder)
         try:
             file, remark = _lock(path)
             stack.callback(os.close, file)
@@ -234,6 +242,11 @@ def _target(path: Path) -> Path | None:
     else:
         return None  # a circle of links, as opening it will say
     return path if os.path.isfile(path) or not os.path.exists(path) else None
+
+
+def _remove_empty(folder: str | os.PathLike[str]) -> None:
+    with contextlib.suppress(OSError):  # of one that holds files
+        os.rmdir(folder)
 
 
 def _link(path: Path, other: Path) -> None:

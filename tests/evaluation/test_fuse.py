@@ -199,6 +199,10 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["fuse", *paths, "--by", "logit_mean"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["fuse", *paths, "--by", "logit_mean", "--out", f"{paths[0]}/x.json"])
+    failed = capsys.readouterr()
+    assert failed.out == printed and "0.json: cannot be written (" in failed.err
     assert "MViT + STAN[3] & MViT + STAN[3]" in printed and printed.count("alone: top1") == 2
     written = Result.read(tmp_path / "fused-logit_mean.json")
     assert written == fuse([Result.read(path) for path in paths], "logit_mean")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -175,11 +176,12 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace, measured: T, draw: Callable[[T], Figure]) -> None:
-    """What every verb with a figure does at its end: draw and write it, and print what was measured."""
+    """What every verb with a figure does at its end: print what was measured, then draw and write the figure."""
     from gesta.analysis.figures import write_figure
 
+    print_results(options, measured)
     write_figure(draw(measured), options.out)
-    print_results(options, measured, file=options.out)
+    show(one_line(options.out), sys.stderr)
 
 
 def _model_and_clip(options: argparse.Namespace) -> tuple[str, VideoModel, Tensor]:

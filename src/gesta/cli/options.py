@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
@@ -291,12 +290,10 @@ def views(text: str) -> tuple[int, str]:
 # --- printing --------------------------------------------------------------------------------------------------------
 
 
-def print_results(options: argparse.Namespace, *results: Any, file: Path | str | None = None) -> None:
-    """Print results as text, or with ``--json`` as JSON; a file that was written is named on standard error."""
+def print_results(options: argparse.Namespace, *results: Any) -> None:
+    """Print results as text, or with ``--json`` as JSON; before they are written, so that a full disk loses none."""
     if options.json:
         values = [result.to_json() for result in results]
         print(without_passwords(json.dumps(values[0] if len(values) == 1 else values, indent=2)))
     else:
         show("\n\n".join(str(result) for result in results))
-    if file is not None:
-        show(one_line(str(file)), sys.stderr)

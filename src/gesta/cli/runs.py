@@ -31,7 +31,8 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("recipe", metavar="RECIPE", nargs="?", help="stan.ucf101, my_package.runs:mine, or a recipe.json")
     sub.wants_optional = lambda options, _: not (options.resume and options.run)
     recipe_options(sub)
-    sub.add_argument("--run", metavar="DIR", help="run folder (default runs/NAME)")
+    # torchrun takes --run, wherever it stands, for an abbreviation of its own flags
+    sub.add_argument("--run", "--run-dir", metavar="DIR", help="run folder (default runs/NAME); --run-dir in torchrun")
     sub.add_argument("--resume", action="store_true", help="continue the run in that folder where it stopped")
     trust_option(sub)
 
@@ -103,8 +104,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if not is_first_process():  # the first of several writes the result
         return
     out = Path(options.out) if options.out else folder / f"{name}-{job.evaluate.split}.json"
+    print_results(options, result)  # first: a disk that cannot be written loses no result
     result.write(out)
-    print_results(options, result)
     show(one_line(f"result: {out}"), sys.stderr)
 
 
@@ -169,10 +170,10 @@ def _fuse(options: argparse.Namespace) -> None:
     results = read_results(options.results)
     fused = fuse(results, options.by, read_results(options.fit))
     out = Path(options.out) if options.out else result_file(options.results[0]).with_name(f"fused-{options.by}.json")
-    fused.write(out)
     print_results(options, fused)
     if not options.json:
         for path, result in zip(options.results, results):
             each = ", ".join(f"{n} {v:.2f}" for n, v in result.metrics.items() if n.split("/")[-1] == "top1")
             show(one_line(f"alone: {each or 'unlabelled'} ({path})"))
+    fused.write(out)
     show(one_line(f"result: {out}"), sys.stderr)

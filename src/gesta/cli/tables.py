@@ -31,6 +31,6 @@ def _ledger(options: argparse.Namespace) -> None:
     from gesta.recipes.ledger import ledger
 
     published = ledger()
+    print_results(options, published)
     if options.write:
         write_text(options.write, published.to_markdown())
-    print_results(options, published)
