@@ -7,6 +7,7 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,9 +27,10 @@ from gesta.analysis.figures import write_figure
 from gesta.checkpoint import load_state
 from gesta.cli import _terminable, main
 from gesta.curation.prepare import prepare
+from gesta.data.batch import Failure
 from gesta.data.lists import write_lists
-from gesta.data.loader import Loader
-from gesta.data.samples import TrainingClips
+from gesta.data.loader import Loader, _is_memory_short, collate_arrays, from_arrays
+from gesta.data.samples import TrainingClips, collate
 from gesta.data.shards import write_shard
 from gesta.errors import GestaError
 from gesta.files import lock_folder, machine_fault
@@ -35,6 +38,7 @@ from gesta.marionette.dataset import make_set
 from gesta.model import ClipSpec
 from gesta.prediction.prediction import Prediction
 from gesta.prediction.writers import Format, write_to
+from gesta.processes import worker_context
 from gesta.recipe import TrainConfig
 from gesta.records import Record
 from gesta.training.folder import TrainingProgress
@@ -186,6 +190,59 @@ def test_idle_workers_that_are_killed_are_replaced(videos: Path) -> None:
     assert len(came) == 8 and all(torch.equal(a, b) for a, b in zip(expected, came))
 
 
+@pytest.mark.parametrize("error", [RuntimeError("unable to allocate shared memory(shm)"), OSError(errno.ENOSYS, "")])
+def test_where_shared_memory_is_short_videos_are_loaded_without(
+    videos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """First through pipes, then without worker processes; the batches are the same."""
+    expected = [batch["video"] for batch in loader_of(videos, 3, 0)]
+    load = Loader._load
+
+    def without_shared_memory(self: Loader, batches: Any) -> Any:
+        if self.workers:
+            raise error
+        return load(self, batches)
+
+    monkeypatch.setattr(Loader, "_load", without_shared_memory)
+    came = [batch["video"] for batch in loader_of(videos, 3, 2)]
+    assert all(torch.equal(a, b) for a, b in zip(expected, came, strict=True))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "so loaded videos come through pipes" in said[0]
+    assert "so videos are loaded without worker processes, which is slow; make it larger" in said[1]
+
+
+def test_a_batch_through_a_pipe_is_the_same(videos: Path) -> None:
+    dataset = loader_of(videos, 1, 0).dataset
+    samples = [dataset[0, 0], Failure(1, "b.mp4", "broken"), dataset[0, 2]]
+    sent = pickle.loads(pickle.dumps(collate_arrays(samples)))
+    assert isinstance(sent["video"], np.ndarray) and isinstance(sent["label"]["label"], np.ndarray)
+    batch, plain = from_arrays(sent), collate(samples)
+    assert batch.keys() == plain.keys() and batch["failures"] == plain["failures"]
+    for name in ("video", "index"):
+        assert torch.equal(batch[name], plain[name]) and batch[name].dtype == plain[name].dtype  # type: ignore[literal-required]
+    assert torch.equal(batch["label"]["label"], plain["label"]["label"])
+    assert _is_memory_short(RuntimeError("DataLoader worker (pid 7) is killed"), object(), {0: -signal.SIGBUS})
+    assert not _is_memory_short(RuntimeError("DataLoader worker (pid 7) is killed"), object(), {0: -signal.SIGKILL})
+    assert not _is_memory_short(FileNotFoundError(errno.ENOENT, "of a worker that died"), object(), {})
+
+
+def test_without_a_server_of_processes_they_are_started_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker_context("json").get_start_method() == "forkserver"
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    assert worker_context("json").get_start_method() == "spawn"
+
+
+@pytest.mark.full  # the same, part by part, above
+@pytest.mark.parametrize("through_pipes", [False, True])
+def test_worker_processes_that_are_started_afresh(
+    videos: Path, monkeypatch: pytest.MonkeyPatch, through_pipes: bool
+) -> None:
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    expected, loader = [batch["video"] for batch in loader_of(videos, 3, 0)], loader_of(videos, 3, 1)
+    loader._through_pipes = through_pipes
+    assert all(torch.equal(a, b["video"]) for a, b in zip(expected, loader, strict=True))
+
+
 @pytest.mark.full  # a worker that dies once is replaced in the test above
 def test_workers_that_always_die_are_one_sentence(videos: Path) -> None:
     with pytest.raises(GestaError, match=r"end or cannot be started \(killed by SIGKILL\); if memory is short"):
@@ -280,7 +337,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("verb", "options", "reason"),
     [
-        ("train", "size=8m", "No space left on device"),
+        ("train", "size=8m", "its disk has 8 MB free, and the checkpoints of this run need"),
         ("train", "ro", "Read-only file system"),
         ("prepare", "size=20k", "No space left on device"),
         ("prepare --shards 3", "size=40k", "No space left on device"),
@@ -298,10 +355,12 @@ def test_full_and_read_only_disks(videos: Path, disk: Path, verb: str, options: 
 
 @pytest.mark.full  # the sentences themselves are tested above
 def test_small_shared_memory_and_few_open_files(videos: Path, tmp_path: Path, disk: Path) -> None:
-    arguments = training(videos, tmp_path / "run", "--train.workers", "2")
-    status, stderr = on_small_disk(arguments, "/dev/shm", "size=64k")
-    assert status == 1 and "shared memory is short" in stderr and "Traceback" not in stderr, stderr
-    process = gesta([*arguments, "--resume"], ("bash", "-c", 'ulimit -n 24; exec "$@"', "x"))
+    arguments = training(videos, tmp_path / "run", "--train.workers", "2", "--train.epochs", "1")
+    for size, instead in (("64k", "so loaded videos come through pipes"), ("4k", "without worker processes")):
+        run = str(tmp_path / size)
+        status, stderr = on_small_disk([*arguments, "--run", run], "/dev/shm", f"size={size}")
+        assert status == 0 and instead in stderr and "Traceback" not in stderr, stderr
+    process = gesta(arguments, ("bash", "-c", 'ulimit -n 24; exec "$@"', "x"))
     stderr = process.communicate(timeout=280)[1]
     assert process.returncode == 1 and "Too many open files; raise the limit" in stderr and "Traceback" not in stderr
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import atexit
 import logging
+import multiprocessing
 import os
+import re
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from gesta.errors import GestaError
 
@@ -22,24 +26,40 @@ if TYPE_CHECKING:  # start-up time
     import torch
     from lightning.fabric import Fabric
 
+T = TypeVar("T")
+
 # --- processes of one training ---------------------------------------------------------------------------------------
 
 
 def make_fabric(precision: Any = "32-true") -> Fabric:
     """Devices, precision and processes: one device, or as many as torchrun or srun started processes.
 
-    Lightning's remarks are silenced; what users must know we say ourselves.
+    Raises:
+        GestaError: a precision that the device cannot compute with, or fewer devices than processes.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        # Lightning would go on in another precision; that is refused below
+        warnings.filterwarnings("ignore", "You passed `Fabric.* but AMP with fp16 is not supported")
         from lightning.fabric import Fabric  # start-up time
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
 
         for name in ("lightning.fabric", "lightning.pytorch"):  # importing them sets another level
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.WARNING)  # without remarks on what was asked for
         world_size = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
         per_node = os.environ.get("LOCAL_WORLD_SIZE")
         nodes = world_size // int(per_node) if per_node else int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
-        fabric = Fabric(accelerator="auto", devices=world_size // nodes, num_nodes=nodes, precision=precision)
+        try:
+            fabric = Fabric(accelerator="auto", devices=world_size // nodes, num_nodes=nodes, precision=precision)
+        except MisconfigurationException as error:
+            reason = " ".join(str(error).split())
+            raise GestaError(
+                f"{world_size // nodes} processes were started on this machine, which cannot give each its device "
+                f"({reason}); start fewer processes"
+            ) from None
+        if fabric.strategy.precision.precision != precision:
+            raise GestaError(
+                f"train.precision {precision} cannot be computed on {fabric.device.type}; choose 32-true or bf16-mixed"
+            )
         fabric.launch()
     if fabric.world_size > 1:
         atexit.unregister(_leave_group)  # so that it is registered once, however often this function is called
@@ -48,11 +68,23 @@ def make_fabric(precision: Any = "32-true") -> Fabric:
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The named device, or with ``auto`` the first accelerator there is, else the CPU."""
+    """The named device, or with ``auto`` the first accelerator there is, else the CPU.
+
+    Raises:
+        GestaError: there is no such device here.
+    """
     import torch  # start-up time
 
     if device != "auto":
-        return torch.device(device)
+        try:
+            chosen = torch.device(device)
+            torch.ones(1, device=chosen).item()  # not possible on ``meta``, which holds no numbers
+        except (RuntimeError, AssertionError, ImportError) as error:
+            reason = re.split(r"\. |\.?\n|\.$", str(error).strip())[0]
+            raise GestaError(
+                f"the device {str(device)!r} cannot be used here ({reason}); choose cpu, or auto for what there is"
+            ) from None
+        return chosen
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
@@ -112,9 +144,9 @@ def gather_failures(fabric: Fabric, failures: dict[str, str]) -> dict[str, str]:
     return {name: reason for part in parts for name, reason in part.items()}
 
 
-def run_in_first_process(fabric: Fabric, work: Callable[[], str]) -> str:
+def run_in_first_process(fabric: Fabric, work: Callable[[], T]) -> T:
     """Do work on files once; all processes get its return value, or raise its error."""
-    value, error = "", ""
+    value, error = None, ""
     if fabric.global_rank == 0:
         try:
             value = work()
@@ -123,7 +155,7 @@ def run_in_first_process(fabric: Fabric, work: Callable[[], str]) -> str:
     value, error = fabric.broadcast((value, error))
     if error:
         raise GestaError(error)
-    return value
+    return cast(T, value)
 
 
 # --- worker processes and signals ------------------------------------------------------------------------------------
@@ -177,16 +209,32 @@ class Interruption:
         self.requested = True
 
 
+def worker_context(preload: str) -> Any:
+    """How worker processes are started: by a clean server process, or one by one where there is none (Windows).
+
+    Forking this process would copy its threads and its GPU in whatever state they are; the server has neither, and
+    since it has imported the module ``preload``, its workers start at once.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    return context
+
+
 @contextmanager
 def starting_workers() -> Iterator[None]:
-    """Start worker processes inside it: they run no module of the current folder, and never hear Ctrl-C.
+    """Start worker processes inside it: they run no script and no module of the current folder, and never hear Ctrl-C.
 
     What multiprocessing starts (``python -c …``) has the current folder first on its path until it is told this
-    process's path. That folder may be a data set of others, whose ``av.py`` would be run. Ctrl-C reaches all processes
-    of a terminal, and one that is just starting would print a traceback; here the signal waits until they are started,
-    and they inherit that it waits. Their parent ends them. On Windows :func:`ignore_interrupts` has to do.
+    process's path. That folder may be a data set of others, whose ``av.py`` would be run. Then it would run the main
+    script again, which without its guard (``if __name__ == "__main__"``) would start the same work once more; our
+    workers need nothing of it, so here they find an empty one. Ctrl-C reaches all processes of a terminal, and one that
+    is just starting would print a traceback; here the signal waits until they are started, and they inherit that it
+    waits. Their parent ends them. On Windows :func:`ignore_interrupts` has to do.
     """
-    safe_path = os.environ.get("PYTHONSAFEPATH")
+    main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
+    sys.modules["__main__"] = ModuleType("__main__")
     os.environ["PYTHONSAFEPATH"] = "1"
     waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
@@ -194,6 +242,7 @@ def starting_workers() -> Iterator[None]:
     finally:
         if waiting is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
+        sys.modules["__main__"] = main
         if safe_path is None:
             del os.environ["PYTHONSAFEPATH"]
         else:

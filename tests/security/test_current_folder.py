@@ -25,9 +25,9 @@ def set_trap(folder: Path) -> Path:
 
 
 def run_as_command(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script that lies elsewhere, as the installed command does, in a folder."""
+    """Run a script that lies elsewhere, as the installed command does, in a folder; it guards nothing as main."""
     script = folder.parent / "gesta"
-    script.write_text(f"if __name__ == '__main__':\n    {code}\n")
+    script.write_text(f"{code}\n")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     return subprocess.run(
         [sys.executable, str(script), *arguments], cwd=folder, env=environment, capture_output=True, text=True
@@ -45,12 +45,15 @@ def test_worker_processes_search_no_module_in_the_current_folder(tmp_path: Path)
 
 
 def test_every_start_of_worker_processes_is_inside_starting_workers() -> None:
-    """The three places, so that a fourth is not forgotten."""
+    """The three places, so that a fourth is not forgotten, and where it is said how."""
     source = Path(__file__).parents[2] / "src" / "gesta"
     files = {file.name: file.read_text() for file in source.rglob("*.py")}
     starting = ("get_context(", "ProcessPoolExecutor(", "subprocess", "Popen(", "os.system(")
+    assert {name for name, text in files.items() if " worker_context(" in text} == {
+        *("processes.py", "workers.py", "loader.py")
+    }
     assert {name for name, text in files.items() if any(word in text for word in starting)} == {
-        *("workers.py", "loader.py", "files.py")
+        *("processes.py", "files.py")
     }
     assert all("with starting_workers():" in files[name] for name in ("workers.py", "loader.py", "files.py"))
 

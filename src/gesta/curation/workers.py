@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import multiprocessing
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any, Generic, TypeVar
 
-from gesta.processes import ignore_interrupts, starting_workers
+from gesta.processes import ignore_interrupts, starting_workers, worker_context
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,8 +38,7 @@ def run_each(
     if not workers:
         yield from ((position, work(item), "") for position, item in enumerate(items))
         return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gesta.data.samples"])
+    context = worker_context("gesta.data.samples")
     todo = list(range(len(items)))[::-1]
     # items whose process died once: the cause may lie elsewhere, as when memory is short, so they are tried again
     retried: set[int] = set()

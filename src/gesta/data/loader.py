@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
-import multiprocessing
 import multiprocessing.connection
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gesta.data.batch import Batch
+from gesta.data.batch import Batch, Failure, Sample
 from gesta.data.samples import TestViews, TrainingClips, collate, seeded_generator
 from gesta.errors import GestaError
-from gesta.processes import loader_workers, starting_workers
+from gesta.files import machine_fault
+from gesta.processes import is_first_process, loader_workers, starting_workers, worker_context
+from gesta.progress import show
 from gesta.recipe import TrainConfig
 from gesta.records import Record
 
@@ -105,7 +109,8 @@ class Loader:
     ``worker_init`` is what each of them does first, given its number.
 
     When a worker dies, or hangs in a record, new ones load what was on its way; a record that kills its workers is left
-    out, see :meth:`_RecordDataset.note_worker_deaths`. Not when ``stopping`` says that the work is to end.
+    out, see :meth:`_RecordDataset.note_worker_deaths`. Not when ``stopping`` says that the work is to end. Batches come
+    through shared memory, or through pipes (one more copy) once that has turned out to be short, as in containers.
 
     Raises:
         GestaError: of a worker; or workers die or cannot be started :data:`ATTEMPTS` times in a row, as when memory is
@@ -124,12 +129,8 @@ class Loader:
         self.batches = batches
         self.workers = loader_workers(workers, shared=not torch.accelerator.is_available())
         self._worker_init, self._stopping = worker_init, stopping
-        self._context: Any = None
-        if self.workers:
-            # fork would copy this process with its threads and its GPU in whatever state they are; the server has
-            # neither, and since it has imported this module, its workers start at once.
-            self._context = multiprocessing.get_context("forkserver")
-            self._context.set_forkserver_preload([__name__])
+        self._context = worker_context(__name__) if self.workers else None
+        self._through_pipes = False
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]  # a list, unless epochs are chained
@@ -147,46 +148,86 @@ class Loader:
         while True:
             loader = None
             try:
-                self.dataset.reading = torch.full((self.workers,), -1).share_memory_()
+                if self.workers:
+                    self.dataset.reading = torch.full((self.workers,), -1).share_memory_()
                 with starting_workers():
                     loader = iter(self._load(itertools.chain(list(waiting), hand_out())))
                 for batch in loader:
                     waiting.popleft()
                     failures = 0
-                    yield batch
+                    yield from_arrays(batch) if self._through_pipes else batch
                 return
             except GestaError as error:  # a worker's error comes with its traceback as text
                 sentence = str(error).strip().splitlines()[-1]
                 raise GestaError(sentence.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
             except (RuntimeError, OSError, EOFError) as error:  # OSError: a batch of a dead worker, or none can start
                 ended = _ended(loader)
-                if self._stopping() or (isinstance(error, RuntimeError) and not ended):
+                if self._stopping():
+                    raise
+                if self.workers and _is_memory_short(error, loader, ended):
+                    self._do_without()
+                    continue
+                if isinstance(error, RuntimeError) and not ended:
                     raise
                 failures = 0 if self.dataset.note_worker_deaths(ended) else failures + 1
                 if failures == ATTEMPTS:
                     raise _workers_fail(ended, error) from None
             del loader  # which ends the other workers
 
+    def _do_without(self) -> None:
+        """Send batches through pipes, or where that has not helped, load without worker processes."""
+        instead = "loaded videos come through pipes, which is a little slower"
+        if self._through_pipes:
+            instead, self.workers, self._context = "videos are loaded without worker processes, which is slow", 0, None
+        self._through_pipes = not self._through_pipes
+        if is_first_process():
+            show(
+                f"shared memory (/dev/shm) is short, so {instead}; make it larger (in a container: --shm-size)",
+                sys.stderr,
+            )
+
     def _load(self, batches: Iterable[list]) -> DataLoader[Batch]:
         return DataLoader(
             self.dataset,  # type: ignore[arg-type]  # collate makes batches of its samples
             batch_sampler=batches,  # type: ignore[arg-type]
             num_workers=self.workers,
-            collate_fn=collate,
+            collate_fn=collate_arrays if self._through_pipes else collate,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context=self._context,
             worker_init_fn=self._worker_init,
         )
 
 
+def collate_arrays(samples: Sequence[Sample | Failure]) -> Batch:
+    """As :func:`collate`, with NumPy arrays for tensors: these are pickled, where tensors go to shared memory."""
+    return _convert(collate(samples, torch.stack), Tensor.numpy)
+
+
+def from_arrays(batch: Batch) -> Batch:
+    """A batch of :func:`collate_arrays` with its tensors again."""
+    return _convert(batch, torch.from_numpy)
+
+
+def _convert(batch: Batch, convert: Callable[[Any], Any]) -> Batch:
+    label = {space: convert(values) for space, values in batch["label"].items()}
+    return Batch(**{**batch, "video": convert(batch["video"]), "label": label, "index": convert(batch["index"])})
+
+
+def _is_memory_short(error: Exception, loader: Any, ended: dict[int, int | None]) -> bool:
+    """Whether shared memory is short: for a batch, or for what workers (``loader``, if they have started) wait on."""
+    if loader is None and isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.ENOSYS, errno.EACCES, errno.ENOENT)
+    killed = hasattr(signal, "SIGBUS") and -signal.SIGBUS in ended.values()
+    return killed or machine_fault(error).startswith("shared memory")
+
+
 def _workers_fail(ended: dict[int, int | None], error: Exception) -> GestaError:
     """What is raised when no worker lives long enough to read anything."""
     killed = next((signal.Signals(-status) for status in ended.values() if status is not None and status < 0), None)
     reason = f"killed by {killed.name}" if killed else str(error).strip().rpartition("\n")[2] or type(error).__name__
-    remedy = "if memory is short, use"
-    if killed is not None and killed.name == "SIGBUS":
-        remedy = "shared memory (/dev/shm) is full: make it larger or use"
-    return GestaError(f"the processes that load videos end or cannot be started ({reason}); {remedy} fewer workers")
+    return GestaError(
+        f"the processes that load videos end or cannot be started ({reason}); if memory is short, use fewer workers"
+    )
 
 
 def _ended(loader: Any) -> dict[int, int | None]:

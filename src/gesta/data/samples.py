@@ -397,18 +397,18 @@ def read_record_frames(
     return frames._replace(images=images.unflatten(0, indices.shape))
 
 
-def collate(samples: Sequence[Sample | Failure]) -> Batch:
-    """Stack samples; failures among them are passed on, and a batch of failures only has B = 0."""
+def collate(samples: Sequence[Sample | Failure], stack: Callable[[list[Tensor]], Tensor] = default_collate) -> Batch:
+    """Stack samples; failures among them are passed on, and a batch of failures only has B = 0.
+
+    In a worker process ``default_collate`` stacks them where the main process finds them: no copy on the way there.
+    """
     failures = [sample for sample in samples if isinstance(sample, Failure)]
     good = [sample for sample in samples if not isinstance(sample, Failure)]
     labels = [{} if s["label"] is None else by_space(s["label"]) for s in good]
     spaces = sorted({space for label in labels for space in label}) or [LABEL]
     columns = {space: [label.get(space, -1) for label in labels] for space in spaces}
     return Batch(
-        # default_collate stacks them where the main process finds them: no copy on the way there
-        video=default_collate([s["video"] for s in good])
-        if good
-        else torch.empty((0, 0, 0, 3, 0, 0), dtype=torch.uint8),
+        video=stack([s["video"] for s in good]) if good else torch.empty((0, 0, 0, 3, 0, 0), dtype=torch.uint8),
         label={space: torch.tensor(column, dtype=torch.int64) for space, column in columns.items()},
         index=torch.tensor([s["index"] for s in good], dtype=torch.int64),
         failures=failures + [failure for s in good for failure in s["failures"]],

@@ -92,8 +92,7 @@ def run_in_processes(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]],
             yield
     except BrokenProcessPool:
         raise GestaError(
-            "a process that makes clips ended early (out of memory, or make() was called outside "
-            "`if __name__ == '__main__':`); run it again with workers=1"
+            "a process that makes clips ended early, perhaps for lack of memory; run it again with workers=1"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
