@@ -189,7 +189,11 @@ def test_own_videos_from_check_to_prediction(
     capsys.readouterr()
 
     assert run("evaluate", "run", "--evaluate.clips", "2", "--out", "again.json", "--json") == 0
-    capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert run("evaluate", "run", "--evaluate.clips", "2", "--out", "again.json/again.json", "--json") == 1
+    failed = capsys.readouterr()
+    assert json.loads(failed.out)["scores"] == json.loads(printed)["scores"], "scored for nothing"
+    assert failed.err.splitlines()[-1].startswith("gesta: again.json: cannot be written (")
     assert run("compare", "run", "again.json") == 0
     assert "clips" in capsys.readouterr().out
     assert run("analyse", "report", "run") == 0
@@ -200,6 +204,9 @@ def test_own_videos_from_check_to_prediction(
     answers = json.loads(capsys.readouterr().out)
     assert len(answers) == 7 and all(len(a["labels"]) == 2 for a in answers)
     assert run("predict", "run", "videos/dark/empty.mp4") == 1
+    capsys.readouterr()
+    assert run("predict", "run", "videos/dark/0.mp4", "--device", "cuda:99") == 1
+    assert capsys.readouterr().err.startswith("gesta: the device 'cuda:99' cannot be used here (")
     assert run("analyse", "warp", "run", "videos/bright/one.mp4") == 1
     assert "STAN" in capsys.readouterr().err
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import field
 from typing import Literal
 
-from gesta.config import config
+from gesta.config import config, copy
 from gesta.model import ModelConfig
 from gesta.records import DataConfig
 
@@ -216,6 +217,15 @@ class Recipe:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     init: Init = field(default_factory=Init)
     paper: str = ""
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """A copy whose paths, of the data set and of the first weights, no longer depend on the current folder."""
+    absolute = copy(recipe)
+    absolute.data.make_absolute()
+    if absolute.init.weights:
+        absolute.init.weights = os.path.abspath(absolute.init.weights)
+    return absolute
 
 
 @config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict, TypeVar, get_args
@@ -24,6 +25,9 @@ Label = int | dict[str, int] | None
 
 LABEL = "label"
 """Name of the label space of data sets and models that have only one."""
+
+PATHS = ("root", "annotations", "train", "val", "test", "class_names", "test_labels", "leave_out")
+"""Names of the fields of data sets that hold paths, where they hold text."""
 
 T = TypeVar("T")
 
@@ -154,6 +158,28 @@ class DataConfig:
     def groups(self, records: Sequence[Record]) -> dict[str, dict[str, list[int]]]:
         """Parts of a list that have an accuracy of their own: part → label space or ``action`` → positions."""
         return {}
+
+    def make_absolute(self) -> None:
+        """Let relative paths begin at the current folder for good, so that they name the same files from any other."""
+        for name in PATHS:
+            path = getattr(self, name, "")
+            if isinstance(path, str) and path:
+                setattr(self, name, os.path.abspath(path))
+
+
+def single_class(classes: ClassNames, labels: Iterable[Label] = ()) -> str:
+    """A sentence for the user if there is one class only, or one that all these labels of videos name; else empty."""
+    used: dict[str, set[int]] = {}
+    for label in labels:
+        for space, value in by_space(label).items():
+            if isinstance(value, int):
+                used.setdefault(space, set()).add(value)
+    for space, names in by_space(classes).items():
+        of_space = "" if space == LABEL else f" of {space}"
+        if len(names) == 1 or len(used.get(space, ())) == 1:
+            only = f"there is only one class{of_space}" if len(names) == 1 else f"all videos have one class{of_space}"
+            return f"{only}, so a model gives it to every video, whatever that shows; add videos of another class"
+    return ""
 
 
 def list_hash(records: Sequence[Record]) -> str:

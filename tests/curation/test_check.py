@@ -134,6 +134,8 @@ def test_labels(folder: Path, tmp_path: Path) -> None:
     assert kinds(labelled(1, 2, 3, 1)) == {"counts from 1?": "warning"}
     assert kinds(labelled(0, 3, 0, 3)) == {"class without videos": "warning"}
     assert len(texts(labelled(0, 3, 0, 3), "class without videos")) == 2
+    assert kinds(labelled(1, 1)) == {"a single class": "warning", "class without videos": "warning"}
+    assert texts(labelled(0, 0), "a single class")[0].startswith("all videos have one class, so a model gives it to")
     assert kinds(labelled(0, None, 1)) == {"no label": "error"}
     many = [Record(path=paths[i % 8], name="x", label=0, start=i, end=i + 1) for i in range(20)]
     rare = check([*many, Record(path=paths[0], name="y", label=1)], workers=0, progress=False)

@@ -179,6 +179,8 @@ def test_names_that_do_not_fit_the_model_are_refused() -> None:
         named_classes(linear_model(0), [])
     with pytest.raises(GestaError, match="verb"):
         named_classes(linear_model({"verb": 2}), NAMES)
+    with pytest.warns(UserWarning, match="there is only one class, so a model gives it to every video, whatever"):
+        named_classes(linear_model(1), ["wave"])
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------

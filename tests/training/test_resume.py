@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +16,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.run import get_args_parser
 
 from conftest import write_video
 from gesta.checkpoint import load_state, save_state
 from gesta.checkpoint.formats import file_hash
 from gesta.checkpoint.weights import read_weights
+from gesta.cli import make_parser
 from gesta.config import from_json, replace, to_json
 from gesta.data.lists import Folder
 from gesta.errors import CheckpointError, GestaError
@@ -26,12 +30,14 @@ from gesta.files import lock_folder
 from gesta.model import ClipSpec
 from gesta.models.r3d import R3DConfig
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.address import read_recipe
 from gesta.training.loop import train
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
+from gesta.cli import make_parser
 from gesta.config import from_json
 from gesta.training.loop import train
 
@@ -98,8 +104,15 @@ def interrupt(process: subprocess.Popen[str], run: Path, number: int) -> str:
 
 
 def log_without_times(run: Path) -> list[dict[str, Any]]:
+    """Steps and epochs; where a process began or resumed is left out."""
     entries = map(json.loads, (run / "log.jsonl").read_text().splitlines())
-    return [{name: value for name, value in entry.items() if name not in TIMES} for entry in entries]
+    trained = (entry for entry in entries if entry["kind"] != "start")
+    return [{name: value for name, value in entry.items() if name not in TIMES} for entry in trained]
+
+
+def starts(run: Path) -> list[dict[str, Any]]:
+    entries = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [entry for entry in entries if entry["kind"] == "start"]
 
 
 def test_killed_and_resumed_is_the_same_as_straight(toy: Recipe, tmp_path: Path) -> None:
@@ -187,12 +200,28 @@ def test_a_run_in_use_or_without_its_states_is_left_as_it_is(
     assert [entry["step"] for entry in log_without_times(run) if entry["kind"] == "step"] == [1, 2, 3, 4]
 
 
-def test_another_list_of_videos_is_refused(toy: Recipe, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    train(replace(toy, train=replace(toy.train, epochs=1)), run, quiet=True)
-    other = replace(toy, train=replace(toy.train, epochs=2), data=replace(toy.data, val=0.4))
+def test_other_videos_are_refused(toy: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another list, or others of the same names: a relative path means what it meant at the start."""
+    run, root, moved = tmp_path / "run", Path(toy.data.root), tmp_path / "elsewhere" / "videos"
+    shutil.copytree(root, moved)
+    monkeypatch.chdir(root.parent)
+    relative = replace(toy.data, root=root.name)
+    train(replace(toy, data=relative, train=replace(toy.train, epochs=1)), run, quiet=True)
+    before = (run / "recipe.json").read_bytes()
+    longer = replace(toy.train, epochs=2)
     with pytest.raises(GestaError, match="list of training videos is not the one"):
-        train(other, run, resume=True, quiet=True)
+        train(replace(toy, data=replace(relative, val=0.4), train=longer), run, resume=True, quiet=True)
+
+    monkeypatch.chdir(moved.parent)
+    assert read_recipe(run / "recipe.json").data.root == str(root)
+    with open(moved / "dark" / "0.mp4", "ab") as file:
+        file.write(b"0")
+    with pytest.raises(GestaError, match=r"the list .* is not the one .*, or the files have other sizes; restore them"):
+        train(replace(toy, data=replace(relative, root="videos"), train=longer), run, resume=True, quiet=True)
+    assert (run / "recipe.json").read_bytes() == before
+    shutil.copy(root / "dark" / "0.mp4", moved / "dark")
+    train(replace(toy, data=replace(relative, root="videos"), train=longer), run, resume=True, quiet=True)
+    assert read_recipe(run / "recipe.json").data.root == str(moved)
 
 
 def test_two_processes_train_as_one(toy: Recipe, tmp_path: Path) -> None:
@@ -202,8 +231,10 @@ def test_two_processes_train_as_one(toy: Recipe, tmp_path: Path) -> None:
     names = [name for name, _ in replace(plain.model, classes=2).build().named_modules()]
     plain.train.freeze = tuple(f"{name}." for name in names if "bn" in name or name.endswith("downsample.1"))
     train(plain, tmp_path / "one", quiet=True)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    process = start(plain, tmp_path / "two", "new", *launcher)
+    (tmp_path / "plain.json").write_text(json.dumps(to_json(plain)))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    words = (*torchrun, "-m", "gesta", "train", str(tmp_path / "plain.json"), "--run-dir", str(tmp_path / "two"))
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)  # as docs/howto.md has it
     try:
         stderr = process.communicate(timeout=120)[1]
     finally:
@@ -218,3 +249,16 @@ def test_two_processes_train_as_one(toy: Recipe, tmp_path: Path) -> None:
     torch.testing.assert_close(*(torch.tensor(r["scores"]["values"]["label"]) for r in results), rtol=0, atol=1e-5)
     assert [e["step"] for e in log_without_times(tmp_path / "two") if e["kind"] == "step"] == [1, 2]
     assert stderr.count("epoch 1/1") == 1
+    assert [entry["processes"] for name in ("one", "two") for entry in starts(tmp_path / name)] == [1, 2]
+
+
+def test_torchrun_leaves_our_flags_alone() -> None:
+    """It takes an abbreviation of several of its own flags for a mistake, also behind the name of the script."""
+    torchrun = get_args_parser()
+    verbs = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    for verb in ("train", "evaluate", "sweep"):
+        for names in {tuple(action.option_strings) for action in verbs[verb].flags.values()}:
+            clear = [n for n in names if sum(flag.startswith(n) for flag in torchrun._option_string_actions) < 2]
+            assert clear, f"torchrun swallows {names}"
+            words = ["--nproc-per-node", "2", "-m", "gesta", verb, clear[0], "x"]
+            assert torchrun.parse_args(words).training_script_args == [verb, clear[0], "x"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from conftest import write_video
 from gesta.checkpoint import load, load_state, save_model
 from gesta.checkpoint.weights import read_weights
-from gesta.config import config, from_json, replace
+from gesta.config import config, copy, from_json, replace
 from gesta.data.batch import Batch
 from gesta.data.lists import Folder, read_class_names
 from gesta.data.mix import mix
@@ -28,7 +28,7 @@ from gesta.model import Classifier, ClipSpec, Grid, Insert, ModelConfig, VideoMo
 from gesta.models import model_config
 from gesta.models.r3d import R3DConfig
 from gesta.plugins.stan import STAN
-from gesta.processes import Interruption, can_sync_batch_norms
+from gesta.processes import Interruption, can_sync_batch_norms, choose_device
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
 from gesta.records import DataConfig, Record, SplitName
 from gesta.training.folder import TrainingProgress
@@ -83,9 +83,11 @@ class Toy(VideoModel):
 @config
 class Unlabelled(DataConfig):
     label: int | None = None
+    held_out: int | None = None
 
     def records(self, split: SplitName) -> list[Record]:
-        return [Record(path="a.mp4", name="a.mp4", label=0), Record(path="b.mp4", name="b.mp4", label=self.label)]
+        label = self.label if split == "train" else self.held_out
+        return [Record(path="a.mp4", name="a.mp4", label=0), Record(path="b.mp4", name="b.mp4", label=label)]
 
     def classes(self) -> list[str]:
         return ["x", "y"]
@@ -160,19 +162,51 @@ def test_the_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caps
     shown = capsys.readouterr().err
     assert "model.classes: 400 → 2" in shown and "epoch 2/2: loss" in shown and "1 clip × 1 crop" in shown
 
+    resume_a_finished_run(videos, run, toy, capsys)
+
+
+def resume_a_finished_run(videos: Path, run: Path, toy: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused and changes nothing, or ``recipe.json`` and ``result.json`` say what was done."""
+
+    def content() -> dict[str, bytes]:
+        return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def changed(name: str, value: Any) -> Recipe:
+        other, (part, name) = copy(toy), name.split(".")
+        setattr(getattr(other, part), name, value)
+        return other
+
+    before = content()
+    for name, value, message in (
+        ("train.batch_size", 8, r"another recipe \(train\.batch_size: 4 → 8\)"),
+        ("init.weights", "/w.pth", r"another recipe \(init\.weights: null → \"/w\.pth\"\)"),
+        ("train.epochs", 1, r"2 epochs are done already; give more"),
+        ("train.lr", 0.1, r"nothing is left to be trained with train\.lr: 0\.01 → 0\.1; resume it without"),
+        ("data.root", str(videos / "train"), r"the list of training videos is not the one"),
+    ):
+        with pytest.raises(GestaError, match=message):
+            train(changed(name, value), run, resume=True)
     with pytest.raises(GestaError, match=r"already holds files; .*--resume.*--run"):
         train(toy, run)
-    before = (run / "log.jsonl").read_bytes()
     train(toy, run, resume=True)
     assert "nothing is left to resume" in capsys.readouterr().err
-    assert (run / "log.jsonl").read_bytes() == before
+    assert content() == before
 
-    longer = recipe(videos, ema=0.5, epochs=3)
-    train(longer, run, resume=True)
+    train(changed("evaluate.clips", 3), run, resume=True)
+    assert "resumed with changes: evaluate.clips: 2 → 3" in capsys.readouterr().err
+    after = content()
+    assert json.loads(after["result.json"])["protocol"]["clips"] == 3
+    assert json.loads(after["recipe.json"])["evaluate"]["clips"] == 3
+    assert all(after[name] == before[name] for name in ("best.safetensors", "last.ckpt", "log.jsonl"))
+
+    train(changed("train.epochs", 3), run, resume=True)
     assert "train.epochs: 2 → 3" in capsys.readouterr().err
-    assert [s["step"] for s in lines(run, "step")] == [1, 2, 3, 4, 5, 6] and (run / "result.json").exists()
-    with pytest.raises(GestaError, match=r"another recipe \(train\.batch_size: 4 → 8\)"):
-        train(recipe(videos, ema=0.5, epochs=3, batch_size=8), run, resume=True)
+    assert [s["step"] for s in lines(run, "step")] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((run / "result.json").read_text())["protocol"]["clips"] == 2
+    assert [(start["step"], start["precision"], start["changes"]) for start in lines(run, "start")] == [
+        (0, "32-true", []),
+        (4, "32-true", ["train.epochs: 2 → 3", "evaluate.clips: 3 → 2"]),
+    ]
 
 
 def test_folders_that_are_no_run(videos: Path, tmp_path: Path) -> None:
@@ -186,7 +220,34 @@ def test_labels_that_cannot_be_trained_on(tmp_path: Path, label: int | None) -> 
     toy = Recipe(name="toy", model=ToyConfig(), data=Unlabelled(label=label))
     with pytest.raises(GestaError, match=rf"b\.mp4: its label is {label}, .*0 to 1"):
         train(toy, tmp_path / "run", trust_code=True)
+    toy.data = Unlabelled(label=1, held_out=2)
+    with pytest.raises(GestaError, match=r"b\.mp4: label 2, but the 2 classes"):
+        train(toy, tmp_path / "run", trust_code=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_disk_or_a_device_cannot_do_is_refused_before_the_first_step(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = recipe(videos, ToyConfig(), precision="16-mixed")
+    with pytest.raises(GestaError, match=r"precision 16-mixed cannot be computed on cpu; choose 32-true or bf16-mixed"):
+        train(toy, tmp_path / "run", trust_code=True)
+    toy.train.precision = "bf16-mixed"
+    # 46 numbers: the weights, AdamW's two moments; three states and two model files
+    monkeypatch.setattr("shutil.disk_usage", lambda path: (10**9, 10**9, 4 * 46 * (3 * 3 + 2) - 1))
+    with pytest.raises(GestaError, match=r"run: its disk has 0 MB free, and the checkpoints of this run need 0 MB"):
+        train(toy, tmp_path / "run", trust_code=True)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: (10**9, 10**9, 4 * 46 * (3 * 3 + 2)))
+    train(toy, tmp_path / "run", trust_code=True)
+    assert [start["precision"] for start in lines(tmp_path / "run", "start")] == ["bf16-mixed"]
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta", "mps:3", "hpu", ""])
+def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
+    with pytest.raises(GestaError, match=rf"the device '{device}' cannot be used here \([^;]+\); choose cpu, or auto"):
+        choose_device(device)
+    assert choose_device("cpu") == choose_device(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_classes_outside_gesta_need_trust(videos: Path, tmp_path: Path) -> None:
@@ -204,18 +265,27 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_good_weights(videos: Path, 
     assert all(math.isfinite(s["loss"]) for s in lines(tmp_path / "run", "step"))
 
 
+@config
+class OneClass(Folder):
+    def records(self, split: SplitName) -> list[Record]:
+        return [record for record in Folder.records(self, split) if record.label == 0]
+
+
 def test_extra_losses_are_added_and_logged_by_name_and_a_dead_plug_in_is_named(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = ToyConfig(aux=0.1, inserts=[Insert(layer=STAN(), at=0)])
-    train(recipe(videos, model, freeze=("inserts.",)), tmp_path / "run", trust_code=True)
+    toy = replace(recipe(videos, model, freeze=("inserts.",)), data=OneClass(root=str(videos)))
+    train(toy, tmp_path / "run", trust_code=True)
     for step in lines(tmp_path / "run", "step"):
         assert set(step["losses"]) == {"cross_entropy", "aux"} and step["losses"]["aux"] > 0
         assert step["loss"] == pytest.approx(sum(step["losses"].values()), rel=1e-6)
     dead = "insert.0.0 (STAN): θ is the same for all clips"
     (fault,) = lines(tmp_path / "run", "epoch")[-1]["faults"]
     assert fault.startswith(dead) and Result.read(tmp_path / "run" / "result.json").faults[0].startswith(dead)
-    assert capsys.readouterr().err.count(f"warning: {dead}") == 3  # two validations and the end
+    shown = capsys.readouterr().err
+    assert shown.count(f"warning: {dead}") == 3  # two validations and the end
+    assert shown.count("all videos have one class, so a model gives it to every video") == 1
 
 
 def test_accumulation_is_one_large_batch(videos: Path, tmp_path: Path) -> None:
@@ -313,11 +383,24 @@ def test_training_begins_with_the_given_weights(
     given = ToyConfig(classes=5).build()
     path = save_model(tmp_path / "given.safetensors", given, list("abcde"))
     toy = recipe(videos, ToyConfig(), lr=0.0, min_lr=0.0, warmup_epochs=0, epochs=1)
+    toy.init.weights = str(tmp_path / "givne.safetensors")
+    with pytest.raises(GestaError, match=r"givne\.safetensors: there is no such file"):
+        train(toy, tmp_path / "run", trust_code=True)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()  # what a run leaves that ends before its first training state
+    for name in ("recipe.json", "log.jsonl", "labels.txt"):
+        (tmp_path / "run" / name).write_text("of another recipe")
+    (tmp_path / "run" / "notes").touch()
     toy.init.weights = str(path)
+    with pytest.raises(GestaError, match="already holds files"):
+        train(toy, tmp_path / "run", trust_code=True)
+    (tmp_path / "run" / "notes").unlink()
     train(toy, tmp_path / "run", trust_code=True)
+    shown = capsys.readouterr().err
+    assert "stopped before its first training state was written, so it begins again" in shown
+    assert from_json(json.loads((tmp_path / "run" / "recipe.json").read_text()), trust_code=True).train == toy.train
     last = read_weights(tmp_path / "run" / "last.ckpt")
     assert torch.equal(last["embedding.weight"], given.embedding.weight)
-    shown = capsys.readouterr().err
     assert "given.safetensors: 100.0 %" in shown and "[5, 4] in the source, [2, 4] in the model" in shown
 
 

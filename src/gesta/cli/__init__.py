@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from gesta import __version__
 from gesta.cli import analyse, bench, data, demo, models, runs, tables
@@ -23,7 +25,7 @@ from gesta.progress import one_line, show
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``gesta`` command; exits with 0, 1 (something is wrong, one sentence) or 2 (usage)."""
     options = make_parser().parse_args(arguments)
-    with _terminable():
+    with _terminable(), _plain_warnings():
         try:
             status = options.verb(options)
             sys.stdout.flush()
@@ -72,6 +74,23 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Our warnings are sentences for users, who do not need the line of code that gives them."""
+
+    def plain(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+        if category is UserWarning:
+            return f"gesta: {one_line(str(message))}\n"
+        return before(message, category, *place, **more)
+
+    before = warnings.formatwarning
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def make_parser() -> VerbParser:

@@ -19,7 +19,7 @@ from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.processes import loader_workers
 from gesta.progress import join_lines, track
-from gesta.records import SPLITS, ClassNames, DataConfig, Record, by_space, label_in
+from gesta.records import SPLITS, ClassNames, DataConfig, Record, by_space, label_in, single_class
 from gesta.video.archive import locate, read_bytes, read_index
 from gesta.video.boundary import decoding
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
@@ -361,6 +361,8 @@ def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str]
             )
         return
     size = len(classes) if classes else max(train) + 1
+    if text := single_class(list(classes or []), train):
+        yield DataFinding("warning", "a single class", text)
     names = list(classes) if classes else [str(label) for label in range(size)]
     for split, records in splits.items():
         for record in records:

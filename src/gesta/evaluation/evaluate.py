@@ -75,7 +75,11 @@ def evaluate(
     records, classes = _records(model, data, config.split, classes) if isinstance(data, DataConfig) else (data, classes)
     network, spaces = named_classes(model, classes)
     labels = {space: [label_in(record, space) for record in records] for space in spaces}
-    _check(config, records, spaces, labels)
+    if not records:
+        raise GestaError("there are no videos to evaluate: the list or split is empty")
+    if min(config.clips, config.batch_size) < 1:
+        raise GestaError("evaluate.clips and evaluate.batch_size must be at least 1")
+    check_labels(records, spaces)
     fabric = fabric or make_fabric()
     parts = _gather(_score(network, records, config, fabric), fabric)
     result: Result | None = None
@@ -243,15 +247,11 @@ def _gather(part: _Scored, fabric: Fabric) -> list[_Scored]:
     return gathered
 
 
-def _check(
-    config: EvaluateConfig, records: Sequence[Record], spaces: dict[str, list[str]], labels: dict[str, list[int | None]]
-) -> None:
-    if not records:
-        raise GestaError("there are no videos to evaluate: the list or split is empty")
-    if min(config.clips, config.batch_size) < 1:
-        raise GestaError("evaluate.clips and evaluate.batch_size must be at least 1")
+def check_labels(records: Sequence[Record], spaces: dict[str, list[str]]) -> None:
+    """Refuse labels that are not those of the classes; ``spaces`` has their names by label space."""
     for space, names in spaces.items():
-        for record, label in zip(records, labels[space]):
+        for record in records:
+            label = label_in(record, space)
             if label is not None and not 0 <= label < len(names):
                 raise GestaError(
                     f"{record.name}: label {label}, but the {len(names)} classes are numbered from 0; correct the list "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from gesta.errors import CheckpointError, GestaError
 from gesta.evaluation.metrics import Average
 from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.recipe import EvaluateConfig
-from gesta.records import LABEL, ClassNames, Record, by_space
+from gesta.records import LABEL, ClassNames, Record, by_space, single_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ def named_classes(
     model: TrainedModel | VideoModel, classes: ClassNames | None = None
 ) -> tuple[VideoModel, dict[str, list[str]]]:
     """A model's network and its class names by label space, checked against its classifier.
+
+    Of a model of a single class a warning says that it has only one answer.
 
     Args:
         model: what was trained, or a network.
@@ -67,6 +70,8 @@ def named_classes(
             f"there are names for {_counts(given)}, but the model has {_counts(sizes)}: give the class names that it "
             "was trained with"
         )
+    if remark := single_class(spaces):
+        warnings.warn(remark, stacklevel=3)
     return network, spaces
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import math
+import os
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,14 +19,17 @@ from gesta.config import Between, from_json, read_json, to_json, with_tags
 from gesta.errors import GestaError
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
-from gesta.recipe import Recipe
+from gesta.recipe import Recipe, with_absolute_paths
 from gesta.records import ClassNames, Record, by_space, class_counts, class_lines, labels_file, list_hash
+from gesta.video.archive import locate
 
 LAST = "last.ckpt"
 """The training state that a run is resumed from."""
 
+CHECKPOINTS = (LAST, "previous.ckpt", "best.safetensors")
+
 CHANGEABLE_FIELDS = (
-    *("name", "paper", "data.", "evaluate.", "init.", "model.activation_checkpointing"),
+    *("name", "paper", "data.", "evaluate.", "model.activation_checkpointing"),
     *("train.epochs", "train.lr", "train.min_lr", "train.clip_grad", "train.precision", "train.compile"),
     *("train.workers", "train.decoder", "train.validate_every", "train.save_every_s"),
 )
@@ -68,7 +75,7 @@ class TrainingProgress:
 
 
 class State(TypedDict):
-    """What a training state holds: the progress, the hash of the list of videos, and what has a ``state_dict``."""
+    """What a training state holds: the progress, :func:`videos_hash`, and what has a ``state_dict``."""
 
     progress: TrainingProgress
     videos: str
@@ -78,8 +85,25 @@ class State(TypedDict):
     weights: dict[str, Any]
 
 
-def open_run(run: Path, recipe: Recipe, resume: bool, stack: ExitStack) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedRun:
+    """What :func:`open_run` found in a folder.
+
+    Attributes:
+        remarks: what the user should know.
+        changes: of the recipe since the run was started, by the field's name, see :func:`differences`.
+        evaluated: whether the folder holds a result.
+    """
+
+    remarks: list[str]
+    changes: dict[str, str]
+    evaluated: bool
+
+
+def open_run(run: Path, recipe: Recipe, resume: bool, stack: ExitStack) -> OpenedRun:
     """Make the folder of a new run, or check that an old one can be resumed, and lock it for this process.
+
+    A folder whose run has never written a training state is that of a new run, whatever its recipe was.
 
     Args:
         run: the folder.
@@ -87,50 +111,106 @@ def open_run(run: Path, recipe: Recipe, resume: bool, stack: ExitStack) -> str:
         resume: the run in the folder is continued.
         stack: whose end unlocks the folder.
 
-    Returns:
-        What the user should know, a sentence a line: fields of the recipe that have changed since the run was started,
-        a disk without locks.
-
     Raises:
         GestaError: a folder in use without ``resume`` or by another process; one that is no run, or whose training
             states are gone; a recipe that differs too much.
     """
     check_run(run, recipe, resume)  # before anything is written
     no_lock = stack.enter_context(lock_folder(run))
-    remark = check_run(run, recipe, resume)  # what another process has done until then
+    changes = check_run(run, recipe, resume)  # what another process has done until then
+    remarks = [no_lock]
+    if not _has_state(run) and (run / "recipe.json").exists():
+        remarks.append(f"{run}: was stopped before its first training state was written, so it begins again")
+    elif not _has_state(run) and resume:
+        remarks.append(f"{run}: holds no run, so a new one begins")
+    if changes:
+        remarks.append(f"resumed with changes: {'; '.join(changes.values())}")
     remove_parts(run)
-    return "\n".join(filter(None, (no_lock, remark)))
+    return OpenedRun(remarks=remarks, changes=changes, evaluated=(run / "result.json").exists())
 
 
-def check_run(run: Path, recipe: Recipe, resume: bool) -> str:
-    """Check the folder of a new run, or of one to be resumed, as :func:`open_run` does, and write nothing."""
-    remark = ""
+def check_run(run: Path, recipe: Recipe, resume: bool) -> dict[str, str]:
+    """Check the folder of a new run, or of one to be resumed, as :func:`open_run` does, and write nothing.
+
+    Returns:
+        Changes of the recipe since the run was started.
+    """
     if run.exists() and not run.is_dir():
         raise GestaError(f"{run}: is a file; choose another folder with --run")
-    in_use = run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir())
-    if in_use and not resume:
+    names = {path.name for path in run.iterdir() if not path.name.startswith(".")} if run.is_dir() else set()
+    if "recipe.json" in names and not _has_state(run):
+        _check_never_saved(run)
+        begun = {"recipe.json", "log.jsonl", "events", *map(labels_file, by_space(recipe.model.classes))}
+        if resume or names <= begun:
+            return {}
+    if names and not resume:
         raise GestaError(f"{run}: already holds files; resume that run with --resume, or choose another with --run")
-    if in_use:
-        if not (run / "recipe.json").is_file():
-            raise GestaError(f"{run}: holds no recipe.json, so it is not a run to resume; choose another with --run")
-        changes = recipe_changes(run, recipe)
-        refused = [text for name, text in changes.items() if not name.startswith(CHANGEABLE_FIELDS)]
-        if refused:
-            raise GestaError(
-                f"{run}: was started with another recipe ({'; '.join(refused[:3])}); resume it without these changes, "
-                f"or start another run from its weights with --init.weights {run / 'best.safetensors'}"
-            )
-        if changes:
-            remark = f"resumed with changes: {'; '.join(changes.values())}"
-        _check_states(run)
-    return remark
+    if not names:
+        return {}
+    if "recipe.json" not in names:
+        raise GestaError(f"{run}: holds no recipe.json, so it is not a run to resume; choose another with --run")
+    changes = recipe_changes(run, recipe)
+    refused = [text for name, text in changes.items() if not name.startswith(CHANGEABLE_FIELDS)]
+    if refused:
+        raise GestaError(
+            f"{run}: was started with another recipe ({'; '.join(refused[:3])}); resume it without these changes, "
+            f"or start another run from its weights with --init.weights {run / 'best.safetensors'}"
+        )
+    return changes
 
 
-def _check_states(run: Path) -> None:
-    """Refuse to begin again in the folder of a run that has finished epochs, but whose training states are gone."""
-    last, log = run / LAST, run / "log.jsonl"
-    if last.exists() or previous_state(last).exists():
+def check_changes(run: Path, changes: dict[str, str], progress: TrainingProgress, epochs: int) -> None:
+    """Refuse changes that would be written into the recipe and have no effect, since what they change is done.
+
+    Args:
+        run: the folder, for the sentence.
+        changes: of the recipe since the run was started.
+        progress: of the run.
+        epochs: of the recipe, changes included.
+    """
+    if progress.epoch < epochs:
         return
+    if "train.epochs" in changes:
+        raise GestaError(f"{run}: {progress.epoch} epochs are done already; give more than that with --train.epochs")
+    useless = [text for name, text in changes.items() if not name.startswith(("evaluate.", "data."))]
+    if useless:
+        raise GestaError(
+            f"{run}: all {epochs} epochs are done, so nothing is left to be trained with {'; '.join(useless[:3])}; "
+            "resume it without these changes, or for longer with --train.epochs"
+        )
+
+
+def check_space(run: Path, weights: int, state: int) -> None:
+    """Refuse a disk on which the checkpoints of a run do not fit.
+
+    A training state is written while the last two are there; the model file while the one before is there.
+
+    Args:
+        run: the folder.
+        weights: bytes of the model file.
+        state: bytes of a training state.
+
+    Raises:
+        GestaError: there is not enough space for them.
+    """
+    kept = {path.stat().st_ino: path.stat().st_size for path in map(run.joinpath, CHECKPOINTS) if path.exists()}
+    needed = 3 * state + 2 * weights - sum(kept.values())
+    total, _, free = shutil.disk_usage(run)
+    if total and free < needed:  # some network disks do not say how large they are
+        raise GestaError(
+            f"{run}: its disk has {free / 1e6:.0f} MB free, and the checkpoints of this run need {needed / 1e6:.0f} MB "
+            f"({state / 1e6:.0f} MB three times and {weights / 1e6:.0f} MB twice); free some space, or choose a folder "
+            "on another disk with --run"
+        )
+
+
+def _has_state(run: Path) -> bool:
+    return (run / LAST).exists() or previous_state(run / LAST).exists()
+
+
+def _check_never_saved(run: Path) -> None:
+    """Refuse to begin again in the folder of a run that has finished epochs, but whose training states are gone."""
+    log = run / "log.jsonl"
     results = [name for name in ("best.safetensors", "result.json") if (run / name).exists()]
     if log.exists() and b'"kind": "epoch"' in log.read_bytes():
         results.append(log.name)
@@ -141,19 +221,22 @@ def _check_states(run: Path) -> None:
         )
 
 
-def write_recipe(run: Path, recipe: Recipe, classes: ClassNames) -> str:
-    """Write ``recipe.json`` and ``labels.txt`` (or one file of names for each label space); returns an empty string."""
+def write_recipe(run: Path, recipe: Recipe, classes: ClassNames) -> None:
+    """Write ``recipe.json`` and ``labels.txt`` (or one file of names for each label space).
+
+    A result that is there was not made with this recipe, so it is removed.
+    """
+    (run / "result.json").unlink(missing_ok=True)
     write_text(run / "recipe.json", json.dumps(to_json(recipe), indent=2) + "\n")
     for space, names in by_space(classes).items():
         write_text(run / labels_file(space), class_lines(names))
-    return ""
 
 
 def recipe_changes(run: Path, recipe: Recipe) -> dict[str, str]:
     """Differences between a run's ``recipe.json`` and a recipe, see :func:`differences`."""
     path = run / "recipe.json"
     saved = read_json(path, dict[str, Any], remedy="fix it, or start again in another folder")
-    return differences(with_tags(saved), to_json(recipe))
+    return differences(with_tags(saved), to_json(with_absolute_paths(recipe)))
 
 
 def differences(old: Any, new: Any, name: str = "") -> dict[str, str]:
@@ -206,22 +289,41 @@ def check_labels(records: Sequence[Record], classes: int | dict[str, int]) -> No
                 )
 
 
-def read_state(run: Path, records: Sequence[Record]) -> tuple[State | None, str]:
+def videos_hash(records: Sequence[Record]) -> str:
+    """A hash of a list of videos (:func:`gesta.records.list_hash`) and the sizes of their files.
+
+    Other videos of the same names have other sizes. A folder of frames counts as there or not.
+    """
+    sizes: list[int | None] = []
+    for stream in itertools.chain.from_iterable(record.streams for record in records):
+        try:
+            place = locate(stream.path)
+        except GestaError:  # a training names it and goes on
+            place = None
+        sizes.append(place.size if place else os.path.isdir(stream.path) - 1)
+    return hashlib.sha256(json.dumps([list_hash(records), sizes]).encode()).hexdigest()
+
+
+def read_state(run: Path, videos: str) -> tuple[State | None, str]:
     """The training state in ``last.ckpt``, or the one before it where that file is gone.
 
+    Args:
+        run: the folder.
+        videos: hash of the training videos, see :func:`videos_hash`.
+
     Returns:
-        The state, None if the run was stopped before it was first written; and a remark for the user.
+        The state, None if there is none; and a remark for the user.
     """
     path, remark = run / LAST, ""
     if not path.exists():
         path = previous_state(path)
         if not path.exists():
-            return None, f"{run}: was stopped before its first training state was written, so it begins again"
+            return None, ""
         remark = f"{run}: {LAST} is gone, so {path.name}, the state before it, takes its place"
     state: State = from_json(load_state(path), State, source=str(path), remedy="give another training state")
-    if state["videos"] != list_hash(records):
+    if state["videos"] != videos:
         raise GestaError(
-            f"{run}: the list of training videos is not the one that the run was started with; restore it, or start "
-            f"another run from these weights with --init.weights {path}"
+            f"{run}: the list of training videos is not the one that the run was started with, or the files have other "
+            f"sizes; restore them, or start another run from these weights with --init.weights {path}"
         )
     return state, remark

@@ -1,7 +1,9 @@
 """What a training writes down and shows: ``log.jsonl``, TensorBoard events, and a progress bar or plain lines.
 
-``log.jsonl`` has one JSON object per line, of two kinds, numbers that are not finite being null:
+``log.jsonl`` has one JSON object per line, of three kinds, numbers that are not finite being null:
 
+- ``"kind": "start"``, where a process began or resumed the training: ``step`` (steps done before), ``device``,
+  ``processes``, ``precision`` and ``changes`` (of the recipe since the run was started, in words);
 - ``"kind": "step"``, one optimiser step: ``epoch`` and ``step`` (counted from 1), ``loss``, ``losses`` by name, ``lr``,
   ``grad_norm``, ``data_s``, ``compute_s``, ``failures`` (names);
 - ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``val`` (metrics or null), ``best`` (validation top-1 so far or
@@ -73,6 +75,10 @@ class RunLog:
             self._bar.console.print(visible(text), soft_wrap=True)
         else:
             show(text, sys.stderr)
+
+    def start(self, entry: dict[str, Any]) -> None:
+        """Write down where and with what the training begins or resumes."""
+        self._write({"kind": "start", **entry})
 
     def begin_epoch(self, epoch: int, epochs: int, done: int, steps: int) -> None:
         """Start the bar of an epoch (counted from 1) of which ``done`` of ``steps`` steps are completed."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from gesta.checkpoint import load, save_model
 from gesta.config import from_json, replace, to_json
@@ -16,8 +16,8 @@ from gesta.evaluation.evaluate import evaluate
 from gesta.evaluation.health import Health, measure_health
 from gesta.evaluation.metrics import headline
 from gesta.processes import Interruption, gather_failures, is_first_process
-from gesta.recipe import Recipe
-from gesta.training.folder import TrainingProgress
+from gesta.recipe import Recipe, with_absolute_paths
+from gesta.training.folder import TrainingProgress, write_recipe
 from gesta.training.setup import Training, set_up
 from gesta.training.step import train_step
 
@@ -39,7 +39,8 @@ def train(
     Args:
         recipe: is not changed; the number of classes is taken from the data.
         run: the folder, made if absent.
-        resume: continue a run that was stopped; one that never wrote a checkpoint starts again.
+        resume: continue a run that was stopped. One that never wrote a training state begins again, also without this
+            and with another recipe.
         trust_code: allow recipes that name classes outside gesta.
         quiet: show nothing but the progress of evaluations.
 
@@ -48,12 +49,14 @@ def train(
 
     Raises:
         GestaError: a folder in use (by another process, too), training states that are gone from a run that has
-            finished an epoch, a disk that is full, labels that do not fit, weights that do not match, a loss that is
-            not finite.
+            finished an epoch, other videos than those that the run was started with, a disk that is full or too small
+            for the checkpoints, labels that do not fit, weights that do not match, a loss that is not finite. What is
+            refused before the first step changes nothing.
         SystemExit: with status 130 after an interruption.
     """
     run = Path(run)
     recipe = from_json(to_json(recipe), trust_code=trust_code, source="the recipe")  # a copy, as read from its file
+    recipe = with_absolute_paths(recipe)  # a run may be resumed or evaluated from another folder
     with Interruption() as interruption, contextlib.ExitStack() as stack, _exit_on_interrupt(interruption, run, quiet):
         with interruption.at_once():
             training = set_up(recipe, run, resume=resume, quiet=quiet, interruption=interruption, stack=stack)
@@ -132,19 +135,14 @@ def _validate(training: Training) -> dict[str, float]:
 def _evaluate_best(training: Training, trust_code: bool) -> None:
     """Write ``result.json``: the best weights, as read back from their file, on the recipe's split."""
     recipe, run, log = training.recipe, training.run, training.log
-    config = recipe.evaluate
-    if not recipe.data.records(config.split):
-        other: Literal["val", "test"] = "val" if config.split == "test" else "test"
-        log.say(f"the data has no {config.split} videos, so result.json is about the {other} split")
-        config = replace(config, split=other)
-        if not recipe.data.records(other):
-            log.say("the data has no held-out videos at all, so there is no result.json")
-            return
+    if training.test is None:
+        return
     training.fabric.barrier()  # until the first process has written the weights
-    result = evaluate(load(run, trust_code=trust_code), recipe.data, config=config, fabric=training.fabric)
+    result = evaluate(load(run, trust_code=trust_code), recipe.data, config=training.test, fabric=training.fabric)
     if training.fabric.global_rank == 0:
-        result.write(run / "result.json")
         log.say(str(result))
+        write_recipe(run, recipe, training.classes)  # which may have changed in what is evaluated and how
+        result.write(run / "result.json")
 
 
 @contextlib.contextmanager
@@ -156,6 +154,7 @@ def _exit_on_interrupt(interruption: Interruption, run: Path, quiet: bool) -> It
         interruption.ignore()
         if is_first_process() and not quiet:
             begun = (run / "recipe.json").exists()
-            how = f"; resume with: gesta train --resume --run {shlex.quote(str(run))}" if begun else ""
+            flag = "--run-dir" if "TORCHELASTIC_RUN_ID" in os.environ else "--run"  # torchrun swallows --run
+            how = f"; resume with: gesta train --resume {flag} {shlex.quote(str(run))}" if begun else ""
             print(f"stopped{how or ' before the training began'}", file=sys.stderr, flush=True)
         raise SystemExit(130) from None

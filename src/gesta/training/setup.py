@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -19,30 +20,37 @@ from torch import Tensor, nn, optim
 from gesta.checkpoint import save_state
 from gesta.checkpoint.formats import is_plain
 from gesta.checkpoint.weights import import_weights
+from gesta.config import replace
 from gesta.data.batch import Batch
 from gesta.data.loader import Loader, training_batches
 from gesta.data.samples import TrainingClips, collate
 from gesta.errors import GestaError
+from gesta.evaluation.evaluate import check_labels as check_test_labels
 from gesta.evaluation.health import PROBE_CLIPS
 from gesta.model import VideoModel, to_clips
 from gesta.processes import (
     Interruption,
     can_sync_batch_norms,
+    describe_device,
     ignore_interrupts,
     limit_threads,
     make_fabric,
     run_in_first_process,
 )
-from gesta.recipe import Recipe
-from gesta.records import ClassNames, Record, list_hash
+from gesta.progress import show
+from gesta.recipe import EvaluateConfig, Recipe
+from gesta.records import ClassNames, Record, by_space, single_class
 from gesta.training.folder import (
     LAST,
     State,
     TrainingProgress,
+    check_changes,
     check_labels,
+    check_space,
     fit_classes,
     open_run,
     read_state,
+    videos_hash,
     write_recipe,
 )
 from gesta.training.log import RunLog
@@ -59,7 +67,9 @@ class Training:
         fabric: device, precision and processes.
         classes: class names in label order.
         records: training videos.
+        videos: hash of ``records``, see :func:`gesta.training.folder.videos_hash`.
         held_out: validation videos; may be empty.
+        test: how the best weights are scored at the end; None without held-out videos.
         progress: how much of the training is done.
         model: the module whose parameters are trained.
         steps_per_epoch: optimiser steps per epoch.
@@ -83,7 +93,9 @@ class Training:
     fabric: Fabric
     classes: ClassNames
     records: list[Record]
+    videos: str
     held_out: list[Record]
+    test: EvaluateConfig | None
     progress: TrainingProgress
     model: VideoModel
     steps_per_epoch: int
@@ -122,7 +134,7 @@ class Training:
                 self.run / LAST,
                 {
                     "progress": asdict(self.progress),
-                    "videos": list_hash(self.records),
+                    "videos": self.videos,
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "precision": self.fabric.strategy.precision.state_dict(),
@@ -130,6 +142,13 @@ class Training:
                 },
             )
         self.saved, self.saved_s = True, time.monotonic()
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the model file and of a training state."""
+        weights = _bytes(self.model.state_dict().values())
+        moments = 2 if isinstance(self.optimizer, optim.AdamW) else 1
+        trained = _bytes(parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        return weights, weights * (2 if self.average else 1) + moments * trained
 
     def restore(self, state: State) -> None:
         """Give model, average, optimiser and loss scaler the values that :meth:`save` wrote.
@@ -161,6 +180,10 @@ class Training:
         forms = {i: forms[i] for i in of_parameters}  # a parameter without a gradient has none
         parts = (state["model"], state["weights"], of_parameters, groups)
         return all(map(has_form_of, parts, (weights, weights, forms, ours["param_groups"])))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def has_form_of(value: Any, other: Any) -> bool:
@@ -206,16 +229,21 @@ def set_up(
     classes, records = recipe.data.classes(), recipe.data.records("train")
     remarks = [fit_classes(recipe.model, classes)]
     check_labels(records, recipe.model.classes)
-    micro_batches = training_batches(records, config, 0, fabric.global_rank, fabric.world_size)
-    begun = resume and (run / "recipe.json").is_file()
-    # until here nothing was written, so a mistake in the recipe leaves no folder behind
-    remarks.append(run_in_first_process(fabric, lambda: open_run(run, recipe, resume, stack)))
-    state, remark = read_state(run, records) if begun else (None, "")
+    remarks.append(single_class(classes, (record.label for record in records)))
+    held_out, test, remark = held_out_videos(recipe, classes)
     remarks.append(remark)
+    micro_batches = training_batches(records, config, 0, fabric.global_rank, fabric.world_size)
+    # until here nothing was written, so a mistake in the recipe leaves no folder behind
+    opened = run_in_first_process(fabric, lambda: open_run(run, recipe, resume, stack))
+    videos = videos_hash(records)
+    state, remark = read_state(run, videos)
+    remarks += [*opened.remarks, remark]
     progress = state["progress"] if state else TrainingProgress()
-    if progress.epoch >= config.epochs and (run / "result.json").exists():
-        with contextlib.closing(open_log(fabric, run, progress, quiet)) as log:
-            log.say(f"{run}: all {config.epochs} epochs are done and evaluated; nothing is left to resume")
+    check_changes(run, opened.changes, progress, config.epochs)
+    is_trained = progress.epoch >= config.epochs
+    if is_trained and opened.evaluated and not opened.changes:
+        if not quiet and fabric.global_rank == 0:
+            show(f"{run}: all {config.epochs} epochs are done and evaluated; nothing is left to resume", sys.stderr)
         return None
 
     torch.manual_seed(config.seed)
@@ -235,7 +263,9 @@ def set_up(
         fabric=fabric,
         classes=classes,
         records=records,
-        held_out=recipe.data.records("val"),
+        videos=videos,
+        held_out=held_out,
+        test=test,
         progress=progress,
         model=model,
         steps_per_epoch=len(micro_batches) // config.accumulate,
@@ -245,21 +275,65 @@ def set_up(
     )
     if state:
         training.restore(state)
-        remarks.append(f"{run}: resumes in epoch {progress.epoch + 1} after step {progress.step}")
-    # only now, when nothing can be refused any more: what a refused run had written stays
-    run_in_first_process(fabric, lambda: write_recipe(run, recipe, classes))
-    training.log = open_log(fabric, run, progress, quiet)
-    stack.enter_context(contextlib.closing(training.log))
-    if fabric.global_rank == 0:
-        (run / "result.json").unlink(missing_ok=True)  # it will be about other weights
-    for remark in filter(None, remarks):
-        training.log.say(remark)
+        remarks.append(
+            f"{run}: all {config.epochs} epochs are done, so only the evaluation is left"
+            if is_trained
+            else f"{run}: resumes in epoch {progress.epoch + 1} after step {progress.step}"
+        )
+    _begin(training, opened.changes, remarks, quiet=quiet, is_trained=is_trained, stack=stack)
     return training
 
 
-def open_log(fabric: Fabric, run: Path, progress: TrainingProgress, quiet: bool) -> RunLog:
-    """The run's log, cut back to where the training resumes."""
-    return RunLog(run, keep=progress.log_bytes, step=progress.step, quiet=quiet, silent=fabric.global_rank > 0)
+def _begin(
+    training: Training, changes: dict[str, str], remarks: list[str], *, quiet: bool, is_trained: bool, stack: ExitStack
+) -> None:
+    """Write the first things, now that nothing can be refused any more: what a refused run had written stays.
+
+    The recipe of a run that is only evaluated is written with its result.
+    """
+    run, fabric, progress = training.run, training.fabric, training.progress
+    if not is_trained:
+        run_in_first_process(fabric, lambda: check_space(run, *training.sizes()))
+    silent = fabric.global_rank > 0
+    training.log = RunLog(run, keep=progress.log_bytes, step=progress.step, quiet=quiet, silent=silent)
+    stack.enter_context(contextlib.closing(training.log))
+    if not is_trained:
+        run_in_first_process(fabric, lambda: write_recipe(run, training.recipe, training.classes))
+        training.log.start(
+            {
+                "step": progress.step,
+                "device": describe_device(fabric.device),
+                "processes": fabric.world_size,
+                "precision": str(fabric.strategy.precision.precision),
+                "changes": list(changes.values()),
+            }
+        )
+        if changes:
+            training.save()  # or the log would be cut back to before its line about the changes
+    for remark in filter(None, remarks):
+        training.log.say(remark)
+
+
+def held_out_videos(recipe: Recipe, classes: ClassNames) -> tuple[list[Record], EvaluateConfig | None, str]:
+    """What the run will be validated and evaluated on, with labels that can be, before it is trained.
+
+    Returns:
+        The validation videos; how the best weights are scored, None without held-out videos; a remark for the user.
+
+    Raises:
+        GestaError: a label that is out of range.
+    """
+    other: Literal["val", "test"] = "val" if recipe.evaluate.split == "test" else "test"
+    videos = {split: recipe.data.records(split) for split in ("val", recipe.evaluate.split)}
+    remark, test = "", recipe.evaluate
+    if not videos[test.split]:
+        remark = f"the data has no {test.split} videos, so result.json will be about the {other} split"
+        test, videos[other] = replace(test, split=other), recipe.data.records(other)
+    for listed in videos.values():
+        check_test_labels(listed, by_space(classes))
+    if not videos[test.split]:
+        return videos["val"], None, "the data has no held-out videos at all, so there will be no result.json"
+    return videos["val"], test, remark
 
 
 def _batches_left(
