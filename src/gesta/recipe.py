@@ -92,6 +92,8 @@ class TrainConfig:
         clip_grad: largest L2 norm of the gradient, None for no clipping.
         precision: of the computation, in Lightning Fabric's words.
         ema: decay of an exponential moving average of the weights, None for none; evaluation uses the average.
+        ema_warmup: let that decay rise from 0 to ``ema``, as 1 − step^−¾ does (timm's ModelEmaV3), so that the average
+            of a short training is not one of its first steps.
         label_smoothing: of the cross-entropy, 0 to 1.
         mixup: alpha of MixUp, 0 for none.
         cutmix: alpha of CutMix, 0 for none.
@@ -133,6 +135,7 @@ class TrainConfig:
     clip_grad: float | None = 1.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     ema: float | None = None
+    ema_warmup: bool = True
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -186,13 +189,15 @@ class Init:
     """Weights to start from.
 
     Attributes:
-        weights: a checkpoint of gesta, or a public one whose parameter names the model can convert; None for random
-            weights.
+        weights: a run folder or checkpoint of gesta, or a public one whose parameter names the model can convert; None
+            for random weights.
+        average: of a file that holds both weights and their moving average, take the average.
         min_matched: smallest fraction of the model's parameters, the classifier not counted, that the checkpoint must
             have; a smaller one is an error.
     """
 
     weights: str | None = None
+    average: bool = True
     min_matched: float = 0.5
 
 

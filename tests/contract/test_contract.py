@@ -23,9 +23,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from conftest import fast_first
+from gesta.checkpoint.weights import import_weights
 from gesta.config import copy, from_json, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.health import measure_health
+from gesta.layers.temporal import TemporalAttention
 from gesta.model import Insert, LayerConfig, ModelConfig, VideoModel
 from gesta.models import list_models, model_config
 from gesta.plugins.ata import ATA
@@ -231,6 +233,34 @@ def test_backbone_keys_stay(model_name: str, plugin: str) -> None:
     report = model.load_state_dict(base.state_dict(), strict=False)
     counters = {name for name in added if name.endswith("num_batches_tracked")}  # torch lets these be missing
     assert set(report.missing_keys) == added - counters and not report.unexpected_keys
+
+
+@pytest.mark.parametrize(
+    ("model_name", "source", "changes"),
+    [
+        ("timesformer_tiny", {"temporal": "averaging"}, {}),
+        ("timesformer_tiny", {"temporal": "averaging"}, {"around": ATA(), "align_every": 2}),
+        ("timesformer_tiny", {"temporal": "averaging"}, {"temporal_cls": True, "temporal_post_norm": True}),
+        ("convnext_tiny", {}, {"inserts": [Insert(layer=TemporalAttention(around=ATA()), at=1)]}),
+        ("cyclemlp_tiny", {}, {"inserts": [Insert(layer=TemporalAttention(), at=1)]}),
+        ("rpe_stdt_tiny", {"relative": False}, {"relative": True}),
+        ("std_former_tiny", {"smem": (), "stdm_layers": ()}, {"smem": (("T", 1), ("ST", 2)), "stdm_layers": (0, 1)}),
+        ("std_former_tiny", {"conv_placement": "none"}, {"conv_placement": "residual"}),
+    ],
+)
+def test_new_parts_change_nothing_where_weights_are_loaded(
+    model_name: str, source: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    """In a tiny model too, whose parts start at random where nothing is loaded."""
+    trained = built(bare(model_name, **source))
+    model = built(configured(model_name, **({"inserts": []} | changes)), seed=1)
+    for name, value in trained.named_parameters():  # no part of it is as it was at the start
+        if not name.startswith("classifier."):
+            torch.nn.init.normal_(value, std=0.1)
+    video = video_for(trained.config)
+    with torch.no_grad():
+        import_weights(model, trained.eval().state_dict())
+        assert torch.equal(model(video), trained(video))
 
 
 @pairs(TINY, turn=1, plugins=[name for name, plugin in PLUGINS.items() if plugin.factor is not None])

@@ -296,8 +296,11 @@ def test_accumulation_is_one_large_batch(videos: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(four[name], value, rtol=0, atol=1e-6)
 
 
-def test_the_average_follows_the_weights(videos: Path, tmp_path: Path) -> None:
-    toy = recipe(videos, ToyConfig(classes=2), batch_size=8, epochs=1, ema=0.75, warmup_epochs=0)
+@pytest.mark.parametrize(("ema", "warmup", "start"), [(0.75, False, 0.75), (0.9995, True, 0.0)])
+def test_the_average_follows_the_weights(
+    ema: float, warmup: bool, start: float, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = recipe(videos, ToyConfig(classes=2), batch_size=8, epochs=1, ema=ema, ema_warmup=warmup, warmup_epochs=0)
     train(toy, tmp_path / "run", trust_code=True)
     torch.manual_seed(toy.train.seed)
     first = toy.model.build().state_dict()
@@ -305,7 +308,15 @@ def test_the_average_follows_the_weights(videos: Path, tmp_path: Path) -> None:
     average = read_weights(tmp_path / "run" / "best.safetensors")
     for name, value in average.items():
         assert not torch.equal(first[name], last[name])
-        torch.testing.assert_close(value, 0.75 * first[name] + 0.25 * last[name])
+        torch.testing.assert_close(value, start * first[name] + (1 - start) * last[name])
+    assert f"average of the weights: decay {start:g}" in (said := capsys.readouterr().err)
+    assert f"{100 * start:.1f} % of the start is left" in said
+    if not warmup:  # both are in the training state
+        both = tmp_path / "run" / "last.ckpt"
+        for name, value in read_weights(both).items():
+            assert torch.equal(value, average[name]) and torch.equal(
+                read_weights(both, average=False)[name], last[name]
+            )
 
 
 def test_frozen_parts_stay_as_they_are(videos: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from gesta.checkpoint import METADATA_KEY, Metadata, read_metadata, weights_file
 from gesta.checkpoint.formats import (
@@ -26,7 +26,7 @@ from gesta.checkpoint.formats import (
     safetensors_errors,
     script_classes,
 )
-from gesta.config import CLASS_KEY, read_text, replace, to_json
+from gesta.config import CLASS_KEY, from_json, read_text, replace, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import ModelConfig, VideoModel
 from gesta.progress import join_lines
@@ -54,6 +54,7 @@ class ImportReport:
         matched_fraction: of the model's parameters, those loaded, the classifier not counted, 0 to 1.
         remarks: sentences on which weights of the file were taken, on its classes, and on its variant of the model.
         fresh_classes: label space → classes whose part of the classifier was not loaded though others of it were.
+        classes: names of the source's classes in the order of its classifier; None where it does not name them.
     """
 
     source: str
@@ -64,6 +65,7 @@ class ImportReport:
     matched_fraction: float
     remarks: tuple[str, ...] = ()
     fresh_classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    classes: ClassNames | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON-able values."""
@@ -76,6 +78,7 @@ class ImportReport:
             "matched_fraction": self.matched_fraction,
             "remarks": list(self.remarks),
             "fresh_classes": {space: list(names) for space, names in self.fresh_classes.items()},
+            "classes": self.classes,
         }
 
     def __str__(self) -> str:
@@ -144,15 +147,15 @@ def read_source(path: str | Path, average: bool = True) -> Source:
     """
     path = existing(weights_file(path) if Path(path).is_dir() else path)
     is_safe = path.suffix == ".safetensors"
-    source = Source(str(path), {}, _description(path))
     content: Any = read_safetensors(path) if is_safe else read_torch(path)
+    source = Source(str(path), {}, _description(path))
     if is_safe and _is_ours(path):
         source.metadata = read_metadata(path)
         source.classes = source.metadata["classes"]
     if isinstance(content, dict) and content.get("magic") == STATE_MAGIC:
         content = content.get("state")
         if isinstance(content, dict):
-            source.classes = content.get("classes")
+            source.classes = from_json(content.get("classes"), ClassNames | None, source=str(path))
             content = _state_weights(content)
     for _ in range(len(WRAPPERS + AVERAGES)):  # not for ever: a wrapping may hold itself
         if isinstance(content, dict):
@@ -189,9 +192,7 @@ def _inner(content: dict[Any, Any], average: bool, source: Source) -> dict[Any, 
     averaged = [key for key in AVERAGES if isinstance(content.get(key), dict)]
     keys = averaged + raw if average else raw + averaged
     if raw and averaged:
-        taken = (
-            f"the moving average ({averaged[0]}) is taken, not the weights ({raw[0]}): init.average=False takes these"
-        )
+        taken = f"the moving average ({averaged[0]}) is taken; init.average=False takes the weights ({raw[0]})"
         other = f"the weights ({raw[0]}) are taken, not their moving average ({averaged[0]})"
         source.remarks.append(taken if average else other)
     return content[keys[0]] if keys else content
@@ -266,6 +267,7 @@ def import_weights(
         matched_fraction=sum(n for k, n in counted.items() if k in fitting) / max(sum(counted.values()), 1),
         remarks=(*origin.remarks, *heads.remarks, *_other_variant(model, weights, theirs, origin.metadata)),
         fresh_classes=heads.fresh,
+        classes=origin.classes,
     )
     if report.matched_fraction < min_matched:
         raise CheckpointError(
@@ -276,7 +278,29 @@ def import_weights(
     check_finite(fitting, origin.name)
     model.load_state_dict(fitting, strict=False)
     model.eval()
+    if zeroed := _start_behind_zeros(model, report):
+        what = f"{zeroed} of the fresh tensors start at zero, so that the parts before them change nothing at first"
+        report = dataclasses.replace(report, remarks=(*report.remarks, what))
     return report
+
+
+def _start_behind_zeros(model: VideoModel, report: ImportReport) -> int:
+    """Set fresh parameters to zero that are zero in a fresh model of a published size; returns how many.
+
+    ``small_init`` has no layer start at zero, since such a model is trained from random weights. Where weights are
+    loaded, new parts of a block that they have must change nothing at first, in a small model as in a large one.
+    """
+    if not getattr(model.config, "small_init", False):
+        return 0
+    with torch.random.fork_rng(devices=[]):
+        published = replace(model.config, small_init=False).build().state_dict()
+    begun, count = {model.depth_of(name) for name in report.matched if not name.startswith(CLASSIFIER)}, 0
+    for name, value in model.named_parameters():
+        is_new = name in report.missing and model.depth_of(name) in begun and not name.startswith(CLASSIFIER)
+        if is_new and not name.endswith("cls_token") and value.any() and not published[name].any():
+            nn.init.zeros_(value)
+            count += 1
+    return count
 
 
 def _best_names(model: VideoModel, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

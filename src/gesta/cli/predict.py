@@ -46,7 +46,7 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from gesta.checkpoint import load
+    from gesta.checkpoint import load, weights_file
     from gesta.prediction.timeline import TimelineConfig
     from gesta.recipe import EvaluateConfig
 
@@ -54,6 +54,8 @@ def _predict(options: argparse.Namespace) -> int:
         # without CKPT its word is the first video
         options.sources, options.checkpoint = [options.checkpoint, *options.sources], None
     if not (options.model or options.checkpoint):  # one word is the VIDEO that is required
+        if options.sources[0].endswith(_WEIGHTS):
+            weights_file(options.sources[0])  # says what it is, and what to do with it
         options.parser.error("the following arguments are required: VIDEO")
     check_model_options(options)
     model = load_public(options) if options.model else load(options.checkpoint, trust_code=options.trust_code)
@@ -66,6 +68,9 @@ def _predict(options: argparse.Namespace) -> int:
         format="json" if options.json else options.format,
         **{name: getattr(options, name) for name in ("top", "device", "timeline", "out", "draw")},
     )
+
+
+_WEIGHTS = (".pth", ".pt", ".pyth", ".ckpt", ".bin")
 
 
 def _is_trained(path: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gesta.cli.options import VerbParser
 from gesta.errors import GestaError
 from gesta.progress import show
+from gesta.records import by_space, class_counts
 
 if TYPE_CHECKING:  # for start-up time
     from gesta.checkpoint import TrainedModel
@@ -40,27 +41,32 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
 
     Args:
         options: of the verb.
-        classes: class names where ``--classes`` is not given; None numbers them.
+        classes: those that are scored, in label order; the classifier is brought into their order where ``--classes``
+            or the file names its own. None takes these, or numbers them.
 
     Raises:
-        GestaError: class names that cannot be read, or weights of which a part is missing.
+        GestaError: class names that cannot be read or are others, or weights of which a part is missing.
     """
     from gesta.checkpoint import TrainedModel
     from gesta.checkpoint.weights import import_weights
     from gesta.evaluation.scoring import named_classes
     from gesta.models import create_model
 
+    named: ClassNames | None = None
     if options.classes:
         from gesta.data.lists import read_class_names  # start-up time
 
-        classes = read_class_names(options.classes)
+        named = read_class_names(options.classes)
     model = create_model(options.model)
     report = import_weights(model, options.weights)
+    named = named or report.classes
     # How many classes there are is known from the weights alone: build the model again to fit their classifier.
     sizes = {name: shapes[0][0] for name, shapes in report.mismatched.items() if name.startswith("classifier.")}
-    if len(set(sizes.values())) == 1:
-        model = create_model(options.model, classes=next(iter(sizes.values())))
-        report = import_weights(model, options.weights)
+    if named and classes:
+        _check_same(str(options.weights), named, classes)
+    if (named and classes) or len(set(sizes.values())) == 1:
+        model = create_model(options.model, classes=class_counts(classes) if named and classes else min(sizes.values()))
+        report = import_weights(model, options.weights, classes=classes, source_classes=named)
     show(report, sys.stderr)
     parameters = {name for name, _ in model.named_parameters()}
     lacking = [name for name in (*report.missing, *report.mismatched) if name in parameters]
@@ -70,6 +76,17 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
             "its answers would be random; train the model first: "
             f"gesta train finetune --model {options.model} --init.weights {options.weights}"
         )
-    if classes is None:
-        _, classes = named_classes(model)
-    return TrainedModel(model=model.eval(), classes=classes, metadata={}, path=str(options.weights))
+    classes = classes or named or named_classes(model)[1]
+    return TrainedModel(model=model, classes=classes, metadata={}, path=str(options.weights))
+
+
+def _check_same(weights: str, named: ClassNames, classes: ClassNames) -> None:
+    """Refuse to score classes that are not those of the weights, in whatever order."""
+    theirs, ours = ({(space, name) for space, names in by_space(c).items() for name in names} for c in (named, classes))
+    if theirs != ours:
+        sides = {"only in the file": theirs - ours, "only in the data": ours - theirs}
+        only = [f"{name} {side}" for side, rest in sides.items() for _, name in sorted(rest)[:3]]
+        raise GestaError(
+            f"{weights}: its {len(theirs)} classes are not the {len(ours)} of the data ({', '.join(only)}); evaluate "
+            "on data of the same classes, or give the names of the file's classes with --classes"
+        )

@@ -80,7 +80,7 @@ class STDFormerSizes(ModelConfig):
         norm: of all new convolutions; a ``layer`` norm does not depend on the batch.
         head_input: the last CTM, or that and the class tokens, ``fused`` by a learned gate per channel (UniFormerV2).
         small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`: no layer starts at
-            zero.
+            zero, unless weights are given.
     """
 
     width: int = 768

@@ -59,8 +59,8 @@ class TimeSformerConfig(ModelConfig):
         temporal_post_norm: a second layer norm in the temporal branch; with ``temporal_cls`` this costs what ATA's
             paper prints, see :func:`ata_vitb_costmatched`.
         small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`; the time
-            embedding and the temporal attention start random, not at zero. Use at least three clips per forward pass:
-            features are batch-normalised.
+            embedding and the temporal attention start random, not at zero, unless weights are given. Use at least three
+            clips per forward pass: features are batch-normalised.
     """
 
     width: int = 768
@@ -302,8 +302,10 @@ class TimeSformer(VideoModel):
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename the weights of the public TimeSformer checkpoints and of timm's image ViTs to ours.
 
-        An image ViT has no temporal attention: it starts as a copy of the spatial one, behind a last layer of zeros
-        (unless ``small_init``). Embeddings made for another clip size are resized by nearest neighbour, with a warning.
+        An image ViT has no temporal attention: it starts as a copy of the spatial one, behind a last layer of zeros.
+        The public model of joint attention is told from one without attention over time by its time embedding, with a
+        warning where it becomes something else. Embeddings made for another clip size are resized by nearest
+        neighbour, with a warning.
         """
         renamed: dict[str, Tensor] = {}
         for name, value in weights.items():
@@ -311,7 +313,15 @@ class TimeSformer(VideoModel):
             for pattern, ours in _FOREIGN:
                 name = re.sub(pattern, ours, name)
             renamed[name] = value
-        if self.config.temporal == "attention" and not any(".temporal." in name for name in renamed):
+        has_temporal = any(".temporal." in name for name in renamed)
+        is_public = any(".mlp.fc1." in name for name in weights)  # ours of ``averaging`` have a time embedding, too
+        if is_public and "time_embed" in renamed and not has_temporal and self.config.temporal != "joint":
+            warnings.warn(
+                "these weights have a time embedding and no temporal attention, as joint attention: use "
+                f"temporal='joint' (--model.temporal joint), not {self.config.temporal!r}",
+                stacklevel=2,
+            )
+        if self.config.temporal == "attention" and not has_temporal:
             for name in list(renamed):
                 for spatial, temporal in ((".norm1.", ".temporal.norm."), (".attn.", ".temporal.")):
                     if spatial in name:

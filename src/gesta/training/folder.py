@@ -74,15 +74,20 @@ class TrainingProgress:
         self.clips, self.seconds, self.data_s = self.clips + clips, self.seconds + seconds, self.data_s + data_s
 
 
-class State(TypedDict):
-    """What a training state holds: the progress, :func:`videos_hash`, and what has a ``state_dict``."""
-
+class _Required(TypedDict):
     progress: TrainingProgress
     videos: str
     model: dict[str, Any]
     optimizer: dict[str, Any]
     precision: dict[str, Any]
     weights: dict[str, Any]
+
+
+class State(_Required, total=False):
+    """What a training state holds: the progress, :func:`videos_hash`, the names of the classes (older ones lack them),
+    and what has a ``state_dict``."""
+
+    classes: ClassNames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

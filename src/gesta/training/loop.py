@@ -117,6 +117,8 @@ def finish_epoch(training: Training) -> None:
     probe = training.probe_clips
     health = Health() if probe is None else measure_health(training.final_model, probe.to(fabric.device))
     training.log.epoch(recipe.train.epochs, metrics, top1, health, progress, show_faults=validates or last)
+    if average := training.describe_average():
+        training.log.say(average)
     training.progress = TrainingProgress(
         epoch=epoch, step=progress.step, best_top1=progress.best_top1, overflows=progress.overflows
     )

@@ -119,7 +119,30 @@ class Training:
         self.optimizer = build_optimizer(model, config)
         compiled: Any = torch.compile(model) if config.compile else model
         self.forward, self.stepper = self.fabric.setup(compiled, self.optimizer)
-        self.average = ModelEmaV3(model, decay=config.ema) if config.ema is not None else None
+        self.average = None
+        if config.ema is not None:
+            self.average = ModelEmaV3(model, decay=config.ema, use_warmup=config.ema_warmup, warmup_power=3 / 4)
+
+    def average_weights(self) -> None:
+        """Add the weights after the step in progress to their average."""
+        if self.average:
+            self.average.update(self.model, self._average_step(self.progress.step + 1))
+
+    def describe_average(self) -> str:
+        """How far back the average reaches after the completed steps; empty without an average."""
+        if not self.average or not self.progress.step:
+            return ""
+        steps = self.progress.step
+        decay = self.average.get_decay(self._average_step(steps))
+        left = 0.0 if self.recipe.train.ema_warmup else decay**steps
+        return (
+            f"  average of the weights: decay {decay:.6g}, over about {1 / (1 - decay):.0f} of {steps} steps, "
+            f"{100 * left:.1f} % of the start is left"
+        )
+
+    def _average_step(self, step: int) -> int | None:
+        """What timm takes the number of a step for; it takes None for a decay without warm-up."""
+        return step if self.recipe.train.ema_warmup else None
 
     @property
     def final_model(self) -> VideoModel:
@@ -135,6 +158,7 @@ class Training:
                 {
                     "progress": asdict(self.progress),
                     "videos": self.videos,
+                    "classes": self.classes,
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "precision": self.fabric.strategy.precision.state_dict(),
@@ -248,8 +272,10 @@ def set_up(
 
     torch.manual_seed(config.seed)
     model = recipe.model.build()
-    if recipe.init.weights and not state:
-        remarks.append(str(import_weights(model, recipe.init.weights, recipe.init.min_matched)))
+    init = recipe.init
+    if init.weights and not state:
+        report = import_weights(model, init.weights, init.min_matched, average=init.average, classes=classes)
+        remarks.append(str(report))
     if sync_bn:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of the weights stay the same
     dataset = TrainingClips(records, recipe.model.clip, config, classes)

@@ -70,8 +70,7 @@ def train_step(training: Training) -> bool:
     _check_finite(training, loss, grad_norm)
     training.stepper.step()
     training.stepper.zero_grad()
-    if training.average:
-        training.average.update(training.model)
+    training.average_weights()
 
     seconds = time.monotonic() - began
     start_s = 0.0 if training.workers_started else sums.data_s  # no sign of a slow loader, so it does not count
