@@ -246,6 +246,8 @@ def test_public_weights_are_scored_without_training(
 ) -> None:
     import torch
 
+    from gesta.checkpoint import save_model
+
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b", "c"):
         make_video(f"videos/{name}/0.mp4", frames=4)
@@ -257,8 +259,17 @@ def test_public_weights_are_scored_without_training(
     assert run("evaluate", *public, *data, "--evaluate.clips", "1", "--evaluate.workers", "0", "--json") == 0
     printed = capsys.readouterr()
     assert "100.0 % of the parameters match" in printed.err
+    assert "the order of its classes is not known" in printed.err
     result = json.loads(printed.out)
     assert result == json.loads((tmp_path / "result-r3d_tiny-val.json").read_text())
+    # the same weights with their classes in another order, which the file names: the same scores of the data's classes
+    for part in model.classifier.linear.parameters():
+        part.data = part.data[[2, 0, 1]]
+    save_model("named.safetensors", model, ["c", "a", "b"])
+    fast = ["--evaluate.clips", "1", "--evaluate.workers", "0", "--json"]
+    assert run("evaluate", *public[:3], "named.safetensors", *data, *fast) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["scores"] == result["scores"] and "all 3 classes by name" in printed.err
 
     predict = ["predict", "videos/a/0.mp4", *public, "--json", "--clips", "1", "--top", "3"]
     assert run(*predict, "videos/b/0.mp4") == 0
@@ -278,6 +289,9 @@ def test_public_weights_are_scored_without_training(
         ("evaluate",): "or --model NAME --weights FILE",
         ("evaluate", *public): "say which videos",
         (*predict, "--classes", "nowhere.txt"): "nowhere.txt: cannot be read (No such file",
+        ("evaluate", *public, "--classes", "names.txt", *data): "its 3 classes are not the 3 of the data",
+        ("predict", "public.pth"): "public.pth: a file of weights without a description of their model",
+        ("predict", "public.pth", "videos/a/0.mp4"): "--model NAME --weights FILE",
     }.items():
         assert run(*command) == 1, command
         assert sentence in capsys.readouterr().err, command
