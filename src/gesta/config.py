@@ -5,6 +5,10 @@ Everything that describes an experiment (a model, a plug-in, a data set, a train
 ``module:Class`` of another package. Reading refuses the latter unless the caller trusts the file, so a recipe found on
 the internet cannot run code.
 
+Every numeric field has its range in its type (``lr: Annotated[float, Between(0, 1)]``, ``dropout: Fraction``). A class
+may also say which values contradict each other, and which fields change nothing beside the values of others, see
+:func:`check`, which is called whenever something is built from a configuration, trained, evaluated or predicted.
+
 Given files are not believed: :func:`read_text` takes regular files of a limited size only, :func:`parse_json` limits
 depth and numbers, and :func:`from_json` checks every value against the types of the class that it becomes.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import json
 import math
@@ -46,9 +51,19 @@ _tagged: dict[str, type] = {}
 def config(cls: type[T]) -> type[T]:
     """Mark a class as configuration: a dataclass with keyword-only fields and no undeclared attributes.
 
+    Its method ``build``, if it has one, first calls :func:`check`.
+
     Raises:
         TypeError: two classes of gesta have one name, which is the tag that saved files know them by.
     """
+    if build := vars(cls).get("build"):
+
+        @functools.wraps(build)
+        def build_checked(self: Any, *arguments: Any) -> Any:
+            check(self)
+            return build(self, *arguments)
+
+        cls.build = build_checked  # type: ignore[attr-defined]
     made = dataclasses.dataclass(kw_only=True, slots=True)(cls)
     if _is_ours(cls.__module__):
         other = _tagged.setdefault(cls.__name__, made)
@@ -129,6 +144,73 @@ def from_json(
             another type than its field, or beyond its limits.
     """
     return _Reader(source, trust_code, remedy).read(value, kind, "")
+
+
+def check(obj: Any, source: str = "", flags: bool = False) -> None:
+    """Refuse a config object with a value of another type than its field's, out of range, in contradiction to another
+    value, or without effect beside it, and likewise all config objects in it.
+
+    A class says what contradicts in a method ``contradictions``, which gives pairs of a field and what is wrong with
+    its value, and what changes nothing in a method ``unused``, which gives pairs of a field and what it would need
+    (:func:`unless`). Such a field may only have its default value.
+
+    Args:
+        obj: of a class marked with :func:`config`.
+        source: how errors call it; empty for the name of its class.
+        flags: errors call a field by its flag, ``--train.clip-grad`` for ``train.clip_grad``.
+
+    Raises:
+        GestaError: the first such field, by name, its value and what is allowed.
+    """
+    reader = _Reader(source or type(obj).__name__, trust_code=True, remedy="give another value", flags=flags)
+    reader.read(obj, object, "")
+    for owner, path, needs in unused_fields(obj):
+        name = path.rpartition(".")[2]
+        value, default = getattr(owner, name), default_of(type(owner), name)
+        if value != default:
+            said = "the default" if dataclasses.is_dataclass(default) else format_value(default)
+            reader.remedy = f"leave it at {said}"
+            reader.fail(path, f"is {_short(to_json(value))}, which changes nothing without {needs}")
+
+
+def unless(used: bool, needs: str, *fields: str) -> Iterator[tuple[str, str]]:
+    """Pairs for a method ``unused``: the fields change nothing unless they are used, for which they need something."""
+    if not used:
+        yield from ((name, needs) for name in fields)
+
+
+def unused_fields(obj: Any, path: str = "") -> Iterator[tuple[Any, str, str]]:
+    """Fields of a config object, and of those in it, that change nothing beside its other values.
+
+    Yields:
+        The object that has the field, the field's dotted name, and what it would need to change anything.
+    """
+    if isinstance(obj, list | tuple | dict):
+        items = obj.items() if isinstance(obj, dict) else enumerate(obj)
+        for key, item in items:
+            yield from unused_fields(item, _join(path, str(key)))
+    elif dataclasses.is_dataclass(obj):
+        for name, needs in getattr(obj, "unused", tuple)():
+            yield obj, _join(path, name), needs
+        for name in _field_names(type(obj)):
+            yield from unused_fields(getattr(obj, name), _join(path, name))
+
+
+def reset_unused(obj: Any, given: Collection[str] = ()) -> None:
+    """Give the fields of :func:`unused_fields` their default values, but not those whose dotted names are given.
+
+    It is for objects of which some values were changed: the others are somebody else's, and may have become useless.
+    """
+    for owner, path, _ in unused_fields(obj):
+        if path not in given:
+            name = path.rpartition(".")[2]
+            setattr(owner, name, default_of(type(owner), name))
+
+
+def default_of(cls: Any, name: str) -> Any:
+    """The default value of a field."""
+    field: Any = {f.name: f for f in dataclasses.fields(cls)}[name]
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def suggest(word: str, known: Collection[str]) -> str:
@@ -218,17 +300,37 @@ def _definitions(folder: Path, package: str) -> Iterator[tuple[str, str]]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Between:
-    """Limits of a value in a given file, as ``Annotated[float, Between(0, 100)]``.
+    """Limits of a value, as ``Annotated[float, Between(0, 100)]``.
 
     Attributes:
-        low, high: of a number, or of the length of a text, list or object; both are allowed themselves.
+        low, high: of a number, which is finite and no negative zero, or of the length of a text, list or object.
+        open: which of them is not allowed itself.
     """
 
     low: float
     high: float = math.inf
+    open: Literal["", "low", "high", "both"] = ""
+
+    def __contains__(self, size: float) -> bool:
+        if isinstance(size, float) and (not math.isfinite(size) or str(size) == "-0.0"):
+            return False
+        above = size > self.low if self.open in ("low", "both") else size >= self.low
+        return above and (size < self.high if self.open in ("high", "both") else size <= self.high)
 
     def __str__(self) -> str:
-        return f"from {self.low:g} to {self.high:g}" if self.high < math.inf else f"{self.low:g} or more"
+        low = f"above {self.low:g}" if self.open in ("low", "both") else f"{self.low:g} or more"
+        if self.high == math.inf:
+            return low
+        if not self.open:
+            return f"from {self.low:g} to {self.high:g}"
+        return f"{low} and " + (f"below {self.high:g}" if self.open in ("high", "both") else f"at most {self.high:g}")
+
+
+Fraction = Annotated[float, Between(0, 1)]
+Positive = Annotated[float, Between(0, open="low")]
+NotNegative = Annotated[float, Between(0)]
+Count = Annotated[int, Between(1, 2**31 - 1)]
+CountOrZero = Annotated[int, Between(0, 2**31 - 1)]
 
 
 _LEAVES: dict[Any, tuple[frozenset[type], str]] = {
@@ -244,8 +346,8 @@ _LEAVES: dict[Any, tuple[frozenset[type], str]] = {
 class _Reader:
     """Checks parsed JSON against types and rebuilds objects; see :func:`from_json` for its arguments."""
 
-    def __init__(self, source: str, trust_code: bool, remedy: str) -> None:
-        self.source, self.trust_code, self.remedy = source, trust_code, remedy
+    def __init__(self, source: str, trust_code: bool, remedy: str, flags: bool = False) -> None:
+        self.source, self.trust_code, self.remedy, self.flags = source, trust_code, remedy, flags
 
     def read(self, value: Any, hint: Any, where: str) -> Any:
         """The value as a type hint says; ``where`` names it in errors."""
@@ -263,8 +365,10 @@ class _Reader:
             return self.read(value, fitting, where) if fitting else self._refuse(value, hint, where)
         if not _may_be(value, hint):
             self._refuse(value, hint, where)
-        if origin is Literal:
+        if origin is Literal or isinstance(value, Path):
             return value
+        if dataclasses.is_dataclass(value):
+            return self._configured(value, where)
         if origin in (list, tuple) or hint in (list, tuple):
             return self._sequence(value, origin or hint, inner, where)
         if origin is dict or hint is dict:
@@ -274,7 +378,18 @@ class _Reader:
             return Path(value)
         return self._object(value, hint, where)
 
+    def _configured(self, value: Any, where: str) -> Any:
+        """A config object itself, whose fields are checked as those of JSON are."""
+        cls: Any = type(value)
+        for name, hint in _hints(cls).items():
+            self.read(getattr(value, name), hint, _join(where, name))
+        for name, fault in getattr(value, "contradictions", tuple)():
+            self.fail(_join(where, name), f"is {format_value(getattr(value, name))}, {fault}")
+        return value
+
     def _untyped(self, value: Any, where: str) -> Any:
+        if dataclasses.is_dataclass(value):
+            return self._configured(value, where)
         if isinstance(value, list):
             return [self._untyped(item, f"{where}[{i}]") for i, item in enumerate(value)]
         if not isinstance(value, dict):
@@ -291,16 +406,16 @@ class _Reader:
                 return value if kind is list else tuple(value)
             return kind(self.read(item, each, f"{where}[{i}]") for i, item in enumerate(value))
         if len(value) != len(inner):
-            self._fail(where, f"has {len(value)} entries, not {len(inner)}")
+            self.fail(where, f"has {len(value)} entries, not {len(inner)}")
         return tuple(self.read(item, each, f"{where}[{i}]") for i, (item, each) in enumerate(zip(value, inner)))
 
     def _object(self, value: dict[str, Any], hint: Any, where: str) -> Any:
         if CLASS_KEY in value and not typing.is_typeddict(hint):
             cls = _find_class(value[CLASS_KEY], self.trust_code, self.source)
             if hint is not object and not issubclass(cls, hint):
-                self._fail(where, f"is of the class {cls.__name__}, not {hint.__name__}")
+                self.fail(where, f"is of the class {cls.__name__}, not {hint.__name__}")
         elif hint in _tagged.values():
-            self._fail(where, f'names no "{CLASS_KEY}", and should be of the class {hint.__name__}')
+            self.fail(where, f'names no "{CLASS_KEY}", and should be of the class {hint.__name__}')
         else:
             cls = hint
         hints = _hints(cls)
@@ -326,16 +441,20 @@ class _Reader:
     def _within(self, value: Any, limits: Sequence[Any], where: str) -> Any:
         for limit in limits:
             size = len(value) if isinstance(value, str | list | tuple | dict) else value
-            if isinstance(limit, Between) and not limit.low <= size <= limit.high:
+            if isinstance(limit, Between) and size not in limit:
                 what = f"is {_short(value)}" if size is value else f"has the length {size}"
-                self._fail(where, f"{what}, not {limit}")
+                self.fail(where, f"{what}, not {limit}")
         return value
 
     def _refuse(self, value: Any, hint: Any, where: str) -> NoReturn:
-        self._fail(where, f"is {_short(value)}, not {_describe(hint)}")
+        self.fail(where, f"is {_short(value)}, not {_describe(hint)}")
 
-    def _fail(self, where: str, fault: str) -> NoReturn:
-        raise GestaError(f"{self.source}: {where or 'its content'} {fault}; {self.remedy}")
+    def fail(self, where: str, fault: str) -> NoReturn:
+        if self.flags and where:
+            name = "--" + re.sub(r"\[(\d+)\]", r".\1", where).replace("_", "-")
+        else:
+            name = f"{self.source}: {where or 'its content'}"
+        raise GestaError(f"{name} {fault}; {self.remedy}")
 
 
 def _may_be(value: Any, hint: Any) -> bool:
@@ -350,9 +469,11 @@ def _may_be(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_may_be(value, option) for option in typing.get_args(hint))
     if origin in (list, tuple):
-        return isinstance(value, list)
+        return isinstance(value, list | tuple)
     if origin is Path:
-        return isinstance(value, str)
+        return isinstance(value, str | Path)
+    if dataclasses.is_dataclass(value):
+        return hint in (Any, object) or isinstance(value, origin)
     if origin is dict or dataclasses.is_dataclass(origin) or typing.is_typeddict(origin):
         return isinstance(value, dict)
     if hint in (Any, object):
@@ -403,9 +524,11 @@ def _join(where: str, key: str) -> str:
 
 def _short(value: Any) -> str:
     """The beginning of a value, for an error message."""
-    if isinstance(value, list | dict):
-        return ("a list" if isinstance(value, list) else "an object") + f" of {len(value)} entries"
-    text = json.dumps(value if not isinstance(value, str) else value[:40])
+    if isinstance(value, list | tuple | dict):
+        return ("an object" if isinstance(value, dict) else "a list") + f" of {len(value)} entries"
+    if dataclasses.is_dataclass(value):
+        return f"of the class {type(value).__name__}"
+    text = json.dumps(value[:40] if isinstance(value, str) else value, default=repr)
     return text[:40] + "…" * (len(text) > 40)
 
 

@@ -27,7 +27,7 @@ from torch.nn.modules.module import (
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from gesta.config import Between, config, replace, suggest, to_json
+from gesta.config import Between, Count, CountOrZero, config, replace, reset_unused, suggest, to_json, unless
 from gesta.errors import GestaError
 
 Grid = tuple[int, int, int, int]
@@ -44,6 +44,7 @@ MAX_NUMBERS = 2**32
 """Numbers in all parameters and buffers of such a model: 16 GiB in 32 bits."""
 
 _Positive = Annotated[float, Between(1e-6, 1e6)]
+_Mean = Annotated[float, Between(-1e6, 1e6)]
 
 
 @config
@@ -72,9 +73,12 @@ class ClipSpec:
     shrink: bool = False
     size: Annotated[int, Between(1, 4096)] = 224
     squash: bool = False
-    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    mean: tuple[_Mean, _Mean, _Mean] = (0.45, 0.45, 0.45)
     std: tuple[_Positive, _Positive, _Positive] = (0.225, 0.225, 0.225)
     streams: tuple[Literal["rgb", "depth"], ...] = ()
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.sampling == "dense", "sampling='dense'", "stride", "shrink")
 
     @property
     def channels(self) -> int:
@@ -110,7 +114,7 @@ class Insert:
     """
 
     layer: LayerConfig
-    at: int
+    at: CountOrZero
     class_token: Literal["keep", "double"] = "keep"
 
 
@@ -128,11 +132,11 @@ class ModelConfig:
             keeping its activations.
     """
 
-    classes: int | dict[str, int] = 400
+    classes: CountOrZero | dict[str, Count] = 400
     clip: ClipSpec = field(default_factory=ClipSpec)
     inserts: list[Insert] = field(default_factory=list)
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    dropout: Annotated[float, Between(0, 1, open="high")] = 0.0
+    drop_path: Annotated[float, Between(0, 1, open="high")] = 0.0
     activation_checkpointing: bool = False
 
     @property
@@ -517,7 +521,8 @@ def check_size(config: ModelConfig, source: str, max_parts: int = MAX_PARTS) -> 
     """Build a model that a file describes without memory for its numbers, before it is built in earnest.
 
     Args:
-        config: of the model.
+        config: of the model; of its fields those that change nothing, which files of older versions may set, become
+            the defaults.
         source: the file, for error messages.
         max_parts: modules, parameters and buffers that it may have.
 
@@ -541,6 +546,7 @@ def check_size(config: ModelConfig, source: str, max_parts: int = MAX_PARTS) -> 
         register_module_parameter_registration_hook(count),
         register_module_buffer_registration_hook(count),
     ]
+    reset_unused(config)
     try:
         with torch.device("meta"):
             return {name: value.shape for name, value in config.build().state_dict().items()}

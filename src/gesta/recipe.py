@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import field
-from typing import Literal
+from itertools import pairwise
+from typing import Annotated, Literal, NamedTuple
 
-from gesta.config import config, copy
+from gesta.config import Between, Count, CountOrZero, Fraction, NotNegative, Positive, config, copy, default_of, unless
 from gesta.model import ModelConfig
 from gesta.records import DataConfig
 
 ShortVideos = Literal["loop", "clamp"]
 """What fills the frames that a short video lacks: the video again, or its last frame."""
+
+
+_Part = Annotated[float, Between(0, 1, open="low")]
+_Decay = Annotated[float, Between(0, 1, open="high")]
+_Side = Annotated[int, Between(1, 4096)]
+_Workers = Annotated[int, Between(-1, 1024)]
 
 
 @config
@@ -45,22 +54,49 @@ class Augment:
     """
 
     crop: Literal["random_resized", "jitter", "short_side"] = "random_resized"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (0.75, 1.3333)
+    scale: tuple[_Part, _Part] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (0.75, 1.3333)
     independent_sides: bool = False
-    short_side: tuple[int, int] = (256, 320)
+    short_side: tuple[_Side, _Side] = (256, 320)
     inverse_uniform: bool = False
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    flip: float = 0.5
+    flip: Fraction = 0.5
     flip_labels: dict[str, str] = field(default_factory=dict)
-    rotate: float = 0.0
-    rotate_probability: float = 0.5
-    color_jitter: float = 0.0
-    hue: float = 0.0
-    jitter_probability: float = 1.0
-    randaugment: int = 0
-    magnitude: int = 7
-    erasing: float = 0.0
+    rotate: Annotated[float, Between(0, 180)] = 0.0
+    rotate_probability: Fraction = 0.5
+    color_jitter: Fraction = 0.0
+    hue: Annotated[float, Between(0, 0.5)] = 0.0
+    jitter_probability: Fraction = 1.0
+    randaugment: Annotated[int, Between(0, 100)] = 0
+    magnitude: Annotated[int, Between(0, 30)] = 7
+    erasing: Fraction = 0.0
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        for name in ("scale", "ratio", "short_side"):
+            low, high = getattr(self, name)
+            if low > high:
+                yield name, "which does not rise"
+        if self.crop == "jitter" and self.short_side[0] < 224:
+            yield "short_side", "below the crop's 224 pixels (it is stated at size 224)"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.crop != "jitter", "crop='random_resized' or 'short_side'", "scale")
+        yield from unless(self.crop == "random_resized", "crop='random_resized'", "ratio")
+        yield from unless(self.crop == "short_side", "crop='short_side'", "independent_sides")
+        yield from unless(self.crop == "jitter", "crop='jitter'", "short_side", "inverse_uniform")
+        yield from unless(self.flip > 0, "flip", "flip_labels")
+        yield from unless(self.rotate > 0, "rotate", "rotate_probability")
+        yield from unless(self.color_jitter > 0 or self.hue > 0, "color_jitter or hue", "jitter_probability")
+        yield from unless(self.randaugment > 0, "randaugment", "magnitude")
+
+
+class Rates(NamedTuple):
+    """Those fields of a :class:`TrainConfig` that may be None, derived from the others."""
+
+    lr: float
+    warmup_epochs: float
+    warmup_lr: float
+    min_lr: float
 
 
 @config
@@ -74,7 +110,8 @@ class TrainConfig:
         repeats: clips drawn from every video of a batch (repeated augmentation); the forward pass sees
             ``batch_size * repeats`` clips.
         optimizer: ``adamw`` or ``sgd``.
-        lr: peak learning rate, as used (no hidden scaling).
+        lr: peak learning rate, as used (no hidden scaling). None is 1e-3 from random weights and 1e-4 with
+            ``init.weights``.
         betas: coefficients of AdamW's running averages.
         momentum: of SGD.
         nesterov: use Nesterov momentum in SGD.
@@ -84,9 +121,10 @@ class TrainConfig:
         layer_decay: the learning rate of depth d (of D) is multiplied by ``layer_decay ** (D - d)``; 1 for none.
         lr_multipliers: factor on the learning rate by prefix of the parameter's name (``{"inserts.": 0.1}``).
         schedule: ``cosine`` to ``min_lr``, ``steps`` (times ``gamma`` at each epoch of ``milestones``), ``constant``.
-        warmup_epochs: epochs of linear warm-up from ``warmup_lr`` to ``lr``; fractions are allowed.
-        warmup_lr: learning rate at the first step of the warm-up.
-        min_lr: learning rate at the end of the cosine.
+        warmup_epochs: epochs of linear warm-up from ``warmup_lr`` to ``lr``; fractions are allowed. None is a fifteenth
+            of all epochs.
+        warmup_lr: learning rate at the first step of the warm-up; None is ``lr`` / 1000.
+        min_lr: learning rate at the end of the cosine; None is ``lr`` / 1000.
         milestones: epochs at which ``steps`` lowers the learning rate.
         gamma: factor on the learning rate at each milestone.
         clip_grad: largest L2 norm of the gradient, None for no clipping.
@@ -112,46 +150,90 @@ class TrainConfig:
         save_every_s: seconds between writes of ``last.ckpt`` inside an epoch.
     """
 
-    epochs: int = 30
-    batch_size: int = 16
-    accumulate: int = 1
-    repeats: int = 1
+    epochs: Count = 30
+    batch_size: Count = 16
+    accumulate: Count = 1
+    repeats: Count = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = 0.9
+    lr: Positive | None = 1e-4
+    betas: tuple[_Decay, _Decay] = (0.9, 0.999)
+    momentum: _Decay = 0.9
     nesterov: bool = False
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     decay_biases: bool = False
     no_decay: tuple[str, ...] = ()
-    layer_decay: float = 1.0
-    lr_multipliers: dict[str, float] = field(default_factory=dict)
+    layer_decay: Annotated[float, Between(0, 1, open="low")] = 1.0
+    lr_multipliers: dict[str, Positive] = field(default_factory=dict)
     schedule: Literal["cosine", "steps", "constant"] = "cosine"
-    warmup_epochs: float = 0.0
-    warmup_lr: float = 1e-6
-    min_lr: float = 1e-6
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    clip_grad: float | None = 1.0
+    warmup_epochs: NotNegative | None = 0.0
+    warmup_lr: NotNegative | None = 1e-6
+    min_lr: NotNegative | None = 1e-6
+    milestones: tuple[Count, ...] = ()
+    gamma: Annotated[float, Between(0, 1, open="low")] = 0.1
+    clip_grad: Positive | None = 1.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    ema: float | None = None
+    ema: _Decay | None = None
     ema_warmup: bool = True
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_probability: float = 1.0
-    mix_switch: float = 0.5
+    label_smoothing: _Decay = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    mix_probability: Fraction = 1.0
+    mix_switch: Fraction = 0.5
     balanced: bool = False
     sync_bn: bool = False
     freeze: tuple[str, ...] = ()
     compile: bool = False
-    seed: int = 0
-    workers: int = -1
+    seed: CountOrZero = 0
+    workers: _Workers = -1
     short_videos: ShortVideos = "loop"
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     augment: Augment = field(default_factory=Augment)
-    validate_every: int = 1
-    save_every_s: float = 300.0
+    validate_every: CountOrZero = 1
+    save_every_s: NotNegative = 300.0
+
+    def rates(self, from_weights: bool = False) -> Rates:
+        """The learning rates of the schedule. They are derived when a training begins, after all other fields are
+        known, and the run's ``recipe.json`` keeps them.
+
+        Args:
+            from_weights: training starts from given weights, not from random ones.
+        """
+        lr = self.lr if self.lr is not None else 1e-4 if from_weights else 1e-3
+        warmup = self.warmup_epochs if self.warmup_epochs is not None else self.epochs / 15
+        beginning = lr / 1000 if warmup else default_of(TrainConfig, "warmup_lr")
+        end = lr / 1000 if self.schedule == "cosine" else default_of(TrainConfig, "min_lr")
+        given = self.warmup_lr, self.min_lr
+        return Rates(lr, warmup, *(b if a is None else a for a, b in zip(given, (beginning, end))))
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        lr, warmup = self.lr or math.inf, self.warmup_epochs or 0.0
+        if warmup and warmup >= self.epochs:
+            yield "warmup_epochs", f"and all {self.epochs} epochs of the training would only warm up"
+        if warmup and (self.warmup_lr or 0.0) > lr:
+            yield "warmup_lr", f"above the lr of {lr:g} that the warm-up leads to"
+        if self.schedule == "cosine" and (self.min_lr or 0.0) > lr:
+            yield "min_lr", f"above the lr of {lr:g} that falls to it"
+        if self.schedule == "steps":
+            steps = (warmup, *self.milestones, self.epochs)
+            if not self.milestones:
+                yield "milestones", "so that schedule='steps' never lowers the learning rate"
+            elif any(later <= earlier for earlier, later in pairwise(steps)):
+                yield "milestones", f"not rising from the end of the warm-up ({warmup:g}) to epoch {self.epochs - 1}"
+        if (self.mixup or self.cutmix) and self.batch_size // self.accumulate * self.repeats < 2:
+            yield "mixup" if self.mixup else "cutmix", "and there is one clip per forward pass, which needs another"
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            yield "nesterov", "which needs a momentum above 0"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.optimizer == "adamw", "optimizer='adamw'", "betas")
+        yield from unless(self.optimizer == "sgd", "optimizer='sgd'", "momentum", "nesterov")
+        yield from unless(self.weight_decay > 0, "weight_decay", "no_decay", "decay_biases")
+        yield from unless(self.schedule == "cosine" or self.min_lr is None, "schedule='cosine'", "min_lr")
+        yield from unless(self.schedule == "steps", "schedule='steps'", "milestones", "gamma")
+        yield from unless(self.warmup_epochs != 0 or self.warmup_lr is None, "warmup_epochs", "warmup_lr")
+        yield from unless(self.ema is not None, "ema", "ema_warmup")
+        yield from unless(self.mixup > 0 or self.cutmix > 0, "mixup or cutmix", "mix_probability")
+        yield from unless(self.mixup > 0 and self.cutmix > 0, "both mixup and cutmix", "mix_switch")
 
 
 @config
@@ -173,15 +255,18 @@ class EvaluateConfig:
     """
 
     split: Literal["val", "test"] = "test"
-    clips: int = 5
+    clips: Count = 5
     crops: Literal[1, 3] = 1
     coverage: Literal["even", "contiguous"] = "even"
-    short_side: int = 256
+    short_side: _Side = 256
     average: Literal["probabilities", "logits"] = "probabilities"
-    batch_size: int = 16
-    workers: int = -1
+    batch_size: Count = 16
+    workers: _Workers = -1
     short_videos: ShortVideos = "loop"
     decoder: Literal["pyav", "torchcodec"] = "pyav"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.coverage == "even", "coverage='even'", "clips")
 
 
 @config
@@ -198,7 +283,7 @@ class Init:
 
     weights: str | None = None
     average: bool = True
-    min_matched: float = 0.5
+    min_matched: Fraction = 0.5
 
 
 @config

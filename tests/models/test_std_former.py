@@ -619,7 +619,7 @@ def test_drop_path_drops_whole_clips() -> None:
         ({"smem": (("T", 4),)}, "smem .*: the model has layers 0 to 3"),
         ({"smem": (("T", 1), ("T", 1))}, "a layer is named twice"),
         ({"stem": "conv", "patch": 6}, "a patch of 6 pixels cannot be four times smaller"),
-        ({"dpe_reduction": 0.5}, "dpe_reduction must be at least 1"),
+        ({"dpe_reduction": 0.5}, "dpe_reduction is 0.5, not 1 or more"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -73,7 +73,8 @@ class Shade(VideoModel):
 
 
 def shade_model(frames: int = 4, stride: int = 2, uniform: bool = False) -> VideoModel:
-    clip = ClipSpec(frames=frames, stride=stride, size=32, sampling="uniform" if uniform else "dense")
+    sampling: dict[str, Any] = {"sampling": "uniform"} if uniform else {"stride": stride}
+    clip = ClipSpec(frames=frames, size=32, **sampling)
     return ShadeConfig(classes=3, clip=clip).build()
 
 
@@ -175,11 +176,9 @@ def test_time_that_jumps_back_stands_still() -> None:
     assert [(c.start, c.end) for c in clips[:2]] == [(0.0, 1.0), (1.0, 2.0)]
 
 
-@pytest.mark.parametrize(
-    "bad", [{"window": 0.0}, {"window": -1.0}, {"hop": 0.0}, {"hop": 1.5}, {"smoothing": 2}, {"smoothing": 0}]
-)
+@pytest.mark.parametrize("bad", [{"window": 0.0}, {"hop": 1.5}, {"smoothing": 2}, {"release": 0.6}])
 def test_senseless_settings_are_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(GestaError, match="window"):
+    with pytest.raises(GestaError, match=f"^the timeline: {next(iter(bad))} is "):
         next(timeline(shade_model(), "clip.mp4", config=TimelineConfig(**bad)))
 
 

@@ -90,10 +90,12 @@ def test_frozen_parameters_are_in_no_group(model: VideoModel) -> None:
 
 
 def test_misspelt_prefixes_are_refused(model: VideoModel) -> None:
-    with pytest.raises(GestaError, match=r"--train\.freeze.*'layr1\.'; did you mean 'layer1\.'"):
+    with pytest.raises(GestaError, match=r"^train\.freeze.*'layr1\.'; did you mean 'layer1\.'"):
         freeze(model, ("layr1.",))
-    with pytest.raises(GestaError, match=r"--train\.lr-multipliers.*'head\.'"):
+    with pytest.raises(GestaError, match=r"^train\.lr_multipliers.*'head\.'"):
         parameter_groups(model, TrainConfig(lr_multipliers={"head.": 2}))
+    with pytest.raises(GestaError, match=r"^train\.no_decay: .* contains 'con1'; did you mean 'conv1'"):
+        parameter_groups(model, TrainConfig(no_decay=("con1",)))
     freeze(model, ("",))
     with pytest.raises(GestaError, match="no parameter to train"):
         parameter_groups(model, TrainConfig())

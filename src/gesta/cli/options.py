@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from gesta.config import suggest
+from gesta.config import check, reset_unused, suggest
 from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
 
@@ -191,6 +191,8 @@ def device_option(sub: VerbParser) -> None:
 def with_fields(obj: T, options: argparse.Namespace, flags: list[str] | None = None) -> T:
     """Change fields of a config object by flags (``--train.lr 1e-4``); misspelt ones are refused with suggestions.
 
+    Fields that the flags make useless get their default values, unless a flag sets them, which is refused.
+
     Args:
         obj: stays as it is.
         options: of the verb.
@@ -207,7 +209,10 @@ def with_fields(obj: T, options: argparse.Namespace, flags: list[str] | None = N
     import tyro  # for start-up time
 
     settings = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
-    return tyro.cli(type(obj), default=obj, args=flags, prog=options.parser.prog, config=settings)
+    changed: T = tyro.cli(type(obj), default=obj, args=flags, prog=options.parser.prog, config=settings)
+    reset_unused(changed, {flag[2:].partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")})
+    check(changed, flags=True)
+    return changed
 
 
 def data_source(source: str, options: argparse.Namespace, flags: list[str] | None = None) -> DataConfig:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from gesta.config import config, parse_json, read_text
+from gesta.config import CountOrZero, Fraction, config, parse_json, read_text, unless
 from gesta.data.listfile import (
     ListEntry,
     csv_errors,
@@ -67,11 +67,18 @@ class Folder(DataConfig):
     """
 
     root: str = ""
-    val: float = 0.2
-    test: float = 0.0
-    seed: int = 0
+    val: Fraction = 0.2
+    test: Fraction = 0.0
+    seed: CountOrZero = 0
     folders: Folders = "auto"
     kind: Kind = "auto"
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.val + self.test >= 1:
+            yield "val", f"which with test {self.test:g} leaves nothing to train on"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.val > 0 or self.test > 0, "val or test", "seed")
 
     def records(self, split: SplitName) -> list[Record]:
         """All videos of a split, class by class, sorted by path.
@@ -244,11 +251,19 @@ class Lists(DataConfig):
     class_names: str = ""
     columns: tuple[str, ...] = ()
     delimiter: str = ""
-    label_base: int = 0
-    frame_base: int = 0
+    label_base: CountOrZero = 0
+    frame_base: CountOrZero = 0
     label_from_folder: bool = False
-    val_fraction: float = 0.0
-    seed: int = 0
+    val_fraction: Fraction = 0.0
+    seed: CountOrZero = 0
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.val_fraction >= 1:
+            yield "val_fraction", "which leaves nothing to train on"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(not self.val, "a list without val", "val_fraction")
+        yield from unless(not self.val and self.val_fraction > 0, "val_fraction", "seed")
 
     def records(self, split: SplitName) -> list[Record]:
         """The records of a list in its order; an empty list if there is none for the split."""

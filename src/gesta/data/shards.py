@@ -11,10 +11,10 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from gesta.config import config, parse_json
+from gesta.config import CountOrZero, Fraction, config, parse_json, unless
 from gesta.data.listfile import MAX_CLASSES
 from gesta.data.lists import CLASSES, read_class_names
 from gesta.data.locate import fractions_to_split_off, split_by_class, splits_in
@@ -51,9 +51,16 @@ class Shards(DataConfig):
 
     root: str = ""
     class_names: str = ""
-    val: float = 0.2
-    test: float = 0.0
-    seed: int = 0
+    val: Fraction = 0.2
+    test: Fraction = 0.0
+    seed: CountOrZero = 0
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.val + self.test >= 1:
+            yield "val", f"which with test {self.test:g} leaves nothing to train on"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.val > 0 or self.test > 0, "val or test", "seed")
 
     def records(self, split: SplitName) -> list[Record]:
         """All videos of a split, in the order of the shards.

@@ -14,7 +14,10 @@ root or in its subfolder rgb, videos or rawframes.
 
 from __future__ import annotations
 
-from gesta.config import config
+from collections.abc import Iterator
+from typing import Annotated
+
+from gesta.config import Between, CountOrZero, Fraction, config, unless
 from gesta.data.listfile import read_json
 from gesta.data.locate import find_list, hold_out, open_root
 from gesta.errors import GestaError
@@ -43,9 +46,16 @@ class Diving48(DataConfig):
 
     root: str = "data/diving48"
     annotations: str = ""
-    version: int = 2
-    val: float = 0.0
-    seed: int = 0
+    version: Annotated[int, Between(1, 2)] = 2
+    val: Fraction = 0.0
+    seed: CountOrZero = 0
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.val >= 1:
+            yield "val", "which leaves nothing to train on"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.val > 0, "val", "seed")
 
     def records(self, split: SplitName) -> list[Record]:
         """The clips of a list in its order."""

@@ -22,9 +22,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from gesta.config import config
+from gesta.config import Between, config
 from gesta.data.listfile import read_rows
 from gesta.data.locate import VideoFinder, check_root, find_list
 from gesta.errors import GestaError
@@ -56,7 +56,7 @@ class EPICKitchens(DataConfig):
 
     root: str = "data/epic_kitchens"
     annotations: str = ""
-    frame_rate: float = 0.0
+    frame_rate: Annotated[float, Between(0, 1000)] = 0.0
 
     def records(self, split: SplitName) -> list[Record]:
         """The segments of a list in its order. Frames that are still packed are refused."""

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 
-from gesta.config import config
+from gesta.config import config, unless
 from gesta.data.listfile import read_lines
 from gesta.data.locate import VideoFinder, check_root, find_list
 from gesta.errors import GestaError
@@ -54,6 +55,9 @@ class IsoGD(DataConfig):
     modality: Modalities = "rgb"
     depth_encoding: Encoding = "jet"
     test_labels: str = ""
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.modality != "rgb", "a modality with depth", "depth_encoding")
 
     def records(self, split: SplitName) -> list[Record]:
         """The pairs of a list in its order, as RGB or depth videos; unlabelled ones have the label None."""

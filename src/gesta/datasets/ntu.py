@@ -21,11 +21,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import product
 from typing import Literal
 
-from gesta.config import check_choice, config, read_text
+from gesta.config import Count, NotNegative, Positive, check_choice, config, read_text, unless
 from gesta.data.locate import check_root, entries_below
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, RecordFiles, SplitName, files_of_modality
@@ -99,10 +99,17 @@ class NTU(DataConfig):
     split: Protocol = "cross_subject"
     modality: Modalities = "rgb"
     depth_encoding: Encoding = "jet"
-    depth_range: tuple[float, float] = (500.0, 4500.0)
+    depth_range: tuple[NotNegative, Positive] = (500.0, 4500.0)
     person_crop: bool = False
-    setups: tuple[int, ...] = ()
+    setups: tuple[Count, ...] = ()
     leave_out: str = ""
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.depth_range[0] >= self.depth_range[1]:
+            yield "depth_range", "which does not rise"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.modality != "rgb", "a modality with depth", "depth_encoding", "depth_range")
 
     def records(self, split: SplitName) -> list[Record]:
         """The samples of a split, sorted by name; there is none for validation."""

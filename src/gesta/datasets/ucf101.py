@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from typing import Annotated
 
-from gesta.config import config
+from gesta.config import Between, CountOrZero, Fraction, config, unless
 from gesta.data.listfile import read_lines
 from gesta.data.lists import read_class_names
 from gesta.data.locate import find_annotations, hold_out, open_root
@@ -40,9 +42,16 @@ class UCF101(DataConfig):
 
     root: str = "data/ucf101"
     annotations: str = ""
-    split: int = 1
-    val: float = 0.0
-    seed: int = 0
+    split: Annotated[int, Between(1, 3)] = 1
+    val: Fraction = 0.0
+    seed: CountOrZero = 0
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.val >= 1:
+            yield "val", "which leaves nothing to train on"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.val > 0, "val", "seed")
 
     def records(self, split: SplitName) -> list[Record]:
         """The clips of a list in its order."""

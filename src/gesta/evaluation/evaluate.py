@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gesta.checkpoint import TrainedModel
 from gesta.checkpoint.formats import file_hash
-from gesta.config import to_json
+from gesta.config import check, to_json
 from gesta.data.batch import Batch, Failure
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
@@ -77,8 +77,6 @@ def evaluate(
     labels = {space: [label_in(record, space) for record in records] for space in spaces}
     if not records:
         raise GestaError("there are no videos to evaluate: the list or split is empty")
-    if min(config.clips, config.batch_size) < 1:
-        raise GestaError("evaluate.clips and evaluate.batch_size must be at least 1")
     check_labels(records, spaces)
     fabric = fabric or make_fabric()
     parts = _gather(_score(network, records, config, fabric), fabric)
@@ -107,6 +105,7 @@ def _records(
     model: TrainedModel | VideoModel, data: DataConfig, split: SplitName, classes: ClassNames | None
 ) -> tuple[Sequence[Record], ClassNames]:
     """What is scored of a data set, and its class names, which must be those of the model."""
+    check(data, "the data set")
     records = data.records(split)
     if not records:
         raise GestaError(f"the data set has no split {split!r}; choose another with --evaluate.split")

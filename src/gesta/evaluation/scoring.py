@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gesta.checkpoint import TrainedModel
 from gesta.checkpoint.formats import check_finite
-from gesta.config import replace
+from gesta.config import check, replace
 from gesta.data.batch import Batch
 from gesta.data.loader import Loader, test_loader
 from gesta.data.samples import TestViews
@@ -77,7 +77,9 @@ def named_classes(
 
 def protocol(config: EvaluateConfig | None, **changes: Any) -> EvaluateConfig:
     """How views are taken: a protocol (None: the default one) with those fields changed that are not None."""
-    return replace(config or EvaluateConfig(), **{name: value for name, value in changes.items() if value is not None})
+    changed = replace(config or EvaluateConfig(), **{n: value for n, value in changes.items() if value is not None})
+    check(changed, "the protocol")
+    return changed
 
 
 def _counts(sizes: dict[str, int]) -> str:

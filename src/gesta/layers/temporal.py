@@ -8,14 +8,14 @@ backbone, Y. Zhao et al., "Alignment-guided Temporal Attention", NeurIPS 2022, Â
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Between, Count, config
 from gesta.errors import GestaError
 from gesta.model import AroundConfig, Grid, LayerConfig
 
@@ -123,9 +123,9 @@ class TemporalAttention(LayerConfig):
         around: what finds the routes it attends along, e.g. ``ATA()``; None for fixed positions.
     """
 
-    heads: int | None = None
+    heads: Count | None = None
     post_norm: bool = True
-    drop_path: float = 0.0
+    drop_path: Annotated[float, Between(0, 1, open="high")] = 0.0
     around: AroundConfig | None = None
 
     def build(self, grid: Grid) -> TemporalLayer:

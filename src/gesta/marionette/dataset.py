@@ -22,13 +22,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from gesta.config import check_choice, config, suggest
+from gesta.config import NotNegative, Positive, check_choice, config, suggest, unless
 from gesta.errors import GestaError
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.marionette.files import (
@@ -122,7 +123,14 @@ class Marionette(DataConfig):
     held_out: HeldOut = "both"
     modality: Modalities = "rgb"
     depth_encoding: Encoding = "jet"
-    depth_range: tuple[float, float] = (2500.0, 7500.0)
+    depth_range: tuple[NotNegative, Positive] = (2500.0, 7500.0)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.depth_range[0] >= self.depth_range[1]:
+            yield "depth_range", "which does not rise"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.modality != "rgb", "a modality with depth", "depth_encoding", "depth_range")
 
     def records(self, split: SplitName) -> list[Record]:
         """The split's clips.

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from gesta.config import replace, suggest
+from gesta.config import replace, reset_unused, suggest
 from gesta.cost import Cost, Part, Style, count
 from gesta.errors import GestaError
 from gesta.progress import show
@@ -112,7 +112,8 @@ def model_config(name: str, *, num_classes: int | dict[str, int] | None = None, 
     Args:
         name: see :func:`list_models`.
         num_classes: timm's name of the field ``classes``.
-        changes: fields of the model's configuration, see ``gesta show NAME``.
+        changes: fields of the model's configuration, see ``gesta show NAME``. Sizes of parts that they leave out become
+            the defaults.
 
     Raises:
         GestaError: unknown name or field.
@@ -124,7 +125,9 @@ def model_config(name: str, *, num_classes: int | dict[str, int] | None = None, 
     for field in changes:
         if field in _OTHER_NAMES:
             raise GestaError(f"create_model has no argument {field!r}: give {_OTHER_NAMES[field]} instead")
-    return replace(getattr(importlib.import_module(MODELS[_known(name)]), name)(), **changes)
+    config: ModelConfig = replace(getattr(importlib.import_module(MODELS[_known(name)]), name)(), **changes)
+    reset_unused(config, changes)
+    return config
 
 
 def create_model(
@@ -150,6 +153,8 @@ def create_model(
         GestaError: unknown name or field.
         CheckpointError: ``weights`` cannot be read, or do not match.
     """
+    if not 0 <= min_matched <= 1:
+        raise GestaError(f"min_matched is {min_matched}, not from 0 to 1; give another value")
     model = model_config(name, num_classes=num_classes, **changes).build()
     if weights is not None:
         from gesta.checkpoint.weights import import_weights  # for start-up time: it imports torch

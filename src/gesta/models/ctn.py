@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +30,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Count, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
@@ -76,22 +77,22 @@ class CTNConfig(ModelConfig):
         small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`.
     """
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
+    width: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    mlp_ratio: Positive = 4.0
     embed: Literal["video_to_tokens", "tube"] = "video_to_tokens"
-    patch: int = 16
-    patch_frames: int = 2
-    stem_kernel: int = 7
-    stem_stride: int = 2
-    stem_channels: int = 32
+    patch: Count = 16
+    patch_frames: Count = 2
+    stem_kernel: Count = 7
+    stem_stride: Count = 2
+    stem_channels: Count = 32
     stem_pool: bool = True
     stem_norm: bool = True
     stem_relu: bool = False
-    time_strides: tuple[int, int] = (1, 1)
+    time_strides: tuple[Count, Count] = (1, 1)
     mapping: Literal["conv", "linear"] = "conv"
-    mapping_kernel: int = 3
+    mapping_kernel: Count = 3
     mapping_norm: bool = True
     mapping_dims: Literal[2, 3] = 2
     mapping_start: Literal["identity", "kaiming"] = "identity"
@@ -102,6 +103,13 @@ class CTNConfig(ModelConfig):
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(frames=8, sampling="uniform", size=224, mean=HALF, std=HALF)
     )
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        stem = self.embed == "video_to_tokens"
+        of_stem = ("stem_kernel", "stem_stride", "stem_channels", "stem_pool", "stem_norm", "stem_relu", "time_strides")
+        yield from unless(stem, "embed='video_to_tokens'", *of_stem)
+        of_mapping = ("mapping_kernel", "mapping_norm", "mapping_dims", "mapping_start")
+        yield from unless(self.mapping == "conv", "mapping='conv'", *of_mapping)
 
     def build(self) -> CTN:
         return CTN(self)

@@ -22,7 +22,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from gesta.config import config
+from gesta.config import Count, Positive, config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, drop_path_rates
@@ -45,9 +45,9 @@ class CycleMLPConfig(FramesConfig):
         mlp_ratio: hidden width of the channel MLPs, in widths.
     """
 
-    depths: tuple[int, ...] = (3, 4, 24, 3)
-    widths: tuple[int, ...] = (96, 192, 384, 768)
-    mlp_ratio: float = 4.0
+    depths: tuple[Count, ...] = (3, 4, 24, 3)
+    widths: tuple[Count, ...] = (96, 192, 384, 768)
+    mlp_ratio: Positive = 4.0
 
     def build(self) -> CycleMLP:
         return CycleMLP(self)

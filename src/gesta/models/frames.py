@@ -26,7 +26,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from gesta.config import config, copy, from_json, suggest
+from gesta.config import Count, CountOrZero, NotNegative, Positive, config, copy, from_json, suggest
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
 from gesta.layers.resize import resize_line
@@ -194,29 +194,29 @@ class TimmOptions(TypedDict, total=False):
     ``cache_dir`` and whatever names a class are refused.
     """
 
-    base_width: int
-    cardinality: int
-    channels: list[int]
+    base_width: Count
+    cardinality: Count
+    channels: list[Count]
     class_token: bool
     conv_mlp: bool
-    depth: int
-    depths: list[int]
-    dims: list[int]
-    embed_dim: int | list[int]
-    img_size: int
-    init_values: float | None
-    kernel_sizes: int | list[int]
-    layers: list[int]
-    ls_init_value: float | None
-    mlp_ratio: float
-    num_heads: int | list[int]
-    patch_size: int
+    depth: Count
+    depths: list[Count]
+    dims: list[Count]
+    embed_dim: Count | list[Count]
+    img_size: Count
+    init_values: NotNegative | None
+    kernel_sizes: Count | list[Count]
+    layers: list[Count]
+    ls_init_value: NotNegative | None
+    mlp_ratio: Positive
+    num_heads: Count | list[Count]
+    patch_size: Count
     qk_norm: bool
     qkv_bias: bool
-    reg_tokens: int
-    stem_width: int
+    reg_tokens: CountOrZero
+    stem_width: Count
     use_grn: bool
-    window_size: int
+    window_size: Count
 
 
 @config

@@ -18,7 +18,7 @@ public code it builds on (De+Recouple, UMDR, 3DCDC-NAS, KVT), block for block wh
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import field
 from functools import reduce
 from typing import Annotated, Literal, cast
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from gesta.config import Between, config
+from gesta.config import Between, Count, CountOrZero, Fraction, config, unless
 from gesta.errors import GestaError
 from gesta.layers.cdc import Conv, Difference, Triple, fold_difference, same_padding
 from gesta.layers.init import Standardise, init_small
@@ -41,7 +41,7 @@ PIECE = 2048
 Nearest = tuple[float, int]
 """Fraction of the keys that attention keeps, and how many at most (0 for no such limit)."""
 
-Branches = tuple[int, int, int, int, int, int]
+Branches = tuple[Count, Count, Count, Count, Count, Count]
 """Channels of an inception: b0, then inner and outer of b1 and of b2, then b3 (I3D's order)."""
 
 
@@ -59,8 +59,8 @@ class StageConfig:
 
     first: Branches
     second: Branches
-    width: int
-    stride: int = 1
+    width: Count
+    stride: Count = 1
     pair_max: bool = False
 
 
@@ -105,31 +105,36 @@ class MFSTConfig(ModelConfig):
     """
 
     cdc: Difference = "st"
-    theta: float = 0.6
-    stem: tuple[int, int] = (64, 192)
-    stem_stride_t: int = 1
+    theta: Fraction = 0.6
+    stem: tuple[Count, Count] = (64, 192)
+    stem_stride_t: Count = 1
     stages: tuple[StageConfig, ...] = STAGES
-    layers: int = 4
-    heads: int = 8
-    head_width: int = 64
-    hidden: int = 768
-    transformer_dropout: float = 0.1
-    knn: float = 0.7
-    knn_keys: Annotated[int, Between(0)] = 0
-    knn_temporal: float = 1.0
-    knn_temporal_keys: Annotated[int, Between(0)] = 0
-    scales: tuple[int, ...] = (1, 2, 4)
+    layers: Count = 4
+    heads: Count = 8
+    head_width: Count = 64
+    hidden: Count = 768
+    transformer_dropout: Annotated[float, Between(0, 1, open="high")] = 0.1
+    knn: Annotated[float, Between(0, 1, open="low")] = 0.7
+    knn_keys: CountOrZero = 0
+    knn_temporal: Annotated[float, Between(0, 1, open="low")] = 1.0
+    knn_temporal_keys: CountOrZero = 0
+    scales: tuple[Count, ...] = (1, 2, 4)
     scale_mode: Literal["avgpool", "sample", "window"] = "avgpool"
     fuse: Literal["mean", "sum", "max"] = "mean"
     residual: bool = True
     branch_pool_t: Literal[1, 3] = 1
-    bn_momentum: float = 0.01
+    bn_momentum: Annotated[float, Between(0, 1, open="low")] = 0.01
     small_init: bool = False
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(
             frames=32, sampling="uniform", size=224, mean=(0.5, 0.5, 0.5), std=(128 / 255, 128 / 255, 128 / 255)
         )
     )
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.cdc != "none" or self.theta == 0, "a central difference (cdc)", "theta")
+        yield from unless(self.scales != (1,), "scales of time", "scale_mode")
+        yield from unless(len(self.scales) > 1, "several scales", "fuse")
 
     def build(self) -> MFST:
         return MFST(self)
@@ -522,7 +527,5 @@ def _check(config: MFSTConfig) -> None:
         raise GestaError(
             f"stages of widths {widths} cannot have shortcuts, which never drop channels; set residual=False"
         )
-    if not config.scales or min(config.scales) < 1:
-        raise GestaError(f"scales {config.scales}: each is a whole number of frames, at least 1")
-    if not (0 < config.knn <= 1 and 0 < config.knn_temporal <= 1):
-        raise GestaError(f"knn {config.knn} and knn_temporal {config.knn_temporal} are shares above 0, up to 1")
+    if not config.scales:
+        raise GestaError("scales names no scale; (1,) is V-Trans")

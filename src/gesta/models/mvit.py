@@ -37,13 +37,13 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Count, Positive, config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
-Size = tuple[int, int, int]
+Size = tuple[Count, Count, Count]
 """Frames, height, width of a grid of tokens."""
 
 AXES = "thw"
@@ -69,11 +69,11 @@ class MViTConfig(ModelConfig):
             least three clips per forward pass: two standardised values are +1 and -1, which have no gradient.
     """
 
-    depths: tuple[int, ...] = (1, 2, 11, 2)
-    widths: tuple[int, ...] = (96, 192, 384, 768)
-    heads: tuple[int, ...] = (1, 2, 4, 8)
-    kv_stride: int = 8
-    mlp_ratio: float = 4.0
+    depths: tuple[Count, ...] = (1, 2, 11, 2)
+    widths: tuple[Count, ...] = (96, 192, 384, 768)
+    heads: tuple[Count, ...] = (1, 2, 4, 8)
+    kv_stride: Count = 8
+    mlp_ratio: Positive = 4.0
     patch_kernel: Size = (3, 7, 7)
     patch_stride: Size = (2, 4, 4)
     cls_token: bool = False

@@ -15,7 +15,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Count, config
 from gesta.layers.pointwise import Pointwise
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
@@ -33,10 +33,10 @@ class R3DConfig(ModelConfig):
         time_strides: of the first convolution, the max-pool and the last three stages; in space all have 2.
     """
 
-    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
-    width: int = 64
-    stem_kernel: tuple[int, int, int] = (7, 7, 7)
-    time_strides: tuple[int, int, int, int, int] = (1, 2, 2, 2, 2)
+    depths: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
+    width: Count = 64
+    stem_kernel: tuple[Count, Count, Count] = (7, 7, 7)
+    time_strides: tuple[Count, Count, Count, Count, Count] = (1, 2, 2, 2, 2)
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(
             frames=32, stride=2, size=112, mean=(0.4345, 0.4051, 0.3775), std=(0.2768, 0.2713, 0.2737)

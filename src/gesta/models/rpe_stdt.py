@@ -22,18 +22,19 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from math import isqrt, log, prod
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Between, Count, CountOrZero, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
@@ -88,28 +89,28 @@ class RPESTDTConfig(ModelConfig):
             least three clips per forward pass.
     """
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    patch: int = 16
-    stem: tuple[int, ...] = ()
+    width: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    mlp_ratio: Positive = 4.0
+    patch: Count = 16
+    stem: tuple[Count, ...] = ()
     relative: bool = True
     absolute: Literal["none", "frame", "clip", "sinusoid"] = "none"
     bucket: Bucket = "sectioned"
     method: Method = "product"
-    ratio: float = 1.9
+    ratio: Positive = 1.9
     shared: bool = True
     rpe_on: On = "q"
-    temporal_depth: int = 4
-    temporal_heads: int = 8
-    temporal_head_width: int = 64
-    temporal_hidden: int = 768
+    temporal_depth: CountOrZero = 4
+    temporal_heads: Count = 8
+    temporal_head_width: Count = 64
+    temporal_hidden: Count = 768
     temporal_qkv_bias: bool = False
-    temporal_dropout: float = 0.0
+    temporal_dropout: Annotated[float, Between(0, 1, open="high")] = 0.0
     temporal_pos: Literal["rpe", "abs", "none"] = "rpe"
     subsample: Literal["topk", "max", "avg", "conv1d", "none"] = "topk"
-    subsample_layers: tuple[int, ...] = (1, 3)
+    subsample_layers: tuple[CountOrZero, ...] = (1, 3)
     subsample_mode: Literal["inside", "after"] = "inside"
     topk_score: Literal["post", "logits"] = "post"
     topk_again: bool = False
@@ -120,6 +121,22 @@ class RPESTDTConfig(ModelConfig):
             frames=16, sampling="uniform", size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
         )
     )
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        temporal = self.temporal_depth > 0
+        yield from unless(temporal, "temporal_depth", *(
+            "temporal_heads", "temporal_head_width", "temporal_hidden", "temporal_qkv_bias", "temporal_dropout",
+            "temporal_pos",
+        ))  # fmt: skip
+        yield from unless(temporal or self.subsample == "none", "temporal_depth", "subsample")
+        halves = temporal and self.subsample != "none"
+        yield from unless(halves, "subsample", "subsample_layers", "subsample_mode")
+        top_k = halves and self.subsample == "topk"
+        yield from unless(top_k, "subsample='topk'", "topk_score", "topk_per_head")
+        yield from unless(top_k and self.subsample_mode == "inside", "subsample_mode='inside'", "topk_again")
+        relative = self.relative or (temporal and self.temporal_pos == "rpe")
+        yield from unless(relative, "relative positions", "bucket", "ratio", "shared", "rpe_on")
+        yield from unless(self.relative, "relative", "method")
 
     def build(self) -> RPESTDT:
         return RPESTDT(self)

@@ -15,13 +15,13 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Between, Count, NotNegative, config
 from gesta.errors import GestaError
 from gesta.layers.pointwise import Pointwise
 from gesta.model import Classifier, evaluating
@@ -30,7 +30,7 @@ from gesta.plugins.st_manet import SDA, TDA, OutNorm, SDALayer, Size, Softmax, T
 
 STAGES = (2, 3, 4, 5)
 LAST = STAGES[-1]
-Stages = tuple[int, ...]
+Stages = tuple[Annotated[int, Between(2, 5)], ...]
 
 
 @config
@@ -75,13 +75,13 @@ class STMANetConfig(R3DConfig):
     tda_branch_norm: Literal["none", "bn", "bn_relu"] = "none"
     tda_first: Literal["project", "none"] = "project"
     tda_final: Literal["add", "drop"] = "add"
-    sda_qk_reduction: int | None = 8
-    sda_v_reduction: int | None = 4
+    sda_qk_reduction: Count | None = 8
+    sda_v_reduction: Count | None = 4
     stage_sum: Literal["literal", "single"] = "literal"
     fusion_pool: Literal["gap", "stage5"] = "gap"
     diversity: Literal["fused", "always"] = "fused"
-    lambda1: float = 0.01
-    lambda2: float = 0.001
+    lambda1: NotNegative = 0.01
+    lambda2: NotNegative = 0.001
     pairs: Literal["ordered", "unordered"] = "ordered"
 
     def build(self) -> STMANet:

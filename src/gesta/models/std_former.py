@@ -338,7 +338,6 @@ def _check(config: STDFormerConfig) -> None:
         f"a patch of {config.patch} pixels cannot be four times smaller; stem conv needs a multiple of 4": config.stem
         == "conv"
         and config.patch % 4 > 0,
-        f"dpe_reduction must be at least 1, not {config.dpe_reduction}": config.dpe_reduction < 1,
         **outside("ptm_layers", config.ptm_layers, config.depth - 1),
         **outside("smem", tuple(at for _, at in config.smem), config.depth - 1),
     }

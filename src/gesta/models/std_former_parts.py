@@ -6,15 +6,16 @@ Source: see :mod:`gesta.models.std_former`. Tokens are ``(T, B, N, C)``, frames 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import field
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Between, Count, CountOrZero, NotNegative, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.layers.resize import resize_line
 from gesta.layers.tokens import DenseConv, DepthwiseConv, Norm, channel_norm, convolved, normed, zero
@@ -83,22 +84,22 @@ class STDFormerSizes(ModelConfig):
             zero, unless weights are given.
     """
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    patch: int = 16
+    width: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    mlp_ratio: Positive = 4.0
+    patch: Count = 16
     stem: Literal["tubelet", "conv"] = "tubelet"
     tubelet_kernel: Literal[1, 3] = 3
     tubelet_stride: Literal[1, 2] = 2
     gelu: Literal["quick", "exact"] = "quick"
-    ptm_layers: tuple[int, ...] = (8, 9, 10, 11)
+    ptm_layers: tuple[CountOrZero, ...] = (8, 9, 10, 11)
     ptm_attention: Literal["spatial", "joint"] = "spatial"
     ptm_identity: Literal["plain", "scaled"] = "plain"
-    dpe_reduction: float = 1.5
+    dpe_reduction: Annotated[float, Between(1)] = 1.5
     dpe_norm: Literal["bn", "none"] = "bn"
-    alpha: float = 1.0
-    beta: float = 1.0
+    alpha: NotNegative = 1.0
+    beta: NotNegative = 1.0
     learnable_alpha_beta: bool = False
     conv_placement: Literal["residual", "attention", "none"] = "residual"
     conv_kind: Literal["2d", "3d"] = "2d"
@@ -106,15 +107,15 @@ class STDFormerSizes(ModelConfig):
     cpe: Literal["depthwise", "dense"] = "depthwise"
     ctm_residual: Literal["query", "memory", "both"] = "query"
     ctm_include_cls: bool = False
-    ctm_mlp_ratio: float = 4.0
-    ctm_drop_path: float = 0.0
+    ctm_mlp_ratio: Positive = 4.0
+    ctm_drop_path: Annotated[float, Between(0, 1, open="high")] = 0.0
     temporal_pos_embed: bool = False
-    stdm_layers: tuple[int, ...] | None = None
+    stdm_layers: tuple[CountOrZero, ...] | None = None
     stdm_kind: Literal["depthwise", "dense"] = "depthwise"
     stdm_final_relu: bool = False
-    smem: tuple[tuple[Branch, int], ...] = (("T", 4),)
+    smem: tuple[tuple[Branch, CountOrZero], ...] = (("T", 4),)
     smem_position: Literal["before", "after"] = "before"
-    smem_channels: int = 64
+    smem_channels: Count = 64
     smem_fusion: Literal["mul", "add", "mul+add"] = "mul"
     smem_edge: Literal["repeat", "zero"] = "repeat"
     smem_pairing: Literal["anchor", "chain"] = "anchor"
@@ -124,6 +125,20 @@ class STDFormerSizes(ModelConfig):
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(frames=16, sampling="uniform", size=224, mean=CLIP_MEAN, std=CLIP_STD)
     )
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        ptm, conv = bool(self.ptm_layers), self.conv_placement != "none"
+        yield from unless(ptm, "ptm_layers", *(
+            "ptm_attention", "ptm_identity", "dpe_reduction", "dpe_norm", "alpha", "learnable_alpha_beta",
+            "conv_placement",
+        ))  # fmt: skip
+        weighs = self.conv_placement == "residual" or self.ptm_identity == "scaled"
+        yield from unless(ptm and weighs, "conv_placement='residual' or ptm_identity='scaled'", "beta")
+        yield from unless(ptm and conv, "a convolution in PTMs (ptm_layers, conv_placement)", "conv_kind")
+        yield from unless(ptm and conv and self.conv_kind == "2d", "conv_kind='2d'", "conv_plane")
+        yield from unless(self.stdm_layers != (), "stdm_layers", "stdm_kind", "stdm_final_relu")
+        of_smem = ("smem_position", "smem_channels", "smem_fusion", "smem_edge", "smem_pairing")
+        yield from unless(bool(self.smem), "smem", *of_smem)
 
 
 # --- the stem --------------------------------------------------------------------------------------------------------

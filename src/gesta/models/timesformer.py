@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Between, Count, CountOrZero, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
@@ -63,20 +64,25 @@ class TimeSformerConfig(ModelConfig):
             clips per forward pass: features are batch-normalised.
     """
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    patch: int = 16
+    width: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    mlp_ratio: Positive = 4.0
+    patch: Count = 16
     temporal: Literal["attention", "joint", "averaging"] = "attention"
     around: AroundConfig | None = None
-    ata_blocks: tuple[int, ...] | None = None
-    align_every: int = 1
+    ata_blocks: tuple[CountOrZero, ...] | None = None
+    align_every: Count = 1
     temporal_cls: bool = False
     temporal_post_norm: bool = False
     small_init: bool = False
-    drop_path: float = 0.1
+    drop_path: Annotated[float, Between(0, 1, open="high")] = 0.1
     clip: ClipSpec = field(default_factory=lambda: ClipSpec(frames=8, stride=32, size=224))
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        attends = self.temporal == "attention"
+        yield from unless(attends, "temporal='attention'", "around", "temporal_cls", "temporal_post_norm")
+        yield from unless(attends and self.around is not None, "around", "ata_blocks", "align_every")
 
     def build(self) -> TimeSformer:
         return TimeSformer(self)
@@ -231,10 +237,6 @@ class TimeSformer(VideoModel):
         aligned = range(config.depth) if config.ata_blocks is None else sorted(config.ata_blocks)
         if aligned and not 0 <= min(aligned) <= max(aligned) < config.depth:
             raise GestaError(f"ata_blocks {tuple(aligned)}: the model has blocks 0 to {config.depth - 1}")
-        if config.around is not None and config.temporal != "attention":
-            raise GestaError(f"temporal={config.temporal!r} has no temporal attention to put something around")
-        if config.align_every < 1:
-            raise GestaError(f"align_every counts blocks from 1, not {config.align_every}")
         self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + per_side * per_side, width))

@@ -17,6 +17,7 @@ everything, and the residual connection stays exact.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from gesta.alignment.assignment import Solver
 from gesta.alignment.chain import Size, find_routes, follow, unfollow
 from gesta.alignment.soft import Chain, soft_routes
-from gesta.config import config
+from gesta.config import Count, CountOrZero, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.temporal import Attend
@@ -64,13 +65,18 @@ class ATA(AroundConfig):
     dealign: bool = True
     align_on: Literal["input", "norm"] = "input"
     alignment: Literal["hard", "sinkhorn", "straight_through"] = "hard"
-    tau: float = 0.05
-    sinkhorn_iters: int = 20
+    tau: Positive = 0.05
+    sinkhorn_iters: Count = 20
     chain: Chain = "compose"
     solver: Solver = "auto"
     tie_break: Literal["identity", "none"] = "identity"
-    coarse: int | None = None
-    window: int | None = None
+    coarse: Count | None = None
+    window: CountOrZero | None = None
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.alignment != "hard", "soft alignment", "tau", "sinkhorn_iters", "chain")
+        yield from unless(self.alignment == "hard", "alignment='hard'", "tie_break")
+        yield from unless(self.alignment != "sinkhorn", "hard matches", "solver")
 
     def build(self) -> Alignment:
         return Alignment(self)

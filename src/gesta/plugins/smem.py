@@ -19,8 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gesta.config import config
-from gesta.errors import GestaError
+from gesta.config import Count, config
 from gesta.layers.tokens import Norm, channel_norm, convolved, normed, to_grid, to_tokens, zero
 from gesta.model import Grid, LayerConfig
 
@@ -41,7 +40,7 @@ class SMEM(LayerConfig):
         norm: behind the convolutions.
     """
 
-    channels: int = 64
+    channels: Count = 64
     fusion: Literal["mul", "add", "mul+add"] = "mul"
     pairing: Literal["anchor", "chain"] = "anchor"
     edge: Literal["repeat", "zero"] = "repeat"
@@ -63,8 +62,6 @@ class MotionExcitation(nn.Module):
     def __init__(self, width: int, size: tuple[int, int], config: SMEM | None = None) -> None:
         super().__init__()
         self.config = config = config or SMEM()
-        if config.channels < 1:
-            raise GestaError(f"SMEM: channels must be at least 1, not {config.channels}")
         self.targets = (min(size[0], LARGEST), min(size[1], LARGEST))
         hidden, inputs = config.channels, 0
         if config.fusion != "add":

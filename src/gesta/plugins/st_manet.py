@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Count, config
 from gesta.cost import is_counting
 from gesta.layers.pointwise import Pointwise
 from gesta.layers.precision import no_autocast
@@ -78,8 +78,8 @@ class SDA(LayerConfig):
         scale: see :class:`TDA`.
     """
 
-    qk_reduction: int | None = 8
-    v_reduction: int | None = 4
+    qk_reduction: Count | None = 8
+    v_reduction: Count | None = 4
     out_norm: OutNorm = "none"
     second_softmax: Softmax = "position"
     scale: Scale = "sqrt"

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gesta.config import config
+from gesta.config import Count, NotNegative, Positive, config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.precision import no_autocast
@@ -88,8 +88,8 @@ class STAN(LayerConfig):
     """
 
     scale: Literal["small", "medium", "large", "cost_matched", "cost_matched_large"] = "cost_matched"
-    kernels: tuple[int, ...] | None = None
-    channels: tuple[int, ...] | None = None
+    kernels: tuple[Count, ...] | None = None
+    channels: tuple[Count, ...] | None = None
     padding: Literal["same", "valid"] | None = None
     norm: Literal["none", "bn"] | None = None
     mode: Mode = "affine"
@@ -98,9 +98,9 @@ class STAN(LayerConfig):
     padding_mode: PaddingMode = "zeros"
     align_corners: bool = False
     separable: bool | None = None
-    fc_init_std: float | None = None
-    p_scale: float = 1.0
-    tanh_bound: float | None = None
+    fc_init_std: NotNegative | None = None
+    p_scale: NotNegative = 1.0
+    tanh_bound: Positive | None = None
 
     def build(self, grid: Grid) -> STANLayer:
         return STANLayer(self, grid[0])

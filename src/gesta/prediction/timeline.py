@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import torch
 
 from gesta.checkpoint import TrainedModel
-from gesta.config import config, replace
+from gesta.config import Between, Count, Fraction, NotNegative, Positive, check, config, replace
 from gesta.data.samples import TestViews
 from gesta.data.transforms import crop_views
-from gesta.errors import BrokenOffError, GestaError, VideoError
+from gesta.errors import BrokenOffError, VideoError
 from gesta.evaluation.scoring import (
     joint_names,
     joint_probabilities,
@@ -53,25 +54,18 @@ class TimelineConfig:
         min_duration: segments shorter than this many seconds are dropped, equal ones nearer than this are joined.
     """
 
-    window: float | None = None
-    hop: float = 0.5
-    smoothing: int = 3
-    threshold: float = 0.5
-    release: float | None = None
-    min_duration: float = 0.0
+    window: Positive | None = None
+    hop: Annotated[float, Between(0, 1, open="low")] = 0.5
+    smoothing: Count = 3
+    threshold: Fraction = 0.5
+    release: Fraction | None = None
+    min_duration: NotNegative = 0.0
 
-    def check(self) -> None:
-        """Refuse settings that make no sense.
-
-        Raises:
-            GestaError: one of them, by name.
-        """
-        if self.window is not None and self.window <= 0:
-            raise GestaError(f"the window must last longer than {self.window} s: give its length in seconds, above 0")
-        if not 0 < self.hop <= 1:
-            raise GestaError(f"the hop is a fraction of a window, above 0 and at most 1, not {self.hop}")
-        if self.smoothing < 1 or self.smoothing % 2 == 0:
-            raise GestaError(f"smoothing averages an odd number of windows (1 for none), not {self.smoothing}")
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.smoothing % 2 == 0:
+            yield "smoothing", "which is even, and a window has as many on either side"
+        if self.release is not None and self.release > self.threshold:
+            yield "release", f"above the threshold {self.threshold:g}, so that a segment would end where it begins"
 
 
 def is_live(source: str | os.PathLike[str]) -> bool:
@@ -197,7 +191,7 @@ def timeline(
         GestaError: class names that do not fit the model, settings that make no sense.
     """
     path, config, views = os.fspath(source), config or TimelineConfig(), views or EvaluateConfig()
-    config.check()
+    check(config, "the timeline")
     network, spaces = named_classes(model, classes)
     names = joint_names(spaces)
     if depth is None and isinstance(model, TrainedModel):

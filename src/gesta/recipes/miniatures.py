@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gesta.config import copy, replace
+from gesta.config import copy, replace, reset_unused
 from gesta.model import ModelConfig, block_grids
 from gesta.recipe import Recipe
 from gesta.recipes.synthetic import demo
@@ -60,6 +60,7 @@ def shrink(recipe: Recipe, how: Miniature, data: DataConfig | None = None) -> Re
         small.data, small.evaluate = marionette.data, marionette.evaluate
         for name in {"modality", "depth_encoding"} & {f.name for f in fields(recipe.data)}:
             setattr(small.data, name, getattr(recipe.data, name))
+    reset_unused(small.model)
     small.model.classes = class_counts(small.data.classes())
     small.train = replace(marionette.train, freeze=_frozen(recipe.train.freeze, moves, after))
     return small
@@ -71,6 +72,7 @@ def _small_model(model: ModelConfig, how: Miniature) -> ModelConfig:
     for name in (*how.keep, "activation_checkpointing"):
         if getattr(model, name) != _default(model, name):
             setattr(small, name, copy(getattr(model, name)))
+    reset_unused(small)
     small.clip.sampling, small.clip.shrink, small.clip.squash = (
         model.clip.sampling,
         model.clip.shrink,

@@ -22,7 +22,8 @@ def finetune(
         model: a name of ``gesta models``.
         root: folder of the labelled videos, with a folder per class.
         data: another data set instead of that folder.
-        weights: a checkpoint to start from, by default none; with one, a tenth of the learning rate is then used.
+        weights: a checkpoint to start from, by default none; with one, however it is named, a tenth of the learning
+            rate is used.
 
     Raises:
         GestaError: both ``root`` and ``data``.
@@ -34,7 +35,7 @@ def finetune(
         model=model_config(model, dropout=0.2, drop_path=0.1),
         data=data or Folder(root=root),
         train=TrainConfig(
-            epochs=30, batch_size=16, lr=1e-4 if weights else 1e-3, weight_decay=0.05, warmup_epochs=2,
+            epochs=30, batch_size=16, lr=None, weight_decay=0.05, warmup_epochs=None, warmup_lr=None, min_lr=None,
             label_smoothing=0.1, augment=Augment(scale=(0.5, 1.0), color_jitter=0.2, erasing=0.1),
         ),
         evaluate=EvaluateConfig(clips=4, crops=1),

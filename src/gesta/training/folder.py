@@ -19,7 +19,7 @@ from gesta.config import Between, from_json, read_json, to_json, with_tags
 from gesta.errors import GestaError
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
-from gesta.recipe import Recipe, with_absolute_paths
+from gesta.recipe import Rates, Recipe, with_absolute_paths
 from gesta.records import ClassNames, Record, by_space, class_counts, class_lines, labels_file, list_hash
 from gesta.video.archive import locate
 
@@ -235,6 +235,23 @@ def write_recipe(run: Path, recipe: Recipe, classes: ClassNames) -> None:
     write_text(run / "recipe.json", json.dumps(to_json(recipe), indent=2) + "\n")
     for space, names in by_space(classes).items():
         write_text(run / labels_file(space), class_lines(names))
+
+
+def derive_rates(recipe: Recipe, resumed: Path | None = None) -> None:
+    """Give the fields of ``recipe.train`` that are derived from others (None) their values, see ``TrainConfig.rates``.
+
+    Args:
+        recipe: is changed.
+        resumed: a run that is continued, which keeps the values that it has.
+    """
+    saved: dict[str, Any] = {}
+    if resumed is not None and (path := resumed / "recipe.json").is_file():
+        saved = read_json(path, dict[str, Any], remedy="fix it, or start again in another folder").get("train") or {}
+    for name in Rates._fields:
+        if getattr(recipe.train, name) is None and saved.get(name) is not None:
+            setattr(recipe.train, name, saved[name])
+    for name, value in recipe.train.rates(from_weights=bool(recipe.init.weights))._asdict().items():
+        setattr(recipe.train, name, value)
 
 
 def recipe_changes(run: Path, recipe: Recipe) -> dict[str, str]:

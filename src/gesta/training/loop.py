@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gesta.checkpoint import load, save_model
-from gesta.config import from_json, replace, to_json
+from gesta.config import check, from_json, replace, to_json
 from gesta.evaluation.evaluate import evaluate
 from gesta.evaluation.health import Health, measure_health
 from gesta.evaluation.metrics import headline
 from gesta.processes import Interruption, gather_failures, is_first_process
 from gesta.recipe import Recipe, with_absolute_paths
-from gesta.training.folder import TrainingProgress, write_recipe
+from gesta.training.folder import TrainingProgress, derive_rates, write_recipe
 from gesta.training.setup import Training, set_up
 from gesta.training.step import train_step
 
@@ -48,15 +48,18 @@ def train(
         The run folder.
 
     Raises:
-        GestaError: a folder in use (by another process, too), training states that are gone from a run that has
-            finished an epoch, other videos than those that the run was started with, a disk that is full or too small
+        GestaError: a value that is not allowed, see :func:`gesta.config.check`; a folder in use (by another process,
+            too), training states that are gone from a run that has finished an epoch, other videos than those that the run was started with, a disk that is full or too small
             for the checkpoints, labels that do not fit, weights that do not match, a loss that is not finite. What is
             refused before the first step changes nothing.
         SystemExit: with status 130 after an interruption.
     """
     run = Path(run)
+    check(recipe, "the recipe")
     recipe = from_json(to_json(recipe), trust_code=trust_code, source="the recipe")  # a copy, as read from its file
     recipe = with_absolute_paths(recipe)  # a run may be resumed or evaluated from another folder
+    derive_rates(recipe, run if resume else None)
+    check(recipe, "the recipe")  # a value given may contradict one derived, or one of the run
     with Interruption() as interruption, contextlib.ExitStack() as stack, _exit_on_interrupt(interruption, run, quiet):
         with interruption.at_once():
             training = set_up(recipe, run, resume=resume, quiet=quiet, interruption=interruption, stack=stack)

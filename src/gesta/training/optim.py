@@ -19,14 +19,15 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
     Linear warm-up from ``warmup_lr`` to ``lr``; then a half cosine from ``lr`` to ``min_lr`` over the remaining epochs
     (I. Loshchilov, F. Hutter, "SGDR", ICLR 2017, Eq. 5), or ``lr`` times ``gamma`` per milestone passed, or ``lr``.
     """
-    if epoch < config.warmup_epochs:
-        return config.warmup_lr + (config.lr - config.warmup_lr) * epoch / config.warmup_epochs
+    lr, warmup_epochs, warmup_lr, min_lr = config.rates()
+    if epoch < warmup_epochs:
+        return warmup_lr + (lr - warmup_lr) * epoch / warmup_epochs
     if config.schedule == "cosine":
-        progress = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-12)
-        return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+        progress = (epoch - warmup_epochs) / max(config.epochs - warmup_epochs, 1e-12)
+        return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
     if config.schedule == "steps":
-        return config.lr * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
-    return config.lr
+        return lr * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    return lr
 
 
 def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
@@ -46,7 +47,7 @@ def freeze(model: VideoModel, prefixes: tuple[str, ...]) -> list[nn.Module]:
     """
     if not prefixes:
         return []
-    _check_prefixes(model, prefixes, "--train.freeze")
+    _check_names(model, prefixes, "train.freeze")
     for name, parameter in model.named_parameters():
         if name.startswith(prefixes):
             parameter.requires_grad_(False)
@@ -65,9 +66,11 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
         Groups with ``params``, ``weight_decay`` and ``lr_factor``, in the order of the model's parameters.
 
     Raises:
-        GestaError: a multiplier's prefix that no parameter has, or nothing left to train.
+        GestaError: a multiplier's prefix or a fragment of ``config.no_decay`` that no parameter has, or nothing left to
+            train.
     """
-    _check_prefixes(model, tuple(config.lr_multipliers), "--train.lr-multipliers")
+    _check_names(model, tuple(config.lr_multipliers), "train.lr_multipliers")
+    _check_names(model, config.no_decay, "train.no_decay", anywhere=True)
     exempt = model.no_weight_decay()
     deepest = len(model.blocks) + 1
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -83,22 +86,28 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
         group = groups.setdefault((decay, factor), {"params": [], "weight_decay": decay, "lr_factor": factor})
         group["params"].append(parameter)
     if not groups:
-        raise GestaError("--train.freeze leaves no parameter to train; name fewer prefixes")
+        raise GestaError("train.freeze leaves no parameter to train; name fewer prefixes")
     return list(groups.values())
 
 
 def build_optimizer(model: VideoModel, config: TrainConfig) -> optim.Optimizer:
     """AdamW or SGD over :func:`parameter_groups`."""
-    groups = parameter_groups(model, config)
+    groups, lr = parameter_groups(model, config), config.rates().lr
     if config.optimizer == "adamw":
-        return optim.AdamW(groups, lr=config.lr, betas=config.betas)
-    return optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+        return optim.AdamW(groups, lr=lr, betas=config.betas)
+    return optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
-def _check_prefixes(model: VideoModel, prefixes: tuple[str, ...], flag: str) -> None:
-    """Refuse a prefix with which no parameter's name begins."""
+def _check_names(model: VideoModel, fragments: tuple[str, ...], field: str, anywhere: bool = False) -> None:
+    """Refuse a fragment with which no parameter's name begins, or that is in none."""
     names = [name for name, _ in model.named_parameters()]
-    for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in names):
-            parts = {".".join(name.split(".")[:n]) + "." for name in names for n in (1, 2, 3)}
-            raise GestaError(f"{flag}: no parameter's name begins with {prefix!r}{suggest(prefix, parts)}")
+    for fragment in fragments:
+        if any(fragment in name if anywhere else name.startswith(fragment) for name in names):
+            continue
+        if anywhere:
+            known = {part for name in names for part in (name, *name.split("."))}
+        else:
+            known = {".".join(name.split(".")[:n]) + "." for name in names for n in (1, 2, 3)}
+        how = "contains" if anywhere else "begins with"
+        remedy = suggest(fragment, known) or "; gesta show and gesta cost print the parts of a model"
+        raise GestaError(f"{field}: no parameter's name {how} {fragment!r}{remedy}")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gesta.config import copy, format_value, suggest, to_json
+from gesta.config import check, copy, format_value, suggest, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
@@ -27,7 +27,7 @@ from gesta.files import lock_folder, write_text
 from gesta.processes import is_first_process
 from gesta.progress import plain_text, show
 from gesta.recipe import Recipe
-from gesta.training.folder import fit_classes, recipe_changes
+from gesta.training.folder import derive_rates, fit_classes, recipe_changes
 from gesta.training.loop import train
 
 IRRELEVANT_FIELDS = ("name", "paper", "data.root", "train.workers", "train.save_every_s", "evaluate.workers")
@@ -279,7 +279,9 @@ def _plan(recipe: Recipe, name: str, values: Sequence[Any], seeds: Sequence[int]
             variant = _with_value(recipe, name, value)
             if name != "train.seed":
                 variant.train.seed = seed
+            check(variant, f"{name} {format_value(value)}")
             fit_classes(variant.model, variant.data.classes())
+            derive_rates(variant)
             folder = _folder(value) + (f"-seed{seed}" if name != "train.seed" else "")
             variant.name = f"{recipe.name}-{name}-{folder}" if name != "name" else variant.name
             plan.append(_Planned(value, variant, out / folder))
