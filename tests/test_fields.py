@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import itertools
 import json
 import math
 import typing
@@ -127,7 +128,7 @@ def test_training_refuses_it_before_anything_is_written(tmp_path: Path) -> None:
     for part in ("train", "evaluate", "init"):
         settings = getattr(demo(), part)
         for name, hint in hints(type(settings)).items():
-            for value in bad(hint):
+            for value in itertools.islice(bad(hint), 1):
                 recipe = replace(demo(), **{part: replace(settings, **{name: value})})
                 with pytest.raises(GestaError, match=f"^the recipe: {part}.{name}"):
                     train(recipe, tmp_path / "run")
@@ -140,7 +141,7 @@ def test_training_refuses_it_before_anything_is_written(tmp_path: Path) -> None:
         (lambda: create_model("mvitv2_tiny", dropout=1.0), r"^MViTConfig: dropout is 1\.0, not 0 or more and below 1"),
         (lambda: create_model("mvitv2_tiny", min_matched=2.0), r"^min_matched is 2\.0, not from 0 to 1"),
         (lambda: STAN(p_scale=math.nan).build((8, 2, 4, 4)), r"^STAN: p_scale is NaN, not 0 or more"),
-        (lambda: ATA(window=-1).build(), r"^ATA: window is -1, not from 0 to"),
+        (lambda: ATA(window=-1).build(), r"^ATA: window is -1, not 0 or more"),
         (lambda: ModelConfig(inserts=[Insert(layer=STAN(p_scale=-1), at=0)]), ""),
     ],
 )
@@ -178,28 +179,28 @@ def test_a_flag_is_called_by_its_name() -> None:
         (TrainConfig(schedule="steps", milestones=(5, 3)), "milestones is 5 3, not rising"),
         (TrainConfig(schedule="steps", milestones=(1,), warmup_epochs=2), "milestones is 1, not rising from .* (2)"),
         (TrainConfig(schedule="steps"), r"milestones is \(\), so that schedule='steps' never"),
-        (TrainConfig(milestones=(3,)), "milestones is a list of 1 entries, which changes nothing without schedule="),
+        (TrainConfig(milestones=(3,)), "milestones is 3, which changes nothing without schedule="),
         (TrainConfig(gamma=0.5), r"gamma is 0\.5, which changes nothing without schedule='steps'; leave it at 0\.1"),
         (TrainConfig(schedule="constant", min_lr=0.0), "min_lr is 0.0, which changes nothing without sched"),
         (TrainConfig(warmup_lr=0.0), "warmup_lr is 0.0, which changes nothing without warmup_epochs"),
-        (TrainConfig(nesterov=True), "nesterov is true, which changes nothing without optimizer='sgd'"),
-        (TrainConfig(optimizer="sgd", betas=(0.9, 0.99)), "betas is a list of 2 entries, which changes nothing"),
+        (TrainConfig(nesterov=True), "nesterov is True, which changes nothing without optimizer='sgd'"),
+        (TrainConfig(optimizer="sgd", betas=(0.9, 0.99)), "betas is 0.9 0.99, which changes nothing"),
         (TrainConfig(optimizer="sgd", momentum=0.0, nesterov=True), "nesterov is True, which needs a momentum"),
         (TrainConfig(mix_switch=0.9, mixup=0.8), "mix_switch is 0.9, which changes nothing without both"),
         (TrainConfig(mix_probability=0.9), "mix_probability is 0.9, which changes nothing without mixup or"),
         (TrainConfig(mixup=0.8, batch_size=4, accumulate=4), "mixup is 0.8, and there is one clip per forward pass"),
-        (TrainConfig(weight_decay=0.0, no_decay=("x",)), "no_decay is a list of 1 entries, which changes nothing"),
+        (TrainConfig(weight_decay=0.0, no_decay=("x",)), "no_decay is x, which changes nothing"),
         (TrainConfig(augment=Augment(magnitude=9)), "augment.magnitude is 9, which changes nothing without rand"),
         (Augment(scale=(1.0, 0.5)), r"scale is 1\.0 0\.5, which does not rise"),
         (Augment(crop="jitter", short_side=(128, 160)), "short_side is 128 160, below the crop's 224"),
-        (Augment(short_side=(224, 320)), "short_side is a list of 2 entries, which changes nothing"),
+        (Augment(short_side=(224, 320)), "short_side is 224 320, which changes nothing"),
         (EvaluateConfig(coverage="contiguous", clips=4), "clips is 4, which changes nothing without coverage='even'"),
         (TimelineConfig(threshold=0.5, release=0.6), "release is 0.6, above the threshold"),
         (ClipSpec(sampling="uniform", stride=2), "stride is 2, which changes nothing without sampling='dense'"),
         (TimeSformerConfig(align_every=2), "align_every is 2, which changes nothing without around; leave it at 1"),
-        (TimeSformerConfig(temporal="averaging", temporal_cls=True), "temporal_cls is true, which changes nothing"),
+        (TimeSformerConfig(temporal="averaging", temporal_cls=True), "temporal_cls is True, which changes nothing"),
         (ATA(tau=0.1), r"tau is 0\.1, which changes nothing without soft alignment; leave it at 0\.05"),
-        (ATA(alignment="sinkhorn", tie_break="none"), 'tie_break is "none", which changes nothing without alignment='),
+        (ATA(alignment="sinkhorn", tie_break="none"), 'tie_break is none, which changes nothing without alignment='),
     ],
 )  # fmt: skip
 def test_contradictions_and_fields_without_effect_are_refused(config: Any, sentence: str) -> None:

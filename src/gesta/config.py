@@ -168,9 +168,9 @@ def check(obj: Any, source: str = "", flags: bool = False) -> None:
         name = path.rpartition(".")[2]
         value, default = getattr(owner, name), default_of(type(owner), name)
         if value != default:
-            said = "the default" if dataclasses.is_dataclass(default) else format_value(default)
-            reader.remedy = f"leave it at {said}"
-            reader.fail(path, f"is {_short(to_json(value))}, which changes nothing without {needs}")
+            said = _short(value) if dataclasses.is_dataclass(value) else format_value(value)
+            reader.remedy = f"leave it at {format_value(default)}"
+            reader.fail(path, f"is {said}, which changes nothing without {needs}")
 
 
 def unless(used: bool, needs: str, *fields: str) -> Iterator[tuple[str, str]]:
@@ -319,7 +319,7 @@ class Between:
 
     def __str__(self) -> str:
         low = f"above {self.low:g}" if self.open in ("low", "both") else f"{self.low:g} or more"
-        if self.high == math.inf:
+        if self.high >= 2**31 - 1:  # as good as no limit
             return low
         if not self.open:
             return f"from {self.low:g} to {self.high:g}"

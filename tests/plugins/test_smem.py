@@ -155,5 +155,5 @@ def test_stdm_sees_neighbours_only() -> None:
 
 
 def test_no_channels_are_refused() -> None:
-    with pytest.raises(GestaError, match="channels is 0, not from 1"):
+    with pytest.raises(GestaError, match="channels is 0, not 1 or more"):
         SMEM(channels=0).build(GRID)

@@ -106,7 +106,7 @@ def test_refused_before_anything_is_trained(videos: Path, tmp_path: Path, monkey
         ("train.lrr", [1.0], "did you mean 'train.lr'"),
         ("model.classes.0", [1], "no field"),
         ("train.lr", [0.1, 0.1], "give each of them once"),
-        ("model.width", [4, -1], "model.width -1: no model can be built"),
+        ("model.width", [4, -1], "model.width -1: model.width is -1, not 1 or more"),
         ("train.epochs", [2], "train.epochs: 1 → 2"),
     ):
         with pytest.raises(GestaError, match=words):
@@ -141,7 +141,7 @@ def test_from_the_command_line(
     monkeypatch.setattr(gesta.training.sweep, "sweep", note)
     saved = tmp_path / "recipe.json"
     saved.write_text(json.dumps(to_json(recipe(videos))))
-    for field, values, status in (("train.milestones", "1,2 3", 1), ("train.clip-grad", "None", 0)):
+    for field, values, status in (("train.betas", "0.8 0.9,0.9 0.99", 1), ("train.clip-grad", "None", 0)):
         with pytest.raises(SystemExit) as end:
             main(
                 ["sweep", str(saved), "--train.epochs", "7", "--field", field, "--values", values, "--seeds", "0,2"]
@@ -149,8 +149,8 @@ def test_from_the_command_line(
             )
         assert (tmp_path / field / "sweep.png").stat().st_size > 5_000
         assert (end.value.code or 0) == status
-    assert seen == [["train.milestones", [(1,), (2, 3)], 7, (0, 2)], ["train.clip_grad", [None], 7, (0, 2)]]
-    assert "2 3, seed 0: broke" in capsys.readouterr().out
+    assert seen == [["train.betas", [(0.8, 0.9), (0.9, 0.99)], 7, (0, 2)], ["train.clip_grad", [None], 7, (0, 2)]]
+    assert "0.9 0.99, seed 0: broke" in capsys.readouterr().out
     with pytest.raises(SystemExit) as end:
         main(["sweep", str(saved), "--field", "train.lrr", "--values", "1"])
     assert end.value.code == 1 and "did you mean 'train.lr'" in capsys.readouterr().err

@@ -91,7 +91,7 @@ def isogd(modality: Modality = "rgb") -> Recipe:
     recipe = ntu(modality)
     recipe.name = recipe.name.replace("ntu-cross_subject", "isogd")
     recipe.model.classes, recipe.model.clip.squash = 249, True
-    recipe.data = IsoGD(modality=modality, depth_encoding="repeat3")
+    recipe.data = IsoGD(modality=modality, depth_encoding="jet" if modality == "rgb" else "repeat3")
     recipe.train.augment = Augment(crop="jitter", short_side=(256, 256), flip=0.0, rotate=10)
     recipe.evaluate = EvaluateConfig(split="val", clips=1, crops=1, short_side=256)
     recipe.paper = "Ma et al. 2023, Table 2.2"
