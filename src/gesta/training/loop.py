@@ -49,9 +49,9 @@ def train(
 
     Raises:
         GestaError: a value that is not allowed, see :func:`gesta.config.check`; a folder in use (by another process,
-            too), training states that are gone from a run that has finished an epoch, other videos than those that the run was started with, a disk that is full or too small
-            for the checkpoints, labels that do not fit, weights that do not match, a loss that is not finite. What is
-            refused before the first step changes nothing.
+            too), training states that are gone from a run that has finished an epoch, other videos than those that the
+            run was started with, a disk that is full or too small for the checkpoints, labels that do not fit, weights
+            that do not match, a loss that is not finite. What is refused before the first step changes nothing.
         SystemExit: with status 130 after an interruption.
     """
     run = Path(run)
