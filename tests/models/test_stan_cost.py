@@ -22,8 +22,8 @@ from gesta.plugins.stan import STAN
 
 @cache
 def cost(at: int | None = 3, classes: int = 101, **switches: Any) -> Cost:
-    """MViTv2-S without class token, with STAN before block ``at``, in the papers' counting."""
-    inserts = [] if at is None else [Insert(layer=STAN(**switches), at=at)]
+    """MViTv2-S without class token, with STAN before block ``at``, in the papers' counting; D without batch norm."""
+    inserts = [] if at is None else [Insert(layer=STAN(**{"norm": "none"} | switches), at=at)]
     return count(model_config("mvitv2_s", classes=classes, inserts=inserts), style="fvcore")
 
 
@@ -42,10 +42,14 @@ def test_headline_model() -> None:
     assert [insert.at for insert in config.inserts] == [3]
     config.classes = 101
     found = count(config, style="fvcore")
-    assert found.params == 34_307_717 + 249_468
+    assert found.params == 34_307_717 + 249_468 + 48  # a scale and a shift for a bias
     assert f"{found.params / 1e6:.2f}" == "34.56"  # Table 1
-    assert f"{found.macs / 1e9:.2f}" == "65.40"  # Tables 1 and 2
-    assert f"{found.macs / 1e9:.4f}" == "65.4046"
+    plain = cost()
+    assert found.macs - plain.macs == 2 * 48 * 6 * 26 * 26  # its batch norm
+    assert f"{plain.macs / 1e9:.2f}" == "65.40"  # Tables 1 and 2
+    assert f"{plain.macs / 1e9:.4f}" == "65.4046" and f"{found.macs / 1e9:.4f}" == "65.4050"
+    literal = model_config("stan_mvitv2_s_literal", classes=101)
+    assert literal.inserts == [Insert(layer=STAN(norm="none", p_scale=1.0, tanh_bound=None), at=3)]
 
 
 def test_relative_increases(base: Cost) -> None:
@@ -58,7 +62,7 @@ def test_relative_increases(base: Cost) -> None:
 
 def gmacs_at_each_place(base: Cost, **switches: Any) -> list[float]:
     """MViTv2-S with one such layer before block 0, 1, 3 or 14: a layer keeps the grid, so one model with all four."""
-    inserts = [Insert(layer=STAN(**switches), at=at) for at in (0, 1, 3, 14)]
+    inserts = [Insert(layer=STAN(norm="none", **switches), at=at) for at in (0, 1, 3, 14)]
     found = count(model_config("mvitv2_s", classes=101, inserts=inserts), style="fvcore")
     macs = {part.name: part.macs for part in found.parts}
     assert found.macs == base.macs + sum(macs[f"insert.{insert.at}"] for insert in inserts)
@@ -94,7 +98,8 @@ def test_modes() -> None:
             ("small", "0.0744", "64.77", "64.86"),  # paper 0.25 M, 65.40 G
             ("medium", "1.0699", "68.44", "70.65"),  # paper 0.28 M, 65.40 G
             ("large", "13.4938", "93.95", "123.98"),  # paper 8.22 M, 96.88 G
-            ("cost_matched_large", "8.2151", "80.69", "90.02"),  # large's 8.22 M; its 96.88 G by no net we tried
+            ("cost_matched_medium", "0.2803", "65.41", "65.96"),  # medium's 0.28 M
+            ("cost_matched_large", "8.2131", "80.69", "90.01"),  # large's 8.22 M with biases and norms; 96.88 G by none
         ],
         1,
     ),

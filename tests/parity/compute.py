@@ -55,10 +55,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ctn_tiny+vivit": ("ctn_tiny", {"embed": "tube", "mapping": "linear", "positions": "learned"}),
 }
 
+STAN_1: dict[str, Any] = {"norm": "none", "p_scale": 1.0, "tanh_bound": None}
+"""The deformation network that was the default when the values were written."""
+
+AS_WRITTEN: dict[str, dict[str, Any]] = {
+    "stan_mvitv2_tiny": {"inserts": [Insert(layer=STAN(**STAN_1), at=3)]},
+}
+"""Fields of models whose defaults have changed since."""
+
 PLUGINS: dict[str, Any] = {
-    "stan": STAN(),
-    "stan.attention": STAN(mode="attention", separable=False, residual="mean"),
-    "stan.homography": STAN(mode="homography", scale="medium", residual="none"),
+    "stan": STAN(**STAN_1),
+    "stan.attention": STAN(mode="attention", separable=False, residual="mean", **STAN_1),
+    "stan.homography": STAN(mode="homography", scale="medium", residual="none", **STAN_1),
     "tda": TDA(),
     "sda": SDA(),
     "smem": SMEM(),
@@ -289,7 +297,7 @@ def everything() -> dict[str, Callable[[Path], Any]]:
     """Name → what computes it, given an empty folder."""
     found: dict[str, Callable[[Path], Any]] = {}
     for name in MODELS:
-        found[f"model/{name}"] = lambda _, name=name: of_model(name, {})  # type: ignore[misc]
+        found[f"model/{name}"] = lambda _, name=name: of_model(name, AS_WRITTEN.get(name, {}))  # type: ignore[misc]
     for key, (name, changes) in VARIANTS.items():
         found[f"model/{key}"] = lambda _, name=name, changes=changes: of_model(name, changes)  # type: ignore[misc]
     for key, layer in PLUGINS.items():

@@ -51,8 +51,8 @@ def smooth(*shape: int, seed: int = 0) -> Tensor:
 def randomised(layer: STANLayer, std: float = 0.3) -> STANLayer:
     """A layer whose θ depends visibly on its map."""
     torch.manual_seed(1)
-    torch.nn.init.normal_(layer.deformation.fc.weight, std=std)
-    torch.nn.init.normal_(layer.deformation.fc.bias, std=0.1)
+    torch.nn.init.normal_(layer.deformation.fc.weight, std=std / layer.config.p_scale)
+    torch.nn.init.normal_(layer.deformation.fc.bias, std=0.1 / layer.config.p_scale)
     return layer
 
 
@@ -308,6 +308,7 @@ def test_every_size(scale: str, padding: str) -> None:  # 10
         y = randomised(layer, 0.01)(x)
         assert y.shape == x.shape and y.isfinite().all()
         assert layer.theta(x).shape == (2, 4, 4)
+        assert layer.train()(x[:1]).isfinite().all()  # a batch norm of a single value has no variance
 
 
 def test_stage_sizes() -> None:
@@ -332,14 +333,18 @@ def test_stage_sizes() -> None:
 def test_parameters(scale: str, formula) -> None:  # §3.2
     with torch.device("meta"):
         for channels in (96, 192, 384):
-            layer = STAN(scale=scale).build((channels, 8, 28, 28))
+            layer = STAN(scale=scale, norm="none").build((channels, 8, 28, 28))
             assert sum(p.numel() for p in layer.parameters()) == formula(channels)
+            widths = sum(stage.conv.out_channels for stage in layer.deformation.stages)
+            normed = STAN(scale=scale).build((channels, 8, 28, 28))  # two vectors of a norm for one of biases
+            assert sum(p.numel() for p in normed.parameters()) == formula(channels) + widths
 
 
 def test_parameters_to_the_digit() -> None:  # §3.2
     with torch.device("meta"):
-        sizes = {c: sum(p.numel() for p in STAN().build((c, 8, 28, 28)).parameters()) for c in (96, 192, 384)}
-        attention = sum(p.numel() for p in STAN(mode="attention").build((192, 8, 28, 28)).parameters())
+        plain = STAN(norm="none"), STAN(norm="none", mode="attention")
+        sizes = {c: sum(p.numel() for p in plain[0].build((c, 8, 28, 28)).parameters()) for c in (96, 192, 384)}
+        attention = sum(p.numel() for p in plain[1].build((192, 8, 28, 28)).parameters())
     assert sizes == {96: 62_532, 192: 249_468, 384: 996_588}
     assert attention == 249_174
 
@@ -366,11 +371,12 @@ def test_raw_clips_have_eight_channels_in_the_network() -> None:
 
 def test_bounds() -> None:
     x = torch.randn(4, 8, 4, 6, 6)
-    plain = randomised(STAN(fc_init_std=1.0).build((8, 4, 6, 6)), 1.0)
+    unbounded = {"p_scale": 1.0, "tanh_bound": None}
+    plain = randomised(STAN(fc_init_std=1.0, **unbounded).build((8, 4, 6, 6)), 1.0)
     p = plain.deformation(x)
     assert p.abs().max() > 0.5
     for options, expected in (({"p_scale": 0.1}, 0.1 * p), ({"tanh_bound": 0.5}, 0.5 * torch.tanh(p / 0.5))):
-        layer = STAN(**options).build((8, 4, 6, 6))
+        layer = STAN(**unbounded | options).build((8, 4, 6, 6))
         layer.load_state_dict(plain.state_dict())
         torch.testing.assert_close(layer.deformation(x), expected)
 
@@ -466,6 +472,22 @@ def test_compiles_with_its_gradients(mode: str, separable: bool) -> None:
         grads.append((y, *torch.autograd.grad(y.square().mean(), (x, *layer.parameters()))))
     for compiled, plain in zip(*grads):
         torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_early_steps_are_bounded(literal: bool) -> None:
+    """Ten steps of AdamW at a backbone's rate, all one way, on a map as large as a residual stream's."""
+    torch.manual_seed(0)
+    fields = {"norm": "none", "p_scale": 1.0, "tanh_bound": None} if literal else {}
+    layer = STAN(**fields).build((96, 4, 4, 4))
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
+    maps = 3 + 2 * torch.randn(8, 96, 4, 4, 4)
+    for _ in range(10):
+        optimizer.zero_grad()
+        layer.theta(maps).sum().backward()
+        optimizer.step()
+    change = (layer.theta(maps) - torch.eye(4)).abs().max().item()
+    assert change > 1 if literal else 0 < change < 0.1, change
 
 
 # --- in a model ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from gesta.recipes.address import find_table
 from gesta.recipes.catalogue import list_tables
 from gesta.recipes.ledger import ledger, systems
-from gesta.recipes.published import UNITS, Figure, Table, judge, row
+from gesta.recipes.published import INCREASE, UNITS, Figure, Table, digits_of, judge, row
 
 PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 MODULES = {
@@ -88,6 +88,21 @@ def test_rows_leave_out_what_the_table_lacks() -> None:
     one = row(("A", "B", "params"), "x", (1.0, None), run, "a remark")  # type: ignore[arg-type]
     assert (one.published, one.recipes, one.note) == ({"A": 1.0}, {"A": run, "B": run}, "a remark")
     assert row(("A",), "x", (), {"A": run, "C": run}).recipes == {"A": run}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("address", ["stan.table1", "stan.table2"])
+def test_printed_increases_are_those_of_the_printed_numbers(address: str) -> None:
+    table = find_table(address)
+    base = next(r for r in table.rows if r.recipes)
+    found = {}
+    for r in table.rows:
+        for column, value in r.published.items():
+            if column.startswith(INCREASE):
+                of = column.removeprefix(INCREASE)
+                found[r.label, of] = value, 100 * (r.published[of] / base.published[of] - 1)
+    assert len(found) == {"stan.table1": 4, "stan.table2": 20}[address]
+    for printed, ratio in found.values():
+        assert f"{ratio:.{digits_of(printed)}f}" == str(printed)
 
 
 def test_figures_are_compared_to_the_printed_digit() -> None:

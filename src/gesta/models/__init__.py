@@ -28,6 +28,7 @@ MODELS: dict[str, str] = {
     "mvitv2_s": "gesta.models.mvit",
     "mvitv2_tiny": "gesta.models.mvit",
     "stan_mvitv2_s": "gesta.models.stan",
+    "stan_mvitv2_s_literal": "gesta.models.stan",
     "stan_mvitv2_tiny": "gesta.models.stan",
     "timesformer_b": "gesta.models.timesformer",
     "timesformer_l": "gesta.models.timesformer",

@@ -19,6 +19,16 @@ def stan_mvitv2_s() -> MViTConfig:
     return config
 
 
+def stan_mvitv2_s_literal() -> MViTConfig:
+    """The same with the deformation network as §2.2 and Table 3 print it: convolution, ReLU, pooling, unbounded θ.
+
+    Without normalisation it dies in training at the backbone's learning rate: θ becomes the same for all clips.
+    """
+    config = mvitv2_s()
+    config.inserts = [Insert(layer=STAN(norm="none", p_scale=1.0, tanh_bound=None), at=3)]
+    return config
+
+
 def stan_mvitv2_tiny() -> MViTConfig:
     """The MViTv2 for CPUs with STAN at the same position, between its second and third stage."""
     config = mvitv2_tiny()

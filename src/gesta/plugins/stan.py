@@ -1,8 +1,8 @@
 """STAN: one learnt space-time transform per clip, under which a feature map is resampled.
 
 Source: J. Ye, J. Liang, "Spatial-Temporal Alignment Network for Action Recognition", 2023 (arXiv 2308.09897), §2; no
-official code exists. What the paper leaves open is decided in ``docs/fidelity.md``; every decision is a field of
-:class:`STAN`.
+official code exists. What the paper leaves open is decided in ``docs/fidelity.md`` (S1 to S16); decisions about the
+layer are fields of :class:`STAN`.
 
 A deformation network D regresses θ (4 × 4, rows and columns in the order t, x, y, 1; x along W, y along H) from the
 map; the warp samples the map at ``s = θ o`` for every output position ``o``, in coordinates that run from -1 to 1 over
@@ -35,16 +35,18 @@ Size = tuple[int, int, int]
 DOF: dict[str, int] = {"attention": 6, "affine": 12, "homography": 15}
 """Degrees of freedom: how many numbers D regresses."""
 
-SCALES: dict[str, tuple[tuple[int, ...], tuple[str, ...], str, str]] = {
-    # kernels, channels, padding, norm
-    "small": ((2,), ("C/4",), "same", "none"),
-    "medium": ((3, 2), ("C", "C/4"), "same", "none"),
-    "large": ((4, 3, 2), ("4C", "C", "C/4"), "same", "none"),
-    "cost_matched": ((3,), ("C/4",), "valid", "none"),
-    "cost_matched_large": ((3, 3, 3), ("4C", "C", "C/4"), "valid", "bn"),
+SCALES: dict[str, tuple[tuple[int, ...], tuple[str, ...], str]] = {
+    # kernels, channels, padding
+    "small": ((2,), ("C/4",), "same"),
+    "medium": ((3, 2), ("C", "C/4"), "same"),
+    "large": ((4, 3, 2), ("4C", "C", "C/4"), "same"),
+    "cost_matched": ((3,), ("C/4",), "valid"),
+    "cost_matched_medium": ((3, 3), ("C/4", "C/8"), "valid"),
+    "cost_matched_large": ((3, 3, 3), ("4C", "C", "C/4"), "valid"),
 }
 """D by name. The first three are Table 3 to the letter; ``cost_matched`` is the net that has the parameters and FLOPs
-of Table 1's row, which the paper's own "medium" (as Table 3 prints it) has not."""
+of Table 1's row, which the paper's own "medium" (as Table 3 prints it) has not; ``cost_matched_medium`` and
+``cost_matched_large`` have the parameters that Table 3 prints for "medium" and "large"."""
 
 SAME_THETA = 1e-3
 """Clips have the same θ if no entry has a larger standard deviation; 2 is the width of the map."""
@@ -68,7 +70,9 @@ class STAN(LayerConfig):
         kernels: edges of D's cubic kernels, instead of those of ``scale``; ``channels`` must then be given too.
         channels: D's output channels per convolution, with ``kernels``.
         padding: of D's convolutions; None as ``scale`` says (``same`` with ``kernels``).
-        norm: ``bn`` puts a batch norm after each convolution of D; None as ``scale`` says (``none`` with ``kernels``).
+        norm: ``bn`` puts a batch norm after each convolution of D, as R(2+1)D has it, on which the paper says that D is
+            based; ``none`` is the text of §2.2 alone, which names convolutions and poolings: D then dies in training
+            unless its learning rate is much smaller than the backbone's.
         mode: ``attention`` (6 numbers: zoom and shift per axis, Eq 5), ``affine`` (12, Eq 3), ``homography`` (15, our
             extension: the paper announces it and never defines it).
         direction: ``output_to_source`` samples at s = θ o; ``source_to_output`` reads Eq 4 literally (o = θ s) and
@@ -82,16 +86,21 @@ class STAN(LayerConfig):
             equal results, faster (``benchmarks/stan.py``), and deterministic gradients on GPUs, where those of
             ``grid_sample`` are not. None does so wherever it is possible.
         fc_init_std: standard deviation of D's last layer at first. None is 0, so that θ starts as the identity, except
-            with ``gated``, where both factors of g (W - I) would be 0 and never get a gradient: there it is 0.01.
-        p_scale: factor on the regressed numbers.
-        tanh_bound: bounds them softly to ± this (slope 1 at 0); None for no bound.
+            with ``gated``, where both factors of g (W - I) would be 0 and never get a gradient: there it is
+            0.01 / ``p_scale``.
+        p_scale: factor on the regressed numbers. Under Adam, which makes steps of the same size whatever the gradient,
+            0.1 is a tenth of the learning rate for what D regresses (spatial transformers need that); 1 is the paper.
+        tanh_bound: bounds them softly to ± this (slope 1 at 0), so that no axis can collapse or leave the map; None,
+            the paper, for no bound.
     """
 
-    scale: Literal["small", "medium", "large", "cost_matched", "cost_matched_large"] = "cost_matched"
+    scale: Literal["small", "medium", "large", "cost_matched", "cost_matched_medium", "cost_matched_large"] = (
+        "cost_matched"
+    )
     kernels: tuple[Count, ...] | None = None
     channels: tuple[Count, ...] | None = None
     padding: Literal["same", "valid"] | None = None
-    norm: Literal["none", "bn"] | None = None
+    norm: Literal["bn", "none"] = "bn"
     mode: Mode = "affine"
     direction: Direction = "output_to_source"
     residual: Literal["add", "none", "mean", "gated"] = "add"
@@ -99,8 +108,8 @@ class STAN(LayerConfig):
     align_corners: bool = False
     separable: bool | None = None
     fc_init_std: NotNegative | None = None
-    p_scale: NotNegative = 1.0
-    tanh_bound: Positive | None = None
+    p_scale: Positive = 0.1
+    tanh_bound: Positive | None = 0.5
 
     def build(self, grid: Grid) -> STANLayer:
         return STANLayer(self, grid[0])
@@ -172,16 +181,16 @@ class Deformation(nn.Module):
 
     def __init__(self, config: STAN, channels: int) -> None:
         super().__init__()
-        kernels, widths, padding, norm = _sizes(config, channels)
+        kernels, widths, padding = _sizes(config, channels)
         self.p_scale, self.tanh_bound = config.p_scale, config.tanh_bound
         self.stages = nn.Sequential()
         for kernel, width in zip(kernels, widths):
-            self.stages.append(Stage(channels, width, kernel, padding, norm))
+            self.stages.append(Stage(channels, width, kernel, padding, config.norm))
             channels = width
         self.fc = nn.Linear(channels, DOF[config.mode])
         std = config.fc_init_std
         if std is None:
-            std = 0.01 if config.residual == "gated" else 0.0
+            std = 0.01 / config.p_scale if config.residual == "gated" else 0.0
         nn.init.normal_(self.fc.weight, std=std) if std else nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
@@ -205,11 +214,11 @@ class Stage(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, padding: str, norm: str) -> None:
         super().__init__()
         self.kernel, self.padding = kernel, padding
-        self.conv = nn.Conv3d(inputs, outputs, kernel)
-        self.norm = nn.BatchNorm3d(outputs) if norm == "bn" else nn.Identity()
+        self.conv = nn.Conv3d(inputs, outputs, kernel, bias=norm == "none")  # a batch norm takes it away again
+        self.norm = Norm(outputs) if norm == "bn" else nn.Identity()
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        assert self.conv.bias is not None
-        nn.init.zeros_(self.conv.bias)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, inputs, T, H, W)`` to ``(B, outputs, …)``, no axis ever below 1."""
@@ -225,6 +234,16 @@ class Stage(nn.Module):
             lack = self.kernel - 1 if self.padding == "same" else max(self.kernel - size, 0)
             pads += [lack // 2, lack - lack // 2]
         return self.conv(F.pad(x, pads) if any(pads) else x)
+
+
+class Norm(nn.BatchNorm3d):
+    """A batch norm that takes a single position of a single clip by its running statistics, as it has no variance."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(B, C, T, H, W)`` to the same shape."""
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
 
 
 def theta_from(p: Tensor, mode: Mode) -> Tensor:
@@ -357,19 +376,20 @@ def thetas(model: VideoModel, video: Tensor) -> dict[str, tuple[Tensor, Size]]:
     return by_layer
 
 
-def _sizes(config: STAN, channels: int) -> tuple[tuple[int, ...], tuple[int, ...], str, str]:
-    """Kernels, channels, padding and norm of D."""
-    kernels, names, padding, norm = SCALES[config.scale]
+def _sizes(config: STAN, channels: int) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+    """Kernels, channels and padding of D."""
+    kernels, names, padding = SCALES[config.scale]
     # A quarter of a raw clip's three channels would be none.
-    widths: tuple[int, ...] = tuple({"C/4": max(channels // 4, 8), "C": channels, "4C": 4 * channels}[n] for n in names)
+    sizes = {"C/8": max(channels // 8, 8), "C/4": max(channels // 4, 8), "C": channels, "4C": 4 * channels}
+    widths: tuple[int, ...] = tuple(sizes[name] for name in names)
     if config.kernels is not None or config.channels is not None:
-        kernels, widths, padding, norm = config.kernels or (), config.channels or (), "same", "none"
+        kernels, widths, padding = config.kernels or (), config.channels or (), "same"
         if not kernels or len(kernels) != len(widths) or min(*kernels, *widths) < 1:
             raise GestaError(
                 f"STAN: kernels {config.kernels} and channels {config.channels} must be given together, "
                 "one positive number per convolution"
             )
-    return kernels, widths, config.padding or padding, config.norm or norm
+    return kernels, widths, config.padding or padding
 
 
 def _source_from_output(theta: Tensor, size: Size | torch.Size, direction: Direction) -> Tensor:

@@ -21,6 +21,9 @@ from gesta.recipe import Recipe
 UNITS = {"params": "M", "GMACs": "G", "D params": "M"}
 """Columns of costs: parameters in millions, multiply-adds in billions, parameters of the plug-ins alone in millions."""
 
+INCREASE = "Δ% "
+"""Beginning of the name of a column that prints by how many percent another column exceeds that of the first row."""
+
 Run = Callable[..., Recipe]
 
 
@@ -40,7 +43,8 @@ class Table:
 
     Attributes:
         source: the paper and the table's number.
-        columns: their names; those of costs are in :data:`UNITS`.
+        columns: their names; those of costs are in :data:`UNITS`, ``Δ% UCF101`` is the relative increase of the column
+            ``UCF101`` over the first row that has a run.
         rows: from top to bottom.
         digits: of columns in which a printed number ends with a zero: how many digits follow the point.
     """
@@ -135,7 +139,8 @@ def row(
         note: a remark below the table.
     """
     if callable(runs):
-        runs = dict.fromkeys((column for column in columns if column not in UNITS), runs)
+        measured = (column for column in columns if column not in UNITS and not column.startswith(INCREASE))
+        runs = dict.fromkeys(measured, runs)
     return Row(
         label=label,
         published={column: value for column, value in zip(columns, values) if value is not None},

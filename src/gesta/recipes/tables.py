@@ -14,7 +14,7 @@ from gesta.evaluation.result import read_metrics
 from gesta.progress import plain_text
 from gesta.recipe import Recipe
 from gesta.recipes.address import miniature
-from gesta.recipes.published import UNITS, Row, Table, digits_of
+from gesta.recipes.published import INCREASE, UNITS, Row, Table, digits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,14 @@ def fill(table: Table, runs: Path = Path("runs"), miniatures: bool = False) -> F
         runs: folder of run folders; a run counts for a cell if its name is the recipe's and it has a ``result.json``.
         miniatures: of the recipes' miniatures on the synthetic data set instead (their cost, too).
     """
-    return FilledTable(table, [_cells(row, table.columns, runs, miniatures) for row in table.rows])
+    cells = [_cells(row, table.columns, runs, miniatures) for row in table.rows]
+    measured = [of_row for row, of_row in zip(table.rows, cells) if row.recipes]
+    for column in (column for column in table.columns if column.startswith(INCREASE)):
+        first, *others = ((of_row, of_row[column.removeprefix(INCREASE)].ours) for of_row in measured)
+        for of_row, ours in others:
+            if first[1] and ours is not None:
+                of_row[column] = TableCell(of_row[column].paper, 100 * (ours / first[1] - 1))
+    return FilledTable(table, cells)
 
 
 def _cells(row: Row, columns: Sequence[str], runs: Path, miniatures: bool) -> dict[str, TableCell]:
