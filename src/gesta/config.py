@@ -526,9 +526,9 @@ def _short(value: Any) -> str:
     """The beginning of a value, for an error message."""
     if isinstance(value, list | tuple | dict):
         return ("an object" if isinstance(value, dict) else "a list") + f" of {len(value)} entries"
-    if dataclasses.is_dataclass(value):
+    if not isinstance(value, str | int | float | None):  # another configuration; a tensor of a training state
         return f"of the class {type(value).__name__}"
-    text = json.dumps(value[:40] if isinstance(value, str) else value, default=repr)
+    text = json.dumps(value[:40] if isinstance(value, str) else value)
     return text[:40] + "…" * (len(text) > 40)
 
 

@@ -448,6 +448,9 @@ def test_finder(tmp_path: Path) -> None:
     assert finder.find(str(tmp_path / "B" / "z.avi")) == str(tmp_path / "B" / "z.avi")
     flat = VideoFinder([str(tmp_path / "B")], flat=True)
     assert flat.find("Some_Class/z.avi") == str(tmp_path / "B" / "z.avi")
+    for depth in (1500, 5000):  # deeper than functions may call each other; longer than any path
+        assert flat.find("a/" * depth + "z.avi") == str(tmp_path / "B" / "z.avi")
+        assert VideoFinder([str(tmp_path)]).find("b/" * depth + "z.avi") is None
 
 
 # --- names from the disk ---------------------------------------------------------------------------------------------

@@ -20,6 +20,9 @@ SPLIT_WORDS: dict[str, SplitName] = {
 }
 """Words that name a split, in folders, tar files and columns."""
 
+MAX_PATH = 4096
+"""Characters of a path: no more than Linux takes."""
+
 
 def split_of(name: str) -> SplitName | None:
     """The split that a name means: a word for it in any capitals, maybe with a number (``train_256``)."""
@@ -77,6 +80,8 @@ class VideoFinder:
         return os.path.join(self.bases[0], entry) if path is None else path
 
     def _find(self, path: str) -> str | None:
+        if len(path) > MAX_PATH:
+            return None
         folder, name = os.path.split(path)
         existing = self._folder(folder)
         match = None if existing is None else _best(name, self._listing(existing).get(_key(name), []), existing)
@@ -92,17 +97,28 @@ class VideoFinder:
 
     def _folder(self, folder: str) -> str | None:
         """The folder, or the one whose name differs in Unicode form or capitals; None if there is none."""
-        if folder not in self._folders:
-            found: str | None = folder
-            if folder and not os.path.isdir(folder):
-                above, name = os.path.split(folder)
-                parent = None if above == folder else self._folder(above)
-                names = [] if parent is None else self._listing(parent).get(_key(name), [])
-                names = [other for other in names if os.path.isdir(os.path.join(parent or "", other))]
-                match = _best(name, names, parent or ".")
-                found = None if match is None else os.path.join(parent or "", match)
-            self._folders[folder] = found
+        missing, above = [], folder
+        while above not in self._folders:  # a loop, since a list may name a thousand folders inside each other
+            if not above or os.path.isdir(above):
+                self._folders[above] = above
+            elif os.path.dirname(above) == above:
+                self._folders[above] = None
+            else:
+                missing.append(above)
+                above = os.path.dirname(above)
+        for path in reversed(missing):
+            above, name = os.path.split(path)
+            self._folders[path] = self._subfolder(self._folders[above], name)
         return self._folders[folder]
+
+    def _subfolder(self, parent: str | None, name: str) -> str | None:
+        """The folder in the parent that is most like the name; None if there is none."""
+        if parent is None:
+            return None
+        alike = self._listing(parent).get(_key(name), [])
+        folders = [other for other in alike if os.path.isdir(os.path.join(parent, other))]
+        match = _best(name, folders, parent or ".")
+        return None if match is None else os.path.join(parent, match)
 
     def _listing(self, folder: str) -> dict[str, list[str]]:
         """The names in a folder, by what is the same under any suffix, Unicode form and capitals."""
