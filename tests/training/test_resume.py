@@ -183,6 +183,13 @@ def test_a_run_in_use_or_without_its_states_is_left_as_it_is(
     recipe.train.epochs = 3
     with lock_folder(run), pytest.raises(GestaError, match=r"process \d+ on .* is writing to it"):
         train(recipe, run, resume=True)
+    log = (run / "log.jsonl").rename(tmp_path / "log.jsonl")
+    for make in (os.mkfifo, lambda path: path.symlink_to(log)):  # as in a folder of others
+        make(run / "log.jsonl")
+        with pytest.raises(GestaError, match=r"log\.jsonl: is a link or a device; put the file itself there"):
+            train(recipe, run, resume=True)
+        (run / "log.jsonl").unlink()
+    log.rename(run / "log.jsonl")
     for name in ("last.ckpt", "previous.ckpt"):
         (run / name).unlink()
     with pytest.raises(

@@ -142,7 +142,11 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> dict[str, str]:
     """
     if run.exists() and not run.is_dir():
         raise GestaError(f"{run}: is a file; choose another folder with --run")
-    names = {path.name for path in run.iterdir() if not path.name.startswith(".")} if run.is_dir() else set()
+    entries = list(run.iterdir()) if run.is_dir() else []
+    for path in entries:  # a training would wait for a pipe, and write to whatever a link of others names
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise GestaError(f"{path}: is a link or a device; put the file itself there, or choose another run")
+    names = {path.name for path in entries if not path.name.startswith(".")}
     if "recipe.json" in names and not _has_state(run):
         _check_never_saved(run)
         begun = {"recipe.json", "log.jsonl", "events", *map(labels_file, by_space(recipe.model.classes))}
