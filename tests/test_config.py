@@ -122,7 +122,10 @@ except Exception as error:
         ({"class": "NoSuch"}, "does not have"),
         ({"class": "../../NoSuch"}, "does not have"),
         ({"class": "gesta.model:ClipSpec", "frame": 3}, "did you mean 'frames'"),
-        ({"class": "ClipSpec", "frames": torch.zeros(2)}, "frames is of the class Tensor, not a whole number"),  # of a training state
+        (
+            {"class": "ClipSpec", "frames": torch.zeros(2)},
+            "of the class Tensor, not a whole number",
+        ),  # a training state
     ],
 )
 def test_what_cannot_be_read_is_said(changed: dict[str, object], sentence: str) -> None:
