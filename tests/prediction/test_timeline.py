@@ -383,6 +383,18 @@ def test_the_drawn_copy_keeps_times_and_shows_the_segments(tmp_path: Path) -> No
     assert [p.name for p in tmp_path.iterdir() if "part" in p.name] == []
 
 
+def test_the_drawn_copy_is_as_wide_as_players_show_the_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "wide.mp4"), "w") as container:
+        video = container.add_stream("libx264", rate=10)
+        video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+        video.codec_context.sample_aspect_ratio = Fraction(16, 15)
+        for _ in range(2):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        container.mux(video.encode())
+    copied = probe(annotate(tmp_path / "wide.mp4", [], tmp_path / "copy.mp4"))
+    assert copied.pixel_aspect == probe(tmp_path / "wide.mp4").pixel_aspect == pytest.approx(16 / 15)
+
+
 def test_odd_sizes_can_be_drawn_and_bad_targets_are_refused(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -197,9 +196,7 @@ def _route_times(edge: int, frames: int, device: torch.device, seconds: float) -
     looped = min(frames - 1, max(MAX_ENTRIES // edge**4, 3))
     size, tokens = (edge, edge), moving(edge, max(pairs, looped) + 1, WIDTH)
     clip = tokens[:, : pairs + 1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of tiles
-        step = tile_side(size)
+    step = tile_side(size, warn=False)
 
     def per_clip(work: Callable[[], object], measured: int) -> float:
         return 1e3 * fastest_run(work, seconds) * (frames - 1) / measured

@@ -279,7 +279,8 @@ def _import_error(module: str) -> str:
         return ""
     try:
         with warnings.catch_warnings():  # deprecations in other packages are no fault of this machine
-            warnings.simplefilter("ignore")
+            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
             importlib.import_module(module)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

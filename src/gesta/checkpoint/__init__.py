@@ -35,6 +35,7 @@ from gesta.config import from_json, parse_json, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.files import write_atomically
 from gesta.model import ModelConfig, VideoModel, check_size
+from gesta.processes import choose_device
 from gesta.records import LABEL, ClassNames, by_space, class_counts
 from gesta.video.depth import Depth
 
@@ -188,6 +189,8 @@ def weights_file(source: str | os.PathLike[str]) -> Path:
                 f"{path}: no best.safetensors in this folder; give the folder of a run that finished an epoch"
             )
         return path / "best.safetensors"
+    if not os.path.exists(path):
+        raise CheckpointError(f"{path}: there is no such file or folder")
     if path.suffix != ".safetensors":
         what = kind_of(path)
         if what.startswith("the training state"):
@@ -237,7 +240,7 @@ def load(
     check_finite(weights, path)
     model.load_state_dict(weights)
     return TrainedModel(
-        model=model.to(device).eval(),
+        model=model.to(choose_device(device)).eval(),
         classes=metadata["classes"],
         metadata=metadata,
         depth=from_json(metadata.get("depth"), Depth | None, source=str(path)),

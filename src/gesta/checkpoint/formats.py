@@ -154,7 +154,7 @@ def check_zip(path: str | Path) -> None:
 
 def _load(file: Path | BinaryIO) -> Any:
     with _only_values(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks on pickle protocols; what matters comes as an exception
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # of older Pythons; all of them are read
         return torch.load(file, map_location="cpu", weights_only=True)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from gesta.data.batch import Batch, Failure, Sample
 from gesta.data.samples import TestViews, TrainingClips, collate, seeded_generator
@@ -23,6 +24,9 @@ from gesta.processes import is_first_process, loader_workers, starting_workers, 
 from gesta.progress import show
 from gesta.recipe import TrainConfig
 from gesta.records import Record
+
+# torch ends in __del__ what a constructor that fails (no semaphores) has not begun, and would print a traceback
+_MultiProcessingDataLoaderIter._shutdown = True  # type: ignore[attr-defined]
 
 ATTEMPTS = 3
 """So often in a row worker processes may die before they read anything, or fail to start."""
@@ -117,6 +121,8 @@ class Loader:
             short.
     """
 
+    _through_pipes = _alone = False  # what shared memory has turned out to be too short for, of all loaders
+
     def __init__(
         self,
         dataset: TrainingClips | TestViews,
@@ -129,8 +135,9 @@ class Loader:
         self.batches = batches
         self.workers = loader_workers(workers, shared=not torch.accelerator.is_available())
         self._worker_init, self._stopping = worker_init, stopping
+        if Loader._alone:
+            self.workers = 0
         self._context = worker_context(__name__) if self.workers else None
-        self._through_pipes = False
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]  # a list, unless epochs are chained
@@ -146,16 +153,16 @@ class Loader:
 
         failures = 0  # in a row
         while True:
-            loader = None
+            loader, through_pipes = None, Loader._through_pipes
             try:
                 if self.workers:
                     self.dataset.reading = torch.full((self.workers,), -1).share_memory_()
                 with starting_workers():
-                    loader = iter(self._load(itertools.chain(list(waiting), hand_out())))
+                    loader = iter(self._load(itertools.chain(list(waiting), hand_out()), through_pipes))
                 for batch in loader:
                     waiting.popleft()
                     failures = 0
-                    yield from_arrays(batch) if self._through_pipes else batch
+                    yield from_arrays(batch) if through_pipes else batch
                 return
             except GestaError as error:  # a worker's error comes with its traceback as text
                 sentence = str(error).strip().splitlines()[-1]
@@ -165,7 +172,7 @@ class Loader:
                 if self._stopping():
                     raise
                 if self.workers and _is_memory_short(error, loader, ended):
-                    self._do_without()
+                    self._do_without(through_pipes)
                     continue
                 if isinstance(error, RuntimeError) and not ended:
                     raise
@@ -174,24 +181,26 @@ class Loader:
                     raise _workers_fail(ended, error) from None
             del loader  # which ends the other workers
 
-    def _do_without(self) -> None:
-        """Send batches through pipes, or where that has not helped, load without worker processes."""
-        instead = "loaded videos come through pipes, which is a little slower"
-        if self._through_pipes:
-            instead, self.workers, self._context = "videos are loaded without worker processes, which is slow", 0, None
-        self._through_pipes = not self._through_pipes
-        if is_first_process():
+    def _do_without(self, through_pipes: bool) -> None:
+        """Send batches through pipes, or where that has not helped, load without worker processes; said once."""
+        if through_pipes:
+            known, Loader._alone, self.workers, self._context = Loader._alone, True, 0, None
+            instead = "videos are loaded without worker processes"
+        else:
+            known, Loader._through_pipes = Loader._through_pipes, True
+            instead = "loaded videos come through pipes, which copies them once more"
+        if is_first_process() and not known:
             show(
                 f"shared memory (/dev/shm) is short, so {instead}; make it larger (in a container: --shm-size)",
                 sys.stderr,
             )
 
-    def _load(self, batches: Iterable[list]) -> DataLoader[Batch]:
+    def _load(self, batches: Iterable[list], through_pipes: bool) -> DataLoader[Batch]:
         return DataLoader(
             self.dataset,  # type: ignore[arg-type]  # collate makes batches of its samples
             batch_sampler=batches,  # type: ignore[arg-type]
             num_workers=self.workers,
-            collate_fn=collate_arrays if self._through_pipes else collate,
+            collate_fn=collate_arrays if through_pipes else collate,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context=self._context,
             worker_init_fn=self._worker_init,

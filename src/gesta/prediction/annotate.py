@@ -31,8 +31,8 @@ TICKS_PER_SECOND = 90_000
 def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out: str | os.PathLike[str]) -> Path:
     """Write a copy of ``source`` (H.264, without sound) with each segment's action and a bar of its probability.
 
-    One frame is held at a time; frames keep their times, so variable frame rates stay variable. ``out`` appears only
-    when it is complete.
+    One frame is held at a time; frames keep their times, so variable frame rates stay variable, and pixels their
+    aspect. ``out`` appears only when it is complete.
 
     Args:
         source: a video file or frame folder.
@@ -48,7 +48,8 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
         raise GestaError(f"{out}: an annotated copy is H.264, so its name must end in .mp4, .mkv or .mov")
     if out.exists() and os.path.exists(source) and out.samefile(source):
         raise GestaError(f"{out} is the video itself: choose another name for the copy")
-    rate = Fraction(probe(source).fps or 25).limit_denominator(1001)
+    info = probe(source)
+    rate = Fraction(info.fps or 25).limit_denominator(1001)
     timed = [s for s in segments if s.start is not None and s.end is not None and s.labels]
     try:
         with temporary_for(out) as part, av.open(str(part), "w", format=FORMATS[out.suffix.lower()]) as container:
@@ -63,6 +64,7 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
                     video = container.add_stream("libx264", rate=rate)
                     video.height, video.width, video.pix_fmt = *image.shape[:2], "yuv420p"
                     video.options = {"crf": "20", "preset": "veryfast"}
+                    video.codec_context.sample_aspect_ratio = Fraction(info.pixel_aspect).limit_denominator(1001)
                     video.time_base = video.codec_context.time_base = Fraction(1, TICKS_PER_SECOND)
                 picture = av.VideoFrame.from_ndarray(image, format="rgb24")
                 last_tick = max(round(frame.time * TICKS_PER_SECOND), last_tick + 1)  # H.264 needs rising times
