@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gesta.cli.options import VerbParser, data_source
 from gesta.config import replace
 from gesta.data.lists import Folder
 from gesta.datasets import DATASETS, data_config
+from gesta.errors import GestaError, spoken_as_flags
 from gesta.models import model_config
 
 
@@ -297,6 +299,30 @@ def test_public_weights_are_scored_without_training(
         assert sentence in capsys.readouterr().err, command
     assert run("predict", "run") == 2
     assert "VIDEO" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "python"),
+    [
+        ("a.csv: broken; correct --data.class-names", "a.csv: broken; correct data.class_names"),
+        ("--train.lr-multipliers: no such prefix", "train.lr_multipliers: no such prefix"),
+        ("lower --init.min-matched", "lower min_matched"),
+        ("use --resume or another --run (--trust-code)", "use resume=True or another run (trust_code=True)"),
+        ("name it (--model NAME --weights FILE)", "name it (gesta.create_model(NAME, weights=FILE))"),
+        (
+            "type gesta train demo --run r; or lower --train.lr",
+            "type gesta train demo --run r; or lower train.lr",
+        ),
+        ("--run.mp4: absent", "--run.mp4: absent"),  # names of files stay
+        ("/videos/--data.root/a.mp4: absent", "/videos/--data.root/a.mp4: absent"),
+    ],
+)
+def test_a_sentence_names_flags_for_the_command_and_arguments_for_python(flags: str, python: str) -> None:
+    error = GestaError(flags)
+    assert str(error) == python
+    with spoken_as_flags():
+        assert str(error) == flags
+    assert str(pickle.loads(pickle.dumps(error))) == python  # as from a worker process
 
 
 def test_public_weights_without_a_classifier_are_refused(

@@ -154,7 +154,10 @@ def test_files_that_are_no_trained_model_are_named_for_what_they_are(tmp_path: P
     save_state(tmp_path / "last.ckpt", {"model": {}})
     (tmp_path / "a.mp4").write_bytes(b"no weights")
     for name, sentence in (
-        ("X.pyth", r"a file of weights without a description of their model, .*--model NAME --weights FILE"),
+        (
+            "X.pyth",
+            r"a file of weights without a description .*gesta\.create_model\(NAME, weights=FILE\)",
+        ),
         ("last.ckpt", "the training state of a run; give the folder of the run"),
         ("a.mp4", "neither a run folder nor"),
     ):

@@ -1,8 +1,14 @@
-"""The one exception that users see: a sentence that names the file and the remedy."""
+"""The one exception that users see: a sentence that names the file and the remedy.
+
+Sentences are written with the flags of the command line (``--train.lr``, ``--trust-code``). Whoever calls gesta from
+Python reads the fields and arguments instead (``train.lr``, ``trust_code=True``), see :func:`spoken`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 _PASSWORD = re.compile(r"(://[^\s/?#@:]*):[^\s/?#]*@")
 
@@ -10,6 +16,52 @@ _PASSWORD = re.compile(r"(://[^\s/?#@:]*):[^\s/?#]*@")
 def without_passwords(text: str) -> str:
     """The text with ``***`` for the passwords of all addresses in it (``rtsp://name:password@host/…``)."""
     return _PASSWORD.sub(r"\1:***@", text)
+
+
+_ARGUMENTS = (
+    *("at", "batch", "block", "by", "c", "classes", "columns", "data", "draw", "fit", "folders", "frames", "kind"),
+    *("label-base", "lists", "model", "n", "out", "resume", "run", "seeds", "shards", "split", "tau", "timeline"),
+    *("trust-code", "weights"),
+)
+"""Flags of verbs that are arguments of functions; others in a sentence, and in names of files, stay as they are."""
+
+_PHRASES = {
+    "--model NAME --weights FILE": "gesta.create_model(NAME, weights=FILE)",
+    "--init.min-matched": "min_matched",
+    "--data lists": "gesta.Lists",
+}
+_SWITCHES = ("resume", "timeline", "trust-code")
+_SPOKEN = re.compile(
+    r"gesta [a-z-]+ [^;,()]*"  # a command, to be typed as it is
+    rf"|{'|'.join(_PHRASES)}"
+    r"|(?<![\w/.-])--(?P<name>(?:train|model|data|evaluate|init)(?:\.[a-z0-9]+(?:-[a-z0-9]+)*)+"
+    rf"|(?:{'|'.join(_ARGUMENTS)}))(?![\w.-]*\w)"
+)
+_flags = False
+
+
+@contextlib.contextmanager
+def spoken_as_flags() -> Iterator[None]:
+    """For a while, sentences name flags: while the command runs."""
+    global _flags
+    before, _flags = _flags, True
+    try:
+        yield
+    finally:
+        _flags = before
+
+
+def spoken(sentence: str) -> str:
+    """A sentence in the words of the caller: flags for the command line, fields and arguments for Python."""
+    return sentence if _flags else _SPOKEN.sub(_as_argument, sentence)
+
+
+def _as_argument(match: re.Match[str]) -> str:
+    if match[0] in _PHRASES:
+        return _PHRASES[match[0]]
+    if match["name"] is None:
+        return match[0]
+    return match["name"].replace("-", "_") + ("=True" if match["name"] in _SWITCHES else "")
 
 
 class GestaError(Exception):
@@ -21,6 +73,9 @@ class GestaError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(without_passwords(message))
+
+    def __str__(self) -> str:
+        return spoken(super().__str__())
 
 
 class VideoError(GestaError):

@@ -162,6 +162,7 @@ class VideoModel(nn.Module):
     classifier: nn.Module
     inserts: nn.ModuleDict
     streams: ClassVar[tuple[str, ...]] = ()  # what its clips hold, see ClipSpec
+    variants: ClassVar[tuple[str, ...]] = ()  # fields of the configuration in which its public checkpoints differ
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -226,7 +226,7 @@ def test_shards_hold_all_videos_and_go_on(root: Path, tmp_path: Path) -> None:
     [
         ({"short_side": 63}, "must be even"),
         ({"fps": 0.0}, "fps above 0"),
-        ({"shards": 2, "frames": True}, "leave --frames"),
+        ({"shards": 2, "frames": True}, "leave frames"),
         ({"shards": -1}, "from 0 on"),
         ({"out": "v/o"}, "is inside"),
         ({"root": "nowhere"}, "is not a folder"),
@@ -274,12 +274,12 @@ def test_folders_that_may_be_meant_in_two_ways_are_refused_before_anything_is_ma
         (root / name).parent.mkdir(parents=True)
         (root / name).touch()
     for options in ({"lists": True}, {"shards": 2}):
-        with pytest.raises(GestaError, match=r"UCF: is the only class; .*--folders classes"):
+        with pytest.raises(GestaError, match=r"UCF: is the only class; .*folders classes"):
             prepare(root, out, workers=0, **options)  # type: ignore[arg-type]
     (root / "UCF" / "a" / "thumbs").mkdir()
     for number in (1, 2):
         (root / "UCF" / "a" / "thumbs" / f"t_{number}.jpg").touch()
-    with pytest.raises(GestaError, match=r"thumbs: is a folder of images beside video files .*--kind files"):
+    with pytest.raises(GestaError, match=r"thumbs: is a folder of images beside video files .*kind files"):
         prepare(root / "UCF", out, lists=True, workers=0)
     (root / "UCF" / "b" / "two\nlines.mp4").touch()
     with pytest.raises(GestaError, match="cannot hold this name; rename it"):

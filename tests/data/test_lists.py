@@ -282,7 +282,7 @@ def test_three_columns_are_proved_on_the_videos_or_refused(write: Callable[..., 
     frames(tmp_path / "two", 3)
     (tmp_path / "one" / "flow_x_00001.jpg").touch()
     assert rows(write("one 5 7\ntwo 3 8\n")) == [("one", 7, None, None), ("two", 8, None, None)]
-    both = "path frames label .* or path start label .*--data.columns"
+    both = "path frames label .* or path start label .*data.columns"
     for text in ("one 5 7\ntwo 2 8\n", "one 1 7\none 17 7\n", "one 5 7\nabsent 3 8\n"):  # wrong, C3D's, not there
         with pytest.raises(GestaError, match=both):
             read_list(write(text))
@@ -551,7 +551,7 @@ def test_lists(write: Callable[..., str], tmp_path: Path) -> None:
     named = Lists(train=write("a 1\nb 2\n"), class_names=write("x\ny\n", "names.txt"))
     with pytest.raises(GestaError, match="label_base=1"):
         named.records("train")
-    with pytest.raises(GestaError, match=r"--data\.train FILE"):
+    with pytest.raises(GestaError, match=r"data\.train FILE"):
         Lists().classes()
     columns = Lists(train="t", columns=("path", "frames", "label"))
     assert from_json(json.loads(json.dumps(to_json(columns)))) == columns
@@ -621,7 +621,7 @@ def test_folder_splits_by_class_and_stays_put(tmp_path: Path) -> None:
 def test_folder_with_split_folders(tmp_path: Path) -> None:
     names = ["train/a/1.mp4", "train/b/2.avi", "train/b/deep/3.webm", "Validation/b/4.mp4", "extra/x/y.mp4"]
     data = Folder(root=str(tree(tmp_path, names)), val=0.9)
-    with pytest.raises(GestaError, match=r"extra: holds videos, .* as Validation beside it .*--folders splits"):
+    with pytest.raises(GestaError, match=r"extra: holds videos, .* as Validation beside it .*folders splits"):
         data.classes()
     data.folders = "splits"
     assert data.classes() == ["a", "b"]
@@ -650,16 +650,16 @@ def test_folders_of_splits_are_known_by_common_names(tmp_path: Path, names: tupl
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["UCF/a/1.mp4", "UCF/b/1.mp4"], r"UCF: is the only class; .* give --data.root .*UCF; .*--folders classes"),
+        (["UCF/a/1.mp4", "UCF/b/1.mp4"], r"UCF: is the only class; .* give data.root .*UCF; .*folders classes"),
         (["train/UCF/a/1.mp4", "val/UCF/a/1.mp4"], r"train/UCF: is the only class; .*move these up"),
         (["my_train/a/1.mp4", "my_val/a/1.mp4"], "my_train and my_val seem to be splits; rename them"),
         (["train/a/1.mp4", "training/a/1.mp4"], "are of the same split; keep one"),
-        (["train/a/1.mp4", "train/b/1.mp4", "c/1.mp4"], "c: holds videos, .*--folders splits"),
+        (["train/a/1.mp4", "train/b/1.mp4", "c/1.mp4"], "c: holds videos, .*folders splits"),
         (["train/a/1.mp4", "train/b/1.mp4", "test/1.mp4"], "test: holds videos, but its folder is not one of classes"),
         (["a/train/1.mp4", "a/test/2.mp4", "b/train/1.mp4"], "a/train|a/test: is a split inside a class"),
         (
             ["a/1.mp4", "b/1.mp4", "b/thumbs/t_1.jpg", "b/thumbs/t_2.jpg"],
-            "b/thumbs: is a folder of images .*--kind files",
+            "b/thumbs: is a folder of images .*kind files",
         ),
         (["a/1.mp4", "b/1.mp4", "b/1/t_1.jpg", "b/1/t_2.jpg"], "b/1: is a folder of images beside video files"),
     ],
@@ -704,7 +704,7 @@ def test_folder_of_frame_folders(tmp_path: Path) -> None:
 
 
 def test_folder_refusals(tmp_path: Path) -> None:
-    with pytest.raises(GestaError, match=r"--data\.root DIR"):
+    with pytest.raises(GestaError, match=r"data\.root DIR"):
         Folder().records("train")
     with pytest.raises(GestaError, match="is not a folder"):
         Folder(root=str(tmp_path / "absent")).classes()

@@ -176,7 +176,7 @@ def test_training_takes_whole_pairs_only(pair: Callable[..., Record], tmp_path: 
         lambda: TrainingClips([good], ONE, TrainConfig(), ["any"]),
         lambda: TestViews([good], ONE, EvaluateConfig()),
     ):
-        with pytest.raises(GestaError, match=r"choose --data\.modality rgb or depth, or a model of both"):
+        with pytest.raises(GestaError, match=r"choose data\.modality rgb or depth, or a model of both"):
             make()
 
 

@@ -91,7 +91,7 @@ def test_refusals(small: Path, tmp_path: Path) -> None:
         Kinetics400(root=str(tmp_path / "absent")).records("train")
     clips = tmp_path / "deep" / "clips"
     clips.mkdir(parents=True)
-    with pytest.raises(GestaError, match=r"clips: holds no kinetics-400_train\.csv; .*--data\.annotations"):
+    with pytest.raises(GestaError, match=r"clips: holds no kinetics-400_train\.csv; .*data\.annotations"):
         Kinetics400(root=str(clips)).classes()
     with pytest.raises(GestaError, match=r"kinetics-400_val\.csv"):
         Kinetics400(root=str(clips)).records("val")

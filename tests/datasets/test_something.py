@@ -109,7 +109,7 @@ def test_refusals(first: Path, second: Path, tmp_path: Path) -> None:
     for data, ending in ((SomethingV1, "csv"), (SomethingV2, "json")):
         with pytest.raises(GestaError, match="is not a folder"):
             data(root=str(tmp_path / "absent")).records("train")
-        with pytest.raises(GestaError, match=rf"clips: holds no something.*train\.{ending}; .*--data\.annotations"):
+        with pytest.raises(GestaError, match=rf"clips: holds no something.*train\.{ending}; .*data\.annotations"):
             data(root=str(clips)).records("train")
         assert data(root=str(clips)).records("test") == []
         assert len(data(root=str(clips), annotations=str(tmp_path)).records("train")) == 2

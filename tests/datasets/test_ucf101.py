@@ -71,7 +71,7 @@ def test_refusals(small: Path, tmp_path: Path) -> None:
     with pytest.raises(GestaError, match="is not a folder"):
         UCF101(root=str(tmp_path / "absent")).records("train")
     (tmp_path / "elsewhere" / "clips").mkdir(parents=True)
-    with pytest.raises(GestaError, match=r"ucfTrainTestlist: does not exist; .*--data\.annotations"):
+    with pytest.raises(GestaError, match=r"ucfTrainTestlist: does not exist; .*data\.annotations"):
         UCF101(root=str(tmp_path / "elsewhere" / "clips")).records("train")
     with pytest.raises(GestaError, match="splits 1, 2 and 3"):
         UCF101(root=str(small), split=4).records("train")

@@ -185,7 +185,7 @@ def test_refusals() -> None:
         ([changed(a, classes={"label": ["a", "c", "b"]})], "prob_mean", [], "other classes"),
         ([changed(a, labels={"label": [0] * 40})], "prob_mean", [], "differs between the results"),
         ([a], "prob_means", [], "did you mean 'prob_mean'"),
-        ([a], "learned", [], "--fit RESULT RESULT"),
+        ([a], "learned", [], "fit RESULT RESULT"),
         ([a], "prob_mean", [a, a], "and nothing else does"),
         ([a], "learned", [a, a], "prove nothing"),
     ):

@@ -441,7 +441,7 @@ def test_weights_of_the_other_gelu_are_refused(name: str, beside: str, gelu: str
         if gelu in (ours, None):
             assert import_weights(model, tmp_path / name, min_matched=0.1).matched
         else:
-            with pytest.raises(GestaError, match=f"set --model.gelu {gelu}"):
+            with pytest.raises(GestaError, match=f"set model.gelu {gelu}"):
                 import_weights(model, tmp_path / name, min_matched=0.1)
 
 

@@ -104,7 +104,7 @@ def test_models_of_others_have_none() -> None:
 
     recipe = find_recipe("stan.ucf101")
     recipe.model = Strange()
-    with pytest.raises(GestaError, match=r"Strange has no miniature; .*--model"):
+    with pytest.raises(GestaError, match=r"Strange has no miniature; .*model"):
         miniature(recipe)
 
 

@@ -111,7 +111,7 @@ def test_refused_before_anything_is_trained(videos: Path, tmp_path: Path, monkey
     ):
         with pytest.raises(GestaError, match=words):
             sweep(recipe(videos), field, values, out=tmp_path, quiet=True)
-    with pytest.raises(GestaError, match="without --seeds"):
+    with pytest.raises(GestaError, match="without seeds"):
         sweep(recipe(videos), "train.seed", [1, 2], seeds=[0, 1], out=tmp_path)
     assert not folders
 

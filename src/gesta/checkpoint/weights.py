@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -28,7 +28,7 @@ from gesta.checkpoint.formats import (
 )
 from gesta.config import CLASS_KEY, from_json, read_text, replace, to_json
 from gesta.errors import CheckpointError, GestaError
-from gesta.model import ModelConfig, VideoModel
+from gesta.model import VideoModel
 from gesta.progress import join_lines
 from gesta.records import LABEL, ClassNames, by_space
 
@@ -447,7 +447,7 @@ def _unused(theirs: dict[str, Tensor], ours: Mapping[str, torch.Size]) -> list[s
 
 def _variants(model: VideoModel, weights: dict[str, Tensor], missing: int) -> Iterator[tuple[int, tuple[str, Any]]]:
     """Each model that differs in one switch and lacks no more than this one: tensors it leaves over, and the switch."""
-    for name, value in _switches(model.config):
+    for name, value in _switches(model):
         try:
             with torch.device("meta"):
                 other = replace(model.config, **{name: value}).build()
@@ -461,14 +461,9 @@ def _variants(model: VideoModel, weights: dict[str, Tensor], missing: int) -> It
             yield len(_unused(theirs, shapes)), (name, value)
 
 
-def _switches(config: ModelConfig) -> Iterator[tuple[str, Any]]:
-    """Fields of a model with few values, and each value that it does not have."""
-    hints = typing.get_type_hints(type(config))
-    for each in dataclasses.fields(config):
-        values: tuple[Any, ...] = ()
-        if hints[each.name] is bool:
-            values = (True, False)
-        elif typing.get_origin(hints[each.name]) is Literal:
-            values = typing.get_args(hints[each.name])
-        if each.name not in _NO_VARIANT:
-            yield from ((each.name, value) for value in values if value != getattr(config, each.name))
+def _switches(model: VideoModel) -> Iterator[tuple[str, Any]]:
+    """Fields in which public checkpoints of a model differ, and each value that it does not have."""
+    hints = typing.get_type_hints(type(model.config))
+    for name in model.variants:
+        values = (True, False) if hints[name] is bool else typing.get_args(hints[name])
+        yield from ((name, value) for value in values if value != getattr(model.config, name))

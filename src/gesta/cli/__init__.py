@@ -17,7 +17,7 @@ from typing import Any
 from gesta import __version__
 from gesta.cli import analyse, bench, data, demo, models, runs, tables
 from gesta.cli.options import VerbParser, Verbs
-from gesta.errors import GestaError
+from gesta.errors import GestaError, spoken_as_flags
 from gesta.files import machine_fault
 from gesta.progress import one_line, show
 
@@ -25,7 +25,7 @@ from gesta.progress import one_line, show
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``gesta`` command; exits with 0, 1 (something is wrong, one sentence) or 2 (usage)."""
     options = make_parser().parse_args(arguments)
-    with _terminable(), _plain_warnings():
+    with _terminable(), _plain_warnings(), spoken_as_flags():
         try:
             status = options.verb(options)
             sys.stdout.flush()

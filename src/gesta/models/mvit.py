@@ -307,6 +307,7 @@ class MViT(VideoModel):
     """MViTv2. The stages of ``mvitv2_s`` start at blocks 0, 1, 3 and 14; its grids halve inside blocks 1, 3 and 14."""
 
     config: MViTConfig
+    variants = ("cls_token",)
 
     def __init__(self, config: MViTConfig) -> None:
         super().__init__(config)

@@ -392,6 +392,7 @@ class RPESTDT(VideoModel):
     """RPE-STDT and its baselines. Clips of another length or size than configured are welcome."""
 
     config: RPESTDTConfig
+    variants = ("relative", "rpe_on", "shared")
 
     def __init__(self, config: RPESTDTConfig) -> None:
         super().__init__(config)

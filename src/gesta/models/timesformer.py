@@ -228,6 +228,7 @@ class TimeSformer(VideoModel):
     """TimeSformer. Clips of another length or size than configured get their embeddings by nearest neighbour."""
 
     config: TimeSformerConfig
+    variants = ("temporal",)
 
     def __init__(self, config: TimeSformerConfig) -> None:
         super().__init__(config)

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 from rich.progress import Progress
 
-from gesta.errors import without_passwords
+from gesta.errors import spoken, without_passwords
 from gesta.evaluation.health import Health
 from gesta.files import make_folder, refusal
 from gesta.progress import progress_bar, show, visible
@@ -71,6 +71,7 @@ class RunLog:
         """One or more lines on standard error."""
         if self.quiet:
             return
+        text = spoken(text)
         if self._bar:
             self._bar.console.print(visible(text), soft_wrap=True)
         else:
