@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/st_manet.py [--device cuda] [--batch 1] [--repeats 5] [--parts]
 
 Clips of 32 × 112 × 112, float32, the same weights: the forward pass in evaluation, and a training step (both losses,
-gradients of everything). The transcription concatenates Z̄, convolves it three times in groups, mixes and
-normalises Z and Z̄ apart, convolves with ε before it pools, permutes, and calls the cosine twelve times; its trunk has
+gradients of everything). The transcription concatenates Z̄, convolves it twice in groups, mixes Z and the branch
+apart, convolves with ε before it pools, permutes, and calls the cosine twelve times; its trunk has
 the same layers with channels first. Scores, losses and gradients of the two are compared at the start. ``--parts`` also
 times the trunk alone. Asserts nothing about time.
 """
@@ -75,10 +75,10 @@ def temporal_aggregation(tda: TDALayer, z: Tensor, p: Tensor, last: bool) -> tup
 
     q, k = rows(tda.phi(bar)), rows(tda.omega(bar))
     attention = torch.softmax(q @ k.transpose(1, 2) / q.shape[2] ** 0.5, -1)
-    branch = tda.epsilon(back(torch.softmax(attention @ rows(bar), 1)))
+    branch = tda.epsilon(back(attention @ rows(p)))
     if not last:
         branch = F.avg_pool3d(branch, 2, 2, ceil_mode=True, count_include_pad=False)
-    return z + tda.out(back(torch.softmax(attention @ rows(z), 1))), branch, attention
+    return z + tda.out(back(attention @ rows(z))), branch, attention
 
 
 def spatial_aggregation(sda: SDALayer, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def spatial_aggregation(sda: SDALayer, z: Tensor) -> tuple[Tensor, Tensor]:
 
     q, k, v = rows(sda.alpha(z)), rows(sda.beta(z)), rows(sda.eta(z))
     attention = torch.softmax(q @ k.transpose(1, 2) / q.shape[2] ** 0.5, -1)
-    mixed = torch.softmax(attention @ v, 1)
+    mixed = attention @ v
     return sda.pi(mixed.reshape(batch, height, width, -1, frames).permute(0, 3, 4, 1, 2)), attention
 
 

@@ -10,6 +10,10 @@ import av
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gesta.model import VideoModel
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -34,6 +38,31 @@ def one_thread() -> Iterator[None]:
 def fast_first(cases: Iterable[tuple[Any, ...]], fast: int) -> list[Any]:
     """Parameters of a test whose first cases run in the fast suite, and the others in the full one only."""
     return [pytest.param(*case, marks=[] if i < fast else [pytest.mark.full]) for i, case in enumerate(cases)]
+
+
+def smooth_clips(count: int, channels: int, frames: int, size: int) -> torch.Tensor:
+    """Random clips that change slowly: of white noise every max-pool finds a value that no ReLU before it has cut."""
+    coarse = (count, channels, max(frames // 2, 2), size // 8, size // 8)
+    noise = torch.randn(coarse, generator=torch.Generator().manual_seed(5))
+    return F.interpolate(noise, (frames, size, size), mode="trilinear")
+
+
+def gradients_below_rounding(model: VideoModel, video: torch.Tensor) -> list[str]:
+    """Parameters that the classification loss of a fresh model does not move, computed in float64.
+
+    Those that start at zero, which may hide others, are first moved a little. Rounding gives a parameter without
+    influence up to 1e-14 of the largest gradient; the smallest of the others have 1e-7 of it.
+    """
+    torch.manual_seed(1)
+    model = model.double().train()
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    scores = model(video.double())
+    assert isinstance(scores, torch.Tensor)
+    F.cross_entropy(scores, torch.arange(len(video)) % scores.shape[1]).backward()
+    sizes = {name: 0.0 if p.grad is None else p.grad.abs().max().item() for name, p in model.named_parameters()}
+    return [name for name, size in sizes.items() if not size > 1e-11 * max(sizes.values())]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gesta.analysis.sources import as_input
+from gesta.analysis.sources import as_input, load
 from gesta.analysis.stage_attention import (
     CheckpointCosines,
     cosines_over_training,
@@ -45,6 +46,21 @@ def small(seed: int = 0, **changes: object) -> VideoModel:
 
 
 CLIP = torch.randint(0, 256, (16, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_fresh_running_statistics_are_said(tmp_path: Path) -> None:
+    with pytest.warns(
+        UserWarning, match=r"^st_manet_tiny \(random weights\): the running statistics of its batch norms"
+    ):
+        load("st_manet_tiny")
+    model = small()
+    with torch.no_grad():
+        model.train()(torch.randn(2, 3, 16, 64, 64))
+    save_model(tmp_path / "best.safetensors", model, ["a", "b"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(str(tmp_path))
+        load("timesformer_tiny")  # which has none
 
 
 def test_a_position_gets_the_mean_of_its_column_and_gives_its_row() -> None:

@@ -76,3 +76,24 @@ def test_what_adds_nothing_is_named() -> None:
     assert measure_health(network(inserts=[Insert(layer=SMEM(), at=1)]), CLIPS).faults == [
         "insert.1.0 (SMEM): what it adds is still 0"
     ]
+    assert measure_health(network(inserts=[Insert(layer=SDA(), at=1)]), CLIPS).faults == [
+        "insert.1.0 (SDA): what it adds is almost constant (it varies by 0 of the map)"
+    ]
+
+
+def test_sda_that_the_classifier_cannot_see_is_named() -> None:
+    """With a softmax over positions its mean over them is a constant, whatever the clip."""
+    clips = torch.randn(2, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0))
+    part = "block.7 (STMANetConfig): what"
+    literal = create_model("st_manet_tiny", classes=3, second_softmax="position", attn_out_norm="none")
+    faults = measure_health(literal, clips).faults
+    assert any(fault.startswith(f"{part} the classifier sees of SDA in stage 5 is almost constant") for fault in faults)
+    model = create_model("st_manet_tiny", classes=3)
+    assert (
+        f"{part} SDA adds to stage 5 is almost constant (it varies by 0 of the map)"
+        in measure_health(model, clips).faults
+    )
+    for name, parameter in model.named_parameters():
+        if name.endswith((".out.1.weight", ".pi.1.weight")):
+            nn.init.ones_(parameter)
+    assert measure_health(model, clips).faults == []

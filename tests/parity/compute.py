@@ -60,6 +60,7 @@ STAN_1: dict[str, Any] = {"norm": "none", "p_scale": 1.0, "tanh_bound": None}
 
 AS_WRITTEN: dict[str, dict[str, Any]] = {
     "stan_mvitv2_tiny": {"inserts": [Insert(layer=STAN(**STAN_1), at=3)]},
+    "st_manet_tiny": {"second_softmax": "position", "attn_out_norm": "none", "tda_value": "concat"},
 }
 """Fields of models whose defaults have changed since."""
 
@@ -67,8 +68,8 @@ PLUGINS: dict[str, Any] = {
     "stan": STAN(**STAN_1),
     "stan.attention": STAN(mode="attention", separable=False, residual="mean", **STAN_1),
     "stan.homography": STAN(mode="homography", scale="medium", residual="none", **STAN_1),
-    "tda": TDA(),
-    "sda": SDA(),
+    "tda": TDA(second_softmax="position", out_norm="none"),
+    "sda": SDA(second_softmax="position", out_norm="none"),
     "smem": SMEM(),
     "stdm": STDM(),
 }

@@ -65,7 +65,7 @@ def test_second_softmax_of_tda(kind: Any, axes: Any) -> None:
 
 @pytest.mark.parametrize(("kind", "axes"), [("position", (3, 4)), ("feature", (1, 2))])
 def test_second_softmax_of_sda(kind: Any, axes: Any) -> None:
-    layer = made(SDA(second_softmax=kind, v_reduction=None))
+    layer = made(SDA(second_softmax=kind, v_reduction=None, out_norm="none"))
     found = layer.aggregate(X).residual
     assert found.shape == X.shape
     torch.testing.assert_close(found.sum(axes), torch.ones_like(found.sum(axes)))
@@ -74,7 +74,7 @@ def test_second_softmax_of_sda(kind: Any, axes: Any) -> None:
 @pytest.mark.parametrize("size", [(6, 8, 8), (4, 7, 7), (5, 7, 4), (3, 3, 2)])
 @pytest.mark.parametrize("time", [1, 2, 3])
 def test_pooling_before_the_convolution(size: tuple[int, int, int], time: int) -> None:
-    layer = made(TDA(), incoming=8, pool=(time, 2, 2))
+    layer = made(TDA(value="concat"), incoming=8, pool=(time, 2, 2))
     x, branch = some(16, *size), some(8, *size)
     slow = layer.epsilon(torch.cat([x, branch], 1))
     slow = F.avg_pool3d(slow, (time, 2, 2), ceil_mode=True, count_include_pad=False)
@@ -95,7 +95,7 @@ def test_layouts_and_meta_give_the_same(layer: TDA | SDA) -> None:
     assert copy.deepcopy(module).to("meta")(X.to("meta")).shape == X.shape
 
 
-@pytest.mark.parametrize("layer", [TDA(), TDA(second_softmax="none"), SDA()])
+@pytest.mark.parametrize("layer", [TDA(), TDA(second_softmax="position", out_norm="none"), SDA()])
 def test_gradients(layer: TDA | SDA) -> None:
     module = made(layer).train()
     x = some(16, 3, 2, 3)[:1].requires_grad_()

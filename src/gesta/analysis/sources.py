@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from gesta import checkpoint
 from gesta.config import suggest
@@ -52,7 +54,7 @@ def check_model(source: str) -> None:
 
 
 def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
-    """A model and what to call it.
+    """A model and what to call it, with a warning if the running statistics of its batch norms are not trained.
 
     Args:
         source: a run folder (its best weights), a ``.safetensors`` file, or a model's name (always the same random
@@ -68,9 +70,18 @@ def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
     if source in MODELS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return f"{source} (random weights)", create_model(source).eval()
-    check_model(source)
-    return source.rstrip("/"), checkpoint.load(source, trust_code=trust_code).model
+            name, model = f"{source} (random weights)", create_model(source).eval()
+    else:
+        check_model(source)
+        name, model = source.rstrip("/"), checkpoint.load(source, trust_code=trust_code).model
+    norms = [norm for norm in model.modules() if isinstance(norm, BatchNorm) and norm.running_mean is not None]
+    if norms and not any(norm.running_mean.any() for norm in norms if norm.running_mean is not None):
+        warnings.warn(
+            f"{name}: the running statistics of its batch norms are not trained, so its feature maps and attention "
+            "are not those of a training step; give the folder of a run",
+            stacklevel=2,
+        )
+    return name, model
 
 
 # --- one clip --------------------------------------------------------------------------------------------------------

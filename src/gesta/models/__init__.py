@@ -48,6 +48,7 @@ MODELS: dict[str, str] = {
     "r3d_50": "gesta.models.r3d",
     "r3d_tiny": "gesta.models.r3d",
     "st_manet_50": "gesta.models.st_manet",
+    "st_manet_50_eq": "gesta.models.st_manet",
     "st_manet_tiny": "gesta.models.st_manet",
     "ctn_b": "gesta.models.ctn",
     "ctn_b_eq": "gesta.models.ctn",

@@ -6,7 +6,7 @@ stage i = 2 … 5 of the trunk, whose first layer the paper counts as stage 1::
 
     Z_i = Z^i + Z_t^i + Z_s^i          replaces the map, and so feeds the next stage         (Fig. 1)
     Z   = [mean(Z_2); …; mean(Z_5)]    to the classifier                                     (Eq. 8)
-    L   = L_ce + λ1 L_s + λ2 L_t       L: cosines between the stages' attention matrices     (Eqs. 6, 7, 9)
+    L   = L_ce + λ1 L_s + λ2 L_t       cosines between the stages' pooled attention matrices (Eqs. 6, 7, 9)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gesta.errors import GestaError
 from gesta.layers.pointwise import Pointwise
 from gesta.model import Classifier, evaluating
 from gesta.models.r3d import Bottleneck, R3DConfig, R3DTrunk
-from gesta.plugins.st_manet import SDA, TDA, OutNorm, SDALayer, Size, Softmax, TDALayer
+from gesta.plugins.st_manet import SDA, TDA, OutNorm, SDALayer, Size, Softmax, TDALayer, idle, strength
 
 STAGES = (2, 3, 4, 5)
 LAST = STAGES[-1]
@@ -57,7 +57,7 @@ class STMANetConfig(R3DConfig):
         diversity: losses only with multi-level fusion (``fused``), or ``always``.
         lambda1: weight of the spatial matrices' likeness in the loss; 0 for none.
         lambda2: weight of the temporal matrices' likeness; 0 for none.
-        pairs: Eqs. 6 and 7 count each pair of stages twice (``ordered``), or once.
+        pairs: Eq. 7 counts each pair of stages twice (``ordered``), or once.
     """
 
     tda: bool = True
@@ -66,11 +66,11 @@ class STMANetConfig(R3DConfig):
     tda_stages: Stages = STAGES
     sda_stages: Stages = STAGES
     head_stages: Stages = STAGES
-    second_softmax: Softmax = "position"
+    second_softmax: Softmax = "none"
     attention_scale: Literal["sqrt", "none"] = "sqrt"
-    attn_out_norm: OutNorm = "none"
+    attn_out_norm: OutNorm = "bn_zero"
     tda_embed: Literal["depthwise", "dense", "none"] = "depthwise"
-    tda_value: Literal["concat", "branch"] = "concat"
+    tda_value: Literal["concat", "branch"] = "branch"
     tda_out: Literal["depthwise", "separable", "dense"] = "depthwise"
     tda_branch_norm: Literal["none", "bn", "bn_relu"] = "none"
     tda_first: Literal["project", "none"] = "project"
@@ -91,6 +91,14 @@ class STMANetConfig(R3DConfig):
 def st_manet_50() -> STMANetConfig:
     """ST-MANet on 3-D ResNet-50: 32 frames of 112 × 112, every second frame."""
     return STMANetConfig()
+
+
+def st_manet_50_eq() -> STMANetConfig:
+    """ST-MANet with the second softmax that Eqs. 2, 3 and 5 print, over positions, and without batch norm behind it.
+
+    Stage 5's SDA then reaches the classifier as a constant: only the diversity loss moves it.
+    """
+    return STMANetConfig(second_softmax="position", attn_out_norm="none")
 
 
 def st_manet_tiny() -> STMANetConfig:
@@ -194,6 +202,32 @@ class Aggregation(nn.Module):
             attention = (*attention, Matrices(self.stage, temporal, spatial, size))
         return State(total, branch, state.final, pooled, attention)
 
+    def diagnose(self, state: State) -> dict[str, float]:
+        """``tda.strength`` and ``sda.strength``: see :func:`gesta.plugins.st_manet.strength`.
+
+        In a stage that the classifier sees, ``tda.seen`` and ``sda.seen`` are that of the means over time and space.
+        """
+        x, figures = state.map, {}
+        for name, layer, inputs in (("tda", self.tda, (x, state.branch)), ("sda", self.sda, (x,))):
+            if layer is not None:
+                added = layer.aggregate(*inputs).residual
+                figures[f"{name}.strength"] = strength(added, x)
+                if self.collected and len(x) > 1:
+                    means = (part.mean((2, 3, 4), keepdim=True) for part in (added, x))
+                    figures[f"{name}.seen"] = strength(*means)
+        return figures
+
+    def faults(self, figures: dict[str, float]) -> list[str]:
+        """What of :meth:`diagnose` means that a module does nothing; of the last stage also, that nobody sees it."""
+        sentences = []
+        for name in ("tda", "sda"):
+            adds = idle(figures.get(f"{name}.strength", 1), f"what {name.upper()} adds to stage {self.stage}")
+            if not adds and self.stage == max(_head_stages(self.config)):
+                seen = f"what the classifier sees of {name.upper()} in stage {self.stage}"
+                adds = idle(figures.get(f"{name}.seen", 1), seen)
+            sentences += adds
+        return sentences
+
 
 class STMANet(R3DTrunk):
     """ST-MANet. Its blocks are the bottlenecks and, after those of each stage, one :class:`Aggregation`.
@@ -267,7 +301,7 @@ class STMANet(R3DTrunk):
         return torch.cat(state.pooled, 1)
 
     def losses(self, state: State) -> dict[str, Tensor]:
-        """``diversity_spatial`` (Eq. 6) and ``diversity_temporal`` (Eq. 7), weighted; none in evaluation."""
+        """``diversity_spatial`` and ``diversity_temporal`` (L_s and L_t of Eq. 7), weighted; none in evaluation."""
         if not self.training or state.attention is None:
             return {}
         frames, height, width = state.final
@@ -332,7 +366,7 @@ class STMANet(R3DTrunk):
 
 
 def likeness(matrices: Sequence[Tensor], pairs: Literal["ordered", "unordered"] = "ordered") -> Tensor:
-    """Sum of cosines of all pairs, mean over clips; at most 12 for four stages (Eqs. 6 and 7).
+    """Sum of cosines of all pairs, mean over clips; at most 12 for four stages (Eq. 7).
 
     Args:
         matrices: of the stages, pooled to one size, ``(B, *)`` each.
@@ -344,12 +378,12 @@ def likeness(matrices: Sequence[Tensor], pairs: Literal["ordered", "unordered"] 
 
 
 def pool_frames(attention: Tensor, frames: int) -> Tensor:
-    """Means of ``(B, T, T)`` over the frames that become one: ``(B, frames, frames)``."""
+    """Means of ``(B, T, T)`` over the frames that become one (Eq. 6): ``(B, frames, frames)``."""
     return F.adaptive_avg_pool2d(attention[:, None], frames)[:, 0]
 
 
 def pool_positions(attention: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
-    """Means of ``(B, H·W, H·W)`` over the grid of what attends and the grid of what is attended to.
+    """Means of ``(B, H·W, H·W)`` over the grid of what attends and the grid of what is attended to (Eq. 6).
 
     Args:
         size: H, W.

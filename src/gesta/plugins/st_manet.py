@@ -5,12 +5,16 @@ Source: Y. Wang, "Spatio-temporal-based multi-level aggregation network for phys
 ``docs/fidelity.md``. With a map Z ``(B, C, T, H, W)`` and the aggregation branch P of the stage before, Z̄ = [Z ; P]::
 
     A_t = softmax( φ(Z̄) ω(Z̄)ᵀ / √D )                T × T between frames, whole maps as vectors          (Eq. 1)
-    P'  = pool( ε( softmax( A_t · Z̄ ) ) )            what the next stage's branch gets                    (Eq. 2)
-    Z_t = Z + ε'( softmax( A_t · Z ) )                                                                     (Eq. 3)
+    P'  = pool( ε( A_t · P ) )                       what the next stage's branch gets                    (Eq. 2)
+    Z_t = Z + norm( ε'( A_t · Z ) )                                                                        (Eq. 3)
     A_s = softmax( α(Z) β(Z)ᵀ / √D )                 H·W × H·W between positions, whole courses as vectors   (Eq. 4)
-    Z_s = π( softmax( A_s · η(Z) ) )                                                                       (Eq. 5)
+    Z_s = norm( π( A_s · η(Z) ) )                                                                          (Eq. 5)
 
-As plug-ins they are Z_t without a branch, and Z + Z_s.
+Eqs. 2, 3 and 5 print a second softmax, of the products with A, without an axis, and no norm. Over positions it makes
+SDA's mean over all positions a constant, so that a classifier of means does not see it, and whatever SDA adds elsewhere
+is far smaller than the map. It is the option ``second_softmax``.
+
+As plug-ins they are Z_t without a branch, and Z + Z_s; fresh ones change nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +39,9 @@ Scale = Literal["sqrt", "none"]
 OutNorm = Literal["none", "bn_zero"]
 Size = tuple[int, int, int]
 
+IDLE = 1e-3
+"""A module is said to add next to nothing if what it adds varies by less than this, in variations of its map."""
+
 
 @config
 class TDA(LayerConfig):
@@ -42,23 +49,23 @@ class TDA(LayerConfig):
 
     Attributes:
         embed: φ and ω: ``depthwise`` or ``dense`` convolutions over three frames, or ``none``.
-        value: what the branch aggregates: ``concat`` Z̄, as the shapes in the text demand, or ``branch`` P, as Eq. 2
-            has it. Without a branch both are Z.
+        value: what the branch aggregates: ``branch`` P, as Eq. 2 has it, or ``concat`` Z̄, as two of the text's shapes
+            do. Without a branch both are Z.
         out: ε': ``depthwise``, ``separable`` (and then 1 × 1 × 1) or ``dense``.
         out_norm: ``bn_zero``: a batch norm after ε' that starts at 0.
         branch_norm: batch norm, or that and ReLU, after the branch's pooling.
-        second_softmax: of the attention's product: over the ``position`` it attends to, as is stable, over all the
-            ``feature``s of a frame, or ``none``.
+        second_softmax: of the attention's product: ``none``, over the frames (``position``), or over all the
+            ``feature``s of a frame.
         scale: divide the logits by ``sqrt`` of the features per frame, which the paper does not print; ``none`` gives
             one-hot rows.
     """
 
     embed: Literal["depthwise", "dense", "none"] = "depthwise"
-    value: Literal["concat", "branch"] = "concat"
+    value: Literal["concat", "branch"] = "branch"
     out: Literal["depthwise", "separable", "dense"] = "depthwise"
-    out_norm: OutNorm = "none"
+    out_norm: OutNorm = "bn_zero"
     branch_norm: Literal["none", "bn", "bn_relu"] = "none"
-    second_softmax: Softmax = "position"
+    second_softmax: Softmax = "none"
     scale: Scale = "sqrt"
 
     def build(self, grid: Grid) -> TDALayer:
@@ -74,14 +81,14 @@ class SDA(LayerConfig):
             says, so that the attention is a fixed function of the map.
         v_reduction: the same of η; π goes back to C channels.
         out_norm: ``bn_zero``: a batch norm after π that starts at 0.
-        second_softmax: see :class:`TDA`; the features are those of a position.
+        second_softmax: see :class:`TDA`; over all positions of a map, or over the features of a position.
         scale: see :class:`TDA`.
     """
 
     qk_reduction: Count | None = 8
     v_reduction: Count | None = 4
-    out_norm: OutNorm = "none"
-    second_softmax: Softmax = "position"
+    out_norm: OutNorm = "bn_zero"
+    second_softmax: Softmax = "none"
     scale: Scale = "sqrt"
 
     def build(self, grid: Grid) -> SDALayer:
@@ -120,14 +127,15 @@ class TDALayer(nn.Module):
             self.phi, self.omega = (_over_time(width, width, groups) for _ in range(2))
             for conv in (self.phi, self.omega):
                 nn.init.normal_(conv.weight, std=0.15)
-        self.out = nn.Sequential(_over_time(channels, channels, 1 if config.out == "dense" else channels))
+        bias = config.out_norm == "none"  # a norm takes it away again
+        self.out = nn.Sequential(_over_time(channels, channels, 1 if config.out == "dense" else channels, bias))
         if config.out == "separable":
-            self.out.append(_pointwise(channels, channels))
+            self.out.append(_pointwise(channels, channels, bias))
         if config.out_norm == "bn_zero":
             self.out.append(_zero_norm(channels))
         if pool is not None:
             values = incoming if config.value == "branch" and incoming else width
-            self.epsilon = _over_time(values, channels)
+            self.epsilon = _over_time(values, channels, bias=config.branch_norm == "none")
             self.branch_norm = nn.Sequential()
             if config.branch_norm != "none":
                 self.branch_norm.append(nn.BatchNorm3d(channels))
@@ -139,8 +147,13 @@ class TDALayer(nn.Module):
         return x + self.aggregate(x).residual
 
     def diagnose(self, x: Tensor) -> dict[str, float]:
-        """Entropy of the attention on a map ``(B, C, T, H, W)``, see :func:`entropy`."""
-        return {"entropy": entropy(self.attend([x]))}
+        """``entropy`` of the attention and ``strength`` of the module on a map ``(B, C, T, H, W)``."""
+        added = self.aggregate(x)
+        return {"entropy": entropy(added.attention), "strength": strength(added.residual, x)}
+
+    def faults(self, figures: dict[str, float]) -> list[str]:
+        """What of :meth:`diagnose` means that it does nothing."""
+        return idle(figures["strength"])
 
     def aggregate(self, x: Tensor, branch: Tensor | None = None) -> Aggregated:
         """Attention between the frames of a map ``(B, C, T, H, W)`` and of the branch, of another width."""
@@ -203,8 +216,8 @@ class TDALayer(nn.Module):
         first: nn.Conv3d = self.out[0]  # type: ignore[assignment]
         if first.groups == 1 or is_counting():
             return self.out(x)
-        assert first.bias is not None
-        mixed = _Taps.apply(x.permute(0, 2, 3, 4, 1), first.weight.flatten(1).to(x.dtype), first.bias.to(x.dtype))
+        bias = None if first.bias is None else first.bias.to(x.dtype)
+        mixed = _Taps.apply(x.permute(0, 2, 3, 4, 1), first.weight.flatten(1).to(x.dtype), bias)
         return self.out[1:](mixed.permute(0, 4, 1, 2, 3))
 
     def _to_branch(self, values: Sequence[Tensor]) -> Tensor | None:
@@ -216,8 +229,11 @@ class TDALayer(nn.Module):
         if self.pool is None:
             return None
         stride, *space = self.pool
+        if is_counting():  # "a convolutional layer …, followed by a pooling layer" (§3.2)
+            whole = self.epsilon(torch.cat(list(values), 1))
+            return self.branch_norm(_pool_time(_pool_space(whole, space), stride))
         x = torch.cat([_pool_space(value, space) for value in values], 1)
-        if is_counting() or stride == 1 or x.shape[2] % stride:
+        if stride == 1 or x.shape[2] % stride:
             return self.branch_norm(_pool_time(self.epsilon(x), stride))
         padded = F.pad(x, (0, 0, 0, 0, 1, 1))
         frames = padded.shape[2] - stride + 1
@@ -226,23 +242,25 @@ class TDALayer(nn.Module):
 
 
 class _Taps(torch.autograd.Function):
-    """Depth-wise convolution over three frames of ``(B, T, H, W, C)`` with ``(C, 3)`` and ``(C,)``.
+    """Depth-wise convolution over three frames of ``(B, T, H, W, C)`` with ``(C, 3)`` and ``(C,)`` or None.
 
     Sums of shifted products, which with channels last are ten times as fast as a CPU's convolution in groups.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _taps(x, weight).add_(bias)
+        mixed = _taps(x, weight)
+        return mixed if bias is None else mixed.add_(bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].contiguous()
         pairs = ((grad[:, 1:], x[:, :-1]), (grad, x), (grad[:, :-1], x[:, 1:]))
         along = torch.stack([(a * b).sum((0, 1, 2, 3)) for a, b in pairs], 1)
-        return _taps(grad, weight.flip(1)), along, grad.sum((0, 1, 2, 3))
+        of_bias = grad.sum((0, 1, 2, 3)) if ctx.needs_input_grad[2] else None
+        return _taps(grad, weight.flip(1)), along, of_bias
 
 
 def _taps(x: Tensor, weight: Tensor) -> Tensor:
@@ -265,8 +283,10 @@ class SDALayer(nn.Module):
                 nn.init.normal_(conv.weight, std=0.5 * channels**-0.5)
         self.pi = nn.Sequential()
         if config.v_reduction is not None:
-            self.eta = _pointwise(channels, max(channels // config.v_reduction, 1))
-            self.pi.append(_pointwise(max(channels // config.v_reduction, 1), channels))
+            bias = config.out_norm == "none"  # a norm takes it away again, and rows of A sum to 1
+            inner = max(channels // config.v_reduction, 1)
+            self.eta = _pointwise(channels, inner, bias or config.second_softmax == "feature")
+            self.pi.append(_pointwise(inner, channels, bias))
         if config.out_norm == "bn_zero":
             self.pi.append(_zero_norm(channels))
 
@@ -275,8 +295,13 @@ class SDALayer(nn.Module):
         return x + self.aggregate(x).residual
 
     def diagnose(self, x: Tensor) -> dict[str, float]:
-        """Entropy of the attention on a map ``(B, C, T, H, W)``, see :func:`entropy`."""
-        return {"entropy": entropy(self.aggregate(x).attention)}
+        """``entropy`` of the attention and ``strength`` of the module on a map ``(B, C, T, H, W)``."""
+        added = self.aggregate(x)
+        return {"entropy": entropy(added.attention), "strength": strength(added.residual, x)}
+
+    def faults(self, figures: dict[str, float]) -> list[str]:
+        """What of :meth:`diagnose` means that it does nothing."""
+        return idle(figures["strength"])
 
     def aggregate(self, x: Tensor) -> Aggregated:
         """Attention between the positions of a map ``(B, C, T, H, W)``."""
@@ -284,8 +309,10 @@ class SDALayer(nn.Module):
         q, k, value = self._embed(x)
         attention = _attention(_by_position(q), _by_position(k), c.scale)
         value = attention.to(value.dtype) @ _by_position(value)
-        if c.second_softmax != "none":
-            value = value.softmax(1 if c.second_softmax == "position" else 2)
+        if c.second_softmax == "position":
+            value = value.softmax(1)
+        elif c.second_softmax == "feature":
+            (value,) = _over_features([value])
         value = value.unflatten(2, (size[0], -1)).unflatten(1, size[1:])
         return Aggregated(self.pi(value.permute(0, 4, 3, 1, 2)), attention)
 
@@ -296,7 +323,10 @@ class SDALayer(nn.Module):
         if is_counting() or not convs:
             return [getattr(self, name)(x) if hasattr(self, name) else x for name in names]
         weight = torch.cat([conv.weight.flatten(1) for conv in convs])
-        embedded = F.linear(x.permute(0, 2, 3, 4, 1), weight, torch.cat([conv.bias for conv in convs]))
+        bias = torch.cat(
+            [conv.weight.new_zeros(len(conv.weight)) if conv.bias is None else conv.bias for conv in convs]
+        )
+        embedded = F.linear(x.permute(0, 2, 3, 4, 1), weight, bias)
         parts = iter(embedded.permute(0, 4, 1, 2, 3).split([len(conv.weight) for conv in convs], 1))
         return [next(parts) if hasattr(self, name) else x for name in names]
 
@@ -306,20 +336,34 @@ def entropy(attention: Tensor) -> float:
     return (torch.special.entr(attention).sum(-1).mean() / math.log(max(attention.shape[-1], 2))).item()
 
 
-def _over_time(inputs: int, outputs: int, groups: int = 1) -> nn.Conv3d:
+def strength(added: Tensor, x: Tensor) -> float:
+    """How much what is added to a map varies beside the map: deviations from each channel's mean, root mean squares."""
+    return float((_variation(added) / _variation(x).clamp_min(1e-12)).sqrt())
+
+
+def _variation(x: Tensor) -> Tensor:
+    return x.double().var((0, 2, 3, 4), correction=0).mean()
+
+
+def idle(strength: float, what: str = "what it adds") -> list[str]:
+    """A sentence if a module does nothing."""
+    return [f"{what} is almost constant (it varies by {strength:.1g} of the map)"] if strength < IDLE else []
+
+
+def _over_time(inputs: int, outputs: int, groups: int = 1, bias: bool = True) -> nn.Conv3d:
     """A convolution over three frames."""
-    return _started(nn.Conv3d(inputs, outputs, (3, 1, 1), padding=(1, 0, 0), groups=groups))
+    return _started(nn.Conv3d(inputs, outputs, (3, 1, 1), padding=(1, 0, 0), groups=groups, bias=bias))
 
 
-def _pointwise(inputs: int, outputs: int) -> nn.Conv3d:
-    return _started(Pointwise(inputs, outputs))
+def _pointwise(inputs: int, outputs: int, bias: bool = True) -> nn.Conv3d:
+    return _started(Pointwise(inputs, outputs, bias=bias))
 
 
 def _started(conv: nn.Conv3d) -> nn.Conv3d:
     """Variance 1 / inputs of an output (Kaiming's rule without ReLU), and no bias at first."""
     nn.init.normal_(conv.weight, std=conv.weight[0].numel() ** -0.5)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return conv
 
 

@@ -32,6 +32,46 @@ class System:
     decisions: tuple[tuple[str, str, str], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Unmoved:
+    """Parameters that the classification loss does not move, though a model has them.
+
+    Attributes:
+        models: their names, with wildcards; ``+token`` is MViTv2 with a class token, ``+eq`` CTN's ``norm="post"``.
+        parameters: their names, with wildcards.
+        why: the reason, and what moves them instead, if anything does.
+    """
+
+    models: tuple[str, ...]
+    parameters: tuple[str, ...]
+    why: str
+
+
+_KEYS = "bias of keys: it adds the same to all scores of a query, and the softmax over the keys takes it away"
+
+UNMOVED = (
+    Unmoved(("*",), ("*.omega.bias", "*.beta.bias"), f"TDA, SDA: {_KEYS}; kept, as in other attentions, whose bias of "
+        "queries, keys and values is often one vector, of which the part of the keys is just as idle"),
+    Unmoved(("*mvitv2*",), ("blocks.*.attn.pool_k.norm.bias",), f"MViTv2: {_KEYS}; its public weights have it"),
+    Unmoved(("mvitv2*+token",), ("blocks.4.attn.pool_q.conv.weight", "blocks.4.attn.rel_pos.*"),
+        "only the class token of the last block is read, whose query is neither pooled nor placed"),
+    Unmoved(("ctn*",), ("blocks.3.attn.depthwise.q.*",),
+        "only the class token of the last block is read, whose query passes by the convolution"),
+    Unmoved(("rpe_stdt*",), ("spatial.1.attn.rpe_q", "spatial.3.attn.rpe_q", "temporal.3.attn.rpe_q"),
+        "R14: only the class token of the last block is read, which is equally far from everything"),
+    Unmoved(("st_manet_50_eq*",), ("aggregation?.sda.eta.bias", "aggregation5.sda.alpha.*", "aggregation5.sda.beta.*",
+        "aggregation5.sda.eta.*"), "M7: the softmax over positions; the diversity loss moves α and β of stage 5"),
+    Unmoved(("r3d*", "st_manet*"), ("inserts.*.out.1.bias", "inserts.*.pi.1.bias"),
+        "TDA, SDA inserted into a 3-D ResNet, or with `mf=False` into ST-MANet: the shift of their batch norm, which "
+        "the next bottleneck's takes away"),
+    Unmoved(("*_tiny*",), ("norm.bias", "rgb.norm.bias", "depth.norm.bias", "ends.image.head.norm.bias",
+        "norm_read.bias", "blocks.3.norm2.bias", "spatial.1.collect.norm.bias"),
+        "the last norm of tiny models, whose pooled features are standardised over the batch"),
+)  # fmt: skip
+"""Parameters without a gradient of the classification loss above rounding; a test has all others, in float64. Indices
+are those of the tiny models, to which large ones are reduced there."""
+
+
 def systems() -> dict[str, System]:
     """The systems by name, in the order they were built."""
     papers = {
@@ -96,6 +136,16 @@ class Ledger:
                 lines += ["", "Where the paper errs or is silent, and what gesta does:", ""]
                 lines += ["| | paper | gesta |", "|---|---|---|"]
                 lines += [_cells(*decision) for decision in decisions]
+        lines += ["", "## Parameters that the classification loss does not move", ""]
+        lines += ["All others get a gradient above rounding; a test computes it in float64 for every named model, the"]
+        lines += [
+            "large ones with their own switches in the sizes of the tiny ones (whose last block is number 3 or 4).",
+            "",
+        ]
+        lines += ["| models | parameters | why |", "|---|---|---|"]
+        for entry in UNMOVED:
+            names = (", ".join(f"`{name}`" for name in some) for some in (entry.models, entry.parameters))
+            lines.append(_cells(*names, entry.why))
         return "\n".join(lines) + "\n"
 
     def _summary(self) -> list[str]:
