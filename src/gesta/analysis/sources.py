@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import warnings
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch import Tensor, nn
 
 from gesta import checkpoint
 from gesta.config import suggest
@@ -25,7 +24,7 @@ from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.models import MODELS, create_model
 from gesta.prediction.background import reading_workers
 from gesta.processes import choose_device
-from gesta.progress import track
+from gesta.progress import show, track
 from gesta.recipe import EvaluateConfig
 from gesta.recipes.address import read_recipe
 from gesta.records import DataConfig, Record, SplitName, by_space, label_in
@@ -74,13 +73,11 @@ def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
     else:
         check_model(source)
         name, model = source.rstrip("/"), checkpoint.load(source, trust_code=trust_code).model
-    norms = [norm for norm in model.modules() if isinstance(norm, BatchNorm) and norm.running_mean is not None]
+    # those of pooled features are behind every map
+    norms = [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d)]
     if norms and not any(norm.running_mean.any() for norm in norms if norm.running_mean is not None):
-        warnings.warn(
-            f"{name}: the running statistics of its batch norms are not trained, so its feature maps and attention "
-            "are not those of a training step; give the folder of a run",
-            stacklevel=2,
-        )
+        reason = "the running statistics of its batch norms are not trained, so that feature maps and attention"
+        show(f"warning: {name}: {reason} are not those of a training step; give the folder of a run", sys.stderr)
     return name, model
 
 
