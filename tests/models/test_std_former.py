@@ -226,6 +226,9 @@ class Written:
                 x = self.tokens(x[:, :1], self.patches(x) + self.stdm(f"{name}.feedback", self.grid(z[:count])))
         last = self.grid(z[:count])
         features = last.mean((2, 3, 4))
+        if c.ctm_include_cls:  # one more position
+            positions = self.size[0] * self.size[1]
+            features = (positions * features + z[count:].mean(1)) / (positions + 1)
         if c.head_input == "fused":
             share = self.w["balance"].sigmoid()
             features = share * x[:, 0].unflatten(0, (self.batch, -1)).mean(1) + (1 - share) * features
@@ -543,6 +546,13 @@ def test_temporal_attention_does_not_know_places() -> None:
     order = torch.randperm(16)
     permuted = ctm(query[:, :, order], memory[:, :, order], (4, 4))
     torch.testing.assert_close(permuted, ctm(query, memory, (4, 4))[:, :, order])
+
+
+def test_class_tokens_in_the_memory_change_the_scores() -> None:
+    """No convolution and no position sees them, so they would change nothing if the mean left them out."""
+    with torch.no_grad():
+        one, other = (shaken(small(ctm_include_cls=include))(VIDEO) for include in (False, True))
+    assert float((one - other).abs().max()) > 1e-3
 
 
 def test_class_tokens_reach_the_memory_through_attention_over_space_only() -> None:

@@ -43,8 +43,7 @@ class FramesConfig(ModelConfig):
 
     Attributes:
         time_embed: add a vector per frame, zeros at first, to the map behind the stem (the paper is silent on it).
-        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`. Train it with at
-            least three clips per forward pass.
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`.
     """
 
     time_embed: bool = True

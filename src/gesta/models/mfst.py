@@ -100,8 +100,7 @@ class MFSTConfig(ModelConfig):
         residual: the shortcut around every stage but the first.
         branch_pool_t: temporal size of the inceptions' max-pools; 3 is the public code's, and mixes frames.
         bn_momentum: of the batch norms.
-        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`. Train it with at
-            least three clips per forward pass.
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`.
     """
 
     cdc: Difference = "st"

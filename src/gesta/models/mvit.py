@@ -65,8 +65,8 @@ class MViTConfig(ModelConfig):
         patch_stride: its stride.
         cls_token: whether a class token is added and classified; otherwise the mean of the tokens is.
         small_init: our addition for narrow models and few videos: linear layers start with variance 1 / inputs instead
-            of 0.02², and the pooled features are standardised over the batch before the classifier. Train it with at
-            least three clips per forward pass: two standardised values are +1 and -1, which have no gradient.
+            of 0.02², and the pooled features are standardised over the clips before the classifier, see
+            :class:`gesta.layers.init.Standardise`.
     """
 
     depths: tuple[Count, ...] = (1, 2, 11, 2)

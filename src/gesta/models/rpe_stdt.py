@@ -85,8 +85,7 @@ class RPESTDTConfig(ModelConfig):
             3.13 has it. Of a shortcut's channels, in as many groups as heads, each group comes from the frames of its
             head, as in that code. So what stays is no frame of the clip but parts of several, which lie in the middle
             of them: a decision of ours, since VidTr has no positions there.
-        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`. Train it with at
-            least three clips per forward pass.
+        small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`.
     """
 
     width: Count = 768

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gesta.config import Between, Count, NotNegative, config
+from gesta.config import Between, Count, NotNegative, config, unless
 from gesta.errors import GestaError
 from gesta.layers.pointwise import Pointwise
 from gesta.model import Classifier, evaluating
@@ -83,6 +83,16 @@ class STMANetConfig(R3DConfig):
     lambda1: NotNegative = 0.01
     lambda2: NotNegative = 0.001
     pairs: Literal["ordered", "unordered"] = "ordered"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.tda, "tda", *(
+            "tda_stages", "tda_embed", "tda_value", "tda_out", "tda_branch_norm", "tda_first", "tda_final",
+        ))  # fmt: skip
+        yield from unless(self.sda, "sda", "sda_stages", "sda_qk_reduction", "sda_v_reduction")
+        attends = self.tda or self.sda
+        yield from unless(attends, "tda or sda", "second_softmax", "attention_scale", "attn_out_norm", "pairs")
+        yield from unless(self.mf, "mf", "head_stages", "fusion_pool")
+        yield from unless(attends and not self.mf, "mf=False beside tda or sda", "diversity")
 
     def build(self) -> STMANet:
         return STMANet(self)

@@ -209,8 +209,8 @@ class STDFormer(VideoModel):
         return State(tokens, memory, (size[0], size[1]))
 
     def pool(self, state: State) -> Tensor:
-        """The mean of the last memory over positions and frames, normalised."""
-        features = state.memory[:, :, state.memory.shape[2] - state.size[0] * state.size[1] :].mean((0, 2))
+        """The mean of the last memory over frames and positions, a class token's included, normalised."""
+        features = state.memory.mean((0, 2))
         if self.balance is not None:
             gate = self.balance.sigmoid()
             features = gate * state.tokens[:, :, 0].mean(0) + (1 - gate) * features

@@ -65,7 +65,7 @@ class STDFormerSizes(ModelConfig):
         cpe: kernel of a CTM's position encoding.
         ctm_residual: what a CTM adds its attention to: the ``query`` (CLIP's features reach the classifier at the
             start), the ``memory`` (a temporal stream of its own), or both.
-        ctm_include_cls: class tokens attend along time as one more position.
+        ctm_include_cls: class tokens attend along time as one more position, and count in the mean that is classified.
         ctm_mlp_ratio: hidden width of the CTMs' FFNs, in widths.
         ctm_drop_path: stochastic depth of the CTMs, growing like ``drop_path``.
         temporal_pos_embed: a learned vector per frame in every CTM, added to what its attention compares.

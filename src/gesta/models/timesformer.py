@@ -60,8 +60,7 @@ class TimeSformerConfig(ModelConfig):
         temporal_post_norm: a second layer norm in the temporal branch; with ``temporal_cls`` this costs what ATA's
             paper prints, see :func:`ata_vitb_costmatched`.
         small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`; the time
-            embedding and the temporal attention start random, not at zero, unless weights are given. Use at least three
-            clips per forward pass: features are batch-normalised.
+            embedding and the temporal attention start random, not at zero, unless weights are given.
     """
 
     width: Count = 768

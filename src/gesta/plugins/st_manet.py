@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gesta.config import Count, config
+from gesta.config import Count, config, unless
 from gesta.cost import is_counting
 from gesta.layers.pointwise import Pointwise
 from gesta.layers.precision import no_autocast
@@ -67,6 +67,9 @@ class TDA(LayerConfig):
     branch_norm: Literal["none", "bn", "bn_relu"] = "none"
     second_softmax: Softmax = "none"
     scale: Scale = "sqrt"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(False, "the branch of ST-MANet (its tda_value …)", "value", "branch_norm")
 
     def build(self, grid: Grid) -> TDALayer:
         return TDALayer(self, grid[0])

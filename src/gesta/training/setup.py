@@ -27,6 +27,7 @@ from gesta.data.samples import TrainingClips, collate
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import check_labels as check_test_labels
 from gesta.evaluation.health import PROBE_CLIPS
+from gesta.layers.init import Standardise
 from gesta.model import VideoModel, to_clips
 from gesta.processes import (
     Interruption,
@@ -55,6 +56,9 @@ from gesta.training.folder import (
 )
 from gesta.training.log import RunLog
 from gesta.training.optim import build_optimizer, freeze
+
+FEW_CLIPS = 4
+"""Fewer clips per forward pass give batch norms poor statistics, see ``benchmarks/README.md``."""
 
 
 @dataclass(kw_only=True)
@@ -299,6 +303,7 @@ def set_up(
         probe_clips=_probe_clips(dataset, recipe, fabric),
         interruption=interruption,
     )
+    remarks.append(few_clips(training, len(micro_batches[0]) * config.repeats))
     if state:
         training.restore(state)
         remarks.append(
@@ -308,6 +313,21 @@ def set_up(
         )
     _begin(training, opened.changes, remarks, quiet=quiet, is_trained=is_trained, stack=stack)
     return training
+
+
+def few_clips(training: Training, clips: int) -> str:
+    """A warning of batch norms whose statistics are of few clips: of so many per forward pass of a process."""
+    model, config = training.model, training.recipe.train
+    kinds = (nn.modules.batchnorm._BatchNorm,)
+    norms = [m for m in model.modules() if isinstance(m, kinds) and not isinstance(m, Standardise)]
+    trained = len(norms) - len(training.frozen_norms)
+    clips *= training.fabric.world_size if config.sync_bn else 1
+    if not trained or clips >= FEW_CLIPS:
+        return ""
+    return (
+        f"{trained} batch norms take their statistics of {clips} clip{'s' * (clips > 1)} per forward pass, which are "
+        "noisy: raise --train.batch-size, lower --train.accumulate, or use --train.sync-bn True with several GPUs"
+    )
 
 
 def _begin(
