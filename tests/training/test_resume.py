@@ -70,7 +70,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             batch_size=4,
             accumulate=2,
             lr=1e-2,
-            warmup_epochs=2,
+            warmup_epochs=0.5,
             ema=0.9,
             mixup=0.4,
             cutmix=0.4,

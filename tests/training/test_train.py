@@ -393,7 +393,7 @@ def test_training_begins_with_the_given_weights(
 ) -> None:
     given = ToyConfig(classes=5).build()
     path = save_model(tmp_path / "given.safetensors", given, list("abcde"))
-    toy = recipe(videos, ToyConfig(), lr=0.0, min_lr=0.0, warmup_epochs=0, epochs=1)
+    toy = recipe(videos, ToyConfig(), lr=1e-30, min_lr=0.0, warmup_epochs=0, epochs=1)
     toy.init.weights = str(tmp_path / "givne.safetensors")
     with pytest.raises(GestaError, match=r"givne\.safetensors: there is no such file"):
         train(toy, tmp_path / "run", trust_code=True)

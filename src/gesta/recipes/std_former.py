@@ -35,7 +35,7 @@ _SMEM_ONLY: dict[str, Any] = {"ptm_layers": (), "stdm_layers": ()}
 OPEN_CHANGES: dict[str, dict[str, Any]] = {
     "smem_both": {"smem": (("ST", 4), ("T", 4))},
     "learnable_weights": {"learnable_alpha_beta": True},
-    "scaled_identity": {"ptm_identity": "scaled"},
+    "scaled_identity": {"ptm_identity": "scaled", "learnable_alpha_beta": True},  # β = 1 alone changes nothing
     "conv_in_space": {"conv_plane": "space"},
     "joint_attention": {"ptm_attention": "joint"},
     "dpe_without_norm": {"dpe_norm": "none"},
