@@ -107,3 +107,11 @@ def test_optimizers(model: VideoModel) -> None:
     sgd = build_optimizer(model, TrainConfig(optimizer="sgd", momentum=0.5, nesterov=True))
     assert isinstance(sgd, torch.optim.SGD)
     assert sgd.param_groups[0]["momentum"] == 0.5 and sgd.param_groups[0]["nesterov"]
+
+
+def test_mvit_decays_its_tables_of_positions_as_its_public_recipe_does() -> None:
+    """``MVIT.ZERO_DECAY_POS_CLS: False`` in PySlowFast's MVITv2_S_16x4.yaml."""
+    groups = groups_by_name(create_model("mvitv2_tiny", cls_token=True), TrainConfig(weight_decay=0.3))
+    for name in ("cls_token", "blocks.0.attn.rel_pos.t", "blocks.2.attn.rel_pos.h"):
+        assert groups[name]["weight_decay"] == 0.3
+    assert groups["blocks.0.norm1.weight"]["weight_decay"] == 0

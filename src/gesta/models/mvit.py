@@ -304,7 +304,12 @@ class Block(nn.Module):
 
 
 class MViT(VideoModel):
-    """MViTv2. The stages of ``mvitv2_s`` start at blocks 0, 1, 3 and 14; its grids halve inside blocks 1, 3 and 14."""
+    """MViTv2. The stages of ``mvitv2_s`` start at blocks 0, 1, 3 and 14; its grids halve inside blocks 1, 3 and 14.
+
+    Weight decay spares neither the tables of relative positions nor the class token, as PySlowFast's recipe has it:
+    ``MVIT.ZERO_DECAY_POS_CLS: False`` in its ``configs/Kinetics/MVITv2_S_16x4.yaml`` empties the list of exceptions
+    of its ``MViT.no_weight_decay``. ``--train.no-decay rel_pos cls_token`` would spare them.
+    """
 
     config: MViTConfig
     variants = ("cls_token",)
