@@ -140,14 +140,14 @@ def test_training_refuses_it_before_anything_is_written(tmp_path: Path) -> None:
     [
         (lambda: create_model("mvitv2_tiny", dropout=1.0), r"^MViTConfig: dropout is 1\.0, not 0 or more and below 1"),
         (lambda: create_model("mvitv2_tiny", min_matched=2.0), r"^min_matched is 2\.0, not from 0 to 1"),
-        (lambda: STAN(p_scale=math.nan).build((8, 2, 4, 4)), r"^STAN: p_scale is NaN, not 0 or more"),
+        (lambda: STAN(p_scale=math.nan).build((8, 2, 4, 4)), r"^STAN: p_scale is NaN, not above 0"),
         (lambda: ATA(window=-1).build(), r"^ATA: window is -1, not 0 or more"),
         (lambda: ModelConfig(inserts=[Insert(layer=STAN(p_scale=-1), at=0)]), ""),
     ],
 )
 def test_what_python_builds_is_checked(build: Any, sentence: str) -> None:
     if not sentence:
-        with pytest.raises(GestaError, match=r"^m: inserts\[0\]\.layer\.p_scale is -1, not 0 or more"):
+        with pytest.raises(GestaError, match=r"^m: inserts\[0\]\.layer\.p_scale is -1, not above 0"):
             check(build(), "m")
         return
     with pytest.raises(GestaError, match=sentence):

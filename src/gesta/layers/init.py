@@ -25,7 +25,7 @@ class Standardise(nn.BatchNorm1d):
         if not self.training or len(input) >= ENOUGH:
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        features = input.float()
+        features = input.to(self.running_mean.dtype)
         mean, var = features.mean(0), features.var(0, correction=0)
         at_first = 1 / (self.num_batches_tracked + 1)  # all passes weigh the same until there are enough of them
         mean_now, var_now = self._mixed(mean, var, at_first.clamp(min=len(input) / ENOUGH))
