@@ -325,6 +325,19 @@ def test_import_below_the_bar_changes_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_only_some_parameters_are_taken() -> None:
+    model, other = ToyConfig(classes=3).build(), ToyConfig(classes=3).build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    theirs = {name: value + 1 for name, value in other.state_dict().items()}
+    report = import_weights(model, theirs, min_matched=1.0, only=("blocks.1.",))
+    assert report.matched == ("blocks.1.weight", "blocks.1.bias") and report.matched_fraction == 1
+    assert report.missing == () and report.unexpected == ()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, theirs[name] if name.startswith("blocks.1.") else before[name]), name
+    with pytest.raises(GestaError, match=r"init\.only: .*'block\.'; did you mean 'blocks\.'"):
+        import_weights(model, theirs, only=("block.",))
+
+
 def test_file_hash(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert file_hash(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

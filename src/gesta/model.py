@@ -358,6 +358,21 @@ class VideoModel(nn.Module):
         return not name.startswith(("classifier.", "norm."))
 
 
+def check_names(model: VideoModel, fragments: tuple[str, ...], field: str, anywhere: bool = False) -> None:
+    """Refuse a fragment with which no parameter's name begins, or that is in none."""
+    names = [name for name, _ in model.named_parameters()]
+    for fragment in fragments:
+        if any(fragment in name if anywhere else name.startswith(fragment) for name in names):
+            continue
+        if anywhere:
+            known = {part for name in names for part in (name, *name.split("."))}
+        else:
+            known = {".".join(name.split(".")[:n]) + "." for name in names for n in (1, 2, 3)}
+        how = "contains" if anywhere else "begins with"
+        remedy = suggest(fragment, known) or "; gesta show and gesta cost print the parts of a model"
+        raise GestaError(f"{field}: no parameter's name {how} {fragment!r}{remedy}")
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """A model in evaluation mode for a while; every module's mode is as it was afterwards."""

@@ -277,12 +277,14 @@ class Init:
         weights: a run folder or checkpoint of gesta, or a public one whose parameter names the model can convert; None
             for random weights.
         average: of a file that holds both weights and their moving average, take the average.
-        min_matched: smallest fraction of the model's parameters, the classifier not counted, that the checkpoint must
-            have; a smaller one is an error.
+        only: beginnings of the names of the parameters that are taken (``inserts.3.``); empty for all.
+        min_matched: smallest fraction of the model's parameters (those named by ``only``), the classifier not counted,
+            that the checkpoint must have; a smaller one is an error.
     """
 
     weights: str | None = None
     average: bool = True
+    only: tuple[str, ...] = ()
     min_matched: Fraction = 0.5
 
 

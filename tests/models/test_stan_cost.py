@@ -14,10 +14,13 @@ import torch
 
 from conftest import fast_first
 from gesta.cost import Cost, count
+from gesta.errors import GestaError
 from gesta.model import Insert
 from gesta.models import model_config
 from gesta.models.stan import prefixes_up_to, stan_mvitv2_s, stan_mvitv2_tiny
 from gesta.plugins.stan import STAN
+from gesta.recipes.stan import transfer
+from gesta.training.optim import check_frozen
 
 
 @cache
@@ -124,6 +127,18 @@ def test_frozen_prefixes() -> None:
         model = stan_mvitv2_s().build()
     for name, _ in model.named_parameters():
         assert name.startswith(prefixes) == (name.startswith("inserts.") or model.depth_of(name) <= 3), name
+
+
+def test_fixed_deformation_takes_its_weights_alone_or_all() -> None:
+    """What the caption of Table 2 says, and what §4.1.4 says."""
+    stan, prefix = transfer(freeze="stan"), transfer()
+    assert stan.train.freeze == stan.init.only == ("inserts.3.",)
+    assert set(prefix.train.freeze) > {"inserts.3."} and prefix.init.only == ()
+    with torch.device("meta"):
+        model = prefix.model.build()
+    for recipe in (stan, prefix):
+        with pytest.raises(GestaError, match=r"train\.freeze keeps .* random: give a run folder .*--init\.weights"):
+            check_frozen(model, recipe.train.freeze)
 
 
 def test_frozen_prefixes_of_another_model() -> None:

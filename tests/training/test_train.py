@@ -275,7 +275,7 @@ def test_extra_losses_are_added_and_logged_by_name_and_a_dead_plug_in_is_named(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = ToyConfig(aux=0.1, inserts=[Insert(layer=STAN(), at=0)])
-    toy = replace(recipe(videos, model, freeze=("inserts.",)), data=OneClass(root=str(videos)))
+    toy = replace(recipe(videos, model, lr_multipliers={"inserts.": 1e-9}), data=OneClass(root=str(videos)))
     train(toy, tmp_path / "run", trust_code=True)
     for step in lines(tmp_path / "run", "step"):
         assert set(step["losses"]) == {"cross_entropy", "aux"} and step["losses"]["aux"] > 0
@@ -322,9 +322,14 @@ def test_the_average_follows_the_weights(
 def test_frozen_parts_stay_as_they_are(videos: Path, tmp_path: Path) -> None:
     toy = recipe(videos, freeze=("conv1.", "bn1.", "layer1."))
     toy.model.classes = 2
+    with pytest.raises(GestaError, match=r"train\.freeze keeps conv1\.weight and others .* random: .*--init\.weights"):
+        train(toy, tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.json").exists()
+    first = toy.model.build().state_dict()
+    torch.save(first, tmp_path / "start.pth")
+    toy.init.weights = str(tmp_path / "start.pth")
     train(toy, tmp_path / "run")
-    torch.manual_seed(toy.train.seed)
-    first, last = toy.model.build().state_dict(), read_weights(tmp_path / "run" / "last.ckpt")
+    last = read_weights(tmp_path / "run" / "last.ckpt")
     for name, value in last.items():
         assert torch.equal(value, first[name]) == name.startswith(toy.train.freeze), name
 

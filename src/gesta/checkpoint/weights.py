@@ -28,7 +28,7 @@ from gesta.checkpoint.formats import (
 )
 from gesta.config import CLASS_KEY, from_json, read_text, replace, to_json
 from gesta.errors import CheckpointError, GestaError
-from gesta.model import VideoModel
+from gesta.model import VideoModel, check_names
 from gesta.progress import join_lines
 from gesta.records import LABEL, ClassNames, by_space
 
@@ -226,6 +226,7 @@ def import_weights(
     min_matched: float = 0.5,
     *,
     average: bool = True,
+    only: tuple[str, ...] = (),
     classes: ClassNames | None = None,
     source_classes: ClassNames | None = None,
 ) -> ImportReport:
@@ -240,6 +241,7 @@ def import_weights(
         source: a file or run folder, see :func:`read_source`, or named tensors.
         min_matched: fraction of the parameters (the classifier not counted) that must match, 0 to 1.
         average: of a file that holds both weights and their moving average, take the average.
+        only: beginnings of the names of the model's parameters that are taken; empty for all.
         classes: names of the model's classes in label order, by label space if there are several.
         source_classes: the same of the source, where the file does not name them.
 
@@ -253,13 +255,18 @@ def import_weights(
         model.check_source(origin.description)
     ours = model.state_dict()
     weights, theirs = _best_names(model, origin.weights)
+    if only:
+        check_names(model, only, "init.only")
+        theirs = {name: value for name, value in theirs.items() if name.startswith(only)}
     heads = _ClassifierMatch(by_space(source_classes or origin.classes or {}), by_space(classes or {}))
     fitting = {k: v for k, v in heads.matched(theirs, ours).items() if k in ours and v.shape == ours[k].shape}
-    counted = {k: p.numel() for k, p in model.named_parameters() if not k.startswith(CLASSIFIER)}
+    counted = {
+        k: p.numel() for k, p in model.named_parameters() if not k.startswith(CLASSIFIER) and k.startswith(only or "")
+    }
     report = ImportReport(
         source=origin.name,
         matched=tuple(fitting),
-        missing=tuple(k for k in ours if k not in theirs),
+        missing=tuple(k for k in ours if k not in theirs and k.startswith(only or "")),
         unexpected=tuple(k for k in theirs if k not in ours),
         mismatched={
             k: (tuple(v.shape), tuple(ours[k].shape)) for k, v in theirs.items() if k in ours and k not in fitting

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import nn, optim
 
-from gesta.config import suggest
 from gesta.errors import GestaError
-from gesta.model import VideoModel
+from gesta.model import VideoModel, check_names
 from gesta.recipe import TrainConfig
 
 
@@ -47,12 +46,26 @@ def freeze(model: VideoModel, prefixes: tuple[str, ...]) -> list[nn.Module]:
     """
     if not prefixes:
         return []
-    _check_names(model, prefixes, "train.freeze")
+    check_names(model, prefixes, "train.freeze")
     for name, parameter in model.named_parameters():
         if name.startswith(prefixes):
             parameter.requires_grad_(False)
     norms = (nn.modules.batchnorm._BatchNorm,)
     return [m for name, m in model.named_modules() if isinstance(m, norms) and f"{name}.".startswith(prefixes)]
+
+
+def check_frozen(model: VideoModel, prefixes: tuple[str, ...]) -> None:
+    """Refuse to freeze a model that no weights were loaded into, unless only vectors (of norms) are frozen.
+
+    Raises:
+        GestaError: names what would stay random.
+    """
+    for name, parameter in model.named_parameters():
+        if prefixes and name.startswith(prefixes) and parameter.ndim > 1:
+            raise GestaError(
+                f"train.freeze keeps {name} and others as they are, which is random: give a run folder or a checkpoint "
+                "in which they are trained by --init.weights, or do not freeze them"
+            )
 
 
 def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, Any]]:
@@ -69,8 +82,8 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
         GestaError: a multiplier's prefix or a fragment of ``config.no_decay`` that no parameter has, or nothing left to
             train.
     """
-    _check_names(model, tuple(config.lr_multipliers), "train.lr_multipliers")
-    _check_names(model, config.no_decay, "train.no_decay", anywhere=True)
+    check_names(model, tuple(config.lr_multipliers), "train.lr_multipliers")
+    check_names(model, config.no_decay, "train.no_decay", anywhere=True)
     exempt = model.no_weight_decay()
     deepest = len(model.blocks) + 1
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -96,18 +109,3 @@ def build_optimizer(model: VideoModel, config: TrainConfig) -> optim.Optimizer:
     if config.optimizer == "adamw":
         return optim.AdamW(groups, lr=lr, betas=config.betas)
     return optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)
-
-
-def _check_names(model: VideoModel, fragments: tuple[str, ...], field: str, anywhere: bool = False) -> None:
-    """Refuse a fragment with which no parameter's name begins, or that is in none."""
-    names = [name for name, _ in model.named_parameters()]
-    for fragment in fragments:
-        if any(fragment in name if anywhere else name.startswith(fragment) for name in names):
-            continue
-        if anywhere:
-            known = {part for name in names for part in (name, *name.split("."))}
-        else:
-            known = {".".join(name.split(".")[:n]) + "." for name in names for n in (1, 2, 3)}
-        how = "contains" if anywhere else "begins with"
-        remedy = suggest(fragment, known) or "; gesta show and gesta cost print the parts of a model"
-        raise GestaError(f"{field}: no parameter's name {how} {fragment!r}{remedy}")

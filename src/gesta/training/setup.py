@@ -55,7 +55,7 @@ from gesta.training.folder import (
     write_recipe,
 )
 from gesta.training.log import RunLog
-from gesta.training.optim import build_optimizer, freeze
+from gesta.training.optim import build_optimizer, check_frozen, freeze
 
 FEW_CLIPS = 4
 """Fewer clips per forward pass give batch norms poor statistics, see ``benchmarks/README.md``."""
@@ -278,8 +278,11 @@ def set_up(
     model = recipe.model.build()
     init = recipe.init
     if init.weights and not state:
-        report = import_weights(model, init.weights, init.min_matched, average=init.average, classes=classes)
+        how: dict[str, Any] = {"average": init.average, "only": init.only, "classes": classes}
+        report = import_weights(model, init.weights, init.min_matched, **how)
         remarks.append(str(report))
+    elif not state:
+        check_frozen(model, config.freeze)
     if sync_bn:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of the weights stay the same
     dataset = TrainingClips(records, recipe.model.clip, config, classes)
