@@ -38,6 +38,9 @@ def test_the_recorded_weights_are_the_models_own(clip: torch.Tensor) -> None:
         order = sorted(range(len(drop.frames)), key=lambda i: -drop.deviation[i])[: len(drop.kept)]
         assert sorted(drop.frames[i] for i in order) == drop.kept
     assert found.drops[1].frames == found.drops[0].kept
+    assert [drop.matters for drop in found.drops] == [True, False] and str(found).count("no score depends on it") == 1
+    titles = [axes.get_title() for axes in draw_attention(found).axes]  # marked by the choice that changes scores
+    assert [title for title in titles if "✓" in title] == [f"frame {i:g} ✓" for i in found.drops[0].kept]
 
 
 def test_frames_that_any_head_keeps(clip: torch.Tensor) -> None:

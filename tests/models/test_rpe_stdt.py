@@ -110,6 +110,12 @@ def test_euclidean_clusters() -> None:
     ids = bucket_map(14, 14, method="euclidean")
     assert rows(1.9, "euclidean") == 8 and ids.unique().tolist() == [3, 4, 5, 6, 7]
     assert torch.equal(ids, ids.T) and ids[1, 2 + 14] == 4 and ids[1, 1 + 3 * 14 + 4] == 6  # distances √2, 5
+    offsets = torch.cartesian_prod(torch.arange(14), torch.arange(14))
+    distance = torch.cdist(offsets.double(), offsets.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    far = (1.9 + (distance / 1.9).clamp(min=1).log() / torch.tensor(8.0, dtype=torch.float64).log() * 1.9).round()
+    literal = torch.where(distance <= 1.9, distance.round(), far.clamp(max=3.8)).long() + 3  # Eq. 3.10
+    exact = bucket_map(14, 14, method="euclidean_exact")[1:, 1:]
+    assert torch.equal(exact, literal) and (exact != ids[1:, 1:]).sum() == 1056
 
 
 def test_other_grids() -> None:
@@ -315,6 +321,35 @@ def test_selection() -> None:
     assert torch.equal(select(deviation(one_head)), select(printed))
     assert torch.equal(select(deviation(one_head)), select(variance))
     assert deviation(torch.full((1, 2, 5, 5), 0.2)).abs().max() < 1e-7  # equally spread
+    frames = one_head[:, 0, 1:, 1:]  # T terms
+    printed = (frames - frames.mean(2, keepdim=True)).square().sum(2).sqrt() / 8
+    assert torch.equal(select(deviation(one_head, frames_only=True)), select(printed))
+    assert deviation(weights[:, :, :2, :2], frames_only=True).abs().max() == 0  # of one frame nothing deviates
+
+
+def test_layer_0_after_is_before_the_first() -> None:
+    """[0, 2] of Table 3.4 in the text's counting: dropped on entry, by the attention that the first layer would pay."""
+    frames = torch.randn(2, 16, 48, dtype=torch.float64)
+    model, whole = small(subsample_layers=(0,), subsample_mode="after"), small(subsample="none")
+    whole.load_state_dict(model.state_dict())
+    entry = whole.spatial[-1].collect
+    assert isinstance(entry, Collect)
+    with torch.no_grad():
+        first = whole.temporal[0]
+        tokens = torch.cat([entry.cls_token.expand(2, -1, -1), frames], 1)  # type: ignore[union-attr]
+        kept = select(deviation(first.attend(tokens, UNIT * torch.arange(16).expand(2, -1))[1].softmax(3)))  # type: ignore[operator]
+        halves = torch.stack([frames[i, at] for i, at in enumerate(kept)])
+        expected = torch.cat([encode(whole, half[None], at) for half, at in zip(halves, kept)])
+    close(encode(model, frames), expected)
+    for how, left in (("topk", 2), ("avg", 2), ("conv1d", 2)):
+        twice = small(subsample=how, subsample_layers=(0, 1), subsample_mode="after")
+        assert twice.grid_at(4) == (48, left, 1, 1) and twice.taps(video(), ["block.3"])["block.3"].shape[2] == left
+    steps = small(subsample_layers=(0, 1, 4), subsample_mode="after").kept_frames(video())
+    assert [(step.block, step.frames.shape[1], step.matters) for step in steps] == [
+        (3, 8, True),
+        (3, 4, True),
+        (6, 2, False),
+    ]
 
 
 def test_pooling_in_the_last_layer_changes_nothing_inside() -> None:
@@ -334,11 +369,10 @@ def test_pooling_in_the_last_layer_changes_nothing_inside() -> None:
 
 
 def test_further_ways_to_choose() -> None:
-    frames = torch.randn(2, 16, 48, dtype=torch.float64)
-    plain, logits, again = (
-        encode(small(std=0.4, **c), frames) for c in ({}, {"topk_score": "logits"}, {"topk_again": True})
-    )
-    assert (logits - plain).abs().max() > 1e-6 and (again - plain).abs().max() > 1e-6
+    frames = torch.randn(8, 16, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    changes = ({"topk_score": "logits"}, {"topk_terms": "frames"}, {"topk_again": True})
+    plain, *others = (encode(small(std=0.2, **c), frames) for c in ({}, *changes))
+    assert all((other - plain).abs().max() > 1e-6 for other in others)
 
 
 def per_head(on: Any = "qkv", **changes: Any) -> tuple[TemporalBlock, Tensor, Tensor]:
@@ -431,7 +465,7 @@ def test_merging(how: Any) -> None:
 def test_kept_frames() -> None:
     model = small()
     found = model.kept_frames(video())
-    assert [step.block for step in found] == [4, 6]
+    assert [(step.block, step.matters) for step in found] == [(4, True), (6, False)]
     first, second = found
     assert first.frames.tolist() == [list(range(8))] * 2 and first.deviation.shape == (2, 8)
     assert torch.equal(second.frames, first.frames.gather(1, first.kept))
@@ -561,7 +595,7 @@ def test_exported_is_eager() -> None:
         ({"heads": 5}, "attention of 5 heads needs a width"),
         ({"ratio": 0.4}, "leaves one cluster"),
         ({"subsample_layers": (1, 4)}, r"subsample_layers \(1, 4\): .*temporal layers are 0 to 3"),
-        ({"subsample_layers": (0,), "subsample_mode": "after"}, "temporal layers are 1 to 4"),
+        ({"subsample_layers": (5,), "subsample_mode": "after"}, "temporal layers are 0 to 4"),
     ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, Any], sentence: str) -> None:

@@ -145,7 +145,7 @@ class Written:
         if self.c.conv_placement == "attention":
             y1, y3 = y1 + y3, torch.zeros_like(u)
         alpha, beta = (self.w.get(f"{name}.{part}", getattr(self.c, part)) for part in ("alpha", "beta"))
-        return (beta * u if self.c.ptm_identity == "scaled" else u) + y1 + alpha * y2 + beta * y3
+        return {"plain": u, "scaled": beta * u, "none": 0}[self.c.ptm_identity] + y1 + alpha * y2 + beta * y3
 
     def block(self, name: str, x: Tensor) -> Tensor:
         x = x + self.mha(f"{name}.attn", self.ln(f"{name}.norm1", x))
@@ -199,9 +199,10 @@ class Written:
         self.batch, _, self.frames, *self.size = v.shape
         cls = self.w["cls_token"].expand(self.batch * self.frames, -1, -1)
         x = self.ln("norm_pre", self.tokens(cls, v.clone()) + self.w["pos_embed"])
-        z, token = self.sites(self.patches(x)), None
+        begin = self.tokens(cls, v.clone()) if c.memory_start == "stem" else x
+        z, token = self.sites(self.patches(begin)), None
         if c.ctm_include_cls:
-            z = torch.cat([z, x[:, 0].unflatten(0, (self.batch, self.frames))])
+            z = torch.cat([z, begin[:, 0].unflatten(0, (self.batch, self.frames))])
         count = self.batch * self.size[0] * self.size[1]
         stdm = range(c.depth - 1) if c.stdm_layers is None else c.stdm_layers
         for i in range(c.depth):
@@ -240,10 +241,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "space": {"conv_plane": "space", "smem": (("ST", 1), ("T", 1)), "tubelet_kernel": 1},
     "3d": {"conv_kind": "3d", "stdm_kind": "dense", "cpe": "dense", "alpha": 0.5, "beta": 1.5, "gelu": "exact"},
     "attention": {"conv_placement": "attention", "ptm_attention": "joint", "smem_fusion": "add", "tubelet_stride": 1},
-    "none": {"conv_placement": "none", "dpe_norm": "none", "ctm_residual": "both", "smem_pairing": "chain"},
+    "none": {
+        "conv_placement": "none",
+        "ptm_identity": "none",
+        "dpe_norm": "none",
+        "ctm_residual": "both",
+        "smem_pairing": "chain",
+    },
     "scaled": {"ptm_identity": "scaled", "learnable_alpha_beta": True, "smem_edge": "zero", "dpe_reduction": 2.0},
     "cls": {"ctm_include_cls": True, "head_input": "fused", "smem": (("T", 1), ("ST", 3)), "smem_position": "after"},
     "layer": {"norm": "layer", "ctm_residual": "memory", "stdm_final_relu": True, "smem_fusion": "mul+add"},
+    "stem": {"memory_start": "stem", "ptm_identity": "none", "ctm_include_cls": True},
     "bare": {"ptm_layers": (), "stdm_layers": (), "smem": ()},
 }
 
@@ -553,6 +561,21 @@ def test_class_tokens_in_the_memory_change_the_scores() -> None:
     with torch.no_grad():
         one, other = (shaken(small(ctm_include_cls=include))(VIDEO) for include in (False, True))
     assert float((one - other).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("gelu", ["quick", "exact"])
+def test_dropout_of_the_temporal_branch(gelu: Any) -> None:
+    """Between the FFN's two layers, in training alone, and nowhere in the ST branch."""
+    layers = small(gelu=gelu, ctm_dropout=0.5).train().blocks
+    assert {layer.spatial.mlp.dropout for layer in layers} == {0.0}
+    ffn, x = layers[0].cross.mlp.double(), torch.randn(3, 5, 24, dtype=torch.float64)
+    hidden = ffn[0](x)
+    hidden = hidden * torch.sigmoid(1.702 * hidden) if gelu == "quick" else F.gelu(hidden)
+    torch.manual_seed(1)
+    found = ffn(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(found, ffn[2](F.dropout(hidden.flatten(0, 1), 0.5).view_as(hidden)))
+    torch.testing.assert_close(ffn.eval()(x), ffn[2](hidden))
 
 
 def test_class_tokens_reach_the_memory_through_attention_over_space_only() -> None:

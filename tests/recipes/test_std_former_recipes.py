@@ -31,14 +31,15 @@ def test_protocol() -> None:
     for recipe in (std_former.ssv1(), std_former.ssv2()):
         train, clip, evaluate = recipe.train, recipe.model.clip, recipe.evaluate
         assert (train.optimizer, train.lr, train.batch_size, train.epochs) == ("adamw", 1e-4, 16, 22)
-        assert (train.weight_decay, train.label_smoothing, train.mixup, train.cutmix) == (0.05, 0.1, 0, 0)
+        assert (train.weight_decay, train.label_smoothing, train.mixup, train.cutmix) == (0.05, 0, 0, 0)
+        assert (train.clip_grad, train.repeats, train.augment.interpolation) == (20, 2, "bicubic")
         assert [learning_rate(train, epoch) for epoch in (5, 22)] == pytest.approx([1e-4, 1e-6])
         augment = train.augment
-        assert (augment.scale, augment.randaugment, augment.magnitude, augment.flip) == ((0.08, 1.0), 4, 7, 0.5)
+        assert (augment.scale, augment.randaugment, augment.magnitude, augment.flip) == ((0.08, 1.0), 4, 21, 0.5)
         assert (clip.frames, clip.sampling, clip.size) == (16, "uniform", 224) and clip.mean[0] == 0.48145466
         assert (evaluate.split, evaluate.clips, evaluate.crops, evaluate.short_side) == ("val", 1, 3, 224)
         c = model(recipe)
-        assert (c.classes, c.dropout, c.drop_path, c.ctm_drop_path) == (174, 0.5, 0.2, 0.4)
+        assert (c.classes, c.dropout, c.drop_path, c.ctm_dropout, c.ctm_drop_path) == (174, 0.5, 0.2, 0.5, 0.4)
     unflipped = std_former.ssv2(flip=False)
     assert unflipped.train.augment.flip == 0 and unflipped.name == "ssv2-full-unflipped"
 

@@ -42,6 +42,7 @@ class FrameDrop:
     deviation: list[float]  # σ of each frame's attention (Eq. 3.13), mean of the heads
     kept: list[float]  # positions of the frames that stay, in any of the heads where each of them chooses
     per_head: bool = False  # each head chooses
+    matters: bool = True  # the model's scores depend on the choice
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -74,7 +75,8 @@ class Attention:
         for drop in self.drops:
             kept = ", ".join(f"{frame:g}" for frame in drop.kept)
             who = f"the heads of block {drop.block} together keep" if drop.per_head else f"block {drop.block} keeps"
-            lines.append(f"{who} {len(drop.kept)} of {len(drop.frames)} frames: {kept}")
+            unread = "" if drop.matters else " (no score depends on it: only the class token is read afterwards)"
+            lines.append(f"{who} {len(drop.kept)} of {len(drop.frames)} frames: {kept}{unread}")
         return join_lines(lines)
 
 
@@ -111,7 +113,16 @@ def _frame_drops(model: VideoModel, video: Tensor) -> list[FrameDrop]:
         frames, per_head = kept.frames[0].tolist(), kept.kept.dim() == 3
         deviation = (kept.deviation[0].mean(0) if per_head else kept.deviation[0]).tolist()
         stay = [frames[i] for i in kept.kept[0].unique().tolist()]
-        drops.append(FrameDrop(block=kept.block, frames=frames, deviation=deviation, kept=stay, per_head=per_head))
+        drops.append(
+            FrameDrop(
+                block=kept.block,
+                frames=frames,
+                deviation=deviation,
+                kept=stay,
+                per_head=per_head,
+                matters=kept.matters,
+            )
+        )
     return drops
 
 
@@ -179,15 +190,19 @@ def _class_weights(
 
 
 def draw_attention(measured: Attention) -> Figure:
-    """The frames, attention over them on one colour scale, and σ of the layers that drop frames, kept ones dark."""
+    """The frames, attention over them on one colour scale, and σ of the layers that drop frames, kept ones dark.
+
+    The frames marked are those that the last layer keeps whose choice changes scores.
+    """
     clip, drops = measured.clip, measured.drops
+    choices = [drop for drop in drops if drop.matters]
     shown = spread_frames(len(clip), COLUMNS)
     heights = [1.0, 1.0] + [0.75] * len(drops)
     figure = new_figure(1.2 * len(shown) + 1.5, 1.2 * sum(heights) + 0.5, frames_apart=(0.03, 0.02))
     widths = [1] * len(shown) + [0.07]
     table = figure.add_gridspec(len(heights), len(widths), width_ratios=widths, height_ratios=heights)
-    whole_frames = bool(drops) and not drops[-1].per_head
-    last = set(drops[-1].kept) if whole_frames else set()
+    whole_frames = bool(choices) and not choices[-1].per_head
+    last = set(choices[-1].kept) if whole_frames else set()
     low, high = np.quantile(measured.map.numpy(), (0.01, 0.995))
     for column, frame in enumerate(shown):
         above, below = figure.add_subplot(table[0, column]), figure.add_subplot(table[1, column])
@@ -217,5 +232,5 @@ def _draw_deviation(axes: Axes, drop: FrameDrop, frames: int) -> None:
     axes.set_ylim(max(0.0, values.min() - 0.4 * spread), values.max() + 0.15 * spread)
     axes.set_xticks(range(frames) if frames <= 32 else [])
     axes.tick_params(labelsize=7)
-    axes.set_ylabel(f"σ, block {drop.block}\nkeeps {len(drop.kept)}", fontsize=9)
+    axes.set_ylabel(f"σ, block {drop.block}\nkeeps {len(drop.kept)}{'' if drop.matters else ', unread'}", fontsize=9)
     hide_top_right_spines(axes)

@@ -19,10 +19,12 @@ from gesta.errors import GestaError
 
 Bucket = Literal["sectioned", "clip"]
 """Distances far off share buckets, the farther the more (Eq. 3.9), or all beyond the last one do (Shaw et al. 2018)."""
-Method = Literal["product", "euclidean"]
-"""A bucket for each pair of distances along y and x (Eq. 3.11), or for the distance as the crow flies (Eq. 3.10)."""
+Method = Literal["product", "euclidean", "euclidean_exact"]
+"""A bucket for each pair of distances along y and x (Eq. 3.11), or for the distance as the crow flies, rounded to a
+whole number first (iRPE's public code) or as it is (Eq. 3.10 to the letter)."""
 On = Literal["q", "k", "qk", "qkv"]
-"""What is multiplied by the vectors: queries (Eq. 3.7), keys, both, or both and the weights (Eqs. 3.5, 3.6)."""
+"""What is multiplied by the vectors: queries (Eq. 3.7), keys, both, or both and the weights. The last is iRPE's form
+of Eqs. 3.5 and 3.6: it has no product of two vectors, R^Q · R^K, and R^Q is that of (j, i), not of (i, j)."""
 
 
 def reach(ratio: float) -> int:
@@ -62,7 +64,7 @@ def bucket_map(
 ) -> Tensor:
     """Cluster of every pair of tokens of a frame, ``(1 + H·W, 1 + H·W)`` int64: query, key; class token first.
 
-    All pairs with the class token have the last one. Of the ``euclidean`` clusters the first half is never used, as in
+    All pairs with the class token have the last one. Of the euclidean clusters the first half is never used, as in
     iRPE's public code. The result is shared: do not write to it.
 
     Raises:
@@ -80,7 +82,8 @@ def bucket_map(
             side, far = 2 * reach(ratio) + 1, reach(ratio)
             ids = (buckets(along_y, ratio, bucket) + far) * side + buckets(along_x, ratio, bucket) + far
         else:
-            ids = buckets((along_y**2 + along_x**2).double().sqrt().round(), ratio, bucket) + reach(ratio)
+            distance = (along_y**2 + along_x**2).double().sqrt()
+            ids = buckets(distance.round() if method == "euclidean" else distance, ratio, bucket) + reach(ratio)
         return F.pad(ids, (1, 0, 1, 0), value=rows(ratio, method) - 1)
 
 

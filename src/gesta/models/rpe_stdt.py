@@ -43,6 +43,8 @@ from gesta.layers.rpe import Attention, Bucket, Method, On, bucket_map, line_map
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates, hooked
 
 EPS = 1e-6  # of all layer norms
+Place = Literal["before", "inside", "after"]
+"""Where in a temporal block frames are halved."""
 UNIT = 64
 """Positions of frames are counted in 64ths of a frame, whole numbers: means of two frames of means of two and so on."""
 
@@ -78,8 +80,11 @@ class RPESTDTConfig(ModelConfig):
             of neighbours, or a convolution of stride 2.
         subsample_layers: temporal layers that do it.
         subsample_mode: layers are counted from 0 and halve inside (``topk``) or before attention, or they are counted
-            from 1 and halve when all is done.
-        topk_score: deviation of attention weights, or of what is before their softmax.
+            from 1 and halve when all is done; 0 is then before the first, by the attention that it would have paid.
+        topk_score: deviation of attention weights (VidTr's code), or of what is before their softmax (the text under
+            Eq. 3.12).
+        topk_terms: deviation over a row's T + 1 weights (VidTr's code), or over those of the T frames, without the
+            class token's (the sum of Eq. 3.13).
         topk_again: a second softmax over the rows that stay (VidTr's code).
         topk_per_head: each head chooses its own frames (VidTr's code) instead of all by their mean deviation, as Eq.
             3.13 has it. Of a shortcut's channels, in as many groups as heads, each group comes from the frames of its
@@ -112,6 +117,7 @@ class RPESTDTConfig(ModelConfig):
     subsample_layers: tuple[CountOrZero, ...] = (1, 3)
     subsample_mode: Literal["inside", "after"] = "inside"
     topk_score: Literal["post", "logits"] = "post"
+    topk_terms: Literal["all", "frames"] = "all"
     topk_again: bool = False
     topk_per_head: bool = False
     small_init: bool = False
@@ -131,7 +137,7 @@ class RPESTDTConfig(ModelConfig):
         halves = temporal and self.subsample != "none"
         yield from unless(halves, "subsample", "subsample_layers", "subsample_mode")
         top_k = halves and self.subsample == "topk"
-        yield from unless(top_k, "subsample='topk'", "topk_score", "topk_per_head")
+        yield from unless(top_k, "subsample='topk'", "topk_score", "topk_terms", "topk_per_head")
         yield from unless(top_k and self.subsample_mode == "inside", "subsample_mode='inside'", "topk_again")
         relative = self.relative or (temporal and self.temporal_pos == "rpe")
         yield from unless(relative, "relative positions", "bucket", "ratio", "shared", "rpe_on")
@@ -212,19 +218,22 @@ class Kept:
         frames: original positions of the frames that entered, ``(B, T')``, in frames of the clip.
         deviation: σ of each (Eq. 3.13), ``(B, T')``, or ``(B, heads, T')`` where each head chooses.
         kept: which of them stayed, ``(B, K)`` or ``(B, heads, K)``, indices into the frames, ascending.
+        matters: whether scores depend on it; after the last attention only the class token is read.
     """
 
     block: int
     frames: Tensor
     deviation: Tensor
     kept: Tensor
+    matters: bool
 
 
-def deviation(attention: Tensor, per_head: bool = False) -> Tensor:
+def deviation(attention: Tensor, per_head: bool = False, frames_only: bool = False) -> Tensor:
     """σ of every frame's row of an attention over time, mean of the heads (Eq. 3.13) or of each: ``(B, h, 1 + T,
-    1 + T)`` to ``(B, T)`` or ``(B, h, T)``. The paper's factor outside the root changes no ranking; this is the
-    unbiased one of VidTr's code."""
-    deviations = attention[:, :, 1:].std(3)
+    1 + T)`` to ``(B, T)`` or ``(B, h, T)``; over the whole row or, ``frames_only``, without the class token's weight.
+    The paper's factor outside the root changes no ranking; this is the unbiased one of VidTr's code."""
+    rows = attention[:, :, 1:, 1:] if frames_only else attention[:, :, 1:]
+    deviations = rows.std(3, correction=min(1, rows.shape[3] - 1))
     return deviations if per_head else deviations.mean(1)
 
 
@@ -307,19 +316,24 @@ class TemporalBlock(nn.Module):
 
     Args:
         config: sizes.
-        halve: where frames are halved: ``inside`` attention (``before`` it, if not by Top-K), ``after`` all, or not.
+        places: where frames are halved, in this order: ``before`` the block, ``inside`` attention (before it, if not
+            by Top-K), ``after`` all.
+        last: no attention follows.
     """
 
-    def __init__(self, config: RPESTDTConfig, halve: Literal["inside", "after"] | None) -> None:
+    def __init__(self, config: RPESTDTConfig, places: tuple[Place, ...], last: bool) -> None:
         super().__init__()
         width, dropout = config.width, config.temporal_dropout
-        self.how = config.subsample if halve else "none"
-        self.inside = halve == "inside"
+        self.how = config.subsample if places else "none"
+        self.places, self.last = places, last
         self.logits, self.again, self.per_head = config.topk_score == "logits", config.topk_again, config.topk_per_head
+        self.frames_only = config.topk_terms == "frames"
         self.ratio, self.bucket = config.ratio, config.bucket
         self.relative = config.temporal_pos == "rpe"
         clusters = 2 * reach(config.ratio) + 2 if self.relative else 0
-        self.conv = nn.Conv1d(width, width, 3, 2, padding=1) if self.how == "conv1d" else None
+        convolves = self.how == "conv1d"
+        self.conv_before = nn.Conv1d(width, width, 3, 2, padding=1) if convolves and "before" in places else None
+        self.conv = nn.Conv1d(width, width, 3, 2, padding=1) if convolves and places[-1] != "before" else None
         self.norm1 = nn.LayerNorm(width, eps=EPS)
         self.attn = Attention(
             *(width, config.temporal_heads, config.temporal_head_width),
@@ -335,14 +349,14 @@ class TemporalBlock(nn.Module):
     def forward(self, state: State) -> State:
         tokens, _, _, positions = state
         assert positions is not None
-        if self.inside and self.how not in ("topk", "none"):
+        if "before" in self.places:
+            tokens, positions = self.halve_before(tokens, positions)
+        if "inside" in self.places and self.how != "topk":
             tokens, positions = self.merge(tokens, positions)
         ids, scores, v = self.attend(tokens, positions)
         weights = scores.softmax(3)
-        kept = None
-        if self.how == "topk":
-            kept = select(deviation(scores if self.logits else weights, self.per_head))
-        if kept is not None and self.inside:
+        kept = select(self.sigma(scores)) if self.how == "topk" and self.places[-1] != "before" else None
+        if kept is not None and "inside" in self.places:
             tokens, positions = _keep(tokens, positions, kept)
             along = F.pad(kept + 1, (1, 0)).view(len(kept), -1, 1 + kept.shape[-1], 1)  # and the class token
             along = along.expand(*weights.shape[:2], -1, weights.shape[3])
@@ -351,7 +365,7 @@ class TemporalBlock(nn.Module):
             ids = None if ids is None else ids[:, None].expand(*weights.shape[:2], -1, -1).gather(2, along)
         tokens = tokens + self.dropout(self.attn.mix(weights, v, ids))
         tokens = tokens + self.mlp(self.norm2(tokens))
-        if not self.inside and self.how != "none":
+        if "after" in self.places:
             if kept is not None:
                 tokens, positions = _keep(tokens, positions, kept)
             else:
@@ -364,7 +378,17 @@ class TemporalBlock(nn.Module):
         q, k, v = self.attn.project(self.norm1(tokens))
         return ids, self.attn.scores(q, k, ids), v
 
-    def merge(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def sigma(self, scores: Tensor) -> Tensor:
+        """σ of every frame, by which Top-K chooses."""
+        return deviation(scores if self.logits else scores.softmax(3), self.per_head, self.frames_only)
+
+    def halve_before(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The frames that the block sees at all: by Top-K those of the attention that it would have paid to all."""
+        if self.how != "topk":
+            return self.merge(tokens, positions, self.conv_before)
+        return _keep(tokens, positions, select(self.sigma(self.attend(tokens, positions)[1])))
+
+    def merge(self, tokens: Tensor, positions: Tensor, conv: nn.Conv1d | None = None) -> tuple[Tensor, Tensor]:
         """Every two frames to one, the class token untouched; a single frame stays as it is.
 
         A merged frame lies in the middle of those it was made of; of a convolution, at the position of its middle tap.
@@ -372,8 +396,8 @@ class TemporalBlock(nn.Module):
         grid = tokens[:, 1:].mT
         if grid.shape[2] == 1:
             return tokens, positions
-        if self.conv is not None:
-            grid, positions = self.conv(grid), positions[:, ::2]
+        if (conv := conv or self.conv) is not None:
+            grid, positions = conv(grid), positions[:, ::2]
         else:
             grid = F.max_pool1d(grid, 2) if self.how == "max" else F.avg_pool1d(grid, 2)
             pairs = positions[:, : 2 * grid.shape[2]].unflatten(1, (-1, 2))
@@ -382,9 +406,9 @@ class TemporalBlock(nn.Module):
 
     def halved(self, frames: int) -> int:
         """Frames that are left of so many."""
-        if self.how == "none":
-            return frames
-        return (frames + 1) // 2 if self.how == "conv1d" else max(frames // 2, 1)
+        for _ in self.places:
+            frames = (frames + 1) // 2 if self.how == "conv1d" else max(frames // 2, 1)
+        return frames
 
 
 class RPESTDT(VideoModel):
@@ -411,7 +435,7 @@ class RPESTDT(VideoModel):
             )
         if config.relative and reach(config.ratio) < 1:
             raise GestaError(f"ratio={config.ratio} leaves one cluster; say 0.5 or more")
-        halving = self._halving(config)
+        places = self._halving(config)
         self.convolutions = nn.Sequential()
         for inputs, outputs in pairwise((3, *config.stem)):
             conv = nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False)
@@ -429,7 +453,10 @@ class RPESTDT(VideoModel):
         self.register_buffer("ids", ids if ids is None else ids.to(self.cls_token.device), persistent=False)
         rates = drop_path_rates(config.drop_path, config.depth)
         self.spatial = nn.ModuleList(SpatialBlock(config, r, i == config.depth - 1) for i, r in enumerate(rates))
-        self.temporal = nn.ModuleList(TemporalBlock(config, halving.get(i)) for i in range(config.temporal_depth))
+        self.temporal = nn.ModuleList(
+            TemporalBlock(config, places.get(i, ()), i == config.temporal_depth - 1)
+            for i in range(config.temporal_depth)
+        )
         self.norm = nn.LayerNorm(width, eps=EPS) if config.temporal_depth else nn.Identity()
         self.standardise = Standardise(width) if config.small_init else nn.Identity()
         self.classifier = Classifier(width, config.classes, config.dropout)
@@ -450,19 +477,21 @@ class RPESTDT(VideoModel):
         self.finish()
 
     @staticmethod
-    def _halving(config: RPESTDTConfig) -> dict[int, Literal["inside", "after"]]:
+    def _halving(config: RPESTDTConfig) -> dict[int, tuple[Place, ...]]:
         """Which temporal blocks halve the frames, and where in them."""
         if config.subsample == "none" or not config.temporal_depth:
             return {}
-        lowest = 0 if config.subsample_mode == "inside" else 1
-        for layer in config.subsample_layers:
-            if not lowest <= layer < config.temporal_depth + lowest:
-                highest = config.temporal_depth - 1 + lowest
+        after = config.subsample_mode == "after"
+        places: dict[int, tuple[Place, ...]] = {}
+        for layer in sorted(set(config.subsample_layers)):
+            if not 0 <= layer < config.temporal_depth + after:
                 raise GestaError(
                     f"subsample_layers {config.subsample_layers}: with subsample_mode={config.subsample_mode!r} "
-                    f"temporal layers are {lowest} to {highest}"
+                    f"temporal layers are 0 to {config.temporal_depth - 1 + after}"
                 )
-        return {layer - lowest: config.subsample_mode for layer in config.subsample_layers}
+            block, place = (layer, "inside") if not after else (layer - 1, "after") if layer else (0, "before")
+            places[block] = (*places.get(block, ()), place)
+        return places
 
     @property
     def blocks(self) -> list[nn.Module]:  # type: ignore[override]
@@ -551,11 +580,14 @@ class RPESTDT(VideoModel):
         kept: list[Kept] = []
 
         def note(block: int, module: Any, inputs: tuple[State]) -> None:
-            state = inputs[0]
-            assert state.positions is not None
-            scores = module.attend(state.tokens, state.positions)[1]
-            sigma = deviation(scores if module.logits else scores.softmax(3), module.per_head)
-            kept.append(Kept(block, state.positions / UNIT, sigma, select(sigma)))
+            tokens, positions = inputs[0].tokens, inputs[0].positions
+            assert positions is not None
+            for place in module.places:
+                sigma = module.sigma(module.attend(tokens, positions)[1])
+                matters = place == "before" or not module.last
+                kept.append(Kept(block, positions / UNIT, sigma, select(sigma), matters))
+                if place == "before":
+                    tokens, positions = _keep(tokens, positions, kept[-1].kept)
 
         choosing = [(i, block) for i, block in enumerate(self.temporal, len(self.spatial)) if block.how == "topk"]
         with hooked(pre={block: partial(note, i) for i, block in choosing}):

@@ -2,9 +2,9 @@
 
 Source: "Spatio-temporal diffusion transformer for action recognition", anonymous submission to ICLR (OpenReview
 ICR3swcnaa), whose sections are named here. No code exists and its figures are not in the text we have; what only they
-say is decided in ``docs/fidelity.md``, and every decision is a field of :class:`STDFormerConfig`. "Diffusion" is the
-feedback of temporal features to the spatial branch; nothing is denoised. It builds on UniFormerV2 (K. Li et al., ICCV
-2023).
+say is decided in ``docs/fidelity.md``, with fields of :class:`STDFormerConfig` for the other readings. "Diffusion" is
+the feedback of temporal features to the spatial branch; nothing is denoised. It builds on UniFormerV2 (K. Li et al.,
+ICCV 2023).
 
 Layer i, for tokens x of every frame (ST branch), their patches P(x), and the memory z of the T branch::
 
@@ -204,8 +204,10 @@ class STDFormer(VideoModel):
         patches = self.patch_embed(self.conv_stem(video)).flatten(2, 3)
         table = resample_abs_pos_embed(self.pos_embed, size, num_prefix_tokens=1)
         token = self.cls_token.expand(frames, len(video), -1, -1)
-        tokens = self.norm_pre(torch.cat([token, patches], 2) + table)
-        memory = tokens if self.config.ctm_include_cls else tokens[:, :, 1:].contiguous()
+        embedded = torch.cat([token, patches], 2)
+        tokens = self.norm_pre(embedded + table)
+        memory = embedded if self.config.memory_start == "stem" else tokens
+        memory = memory if self.config.ctm_include_cls else memory[:, :, 1:].contiguous()
         return State(tokens, memory, (size[0], size[1]))
 
     def pool(self, state: State) -> Tensor:

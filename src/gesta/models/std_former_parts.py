@@ -52,7 +52,8 @@ class STDFormerSizes(ModelConfig):
         gelu: ``quick`` is x·σ(1.702x), with which OpenAI's CLIP was trained.
         ptm_layers: which layers of the ST branch are PTMs.
         ptm_attention: within a frame (``spatial``), or over all tokens of the clip (``joint``).
-        ptm_identity: ``scaled`` lets β multiply the shortcut, too.
+        ptm_identity: ``scaled`` lets β multiply the shortcut, too; ``none`` is Eq. 1 as printed, without one (and
+            without stochastic depth in the PTMs, which would leave nothing).
         dpe_reduction: by what a PTM's position encoding divides the width.
         dpe_norm: batch norm before it (UniFormerV2), or ``none``.
         alpha: weight of a PTM's FFN.
@@ -67,7 +68,10 @@ class STDFormerSizes(ModelConfig):
             start), the ``memory`` (a temporal stream of its own), or both.
         ctm_include_cls: class tokens attend along time as one more position, and count in the mean that is classified.
         ctm_mlp_ratio: hidden width of the CTMs' FFNs, in widths.
+        ctm_dropout: in the CTMs' FFNs (UniFormerV2: 0.5).
         ctm_drop_path: stochastic depth of the CTMs, growing like ``drop_path``.
+        memory_start: what the first CTM attends to: tokens with positions behind CLIP's first layer norm
+            (``norm_pre``), or what the 3-D convolution gives (``stem``).
         temporal_pos_embed: a learned vector per frame in every CTM, added to what its attention compares.
         stdm_layers: behind which CTMs there is an STDM; None for all but the last.
         stdm_kind: see :class:`~gesta.plugins.stdm.STDM`.
@@ -95,7 +99,7 @@ class STDFormerSizes(ModelConfig):
     gelu: Literal["quick", "exact"] = "quick"
     ptm_layers: tuple[CountOrZero, ...] = (8, 9, 10, 11)
     ptm_attention: Literal["spatial", "joint"] = "spatial"
-    ptm_identity: Literal["plain", "scaled"] = "plain"
+    ptm_identity: Literal["plain", "scaled", "none"] = "plain"
     dpe_reduction: Annotated[float, Between(1)] = 1.5
     dpe_norm: Literal["bn", "none"] = "bn"
     alpha: NotNegative = 1.0
@@ -108,7 +112,9 @@ class STDFormerSizes(ModelConfig):
     ctm_residual: Literal["query", "memory", "both"] = "query"
     ctm_include_cls: bool = False
     ctm_mlp_ratio: Positive = 4.0
+    ctm_dropout: Annotated[float, Between(0, 1, open="high")] = 0.0
     ctm_drop_path: Annotated[float, Between(0, 1, open="high")] = 0.0
+    memory_start: Literal["norm_pre", "stem"] = "norm_pre"
     temporal_pos_embed: bool = False
     stdm_layers: tuple[CountOrZero, ...] | None = None
     stdm_kind: Literal["depthwise", "dense"] = "depthwise"
@@ -196,20 +202,20 @@ class FFN(nn.Sequential):
     of the network instead of three, and two over its gradient instead of five.
     """
 
-    def __init__(self, width: int, ratio: float, gelu: Literal["quick", "exact"]) -> None:
+    def __init__(self, width: int, ratio: float, gelu: Literal["quick", "exact"], dropout: float = 0.0) -> None:
         hidden = int(ratio * width)
         super().__init__(
             nn.Linear(width, hidden), nn.SiLU() if gelu == "quick" else nn.GELU(), nn.Linear(hidden, width)
         )
-        self.quick = gelu == "quick"
+        self.quick, self.dropout = gelu == "quick", dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` to the same shape."""
-        if not self.quick:
-            return super().forward(x)
         first, last = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
+        if not self.quick:
+            return last(F.dropout(self[1](first(x)), self.dropout, self.training))
         hidden = torch.addmm(QUICK * first.bias, x.flatten(0, -2), first.weight.mT, alpha=QUICK)
-        hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
+        hidden = F.dropout(F.silu(hidden, inplace=not torch.is_grad_enabled()), self.dropout, self.training)
         return torch.addmm(last.bias, hidden, last.weight.mT, alpha=1 / QUICK).view(x.shape)
 
 
@@ -283,6 +289,8 @@ class PTM(nn.Module):
         added = y1 + self.alpha * self.mlp(self.norm2(u))
         if self.conv is not None and self.switches.conv_placement == "residual":
             added = add_to_patches(added, self.beta * self.conv(u[:, :, 1:], size))
+        if self.switches.ptm_identity == "none":
+            return added
         return (self.beta * u if self.switches.ptm_identity == "scaled" else u) + self.drop_path(added)
 
 
@@ -352,7 +360,7 @@ class CTM(nn.Module):
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = FFN(width, config.ctm_mlp_ratio, config.gelu)
+        self.mlp = FFN(width, config.ctm_mlp_ratio, config.gelu, config.ctm_dropout)
         self.drop_path = ClipDropPath(drop_path)
         self.time_embed: nn.Parameter | None = None
         if config.temporal_pos_embed:

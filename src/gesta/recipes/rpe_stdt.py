@@ -144,7 +144,8 @@ MINIATURES = (
     Miniature(model=rpe_stdt_tiny, keep=(
         "relative", "absolute", "bucket", "method", "ratio", "shared", "rpe_on",
         "temporal_depth", "temporal_qkv_bias", "temporal_pos",
-        "subsample", "subsample_layers", "subsample_mode", "topk_score", "topk_again", "topk_per_head",
+        "subsample", "subsample_layers", "subsample_mode",
+        "topk_score", "topk_terms", "topk_again", "topk_per_head",
     )),
 )  # fmt: skip
 
@@ -168,7 +169,8 @@ _COST = ("params", *SETS)
 _all_sets = partial(row, _COST)
 
 TABLE1 = Table(source="Ma & Wang 2024, Table 3.1", columns=_COST, rows=(
-    _all_sets("Absolute positions", (100.7, 96.26, 78.08, 79.82), _runs(variant="stdt_topk"), "± 0.08, 0.04, 0.04"),
+    _all_sets("Absolute positions", (100.7, 96.26, 78.08, 79.82), _runs(variant="stdt_topk"),
+        "± 0.08, 0.04, 0.04; Table 3.5 has 97.0 for the same run on UCF-101"),
     _all_sets("Shared RPE", (97.06, 97.53, 79.12, 81.60), _runs(), "± 0.05, 0.04, 0.04"),
     _all_sets("Unshared RPE", (97.26, 97.61, 79.25, 81.82), _runs(shared=False), f"± 0.12, 0.16, 0.08; {_UNSHARED}"),
 ))  # fmt: skip
@@ -184,7 +186,7 @@ _GMACS = ("GMACs", "HMDB51", "UCF101", "Diving48")
 
 TABLE3 = Table(source="Ma & Wang 2024, Table 3.3 (16 frames)", columns=_GMACS, rows=(
     row(_GMACS, "ViT (spatial attention)", (269, 75.6, 95.5, 78.5), _runs(variant="vit_spatial"), _FULL),
-    row(_GMACS, "RPE-STDT", (273, 79.3, 97.6, 81.8), _runs(), "more, not fewer FLOPs"),
+    row(_GMACS, "RPE-STDT", (273, 79.3, 97.6, 81.8), _runs(), f"more, not fewer FLOPs; {_FULL}"),
 ))  # fmt: skip
 
 _ACCURACY = ("HMDB51", "UCF101", "Diving48")
@@ -203,7 +205,7 @@ _PARAMS = ("params", "UCF101")
 TABLE5 = Table(source="Ma & Wang 2024, Table 3.5", columns=_PARAMS, rows=(
     row(_PARAMS, "Baseline STDT", (88.9, 96.5), _runs(variant="stdt")),
     row(_PARAMS, "Baseline STDT + Top-K", (82.7, 97.0), _runs(variant="stdt_topk"),
-        "dropping frames has no parameters and frees none"),
+        "dropping frames has no parameters and frees none; Table 3.1 has 96.26 for the same run"),
 ))  # fmt: skip
 
 TABLE6 = Table(source="Ma & Wang 2024, Table 3.6", columns=_COST, rows=(
@@ -293,18 +295,21 @@ DECISIONS = (
     ("R3", "RPE-STDT gains with fewer FLOPs, says the text; Table 3.3 has 273 after 269",
      "more: 1.45 G for the tables"),
     ("R4", _UNSHARED, "both are runs; the rows say which"),
-    ("R5", "Table 3.2's shared 79.3 and 97.7 are in no other table", "printed as they are; it is the run of Table 3.1"),
+    ("R5", "Table 3.2's shared 97.7 is in no other table; its 79.3 stands in Tables 3.3, 3.4 and 3.6, too",
+     "printed as they are; it is the run of Table 3.1, which has 97.53 and 79.12"),
     ("R6", "Eq. 3.10 has the Euclidean distance, Eq. 3.11 and (2y + 1)² clusters a bucket for each axis",
-     '`method="product"`, which has 49 + 1 clusters; `"euclidean"` has 7 + 1, half of them idle'),
+     '`method="product"`, which has 49 + 1 clusters; `"euclidean"` has 7 + 1, half of them idle, and rounds the '
+     'distance first, as iRPE; `"euclidean_exact"` does not, as Eq. 3.10 (1,056 of 38,416 pairs differ)'),
     ("R7", "b : y : a = 1 : 2 : 8 with 50 clusters leaves y between 3 and 4",
      "iRPE's ratio 1.9, cut to ±3; `ratio=1.5` is y = 3 to the letter and another map of the same size"),
     ("R8", "relative positions on queries (Eq. 3.7), or on queries and keys (text of Fig. 3.3)",
      '`rpe_on="q"`, `"qk"`'),
     ("R9", '"Equations 3.1 and 3.3" are changed', "3.2 and 3.4"),
     ("R10", "σ has 1/T outside the root, and Attn^(1,:) would be one row (both from VidTr)",
-     "the unbiased deviation of all rows but the class token's; the ranking is the same"),
+     "the unbiased deviation of all rows but the class token's; a factor changes no ranking"),
     ("R11", '"after the first and third layers" in the text, [1, 3] in Table 3.4',
-     'counted from 0, halved inside, as in VidTr; `subsample_mode="after"` is the other reading'),
+     'counted from 0, halved inside, as in VidTr; `subsample_mode="after"` is the other reading, in which [0, 2] is '
+     'before the first layer ("at the beginning") and after the second'),
     ("R12", "in the fourth layer Top-K drops frames that nobody reads any more",
      "[1, 3] equals [1], proved and tested"),
     ("R13", "relative positions of patches leave the temporal encoder blind to order",
@@ -318,5 +323,17 @@ DECISIONS = (
      "the official lists of version 2"),
     ("R18", "the lead over TSN, TesNet and MM-ViT is 0.1 less or more than the numbers printed", "3.4, 2.4 and 1.7"),
     ("R19", "which ImageNet", "what the file of weights says; see the recipe"),
+    ("R20", "Attn is the product of queries and keys (text under Eq. 3.12), but also what is pooled and multiplied "
+     'with the values, and "equally distributed" where a frame says nothing',
+     'weights after the softmax, as in the code of VidTr, whose equation it is; `topk_score="logits"` is the text to '
+     "the letter, and keeps other frames of most clips"),
+    ("R21", "σ is a sum of T terms (Eq. 3.13), a row has T + 1; the printed sum runs over rows",
+     'all T + 1 weights of a row, as in VidTr\'s code; `topk_terms="frames"` leaves the class token\'s out'),
+    ("R22", "STDT with Top-K and without relative positions has 96.26 on UCF-101 in Table 3.1 and 97.0 in Table 3.5",
+     "one run, shown beside both"),
+    ("R23", 'absolute positions are sinusoids (§3.3.1), or "the original" ones of ViViT (§3.4.3), which are learnt',
+     'learnt, as ViT\'s weights have them; `absolute="sinusoid"`'),
+    ("R24", "Eqs. 3.5 and 3.6 add R^Q, R^K, R^V to queries, keys, values; Eq. 3.7, the model, has one term of them",
+     'Eq. 3.7; `rpe_on="qkv"` is iRPE\'s form of the others, without R^Q · R^K and with R^Q of (j, i)'),
 )  # fmt: skip
 """Errors and gaps of the paper, and what gesta does."""

@@ -2,9 +2,11 @@
 
 Source of every value: §4.2 of the paper. It prints AdamW, a rate of 1e-4, batches of 16,
 cosine annealing, soft cross-entropy, 16 frames of 224 × 224 taken sparsely and "random inversion". What it leaves out
-is UniFormerV2's for Something-Something: 22 epochs, 5 of them warm-up, weight decay 0.05, stochastic depth of 0.2 (0.4
-in the temporal branch), dropout of 0.5, label smoothing of 0.1, RandAugment, three crops of one clip in testing. Clips
-are mirrored, as "inversion" says, and then have the mirrored label; UniFormerV2 mirrors none (``flip=False``).
+is UniFormerV2's for Something-Something: 22 epochs, 5 of them warm-up, weight decay 0.05, gradients of norm 20 at most,
+stochastic depth of 0.2 (0.4 in the temporal branch), dropout of 0.5 before the classifier and in the temporal branch's
+FFNs, two clips of every video of a batch, RandAugment of four operations of magnitude 7 of 10 (21 of torchvision's 30,
+which has no noise of the magnitude), bicubic interpolation, no label smoothing, three crops of one clip in testing.
+Clips are mirrored, as "inversion" says, and then have the mirrored label; UniFormerV2 mirrors none (``flip=False``).
 
 The paper starts from CLIP. Nothing is downloaded here; without a file training starts from scratch::
 
@@ -36,6 +38,7 @@ OPEN_CHANGES: dict[str, dict[str, Any]] = {
     "smem_both": {"smem": (("ST", 4), ("T", 4))},
     "learnable_weights": {"learnable_alpha_beta": True},
     "scaled_identity": {"ptm_identity": "scaled", "learnable_alpha_beta": True},  # β = 1 alone changes nothing
+    "no_identity": {"ptm_identity": "none"},
     "conv_in_space": {"conv_plane": "space"},
     "joint_attention": {"ptm_attention": "joint"},
     "dpe_without_norm": {"dpe_norm": "none"},
@@ -43,6 +46,7 @@ OPEN_CHANGES: dict[str, dict[str, Any]] = {
     "memory_residual": {"ctm_residual": "memory"},
     "both_residuals": {"ctm_residual": "both"},
     "class_tokens_in_ctm": {"ctm_include_cls": True},
+    "memory_from_stem": {"memory_start": "stem"},
     "frame_positions": {"temporal_pos_embed": True},
     "dense_stdm": {"stdm_kind": "dense"},
     "stdm_relu_last": {"stdm_final_relu": True},
@@ -111,16 +115,16 @@ def training(flip: bool = True) -> TrainConfig:
     """§4.2 and UniFormerV2's settings for Something-Something; 16 videos per step over all processes."""
     return TrainConfig(
         epochs=22, batch_size=16, lr=1e-4, weight_decay=0.05, schedule="cosine", warmup_epochs=5, min_lr=1e-6,
-        label_smoothing=0.1, short_videos="clamp",
+        clip_grad=20.0, repeats=2, short_videos="clamp",
         augment=Augment(
-            crop="random_resized", randaugment=4, magnitude=7,
+            crop="random_resized", interpolation="bicubic", randaugment=4, magnitude=21,
             flip=0.5 if flip else 0.0, flip_labels=dict(MIRRORED) if flip else {},
         ),
     )  # fmt: skip
 
 
 def _recipe(name: str, data: DataConfig, variant: str, flip: bool) -> Recipe:
-    regular = {"classes": 174, "dropout": 0.5, "drop_path": 0.2, "ctm_drop_path": 0.4}
+    regular = {"classes": 174, "dropout": 0.5, "drop_path": 0.2, "ctm_dropout": 0.5, "ctm_drop_path": 0.4}
     return Recipe(
         name="-".join([name, variant, *["unflipped"] * (not flip)]),
         model=replace(std_former_b(), **regular, **CHANGES[variant]),
@@ -137,7 +141,7 @@ MINIATURES = (
         "tubelet_kernel", "tubelet_stride", "gelu", "norm", "head_input",
         "ptm_attention", "ptm_identity", "dpe_norm", "alpha", "beta", "learnable_alpha_beta",
         "conv_placement", "conv_kind", "conv_plane",
-        "cpe", "ctm_residual", "ctm_include_cls", "temporal_pos_embed", "stdm_kind", "stdm_final_relu",
+        "cpe", "ctm_residual", "ctm_include_cls", "memory_start", "temporal_pos_embed", "stdm_kind", "stdm_final_relu",
         "smem_position", "smem_fusion", "smem_edge", "smem_pairing",
     )),
 )  # fmt: skip
@@ -279,20 +283,21 @@ DECISIONS = (
     ("D3", '"modified MHA" for "global spatiotemporal" features, not explained',
      'CLIP\'s attention within a frame; `ptm_attention="joint"`'),
     ("D4", 'Eq. 1 has no shortcut, Table 3 speaks of the "residual connection"',
-     "y = u + y1 + α y2 + β y3: without it CLIP's features would not survive; `ptm_identity`"),
+     "y = u + y1 + α y2 + β y3: without it CLIP's features would not survive; `ptm_identity`, `none` is Eq. 1"),
     ("D5", "α and β are learnable (§3.2) and swept as fixed values (Table 7)", "fixed at 1; `learnable_alpha_beta`"),
     ("D6", "a 2-D convolution that sees adjacent frames, four times; on the frame it cannot",
      "the plane of frames and places in raster order, where rows touch at their ends; `conv_plane`, `conv_kind`"),
     ("D7", "CPE of 3 × 3 × 3, on what is not said", "depth-wise, of the queries, with shortcut; `cpe`"),
     ("D8", 'the CTM\'s shortcuts: the sentence is cut off ("In addition, each mod-")',
      "from the query, so the classifier starts from CLIP's features; `ctm_residual`"),
-    ("D9", "N = H·W in §3.3", "class tokens stay out of the CTMs; `ctm_include_cls`"),
-    ("D10", "what the first CTM attends to", "the stem's tokens behind CLIP's first layer norm"),
+    ("D9", "N = H·W in §3.3", "class tokens stay out of the CTMs; `ctm_include_cls` lets them in and reads them"),
+    ("D10", "what the first CTM attends to", "the stem's tokens behind CLIP's first layer norm; `memory_start`"),
     ("D11", "STDM of 1 × 3 × 3, 3 × 1 × 1, 1 × 1 × 1, BN and ReLU, no order or width",
      "two depth-wise ones and a dense one that starts at zero, ReLU before it; `stdm_kind`, `stdm_final_relu`"),
     ("D12", '"m + n = 11"', "an STDM behind every CTM but the last, which nothing follows; `stdm_layers`"),
     ("D13", "SMEM's channels and shortcut (Fig. 5)",
-     "64 channels, added to what enters; from 14 × 14 to 7 × 7 and back"),
+     "64 channels (`smem_channels`), from 14 × 14 to 7 × 7 and back; added to what enters, without a switch: its last "
+     "layer starts at zero"),
     ("D14", "frames t, t + 1, t + 2: which pairs", "t with each of the others; `smem_pairing`, `smem_edge`"),
     ("D15", "the last CTM goes to the classifier (§3.1), or both branches (§5)", 'the last CTM; `head_input="fused"`'),
     ("E1", "twelve PTMs (§3.1), or four at 8 to 11 (App. A, Tables 2, 3, 6, 7)", "four"),
@@ -303,7 +308,8 @@ DECISIONS = (
     ("E5", "UniFormerV2 is cited as Sun et al., 2023b; it is Li et al., 2023", "no consequence"),
     ("E6", '"Input" mixes frames × crops × clips with frames × clips × crops', "three crops of one clip"),
     ("E7", "SSV2 of 220,487 clips", "220,847, transposed digits"),
-    ("E8", "no epochs, weight decay, warm-up, augmentation", "UniFormerV2's for Something-Something"),
+    ("E8", "no epochs, weight decay, warm-up, clipping, dropout, clips per video, augmentation",
+     "UniFormerV2's for Something-Something, without the noise of RandAugment's magnitude"),
     ("E9", '"random inversion" would make six classes wrong',
      'a mirrored clip gets the mirrored class, by name; clips of "… right out" are not mirrored'),
     ("E10", '"an interval of 16 frames per second"', "16 frames, one per segment"),
