@@ -123,6 +123,17 @@ def test_averaging_is_not_an_image_vit_averaged() -> None:
     assert (features - single.mean(0)).abs().max() > 1e-3 * features.abs().max()
 
 
+def test_the_mean_of_all_patches_is_read() -> None:
+    """ATA's Table 3: averaging is "the mean of all spatial-temporal features"."""
+    clip, model = torch.randn(2, 3, 4, 32, 32), small(temporal="averaging", readout="mean").eval()
+    other = small(temporal="averaging").eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        patches = model.norm(model._run(clip, None).tokens)[:, 1:]
+        torch.testing.assert_close(model.embed(clip), patches.unflatten(1, (4, 4, 4)).mean((1, 2, 3)))
+        assert (model.embed(clip) - other.embed(clip)).abs().max() > 1e-3
+
+
 def test_embeddings_of_another_clip_are_resized_by_nearest_neighbour() -> None:
     long = small(clip=ClipSpec(frames=8, stride=1, size=64))
     short = small()
@@ -152,7 +163,7 @@ def test_still_clip_is_its_image_only_without_embeddings_of_time() -> None:
 
 COSTS: list[tuple[dict[str, Any], int, float, float, float]] = [
     # changes, frames, parameters in M, MACs in G by torch's and by fvcore's counting (specification §3)
-    ({"temporal": "averaging"}, 8, 86.112, 140.108, 140.259),
+    ({"temporal": "averaging", "readout": "mean"}, 8, 86.112, 140.108, 140.259),
     ({"temporal": "joint"}, 8, 86.112, 179.563, 179.713),
     ({}, 8, 121.566, 195.830, 196.053),
     ({"around": ATA()}, 8, 121.566, 195.830, 196.053),

@@ -109,6 +109,7 @@ def test_switches_of_the_tables() -> None:
     for temporal in ("averaging", "joint", "attention"):
         model = vit(ata.ablation(temporal=temporal))  # type: ignore[arg-type]
         assert model.temporal == temporal and model.around is None
+        assert model.readout == ("mean" if temporal == "averaging" else "class_token")
     plain, matched = vit(ata.ablation()), vit(ata.kinetics400(cost_matched=True))
     assert not (plain.temporal_cls or plain.temporal_post_norm) and matched.temporal_cls and matched.temporal_post_norm
 

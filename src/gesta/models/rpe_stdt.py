@@ -489,7 +489,8 @@ class RPESTDT(VideoModel):
                     f"subsample_layers {config.subsample_layers}: with subsample_mode={config.subsample_mode!r} "
                     f"temporal layers are 0 to {config.temporal_depth - 1 + after}"
                 )
-            block, place = (layer, "inside") if not after else (layer - 1, "after") if layer else (0, "before")
+            place: Place = "inside" if not after else "after" if layer else "before"
+            block = max(layer - after, 0)
             places[block] = (*places.get(block, ()), place)
         return places
 

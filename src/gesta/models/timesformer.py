@@ -52,7 +52,9 @@ class TimeSformerConfig(ModelConfig):
         patch: side of the square patches, in pixels.
         temporal: ``attention`` over time before that over space (divided space-time attention), ``joint`` attention
             over all tokens of the clip at once, or ``averaging``: no temporal attention, frames meet in the
-            class token only (ATA's row "averaging").
+            class token only.
+        readout: what is classified: the class token (TimeSformer), or the ``mean`` of all patches of all frames (ATA's
+            row "averaging").
         around: what finds the routes of temporal attention, e.g. ``ATA()``; None for fixed positions.
         ata_blocks: the blocks that get it; None for all.
         align_every: of so many consecutive ones of these blocks the first finds routes, the others keep them.
@@ -69,6 +71,7 @@ class TimeSformerConfig(ModelConfig):
     mlp_ratio: Positive = 4.0
     patch: Count = 16
     temporal: Literal["attention", "joint", "averaging"] = "attention"
+    readout: Literal["class_token", "mean"] = "class_token"
     around: AroundConfig | None = None
     ata_blocks: tuple[CountOrZero, ...] | None = None
     align_every: Count = 1
@@ -283,7 +286,9 @@ class TimeSformer(VideoModel):
         return State(torch.cat([class_token, patches.flatten(1, 2)], 1), (frames, height, width))
 
     def pool(self, state: State) -> Tensor:
-        """The class token, normalised."""
+        """The class token, normalised, or the mean of the normalised patches."""
+        if self.config.readout == "mean":
+            return self.standardise(self.norm(state.tokens)[:, 1:].mean(1))
         tokens = state.tokens if is_counting() else state.tokens[:, :1]  # papers count the norm of all tokens
         return self.standardise(self.norm(tokens)[:, 0])
 

@@ -394,5 +394,20 @@ DECISIONS = (
     ("A18", "on Kinetics-400 ATA's mutual information exceeds attention's by 0.002", "only the order is claimed"),
     ("A19", "how maps of 56 × 56 are aligned is not said; exact matches take a second per pair of frames",
      "tiles of 4 × 4 move whole by default, `ATA(coarse=1)` is exact"),
+    ("A20", "averaging is the mean of all spatial-temporal features (Table 3); its FLOPs are of frames that share a "
+     "class token",
+     'the mean of all patches (`readout="mean"`) of that network; joint attention and ATA read the class token'),
+    ("A21", "heads of temporal attention in CycleMLP and ConvNeXt: not said, no cost depends on them",
+     "32 channels each; `TemporalAttention(heads=…)`"),
+    ("A22", "SGD; momentum, warm-up, dropped paths: not said",
+     "TimeSformer's public recipe: 0.9 with Nesterov, no warm-up, 0.1 growing with depth"),
+    ("A23", "32 frames of which rate, on Kinetics-400; 8 frames of which",
+     "every 8th and every 32nd, a span of 256 as TimeSformer's 8 × 32; of Something-Something one per segment"),
+    ("A24", "attention over time in CycleMLP and ConvNeXt: without an embedding it knows no order, and none is named",
+     "a vector per frame behind the stem that starts at zero (`time_embed`), left out where costs are compared"),
+    ("A25", "the training of CycleMLP and ConvNeXt is not described",
+     "the ViT's, pixels normalised alike (0.45, 0.225)"),
+    ("A26", 'weight decay on "patch embeddings", none on class token and positions',
+     "on all weights, biases and norms too, but class token and embeddings of position and time"),
 )  # fmt: skip
 """Errors and gaps of the paper, and what gesta does."""

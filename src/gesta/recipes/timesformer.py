@@ -56,6 +56,7 @@ def kinetics400(temporal: Temporal = "attention", frames: int = 8, clips: int = 
     """
     model = timesformer_b()
     model.temporal = temporal
+    model.readout = "mean" if temporal == "averaging" else "class_token"  # "the mean of all spatial-temporal features"
     model.clip = ClipSpec(frames=frames, stride=SPAN // frames, size=224)
     return Recipe(
         name=f"timesformer_b-{temporal}-kinetics400-{frames}x{SPAN // frames}{views(clips)}",
@@ -88,5 +89,5 @@ def views(clips: int) -> str:
     return f"-{clips}clips" if clips != 1 else ""
 
 
-_KEPT = ("temporal", "around", "temporal_cls", "temporal_post_norm")
+_KEPT = ("temporal", "readout", "around", "temporal_cls", "temporal_post_norm")
 MINIATURES = (Miniature(model=timesformer_tiny, keep=_KEPT, blocks=("ata_blocks",)),)
