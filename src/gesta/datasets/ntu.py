@@ -109,7 +109,10 @@ class NTU(DataConfig):
             yield "depth_range", "which does not rise"
 
     def unused(self) -> Iterator[tuple[str, str]]:
-        yield from unless(self.modality != "rgb", "a modality with depth", "depth_encoding", "depth_range")
+        depth = self.modality != "rgb"
+        yield from unless(depth, "a modality with depth", "depth_encoding")
+        has_range = depth and self.depth_encoding != "jet_wrapped"
+        yield from unless(has_range, "a modality with depth and an encoding other than jet_wrapped", "depth_range")
 
     def records(self, split: SplitName) -> list[Record]:
         """The samples of a split, sorted by name; there is none for validation."""
