@@ -119,8 +119,8 @@ class Ledger:
             "Every published cost figure of the systems built so far beside ours. Made by",
             "`gesta ledger --write docs/fidelity.md`; a test fails when it is out of date.",
             "",
-            "M: millions of parameters. G: giga multiply-adds, which the papers call FLOPs, as fvcore and `gesta table` "
-            "count them where a section or a remark says nothing else.",
+            "M: millions of parameters. G: giga multiply-adds (the papers' FLOPs), as fvcore and `gesta table` count",
+            "them where a section or a remark says nothing else.",
             "✓: equal to the printed digit; –: the paper prints no number, and ours is our own.",
             "",
             *self._summary(),
