@@ -24,7 +24,7 @@ def network(**fields: object) -> VideoModel:
 
 
 def test_a_warp_that_is_the_same_for_all_clips_is_named() -> None:
-    model = network(inserts=[Insert(layer=STAN(), at=1)])
+    model = network(inserts=[Insert(layer=STAN(p_scale=1.0, tanh_bound=None), at=1)])
     last = model.inserts["1"][0].deformation.fc
     health = measure_health(model.train(), CLIPS)
     assert model.training and health.figures["insert.1.0/outside"] == 0

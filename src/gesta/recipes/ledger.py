@@ -61,9 +61,9 @@ UNMOVED = (
         "R14: only the class token of the last block is read, which is equally far from everything"),
     Unmoved(("st_manet_50_eq*",), ("aggregation?.sda.eta.bias", "aggregation5.sda.alpha.*", "aggregation5.sda.beta.*",
         "aggregation5.sda.eta.*"), "M7: the softmax over positions; the diversity loss moves α and β of stage 5"),
-    Unmoved(("r3d*", "st_manet*"), ("inserts.*.out.1.bias", "inserts.*.pi.1.bias"),
-        "TDA, SDA inserted into a 3-D ResNet, or with `mf=False` into ST-MANet: the shift of their batch norm, which "
-        "the next bottleneck's takes away"),
+    Unmoved(("r3d*", "st_manet*"), ("inserts.*.out.1.bias", "inserts.*.pi.1.bias", "inserts.*.excite.bias",
+        "inserts.*.mix.bias"), "TDA, SDA, SMEM, STDM inserted into a 3-D ResNet (with `mf=False` ST-MANet's own, too): "
+        "the shift that they end with, which the batch norms of the next bottleneck take away"),
     Unmoved(("*_tiny*",), ("norm.bias", "rgb.norm.bias", "depth.norm.bias", "ends.image.head.norm.bias",
         "norm_read.bias", "blocks.3.norm2.bias", "spatial.1.collect.norm.bias"),
         "the last norm of tiny models, whose pooled features are standardised over the batch"),
