@@ -19,6 +19,7 @@ from gesta.models.st_manet import STMANetConfig
 from gesta.recipe import Recipe
 from gesta.recipes import st_manet
 from gesta.recipes.address import miniature
+from gesta.recipes.tables import fill
 from gesta.records import Record
 from gesta.training.optim import build_optimizer, learning_rate
 from gesta.training.step import batch_losses
@@ -67,6 +68,11 @@ def test_every_row_is_another_run() -> None:
     assert all(settings.count(setting) == 1 for setting in settings)
     assert len(runs) == 3 * (1 + 4 + 5 + 5 + 5) + 4 + 3  # all · stages · two λ · rates · Table 4's others · Fig. 6's
     assert {model(st_manet.ucf101(variant)).mf for variant in get_args(st_manet.Variant)} == {True, False}
+
+
+def test_ledger_and_table_count_alike(tmp_path: Path) -> None:
+    trunk, full = (cells["GMACs"].ours for cells in fill(st_manet.FIGURE6, tmp_path).cells)
+    assert trunk and full and st_manet.more_work() == pytest.approx(100 * (full / trunk - 1), rel=1e-9)
 
 
 def test_miniatures_keep_the_switches() -> None:

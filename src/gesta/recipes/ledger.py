@@ -57,7 +57,7 @@ UNMOVED = (
         "only the class token of the last block is read, whose query is neither pooled nor placed"),
     Unmoved(("ctn*",), ("blocks.3.attn.depthwise.q.*",),
         "only the class token of the last block is read, whose query passes by the convolution"),
-    Unmoved(("rpe_stdt*",), ("spatial.1.attn.rpe_q", "spatial.3.attn.rpe_q", "temporal.3.attn.rpe_q"),
+    Unmoved(("rpe_stdt*",), ("spatial.1.attn.rpe_q", "temporal.3.attn.rpe_q"),
         "R14: only the class token of the last block is read, which is equally far from everything"),
     Unmoved(("st_manet_50_eq*",), ("aggregation?.sda.eta.bias", "aggregation5.sda.alpha.*", "aggregation5.sda.beta.*",
         "aggregation5.sda.eta.*"), "M7: the softmax over positions; the diversity loss moves α and β of stage 5"),
@@ -66,7 +66,7 @@ UNMOVED = (
         "the shift that they end with, which the batch norms of the next bottleneck take away"),
     Unmoved(("*_tiny*",), ("norm.bias", "rgb.norm.bias", "depth.norm.bias", "ends.image.head.norm.bias",
         "norm_read.bias", "blocks.3.norm2.bias", "spatial.1.collect.norm.bias"),
-        "the last norm of tiny models, whose pooled features are standardised over the batch"),
+        "the last norm of tiny models, whose pooled features are standardised"),
 )  # fmt: skip
 """Parameters without a gradient of the classification loss above rounding; a test has all others, in float64. Indices
 are those of the tiny models, to which large ones are reduced there."""
