@@ -174,11 +174,16 @@ def weights_of_gesta(intact: Intact, random: Random) -> str:
 
     if way < 4:
         changed = hostile.changed_weights(weights, random)
-        weights = {k: v.clone() for k, v in changed.items() if isinstance(k, str) and _can_be_saved(v)}
+        weights = {k: v.clone() for k, v in changed.items() if _is_name(k) and _can_be_saved(v)}
         content = safetensors.torch.save(weights, {METADATA_KEY: seal(json.dumps(metadata))})
     else:
         content = hostile.safetensors_bytes(content, METADATA_KEY, seal, random)
     return write(Path("given.safetensors"), content, random).name
+
+
+def _is_name(key: object) -> bool:
+    """Whether it is text that UTF-8 can hold."""
+    return isinstance(key, str) and not re.search("[\ud800-\udfff]", key)
 
 
 def _can_be_saved(value: object) -> bool:

@@ -314,6 +314,8 @@ def changed_weights(weights: dict[str, Any], random: Random) -> dict[Any, Any]:
 
 def _other_tensor(tensor: torch.Tensor, random: Random) -> torch.Tensor:
     """A tensor with other values, another shape or another type, or one that claims to be huge."""
+    if tensor.numel() > 10**6:  # a change before has made it so; converting it would need its memory
+        tensor = torch.zeros(3)
     new: tuple[Callable[[], torch.Tensor], ...] = (
         lambda: tensor * float("nan"), lambda: tensor.flatten(), lambda: tensor[..., None],
         lambda: tensor.reshape(-1)[:0], lambda: torch.zeros(1).expand(10**12), lambda: torch.empty(0, 10**9),

@@ -17,7 +17,7 @@ import pytest
 
 from gesta.cli.options import VerbParser, with_fields
 from gesta.config import Between, check, class_tag, definitions, replace, to_json
-from gesta.errors import GestaError
+from gesta.errors import GestaError, spoken_as_flags
 from gesta.model import ClipSpec, Insert, ModelConfig
 from gesta.models import create_model, model_config
 from gesta.models.mfst import STAGES
@@ -139,6 +139,7 @@ def test_training_refuses_it_before_anything_is_written(tmp_path: Path) -> None:
     ("build", "sentence"),
     [
         (lambda: create_model("mvitv2_tiny", dropout=1.0), r"^MViTConfig: dropout is 1\.0, not 0 or more and below 1"),
+        (lambda: create_model("timesformer_tiny", width=2**31), r"width is 2147483648, not 2147483647 or less"),
         (lambda: create_model("mvitv2_tiny", min_matched=2.0), r"^min_matched is 2\.0, not from 0 to 1"),
         (lambda: STAN(p_scale=math.nan).build((8, 2, 4, 4)), r"^STAN: p_scale is NaN, not above 0"),
         (lambda: ATA(window=-1).build(), r"^ATA: window is -1, not 0 or more"),
@@ -160,9 +161,12 @@ def flags(obj: Any, *words: str) -> Any:
 
 
 def test_a_flag_is_called_by_its_name() -> None:
-    with pytest.raises(GestaError, match=r"^--train\.clip-grad is 0\.0, not above 0; give another value$"):
+    with (
+        spoken_as_flags(),
+        pytest.raises(GestaError, match=r"^--train\.clip-grad is 0\.0, not above 0; give another value$"),
+    ):
         flags(demo(), "--train.clip-grad", "0")
-    with pytest.raises(GestaError, match=r"^--train\.mixup is -1\.0, not 0 or more"):
+    with spoken_as_flags(), pytest.raises(GestaError, match=r"^--train\.mixup is -1\.0, not 0 or more"):
         flags(demo(), "--train.mixup=-1")
 
 
@@ -209,7 +213,8 @@ def test_contradictions_and_fields_without_effect_are_refused(config: Any, sente
 
 
 def test_a_flag_without_effect_is_refused_and_one_that_makes_others_useless_is_taken() -> None:
-    with pytest.raises(GestaError, match=r"^--evaluate\.clips is 4, which changes nothing without coverage='even'"):
+    changes = r"^--evaluate\.clips is 4, which changes nothing without coverage='even'"
+    with spoken_as_flags(), pytest.raises(GestaError, match=changes):
         flags(demo(), "--evaluate.coverage", "contiguous", "--evaluate.clips", "4")
     recipe = flags(demo(), "--evaluate.coverage", "contiguous")  # the recipe's two clips are not read any more
     assert (demo().evaluate.clips, recipe.evaluate.clips) == (2, 5)

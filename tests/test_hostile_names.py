@@ -166,14 +166,16 @@ def test_figures_show_names_as_they_are(tmp_path: Path, suffix: str) -> None:
     figure = new_figure(4, 3)
     axes, logarithmic = figure.subplots(1, 2)
     axes.plot([0, 1], [0, 1], label=name)
-    axes.set_xticks([0, 1], labels=[name, "$x$"])
+    axes.set_xticks([0, 1], labels=[name, "x" * 10**5])
     axes.set_title(name)
+    axes.set_ylabel("y" * 10**5)
     axes.legend()
     logarithmic.plot([1, 1e6], [0, 1])
     set_log_scale(logarithmic)
     out = write_figure(figure, tmp_path / f"figure{suffix}")
     if suffix == ".svg":
         assert out.read_text().count(f"<!-- {name} -->") == 3 and "mathdefault" not in out.read_text()
+        assert all(f"<!-- {letter * 79}… -->" in out.read_text() for letter in "xy")
 
 
 def test_all_figures_of_analyses_are_made_that_way() -> None:

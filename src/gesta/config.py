@@ -443,7 +443,8 @@ class _Reader:
             size = len(value) if isinstance(value, str | list | tuple | dict) else value
             if isinstance(limit, Between) and size not in limit:
                 what = f"is {_short(value)}" if size is value else f"has the length {size}"
-                self.fail(where, f"{what}, not {limit}")
+                is_huge = size > limit.high >= 2**31 - 1  # no range that anyone would know
+                self.fail(where, f"{what}, not " + (f"{limit.high:.0f} or less" if is_huge else str(limit)))
         return value
 
     def _refuse(self, value: Any, hint: Any, where: str) -> NoReturn:

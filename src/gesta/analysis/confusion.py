@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 
-from gesta.analysis.figures import new_figure
+from gesta.analysis.figures import MAX_CHARACTERS, new_figure
 from gesta.analysis.measured import plain
 from gesta.config import parse_json, read_text, suggest
 from gesta.data.listfile import csv_errors
@@ -239,7 +239,8 @@ def draw_confusion(measured: Confusion) -> Figure:
     names = [name.removesuffix("/result.json") for name in measured.names]
     for number, (matrix, which) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, number + 1)
-        font = min(9.0, 52 * inches / len(matrix.names) * 0.85)
+        longest = min(max(map(len, matrix.names)), MAX_CHARACTERS)  # labels take at most 0.4 of the width
+        font = min(9.0, 52 * inches / len(matrix.names) * 0.85, max(3.0, 0.4 * 72 * inches / (0.6 * longest)))
         difference = matrix.difference if which == 2 else None
         title = f"{matrix.of}\n" if len(matrices) > 1 else ""
         if difference is None:

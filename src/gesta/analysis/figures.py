@@ -22,6 +22,10 @@ from gesta.progress import visible
 BLUE, GREY, RED, ORANGE = "#3b82f6", "#94a3b8", "#d40000", "#d55e00"
 
 
+MAX_CHARACTERS = 80
+"""Of one text in a figure: matplotlib takes minutes for a name of 100,000."""
+
+
 class PlainFigure(Figure):
     """A figure whose texts are shown as they are: a ``$`` in a name begins no formula (which may be a wrong one)."""
 
@@ -30,8 +34,18 @@ class PlainFigure(Figure):
         with matplotlib.rc_context({"text.parse_math": False}):  # for texts that are made meanwhile, as of ticks
             for text in self.findobj(Text):
                 text.set_parse_math(False)
-                text.set_text(visible(text.get_text()))
+                text.set_text(_shown(text.get_text()))
+            for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
+                names = [label.get_text() for label in axis.get_majorticklabels()]
+                if (shown := [_shown(name) for name in names]) != names:  # an axis writes its labels again
+                    axis.set_ticks(axis.get_majorticklocs(), labels=shown)
             super().draw(renderer)
+
+
+def _shown(text: str) -> str:
+    """A text without control characters, cut."""
+    text = visible(text)
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
 
 def new_figure(width: float, height: float, *, frames_apart: tuple[float, float] | None = None) -> Figure:

@@ -259,11 +259,12 @@ def _split(line: str, delimiter: str, columns: int) -> list[str]:
         return [field.strip(_BLANKS) for field in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
     if delimiter != " ":
         return [field.strip(_BLANKS) for field in line.rsplit(delimiter, columns - 1)]
-    fields: list[str] = []  # str.rsplit would take no-break spaces and line separators for blanks
-    while len(fields) != columns - 1 and (match := re.fullmatch(r"(.*[^ \t])[ \t]+([^ \t]+)", line, re.DOTALL)):
-        line = match[1]
-        fields.insert(0, match[2])
-    return [line, *fields]
+    # str.rsplit would take no-break spaces and line separators for blanks
+    blanks = [match.span() for match in re.finditer(r"[ \t]+", line) if match.start() and match.end() < len(line)]
+    if columns:
+        blanks = blanks[max(len(blanks) - (columns - 1), 0) :]
+    starts, ends = [0, *(end for _, end in blanks)], [*(start for start, _ in blanks), len(line)]
+    return [line[start:end] for start, end in zip(starts, ends)]
 
 
 def _count_numbers(line: str, delimiter: str) -> int:
