@@ -92,6 +92,9 @@ def test_a_run_folder_stands_for_its_best_weights(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"empty: no best\.safetensors"):
         load(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: there is no such file or folder"):
+        load(tmp_path / "last.ckpt")
+    (tmp_path / "last.ckpt").touch()
     with pytest.raises(CheckpointError, match=r"last\.ckpt: neither a run folder nor"):
         load(tmp_path / "last.ckpt")
 

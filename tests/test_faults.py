@@ -216,13 +216,16 @@ def test_where_shared_memory_is_short_videos_are_loaded_without(
 def test_a_batch_through_a_pipe_is_the_same(videos: Path) -> None:
     dataset = loader_of(videos, 1, 0).dataset
     samples = [dataset[0, 0], Failure(1, "b.mp4", "broken"), dataset[0, 2]]
-    sent = pickle.loads(pickle.dumps(collate_arrays(samples)))
-    assert isinstance(sent["video"], np.ndarray) and isinstance(sent["label"]["label"], np.ndarray)
-    batch, plain = from_arrays(sent), collate(samples)
-    assert batch.keys() == plain.keys() and batch["failures"] == plain["failures"]
-    for name in ("video", "index"):
-        assert torch.equal(batch[name], plain[name]) and batch[name].dtype == plain[name].dtype  # type: ignore[literal-required]
-    assert torch.equal(batch["label"]["label"], plain["label"]["label"])
+    plain = collate(samples)
+    for shared in (True, False):
+        sent = pickle.loads(pickle.dumps(collate_arrays(samples, shared)))
+        assert isinstance(sent["video"], torch.Tensor if shared else np.ndarray)
+        assert isinstance(sent["label"]["label"], np.ndarray) and isinstance(sent["index"], np.ndarray)
+        batch = from_arrays(sent)
+        assert batch.keys() == plain.keys() and batch["failures"] == plain["failures"]
+        for name in ("video", "index"):
+            assert torch.equal(batch[name], plain[name]) and batch[name].dtype == plain[name].dtype  # type: ignore[literal-required]
+        assert torch.equal(batch["label"]["label"], plain["label"]["label"])
     assert _is_memory_short(RuntimeError("DataLoader worker (pid 7) is killed"), object(), {0: -signal.SIGBUS})
     assert not _is_memory_short(RuntimeError("DataLoader worker (pid 7) is killed"), object(), {0: -signal.SIGKILL})
     assert not _is_memory_short(FileNotFoundError(errno.ENOENT, "of a worker that died"), object(), {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import multiprocessing.connection
 import signal
@@ -162,7 +163,7 @@ class Loader:
                 for batch in loader:
                     waiting.popleft()
                     failures = 0
-                    yield from_arrays(batch) if through_pipes else batch
+                    yield from_arrays(batch)
                 return
             except GestaError as error:  # a worker's error comes with its traceback as text
                 sentence = str(error).strip().splitlines()[-1]
@@ -200,21 +201,28 @@ class Loader:
             self.dataset,  # type: ignore[arg-type]  # collate makes batches of its samples
             batch_sampler=batches,  # type: ignore[arg-type]
             num_workers=self.workers,
-            collate_fn=collate_arrays if through_pipes else collate,
+            collate_fn=functools.partial(collate_arrays, shared=not through_pipes),
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context=self._context,
             worker_init_fn=self._worker_init,
         )
 
 
-def collate_arrays(samples: Sequence[Sample | Failure]) -> Batch:
-    """As :func:`collate`, with NumPy arrays for tensors: these are pickled, where tensors go to shared memory."""
+def collate_arrays(samples: Sequence[Sample | Failure], shared: bool) -> Batch:
+    """As :func:`collate`, with NumPy arrays for tensors: these are pickled, where tensors go to shared memory.
+
+    ``shared`` leaves the pixels there. Where it is full, they give an error here, but labels would give it in the
+    thread that sends them, the batch would be lost, and the main process would wait for it for ever.
+    """
+    if shared:
+        batch = collate(samples)
+        return _convert(batch, Tensor.numpy) | {"video": batch["video"]}  # type: ignore[return-value]
     return _convert(collate(samples, torch.stack), Tensor.numpy)
 
 
 def from_arrays(batch: Batch) -> Batch:
     """A batch of :func:`collate_arrays` with its tensors again."""
-    return _convert(batch, torch.from_numpy)
+    return _convert(batch, torch.as_tensor)
 
 
 def _convert(batch: Batch, convert: Callable[[Any], Any]) -> Batch:
