@@ -46,7 +46,7 @@ def freeze(model: VideoModel, prefixes: tuple[str, ...]) -> list[nn.Module]:
     """
     if not prefixes:
         return []
-    check_names(model, prefixes, "train.freeze")
+    check_names(model, prefixes, "--train.freeze")
     for name, parameter in model.named_parameters():
         if name.startswith(prefixes):
             parameter.requires_grad_(False)
@@ -82,8 +82,8 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
         GestaError: a multiplier's prefix or a fragment of ``config.no_decay`` that no parameter has, or nothing left to
             train.
     """
-    check_names(model, tuple(config.lr_multipliers), "train.lr_multipliers")
-    check_names(model, config.no_decay, "train.no_decay", anywhere=True)
+    check_names(model, tuple(config.lr_multipliers), "--train.lr-multipliers")
+    check_names(model, config.no_decay, "--train.no-decay", anywhere=True)
     exempt = model.no_weight_decay()
     deepest = len(model.blocks) + 1
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -99,7 +99,7 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
         group = groups.setdefault((decay, factor), {"params": [], "weight_decay": decay, "lr_factor": factor})
         group["params"].append(parameter)
     if not groups:
-        raise GestaError("train.freeze leaves no parameter to train; name fewer prefixes")
+        raise GestaError("--train.freeze leaves no parameter to train; name fewer prefixes")
     return list(groups.values())
 
 
