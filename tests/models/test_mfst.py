@@ -358,9 +358,9 @@ def test_head_is_mean_norm_linear() -> None:
     [
         ({"stages": SMALL.stages[::-1]}, r"widths \[12, 8, 8\] cannot have shortcuts"),
         ({"stages": ()}, "needs at least one stage"),
-        ({"scales": (1, 0)}, r"scales \(1, 0\)"),
-        ({"knn": 0.0}, "shares above 0"),
-        ({"knn_temporal": 1.2}, "shares above 0"),
+        ({"scales": (1, 0)}, r"scales\[1\] is 0, not 1 or more"),
+        ({"knn": 0.0}, "knn is 0.0, not above 0 and at most 1"),
+        ({"knn_temporal": 1.2}, "knn_temporal is 1.2, not above 0"),
     ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, Any], sentence: str) -> None:

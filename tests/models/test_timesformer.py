@@ -214,8 +214,8 @@ def test_without_decay() -> None:
     ("changes", "sentence"),
     [
         ({"temporal": "joint", "around": ATA()}, "around is .* changes nothing without temporal=.attention."),
-        ({"ata_blocks": (1, 3)}, r"ata_blocks \(1, 3\): the model has blocks 0 to 2"),
-        ({"align_every": 0}, "counts blocks from 1"),
+        ({"around": ATA(), "ata_blocks": (1, 3)}, r"ata_blocks \(1, 3\): the model has blocks 0 to 2"),
+        ({"align_every": 0}, "align_every is 0, not 1 or more"),
         ({"patch": 5}, "patches of 5 pixels do not tile a clip of 32 pixels"),
         ({"heads": 5}, "temporal attention of 5 heads needs a width"),
     ],
