@@ -28,7 +28,7 @@ def run(*arguments: str) -> int:
 def test_cost_prints_the_published_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("cost", "stan_mvitv2_s", "--classes", "101", "--style", "fvcore", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert round(found["macs"] / 1e9, 2) == 65.40
+    assert round(found["macs"] / 1e9, 2) == 65.41
     assert round(found["params"] / 1e6, 3) == 34.557
     assert run("cost", "mvitv2_s", "--classes", "101") == 0
     assert "64.3905" in capsys.readouterr().out

@@ -280,12 +280,15 @@ class Init:
         only: beginnings of the names of the parameters that are taken (``inserts.3.``); empty for all.
         min_matched: smallest fraction of the model's parameters (those named by ``only``), the classifier not counted,
             that the checkpoint must have; a smaller one is an error.
+        expected: what the paper starts from, in words; a training without weights then says so, and its result fills
+            no row of the paper's tables.
     """
 
     weights: str | None = None
     average: bool = True
     only: tuple[str, ...] = ()
     min_matched: Fraction = 0.5
+    expected: str = ""
 
 
 @config

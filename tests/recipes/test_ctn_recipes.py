@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import write_video
+from finished import finish
 from gesta.config import from_json, to_json
 from gesta.data.samples import TrainingClips, collate
 from gesta.evaluation.metrics import headline
@@ -70,8 +71,7 @@ def test_tables_show_actions(tmp_path: Path) -> None:
         (ctn.epic_kitchens(), {"verb/top1": 1, "action/top1": 45.0}),
         (ctn.diving48(), {"top1": 78.0}),
     ):
-        (tmp_path / recipe.name).mkdir()
-        (tmp_path / recipe.name / "result.json").write_text(json.dumps({"metrics": metrics}))
+        finish(recipe, tmp_path / recipe.name, metrics)
     cells = fill(ctn.TABLE5, tmp_path).cells
     assert [(cells[1][c].paper, cells[1][c].ours) for c in ("EK", "D-48")] == [(45.9, 45.0), (78.2, 78.0)]
     assert cells[0]["EK"].paper == 44.1 and cells[0]["EK"].ours is None

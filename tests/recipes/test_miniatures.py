@@ -5,6 +5,7 @@ A change that is meant: ``python tests/recipes/test_miniatures.py`` writes the f
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import fields, is_dataclass
 from itertools import groupby
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from gesta.config import format_value, to_json
+from gesta.config import format_value, replace, to_json
 from gesta.datasets.ntu import NTU
 from gesta.errors import GestaError
 from gesta.marionette.dataset import Marionette
@@ -23,6 +24,7 @@ from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, find_table, miniature, miniature_of
 from gesta.recipes.catalogue import list_recipes, list_tables
 from gesta.recipes.synthetic import demo
+from gesta.records import class_counts
 from gesta.training.optim import freeze
 
 STORED = Path(__file__).with_name("miniatures.json")
@@ -73,7 +75,9 @@ def test_all_are_as_stored(part: int) -> None:
 def test_keeps_the_plug_ins_and_builds(address: str) -> None:
     recipe, small = find_recipe(address), find_recipe(address, data="marionette")
     assert isinstance(small.data, Marionette) and small.name == f"{recipe.name}-miniature"
-    assert small.evaluate == demo().evaluate and small.model.classes == len(small.data.classes())
+    views = {name: getattr(recipe.evaluate, name) for name in ("clips", "crops", "coverage")}
+    assert small.evaluate == replace(demo().evaluate, **views)
+    assert small.model.classes == class_counts(small.data.classes())
     assert {str(i.layer) for i in small.model.inserts} == {str(i.layer) for i in recipe.model.inserts}
     assert bool(small.train.freeze) == bool(recipe.train.freeze)
     with torch.device("meta"):
@@ -96,6 +100,45 @@ def test_keeps_the_modality() -> None:
     recipe.data = NTU(modality="depth", depth_encoding="repeat3")
     small = miniature(recipe).data
     assert isinstance(small, Marionette) and (small.modality, small.depth_encoding) == ("depth", "repeat3")
+
+
+COLLAPSED = ("ata.table1", "ctn.table4", "ctn.table6", "mfst.table1", "mfst.table5", "st_manet.figure5", "stan.table2")
+"""Tables of which a miniature once was the same run as another's; the others are in the full suite."""
+
+
+@pytest.mark.parametrize("address", [
+    pytest.param(address, marks=[] if address in COLLAPSED else [pytest.mark.full]) for address in sorted(list_tables())
+])  # fmt: skip
+def test_no_two_rows_become_the_same_run(address: str) -> None:
+    """A miniature keeps every difference between the runs of its table, except for their data sets."""
+    table = find_table(address)
+    runs = [(row.label, column, run()) for row in table.rows for column, run in row.recipes.items()]
+    pairs = [(label, column, essence(recipe), essence(miniature(recipe))) for label, column, recipe in runs]
+    for first, second in itertools.combinations(pairs, 2):
+        if type(first[2].data) is type(second[2].data) and first[2] != second[2]:
+            assert first[3] != second[3], (first[:2], second[:2])
+
+
+def essence(recipe: Recipe) -> Recipe:
+    return replace(recipe, name="", paper="")
+
+
+def test_what_data_sets_ask_stays() -> None:
+    """NTU's held-out subjects or cameras, and EPIC-KITCHENS' verbs and nouns."""
+    subjects, cameras = (find_recipe(f"mfst.table1.14.{split}", data="marionette").data for split in ("cs", "cv"))
+    assert isinstance(subjects, Marionette) and isinstance(cameras, Marionette)
+    assert (subjects.held_out, cameras.held_out) == ("subjects", "cameras")
+    kitchen = find_recipe("ctn.epic_kitchens", data="marionette")
+    assert kitchen.model.classes == {"verb": 7, "noun": 5} and kitchen.data == Marionette(
+        root="data/kitchen", family="kitchen"
+    )
+    with pytest.raises(GestaError, match=r"run: gesta data make marionette data/kitchen --family kitchen"):
+        kitchen.data.records("train")
+
+
+def test_learning_rates_stay_in_proportion() -> None:
+    rates = [find_recipe(f"st_manet.figure5.{row}.ucf101", data="marionette").train.lr for row in (13, 15, 18)]
+    assert rates == pytest.approx([10 * demo().train.lr, demo().train.lr, demo().train.lr / 20])
 
 
 def test_models_of_others_have_none() -> None:

@@ -72,7 +72,7 @@ def test_frames_32_apart() -> None:
 
 
 def test_runs_of_different_models_have_different_names() -> None:
-    """A table finds a run by its name alone: equal names are equal experiments."""
+    """A run's folder has its name: equal names are equal experiments."""
     found: dict[str, Recipe] = {}
     for table in rpe_stdt.TABLES.values():
         for row in table.rows:

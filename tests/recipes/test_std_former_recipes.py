@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from finished import finish
 from gesta.config import from_json, to_json
 from gesta.data.samples import TrainingClips
 from gesta.datasets.something import MIRRORED
@@ -61,8 +62,7 @@ def test_every_row_is_another_model_and_another_run() -> None:
 
 def test_tables_show_both_accuracies(tmp_path: Path) -> None:
     recipe = std_former.ssv1("smem_add")
-    (tmp_path / recipe.name).mkdir()
-    (tmp_path / recipe.name / "result.json").write_text(json.dumps({"metrics": {"top1": 56.0, "top5": 83.0}}))
+    finish(recipe, tmp_path / recipe.name, {"top1": 56.0, "top5": 83.0})
     cells = fill(std_former.TABLE4, tmp_path).cells[1]
     assert [(cell.paper, cell.ours) for cell in cells.values()] == [(56.9, 56.0), (84.0, 83.0)]
     first, *_, last = fill(std_former.TABLE1, tmp_path).cells
@@ -81,12 +81,12 @@ def test_miniatures_keep_the_row(variant: str) -> None:
     small = model(miniature(std_former.ssv1(variant)))
     assert (small.width, small.clip.sampling) == (std_former_tiny().width, "uniform")
     expected = {
-        "full": std_former_tiny(),
-        "ptm_4_7_smem_st7": STDFormerConfig(ptm_layers=(1, 2), smem=(("ST", 2),)),
+        "full": STDFormerConfig(ptm_layers=(4, 5), smem=(("T", 2),)),
+        "ptm_4_7_smem_st7": STDFormerConfig(ptm_layers=(2, 3), smem=(("ST", 3),)),
         "ptm_0_3": STDFormerConfig(ptm_layers=(0, 1), smem=(), stdm_layers=()),
         "ctm": STDFormerConfig(ptm_layers=(), smem=(), stdm_layers=()),
-        "weights_05": STDFormerConfig(alpha=0.5, beta=0.5, ptm_layers=(2, 3), smem=(("T", 1),)),
-        "every_frame": STDFormerConfig(tubelet_kernel=1, tubelet_stride=1, ptm_layers=(2, 3), smem=(("T", 1),)),
+        "weights_05": STDFormerConfig(alpha=0.5, beta=0.5, ptm_layers=(4, 5), smem=(("T", 2),)),
+        "every_frame": STDFormerConfig(tubelet_kernel=1, tubelet_stride=1, ptm_layers=(4, 5), smem=(("T", 2),)),
     }[variant]
     for name in ("ptm_layers", "smem", "stdm_layers", "alpha", "beta", "tubelet_kernel", "tubelet_stride"):
         assert getattr(small, name) == getattr(expected, name), name

@@ -22,7 +22,7 @@ from gesta.config import from_json, replace, suggest
 from gesta.cost import Style, count
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
-from gesta.evaluation.result import Result, read_metrics
+from gesta.evaluation.result import Result
 from gesta.model import ModelConfig, check_size
 from gesta.models import MODELS, model_config
 from gesta.progress import one_line, plain_text, track
@@ -30,6 +30,7 @@ from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, find_table, read_recipe
 from gesta.recipes.catalogue import list_recipes, list_tables
 from gesta.recipes.published import UNITS, Row
+from gesta.training.finished import FinishedRun, credits_of, find_runs, over_seeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ def find_models(source: str, *, runs: str | os.PathLike[str] = "runs", trust_cod
     Args:
         source: a result or run folder (the accuracy it measured), a model's name (cost only), a recipe's address or a
             paper's table (one model per row; published numbers, and those of runs that exist).
-        runs: folder of run folders, in which runs of recipes are looked for by name.
+        runs: folder of run folders, in which runs of recipes are looked for, by what they did.
         trust_code: allow files that name classes outside gesta.
 
     Raises:
@@ -129,11 +130,12 @@ def find_models(source: str, *, runs: str | os.PathLike[str] = "runs", trust_cod
     if source in MODELS:
         return [ComparedModel(name=source, model=model_config(source))]
     if source in (tables := list_tables()):
-        return [model for row in find_table(source).rows for model in _of_row(row, Path(runs))]
+        finished = find_runs(Path(runs))[0]
+        return [model for row in _rows(source) for model in _of_row(row, finished)]
     path = Path(source)
     if source in list_recipes() or (":" in source and not path.exists()):
         recipe = find_recipe(source, trust_code=trust_code)
-        accuracies = [*_measured(recipe, Path(runs)), *_published(recipe)]
+        accuracies = [*_measured(recipe, find_runs(Path(runs))[0]), *_published(recipe)]
         return [ComparedModel(name=source, model=recipe.model, views=_views(recipe), accuracies=accuracies)]
     if path.is_dir() and not (path / "result.json").is_file():
         recipe = read_recipe(path / "recipe.json", trust_code=trust_code)
@@ -160,7 +162,13 @@ def _of_result(source: str, path: Path, trust_code: bool) -> ComparedModel:
     return model
 
 
-def _of_row(row: Row, runs: Path) -> list[ComparedModel]:
+def _rows(address: str) -> Sequence[Row]:
+    """The rows of a table of accuracies; none of another."""
+    table = find_table(address)
+    return table.rows if table.measures == "accuracy" else ()
+
+
+def _of_row(row: Row, runs: Sequence[FinishedRun]) -> list[ComparedModel]:
     """A row's models: one, unless its columns are about several."""
     models: list[ComparedModel] = []
     for column, data, recipe in _columns(row):
@@ -192,19 +200,19 @@ def _columns(row: Row) -> Iterator[tuple[str, str, Recipe]]:
 def _published(recipe: Recipe) -> list[Accuracy]:
     """What the first table that has this recipe says about it."""
     for address in list_tables():
-        for row in find_table(address).rows:
+        for row in _rows(address):
             for column, data, of_column in _columns(row):
-                if of_column.name == recipe.name and column in row.published:
+                if of_column == recipe and column in row.published:
                     return [Accuracy(data=data.split()[0], top1=row.published[column], measured=False)]
     return []
 
 
-def _measured(recipe: Recipe, runs: Path, data: str | None = None) -> list[Accuracy]:
-    path = runs / recipe.name / "result.json"
-    if not path.is_file():
-        return []
-    top1 = headline(read_metrics(path))
-    return [] if top1 is None else [Accuracy(data=data or type(recipe.data).__name__, top1=top1, measured=True)]
+def _measured(recipe: Recipe, runs: Sequence[FinishedRun], data: str | None = None) -> list[Accuracy]:
+    """The mean over the seeds of a recipe's runs, see :mod:`gesta.training.finished`."""
+    credits = credits_of(recipe, runs, [])
+    values = [(credit.seed, top1) for credit in credits if (top1 := headline(credit.metrics)) is not None]
+    mean = over_seeds(values)
+    return [] if mean is None else [Accuracy(data=data or type(recipe.data).__name__, top1=mean.mean, measured=True)]
 
 
 def _views(recipe: Recipe) -> float | None:

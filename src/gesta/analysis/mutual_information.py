@@ -15,10 +15,12 @@ therefore comes with a control, in which one frame of a pair is taken from anoth
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -28,17 +30,20 @@ from torch import Tensor, nn
 from gesta.alignment.chain import Size, find_routes, similarity
 from gesta.analysis.measured import plain
 from gesta.analysis.sources import after_time
+from gesta.config import to_json
 from gesta.data.batch import Failure
 from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews
 from gesta.errors import GestaError
+from gesta.files import write_text
 from gesta.model import VideoModel, to_clips
 from gesta.plugins.ata import tile_side
 from gesta.prediction.background import in_background
 from gesta.processes import choose_device
 from gesta.progress import join_lines, track
 from gesta.recipe import EvaluateConfig
-from gesta.records import Record
+from gesta.records import DataConfig, Record
+from gesta.training.finished import INFORMATION
 
 Estimator = Literal["infonce", "softmax_entropy", "gaussian", "codebook"]
 BOUNDED: tuple[Estimator, ...] = ("infonce", "softmax_entropy")
@@ -368,3 +373,21 @@ def measure_mutual_information(
     unread = [failures[name] for name in sorted(failures)]
     used_tau = tau if estimator in BOUNDED else None
     return MutualInformation(estimator=estimator, tau=used_tau, rows=rows, failures=unread)
+
+
+def write_information(
+    run: Path, measured: MutualInformation, row: MapInformation, data: DataConfig, split: str
+) -> None:
+    """Leave in a run's folder what was measured of its model, where ``gesta table ata.table4`` looks for it.
+
+    Args:
+        run: the folder.
+        measured: all that was measured.
+        row: the run's own.
+        data, split: the videos.
+    """
+    first = measured.rows[0]
+    unaligned = {"last": row.unaligned} | ({"stem": first.unaligned} if row is measured.rows[1] else {})
+    values = {"data": to_json(data), "split": split, "clips": row.clips, "unaligned": unaligned}
+    values |= {"estimator": measured.estimator, "tau": measured.tau}
+    write_text(run / INFORMATION, json.dumps(values, indent=2) + "\n")

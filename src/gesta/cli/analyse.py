@@ -280,13 +280,14 @@ def _confusion(options: argparse.Namespace) -> None:
 
 
 def _mi(options: argparse.Namespace) -> int:
-    from gesta.analysis.mutual_information import measure_mutual_information
+    from gesta.analysis.mutual_information import measure_mutual_information, write_information
     from gesta.analysis.sources import is_model, load
     from gesta.prediction.predict import find_sources
     from gesta.records import Record
 
     videos = [source for source in options.sources if not is_model(source)]
-    models = [load(source, trust_code=options.trust_code) for source in options.sources if is_model(source)]
+    given = [source for source in options.sources if is_model(source)]
+    models = [load(source, trust_code=options.trust_code) for source in given]
     paths = find_sources(videos)
     neither = [path for path in paths if not Path(path).exists() and not Path(path).suffix]
     if neither or not models:
@@ -295,8 +296,10 @@ def _mi(options: argparse.Namespace) -> int:
         raise GestaError("say which videos: files or folders beside the models, or --data NAME")
     if options.fields and not options.data:
         options.parser.error(f"unrecognized arguments: {' '.join(options.fields)}")
+    data = None
     if options.data:
-        records = _videos_of(options.data, options).records(options.split)
+        data = _videos_of(options.data, options)
+        records = data.records(options.split)
         if not records:
             raise GestaError(f"{options.data} has no split {options.split!r}; choose another with --split")
     else:
@@ -307,6 +310,10 @@ def _mi(options: argparse.Namespace) -> int:
         models, records, estimator=options.estimator, tau=options.tau, block=options.block, device=options.device
     )
     print_results(options, measured)
+    if data is not None and options.block is None:
+        for row, source in zip(measured.rows[1:], given):
+            if Path(source).is_dir():
+                write_information(Path(source), measured, row, data, options.split)
     return int(bool(measured.failures))
 
 

@@ -7,7 +7,7 @@ import json
 from importlib import resources
 from typing import Any
 
-from gesta.cli.options import Verbs, print_results, recipe_options, trust_option, views, with_fields
+from gesta.cli.options import Verbs, named_recipe, print_results, recipe_options, trust_option, views, with_fields
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -55,13 +55,10 @@ def _show(options: argparse.Namespace) -> None:
 def _fields(options: argparse.Namespace) -> Any:
     from gesta.config import to_json
     from gesta.models import MODELS, model_config
-    from gesta.recipes.address import find_recipe
 
     if options.what in MODELS:
-        config: Any = model_config(options.what)
-    else:
-        config = find_recipe(options.what, model=options.model, data=options.data, trust_code=options.trust_code)
-    return to_json(with_fields(config, options))
+        return to_json(with_fields(model_config(options.what), options))
+    return to_json(named_recipe(options.what, options))
 
 
 def stored_fields() -> dict[str, Any]:

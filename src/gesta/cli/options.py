@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import inspect
 import itertools
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, get_type_hints
 
 from gesta.config import check, reset_unused, suggest
 from gesta.errors import GestaError, without_passwords
@@ -19,6 +21,7 @@ from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time: importing them takes numpy
     from gesta.evaluation.result import Result
+    from gesta.recipe import Recipe
     from gesta.records import DataConfig
 
 T = TypeVar("T")
@@ -188,7 +191,58 @@ def device_option(sub: VerbParser) -> None:
 # --- from words to objects -------------------------------------------------------------------------------------------
 
 
-def with_fields(obj: T, options: argparse.Namespace, flags: list[str] | None = None) -> T:
+def named_recipe(address: str, options: argparse.Namespace, make: Callable[..., Recipe] | None = None) -> Recipe:
+    """The recipe that the words of a verb mean: arguments of its function and fields are flags.
+
+    Args:
+        address: see :func:`gesta.recipes.address.find_recipe`.
+        options: of the verb, which has :func:`recipe_options`.
+        make: instead of what the address names, one of the runs that it fuses.
+    """
+    from gesta.recipes.address import find_recipe, recipe_function  # for start-up time
+
+    function = None if make else recipe_function(address)
+    known = list(inspect.signature(function).parameters) if function else []
+    arguments, fields = _set_apart_arguments(function, options)
+    recipe = find_recipe(
+        address,
+        model=options.model,
+        data=options.data,
+        arguments=arguments,
+        trust_code=options.trust_code,
+        make=make,
+        say=lambda sentence: show(one_line(sentence), sys.stderr),
+    )
+    return with_fields(recipe, options, fields, [f"--{name.replace('_', '-')}" for name in known])
+
+
+def _set_apart_arguments(
+    function: Callable[..., Any] | None, options: argparse.Namespace
+) -> tuple[dict[str, Any], list[str]]:
+    """Arguments of a recipe's function that flags give (``--scale small``), and the flags of fields."""
+    parameters = inspect.signature(function).parameters if function else {}
+    groups: list[list[str]] = []  # each flag with its values
+    for word in options.fields:
+        if word.startswith("--"):
+            groups.append([])
+        groups[-1].append(word)
+    names = [group[0][2:].partition("=")[0].replace("-", "_") for group in groups]
+    given = [name for name in dict.fromkeys(names) if name in parameters]
+    fields = [word for name, group in zip(names, groups) if name not in given for word in group]
+    if not given:
+        return {}, options.fields
+    import tyro  # for start-up time
+
+    hints = get_type_hints(function)
+    holder = dataclasses.make_dataclass("Arguments", [(name, hints.get(name, str)) for name in given], kw_only=True)
+    words = [word for name, group in zip(names, groups) if name in given for word in group]
+    values: Any = tyro.cli(holder, args=words, prog=options.parser.prog, config=(tyro.conf.FlagConversionOff,))
+    return vars(values), fields
+
+
+def with_fields(
+    obj: T, options: argparse.Namespace, flags: list[str] | None = None, arguments: Sequence[str] = ()
+) -> T:
     """Change fields of a config object by flags (``--train.lr 1e-4``); misspelt ones are refused with suggestions.
 
     Fields that the flags make useless get their default values, unless a flag sets them, which is refused.
@@ -197,6 +251,7 @@ def with_fields(obj: T, options: argparse.Namespace, flags: list[str] | None = N
         obj: stays as it is.
         options: of the verb.
         flags: instead of ``options.fields``.
+        arguments: further flags that the verb knows, those of the recipe's function.
     """
     flags = options.fields if flags is None else flags
     if not flags:
@@ -204,7 +259,10 @@ def with_fields(obj: T, options: argparse.Namespace, flags: list[str] | None = N
     names = {f.name for f in dataclasses.fields(obj)}  # type: ignore[arg-type]
     for flag in (word.partition("=")[0] for word in flags if word.startswith("--")):
         is_field = flag[2:].partition(".")[0].replace("-", "_") in names
-        if not is_field and (remedy := suggest(flag, options.parser.flags)):
+        remedy = suggest(flag, [*options.parser.flags, *arguments])
+        if not remedy and arguments:
+            remedy = f"; beside its fields the recipe takes {' '.join(arguments)}"
+        if not is_field and remedy:
             options.parser.error(f"unrecognized arguments: {flag}{remedy}")
     import tyro  # for start-up time
 

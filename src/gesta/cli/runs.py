@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gesta.cli import predict
 from gesta.cli.options import (
     Verbs,
+    named_recipe,
     print_results,
     read_results,
     recipe_options,
@@ -24,11 +25,14 @@ from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time
     from gesta.recipe import EvaluateJob
+    from gesta.recipes.published import Fusion
 
 
 def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add("train", _train, "train a recipe", fields=True, result=False)
-    sub.add_argument("recipe", metavar="RECIPE", nargs="?", help="stan.ucf101, my_package.runs:mine, or a recipe.json")
+    sub.add_argument(
+        "recipe", metavar="RECIPE", nargs="?", help="stan.ucf101, stan.table2.4, my_package.runs:mine, or a recipe.json"
+    )
     sub.wants_optional = lambda options, _: not (options.resume and options.run)
     recipe_options(sub)
     # torchrun takes --run, wherever it stands, for an abbreviation of its own flags
@@ -72,18 +76,39 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from gesta.recipes.address import find_recipe, read_recipe
+    from gesta.recipes.address import find_fusion, read_recipe
     from gesta.training.loop import train
 
     run = Path(options.run) if options.run else None
     if options.resume and run and not options.recipe:
-        recipe = read_recipe(run / "recipe.json", trust_code=options.trust_code)
-    elif options.recipe:
-        recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust_code=options.trust_code)
-    else:
+        recipe = with_fields(read_recipe(run / "recipe.json", trust_code=options.trust_code), options)
+    elif not options.recipe:
         raise GestaError("name a recipe (all: gesta models), or a run to resume: gesta train --resume --run DIR")
-    recipe = with_fields(recipe, options)
+    elif fusion := find_fusion(options.recipe):
+        _train_and_fuse(fusion, run or Path("runs"), options)
+        return
+    else:
+        recipe = named_recipe(options.recipe, options)
     train(recipe, run or Path("runs") / recipe.name, resume=options.resume, trust_code=options.trust_code)
+
+
+def _train_and_fuse(fusion: Fusion, folder: Path, options: argparse.Namespace) -> None:
+    """The runs of a row that fuses several, each in a folder of its name; finished ones are used as they are."""
+    from gesta.evaluation.fuse import fuse
+    from gesta.processes import is_first_process
+    from gesta.training.loop import train
+
+    recipes = [named_recipe(options.recipe, options, make) for make in fusion.runs]
+    runs = [folder / recipe.name for recipe in recipes]
+    for recipe, run in zip(recipes, runs):
+        train(recipe, run, resume=options.resume or run.is_dir(), trust_code=options.trust_code)
+    if not is_first_process():  # the first of several writes the result
+        return
+    fused = fuse(read_results([str(run) for run in runs]), fusion.by)
+    out = runs[0] / f"fused-{fusion.by}.json"
+    fused.write(out)
+    show(str(fused))
+    show(one_line(f"result: {out}"), sys.stderr)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -132,11 +157,9 @@ def _sweep(options: argparse.Namespace) -> int:
     from gesta.analysis.figures import write_figure
     from gesta.analysis.sweep_chart import draw_sweep
     from gesta.processes import is_first_process
-    from gesta.recipes.address import find_recipe
     from gesta.training.sweep import Sweep, default_folder, field_name, sweep, value_at
 
-    recipe = find_recipe(options.recipe, model=options.model, data=options.data, trust_code=options.trust_code)
-    recipe = with_fields(recipe, options)
+    recipe = named_recipe(options.recipe, options)
     name = field_name(recipe, options.field)
     flag = "--" + name.replace("_", "-")
     values = [value_at(with_fields(recipe, options, [flag, *text.split()]), name) for text in options.values.split(",")]

@@ -371,18 +371,27 @@ class Result:
         return plain_text(*[numbers] * bool(numbers.rows), *lines)
 
 
-def read_metrics(path: str | Path) -> dict[str, float]:
-    """The metrics of a result alone.
+@dataclass(kw_only=True)
+class Summary:
+    """A result without what it says of single videos; fields as of :class:`Result`."""
+
+    metrics: dict[str, Percent]
+    model: ModelSource
+    data: dict[str, Any] | None
+    protocol: Protocol
+
+
+def read_summary(path: str | Path) -> Summary:
+    """What a result measured, and how.
 
     Raises:
-        GestaError: the file cannot be read, or holds none.
+        GestaError: the file cannot be read, or lacks something.
     """
     remedy = "evaluate again"
     fields = read_json(path, dict[str, Any], limit=MAX_BYTES, remedy=remedy)
-    metrics: dict[str, float] = from_json(
-        fields.get("metrics"), dict[str, Percent], source=f"{path}: metrics", remedy=remedy
-    )
-    return metrics
+    parts = {name: fields[name] for name in Summary.__dataclass_fields__ if name in fields}
+    summary: Summary = from_json(parts, Summary, source=str(path), remedy=remedy)
+    return summary
 
 
 PARTS: dict[str, type] = {

@@ -113,6 +113,7 @@ class Marionette(DataConfig):
         root: their folder.
         held_out: what is new in testing and validation: ``both`` (new subjects before new cameras), ``subjects``
             (cameras are known from training) or ``cameras`` (subjects are known). All clips are used in each.
+        family: the family that the folder has to hold; ``any`` takes what it holds.
         modality: ``rgb``, ``depth`` or pairs of both, ``rgbd`` (of sets made with ``--depth``). Names are the same, so
             that results can be fused.
         depth_encoding: how depth becomes three channels, see :class:`gesta.video.depth.Depth`.
@@ -121,6 +122,7 @@ class Marionette(DataConfig):
 
     root: str = "data/marionette"
     held_out: HeldOut = "both"
+    family: Family | Literal["any"] = "any"
     modality: Modalities = "rgb"
     depth_encoding: Encoding = "jet"
     depth_range: tuple[NotNegative, Positive] = (2500.0, 7500.0)
@@ -146,7 +148,9 @@ class Marionette(DataConfig):
         manifest = read_manifest(Path(self.root))
         if not manifest or not manifest["clips"]:
             state = "an unfinished" if manifest else "no"
-            raise GestaError(f"{self.root} holds {state} Marionette set; run: gesta data make marionette {self.root}")
+            family = f" --family {self.family}" if self.family != "any" else ""
+            made = f"gesta data make marionette {self.root}{family}"
+            raise GestaError(f"{self.root} holds {state} Marionette set; run: {made}")
         if manifest.get("layout"):
             raise GestaError(f"{self.root} is laid out as {manifest['layout']}; read it as that data set")
         if depth and not manifest.get("depth"):
@@ -154,6 +158,8 @@ class Marionette(DataConfig):
                 f"{self.root} was made without depth; add it: gesta data make marionette {self.root} --depth"
             )
         family, seed = family_of(manifest), manifest["seed"]
+        if self.family not in (family, "any"):
+            raise GestaError(f"{self.root} shows the family {family}, not {self.family}; choose another --data.root")
         records = []
         for clip in family_clips(family, manifest["clips"], seed):
             if split_of(clip, self.held_out) != split:
@@ -169,8 +175,9 @@ class Marionette(DataConfig):
         return records
 
     def classes(self) -> ClassNames:
-        """The actions of the family that was made in the folder (of the coarse one if none was); verbs and nouns."""
-        return _classes(family_of(read_manifest(Path(self.root)) or {}))
+        """The actions of the folder's family (if there is none, of ``family`` or the coarse one); verbs and nouns."""
+        none = {} if self.family == "any" else {"family": self.family}
+        return _classes(family_of(read_manifest(Path(self.root)) or none))
 
     def attributes(self) -> dict[str, list[str]]:
         """Of dives: takeoff, somersault, twist and position, as :meth:`gesta.datasets.diving48.Diving48.attributes`.

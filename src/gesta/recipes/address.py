@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gesta.models import model_config
 from gesta.recipe import Recipe
 from gesta.recipes.catalogue import catalogue, list_tables
 from gesta.recipes.miniatures import Miniature, shrink
-from gesta.recipes.published import Table
+from gesta.recipes.published import Fusion, Run, Table
 from gesta.records import DataConfig
 
 
@@ -34,34 +35,123 @@ def find_table(address: str) -> Table:
     return table
 
 
-def find_recipe(address: str, *, model: str | None = None, data: str | None = None, trust_code: bool = False) -> Recipe:
+def find_recipe(
+    address: str,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    trust_code: bool = False,
+    make: Run | None = None,
+    say: Callable[[str], object] = lambda sentence: None,
+) -> Recipe:
     """Build the recipe an address names.
 
     Args:
-        address: ``stan.ucf101`` (ours), ``my_package.runs:mine`` (yours), or the path of a ``recipe.json``.
+        address: ``stan.ucf101`` (ours), ``stan.table2.4`` (the fourth row of a paper's table), ``my_package.runs:mine``
+            (yours), or the path of a ``recipe.json``.
         model: replace the recipe's model by this named one.
         data: replace the data set by this one of :data:`gesta.datasets.DATASETS`; ``marionette`` makes the recipe a
             miniature, see :func:`miniature`.
+        arguments: of the recipe's function, see :func:`recipe_function`.
         trust_code: allow a ``recipe.json`` to name classes outside gesta.
+        make: one of the runs that a row fuses, in place of what the address names.
+        say: called with a sentence where the recipe is not what its address may suggest.
+
+    Raises:
+        GestaError: no such recipe, row, model or data set; a row that is several runs, or of another system.
     """
+    arguments = dict(arguments or {})
     if address.endswith(".json"):
         recipe = read_recipe(Path(address), trust_code=trust_code)
+    elif isinstance(run := make or _run_of_row(address), Fusion):
+        parts = " and ".join(make().name for make in run.runs)
+        raise GestaError(f"{address} is made of two runs or more, {parts}; gesta train {address} trains and fuses them")
     else:
-        function = _find_function(address)
-        arguments: dict[str, Any] = {}
+        function = run or _find_function(address)
         if model and "model" in inspect.signature(function).parameters:
             arguments["model"], model = model, None
         recipe = function(**arguments)
         if not isinstance(recipe, Recipe):
             raise GestaError(f"{address} returned {type(recipe).__name__}, not a Recipe")
     if model:
-        recipe.model = model_config(model, classes=recipe.model.classes)
+        own, recipe.model = recipe.model, model_config(model, classes=recipe.model.classes)
         recipe.name = f"{recipe.name}-{model}"
+        if lost := _lost(own, recipe.model):
+            say(f"--model {model} is what gesta show {model} prints, without what {address} sets in its own: {lost}")
     if data == "marionette" and type(recipe.data).__name__ != "Marionette" and not address.startswith("finetune"):
         recipe = miniature(recipe)
     elif data:
         recipe.data = data_config(data)
     return recipe
+
+
+def find_fusion(address: str) -> Fusion | None:
+    """The runs that a row of a paper's table fuses; None if the address names anything else."""
+    run = _run_of_row(address)
+    return run if isinstance(run, Fusion) else None
+
+
+def recipe_function(address: str) -> Callable[..., Any] | None:
+    """The function whose arguments a recipe takes; None where it takes none (a row of a table, a ``recipe.json``)."""
+    return None if address.endswith(".json") or _ROW.fullmatch(address) else _find_function(address)
+
+
+def _lost(own: ModelConfig, other: ModelConfig) -> str:
+    """Settings that every model has, as far as another model has not those of the recipe's own: ``drop_path 0.1``."""
+    plugins = [f"{type(i.layer).__name__}[{i.at}]" for i in own.inserts if i not in other.inserts]
+    shown = plugins if len(plugins) < 4 else [f"{plugins[0]} to {plugins[-1]}, as they are set there"]
+    values = {
+        name: getattr(own, name) for name in ("dropout", "drop_path") if getattr(own, name) != getattr(other, name)
+    }
+    return ", ".join([*(f"{name} {value:g}" for name, value in values.items()), *shown])
+
+
+# --- rows of tables --------------------------------------------------------------------------------------------------
+
+_ROW = re.compile(r"(?P<table>\w+\.\w+)\.(?P<row>\d+)(?:\.(?P<run>\w+))?")
+"""``stan.table2.4``, or ``stan.table1.2.ucf101`` in a row of several runs."""
+
+
+def run_name(column: str) -> str:
+    """What a column calls its run in an address: ``d_48`` for D-48, ``ssv1`` for "SSV1 Top-5", nothing for Top-1."""
+    return re.sub(r"\W+", "_", re.sub(r"\bTop-\d$", "", column)).strip("_").lower()
+
+
+def row_addresses(table: Table) -> list[dict[str, str]]:
+    """For each row of a table the addresses of its runs by column; none of other people's systems."""
+    name = next(address for address in list_tables() if find_table(address) is table)
+    rows = []
+    for number, row in enumerate(table.rows, 1):
+        runs = {column: run_name(column) for column in (*row.recipes, *row.fused)}
+        several = len(set(runs.values())) > 1
+        rows.append({c: f"{name}.{number}" + f".{run}" * several for c, run in runs.items()})
+    return rows
+
+
+def _run_of_row(address: str) -> Run | Fusion | None:
+    """The run that a row's address names; None for an address of another kind.
+
+    Raises:
+        GestaError: no such table, row or run in the row.
+    """
+    match = _ROW.fullmatch(address)
+    if match is None:
+        return None
+    table = find_table(match["table"])
+    if not 1 <= int(match["row"]) <= len(table.rows):
+        raise GestaError(f"{address}: {match['table']} has rows 1 to {len(table.rows)} (gesta table {match['table']})")
+    row = table.rows[int(match["row"]) - 1]
+    recipes: dict[str, Run | Fusion] = {**row.recipes, **row.fused}
+    runs = {run_name(column): run for column, run in recipes.items()}
+    if not runs:
+        raise GestaError(f"{address}: {row.label!r} is a system of others, of which gesta has no run")
+    if match["run"] is None and len(runs) == 1:
+        return next(iter(runs.values()))
+    if match["run"] not in runs:
+        known = ", ".join(f"{match['table']}.{match['row']}" + f".{run}" * (len(runs) > 1) for run in runs)
+        raise GestaError(f"{address} names no run; this row has {known}")
+    return runs[match["run"]]
 
 
 def read_recipe(path: Path, *, trust_code: bool = False) -> Recipe:

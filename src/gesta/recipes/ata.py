@@ -4,12 +4,14 @@ Training, testing and the weights to start from are those of the baseline (:mod:
 backbones start from public image weights too, named with ``--init.weights``: ConvNeXt-B from timm's checkpoint of
 ``convnext_base.fb_in22k``, CycleMLP-B5 from the public ``CycleMLP_B5.pth`` (ImageNet-1K).
 
-Every row of the tables is one of the functions below with other arguments. From the command line a row is another model
-or other fields: ``--model ata_convnext_b``, ``--model.around.dealign False``, ``--model.ata-blocks 3 4 5``.
+Every row of the tables is one of the functions below with other arguments, which are flags on the command line
+(``gesta train ata.ablation --backbone convnext_b --dealign False``), and has an address (``gesta train ata.table3.7``).
+The named model ``ata_convnext_b`` is another one: it has no stochastic depth.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -28,7 +30,7 @@ from gesta.plugins.ata import ATA
 from gesta.recipe import Recipe
 from gesta.recipes import timesformer
 from gesta.recipes.miniatures import Miniature
-from gesta.recipes.published import Row, Table, gmacs, params, row
+from gesta.recipes.published import Row, Run, Table, gmacs, params, row
 
 Backbone = Literal["vitb", "cyclemlp_b5", "convnext_b"]
 Temporal = Literal["averaging", "joint", "attention", "ata"]
@@ -101,6 +103,7 @@ def ablation(
         recipe.model = replace(model, ata_blocks=None if blocks is None else tuple(blocks))
     else:
         recipe.model = _frames(backbone, attends, around, stages)
+        recipe.init.expected = "ImageNet-1K's" if backbone == "cyclemlp_b5" else "ImageNet-22K's"
     name_parts = [f"ata_{backbone}"] if around else ["timesformer_b" if vit else backbone, temporal]
     name_parts += ["cost_matched"] * cost_matched + ["not_dealigned"] * (not dealign)
     aligned = blocks if vit else stages
@@ -139,9 +142,7 @@ _UNEXPLAINED = (
     "the paper's FLOPs are those of a TimeSformer with class token in temporal attention and a second layer norm "
     "(cost_matched=True); a few tenths of a million of its parameters remain unexplained"
 )
-_FOUR_CLIPS = (
-    "the run above under other views: gesta evaluate runs/… --evaluate.clips 4 --out runs/…-4clips/result.json"
-)
+_FOUR_CLIPS = "the run above under other views: gesta evaluate RUN --evaluate.clips 4 is enough"
 _SHARED = "the class token is shared by all frames, without which the FLOPs would not be the paper's"
 _SWAPPED = "the paper prints the last two numbers in each other's column (75.3 G, 82.4 M)"
 
@@ -150,8 +151,10 @@ TABLE1 = Table(source="Zhao et al. 2022, Table 1 (Kinetics-400)", columns=COLUMN
     _row("VidTr-L, IN-21K, 32 frames, 3×10", (79.1, 93.9, 351, None)),
     _row("ViViT-L, IN-21K, 16 frames, 3×4", (81.3, 94.7, 3992, 310.8)),
     _row("TimeSformer, IN-21K, 8 frames, 3×1", (78.0, 93.7, 196, 121.4), timesformer.kinetics400),
-    _row("TimeSformer-L, IN-21K, 96 frames, 3×1", (80.7, 94.7, 2380, 121.4)),
-    _row("TimeSformer-HR, IN-21K, 16 frames, 3×1", (79.7, 94.4, 1703, 121.4)),
+    _row("TimeSformer-L, IN-21K, 96 frames, 3×1", (80.7, 94.7, 2380, 121.4),
+        partial(timesformer.kinetics400, frames=96), "every fourth frame, as in its own paper"),
+    _row("TimeSformer-HR, IN-21K, 16 frames, 3×1", (79.7, 94.4, 1703, 121.4),
+        partial(timesformer.kinetics400, frames=16, size=448)),
     _row("MViTv1-B, 16 frames, 1×5", (78.4, 93.5, 70.5, 36.6)),
     _row("MViTv1-B, 32 frames, 1×5", (80.2, 94.4, 170, 36.6)),
     _row("MViTv1-B, 64 frames, 3×3", (81.2, 95.1, 455, 36.6)),
@@ -167,8 +170,10 @@ _TOP5 = "the paper's top-5 is not TimeSformer's own (85.6)"
 TABLE2 = Table(source="Zhao et al. 2022, Table 2 (Something-Something V2)", columns=COLUMNS, rows=(
     _row("ViViT-L, IN-21K+K-400, 16 frames", (65.4, 89.8, 903, 352.1)),
     _row("TimeSformer, IN-21K, 8 frames, 3×1 views", (59.5, 74.9, 196.7, 121.4), timesformer.something_v2, _TOP5),
-    _row("TimeSformer-L, IN-21K, 96 frames, 3×1", (62.4, 81.0, 2380, 121.4), note="top-5 of its own paper: 87.5"),
-    _row("TimeSformer-HR, IN-21K, 16 frames, 3×1", (62.2, 78.0, 1703, 121.4), note="top-5 of its own paper: 86.9"),
+    _row("TimeSformer-L, IN-21K, 96 frames, 3×1", (62.4, 81.0, 2380, 121.4),
+        partial(timesformer.something_v2, frames=96), "top-5 of its own paper: 87.5"),
+    _row("TimeSformer-HR, IN-21K, 16 frames, 3×1", (62.2, 78.0, 1703, 121.4),
+        partial(timesformer.something_v2, frames=16, size=448), "top-5 of its own paper: 86.9"),
     _row("MViTv1-B, K-400, 16 frames, 3×1", (64.7, 89.2, 70.5, 36.6)),
     _row("MViTv1-B, K-400, 32 frames, 3×1", (67.1, 90.8, 170, 36.6)),
     _row("MViTv1-B, K-400, 64 frames, 3×1", (67.7, 90.9, 455, 36.6)),
@@ -199,15 +204,26 @@ TABLE3 = Table(source="Zhao et al. 2022, Table 3 (Kinetics-400, 8 frames, 3×1 v
 
 _MEASURED = ("Kinetics-400", "Something-Something V2")
 _ORDER = (
-    "estimator, layer and temperature are not stated: only the order of the rows can be compared (gesta analyse mi)"
+    "estimator, layer and temperature are not stated: only the order of the rows can be compared. Ours is of tokens at "
+    "the same position after the last block, from runs on which gesta analyse mi --data … has been called; this row's "
+    "is that of the run of averaging, after its embedding"
 )
 
+
+def _information(temporal: Literal["averaging", "attention", "ata"]) -> dict[str, Run]:
+    """The models of 8 frames whose features Table 4 compares."""
+    if temporal == "ata":
+        return {"Kinetics-400": ablation, "Something-Something V2": partial(something_v2, frames=8)}
+    others = partial(ablation, temporal=temporal), partial(timesformer.something_v2, temporal)
+    return dict(zip(_MEASURED, others))
+
+
 TABLE4 = Table(source="Zhao et al. 2022, Table 4 (mutual information of neighbouring frames, ViT-B)",
-        columns=_MEASURED, rows=(
-    row(_MEASURED, "None (after patch embedding)", (0.243, 0.295), note=_ORDER),
-    row(_MEASURED, "Averaging", (1.355, 0.869)),
-    row(_MEASURED, "Attention", (1.371, 0.910)),
-    row(_MEASURED, "ATA", (1.373, 1.290)),
+        columns=_MEASURED, measures="mutual information", rows=(
+    row(_MEASURED, "None (after patch embedding)", (0.243, 0.295), _information("averaging"), _ORDER),
+    row(_MEASURED, "Averaging", (1.355, 0.869), _information("averaging")),
+    row(_MEASURED, "Attention", (1.371, 0.910), _information("attention")),
+    row(_MEASURED, "ATA", (1.373, 1.290), _information("ata")),
 ))  # fmt: skip
 
 
@@ -230,13 +246,25 @@ TABLE5 = Table(source="Zhao et al. 2022, Table 5 (ATA in some blocks of ViT-B, K
 
 _TWO_TOP5 = "the same model has a top-5 of 93.7 in Tables 3, 5 and 7"
 
+_COMPLEXITY = "complexity of a block"
+
+
+def _complexity(order: str, values: Row) -> Row:
+    """A row of Table 6 with its complexity; T, H, W, d are frames, height, width and channels of the map."""
+    return dataclasses.replace(values, text={_COMPLEXITY: f"O({order})"})
+
+
 TABLE6 = Table(source="Zhao et al. 2022, Table 6 (complexity of temporal modelling, ViT-B, Kinetics-400)",
-        columns=COLUMNS, rows=(
-    _row("spatial attention", (76.0, 92.6, 140.3, 86.2), partial(ablation, temporal="averaging"), _SHARED),
-    _row("joint attention", (77.4, 92.8, 179.7, 86.2), partial(ablation, temporal="joint")),
-    _row("factorised attention", (78.0, 94.3, 201.8, 121.8), partial(ablation, temporal="attention"), _TWO_TOP5),
-    _row("ATA", (79.6, 94.3, 201.8, 121.8), ablation,
-        "FLOPs are without the alignment: similarities (2.48 G) and 84 assignments per clip"),
+        columns=(_COMPLEXITY, *COLUMNS), words=(_COMPLEXITY,), rows=(
+    _complexity("TH²W²d",
+        _row("spatial attention", (76.0, 92.6, 140.3, 86.2), partial(ablation, temporal="averaging"), _SHARED)),
+    _complexity("T²H²W²d",
+        _row("joint attention", (77.4, 92.8, 179.7, 86.2), partial(ablation, temporal="joint"))),
+    _complexity("TH²W²d + T²HWd",
+        _row("factorised attention", (78.0, 94.3, 201.8, 121.8), partial(ablation, temporal="attention"), _TWO_TOP5)),
+    _complexity("TH³W³ + TH²W²d + T²HWd",
+        _row("ATA", (79.6, 94.3, 201.8, 121.8), ablation,
+            "FLOPs are without the alignment: similarities (2.48 G) and 84 assignments per clip")),
 ))  # fmt: skip
 
 TABLE7 = Table(source="Zhao et al. 2022, Table 7 (ATA in the first blocks of ViT-B, Kinetics-400)",

@@ -24,7 +24,7 @@ from gesta.datasets.epic import EPICKitchens
 from gesta.model import ClipSpec
 from gesta.models.ctn import CTNConfig, ctn_b, ctn_tiny
 from gesta.models.vivit import vivit_b
-from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
 from gesta.recipes.published import Run, Table, gmacs, params, row
 
@@ -70,6 +70,7 @@ def diving48(
         data=Diving48(),
         train=training(),
         evaluate=EvaluateConfig(split="test", clips=clips, crops=crops, short_videos="clamp"),
+        init=Init(expected="ImageNet's, of a ViT-B/16"),
         paper="Ma et al. 2024, Tables 4.3 to 4.7",
     )
 
@@ -102,6 +103,7 @@ def epic_kitchens(
         data=EPICKitchens(),
         train=training(),
         evaluate=EvaluateConfig(split="val", clips=clips, crops=crops, short_videos="clamp"),
+        init=Init(expected="ImageNet's, of a ViT-B/16"),
         paper="Ma et al. 2024, Tables 4.3 to 4.7",
     )
     if schedule == "vivit":
@@ -135,10 +137,15 @@ def _name_parts(variant: Variant, positions: Positions, clips: int, crops: int) 
     return parts + [f"{clips}x{crops}"] * ((clips, crops) != (1, 1))
 
 
+def _stem(large: CTNConfig, small: CTNConfig) -> None:
+    """Kernels of 5 for 7 and 3 for 5, half as many channels."""
+    small.stem_kernel, small.stem_channels = large.stem_kernel - 2, large.stem_channels // 2
+
+
 MINIATURES = (
-    Miniature(model=ctn_tiny, keep=(
-        "embed", "stem_pool", "stem_norm", "stem_relu",
-        "mapping", "mapping_norm", "mapping_dims", "mapping_start",
+    Miniature(model=ctn_tiny, adapt=_stem, keep=(
+        "embed", "stem_stride", "stem_pool", "stem_norm", "stem_relu",
+        "mapping", "mapping_kernel", "mapping_norm", "mapping_dims", "mapping_start",
         "positions", "norm", "gelu",
     )),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from gesta.config import copy, replace, reset_unused
+from gesta.marionette.dataset import HeldOut, Marionette
 from gesta.model import ModelConfig, block_grids
 from gesta.recipe import Recipe
 from gesta.recipes.synthetic import demo
@@ -24,18 +25,29 @@ class Miniature:
         model: the tiny model, without plug-ins.
         keep: fields that are copied where the recipe's model differs from the default of its class.
         blocks: fields that name blocks by their index; copied likewise, with indices in proportion.
+        moves: for each block of the recipe's model the tiny model's that plug-ins before it move to; empty for the one
+            in proportion.
+        adapt: what else the tiny model takes from the recipe's, which is given first, in its own size.
+        lr: the recipes' usual learning rate: the miniature's is the demo's, times the recipe's over this one. None
+            leaves the demo's.
+        start: what a miniature has to start from where the paper starts from weights; empty for what the paper has.
     """
 
     model: Callable[[], ModelConfig]
     keep: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
+    moves: tuple[int, ...] = ()
+    adapt: Callable[[Any, Any], None] | None = None
+    lr: float | None = None
+    start: str = ""
 
 
 def shrink(recipe: Recipe, how: Miniature, data: DataConfig | None = None) -> Recipe:
     """The same experiment as a miniature.
 
     Plug-ins keep their settings and move to the proportional block; of those that come to the same block, the first
-    stays. Sampling of frames, modality, frozen parameters and the weights to start from are those of the recipe.
+    stays. Sampling of frames, modality, views, frozen parameters and the weights to start from are those of the recipe;
+    held-out subjects or cameras, and verbs and nouns, become Marionette's.
 
     Args:
         recipe: which is left as it is.
@@ -45,25 +57,40 @@ def shrink(recipe: Recipe, how: Miniature, data: DataConfig | None = None) -> Re
     marionette, small = demo(), copy(recipe)
     small.name = f"{recipe.name}-miniature"
     small.model = _small_model(recipe.model, how)
-    before, after = len(block_grids(recipe.model)), len(block_grids(small.model))
-    moves = [min(round(at * after / before), after - 1) for at in range(before)]
-    for name in how.blocks:
-        value = getattr(recipe.model, name)
-        if value != _default(recipe.model, name):
-            setattr(small.model, name, _in_proportion(value, after, before))
-    for insert in recipe.model.inserts:
-        if all(other.at != moves[insert.at] for other in small.model.inserts):
-            small.model.inserts.append(replace(insert, at=moves[insert.at]))
+    frozen = recipe.train.freeze
+    named = [name for name in how.blocks if getattr(recipe.model, name) != _default(recipe.model, name)]
+    if named or recipe.model.inserts or frozen:  # else models need not be built to count their blocks
+        before, after = len(block_grids(recipe.model)), len(block_grids(small.model))
+        moves = how.moves or [min(round(at * after / before), after - 1) for at in range(before)]
+        for name in named:
+            setattr(small.model, name, _in_proportion(getattr(recipe.model, name), after, before))
+        for insert in recipe.model.inserts:
+            if all(other.at != moves[insert.at] for other in small.model.inserts):
+                small.model.inserts.append(replace(insert, at=moves[insert.at]))
+        frozen = _frozen(frozen, moves, after)
     if data is not None:
         small.data = data
     else:
-        small.data, small.evaluate = marionette.data, marionette.evaluate
-        for name in {"modality", "depth_encoding"} & {f.name for f in fields(recipe.data)}:
-            setattr(small.data, name, getattr(recipe.data, name))
+        views = {name: getattr(recipe.evaluate, name) for name in ("clips", "crops", "coverage")}
+        small.data, small.evaluate = _marionette(recipe), replace(marionette.evaluate, **views)
     reset_unused(small.model)
     small.model.classes = class_counts(small.data.classes())
-    small.train = replace(marionette.train, freeze=_frozen(recipe.train.freeze, moves, after))
+    if recipe.init.expected and how.start:
+        small.init.expected = how.start
+    small.train = replace(marionette.train, freeze=frozen)
+    if how.lr is not None:
+        small.train.lr = marionette.train.rates().lr * recipe.train.rates().lr / how.lr
     return small
+
+
+def _marionette(recipe: Recipe) -> Marionette:
+    """The synthetic data set that asks what the recipe's does."""
+    data = Marionette(root="data/kitchen", family="kitchen") if isinstance(recipe.model.classes, dict) else Marionette()
+    for name in {"modality", "depth_encoding"} & {f.name for f in fields(recipe.data)}:
+        setattr(data, name, getattr(recipe.data, name))
+    held_out: dict[Any, HeldOut] = {"cross_subject": "subjects", "cross_view": "cameras"}
+    data.held_out = held_out.get(getattr(recipe.data, "split", None), data.held_out)
+    return data
 
 
 def _small_model(model: ModelConfig, how: Miniature) -> ModelConfig:
@@ -72,12 +99,11 @@ def _small_model(model: ModelConfig, how: Miniature) -> ModelConfig:
     for name in (*how.keep, "activation_checkpointing"):
         if getattr(model, name) != _default(model, name):
             setattr(small, name, copy(getattr(model, name)))
+    for name in ("sampling", "shrink", "squash"):
+        setattr(small.clip, name, getattr(model.clip, name))
+    if how.adapt is not None:
+        how.adapt(model, small)
     reset_unused(small)
-    small.clip.sampling, small.clip.shrink, small.clip.squash = (
-        model.clip.sampling,
-        model.clip.shrink,
-        model.clip.squash,
-    )
     return small
 
 
@@ -103,7 +129,7 @@ def _frozen(prefixes: tuple[str, ...], moves: Sequence[int], after: int) -> tupl
         if part == "inserts":
             kept[f"inserts.{moves[int(index)]}."] = None
         elif part == "blocks":
-            kept |= dict.fromkeys(f"blocks.{i}." for i in range(round((int(index) + 1) * after / len(moves))))
+            kept |= dict.fromkeys(f"blocks.{i}." for i in range((*moves, after)[int(index) + 1]))
         else:
             kept[prefix] = None
     return tuple(kept)

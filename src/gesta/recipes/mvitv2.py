@@ -52,4 +52,7 @@ def hmdb51(split: int = 1) -> Recipe:
     return recipe
 
 
-MINIATURES = (Miniature(model=mvitv2_tiny, keep=("cls_token",)),)
+MINIATURES = (
+    # the stages of MViTv2-S have 1, 2, 11 and 2 blocks, those of the tiny one 1, 2 and 2
+    Miniature(model=mvitv2_tiny, keep=("cls_token",), moves=(0, 1, 2, *[3] * 11, 4, 4)),
+)

@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Literal
 
 import torch
 
 from gesta.config import replace
 from gesta.cost import Style, count
+from gesta.evaluation.fuse import By
 from gesta.model import ModelConfig
 from gesta.recipe import Recipe
 
@@ -27,14 +29,33 @@ INCREASE = "Δ% "
 Run = Callable[..., Recipe]
 
 
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """Runs on the same videos whose scores are fused, see :func:`gesta.evaluation.fuse.fuse`."""
+
+    runs: tuple[Run, ...]
+    by: By = "prob_mean"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row of a paper's table: the paper's numbers and the runs that measure them, by column."""
+    """One row of a paper's table.
+
+    Attributes:
+        label: what the paper calls it.
+        published: the paper's numbers by column.
+        recipes: the runs that measure them, by column.
+        fused: by column, where the number is that of several runs together.
+        note: a remark below the table.
+        text: what the paper prints in columns of words, see :class:`Table`.
+    """
 
     label: str
     published: dict[str, float]
     recipes: dict[str, Run] = field(default_factory=dict)
+    fused: dict[str, Fusion] = field(default_factory=dict)
     note: str = ""
+    text: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +68,17 @@ class Table:
             ``UCF101`` over the first row that has a run.
         rows: from top to bottom.
         digits: of columns in which a printed number ends with a zero: how many digits follow the point.
+        words: columns of words, which no run measures.
+        measures: what the other columns hold: accuracy in percent, or the mutual information of neighbouring frames
+            that ``gesta analyse mi`` leaves in the folder of a run.
     """
 
     source: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     digits: dict[str, int] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    measures: Literal["accuracy", "mutual information"] = "accuracy"
 
     def figure(
         self, label: str, column: str, what: str, ours: Callable[[], float], reason: str = "", where: str = ""
@@ -126,7 +152,7 @@ def row(
     columns: Sequence[str],
     label: str,
     values: Sequence[float | None],
-    runs: Run | Mapping[str, Run] | None = None,
+    runs: Run | Fusion | Mapping[str, Run | Fusion] | None = None,
     note: str = "",
 ) -> Row:
     """A row of a table.
@@ -135,16 +161,19 @@ def row(
         columns: of the table.
         label: of the row.
         values: one for each column, None where the paper prints nothing; the last ones may be left out.
-        runs: by column, those of other columns are left out; or one run that measures every column of accuracy.
+        runs: by column, those of other columns are left out; or one run (or fusion) that measures every column of
+            accuracy.
         note: a remark below the table.
     """
-    if callable(runs):
+    if isinstance(runs, Fusion) or callable(runs):
         measured = (column for column in columns if column not in UNITS and not column.startswith(INCREASE))
         runs = dict.fromkeys(measured, runs)
+    by_column = {column: run for column, run in (runs or {}).items() if column in columns}
     return Row(
         label=label,
         published={column: value for column, value in zip(columns, values) if value is not None},
-        recipes={column: run for column, run in (runs or {}).items() if column in columns},
+        recipes={column: run for column, run in by_column.items() if not isinstance(run, Fusion)},
+        fused={column: run for column, run in by_column.items() if isinstance(run, Fusion)},
         note=note,
     )
 

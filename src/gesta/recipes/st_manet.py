@@ -136,7 +136,7 @@ MINIATURES = (
         "tda_embed", "tda_value", "tda_out", "tda_branch_norm", "tda_first", "tda_final",
         "sda_qk_reduction", "sda_v_reduction", "stage_sum", "fusion_pool",
         "diversity", "lambda1", "lambda2", "pairs",
-    )),
+    ), lr=0.01),
     Miniature(model=r3d_tiny),
 )  # fmt: skip
 

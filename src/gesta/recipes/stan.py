@@ -51,6 +51,7 @@ def transfer(at: int = 3, freeze: Literal["prefix", "stan"] = "prefix") -> Recip
     recipe = ucf101(at)
     recipe.name = f"stan-transfer-at{at}-{freeze}"
     recipe.train.freeze = prefixes_up_to(at, only_stan=freeze == "stan")
+    recipe.init.expected = "those of STAN trained on HMDB-51"
     if freeze == "stan":  # nothing else may come from HMDB-51
         recipe.init.only = recipe.train.freeze
     recipe.paper = "Ye & Liang 2023, Table 2, fixed D"

@@ -17,19 +17,23 @@ A batch of 64 clips needs several GPUs, or ``--train.accumulate``.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from gesta.datasets.kinetics400 import Kinetics400
 from gesta.datasets.something import SomethingV2
 from gesta.model import ClipSpec
-from gesta.models.timesformer import timesformer_b, timesformer_tiny
-from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.models.timesformer import TimeSformerConfig, timesformer_b, timesformer_tiny
+from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
 
 Temporal = Literal["attention", "joint", "averaging"]
 
 SPAN = 256
-"""Frames of the video that a clip of Kinetics-400 spans: 8 every 32nd, 32 every 8th."""
+"""Frames of the video that a clip of Kinetics-400 spans: 8 every 32nd, 16 every 16th, 32 every 8th."""
+
+LONG = 96
+"""Frames of TimeSformer-L, every fourth of the video, as in its own paper."""
 
 
 def training() -> TrainConfig:
@@ -46,41 +50,47 @@ def testing(clips: int = 1) -> EvaluateConfig:
     return EvaluateConfig(split="val", clips=clips, crops=3, short_side=224, short_videos="clamp")
 
 
-def kinetics400(temporal: Temporal = "attention", frames: int = 8, clips: int = 1) -> Recipe:
-    """TimeSformer on Kinetics-400 (Zhao et al. 2022, Tables 3 and 6).   gesta train timesformer.kinetics400
+def kinetics400(temporal: Temporal = "attention", frames: int = 8, clips: int = 1, size: int = 224) -> Recipe:
+    """TimeSformer on Kinetics-400 (Zhao et al. 2022, Tables 1, 3 and 6).   gesta train timesformer.kinetics400
 
     Args:
         temporal: divided space-time attention, joint attention, or none ("averaging").
-        frames: per clip, spread over 256 frames of the video.
+        frames: per clip, spread over 256 frames of the video; 96 are every fourth (TimeSformer-L).
         clips: per video in testing.
+        size: height and width of a clip; 448 with 16 frames is TimeSformer-HR.
     """
     model = timesformer_b()
     model.temporal = temporal
     model.readout = "mean" if temporal == "averaging" else "class_token"  # "the mean of all spatial-temporal features"
-    model.clip = ClipSpec(frames=frames, stride=SPAN // frames, size=224)
+    model.clip = ClipSpec(frames=frames, stride=4 if frames == LONG else SPAN // frames, size=size)
+    large = f"-{size}px" if size != 224 else ""
     return Recipe(
-        name=f"timesformer_b-{temporal}-kinetics400-{frames}x{SPAN // frames}{views(clips)}",
+        name=f"timesformer_b-{temporal}-kinetics400-{frames}x{model.clip.stride}{large}{views(clips)}",
         model=model,
         data=Kinetics400(),
         train=training(),
         evaluate=testing(clips),
-        paper="Zhao et al. 2022, Tables 3 and 6",
+        init=Init(expected="ImageNet-21K's"),
+        paper="Zhao et al. 2022, Tables 1, 3 and 6",
     )
 
 
-def something_v2(temporal: Temporal = "attention", frames: int = 8, clips: int = 1) -> Recipe:
-    """TimeSformer on Something-Something V2, one frame per segment, never mirrored (Zhao et al. 2022, Table 4).
+def something_v2(temporal: Temporal = "attention", frames: int = 8, clips: int = 1, size: int = 224) -> Recipe:
+    """TimeSformer on Something-Something V2, one frame per segment, never mirrored (Zhao et al. 2022, Table 2).
 
     gesta train timesformer.something_v2
+
+    See :func:`kinetics400` for the arguments.
     """
-    recipe = kinetics400(temporal, frames, clips)
-    recipe.name = f"timesformer_b-{temporal}-something_v2-{frames}{views(clips)}"
+    recipe = kinetics400(temporal, frames, clips, size)
+    large = f"-{size}px" if size != 224 else ""
+    recipe.name = f"timesformer_b-{temporal}-something_v2-{frames}{large}{views(clips)}"
     recipe.model.classes = 174
-    recipe.model.clip = ClipSpec(frames=frames, sampling="uniform", size=224)
+    recipe.model.clip = ClipSpec(frames=frames, sampling="uniform", size=size)
     recipe.data = SomethingV2()
     recipe.train.augment.inverse_uniform = True
     recipe.train.augment.flip = 0.0
-    recipe.paper = "Zhao et al. 2022, Table 4"
+    recipe.paper = "Zhao et al. 2022, Tables 2 and 4"
     return recipe
 
 
@@ -89,5 +99,12 @@ def views(clips: int) -> str:
     return f"-{clips}clips" if clips != 1 else ""
 
 
+def _clips(large: TimeSformerConfig, small: TimeSformerConfig) -> None:
+    """8, 10, 16 and 26 frames for 8, 16, 32 and 96, from 32 of the video; in proportion larger ones."""
+    small.clip.frames = 2 * math.isqrt(2 * large.clip.frames)
+    small.clip.stride = max(32 // small.clip.frames, 1)
+    small.clip.size = small.clip.size * large.clip.size // 224
+
+
 _KEPT = ("temporal", "readout", "around", "temporal_cls", "temporal_post_norm")
-MINIATURES = (Miniature(model=timesformer_tiny, keep=_KEPT, blocks=("ata_blocks",)),)
+MINIATURES = (Miniature(model=timesformer_tiny, keep=_KEPT, blocks=("ata_blocks",), adapt=_clips),)

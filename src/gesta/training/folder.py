@@ -274,6 +274,8 @@ def differences(old: Any, new: Any, name: str = "") -> dict[str, str]:
         for key in {**old, **new}:
             changes |= differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
         return changes
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and isinstance(old[0], dict):
+        return differences(dict(enumerate(old)), dict(enumerate(new)), name)
     return {name: f"{name}: {json.dumps(old)} → {json.dumps(new)}"}
 
 

@@ -283,6 +283,8 @@ def set_up(
         remarks.append(str(report))
     elif not state:
         check_frozen(model, config.freeze)
+        if init.expected:
+            remarks.append(f"starts from random weights, the paper from {init.expected} (--init.weights FILE)")
     if sync_bn:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of the weights stay the same
     dataset = TrainingClips(records, recipe.model.clip, config, classes)
