@@ -525,12 +525,11 @@ def test_token_is_doubled_exactly(model_name: str) -> None:
 @every_tiny
 def test_impossible_positions_are_refused(model_name: str) -> None:
     blocks = len(built(bare(model_name)).blocks)
-    for at in (-1, blocks):
+    beyond = f"STAN cannot be inserted before block {blocks}: .* has blocks 0 to {blocks - 1}"
+    for at, sentence in ((-1, r"inserts\[0\].at is -1, not 0 or more"), (blocks, beyond)):
         config = bare(model_name)
         config.inserts = [Insert(layer=STAN(), at=at)]
-        with pytest.raises(
-            GestaError, match=f"STAN cannot be inserted before block {at}: .* has blocks 0 to {blocks - 1}"
-        ):
+        with pytest.raises(GestaError, match=sentence):
             config.build()
 
 

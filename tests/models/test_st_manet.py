@@ -452,7 +452,7 @@ def test_views_for_analyses_disturb_nothing() -> None:
 
 
 def test_stages_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(GestaError, match="tda_stages are some of 2, 3, 4 and 5, not 1, 2"):
+    with pytest.raises(GestaError, match=r"tda_stages\[0\] is 1, not from 2 to 5"):
         small(tda_stages=(1, 2))
     with pytest.raises(GestaError, match="head_stages names no stage"):
         small(head_stages=())
