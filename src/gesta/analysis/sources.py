@@ -52,13 +52,14 @@ def check_model(source: str) -> None:
         raise GestaError(f"{source} is {kinds} (all names: gesta models)")
 
 
-def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
-    """A model and what to call it, with a warning if the running statistics of its batch norms are not trained.
+def load(source: str, *, trust_code: bool = False, runs: bool = True) -> tuple[str, VideoModel]:
+    """A model and what to call it.
 
     Args:
         source: a run folder (its best weights), a ``.safetensors`` file, or a model's name (always the same random
             weights).
         trust_code: see :func:`gesta.checkpoint.load`.
+        runs: the model will see clips: say so if the running statistics of its batch norms are not trained.
 
     Returns:
         The name and the model, in evaluation mode.
@@ -75,7 +76,7 @@ def load(source: str, *, trust_code: bool = False) -> tuple[str, VideoModel]:
         name, model = source.rstrip("/"), checkpoint.load(source, trust_code=trust_code).model
     # those of pooled features are behind every map
     norms = [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d)]
-    if norms and not any(norm.running_mean.any() for norm in norms if norm.running_mean is not None):
+    if runs and norms and not any(norm.running_mean.any() for norm in norms if norm.running_mean is not None):
         reason = "the running statistics of its batch norms are not trained, so that feature maps and attention"
         show(f"warning: {name}: {reason} are not those of a training step; give the folder of a run", sys.stderr)
     return name, model

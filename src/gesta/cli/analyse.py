@@ -248,7 +248,8 @@ def _filters(options: argparse.Namespace) -> None:
     from gesta.analysis.filters import draw_filters, measure_filters
     from gesta.analysis.sources import load
 
-    measured = measure_filters(*load(options.model, trust_code=options.trust_code), folded=not options.learned)
+    model = load(options.model, trust_code=options.trust_code, runs=False)
+    measured = measure_filters(*model, folded=not options.learned)
     _show(options, measured, partial(draw_filters, most=options.n))
 
 
