@@ -108,6 +108,9 @@ def test_gradients(layer: TDA | SDA) -> None:
 
 
 def test_they_say_how_even_their_attention_is() -> None:
-    assert made(SDA(qk_reduction=None, scale="none")).diagnose(100 * X) == {"entropy": pytest.approx(0, abs=1e-6)}
-    flat = made(TDA(embed="none")).diagnose(torch.ones_like(X))
-    assert flat == {"entropy": pytest.approx(1)}
+    one_hot = made(SDA(qk_reduction=None, scale="none")).diagnose(100 * X)
+    assert one_hot["entropy"] == pytest.approx(0, abs=1e-6) and one_hot["strength"] > 0.01
+    assert made(TDA(embed="none")).diagnose(torch.ones_like(X))["entropy"] == pytest.approx(1)
+    layer = made(SDA())
+    nn.init.zeros_(layer.pi[1].weight)
+    assert layer.faults(layer.diagnose(X)) == ["what it adds is almost constant (it varies by 0 of the map)"]
