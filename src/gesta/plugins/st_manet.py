@@ -341,7 +341,7 @@ def entropy(attention: Tensor) -> float:
 
 def strength(added: Tensor, x: Tensor) -> float:
     """How much what is added to a map varies beside the map: deviations from each channel's mean, root mean squares."""
-    return float((_variation(added) / _variation(x).clamp_min(1e-12)).sqrt())
+    return (_variation(added) / _variation(x).clamp_min(1e-12)).sqrt().item()
 
 
 def _variation(x: Tensor) -> Tensor:
