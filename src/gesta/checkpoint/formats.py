@@ -237,8 +237,9 @@ def script_classes(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
         if not _is_script(archive):
             return []
-        data = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
-        return [str(word) for operator, word, _ in genops(data) if _names_script_class(operator.name, word)]
+        objects = [archive.read(member) for member in _data(archive, path) if member.filename.endswith("/data.pkl")]
+        words = [(operator.name, word) for data in objects for operator, word, _ in genops(data)]
+        return [str(word) for operator, word in words if _names_script_class(operator, word)]
 
 
 def _names_script_class(operator: str, word: Any) -> bool:
@@ -250,18 +251,23 @@ def _is_script(archive: zipfile.ZipFile) -> bool:
     return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
 
 
-def _without_code(archive: zipfile.ZipFile, path: Path) -> BinaryIO:
-    """The archive as ``torch.save`` would have written it: its data alone, with one name for all classes.
+def _data(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    """The members that hold objects and numbers, not code.
 
     Raises:
-        CheckpointError: its data are compressed or overlap, which could fill the memory.
+        CheckpointError: they are compressed or overlap, which could fill the memory.
     """
     kept = [m for m in archive.infolist() if re.fullmatch(r"[^/]*/(data\.pkl|version|byteorder|data/\d+)", m.filename)]
     if any(m.compress_type for m in kept) or sum(m.file_size for m in kept) > path.stat().st_size:
         raise CheckpointError(f"{path}: a TorchScript archive whose data are compressed; save model.state_dict() alone")
+    return kept
+
+
+def _without_code(archive: zipfile.ZipFile, path: Path) -> BinaryIO:
+    """The archive as ``torch.save`` would have written it: its data alone, with one name for all classes."""
     plain = io.BytesIO()
     with zipfile.ZipFile(plain, "w") as copy:
-        for member in kept:
+        for member in _data(archive, path):
             data = archive.read(member)
             if member.filename.endswith("/data.pkl"):
                 data = _with_one_class(data)

@@ -326,6 +326,8 @@ def _best_names(model: VideoModel, weights: dict[str, Tensor]) -> tuple[dict[str
         fits = sum(value.numel() for name, value in converted.items() if ours.get(name) == value.shape)
         if best is None or fits > best[0]:
             best = fits, stripped, converted, caught
+        if converted.keys() <= ours.keys():
+            break
     if best is None:
         raise refusal or AssertionError
     for warning in best[3]:
