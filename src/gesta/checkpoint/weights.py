@@ -269,7 +269,9 @@ def import_weights(
         missing=tuple(k for k in ours if k not in theirs and k.startswith(only or "")),
         unexpected=tuple(k for k in theirs if k not in ours),
         mismatched={
-            k: (tuple(v.shape), tuple(ours[k].shape)) for k, v in theirs.items() if k in ours and k not in fitting
+            k: (tuple(v.shape), tuple(ours[k].shape))
+            for k, v in theirs.items()
+            if k in ours and k not in fitting and v.shape != ours[k].shape
         },
         matched_fraction=sum(n for k, n in counted.items() if k in fitting) / max(sum(counted.values()), 1),
         remarks=(*origin.remarks, *heads.remarks, *_other_variant(model, weights, theirs, origin.metadata)),

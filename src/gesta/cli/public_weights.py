@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from gesta.cli.options import VerbParser
 from gesta.errors import GestaError
 from gesta.progress import show
-from gesta.records import by_space, class_counts
 
 if TYPE_CHECKING:  # for start-up time
     from gesta.checkpoint import TrainedModel
@@ -51,6 +50,7 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
     from gesta.checkpoint.weights import import_weights
     from gesta.evaluation.scoring import named_classes
     from gesta.models import create_model
+    from gesta.records import class_counts
 
     named: ClassNames | None = None
     if options.classes:
@@ -82,6 +82,8 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
 
 def _check_same(weights: str, named: ClassNames, classes: ClassNames) -> None:
     """Refuse to score classes that are not those of the weights, in whatever order."""
+    from gesta.records import by_space  # start-up time
+
     theirs, ours = ({(space, name) for space, names in by_space(c).items() for name in names} for c in (named, classes))
     if theirs != ours:
         sides = {"only in the file": theirs - ours, "only in the data": ours - theirs}
