@@ -155,6 +155,7 @@ def check_zip(path: str | Path) -> None:
 def _load(file: Path | BinaryIO) -> Any:
     with _only_values(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol")  # of older Pythons; all of them are read
+        warnings.filterwarnings("ignore", "Validating sparse tensor")  # they are refused later
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
