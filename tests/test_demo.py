@@ -15,6 +15,7 @@ from gesta.marionette.layouts.layout import LAYOUT_DATA
 from gesta.recipes.address import find_recipe, miniature, read_recipe
 
 
+@pytest.mark.filterwarnings("ignore:there is only one class")
 def test_two_layouts_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(demo_steps, "CLASSES", 1)
     assert demo_steps.run_layouts(tmp_path, 4, 1, ("epic", "ntu"), 32)

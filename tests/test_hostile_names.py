@@ -163,7 +163,7 @@ def test_a_class_with_a_line_break_is_refused_before_anything_is_written(
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_figures_show_names_as_they_are(tmp_path: Path, suffix: str) -> None:
     name = NAMES["math"]
-    figure = new_figure(4, 3)
+    figure = new_figure(16, 9)
     axes, logarithmic = figure.subplots(1, 2)
     axes.plot([0, 1], [0, 1], label=name)
     axes.set_xticks([0, 1], labels=[name, "x" * 10**5])

@@ -222,7 +222,7 @@ def test_the_machines_faults_are_not_the_files(shard: Path, tmp_path: Path, monk
         with pytest.raises(VideoError, match=r"0\.mp4: cannot be read \(Permission denied\); check its permissions"):
             read(video, lambda n: torch.arange(n))  # not: it does not exist
         report = check([Record(path=video, name="0", label=0)], workers=0)
-        assert [finding.kind for finding in report.findings] == ["cannot be decoded"]
+        assert [finding.kind for finding in report.findings] == ["cannot be decoded", "a single class"]
     views = TestViews([Record(path=video, name="0", label=0)], ClipSpec(frames=2, size=16), EvaluateConfig(clips=1))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     archive._read_index.cache_clear()

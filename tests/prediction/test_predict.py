@@ -113,7 +113,8 @@ def test_every_video_gets_an_answer_or_a_sentence(mixed: Path) -> None:
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 @pytest.mark.parametrize("coverage", ["even", "contiguous"])
 def test_the_numbers_are_those_of_the_evaluation(mixed: Path, average: str, coverage: str) -> None:
-    views = EvaluateConfig(clips=3, crops=3, average=average, coverage=coverage, batch_size=4, workers=0)  # type: ignore[arg-type]
+    clips = 3 if coverage == "even" else 5
+    views = EvaluateConfig(clips=clips, crops=3, average=average, coverage=coverage, batch_size=4, workers=0)  # type: ignore[arg-type]
     paths = find_videos(mixed)
     model = linear_model()
     result = evaluate(model, [Record(path=p, name=p, label=0) for p in paths], classes=NAMES, config=views)
@@ -299,7 +300,7 @@ def depth_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     recipe.model.clip = replace(recipe.model.clip, frames=4, size=32)
     recipe.train.epochs, recipe.train.workers, recipe.train.validate_every = 1, 0, 0
-    recipe.train.batch_size = 4
+    recipe.train.batch_size, recipe.train.warmup_epochs = 4, 0
     recipe.evaluate = EvaluateConfig(split="test", clips=4, crops=1, workers=0)
     return train(recipe, folder / "run")
 

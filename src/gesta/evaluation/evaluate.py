@@ -157,7 +157,7 @@ def _score(model: VideoModel, records: Sequence[Record], config: EvaluateConfig,
         for batch in batches:
             scored.failures += batch["failures"]
             scored.partial += batch["partial"]
-            first.extend(batch["video"][: min(PROBE_CLIPS, config.batch_size) - len(first), 0])
+            first.extend(views[0] for views in batch["video"][: min(PROBE_CLIPS, config.batch_size) - len(first)])
             yield batch
 
     with evaluating(model):
