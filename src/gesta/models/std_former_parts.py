@@ -141,7 +141,8 @@ class STDFormerSizes(ModelConfig):
         weighs = self.conv_placement == "residual" or self.ptm_identity == "scaled"
         yield from unless(ptm and weighs, "conv_placement='residual' or ptm_identity='scaled'", "beta")
         is_scaled = ptm and (self.beta != 1 or self.learnable_alpha_beta)
-        yield from unless(is_scaled, "ptm_layers and a beta other than 1", "ptm_identity")
+        changes = ptm and (self.ptm_identity == "none" or is_scaled)
+        yield from unless(changes, "ptm_layers and, if scaled, a beta other than 1", "ptm_identity")
         yield from unless(ptm and conv, "a convolution in PTMs (ptm_layers, conv_placement)", "conv_kind")
         yield from unless(ptm and conv and self.conv_kind == "2d", "conv_kind='2d'", "conv_plane")
         yield from unless(self.stdm_layers != (), "stdm_layers", "stdm_kind", "stdm_final_relu")
