@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from gesta.errors import GestaError
 from gesta.model import Insert, VideoModel
 from gesta.models import create_model
 from gesta.plugins.stan import STAN
+
+FREE: dict[str, Any] = {"p_scale": 1.0, "tanh_bound": None}  # so that the last layer's bias is p itself
 
 P = {"tt": 0, "tx": 1, "ty": 2, "t": 3, "xt": 4, "xx": 5, "xy": 6, "x": 7, "yt": 8, "yx": 9, "yy": 10, "y": 11}
 
@@ -44,7 +47,7 @@ def clip() -> torch.Tensor:
 
 
 def test_a_shift_on_the_map_is_the_same_fraction_of_the_raw_clip(clip: torch.Tensor) -> None:
-    (warped,) = warp_layers(model_with(STAN(), x=0.5, y=-0.25), clip)
+    (warped,) = warp_layers(model_with(STAN(**FREE), x=0.5, y=-0.25), clip)
     expected = torch.eye(4)
     expected[1, 3], expected[2, 3] = 0.5, -0.25
     torch.testing.assert_close(warped.theta, expected)
@@ -55,7 +58,7 @@ def test_a_shift_on_the_map_is_the_same_fraction_of_the_raw_clip(clip: torch.Ten
 
 
 def test_spatial_only_leaves_time_alone(clip: torch.Tensor) -> None:
-    model = model_with(STAN(), x=0.5, t=0.5, tx=0.3, xt=0.3)
+    model = model_with(STAN(**FREE), x=0.5, t=0.5, tx=0.3, xt=0.3)
     (both,) = warp_layers(model, clip)
     (space,) = warp_layers(model, clip, spatial_only=True)
     assert both.theta[0, 1] == pytest.approx(0.3) and both.theta[0, 3] == pytest.approx(0.5)
@@ -65,7 +68,7 @@ def test_spatial_only_leaves_time_alone(clip: torch.Tensor) -> None:
 
 
 def test_the_outline_is_where_the_frame_comes_from(clip: torch.Tensor) -> None:
-    model = model_with(STAN(), STAN(mode="attention"), xx=-0.5, x=0.25)
+    model = model_with(STAN(**FREE), STAN(mode="attention", **FREE), xx=-0.5, x=0.25)
     figure = draw_warp(measure_warp("x", model, clip))
     assert [row.get_suptitle() for row in figure.subfigs] == ["STAN before block 1", "STAN before block 2"]
     panel = figure.subfigs[0].axes[0]
@@ -79,7 +82,7 @@ def test_the_outline_is_where_the_frame_comes_from(clip: torch.Tensor) -> None:
 
 def test_a_picture_of_a_video(make_video: Callable[..., Path], tmp_path: Path) -> None:
     video = make_video("video.mp4", frames=9)
-    model = model_with(STAN(), xx=0.5)
+    model = model_with(STAN(**FREE), xx=0.5)
     figure = draw_warp(measure_warp("x", model, read_clip(video, model.config.clip)))
     out = write_figure(figure, tmp_path / "new" / "warp.png")
     picture = imread(out)

@@ -101,7 +101,7 @@ def test_cost(changes: dict[str, object], params: str, torch_macs: str, papers_m
 def test_cost_with_stan() -> None:
     config = model_config("mvitv2_s", classes=101, inserts=[Insert(layer=STAN(), at=3)])
     cost = count(config, style="fvcore")
-    assert f"{cost.params / 1e6:.2f} M, {cost.macs / 1e9:.2f} G" == "34.56 M, 65.40 G"
+    assert f"{cost.params / 1e6:.2f} M, {cost.macs / 1e9:.2f} G" == "34.56 M, 65.41 G"  # 0.39 M of the batch norm
 
 
 # --- public weights --------------------------------------------------------------------------------------------------

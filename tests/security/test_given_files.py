@@ -114,7 +114,7 @@ def test_options_of_python_are_checked_like_those_of_files() -> None:
 REACH = {
     **dict.fromkeys(("root", "annotations", "class_names", "train", "val", "test", "test_labels"), "a path to read"),
     **dict.fromkeys(("leave_out", "columns", "delimiter", "flip_labels"), "words that a list is read with"),
-    **dict.fromkeys(("no_decay", "lr_multipliers", "freeze"), "beginnings of parameters' names"),
+    **dict.fromkeys(("no_decay", "lr_multipliers", "freeze", "only"), "beginnings of parameters' names"),
     "classes": "names of label spaces",
     "image": "a name that timm's registry must have",
     "weights": "a path that read_weights reads, without unpickling",
