@@ -357,11 +357,12 @@ def test_explicit_deformation_network() -> None:
         {"kernels": (3,)},
         {"channels": (3,)},
         {"kernels": (3, 2), "channels": (8,)},
-        {"kernels": (0,), "channels": (8,)},
         {"kernels": (), "channels": ()},
     ):
         with pytest.raises(GestaError, match="must be given together, one positive number per convolution"):
             STAN(**wrong).build((8, 4, 8, 8))
+    with pytest.raises(GestaError, match=r"kernels\[0\] is 0, not 1 or more"):
+        STAN(kernels=(0,), channels=(8,)).build((8, 4, 8, 8))
 
 
 def test_raw_clips_have_eight_channels_in_the_network() -> None:
