@@ -72,7 +72,7 @@ def test_weights_are_loaded_and_reported(tmp_path: Path, capsys: pytest.CaptureF
     model = small(num_classes=3, weights=path)
     assert "100.0 %" in capsys.readouterr().err
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in source.state_dict().items())
-    with pytest.raises(CheckpointError, match="min-matched"):
+    with pytest.raises(CheckpointError, match="min_matched"):
         create_model("r3d_tiny", weights=path)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gesta.checkpoint.weights import import_weights
-from gesta.config import replace
+from gesta.config import replace, reset_unused
 from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.layers.rpe import Attention, bucket_map, buckets, line_map, reach, rows
@@ -512,7 +512,9 @@ def test_image_vit_is_the_spatial_encoder() -> None:
     vit, clip = image_vit(), video()
     images = clip.transpose(1, 2).flatten(0, 1)
     for changes in ({"relative": False}, {}):
-        model = replace(SMALL, absolute="frame", temporal_depth=0, subsample="none", **changes).build().double().eval()
+        config = replace(SMALL, absolute="frame", temporal_depth=0, subsample="none", **changes)
+        reset_unused(config)  # SMALL's temporal sizes
+        model = config.build().double().eval()
         report = import_weights(model, vit.state_dict())
         assert not report.unexpected and not report.mismatched
         assert all(name.endswith("rpe_q") for name in report.missing)
