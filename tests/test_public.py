@@ -69,14 +69,13 @@ def test_commands_in_the_docs_parse(command: str) -> None:
 
 
 def test_field_flags_in_the_docs_exist() -> None:
-    from gesta.cli.options import with_fields
-    from gesta.recipes.address import find_recipe
+    from gesta.cli.options import named_recipe
 
     checked = 0
     for command in _commands():
         options = make_parser().parse_args(shlex.split(command)[1:])
         if options.fields and command.startswith("gesta train") and options.recipe:
-            with_fields(find_recipe(options.recipe, model=options.model, data=options.data), options)
+            named_recipe(options.recipe, options)
             checked += 1
     assert checked
 
