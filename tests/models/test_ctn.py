@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from conftest import fast_first
 from gesta.checkpoint.weights import import_weights
-from gesta.config import replace
+from gesta.config import replace, reset_unused
 from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
@@ -28,7 +28,9 @@ VIDEO = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(3))
 
 def small(**changes: Any) -> CTN:
     torch.manual_seed(0)
-    made = replace(SMALL, **changes).build()
+    config = replace(SMALL, **changes)
+    reset_unused(config, changes)
+    made = config.build()
     assert isinstance(made, CTN)
     return made.eval()
 

@@ -252,7 +252,9 @@ def test_models_that_are_no_chain_are_refused(name: str) -> None:
 def test_names_and_options_are_checked() -> None:
     with pytest.raises(GestaError, match=r"timm has no image model 'resnet18x'; did you mean 'resnet18.?'"):
         TimmFramesConfig(image="resnet18x").build()
-    with pytest.raises(GestaError, match="timm's resnet18: TimmOptions has no field \"dephts\"; did you mean 'depths'"):
+    with pytest.raises(
+        GestaError, match="TimmFramesConfig: TimmOptions has no field \"dephts\"; did you mean 'depths'"
+    ):
         TimmFramesConfig(image="resnet18", options={"dephts": [1]}).build()
     with pytest.raises(GestaError, match=r"timm's resnet18 cannot be built with {'depths': \[1\]}: .*'depths'"):
         TimmFramesConfig(image="resnet18", options={"depths": [1]}).build()

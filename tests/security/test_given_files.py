@@ -119,7 +119,7 @@ REACH = {
     "image": "a name that timm's registry must have",
     "weights": "a path that read_weights reads, without unpickling",
     "name": "the folder of the run under runs/, see read_recipe",
-    "paper": "printed",
+    **dict.fromkeys(("paper", "expected"), "printed"),
 }
 """What the text in a field of a config class reaches. Nothing else in a file can hold text."""
 
@@ -180,9 +180,9 @@ SIZES: list[tuple[str, dict[str, Any], str]] = [
     ("mvitv2_tiny", {"depths": [100_000] * 3}, "more than 1010 parts"),
     ("timm_frames", {"image": "vit_tiny_patch16_224", "options": {"depth": 100_000}}, "more than 1010 parts"),
     ("r3d_50", {"width": 10**7}, "Gi numbers"),
-    ("r3d_50", {"width": 10**17}, "cannot be built"),
-    ("r3d_50", {"width": 0}, "cannot be built|do not fit"),
-    ("r3d_50", {"width": -1}, "cannot be built"),
+    ("r3d_50", {"width": 10**17}, "width is 100000000000000000, not 2147483647 or less"),
+    ("r3d_50", {"width": 0}, "width is 0, not 1 or more"),
+    ("r3d_50", {"width": -1}, "width is -1, not 1 or more"),
     ("r3d_50", {}, "do not fit the R3D it describes"),
     ("r3d_50", {"classes": 999_999_999}, "names 2 classes, but its model has 999999999"),
     ("rpe_stdt_b12", {"clip": {"class": "ClipSpec", "size": 4096}}, "more than 4096 squared"),
