@@ -339,6 +339,7 @@ _conv_averaging, _conv_ata = (partial(TABLE3.figure, f"ConvNeXt-B, {mode}") for 
 _ata_32 = partial(TABLE1.figure, "ATA, IN-21K, 32 frames, 3×1", where="Tables 1, 2")
 _timesformer = partial(TABLE1.figure, "TimeSformer, IN-21K, 8 frames, 3×1")
 _timesformer_l = partial(TABLE1.figure, "TimeSformer-L, IN-21K, 96 frames, 3×1")
+_timesformer_hr = partial(TABLE1.figure, "TimeSformer-HR, IN-21K, 16 frames, 3×1")
 _joint = partial(TABLE6.figure, "joint attention")
 
 FIGURES = (
@@ -356,6 +357,9 @@ FIGURES = (
     _timesformer("params", "TimeSformer of 174 classes, parameters", params(_vit, classes=174)),
     _timesformer_l("GMACs", "TimeSformer-L, FLOPs", gmacs(timesformer_l, style="torch"),
         "counted without layer norms; with them 2383"),
+    _timesformer_hr("GMACs", "TimeSformer-HR, FLOPs",
+        gmacs(lambda: timesformer.kinetics400(frames=16, size=448).model, style="torch"),
+        "counted without layer norms, like TimeSformer-L"),
     _timesformer_l("params", "TimeSformer-L, parameters", params(timesformer_l),
         "printed is TimeSformer's number for 174 classes and 8 frames"),
     _vit_ata("GMACs", "ViT-B attention and ATA, FLOPs", gmacs(_matched), _INFERRED),
