@@ -15,6 +15,7 @@ from gesta.marionette.layouts.layout import LAYOUT_DATA
 from gesta.recipes.address import find_recipe, miniature, read_recipe
 
 
+@pytest.mark.full  # that each layout is read is seen in tests/marionette/test_layouts.py
 @pytest.mark.filterwarnings("ignore:there is only one class")
 def test_two_layouts_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(demo_steps, "CLASSES", 1)

@@ -149,7 +149,7 @@ DISTINCT = ("stan", "tda", "sda", "smem", "stdm")
 every_tiny = pytest.mark.parametrize("model_name", TINY)
 every_plugin = pytest.mark.parametrize("plugin", PLUGINS)
 cheapest = pytest.mark.parametrize("model_name", ["r3d_tiny"])  # for what depends on the plug-in alone and takes long
-# Compiling takes long: the fast suite has several tensors, and one map in the test that recomputes.
+# Compiling takes long: the fast suite has several tensors, and one map in the test of all plug-ins.
 every_architecture = pytest.mark.parametrize(
     "model_name", fast_first([(name,) for name in dict.fromkeys(["std_former_tiny", *TINY])], 1)
 )
@@ -386,6 +386,7 @@ def test_compiled_training_step(model_name: str) -> None:
     assert_close_to(trained_once(config, "eager"), trained_once(config, None))
 
 
+@pytest.mark.full  # that maps compile is seen where all plug-ins are compiled together
 @cheapest
 def test_compiled_training_step_that_recomputes(model_name: str) -> None:
     config = configured(model_name, "stan", activation_checkpointing=True)

@@ -231,6 +231,7 @@ def test_other_videos_are_refused(toy: Recipe, tmp_path: Path, monkeypatch: pyte
     assert read_recipe(run / "recipe.json").data.root == str(moved)
 
 
+@pytest.mark.full  # test_torchrun_leaves_our_flags_alone is the fast one
 def test_two_processes_train_as_one(toy: Recipe, tmp_path: Path) -> None:
     plain = from_json(to_json(toy))
     plain.model.dropout = plain.model.drop_path = 0.0  # drawn per process, and batch norm sees a part of the batch
