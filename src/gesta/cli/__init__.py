@@ -27,8 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = make_parser().parse_args(arguments)
     with _terminable(), _plain_warnings(), spoken_as_flags():
         try:
-            status = options.verb(options)
+            status: Any = options.verb(options)
             sys.stdout.flush()
+        except SystemExit as end:  # a wrong flag, or an interrupted training, which has said so
+            status = end.code
         except GestaError as error:
             if options.debug:
                 raise

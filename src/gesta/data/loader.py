@@ -241,6 +241,8 @@ def _is_memory_short(error: Exception, loader: Any, ended: dict[int, int | None]
 def _workers_fail(ended: dict[int, int | None], error: Exception) -> GestaError:
     """What is raised when no worker lives long enough to read anything."""
     killed = next((signal.Signals(-status) for status in ended.values() if status is not None and status < 0), None)
+    if not killed and (fault := machine_fault(error)):
+        return GestaError(f"the processes that load videos end or cannot be started: {fault}")
     reason = f"killed by {killed.name}" if killed else str(error).strip().rpartition("\n")[2] or type(error).__name__
     return GestaError(
         f"the processes that load videos end or cannot be started ({reason}); if memory is short, use fewer workers"
