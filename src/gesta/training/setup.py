@@ -58,7 +58,8 @@ from gesta.training.log import RunLog
 from gesta.training.optim import build_optimizer, check_frozen, freeze
 
 FEW_CLIPS = 4
-"""Fewer clips per forward pass give batch norms poor statistics, see ``benchmarks/README.md``."""
+"""With fewer clips per forward pass batch norms are warned of. How many are enough has not been measured for every
+model: ``benchmarks/micro_batch.py`` does so."""
 
 
 @dataclass(kw_only=True)
