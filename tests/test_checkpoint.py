@@ -267,6 +267,8 @@ def test_the_refusal_names_the_object(tmp_path: Path) -> None:
         {"model": {"_orig_mod.module.patch.weight": 1}, "args": argparse.Namespace(lr=0.1)},
         {"module": {"module._orig_mod.patch.weight": 1}},
         {"model_ema": {"state_dict": {"patch.weight": 1}}},
+        {"target_encoder": {"module.patch.weight": 1}, "epoch": 3, "opt": {"state": {}, "param_groups": []}},
+        {"classifiers": [{"module.patch.weight": 1}], "epoch": 3},
     ],
     ids=lambda content: next(iter(content)),
 )
@@ -275,7 +277,7 @@ def test_wrappings_of_public_checkpoints(tmp_path: Path, content: dict[str, obje
     def fill(value: object) -> object:
         if isinstance(value, dict):
             return {k: torch.ones(2) if v == 1 else fill(v) for k, v in value.items()}
-        return value
+        return [fill(v) for v in value] if isinstance(value, list) else value
 
     torch.save(fill(content), tmp_path / "public.tar", _use_new_zipfile_serialization=zipped)
     assert list(read_weights(tmp_path / "public.tar")) == ["patch.weight"]

@@ -217,6 +217,41 @@ def test_the_average_is_taken_and_said(keys: tuple[str, str], tmp_path: Path) ->
         assert sentence in str(report)
 
 
+@pytest.mark.parametrize("average_key", ["target_encoder", "ema_encoder"])
+def test_of_vjepas_files_the_moving_average_is_taken_and_said(average_key: str, tmp_path: Path) -> None:
+    raw, average = shaken(small()), shaken(small())
+    wrapped = [{f"module.backbone.{k}": v for k, v in public(model).items()} for model in (raw, average)]
+    content = {"encoder": wrapped[0], "predictor": {"module.mask_token": torch.ones(1)}, average_key: wrapped[1]}
+    torch.save(
+        content | {"opt": {"state": {0: {"step": torch.ones(1)}}}, "scaler": None, "epoch": 3}, tmp_path / "l.pt"
+    )
+    for take, trained, sentence in (
+        (True, average, f"the moving average ({average_key}) is taken; init.average=False takes the weights (encoder)"),
+        (False, raw, f"the weights (encoder) are taken, not their moving average ({average_key})"),
+    ):
+        model = small()
+        report = import_weights(model, tmp_path / "l.pt", average=take)
+        assert torch.equal(model.cls_token, trained.cls_token) and not report.unexpected
+        assert report.remarks[:2] == (sentence, "not used of the file: predictor")
+
+
+def test_a_head_in_a_second_file_is_joined(tmp_path: Path) -> None:
+    trained = public(shaken(small()))
+    head = {name: trained.pop(name) for name in ("head.weight", "head.bias")}
+    other = {f"module.{name}": value + 1 for name, value in head.items()}
+    torch.save({"target_encoder": {f"module.backbone.{k}": v for k, v in trained.items()}}, tmp_path / "encoder.pt")
+    torch.save({"classifiers": [{f"module.{k}": v for k, v in head.items()}, other], "epoch": 3}, tmp_path / "head.pt")
+    model = small()
+    report = import_weights(model, tmp_path / "encoder.pt", head=tmp_path / "head.pt")
+    assert not (report.missing or report.unexpected or report.mismatched)
+    assert torch.equal(model.state_dict()["classifier.linear.weight"], head["head.weight"])
+    assert "the first of 2 heads (classifiers) is taken" in report.remarks and "head.pt" in report.source
+    with pytest.raises(
+        CheckpointError, match=r"head\.pt: 2 of its weights are in .*head\.pt, too \(head\.bias, head\.w"
+    ):
+        import_weights(small(), tmp_path / "head.pt", head=tmp_path / "head.pt")
+
+
 # --- classes ---------------------------------------------------------------------------------------------------------
 
 

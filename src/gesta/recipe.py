@@ -277,6 +277,7 @@ class Init:
         weights: a run folder or checkpoint of gesta, or a public one whose parameter names the model can convert; None
             for random weights.
         average: of a file that holds both weights and their moving average, take the average.
+        head: a second file, with the head that belongs to the weights, where it has one of its own (V-JEPA 2's probes).
         only: beginnings of the names of the parameters that are taken (``inserts.3.``); empty for all.
         min_matched: smallest fraction of the model's parameters (those named by ``only``), the classifier not counted,
             that the checkpoint must have; a smaller one is an error.
@@ -286,9 +287,13 @@ class Init:
 
     weights: str | None = None
     average: bool = True
+    head: str | None = None
     only: tuple[str, ...] = ()
     min_matched: Fraction = 0.5
     expected: str = ""
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.weights is not None, "weights", "head")
 
 
 @config
@@ -318,8 +323,9 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     """A copy whose paths, of the data set and of the first weights, no longer depend on the current folder."""
     absolute = copy(recipe)
     absolute.data.make_absolute()
-    if absolute.init.weights:
-        absolute.init.weights = os.path.abspath(absolute.init.weights)
+    for name in ("weights", "head"):
+        if path := getattr(absolute.init, name):
+            setattr(absolute.init, name, os.path.abspath(path))
     return absolute
 
 

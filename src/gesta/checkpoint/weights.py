@@ -32,11 +32,15 @@ from gesta.model import VideoModel, check_names
 from gesta.progress import join_lines
 from gesta.records import LABEL, ClassNames, by_space
 
-WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module")
+WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "encoder")
 """Keys under which public checkpoints keep their weights, in order of preference."""
 
-AVERAGES = ("state_dict_ema", "model_ema", "ema")
-"""Keys of a moving average of them. MMEngine's ``ema_state_dict`` is none: what it holds are the raw weights."""
+AVERAGES = ("state_dict_ema", "model_ema", "ema", "target_encoder", "ema_encoder")
+"""Keys of a moving average of them, in order of preference; the last two are those of V-JEPA 2 and 2.1. MMEngine's
+``ema_state_dict`` is none: what it holds are the raw weights."""
+
+HEADS = "classifiers"
+"""Key of V-JEPA 2's files of attentive probes: a list of them."""
 
 CLASSIFIER = "classifier."
 
@@ -131,20 +135,44 @@ def read_weights(path: str | Path, average: bool = True) -> dict[str, Tensor]:
     return read_source(path, average).weights
 
 
-def read_source(path: str | Path, average: bool = True) -> Source:
+def read_source(path: str | Path, average: bool = True, head: str | Path | None = None) -> Source:
     """The named tensors of any checkpoint: a run folder (its ``best.safetensors``), a ``.safetensors`` file, what
     ``torch.save`` wrote (.pth, .pt, .pyth, .tar, .ckpt), or a TorchScript archive.
 
     Wrappings such as ``state_dict`` and ``model_state`` are taken off, and the ``module.`` and ``_orig_mod.`` of data
-    parallel, averaged and compiled models.
+    parallel, averaged and compiled models. Of V-JEPA 2's files that is the ``target_encoder`` (the moving average of
+    the ``encoder``), and the first of the ``classifiers``.
 
     Args:
         path: of the file or folder.
         average: of a file that holds both weights and their moving average, take the average.
+        head: a second file with the head that was trained on these weights, where it has one of its own; the names of
+            both are joined.
 
     Raises:
-        CheckpointError: absent, broken, holding Python objects (which are never unpickled), or without weights.
+        CheckpointError: absent, broken, holding Python objects (which are never unpickled), or without weights; or a
+            name is in both files.
     """
+    source = _read(path, average)
+    if head is None:
+        return source
+    second = _read(head, average)
+    if both := sorted(source.weights.keys() & second.weights.keys()):
+        raise CheckpointError(
+            f"{second.name}: {len(both)} of its weights are in {source.name}, too ({_few(both)}); a second file "
+            "(--init.head) holds the head alone"
+        )
+    return dataclasses.replace(
+        source,
+        name=f"{source.name} and {second.name}",
+        weights=source.weights | second.weights,
+        description=f"{source.description}\n{second.description}",
+        classes=second.classes or source.classes,
+        remarks=source.remarks + second.remarks,
+    )
+
+
+def _read(path: str | Path, average: bool) -> Source:
     path = existing(weights_file(path) if Path(path).is_dir() else path)
     is_safe = path.suffix == ".safetensors"
     content: Any = read_safetensors(path) if is_safe else read_torch(path)
@@ -187,7 +215,8 @@ def _state_weights(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inner(content: dict[Any, Any], average: bool, source: Source) -> dict[Any, Any]:
-    """What a wrapping holds: the average or the weights where it holds both, which is then said."""
+    """What a wrapping holds: the average or the weights where it holds both, else the first of several heads. What is
+    taken of several is said, and what is not used."""
     raw = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
     averaged = [key for key in AVERAGES if isinstance(content.get(key), dict)]
     keys = averaged + raw if average else raw + averaged
@@ -195,7 +224,19 @@ def _inner(content: dict[Any, Any], average: bool, source: Source) -> dict[Any, 
         taken = f"the moving average ({averaged[0]}) is taken; init.average=False takes the weights ({raw[0]})"
         other = f"the weights ({raw[0]}) are taken, not their moving average ({averaged[0]})"
         source.remarks.append(taken if average else other)
-    return content[keys[0]] if keys else content
+    heads = content.get(HEADS)
+    heads = heads if isinstance(heads, list) and heads and isinstance(heads[0], dict) else []
+    if len(heads) > 1 and not keys:
+        source.remarks.append(f"the first of {len(heads)} heads ({HEADS}) is taken")
+    named = {*keys[:1], *raw[:1], *averaged[:1]}
+    others = [str(key) for key, value in content.items() if key not in named and _holds_tensors(value)]
+    if keys and (others or heads):
+        source.remarks.append(f"not used of the file: {_few(others + [HEADS] * bool(heads))}")
+    return content[keys[0]] if keys else heads[0] if heads else content
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(part, Tensor) for part in value.values())
 
 
 def _is_ours(path: Path) -> bool:
@@ -226,6 +267,7 @@ def import_weights(
     min_matched: float = 0.5,
     *,
     average: bool = True,
+    head: str | Path | None = None,
     only: tuple[str, ...] = (),
     classes: ClassNames | None = None,
     source_classes: ClassNames | None = None,
@@ -241,6 +283,7 @@ def import_weights(
         source: a file or run folder, see :func:`read_source`, or named tensors.
         min_matched: fraction of the parameters (the classifier not counted) that must match, 0 to 1.
         average: of a file that holds both weights and their moving average, take the average.
+        head: a second file, with the head of these weights, see :func:`read_source`.
         only: beginnings of the names of the model's parameters that are taken; empty for all.
         classes: names of the model's classes in label order, by label space if there are several.
         source_classes: the same of the source, where the file does not name them.
@@ -250,7 +293,7 @@ def import_weights(
             is then unchanged.
         GestaError: weights whose file says that they are of another kind (:meth:`VideoModel.check_source`).
     """
-    origin = Source("weights", source) if isinstance(source, dict) else read_source(source, average)
+    origin = Source("weights", source) if isinstance(source, dict) else read_source(source, average, head)
     if origin.description:
         model.check_source(origin.description)
     ours = model.state_dict()

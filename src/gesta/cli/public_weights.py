@@ -20,6 +20,7 @@ def model_options(sub: VerbParser) -> None:
     sub.add_argument("checkpoint", metavar="CKPT", nargs="?", help="a run folder or a .safetensors file of gesta")
     sub.add_argument("--model", metavar="NAME", help="instead of CKPT: this model (all: gesta models) with --weights")
     sub.add_argument("--weights", metavar="FILE", help="public weights for --model")
+    sub.add_argument("--head", metavar="FILE", help="the head of these weights, where it has a file of its own")
     sub.add_argument("--classes", metavar="FILE", help="class names for --model, one a line, in label order")
 
 
@@ -31,8 +32,9 @@ def check_model_options(options: argparse.Namespace) -> None:
         raise GestaError("give a run folder or a .safetensors file, or --model NAME --weights FILE")
     if options.model and not options.weights:
         raise GestaError(f"--model {options.model} has random weights: give a file of them with --weights")
-    if options.checkpoint and (options.weights or options.classes):
-        raise GestaError(f"{options.checkpoint} has weights and class names: --weights and --classes are for --model")
+    if options.checkpoint and (options.weights or options.head or options.classes):
+        flags = "--weights, --head and --classes"
+        raise GestaError(f"{options.checkpoint} has weights, a head and class names: {flags} are for --model")
 
 
 def load_public(options: argparse.Namespace, classes: ClassNames | None = None) -> TrainedModel:
@@ -58,7 +60,7 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
 
         named = read_class_names(options.classes)
     model = create_model(options.model)
-    report = import_weights(model, options.weights)
+    report = import_weights(model, options.weights, head=options.head)
     named = named or report.classes
     # How many classes there are is known from the weights alone: build the model again to fit their classifier.
     sizes = {name: shapes[0][0] for name, shapes in report.mismatched.items() if name.startswith("classifier.")}
@@ -66,7 +68,7 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
         _check_same(str(options.weights), named, classes)
     if (named and classes) or len(set(sizes.values())) == 1:
         model = create_model(options.model, classes=class_counts(classes) if named and classes else min(sizes.values()))
-        report = import_weights(model, options.weights, classes=classes, source_classes=named)
+        report = import_weights(model, options.weights, head=options.head, classes=classes, source_classes=named)
     show(report, sys.stderr)
     parameters = {name for name, _ in model.named_parameters()}
     lacking = [name for name in (*report.missing, *report.mismatched) if name in parameters]

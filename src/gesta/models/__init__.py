@@ -137,6 +137,7 @@ def create_model(
     *,
     num_classes: int | dict[str, int] | None = None,
     weights: str | Path | None = None,
+    head: str | Path | None = None,
     min_matched: float = 0.5,
     **changes: Any,
 ) -> VideoModel:
@@ -148,6 +149,7 @@ def create_model(
             configuration's field ``classes`` is the same; timm's name is accepted.
         weights: a public checkpoint of this model, or a model file of ours; None leaves the weights fresh. What of it
             matched is printed to stderr; a classifier of another number of classes stays fresh.
+        head: a second file, with the head of these weights, where it has one of its own (V-JEPA 2's probes).
         min_matched: fraction of the parameters, the classifier's not counted, that must be in ``weights``.
         changes: other fields of the model's configuration, see ``gesta show NAME``.
 
@@ -157,11 +159,13 @@ def create_model(
     """
     if not 0 <= min_matched <= 1:
         raise GestaError(f"min_matched is {min_matched}, not from 0 to 1; give another value")
+    if head is not None and weights is None:
+        raise GestaError(f"head={str(head)!r} belongs to weights: give them, too")
     model = model_config(name, num_classes=num_classes, **changes).build()
     if weights is not None:
         from gesta.checkpoint.weights import import_weights  # for start-up time: it imports torch
 
-        show(import_weights(model, weights, min_matched), sys.stderr)
+        show(import_weights(model, weights, min_matched, head=head), sys.stderr)
     return model
 
 

@@ -58,7 +58,7 @@ class FinishedRun:
         """
         changes = differences(_comparable(recipe), _comparable(self.recipe))
         started = self.recipe.init.weights is not None
-        start = {f"init.{name}" for name in ("weights", "average", "min_matched", "expected")}
+        start = {f"init.{name}" for name in ("weights", "average", "head", "min_matched", "expected")}
         changes = {n: text for n, text in changes.items() if n not in start and not n.startswith("evaluate.")}
         if recipe.init.expected and not started and not any_start:
             changes["init.weights"] = f"init.weights: {recipe.init.expected} → random weights"

@@ -279,7 +279,7 @@ def set_up(
     model = recipe.model.build()
     init = recipe.init
     if init.weights and not state:
-        how: dict[str, Any] = {"average": init.average, "only": init.only, "classes": classes}
+        how: dict[str, Any] = {"average": init.average, "head": init.head, "only": init.only, "classes": classes}
         report = import_weights(model, init.weights, init.min_matched, **how)
         remarks.append(str(report))
     elif not state:
