@@ -43,6 +43,15 @@ _REMEDIES = {
 }
 
 
+HUB = "hf:"
+"""Beginning of what is no path but a repository of a model hub, see :mod:`gesta.checkpoint.hub`."""
+
+
+def is_hub(source: str | os.PathLike[str]) -> bool:
+    """Whether weights are named by a repository of a hub, not by a path."""
+    return os.fspath(source).startswith(HUB)
+
+
 def remedy(error: OSError) -> str:
     """What to do about an error of the operating system."""
     return _REMEDIES.get(error.errno or 0, "choose another place")

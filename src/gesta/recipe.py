@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
 from gesta.config import Between, Count, CountOrZero, Fraction, NotNegative, Positive, config, copy, default_of, unless
+from gesta.files import is_hub
 from gesta.model import ModelConfig
 from gesta.records import DataConfig
 
@@ -274,8 +275,8 @@ class Init:
     """Weights to start from.
 
     Attributes:
-        weights: a run folder or checkpoint of gesta, or a public one whose parameter names the model can convert; None
-            for random weights.
+        weights: a run folder or checkpoint of gesta, or a public one whose parameter names the model can convert, as a
+            file or by name (``hf:owner/name``); None for random weights.
         average: of a file that holds both weights and their moving average, take the average.
         head: a second file, with the head that belongs to the weights, where it has one of its own (V-JEPA 2's probes).
         only: beginnings of the names of the parameters that are taken (``inserts.3.``); empty for all.
@@ -324,7 +325,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     absolute = copy(recipe)
     absolute.data.make_absolute()
     for name in ("weights", "head"):
-        if path := getattr(absolute.init, name):
+        path = getattr(absolute.init, name)
+        if path and not is_hub(path):
             setattr(absolute.init, name, os.path.abspath(path))
     return absolute
 

@@ -117,7 +117,9 @@ REACH = {
     **dict.fromkeys(("no_decay", "lr_multipliers", "freeze", "only"), "beginnings of parameters' names"),
     "classes": "names of label spaces",
     "image": "a name that timm's registry must have",
-    "weights": "a path that read_weights reads, without unpickling",
+    **dict.fromkeys(
+        ("weights", "head"), "a path that read_weights reads, without unpickling; hf:owner/name downloads such a file"
+    ),
     "name": "the folder of the run under runs/, see read_recipe",
     **dict.fromkeys(("paper", "expected"), "printed"),
 }

@@ -46,7 +46,7 @@ def read_config(source: str, *, trust_code: bool = False) -> RPESTDTConfig:
     if source in MODELS:
         return _checked(source, model_config(source))
     check_model(source)
-    metadata = read_metadata(weights_file(source))
+    metadata = read_metadata(weights_file(source).path)
     return _checked(source, from_json(metadata["model"], trust_code=trust_code, source=source))
 
 

@@ -20,6 +20,7 @@ from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews
 from gesta.data.transforms import squashed
 from gesta.errors import GestaError
+from gesta.files import is_hub
 from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.models import MODELS, create_model
 from gesta.prediction.background import reading_workers
@@ -36,9 +37,9 @@ SHORT_SIDE = 360
 
 
 def is_model(source: str) -> bool:
-    """Whether this names a model, a ``.safetensors`` file or a run folder, rather than videos."""
+    """Whether this names a model, a ``.safetensors`` file, a run folder or a hub's repository, rather than videos."""
     path = Path(source)
-    return source in MODELS or path.suffix == ".safetensors" or (path / "best.safetensors").is_file()
+    return source in MODELS or is_hub(source) or path.suffix == ".safetensors" or (path / "best.safetensors").is_file()
 
 
 def check_model(source: str) -> None:
@@ -56,8 +57,8 @@ def load(source: str, *, trust_code: bool = False, runs: bool = True) -> tuple[s
     """A model and what to call it.
 
     Args:
-        source: a run folder (its best weights), a ``.safetensors`` file, or a model's name (always the same random
-            weights).
+        source: a run folder (its best weights), a ``.safetensors`` file, a repository of a hub (``hf:owner/name``), or
+            a model's name (always the same random weights).
         trust_code: see :func:`gesta.checkpoint.load`.
         runs: the model will see clips: say so if the running statistics of its batch norms are not trained.
 

@@ -31,6 +31,7 @@ from gesta.checkpoint.formats import (
     read_torch,
     safetensors_errors,
 )
+from gesta.checkpoint.hub import Place, resolve, weights_in
 from gesta.config import from_json, parse_json, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.files import write_atomically
@@ -72,7 +73,8 @@ class TrainedModel:
         metadata: of the file, see :class:`Metadata`; empty for public weights.
         depth: how depth was shown to the model in training; None for a model of RGB, as all files without it hold.
         person_crop: whether it was trained on pictures cropped to the person, see :mod:`gesta.data.person`.
-        path: the file it was read from.
+        path: the file it was read from, if it was one.
+        name: what messages and results call where it came from: the path, or the repository of a hub with its commit.
     """
 
     model: VideoModel
@@ -81,6 +83,7 @@ class TrainedModel:
     depth: Depth | None = None
     person_crop: bool = False
     path: str | None = None
+    name: str | None = None
 
     def __str__(self) -> str:
         counts = " and ".join(
@@ -89,7 +92,7 @@ class TrainedModel:
         )
         clip, modality = self.model.config.clip, " of depth" if self.depth else ""
         return f"{self.model.config.summary}, {counts}, clips{modality} of {clip.frames} frames at {clip.size} px" + (
-            f" ({self.path})" if self.path else ""
+            f" ({self.name})" if self.name else ""
         )
 
     def __repr__(self) -> str:
@@ -176,19 +179,14 @@ def read_metadata(path: str | Path) -> Metadata:
         raise CheckpointError(str(error)) from None
 
 
-def weights_file(source: str | os.PathLike[str]) -> Path:
-    """The model file that a path stands for: ``best.safetensors`` of a run folder, or the file itself.
+def weights_file(source: str | os.PathLike[str]) -> Place:
+    """The model file that a run folder (its ``best.safetensors``), a file or a repository of a hub stands for.
 
     Raises:
-        CheckpointError: a folder without it, or a file of another kind.
+        CheckpointError: a folder without it, or a file of another kind; see also :func:`gesta.checkpoint.hub.resolve`.
     """
-    path = Path(source)
-    if path.is_dir():
-        if not (path / "best.safetensors").is_file():
-            raise CheckpointError(
-                f"{path}: no best.safetensors in this folder; give the folder of a run that finished an epoch"
-            )
-        return path / "best.safetensors"
+    place = weights_in(resolve(source))
+    path = place.path
     if not os.path.exists(path):
         raise CheckpointError(f"{path}: there is no such file or folder")
     if path.suffix != ".safetensors":
@@ -196,10 +194,11 @@ def weights_file(source: str | os.PathLike[str]) -> Path:
         if what.startswith("the training state"):
             raise CheckpointError(f"{path}: {what}; give the folder of the run, or its best.safetensors")
         raise CheckpointError(
-            f"{path}: {what + ', ' if what else ''}neither a run folder nor a .safetensors file of gesta; name the "
-            "model of public weights (--model NAME --weights FILE), or start a training from them with --init.weights"
+            f"{place.name}: {what + ', ' if what else ''}neither a run folder nor a .safetensors file of gesta; name "
+            "the model of public weights (--model NAME --weights FILE), or start a training from them with "
+            "--init.weights"
         )
-    return path
+    return place
 
 
 def load(
@@ -208,7 +207,8 @@ def load(
     """Load a trained model, its class names and how its videos are read.
 
     Args:
-        source: a run folder (its ``best.safetensors``) or a file of :func:`save_model`.
+        source: a run folder (its ``best.safetensors``), a file of :func:`save_model`, or ``hf:owner/name``, a
+            repository that ``gesta hub push`` has made.
         trust_code: also build models whose classes are not part of gesta (this runs their code).
         device: where the model is put.
 
@@ -217,8 +217,8 @@ def load(
             are not those that were written (by their checksum), or are not finite.
         GestaError: a described model that cannot be built, see :func:`gesta.model.check_size`.
     """
-    path = weights_file(source)
-    metadata = read_metadata(path)
+    place = weights_file(source)
+    path, metadata = place.path, read_metadata(place.path)
     config: ModelConfig = from_json(metadata["model"], ModelConfig, trust_code=trust_code, source=str(path))
     if class_counts(metadata["classes"]) != config.classes:
         raise CheckpointError(
@@ -246,6 +246,7 @@ def load(
         depth=from_json(metadata.get("depth"), Depth | None, source=str(path)),
         person_crop=metadata.get("person_crop", False),
         path=str(path),
+        name=place.name,
     )
 
 

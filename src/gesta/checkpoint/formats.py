@@ -26,6 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from gesta.checkpoint.hub import shards
 from gesta.errors import CheckpointError
 
 STATE_MAGIC = "gesta training state"
@@ -102,6 +103,24 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file by name."""
     with safetensors_errors(path):
         return safetensors.torch.load_file(path)
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    """All tensors by name of the files that an index names.
+
+    Raises:
+        CheckpointError: a file is absent or broken, or lacks a tensor that the index says is in it.
+    """
+    weights: dict[str, Tensor] = {}
+    where = shards(index)
+    for file in sorted(set(where.values())):
+        path = index.parent / file
+        content = read_safetensors(existing(path)) if path.suffix == ".safetensors" else read_torch(path)
+        for name in (name for name, shard in where.items() if shard == file):
+            if not (isinstance(content, dict) and isinstance(content.get(name), Tensor)):
+                raise CheckpointError(f"{path}: lacks {name[:100]}, which {index.name} says is in it; get both again")
+            weights[name] = content[name]
+    return weights
 
 
 # --- torch's files ---------------------------------------------------------------------------------------------------

@@ -15,17 +15,19 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from gesta.checkpoint import METADATA_KEY, Metadata, read_metadata, weights_file
+from gesta.checkpoint import METADATA_KEY, Metadata, read_metadata
 from gesta.checkpoint.formats import (
     STATE_MAGIC,
     check_finite,
     existing,
     is_plain,
     read_safetensors,
+    read_shards,
     read_torch,
     safetensors_errors,
     script_classes,
 )
+from gesta.checkpoint.hub import INDEX, resolve, weights_in
 from gesta.config import CLASS_KEY, from_json, read_text, replace, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import VideoModel, check_names
@@ -137,7 +139,8 @@ def read_weights(path: str | Path, average: bool = True) -> dict[str, Tensor]:
 
 def read_source(path: str | Path, average: bool = True, head: str | Path | None = None) -> Source:
     """The named tensors of any checkpoint: a run folder (its ``best.safetensors``), a ``.safetensors`` file, what
-    ``torch.save`` wrote (.pth, .pt, .pyth, .tar, .ckpt), or a TorchScript archive.
+    ``torch.save`` wrote (.pth, .pt, .pyth, .tar, .ckpt), a TorchScript archive, or a folder or repository of a hub
+    (``hf:owner/name``) with one of these or with several and their index.
 
     Wrappings such as ``state_dict`` and ``model_state`` are taken off, and the ``module.`` and ``_orig_mod.`` of data
     parallel, averaged and compiled models. Of V-JEPA 2's files that is the ``target_encoder`` (the moving average of
@@ -173,10 +176,13 @@ def read_source(path: str | Path, average: bool = True, head: str | Path | None 
 
 
 def _read(path: str | Path, average: bool) -> Source:
-    path = existing(weights_file(path) if Path(path).is_dir() else path)
+    place = weights_in(resolve(path))
+    path = existing(place.path)
     is_safe = path.suffix == ".safetensors"
-    content: Any = read_safetensors(path) if is_safe else read_torch(path)
-    source = Source(str(path), {}, _description(path))
+    content: Any = (
+        read_shards(path) if path.name.endswith(INDEX) else read_safetensors(path) if is_safe else read_torch(path)
+    )
+    source = Source(place.name, {}, _description(path))
     if is_safe and _is_ours(path):
         source.metadata = read_metadata(path)
         source.classes = source.metadata["classes"]

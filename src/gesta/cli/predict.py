@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gesta.cli.options import Verbs, device_option, trust_option
 from gesta.cli.public_weights import check_model_options, load_public, model_options
 from gesta.errors import GestaError, without_passwords
+from gesta.files import is_hub
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for the start-up time of the command: these import torch
@@ -74,7 +75,7 @@ _WEIGHTS = (".pth", ".pt", ".pyth", ".ckpt", ".bin")
 
 
 def _is_trained(path: str) -> bool:
-    return path.endswith(".safetensors") or os.path.isfile(os.path.join(path, "best.safetensors"))
+    return is_hub(path) or path.endswith(".safetensors") or os.path.isfile(os.path.join(path, "best.safetensors"))
 
 
 def write_predictions(

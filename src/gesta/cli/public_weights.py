@@ -79,7 +79,7 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
             f"gesta train finetune --model {options.model} --init.weights {options.weights}"
         )
     classes = classes or named or named_classes(model)[1]
-    return TrainedModel(model=model, classes=classes, metadata={}, path=str(options.weights))
+    return TrainedModel(model=model, classes=classes, metadata={}, path=str(options.weights), name=report.source)
 
 
 def _check_same(weights: str, named: ClassNames, classes: ClassNames) -> None:

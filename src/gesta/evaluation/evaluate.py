@@ -86,7 +86,7 @@ def evaluate(
         scores, failures = _scores(records, spaces, labels, scored, source, network)
         result = Result(
             metrics=scores.measure(config.average),
-            model=_source(network, model.path if isinstance(model, TrainedModel) else None),
+            model=_source(network, model if isinstance(model, TrainedModel) else None),
             data=to_json(source) if source is not None else None,
             list_hash=list_hash(records),
             protocol=_protocol(config, network.config.clip, records),
@@ -112,7 +112,7 @@ def _records(
     if classes is None:
         classes = model.classes if isinstance(model, TrainedModel) else data.classes()
     if by_space(classes) != by_space(data.classes()):
-        name = (model.path if isinstance(model, TrainedModel) else None) or "the model"
+        name = (model.name if isinstance(model, TrainedModel) else None) or "the model"
         raise GestaError(
             f"{name} knows {_sizes(classes)}, the data set has {_sizes(data.classes())}: evaluate on those it was "
             "trained on"
@@ -201,14 +201,14 @@ def _scores(
     return scores, failures
 
 
-def _source(model: VideoModel, checkpoint: str | None) -> ModelSource:
+def _source(model: VideoModel, trained: TrainedModel | None) -> ModelSource:
     config = to_json(model.config)
     return ModelSource(
         summary=model.config.summary,
         config=config,
         config_sha256=json_hash(config),
-        checkpoint=checkpoint,
-        checkpoint_sha256=file_hash(checkpoint) if checkpoint else None,
+        checkpoint=trained.name if trained else None,
+        checkpoint_sha256=file_hash(trained.path) if trained and trained.path else None,
     )
 
 
