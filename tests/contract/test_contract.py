@@ -422,7 +422,7 @@ def kind_of_state(model_name: str) -> str:
     tensors = [leaf for leaf in leaves(state) if isinstance(leaf, Tensor)]
     if len(tensors) > 1:
         return "several tensors"
-    if tensors[0].dim() > 3:
+    if tensors[0].dim() > 3:  # or the windows of one (Hiera)
         return "one map"
     return "tokens and a class token" if CASES[model_name].token else "tokens"
 

@@ -31,7 +31,7 @@ from gesta.data.samples import TestViews, TrainingClips
 from gesta.evaluation.evaluate import evaluate
 from gesta.marionette.filming import ClipName, render_clip
 from gesta.model import ClipSpec, Insert, VideoModel
-from gesta.models import list_models, model_config
+from gesta.models import model_config
 from gesta.plugins.ata import ATA
 from gesta.plugins.smem import SMEM
 from gesta.plugins.st_manet import SDA, TDA
@@ -46,7 +46,12 @@ from gesta.training.optim import build_optimizer, learning_rate
 
 FILE = Path(__file__).with_name("goldens.json")
 
-MODELS = [name for name in list_models() if name.endswith("_tiny")]
+MODELS = (
+    "ata_convnext_tiny", "ata_cyclemlp_tiny", "ata_timesformer_tiny", "convnext_tiny", "ctn_tiny", "cyclemlp_tiny",
+    "mfst_rgbd_tiny", "mfst_tiny", "mvitv2_tiny", "r3d_tiny", "rpe_stdt_tiny", "st_manet_tiny", "stan_mvitv2_tiny",
+    "std_former_tiny", "timesformer_tiny",
+)  # fmt: skip
+"""Those that there were when the values were written; later ones are compared with their originals."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mvitv2_tiny+token": ("mvitv2_tiny", {"cls_token": True}),

@@ -27,6 +27,11 @@ if TYPE_CHECKING:  # for start-up time: it imports torch
 MODELS: dict[str, str] = {
     "mvitv2_s": "gesta.models.mvit",
     "mvitv2_tiny": "gesta.models.mvit",
+    "hiera_b": "gesta.models.hiera",
+    "hiera_b_plus": "gesta.models.hiera",
+    "hiera_l": "gesta.models.hiera",
+    "hiera_h": "gesta.models.hiera",
+    "hiera_tiny": "gesta.models.hiera",
     "stan_mvitv2_s": "gesta.models.stan",
     "stan_mvitv2_s_literal": "gesta.models.stan",
     "stan_mvitv2_tiny": "gesta.models.stan",
@@ -74,6 +79,7 @@ MODELS: dict[str, str] = {
 
 PAPERS: dict[str, str] = {
     "mvitv2": "Li et al., MViTv2, CVPR 2022",
+    "hiera": "Ryali et al., Hiera, ICML 2023",
     "stan": "Ye and Liang, Spatial-Temporal Alignment Network, arXiv 2023",
     "timesformer": "Bertasius et al., Is Space-Time Attention All You Need for Video Understanding?, ICML 2021",
     "ata": "Zhao et al., Alignment-guided Temporal Attention, NeurIPS 2022",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
 from gesta.models import model_config
+from gesta.models.hiera import hiera_tiny
 from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
+from gesta.recipes.miniatures import Miniature
 from gesta.records import DataConfig
 
 
@@ -41,3 +43,7 @@ def finetune(
         evaluate=EvaluateConfig(clips=4, crops=1),
         init=Init(weights=weights),
     )  # fmt: skip
+
+
+MINIATURES = (Miniature(model=hiera_tiny, keep=("q_pool",)),)
+"""Of models that no paper's recipes here are about."""
