@@ -37,7 +37,8 @@ class Unmoved:
     """Parameters that the classification loss does not move, though a model has them.
 
     Attributes:
-        models: their names, with wildcards; ``+token`` is MViTv2 with a class token, ``+eq`` CTN's ``norm="post"``.
+        models: their names, with wildcards; ``+token`` is MViTv2 with a class token, ``+eq`` CTN's ``norm="post"``,
+            ``+all`` RPE-STDT with its further switches.
         parameters: their names, with wildcards.
         why: the reason, and what moves them instead, if anything does.
     """
@@ -61,9 +62,12 @@ UNMOVED = (
         "R14: only the class token of the last block is read, which is equally far from everything"),
     Unmoved(("st_manet_50_eq*",), ("aggregation?.sda.eta.bias", "aggregation5.sda.alpha.*", "aggregation5.sda.beta.*",
         "aggregation5.sda.eta.*"), "M7: the softmax over positions; the diversity loss moves α and β of stage 5"),
-    Unmoved(("r3d*", "st_manet*"), ("inserts.*.out.1.bias", "inserts.*.pi.1.bias", "inserts.*.excite.bias",
+    Unmoved(("r3d*",), ("inserts.*.out.1.bias", "inserts.*.pi.1.bias", "inserts.*.excite.bias",
         "inserts.*.mix.bias"), "TDA, SDA, SMEM, STDM inserted into a 3-D ResNet (with `mf=False` ST-MANet's own, too): "
         "the shift that they end with, which the batch norms of the next bottleneck take away"),
+    Unmoved(("rpe_stdt_tiny+all",), ("inserts.*.deformation.stages.0.norm.bias",), "STAN of several stages, at first: "
+        "each max-pool over 27 positions finds a value that the ReLU has not cut, so that the shift before them is a "
+        "constant, which the next batch norm takes away; on other models' maps a few windows have none"),
     Unmoved(("*_tiny*",), ("norm.bias", "rgb.norm.bias", "depth.norm.bias", "ends.image.head.norm.bias",
         "norm_read.bias", "blocks.3.norm2.bias", "spatial.1.collect.norm.bias"),
         "the last norm of tiny models, whose pooled features are standardised"),
