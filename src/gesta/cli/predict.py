@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gesta.cli.options import Verbs, device_option, trust_option
-from gesta.cli.public_weights import check_model_options, load_public, model_options
+from gesta.cli.public_weights import model_for_videos, model_options
 from gesta.errors import GestaError, without_passwords
-from gesta.files import is_hub
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for the start-up time of the command: these import torch
@@ -47,19 +45,10 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from gesta.checkpoint import load, weights_file
     from gesta.prediction.timeline import TimelineConfig
     from gesta.recipe import EvaluateConfig
 
-    if options.model and options.checkpoint and not _is_trained(options.checkpoint):
-        # without CKPT its word is the first video
-        options.sources, options.checkpoint = [options.checkpoint, *options.sources], None
-    if not (options.model or options.checkpoint):  # one word is the VIDEO that is required
-        if options.sources[0].endswith(_WEIGHTS):
-            weights_file(options.sources[0])  # says what it is, and what to do with it
-        options.parser.error("the following arguments are required: VIDEO")
-    check_model_options(options)
-    model = load_public(options) if options.model else load(options.checkpoint, trust_code=options.trust_code)
+    model = model_for_videos(options)
     windows = ("window", "hop", "smoothing", "threshold", "min_duration")
     return write_predictions(
         model,
@@ -69,13 +58,6 @@ def _predict(options: argparse.Namespace) -> int:
         format="json" if options.json else options.format,
         **{name: getattr(options, name) for name in ("top", "device", "timeline", "out", "draw")},
     )
-
-
-_WEIGHTS = (".pth", ".pt", ".pyth", ".ckpt", ".bin")
-
-
-def _is_trained(path: str) -> bool:
-    return is_hub(path) or path.endswith(".safetensors") or os.path.isfile(os.path.join(path, "best.safetensors"))
 
 
 def write_predictions(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from gesta.cli.options import VerbParser
 from gesta.errors import GestaError
+from gesta.files import is_hub
 from gesta.progress import show
 
 if TYPE_CHECKING:  # for start-up time
@@ -37,13 +39,44 @@ def check_model_options(options: argparse.Namespace) -> None:
         raise GestaError(f"{options.checkpoint} has weights, a head and class names: {flags} are for --model")
 
 
-def load_public(options: argparse.Namespace, classes: ClassNames | None = None) -> TrainedModel:
+def model_for_videos(options: argparse.Namespace, classifier: bool = True) -> TrainedModel:
+    """The model of a verb whose videos follow it as ``options.sources``.
+
+    Args:
+        options: of the verb; without CKPT, for which ``--model`` stands, its word is the first video.
+        classifier: whether public weights without the model's classifier are refused.
+    """
+    from gesta.checkpoint import load, weights_file
+
+    if options.model and options.checkpoint and not _is_trained(options.checkpoint):
+        options.sources, options.checkpoint = [options.checkpoint, *options.sources], None
+    if not (options.model or options.checkpoint):  # one word is the VIDEO that is required
+        if options.sources[0].endswith(_WEIGHTS):
+            weights_file(options.sources[0])  # says what it is, and what to do with it
+        options.parser.error("the following arguments are required: VIDEO")
+    check_model_options(options)
+    if options.model:
+        return load_public(options, classifier=classifier)
+    return load(options.checkpoint, trust_code=options.trust_code)
+
+
+_WEIGHTS = (".pth", ".pt", ".pyth", ".ckpt", ".bin")
+
+
+def _is_trained(path: str) -> bool:
+    return is_hub(path) or path.endswith(".safetensors") or os.path.isfile(os.path.join(path, "best.safetensors"))
+
+
+def load_public(
+    options: argparse.Namespace, classes: ClassNames | None = None, classifier: bool = True
+) -> TrainedModel:
     """The model of ``--model`` with ``--weights``; what became of the weights is printed on standard error.
 
     Args:
         options: of the verb.
         classes: those that are scored, in label order; the classifier is brought into their order where ``--classes``
             or the file names its own. None takes these, or numbers them.
+        classifier: whether weights without one are refused.
 
     Raises:
         GestaError: class names that cannot be read or are others, or weights of which a part is missing.
@@ -70,7 +103,7 @@ def load_public(options: argparse.Namespace, classes: ClassNames | None = None) 
         model = create_model(options.model, classes=class_counts(classes) if named and classes else min(sizes.values()))
         report = import_weights(model, options.weights, head=options.head, classes=classes, source_classes=named)
     show(report, sys.stderr)
-    parameters = {name for name, _ in model.named_parameters()}
+    parameters = {n for n, _ in model.named_parameters() if classifier or not n.startswith("classifier.")}
     lacking = [name for name in (*report.missing, *report.mismatched) if name in parameters]
     if lacking:
         raise GestaError(

@@ -341,11 +341,7 @@ class TestViews(_RecordDataset, Dataset[Sample | Failure]):
 
     def __getitem__(self, index: int) -> Sample | Failure:
         record, config, spec = self.records[index], self.config, self.clip
-
-        def select(n: int) -> Selection:
-            return Selection(test_indices(n, spec, config.clips, config.coverage, config.short_videos))
-
-        streams, _, reasons, broken = self.read_streams(index, select)
+        streams, _, reasons, broken = self.read_streams(index, functools.partial(self.select, index))
         views = [
             None if clips is None else crop_views(clips, spec.size, config.crops, spec.squash) for clips in streams
         ]
@@ -356,6 +352,11 @@ class TestViews(_RecordDataset, Dataset[Sample | Failure]):
         reasons += broken
         partial = [Failure(index, record.name, "; ".join(reasons))] if reasons else []
         return Sample(video=video, label=record.label, index=index, failures=[], partial=partial)
+
+    def select(self, index: int, n: int) -> Selection:
+        """The frames ``(clips, T)`` of a record of ``n`` frames."""
+        config = self.config
+        return Selection(test_indices(n, self.clip, config.clips, config.coverage, config.short_videos))
 
 
 def read_record(record: Record, choose: Callable[[int], Tensor | np.ndarray], short_side: int) -> Tensor:

@@ -155,7 +155,7 @@ def score_videos(
     """
     sums: dict[str, Tensor] = {}
     count = 0
-    for views, owners in _passes(batches, batch_size):
+    for views, owners in passes(batches, batch_size):
         scores = score_views(model, views, average, device, autocast)
         for row, (index, is_last) in enumerate(owners):
             sums = {space: sums.get(space, 0.0) + values[row] for space, values in scores.items()}
@@ -165,7 +165,7 @@ def score_videos(
                 sums, count = {}, 0
 
 
-def _passes(batches: Iterable[Batch], size: int) -> Iterator[tuple[Tensor, list[tuple[int, bool]]]]:
+def passes(batches: Iterable[Batch], size: int) -> Iterator[tuple[Tensor, list[tuple[int, bool]]]]:
     """Cut and join videos into forward passes.
 
     Yields:

@@ -96,7 +96,7 @@ def predict(
     device = choose_device(device)
     network.to(device).eval()
     paths, names = find_sources(sources), joint_names(spaces)
-    records = [_record(path, depth, bool(person_crop)) for path in paths]
+    records = [record_of(path, depth, bool(person_crop)) for path in paths]
     # For few videos a thread, which is there at once, decodes beside the model.
     workers = reading_workers(views.workers, len(paths))
     loader = view_loader(records, network.config.clip, views, range(len(paths)), workers)
@@ -115,6 +115,7 @@ def predict(
         yield from (predictions[index] for index in sorted(predictions))
 
 
-def _record(path: str, depth: Depth | None, person_crop: bool) -> Record:
+def record_of(path: str, depth: Depth | None, person_crop: bool) -> Record:
+    """A video to be read as the videos of a training were: ``depth`` and ``person_crop`` of the trained model."""
     masked = person_crop and depth is not None and os.path.isdir(path)
     return Record(path=path, name=path, depth=depth, masks=path if masked else "")

@@ -1,0 +1,82 @@
+"""Verbs that compute the features of videos, and use them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from gesta.cli.options import Verbs, count, device_option, print_results, trust_option
+from gesta.cli.public_weights import model_for_videos, model_options
+from gesta.errors import GestaError
+from gesta.progress import show
+
+
+def add_verbs(verbs: Verbs) -> None:
+    sub = verbs.add("features", _features, "compute features of videos, for retrieval or for models of long videos")
+    model_options(sub)
+    sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder of videos, or frame folder")
+    sub.add_argument("--out", metavar="DIR", required=True, help="folder of the features; the same again resumes")
+    sub.add_argument("--clips", type=count, help="clips per video (default 4)")
+    sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
+    sub.add_argument("--window", type=count, metavar="N", help="windows of N frames over the whole video instead")
+    sub.add_argument("--stride", type=count, metavar="N", help="frames from window to window (default: a window)")
+    text = "model: what the classifier takes (default); mean: the mean of the last map"
+    sub.add_argument("--pool", choices=["model", "mean"], help=text)
+    sub.add_argument("--tokens", action="store_true", help="the last map itself, channels x time x height x width")
+    text = "of the files (default %(default)s); parquet needs pyarrow"
+    sub.add_argument("--format", choices=["npy", "safetensors", "parquet"], default="npy", help=text)
+    sub.add_argument("--workers", type=int, default=-1, help="loader processes (default: by CPU cores and videos)")
+    device_option(sub)
+    trust_option(sub)
+
+    sub = verbs.add("neighbours", _neighbours, "the most similar of videos with features, or near duplicates")
+    sub.add_argument("folder", metavar="DIR", help="folder of gesta features")
+    sub.add_argument("--query", metavar="VIDEO", help="one of them; without it near duplicates are listed")
+    sub.add_argument("--top", type=count, help="neighbours of the query (default 5)")
+    text = "cosine from which on two videos are near duplicates (default 0.98)"
+    sub.add_argument("--duplicates", type=float, metavar="COSINE", help=text)
+
+
+def _features(options: argparse.Namespace) -> int:
+    from gesta.config import check
+    from gesta.features.compute import compute_features
+    from gesta.features.windows import Windows
+    from gesta.recipe import EvaluateConfig
+
+    if options.tokens and options.pool:
+        raise GestaError("--tokens keeps the map, which --pool would average: give one of them")
+    if options.stride and not options.window:
+        raise GestaError("--stride moves windows: give their length in frames with --window")
+    if options.window and (options.clips or options.crops):
+        raise GestaError("--window takes windows over the whole video, so leave --clips and --crops out")
+    views = EvaluateConfig(clips=options.clips or 4, crops=options.crops or 1, workers=options.workers)
+    check(views, "the views")
+    filled = compute_features(
+        model_for_videos(options, classifier=False),
+        options.sources,
+        Path(options.out),
+        kind="tokens" if options.tokens else "mean" if options.pool == "mean" else "pooled",
+        views=views,
+        windows=Windows(options.window, options.stride or options.window) if options.window else None,
+        format=options.format,
+        device=options.device,
+    )
+    print_results(options, filled)
+    return int(bool(filled.failures or filled.partial))
+
+
+def _neighbours(options: argparse.Namespace) -> None:
+    from gesta.features.neighbours import neighbours
+
+    if options.query and options.duplicates is not None:
+        raise GestaError("--query asks for the neighbours of a video, --duplicates for pairs of any: give one of them")
+    if options.top and not options.query:
+        raise GestaError("--top is how many neighbours of a --query: name a video")
+    duplicates = 0.98 if options.duplicates is None else options.duplicates
+    if not -1 <= duplicates <= 1:
+        raise GestaError(f"--duplicates {duplicates:g} is no cosine; give one up to 1")
+    result = neighbours(Path(options.folder), options.query, options.top or 5, duplicates)
+    print_results(options, result)
+    if any(pair.splits for pair in result.pairs) and not options.query:
+        show("near duplicates in two splits make a test easier than it looks: keep them in one", sys.stderr)

@@ -1,0 +1,205 @@
+"""What is not there yet is computed and put into a folder of features; names of the files."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gesta.checkpoint import TrainedModel
+from gesta.errors import GestaError
+from gesta.evaluation.scoring import protocol
+from gesta.features.extract import Kind, VideoFeatures, extract
+from gesta.features.folder import Entry, FeatureFolder, Format, describe, source_hash
+from gesta.features.windows import Windows, check_windows, extract_windows
+from gesta.files import lock_folder, remove_parts
+from gesta.model import VideoModel
+from gesta.prediction.predict import find_sources, record_of
+from gesta.prediction.timeline import is_live
+from gesta.processes import choose_device
+from gesta.progress import join_lines, track
+from gesta.recipe import EvaluateConfig
+from gesta.records import Record
+from gesta.video.find import is_video_name
+
+
+@dataclass
+class Filled:
+    """What :func:`fill` did.
+
+    Attributes:
+        folder: of the features.
+        videos: how many were wanted.
+        computed: of how many features were computed now; the others were there.
+        failures: video → why it has no features.
+        partial: video → that its end is missing.
+    """
+
+    folder: str
+    videos: int
+    computed: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    partial: dict[str, str] = field(default_factory=dict)
+
+    to_json = asdict
+
+    def __str__(self) -> str:
+        there = self.videos - self.computed - len(self.failures)
+        counts = [f"features of {self.computed} videos computed"]
+        counts += [f"{there} were there"] * bool(there) + [f"{len(self.failures)} failed"] * bool(self.failures)
+        reasons = {**self.failures, **self.partial}
+        lines = [reason if name in reason else f"{name}: {reason}" for name, reason in reasons.items()]
+        return join_lines([f"{self.folder}: {', '.join(counts)}", *(f"  {line}" for line in lines)])
+
+
+def fill(
+    folder: FeatureFolder,
+    records: Sequence[Record],
+    files: Sequence[str],
+    compute: Callable[[list[int]], Iterator[VideoFeatures]],
+) -> Filled:
+    """Compute what a folder lacks: features that are not there, and those of videos that have changed since.
+
+    Args:
+        folder: of the features; nobody else writes to it.
+        records: the videos.
+        files: of the features of each, see :func:`feature_files`.
+        compute: gives the features of the records at the given positions, in this order.
+    """
+    sources = [source_hash(record) for record in records]
+    wanted = [i for i, (file, source) in enumerate(zip(files, sources)) if not folder.has(file, source)]
+    filled = Filled(str(folder.folder), len(records))
+    for features in track(compute(wanted) if wanted else (), "computing features", total=len(wanted)):
+        record = records[features.index]
+        if features.values is None:
+            filled.failures[record.name] = features.error
+            folder.remove(files[features.index])
+            continue
+        entry = Entry(video=record.name, file=files[features.index], source=sources[features.index])
+        if features.times is not None:
+            entry["times"] = features.times
+        if features.error:
+            entry["error"] = features.error
+        folder.add(entry, features.values)
+        filled.computed += 1
+    entries = {file: folder.entries[file] for file in files if file in folder.entries}
+    filled.partial = {entry["video"]: entry["error"] for entry in entries.values() if "error" in entry}
+    if wanted:
+        folder.tidy()
+    return filled
+
+
+def feature_files(sources: Sequence[str], suffix: str) -> dict[str, str]:
+    """Videos and the names of their features' files: those of the videos below the folder or pattern that they are in.
+
+    A video's own suffix is left out, unless two names would then be one (also where capitals do not count).
+
+    Args:
+        sources: as :func:`gesta.prediction.predict.find_sources` takes them.
+        suffix: of the files, without the dot.
+
+    Raises:
+        GestaError: two videos whose files would still have one name.
+    """
+    names: dict[str, str] = {}
+    for source in sources:
+        root = _fixed_part(source)
+        for path in find_sources([source]):
+            inside = root and path != root and not os.path.relpath(path, root).startswith(os.pardir)
+            name = os.path.relpath(path, root) if inside else os.path.basename(os.path.abspath(path))
+            names.setdefault(path, re.sub(r"[?*:<>|\"]", "_", name))
+    stems = {path: os.path.splitext(name)[0] if is_video_name(name) else name for path, name in names.items()}
+    taken = Counter(stem.casefold() for stem in stems.values())
+    files = {path: names[path] if taken[stem.casefold()] > 1 else stem for path, stem in stems.items()}
+    first: dict[str, str] = {}
+    for path, file in files.items():
+        if (other := first.setdefault(file.casefold(), path)) != path:
+            raise GestaError(
+                f"{other} and {path}: the features of both would be {file}.{suffix}; give the folder above both, or "
+                "each its own --out"
+            )
+    return {path: f"{file}.{suffix}" for path, file in files.items()}
+
+
+def _fixed_part(source: str) -> str:
+    """The folder that a source names, or that of a shell pattern up to its first special character; else empty."""
+    if os.path.isdir(source):
+        return source
+    if os.path.exists(source) or not glob.has_magic(source):
+        return ""
+    fixed: Any = re.split(r"[*?\[]", source, maxsplit=1)[0]
+    return os.path.dirname(fixed) or os.curdir
+
+
+def compute_features(
+    model: TrainedModel | VideoModel,
+    sources: Sequence[str],
+    out: Path,
+    *,
+    kind: Kind = "pooled",
+    views: EvaluateConfig | None = None,
+    windows: Windows | None = None,
+    format: Format = "npy",
+    device: str | torch.device = "auto",
+) -> Filled:
+    """The features of videos in a folder, a file for each, see :mod:`gesta.features.folder`.
+
+    What is there, of the same model, views and file, is not computed again. Videos that cannot be read are named, and
+    the others computed.
+
+    Args:
+        model: what :func:`gesta.load` gives, or a network.
+        sources: files, frame folders, folders of videos (searched below) and shell patterns.
+        out: the folder; new, empty, or with features of the same model and views.
+        kind: what is kept of each view.
+        views: clips, crops, short side, batch size, workers and decoder, as in evaluation; None for 4 clips.
+        windows: windows over whole videos instead of views.
+        format: ``npy``, ``safetensors``, or ``parquet`` (of pooled features).
+        device: ``auto`` takes the first accelerator there is.
+
+    Raises:
+        GestaError: no videos, a camera among them, a folder that holds something else, or settings that make no sense.
+    """
+    network = model.model if isinstance(model, TrainedModel) else model
+    depth, person_crop = (model.depth, model.person_crop) if isinstance(model, TrainedModel) else (None, False)
+    views = protocol(views or EvaluateConfig(clips=4))
+    if live := [source for source in sources if is_live(source)]:
+        raise GestaError(f"{live[0]}: is a camera or a stream, which has no end; record it to a file first")
+    _check_format(format, kind)
+    if windows:
+        check_windows(windows, network.config.clip)
+    files = feature_files(sources, format)
+    records = [record_of(path, depth, person_crop) for path in files]
+    # until here nothing was written
+    description = describe(network, views, kind, windows)
+    FeatureFolder(out, description)
+    with lock_folder(out):
+        remove_parts(out)
+        folder = FeatureFolder(out, description)
+
+        def compute(indices: list[int]) -> Iterator[VideoFeatures]:
+            how: dict[str, Any] = {"kind": kind, "device": choose_device(device), "indices": indices}
+            if windows:
+                return extract_windows(network, records, views, windows, **how)
+            return extract(network, records, views, **how)
+
+        return fill(folder, records, list(files.values()), compute)
+
+
+def _check_format(format: Format, kind: Kind) -> None:
+    """Refuse what cannot be written before anything is computed."""
+    if format != "parquet":
+        return
+    if kind == "tokens":
+        raise GestaError("a parquet file has a row of numbers for each view, which a map of tokens is not: take npy")
+    try:
+        import pyarrow  # noqa: F401 (an extra)
+    except ImportError:
+        raise GestaError("parquet is written by pyarrow, which is not installed: pip install pyarrow, or npy") from None

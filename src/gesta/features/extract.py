@@ -1,0 +1,106 @@
+"""The features of the views of each video, by the loader of the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gesta.data.batch import Batch
+from gesta.data.loader import Loader
+from gesta.evaluation.scoring import float_type, passes, view_loader, views_per_pass, why_not_finite
+from gesta.model import VideoModel, to_clips
+from gesta.prediction.background import in_background, reading_workers
+from gesta.recipe import EvaluateConfig
+from gesta.records import Record
+
+Kind = Literal["pooled", "mean", "tokens"]
+"""What is kept of a view: ``pooled`` is what the classifier takes (:meth:`gesta.model.VideoModel.embed`), ``(D,)``;
+``mean`` the mean of the last feature map over time and space, ``(C,)``; ``tokens`` that map, ``(C, T, H, W)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFeatures:
+    """The features of one video.
+
+    Attributes:
+        index: its position in the list of records.
+        values: ``(V, …)`` on the CPU, a row for each view in the order of the evaluation (clip by clip), see
+            :data:`Kind`; None if there are none.
+        error: why there are none, or that the end of the video is missing; empty if all went well.
+        times: of windows, their beginning and end in seconds.
+    """
+
+    index: int
+    values: Tensor | None
+    error: str = ""
+    times: list[list[float]] | None = None
+
+
+@torch.inference_mode()
+def features_of(model: VideoModel, clips: Tensor, kind: Kind = "pooled") -> Tensor:
+    """Clips ``(B, C, T, H, W)`` to features ``(B, …)``; the model is in evaluation mode and has the clips' device."""
+    state = model.forward_features(clips)
+    if kind == "pooled":
+        return model.forward_head(state, pre_logits=True)
+    grid = model.to_grid(state)
+    return grid.mean((2, 3, 4)) if kind == "mean" else grid
+
+
+def extract(
+    model: VideoModel,
+    records: Sequence[Record],
+    views: EvaluateConfig,
+    *,
+    kind: Kind = "pooled",
+    device: torch.device,
+    indices: Sequence[int] | None = None,
+) -> Iterator[VideoFeatures]:
+    """The features of the views of each record, in the order of ``indices``, each as soon as it is known.
+
+    Args:
+        model: is moved to ``device`` and put into evaluation mode.
+        records: videos, or segments of them.
+        views: which views, how many at once, worker processes and decoder, as in evaluation.
+        kind: what is kept of a view.
+        device: where the model runs.
+        indices: of the records that are wanted; None for all.
+    """
+    indices = range(len(records)) if indices is None else indices
+    workers = reading_workers(views.workers, len(indices))
+    loader = view_loader(records, model.config.clip, views, indices, workers)
+    return extract_loaded(model, loader, kind=kind, batch_size=views.batch_size, device=device)
+
+
+def extract_loaded(
+    model: VideoModel, loader: Loader, *, kind: Kind, batch_size: int, device: torch.device
+) -> Iterator[VideoFeatures]:
+    """The same of what a loader loads, ``batch_size`` views in a forward pass at most."""
+    model.to(device).eval()
+    size, dtype = views_per_pass(batch_size, device), float_type(model)
+    for batch in in_background(loader, size=2):
+        done = {failure.index: VideoFeatures(failure.index, None, failure.reason) for failure in batch["failures"]}
+        broken = {failure.index: failure.reason for failure in batch["partial"]}
+        for index, rows in _by_video(model, [batch], kind, size, device, dtype):
+            if rows.isfinite().all():
+                done[index] = VideoFeatures(index, rows, broken.get(index, ""))
+            else:
+                done[index] = VideoFeatures(index, None, why_not_finite(model).replace("scores", "features", 1))
+        yield from (done[index] for index in sorted(done))
+
+
+def _by_video(
+    model: VideoModel, batches: Iterable[Batch], kind: Kind, size: int, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[int, Tensor]]:
+    """Index and features ``(V, …)`` of each video as soon as all of its views have been through the model."""
+    rows: list[Tensor] = []
+    for views, owners in passes(batches, size):
+        clips = to_clips(views[None].to(device, non_blocking=True), model.config.clip, dtype)
+        for row, (index, is_last) in zip(features_of(model, clips, kind).cpu(), owners):
+            rows.append(row)
+            if is_last:
+                yield index, torch.stack(rows)
+                rows = []

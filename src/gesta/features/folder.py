@@ -1,0 +1,261 @@
+"""A folder of features that knows what each of them is of, so that none is computed twice.
+
+::
+
+    <folder>/features.json      what all of them are: model, its weights, views
+    <folder>/index.jsonl        a line for each video: its file, where it came from, times of windows
+    <folder>/wave/clip_03.npy   the features of a video, (V, …), a row for each view or window
+
+Every file appears whole or not at all, and a video's line after its file: what is stopped or killed loses no more than
+what it was just computing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal, TypedDict
+
+import numpy as np
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from gesta.config import Between, from_json, parse_json, read_json, read_text, replace, to_json
+from gesta.data.transforms import test_short_side
+from gesta.errors import GestaError, VideoError
+from gesta.features.extract import Kind
+from gesta.features.windows import Windows
+from gesta.files import make_folder, remove, reporting, write_atomically, write_text
+from gesta.model import VideoModel
+from gesta.recipe import EvaluateConfig
+from gesta.records import Record
+from gesta.video.archive import locate
+
+Format = Literal["npy", "safetensors", "parquet"]
+
+DESCRIPTION, INDEX = "features.json", "index.jsonl"
+
+NOT_OF_THE_FEATURES: dict[str, Any] = {
+    "classes": 0,
+    "dropout": 0.0,
+    "drop_path": 0.0,
+    "activation_checkpointing": False,
+}
+"""Fields of a model that its features do not depend on."""
+
+
+class _Required(TypedDict):
+    video: str
+    file: str
+    source: str
+
+
+class Entry(_Required, total=False):
+    """A line of the index.
+
+    Attributes:
+        video: its path or name, as it was given.
+        file: of the features, relative to the folder.
+        source: hash of what the video's files were, see :func:`source_hash`.
+        times: of windows, their beginning and end in seconds.
+        error: that the end of the video is missing.
+    """
+
+    times: list[Annotated[list[float], Between(2, 2)]]
+    error: str
+
+
+def describe(model: VideoModel, views: EvaluateConfig, kind: Kind, windows: Windows | None = None) -> dict[str, Any]:
+    """What features are, as far as their values depend on it: model, weights, views.
+
+    Args:
+        model: with its weights; its classifier does not matter.
+        views: of whole videos; of windows only the short side matters.
+        kind: what is kept of a view.
+        windows: instead of views.
+    """
+    clip = model.config.clip
+    how: dict[str, Any] = {"short_side": test_short_side(views.short_side, clip.size)}
+    if windows:
+        how |= windows._asdict()
+    else:
+        names = ("crops", "coverage", "short_videos", *["clips"] * (views.coverage == "even"))
+        how |= {name: getattr(views, name) for name in names}
+    return {
+        "format": 1,
+        "model": to_json(replace(model.config, **NOT_OF_THE_FEATURES)),
+        "weights": weights_hash(model),
+        "views": how,
+        "kind": kind,
+    }
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of all weights but the classifier's, by name, type, shape and value."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if not name.startswith("classifier."):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def source_hash(record: Record) -> str:
+    """A hash of where a record's files lie, which part of them it is, and their sizes and times of change."""
+    parts = []
+    for stream in record.streams:
+        depth = dataclasses.asdict(stream.depth) if stream.depth else None
+        segment = [stream.start, stream.end, stream.seconds]
+        files = [[os.path.abspath(path), _state(path)] for path in (stream.path, stream.masks) if path]
+        parts.append([files, segment, depth])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _state(path: str) -> Any:
+    """Size and time of change of a file, of all images of a folder, or of the tar file that holds it."""
+    try:
+        if os.path.isdir(path):
+            with os.scandir(path) as entries:
+                return sorted([e.name, e.stat().st_size, e.stat().st_mtime_ns] for e in entries)
+        place = locate(path)
+        return place and [place.offset, place.size, os.stat(place.file).st_mtime_ns]
+    except (OSError, VideoError):  # reading it will say so
+        return None
+
+
+class FeatureFolder:
+    """The features of videos, in a folder.
+
+    Attributes:
+        folder: where they are.
+        description: see :func:`describe`.
+        entries: file → the line of the index, of features that are there.
+
+    Args:
+        folder: new, empty, or with features of the same description.
+        description: None takes what the folder has.
+
+    Raises:
+        GestaError: a folder with other files in it, or with other features; an index that cannot be read.
+    """
+
+    def __init__(self, folder: Path, description: dict[str, Any] | None) -> None:
+        self.folder = folder
+        known = folder / DESCRIPTION
+        if description is None and not known.is_file():
+            raise GestaError(f"{folder}: holds no {DESCRIPTION}; give a folder that gesta features has written")
+        if known.is_file():
+            stored: dict[str, Any] = read_json(known, dict[str, Any], remedy="give another folder")
+            if description is not None and (other := [k for k in description if stored.get(k) != description[k]]):
+                raise GestaError(
+                    f"{folder}: holds features of other {' and '.join(other)}, which must not be mixed with these; "
+                    "choose another folder"
+                )
+        elif folder.is_dir() and any(not entry.name.startswith(".") for entry in os.scandir(folder)):
+            raise GestaError(f"{folder}: holds other files, and no {DESCRIPTION}; choose another folder")
+        self.description = stored if description is None else description
+        self.entries = {entry["file"]: entry for entry in self._read_index()}
+
+    def has(self, file: str, source: str) -> bool:
+        """Whether the features of a video are there, and the video has not changed since."""
+        entry = self.entries.get(file)
+        return entry is not None and entry["source"] == source and (self.folder / file).is_file()
+
+    def add(self, entry: Entry, values: Tensor) -> None:
+        """Write the features of a video ``(V, …)``, and then its line of the index."""
+        path = self.folder / entry["file"]
+        make_folder(path.parent)
+        if not (self.folder / DESCRIPTION).exists():
+            write_text(self.folder / DESCRIPTION, json.dumps(self.description, indent=2) + "\n")
+        with write_atomically(path) as file:
+            _WRITERS[path.suffix.removeprefix(".")](file, values.numpy(), entry)
+        with reporting(self.folder / INDEX), open(self.folder / INDEX, "a", encoding="utf-8") as index:
+            index.write(json.dumps(entry) + "\n")
+        self.entries[entry["file"]] = entry
+
+    def remove(self, file: str) -> None:
+        """Forget the features of a video that has changed and cannot be read any more."""
+        if self.entries.pop(file, None):
+            remove(self.folder / file)
+
+    def tidy(self) -> None:
+        """Leave one line for each video in the index, sorted by their files."""
+        lines = [json.dumps(self.entries[file]) + "\n" for file in sorted(self.entries)]
+        if lines:
+            write_text(self.folder / INDEX, "".join(lines))
+
+    def read(self, file: str) -> np.ndarray:
+        """The features of a video ``(V, …)``, of ``.npy`` mapped into memory and not read yet.
+
+        Raises:
+            GestaError: they cannot be read.
+        """
+        path = self.folder / file
+        try:
+            values: np.ndarray = _READERS[path.suffix.removeprefix(".")](path)
+        except (OSError, ValueError, KeyError, EOFError, SafetensorError):
+            raise GestaError(f"{path}: cannot be read as features; remove it and compute them again") from None
+        if values.dtype != np.float32 or values.ndim < 2 or not len(values):
+            raise GestaError(f"{path}: holds no features; remove it and compute them again")
+        return values
+
+    def _read_index(self) -> Iterator[Entry]:
+        path = self.folder / INDEX
+        if not path.is_file():
+            return
+        text = read_text(path, remedy="give another folder")
+        lines = text.split("\n")
+        if lines.pop():  # a process was killed while it wrote this line
+            write_text(path, "".join(f"{line}\n" for line in lines))
+        for line in lines:
+            source = str(path)
+            entry: Entry = from_json(parse_json(line, source), Entry, source=source, remedy="remove the file")
+            parts = Path(entry["file"]).parts
+            if not parts or ".." in parts or Path(entry["file"]).is_absolute():
+                raise GestaError(f"{path}: names the file {entry['file'][:100]!r}, which is not in its folder")
+            yield entry
+
+
+# --- formats ---------------------------------------------------------------------------------------------------------
+
+
+def _write_npy(file: BinaryIO, values: np.ndarray, _: Entry) -> None:
+    np.save(file, values, allow_pickle=False)
+
+
+def _write_safetensors(file: BinaryIO, values: np.ndarray, entry: Entry) -> None:
+    times = {"times": np.array(entry["times"], dtype=np.float32)} if "times" in entry else {}
+    file.write(safetensors.numpy.save({"features": np.ascontiguousarray(values), **times}))
+
+
+def _write_parquet(file: BinaryIO, values: np.ndarray, entry: Entry) -> None:
+    import pyarrow  # an extra
+    import pyarrow.parquet
+
+    times = list(zip(*entry["times"])) if "times" in entry else [[None] * len(values)] * 2
+    rows = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.reshape(-1)), values.shape[1])
+    seconds = [pyarrow.array(column, pyarrow.float64()) for column in times]
+    columns = [pyarrow.array([entry["video"]] * len(values)), *seconds, rows]
+    pyarrow.parquet.write_table(pyarrow.table(columns, names=["video", "start", "end", "features"]), file)
+
+
+def _read_parquet(path: Path) -> np.ndarray:
+    import pyarrow.parquet  # an extra
+
+    column = pyarrow.parquet.read_table(io.BytesIO(path.read_bytes()), columns=["features"])["features"]
+    return np.array(column.to_pylist(), dtype=np.float32)
+
+
+_WRITERS: dict[str, Any] = {"npy": _write_npy, "safetensors": _write_safetensors, "parquet": _write_parquet}
+_READERS: dict[str, Any] = {
+    "npy": lambda path: np.load(path, mmap_mode="r", allow_pickle=False),
+    "safetensors": lambda path: safetensors.numpy.load_file(path)["features"],
+    "parquet": _read_parquet,
+}

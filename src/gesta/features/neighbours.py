@@ -1,0 +1,147 @@
+"""The most similar videos of a folder of features, and near duplicates."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gesta.config import suggest
+from gesta.data.locate import split_of
+from gesta.errors import GestaError
+from gesta.features.folder import Entry, FeatureFolder
+from gesta.prediction.prediction import clock
+from gesta.progress import join_lines
+
+ROWS = 1024
+"""Features that are compared with all others at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two videos, or windows of videos, and the cosine of their features.
+
+    Attributes:
+        splits: of which of training, validation and test they are, by the names of their folders, where these differ.
+    """
+
+    first: str
+    second: str
+    similarity: float
+    splits: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        across = f"  ({self.splits[0]} and {self.splits[1]}!)" if self.splits else ""
+        return f"{self.similarity:.3f}  {self.first}  {self.second}{across}"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The result of :func:`neighbours`.
+
+    Attributes:
+        title: what the pairs are.
+        pairs: the most similar first.
+        median: similarity of two of the videos, the median over all (or over some thousand) pairs.
+    """
+
+    title: str
+    pairs: list[Pair]
+    median: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        first = f"{self.title} (median of all pairs: {self.median:.3f})"
+        return join_lines([first, *(f"  {pair}" for pair in self.pairs)])
+
+
+def neighbours(folder: Path, query: str | None = None, top: int = 5, duplicates: float = 0.98) -> Neighbours:
+    """The videos (or windows) that are most similar to one, or without ``query`` all near duplicates.
+
+    Two are as similar as the cosine of the angle between their features, those of a video averaged over its views.
+
+    Args:
+        folder: of ``gesta features``.
+        query: a video in it, as it was given; of windows those of other videos are found for each.
+        top: how many neighbours.
+        duplicates: similarity from which on two videos are near duplicates.
+
+    Raises:
+        GestaError: features of tokens, a video that is not in the folder, or fewer than two.
+    """
+    features = FeatureFolder(folder, None)
+    if features.description.get("kind") == "tokens":
+        raise GestaError(f"{folder}: holds maps of tokens; compute pooled features (gesta features without --tokens)")
+    names, owners, rows = _rows(features)
+    if len(set(owners)) < 2:
+        raise GestaError(f"{folder}: holds features of fewer than two videos, so there is nothing to compare")
+    sample = rows[np.random.default_rng(0).permutation(len(rows))[:ROWS]]
+    median = float(np.median((sample @ sample.T)[np.triu_indices(len(sample), 1)]))
+    if query is None:
+        pairs = sorted(_duplicates(names, owners, rows, duplicates), key=lambda pair: -pair.similarity)
+        return Neighbours(f"{len(pairs)} pairs with a similarity of {duplicates:g} or more", pairs, median)
+    known = sorted(set(owners))
+    if query not in known:
+        raise GestaError(
+            f"{folder}: holds no features of {query}{suggest(query, known)}; add them by gesta features --out {folder}"
+        )
+    owner = np.array(owners)
+    mine, others = np.flatnonzero(owner == query), np.flatnonzero(owner != query)
+    pairs = []
+    for i in mine:
+        similar = rows[others] @ rows[i]
+        best = np.argsort(-similar, kind="stable")[:top]
+        pairs += [_pair(names, owners, int(i), int(others[j]), similar[j]) for j in best]
+    return Neighbours(f"most similar to {query}", pairs, median)
+
+
+def _rows(features: FeatureFolder) -> tuple[list[str], list[str], np.ndarray]:
+    """Names, videos and unit vectors of all that is compared."""
+    names: list[str] = []
+    owners: list[str] = []
+    rows: list[np.ndarray] = []
+    for file, entry in features.entries.items():
+        values = np.asarray(features.read(file), dtype=np.float32)
+        if values.ndim != 2 or (rows and values.shape[1] != rows[0].shape[1]):
+            raise GestaError(f"{features.folder / file}: holds features of another size; compute them again")
+        values = values if "times" in entry else values.mean(0, keepdims=True)
+        rows.append(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
+        names += _names(entry, len(values))
+        owners += [entry["video"]] * len(values)
+    return names, owners, np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
+
+
+def _names(entry: Entry, rows: int) -> Iterator[str]:
+    if "times" not in entry:
+        yield entry["video"]
+    for start, end in entry.get("times", [])[:rows]:
+        yield f"{entry['video']} {clock(start)}-{clock(end)}"
+
+
+def _duplicates(names: list[str], owners: list[str], rows: np.ndarray, threshold: float) -> Iterator[Pair]:
+    numbers = {owner: number for number, owner in enumerate(dict.fromkeys(owners))}
+    owner = np.array([numbers[name] for name in owners])
+    for begin in range(0, len(rows), ROWS):
+        similar = rows[begin : begin + ROWS] @ rows[begin:].T
+        for i, j in zip(*np.nonzero(similar >= threshold)):
+            if i < j and owner[begin + i] != owner[begin + j]:
+                yield _pair(names, owners, begin + i, begin + j, similar[i, j])
+
+
+def _pair(names: list[str], owners: list[str], i: int, j: int, similarity: float) -> Pair:
+    splits = _split(owners[i]), _split(owners[j])
+    across = (splits[0], splits[1]) if splits[0] and splits[1] and splits[0] != splits[1] else None
+    return Pair(names[i], names[j], round(float(similarity), 4), across)
+
+
+def _split(path: str) -> str:
+    """The split that a folder in a path is named after; empty if there is none."""
+    return next((split for part in reversed(path.split(os.sep)[:-1]) if (split := split_of(part))), "")

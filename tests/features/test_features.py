@@ -1,0 +1,259 @@
+"""Features are the model's own, of the frames that they are said to be of; none is computed twice, lost or mixed up."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from gesta.checkpoint import save_model
+from gesta.cli import main
+from gesta.config import config, replace
+from gesta.data.samples import TestViews
+from gesta.errors import GestaError
+from gesta.features import windows as windows_module
+from gesta.features.compute import compute_features, feature_files
+from gesta.features.extract import Kind, extract
+from gesta.features.folder import FeatureFolder, source_hash, weights_hash
+from gesta.features.neighbours import neighbours
+from gesta.features.windows import Windows
+from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, to_clips
+from gesta.models import create_model
+from gesta.recipe import EvaluateConfig
+from gesta.records import Record
+
+VIEWS = EvaluateConfig(clips=2, crops=3, batch_size=5, workers=0)
+CPU = torch.device("cpu")
+
+
+@config
+class LevelsConfig(ModelConfig):
+    """A model whose features are the brightness of each frame of the clip, 0 to 255."""
+
+    def build(self) -> VideoModel:
+        return Levels(self)
+
+
+class Levels(VideoModel):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.blocks = nn.ModuleList([nn.AdaptiveAvgPool3d((None, 1, 1))])
+        self.classifier = Classifier(config.clip.frames, config.classes)
+        self.finish()
+
+    def stem(self, video: Tensor) -> Tensor:
+        return video[:, :1]
+
+    def to_grid(self, state: Tensor) -> Tensor:
+        return state
+
+    def grid_at(self, block: int) -> Grid:
+        return (1, self.config.clip.frames, 1, 1)
+
+    def pool(self, state: Tensor) -> Tensor:
+        return 255 * state.flatten(1)
+
+
+def levels(frames: int = 4) -> VideoModel:
+    clip = ClipSpec(frames=frames, stride=1, size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return LevelsConfig(classes=2, clip=clip).build()
+
+
+@pytest.mark.parametrize("kind", ["pooled", "mean", "tokens"])
+def test_features_of_a_video_are_the_models_own(make_video: Callable[..., Path], kind: Kind) -> None:
+    records = [Record(path=str(make_video(f"{i}.mp4", shade=40 * i)), name=f"{i}") for i in range(3)]
+    torch.manual_seed(0)
+    model = create_model("r3d_tiny", classes=3).eval()
+    computed = list(extract(model, records, VIEWS, kind=kind, device=CPU, indices=[2, 0]))
+    assert [features.index for features in computed] == [2, 0]
+    for features in computed:
+        sample = TestViews(records, model.config.clip, VIEWS)[features.index]
+        assert isinstance(sample, dict)
+        clips = to_clips(sample["video"][None], model.config.clip)
+        with torch.no_grad():
+            last = f"block.{len(model.blocks) - 1}"
+            grid = model.taps(clips, [last])[last]
+            own = {"pooled": model.embed(clips), "mean": grid.mean((2, 3, 4)), "tokens": grid}[kind]
+        assert features.values is not None and features.values.shape == own.shape
+        torch.testing.assert_close(features.values, own, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [1, 2, 32])
+def test_windows_cover_a_whole_video_and_say_when(
+    make_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """Frame i of the video has level 4 i (and a white square); the model sees each other frame of a window of 8."""
+    monkeypatch.setattr(windows_module, "TOGETHER", together)
+    video = make_video("long.mp4", frames=22, fps=10)
+    filled = compute_features(levels(), [str(video)], tmp_path / "out", windows=Windows(8, 5), device="cpu")
+    assert (filled.computed, filled.failures) == (1, {})
+    folder = FeatureFolder(tmp_path / "out", None)
+    starts = [0, 5, 10, 15]  # the last one ends after the video, and holds its last frame
+    np.testing.assert_allclose(
+        np.array(folder.entries["long.npy"]["times"]),
+        [[s / 10, min(s + 8, 22) / 10] for s in starts],
+        atol=1e-4,
+    )
+    frames = np.minimum(np.array(starts)[:, None] + [0, 2, 4, 6], 21)
+    square = folder.read("long.npy") - 4 * frames
+    assert square.shape == (4, 4)
+    assert (abs(square - (255 - 4 * frames) * (8 * 8) / (64 * 48)) < 12).all(), square
+
+
+def test_a_short_video_has_one_window_and_silly_windows_are_refused(
+    make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    video = str(make_video("short.mp4", frames=3))
+    compute_features(levels(), [video], tmp_path / "out", windows=Windows(8, 8), device="cpu")
+    folder = FeatureFolder(tmp_path / "out", None)
+    assert folder.read("short.npy").shape == (1, 4) and folder.entries["short.npy"]["times"] == [[0.0, 0.25]]
+    with pytest.raises(GestaError, match="--window 3 is shorter than the model's clip; give 4"):
+        compute_features(levels(), [video], tmp_path / "other", windows=Windows(3, 1), device="cpu")
+    assert not (tmp_path / "other").exists()
+
+
+def test_nothing_is_computed_twice_and_what_changed_is(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("a/one.mp4", "b/two.mp4"):
+        make_video(f"videos/{name}")
+    (tmp_path / "videos" / "b" / "broken.mp4").write_bytes(b"not a video")
+    videos, out = str(tmp_path / "videos"), tmp_path / "out"
+    views = EvaluateConfig(clips=2, workers=0)
+    model = levels()
+    filled = compute_features(model, [videos], out, views=views, device="cpu")
+    assert filled.computed == 2 and list(filled.failures) == [f"{videos}/b/broken.mp4"]
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*.npy")} == {"a/one.npy", "b/two.npy"}
+    assert compute_features(model, [videos], out, views=views, device="cpu").computed == 0
+    make_video("videos/a/one.mp4", frames=30)
+    assert compute_features(model, [videos], out, views=views, device="cpu").computed == 1
+    (tmp_path / "videos" / "a" / "one.mp4").write_bytes(b"broken now")
+    assert not {f"{videos}/a/one.mp4", f"{videos}/b/broken.mp4"} - set(
+        compute_features(model, [videos], out, views=views, device="cpu").failures
+    )
+    assert not (out / "a" / "one.npy").exists()
+    before = (out / "index.jsonl").read_text()
+    other = create_model("r3d_tiny", classes=3)
+    for given, how in ((other, {}), (model, {"views": replace(views, clips=3)}), (model, {"kind": "mean"})):
+        with pytest.raises(GestaError, match=r"holds features of other (model and weights and views|views|kind)"):
+            compute_features(given, [videos], out, device="cpu", **{"views": views, **how})  # type: ignore[arg-type]
+    assert (out / "index.jsonl").read_text() == before
+
+
+def test_killed_while_writing_loses_that_video_alone(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    """Of one killed run there is a file without a line, of another half a line."""
+    videos = [str(make_video(f"{i}.mp4", shade=9 * i)) for i in range(3)]
+    out, views = tmp_path / "out", EvaluateConfig(clips=1, workers=0)
+    compute_features(levels(), videos, out, views=views, device="cpu")
+    lines = (out / "index.jsonl").read_text().splitlines(keepends=True)
+    for left in ("".join(lines[:2]), "".join(lines[:2]) + lines[2][:30]):
+        (out / "index.jsonl").write_text(left)
+        assert compute_features(levels(), videos, out, views=views, device="cpu").computed == 1
+        assert (out / "index.jsonl").read_text() == "".join(lines)
+
+
+def test_the_classifier_changes_no_hash_and_every_other_weight_does() -> None:
+    model = create_model("r3d_tiny", classes=3)
+    before = weights_hash(model)
+    model.reset_classifier(5)
+    assert weights_hash(model) == before
+    next(model.parameters()).data[0] += 1
+    assert weights_hash(model) != before
+
+
+def test_folders_of_frames_change_with_their_images(tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"img_{i}.jpg").write_bytes(b"x")
+    record = Record(path=str(tmp_path), name="frames")
+    before = source_hash(record)
+    assert source_hash(record) == before != source_hash(Record(path=str(tmp_path), name="frames", start=1))
+    (tmp_path / "img_1.jpg").write_bytes(b"xy")
+    assert source_hash(record) != before
+
+
+def test_files_are_named_by_their_videos_and_never_share_a_name(tmp_path: Path) -> None:
+    for name in ("a/clip.mp4", "a/Clip.avi", "a/other.mp4", "b/clip.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    root = str(tmp_path)
+    below = ["a/Clip.avi.npy", "a/clip.mp4.npy", "a/other.npy", "b/clip.npy"]
+    assert list(feature_files([root], "npy").values()) == below
+    assert list(feature_files([f"{root}/*/*"], "npy").values()) == below
+    assert list(feature_files([f"{root}/b/../a/other.mp4"], "npy").values()) == ["other.npy"]
+    assert list(feature_files(["http://host/..", "..mp4"], "npy").values()) == ["http_.npy", "..mp4.npy"]
+    with pytest.raises(GestaError, match=r"clip\.mp4 and .*clip\.mp4: the features of both would be clip\.mp4\.npy"):
+        feature_files([f"{root}/a/clip.mp4", f"{root}/b/clip.mp4"], "npy")
+
+
+def test_as_a_command(
+    make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("train/wave/1.mp4", "train/jump/2.mp4", "val/jump/3.mp4")):
+        make_video(f"videos/{name}", shade=60 * i, fps=10)
+    shutil.copy("videos/train/jump/2.mp4", "videos/val/jump/copy.mp4")
+    torch.manual_seed(0)
+    save_model("m.safetensors", create_model("r3d_tiny", classes=2), ["jump", "wave"])
+
+    def gesta(*words: str) -> tuple[Any, str]:
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        streams = capsys.readouterr()
+        return end.value.code, streams.out + streams.err
+
+    assert gesta("features", "m.safetensors", "videos", "--out", "f") == (0, "f: features of 4 videos computed\n")
+    assert gesta("features", "m.safetensors", "videos", "--out", "f")[1] == (
+        "f: features of 0 videos computed, 4 were there\n"
+    )
+    status, printed = gesta("neighbours", "f")
+    assert status == 0 and "videos/train/jump/2.mp4  videos/val/jump/copy.mp4  (train and val!)" in printed
+    status, printed = gesta("neighbours", "f", "--query", "videos/val/jump/copy.mp4", "--top", "1")
+    assert printed.splitlines()[1].split()[:3] == ["1.000", "videos/val/jump/copy.mp4", "videos/train/jump/2.mp4"]
+
+    windows = ("--window", "16", "--stride", "4", "--format", "safetensors", "--tokens")
+    status, printed = gesta("features", "m.safetensors", "videos", "none.mp4", "--out", "w", *windows, "--json")
+    assert status == 1 and "none.mp4: does not exist" in json.loads(printed)["failures"]["none.mp4"]
+    stored = load_file("w/train/wave/1.safetensors")
+    assert stored["features"].shape[0] == len(stored["times"]) == 3 and stored["features"].ndim == 5
+    assert "holds maps of tokens" in gesta("neighbours", "w")[1]
+
+    for words, sentence in (
+        (("--tokens", "--pool", "mean"), "give one of them"),
+        (("--stride", "4"), "give their length in frames with --window"),
+        (("--window", "16", "--clips", "2"), "leave --clips and --crops out"),
+        (("--tokens", "--format", "parquet"), "which a map of tokens is not"),
+    ):
+        status, printed = gesta("features", "m.safetensors", "videos", "--out", "no", *words)
+        assert status == 1 and sentence in printed and not Path("no").exists()
+    printed = gesta("neighbours", "f", "--query", "videos/val/jump/3.mp")[1]
+    assert "f: holds no features of videos/val/jump/3.mp; did you mean 'videos/val/jump/3.mp4'?" in printed
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is there")
+def test_parquet_without_its_package_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GestaError, match="pip install pyarrow"):
+        compute_features(levels(), ["x.mp4"], tmp_path / "no", format="parquet", device="cpu")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_given_folder_is_not_believed(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    compute_features(levels(), [str(make_video("a.mp4"))], out, device="cpu")
+    line = json.loads((out / "index.jsonl").read_text())
+    for file in ("../a.npy", "/etc/passwd", ""):
+        (out / "index.jsonl").write_text(json.dumps({**line, "file": file}) + "\n")
+        with pytest.raises(GestaError, match="which is not in its folder"):
+            FeatureFolder(out, None)
+    (out / "index.jsonl").write_text(json.dumps(line) + "\n")
+    np.save(out / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(GestaError, match="cannot be read as features"):
+        FeatureFolder(out, None).read("a.npy")
+    with pytest.raises(GestaError, match=r"holds no features\.json"):
+        neighbours(tmp_path, None)
