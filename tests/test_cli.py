@@ -154,6 +154,24 @@ def test_models_lists_recipes_and_tables(capsys: pytest.CaptureFixture[str]) -> 
     assert "mvitv2_s " not in capsys.readouterr().out
 
 
+def test_published_weights_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "--pretrained", "hiera*") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["hiera_b", "hiera_b_plus", "hiera_h", "hiera_l"]
+    assert "CC-BY-NC-4.0" in lines[1] and lines[1].endswith("Kinetics-400 84.0") and "gesta show" in lines[-1]
+    assert run("models", "--pretrained", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"models"} and all(model["published"]["weights"] for model in found["models"])
+    assert run("show", "hiera_b", "--q-pool", "2") == 0
+    card, _, fields = capsys.readouterr().out.partition("\n\n")
+    assert "hf:facebook/hiera_base_16x224.mae_k400" in card and json.loads(fields)["q_pool"] == 2
+    assert run("show", "hiera_b", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["card"]["published"]["accuracy"][0]["top1"] == 84.0 and shown["fields"]["q_pool"] == 3
+    assert run("show", "demo", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "demo"
+
+
 def test_own_videos_from_check_to_prediction(
     make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

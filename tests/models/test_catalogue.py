@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,18 @@ from gesta.checkpoint import save_model
 from gesta.config import replace
 from gesta.cost import Style, count
 from gesta.errors import CheckpointError, GestaError
-from gesta.models import MODELS, PAPERS, card, count_model, create_model, list_models, model_config, stored_cost
+from gesta.models import (
+    BACKBONES,
+    MODELS,
+    PAPERS,
+    PUBLISHED,
+    card,
+    count_model,
+    create_model,
+    list_models,
+    model_config,
+    stored_cost,
+)
 
 FAST = ("mvitv2_s", "r3d_tiny", "mfst_rgbd_tiny")
 
@@ -29,22 +41,40 @@ def test_stored_costs_are_true(name: str) -> None:
     config = model_config(name)
     for style in get_args(Style):
         assert stored_cost(name, style) == count(config, style)
-    assert card(name).summary == count_model(name)["summary"] and card(name).clip == count_model(name)["clip"]
+    counted = count_model(name)
+    assert all(getattr(card(name), part) == counted[part] for part in ("summary", "clip", "normalisation"))
 
 
 def test_every_model_has_a_card() -> None:
     for name in MODELS:
         lines = str(card(name)).splitlines()
-        assert len(lines) == 4 and lines[0] == name and all(lines)
+        assert lines[0] == name and all(lines) and len(lines) > 5
+        assert re.fullmatch(r"  clips: \d+.* px, mean [\d. ]+, std [\d. ]+", lines[4])
+        nothing = "no published weights of it are known" in lines[5]
+        assert nothing == (name not in PUBLISHED) == (name not in list_models(pretrained=True))
     assert {prefix for prefix in PAPERS if not list_models(f"{prefix}*")} == set()
     with pytest.raises(GestaError, match="did you mean 'mvitv2_tiny'"):
         card("mvit2_tiny")
+
+
+def test_what_is_published_is_of_models_and_says_its_protocol() -> None:
+    assert set(PUBLISHED) <= set(MODELS) and set(BACKBONES) <= set(MODELS) - set(PUBLISHED)
+    assert set(BACKBONES.values()) <= set(PUBLISHED)
+    for published in PUBLISHED.values():
+        assert published.weights and published.source and all(published.weights.values())
+        assert all(0 < accuracy.top1 < 100 and accuracy.protocol for accuracy in published.accuracy)
+        assert all(re.fullmatch(r"hf:[\w.-]+/[\w.-]+", where) for where in published.weights if where.startswith("hf:"))
+    text = str(card("hiera_l"))
+    assert "facebookresearch/hiera, CC-BY-NC-4.0" in text and "hf:facebook/hiera_large_16x224.mae_k400_ft_k400" in text
+    assert "Kinetics-400 87.3 % top-1, 5 clips × 3 crops of 16 frames" in text and "std 0.225" in text
+    assert "those of mvitv2_s load" in str(card("stan_mvitv2_s"))
 
 
 def test_cards_and_costs_need_no_torch() -> None:
     code = """
 import sys
 from gesta.models import card, list_models, stored_cost
+from gesta.models.cards import BACKBONES, PUBLISHED
 [str(card(name)) + str(stored_cost(name)) for name in list_models()]
 assert "torch" not in sys.modules
 """

@@ -13,8 +13,10 @@ from gesta.cli.options import Verbs, named_recipe, print_results, recipe_options
 def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add("models", _models, "list models, recipes and tables")
     sub.add_argument("pattern", nargs="?", default="*", help="shell pattern of model names")
+    text = "only models of which weights are published, with their licence and accuracy"
+    sub.add_argument("--pretrained", action="store_true", help=text)
 
-    sub = verbs.add("show", _show, "print every field of a recipe or model", fields=True, result=False)
+    sub = verbs.add("show", _show, "print every field of a recipe or model, and a model's card", fields=True)
     sub.add_argument("what", metavar="RECIPE|MODEL")
     recipe_options(sub)
     trust_option(sub)
@@ -32,14 +34,24 @@ def _models(options: argparse.Namespace) -> None:
     from gesta.models import card, list_models
     from gesta.recipes.catalogue import list_recipes, list_tables
 
-    cards = [card(name) for name in list_models(options.pattern)]
+    cards = [card(name) for name in list_models(options.pattern, options.pretrained)]
     if options.json:
-        models = [{"name": c.name, "params": c.params, "clip": c.clip, "macs": c.macs} for c in cards]
-        print(json.dumps({"models": models, "recipes": list_recipes(), "tables": sorted(list_tables())}, indent=2))
+        others = {} if options.pretrained else {"recipes": list_recipes(), "tables": sorted(list_tables())}
+        print(json.dumps({"models": [c.to_json() for c in cards], **others}, indent=2))
         return
     print("models")
     for c in cards:
-        print(f"  {c.name:<20} {c.params / 1e6:8.2f} M {c.macs / 1e9:8.2f} GMACs   {c.clip}")
+        line = f"  {c.name:<20} {c.params / 1e6:8.2f} M {c.macs / 1e9:8.2f} GMACs   {c.clip:<20}"
+        if options.pretrained and c.published:
+            best: dict[str, float] = {}
+            for accuracy in c.published.accuracy:
+                best[accuracy.data] = max(accuracy.top1, best.get(accuracy.data, 0.0))
+            line += f"  {c.published.licence or 'licence not known':<18}"
+            line += ", ".join(f"{data} {top1:.1f}" for data, top1 in best.items())
+        print(line.rstrip())
+    if options.pretrained:
+        print("gesta show NAME prints where the weights are, and how the accuracies (top-1) were measured")
+        return
     for title, lines in (("recipes (gesta train …)", list_recipes()), ("tables (gesta table …)", list_tables())):
         print(title)
         for address, line in lines.items():
@@ -47,9 +59,16 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
+    from gesta.models import MODELS, card
+
     unchanged = not (options.fields or options.model or options.data)
-    shown = stored_fields().get(options.what) if unchanged else None
-    print(json.dumps(shown or _fields(options), indent=2))
+    fields = (stored_fields().get(options.what) if unchanged else None) or _fields(options)
+    if options.what not in MODELS:
+        print(json.dumps(fields, indent=2))
+    elif options.json:
+        print(json.dumps({"card": card(options.what).to_json(), "fields": fields}, indent=2))
+    else:
+        print(f"{card(options.what)}\n\n{json.dumps(fields, indent=2)}")
 
 
 def _fields(options: argparse.Namespace) -> Any:

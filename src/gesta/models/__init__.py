@@ -10,7 +10,6 @@ import fnmatch
 import importlib
 import json
 import sys
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from gesta.config import replace, reset_unused, suggest
 from gesta.cost import Cost, Part, Style, count
 from gesta.errors import GestaError
+from gesta.models.cards import BACKBONES, PUBLISHED, Card
 from gesta.progress import show
 
 if TYPE_CHECKING:  # for start-up time: it imports torch
@@ -109,9 +109,14 @@ _OTHER_NAMES = {
 """Arguments of timm's ``create_model`` and what says the same here."""
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of all models, or of those that match a shell pattern such as ``"stan_*"``."""
-    return sorted(fnmatch.filter(MODELS, pattern))
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """Names of all models, or of those that match a shell pattern such as ``"stan_*"``.
+
+    Args:
+        pattern: of the names.
+        pretrained: only those of which weights are published.
+    """
+    return sorted(name for name in fnmatch.filter(MODELS, pattern) if name in PUBLISHED or not pretrained)
 
 
 def model_config(name: str, *, num_classes: int | dict[str, int] | None = None, **changes: Any) -> ModelConfig:
@@ -178,40 +183,25 @@ def create_model(
 # --- what is known without building a model --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What a named model is, in a few lines.
-
-    Attributes:
-        name: as :func:`create_model` takes it.
-        summary: one line.
-        paper: where it was published.
-        params: number of parameters.
-        macs: multiply-adds for one clip, as torch counts them.
-        clip: frames and their distance, and the edge of a frame in pixels.
-    """
-
-    name: str
-    summary: str
-    paper: str
-    params: int
-    macs: int
-    clip: str
-
-    def __str__(self) -> str:
-        numbers = f"{self.params / 1e6:.2f} M parameters, {self.macs / 1e9:.2f} GMACs, {self.clip}"
-        return "\n".join([self.name, f"  {self.summary}", f"  {self.paper}", f"  {numbers}"])
-
-
 def card(name: str) -> Card:
-    """What a named model is.
+    """What a named model is, and what is published of it.
 
     Raises:
         GestaError: unknown name.
     """
     cost, entry = stored_cost(name), _entry(name)
     prefix = max((prefix for prefix in PAPERS if name.startswith(prefix)), key=len, default="")
-    return Card(name, entry["summary"], PAPERS.get(prefix, ""), cost.params, cost.macs, entry["clip"])
+    return Card(
+        name=name,
+        summary=entry["summary"],
+        paper=PAPERS.get(prefix, ""),
+        params=cost.params,
+        macs=cost.macs,
+        clip=entry["clip"],
+        normalisation=entry["normalisation"],
+        published=PUBLISHED.get(name),
+        backbone=BACKBONES.get(name, ""),
+    )
 
 
 def stored_cost(name: str, style: Style = "torch") -> Cost:
@@ -230,7 +220,11 @@ def count_model(name: str) -> dict[str, Any]:
     """A named model's entry in ``costs.json``: summary and clip in words, and its cost in both styles."""
     config = model_config(name)
     summary = getattr(importlib.import_module(MODELS[name]), name).__doc__.strip().splitlines()[0]
-    entry: dict[str, Any] = {"summary": summary, "clip": _words(config.clip)}
+    entry: dict[str, Any] = {
+        "summary": summary,
+        "clip": _words(config.clip),
+        "normalisation": f"mean {_channels(config.clip.mean)}, std {_channels(config.clip.std)}",
+    }
     for style in get_args(Style):
         cost = count(config, style)
         rows = [[part.name, part.params, part.macs] for part in cost.parts]
@@ -263,3 +257,8 @@ def _known(name: str) -> str:
 def _words(clip: ClipSpec) -> str:
     sampling = f"{clip.frames}×{clip.stride}" if clip.sampling == "dense" else f"{clip.frames} uniform"
     return f"{sampling} frames, {clip.size} px"
+
+
+def _channels(values: tuple[float, ...]) -> str:
+    """One number for each channel, or one for all that have the same."""
+    return " ".join(f"{value:g}" for value in (values if len(set(values)) > 1 else values[:1]))

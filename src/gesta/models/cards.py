@@ -1,0 +1,194 @@
+"""What is published of the named models: weights, their licence, and accuracies with their protocol.
+
+Known without torch. Addresses, numbers and licences are those that the owners' repositories print. What could not be
+read there is None, or says so; nothing is downloaded to check it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+K400, K600, SSV2 = "Kinetics-400", "Kinetics-600", "Something-Something V2"
+DENSE_5x3 = "5 clips × 3 crops"
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """A published accuracy: the data set, top-1 in percent, and how it was measured."""
+
+    data: str
+    top1: float
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.data} {self.top1:.1f} % top-1, {self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Weights that load into a named model.
+
+    Attributes:
+        source: who publishes them.
+        licence: of the weights; None where it is not known.
+        weights: where they are, as ``--init.weights`` takes it or as a file's address → what they were trained on.
+        accuracy: as published.
+        remark: what to mind when they are loaded.
+    """
+
+    source: str
+    licence: str | None
+    weights: dict[str, str]
+    accuracy: tuple[Accuracy, ...] = ()
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a named model is, and what is published of it.
+
+    Attributes:
+        name: as :func:`gesta.create_model` takes it.
+        summary: one line.
+        paper: where it was published.
+        params: number of parameters.
+        macs: multiply-adds for one clip, as torch counts them.
+        clip: frames and their distance, and the edge of a frame in pixels.
+        normalisation: mean and standard deviation of RGB in [0, 1].
+        published: weights that load into it; None where none are known.
+        backbone: a named model whose weights load into it, with its own parts missing; empty if there is none.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    params: int
+    macs: int
+    clip: str
+    normalisation: str
+    published: Published | None = None
+    backbone: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as JSON-able values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [
+            self.name,
+            f"  {self.summary}",
+            f"  {self.paper}",
+            f"  {self.params / 1e6:.2f} M parameters, {self.macs / 1e9:.2f} GMACs",
+            f"  clips: {self.clip}, {self.normalisation}",
+        ]
+        if self.published is None:
+            load = f"; those of {self.backbone} load (gesta show {self.backbone})" if self.backbone else ""
+            return "\n".join([*lines, f"  no published weights of it are known{load}"])
+        lines += [f"  weights: {self.published.source}, {self.published.licence or 'licence not known'}"]
+        lines += [f"    {where}  {what}" for where, what in self.published.weights.items()]
+        lines += [f"  published: {accuracy}" for accuracy in self.published.accuracy]
+        return "\n".join(lines + [f"  {self.published.remark}"] * bool(self.published.remark))
+
+
+# --- what is published -----------------------------------------------------------------------------------------------
+
+
+def _hiera(size: str, top1: float) -> Published:
+    name, files = f"hiera_{size}_16x224", "https://dl.fbaipublicfiles.com/hiera"
+    tuned, pretrained = f"{K400}, fine-tuned after masked pretraining", f"masked pretraining on {K400}, no classifier"
+    return Published(
+        source="facebookresearch/hiera",
+        licence="CC-BY-NC-4.0",
+        weights={
+            f"hf:facebook/{name}.mae_k400_ft_k400": tuned,
+            f"hf:facebook/{name}.mae_k400": pretrained,
+            f"{files}/{name}.pth": tuned,
+            f"{files}/mae_{name}.pth": pretrained,
+        },
+        accuracy=(Accuracy(K400, top1, f"{DENSE_5x3} of 16 frames, every 4th, at 30 frames a second"),),
+        remark="those of pretraining lack the last norm, and ended with q_pool=2",
+    )
+
+
+def _timesformer(files: dict[str, str], accuracy: dict[str, float], hub: dict[str, str]) -> Published:
+    return Published(
+        source="facebookresearch/TimeSformer",
+        licence="CC-BY-NC-4.0",
+        weights=hub | {f"https://www.dropbox.com/s/{file}?dl=1": what for file, what in files.items()},
+        accuracy=tuple(
+            Accuracy(data, top1, "1 clip × 3 crops" if data == K400 else "views not stated in the owners' table")
+            for data, top1 in accuracy.items()
+        ),
+    )
+
+
+PUBLISHED: dict[str, Published] = {
+    "hiera_b": _hiera("base", 84.0),
+    "hiera_b_plus": _hiera("base_plus", 85.0),
+    "hiera_l": _hiera("large", 87.3),
+    "hiera_h": _hiera("huge", 87.8),
+    "mvitv2_s": Published(
+        source="facebookresearch/SlowFast and torchvision",
+        licence=None,
+        weights={
+            "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/mvitv2/pysf_video_models/"
+            "MViTv2_S_16x4_k400_f302660347.pyth": K400,
+            "https://download.pytorch.org/models/mvit_v2_s-ae3be167.pth": f"{K400}, the same in torchvision's names",
+        },
+        accuracy=(
+            Accuracy(K400, 81.0, "5 clips × 1 crop of 16 frames, every 4th"),
+            Accuracy(K400, 80.757, "5 clips × 1 crop of 16 frames at 7.5 a second, as torchvision measures it"),
+        ),
+        remark="they have a class token, which this model has with cls_token=True",
+    ),
+    "timesformer_b": _timesformer(
+        {
+            "g5t24we9gl5yk88/TimeSformer_divST_8x32_224_K400.pyth": K400,
+            "4h2qt41m2z3aqrb/TimeSformer_divST_8x32_224_K600.pyth": K600,
+            "tybhuml57y24wpm/TimeSformer_divST_8_224_SSv2.pyth": f"{SSV2}, frames uniform",
+        },
+        {K400: 77.9, K600: 79.1, SSV2: 59.1},
+        {
+            f"hf:facebook/timesformer-base-finetuned-{key}": data
+            for key, data in (("k400", K400), ("k600", K600), ("ssv2", SSV2))
+        },
+    ),
+    "timesformer_l": _timesformer(
+        {
+            "r1iuxahif3sgimo/TimeSformer_divST_96x4_224_K400.pyth": K400,
+            "857rx6xeclxfhdg/TimeSformer_divST_96x4_224_K600.pyth": K600,
+            "3f1rm2al8mhprwa/TimeSformer_divST_64_224_SSv2.pyth": f"{SSV2}, 64 frames uniform",
+        },
+        {K400: 80.6, K600: 82.2, SSV2: 62.0},
+        {},
+    ),
+    "vivit_b": Published(
+        source="google",
+        licence=None,
+        weights={
+            "hf:google/vivit-b-16x2-kinetics400": K400,
+            "hf:google/vivit-b-16x2": "on which data is not known here",
+        },
+    ),
+    "convnext_b": Published(
+        source="timm",
+        licence=None,
+        weights={"timm's convnext_base.fb_in22k": "images of ImageNet-21K, from which ATA's paper starts"},
+    ),
+    "cyclemlp_b5": Published(
+        source="ShoufaChen/CycleMLP",
+        licence=None,
+        weights={"CycleMLP_B5.pth": "images of ImageNet-1K, from which ATA's paper starts"},
+    ),
+}
+"""By the name of the model; models that are left out have no published weights that gesta knows of."""
+
+BACKBONES: dict[str, str] = {
+    "stan_mvitv2_s": "mvitv2_s",
+    "stan_mvitv2_s_literal": "mvitv2_s",
+    "ata_vitb": "timesformer_b",
+    "ata_convnext_b": "convnext_b",
+    "ata_cyclemlp_b5": "cyclemlp_b5",
+}
+"""Models that are another named one and a plug-in, into which its weights load."""
