@@ -23,6 +23,7 @@ from .datasets.ucf101 import UCF101 as UCF101
 from .errors import GestaError as GestaError
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.result import Result as Result
+from .layers.attentive import Attentive as Attentive
 from .layers.temporal import TemporalAttention as TemporalAttention
 from .marionette.dataset import Marionette as Marionette
 from .model import AroundConfig as AroundConfig
@@ -30,6 +31,7 @@ from .model import ClipSpec as ClipSpec
 from .model import Insert as Insert
 from .model import LayerConfig as LayerConfig
 from .model import ModelConfig as ModelConfig
+from .model import ReadoutConfig as ReadoutConfig
 from .model import VideoModel as VideoModel
 from .models import create_model as create_model
 from .models import list_models as list_models

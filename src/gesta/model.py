@@ -105,6 +105,22 @@ class AroundConfig:
 
 
 @config
+class ReadoutConfig:
+    """What reads features from the tokens of a clip, instead of a model's own pooling.
+
+    Attributes:
+        layers: blocks whose tokens are read, each through the model's last norm, joined one after the other; empty for
+            the last.
+    """
+
+    layers: tuple[CountOrZero, ...] = ()
+
+    def build(self, width: int) -> nn.Module:
+        """A module ``(B, N, width) -> (B, width)``."""
+        raise NotImplementedError
+
+
+@config
 class Insert:
     """Put ``layer`` before block ``at`` (0-based: ``at=3`` means after three blocks, the papers' ``[3]``).
 
@@ -126,6 +142,7 @@ class ModelConfig:
         classes: number of classes; a dict for several label spaces (``{"verb": 97, "noun": 300}``); 0 gives features.
         clip: what clips the model expects.
         inserts: plug-in layers and the blocks that they precede.
+        attentive: what reads the features out, such as ``Attentive()``, V-JEPA 2's probe; None is as the system does.
         dropout: dropout before the classifier.
         drop_path: stochastic depth, growing linearly from 0 in the first block to this in the last.
         activation_checkpointing: recompute each block, and what is inserted before it, in the backward pass instead of
@@ -135,6 +152,7 @@ class ModelConfig:
     classes: CountOrZero | dict[str, Count] = 400
     clip: ClipSpec = field(default_factory=ClipSpec)
     inserts: list[Insert] = field(default_factory=list)
+    attentive: ReadoutConfig | None = None
     dropout: Annotated[float, Between(0, 1, open="high")] = 0.0
     drop_path: Annotated[float, Between(0, 1, open="high")] = 0.0
     activation_checkpointing: bool = False
@@ -161,6 +179,7 @@ class VideoModel(nn.Module):
     blocks: Any  # an nn.ModuleList, or a property giving a list of registered modules
     classifier: nn.Module
     inserts: nn.ModuleDict
+    attentive: nn.Module | None
     streams: ClassVar[tuple[str, ...]] = ()  # what its clips hold, see ClipSpec
     variants: ClassVar[tuple[str, ...]] = ()  # fields of the configuration in which its public checkpoints differ
 
@@ -191,6 +210,20 @@ class VideoModel(nn.Module):
         """The state with its feature map replaced by ``grid``; class tokens are untouched."""
         raise NotImplementedError
 
+    def tokens(self, state: Any, block: int | None = None) -> Tensor:
+        """The state as tokens, ``(B, N, C)``, through the last norm: what :attr:`ModelConfig.attentive` reads.
+
+        By default the positions of the feature map, through :attr:`norm` where there is a layer norm of that width.
+
+        Args:
+            state: of the last block.
+            block: the block that gave it, if it is another.
+        """
+        tokens = self.to_grid(state).flatten(2).mT
+        norm = getattr(self, "norm", None)
+        fits = isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (tokens.shape[2],)
+        return norm(tokens) if norm is not None and fits else tokens
+
     def grid_at(self, block: int) -> Grid:
         """Size of the map before block ``block`` (``len(blocks)``: after the last) at the configured clip size."""
         raise NotImplementedError
@@ -209,6 +242,8 @@ class VideoModel(nn.Module):
 
     def depth_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise learning-rate decay: 0 stem, i + 1 block i, len(blocks) + 1 head."""
+        if name.startswith("attentive."):
+            return len(self.blocks) + 1
         for index, block in enumerate(self._blocks_by_name()):
             if name.startswith(block):
                 return index + 1
@@ -230,7 +265,7 @@ class VideoModel(nn.Module):
     # --- what all systems share --------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Build the inserts; called at the end of a subclass's ``__init__``."""
+        """Build the inserts and the readout; called at the end of a subclass's ``__init__``."""
         layers: dict[str, list[nn.Module]] = {}
         self._token_scale: dict[str, int] = {}
         for insert in self.config.inserts:
@@ -243,6 +278,30 @@ class VideoModel(nn.Module):
             layers.setdefault(at, []).append(insert.layer.build(self.grid_at(insert.at)))
             self._token_scale[at] = self._token_scale.get(at, 1) * (2 if insert.class_token == "double" else 1)
         self.inserts = nn.ModuleDict({at: nn.Sequential(*group) for at, group in layers.items()})
+        self.attentive = self._readout()
+
+    def _readout(self) -> nn.Module | None:
+        """What the configuration says, and a classifier of its width as the original probe has it.
+
+        Raises:
+            GestaError: blocks that there are not, or of another width than the last.
+        """
+        config, count = self.config.attentive, len(self.blocks)
+        if config is None:
+            return None
+        width = self.grid_at(count)[0]
+        for block in config.layers:
+            if block >= count or self.grid_at(block + 1)[0] != width:
+                what = "has another width than the last" if block < count else f"is none of blocks 0 to {count - 1}"
+                raise GestaError(f"model.attentive.layers names block {block}, which {what}; leave it out")
+        if list(config.layers) != sorted(set(config.layers)):
+            raise GestaError(f"model.attentive.layers is {config.layers}; name each block once, in their order")
+        self.classifier = Classifier(width, self.config.classes, self.config.dropout)
+        for layer in self.classifier.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        return config.build(width)
 
     @overload
     def forward(self, video: Tensor, with_losses: Literal[False] = False) -> Scores: ...
@@ -258,8 +317,9 @@ class VideoModel(nn.Module):
         Returns:
             ``(B, K)`` scores, a dict of them for several label spaces, or pooled features for ``classes=0``.
         """
-        state = self.forward_features(video)
-        scores = self.forward_head(state)
+        tapped = self._tapped()
+        state = self._run(video, tapped or None)
+        scores = self.forward_head(state, tapped=tapped)
         return (scores, self.losses(state)) if with_losses else scores
 
     def forward_features(self, video: Tensor) -> Any:
@@ -270,17 +330,44 @@ class VideoModel(nn.Module):
         return self._run(video, None)
 
     @overload
-    def forward_head(self, state: Any, pre_logits: Literal[False] = False) -> Scores: ...
+    def forward_head(
+        self, state: Any, pre_logits: Literal[False] = False, tapped: Mapping[str, Any] | None = None
+    ) -> Scores: ...
     @overload
-    def forward_head(self, state: Any, pre_logits: Literal[True]) -> Tensor: ...
-    def forward_head(self, state: Any, pre_logits: bool = False) -> Scores:
-        """What :meth:`forward_features` gave to class scores, or with ``pre_logits`` to pooled features ``(B, D)``."""
-        features = self.pool(state)
+    def forward_head(
+        self, state: Any, pre_logits: Literal[True], tapped: Mapping[str, Any] | None = None
+    ) -> Tensor: ...
+    def forward_head(self, state: Any, pre_logits: bool = False, tapped: Mapping[str, Any] | None = None) -> Scores:
+        """What :meth:`forward_features` gave to class scores, or with ``pre_logits`` to pooled features ``(B, D)``.
+
+        Args:
+            state: after the last block.
+            pre_logits: leave the classifier out.
+            tapped: ``"block.i"`` → the state after block i, of each that ``config.attentive.layers`` names.
+
+        Raises:
+            GestaError: a model that reads several layers, without their states.
+        """
+        features = self.pool(state) if self.attentive is None else self.attentive(self.tokens_read(state, tapped))
         return features if pre_logits else self.classifier(features)
 
+    def tokens_read(self, state: Any, tapped: Mapping[str, Any] | None = None) -> Tensor:
+        """The tokens that :attr:`attentive` reads, ``(B, N, C)``; for the arguments see :meth:`forward_head`."""
+        if not (names := self._tapped()):
+            return self.tokens(state)
+        if tapped is None:
+            raise GestaError("this model reads out several layers: call model(video) or model.embed(video)")
+        return torch.cat([self.tokens(tapped[name], int(name.removeprefix("block."))) for name in names], 1)
+
+    def _tapped(self) -> dict[str, Any]:
+        """The taps that the readout needs beside the last block's state, without their values."""
+        return {f"block.{i}": None for i in self.config.attentive.layers} if self.config.attentive else {}
+
     def embed(self, video: Tensor) -> Tensor:
-        """Pooled features of clips, ``(B, D)``: :meth:`forward_features`, :meth:`forward_head` with ``pre_logits``."""
-        return self.forward_head(self.forward_features(video), pre_logits=True)
+        """Pooled features of clips, ``(B, D)``: what the classifier sees."""
+        tapped = self._tapped()
+        state = self._run(video, tapped or None)
+        return self.forward_head(state, pre_logits=True, tapped=tapped)
 
     def get_classifier(self) -> nn.Module:
         """The last part: dropout and a linear layer for each label space, see :class:`Classifier`."""
@@ -307,15 +394,16 @@ class VideoModel(nn.Module):
         known = self.tap_names()
         for name in requested - set(known):
             raise GestaError(f"{type(self).__name__} has no tap {name!r}{suggest(name, known)}")
-        maps: dict[str, Any] = dict.fromkeys(requested)
+        maps: dict[str, Tensor] = {}
 
         def keep(name: str, _: nn.Module, __: Any, result: tuple[Tensor, Any]) -> None:
             maps[name] = result[0].permute(0, 4, 1, 2, 3)  # a temporal attention gives (B, T, H, W, C)
 
+        states: dict[str, Any] = {name: None for name in known if name in requested and "temporal" not in name}
         taps = [(f"temporal.{i}", block) for i, block in enumerate(self.blocks)]
         with hooked({block.temporal: partial(keep, name) for name, block in taps if name in requested}):
-            self._run(video, maps)
-        return maps
+            self._run(video, states)
+        return maps | {name: self.to_grid(state) for name, state in states.items()}
 
     def tap_names(self) -> list[str]:
         """All names :meth:`taps` knows, in the order of the forward pass."""
@@ -332,21 +420,17 @@ class VideoModel(nn.Module):
         recompute = self.config.activation_checkpointing and torch.is_grad_enabled() and self.training
         run = _checkpoint if recompute else _call
         state = self.stem(video)
-        self._tap(taps, "stem", state)
+        _tap(taps, "stem", state)
         for i, block in enumerate(self.blocks):
             if str(i) in self.inserts:
                 grid = run(self.inserts[str(i)], self.to_grid(state))
                 if (scale := self._token_scale[str(i)]) != 1:
                     state = self.scale_token(state, scale)
                 state = self.from_grid(grid, state)
-                self._tap(taps, f"insert.{i}", state)
+                _tap(taps, f"insert.{i}", state)
             state = run(block, state)
-            self._tap(taps, f"block.{i}", state)
+            _tap(taps, f"block.{i}", state)
         return state
-
-    def _tap(self, taps: dict[str, Any] | None, name: str, state: Any) -> None:
-        if taps is not None and name in taps:
-            taps[name] = self.to_grid(state)
 
     def _blocks_by_name(self) -> list[str]:
         """Name prefix of every block's parameters, with the trailing dot."""
@@ -404,6 +488,12 @@ def hooked(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _tap(taps: dict[str, Any] | None, name: str, state: Any) -> None:
+    """Keep a state that is asked for."""
+    if taps is not None and name in taps:
+        taps[name] = state
 
 
 def _call(module: nn.Module, state: Any) -> Any:

@@ -46,6 +46,9 @@ HEADS = "classifiers"
 
 CLASSIFIER = "classifier."
 
+HEAD = (CLASSIFIER, "attentive.")
+"""Beginnings of the names that a backbone's weights cannot have."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
@@ -57,7 +60,7 @@ class ImportReport:
         missing: names of the model that the source lacks; they keep their fresh values.
         unexpected: names of the source that the model lacks.
         mismatched: name → (shape in the source, shape in the model); not loaded.
-        matched_fraction: of the model's parameters, those loaded, the classifier not counted, 0 to 1.
+        matched_fraction: of the model's parameters, those loaded, classifier and attentive head not counted, 0 to 1.
         remarks: sentences on which weights of the file were taken, on its classes, and on its variant of the model.
         fresh_classes: label space → classes whose part of the classifier was not loaded though others of it were.
         classes: names of the source's classes in the order of its classifier; None where it does not name them.
@@ -309,9 +312,7 @@ def import_weights(
         theirs = {name: value for name, value in theirs.items() if name.startswith(only)}
     heads = _ClassifierMatch(by_space(source_classes or origin.classes or {}), by_space(classes or {}))
     fitting = {k: v for k, v in heads.matched(theirs, ours).items() if k in ours and v.shape == ours[k].shape}
-    counted = {
-        k: p.numel() for k, p in model.named_parameters() if not k.startswith(CLASSIFIER) and k.startswith(only or "")
-    }
+    counted = {k: p.numel() for k, p in model.named_parameters() if not k.startswith(HEAD) and k.startswith(only or "")}
     report = ImportReport(
         source=origin.name,
         matched=tuple(fitting),

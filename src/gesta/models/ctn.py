@@ -379,7 +379,7 @@ class CTN(VideoModel):
 
     def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:
         # papers count the last block with all its tokens
-        self._all_tokens = taps is not None or is_counting()
+        self._all_tokens = taps is not None or is_counting() or self.attentive is not None
         try:
             return super()._run(video, taps)
         finally:
