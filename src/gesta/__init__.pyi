@@ -3,7 +3,6 @@
 from . import datasets as datasets
 from . import recipes as recipes
 from .checkpoint import TrainedModel as TrainedModel
-from .checkpoint import load as load
 from .checkpoint import save_model as save_model
 from .checkpoint.weights import import_weights as import_weights
 from .cost import count as count
@@ -36,6 +35,7 @@ from .model import VideoModel as VideoModel
 from .models import create_model as create_model
 from .models import list_models as list_models
 from .models import model_config as model_config
+from .models.public import load as load
 from .plugins.ata import ATA as ATA
 from .plugins.smem import SMEM as SMEM
 from .plugins.st_manet import SDA as SDA

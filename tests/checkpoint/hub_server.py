@@ -6,10 +6,16 @@ import base64
 import hashlib
 import json
 import re
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import huggingface_hub
+import pytest
 
 TOKEN = "hf_secret"
 
@@ -210,3 +216,33 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+# --- for tests: import both fixtures ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="server", scope="module")
+def server_fixture() -> Iterator[Hub]:
+    hub = Hub()
+    http = serve(hub)
+    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield hub
+    huggingface_hub.close_session()
+    http.shutdown()
+    http.server_close()
+
+
+@pytest.fixture(name="hub")
+def hub_fixture(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """An empty hub with an empty cache, for this process."""
+    server.__init__(address=server.address)  # type: ignore[misc]
+    for name, value in {
+        "ENDPOINT": server.address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HF_HUB_DISABLE_XET": True,
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return server

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
-from hub_server import TOKEN, Hub, Repository, serve
+from hub_server import TOKEN, Hub, Repository, hub_fixture, server_fixture  # noqa: F401
 from safetensors.torch import save
 
 import gesta
@@ -22,31 +20,6 @@ from gesta.model import ClipSpec
 from gesta.models.timesformer import TimeSformerConfig
 
 WEIGHTS = {"a.weight": torch.arange(600.0).reshape(20, 30), "b.weight": torch.ones(3)}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Hub]:
-    hub = Hub()
-    http = serve(hub)
-    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield hub
-    http.shutdown()
-
-
-@pytest.fixture
-def hub(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """An empty hub with an empty cache, for this process."""
-    server.__init__(address=server.address)  # type: ignore[misc]
-    for name, value in {
-        "ENDPOINT": server.address,
-        "HUGGINGFACE_CO_URL_TEMPLATE": server.address + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_CACHE": str(tmp_path / "cache"),
-        "HF_TOKEN_PATH": str(tmp_path / "token"),
-        "HF_HUB_DISABLE_XET": True,
-    }.items():
-        monkeypatch.setattr(huggingface_hub.constants, name, value)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    return server
 
 
 def test_only_what_is_needed_is_downloaded_and_once(hub: Hub) -> None:

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gesta import checkpoint
 from gesta.config import suggest
 from gesta.data.batch import Failure
 from gesta.data.clips import test_indices
@@ -23,6 +22,7 @@ from gesta.errors import GestaError
 from gesta.files import is_hub
 from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.models import MODELS, create_model
+from gesta.models.public import load as load_trained
 from gesta.prediction.background import reading_workers
 from gesta.processes import choose_device
 from gesta.progress import show, track
@@ -59,7 +59,7 @@ def load(source: str, *, trust_code: bool = False, runs: bool = True) -> tuple[s
     Args:
         source: a run folder (its best weights), a ``.safetensors`` file, a repository of a hub (``hf:owner/name``), or
             a model's name (always the same random weights).
-        trust_code: see :func:`gesta.checkpoint.load`.
+        trust_code: see :func:`gesta.load`.
         runs: the model will see clips: say so if the running statistics of its batch norms are not trained.
 
     Returns:
@@ -74,7 +74,7 @@ def load(source: str, *, trust_code: bool = False, runs: bool = True) -> tuple[s
             name, model = f"{source} (random weights)", create_model(source).eval()
     else:
         check_model(source)
-        name, model = source.rstrip("/"), checkpoint.load(source, trust_code=trust_code).model
+        name, model = source.rstrip("/"), load_trained(source, trust_code=trust_code).model
     # those of pooled features are behind every map
     norms = [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d)]
     if runs and norms and not any(norm.running_mean.any() for norm in norms if norm.running_mean is not None):
@@ -147,7 +147,7 @@ def run_data(source: str, *, trust_code: bool = False) -> DataConfig:
 
     Args:
         source: run folder, or a file in one.
-        trust_code: as in :func:`gesta.checkpoint.load`.
+        trust_code: as in :func:`gesta.load`.
 
     Raises:
         GestaError: no ``recipe.json`` there.

@@ -192,7 +192,7 @@ def cosines_over_training(source: str, clip: Tensor, *, trust_code: bool = False
     Args:
         source: a run folder; a single file or the name of a model has no history.
         clip: as of :func:`measure_stage_attention`.
-        trust_code: see :func:`gesta.checkpoint.load`.
+        trust_code: see :func:`gesta.load`.
     """
     by_epoch: dict[int, CheckpointCosines] = {}
     for path in sorted(Path(source).glob("*.safetensors")):

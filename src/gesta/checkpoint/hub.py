@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -47,27 +47,35 @@ class Place:
     Attributes:
         path: a file or folder.
         name: what it is called in messages: the path, or the repository with its commit.
+        given: what was asked for, as the user wrote it.
         hub: whether it came from a hub.
     """
 
     path: Path
     name: str
+    given: str
     hub: bool = False
+
+    @property
+    def repository(self) -> str:
+        """The name of the repository without its owner."""
+        return _parse(self.given).repo.partition("/")[2]
 
     def at(self, file: str) -> Place:
         """A file in this folder."""
-        return Place(self.path / file, f"{self.name}/{file}" if self.hub else str(self.path / file), self.hub)
+        path = self.path / file
+        return replace(self, path=path, name=f"{self.name}/{file}" if self.hub else str(path))
 
 
 def resolve(
-    source: str | os.PathLike[str], check: Callable[[Path], None] | None = None, needs_weights: bool = True
+    source: str | os.PathLike[str] | Place, check: Callable[[Path], None] | None = None, needs_weights: bool = True
 ) -> Place:
     """The file or folder on this disk that a source of weights stands for; what a hub has of it is downloaded first.
 
     Without network, or with ``HF_HUB_OFFLINE``, what is in the cache is used, which is said on standard error.
 
     Args:
-        source: a path, which stays as it is, or ``hf:owner/name[@revision][/file]``.
+        source: a path, which stays as it is, ``hf:owner/name[@revision][/file]``, or what this function gave.
         check: is given the folder with the descriptions of a repository before its weights are downloaded, and may
             refuse it.
         needs_weights: download weights, too, not only the descriptions.
@@ -76,8 +84,10 @@ def resolve(
         CheckpointError: no such repository, revision or file; no access; no network and nothing in the cache; a
             download that broke off or is not what the hub says; no weights in the repository; no room on the disk.
     """
+    if isinstance(source, Place):
+        return source
     if not is_hub(source):
-        return Place(Path(source), str(source))
+        return Place(Path(source), str(source), str(source))
     name = _parse(os.fspath(source))
     with _said(name):
         return _Repository(name).fetch(check, needs_weights)
@@ -217,7 +227,7 @@ class _Repository:
                 self._get(sorted({inside + name for name in shards(self.folder / chosen).values()}))
         if self.folder is None:
             raise CheckpointError(f"{self.name.text}: the repository is empty; give another")
-        place = Place(self.folder, where, hub=True)
+        place = Place(self.folder, where, self.name.text, hub=True)
         return place.at(file) if file else place
 
     def _get(self, names: Sequence[str]) -> None:

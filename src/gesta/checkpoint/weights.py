@@ -27,8 +27,8 @@ from gesta.checkpoint.formats import (
     safetensors_errors,
     script_classes,
 )
-from gesta.checkpoint.hub import INDEX, resolve, weights_in
-from gesta.config import CLASS_KEY, from_json, read_text, replace, to_json
+from gesta.checkpoint.hub import INDEX, Place, resolve, weights_in
+from gesta.config import CLASS_KEY, from_json, read_json, read_text, replace, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import VideoModel, check_names
 from gesta.progress import join_lines
@@ -120,19 +120,25 @@ class Source:
 
     Attributes:
         name: the file, for messages.
+        given: what was asked for, as the user wrote it.
         weights: as the file names them, without wrappings.
         description: what the file says of itself, see :meth:`VideoModel.check_source`.
         metadata: of a model file of gesta.
         classes: class names in the order of its classifier; None where they are not known.
         remarks: sentences for the user.
+        path: the file.
+        is_state: whether it is the training state of a run.
     """
 
     name: str
     weights: dict[str, Tensor]
+    given: str = ""
     description: str = ""
     metadata: Metadata | None = None
     classes: ClassNames | None = None
     remarks: list[str] = field(default_factory=list)
+    path: Path | None = None
+    is_state: bool = False
 
 
 def read_weights(path: str | Path, average: bool = True) -> dict[str, Tensor]:
@@ -140,7 +146,7 @@ def read_weights(path: str | Path, average: bool = True) -> dict[str, Tensor]:
     return read_source(path, average).weights
 
 
-def read_source(path: str | Path, average: bool = True, head: str | Path | None = None) -> Source:
+def read_source(path: str | Path | Place, average: bool = True, head: str | Path | None = None) -> Source:
     """The named tensors of any checkpoint: a run folder (its ``best.safetensors``), a ``.safetensors`` file, what
     ``torch.save`` wrote (.pth, .pt, .pyth, .tar, .ckpt), a TorchScript archive, or a folder or repository of a hub
     (``hf:owner/name``) with one of these or with several and their index.
@@ -178,19 +184,21 @@ def read_source(path: str | Path, average: bool = True, head: str | Path | None 
     )
 
 
-def _read(path: str | Path, average: bool) -> Source:
-    place = weights_in(resolve(path))
+def _read(given: str | Path | Place, average: bool) -> Source:
+    place = weights_in(resolve(given))
     path = existing(place.path)
     is_safe = path.suffix == ".safetensors"
     content: Any = (
         read_shards(path) if path.name.endswith(INDEX) else read_safetensors(path) if is_safe else read_torch(path)
     )
-    source = Source(place.name, {}, _description(path))
-    if is_safe and _is_ours(path):
+    source = Source(place.name, {}, place.given, _description(path), path=path)
+    if is_ours(path):
         source.metadata = read_metadata(path)
         source.classes = source.metadata["classes"]
+    else:
+        source.classes = _hub_classes(path)
     if isinstance(content, dict) and content.get("magic") == STATE_MAGIC:
-        content = content.get("state")
+        content, source.is_state = content.get("state"), True
         if isinstance(content, dict):
             source.classes = from_json(content.get("classes"), ClassNames | None, source=str(path))
             content = _state_weights(content)
@@ -248,7 +256,25 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(part, Tensor) for part in value.values())
 
 
-def _is_ours(path: Path) -> bool:
+def _hub_classes(path: Path) -> list[str] | None:
+    """The names of the classes in the config.json beside weights; None where it has none but ``LABEL_0`` ….
+
+    Raises:
+        GestaError: a config.json that is not valid JSON.
+    """
+    config = path.with_name("config.json")
+    names = read_json(config, dict).get("id2label") if config.is_file() else None
+    if not isinstance(names, dict) or not names or names.keys() != {str(i) for i in range(len(names))}:
+        return None
+    listed = [names[str(i)] for i in range(len(names))]
+    plain = all(isinstance(name, str) and name.strip() and not name.startswith("LABEL_") for name in listed)
+    return listed if plain and len(set(listed)) == len(listed) else None
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a model file of gesta."""
+    if path.suffix != ".safetensors":
+        return False
     with safetensors_errors(path), safe_open(path, framework="pt") as file:
         return METADATA_KEY in (file.metadata() or {})
 
@@ -272,7 +298,7 @@ def _description(path: Path) -> str:
 
 def import_weights(
     model: VideoModel,
-    source: str | Path | dict[str, Tensor],
+    source: str | Path | Source | dict[str, Tensor],
     min_matched: float = 0.5,
     *,
     average: bool = True,
@@ -289,7 +315,7 @@ def import_weights(
 
     Args:
         model: changed in place, and in evaluation mode afterwards.
-        source: a file or run folder, see :func:`read_source`, or named tensors.
+        source: a file, run folder or repository of a hub, see :func:`read_source`; what that gave; or named tensors.
         min_matched: fraction of the parameters (the classifier not counted) that must match, 0 to 1.
         average: of a file that holds both weights and their moving average, take the average.
         head: a second file, with the head of these weights, see :func:`read_source`.
@@ -302,7 +328,9 @@ def import_weights(
             is then unchanged.
         GestaError: weights whose file says that they are of another kind (:meth:`VideoModel.check_source`).
     """
-    origin = Source("weights", source) if isinstance(source, dict) else read_source(source, average, head)
+    if isinstance(source, dict):
+        source = Source("weights", source)
+    origin = source if isinstance(source, Source) else read_source(source, average, head)
     if origin.description:
         model.check_source(origin.description)
     ours = model.state_dict()
@@ -367,7 +395,7 @@ def _best_names(model: VideoModel, weights: dict[str, Tensor]) -> tuple[dict[str
     ours = {name: value.shape for name, value in model.state_dict().items()}
     best: tuple[int, dict[str, Tensor], dict[str, Tensor], list[warnings.WarningMessage]] | None = None
     refusal: GestaError | None = None
-    for stripped in _without_prefixes(weights):
+    for stripped in without_prefixes(weights):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -387,7 +415,7 @@ def _best_names(model: VideoModel, weights: dict[str, Tensor]) -> tuple[dict[str
     return best[1], best[2]
 
 
-def _without_prefixes(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def without_prefixes(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Weights as they are, then without the first word that at least half of their names share, again and again."""
     for _ in range(8):
         yield weights

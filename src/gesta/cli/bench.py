@@ -40,8 +40,8 @@ def _bench_model(options: argparse.Namespace) -> None:
 
 def _bench_align(options: argparse.Namespace) -> None:
     from gesta.bench.alignment import measure_alignment
-    from gesta.checkpoint import load
     from gesta.models import create_model
+    from gesta.models.public import load
 
     models = [(f"{options.model}, random weights", create_model(options.model))]
     if options.checkpoint:

@@ -112,8 +112,9 @@ def _train_and_fuse(fusion: Fusion, folder: Path, options: argparse.Namespace) -
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from gesta.checkpoint import load
+    from gesta.checkpoint.hub import weights_in
     from gesta.evaluation.evaluate import evaluate
+    from gesta.models.public import find, load
     from gesta.processes import is_first_process
 
     check_model_options(options)
@@ -122,9 +123,12 @@ def _evaluate(options: argparse.Namespace) -> None:
         model = load_public(options, job.data.classes())
         folder, name = Path(), f"result-{options.model}"
     else:
-        model = load(options.checkpoint, trust_code=options.trust_code)
-        folder, name = Path(model.path or "").parent, "result"
+        place = weights_in(find(options.checkpoint))
+        folder, name = place.path.parent, "result"
+        if place.hub:  # nothing is written into the cache
+            folder, name = Path(), f"result-{place.repository}"
         job = _evaluate_job(options, folder)
+        model = load(place, trust_code=options.trust_code, classes=job.data.classes())
     result = evaluate(model, job.data, config=job.evaluate)
     if not is_first_process():  # the first of several writes the result
         return

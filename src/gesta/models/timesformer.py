@@ -17,11 +17,12 @@ averaged over frames, unless the clip stands still.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import field
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -357,3 +358,61 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
     (r"^head\.", "classifier.linear."),
 )
 """Patterns of public names, and what replaces them here."""
+
+
+# --- public weights --------------------------------------------------------------------------------------------------
+
+
+def from_public(config: Mapping[str, Any] | None, shapes: Mapping[str, torch.Size]) -> TimeSformerConfig | None:
+    """The configuration that fits public weights, in the original names or those of transformers; None if they are not
+    those of a TimeSformer.
+
+    Shapes tell all but the heads, which are those of the config.json beside the weights, or 64 channels wide, as in
+    ViT. Neither tells the sampling: that of the public models is taken (8 frames of Kinetics 32 apart, 16 of them 16
+    apart, 96 of them 4 apart; for the 174 classes of Something-Something uniform).
+
+    Args:
+        config: the config.json beside them (transformers'), if there is one.
+        shapes: name → shape of the public tensors.
+    """
+
+    def shape(pattern: str) -> torch.Size | None:
+        return next(
+            (value for name, value in shapes.items() if re.fullmatch(rf"(timesformer\.)?({pattern})", name)), None
+        )
+
+    times = shape(r"time_embed|embeddings\.time_embeddings")
+    positions = shape(r"pos_embed|embeddings\.position_embeddings")
+    patches = shape(r"patch_embed\.proj\.weight|embeddings\.patch_embeddings\.projection\.weight")
+    hidden = shape(r"blocks\.0\.mlp\.fc1\.weight|encoder\.layer\.0\.intermediate\.dense\.weight")
+    if not (times and positions and patches and hidden) or len(patches) != 4:
+        return None
+    config = config or {}
+    width, patch, frames = patches[0], patches[2], times[1]
+    temporal = any(re.search(r"\.temporal_(attn|attention)\.", name) for name in shapes)
+    classes = shape(r"(head|classifier)\.weight")
+    count = classes[0] if classes else 0
+    return TimeSformerConfig(
+        classes=count,
+        width=width,
+        depth=len({m[1] for name in shapes if (m := re.search(r"(?:blocks|encoder\.layer)\.(\d+)\.", name))}),
+        heads=config.get("num_attention_heads") or max(1, width // 64),
+        mlp_ratio=hidden[0] / width,
+        patch=patch,
+        temporal="attention" if temporal else "joint" if _is_joint(config) else "averaging",
+        clip=ClipSpec(
+            frames=frames,
+            sampling="uniform" if count == 174 else "dense",
+            stride=4 if count == 174 else _STRIDES.get(frames, 4),
+            size=patch * math.isqrt(positions[1] - 1),
+        ),
+    )
+
+
+def _is_joint(config: Mapping[str, Any]) -> bool:
+    """Whether weights without temporal attention attend to all frames at once; only then they have a time embedding."""
+    return config.get("attention_type", "joint_space_time") == "joint_space_time"
+
+
+_STRIDES = {8: 32, 16: 16, 96: 4}
+"""Frames of a clip → their distance, in the public models."""

@@ -1,0 +1,186 @@
+"""Public weights whose model is recognised, with their class names and how their pixels become floats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_server import Hub, Repository, hub_fixture, server_fixture  # noqa: F401
+from safetensors.torch import save
+from torch import Tensor, nn
+
+import gesta
+from gesta.cli import main
+from gesta.errors import CheckpointError, GestaError
+from gesta.model import ClipSpec
+from gesta.models.public import _read_pixels
+from gesta.models.timesformer import TimeSformer, TimeSformerConfig
+
+CLASSES = ["wave", "jump", "run"]
+CONFIG = {"model_type": "timesformer", "num_attention_heads": 2, "id2label": dict(enumerate(CLASSES))}
+PIXELS = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], "crop_size": {"height": 16, "width": 16}}
+
+
+def trained(classes: int = 3) -> TimeSformer:
+    torch.manual_seed(0)
+    clip = ClipSpec(frames=8, stride=32, size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    config = TimeSformerConfig(width=12, depth=2, heads=2, patch=8, classes=classes, clip=clip)
+    model = config.build().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def public(model: nn.Module) -> dict[str, Tensor]:
+    """Names of the public TimeSformer."""
+    names = {
+        "patch_embed.": "patch_embed.proj.",
+        ".mlp.0.": ".mlp.fc1.",
+        ".mlp.2.": ".mlp.fc2.",
+        ".temporal.norm.": ".temporal_norm1.",
+        ".temporal.fc.": ".temporal_fc.",
+        ".temporal.": ".temporal_attn.",
+        "classifier.linear.": "head.",
+    }
+    weights = {}
+    for name, value in model.state_dict().items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        weights["model." + name] = value.contiguous()
+    return weights
+
+
+def files(model: nn.Module, **config: Any) -> dict[str, bytes]:
+    return {
+        "config.json": json.dumps(CONFIG | config).encode(),
+        "preprocessor_config.json": json.dumps(PIXELS).encode(),
+        "model.safetensors": save(public(model)),
+    }
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize("where", ["folder", "file", "hub"])
+def test_public_weights_need_nothing_else(
+    where: str, hub: Hub, tmp_path: Path, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = trained()
+    for name, content in files(model).items():
+        (tmp_path / name).write_bytes(content)
+    hub.repositories["us/public"] = Repository(files(model))
+    source = {"folder": str(tmp_path), "file": str(tmp_path / "model.safetensors"), "hub": "hf:us/public"}[where]
+    loaded = gesta.load(source)
+    assert loaded.model.config == model.config and loaded.classes == CLASSES and not loaded.metadata
+    video = torch.randn(1, 3, 8, 16, 16)
+    assert torch.equal(loaded.model(video), model(video))
+    said = capsys.readouterr().err
+    assert "100.0 % of the parameters match" in said
+    assert "pixels: mean 0.4 0.5 0.6, std 0.2 0.25 0.3 from preprocessor_config.json; the family's public code" in said
+    if where == "hub":
+        path = str(make_video("a.mp4", frames=12))
+        assert run("predict", source, path, "--json", "--clips", "1", "--top", "3") == 0
+        (prediction,) = json.loads(capsys.readouterr().out)
+        assert {label["class"] for label in prediction["labels"]} == set(CLASSES)
+
+
+def test_evaluate_brings_the_classes_of_public_weights_into_the_order_of_the_data(
+    hub: Hub, tmp_path: Path, make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in CLASSES:
+        make_video(f"videos/{name}/0.mp4", frames=8)
+        make_video(f"videos/{name}/1.mp4", frames=9)
+    hub.repositories["us/public"] = Repository(files(trained()))
+    data = ["--data", "folder", "--data.root", "videos", "--data.val", "0.5", "--evaluate.split", "val"]
+    assert run("evaluate", "hf:us/public", *data, "--evaluate.clips", "1", "--evaluate.workers", "0") == 0
+    result = json.loads((tmp_path / "result-public-val.json").read_text())
+    assert result["model"]["checkpoint"].startswith("hf:us/public@") and result["model"]["checkpoint_sha256"]
+    assert result["scores"]["classes"] == {"label": sorted(CLASSES)}
+    name, values = result["scores"]["names"][0], result["scores"]["values"]["label"][0]
+    (prediction,) = gesta.predict(gesta.load("hf:us/public"), f"videos/{name}", clips=1)
+    assert dict(prediction.labels) == pytest.approx(dict(zip(sorted(CLASSES), values)), abs=1e-5)
+
+
+def test_a_model_of_another_kind_is_refused_before_its_weights_are_downloaded(hub: Hub) -> None:
+    text = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
+    hub.repositories["us/text"] = Repository({"config.json": json.dumps(text).encode(), "model.safetensors": b"x"})
+    with pytest.raises(CheckpointError, match=r"config\.json: describes a model of another kind \(BertForMaskedLM, "):
+        gesta.load("hf:us/text")
+    assert hub.downloads() == ["config.json"]
+    hub.repositories["us/unknown"] = Repository({"model.safetensors": save({"lstm.weight": torch.ones(3)})})
+    with pytest.raises(
+        CheckpointError, match=r"its weights \(lstm\.weight …\) are of no model .*--weights FILE\)|weights="
+    ):
+        gesta.load("hf:us/unknown")
+
+
+def test_weights_without_a_classifier_give_features_and_no_answers(
+    hub: Hub, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = trained()
+    encoder = {name: value for name, value in public(model).items() if ".head." not in name}
+    hub.repositories["us/encoder"] = Repository(files(model) | {"model.safetensors": save(encoder)})
+    video = torch.randn(1, 3, 8, 16, 16)
+    assert torch.equal(gesta.load("hf:us/encoder").model(video), model.embed(video))
+    assert run("predict", "hf:us/encoder", str(make_video("a.mp4", frames=8))) == 1
+    assert "gives features, not classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_attention_heads": 5}, {"num_attention_heads": "two"}, {"num_attention_heads": -1}, {"id2label": [1]}],
+    ids=str,
+)
+def test_a_description_that_does_not_fit_is_one_sentence(change: dict[str, Any], tmp_path: Path) -> None:
+    for name, content in files(trained(), **change).items():
+        (tmp_path / name).write_bytes(content)
+    if "id2label" in change:
+        assert gesta.load(tmp_path).classes == ["0", "1", "2"]
+        return
+    with pytest.raises(GestaError, match=str(tmp_path)):
+        gesta.load(tmp_path)
+
+
+def test_a_training_state_is_no_public_model(tmp_path: Path) -> None:
+    from gesta.checkpoint import save_state
+
+    save_state(tmp_path / "last.ckpt", {"model": public(trained())})
+    with pytest.raises(CheckpointError, match=r"the training state of a run; give the folder of the run"):
+        gesta.load(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("given", "mean", "std", "sentence"),
+    [
+        (None, 0.45, 0.225, "as the family's public code; no preprocessor_config.json"),
+        ({"do_resize": True}, 0.45, 0.225, "as the family's public code; preprocessor_config.json has no image_mean"),
+        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, 0.5, 0.5, "public code has mean 0.45, std 0.225"),
+        ({"image_mean": [0.45] * 3, "image_std": [0.225] * 3}, 0.45, 0.225, "from preprocessor_config.json"),
+        ({"rescale_factor": 1 / 127.5, "offset": True, "do_normalize": True, "image_mean": [0.5] * 3,
+          "image_std": [0.5] * 3}, 0.5, 0.5, "normalising once more (do_normalize) is not what it was trained with"),
+        ({"rescale_factor": 1 / 127.5, "offset": True, "do_normalize": False}, 0.5, 0.5, "x · rescale_factor − 1"),
+        ({"do_normalize": False}, 0.0, 1.0, "do_normalize: false"),
+        ({"image_mean": [0.4] * 3, "image_std": [0.0] * 3}, 0, 0, None),
+        ({"image_mean": ["a"], "image_std": [1.0] * 3}, 0, 0, None),
+    ],
+)  # fmt: skip
+def test_pixels_become_floats_as_the_description_says(
+    given: dict[str, Any] | None, mean: float, std: float, sentence: str | None, tmp_path: Path
+) -> None:
+    clip = ClipSpec()
+    if given is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
+    if sentence is None:
+        with pytest.raises(CheckpointError, match="has no image_mean and image_std that can be used"):
+            _read_pixels(clip, tmp_path)
+        return
+    assert sentence in _read_pixels(clip, tmp_path)[0]
+    assert clip.mean == pytest.approx((mean,) * 3) and clip.std == pytest.approx((std,) * 3)
