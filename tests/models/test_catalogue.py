@@ -15,18 +15,8 @@ from gesta.checkpoint import save_model
 from gesta.config import replace
 from gesta.cost import Style, count
 from gesta.errors import CheckpointError, GestaError
-from gesta.models import (
-    BACKBONES,
-    MODELS,
-    PAPERS,
-    PUBLISHED,
-    card,
-    count_model,
-    create_model,
-    list_models,
-    model_config,
-    stored_cost,
-)
+from gesta.models import MODELS, PAPERS, card, count_model, create_model, list_models, model_config, stored_cost
+from gesta.models.cards import BACKBONES, PUBLISHED
 
 FAST = ("mvitv2_s", "r3d_tiny", "mfst_rgbd_tiny")
 
@@ -74,7 +64,6 @@ def test_cards_and_costs_need_no_torch() -> None:
     code = """
 import sys
 from gesta.models import card, list_models, stored_cost
-from gesta.models.cards import BACKBONES, PUBLISHED
 [str(card(name)) + str(stored_cost(name)) for name in list_models()]
 assert "torch" not in sys.modules
 """

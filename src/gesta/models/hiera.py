@@ -43,6 +43,7 @@ from gesta.layers.resize import resize_line, resize_map
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
 EPS = 1e-6  # of all layer norms
+INIT_BIAS = 0.02  # of linear layers and norms
 PATCH_KERNEL, PATCH_STRIDE, PATCH_PADDING = (3, 7, 7), (2, 4, 4), (1, 3, 3)
 WINDOWED_STAGES = 2  # in which attention stays inside mask units
 
@@ -229,7 +230,7 @@ class Hiera(VideoModel):
             if isinstance(module, nn.Linear | nn.Conv3d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear | nn.LayerNorm):
-                nn.init.constant_(module.bias, 0.02)
+                nn.init.constant_(module.bias, INIT_BIAS)
         for table in (self.pos_embed_spatial, self.pos_embed_temporal):
             nn.init.trunc_normal_(table, std=0.02)
         if self.config.small_init:
@@ -310,9 +311,9 @@ class Hiera(VideoModel):
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename the weights of the public implementation.
 
-        Those of masked pretraining lack the last norm (their ``encoder_norm`` is that of another sum) and the
-        classifier; what only pretraining needs keeps its name, so that the report lists it as not used. Embeddings made
-        for another clip size are interpolated, with a warning.
+        Those of masked pretraining lack the classifier, and the last norm, which starts as a fresh one, with a warning:
+        their ``encoder_norm`` is that of a sum of stages. What only pretraining needs keeps its name, so that the
+        report lists it as not used. Embeddings made for another clip size are interpolated, with a warning.
         """
         renamed: dict[str, Tensor] = {}
         for name, value in weights.items():
@@ -320,6 +321,14 @@ class Hiera(VideoModel):
                 for pattern, ours in _FOREIGN:
                     name = re.sub(pattern, ours, name)
             renamed[name] = value
+        if "encoder_norm.weight" in renamed and "norm.weight" not in renamed:
+            warnings.warn(
+                "these weights of masked pretraining have no last norm: it starts as a fresh one", stacklevel=2
+            )
+            renamed |= {
+                "norm.weight": torch.ones_like(self.norm.weight),
+                "norm.bias": torch.full_like(self.norm.bias, INIT_BIAS),
+            }
         for name in ("pos_embed_spatial", "pos_embed_temporal"):
             table, count = renamed.get(name), self.get_parameter(name).shape[1]
             if table is None or table.dim() != 3 or table.shape[1] == count:
