@@ -63,6 +63,18 @@ def test_show_changes_fields_and_refuses_misspelt_ones(capsys: pytest.CaptureFix
     assert "adamw" in capsys.readouterr().err
 
 
+def test_a_field_from_which_others_follow_in_a_recipe_is_told_apart_from_its_argument(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sentence = "--model.clip.frames 16 changes this field alone, where timesformer.kinetics400 --frames 16 also sets"
+    assert run("show", "timesformer.kinetics400", "--model.clip.frames", "16") == 0
+    assert sentence in capsys.readouterr().err
+    assert run("show", "timesformer.kinetics400", "--frames", "16") == 0
+    assert not capsys.readouterr().err
+    assert run("sweep", "timesformer.kinetics400", "--field", "model.clip.frames", "--values", "16") == 1  # no videos
+    assert sentence in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "expected", "fields"),
     [

@@ -13,9 +13,10 @@ from finished import finish
 from gesta.config import from_json, to_json
 from gesta.errors import GestaError
 from gesta.recipe import Recipe
-from gesta.recipes.address import find_recipe, find_table
+from gesta.recipes.address import find_recipe, find_table, left_behind
 from gesta.recipes.catalogue import list_recipes, list_tables
 from gesta.recipes.tables import fill
+from gesta.training.sweep import with_value
 
 RECIPES = sorted(list_recipes())
 
@@ -49,6 +50,43 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved.write_text("{")
     with pytest.raises(GestaError, match=r"is not valid JSON .*give the recipe\.json of a run folder"):
         find_recipe(str(saved))
+
+
+@pytest.mark.parametrize(
+    ("address", "field", "value", "sentence"),
+    [
+        ("timesformer.kinetics400", "model.clip.frames", 32, "--frames 32 also sets --model.clip.stride 8;"),
+        ("timesformer.kinetics400", "model.temporal", "averaging", "also sets --model.readout mean;"),
+        ("ata.table1.13", "model.clip.frames", 16, "ata.kinetics400 --frames 16 also sets --model.clip.stride 16;"),
+        ("mfst.isogd", "data.modality", "depth", "sets --data.depth-encoding repeat3, --model.cdc t;"),
+        ("mfst.table6.1.dep", "data.modality", "rgb", "mfst.ntu --modality rgb also sets --model.cdc st;"),
+        pytest.param(  # which takes seconds, as it counts the model's blocks
+            *("stan.transfer", "model.inserts.0.at", 1, "sets --train.freeze patch_embed. blocks.0. inserts.1.;"),
+            marks=pytest.mark.full,
+        ),
+        ("timesformer.kinetics400", "train.seed", 1, None),  # no argument has its value
+        ("timesformer.something_v2", "model.clip.frames", 16, None),  # nothing else depends on it there
+        ("mfst.table4.2.rgb", "data.modality", "depth", None),  # the row has a fixed cdc
+        ("ata.kinetics400", "model.temporal_cls", True, None),  # a switch of its own, not the argument cost_matched
+    ],
+)
+def test_what_a_field_leaves_behind_is_said(address: str, field: str, value: Any, sentence: str | None) -> None:
+    """A recipe derives several fields from one argument; a flag of one of these fields changes that one alone."""
+    changed = with_value(find_recipe(address), field, value)
+    sentences = list(left_behind(address, changed, [field]))
+    if sentence is None:
+        assert not sentences
+        return
+    assert len(sentences) == 1 and sentence in sentences[0]
+    followers = [word[2:].replace("-", "_") for word in sentences[0].split("sets")[1].split() if word[:2] == "--"]
+    assert not list(left_behind(address, changed, [field, *followers]))  # which are given, too
+
+
+def test_arguments_that_no_recipe_can_have_are_refused() -> None:
+    with pytest.raises(GestaError, match=r"frames 0 cannot be spread over 256; give a number from 1 to 256"):
+        find_recipe("ata.kinetics400", arguments={"frames": 0})
+    with pytest.raises(GestaError, match=r"std_former\.ssv1: there is no variant 'smem_ad'; did you mean 'smem_add'"):
+        find_recipe("std_former.ssv1", arguments={"variant": "smem_ad"})
 
 
 def test_model_and_data_can_be_exchanged() -> None:

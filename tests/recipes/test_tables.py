@@ -154,6 +154,21 @@ def test_mutual_information_that_was_measured_fills_the_table(tmp_path: Path) ->
     assert ours(fill(find_table("ata.table4"), tmp_path), "Averaging") == {}
 
 
+def test_mutual_information_of_a_miniature_fills_the_table(tmp_path: Path) -> None:
+    """It may have started from random weights, which is said."""
+    recipe = find_recipe("ata.table4.3.kinetics_400", data="marionette")
+    run = finish(recipe, tmp_path / "run", {"top1": 50.0})
+    started = json.loads((run / "recipe.json").read_text())
+    started["init"]["weights"] = None
+    (run / "recipe.json").write_text(json.dumps(started))
+    information = {"data": to_json(recipe.data), "split": "val", "clips": 3, "tau": 0.1, "estimator": "infonce"}
+    (run / INFORMATION).write_text(json.dumps(information | {"unaligned": {"last": 1.5}}))
+    filled = fill(find_table("ata.table4"), tmp_path, miniatures=True)
+    assert ours(filled, "Attention") == {"Kinetics-400": 1.5}
+    assert any("1 of these runs started from random weights" in remark for remark in filled.remarks)
+    assert ours(fill(find_table("ata.table4"), tmp_path), "Attention") == {}
+
+
 def test_runs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     run = finish(find_recipe("stan.ucf101"), tmp_path / "run", {"top1": 1.0})
     (run / "result.json").write_text("{")

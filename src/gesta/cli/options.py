@@ -191,29 +191,41 @@ def device_option(sub: VerbParser) -> None:
 # --- from words to objects -------------------------------------------------------------------------------------------
 
 
-def named_recipe(address: str, options: argparse.Namespace, make: Callable[..., Recipe] | None = None) -> Recipe:
+def named_recipe(
+    address: str,
+    options: argparse.Namespace,
+    make: Callable[..., Recipe] | None = None,
+    extra: Sequence[str] = (),
+) -> Recipe:
     """The recipe that the words of a verb mean: arguments of its function and fields are flags.
 
     Args:
         address: see :func:`gesta.recipes.address.find_recipe`.
         options: of the verb, which has :func:`recipe_options`.
         make: instead of what the address names, one of the runs that it fuses.
+        extra: further flags of fields, of a recipe that was made without them before.
     """
-    from gesta.recipes.address import find_recipe, recipe_function  # for start-up time
+    from gesta.recipes.address import find_recipe, left_behind, recipe_function  # for start-up time
 
     function = None if make else recipe_function(address)
     known = list(inspect.signature(function).parameters) if function else []
     arguments, fields = _set_apart_arguments(function, options)
-    recipe = find_recipe(
-        address,
-        model=options.model,
-        data=options.data,
-        arguments=arguments,
-        trust_code=options.trust_code,
-        make=make,
-        say=lambda sentence: show(one_line(sentence), sys.stderr),
-    )
-    return with_fields(recipe, options, fields, [f"--{name.replace('_', '-')}" for name in known])
+    how: dict[str, Any] = {"model": options.model, "data": options.data, "trust_code": options.trust_code}
+    how |= {"arguments": arguments, "make": make}
+    recipe = find_recipe(address, **how, say=str if extra else _say)  # with extra flags it is said already
+    changed = with_fields(recipe, options, [*fields, *extra], [f"--{name.replace('_', '-')}" for name in known])
+    for sentence in left_behind(address, changed, _named_fields([*fields, *extra]), **how):
+        _say(sentence)
+    return changed
+
+
+def _say(sentence: str) -> None:
+    show(one_line(sentence), sys.stderr)
+
+
+def _named_fields(flags: Sequence[str]) -> list[str]:
+    """The dotted names of the fields that flags set."""
+    return [flag[2:].partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
 
 
 def _set_apart_arguments(
@@ -268,7 +280,7 @@ def with_fields(
 
     settings = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
     changed: T = tyro.cli(type(obj), default=obj, args=flags, prog=options.parser.prog, config=settings)
-    reset_unused(changed, {flag[2:].partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")})
+    reset_unused(changed, _named_fields(flags))
     check(changed, flags=True)
     return changed
 

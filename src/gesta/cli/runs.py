@@ -165,8 +165,8 @@ def _sweep(options: argparse.Namespace) -> int:
 
     recipe = named_recipe(options.recipe, options)
     name = field_name(recipe, options.field)
-    flag = "--" + name.replace("_", "-")
-    values = [value_at(with_fields(recipe, options, [flag, *text.split()]), name) for text in options.values.split(",")]
+    flags = [["--" + name.replace("_", "-"), *text.split()] for text in options.values.split(",")]
+    values = [value_at(named_recipe(options.recipe, options, extra=extra), name) for extra in flags]
     out = Path(options.out) if options.out else default_folder(recipe, name)
 
     def draw_chart(so_far: Sweep) -> None:  # after each training, so that a sweep that is stopped has its chart, too

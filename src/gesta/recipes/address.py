@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gesta.config import read_json, suggest
+from gesta.config import format_value, read_json, suggest
 from gesta.datasets import data_config
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, check_size
@@ -19,6 +21,7 @@ from gesta.recipes.catalogue import catalogue, list_tables
 from gesta.recipes.miniatures import Miniature, shrink
 from gesta.recipes.published import Fusion, Run, Table
 from gesta.records import DataConfig
+from gesta.training.sweep import leaves
 
 
 def find_table(address: str) -> Table:
@@ -95,6 +98,61 @@ def find_fusion(address: str) -> Fusion | None:
 def recipe_function(address: str) -> Callable[..., Any] | None:
     """The function whose arguments a recipe takes; None where it takes none (a row of a table, a ``recipe.json``)."""
     return None if address.endswith(".json") or _ROW.fullmatch(address) else _find_function(address)
+
+
+def left_behind(
+    address: str,
+    changed: Recipe,
+    names: Collection[str],
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    make: Run | None = None,
+    **options: Any,
+) -> Iterator[str]:
+    """Sentences about fields that were changed alone, though the recipe's function derives others from the same value.
+
+    ``--model.clip.frames 16`` leaves the stride that ``timesformer.kinetics400`` derives from its argument ``frames``.
+    An argument stands for a field whose value it has, and which follows when it changes; True and False say too little.
+
+    Args:
+        address, arguments, make, options: as :func:`find_recipe` was called with.
+        changed: the recipe that it returned, with fields changed.
+        names: the dotted names of these fields.
+    """
+    run = make or (None if address.endswith(".json") else _run_of_row(address) or _find_function(address))
+    if not names or run is None or isinstance(run, Fusion):
+        return
+    function, given = (run.func, run.keywords) if isinstance(run, functools.partial) else (run, {})
+    signature = inspect.signature(function)
+    if any(p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in signature.parameters.values()):
+        return  # somebody's function, of which not all arguments have names
+    bound = signature.bind_partial(*getattr(run, "args", ()), **{**given, **(arguments or {})})
+    bound.apply_defaults()
+
+    def build(values: Mapping[str, Any]) -> dict[str, Any]:
+        return leaves(find_recipe(address, make=functools.partial(function, **values), **options))
+
+    before, after = build(bound.arguments), leaves(changed)
+    for name, (argument, own) in itertools.product(names, bound.arguments.items()):
+        value = after.get(name)
+        if isinstance(own, bool) or own is None or own != before.get(name) or own == value:
+            continue
+        try:
+            derived = build({**bound.arguments, argument: value})
+        except Exception:  # whatever somebody's function does with a value that it cannot have
+            continue
+        follow = {field for field in derived if derived[field] != before.get(field)} - {"name", "paper", *names}
+        if derived.get(name) == value and follow:
+            title = f"{function.__module__.removeprefix('gesta.recipes.')}.{function.__name__}"
+            others = ", ".join(f"{_flag(field)} {format_value(derived[field])}" for field in sorted(follow))
+            yield (
+                f"{_flag(name)} {format_value(value)} changes this field alone, where {title} {_flag(argument)} "
+                f"{format_value(value)} also sets {others}; give that flag as well if you mean it"
+            )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _lost(own: ModelConfig, other: ModelConfig) -> str:

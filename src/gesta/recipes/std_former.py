@@ -21,9 +21,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from gesta.config import replace
+from gesta.config import replace, suggest
 from gesta.cost import count
 from gesta.datasets.something import MIRRORED, SomethingV1, SomethingV2
+from gesta.errors import GestaError
 from gesta.models.std_former import STDFormerConfig, std_former_b, std_former_tiny
 from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
@@ -124,6 +125,11 @@ def training(flip: bool = True) -> TrainConfig:
 
 
 def _recipe(name: str, data: DataConfig, variant: str, flip: bool) -> Recipe:
+    if variant not in CHANGES:
+        known = ", ".join(CHANGES)
+        raise GestaError(
+            f"std_former.{name}: there is no variant {variant!r}{suggest(variant, CHANGES)} (all: {known})"
+        )
     regular = {"classes": 174, "dropout": 0.5, "drop_path": 0.2, "ctm_dropout": 0.5, "ctm_drop_path": 0.4}
     return Recipe(
         name="-".join([name, variant, *["unflipped"] * (not flip)]),

@@ -165,7 +165,7 @@ class _Filling:
         table, runs, miniatures: see :func:`fill`.
         faults: sentences about files that cannot be read.
         wanted: label → recipes, of all rows so far.
-        counted: the results that count for some row.
+        counted: the runs that count for some row.
     """
 
     table: Table
@@ -173,7 +173,7 @@ class _Filling:
     miniatures: bool
     faults: list[str]
     wanted: dict[str, list[Recipe]] = field(default_factory=dict)
-    counted: list[Credit] = field(default_factory=list)
+    counted: list[FinishedRun] = field(default_factory=list)
 
     def cells(self, row: Row) -> dict[str, TableCell]:
         """All cells of a row."""
@@ -215,7 +215,7 @@ class _Filling:
         if self.table.measures == "mutual information":
             return self._information(cell, recipes[0], row)
         credits = [credits_of(recipe, self.runs, self.faults, any_start=self.miniatures) for recipe in recipes]
-        self.counted += [credit for of_recipe in credits for credit in of_recipe]
+        self.counted += [credit.run for of_recipe in credits for credit in of_recipe]
         if len(credits) == 1:
             values = [(c.seed, v) for c in credits[0] if (v := accuracy(c.metrics, column)) is not None]
             return _averaged(cell, over_seeds(values), [c.path for c in credits[0]])
@@ -239,7 +239,7 @@ class _Filling:
         values, paths = [], []
         for run in self.runs:
             path = run.folder / INFORMATION
-            if not path.is_file() or run.training_differs(recipe):
+            if not path.is_file() or run.training_differs(recipe, any_start=self.miniatures):
                 continue
             try:
                 measured = read_json(path, Information, remedy="gesta analyse mi writes it again")
@@ -250,12 +250,13 @@ class _Filling:
             if not elsewhere and tap in measured["unaligned"]:
                 values.append((run.recipe.train.seed, measured["unaligned"][tap]))
                 paths.append(path)
+                self.counted.append(run)
         return _averaged(cell, over_seeds(values), paths)
 
     def about_starts(self) -> list[str]:
         """What is to be said of miniatures that began from random weights where the paper does not."""
         expected = {recipe.init.expected for recipes in self.wanted.values() for recipe in recipes} - {""}
-        from_scratch = {c.run.folder for c in self.counted if c.run.recipe.init.weights is None}
+        from_scratch = {run.folder for run in self.counted if run.recipe.init.weights is None}
         if not (self.miniatures and expected and from_scratch):
             return []
         return [
@@ -265,7 +266,7 @@ class _Filling:
 
     def near_misses(self) -> list[str]:
         """Runs that count for no row, though they differ from one in a few fields only."""
-        counted = {credit.run.folder for credit in self.counted}
+        counted = {run.folder for run in self.counted}
         others = [run for run in self.runs if run.folder not in counted] if self.table.measures == "accuracy" else []
         sentences = []
         for run in others:

@@ -22,6 +22,7 @@ from typing import Literal
 
 from gesta.datasets.kinetics400 import Kinetics400
 from gesta.datasets.something import SomethingV2
+from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.models.timesformer import TimeSformerConfig, timesformer_b, timesformer_tiny
 from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
@@ -58,7 +59,12 @@ def kinetics400(temporal: Temporal = "attention", frames: int = 8, clips: int = 
         frames: per clip, spread over 256 frames of the video; 96 are every fourth (TimeSformer-L).
         clips: per video in testing.
         size: height and width of a clip; 448 with 16 frames is TimeSformer-HR.
+
+    Raises:
+        GestaError: more frames than the clip spans, or none.
     """
+    if not 1 <= frames <= SPAN:
+        raise GestaError(f"timesformer: frames {frames} cannot be spread over {SPAN}; give a number from 1 to {SPAN}")
     model = timesformer_b()
     model.temporal = temporal
     model.readout = "mean" if temporal == "averaging" else "class_token"  # "the mean of all spatial-temporal features"

@@ -252,7 +252,7 @@ def value_at(recipe: Recipe, name: str) -> Any:
     return leaves(recipe)[name]
 
 
-def _with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
+def with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
     """A copy of the recipe with one field changed."""
     changed: Any = copy(recipe)
     *path, last = name.split(".")
@@ -276,7 +276,7 @@ def _plan(recipe: Recipe, name: str, values: Sequence[Any], seeds: Sequence[int]
     plan = []
     for value in values:
         for seed in seeds:
-            variant = _with_value(recipe, name, value)
+            variant = with_value(recipe, name, value)
             if name != "train.seed":
                 variant.train.seed = seed
             check(variant, f"{name} {format_value(value)}")
