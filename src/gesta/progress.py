@@ -2,8 +2,8 @@
 
 Names of files and classes, and sentences about them, come from others. What a terminal, a spreadsheet or a player takes
 for more than text is escaped where it is written: for a terminal by :func:`one_line` and :func:`visible`, for a
-spreadsheet by :func:`csv_cell`, for subtitles by :func:`subtitle`, for JSON by :func:`json_text`. Pages escape in their
-template. None of them shows a password of an address.
+spreadsheet by :func:`csv_cell`, for subtitles by :func:`subtitle`, for JSON by :func:`json_text`, for Markdown by
+:func:`markdown`. Pages escape in their template. None of them shows a password of an address.
 """
 
 from __future__ import annotations
@@ -111,6 +111,11 @@ def csv_cell(text: str) -> str:
 def subtitle(text: str) -> str:
     """A line of a subtitle, without the characters of tags, styles (``{\\an8}``) and times (``-->``)."""
     return one_line(text).translate(str.maketrans("<>{}", "‹›()"))
+
+
+def markdown(text: str) -> str:
+    """Text in a page of Markdown, in which it can neither begin a link, a heading or a table cell, nor HTML."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", one_line(text))
 
 
 def json_text(value: Any) -> str:

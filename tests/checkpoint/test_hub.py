@@ -143,7 +143,9 @@ def test_an_interrupted_download_continues_or_says_so(hub: Hub, monkeypatch: pyt
     assert torch.equal(read_source("hf:us/model").weights["a.weight"], WEIGHTS["a.weight"])
     hub.repositories["us/other"] = Repository({"model.safetensors": save(WEIGHTS)})
     hub.cut = 10**6
-    with pytest.raises(CheckpointError, match=r"^hf:us/other: the download broke off .*; give the same command again$"):
+    with pytest.raises(
+        CheckpointError, match=r"^hf:us/other: the connection broke off .*; give the same command again$"
+    ):
         read_source("hf:us/other")
     hub.cut = 0
     assert read_source("hf:us/other").weights.keys() == WEIGHTS.keys()

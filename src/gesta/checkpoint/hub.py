@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -173,6 +173,42 @@ def _parse(text: str) -> HubName:
     return HubName(text, match["repo"], match["revision"] or "main", (match["file"] or "").rstrip("/"))
 
 
+# --- uploads ---------------------------------------------------------------------------------------------------------
+
+
+def upload(
+    repository: str, files: Mapping[str, Path | bytes], *, private: bool | None, revision: str | None, message: str
+) -> str:
+    """Write files into a repository, in one commit.
+
+    Args:
+        repository: ``owner/name``; it is made if it is not there.
+        files: name in the repository → a file of this disk, or what it holds.
+        private: whether a new repository can be read by its owner alone; None leaves that to the owner's settings.
+        revision: the branch, by default ``main``; it is made if it is not there.
+        message: of the commit.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        CheckpointError: not such a name; no right to write there; no network.
+    """
+    name = _parse(HUB + repository)
+    if name.file or "@" in repository:
+        raise CheckpointError(f"{repository}: is no name of a repository; write OWNER/NAME")
+    from huggingface_hub import CommitOperationAdd, HfApi  # start-up time
+
+    api: HfApi = HfApi(library_name="gesta")
+    with _said(name, writing=True):
+        api.create_repo(name.repo, private=private, exist_ok=True)
+        if revision and revision != "main":
+            api.create_branch(name.repo, branch=revision, exist_ok=True)
+        operations = [CommitOperationAdd(file, content) for file, content in files.items()]
+        api.create_commit(name.repo, operations, commit_message=message, revision=revision)
+    return f"{api.endpoint}/{name.repo}"
+
+
 # --- downloads -------------------------------------------------------------------------------------------------------
 
 
@@ -316,16 +352,18 @@ def _is_offline(error: Exception) -> bool:
     return isinstance(error, OfflineModeIsEnabled) or not isinstance(error, HFValidationError | GestaError)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     from huggingface_hub.errors import OfflineModeIsEnabled  # start-up time
 
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
+    while error.__cause__ is not None:  # the library's own sentence is about what it was doing
+        error = error.__cause__
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 @contextlib.contextmanager
-def _said(name: HubName) -> Iterator[None]:
+def _said(name: HubName, writing: bool = False) -> Iterator[None]:
     """Whatever the library raises about a repository is one sentence."""
     from huggingface_hub import errors, get_token  # start-up time
 
@@ -341,6 +379,11 @@ def _said(name: HubName) -> Iterator[None]:
             raise  # of this machine: disk full, no permission
         if isinstance(error, errors.GatedRepoError):
             sentence = f"is only for those who accept its terms; accept them on the repository's page, and {token}"
+        elif writing and status in (401, 403):
+            remedy = (
+                "check the name, and give a token of its owner with the right to write (hf auth login, or HF_TOKEN)"
+            )
+            sentence = f"may not be written; {remedy}"
         elif isinstance(error, errors.RevisionNotFoundError):
             sentence = f"the repository has no revision {name.revision!r}; give a branch, a tag or a commit of it"
         elif isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
@@ -350,5 +393,5 @@ def _said(name: HubName) -> Iterator[None]:
         elif status:
             sentence = f"the hub refuses ({_reason(error)}); try again later"
         else:
-            sentence = f"the download broke off ({_reason(error)}); give the same command again"
+            sentence = f"the connection broke off ({_reason(error)}); give the same command again"
         raise CheckpointError(f"{name.text}: {sentence}") from None
