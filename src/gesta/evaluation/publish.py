@@ -111,18 +111,18 @@ def _page(repository: str, config: ModelConfig, metadata: Metadata, result: Resu
     spaces, notes = by_space(metadata["classes"]), metadata.get("notes", {})
     recipe = str(notes.get("recipe") or config.summary)
     streams = " and ".join(config.clip.streams) or ("depth" if metadata.get("depth") else "RGB")
-    sampling = f"{config.clip.stride} frames apart" if config.clip.sampling == "dense" else "one of each equal part"
+    sampling = f"×{config.clip.stride}" if config.clip.sampling == "dense" else " uniform"
     lines = [
         f"# {markdown(recipe)}",
         f"Action recognition in video: {markdown(config.summary)}, trained with gesta {markdown(metadata['gesta'])}"
         + (f" after {markdown(str(notes['paper']))}" if notes.get("paper") else "")
-        + f". It takes clips of {config.clip.frames} frames ({sampling}) of {config.clip.size} px, {streams}.",
+        + f". It expects clips of {config.clip.frames}{sampling} frames, {config.clip.size} px, {streams}.",
         "## Use",
         f"```bash\npip install gesta\ngesta predict hf:{repository} video.mp4\n```",
         f'```python\nimport gesta\n\nmodel = gesta.load("hf:{repository}")\n'
         'for prediction in gesta.predict(model, ["video.mp4"]):\n    print(prediction)\n```',
-        "To train it further: " + f"`gesta train finetune --data.root videos --init.weights hf:{repository}`, "
-        "with the fields of its model as flags.",
+        f"To train it further: `gesta train finetune --model NAME --data.root videos --init.weights hf:{repository}`, "
+        "where NAME is a model of this kind.",
         *(_result_lines(result) if result else ["It has not been evaluated."]),
         "## Classes",
     ]
