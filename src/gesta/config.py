@@ -174,7 +174,10 @@ def check(obj: Any, source: str = "", flags: bool = False) -> None:
 
 
 def unless(used: bool, needs: str, *fields: str) -> Iterator[tuple[str, str]]:
-    """Pairs for a method ``unused``: the fields change nothing unless they are used, for which they need something."""
+    """Pairs for a method ``unused``: the fields change nothing unless they are used, for which they need something.
+
+    A field of a config object in a field is named with a dot between them.
+    """
     if not used:
         yield from ((name, needs) for name in fields)
 
@@ -191,7 +194,8 @@ def unused_fields(obj: Any, path: str = "") -> Iterator[tuple[Any, str, str]]:
             yield from unused_fields(item, _join(path, str(key)))
     elif dataclasses.is_dataclass(obj):
         for name, needs in getattr(obj, "unused", tuple)():
-            yield obj, _join(path, name), needs
+            parts = name.split(".")
+            yield functools.reduce(getattr, parts[:-1], obj), functools.reduce(_join, parts, path), needs
         for name in _field_names(type(obj)):
             yield from unused_fields(getattr(obj, name), _join(path, name))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import field, fields
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
@@ -238,6 +238,39 @@ class TrainConfig:
 
 
 @config
+class ProbeConfig:
+    """Probes: classifiers on the features of a backbone that is not trained, all at once on the same batches.
+
+    The features of all views of a video, those of the evaluation, are computed once and kept. A probe for each learning
+    rate and weight decay is trained on them with AdamW and a cosine of the learning rate to 0. The one with the best
+    validation top-1 becomes the model's classifier (the protocol of V-JEPA 2, Assran et al. 2025). Of ``train`` the
+    fields in :data:`PROBE_FIELDS` are used.
+
+    Attributes:
+        lrs: learning rates at the first step.
+        weight_decays: of weights; biases and other 1-D parameters have none.
+        val: fraction of the training videos that is held out to choose the probe where the data have no validation
+            split.
+        cache: folder in which features are kept; empty for ``gesta/features`` in the user's cache folder.
+    """
+
+    lrs: tuple[Positive, ...] = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4)
+    weight_decays: tuple[NotNegative, ...] = (0.01, 0.1, 0.4, 0.8)
+    val: Annotated[float, Between(0, 1, open="both")] = 0.2
+    cache: str = ""
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        for name in ("lrs", "weight_decays"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                yield name, "and a probe needs one value at least" if not values else "which has a value twice"
+
+
+PROBE_FIELDS = ("epochs", "batch_size", "label_smoothing", "precision", "seed")
+"""Fields of a :class:`TrainConfig` that a training of probes uses; the others change nothing."""
+
+
+@config
 class EvaluateConfig:
     """How held-out videos are scored.
 
@@ -308,6 +341,7 @@ class Recipe:
         train: how it is trained.
         evaluate: how the best weights are scored at the end.
         init: the weights that training starts from.
+        probe: train nothing but probes on the model's features; None trains the model.
         paper: the source: authors, year, table.
     """
 
@@ -317,13 +351,21 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     init: Init = field(default_factory=Init)
+    probe: ProbeConfig | None = None
     paper: str = ""
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        of_training = [f"train.{f.name}" for f in fields(TrainConfig) if f.name not in PROBE_FIELDS]
+        of_model = ["model.drop_path", "model.activation_checkpointing"]
+        yield from unless(self.probe is None, "a training of the whole model (probe None)", *of_training, *of_model)
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """A copy whose paths, of the data set and of the first weights, no longer depend on the current folder."""
     absolute = copy(recipe)
     absolute.data.make_absolute()
+    if absolute.probe and absolute.probe.cache:
+        absolute.probe.cache = os.path.abspath(absolute.probe.cache)
     for name in ("weights", "head"):
         path = getattr(absolute.init, name)
         if path and not is_hub(path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from gesta.errors import GestaError
-from gesta.model import VideoModel
+from gesta.model import VideoModel, hooked
 from gesta.models import create_model
 from gesta.recipe import TrainConfig
 from gesta.training.optim import build_optimizer, freeze, learning_rate, parameter_groups, set_learning_rate
@@ -115,3 +117,33 @@ def test_mvit_decays_its_tables_of_positions_as_its_public_recipe_does() -> None
     for name in ("cls_token", "blocks.0.attn.rel_pos.t", "blocks.2.attn.rel_pos.h"):
         assert groups[name]["weight_decay"] == 0.3
     assert groups["blocks.0.norm1.weight"]["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_frozen_beginning_keeps_nothing_and_changes_no_gradient(checkpointing: bool) -> None:
+    """It is as if it ran under no_grad, so that its activations take no memory."""
+    torch.manual_seed(0)
+    model = create_model("timesformer_tiny", classes=3, activation_checkpointing=checkpointing, drop_path=0.1).train()
+    freeze(model, tuple(name for name, _ in model.named_parameters() if model.depth_of(name) <= 2))
+    other = copy.deepcopy(model)
+    clip = model.config.clip
+    video = torch.randn(2, 3, clip.frames, clip.size, clip.size)
+    kept: list[int] = []
+    after_frozen: list[int] = []
+    hooks = {model.blocks[1]: lambda *_: after_frozen.append(sum(kept))}
+    torch.manual_seed(1)  # stochastic depth
+    with hooked(hooks), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        model(video).square().sum().backward()
+    assert after_frozen == [0] and sum(kept) > 0
+
+    torch.manual_seed(1)
+    with torch.no_grad():
+        state = other.stem(video)
+        for block in other.blocks[:2]:
+            state = block(state)
+    for block in other.blocks[2:]:
+        state = block(state)
+    other.forward_head(state).square().sum().backward()
+    for (name, parameter), of_other in zip(model.named_parameters(), other.parameters()):
+        assert (parameter.grad is None) is (model.depth_of(name) <= 2)
+        assert parameter.grad is None or torch.equal(parameter.grad, of_other.grad), name

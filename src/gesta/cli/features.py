@@ -55,7 +55,7 @@ def _features(options: argparse.Namespace) -> int:
     filled = compute_features(
         model_for_videos(options, classifier=False),
         options.sources,
-        Path(options.out),
+        options.out,
         kind="tokens" if options.tokens else "mean" if options.pool == "mean" else "pooled",
         views=views,
         windows=Windows(options.window, options.stride or options.window) if options.window else None,

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -141,7 +140,7 @@ def _fixed_part(source: str) -> str:
 def compute_features(
     model: TrainedModel | VideoModel,
     sources: Sequence[str],
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     kind: Kind = "pooled",
     views: EvaluateConfig | None = None,
@@ -182,7 +181,7 @@ def compute_features(
     FeatureFolder(out, description)
     with lock_folder(out):
         remove_parts(out)
-        folder = FeatureFolder(out, description)
+        folder = FeatureFolder(out, description)  # what another process has done until then
 
         def compute(indices: list[int]) -> Iterator[VideoFeatures]:
             how: dict[str, Any] = {"kind": kind, "device": choose_device(device), "indices": indices}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,14 +42,21 @@ class VideoFeatures:
     times: list[list[float]] | None = None
 
 
+Autocast = Callable[[], AbstractContextManager[object]]
+"""Gives the context in which a model runs in another precision."""
+
+
 @torch.inference_mode()
-def features_of(model: VideoModel, clips: Tensor, kind: Kind = "pooled") -> Tensor:
-    """Clips ``(B, C, T, H, W)`` to features ``(B, …)``; the model is in evaluation mode and has the clips' device."""
-    state = model.forward_features(clips)
-    if kind == "pooled":
-        return model.forward_head(state, pre_logits=True)
-    grid = model.to_grid(state)
-    return grid.mean((2, 3, 4)) if kind == "mean" else grid
+def features_of(
+    model: VideoModel, clips: Tensor, kind: Kind = "pooled", autocast: Autocast = contextlib.nullcontext
+) -> Tensor:
+    """Clips ``(B, C, T, H, W)`` to features ``(B, …)`` float32; the model is in evaluation mode, on their device."""
+    with autocast():
+        state = model.forward_features(clips)
+        if kind == "pooled":
+            return model.forward_head(state, pre_logits=True).float()
+        grid = model.to_grid(state)
+        return (grid.mean((2, 3, 4)) if kind == "mean" else grid).float()
 
 
 def extract(
@@ -58,6 +67,7 @@ def extract(
     kind: Kind = "pooled",
     device: torch.device,
     indices: Sequence[int] | None = None,
+    autocast: Autocast = contextlib.nullcontext,
 ) -> Iterator[VideoFeatures]:
     """The features of the views of each record, in the order of ``indices``, each as soon as it is known.
 
@@ -68,23 +78,36 @@ def extract(
         kind: what is kept of a view.
         device: where the model runs.
         indices: of the records that are wanted; None for all.
+        autocast: for another precision.
     """
     indices = range(len(records)) if indices is None else indices
     workers = reading_workers(views.workers, len(indices))
     loader = view_loader(records, model.config.clip, views, indices, workers)
-    return extract_loaded(model, loader, kind=kind, batch_size=views.batch_size, device=device)
+    how: dict[str, Any] = {"kind": kind, "batch_size": views.batch_size, "device": device, "autocast": autocast}
+    return extract_loaded(model, loader, **how)
 
 
 def extract_loaded(
-    model: VideoModel, loader: Loader, *, kind: Kind, batch_size: int, device: torch.device
+    model: VideoModel,
+    loader: Loader,
+    *,
+    kind: Kind,
+    batch_size: int,
+    device: torch.device,
+    autocast: Autocast = contextlib.nullcontext,
 ) -> Iterator[VideoFeatures]:
     """The same of what a loader loads, ``batch_size`` views in a forward pass at most."""
     model.to(device).eval()
-    size, dtype = views_per_pass(batch_size, device), float_type(model)
+    size = views_per_pass(batch_size, device)
+
+    def compute(views: Tensor) -> Tensor:
+        clips = to_clips(views[None].to(device, non_blocking=True), model.config.clip, float_type(model))
+        return features_of(model, clips, kind, autocast).cpu()
+
     for batch in in_background(loader, size=2):
         done = {failure.index: VideoFeatures(failure.index, None, failure.reason) for failure in batch["failures"]}
         broken = {failure.index: failure.reason for failure in batch["partial"]}
-        for index, rows in _by_video(model, [batch], kind, size, device, dtype):
+        for index, rows in _by_video([batch], size, compute):
             if rows.isfinite().all():
                 done[index] = VideoFeatures(index, rows, broken.get(index, ""))
             else:
@@ -92,14 +115,11 @@ def extract_loaded(
         yield from (done[index] for index in sorted(done))
 
 
-def _by_video(
-    model: VideoModel, batches: Iterable[Batch], kind: Kind, size: int, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[int, Tensor]]:
+def _by_video(batches: Iterable[Batch], size: int, compute: Callable[[Tensor], Tensor]) -> Iterator[tuple[int, Tensor]]:
     """Index and features ``(V, …)`` of each video as soon as all of its views have been through the model."""
     rows: list[Tensor] = []
     for views, owners in passes(batches, size):
-        clips = to_clips(views[None].to(device, non_blocking=True), model.config.clip, dtype)
-        for row, (index, is_last) in zip(features_of(model, clips, kind).cpu(), owners):
+        for row, (index, is_last) in zip(compute(views), owners):
             rows.append(row)
             if is_last:
                 yield index, torch.stack(rows)

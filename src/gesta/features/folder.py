@@ -72,7 +72,13 @@ class Entry(_Required, total=False):
     error: str
 
 
-def describe(model: VideoModel, views: EvaluateConfig, kind: Kind, windows: Windows | None = None) -> dict[str, Any]:
+def describe(
+    model: VideoModel,
+    views: EvaluateConfig,
+    kind: Kind,
+    windows: Windows | None = None,
+    precision: str = "32-true",
+) -> dict[str, Any]:
     """What features are, as far as their values depend on it: model, weights, views.
 
     Args:
@@ -80,6 +86,7 @@ def describe(model: VideoModel, views: EvaluateConfig, kind: Kind, windows: Wind
         views: of whole videos; of windows only the short side matters.
         kind: what is kept of a view.
         windows: instead of views.
+        precision: in which the model runs.
     """
     clip = model.config.clip
     how: dict[str, Any] = {"short_side": test_short_side(views.short_side, clip.size)}
@@ -94,6 +101,7 @@ def describe(model: VideoModel, views: EvaluateConfig, kind: Kind, windows: Wind
         "weights": weights_hash(model),
         "views": how,
         "kind": kind,
+        "precision": precision,
     }
 
 
@@ -146,8 +154,8 @@ class FeatureFolder:
         GestaError: a folder with other files in it, or with other features; an index that cannot be read.
     """
 
-    def __init__(self, folder: Path, description: dict[str, Any] | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | os.PathLike[str], description: dict[str, Any] | None) -> None:
+        self.folder = folder = Path(folder)
         known = folder / DESCRIPTION
         if description is None and not known.is_file():
             raise GestaError(f"{folder}: holds no {DESCRIPTION}; give a folder that gesta features has written")

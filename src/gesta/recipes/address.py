@@ -82,7 +82,7 @@ def find_recipe(
         recipe.name = f"{recipe.name}-{model}"
         if lost := _lost(own, recipe.model):
             say(f"--model {model} is what gesta show {model} prints, without what {address} sets in its own: {lost}")
-    if data == "marionette" and type(recipe.data).__name__ != "Marionette" and not address.startswith("finetune"):
+    if data == "marionette" and type(recipe.data).__name__ != "Marionette" and address not in ("finetune", "probe"):
         recipe = miniature(recipe)
     elif data:
         recipe.data = data_config(data)

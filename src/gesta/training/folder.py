@@ -8,18 +8,21 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from gesta.checkpoint import load_state, previous_state
+from lightning.fabric import Fabric
+
+from gesta.checkpoint import load, load_state, previous_state
 from gesta.config import Between, from_json, read_json, to_json, with_tags
 from gesta.errors import GestaError
+from gesta.evaluation.evaluate import evaluate
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
-from gesta.recipe import Rates, Recipe, with_absolute_paths
+from gesta.recipe import EvaluateConfig, Rates, Recipe, with_absolute_paths
 from gesta.records import ClassNames, Record, by_space, class_counts, class_lines, labels_file, list_hash
 from gesta.video.archive import locate
 
@@ -31,7 +34,7 @@ CHECKPOINTS = (LAST, "previous.ckpt", "best.safetensors")
 CHANGEABLE_FIELDS = (
     *("name", "paper", "data.", "evaluate.", "model.activation_checkpointing"),
     *("train.epochs", "train.lr", "train.min_lr", "train.clip_grad", "train.precision", "train.compile"),
-    *("train.workers", "train.decoder", "train.validate_every", "train.save_every_s"),
+    *("train.workers", "train.decoder", "train.validate_every", "train.save_every_s", "probe.cache"),
 )
 """Fields of a recipe that may differ when its run is resumed; the others would make it another experiment."""
 
@@ -124,7 +127,7 @@ def open_run(run: Path, recipe: Recipe, resume: bool, stack: ExitStack) -> Opene
     no_lock = stack.enter_context(lock_folder(run))
     changes = check_run(run, recipe, resume)  # what another process has done until then
     remarks = [no_lock]
-    if not _has_state(run) and (run / "recipe.json").exists():
+    if recipe.probe is None and not _has_state(run) and (run / "recipe.json").exists():
         remarks.append(f"{run}: was stopped before its first training state was written, so it begins again")
     elif not _has_state(run) and resume:
         remarks.append(f"{run}: holds no run, so a new one begins")
@@ -147,7 +150,9 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> dict[str, str]:
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise GestaError(f"{path}: is a link or a device; put the file itself there, or choose another run")
     names = {path.name for path in entries if not path.name.startswith(".")}
-    if "recipe.json" in names and not _has_state(run):
+    # probes are trained in seconds, so that they have no state: the model file is there or not
+    saved = _has_state(run) or (recipe.probe is not None and "best.safetensors" in names)
+    if "recipe.json" in names and not saved:
         _check_never_saved(run)
         begun = {"recipe.json", "log.jsonl", "events", *map(labels_file, by_space(recipe.model.classes))}
         if resume or names <= begun:
@@ -239,6 +244,24 @@ def write_recipe(run: Path, recipe: Recipe, classes: ClassNames) -> None:
     write_text(run / "recipe.json", json.dumps(to_json(recipe), indent=2) + "\n")
     for space, names in by_space(classes).items():
         write_text(run / labels_file(space), class_lines(names))
+
+
+def write_result(
+    run: Path,
+    recipe: Recipe,
+    classes: ClassNames,
+    test: EvaluateConfig,
+    fabric: Fabric,
+    say: Callable[[str], None],
+    trust_code: bool,
+) -> None:
+    """Write ``result.json``: the best weights, as read back from their file, on the recipe's split."""
+    fabric.barrier()  # until the first process has written the weights
+    result = evaluate(load(run, trust_code=trust_code), recipe.data, config=test, fabric=fabric)
+    if fabric.global_rank == 0:
+        say(str(result))
+        write_recipe(run, recipe, classes)  # which may have changed in what is evaluated and how
+        result.write(run / "result.json")
 
 
 def derive_rates(recipe: Recipe, resumed: Path | None = None) -> None:

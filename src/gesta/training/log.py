@@ -1,6 +1,6 @@
 """What a training writes down and shows: ``log.jsonl``, TensorBoard events, and a progress bar or plain lines.
 
-``log.jsonl`` has one JSON object per line, of three kinds, numbers that are not finite being null:
+``log.jsonl`` has one JSON object per line, of these kinds, numbers that are not finite being null:
 
 - ``"kind": "start"``, where a process began or resumed the training: ``step`` (steps done before), ``device``,
   ``processes``, ``precision`` and ``changes`` (of the recipe since the run was started, in words);
@@ -9,7 +9,10 @@
 - ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``val`` (metrics or null), ``best`` (validation top-1 so far or
   null), ``seconds``, ``health`` (what plug-ins and attentions measure, e.g. ``insert.3.0/det``), ``faults`` (sentences
   that name those which do nothing, see :mod:`gesta.evaluation.health`), ``data_fraction`` (of the time, spent waiting
-  for data), ``clips_per_s``, ``failures`` (name → reason).
+  for data), ``clips_per_s``, ``failures`` (name → reason);
+- of probes ``"kind": "features"``: ``folder``, ``videos``, ``computed`` (of them), ``seconds``, ``failures``; and
+  ``"kind": "probe"``: ``lr``, ``weight_decay``, ``loss``, ``val``, ``val_loss``, ``kept``; ``epoch`` lines are of the
+  probe that is kept.
 """
 
 from __future__ import annotations
@@ -80,6 +83,27 @@ class RunLog:
     def start(self, entry: dict[str, Any]) -> None:
         """Write down where and with what the training begins or resumes."""
         self._write({"kind": "start", **entry})
+
+    def features(self, folder: str, videos: int, computed: int, seconds: float, failures: dict[str, str]) -> None:
+        """Write down and show of how many videos a training of probes has features, and which have none."""
+        entry = {"folder": folder, "videos": videos, "computed": computed, "seconds": seconds, "failures": failures}
+        self._write({"kind": "features", **entry})
+        self.say(f"features of {videos} videos, {computed} of them computed in {seconds:.0f} s ({folder})")
+        self._say_some("  left out: ", list(failures.values()), "videos")
+
+    def probe(self, entry: dict[str, Any]) -> None:
+        """Write one probe down: its settings, loss and validation."""
+        self._write({"kind": "probe", **entry})
+
+    def probe_epochs(self, losses: list[float], val: dict[str, float], top1: float | None, seconds: float) -> None:
+        """Write the epochs of the probe that is kept down, as :meth:`epoch` does; it is validated after the last."""
+        same = {"seconds": seconds / len(losses), "health": {}, "faults": [], "data_fraction": 0.0, "failures": {}}
+        for epoch, loss in enumerate(losses, 1):
+            last = epoch == len(losses)
+            measured = {"val": val if last else None, "best": top1 if last else None}
+            self._write({"kind": "epoch", "epoch": epoch, "step": epoch, "loss": loss, **measured, **same})
+            self._scalars({"epoch/loss": loss}, epoch)
+        self._scalars({f"acc/{name}": value for name, value in val.items()}, len(losses))
 
     def begin_epoch(self, epoch: int, epochs: int, done: int, steps: int) -> None:
         """Start the bar of an epoch (counted from 1) of which ``done`` of ``steps`` steps are completed."""

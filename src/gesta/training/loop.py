@@ -10,14 +10,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gesta.checkpoint import load, save_model
+from gesta.checkpoint import save_model
 from gesta.config import check, from_json, replace, to_json
 from gesta.evaluation.evaluate import evaluate
 from gesta.evaluation.health import Health, measure_health
 from gesta.evaluation.metrics import headline
 from gesta.processes import Interruption, gather_failures, is_first_process
 from gesta.recipe import Recipe, with_absolute_paths
-from gesta.training.folder import TrainingProgress, derive_rates, write_recipe
+from gesta.training.folder import TrainingProgress, derive_rates, write_result
+from gesta.training.probe import train_probe
 from gesta.training.setup import Training, set_up
 from gesta.training.step import train_step
 
@@ -31,6 +32,8 @@ def train(
     ``events`` (TensorBoard), ``last.ckpt`` (to resume from; ``previous.ckpt`` is the one before),
     ``best.safetensors`` (best validation top-1, of one clip and its central crop; the last weights if there is no
     validation split) and ``result.json`` (the best weights' result on ``recipe.evaluate.split``).
+
+    With ``recipe.probe`` the model is not trained but probes on its features, see :mod:`gesta.training.probe`.
 
     Everything random is a function of the seed and the step, so a run that was stopped or killed at any moment and
     resumed ends with the weights of an uninterrupted run on the same device. Several processes (torchrun, srun) share
@@ -61,6 +64,10 @@ def train(
     derive_rates(recipe, run if resume else None)
     check(recipe, "the recipe")  # a value given may contradict one derived, or one of the run
     with Interruption() as interruption, contextlib.ExitStack() as stack, _exit_on_interrupt(interruption, run, quiet):
+        if recipe.probe is not None:
+            with interruption.at_once():
+                train_probe(recipe, run, resume=resume, quiet=quiet, trust_code=trust_code, stack=stack)
+            return run
         with interruption.at_once():
             training = set_up(recipe, run, resume=resume, quiet=quiet, interruption=interruption, stack=stack)
         if training is None:
@@ -69,7 +76,9 @@ def train(
             train_epoch(training)
             finish_epoch(training)
         with interruption.at_once():  # all is saved
-            _evaluate_best(training, trust_code)
+            if training.test is not None:
+                how = training.test, training.fabric, training.log.say
+                write_result(run, recipe, training.classes, *how, trust_code=trust_code)
     return run
 
 
@@ -135,19 +144,6 @@ def _validate(training: Training) -> dict[str, float]:
         training.final_model, training.held_out, config=config, classes=training.classes, fabric=training.fabric
     )
     return result.metrics
-
-
-def _evaluate_best(training: Training, trust_code: bool) -> None:
-    """Write ``result.json``: the best weights, as read back from their file, on the recipe's split."""
-    recipe, run, log = training.recipe, training.run, training.log
-    if training.test is None:
-        return
-    training.fabric.barrier()  # until the first process has written the weights
-    result = evaluate(load(run, trust_code=trust_code), recipe.data, config=training.test, fabric=training.fabric)
-    if training.fabric.global_rank == 0:
-        log.say(str(result))
-        write_recipe(run, recipe, training.classes)  # which may have changed in what is evaluated and how
-        result.write(run / "result.json")
 
 
 @contextlib.contextmanager

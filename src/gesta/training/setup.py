@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -255,12 +255,8 @@ def set_up(
     fabric = make_fabric(config.precision)
     limit_threads(fabric, config.workers)
     sync_bn = config.sync_bn and can_sync_batch_norms(fabric)
-    classes, records = recipe.data.classes(), recipe.data.records("train")
-    remarks = [fit_classes(recipe.model, classes)]
-    check_labels(records, recipe.model.classes)
-    remarks.append(single_class(classes, (record.label for record in records)))
-    held_out, test, remark = held_out_videos(recipe, classes)
-    remarks.append(remark)
+    data = read_data(recipe)
+    classes, records, remarks = data.classes, data.records, data.remarks
     micro_batches = training_batches(records, config, 0, fabric.global_rank, fabric.world_size)
     # until here nothing was written, so a mistake in the recipe leaves no folder behind
     opened = run_in_first_process(fabric, lambda: open_run(run, recipe, resume, stack))
@@ -275,17 +271,8 @@ def set_up(
             show(f"{run}: all {config.epochs} epochs are done and evaluated; nothing is left to resume", sys.stderr)
         return None
 
-    torch.manual_seed(config.seed)
-    model = recipe.model.build()
-    init = recipe.init
-    if init.weights and not state:
-        how: dict[str, Any] = {"average": init.average, "head": init.head, "only": init.only, "classes": classes}
-        report = import_weights(model, init.weights, init.min_matched, **how)
-        remarks.append(str(report))
-    elif not state:
-        check_frozen(model, config.freeze)
-        if init.expected:
-            remarks.append(f"starts from random weights, the paper from {init.expected} (--init.weights FILE)")
+    model, remark = build_model(recipe, classes, start=state is None)
+    remarks.append(remark)
     if sync_bn:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of the weights stay the same
     dataset = TrainingClips(records, recipe.model.clip, config, classes)
@@ -300,8 +287,8 @@ def set_up(
         classes=classes,
         records=records,
         videos=videos,
-        held_out=held_out,
-        test=test,
+        held_out=data.held_out,
+        test=data.test,
         progress=progress,
         model=model,
         steps_per_epoch=len(micro_batches) // config.accumulate,
@@ -319,6 +306,53 @@ def set_up(
         )
     _begin(training, opened.changes, remarks, quiet=quiet, is_trained=is_trained, stack=stack)
     return training
+
+
+class Data(NamedTuple):
+    """The videos of a run, with labels that it can be trained and evaluated on.
+
+    Attributes:
+        classes: class names in label order.
+        records: training videos.
+        held_out: validation videos; may be empty.
+        test: how the best weights are scored at the end; None without held-out videos.
+        remarks: what the user should know.
+    """
+
+    classes: ClassNames
+    records: list[Record]
+    held_out: list[Record]
+    test: EvaluateConfig | None
+    remarks: list[str]
+
+
+def read_data(recipe: Recipe) -> Data:
+    """Read the lists of a run, and give its model as many classes as the data has.
+
+    Raises:
+        GestaError: labels that do not fit, or no training videos.
+    """
+    classes, records = recipe.data.classes(), recipe.data.records("train")
+    remarks = [fit_classes(recipe.model, classes)]
+    check_labels(records, recipe.model.classes)
+    remarks.append(single_class(classes, (record.label for record in records)))
+    held_out, test, remark = held_out_videos(recipe, classes)
+    return Data(classes, records, held_out, test, [*remarks, remark])
+
+
+def build_model(recipe: Recipe, classes: ClassNames, start: bool = True) -> tuple[VideoModel, str]:
+    """The model of a recipe, and a remark for the user; ``start`` gives it the weights that the recipe starts from."""
+    torch.manual_seed(recipe.train.seed)
+    model, init = recipe.model.build(), recipe.init
+    if not start:
+        return model, ""
+    if init.weights:
+        how: dict[str, Any] = {"average": init.average, "head": init.head, "only": init.only, "classes": classes}
+        return model, str(import_weights(model, init.weights, init.min_matched, **how))
+    check_frozen(model, recipe.train.freeze)
+    if init.expected:
+        return model, f"starts from random weights, the paper from {init.expected} (--init.weights FILE)"
+    return model, ""
 
 
 def few_clips(training: Training, clips: int) -> str:

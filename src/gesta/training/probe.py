@@ -1,0 +1,404 @@
+"""Probes: classifiers on the features of a backbone that is not trained, of which the best becomes its classifier.
+
+Features of all videos are computed once and kept in a folder that is known by the backbone's weights and the views
+(:mod:`gesta.features.folder`), so that another training of probes on the same videos begins at once. All probes see the
+same batches. The model file of the run is an ordinary one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn, optim
+from torch.nn import functional
+
+from gesta.checkpoint import save_model
+from gesta.data.locate import hold_out, same_stem
+from gesta.data.samples import seeded_generator
+from gesta.errors import GestaError
+from gesta.evaluation.metrics import Average, headline, measure_spaces
+from gesta.features.compute import Filled, fill
+from gesta.features.extract import Kind, extract
+from gesta.features.folder import FeatureFolder, describe, source_hash
+from gesta.files import lock_folder, remove_parts
+from gesta.model import Classifier, Scores, VideoModel
+from gesta.processes import describe_device, limit_threads, make_fabric
+from gesta.progress import show
+from gesta.recipe import ProbeConfig, Recipe, TrainConfig
+from gesta.records import ClassNames, Record, SplitName, by_space, class_counts, label_in
+from gesta.training.folder import OpenedRun, check_space, open_run, write_recipe, write_result
+from gesta.training.log import RunLog
+from gesta.training.setup import Data, build_model, read_data
+from gesta.video.archive import cache_folder
+
+
+def train_probe(recipe: Recipe, run: Path, *, resume: bool, quiet: bool, trust_code: bool, stack: ExitStack) -> None:
+    """Train probes and evaluate the best; arguments and errors as of :func:`gesta.training.loop.train`.
+
+    Args:
+        recipe: is changed: its model gets as many classes as the data has.
+        stack: whose end unlocks the run folder and closes the log.
+    """
+    assert recipe.probe is not None
+    fabric = make_fabric(recipe.train.precision)
+    if fabric.world_size > 1:
+        raise GestaError("probes are trained by one process: start it without torchrun")
+    limit_threads(fabric, recipe.evaluate.workers)
+    data = read_data(recipe)
+    train, val, remark = chosen_by(data, recipe)
+    is_trained = (run / "best.safetensors").exists()
+    model, start = build_model(recipe, data.classes, start=not is_trained)
+    if not recipe.init.weights:
+        start = (
+            "the backbone has random weights, so that probes see features of noise: give a run folder or a checkpoint "
+            "in which it is trained by --init.weights"
+        )
+    if type(model.classifier) is not Classifier:
+        raise GestaError(f"{type(model).__name__} has a classifier of its own kind, which no probe can replace")
+    folder = _cache(model, recipe)
+    # until here nothing was written, so a mistake in the recipe leaves no folder behind
+    opened = open_run(run, recipe, resume, stack)
+    _check_changes(run, opened, is_trained)
+    if is_trained and opened.evaluated and not opened.changes:
+        if not quiet:
+            show(f"{run}: all probes are trained and the best is evaluated; nothing is left to resume", sys.stderr)
+        return
+    check_space(run, sum(value.nbytes for value in model.state_dict().values()), 0)
+    log = RunLog(run, keep=(run / "log.jsonl").stat().st_size if is_trained else 0, quiet=quiet)
+    stack.enter_context(contextlib.closing(log))
+    if not is_trained:
+        write_recipe(run, recipe, data.classes)
+    log.start(
+        {
+            "step": 0,
+            "device": describe_device(fabric.device),
+            "processes": 1,
+            "precision": str(fabric.strategy.precision.precision),
+            "changes": list(opened.changes.values()),
+        }
+    )
+    for sentence in filter(None, [*data.remarks, *opened.remarks, remark, start]):
+        log.say(sentence)
+    if not is_trained:
+        features = [_features(part, model, recipe, folder, fabric, log) for part in (train, val)]
+        _train_and_save(run, recipe, model, data, features[0], features[1], fabric, log)
+    if data.test is not None:
+        write_result(run, recipe, data.classes, data.test, fabric, log.say, trust_code)
+
+
+def chosen_by(data: Data, recipe: Recipe) -> tuple[list[Record], list[Record], str]:
+    """What probes are trained on, what one of them is chosen by, and a remark for the user.
+
+    Raises:
+        GestaError: there are too few videos to hold some out.
+    """
+    if data.held_out:
+        return data.records, data.held_out, ""
+    assert recipe.probe is not None
+    groups = same_stem([record.path for record in data.records])
+    splits: tuple[SplitName, SplitName] = ("train", "val")
+    train, val = (hold_out(data.records, groups, recipe.probe.val, recipe.train.seed, split) for split in splits)
+    if not train or not val:
+        raise GestaError(
+            f"the data has no validation videos, and of {len(data.records)} training videos none can be held out to "
+            "choose the best probe: give more, or another fraction with --probe.val"
+        )
+    return train, val, f"the data has no validation videos, so {len(val)} of training choose the best probe"
+
+
+def _check_changes(run: Path, opened: OpenedRun, is_trained: bool) -> None:
+    """Refuse changes that would be written into the recipe and have no effect, since probes are trained already."""
+    kept = ("evaluate.", "data.", "name", "paper", "probe.cache")
+    useless = [text for name, text in opened.changes.items() if not name.startswith(kept)]
+    if is_trained and useless:
+        raise GestaError(
+            f"{run}: its probes are trained, so nothing is left to be trained with {'; '.join(useless[:3])}; start "
+            "another run in another folder: the features are kept"
+        )
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+class VideoRows(NamedTuple):
+    """Features of videos.
+
+    Attributes:
+        rows: of each video ``(V, …)`` float32, or None where it could not be read.
+        labels: by label space, of each video.
+    """
+
+    rows: list[Tensor | None]
+    labels: dict[str, list[int | None]]
+
+
+KIND: Kind = "pooled"
+
+
+def _cache(model: VideoModel, recipe: Recipe) -> FeatureFolder:
+    """The folder of features of this backbone and these views.
+
+    Raises:
+        GestaError: it holds something else.
+    """
+    assert recipe.probe is not None
+    description = describe(model, recipe.evaluate, KIND, precision=recipe.train.precision)
+    name = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    root = Path(recipe.probe.cache or os.path.join(cache_folder(), "features"))
+    return FeatureFolder(root / f"{type(recipe.model).__name__.removesuffix('Config')}-{name}", description)
+
+
+def _features(
+    records: Sequence[Record], model: VideoModel, recipe: Recipe, folder: FeatureFolder, fabric: Fabric, log: RunLog
+) -> VideoRows:
+    """The features of videos, computed as far as they are not there."""
+    began = time.monotonic()
+    # a segment has a name of its own; a changed video keeps it
+    keys = [json.dumps([[s.path, s.start, s.end, s.seconds] for s in record.streams]) for record in records]
+    names = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
+    files = [f"{name[:2]}/{name[2:34]}.npy" for name in names]
+
+    def compute(indices: list[int]) -> Iterator[Any]:
+        return extract(
+            model, records, recipe.evaluate, kind=KIND, device=fabric.device, indices=indices, autocast=fabric.autocast
+        )
+
+    if all(folder.has(file, source_hash(record)) for file, record in zip(files, records)):
+        filled = Filled(str(folder.folder), len(records))
+    else:
+        with lock_folder(folder.folder):
+            remove_parts(folder.folder)
+            folder = FeatureFolder(folder.folder, folder.description)  # what another process has done until then
+            filled = fill(folder, records, files, compute)
+    seconds = time.monotonic() - began
+    log.features(filled.folder, filled.videos, filled.computed, seconds, filled.failures)
+    rows = [torch.from_numpy(folder.read(file).copy()) if file in folder.entries else None for file in files]
+    return VideoRows(rows, {space: [label_in(r, space) for r in records] for space in by_space(recipe.model.classes)})
+
+
+# --- probes ----------------------------------------------------------------------------------------------------------
+
+
+class Probe(nn.Module):
+    """A classifier on standardised features ``(B, D)``.
+
+    All begin at zero: what they minimise has one minimum.
+
+    Args:
+        classes, dropout: as of the classifier.
+        mean, std: of each feature over the training videos, ``(D,)``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, classes: int | dict[str, int], dropout: float, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.classifier = Classifier(len(mean), classes, dropout)
+        for parameter in self.classifier.parameters():
+            nn.init.zeros_(parameter)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, features: Tensor) -> Scores:
+        scores: Scores = self.classifier((features - self.mean) / self.std)
+        return scores
+
+    @torch.no_grad()
+    def become_classifier_of(self, model: VideoModel) -> None:
+        """Give the model's classifier the weights with which it gives this probe's scores of plain features."""
+        self.cpu().double()
+        for layer in self.classifier.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.div_(self.std)
+                layer.bias.sub_(layer.weight @ self.mean)
+        model.classifier.load_state_dict(self.classifier.state_dict())
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A probe after its training.
+
+    Attributes:
+        lr, weight_decay: its settings.
+        losses: on the training videos, of each epoch.
+        val: metrics of the validation videos.
+        val_loss: mean cross-entropy of their views.
+    """
+
+    probe: Probe
+    lr: float
+    weight_decay: float
+    losses: list[float]
+    val: dict[str, float]
+    val_loss: float
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """Greatest for the best: by validation top-1, of equals by the loss."""
+        return headline(self.val) or 0.0, -self.val_loss
+
+
+def train_probes(
+    train: VideoRows,
+    val: VideoRows,
+    classes: ClassNames,
+    grid: ProbeConfig,
+    config: TrainConfig,
+    dropout: float = 0.0,
+    average: Average = "probabilities",
+    device: torch.device | None = None,
+) -> list[Trained]:
+    """Train a probe for each learning rate and weight decay, all on the same batches.
+
+    Args:
+        train: every view of a video is a sample with the video's label.
+        val: what they are measured on at the end, the mean over a video's views as in evaluation.
+        classes: class names in label order.
+        grid: the learning rates and weight decays.
+        config: epochs, samples per step, label smoothing and seed.
+        dropout: before the classifier.
+        average: what is averaged over the views of a validation video.
+        device: where they are trained.
+
+    Raises:
+        GestaError: no training or validation video has features.
+    """
+    samples = [(i, rows) for i, rows in enumerate(train.rows) if rows is not None]
+    if not samples or all(rows is None for rows in val.rows):
+        raise GestaError("no video to train probes on, or to choose one by, can be read (gesta data check names why)")
+    features = torch.cat([rows for _, rows in samples]).to(device)
+    owners = [i for i, rows in samples for _ in rows]
+    targets = {s: torch.tensor([labels[i] for i in owners], device=device) for s, labels in train.labels.items()}
+    std = features.std(0, correction=0)
+    mean, std = features.mean(0), torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, 1.0)
+    settings = list(itertools.product(grid.lrs, grid.weight_decays))
+    probes = [Probe(class_counts(classes), dropout, mean, std).to(device) for _ in settings]
+    groups = [group for probe, (lr, decay) in zip(probes, settings) for group in _groups(probe, lr, decay)]
+    optimizer = optim.AdamW(groups)
+    batches = _batches(len(owners), config)
+    losses: list[list[float]] = [[] for _ in settings]
+    for epoch in range(config.epochs):
+        sums = torch.zeros(len(settings), device=device)
+        for number, batch in enumerate(next(batches)):
+            done = (epoch + number / math.ceil(len(owners) / config.batch_size)) / config.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * (1 + math.cos(math.pi * done)) / 2
+            batch = batch.to(device)
+            at_once = {space: values[batch] for space, values in targets.items()}
+            each = [_loss(probe(features[batch]), at_once, config.label_smoothing) for probe in probes]
+            optimizer.zero_grad()
+            torch.stack(each).sum().backward()  # they share no parameter
+            optimizer.step()
+            sums += torch.stack(each).detach() * len(batch)
+        for of_probe, total in zip(losses, (sums / len(owners)).tolist()):
+            of_probe.append(total)
+    measured = [_measure(probe, val, classes, average, device) for probe in probes]
+    return [Trained(p, *s, of, *m) for p, s, of, m in zip(probes, settings, losses, measured)]
+
+
+def _groups(probe: Probe, lr: float, decay: float) -> Iterator[dict[str, Any]]:
+    for weights, kind in ((True, decay), (False, 0.0)):
+        yield {"params": [p for p in probe.parameters() if (p.ndim > 1) is weights], "weight_decay": kind, "peak": lr}
+
+
+def _batches(samples: int, config: TrainConfig) -> Iterator[tuple[Tensor, ...]]:
+    """The samples of each step of an epoch, in an order that depends on the seed and the epoch."""
+    for epoch in itertools.count():
+        order = torch.randperm(samples, generator=seeded_generator(config.seed, epoch, "probe"))
+        yield order.split(config.batch_size)
+
+
+def _loss(scores: Scores, targets: Mapping[str, Tensor], smoothing: float) -> Tensor:
+    spaces = by_space(scores)
+    each = [functional.cross_entropy(spaces[s], targets[s], label_smoothing=smoothing) for s in spaces]
+    return torch.stack(each).mean()
+
+
+@torch.no_grad()
+def _measure(
+    probe: Probe, val: VideoRows, classes: ClassNames, average: Average, device: torch.device | None
+) -> tuple[dict[str, float], float]:
+    """Metrics of the validation videos, and the mean loss of their views; those without features count as wrong."""
+    probe.eval()
+    names = by_space(classes)
+    scores: dict[str, list[list[float] | None]] = {space: [None] * len(val.rows) for space in names}
+    losses = []
+    for i, rows in enumerate(val.rows):
+        if rows is None:
+            continue
+        labels = {space: column[i] for space, column in val.labels.items()}
+        logits = {space: values.double() for space, values in by_space(probe(rows.to(device))).items()}
+        for space, values in logits.items():
+            of_views = values.softmax(-1) if average == "probabilities" else values
+            scores[space][i] = of_views.mean(0).tolist()
+            if (label := labels[space]) is not None:
+                losses.append(-float(values.log_softmax(-1)[:, label].mean()))
+    metrics, *_ = measure_spaces(scores, val.labels, names, average)
+    return metrics, sum(losses) / max(len(losses), 1)
+
+
+def _train_and_save(
+    run: Path,
+    recipe: Recipe,
+    model: VideoModel,
+    data: Data,
+    train: VideoRows,
+    val: VideoRows,
+    fabric: Fabric,
+    log: RunLog,
+) -> None:
+    """Train probes on features, keep the best as the model's classifier, and write down how all of them did."""
+    assert recipe.probe is not None
+    began = time.monotonic()
+    torch.manual_seed(recipe.train.seed)  # dropout
+    trained = train_probes(
+        train,
+        val,
+        data.classes,
+        recipe.probe,
+        recipe.train,
+        dropout=recipe.model.dropout,
+        average=recipe.evaluate.average,
+        device=fabric.device,
+    )
+    seconds = time.monotonic() - began
+    best = max(trained, key=lambda one: one.order)
+    best.probe.become_classifier_of(model)
+    settings = {"lr": best.lr, "weight_decay": best.weight_decay}
+    save_model(
+        run / "best.safetensors",
+        model,
+        data.classes,
+        depth=data.records[0].depth,
+        person_crop=any(record.masks for record in data.records),
+        notes={"recipe": recipe.name, "paper": recipe.paper, "probe": settings, "val": best.val},
+    )
+    for one in trained:
+        entry = {"lr": one.lr, "weight_decay": one.weight_decay, "loss": one.losses[-1], "val": one.val}
+        log.probe({**entry, "val_loss": one.val_loss, "kept": one is best})
+    log.probe_epochs(best.losses, best.val, headline(best.val), seconds)
+    every = sorted(headline(one.val) or 0.0 for one in trained)
+    log.say(
+        f"{len(trained)} probes in {seconds:.1f} s: val top-1 {every[0]:.1f} to {every[-1]:.1f} %; kept: learning rate "
+        f"{best.lr:g}, weight decay {best.weight_decay:g}"
+    )
+    rates = recipe.probe.lrs
+    others = [headline(one.val) or 0.0 for one in trained if one.lr != best.lr]
+    if best.lr in (min(rates), max(rates)) and others and max(others) < every[-1]:
+        which = "smallest" if best.lr == min(rates) else "largest"
+        log.say(f"that is the {which} learning rate of the grid: --probe.lrs with others may do better")

@@ -1,0 +1,178 @@
+"""Probes on kept features: an ordinary run, nothing computed twice, the best probe kept, nothing lost on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gesta
+from gesta.config import replace
+from gesta.errors import GestaError, spoken_as_flags
+from gesta.features.folder import FeatureFolder
+from gesta.model import VideoModel
+from gesta.models import create_model
+from gesta.recipe import ProbeConfig, Recipe, TrainConfig
+from gesta.recipes.own_videos import probe
+from gesta.training.loop import train
+from gesta.training.probe import Probe, VideoRows, train_probes
+
+CLASSES = ["bright", "dark"]
+
+
+@pytest.fixture
+def recipe(make_video: Callable[..., Path], tmp_path: Path) -> Recipe:
+    """Six videos of two classes for training and four for validation, and a backbone with weights in a file."""
+    for label, name in enumerate(CLASSES):
+        for i in range(5):
+            make_video(f"videos/{'train' if i < 3 else 'val'}/{name}/{i}.mp4", shade=90 * label + 5 * i, frames=9)
+    torch.manual_seed(3)
+    gesta.save_model(tmp_path / "backbone.safetensors", create_model("r3d_tiny", classes=4), list("abcd"))
+    made = probe("r3d_tiny", root=str(tmp_path / "videos"), weights=str(tmp_path / "backbone.safetensors"))
+    made.evaluate.clips, made.evaluate.workers = 2, 0
+    made.train.epochs = 20
+    made.probe = ProbeConfig(lrs=(0.01, 0.001), weight_decays=(0.0, 0.1), cache=str(tmp_path / "kept"))
+    return made
+
+
+def log_of(run: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def test_a_run_is_ordinary_and_the_second_one_computes_no_features(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(recipe, tmp_path / "run")
+    printed = capsys.readouterr().err
+    assert "features of 6 videos, 6 of them computed" in printed and "4 probes in" in printed
+    assert [len(log_of(run, kind)) for kind in ("features", "probe", "epoch")] == [2, 4, 20]
+    trained = gesta.load(run)
+    assert trained.classes == CLASSES
+    result = gesta.Result.read(run / "result.json")
+    assert result.metrics["top1"] == 100.0
+    assert gesta.evaluate(trained, recipe.data, config=replace(recipe.evaluate, split="val")).scores == result.scores
+    kept = next(line for line in log_of(run, "probe") if line["kept"])
+    assert kept["val"]["top1"] == result.metrics["top1"]  # the views of the evaluation are those that were kept
+
+    monkeypatch.setattr("gesta.training.probe.extract", None)
+    again = gesta.load(train(recipe, tmp_path / "again", quiet=True))
+    for one, other in zip(trained.model.parameters(), again.model.parameters()):
+        assert torch.equal(one, other)
+    train(recipe, run, resume=True)
+    assert "nothing is left to resume" in capsys.readouterr().err
+    changed = replace(recipe, evaluate=replace(recipe.evaluate, clips=1))
+    assert gesta.Result.read(train(changed, run, resume=True, quiet=True) / "result.json").protocol.clips == 1
+    assert len(log_of(run, "probe")) == 4
+    with pytest.raises(GestaError, match=r"its probes are trained, so nothing is left to be trained with train.epochs"):
+        train(replace(recipe, train=replace(recipe.train, epochs=30)), run, resume=True)
+    with pytest.raises(GestaError, match="already holds files"):
+        train(recipe, run)
+
+
+def test_stopped_broken_and_changed_videos(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "videos" / "train" / "dark" / "1.mp4").write_bytes(b"broken")
+    add, written = FeatureFolder.add, []
+
+    def stop_at_the_third(*arguments: Any) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        add(*arguments)
+        written.append(arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureFolder, "add", stop_at_the_third)
+        with pytest.raises(SystemExit) as end:
+            train(recipe, tmp_path / "run")
+    assert end.value.code == 130 and "resume with: gesta train --resume" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+    run = train(recipe, tmp_path / "run", resume=True)
+    assert [line["computed"] for line in log_of(run, "features")] == [3, 4]
+    assert f"  left out: {tmp_path}/videos/train/dark/1.mp4: " in capsys.readouterr().err
+
+    other = (tmp_path / "videos" / "val" / "dark" / "4.mp4").read_bytes()
+    (tmp_path / "videos" / "val" / "dark" / "3.mp4").write_bytes(other)
+    run = train(recipe, tmp_path / "other", quiet=True)
+    assert [line["computed"] for line in log_of(run, "features")] == [0, 1]
+
+
+def test_without_validation_videos_some_of_training_choose(recipe: Recipe, tmp_path: Path) -> None:
+    recipe.data = gesta.Folder(root=str(tmp_path / "videos" / "train"), val=0.0)
+    assert recipe.probe is not None
+    recipe.probe.val = 0.3
+    run = train(recipe, tmp_path / "run", quiet=True)
+    assert [line["videos"] for line in log_of(run, "features")] == [4, 2]
+    assert not (run / "result.json").exists()
+    for path in (tmp_path / "videos" / "train").glob("*/[12].mp4"):
+        path.unlink()
+    with pytest.raises(GestaError, match=r"none can be held out .* --probe\.val"):
+        train(recipe, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("train.lr", 0.1, "train.lr is 0.1, which changes nothing without a training of the whole model"),
+        ("train.freeze", ("stem.",), "train.freeze is stem., which changes nothing"),
+        ("model.drop_path", 0.1, "model.drop_path is 0.1, which changes nothing"),
+        ("probe.lrs", (), "probe.lrs is (), and a probe needs one value at least"),
+        ("probe.lrs", (0.1, 0.1), "has a value twice"),
+        ("probe.val", 1.0, "probe.val is 1.0"),
+    ],
+)
+def test_what_probes_do_not_use_is_refused(field: str, value: Any, sentence: str, tmp_path: Path) -> None:
+    recipe = probe("r3d_tiny", root=str(tmp_path))
+    owner, _, name = field.partition(".")
+    setattr(getattr(recipe, owner), name, value)
+    with pytest.raises(GestaError) as refused:
+        train(recipe, tmp_path / "run")
+    assert sentence in str(refused.value).replace("the recipe: ", ""), refused.value
+    assert not (tmp_path / "run").exists()
+
+
+def test_random_weights_are_warned_of(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.init.weights, recipe.train.epochs = None, 1
+    with spoken_as_flags():
+        train(recipe, tmp_path / "run")
+    assert "random weights, so that probes see features of noise" in capsys.readouterr().err
+
+
+def test_a_probe_scores_the_same_as_the_models_classifier() -> None:
+    torch.manual_seed(0)
+    model: VideoModel = create_model("r3d_tiny", classes=3).double()
+    features = torch.randn(5, model.classifier.linear.in_features, dtype=torch.double)  # type: ignore[union-attr,arg-type]
+    width = features.shape[1]
+    one = Probe(3, 0.0, torch.randn(width), torch.rand(width) + 0.1)
+    for parameter in one.parameters():
+        nn.init.normal_(parameter)
+    with torch.no_grad():
+        scores = one.double()(features)
+        one.become_classifier_of(model)
+        torch.testing.assert_close(model.classifier(features), scores, rtol=1e-12, atol=1e-12)
+
+
+def test_probes_do_not_see_each_other_and_the_best_is_found() -> None:
+    """Features of two classes far apart: a probe of a grid is the one that it would be alone."""
+    generator = torch.Generator().manual_seed(0)
+    labels: list[int | None] = [i % 2 for i in range(12)]
+    rows: list[torch.Tensor | None] = [torch.randn(2, 6, generator=generator) + 2 * (i % 2) for i in range(12)]
+    data = VideoRows(rows, {"label": labels})
+    val = VideoRows([*rows[:3], None], {"label": [*labels[:3], 0]})
+    config = TrainConfig(epochs=30, batch_size=8)
+    grid = ProbeConfig(lrs=(0.1, 1e-6), weight_decays=(0.0, 10.0))
+    trained = train_probes(data, val, CLASSES, grid, config)
+    alone = train_probes(data, val, CLASSES, ProbeConfig(lrs=(0.1,), weight_decays=(10.0,)), config)[0]
+    for parameter, other in zip(trained[1].probe.parameters(), alone.probe.parameters()):
+        torch.testing.assert_close(parameter, other, rtol=0, atol=0)
+    best = max(trained, key=lambda one: one.order)
+    assert (best.lr, best.val["top1"], best.val["top1_scored"]) == (0.1, 75.0, 100.0)
+    assert trained[0].losses[-1] < trained[1].losses[-1] < trained[2].losses[-1]
+    assert best.losses[-1] < best.losses[0] == pytest.approx(torch.tensor(2.0).log().item(), abs=0.3)
