@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gesta.checkpoint.hub import is_trained
 from gesta.config import suggest
 from gesta.data.batch import Failure
 from gesta.data.clips import test_indices
@@ -19,7 +20,6 @@ from gesta.data.loader import test_loader
 from gesta.data.samples import TestViews
 from gesta.data.transforms import squashed
 from gesta.errors import GestaError
-from gesta.files import is_hub
 from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.models import MODELS, create_model
 from gesta.models.public import load as load_trained
@@ -38,8 +38,7 @@ SHORT_SIDE = 360
 
 def is_model(source: str) -> bool:
     """Whether this names a model, a ``.safetensors`` file, a run folder or a hub's repository, rather than videos."""
-    path = Path(source)
-    return source in MODELS or is_hub(source) or path.suffix == ".safetensors" or (path / "best.safetensors").is_file()
+    return source in MODELS or is_trained(source)
 
 
 def check_model(source: str) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesta.config import GIVEN_BYTES, read_json, suggest
 from gesta.errors import CheckpointError, GestaError
-from gesta.files import HUB, is_hub
+from gesta.files import HUB, is_hub, machine_fault
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time
@@ -91,6 +91,12 @@ def resolve(
     name = _parse(os.fspath(source))
     with _said(name):
         return _Repository(name).fetch(check, needs_weights)
+
+
+def is_trained(source: str) -> bool:
+    """Whether a word names a trained model, rather than videos: a repository of a hub, a ``.safetensors`` file, or a
+    folder with weights under one of their usual names."""
+    return is_hub(source) or source.endswith(".safetensors") or any(Path(source, name).is_file() for name in _BEST)
 
 
 def weights_in(place: Place) -> Place:
@@ -375,8 +381,8 @@ def _said(name: HubName, writing: bool = False) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         token = "give another token than the one that is set" if get_token() else "give a token"
         token += " (hf auth login, or HF_TOKEN)"
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of this machine: disk full, no permission
+        if isinstance(error, OSError) and machine_fault(error):
+            raise
         if isinstance(error, errors.GatedRepoError):
             sentence = f"is only for those who accept its terms; accept them on the repository's page, and {token}"
         elif writing and status in (401, 403):

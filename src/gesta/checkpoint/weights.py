@@ -196,7 +196,7 @@ def _read(given: str | Path | Place, average: bool) -> Source:
         source.metadata = read_metadata(path)
         source.classes = source.metadata["classes"]
     else:
-        source.classes = _hub_classes(path)
+        source.classes = _hub_classes(path, source)
     if isinstance(content, dict) and content.get("magic") == STATE_MAGIC:
         content, source.is_state = content.get("state"), True
         if isinstance(content, dict):
@@ -256,14 +256,16 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(part, Tensor) for part in value.values())
 
 
-def _hub_classes(path: Path) -> list[str] | None:
-    """The names of the classes in the config.json beside weights; None where it has none but ``LABEL_0`` ….
-
-    Raises:
-        GestaError: a config.json that is not valid JSON.
-    """
+def _hub_classes(path: Path, source: Source) -> list[str] | None:
+    """The names of the classes in the config.json beside weights; None where it has none but ``LABEL_0`` …."""
     config = path.with_name("config.json")
-    names = read_json(config, dict).get("id2label") if config.is_file() else None
+    if not config.is_file():
+        return None
+    try:
+        names = read_json(config, dict).get("id2label")
+    except GestaError as error:  # it may be another program's
+        source.remarks.append(f"the names of the classes are not known: {error}")
+        return None
     if not isinstance(names, dict) or not names or names.keys() != {str(i) for i in range(len(names))}:
         return None
     listed = [names[str(i)] for i in range(len(names))]

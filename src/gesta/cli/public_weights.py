@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
 from gesta.cli.options import VerbParser
 from gesta.errors import GestaError
-from gesta.files import is_hub
 
 if TYPE_CHECKING:  # for start-up time
     from gesta.checkpoint import TrainedModel
@@ -46,9 +44,10 @@ def model_for_videos(options: argparse.Namespace, classifier: bool = True) -> Tr
         classifier: whether public weights without the model's classifier are refused.
     """
     from gesta.checkpoint import weights_file
+    from gesta.checkpoint.hub import is_trained
     from gesta.models.public import load
 
-    if options.model and options.checkpoint and not _is_trained(options.checkpoint):
+    if options.model and options.checkpoint and not is_trained(options.checkpoint):
         options.sources, options.checkpoint = [options.checkpoint, *options.sources], None
     if not (options.model or options.checkpoint):  # one word is the VIDEO that is required
         if options.sources[0].endswith(_WEIGHTS):
@@ -61,10 +60,6 @@ def model_for_videos(options: argparse.Namespace, classifier: bool = True) -> Tr
 
 
 _WEIGHTS = (".pth", ".pt", ".pyth", ".ckpt", ".bin")
-
-
-def _is_trained(path: str) -> bool:
-    return is_hub(path) or path.endswith(".safetensors") or os.path.isfile(os.path.join(path, "best.safetensors"))
 
 
 def load_public(

@@ -269,8 +269,8 @@ def _read_pixels(clip: ClipSpec, folder: Path) -> list[str]:
     other = f"; the family's public code has {own}" if taken != own else ""
     remarks = [f"pixels: {taken} from {path.name}{why}{other}"]
     crop = given.get("crop_size") or given.get("size")
-    sizes = {v for k, v in crop.items() if k in ("height", "width")} if isinstance(crop, dict) else {crop}
-    if len(sizes) == 1 and (size := sizes.pop()) and size != clip.size:
+    size = crop.get("height") if isinstance(crop, dict) else crop
+    if isinstance(size, int) and size != clip.size:
         remarks.append(f"clips: {clip.size} px, the size of the positions in the weights; {path.name} says {size}")
     return remarks
 
