@@ -14,10 +14,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 import gesta
+from gesta.checkpoint.description import read_pixels
+from gesta.checkpoint.weights import import_weights
 from gesta.cli import main
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import ClipSpec
-from gesta.models.public import _read_pixels
 from gesta.models.timesformer import TimeSformer, TimeSformerConfig
 
 CLASSES = ["wave", "jump", "run"]
@@ -83,7 +84,8 @@ def test_public_weights_need_nothing_else(
     assert torch.equal(loaded.model(video), model(video))
     said = capsys.readouterr().err
     assert "100.0 % of the parameters match" in said
-    assert "pixels: mean 0.4 0.5 0.6, std 0.2 0.25 0.3 from preprocessor_config.json; the family's public code" in said
+    assert "pixels: mean 0.4 0.5 0.6, std 0.2 0.25 0.3 from preprocessor_config.json" in said
+    assert "the public code of its model has mean 0.45, std 0.225" in said
     if where == "hub":
         path = str(make_video("a.mp4", frames=12))
         assert run("predict", source, path, "--json", "--clips", "1", "--top", "3") == 0
@@ -160,27 +162,49 @@ def test_a_training_state_is_no_public_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "mean", "std", "sentence"),
     [
-        (None, 0.45, 0.225, "as the family's public code; no preprocessor_config.json"),
-        ({"do_resize": True}, 0.45, 0.225, "as the family's public code; preprocessor_config.json has no image_mean"),
-        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, 0.5, 0.5, "public code has mean 0.45, std 0.225"),
-        ({"image_mean": [0.45] * 3, "image_std": [0.225] * 3}, 0.45, 0.225, "from preprocessor_config.json"),
+        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, 0.5, 0.5, "code of its model has mean 0.45, std 0.2"),
+        ({"image_mean": [0.45] * 3, "image_std": [0.225] * 3}, 0.45, 0.225, "pixels: mean 0.45, std 0.225 from pre"),
         ({"rescale_factor": 1 / 127.5, "offset": True, "do_normalize": True, "image_mean": [0.5] * 3,
-          "image_std": [0.5] * 3}, 0.5, 0.5, "normalising once more (do_normalize) is not what it was trained with"),
-        ({"rescale_factor": 1 / 127.5, "offset": True, "do_normalize": False}, 0.5, 0.5, "x · rescale_factor − 1"),
+          "image_std": [0.5] * 3}, 0.5, 0.5, "(x · rescale_factor − 1; do_normalize would do it twice"),
+        ({"rescale_factor": 1 / 127.5, "offset": True, "do_normalize": False}, 0.5, 0.5, "x · rescale_factor − 1)"),
         ({"do_normalize": False}, 0.0, 1.0, "do_normalize: false"),
+        ({"image_mean": [0.45] * 3, "image_std": [0.225] * 3, "size": 112}, 0.45, 0.225, "clips of 224 px, as the pos"),
         ({"image_mean": [0.4] * 3, "image_std": [0.0] * 3}, 0, 0, None),
         ({"image_mean": ["a"], "image_std": [1.0] * 3}, 0, 0, None),
     ],
 )  # fmt: skip
 def test_pixels_become_floats_as_the_description_says(
-    given: dict[str, Any] | None, mean: float, std: float, sentence: str | None, tmp_path: Path
+    given: dict[str, Any], mean: float, std: float, sentence: str | None, tmp_path: Path
 ) -> None:
     clip = ClipSpec()
-    if given is not None:
-        (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
     if sentence is None:
         with pytest.raises(CheckpointError, match="has no image_mean and image_std that can be used"):
-            _read_pixels(clip, tmp_path)
+            read_pixels(tmp_path / "model.safetensors")
         return
-    assert sentence in _read_pixels(clip, tmp_path)[0]
+    pixels = read_pixels(tmp_path / "model.safetensors")
+    assert pixels is not None
+    assert any(sentence in remark for remark in [*pixels.take(clip), pixels.remark(clip)])
     assert clip.mean == pytest.approx((mean,) * 3) and clip.std == pytest.approx((std,) * 3)
+
+
+def test_a_training_from_public_weights_says_where_its_pixels_differ(tmp_path: Path) -> None:
+    model = trained()
+    for name, content in files(model).items():
+        (tmp_path / name).write_bytes(content)
+    config = TimeSformerConfig(width=12, depth=2, heads=2, patch=8, classes=3, clip=ClipSpec(frames=8, size=16))
+    remarks = import_weights(config.build(), tmp_path, classes=["run", "sit", "wave"]).remarks
+    assert any(remark.startswith("pixels: mean 0.45, std 0.225 in the model, but mean 0.4 0.5") for remark in remarks)
+    assert any("the classifier has 2 of 3 classes by name" in remark for remark in remarks)
+
+
+def test_without_a_description_the_values_of_the_family_are_taken_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.safetensors").write_bytes(save(public(trained())))
+    (tmp_path / "config.json").write_text("no JSON")
+    with pytest.raises(GestaError, match=r"config\.json: is not valid JSON"):  # it could name the heads
+        gesta.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
+    assert gesta.load(tmp_path).classes == ["0", "1", "2"]
+    assert "pixels: mean 0.45, std 0.225, as in the public code of its model" in capsys.readouterr().err

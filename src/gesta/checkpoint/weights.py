@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from gesta.checkpoint import METADATA_KEY, Metadata, read_metadata
+from gesta.checkpoint.description import Pixels, class_names, read_config, read_pixels
 from gesta.checkpoint.formats import (
     STATE_MAGIC,
     check_finite,
@@ -28,7 +29,7 @@ from gesta.checkpoint.formats import (
     script_classes,
 )
 from gesta.checkpoint.hub import INDEX, Place, resolve, weights_in
-from gesta.config import CLASS_KEY, from_json, read_json, read_text, replace, to_json
+from gesta.config import CLASS_KEY, from_json, read_text, replace, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import VideoModel, check_names
 from gesta.progress import join_lines
@@ -126,6 +127,7 @@ class Source:
         metadata: of a model file of gesta.
         classes: class names in the order of its classifier; None where they are not known.
         remarks: sentences for the user.
+        pixels: how pixels become floats, where a description beside the file says so.
         path: the file.
         is_state: whether it is the training state of a run.
     """
@@ -137,6 +139,7 @@ class Source:
     metadata: Metadata | None = None
     classes: ClassNames | None = None
     remarks: list[str] = field(default_factory=list)
+    pixels: Pixels | None = None
     path: Path | None = None
     is_state: bool = False
 
@@ -196,7 +199,7 @@ def _read(given: str | Path | Place, average: bool) -> Source:
         source.metadata = read_metadata(path)
         source.classes = source.metadata["classes"]
     else:
-        source.classes = _hub_classes(path, source)
+        _read_beside(path, source)
     if isinstance(content, dict) and content.get("magic") == STATE_MAGIC:
         content, source.is_state = content.get("state"), True
         if isinstance(content, dict):
@@ -256,21 +259,13 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(isinstance(part, Tensor) for part in value.values())
 
 
-def _hub_classes(path: Path, source: Source) -> list[str] | None:
-    """The names of the classes in the config.json beside weights; None where it has none but ``LABEL_0`` …."""
-    config = path.with_name("config.json")
-    if not config.is_file():
-        return None
+def _read_beside(path: Path, source: Source) -> None:
+    """What lies beside public weights: the names of their classes, and how pixels become floats."""
     try:
-        names = read_json(config, dict).get("id2label")
+        source.classes = class_names(read_config(path) or {})
     except GestaError as error:  # it may be another program's
         source.remarks.append(f"the names of the classes are not known: {error}")
-        return None
-    if not isinstance(names, dict) or not names or names.keys() != {str(i) for i in range(len(names))}:
-        return None
-    listed = [names[str(i)] for i in range(len(names))]
-    plain = all(isinstance(name, str) and name.strip() and not name.startswith("LABEL_") for name in listed)
-    return listed if plain and len(set(listed)) == len(listed) else None
+    source.pixels = read_pixels(path)
 
 
 def is_ours(path: Path) -> bool:
@@ -340,6 +335,7 @@ def import_weights(
     if only:
         check_names(model, only, "init.only")
         theirs = {name: value for name, value in theirs.items() if name.startswith(only)}
+    pixels = [origin.pixels.remark(model.config.clip)] if origin.pixels else []
     heads = _ClassifierMatch(by_space(source_classes or origin.classes or {}), by_space(classes or {}))
     fitting = {k: v for k, v in heads.matched(theirs, ours).items() if k in ours and v.shape == ours[k].shape}
     counted = {k: p.numel() for k, p in model.named_parameters() if not k.startswith(HEAD) and k.startswith(only or "")}
@@ -354,7 +350,7 @@ def import_weights(
             if k in ours and k not in fitting and v.shape != ours[k].shape
         },
         matched_fraction=sum(n for k, n in counted.items() if k in fitting) / max(sum(counted.values()), 1),
-        remarks=(*origin.remarks, *heads.remarks, *_other_variant(model, weights, theirs, origin.metadata)),
+        remarks=(*origin.remarks, *pixels, *heads.remarks, *_other_variant(model, weights, theirs, origin.metadata)),
         fresh_classes=heads.fresh,
         classes=origin.classes,
     )

@@ -19,11 +19,12 @@ import torch
 
 from gesta import checkpoint
 from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.description import read_config, words
 from gesta.checkpoint.hub import Place, resolve, weights_in
 from gesta.checkpoint.weights import Source, import_weights, is_ours, read_source, without_prefixes
-from gesta.config import from_json, read_json, replace, to_json
+from gesta.config import from_json, replace, to_json
 from gesta.errors import CheckpointError, GestaError
-from gesta.model import ClipSpec, ModelConfig, VideoModel, check_size
+from gesta.model import ModelConfig, VideoModel, check_size
 from gesta.models import MODELS, model_config
 from gesta.processes import choose_device
 from gesta.progress import show
@@ -31,8 +32,6 @@ from gesta.records import LABEL, ClassNames, by_space, class_counts
 
 _MODEL_TYPES = ("videomae", "vivit", "timesformer", "vjepa", "hiera")
 """Beginnings of ``model_type`` in the config.json of families that are recognised; some of Hiera's have none."""
-
-_PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
 
 class FromPublic(Protocol):
@@ -75,9 +74,8 @@ def load(
     place = weights_in(find(source))
     if not place.path.is_file() or is_ours(place.path):
         return replaced(checkpoint.load(place.path, trust_code=trust_code, device=device), name=place.name)
-    description = _description(place.path)
     weights = read_source(place)
-    config = None if weights.is_state else recognise(description, weights)
+    config = None if weights.is_state else recognise(read_config(place.path), weights)
     if config is None and not place.hub:
         return checkpoint.load(place.path)  # raises, with the reason why it is none of gesta
     if config is None:
@@ -140,8 +138,12 @@ def with_weights(
     named = weights.classes
     if named and classes:
         _check_same(weights.name, named, classes)
-    if weights.path and not weights.metadata:
-        weights.remarks += _read_pixels(config.clip, weights.path.parent)
+    if weights.pixels:
+        weights.remarks += weights.pixels.take(config.clip)
+    elif not weights.metadata:
+        weights.remarks.append(
+            f"pixels: {words(config.clip)}, as in the public code of its model; nothing else says so"
+        )
     model = config.build()
     report = import_weights(model, weights)
     # How many classes there are is known from the weights alone: build the model again to fit their classifier.
@@ -202,22 +204,13 @@ def recognise(config: Mapping[str, Any] | None, weights: Source) -> ModelConfig 
     return None
 
 
-# --- what lies beside weights ----------------------------------------------------------------------------------------
-
-
-def _description(path: Path) -> dict[str, Any] | None:
-    """The ``config.json`` beside a file of weights."""
-    config = path.with_name("config.json")
-    return read_json(config, dict) if config.is_file() else None
-
-
 def _refuse_others(folder: Path) -> None:
     """Refuse a repository before its weights are downloaded if it says that its model is of another kind.
 
     Raises:
         CheckpointError: with what it is.
     """
-    config = _description(folder / "weights") or {}
+    config = read_config(folder / "weights") or {}
     kind = config.get("model_type")
     if isinstance(kind, str) and kind != "gesta" and not kind.lower().startswith(_MODEL_TYPES):
         classes = config.get("architectures")
@@ -226,57 +219,6 @@ def _refuse_others(folder: Path) -> None:
             f"{folder / 'config.json'}: describes a model of another kind ({what}model type {kind}); gesta recognises "
             f"{', '.join(_MODEL_TYPES)}; name another repository, or the model (--model NAME --weights FILE)"
         )
-
-
-def _read_pixels(clip: ClipSpec, folder: Path) -> list[str]:
-    """Take mean and standard deviation from the description of how pixels become floats.
-
-    Args:
-        clip: is changed; it has those that the public code of the family trains with.
-        folder: the weights'.
-
-    Returns:
-        Sentences that say what was taken, and why.
-
-    Raises:
-        GestaError: a description that is not valid.
-    """
-    path = next((folder / name for name in _PROCESSORS if (folder / name).is_file()), None)
-    own = f"mean {_short(clip.mean)}, std {_short(clip.std)}"
-    if path is None:
-        return [f"pixels: {own}, as the family's public code; no preprocessor_config.json says otherwise"]
-    given = read_json(path, dict)
-    try:
-        scale = 255 * float(given.get("rescale_factor", 1 / 255)) if given.get("do_rescale", True) else 255.0
-        if given.get("offset"):  # ViViT: x / 127.5 - 1
-            mean, std = [1 / scale] * 3, [1 / scale] * 3
-            why = ", as its x · rescale_factor − 1"
-            why += "; normalising once more (do_normalize) is not what it was trained with" * given.get(
-                "do_normalize", True
-            )
-        elif given.get("do_normalize", True) and "image_mean" not in given:
-            return [f"pixels: {own}, as the family's public code; {path.name} has no image_mean"]
-        elif given.get("do_normalize", True):
-            mean, std = ([float(v) / scale for v in given[f"image_{name}"]] for name in ("mean", "std"))
-            why = ""
-        else:
-            mean, std, why = [0.0] * 3, [1 / scale] * 3, ", since it says do_normalize: false"
-        values: ClipSpec = from_json(to_json(clip) | {"mean": mean, "std": std}, ClipSpec)
-    except (GestaError, TypeError, ValueError, KeyError, ZeroDivisionError):
-        raise CheckpointError(f"{path}: has no image_mean and image_std that can be used; correct it") from None
-    clip.mean, clip.std = values.mean, values.std
-    taken = f"mean {_short(clip.mean)}, std {_short(clip.std)}"
-    other = f"; the family's public code has {own}" if taken != own else ""
-    remarks = [f"pixels: {taken} from {path.name}{why}{other}"]
-    crop = given.get("crop_size") or given.get("size")
-    size = crop.get("height") if isinstance(crop, dict) else crop
-    if isinstance(size, int) and size != clip.size:
-        remarks.append(f"clips: {clip.size} px, the size of the positions in the weights; {path.name} says {size}")
-    return remarks
-
-
-def _short(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.4g}" for value in dict.fromkeys(values))
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------
