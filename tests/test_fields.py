@@ -25,7 +25,7 @@ from gesta.models.timesformer import TimeSformerConfig
 from gesta.plugins.ata import ATA
 from gesta.plugins.stan import STAN
 from gesta.prediction.timeline import TimelineConfig
-from gesta.recipe import Augment, EvaluateConfig, EvaluateJob, Recipe, TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, EvaluateJob, Init, Recipe, TrainConfig
 from gesta.recipes.own_videos import finetune
 from gesta.recipes.synthetic import demo
 from gesta.training.folder import derive_rates
@@ -199,6 +199,9 @@ def test_a_flag_is_called_by_its_name() -> None:
         (Augment(crop="jitter", short_side=(128, 160)), "short_side is 128 160, below the crop's 224"),
         (Augment(short_side=(224, 320)), "short_side is 224 320, which changes nothing"),
         (EvaluateConfig(coverage="contiguous", clips=4), "clips is 4, which changes nothing without coverage='even'"),
+        (Init(only=("blocks.",)), r"only is blocks\., which changes nothing without weights; leave it at \(\)"),
+        (Init(average=False), "average is False, which changes nothing without weights; leave it at True"),
+        (Init(min_matched=0.9), "min_matched is 0.9, which changes nothing without weights; leave it at 0.5"),
         (TimelineConfig(threshold=0.5, release=0.6), "release is 0.6, above the threshold"),
         (ClipSpec(sampling="uniform", stride=2), "stride is 2, which changes nothing without sampling='dense'"),
         (TimeSformerConfig(align_every=2), "align_every is 2, which changes nothing without around; leave it at 1"),

@@ -125,8 +125,8 @@ class Insert:
     """Put ``layer`` before block ``at`` (0-based: ``at=3`` means after three blocks, the papers' ``[3]``).
 
     Attributes:
-        class_token: a layer sees the feature map only; ``double`` multiplies the class token (if there is one) by 2, as
-            a layer that adds its input back at first does to the map.
+        class_token: a layer sees the feature map only; ``double`` multiplies the class token by 2, as a layer that adds
+            its input back at first does to the map. It is refused where there is none.
     """
 
     layer: LayerConfig
@@ -274,11 +274,19 @@ class VideoModel(nn.Module):
                     f"{type(insert.layer).__name__} cannot be inserted before block {insert.at}: "
                     f"{type(self).__name__} has blocks 0 to {len(self.blocks) - 1}"
                 )
+            if insert.class_token == "double" and not self._has_class_token():
+                raise GestaError(
+                    f"class_token is double for {type(insert.layer).__name__} before block {insert.at}, which changes "
+                    f"nothing without a class token, and {type(self).__name__} has none here; leave it at keep"
+                )
             at = str(insert.at)
             layers.setdefault(at, []).append(insert.layer.build(self.grid_at(insert.at)))
             self._token_scale[at] = self._token_scale.get(at, 1) * (2 if insert.class_token == "double" else 1)
         self.inserts = nn.ModuleDict({at: nn.Sequential(*group) for at, group in layers.items()})
         self.attentive = self._readout()
+
+    def _has_class_token(self) -> bool:
+        return any(name.rpartition(".")[2] == "cls_token" for name, _ in self.named_parameters())
 
     def _readout(self) -> nn.Module | None:
         """What the configuration says, and a classifier of its width as the original probe has it.

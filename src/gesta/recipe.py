@@ -328,6 +328,8 @@ class Init:
 
     def unused(self) -> Iterator[tuple[str, str]]:
         yield from unless(self.weights is not None, "weights", "head")
+        expects = self.weights is not None or bool(self.expected)  # recipes say how, before a flag says which
+        yield from unless(expects, "weights", "average", "only", "min_matched")
 
 
 @config

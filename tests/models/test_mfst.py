@@ -237,6 +237,11 @@ def test_nearest_keys_of_space_and_of_time() -> None:
         scores = [small(knn=a, knn_temporal=b)(clip()) for a, b in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5))]
         counted = [small(knn=1.0, **{name: 2})(clip()) for name in ("knn_keys", "knn_temporal_keys")]
     assert all((scores[0] - other).abs().max() > 1e-6 for other in (*scores[1:], *counted))
+    for name in ("knn_keys", "knn_temporal_keys"):
+        with pytest.raises(
+            GestaError, match=rf"{name} is 999, which changes nothing where {name[:-5]} .* keeps \d+ of"
+        ):
+            small(**{name: 999})
 
 
 # --- time ------------------------------------------------------------------------------------------------------------

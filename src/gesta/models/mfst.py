@@ -476,6 +476,9 @@ class MFST(VideoModel):
             init_small(self)
         self.to(memory_format=torch.channels_last_3d)  # a tenth faster on a CPU, and tokens need no copy
         self.finish()
+        grids = [self.grid_at(i + 1) for i in range(len(self.blocks))]
+        _check_keys("knn", config.knn, config.knn_keys, max(height * width for *_, height, width in grids))
+        _check_keys("knn_temporal", config.knn_temporal, config.knn_temporal_keys, max(grid[1] for grid in grids))
 
     def stem(self, video: Tensor) -> Tensor:
         """``(B, 3, T, H, W)`` to ``(B, C, T / s, H / 8, W / 8)``, sizes rounded up."""
@@ -511,6 +514,16 @@ class MFST(VideoModel):
         for unit in [module for module in model.modules() if isinstance(module, Unit)]:
             unit.fold()
         return model
+
+
+def _check_keys(name: str, fraction: float, most: int, count: int) -> None:
+    """Refuse a number of keys that no attention over so many at most falls below."""
+    kept = max(int(fraction * count), 1)
+    if most >= kept and most > 0:
+        raise GestaError(
+            f"{name}_keys is {most}, which changes nothing where {name} {fraction:g} keeps {kept} of {count} keys at "
+            "most; give fewer, or leave it at 0"
+        )
 
 
 def _outputs(branches: Branches) -> int:

@@ -368,9 +368,6 @@ class STMANet(R3DTrunk):
     def from_grid(self, grid: Tensor, state: State) -> State:
         return state._replace(map=grid)
 
-    def scale_token(self, state: State, factor: int) -> State:
-        return state  # there is none
-
     def _final(self, frames: int, height: int, width: int) -> Size:
         """Size of stage 5's map for clips of this size."""
         return -(-frames // math.prod(self.config.time_strides)), -(-height // 32), -(-width // 32)
