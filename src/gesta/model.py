@@ -367,6 +367,11 @@ class VideoModel(nn.Module):
             raise GestaError("this model reads out several layers: call model(video) or model.embed(video)")
         return torch.cat([self.tokens(tapped[name], int(name.removeprefix("block."))) for name in names], 1)
 
+    def read_tokens(self, video: Tensor) -> Tensor:
+        """The tokens of clips that :attr:`attentive` reads, ``(B, N, C)``."""
+        tapped = self._tapped()
+        return self.tokens_read(self._run(video, tapped or None), tapped)
+
     def _tapped(self) -> dict[str, Any]:
         """The taps that the readout needs beside the last block's state, without their values."""
         return {f"block.{i}": None for i in self.config.attentive.layers} if self.config.attentive else {}

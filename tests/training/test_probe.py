@@ -20,7 +20,7 @@ from gesta.models import create_model
 from gesta.recipe import ProbeConfig, Recipe, TrainConfig
 from gesta.recipes.own_videos import probe
 from gesta.training.loop import train
-from gesta.training.probe import Probe, VideoRows, train_probes
+from gesta.training.probe import LinearProbe, VideoRows, train_probes
 
 CLASSES = ["bright", "dark"]
 
@@ -117,6 +117,27 @@ def test_without_validation_videos_some_of_training_choose(recipe: Recipe, tmp_p
     assert not (tmp_path / "none").exists()
 
 
+def test_attentive_probes_read_the_tokens_that_the_model_reads(recipe: Recipe, tmp_path: Path) -> None:
+    """The kept probe scores the validation videos as the saved model does, from pixels to classes."""
+    given = probe("r3d_tiny", data=recipe.data, weights=recipe.init.weights, attentive=1)
+    given.evaluate, given.probe, given.train.epochs = recipe.evaluate, recipe.probe, 2
+    assert given.probe is not None
+    given.probe.lrs, given.probe.weight_decays = (3e-3,), (0.1,)
+    run = train(given, tmp_path / "run", quiet=True)
+    trained = gesta.load(run)
+    assert trained.model.config.attentive is not None and trained.model.config.attentive.depth == 1  # type: ignore[attr-defined]
+    (kept,) = log_of(run, "probe")
+    scores = gesta.Result.read(run / "result.json").scores
+    losses = [-float(torch.tensor(row[i // 2]).log()) for i, row in enumerate(scores.values["label"]) if row]
+    assert sum(losses) / 4 == pytest.approx(kept["val_loss"], abs=1e-3)  # of the mean of two nearly equal views
+    folder = next((tmp_path / "kept").iterdir())
+    features = FeatureFolder(folder, None)
+    assert len(features.entries) == 10
+    assert {features.read(file).shape[::2] for file in features.entries} == {(2, trained.model.grid_at(4)[0])}
+    again = train(given, tmp_path / "again", quiet=True)
+    assert [line["computed"] for line in log_of(again, "features")] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
@@ -150,7 +171,7 @@ def test_a_probe_scores_the_same_as_the_models_classifier() -> None:
     model: VideoModel = create_model("r3d_tiny", classes=3).double()
     features = torch.randn(5, model.classifier.linear.in_features, dtype=torch.double)  # type: ignore[union-attr,arg-type]
     width = features.shape[1]
-    one = Probe(3, 0.0, torch.randn(width), torch.rand(width) + 0.1)
+    one = LinearProbe(3, 0.0, torch.randn(width), torch.rand(width) + 0.1)
     for parameter in one.parameters():
         nn.init.normal_(parameter)
     with torch.no_grad():
@@ -168,8 +189,9 @@ def test_probes_do_not_see_each_other_and_the_best_is_found() -> None:
     val = VideoRows([*rows[:3], None], {"label": [*labels[:3], 0]})
     config = TrainConfig(epochs=30, batch_size=8)
     grid = ProbeConfig(lrs=(0.1, 1e-6), weight_decays=(0.0, 10.0))
-    trained = train_probes(data, val, CLASSES, grid, config)
-    alone = train_probes(data, val, CLASSES, ProbeConfig(lrs=(0.1,), weight_decays=(10.0,)), config)[0]
+    model = create_model("r3d_tiny", classes=2)
+    trained = train_probes(data, val, CLASSES, grid, config, model)
+    alone = train_probes(data, val, CLASSES, ProbeConfig(lrs=(0.1,), weight_decays=(10.0,)), config, model)[0]
     for parameter, other in zip(trained[1].probe.parameters(), alone.probe.parameters()):
         torch.testing.assert_close(parameter, other, rtol=0, atol=0)
     best = max(trained, key=lambda one: one.order)

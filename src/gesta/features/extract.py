@@ -19,9 +19,10 @@ from gesta.prediction.background import in_background, reading_workers
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 
-Kind = Literal["pooled", "mean", "tokens"]
+Kind = Literal["pooled", "mean", "tokens", "read"]
 """What is kept of a view: ``pooled`` is what the classifier takes (:meth:`gesta.model.VideoModel.embed`), ``(D,)``;
-``mean`` the mean of the last feature map over time and space, ``(C,)``; ``tokens`` that map, ``(C, T, H, W)``."""
+``mean`` the mean of the last feature map over time and space, ``(C,)``; ``tokens`` that map, ``(C, T, H, W)``; ``read``
+the tokens that an attentive probe reads, ``(N, C)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,9 @@ def features_of(
 ) -> Tensor:
     """Clips ``(B, C, T, H, W)`` to features ``(B, …)`` float32; the model is in evaluation mode, on their device."""
     with autocast():
-        state = model.forward_features(clips)
-        if kind == "pooled":
-            return model.forward_head(state, pre_logits=True).float()
-        grid = model.to_grid(state)
+        if kind in ("pooled", "read"):
+            return (model.embed(clips) if kind == "pooled" else model.read_tokens(clips)).float()
+        grid = model.to_grid(model.forward_features(clips))
         return (grid.mean((2, 3, 4)) if kind == "mean" else grid).float()
 
 

@@ -33,7 +33,7 @@ from gesta.errors import GestaError, VideoError
 from gesta.features.extract import Kind
 from gesta.features.windows import Windows
 from gesta.files import make_folder, remove, reporting, write_atomically, write_text
-from gesta.model import VideoModel
+from gesta.model import ReadoutConfig, VideoModel
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 from gesta.video.archive import locate
@@ -95,21 +95,24 @@ def describe(
     else:
         names = ("crops", "coverage", "short_videos", *["clips"] * (views.coverage == "even"))
         how |= {name: getattr(views, name) for name in names}
+    config = replace(model.config, **NOT_OF_THE_FEATURES)
+    if kind == "read" and config.attentive:  # what reads them does not matter, but which they are
+        config.attentive = ReadoutConfig(layers=config.attentive.layers)
     return {
         "format": 1,
-        "model": to_json(replace(model.config, **NOT_OF_THE_FEATURES)),
-        "weights": weights_hash(model),
+        "model": to_json(config),
+        "weights": weights_hash(model, ("classifier.", "attentive.") if kind == "read" else ("classifier.",)),
         "views": how,
         "kind": kind,
         "precision": precision,
     }
 
 
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of all weights but the classifier's, by name, type, shape and value."""
+def weights_hash(model: nn.Module, but: tuple[str, ...] = ("classifier.",)) -> str:
+    """SHA-256 of all weights, by name, type, shape and value, ``but`` those whose names begin so."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        if not name.startswith("classifier."):
+        if not name.startswith(but):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -263,7 +266,7 @@ def _read_parquet(path: Path) -> np.ndarray:
 
 _WRITERS: dict[str, Any] = {"npy": _write_npy, "safetensors": _write_safetensors, "parquet": _write_parquet}
 _READERS: dict[str, Any] = {
-    "npy": lambda path: np.load(path, mmap_mode="r", allow_pickle=False),
+    "npy": lambda path: np.load(path, mmap_mode="c", allow_pickle=False),
     "safetensors": lambda path: safetensors.numpy.load_file(path)["features"],
     "parquet": _read_parquet,
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
+from gesta.layers.attentive import Attentive
 from gesta.models import model_config
 from gesta.models.hiera import hiera_tiny
 from gesta.recipe import Augment, EvaluateConfig, Init, ProbeConfig, Recipe, TrainConfig
@@ -52,7 +55,11 @@ MINIATURES = (Miniature(model=hiera_tiny, keep=("q_pool",)),)
 
 
 def probe(
-    model: str = "mvitv2_tiny", root: str = "", data: DataConfig | None = None, weights: str | None = None
+    model: str = "mvitv2_tiny",
+    root: str = "",
+    data: DataConfig | None = None,
+    weights: str | None = None,
+    attentive: int = 0,
 ) -> Recipe:
     """Classifiers on the features of a pretrained model, which is not trained: minutes, from few videos.
 
@@ -63,16 +70,24 @@ def probe(
         root: folder of the labelled videos, with a folder per class.
         data: another data set instead of that folder.
         weights: a checkpoint in which the model is trained; without one features are noise.
+        attentive: blocks of attentive probes, which read all tokens (V-JEPA 2's have 4); 0 for linear ones.
 
     Raises:
         GestaError: both ``root`` and ``data``.
     """
     _check_given("probe", root, data)
+    config = model_config(model, dropout=0.0, drop_path=0.0)
+    if attentive:
+        with torch.device("meta"):
+            network = config.build()
+        width = network.grid_at(len(network.blocks))[0]
+        heads = next(heads for heads in range(16, 0, -1) if width % heads == 0)
+        config.attentive = Attentive(depth=attentive, heads=heads)
     return Recipe(
         name=f"probe-{model}",
-        model=model_config(model, dropout=0.0, drop_path=0.0),
+        model=config,
         data=data or Folder(root=root),
-        train=TrainConfig(epochs=PROBE_EPOCHS, batch_size=64),
+        train=TrainConfig(epochs=20, batch_size=16) if attentive else TrainConfig(epochs=PROBE_EPOCHS, batch_size=64),
         evaluate=EvaluateConfig(clips=4, crops=1),
         init=Init(weights=weights),
         probe=ProbeConfig(),

@@ -8,14 +8,16 @@ same batches. The model file of the run is an ordinary one.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import json
 import math
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +41,7 @@ from gesta.model import Classifier, Scores, VideoModel
 from gesta.processes import describe_device, limit_threads, make_fabric
 from gesta.progress import show
 from gesta.recipe import ProbeConfig, Recipe, TrainConfig
-from gesta.records import ClassNames, Record, SplitName, by_space, class_counts, label_in
+from gesta.records import ClassNames, Record, SplitName, by_space, label_in
 from gesta.training.folder import OpenedRun, check_space, open_run, write_recipe, write_result
 from gesta.training.log import RunLog
 from gesta.training.setup import Data, build_model, read_data
@@ -67,6 +69,7 @@ def train_probe(recipe: Recipe, run: Path, *, resume: bool, quiet: bool, trust_c
             "the backbone has random weights, so that probes see features of noise: give a run folder or a checkpoint "
             "in which it is trained by --init.weights"
         )
+    model.eval()
     if type(model.classifier) is not Classifier:
         raise GestaError(f"{type(model).__name__} has a classifier of its own kind, which no probe can replace")
     folder = _cache(model, recipe)
@@ -138,15 +141,30 @@ class VideoRows(NamedTuple):
     """Features of videos.
 
     Attributes:
-        rows: of each video ``(V, …)`` float32, or None where it could not be read.
+        rows: of each video ``(V, D)`` float32, or ``(V, N, C)`` for attentive probes; None where it could not be read.
         labels: by label space, of each video.
     """
 
-    rows: list[Tensor | None]
+    rows: Sequence[Tensor | None]
     labels: dict[str, list[int | None]]
 
 
-KIND: Kind = "pooled"
+class _Kept(Sequence[Tensor | None]):
+    """Features in a folder: those of a video are mapped into memory, and read as far as they are used."""
+
+    def __init__(self, folder: FeatureFolder, files: list[str]) -> None:
+        self.folder, self.files = folder, files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: Any) -> Any:
+        file = self.files[i]
+        return torch.from_numpy(self.folder.read(file)) if file in self.folder.entries else None
+
+
+def _kind(recipe: Recipe) -> Kind:
+    return "read" if recipe.model.attentive else "pooled"
 
 
 def _cache(model: VideoModel, recipe: Recipe) -> FeatureFolder:
@@ -156,7 +174,7 @@ def _cache(model: VideoModel, recipe: Recipe) -> FeatureFolder:
         GestaError: it holds something else.
     """
     assert recipe.probe is not None
-    description = describe(model, recipe.evaluate, KIND, precision=recipe.train.precision)
+    description = describe(model, recipe.evaluate, _kind(recipe), precision=recipe.train.precision)
     name = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     root = Path(recipe.probe.cache or os.path.join(cache_folder(), "features"))
     return FeatureFolder(root / f"{type(recipe.model).__name__.removesuffix('Config')}-{name}", description)
@@ -173,9 +191,9 @@ def _features(
     files = [f"{name[:2]}/{name[2:34]}.npy" for name in names]
 
     def compute(indices: list[int]) -> Iterator[Any]:
-        return extract(
-            model, records, recipe.evaluate, kind=KIND, device=fabric.device, indices=indices, autocast=fabric.autocast
-        )
+        _check_disk(folder.folder, model, recipe, len(indices))
+        how: dict[str, Any] = {"kind": _kind(recipe), "device": fabric.device, "autocast": fabric.autocast}
+        return extract(model, records, recipe.evaluate, indices=indices, **how)
 
     if all(folder.has(file, source_hash(record)) for file, record in zip(files, records)):
         filled = Filled(str(folder.folder), len(records))
@@ -186,14 +204,47 @@ def _features(
             filled = fill(folder, records, files, compute)
     seconds = time.monotonic() - began
     log.features(filled.folder, filled.videos, filled.computed, seconds, filled.failures)
-    rows = [torch.from_numpy(folder.read(file).copy()) if file in folder.entries else None for file in files]
-    return VideoRows(rows, {space: [label_in(r, space) for r in records] for space in by_space(recipe.model.classes)})
+    labels = {space: [label_in(r, space) for r in records] for space in by_space(recipe.model.classes)}
+    return VideoRows(_Kept(folder, files), labels)
+
+
+def _check_disk(folder: Path, model: VideoModel, recipe: Recipe, videos: int) -> None:
+    """Refuse a disk on which the tokens of so many videos do not fit."""
+    readout = recipe.model.attentive
+    if readout is None or recipe.evaluate.coverage != "even":
+        return
+    views = recipe.evaluate.clips * recipe.evaluate.crops
+    needed = 4 * videos * views * math.prod(model.grid_at(len(model.blocks))) * max(1, len(readout.layers))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise GestaError(
+            f"{folder}: its disk has {free / 1e9:.1f} GB free, and the tokens of {videos} videos in {views} views take "
+            f"{needed / 1e9:.1f} GB; choose another disk with --probe.cache, fewer --evaluate.clips, or linear probes"
+        )
 
 
 # --- probes ----------------------------------------------------------------------------------------------------------
 
 
-class Probe(nn.Module):
+class AttentiveProbe(nn.Module):
+    """Copies of the parts of a model that read tokens ``(B, N, C)``."""
+
+    def __init__(self, pool: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.pool, self.classifier = copy.deepcopy(pool), copy.deepcopy(classifier)
+
+    def forward(self, tokens: Tensor) -> Scores:
+        scores: Scores = self.classifier(self.pool(tokens))
+        return scores
+
+    def become_classifier_of(self, model: VideoModel) -> None:
+        """Give the model this probe's weights."""
+        assert model.attentive is not None
+        model.attentive.load_state_dict(self.pool.state_dict())
+        model.classifier.load_state_dict(self.classifier.state_dict())
+
+
+class LinearProbe(nn.Module):
     """A classifier on standardised features ``(B, D)``.
 
     All begin at zero: what they minimise has one minimum.
@@ -229,6 +280,9 @@ class Probe(nn.Module):
         model.classifier.load_state_dict(self.classifier.state_dict())
 
 
+Probe = AttentiveProbe | LinearProbe
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A probe after its training.
@@ -259,7 +313,7 @@ def train_probes(
     classes: ClassNames,
     grid: ProbeConfig,
     config: TrainConfig,
-    dropout: float = 0.0,
+    model: VideoModel,
     average: Average = "probabilities",
     device: torch.device | None = None,
 ) -> list[Trained]:
@@ -271,47 +325,62 @@ def train_probes(
         classes: class names in label order.
         grid: the learning rates and weight decays.
         config: epochs, samples per step, label smoothing and seed.
-        dropout: before the classifier.
+        model: whose classifier they are to be; one that reads tokens gets attentive probes.
         average: what is averaged over the views of a validation video.
         device: where they are trained.
 
     Raises:
         GestaError: no training or validation video has features.
     """
-    samples = [(i, rows) for i, rows in enumerate(train.rows) if rows is not None]
-    if not samples or all(rows is None for rows in val.rows):
+    places = [(i, view) for i, rows in enumerate(train.rows) if rows is not None for view in range(len(rows))]
+    if not places or all(rows is None for rows in val.rows):
         raise GestaError("no video to train probes on, or to choose one by, can be read (gesta data check names why)")
-    features = torch.cat([rows for _, rows in samples]).to(device)
-    owners = [i for i, rows in samples for _ in rows]
-    targets = {s: torch.tensor([labels[i] for i in owners], device=device) for s, labels in train.labels.items()}
-    std = features.std(0, correction=0)
-    mean, std = features.mean(0), torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, 1.0)
+    targets = {s: torch.tensor([labels[i] for i, _ in places], device=device) for s, labels in train.labels.items()}
     settings = list(itertools.product(grid.lrs, grid.weight_decays))
-    probes = [Probe(class_counts(classes), dropout, mean, std).to(device) for _ in settings]
+    probes, read = _fresh(model, train, places, device, len(settings))
     groups = [group for probe, (lr, decay) in zip(probes, settings) for group in _groups(probe, lr, decay)]
     optimizer = optim.AdamW(groups)
-    batches = _batches(len(owners), config)
+    batches = _batches(len(places), config)
     losses: list[list[float]] = [[] for _ in settings]
     for epoch in range(config.epochs):
         sums = torch.zeros(len(settings), device=device)
         for number, batch in enumerate(next(batches)):
-            done = (epoch + number / math.ceil(len(owners) / config.batch_size)) / config.epochs
+            done = (epoch + number / math.ceil(len(places) / config.batch_size)) / config.epochs
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (1 + math.cos(math.pi * done)) / 2
-            batch = batch.to(device)
-            at_once = {space: values[batch] for space, values in targets.items()}
-            each = [_loss(probe(features[batch]), at_once, config.label_smoothing) for probe in probes]
+            features, of_batch = read(batch), {space: values[batch] for space, values in targets.items()}
             optimizer.zero_grad()
-            torch.stack(each).sum().backward()  # they share no parameter
+            for i, probe in enumerate(probes):  # they share no parameter, and activations of one are kept at a time
+                loss = _loss(probe(features), of_batch, config.label_smoothing)
+                loss.backward()
+                sums[i] += loss.detach() * len(batch)
             optimizer.step()
-            sums += torch.stack(each).detach() * len(batch)
-        for of_probe, total in zip(losses, (sums / len(owners)).tolist()):
+        for of_probe, total in zip(losses, (sums / len(places)).tolist()):
             of_probe.append(total)
     measured = [_measure(probe, val, classes, average, device) for probe in probes]
     return [Trained(p, *s, of, *m) for p, s, of, m in zip(probes, settings, losses, measured)]
 
 
-def _groups(probe: Probe, lr: float, decay: float) -> Iterator[dict[str, Any]]:
+def _fresh(
+    model: VideoModel, train: VideoRows, places: list[tuple[int, int]], device: torch.device | None, number: int
+) -> tuple[list[Probe], Callable[[Tensor], Tensor]]:
+    """Probes before their training, and what reads the features of samples ``(B,)``, views of training videos."""
+
+    def read(batch: Tensor) -> Tensor:
+        views = [train.rows[i][view] for i, view in (places[j] for j in batch.tolist())]  # type: ignore[index]
+        return torch.stack(views).to(device)
+
+    if model.attentive is not None:
+        return [AttentiveProbe(model.attentive, model.classifier).to(device).train() for _ in range(number)], read
+    features = read(torch.arange(len(places)))
+    std = features.std(0, correction=0)
+    mean, std = features.mean(0), torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, 1.0)
+    config = model.config
+    linear: list[Probe] = [LinearProbe(config.classes, config.dropout, mean, std).to(device) for _ in range(number)]
+    return linear, lambda batch: features[batch.to(device)]
+
+
+def _groups(probe: nn.Module, lr: float, decay: float) -> Iterator[dict[str, Any]]:
     for weights, kind in ((True, decay), (False, 0.0)):
         yield {"params": [p for p in probe.parameters() if (p.ndim > 1) is weights], "weight_decay": kind, "peak": lr}
 
@@ -331,7 +400,7 @@ def _loss(scores: Scores, targets: Mapping[str, Tensor], smoothing: float) -> Te
 
 @torch.no_grad()
 def _measure(
-    probe: Probe, val: VideoRows, classes: ClassNames, average: Average, device: torch.device | None
+    probe: nn.Module, val: VideoRows, classes: ClassNames, average: Average, device: torch.device | None
 ) -> tuple[dict[str, float], float]:
     """Metrics of the validation videos, and the mean loss of their views; those without features count as wrong."""
     probe.eval()
@@ -372,7 +441,7 @@ def _train_and_save(
         data.classes,
         recipe.probe,
         recipe.train,
-        dropout=recipe.model.dropout,
+        model=model,
         average=recipe.evaluate.average,
         device=fabric.device,
     )
