@@ -338,7 +338,7 @@ def test_public_weights_are_scored_without_training(
         ("--train.lr-multipliers: no such prefix", "train.lr_multipliers: no such prefix"),
         ("lower --init.min-matched", "lower min_matched"),
         ("use --resume or another --run (--trust-code)", "use resume=True or another run (trust_code=True)"),
-        ("name it (--model NAME --weights FILE)", "name it (gesta.create_model(NAME, weights=FILE))"),
+        ("name it (--model NAME --weights FILE)", "name it (gesta.load(FILE, model=NAME))"),
         (
             "type gesta train demo --run r; or lower --train.lr",
             "type gesta train demo --run r; or lower train.lr",

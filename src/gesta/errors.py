@@ -26,7 +26,7 @@ _ARGUMENTS = (
 """Flags of verbs that are arguments of functions; others in a sentence, and in names of files, stay as they are."""
 
 _PHRASES = {
-    "--model NAME --weights FILE": "gesta.create_model(NAME, weights=FILE)",
+    "--model NAME --weights FILE": "gesta.load(FILE, model=NAME)",
     "--init.min-matched": "min_matched",
     "--data lists": "gesta.Lists",
 }

@@ -118,9 +118,7 @@ def test_a_model_of_another_kind_is_refused_before_its_weights_are_downloaded(hu
         gesta.load("hf:us/text")
     assert hub.downloads() == ["config.json"]
     hub.repositories["us/unknown"] = Repository({"model.safetensors": save({"lstm.weight": torch.ones(3)})})
-    with pytest.raises(
-        CheckpointError, match=r"its weights \(lstm\.weight …\) are of no model .*--weights FILE\)|weights="
-    ):
+    with pytest.raises(CheckpointError, match=r"its weights \(lstm\.weight …\) are of no model .*model=NAME"):
         gesta.load("hf:us/unknown")
 
 
@@ -207,4 +205,7 @@ def test_without_a_description_the_values_of_the_family_are_taken_and_said(
         gesta.load(tmp_path)
     (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
     assert gesta.load(tmp_path).classes == ["0", "1", "2"]
+    assert gesta.load(tmp_path, classes=CLASSES).classes == CLASSES
+    with pytest.raises(GestaError, match="there are names for 2 classes, but its classifier has 3"):
+        gesta.load(tmp_path, classes=CLASSES[:2])
     assert "pixels: mean 0.45, std 0.225, as in the public code of its model" in capsys.readouterr().err

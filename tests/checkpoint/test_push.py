@@ -127,6 +127,8 @@ def test_what_is_not_pushed(hub: Hub, tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(gesta.GestaError, match=r"no result\.json, so its training has not finished"):
         push(tmp_path / "run", "me/x")
+    with pytest.raises(gesta.GestaError, match=r"best\.safetensors has a head and class names of its own: leave "):
+        gesta.load(tmp_path / "run", classes=["a", "b"])
     assert "me/x" not in hub.repositories
     push(tmp_path / "run", "me/x", unfinished=True)
     assert "It has not been evaluated" in hub.repositories["me/x"].files["README.md"].decode()

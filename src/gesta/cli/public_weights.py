@@ -10,6 +10,7 @@ from gesta.errors import GestaError
 
 if TYPE_CHECKING:  # for start-up time
     from gesta.checkpoint import TrainedModel
+    from gesta.checkpoint.hub import Place
     from gesta.records import ClassNames
 
 
@@ -19,8 +20,8 @@ def model_options(sub: VerbParser) -> None:
     sub.add_argument("checkpoint", metavar="CKPT", nargs="?", help=text)
     sub.add_argument("--model", metavar="NAME", help="instead of CKPT: this model (all: gesta models) with --weights")
     sub.add_argument("--weights", metavar="FILE", help="public weights for --model, or hf:OWNER/NAME")
-    sub.add_argument("--head", metavar="FILE", help="the head of these weights, where it has a file of its own")
-    sub.add_argument("--classes", metavar="FILE", help="class names for --model, one a line, in label order")
+    sub.add_argument("--head", metavar="FILE", help="the head of public weights, where it has a file of its own")
+    sub.add_argument("--classes", metavar="FILE", help="names of the classes of public weights, one a line")
 
 
 def check_model_options(options: argparse.Namespace) -> None:
@@ -31,9 +32,8 @@ def check_model_options(options: argparse.Namespace) -> None:
         raise GestaError("give a run folder or a .safetensors file, or --model NAME --weights FILE")
     if options.model and not options.weights:
         raise GestaError(f"--model {options.model} has random weights: give a file of them with --weights")
-    if options.checkpoint and (options.weights or options.head or options.classes):
-        flags = "--weights, --head and --classes"
-        raise GestaError(f"{options.checkpoint} has weights, a head and class names: {flags} are for --model")
+    if options.checkpoint and options.weights:
+        raise GestaError(f"{options.checkpoint} has weights: --weights is for --model")
 
 
 def model_for_videos(options: argparse.Namespace, classifier: bool = True) -> TrainedModel:
@@ -45,7 +45,6 @@ def model_for_videos(options: argparse.Namespace, classifier: bool = True) -> Tr
     """
     from gesta.checkpoint import weights_file
     from gesta.checkpoint.hub import is_trained
-    from gesta.models.public import load
 
     if options.model and options.checkpoint and not is_trained(options.checkpoint):
         options.sources, options.checkpoint = [options.checkpoint, *options.sources], None
@@ -54,29 +53,38 @@ def model_for_videos(options: argparse.Namespace, classifier: bool = True) -> Tr
             weights_file(options.sources[0])  # says what it is, and what to do with it
         options.parser.error("the following arguments are required: VIDEO")
     check_model_options(options)
-    if options.model:
-        return load_public(options, classifier=classifier)
-    return load(options.checkpoint, trust_code=options.trust_code)
+    return load_model(options, classifier=classifier)
 
 
 _WEIGHTS = (".pth", ".pt", ".pyth", ".ckpt", ".bin")
 
 
-def load_public(
-    options: argparse.Namespace, classes: ClassNames | None = None, classifier: bool = True
+def load_model(
+    options: argparse.Namespace,
+    source: str | Place | None = None,
+    order: ClassNames | None = None,
+    classifier: bool = True,
 ) -> TrainedModel:
-    """The model of ``--model`` with ``--weights``, see :func:`gesta.models.public.load_named`.
+    """The model that the options name, see :func:`gesta.load`.
 
     Args:
         options: of the verb.
-        classes: those that are scored, in label order.
+        source: CKPT where it was found already.
+        order: the classes that are scored, in label order.
         classifier: whether weights without one are refused.
 
     Raises:
         GestaError: class names that cannot be read, or as that function.
     """
-    from gesta.data.lists import read_class_names  # start-up time
-    from gesta.models.public import load_named  # start-up time
+    from gesta.data.lists import read_class_names
+    from gesta.models.public import load
 
-    named = read_class_names(options.classes) if options.classes else None
-    return load_named(options.model, options.weights, options.head, named, classes, classifier=classifier)
+    return load(
+        source or options.weights or options.checkpoint,
+        model=options.model,
+        head=options.head,
+        classes=read_class_names(options.classes) if options.classes else None,
+        order=order,
+        classifier=classifier,
+        trust_code=options.trust_code,
+    )

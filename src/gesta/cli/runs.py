@@ -19,7 +19,7 @@ from gesta.cli.options import (
     whole_numbers,
     with_fields,
 )
-from gesta.cli.public_weights import check_model_options, load_public, model_options
+from gesta.cli.public_weights import check_model_options, load_model, model_options
 from gesta.errors import GestaError
 from gesta.progress import one_line, show
 
@@ -114,13 +114,13 @@ def _train_and_fuse(fusion: Fusion, folder: Path, options: argparse.Namespace) -
 def _evaluate(options: argparse.Namespace) -> None:
     from gesta.checkpoint.hub import weights_in
     from gesta.evaluation.evaluate import evaluate
-    from gesta.models.public import find, load
+    from gesta.models.public import find
     from gesta.processes import is_first_process
 
     check_model_options(options)
     if options.model:
         job = _evaluate_job(options, None)
-        model = load_public(options, job.data.classes())
+        model = load_model(options, order=job.data.classes())
         folder, name = Path(), f"result-{options.model}"
     else:
         place = weights_in(find(options.checkpoint))
@@ -128,7 +128,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if place.hub:  # nothing is written into the cache
             folder, name = Path(), f"result-{place.repository}"
         job = _evaluate_job(options, folder)
-        model = load(place, trust_code=options.trust_code, classes=job.data.classes())
+        model = load_model(options, place, job.data.classes())
     result = evaluate(model, job.data, config=job.evaluate)
     if not is_first_process():  # the first of several writes the result
         return

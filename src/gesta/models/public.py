@@ -49,9 +49,13 @@ class FromPublic(Protocol):
 def load(
     source: str | os.PathLike[str] | Place,
     *,
+    model: str | None = None,
+    head: str | Path | None = None,
+    classes: ClassNames | None = None,
+    order: ClassNames | None = None,
+    classifier: bool = True,
     trust_code: bool = False,
     device: str | torch.device = "cpu",
-    classes: ClassNames | None = None,
 ) -> TrainedModel:
     """Load a trained model, its class names and how its videos are read.
 
@@ -61,21 +65,34 @@ def load(
         source: a run folder (its ``best.safetensors``) or a file of :func:`gesta.save_model`; public weights of a model
             that is recognised by their names and the ``config.json`` beside them, as a file or a folder; or such a
             repository by its name, ``hf:owner/name[@revision][/file]``, which is downloaded once.
+        model: name of the model of public weights (see :func:`gesta.list_models`), instead of recognising it.
+        head: of public weights, a second file with their head, see :func:`gesta.checkpoint.weights.read_source`.
+        classes: names of the classes of public weights in label order; None takes those beside them, or numbers them.
+        order: of public weights, those classes in the order in which they are scored; the classifier is brought into it
+            where the names of its own are known, and taken to be in it where not.
+        classifier: whether public weights without the classifier of a named model are refused.
         trust_code: also build models whose classes are not part of gesta (this runs their code). Code in a repository
             is never downloaded.
         device: where the model is put.
-        classes: of public weights, those that are scored, in label order: the classifier is brought into their order.
 
     Raises:
         CheckpointError: none of these; weights that do not fit the described model, are not those that were written (by
             their checksum), or are not finite; what :func:`gesta.checkpoint.hub.resolve` raises.
-        GestaError: a described model that cannot be built.
+        GestaError: a model that cannot be built or is not known, public weights that lack a part of it, or classes that
+            are others.
     """
-    place = weights_in(find(source))
-    if not place.path.is_file() or is_ours(place.path):
-        return replaced(checkpoint.load(place.path, trust_code=trust_code, device=device), name=place.name)
-    weights = read_source(place)
-    config = None if weights.is_state else recognise(read_config(place.path), weights)
+    place = weights_in(resolve(source) if model else find(source))
+    if model is None and (not place.path.is_file() or is_ours(place.path)):
+        trained = checkpoint.load(place.path, trust_code=trust_code, device=device)
+        if head or classes:
+            raise GestaError(f"{place.name} has a head and class names of its own: leave --head and --classes out")
+        return replaced(trained, name=place.name)
+    weights = read_source(place, head=head)
+    weights.classes = classes or weights.classes
+    if model:
+        config: ModelConfig | None = model_config(model)
+    else:
+        config = None if weights.is_state else recognise(read_config(place.path), weights)
     if config is None and not place.hub:
         return checkpoint.load(place.path)  # raises, with the reason why it is none of gesta
     if config is None:
@@ -83,7 +100,7 @@ def load(
             f"{place.name}: its weights ({', '.join(sorted(weights.weights)[:3])} …) are of no model that gesta "
             "recognises; name their model (--model NAME --weights FILE)"
         )
-    trained = with_weights(config, weights, classes)
+    trained = _with_weights(config, weights, order, name=model, classifier=classifier)
     return replaced(trained, model=trained.model.to(choose_device(device)))
 
 
@@ -93,41 +110,13 @@ def find(source: str | os.PathLike[str] | Place) -> Place:
     return resolve(source, check=_refuse_others)
 
 
-def load_named(
-    model: str,
-    source: str,
-    head: str | None = None,
-    named: ClassNames | None = None,
-    classes: ClassNames | None = None,
-    *,
-    classifier: bool = True,
-) -> TrainedModel:
-    """A model by its name with public weights; what became of the weights is printed on standard error.
-
-    Args:
-        model: see :func:`gesta.list_models`.
-        source: a file, folder or repository of weights.
-        head: a second file, with the head of these weights, see :func:`gesta.checkpoint.weights.read_source`.
-        named: class names of the weights in label order; None takes those that their file names.
-        classes: those that are scored, in label order; the classifier is brought into their order where the names of
-            its own are known. None takes these, or numbers them.
-        classifier: whether weights without one are refused.
-
-    Raises:
-        GestaError: an unknown model, classes that are others, or weights of which a part is missing.
-    """
-    weights = read_source(source, head=head)
-    weights.classes = named or weights.classes
-    return with_weights(model_config(model), weights, classes, name=model, classifier=classifier)
-
-
-def with_weights(
+def _with_weights(
     config: ModelConfig,
     weights: Source,
-    classes: ClassNames | None = None,
+    order: ClassNames | None,
     *,
-    name: str | None = None,
-    classifier: bool = True,
+    name: str | None,
+    classifier: bool,
 ) -> TrainedModel:
     """Build a model for weights, with as many classes as they have, which reads pixels as the description beside them
     says.
@@ -136,8 +125,8 @@ def with_weights(
         GestaError: classes that are others, or a parameter of the model that the weights lack.
     """
     named = weights.classes
-    if named and classes:
-        _check_same(weights.name, named, classes)
+    if named and order:
+        _check_same(weights.name, named, order)
     if weights.pixels:
         weights.remarks += weights.pixels.take(config.clip)
     elif not weights.metadata:
@@ -148,11 +137,16 @@ def with_weights(
     report = import_weights(model, weights)
     # How many classes there are is known from the weights alone: build the model again to fit their classifier.
     sizes = {n: shapes[0][0] for n, shapes in report.mismatched.items() if n.startswith("classifier.")}
-    if (named and classes) or len(set(sizes.values())) == 1:
-        count = class_counts(classes) if named and classes else min(sizes.values())
+    if (named and order) or len(set(sizes.values())) == 1:
+        count = class_counts(order) if named and order else min(sizes.values())
         model = replace(config, classes=count).build()
-        report = import_weights(model, weights, classes=classes)
+        report = import_weights(model, weights, classes=order)
     show(report, sys.stderr)
+    if named and model.config.classes and class_counts(named) != model.config.classes:
+        raise GestaError(
+            f"{weights.name}: there are names for {class_counts(named)} classes, but its classifier has "
+            f"{model.config.classes}; give their names with --classes"
+        )
     parameters = {n for n, _ in model.named_parameters() if classifier or not n.startswith("classifier.")}
     lacking = [n for n in (*report.missing, *report.mismatched) if n in parameters]
     if lacking:
@@ -163,7 +157,7 @@ def with_weights(
         )
     return TrainedModel(
         model=model,
-        classes=classes or _fitting(named, model) or _numbered(model),
+        classes=order or (model.config.classes and named) or _numbered(model),
         metadata={},
         # an index of several files says nothing of what is in them
         path=str(weights.path) if weights.path and weights.path.suffix != ".json" else None,
@@ -222,11 +216,6 @@ def _refuse_others(folder: Path) -> None:
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------
-
-
-def _fitting(named: ClassNames | None, model: VideoModel) -> ClassNames | None:
-    """The names of the classes if there are as many as the model has."""
-    return named if named is not None and class_counts(named) == model.config.classes else None
 
 
 def _numbered(model: VideoModel) -> ClassNames:
