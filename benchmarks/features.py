@@ -4,7 +4,8 @@
 
 On made videos of 340 x 256, in alternation: views per second of the model alone on views that are loaded, of the loader
 alone, and of the extraction; what is possible is the slower of the first two (on a CPU the loader's processes and the
-model's threads have cores of their own). Then the time of a training step of which
+model's threads have cores of their own, if nothing else runs). Since other programs change these, also the CPU time of
+the first two together over that of the extraction, all in one process. Then the time of a training step of which
 stem and blocks up to the last one are frozen (``--train.freeze``), beside the sum of its parts: the frozen blocks under
 ``torch.inference_mode`` and a training step of what is left. The medians of the rounds' ratios are printed; no time is
 asserted.
@@ -35,18 +36,22 @@ from gesta.records import Record
 from gesta.training.optim import freeze
 from gesta.video.find import find_videos
 
+Clock = Callable[[], float]
 
-def seconds(work: Callable[[], Any], device: torch.device) -> float:
+
+def seconds(work: Callable[[], Any], device: torch.device, clock: Clock = time.perf_counter) -> float:
     """How long a piece of work takes, the device's part included."""
-    began = time.perf_counter()
+    began = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def extraction(model: VideoModel, records: list[Record], device: torch.device, rounds: int, workers: int) -> list[dict]:
-    """Views per second of each round."""
+def extraction(
+    model: VideoModel, records: list[Record], device: torch.device, rounds: int, workers: int, clock: Clock
+) -> list[dict[str, float]]:
+    """Views per second of each round, by a clock."""
     views = EvaluateConfig(clips=4, crops=1, workers=workers)
     clip, everything = model.config.clip, range(len(records))
     loaded = [batch["video"] for batch in view_loader(records, clip, views, everything, workers)]
@@ -67,12 +72,8 @@ def extraction(model: VideoModel, records: list[Record], device: torch.device, r
 
     model.to(device).eval()
     model_alone()
-    return [
-        {name: count / seconds(work, device) for name, work in (
-            ("model alone", model_alone), ("loader alone", loader_alone), ("extraction", together)
-        )}
-        for _ in range(rounds)
-    ]  # fmt: skip
+    works = {"model alone": model_alone, "loader alone": loader_alone, "extraction": together}
+    return [{name: count / seconds(work, device, clock) for name, work in works.items()} for _ in range(rounds)]
 
 
 def frozen_step(model: VideoModel, device: torch.device, rounds: int) -> list[dict]:
@@ -103,15 +104,12 @@ def frozen_step(model: VideoModel, device: torch.device, rounds: int) -> list[di
     def trained_part() -> None:
         functional.cross_entropy(model.forward_head(model.blocks[last](kept)), labels).backward()
 
+    def timed(work: Callable[[], None]) -> float:
+        return seconds(work, device, time.process_time if device.type == "cpu" else time.perf_counter)
+
     for work in (step, frozen_part, trained_part):
         work()
-    return [
-        {
-            "step": 1e3 * seconds(step, device),
-            "parts": 1e3 * (seconds(frozen_part, device) + seconds(trained_part, device)),
-        }
-        for _ in range(10 * rounds)
-    ]
+    return [{"step": timed(step), "parts": timed(frozen_part) + timed(trained_part)} for _ in range(10 * rounds)]
 
 
 def main() -> None:
@@ -129,7 +127,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_videos(Path(folder), options.videos)
         records = [Record(path=path, name=path) for path in find_videos(folder)]
-        rates = extraction(create_model(options.model, classes=2), records, device, options.rounds, options.workers)
+        given = create_model(options.model, classes=2), records, device, options.rounds
+        rates = extraction(*given, options.workers, time.perf_counter)
+        of_cpu = extraction(*given, 0, time.process_time)
     possible = [min(rate["model alone"], rate["loader alone"]) for rate in rates]
     steps = frozen_step(create_model(options.model, classes=2), device, options.rounds)
     result = {
@@ -137,9 +137,12 @@ def main() -> None:
         "device": device.type,
         **{name: statistics.median(rate[name] for rate in rates) for name in rates[0]},
         "of what is possible": statistics.median(r["extraction"] / p for r, p in zip(rates, possible)),
+        "CPU time of the parts over all": statistics.median(
+            (1 / r["model alone"] + 1 / r["loader alone"]) * r["extraction"] for r in of_cpu
+        ),
         "frozen step over its parts": statistics.median(s["step"] / s["parts"] for s in steps),
     }
-    print(json.dumps(result) if options.json else "\n".join(f"{name:28} {value}" for name, value in result.items()))
+    print(json.dumps(result) if options.json else "\n".join(f"{name:34} {value}" for name, value in result.items()))
 
 
 if __name__ == "__main__":
