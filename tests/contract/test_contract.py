@@ -28,6 +28,7 @@ from gesta.checkpoint.weights import import_weights
 from gesta.config import copy, from_json, replace, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.health import measure_health
+from gesta.layers.attentive import Attentive
 from gesta.layers.temporal import TemporalAttention
 from gesta.model import Insert, LayerConfig, ModelConfig, VideoModel
 from gesta.models import list_models, model_config
@@ -75,6 +76,22 @@ VARIANTS = {
     "ctn_tiny+eq": Variant("ctn_tiny", {"norm": "post", "mapping_norm": False, "drop_path": 0.1}, token=True),
     "ctn_tiny+3d": Variant("ctn_tiny", {"mapping_dims": 3, "positions": "temporal"}, token=True),
     "ctn_tiny+vivit": Variant("ctn_tiny", {"embed": "tube", "mapping": "linear", "positions": "learned"}, token=True),
+    "vit_tiny+vivit": Variant(
+        "vit_tiny", {"positions": "learned", "class_token": True, "gelu": "tanh", "tail": "norm_first"}, token=True
+    ),
+    "vit_tiny+vjepa": Variant(
+        "vit_tiny",
+        {
+            "positions": "rope",
+            "qkv_bias": "full",
+            "tail": "norm_mean",
+            "modality_embed": True,
+            "norm_after": (1, 3),
+            "layer_scale": 0.5,
+            "attentive": Attentive(heads=4, depth=2, layers=(1, 3)),
+            "drop_path": 0.1,
+        },
+    ),
     "rpe_stdt_tiny+all": Variant(
         "rpe_stdt_tiny",
         {

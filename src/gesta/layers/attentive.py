@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,19 +44,23 @@ class Attentive(ReadoutConfig):
         return AttentivePool(width, self.heads, self.depth, self.mlp_ratio, self.eps)
 
 
+Bias = Literal["full", "query_value", "none"]
+"""Which of queries, keys and values have a bias."""
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens.
 
     Args:
         width: channels.
         heads: attention heads, by which it is divisible.
-        bias: add one to queries, keys and values.
+        bias: what has one.
     """
 
-    def __init__(self, width: int, heads: int, bias: bool = True) -> None:
+    def __init__(self, width: int, heads: int, bias: Bias = "full") -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias)
+        self.qkv = QueryValueLinear(width) if bias == "query_value" else nn.Linear(width, 3 * width, bias == "full")
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -65,6 +69,20 @@ class Attention(nn.Module):
         if rotate is not None:
             q, k = rotate(q), rotate(k)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class QueryValueLinear(nn.Linear):
+    """Queries, keys and values in one product; keys have no bias, which softmax would cancel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 3 * width, bias=False)
+        self.query_bias = nn.Parameter(torch.zeros(width))
+        self.value_bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(*, C)`` to ``(*, 3 C)``."""
+        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
+        return F.linear(input, self.weight, bias)
 
 
 class Block(nn.Module):
@@ -98,7 +116,7 @@ class QueryBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, N, C)`` to ``(B, C)``."""
-        query = self.query.expand(len(tokens), -1, -1)
+        query = self.query.repeat(len(tokens), 1, 1)  # not a view of a parameter, at which counting costs fails
         k, v = self.kv(self.norm1(tokens)).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q = self.q(query).unflatten(2, (self.heads, -1)).transpose(1, 2)
         query = query + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

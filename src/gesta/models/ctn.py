@@ -3,8 +3,8 @@
 Source: Y. Ma et al., "Convolutional transformer network for fine-grained action recognition", Neurocomputing 569
 (127027), 2024; chapter 4 of the first author's thesis, whose equations are named here. It builds on ViViT's joint
 space-time attention (A. Arnab et al., ICCV 2021), CvT's convolutional projection (H. Wu et al., ICCV 2021) and CeiT's
-image-to-tokens (K. Yuan et al., ICCV 2021). With ``embed="tube"`` and ``mapping="linear"`` the network *is* ViViT, see
-:mod:`gesta.models.vivit`.
+image-to-tokens (K. Yuan et al., ICCV 2021). With ``embed="tube"`` and ``mapping="linear"``, the paper's baseline, the
+network *is* ViViT (``vivit_b``, :mod:`gesta.models.vit`), by the names of its weights, too.
 
 Tokens ``x`` (B, 1 + t·h·w, C), the class token first::
 

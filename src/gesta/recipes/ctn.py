@@ -23,7 +23,6 @@ from gesta.datasets.diving48 import Diving48
 from gesta.datasets.epic import EPICKitchens
 from gesta.model import ClipSpec
 from gesta.models.ctn import CTNConfig, ctn_b, ctn_tiny
-from gesta.models.vivit import vivit_b
 from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
 from gesta.recipes.published import Run, Table, gmacs, params, row
@@ -39,7 +38,7 @@ CHANGES: dict[Variant, dict[str, Any]] = {
     "ctn": {},
     "ctn_a": {"mapping": "linear"},
     "ctn_tube": {"embed": "tube"},
-    "vivit": {},
+    "vivit": {"embed": "tube", "mapping": "linear"},
     "stem_7_stride_4": _STRIDE_4,
     "stem_5_stride_4": _STRIDE_4 | {"stem_kernel": 5},
     "stem_without_norm": {"stem_norm": False},
@@ -126,9 +125,7 @@ def training() -> TrainConfig:
 
 
 def _model(variant: Variant, positions: Positions, classes: int | dict[str, int]) -> CTNConfig:
-    ctn = ctn_b()
-    base = vivit_b() if variant == "vivit" else ctn
-    return replace(base, classes=classes, positions=positions, clip=ctn.clip, gelu=ctn.gelu, **CHANGES[variant])
+    return replace(ctn_b(), classes=classes, positions=positions, **CHANGES[variant])
 
 
 def _name_parts(variant: Variant, positions: Positions, clips: int, crops: int) -> list[str]:

@@ -9,6 +9,7 @@ from gesta.errors import GestaError
 from gesta.layers.attentive import Attentive
 from gesta.models import model_config
 from gesta.models.hiera import hiera_tiny
+from gesta.models.vit import vit_tiny
 from gesta.recipe import Augment, EvaluateConfig, Init, ProbeConfig, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
 from gesta.records import DataConfig
@@ -50,7 +51,12 @@ def finetune(
     )  # fmt: skip
 
 
-MINIATURES = (Miniature(model=hiera_tiny, keep=("q_pool",)),)
+MINIATURES = (
+    Miniature(model=hiera_tiny, keep=("q_pool",)),
+    Miniature(model=vit_tiny, keep=(
+        "positions", "class_token", "eps", "head_eps", "gelu", "layer_scale", "qkv_bias", "tail", "modality_embed",
+    )),
+)  # fmt: skip
 """Of models that no paper's recipes here are about."""
 
 
