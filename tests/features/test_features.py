@@ -155,6 +155,8 @@ def test_killed_while_writing_loses_that_video_alone(make_video: Callable[..., P
     lines = (out / "index.jsonl").read_text().splitlines(keepends=True)
     for left in ("".join(lines[:2]), "".join(lines[:2]) + lines[2][:30]):
         (out / "index.jsonl").write_text(left)
+        assert len(FeatureFolder(out, None).entries) == 2
+        assert (out / "index.jsonl").read_text() == left  # another process may be writing it: reading changes nothing
         assert compute_features(levels(), videos, out, views=views, device="cpu").computed == 1
         assert (out / "index.jsonl").read_text() == "".join(lines)
 

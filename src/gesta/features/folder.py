@@ -172,6 +172,7 @@ class FeatureFolder:
         elif folder.is_dir() and any(not entry.name.startswith(".") for entry in os.scandir(folder)):
             raise GestaError(f"{folder}: holds other files, and no {DESCRIPTION}; choose another folder")
         self.description = stored if description is None else description
+        self._has_half_line = False
         self.entries = {entry["file"]: entry for entry in self._read_index()}
 
     def has(self, file: str, source: str) -> bool:
@@ -187,6 +188,8 @@ class FeatureFolder:
             write_text(self.folder / DESCRIPTION, json.dumps(self.description, indent=2) + "\n")
         with write_atomically(path) as file:
             _WRITERS[path.suffix.removeprefix(".")](file, values.numpy(), entry)
+        if self._has_half_line:
+            self.tidy()
         with reporting(self.folder / INDEX), open(self.folder / INDEX, "a", encoding="utf-8") as index:
             index.write(json.dumps(entry) + "\n")
         self.entries[entry["file"]] = entry
@@ -199,8 +202,9 @@ class FeatureFolder:
     def tidy(self) -> None:
         """Leave one line for each video in the index, sorted by their files."""
         lines = [json.dumps(self.entries[file]) + "\n" for file in sorted(self.entries)]
-        if lines:
+        if lines or self._has_half_line:
             write_text(self.folder / INDEX, "".join(lines))
+        self._has_half_line = False
 
     def read(self, file: str) -> np.ndarray:
         """The features of a video ``(V, …)``, of ``.npy`` mapped into memory and not read yet.
@@ -222,9 +226,8 @@ class FeatureFolder:
         if not path.is_file():
             return
         text = read_text(path, remedy="give another folder")
-        lines = text.split("\n")
-        if lines.pop():  # a process was killed while it wrote this line
-            write_text(path, "".join(f"{line}\n" for line in lines))
+        *lines, rest = text.split("\n")
+        self._has_half_line = bool(rest)  # a process was killed while it wrote it, or is just writing it
         for line in lines:
             source = str(path)
             entry: Entry = from_json(parse_json(line, source), Entry, source=source, remedy="remove the file")
