@@ -29,8 +29,9 @@ SIZE, SEED = 32, 3
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Two actions of three clips in every layout; a clip that several of them show is filmed once."""
+    """Two actions of three short clips in every layout; a clip that several of them show is filmed once."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filming, "FRAMES", (12, 15))
         render_clip = functools.cache(filming.render_clip)
         patch.setattr(video, "render_clip", render_clip)
         patch.setattr(

@@ -19,7 +19,7 @@ from gesta.config import from_json, to_json
 from gesta.curation.contact_sheet import contact_sheet
 from gesta.errors import GestaError
 from gesta.marionette.dataset import HeldOut, Marionette, make_set, plan_clips
-from gesta.marionette.filming import AZIMUTHS, ClipName, render_clip
+from gesta.marionette.filming import AZIMUTHS, ClipName, count_frames, render_clip
 from gesta.marionette.motions import REVERSED_PAIRS, perform
 from gesta.marionette.motions.coarse import COARSE
 from gesta.marionette.puppet import SUBJECTS, body_solids, make_body, shoulders, two_bones
@@ -30,6 +30,8 @@ from gesta.video.read import read
 
 CLIPS = 36  # three of each action: the least with all splits
 SIZE = 32
+SHORT = (12, 15)
+"""Frames of the clips of a set, which so is quickly made; of others there are 32 to 40."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     of_all = of_all.parent if "PYTEST_XDIST_WORKER" in os.environ else of_all
     with FileLock(of_all / "marionette.lock"):
         if not (of_all / "marionette").exists():
-            summary = make_set(of_all / "marionette", clips=CLIPS, seed=3, workers=1, size=SIZE)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("gesta.marionette.filming.FRAMES", SHORT)
+                summary = make_set(of_all / "marionette", clips=CLIPS, seed=3, workers=1, size=SIZE)
             assert (summary.clips, summary.made) == (CLIPS, CLIPS)
     return Path(shutil.copytree(of_all / "marionette", tmp_path_factory.mktemp("marionette") / "set"))
 
@@ -63,7 +67,8 @@ def test_every_clip_is_a_video_in_one_split(root: Path) -> None:
             assert data.classes()[record.label] == Path(record.path).parent.name
     info = probe(sorted(files)[0], exact=True)
     assert (info.width, info.height, info.codec, info.fps) == (SIZE, SIZE, "h264", 12)
-    assert 32 <= info.frames <= 40
+    assert SHORT[0] <= info.frames <= SHORT[1]
+    assert all(32 <= count_frames(clip, 3) <= 40 for clip in plan_clips(CLIPS, 3))
     assert (root / "labels.txt").read_text().split() == list(COARSE)
 
 
@@ -106,7 +111,8 @@ def test_a_larger_plan_begins_with_the_smaller_one() -> None:
     assert len(spread) == 32 and max(spread.values()) - min(spread.values()) <= 8
 
 
-def test_making_again_continues_and_keeps(root: Path, tmp_path: Path) -> None:
+def test_making_again_continues_and_keeps(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gesta.marionette.filming.FRAMES", SHORT)
     first = {path: path.stat().st_mtime_ns for path in root.glob("videos/*/*.mp4")}
     victim = sorted(first)[4]
     content = victim.read_bytes()
@@ -173,8 +179,9 @@ def test_an_unfinished_set_is_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert make_set(tmp_path / "set", clips=2, workers=1, size=SIZE).made == 2
 
 
-def test_depth_beside_the_videos(tmp_path: Path) -> None:
+def test_depth_beside_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Depth is added to a set that is there, stays in step when the set grows, and is the renderer's in millimetres."""
+    monkeypatch.setattr("gesta.marionette.filming.FRAMES", SHORT)
     root = tmp_path / "set"
     make_set(root, clips=6, seed=3, workers=1, size=SIZE)
     videos = {path: path.stat().st_mtime_ns for path in root.glob("videos/*/*")}
