@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,21 +25,25 @@ def by_name(data: NTU) -> dict[str, tuple[str, str, int]]:
     return {r.name: (s, r.path, r.label) for s in ("train", "val", "test") for r in data.records(s)}  # type: ignore[arg-type, misc]
 
 
-@pytest.mark.parametrize(
-    ("split", "sizes"), [("cross_subject", (40_320, 0, 16_560)), ("cross_view", (37_920, 0, 18_960))]
-)
-def test_protocols(tmp_path: Path, split: str, sizes: tuple[int, ...]) -> None:
-    data = NTU(root=str(tmp_path), split=split)  # type: ignore[arg-type]
-    parts = [data.records(part) for part in ("train", "val", "test")]  # type: ignore[arg-type]
-    assert tuple(map(len, parts)) == sizes
-    for records in parts[::2]:
-        counts = np.bincount([r.label for r in records])  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, tuple[str, str, int]]]:
+    """All samples by protocol, of an empty folder."""
+    root = str(tmp_path_factory.mktemp("ntu"))
+    return {split: by_name(NTU(root=root, split=split)) for split in ("cross_subject", "cross_view")}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("split", "sizes"), [("cross_subject", (40_320, 16_560)), ("cross_view", (37_920, 18_960))])
+def test_protocols(whole: dict[str, dict[str, tuple[str, str, int]]], split: str, sizes: tuple[int, ...]) -> None:
+    labels = {part: [label for of, _, label in whole[split].values() if of == part] for part in ("train", "test")}
+    assert tuple(map(len, labels.values())) == sizes and sum(sizes) == len(whole[split])
+    for of_part in labels.values():
+        counts = np.bincount(of_part)
         assert len(counts) == 60 and len(set(counts)) == 1
-    assert all(r.label == int(r.name[-3:]) - 1 for r in parts[0])
+    assert all(label == int(name[-3:]) - 1 for name, (*_, label) in whole[split].items())
 
 
-def test_single_names(tmp_path: Path) -> None:
-    subject, view = by_name(NTU(root=str(tmp_path))), by_name(NTU(root=str(tmp_path), split="cross_view"))
+def test_single_names(whole: dict[str, dict[str, tuple[str, str, int]]]) -> None:
+    subject, view = whole.values()
     assert subject["S001C001P003R001A001"][0] == "test"  # performer 3; setup 1 is not what decides
     assert subject["S001C001P001R001A001"][0] == "train" and subject["S003C001P001R001A060"][2] == 59
     assert view["S001C001P001R001A001"][0] == "test" and view["S001C002P003R001A001"][0] == "train"
@@ -69,24 +74,25 @@ def test_places(tmp_path: Path, modality: str, place: str) -> None:
         (tmp_path / decoy).parent.mkdir()
         (tmp_path / decoy).touch()
     expected = file.parent if NAME in file.parent.name else file
-    assert by_name(NTU(root=str(tmp_path), modality=modality))[NAME][1] == str(expected)  # type: ignore[arg-type]
+    assert by_name(NTU(root=str(tmp_path), setups=(1,), modality=modality))[NAME][1] == str(expected)  # type: ignore[arg-type]
 
 
 def test_both_modalities_below_one_root(tmp_path: Path) -> None:
+    root: Any = {"root": str(tmp_path), "setups": (1,)}
     for folder in (f"nturgb+d_depth_masked/{NAME}", f"nturgb+d_depth_s001/{NAME}", "nturgb+d_rgb"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "nturgb+d_rgb" / f"{NAME}_rgb.avi").touch()
-    assert by_name(NTU(root=str(tmp_path)))[NAME][1].endswith("_rgb.avi")
-    masked = by_name(NTU(root=str(tmp_path), modality="depth"))[NAME][1]
+    assert by_name(NTU(**root))[NAME][1].endswith("_rgb.avi")
+    masked = by_name(NTU(**root, modality="depth"))[NAME][1]
     assert masked == str(tmp_path / "nturgb+d_depth_masked" / NAME)
     for crop in (False, True):
         one, other, both = (
-            next(r for r in NTU(root=str(tmp_path), modality=m, person_crop=crop).records("test") if r.name == NAME)  # type: ignore[arg-type]
+            next(r for r in NTU(**root, modality=m, person_crop=crop).records("test") if r.name == NAME)  # type: ignore[arg-type]
             for m in ("rgb", "depth", "rgbd")
         )
         assert both.streams == [one, other] and bool(both.masks) == crop
     (tmp_path / "nturgb+d_rgb" / f"{NAME}_rgb.avi").unlink()
-    assert by_name(NTU(root=str(tmp_path)))[NAME][1] == str(tmp_path / NAME)  # depth is not taken for colour
+    assert by_name(NTU(**root))[NAME][1] == str(tmp_path / NAME)  # depth is not taken for colour
 
 
 def test_parts_of_it(tmp_path: Path) -> None:
@@ -103,7 +109,7 @@ def test_depth_maps_are_shown_in_millimetres(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for i in range(3):
         Image.fromarray(np.full((42, 51), 2500, dtype=np.uint16)).save(folder / f"MDepth-{i:08d}.png")
-    data = NTU(root=str(tmp_path), modality="depth", depth_encoding="repeat3", depth_range=(1500, 3500))
+    data = NTU(root=str(tmp_path), setups=(1,), modality="depth", depth_encoding="repeat3", depth_range=(1500, 3500))
     records = [r for r in data.records("test") if r.name == NAME]
     sample = TestViews(records, ClipSpec(frames=4, sampling="uniform", size=32), EvaluateConfig(clips=1))[0]
     assert not isinstance(sample, Failure) and sample["video"].unique().tolist() == [128]
@@ -137,5 +143,5 @@ def test_official_names(shared: Path, tmp_path: Path) -> None:
 
 def test_genuine_clip(shared: Path) -> None:
     root = shared / "videos" / "ntu_rgbd"
-    there = {n: v for n, v in by_name(NTU(root=str(root))).items() if Path(v[1]).is_file()}
+    there = {n: v for n, v in by_name(NTU(root=str(root), setups=(1,))).items() if Path(v[1]).is_file()}
     assert [(name, *v[::2]) for name, v in there.items()] == [("S001C001P001R001A001", "train", 0)]

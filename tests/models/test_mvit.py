@@ -107,6 +107,7 @@ def test_cost_with_stan() -> None:
 # --- public weights --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full  # the next test has all that is computed, in a small model
 def test_equal_to_torchvision(tmp_path) -> None:
     theirs = randomised(mvit_v2_s(weights=None))
     torch.save(theirs.state_dict(), tmp_path / "mvit_v2_s.pth")

@@ -83,7 +83,9 @@ def test_trains_each_and_leaves_what_is_done(videos: Path, tmp_path: Path, monke
     # one was stopped before its evaluation: beside the new value's, only this one is trained, that is, resumed
     (tmp_path / "0.01-seed1" / "result.json").unlink()
     folders.clear()
-    again = sweep(recipe(videos), "train.lr", [0.01, 0.2], seeds=[0, 1], out=tmp_path, quiet=True)
+    divided = recipe(videos)
+    divided.evaluate.batch_size = 3  # how it is evaluated, not what
+    again = sweep(divided, "train.lr", [0.01, 0.2], seeds=[0, 1], out=tmp_path, quiet=True)
     assert [folder.name for folder in folders] == ["0.01-seed1", "0.2-seed0", "0.2-seed1"]
     assert again.to_json()["points"][0] == point
 

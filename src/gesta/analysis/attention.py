@@ -23,6 +23,7 @@ from gesta.analysis.figures import hide_axes, hide_top_right_spines, new_figure,
 from gesta.analysis.measured import plain
 from gesta.analysis.sources import as_input, check_block
 from gesta.errors import GestaError
+from gesta.evaluation.health import attention_weights
 from gesta.model import VideoModel, hooked
 from gesta.progress import join_lines
 
@@ -165,15 +166,7 @@ def class_token_weights(model: VideoModel, video: Tensor, blocks: Sequence[int])
 
 
 def _class_weights(
-    grid: tuple[int, int, int],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    **_: Any,
+    grid: tuple[int, int, int], query: Tensor, key: Tensor, *others: Any, **named: Any
 ) -> tuple[Tensor, bool] | None:
     """The first query's weights on the patches if all patches of a clip, or of each frame, are keys; else None."""
     frames, height, width = grid
@@ -181,11 +174,11 @@ def _class_weights(
     for images, patches in ((frames, height * width), (1, frames * height * width)):
         prefix = count - patches
         if batch == images and height * width > 1 and 1 <= prefix <= PREFIX:
-            scores = query[..., :1, :] @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-            if attn_mask is not None:
-                scores = scores + attn_mask[..., :1, :]
-            weights = scores.float().softmax(-1)[..., 0, prefix:].flatten(1, -2).mean(1)
-            return weights.reshape(frames, height, width), images == frames and frames > 1
+            weights = attention_weights(slice(0, 1), query, key, *others, **named)
+            if weights is None:
+                return None
+            of_patches = weights[..., 0, prefix:].flatten(1, -2).mean(1)
+            return of_patches.reshape(frames, height, width), images == frames and frames > 1
     return None
 
 

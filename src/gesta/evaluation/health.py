@@ -122,7 +122,9 @@ class _AttentionRecorder(TorchFunctionMode):
             return result
         weights = None
         if func is F.scaled_dot_product_attention:
-            weights = _weights(*args, **kwargs)
+            query = args[0] if args else kwargs["query"]
+            spread = slice(None, None, max(1, query.shape[-2] // QUERIES))
+            weights = attention_weights(spread, *args, **kwargs)
         elif func in (torch.softmax, Tensor.softmax, F.softmax) and result.dim() > 2:
             axis = args[1] if len(args) > 1 else kwargs.get("dim")
             weights = result if axis in (-1, result.dim() - 1) else None
@@ -153,7 +155,8 @@ class _AttentionRecorder(TorchFunctionMode):
         return sentences
 
 
-def _weights(
+def attention_weights(
+    queries: slice,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -163,12 +166,12 @@ def _weights(
     scale: float | None = None,
     **_: Any,
 ) -> Tensor | None:
-    """Weights ``(…, queries, keys)`` of some queries of ``scaled_dot_product_attention``; None of a causal one."""
+    """Weights ``(…, queries, keys)`` of some queries in a call of ``scaled_dot_product_attention``, whose arguments
+    follow; None of a causal one."""
     if is_causal:
         return None
-    step = max(1, query.shape[-2] // QUERIES)
-    scores = query[..., ::step, :].float() @ key.float().mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = query[..., queries, :].float() @ key.float().mT * (query.shape[-1] ** -0.5 if scale is None else scale)
     if attn_mask is not None:
-        mask = attn_mask[..., ::step, :] if attn_mask.shape[-2] == query.shape[-2] else attn_mask
+        mask = attn_mask[..., queries, :] if attn_mask.shape[-2] == query.shape[-2] else attn_mask
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1)

@@ -21,7 +21,7 @@ Bucket = Literal["sectioned", "clip"]
 """Distances far off share buckets, the farther the more (Eq. 3.9), or all beyond the last one do (Shaw et al. 2018)."""
 Method = Literal["product", "euclidean", "euclidean_exact"]
 """A bucket for each pair of distances along y and x (Eq. 3.11), or for the distance as the crow flies, rounded to a
-whole number first (iRPE's public code) or as it is (Eq. 3.10 to the letter)."""
+whole number first (iRPE's public code) or as it is (Eq. 3.10 taken literally)."""
 On = Literal["q", "k", "qk", "qkv"]
 """What is multiplied by the vectors: queries (Eq. 3.7), keys, both, or both and the weights. The last is iRPE's form
 of Eqs. 3.5 and 3.6: it has no product of two vectors, R^Q · R^K, and R^Q is that of (j, i), not of (i, j)."""

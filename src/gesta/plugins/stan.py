@@ -44,7 +44,7 @@ SCALES: dict[str, tuple[tuple[int, ...], tuple[str, ...], str]] = {
     "cost_matched_medium": ((3, 3), ("C/4", "C/8"), "valid"),
     "cost_matched_large": ((3, 3, 3), ("4C", "C", "C/4"), "valid"),
 }
-"""D by name. The first three are Table 3 to the letter; ``cost_matched`` is the net that has the parameters and FLOPs
+"""D by name. The first three are literally Table 3's; ``cost_matched`` is the net that has the parameters and FLOPs
 of Table 1's row, which the paper's own "medium" (as Table 3 prints it) has not; ``cost_matched_medium`` and
 ``cost_matched_large`` have the parameters that Table 3 prints for "medium" and "large"."""
 

@@ -303,7 +303,7 @@ DECISIONS = (
      '`method="product"`, which has 49 + 1 clusters; `"euclidean"` has 7 + 1, half of them idle, and rounds the '
      'distance first, as iRPE; `"euclidean_exact"` does not, as Eq. 3.10 (1,056 of 38,416 pairs differ)'),
     ("R7", "b : y : a = 1 : 2 : 8 with 50 clusters leaves y between 3 and 4",
-     "iRPE's ratio 1.9, cut to ±3; `ratio=1.5` is y = 3 to the letter and another map of the same size"),
+     "iRPE's ratio 1.9, cut to ±3; `ratio=1.5` is literally y = 3 and another map of the same size"),
     ("R8", "relative positions on queries (Eq. 3.7), or on queries and keys (text of Fig. 3.3)",
      '`rpe_on="q"`, `"qk"`'),
     ("R9", '"Equations 3.1 and 3.3" are changed', "3.2 and 3.4"),
@@ -327,8 +327,8 @@ DECISIONS = (
     ("R19", "which ImageNet", "what the file of weights says; see the recipe"),
     ("R20", "Attn is the product of queries and keys (text under Eq. 3.12), but also what is pooled and multiplied "
      'with the values, and "equally distributed" where a frame says nothing',
-     'weights after the softmax, as in the code of VidTr, whose equation it is; `topk_score="logits"` is the text to '
-     "the letter, and keeps other frames of most clips"),
+     'weights after the softmax, as in the code of VidTr, whose equation it is; `topk_score="logits"` is the text '
+     "taken literally, and keeps other frames of most clips"),
     ("R21", "σ is a sum of T terms (Eq. 3.13), a row has T + 1; the printed sum runs over rows",
      'all T + 1 weights of a row, as in VidTr\'s code; `topk_terms="frames"` leaves the class token\'s out'),
     ("R22", "STDT with Top-K and without relative positions has 96.26 on UCF-101 in Table 3.1 and 97.0 in Table 3.5",

@@ -25,7 +25,7 @@ def ucf101(at: int = 3, scale: Scale = "cost_matched", mode: Mode = "affine", sp
     """STAN on MViTv2-S, UCF-101 (Table 1, Table 2).   gesta train stan.ucf101
 
     ``cost_matched`` is the deformation network whose parameters and FLOPs equal the published row; ``small``,
-    ``medium`` and ``large`` are Table 3 to the letter and cost more than the paper says.
+    ``medium`` and ``large`` are literally Table 3's and cost more than the paper says.
     """
     recipe = mvitv2.ucf101(split)
     recipe.name = f"stan-ucf101-at{at}-{scale}-{mode}-split{split}"
@@ -77,7 +77,7 @@ TABLE1 = Table(source="Ye & Liang 2023, Table 1", columns=_COLUMNS1, digits={"GM
 ))  # fmt: skip
 
 _UNEXPLAINED_0 = "same map size as [1] in the paper, yet +0.50 G; nothing we tried gives 65.99"
-_LITERAL = "Table 3's network to the letter; the paper's FLOPs are those of another one (scale cost_matched)"
+_LITERAL = "Table 3's network taken literally; the paper's FLOPs are those of another one (scale cost_matched)"
 
 _on_ucf = partial(row, _COLUMNS2)
 
@@ -194,7 +194,7 @@ DECISIONS = (
     ("S5", "Table 3's networks have neither its parameters (for no C) nor Table 2's FLOPs; small and medium cost the "
      "same there, medium has 0.28 M and adds 0.25 M to the model",
      "`cost_matched`, the only network that we found with the costs of Table 1; `small`, `medium` and `large` are "
-     "Table 3 to the letter"),
+     "literally Table 3's"),
     ("S6", "STAN[0] costs 0.50 G more than STAN[1] on the same map", "counted"),
     ("S7", "homography is announced for §4.1 and never defined (§2.2)", "15 numbers, our extension"),
     ("S8", "Eq. 1 doubles the map at first, under a residual stream of which pretrained blocks expect the size",

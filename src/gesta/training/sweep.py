@@ -27,11 +27,9 @@ from gesta.files import lock_folder, write_text
 from gesta.processes import is_first_process
 from gesta.progress import plain_text, show
 from gesta.recipe import Recipe
-from gesta.training.folder import derive_rates, fit_classes, recipe_changes
+from gesta.training.finished import MAY_DIFFER
+from gesta.training.folder import CHANGEABLE_FIELDS, derive_rates, fit_classes, recipe_changes
 from gesta.training.loop import train
-
-IRRELEVANT_FIELDS = ("name", "paper", "data.root", "train.workers", "train.save_every_s", "evaluate.workers")
-"""Fields of a recipe that do not change the result: a finished run may differ in them and still count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,11 +305,16 @@ def _check(planned: _Planned, name: str) -> None:
     if not (run / "recipe.json").is_file():
         return
     changes = recipe_changes(run, variant)
-    refused = [text for field, text in changes.items() if not field.startswith(IRRELEVANT_FIELDS)]
+    refused = [text for field, text in changes.items() if not _is_irrelevant(field)]
     if refused:
         raise GestaError(
             f"{run}: was started with another recipe ({'; '.join(refused[:3])}); choose another folder with --out"
         )
+
+
+def _is_irrelevant(field: str) -> bool:
+    """Whether a run in the folder of a training may differ from it in a field: it is resumed, with equal results."""
+    return field in MAY_DIFFER and field.startswith(CHANGEABLE_FIELDS)
 
 
 def _folder(value: Any) -> str:
