@@ -209,3 +209,38 @@ def test_without_a_description_the_values_of_the_family_are_taken_and_said(
     with pytest.raises(GestaError, match="there are names for 2 classes, but its classifier has 3"):
         gesta.load(tmp_path, classes=CLASSES[:2])
     assert "pixels: mean 0.45, std 0.225, as in the public code of its model" in capsys.readouterr().err
+
+
+@pytest.mark.full  # with names and values of our own: the tests above, and those of each family
+@pytest.mark.parametrize("family", ["VideoMAE", "Vivit", "VJEPA2"])
+def test_what_transformers_saves_predicts_by_its_name_as_it_does_there(
+    family: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    labels = {i: f"class {i}" for i in range(5)}
+    sizes: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "id2label": labels}
+    if family == "VJEPA2":
+        sizes |= {"crop_size": 32, "frames_per_clip": 4, "mlp_ratio": 2}
+        sizes |= {"pred_hidden_size": 24, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1}
+    else:
+        sizes |= {"image_size": 32, "num_frames": 4, "intermediate_size": 96}
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    theirs = getattr(transformers, f"{family}ForVideoClassification")(config).eval()
+    theirs.save_pretrained(tmp_path)
+    if family in ("VideoMAE", "Vivit"):
+        getattr(transformers, f"{family}ImageProcessor")(crop_size={"height": 32, "width": 32}).save_pretrained(
+            tmp_path
+        )
+    hub.repositories["us/theirs"] = Repository(
+        {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    )
+    ours = gesta.load("hf:us/theirs")
+    video = torch.randn(2, 4, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        expected = theirs.double()(video).logits
+        scores = ours.model.double()(video.transpose(1, 2))
+    assert torch.allclose(scores, expected, rtol=0, atol=1e-9)
+    assert ours.classes == list(labels.values())
+    if family in ("VideoMAE", "Vivit"):
+        assert ours.model.config.clip.mean == ours.model.config.clip.std == (0.5, 0.5, 0.5)
