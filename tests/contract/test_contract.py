@@ -86,9 +86,9 @@ VARIANTS = {
             "qkv_bias": "full",
             "tail": "norm_mean",
             "modality_embed": True,
-            "norm_after": (1, 3),
+            "norm_after": (3,),
             "layer_scale": 0.5,
-            "attentive": Attentive(heads=4, depth=2, layers=(1, 3)),
+            "attentive": Attentive(heads=4, depth=2),
             "drop_path": 0.1,
         },
     ),
@@ -527,7 +527,7 @@ def test_several_inserts(model_name: str) -> None:
                 for layer in model.inserts[str(i)]:
                     state = model.from_grid(layer(model.to_grid(state)), state)
             state = block(state)
-        by_hand, scores = model.classifier(model.pool(state)), model(video_for(config))
+        by_hand, scores = model.forward_head(state), model(video_for(config))
         torch.testing.assert_close(scores, by_hand, atol=1e-5, rtol=1e-5)  # memory layouts differ
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +422,29 @@ def test_equals_clip_on_every_second_frame(names: str) -> None:
         state = model._run(VIDEO, None)
         torch.testing.assert_close(state.tokens.transpose(0, 1).flatten(0, 1), expected, rtol=0, atol=1e-9)
         assert torch.equal(state.memory, state.tokens[:, :, 1:])  # CLIP's own features, to the bit
+
+
+def test_equals_clip_of_transformers() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import CLIPVisionConfig  # slow to import
+        from transformers.models.clip.modeling_clip import CLIPVisionModel
+    vit = shaken(CLIPVisionModel(CLIPVisionConfig(
+        hidden_size=24, intermediate_size=96, num_hidden_layers=4, num_attention_heads=3, image_size=32, patch_size=8,
+        layer_norm_eps=1e-5,
+    )))  # fmt: skip
+    prefix = "" if any(name.startswith("vision_model.") for name in vit.state_dict()) else "vision_model."
+    weights = {prefix + name: value for name, value in vit.state_dict().items()}
+    weights["text_model.encoder.layers.0.layer_norm1.weight"] = torch.randn(24)  # of the whole CLIP
+    model = small(ptm_layers=())
+    report = import_weights(model, weights, min_matched=0.1)
+    assert not report.mismatched and len(report.matched) == 5 + 4 * 12
+    assert all("post_layernorm" in n or "text_model" in n or "position_ids" in n for n in report.unexpected)
+    with torch.no_grad():
+        frames = VIDEO[:, :, ::2].transpose(1, 2).flatten(0, 1)
+        expected = vit(frames).last_hidden_state  # type: ignore[operator]
+        state = model._run(VIDEO, None)
+        torch.testing.assert_close(state.tokens.transpose(0, 1).flatten(0, 1), expected, rtol=0, atol=1e-9)
 
 
 def test_positions_of_another_size_are_resized_with_a_warning() -> None:

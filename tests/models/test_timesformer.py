@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.models import model_config
-from gesta.models.timesformer import TimeSformer, TimeSformerConfig
+from gesta.models.timesformer import TimeSformer, TimeSformerConfig, from_public
 from gesta.plugins.ata import ATA
 
 SMALL = TimeSformerConfig(
@@ -223,3 +224,45 @@ def test_without_decay() -> None:
 def test_impossible_sizes_are_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(GestaError, match=sentence):
         small(**changes)
+
+
+# --- names of transformers --------------------------------------------------------------------------------------------
+
+
+def of_transformers(**changes: Any) -> Any:
+    """The class of ``transformers`` in double precision, every parameter away from where it starts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import TimesformerConfig  # slow to import
+        from transformers.models.timesformer.modeling_timesformer import TimesformerForVideoClassification
+    config = TimesformerConfig(**{
+        "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96, "num_labels": 5,
+        "image_size": 32, "patch_size": 8, "num_frames": 4, **changes,
+    })  # fmt: skip
+    model = TimesformerForVideoClassification(config).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "temporal"), [("divided_space_time", "attention"), ("joint_space_time", "joint")])
+def test_names_of_transformers(kind: str, temporal: str) -> None:
+    theirs = of_transformers(attention_type=kind)
+    weights = theirs.state_dict()
+    config = from_public(theirs.config.to_dict(), {name: value.shape for name, value in weights.items()})
+    assert config is not None
+    assert (config.temporal, config.heads, config.clip.frames, config.clip.size) == (temporal, 3, 4, 32)
+    ours = config.build().double().eval()
+    report = import_weights(ours, weights, min_matched=1.0)
+    assert not (report.missing or report.unexpected or report.mismatched)
+    video = torch.randn(2, 3, 4, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(video), theirs(video.transpose(1, 2)).logits, atol=1e-9, rtol=0)
+
+
+def test_settings_that_the_public_models_do_not_have_are_refused() -> None:
+    shapes = {name.removeprefix("model."): value.shape for name, value in official(small()).items()}
+    assert from_public({"num_attention_heads": 4}, shapes) is not None
+    with pytest.raises(GestaError, match="layer_norm_eps is 1e-12, and gesta's TimeSformer has 1e-06 only"):
+        from_public({"layer_norm_eps": 1e-12}, shapes)

@@ -268,21 +268,26 @@ class STDFormer(VideoModel):
             )
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names of OpenAI's CLIP (``visual.``, or its image part alone) and of timm's CLIP ViTs to ours.
+        """Names of OpenAI's CLIP (``visual.``, or its image part alone), of its image part in ``transformers`` and of
+        timm's CLIP ViTs to ours.
 
         The kernel of an image becomes the middle frame of a tubelet, the others zero. CLIP's last norm and projection
         are not used. Positions for another size are resized (bicubic), with a warning.
         """
-        whole = any(name.startswith("visual.") for name in weights)
+        image = next((p for p in ("visual.", "vision_model.") if any(n.startswith(p) for n in weights)), "")
         renamed: dict[str, Tensor] = {}
         for name, value in weights.items():
-            if whole and not name.startswith("visual."):
+            if not name.startswith(image):
                 renamed[name] = value  # the text's Transformer, whose blocks have the names of the image's
                 continue
-            theirs = name.removeprefix("visual.")
+            theirs = name.removeprefix(image)
             for pattern, ours in _FOREIGN:
                 theirs = re.sub(pattern, ours, theirs)
             renamed[theirs] = value
+        for name in [name for name in renamed if ".attn.q_proj." in name]:  # transformers
+            parts = [name.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
+            if all(part in renamed for part in parts):
+                renamed[name.replace(".q_proj.", ".qkv.")] = torch.cat([renamed.pop(part) for part in parts])
         for name, dims in (("cls_token", 3), ("pos_embed", 3)):
             if name in renamed and renamed[name].dim() < dims:
                 renamed[name] = renamed[name].reshape(1, -1, renamed[name].shape[-1])
@@ -300,6 +305,13 @@ class STDFormer(VideoModel):
 
 
 _FOREIGN: tuple[tuple[str, str], ...] = (
+    (r"^embeddings\.patch_embedding\.", "patch_embed."),
+    (r"^embeddings\.class_embedding$", "cls_token"),
+    (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
+    (r"^pre_layrnorm\.", "norm_pre."),
+    (r"^encoder\.layers\.", "blocks."),
+    (r"\.self_attn\.", ".attn."),
+    (r"\.layer_norm([12])\.", r".norm\1."),
     (r"^conv1\.", "patch_embed."),
     (r"^patch_embed\.proj\.", "patch_embed."),
     (r"^class_embedding$", "cls_token"),

@@ -308,7 +308,8 @@ class TimeSformer(VideoModel):
         return {"cls_token", "pos_embed", "time_embed"}
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the weights of the public TimeSformer checkpoints and of timm's image ViTs to ours.
+        """Rename the weights of the public TimeSformer checkpoints, in their own names or those of ``transformers``,
+        and of timm's image ViTs to ours.
 
         An image ViT has no temporal attention: it starts as a copy of the spatial one, behind a last layer of zeros.
         The public model of joint attention is told from one without attention over time by its time embedding, with a
@@ -322,7 +323,9 @@ class TimeSformer(VideoModel):
                 name = re.sub(pattern, ours, name)
             renamed[name] = value
         has_temporal = any(".temporal." in name for name in renamed)
-        is_public = any(".mlp.fc1." in name for name in weights)  # ours of ``averaging`` have a time embedding, too
+        is_public = any(
+            ".mlp.fc1." in name or ".intermediate." in name for name in weights
+        )  # ours of ``averaging`` have a time embedding, too
         if is_public and "time_embed" in renamed and not has_temporal and self.config.temporal != "joint":
             warnings.warn(
                 "these weights have a time embedding and no temporal attention, as joint attention: use "
@@ -349,6 +352,26 @@ class TimeSformer(VideoModel):
 
 
 _FOREIGN: tuple[tuple[str, str], ...] = (
+    # transformers
+    (r"^timesformer\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed."),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.time_embeddings$", "time_embed"),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^layernorm\.", "norm."),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"\.temporal_layernorm\.", ".temporal.norm."),
+    (r"\.temporal_attention\.attention\.", ".temporal."),
+    (r"\.temporal_attention\.output\.dense\.", ".temporal.proj."),
+    (r"\.temporal_dense\.", ".temporal.fc."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.attention\.", ".attn."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.0."),
+    (r"\.output\.dense\.", ".mlp.2."),
+    (r"^classifier\.(weight|bias)$", r"classifier.linear.\1"),
+    # the public code, and timm
     (r"^patch_embed\.proj\.", "patch_embed."),
     (r"\.temporal_norm1\.", ".temporal.norm."),
     (r"\.temporal_attn\.", ".temporal."),
@@ -374,6 +397,9 @@ def from_public(config: Mapping[str, Any] | None, shapes: Mapping[str, torch.Siz
     Args:
         config: the config.json beside them (transformers'), if there is one.
         shapes: name → shape of the public tensors.
+
+    Raises:
+        GestaError: another eps, activation or bias than the public models have.
     """
 
     def shape(pattern: str) -> torch.Size | None:
@@ -388,6 +414,9 @@ def from_public(config: Mapping[str, Any] | None, shapes: Mapping[str, torch.Siz
     if not (times and positions and patches and hidden) or len(patches) != 4:
         return None
     config = config or {}
+    for name, known in {"layer_norm_eps": EPS, "hidden_act": "gelu", "qkv_bias": True}.items():
+        if config.get(name, known) != known:
+            raise GestaError(f"config.json: {name} is {config[name]}, and gesta's TimeSformer has {known} only")
     width, patch, frames = patches[0], patches[2], times[1]
     temporal = any(re.search(r"\.temporal_(attn|attention)\.", name) for name in shapes)
     classes = shape(r"(head|classifier)\.weight")
