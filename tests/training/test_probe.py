@@ -34,6 +34,7 @@ def recipe(make_video: Callable[..., Path], tmp_path: Path) -> Recipe:
     torch.manual_seed(3)
     gesta.save_model(tmp_path / "backbone.safetensors", create_model("r3d_tiny", classes=4), list("abcd"))
     made = probe("r3d_tiny", root=str(tmp_path / "videos"), weights=str(tmp_path / "backbone.safetensors"))
+    made.model.clip.frames, made.model.clip.size = 4, 32
     made.evaluate.clips, made.evaluate.workers = 2, 0
     made.train.epochs = 20
     made.probe = ProbeConfig(lrs=(0.01, 0.001), weight_decays=(0.0, 0.1), cache=str(tmp_path / "kept"))
@@ -103,11 +104,18 @@ def test_stopped_broken_and_changed_videos(
     assert [line["computed"] for line in log_of(run, "features")] == [0, 1]
 
 
-def test_without_validation_videos_some_of_training_choose(recipe: Recipe, tmp_path: Path) -> None:
+def test_without_validation_videos_some_of_training_choose(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe.init.weights = None
     recipe.data = gesta.Folder(root=str(tmp_path / "videos" / "train"), val=0.0)
     assert recipe.probe is not None
     recipe.probe.val = 0.3
-    run = train(recipe, tmp_path / "run", quiet=True)
+    with spoken_as_flags():
+        run = train(recipe, tmp_path / "run")
+    printed = capsys.readouterr().err
+    assert "random weights, so that probes see features of noise" in printed
+    assert "no validation videos, so 2 of training choose the best probe" in printed
     assert [line["videos"] for line in log_of(run, "features")] == [4, 2]
     assert not (run / "result.json").exists()
     for path in (tmp_path / "videos" / "train").glob("*/[12].mp4"):
@@ -121,6 +129,7 @@ def test_attentive_probes_read_the_tokens_that_the_model_reads(recipe: Recipe, t
     """The kept probe scores the validation videos as the saved model does, from pixels to classes."""
     given = probe("r3d_tiny", data=recipe.data, weights=recipe.init.weights, attentive=1)
     given.evaluate, given.probe, given.train.epochs = recipe.evaluate, recipe.probe, 2
+    given.model.clip = recipe.model.clip
     assert given.probe is not None
     given.probe.lrs, given.probe.weight_decays = (3e-3,), (0.1,)
     run = train(given, tmp_path / "run", quiet=True)
@@ -157,13 +166,6 @@ def test_what_probes_do_not_use_is_refused(field: str, value: Any, sentence: str
         train(recipe, tmp_path / "run")
     assert sentence in str(refused.value).replace("the recipe: ", ""), refused.value
     assert not (tmp_path / "run").exists()
-
-
-def test_random_weights_are_warned_of(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe.init.weights, recipe.train.epochs = None, 1
-    with spoken_as_flags():
-        train(recipe, tmp_path / "run")
-    assert "random weights, so that probes see features of noise" in capsys.readouterr().err
 
 
 def test_a_probe_scores_the_same_as_the_models_classifier() -> None:
