@@ -53,7 +53,11 @@ def test_what_is_published_is_of_models_and_says_its_protocol() -> None:
     for published in PUBLISHED.values():
         assert published.weights and published.source and all(published.weights.values())
         assert all(0 < accuracy.top1 < 100 and accuracy.protocol for accuracy in published.accuracy)
-        assert all(re.fullmatch(r"hf:[\w.-]+/[\w.-]+", where) for where in published.weights if where.startswith("hf:"))
+        assert all(
+            re.fullmatch(r"hf:[\w.-]+/[\w.-]+(/[\w./-]+)?", where)
+            for where in published.weights
+            if where.startswith("hf:")
+        )
     text = str(card("hiera_l"))
     assert "facebookresearch/hiera, CC-BY-NC-4.0" in text and "hf:facebook/hiera_large_16x224.mae_k400_ft_k400" in text
     assert "Kinetics-400 87.3 % top-1, 5 clips × 3 crops of 16 frames" in text and "std 0.225" in text

@@ -65,7 +65,8 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor, rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """``(B, N, C)`` to the same shape; ``rotate`` puts positions into queries and keys ``(B, heads, N, D)``."""
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # in this form the gradients of all three are copied once, into one tensor
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(tokens).chunk(3, 2))
         if rotate is not None:
             q, k = rotate(q), rotate(k)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))

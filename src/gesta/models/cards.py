@@ -10,7 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 K400, K600, SSV2 = "Kinetics-400", "Kinetics-600", "Something-Something V2"
-DENSE_5x3 = "5 clips × 3 crops"
+DENSE_5x3, UNIFORM_2x3 = "5 clips × 3 crops", "2 clips × 3 crops, frames uniform"
+VJEPA = "self-supervised, no classifier"
+MAE_K400, MAE_SSV2 = f"masked pretraining on {K400}, no classifier", f"masked pretraining on {SSV2}, no classifier"
+_ENCODER = "self-supervised or distilled, no classifier"
+_FROZEN = "frozen, attentive probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +127,157 @@ def _timesformer(files: dict[str, str], accuracy: dict[str, float], hub: dict[st
     )
 
 
+def _videomae(weights: dict[str, str], accuracy: tuple[Accuracy, ...], remark: str = "") -> Published:
+    first = any(name.startswith("MCG-NJU/") for name in weights)
+    second = "the licence of OpenGVLab's weights is not known" * any(name.startswith("OpenGVLab/") for name in weights)
+    return Published(
+        source="MCG-NJU/VideoMAE and OpenGVLab/VideoMAEv2" if first else "OpenGVLab/VideoMAEv2",
+        licence="CC-BY-NC-4.0" if first else None,
+        weights={f"hf:{name}": what for name, what in weights.items()},
+        accuracy=accuracy,
+        remark="; ".join(sentence for sentence in (remark, second * first) if sentence),
+    )
+
+
+def _umt(k400: float, ssv2: float) -> Published:
+    views = "{} clips × 3 crops of 8 frames, uniform"
+    return Published(
+        source="OpenGVLab/unmasked_teacher",
+        licence="MIT",
+        weights={"*_f8_res224.pth of its model zoo": "several data sets; the links may be dead"},
+        accuracy=(Accuracy(K400, k400, views.format(4)), Accuracy(SSV2, ssv2, views.format(2))),
+        remark="for Something-Something the owners' scripts have these views, their table says 3 × 4",
+    )
+
+
+def _vjepa2(hub: dict[str, str], files: dict[str, str], accuracy: tuple[Accuracy, ...] = ()) -> Published:
+    where = "https://dl.fbaipublicfiles.com/vjepa2"
+    return Published(
+        source="facebookresearch/vjepa2",
+        licence="MIT, parts Apache-2.0",
+        weights={f"hf:facebook/vjepa2-{name}": what for name, what in hub.items()}
+        | {f"{where}/{name}.pt": what for name, what in files.items()},
+        accuracy=accuracy,
+        remark="a .pt file of pretraining has two encoders: the moving average is taken, with which the probes were "
+        "trained; those of the hub were made from the other",
+    )
+
+
+def _vjepa21(name: str) -> Published:
+    return Published(
+        source="facebookresearch/vjepa2",
+        licence=None,
+        weights={f"https://dl.fbaipublicfiles.com/vjepa2/vjepa2_1_{name}_384.pt": VJEPA},
+        remark="no probes of actions are published",
+    )
+
+
 PUBLISHED: dict[str, Published] = {
     "hiera_b": _hiera("base", 84.0),
     "hiera_b_plus": _hiera("base_plus", 85.0),
     "hiera_l": _hiera("large", 87.3),
     "hiera_h": _hiera("huge", 87.8),
+    "videomae_s": _videomae(
+        {
+            "MCG-NJU/videomae-small-finetuned-kinetics": K400,
+            "MCG-NJU/videomae-small-finetuned-ssv2": SSV2,
+            "OpenGVLab/VideoMAE2/distill/vit_s_k710_dl_from_giant.pth": "Kinetics-710, distilled from VideoMAE2 g",
+        },
+        (
+            Accuracy(K400, 79.0, DENSE_5x3),
+            Accuracy(SSV2, 66.8, UNIFORM_2x3),
+            Accuracy(K400, 83.7, f"distilled, {DENSE_5x3}"),
+            Accuracy(K400, 84.0, "distilled and fine-tuned, 7 clips × 3 crops"),
+        ),
+        "the config.json of the hub's files may say 16 heads, the original has 6",
+    ),
+    "videomae_b": _videomae(
+        {
+            "MCG-NJU/videomae-base-finetuned-kinetics": K400,
+            "MCG-NJU/videomae-base-short-finetuned-kinetics": f"{K400}, shorter pretraining",
+            "MCG-NJU/videomae-base-finetuned-ssv2": SSV2,
+            "MCG-NJU/videomae-base-short-finetuned-ssv2": f"{SSV2}, shorter pretraining",
+            "MCG-NJU/videomae-base": MAE_K400,
+            "MCG-NJU/videomae-base-short": f"{MAE_K400}, shorter",
+            "MCG-NJU/videomae-base-ssv2": MAE_SSV2,
+            "MCG-NJU/videomae-base-short-ssv2": f"{MAE_SSV2}, shorter",
+            "OpenGVLab/VideoMAE2/distill/vit_b_k710_dl_from_giant.pth": "Kinetics-710, distilled from VideoMAE2 g",
+            "OpenGVLab/VideoMAEv2-Base": _ENCODER,
+        },
+        (
+            Accuracy(K400, 81.5, f"1600 epochs of pretraining, {DENSE_5x3}"),
+            Accuracy(K400, 80.0, f"800 epochs of pretraining, {DENSE_5x3}"),
+            Accuracy(SSV2, 70.8, f"2400 epochs of pretraining, {UNIFORM_2x3}"),
+            Accuracy(SSV2, 69.6, f"800 epochs of pretraining, {UNIFORM_2x3}"),
+            Accuracy(K400, 86.6, f"distilled, {DENSE_5x3}"),
+            Accuracy(K400, 87.1, "distilled and fine-tuned, 7 clips × 3 crops"),
+        ),
+    ),
+    "videomae_l": _videomae(
+        {
+            "MCG-NJU/videomae-large-finetuned-kinetics": K400,
+            "MCG-NJU/videomae-large": MAE_K400,
+            "OpenGVLab/VideoMAEv2-Large": _ENCODER,
+        },
+        (
+            Accuracy(K400, 85.2, DENSE_5x3),
+            Accuracy(K400, 86.1, "32 frames of 320 px, 4 clips × 3 crops"),
+            Accuracy(SSV2, 74.3, UNIFORM_2x3),
+            Accuracy(SSV2, 75.4, "32 frames, 1 clip × 3 crops"),
+        ),
+    ),
+    "videomae_h": _videomae(
+        {"MCG-NJU/videomae-huge-finetuned-kinetics": K400, "OpenGVLab/VideoMAEv2-Huge": _ENCODER},
+        (Accuracy(K400, 86.6, DENSE_5x3), Accuracy(K400, 87.4, "32 frames of 320 px, 4 clips × 3 crops")),
+    ),
+    "videomae2_g": _videomae(
+        {"OpenGVLab/VideoMAEv2-giant": _ENCODER},
+        (
+            Accuracy(K400, 87.2, DENSE_5x3),
+            Accuracy(K400, 88.4, f"first fine-tuned on Kinetics-710, {DENSE_5x3}"),
+            Accuracy(SSV2, 77.0, UNIFORM_2x3),
+        ),
+    ),
+    "umt_b": _umt(87.4, 70.8),
+    "umt_l": _umt(90.3, 74.7),
+    "vjepa2_l": _vjepa2(
+        {
+            "vitl-fpc64-256": VJEPA,
+            "vitl-fpc16-256-ssv2": f"{SSV2}, 16 frames, with its probe",
+            "vitl-fpc32-256-diving48": "Diving48, 32 frames, with its probe",
+        },
+        {
+            "vitl": VJEPA,
+            "evals/ssv2-vitl-16x2x3": f"probe of {SSV2}, for --init.head",
+            "evals/diving48-vitl-256": "probe of Diving48, which reads four layers, for --init.head",
+        },
+        (
+            Accuracy(SSV2, 73.7, f"{_FROZEN}, 2 clips × 3 crops of 16 frames"),
+            Accuracy("Diving48", 89.0, f"{_FROZEN}, 4 clips × 3 crops of 32 frames"),
+        ),
+    ),
+    "vjepa2_h": _vjepa2({"vith-fpc64-256": VJEPA}, {"vith": VJEPA}),
+    "vjepa2_g": _vjepa2({"vitg-fpc64-256": VJEPA}, {"vitg": VJEPA}),
+    "vjepa2_g_384": _vjepa2(
+        {
+            "vitg-fpc64-384": VJEPA,
+            "vitg-fpc64-384-ssv2": f"{SSV2}, 64 frames, with its probe",
+            "vitg-fpc32-384-diving48": "Diving48, 32 frames, with its probe",
+        },
+        {
+            "vitg-384": VJEPA,
+            "evals/ssv2-vitg-384-64x2x3": f"probe of {SSV2}, for --init.head",
+            "evals/diving48-vitg-384-32x4x3": "probe of Diving48, which reads four layers, for --init.head",
+        },
+        (
+            Accuracy(SSV2, 77.3, f"{_FROZEN}, 2 clips × 3 crops of 64 frames, 384 px"),
+            Accuracy("Diving48", 90.2, f"{_FROZEN}, 4 clips × 3 crops of 32 frames, 384 px"),
+        ),
+    ),
+    "vjepa2_1_b": _vjepa21("vitb_dist_vitG"),
+    "vjepa2_1_l": _vjepa21("vitl_dist_vitG"),
+    "vjepa2_1_g": _vjepa21("vitg"),
+    "vjepa2_1_gigantic": _vjepa21("vitG"),
     "mvitv2_s": Published(
         source="facebookresearch/SlowFast and torchvision",
         licence=None,

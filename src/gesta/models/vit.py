@@ -348,6 +348,7 @@ class ViT(VideoModel):
             video = torch.cat([video, video[:, :, -1:].expand(-1, -1, config.patch_frames - frames, -1, -1)], 2)
         size = (1, *self._size(config.patch_frames, *video.shape[3:])[1:]) if as_image else self._size(*video.shape[2:])
         tokens = (self.image_patch_embed if as_image else self.patch_embed)(video).flatten(2).mT
+        tokens = tokens.contiguous()  # all later layers keep this layout
         positions, of_class = self._added(size, tokens)
         if positions is not None:
             tokens = tokens + positions
