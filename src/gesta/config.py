@@ -211,6 +211,20 @@ def reset_unused(obj: Any, given: Collection[str] = ()) -> None:
             setattr(owner, name, default_of(type(owner), name))
 
 
+def leaves(obj: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name → value of every field that holds no configuration itself."""
+    if dataclasses.is_dataclass(obj):
+        parts = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    elif isinstance(obj, list) and any(dataclasses.is_dataclass(item) for item in obj):
+        parts = {str(i): item for i, item in enumerate(obj)}
+    else:
+        return {prefix: obj}
+    result: dict[str, Any] = {}
+    for name, value in parts.items():
+        result |= leaves(value, f"{prefix}.{name}" if prefix else name)
+    return result
+
+
 def default_of(cls: Any, name: str) -> Any:
     """The default value of a field."""
     field: Any = {f.name: f for f in dataclasses.fields(cls)}[name]

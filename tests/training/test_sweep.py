@@ -12,14 +12,14 @@ import gesta.training.sweep
 from conftest import write_video
 from gesta.analysis.sweep_chart import draw_sweep
 from gesta.cli import main
-from gesta.config import to_json
+from gesta.config import leaves, to_json
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, Insert
 from gesta.models.r3d import R3DConfig
 from gesta.plugins.stan import STAN
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
-from gesta.training.sweep import Sweep, Trial, field_name, leaves, sweep
+from gesta.training.sweep import Sweep, Trial, field_name, sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

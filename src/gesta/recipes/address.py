@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gesta.config import format_value, read_json, suggest
+from gesta.config import format_value, leaves, read_json, suggest
 from gesta.datasets import data_config
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, check_size
@@ -21,7 +21,6 @@ from gesta.recipes.catalogue import catalogue, list_tables
 from gesta.recipes.miniatures import Miniature, shrink
 from gesta.recipes.published import Fusion, Run, Table
 from gesta.records import DataConfig
-from gesta.training.sweep import leaves
 
 
 def find_table(address: str) -> Table:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gesta.config import check, copy, format_value, suggest, to_json
+from gesta.config import check, copy, format_value, leaves, suggest, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
@@ -229,20 +229,6 @@ def field_name(recipe: Recipe, field: str) -> str:
             f"{recipe.name} has no field {field!r}{suggest(name, known)} (all: gesta show RECIPE prints them)"
         )
     return name
-
-
-def leaves(obj: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted name → value of every field that holds no configuration itself."""
-    if dataclasses.is_dataclass(obj):
-        parts = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
-    elif isinstance(obj, list) and any(dataclasses.is_dataclass(item) for item in obj):
-        parts = {str(i): item for i, item in enumerate(obj)}
-    else:
-        return {prefix: obj}
-    result: dict[str, Any] = {}
-    for name, value in parts.items():
-        result |= leaves(value, f"{prefix}.{name}" if prefix else name)
-    return result
 
 
 def value_at(recipe: Recipe, name: str) -> Any:
