@@ -212,7 +212,7 @@ def test_without_a_description_the_values_of_the_family_are_taken_and_said(
 
 
 @pytest.mark.full  # with names and values of our own: the tests above, and those of each family
-@pytest.mark.parametrize("family", ["VideoMAE", "Vivit", "VJEPA2"])
+@pytest.mark.parametrize("family", ["VideoMAE", "Timesformer", "Vivit", "VJEPA2"])
 def test_what_transformers_saves_predicts_by_its_name_as_it_does_there(
     family: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ REACH = {
     **dict.fromkeys(("leave_out", "columns", "delimiter", "flip_labels"), "words that a list is read with"),
     **dict.fromkeys(("no_decay", "lr_multipliers", "freeze", "only"), "beginnings of parameters' names"),
     "classes": "names of label spaces",
+    "cache": "a folder in which a probe keeps features, in a folder named by a hash",
     "image": "a name that timm's registry must have",
     **dict.fromkeys(
         ("weights", "head"), "a path that read_weights reads, without unpickling; hf:owner/name downloads such a file"
