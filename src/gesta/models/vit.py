@@ -674,7 +674,7 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
 
 _DECODERS = ("decoder.", "predictor.", "encoder_to_decoder.")  # what only pretraining needs, names unchanged
 
-_PREFIXES = re.compile(_FOREIGN[0][0])
+_PREFIXES = re.compile(rf"{_FOREIGN[0][0]}|{_FOREIGN[1][0]}")
 
 
 def _our_name(name: str) -> str:
