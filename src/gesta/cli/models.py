@@ -41,12 +41,12 @@ def _models(options: argparse.Namespace) -> None:
         return
     print("models")
     for c in cards:
-        line = f"  {c.name:<20} {c.params / 1e6:8.2f} M {c.macs / 1e9:8.2f} GMACs   {c.clip:<20}"
+        line = f"  {c.name:<20} {c.params / 1e6:8.2f} M {c.macs / 1e9:8.2f} GMACs   {c.clip:<24}"
         if options.pretrained and c.published:
             best: dict[str, float] = {}
             for accuracy in c.published.accuracy:
                 best[accuracy.data] = max(accuracy.top1, best.get(accuracy.data, 0.0))
-            line += f"  {c.published.licence or 'licence not known':<18}"
+            line += f"  {c.published.licence or 'licence not known':<22}"
             line += ", ".join(f"{data} {top1:.1f}" for data, top1 in best.items())
         print(line.rstrip())
     if options.pretrained:
