@@ -156,6 +156,7 @@ def test_nothing_in_the_source_unpickles_or_evaluates() -> None:
     source = Path(__file__).parents[2] / "src" / "gesta"
     texts = {file.name: file.read_text() for file in source.rglob("*.py")}
     for name, text in texts.items():
+        text = text.replace("allow_pickle=False", "")
         lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
         calls = [word for line in lines for word in words if word in line.replace(".eval(", "").replace("_eval(", "")]
         assert not calls, (name, calls)
