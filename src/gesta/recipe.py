@@ -140,6 +140,9 @@ class TrainConfig:
         mix_switch: with both MixUp and CutMix, probability of CutMix.
         balanced: draw every class equally often.
         sync_bn: in training, batch norms see the clips of all processes instead of only their own (CUDA).
+        few_clips: how batch norms see a forward pass of fewer than 4 clips: ``running`` mixes their running statistics
+            in, so that accuracies differ little from those of larger passes (:mod:`gesta.layers.few_clips`); ``alone``
+            takes the clips of the pass alone, as torch does.
         freeze: prefixes of the names of parameters that are not trained (their batch norms stay in evaluation mode).
         compile: run ``torch.compile`` on the model.
         seed: of everything random: weights, order, augmentation, dropout.
@@ -182,6 +185,7 @@ class TrainConfig:
     mix_switch: Fraction = 0.5
     balanced: bool = False
     sync_bn: bool = False
+    few_clips: Literal["running", "alone"] = "running"
     freeze: tuple[str, ...] = ()
     compile: bool = False
     seed: CountOrZero = 0

@@ -33,12 +33,13 @@ from gesta.data.samples import TrainingClips
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
 from gesta.model import ClipSpec
+from gesta.models.r3d import r3d_tiny
 from gesta.models.timesformer import TimeSformerConfig
 from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
 from gesta.records import DataConfig
 from gesta.training.loop import train
 from gesta.training.optim import build_optimizer, freeze, learning_rate
-from gesta.training.setup import Training
+from gesta.training.setup import Training, with_few_clips
 from gesta.training.step import batch_losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -211,6 +212,12 @@ def starts(config: Init, data: Folder) -> Any:
     return beginning(recipe(data, init=replace(config, **paths)), files / "run")
 
 
+def norms(config: TrainConfig, data: Folder) -> Any:
+    """What is done to batch norms, and said."""
+    model = r3d_tiny().build()
+    return with_few_clips(model, config.batch_size, config), [type(module) for module in model.modules()]
+
+
 def scored(config: EvaluateConfig, data: Folder) -> Any:
     """Scores, and how many views the network is given at once."""
     model: Any = network()
@@ -285,6 +292,7 @@ EFFECTS: dict[type, dict[str, Effect]] = {
         "mix_switch": Effect(losses, 0.1, {"mixup": 0.8, "cutmix": 0.8}),
         "balanced": Effect(batches, True, {"batch_size": 2}),
         "sync_bn": Effect(begins, True, QUICK),
+        "few_clips": Effect(norms, "alone", {"batch_size": 2}),
         "freeze": Effect(optimizer, ("blocks.0.",)),
         "compile": Effect(begins, True, QUICK),
         "seed": Effect(batches, 1),

@@ -275,7 +275,9 @@ def training(root: Path) -> list[Any]:
         name="golden",
         model=config,
         data=Folder(root=str(root / "videos")),
-        train=TrainConfig(epochs=2, batch_size=2, workers=0, mixup=0.2, ema=0.9, ema_warmup=False, validate_every=0),
+        train=TrainConfig(
+            epochs=2, batch_size=2, workers=0, mixup=0.2, ema=0.9, ema_warmup=False, few_clips="alone", validate_every=0
+        ),
         evaluate=EvaluateConfig(clips=1, workers=0),
     )
     train(recipe, root / "run", quiet=True)

@@ -206,7 +206,7 @@ class Unit(nn.Module):
         conv, norm = self.conv, self.norm
         if isinstance(norm, nn.Identity):
             return
-        assert isinstance(norm, nn.BatchNorm3d | nn.SyncBatchNorm)
+        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
         assert norm.running_var is not None and norm.running_mean is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         kernel = fold_difference(conv.weight, conv.difference, conv.theta)

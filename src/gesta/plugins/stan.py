@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from gesta.config import Count, NotNegative, Positive, config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
+from gesta.layers.few_clips import SinglePositionNorm
 from gesta.layers.precision import no_autocast
 from gesta.model import Grid, LayerConfig, VideoModel, hooked
 
@@ -215,7 +216,7 @@ class Stage(nn.Module):
         super().__init__()
         self.kernel, self.padding = kernel, padding
         self.conv = nn.Conv3d(inputs, outputs, kernel, bias=norm == "none")  # a batch norm takes it away again
-        self.norm = Norm(outputs) if norm == "bn" else nn.Identity()
+        self.norm = SinglePositionNorm(outputs) if norm == "bn" else nn.Identity()
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
@@ -234,16 +235,6 @@ class Stage(nn.Module):
             lack = self.kernel - 1 if self.padding == "same" else max(self.kernel - size, 0)
             pads += [lack // 2, lack - lack // 2]
         return self.conv(F.pad(x, pads) if any(pads) else x)
-
-
-class Norm(nn.BatchNorm3d):
-    """A batch norm that takes a single position of a single clip by its running statistics, as it has no variance."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """``(B, C, T, H, W)`` to the same shape."""
-        if self.training and input.numel() == input.shape[1]:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(input)
 
 
 def theta_from(p: Tensor, mode: Mode) -> Tensor:

@@ -27,6 +27,7 @@ from gesta.data.samples import TrainingClips, collate
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import check_labels as check_test_labels
 from gesta.evaluation.health import PROBE_CLIPS
+from gesta.layers.few_clips import ENOUGH, mix_statistics
 from gesta.layers.init import Standardise
 from gesta.model import VideoModel, to_clips
 from gesta.processes import (
@@ -39,7 +40,7 @@ from gesta.processes import (
     run_in_first_process,
 )
 from gesta.progress import show
-from gesta.recipe import EvaluateConfig, Recipe
+from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
 from gesta.records import ClassNames, Record, by_space, single_class
 from gesta.training.folder import (
     LAST,
@@ -56,10 +57,6 @@ from gesta.training.folder import (
 )
 from gesta.training.log import RunLog
 from gesta.training.optim import build_optimizer, check_frozen, freeze
-
-FEW_CLIPS = 4
-"""With fewer clips per forward pass batch norms are warned of. How many are enough has not been measured for every
-model: ``benchmarks/micro_batch.py`` does so."""
 
 
 @dataclass(kw_only=True)
@@ -275,6 +272,8 @@ def set_up(
     remarks.append(remark)
     if sync_bn:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of the weights stay the same
+    clips = len(micro_batches[0]) * config.repeats * (fabric.world_size if sync_bn else 1)
+    remarks.append(with_few_clips(model, clips, config))
     dataset = TrainingClips(records, recipe.model.clip, config, classes)
     batches_left = _batches_left(records, recipe, progress, fabric)
     # one loader for all epochs: its workers start once and read ahead during evaluations
@@ -296,7 +295,6 @@ def set_up(
         probe_clips=_probe_clips(dataset, recipe, fabric),
         interruption=interruption,
     )
-    remarks.append(few_clips(training, len(micro_batches[0]) * config.repeats))
     if state:
         training.restore(state)
         remarks.append(
@@ -355,19 +353,27 @@ def build_model(recipe: Recipe, classes: ClassNames, start: bool = True) -> tupl
     return model, ""
 
 
-def few_clips(training: Training, clips: int) -> str:
-    """A warning of batch norms whose statistics are of few clips: of so many per forward pass of a process."""
-    model, config = training.model, training.recipe.train
-    kinds = (nn.modules.batchnorm._BatchNorm,)
-    norms = [m for m in model.modules() if isinstance(m, kinds) and not isinstance(m, Standardise)]
-    trained = len(norms) - len(training.frozen_norms)
-    clips *= training.fabric.world_size if config.sync_bn else 1
-    if not trained or clips >= FEW_CLIPS:
+def with_few_clips(model: VideoModel, clips: int, config: TrainConfig) -> str:
+    """Change the batch norms of a model for so many clips per forward pass, as ``config.few_clips`` says.
+
+    Returns:
+        What was done, and a warning of batch norms whose statistics are of few clips; empty if they are of enough.
+    """
+    if clips >= ENOUGH:
         return ""
-    return (
-        f"{trained} batch norms take their statistics of {clips} clip{'s' * (clips > 1)} per forward pass, which are "
-        "noisy: raise --train.batch-size, lower --train.accumulate, or use --train.sync-bn True with several GPUs"
-    )
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    trained = len(norms) - sum(isinstance(m, Standardise) for m in norms)
+    mixed = mix_statistics(model, clips) if config.few_clips == "running" else 0
+    passes = f"{clips} clip{'s' * (clips > 1)} per forward pass"
+    sentences = []
+    if mixed:
+        sentences.append(f"{mixed} batch norms mix their running statistics into those of {passes}")
+    if trained > mixed:
+        sentences.append(
+            f"{trained - mixed} batch norms take their statistics of {passes}, which are noisy: raise "
+            "--train.batch-size, lower --train.accumulate, or use --train.sync-bn True with several GPUs"
+        )
+    return "; ".join(sentences)
 
 
 def _begin(
