@@ -156,7 +156,7 @@ def test_files_that_are_no_trained_model_are_named_for_what_they_are(tmp_path: P
     for name, sentence in (
         (
             "X.pyth",
-            r"a file of weights without a description .*gesta\.create_model\(NAME, weights=FILE\)",
+            r"a file of weights without a description .*gesta\.load\(FILE, model=NAME\)",
         ),
         ("last.ckpt", "the training state of a run; give the folder of the run"),
         ("a.mp4", "neither a run folder nor"),
