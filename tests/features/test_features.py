@@ -22,7 +22,7 @@ from gesta.data.samples import TestViews
 from gesta.errors import GestaError
 from gesta.features import windows as windows_module
 from gesta.features.compute import compute_features, feature_files
-from gesta.features.extract import Kind, extract
+from gesta.features.extract import FeatureKind, extract
 from gesta.features.folder import FeatureFolder, source_hash, weights_hash
 from gesta.features.neighbours import neighbours
 from gesta.features.windows import Windows
@@ -69,7 +69,7 @@ def levels(frames: int = 4) -> VideoModel:
 
 
 @pytest.mark.parametrize("kind", ["pooled", "mean", "tokens"])
-def test_features_of_a_video_are_the_models_own(make_video: Callable[..., Path], kind: Kind) -> None:
+def test_features_of_a_video_are_the_models_own(make_video: Callable[..., Path], kind: FeatureKind) -> None:
     records = [Record(path=str(make_video(f"{i}.mp4", shade=40 * i)), name=f"{i}") for i in range(3)]
     torch.manual_seed(0)
     model = create_model("r3d_tiny", classes=3).eval()
@@ -92,7 +92,7 @@ def test_windows_cover_a_whole_video_and_say_when(
     make_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
     """Frame i of the video has level 4 i (and a white square); the model sees each other frame of a window of 8."""
-    monkeypatch.setattr(windows_module, "TOGETHER", together)
+    monkeypatch.setattr(windows_module, "WINDOWS_PER_READ", together)
     video = make_video("long.mp4", frames=22, fps=10)
     filled = compute_features(levels(), [str(video)], tmp_path / "out", windows=Windows(8, 5), device="cpu")
     assert (filled.computed, filled.failures) == (1, {})

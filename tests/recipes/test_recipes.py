@@ -13,7 +13,7 @@ from finished import finish
 from gesta.config import from_json, to_json
 from gesta.errors import GestaError
 from gesta.recipe import Recipe
-from gesta.recipes.address import find_recipe, find_table, left_behind
+from gesta.recipes.address import changed_alone, find_recipe, find_table
 from gesta.recipes.catalogue import list_recipes, list_tables
 from gesta.recipes.tables import fill
 from gesta.training.sweep import with_value
@@ -70,16 +70,18 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("ata.kinetics400", "model.temporal_cls", True, None),  # a switch of its own, not the argument cost_matched
     ],
 )
-def test_what_a_field_leaves_behind_is_said(address: str, field: str, value: Any, sentence: str | None) -> None:
+def test_fields_that_a_recipe_would_derive_too_are_named(
+    address: str, field: str, value: Any, sentence: str | None
+) -> None:
     """A recipe derives several fields from one argument; a flag of one of these fields changes that one alone."""
     changed = with_value(find_recipe(address), field, value)
-    sentences = list(left_behind(address, changed, [field]))
+    sentences = list(changed_alone(address, changed, [field]))
     if sentence is None:
         assert not sentences
         return
     assert len(sentences) == 1 and sentence in sentences[0]
     followers = [word[2:].replace("-", "_") for word in sentences[0].split("sets")[1].split() if word[:2] == "--"]
-    assert not list(left_behind(address, changed, [field, *followers]))  # which are given, too
+    assert not list(changed_alone(address, changed, [field, *followers]))  # which are given, too
 
 
 def test_arguments_that_no_recipe_can_have_are_refused() -> None:

@@ -178,7 +178,7 @@ def test_a_probe_scores_the_same_as_the_models_classifier() -> None:
         nn.init.normal_(parameter)
     with torch.no_grad():
         scores = one.double()(features)
-        one.become_classifier_of(model)
+        one.copy_into(model)
         torch.testing.assert_close(model.classifier(features), scores, rtol=1e-12, atol=1e-12)
 
 

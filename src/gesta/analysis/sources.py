@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gesta.checkpoint.hub import is_trained
+from gesta.checkpoint.hub import names_trained_model
 from gesta.config import suggest
 from gesta.data.batch import Failure
 from gesta.data.clips import test_indices
@@ -38,7 +38,7 @@ SHORT_SIDE = 360
 
 def is_model(source: str) -> bool:
     """Whether this names a model, a ``.safetensors`` file, a run folder or a hub's repository, rather than videos."""
-    return source in MODELS or is_trained(source)
+    return source in MODELS or names_trained_model(source)
 
 
 def check_model(source: str) -> None:

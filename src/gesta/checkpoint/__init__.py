@@ -31,7 +31,7 @@ from gesta.checkpoint.formats import (
     read_torch,
     safetensors_errors,
 )
-from gesta.checkpoint.hub import Place, resolve, weights_in
+from gesta.checkpoint.hub import LocalWeights, resolve, weights_in
 from gesta.config import from_json, parse_json, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.files import write_atomically
@@ -179,14 +179,14 @@ def read_metadata(path: str | Path) -> Metadata:
         raise CheckpointError(str(error)) from None
 
 
-def weights_file(source: str | os.PathLike[str]) -> Place:
+def weights_file(source: str | os.PathLike[str]) -> LocalWeights:
     """The model file that a run folder (its ``best.safetensors``), a file or a repository of a hub stands for.
 
     Raises:
         CheckpointError: a folder without it, or a file of another kind; see also :func:`gesta.checkpoint.hub.resolve`.
     """
-    place = weights_in(resolve(source))
-    path = place.path
+    local = weights_in(resolve(source))
+    path = local.path
     if not os.path.exists(path):
         raise CheckpointError(f"{path}: there is no such file or folder")
     if path.suffix != ".safetensors":
@@ -194,11 +194,11 @@ def weights_file(source: str | os.PathLike[str]) -> Place:
         if what.startswith("the training state"):
             raise CheckpointError(f"{path}: {what}; give the folder of the run, or its best.safetensors")
         raise CheckpointError(
-            f"{place.name}: {what + ', ' if what else ''}neither a run folder nor a .safetensors file of gesta; name "
+            f"{local.name}: {what + ', ' if what else ''}neither a run folder nor a .safetensors file of gesta; name "
             "the model of public weights (--model NAME --weights FILE), or start a training from them with "
             "--init.weights"
         )
-    return place
+    return local
 
 
 def load(
@@ -217,8 +217,8 @@ def load(
             are not those that were written (by their checksum), or are not finite.
         GestaError: a described model that cannot be built, see :func:`gesta.model.check_size`.
     """
-    place = weights_file(source)
-    path, metadata = place.path, read_metadata(place.path)
+    local = weights_file(source)
+    path, metadata = local.path, read_metadata(local.path)
     config: ModelConfig = from_json(metadata["model"], ModelConfig, trust_code=trust_code, source=str(path))
     if class_counts(metadata["classes"]) != config.classes:
         raise CheckpointError(
@@ -246,7 +246,7 @@ def load(
         depth=from_json(metadata.get("depth"), Depth | None, source=str(path)),
         person_crop=metadata.get("person_crop", False),
         path=str(path),
-        name=place.name,
+        name=local.name,
     )
 
 

@@ -28,12 +28,12 @@ if TYPE_CHECKING:  # for start-up time
     from huggingface_hub.hf_api import RepoSibling
 
 DESCRIPTIONS = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json")
-"""What lies beside weights: their model, and how its videos are read."""
+"""Files beside weights that describe their model, and how its videos are read."""
 
 INDEX = ".index.json"
 """End of the name of a file that says in which of several files each tensor lies."""
 
-_BEST = (
+_USUAL_NAMES = (
     *("best.safetensors", "model.safetensors", "model.safetensors" + INDEX),
     *("pytorch_model.bin", "pytorch_model.bin" + INDEX),
 )
@@ -41,70 +41,76 @@ _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".pyth")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where weights lie on this disk.
+class LocalWeights:
+    """Weights on this disk: a file, or a folder that holds one.
 
     Attributes:
         path: a file or folder.
-        name: what it is called in messages: the path, or the repository with its commit.
-        given: what was asked for, as the user wrote it.
-        hub: whether it came from a hub.
+        name: for messages: the path, or the repository with its commit.
+        given: the path or name as the user wrote it.
+        from_hub: whether they were downloaded from a hub.
     """
 
     path: Path
     name: str
     given: str
-    hub: bool = False
+    from_hub: bool = False
 
     @property
     def repository(self) -> str:
         """The name of the repository without its owner."""
         return _parse(self.given).repo.partition("/")[2]
 
-    def at(self, file: str) -> Place:
-        """A file in this folder."""
+    def joinpath(self, file: str) -> LocalWeights:
+        """A file in this folder, as :meth:`pathlib.Path.joinpath`."""
         path = self.path / file
-        return replace(self, path=path, name=f"{self.name}/{file}" if self.hub else str(path))
+        return replace(self, path=path, name=f"{self.name}/{file}" if self.from_hub else str(path))
 
 
 def resolve(
-    source: str | os.PathLike[str] | Place, check: Callable[[Path], None] | None = None, needs_weights: bool = True
-) -> Place:
+    source: str | os.PathLike[str] | LocalWeights,
+    check: Callable[[Path], None] | None = None,
+    needs_weights: bool = True,
+) -> LocalWeights:
     """The file or folder on this disk that a source of weights stands for; what a hub has of it is downloaded first.
 
     Without network, or with ``HF_HUB_OFFLINE``, what is in the cache is used, which is said on standard error.
 
     Args:
-        source: a path, which stays as it is, ``hf:owner/name[@revision][/file]``, or what this function gave.
-        check: is given the folder with the descriptions of a repository before its weights are downloaded, and may
-            refuse it.
+        source: a path, which stays as it is, ``hf:owner/name[@revision][/file]``, or what this
+            function returned.
+        check: called with the folder that holds :data:`DESCRIPTIONS` before weights are downloaded; may raise to
+            refuse them.
         needs_weights: download weights, too, not only the descriptions.
 
     Raises:
         CheckpointError: no such repository, revision or file; no access; no network and nothing in the cache; a
-            download that broke off or is not what the hub says; no weights in the repository; no room on the disk.
+            download that was interrupted, or whose size or hash is not the hub's; no weights in the repository;
+            no room on the disk.
     """
-    if isinstance(source, Place):
+    if isinstance(source, LocalWeights):
         return source
     if not is_hub(source):
-        return Place(Path(source), str(source), str(source))
+        return LocalWeights(Path(source), str(source), str(source))
     name = _parse(os.fspath(source))
-    with _said(name):
+    with _hub_errors(name):
         return _Repository(name).fetch(check, needs_weights)
 
 
-def is_trained(source: str) -> bool:
-    """Whether a word names a trained model, rather than videos: a repository of a hub, a ``.safetensors`` file, or a
-    folder with weights under one of their usual names."""
-    return is_hub(source) or source.endswith(".safetensors") or any(Path(source, name).is_file() for name in _BEST)
+def names_trained_model(source: str) -> bool:
+    """Whether an argument names a trained model, rather than videos: a repository of a hub, a ``.safetensors`` file, or
+    a folder with weights under one of their usual names."""
+    return (
+        is_hub(source) or source.endswith(".safetensors") or any(Path(source, name).is_file() for name in _USUAL_NAMES)
+    )
 
 
-def weights_in(place: Place) -> Place:
-    """The file of weights in a folder, see :func:`choose_weights`; a file is itself."""
-    if not place.path.is_dir():
-        return place
-    names = [entry.name for entry in os.scandir(place.path) if entry.is_file()]
-    return place.at(choose_weights(names, place.name))
+def weights_in(local: LocalWeights) -> LocalWeights:
+    """The file of weights in a folder, see :func:`choose_weights`; of a file, the file itself."""
+    if not local.path.is_dir():
+        return local
+    names = [entry.name for entry in os.scandir(local.path) if entry.is_file()]
+    return local.joinpath(choose_weights(names, local.name))
 
 
 def choose_weights(names: Iterable[str], where: str) -> str:
@@ -115,7 +121,7 @@ def choose_weights(names: Iterable[str], where: str) -> str:
         CheckpointError: there is none, or there are several.
     """
     weights = [name for name in names if name.endswith((*_SUFFIXES, INDEX))]
-    for name in _BEST:
+    for name in _USUAL_NAMES:
         if name in weights:
             return name
     weights = sorted(name for name in weights if name.endswith(_SUFFIXES))
@@ -131,7 +137,7 @@ def choose_weights(names: Iterable[str], where: str) -> str:
 
 
 def shards(index: Path) -> dict[str, str]:
-    """Tensor → name of the file beside the index in which it lies.
+    """Name of each tensor → name of the file, beside the index, that holds it.
 
     Raises:
         CheckpointError: not such an index, or a name that leads out of its folder.
@@ -189,7 +195,7 @@ def upload(
 
     Args:
         repository: ``owner/name``; it is made if it is not there.
-        files: name in the repository → a file of this disk, or what it holds.
+        files: name in the repository → a file on this disk, or its content.
         private: whether a new repository can be read by its owner alone; None leaves that to the owner's settings.
         revision: the branch, by default ``main``; it is made if it is not there.
         message: of the commit.
@@ -206,7 +212,7 @@ def upload(
     from huggingface_hub import CommitOperationAdd, HfApi  # start-up time
 
     api: HfApi = HfApi(library_name="gesta")
-    with _said(name, writing=True):
+    with _hub_errors(name, writing=True):
         api.create_repo(name.repo, private=private, exist_ok=True)
         if revision and revision != "main":
             api.create_branch(name.repo, branch=revision, exist_ok=True)
@@ -219,7 +225,7 @@ def upload(
 
 
 class _Repository:
-    """A repository at a revision, online or as far as the cache has it.
+    """A repository at a revision: as the hub lists it or, without network, as far as it is in the cache.
 
     Attributes:
         folder: its files on this disk, once some are there.
@@ -232,7 +238,7 @@ class _Repository:
         self.name = name
         self.api: HfApi = HfApi(library_name="gesta")
         self.folder: Path | None = None
-        self.offline = ""  # why the hub gives no answer
+        self.no_answer = ""  # why the hub did not answer; empty if it did
         self.files: dict[str, RepoSibling | None] = {}
         try:
             info = self.api.model_info(name.repo, revision=name.revision, files_metadata=True, timeout=10)
@@ -241,43 +247,43 @@ class _Repository:
         except Exception as error:  # of httpx, httpx2 or requests, by the version of the library
             if not _is_offline(error):
                 raise
-            self.offline = f"no answer from {self.api.endpoint} ({_reason(error)})"
-            self.folder = self._cached()
+            self.no_answer = f"no answer from {self.api.endpoint} ({_reason(error)})"
+            self.folder = self._cached_folder()
             self.commit = self.folder.name
             names = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
             self.files = dict.fromkeys(names)
-            sentence = f"{name.text}: {self.offline}; the files in the cache are used, commit {self.commit}"
+            sentence = f"{name.text}: {self.no_answer}; the files in the cache are used, commit {self.commit}"
             show(one_line(sentence), sys.stderr)
 
-    def fetch(self, check: Callable[[Path], None] | None, needs_weights: bool) -> Place:
+    def fetch(self, check: Callable[[Path], None] | None, needs_weights: bool) -> LocalWeights:
         """The descriptions, then the weights: the folder in which they lie, or the file that the name asks for."""
         file, where = self.name.file, f"{HUB}{self.name.repo}@{self.commit[:12]}"
-        missing = f"; {self.offline}, and the cache does not have all of it" if self.offline else ""
+        missing = f"; {self.no_answer}, and the cache does not have all of it" if self.no_answer else ""
         is_folder = not file or any(name.startswith(f"{file}/") for name in self.files)
         inside = f"{file}/" if file and is_folder else f"{os.path.dirname(file)}/".lstrip("/")
         names = [name.removeprefix(inside) for name in self.files if name.startswith(inside)]
         if file and not is_folder and file not in self.files:
             raise CheckpointError(f"{self.name.text}: there is no such file{suggest(file, self.files)}{missing}")
-        self._get([inside + name for name in DESCRIPTIONS if name in names])
+        self._download([inside + name for name in DESCRIPTIONS if name in names])
         if check and self.folder:
             check(self.folder / inside)
         if needs_weights:
             here = [name for name in names if "/" not in name]
             chosen = inside + choose_weights(here, f"{where}/{inside}".rstrip("/") + missing) if is_folder else file
-            self._get([chosen])
+            self._download([chosen])
             if chosen.endswith(INDEX) and self.folder:
-                self._get(sorted({inside + name for name in shards(self.folder / chosen).values()}))
+                self._download(sorted({inside + name for name in shards(self.folder / chosen).values()}))
         if self.folder is None:
             raise CheckpointError(f"{self.name.text}: the repository is empty; give another")
-        place = Place(self.folder, where, self.name.text, hub=True)
-        return place.at(file) if file else place
+        local = LocalWeights(self.folder, where, self.name.text, from_hub=True)
+        return local.joinpath(file) if file else local
 
-    def _get(self, names: Sequence[str]) -> None:
-        """Download what is not in the cache yet."""
+    def _download(self, names: Sequence[str]) -> None:
+        """Download files that are not in the cache yet."""
         from huggingface_hub import try_to_load_from_cache  # start-up time
 
         if missing := [name for name in names if name not in self.files]:
-            remedy = f"{self.offline}, and it is not in the cache" if self.offline else "give another repository"
+            remedy = f"{self.no_answer}, and it is not in the cache" if self.no_answer else "give another repository"
             raise CheckpointError(f"{self.name.text}: {missing[0]} is not there; {remedy}")
         new = [n for n in names if not isinstance(try_to_load_from_cache(self.name.repo, n, revision=self.commit), str)]
         self._check_room(new)
@@ -292,7 +298,7 @@ class _Repository:
                 self._check_hash(path, self.files[name])
 
     def _check_room(self, names: Sequence[str]) -> None:
-        """Refuse before the download what the disk cannot take, or a description that is none by its size."""
+        """Refuse, before the download, files that do not fit on the disk, and descriptions that are too large."""
         from huggingface_hub import constants  # start-up time
 
         sizes = {name: getattr(self.files[name], "size", None) or 0 for name in names}
@@ -311,7 +317,7 @@ class _Repository:
             )
 
     def _check_hash(self, path: Path, file: RepoSibling | None) -> None:
-        """Compare a new file with the hash that the hub has of it, as the library does not; a wrong one is deleted."""
+        """Compare a new file with the hash that the hub lists, which the library does not; delete it if it differs."""
         lfs: Any = getattr(file, "lfs", None)
         if lfs:
             with open(path, "rb") as content:
@@ -328,7 +334,7 @@ class _Repository:
                 f"{expected[:12]}…), and was deleted; give the same command again"
             )
 
-    def _cached(self) -> Path:
+    def _cached_folder(self) -> Path:
         """The folder of the cache that holds the revision.
 
         Raises:
@@ -341,7 +347,7 @@ class _Repository:
             if folder := getattr(absent, "snapshot_path", None):  # some files of the repository are there
                 return Path(folder)
             raise CheckpointError(
-                f"{self.name.text}: {self.offline}, and nothing of it is in the cache; connect to the network (and "
+                f"{self.name.text}: {self.no_answer}, and nothing of it is in the cache; connect to the network (and "
                 "unset HF_HUB_OFFLINE), or give a folder with its files"
             ) from None
 
@@ -369,8 +375,8 @@ def _reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _said(name: HubName, writing: bool = False) -> Iterator[None]:
-    """Whatever the library raises about a repository is one sentence."""
+def _hub_errors(name: HubName, writing: bool = False) -> Iterator[None]:
+    """Turn whatever ``huggingface_hub`` raises about a repository into a CheckpointError of one sentence."""
     from huggingface_hub import errors, get_token  # start-up time
 
     try:

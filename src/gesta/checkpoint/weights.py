@@ -28,7 +28,7 @@ from gesta.checkpoint.formats import (
     safetensors_errors,
     script_classes,
 )
-from gesta.checkpoint.hub import INDEX, Place, resolve, weights_in
+from gesta.checkpoint.hub import INDEX, LocalWeights, resolve, weights_in
 from gesta.config import CLASS_KEY, from_json, read_text, replace, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import VideoModel, check_names
@@ -42,13 +42,13 @@ AVERAGES = ("state_dict_ema", "model_ema", "ema", "target_encoder", "ema_encoder
 """Keys of a moving average of them, in order of preference; the last two are those of V-JEPA 2 and 2.1. MMEngine's
 ``ema_state_dict`` is none: what it holds are the raw weights."""
 
-HEADS = "classifiers"
-"""Key of V-JEPA 2's files of attentive probes: a list of them."""
+PROBES_KEY = "classifiers"
+"""Key under which V-JEPA 2's files of attentive probes have a list of them."""
 
 CLASSIFIER = "classifier."
 
-HEAD = (CLASSIFIER, "attentive.")
-"""Beginnings of the names that a backbone's weights cannot have."""
+HEAD_PREFIXES = (CLASSIFIER, "attentive.")
+"""Beginnings of the names of a head's parameters, which weights of a backbone lack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ class Source:
 
     Attributes:
         name: the file, for messages.
-        given: what was asked for, as the user wrote it.
-        weights: as the file names them, without wrappings.
+        given: the path or name as the user wrote it.
+        weights: by the file's names, without wrappers such as ``state_dict``.
         description: what the file says of itself, see :meth:`VideoModel.check_source`.
         metadata: of a model file of gesta.
         classes: class names in the order of its classifier; None where they are not known.
@@ -149,7 +149,7 @@ def read_weights(path: str | Path, average: bool = True) -> dict[str, Tensor]:
     return read_source(path, average).weights
 
 
-def read_source(path: str | Path | Place, average: bool = True, head: str | Path | None = None) -> Source:
+def read_source(path: str | Path | LocalWeights, average: bool = True, head: str | Path | None = None) -> Source:
     """The named tensors of any checkpoint: a run folder (its ``best.safetensors``), a ``.safetensors`` file, what
     ``torch.save`` wrote (.pth, .pt, .pyth, .tar, .ckpt), a TorchScript archive, or a folder or repository of a hub
     (``hf:owner/name``) with one of these or with several and their index.
@@ -187,14 +187,14 @@ def read_source(path: str | Path | Place, average: bool = True, head: str | Path
     )
 
 
-def _read(given: str | Path | Place, average: bool) -> Source:
-    place = weights_in(resolve(given))
-    path = existing(place.path)
+def _read(given: str | Path | LocalWeights, average: bool) -> Source:
+    local = weights_in(resolve(given))
+    path = existing(local.path)
     is_safe = path.suffix == ".safetensors"
     content: Any = (
         read_shards(path) if path.name.endswith(INDEX) else read_safetensors(path) if is_safe else read_torch(path)
     )
-    source = Source(place.name, {}, place.given, _description(path), path=path)
+    source = Source(local.name, {}, local.given, _description(path), path=path)
     if is_ours(path):
         source.metadata = read_metadata(path)
         source.classes = source.metadata["classes"]
@@ -207,7 +207,7 @@ def _read(given: str | Path | Place, average: bool) -> Source:
             content = _state_weights(content)
     for _ in range(len(WRAPPERS + AVERAGES)):  # not for ever: a wrapping may hold itself
         if isinstance(content, dict):
-            content = _inner(content, average, source)
+            content = _unwrapped(content, average, source)
     if isinstance(content, dict):
         source.weights = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not source.weights:
@@ -234,9 +234,9 @@ def _state_weights(state: dict[str, Any]) -> dict[str, Any]:
     return {"model": raw} if same else {"model": raw, "ema": final}
 
 
-def _inner(content: dict[Any, Any], average: bool, source: Source) -> dict[Any, Any]:
-    """What a wrapping holds: the average or the weights where it holds both, else the first of several heads. What is
-    taken of several is said, and what is not used."""
+def _unwrapped(content: dict[Any, Any], average: bool, source: Source) -> dict[Any, Any]:
+    """The content of a wrapper such as ``state_dict``: of weights and their moving average the one that is wanted, of
+    several heads the first. Remarks say what was taken, and what is not used."""
     raw = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
     averaged = [key for key in AVERAGES if isinstance(content.get(key), dict)]
     keys = averaged + raw if average else raw + averaged
@@ -244,14 +244,14 @@ def _inner(content: dict[Any, Any], average: bool, source: Source) -> dict[Any, 
         taken = f"the moving average ({averaged[0]}) is taken; init.average=False takes the weights ({raw[0]})"
         other = f"the weights ({raw[0]}) are taken, not their moving average ({averaged[0]})"
         source.remarks.append(taken if average else other)
-    heads = content.get(HEADS)
+    heads = content.get(PROBES_KEY)
     heads = heads if isinstance(heads, list) and heads and isinstance(heads[0], dict) else []
     if len(heads) > 1 and not keys:
-        source.remarks.append(f"the first of {len(heads)} heads ({HEADS}) is taken")
+        source.remarks.append(f"the first of {len(heads)} heads ({PROBES_KEY}) is taken")
     named = {*keys[:1], *raw[:1], *averaged[:1]}
     others = [str(key) for key, value in content.items() if key not in named and _holds_tensors(value)]
     if keys and (others or heads):
-        source.remarks.append(f"not used of the file: {_few(others + [HEADS] * bool(heads))}")
+        source.remarks.append(f"not used of the file: {_few(others + [PROBES_KEY] * bool(heads))}")
     return content[keys[0]] if keys else heads[0] if heads else content
 
 
@@ -260,7 +260,7 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def _read_beside(path: Path, source: Source) -> None:
-    """What lies beside public weights: the names of their classes, and how pixels become floats."""
+    """Read the files beside public weights: the names of their classes, and how pixels become floats."""
     try:
         source.classes = class_names(read_config(path) or {})
     except GestaError as error:  # it may be another program's
@@ -338,7 +338,11 @@ def import_weights(
     pixels = [origin.pixels.remark(model.config.clip)] if origin.pixels else []
     heads = _ClassifierMatch(by_space(source_classes or origin.classes or {}), by_space(classes or {}))
     fitting = {k: v for k, v in heads.matched(theirs, ours).items() if k in ours and v.shape == ours[k].shape}
-    counted = {k: p.numel() for k, p in model.named_parameters() if not k.startswith(HEAD) and k.startswith(only or "")}
+    counted = {
+        k: p.numel()
+        for k, p in model.named_parameters()
+        if not k.startswith(HEAD_PREFIXES) and k.startswith(only or "")
+    }
     report = ImportReport(
         source=origin.name,
         matched=tuple(fitting),
@@ -363,13 +367,13 @@ def import_weights(
     check_finite(fitting, origin.name)
     model.load_state_dict(fitting, strict=False)
     model.eval()
-    if zeroed := _start_behind_zeros(model, report):
+    if zeroed := _zero_new_parts(model, report):
         what = f"{zeroed} of the fresh tensors start at zero, so that the parts before them change nothing at first"
         report = dataclasses.replace(report, remarks=(*report.remarks, what))
     return report
 
 
-def _start_behind_zeros(model: VideoModel, report: ImportReport) -> int:
+def _zero_new_parts(model: VideoModel, report: ImportReport) -> int:
     """Set fresh parameters to zero that are zero in a fresh model of a published size; returns how many.
 
     ``small_init`` has no layer start at zero, since such a model is trained from random weights. Where weights are
@@ -379,9 +383,9 @@ def _start_behind_zeros(model: VideoModel, report: ImportReport) -> int:
         return 0
     with torch.random.fork_rng(devices=[]):
         published = replace(model.config, small_init=False).build().state_dict()
-    begun, count = {model.depth_of(name) for name in report.matched if not name.startswith(CLASSIFIER)}, 0
+    depths_given, count = {model.depth_of(name) for name in report.matched if not name.startswith(CLASSIFIER)}, 0
     for name, value in model.named_parameters():
-        is_new = name in report.missing and model.depth_of(name) in begun and not name.startswith(CLASSIFIER)
+        is_new = name in report.missing and model.depth_of(name) in depths_given and not name.startswith(CLASSIFIER)
         if is_new and not name.endswith("cls_token") and value.any() and not published[name].any():
             nn.init.zeros_(value)
             count += 1
@@ -459,10 +463,10 @@ class _ClassifierMatch:
                 self._say_order(name, space, theirs, weights[name].shape == fresh.shape)
             elif weights[name].shape[1:] == fresh.shape[1:]:
                 self._say_names(name, space, theirs, ours)
-                places = [(i, theirs.index(label)) for i, label in enumerate(ours) if label in theirs]
+                rows_taken = [(i, theirs.index(label)) for i, label in enumerate(ours) if label in theirs]
                 del result[name]
-                if places:
-                    to, from_ = zip(*places)
+                if rows_taken:
+                    to, from_ = zip(*rows_taken)
                     result[name] = fresh.clone()
                     result[name][list(to)] = weights[name][list(from_)].to(fresh)
         return result

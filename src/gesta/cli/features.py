@@ -1,4 +1,4 @@
-"""Verbs that compute the features of videos, and use them."""
+"""Verbs that compute features of videos, and compare them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,31 @@ def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add("features", _features, "compute features of videos, for retrieval or for models of long videos")
     model_options(sub)
     sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder of videos, or frame folder")
-    sub.add_argument("--out", metavar="DIR", required=True, help="folder of the features; the same again resumes")
+    sub.add_argument(
+        "--out", metavar="DIR", required=True, help="folder of the features; the same command again resumes"
+    )
     sub.add_argument("--clips", type=count, help="clips per video (default 4)")
     sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
     sub.add_argument("--window", type=count, metavar="N", help="windows of N frames over the whole video instead")
-    sub.add_argument("--stride", type=count, metavar="N", help="frames from window to window (default: a window)")
-    text = "model: what the classifier takes (default); mean: the mean of the last map"
+    sub.add_argument("--stride", type=count, metavar="N", help="frames from window to window (default: as --window)")
+    text = "model: what the classifier takes (default); mean: the mean of the last feature map"
     sub.add_argument("--pool", choices=["model", "mean"], help=text)
-    sub.add_argument("--tokens", action="store_true", help="the last map itself, channels x time x height x width")
-    text = "of the files (default %(default)s); parquet needs pyarrow"
+    sub.add_argument(
+        "--tokens", action="store_true", help="the last feature map itself, channels x time x height x width"
+    )
+    text = "file format (default %(default)s); parquet needs pyarrow"
     sub.add_argument("--format", choices=["npy", "safetensors", "parquet"], default="npy", help=text)
     sub.add_argument("--workers", type=int, default=-1, help="loader processes (default: by CPU cores and videos)")
     device_option(sub)
     trust_option(sub)
 
-    sub = verbs.add("neighbours", _neighbours, "the most similar of videos with features, or near duplicates")
-    sub.add_argument("folder", metavar="DIR", help="folder of gesta features")
-    sub.add_argument("--query", metavar="VIDEO", help="one of them; without it near duplicates are listed")
+    sub = verbs.add(
+        "neighbours", _neighbours, "find the most similar videos, or near duplicates, by features in a folder"
+    )
+    sub.add_argument("folder", metavar="DIR", help="folder that gesta features has written")
+    sub.add_argument(
+        "--query", metavar="VIDEO", help="a video whose features are in it; without it near duplicates are listed"
+    )
     sub.add_argument("--top", type=count, help="neighbours of the query (default 5)")
     text = "cosine from which on two videos are near duplicates (default 0.98)"
     sub.add_argument("--duplicates", type=float, metavar="COSINE", help=text)
@@ -52,8 +60,8 @@ def _features(options: argparse.Namespace) -> int:
         raise GestaError("--window takes windows over the whole video, so leave --clips and --crops out")
     views = EvaluateConfig(clips=options.clips or 4, crops=options.crops or 1, workers=options.workers)
     check(views, "the views")
-    filled = compute_features(
-        model_for_videos(options, classifier=False),
+    report = compute_features(
+        model_for_videos(options, needs_classifier=False),
         options.sources,
         options.out,
         kind="tokens" if options.tokens else "mean" if options.pool == "mean" else "pooled",
@@ -62,8 +70,8 @@ def _features(options: argparse.Namespace) -> int:
         format=options.format,
         device=options.device,
     )
-    print_results(options, filled)
-    return int(bool(filled.failures or filled.partial))
+    print_results(options, report)
+    return int(bool(report.failures or report.partial))
 
 
 def _neighbours(options: argparse.Namespace) -> None:
@@ -72,10 +80,10 @@ def _neighbours(options: argparse.Namespace) -> None:
     if options.query and options.duplicates is not None:
         raise GestaError("--query asks for the neighbours of a video, --duplicates for pairs of any: give one of them")
     if options.top and not options.query:
-        raise GestaError("--top is how many neighbours of a --query: name a video")
+        raise GestaError("--top is how many neighbours of a --query: name a video with it")
     duplicates = 0.98 if options.duplicates is None else options.duplicates
     if not -1 <= duplicates <= 1:
-        raise GestaError(f"--duplicates {duplicates:g} is no cosine; give one up to 1")
+        raise GestaError(f"--duplicates {duplicates:g} is no cosine; give a number from -1 to 1")
     result = neighbours(Path(options.folder), options.query, options.top or 5, duplicates)
     print_results(options, result)
     if any(pair.splits for pair in result.pairs) and not options.query:

@@ -12,12 +12,17 @@ def add_verbs(verbs: Verbs) -> None:
     hub = verbs.group("hub", "share trained models")
     text = "upload a run's weights, class names, result and a page about it; hf:OWNER/NAME then stands for the model"
     sub = hub.add("push", _push, text, result=False)
-    sub.add_argument("run", metavar="RUN", help="run folder")
-    sub.add_argument("repository", metavar="OWNER/NAME", help="made if it is not there")
+    sub.add_argument("run", metavar="RUN", help="folder of a run")
+    sub.add_argument("repository", metavar="OWNER/NAME", help="the repository; it is made if it is not there")
     sub.add_argument("--private", action="store_true", help="a new repository can be read by its owner alone")
     sub.add_argument("--revision", metavar="NAME", help="branch (default: main), made if it is not there")
-    sub.add_argument("--message", metavar="TEXT", default="", help="of the commit")
-    sub.add_argument("--licence", metavar="NAME", default="", help="of the weights, in the hub's words: cc-by-nc-4.0")
+    sub.add_argument("--message", metavar="TEXT", default="", help="message of the commit")
+    sub.add_argument(
+        "--licence",
+        metavar="NAME",
+        default="",
+        help="licence of the weights as the hub spells it, such as cc-by-nc-4.0",
+    )
     sub.add_argument("--unfinished", action="store_true", help="upload a run without a result, too")
     trust_option(sub)
 

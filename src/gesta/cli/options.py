@@ -205,7 +205,7 @@ def named_recipe(
         make: instead of what the address names, one of the runs that it fuses.
         extra: further flags of fields, of a recipe that was made without them before.
     """
-    from gesta.recipes.address import find_recipe, left_behind, recipe_function  # for start-up time
+    from gesta.recipes.address import changed_alone, find_recipe, recipe_function  # for start-up time
 
     function = None if make else recipe_function(address)
     known = list(inspect.signature(function).parameters) if function else []
@@ -214,7 +214,7 @@ def named_recipe(
     how |= {"arguments": arguments, "make": make}
     recipe = find_recipe(address, **how, say=str if extra else _say)  # with extra flags it is said already
     changed = with_fields(recipe, options, [*fields, *extra], [f"--{name.replace('_', '-')}" for name in known])
-    for sentence in left_behind(address, changed, _named_fields([*fields, *extra]), **how):
+    for sentence in changed_alone(address, changed, _named_fields([*fields, *extra]), **how):
         _say(sentence)
     return changed
 

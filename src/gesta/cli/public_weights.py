@@ -10,7 +10,7 @@ from gesta.errors import GestaError
 
 if TYPE_CHECKING:  # for start-up time
     from gesta.checkpoint import TrainedModel
-    from gesta.checkpoint.hub import Place
+    from gesta.checkpoint.hub import LocalWeights
     from gesta.records import ClassNames
 
 
@@ -36,24 +36,24 @@ def check_model_options(options: argparse.Namespace) -> None:
         raise GestaError(f"{options.checkpoint} has weights: --weights is for --model")
 
 
-def model_for_videos(options: argparse.Namespace, classifier: bool = True) -> TrainedModel:
+def model_for_videos(options: argparse.Namespace, needs_classifier: bool = True) -> TrainedModel:
     """The model of a verb whose videos follow it as ``options.sources``.
 
     Args:
-        options: of the verb; without CKPT, for which ``--model`` stands, its word is the first video.
-        classifier: whether public weights without the model's classifier are refused.
+        options: of the verb. With ``--model`` there is no CKPT, and the word in its position is the first video.
+        needs_classifier: refuse public weights that lack the model's classifier.
     """
     from gesta.checkpoint import weights_file
-    from gesta.checkpoint.hub import is_trained
+    from gesta.checkpoint.hub import names_trained_model
 
-    if options.model and options.checkpoint and not is_trained(options.checkpoint):
+    if options.model and options.checkpoint and not names_trained_model(options.checkpoint):
         options.sources, options.checkpoint = [options.checkpoint, *options.sources], None
     if not (options.model or options.checkpoint):  # one word is the VIDEO that is required
         if options.sources[0].endswith(_WEIGHTS):
             weights_file(options.sources[0])  # says what it is, and what to do with it
         options.parser.error("the following arguments are required: VIDEO")
     check_model_options(options)
-    return load_model(options, classifier=classifier)
+    return load_model(options, needs_classifier=needs_classifier)
 
 
 _WEIGHTS = (".pth", ".pt", ".pyth", ".ckpt", ".bin")
@@ -61,17 +61,17 @@ _WEIGHTS = (".pth", ".pt", ".pyth", ".ckpt", ".bin")
 
 def load_model(
     options: argparse.Namespace,
-    source: str | Place | None = None,
-    order: ClassNames | None = None,
-    classifier: bool = True,
+    source: str | LocalWeights | None = None,
+    label_order: ClassNames | None = None,
+    needs_classifier: bool = True,
 ) -> TrainedModel:
     """The model that the options name, see :func:`gesta.load`.
 
     Args:
         options: of the verb.
-        source: CKPT where it was found already.
-        order: the classes that are scored, in label order.
-        classifier: whether weights without one are refused.
+        source: the weights of CKPT, where they were downloaded or found already.
+        label_order: class names of the data that is scored, see :func:`gesta.load`.
+        needs_classifier: refuse public weights that lack the model's classifier.
 
     Raises:
         GestaError: class names that cannot be read, or as that function.
@@ -84,7 +84,7 @@ def load_model(
         model=options.model,
         head=options.head,
         classes=read_class_names(options.classes) if options.classes else None,
-        order=order,
-        classifier=classifier,
+        label_order=label_order,
+        needs_classifier=needs_classifier,
         trust_code=options.trust_code,
     )

@@ -114,21 +114,21 @@ def _train_and_fuse(fusion: Fusion, folder: Path, options: argparse.Namespace) -
 def _evaluate(options: argparse.Namespace) -> None:
     from gesta.checkpoint.hub import weights_in
     from gesta.evaluation.evaluate import evaluate
-    from gesta.models.public import find
+    from gesta.models.public import find_model
     from gesta.processes import is_first_process
 
     check_model_options(options)
     if options.model:
         job = _evaluate_job(options, None)
-        model = load_model(options, order=job.data.classes())
+        model = load_model(options, label_order=job.data.classes())
         folder, name = Path(), f"result-{options.model}"
     else:
-        place = weights_in(find(options.checkpoint))
-        folder, name = place.path.parent, "result"
-        if place.hub:  # nothing is written into the cache
-            folder, name = Path(), f"result-{place.repository}"
+        local = weights_in(find_model(options.checkpoint))
+        folder, name = local.path.parent, "result"
+        if local.from_hub:  # nothing is written into the cache
+            folder, name = Path(), f"result-{local.repository}"
         job = _evaluate_job(options, folder)
-        model = load_model(options, place, job.data.classes())
+        model = load_model(options, local, job.data.classes())
     result = evaluate(model, job.data, config=job.evaluate)
     if not is_first_process():  # the first of several writes the result
         return

@@ -19,7 +19,7 @@ from gesta.progress import json_text, markdown, one_line
 from gesta.records import LABEL, by_space
 
 _METRICS = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class"}
-_SHOWN = 50  # names of classes on the page
+_CLASSES_SHOWN = 50  # on the page; config.json has all
 
 
 def push(
@@ -43,9 +43,9 @@ def push(
         repository: ``owner/name``; it is made if it is not there.
         private: whether a new one can be read by its owner alone; None leaves that to the owner's settings.
         revision: the branch, by default ``main``; it is made if it is not there.
-        message: of the commit.
+        message: the message of the commit.
         licence: of the weights, in the hub's words (``cc-by-nc-4.0``); by default the one in the model file.
-        unfinished: upload a run without a result, too.
+        unfinished: also upload a run without a result.
         trust_code: see :func:`gesta.load`.
 
     Returns:
@@ -76,7 +76,7 @@ def push(
 
 
 def _hub_config(metadata: Metadata) -> dict[str, Any]:
-    """What other libraries look for: the kind of model, and the names of its classes."""
+    """The ``config.json`` that other libraries read: the type of the model, and the names of its classes."""
     spaces = by_space(metadata["classes"])
     config: dict[str, Any] = {"model_type": "gesta", "architectures": [str(metadata["model"].get(CLASS_KEY))]}
     if spaces.keys() == {LABEL}:
@@ -88,7 +88,7 @@ def _hub_config(metadata: Metadata) -> dict[str, Any]:
 
 
 def _without_names(result: Result) -> dict[str, Any]:
-    """A result as JSON without what names videos or places on this machine."""
+    """A result as JSON, without names of videos and paths of this machine."""
     content = result.to_json() | {"data": _without_paths(result.data)}
     content["model"] |= {"checkpoint": "model.safetensors"}
     content["scores"] = {name: content["scores"][name] for name in ("classes", "per_class", "confusion")}
@@ -127,8 +127,8 @@ def _page(repository: str, config: ModelConfig, metadata: Metadata, result: Resu
         "## Classes",
     ]
     for space, names in spaces.items():
-        shown = ", ".join(map(markdown, names[:_SHOWN]))
-        more = f", … ({len(names) - _SHOWN} more, all in `config.json`)" if len(names) > _SHOWN else ""
+        shown = ", ".join(map(markdown, names[:_CLASSES_SHOWN]))
+        more = f", … ({len(names) - _CLASSES_SHOWN} more, all in `config.json`)" if len(names) > _CLASSES_SHOWN else ""
         lines.append(("" if space == LABEL else f"{markdown(space)}: ") + shown + more)
     return f"---\n{_metadata(recipe, result, licence)}\n---\n\n" + "\n\n".join(lines) + "\n"
 
@@ -150,7 +150,7 @@ def _result_lines(result: Result) -> list[str]:
 
 
 def _spaces(result: Result) -> list[str]:
-    """Label spaces of the metrics; an empty word for a single one."""
+    """Label spaces of the metrics; an empty string for a single one."""
     several = [*result.scores.classes, ACTION] if len(result.scores.classes) > 1 else [""]
     return [space for space in several if (f"{space}/top1" if space else "top1") in result.metrics]
 

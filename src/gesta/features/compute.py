@@ -1,4 +1,4 @@
-"""What is not there yet is computed and put into a folder of features; names of the files."""
+"""Compute the features that a folder does not have yet; names of their files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from gesta.checkpoint import TrainedModel
 from gesta.errors import GestaError
 from gesta.evaluation.scoring import protocol
-from gesta.features.extract import Kind, VideoFeatures, extract
+from gesta.features.extract import FeatureKind, VideoFeatures, extract
 from gesta.features.folder import Entry, FeatureFolder, Format, describe, source_hash
 from gesta.features.windows import Windows, check_windows, extract_windows
 from gesta.files import lock_folder, remove_parts
@@ -30,15 +30,15 @@ from gesta.video.find import is_video_name
 
 
 @dataclass
-class Filled:
-    """What :func:`fill` did.
+class FeatureReport:
+    """What :func:`compute_missing` did.
 
     Attributes:
         folder: of the features.
         videos: how many were wanted.
-        computed: of how many features were computed now; the others were there.
+        computed: how many of them had to be computed; the features of the others were there already.
         failures: video → why it has no features.
-        partial: video → that its end is missing.
+        partial: video → a sentence that the end of its features is missing.
     """
 
     folder: str
@@ -50,35 +50,35 @@ class Filled:
     to_json = asdict
 
     def __str__(self) -> str:
-        there = self.videos - self.computed - len(self.failures)
+        kept = self.videos - self.computed - len(self.failures)
         counts = [f"features of {self.computed} videos computed"]
-        counts += [f"{there} were there"] * bool(there) + [f"{len(self.failures)} failed"] * bool(self.failures)
+        counts += [f"{kept} were there already"] * bool(kept) + [f"{len(self.failures)} failed"] * bool(self.failures)
         reasons = {**self.failures, **self.partial}
         lines = [reason if name in reason else f"{name}: {reason}" for name, reason in reasons.items()]
         return join_lines([f"{self.folder}: {', '.join(counts)}", *(f"  {line}" for line in lines)])
 
 
-def fill(
+def compute_missing(
     folder: FeatureFolder,
     records: Sequence[Record],
     files: Sequence[str],
     compute: Callable[[list[int]], Iterator[VideoFeatures]],
-) -> Filled:
+) -> FeatureReport:
     """Compute what a folder lacks: features that are not there, and those of videos that have changed since.
 
     Args:
         folder: of the features; nobody else writes to it.
         records: the videos.
-        files: of the features of each, see :func:`feature_files`.
-        compute: gives the features of the records at the given positions, in this order.
+        files: name of the file of each video's features, see :func:`feature_files`.
+        compute: gives the features of the records with the given indices, in their order.
     """
     sources = [source_hash(record) for record in records]
     wanted = [i for i, (file, source) in enumerate(zip(files, sources)) if not folder.has(file, source)]
-    filled = Filled(str(folder.folder), len(records))
+    report = FeatureReport(str(folder.folder), len(records))
     for features in track(compute(wanted) if wanted else (), "computing features", total=len(wanted)):
         record = records[features.index]
         if features.values is None:
-            filled.failures[record.name] = features.error
+            report.failures[record.name] = features.error
             folder.remove(files[features.index])
             continue
         entry = Entry(video=record.name, file=files[features.index], source=sources[features.index])
@@ -87,18 +87,18 @@ def fill(
         if features.error:
             entry["error"] = features.error
         folder.add(entry, features.values)
-        filled.computed += 1
+        report.computed += 1
     entries = {file: folder.entries[file] for file in files if file in folder.entries}
-    filled.partial = {entry["video"]: entry["error"] for entry in entries.values() if "error" in entry}
+    report.partial = {entry["video"]: entry["error"] for entry in entries.values() if "error" in entry}
     if wanted:
         folder.tidy()
-    return filled
+    return report
 
 
 def feature_files(sources: Sequence[str], suffix: str) -> dict[str, str]:
-    """Videos and the names of their features' files: those of the videos below the folder or pattern that they are in.
+    """Path of each video → name of its features' file: the video's path below the folder or pattern that is given.
 
-    A video's own suffix is left out, unless two names would then be one (also where capitals do not count).
+    The video's suffix is left out, unless two names would then be the same, ignoring case.
 
     Args:
         sources: as :func:`gesta.prediction.predict.find_sources` takes them.
@@ -142,12 +142,12 @@ def compute_features(
     sources: Sequence[str],
     out: str | os.PathLike[str],
     *,
-    kind: Kind = "pooled",
+    kind: FeatureKind = "pooled",
     views: EvaluateConfig | None = None,
     windows: Windows | None = None,
     format: Format = "npy",
     device: str | torch.device = "auto",
-) -> Filled:
+) -> FeatureReport:
     """The features of videos in a folder, a file for each, see :mod:`gesta.features.folder`.
 
     What is there, of the same model, views and file, is not computed again. Videos that cannot be read are named, and
@@ -181,7 +181,7 @@ def compute_features(
     FeatureFolder(out, description)
     with lock_folder(out):
         remove_parts(out)
-        folder = FeatureFolder(out, description)  # what another process has done until then
+        folder = FeatureFolder(out, description)  # again: another process may have added features meanwhile
 
         def compute(indices: list[int]) -> Iterator[VideoFeatures]:
             how: dict[str, Any] = {"kind": kind, "device": choose_device(device), "indices": indices}
@@ -189,16 +189,20 @@ def compute_features(
                 return extract_windows(network, records, views, windows, **how)
             return extract(network, records, views, **how)
 
-        return fill(folder, records, list(files.values()), compute)
+        return compute_missing(folder, records, list(files.values()), compute)
 
 
-def _check_format(format: Format, kind: Kind) -> None:
+def _check_format(format: Format, kind: FeatureKind) -> None:
     """Refuse what cannot be written before anything is computed."""
     if format != "parquet":
         return
     if kind == "tokens":
-        raise GestaError("a parquet file has a row of numbers for each view, which a map of tokens is not: take npy")
+        raise GestaError(
+            "--format parquet has one row of numbers for each view, which a map of tokens is not; use --format npy"
+        )
     try:
         import pyarrow  # noqa: F401 (an extra)
     except ImportError:
-        raise GestaError("parquet is written by pyarrow, which is not installed: pip install pyarrow, or npy") from None
+        raise GestaError(
+            "--format parquet needs pyarrow, which is not installed; pip install pyarrow, or use --format npy"
+        ) from None

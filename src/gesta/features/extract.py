@@ -1,4 +1,4 @@
-"""The features of the views of each video, by the loader of the evaluation."""
+"""The features of the views of each video, loaded as in evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gesta.prediction.background import in_background, reading_workers
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 
-Kind = Literal["pooled", "mean", "tokens", "read"]
+FeatureKind = Literal["pooled", "mean", "tokens", "read"]
 """What is kept of a view: ``pooled`` is what the classifier takes (:meth:`gesta.model.VideoModel.embed`), ``(D,)``;
 ``mean`` the mean of the last feature map over time and space, ``(C,)``; ``tokens`` that map, ``(C, T, H, W)``; ``read``
 the tokens that an attentive probe reads, ``(N, C)``."""
@@ -32,7 +32,7 @@ class VideoFeatures:
     Attributes:
         index: its position in the list of records.
         values: ``(V, …)`` on the CPU, a row for each view in the order of the evaluation (clip by clip), see
-            :data:`Kind`; None if there are none.
+            :data:`FeatureKind`; None if there are none.
         error: why there are none, or that the end of the video is missing; empty if all went well.
         times: of windows, their beginning and end in seconds.
     """
@@ -49,7 +49,7 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 @torch.inference_mode()
 def features_of(
-    model: VideoModel, clips: Tensor, kind: Kind = "pooled", autocast: Autocast = contextlib.nullcontext
+    model: VideoModel, clips: Tensor, kind: FeatureKind = "pooled", autocast: Autocast = contextlib.nullcontext
 ) -> Tensor:
     """Clips ``(B, C, T, H, W)`` to features ``(B, …)`` float32; the model is in evaluation mode, on their device."""
     with autocast():
@@ -64,7 +64,7 @@ def extract(
     records: Sequence[Record],
     views: EvaluateConfig,
     *,
-    kind: Kind = "pooled",
+    kind: FeatureKind = "pooled",
     device: torch.device,
     indices: Sequence[int] | None = None,
     autocast: Autocast = contextlib.nullcontext,
@@ -78,7 +78,7 @@ def extract(
         kind: what is kept of a view.
         device: where the model runs.
         indices: of the records that are wanted; None for all.
-        autocast: for another precision.
+        autocast: the context of another precision.
     """
     indices = range(len(records)) if indices is None else indices
     workers = reading_workers(views.workers, len(indices))
@@ -91,12 +91,12 @@ def extract_loaded(
     model: VideoModel,
     loader: Loader,
     *,
-    kind: Kind,
+    kind: FeatureKind,
     batch_size: int,
     device: torch.device,
     autocast: Autocast = contextlib.nullcontext,
 ) -> Iterator[VideoFeatures]:
-    """The same of what a loader loads, ``batch_size`` views in a forward pass at most."""
+    """As :func:`extract`, of the batches of a loader, with at most ``batch_size`` views in a forward pass."""
     model.to(device).eval()
     size = views_per_pass(batch_size, device)
 

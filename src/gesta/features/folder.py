@@ -1,13 +1,13 @@
-"""A folder of features that knows what each of them is of, so that none is computed twice.
+"""A folder of features that records what each of them was computed from, so that none is computed twice.
 
 ::
 
-    <folder>/features.json      what all of them are: model, its weights, views
-    <folder>/index.jsonl        a line for each video: its file, where it came from, times of windows
+    <folder>/features.json      what all of them were computed with: model, weights, views
+    <folder>/index.jsonl        a line for each video: its features' file, a hash of its own state, times of windows
     <folder>/wave/clip_03.npy   the features of a video, (V, …), a row for each view or window
 
-Every file appears whole or not at all, and a video's line after its file: what is stopped or killed loses no more than
-what it was just computing.
+Every file is written whole or not at all, and a video's line after its file, so that a process that is killed loses no
+more than the features that it was just computing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from gesta.config import Between, from_json, parse_json, read_json, read_text, replace, to_json
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError, VideoError
-from gesta.features.extract import Kind
+from gesta.features.extract import FeatureKind
 from gesta.features.windows import Windows
 from gesta.files import make_folder, remove, reporting, write_atomically, write_text
 from gesta.model import ReadoutConfig, VideoModel
@@ -42,7 +42,7 @@ Format = Literal["npy", "safetensors", "parquet"]
 
 DESCRIPTION, INDEX = "features.json", "index.jsonl"
 
-NOT_OF_THE_FEATURES: dict[str, Any] = {
+IRRELEVANT_FIELDS: dict[str, Any] = {
     "classes": 0,
     "dropout": 0.0,
     "drop_path": 0.0,
@@ -63,9 +63,9 @@ class Entry(_Required, total=False):
     Attributes:
         video: its path or name, as it was given.
         file: of the features, relative to the folder.
-        source: hash of what the video's files were, see :func:`source_hash`.
+        source: hash of paths, sizes and times of the video's files, see :func:`source_hash`.
         times: of windows, their beginning and end in seconds.
-        error: that the end of the video is missing.
+        error: a sentence that the end of the video is missing.
     """
 
     times: list[Annotated[list[float], Between(2, 2)]]
@@ -75,17 +75,17 @@ class Entry(_Required, total=False):
 def describe(
     model: VideoModel,
     views: EvaluateConfig,
-    kind: Kind,
+    kind: FeatureKind,
     windows: Windows | None = None,
     precision: str = "32-true",
 ) -> dict[str, Any]:
-    """What features are, as far as their values depend on it: model, weights, views.
+    """All that the values of features depend on, besides the video: model, weights, views, kind and precision.
 
     Args:
         model: with its weights; its classifier does not matter.
         views: of whole videos; of windows only the short side matters.
         kind: what is kept of a view.
-        windows: instead of views.
+        windows: windows over whole videos instead of views; None for views.
         precision: in which the model runs.
     """
     clip = model.config.clip
@@ -95,8 +95,8 @@ def describe(
     else:
         names = ("crops", "coverage", "short_videos", *["clips"] * (views.coverage == "even"))
         how |= {name: getattr(views, name) for name in names}
-    config = replace(model.config, **NOT_OF_THE_FEATURES)
-    if kind == "read" and config.attentive:  # what reads them does not matter, but which they are
+    config = replace(model.config, **IRRELEVANT_FIELDS)
+    if kind == "read" and config.attentive:  # the values depend on its layers alone
         config.attentive = ReadoutConfig(layers=config.attentive.layers)
     return {
         "format": 1,
@@ -108,11 +108,11 @@ def describe(
     }
 
 
-def weights_hash(model: nn.Module, but: tuple[str, ...] = ("classifier.",)) -> str:
-    """SHA-256 of all weights, by name, type, shape and value, ``but`` those whose names begin so."""
+def weights_hash(model: nn.Module, except_for: tuple[str, ...] = ("classifier.",)) -> str:
+    """SHA-256 of names, types, shapes and values of all weights but those whose names begin as in ``except_for``."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        if not name.startswith(but):
+        if not name.startswith(except_for):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -124,20 +124,20 @@ def source_hash(record: Record) -> str:
     for stream in record.streams:
         depth = dataclasses.asdict(stream.depth) if stream.depth else None
         segment = [stream.start, stream.end, stream.seconds]
-        files = [[os.path.abspath(path), _state(path)] for path in (stream.path, stream.masks) if path]
+        files = [[os.path.abspath(path), _size_and_time(path)] for path in (stream.path, stream.masks) if path]
         parts.append([files, segment, depth])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _state(path: str) -> Any:
+def _size_and_time(path: str) -> Any:
     """Size and time of change of a file, of all images of a folder, or of the tar file that holds it."""
     try:
         if os.path.isdir(path):
             with os.scandir(path) as entries:
                 return sorted([e.name, e.stat().st_size, e.stat().st_mtime_ns] for e in entries)
-        place = locate(path)
-        return place and [place.offset, place.size, os.stat(place.file).st_mtime_ns]
-    except (OSError, VideoError):  # reading it will say so
+        member = locate(path)
+        return member and [member.offset, member.size, os.stat(member.file).st_mtime_ns]
+    except (OSError, VideoError):  # reported when it is read
         return None
 
 
@@ -195,7 +195,7 @@ class FeatureFolder:
         self.entries[entry["file"]] = entry
 
     def remove(self, file: str) -> None:
-        """Forget the features of a video that has changed and cannot be read any more."""
+        """Delete the features of a video that has changed and can no longer be read."""
         if self.entries.pop(file, None):
             remove(self.folder / file)
 
@@ -233,7 +233,9 @@ class FeatureFolder:
             entry: Entry = from_json(parse_json(line, source), Entry, source=source, remedy="remove the file")
             parts = Path(entry["file"]).parts
             if not parts or ".." in parts or Path(entry["file"]).is_absolute():
-                raise GestaError(f"{path}: names the file {entry['file'][:100]!r}, which is not in its folder")
+                raise GestaError(
+                    f"{path}: names the file {entry['file'][:100]!r}, which is not in its folder; remove the index"
+                )
             yield entry
 
 

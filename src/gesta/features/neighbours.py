@@ -19,7 +19,7 @@ from gesta.prediction.prediction import clock
 from gesta.progress import join_lines
 
 ROWS = 1024
-"""Features that are compared with all others at once."""
+"""Rows of features that are compared with all others at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Pair:
     """Two videos, or windows of videos, and the cosine of their features.
 
     Attributes:
-        splits: of which of training, validation and test they are, by the names of their folders, where these differ.
+        splits: the splits of the two by the names of their folders (``train``, ``val``, ``test``), if they differ; else
+            None.
     """
 
     first: str
@@ -45,9 +46,9 @@ class Neighbours:
     """The result of :func:`neighbours`.
 
     Attributes:
-        title: what the pairs are.
+        title: a line that says what the pairs are.
         pairs: the most similar first.
-        median: similarity of two of the videos, the median over all (or over some thousand) pairs.
+        median: median of the similarity over all pairs, or over those of :data:`ROWS` rows drawn at random.
     """
 
     title: str
@@ -70,7 +71,8 @@ def neighbours(folder: Path, query: str | None = None, top: int = 5, duplicates:
 
     Args:
         folder: of ``gesta features``.
-        query: a video in it, as it was given; of windows those of other videos are found for each.
+        query: a video in it, by the path that was given; of a video with windows, each window is compared with those of
+            other videos.
         top: how many neighbours.
         duplicates: similarity from which on two videos are near duplicates.
 
@@ -104,7 +106,7 @@ def neighbours(folder: Path, query: str | None = None, top: int = 5, duplicates:
 
 
 def _rows(features: FeatureFolder) -> tuple[list[str], list[str], np.ndarray]:
-    """Names, videos and unit vectors of all that is compared."""
+    """Names, videos and unit vectors of all rows that are compared: one for each video, or each window."""
     names: list[str] = []
     owners: list[str] = []
     rows: list[np.ndarray] = []

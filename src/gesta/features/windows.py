@@ -1,7 +1,7 @@
 """The features of windows over whole videos of any length, with their times.
 
-A video is cut into parts of :data:`TOGETHER` windows, which the loader reads like videos of their own: in parallel,
-with a deadline, and in bounded memory.
+A video is cut into parts of :data:`WINDOWS_PER_READ` windows, which the loader reads as if they were videos: in
+parallel, with a deadline, and in bounded memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gesta.data.batch import Failure, Sample
 from gesta.data.loader import test_loader
 from gesta.data.samples import UNREADABLE, TestViews
 from gesta.errors import GestaError, VideoError
-from gesta.features.extract import Kind, VideoFeatures, extract_loaded
+from gesta.features.extract import FeatureKind, VideoFeatures, extract_loaded
 from gesta.model import ClipSpec, VideoModel
 from gesta.prediction.background import reading_workers
 from gesta.recipe import EvaluateConfig
@@ -33,15 +33,16 @@ from gesta.video.decode import VideoFile
 from gesta.video.images import image_files
 from gesta.video.read import Selection
 
-TOGETHER = 32
+WINDOWS_PER_READ = 32
 """Windows that are read at once: of 16 frames of 224 pixels they take 77 MB."""
 
 
 class Windows(NamedTuple):
-    """Windows of ``length`` frames of the video, the next one ``stride`` frames later.
+    """Windows of ``length`` frames, each beginning ``stride`` frames after the one before.
 
-    They cover the whole video: the last one begins at a multiple of the stride, too, and holds the last frame for what
-    it lacks. Of each window the model sees as many frames as its clips have, evenly spaced from the first on.
+    They cover the whole video: the last one begins at a multiple of the stride, too, and where it goes beyond the end,
+    the last frame is repeated. Of each window the model sees as many frames as its clips have, evenly spaced from the
+    first on.
     """
 
     length: int
@@ -58,13 +59,13 @@ class Windows(NamedTuple):
     def times(self, shown: np.ndarray) -> list[list[float]]:
         """Beginning and end of each window in seconds, from the times at which all frames of the video are shown."""
         step = float(np.median(np.diff(shown))) if len(shown) > 1 else 1 / FALLBACK_FPS
-        until = [*shown.tolist(), float(shown[-1]) + step]
+        times = [*shown.tolist(), float(shown[-1]) + step]
         ends = [min(start + self.length, len(shown)) for start in self.starts(len(shown))]
-        return [[round(until[start], 6), round(until[end], 6)] for start, end in zip(self.starts(len(shown)), ends)]
+        return [[round(times[start], 6), round(times[end], 6)] for start, end in zip(self.starts(len(shown)), ends)]
 
 
-class _Times(TestViews):
-    """When the frames of each record are shown: a sample's ``video`` is ``(n,)`` float64, seconds."""
+class _FrameTimes(TestViews):
+    """The times at which the frames of each record are shown: a sample's ``video`` is ``(n,)`` float64, in seconds."""
 
     def __getitem__(self, index: int) -> Sample | Failure:
         record = self.records[index]
@@ -80,7 +81,7 @@ class _Times(TestViews):
 
 
 def _frame_times(record: Record, deadline: Deadline) -> np.ndarray:
-    """When each frame is shown; as if there were 25 a second where the video does not say."""
+    """The time of each frame in seconds; 25 frames a second are assumed where the video has no times."""
     with decoding(record.path):
         if os.path.isdir(record.path):
             return np.arange(len(image_files(record.path, depth=record.depth is not None))) / FALLBACK_FPS
@@ -91,7 +92,7 @@ def _frame_times(record: Record, deadline: Deadline) -> np.ndarray:
     return times
 
 
-class _Parts(TestViews):
+class _VideoParts(TestViews):
     """Parts of videos: item ``index`` gives V windows of the frames from ``start`` to ``end`` of a record."""
 
     def __init__(self, records: Sequence[Record], clip: ClipSpec, config: EvaluateConfig, windows: Windows) -> None:
@@ -106,7 +107,7 @@ class _Parts(TestViews):
 
 
 def check_windows(windows: Windows, clip: ClipSpec) -> None:
-    """Refuse windows that are no multiple of a frame long, or shorter than what the model sees of them."""
+    """Refuse windows that are shorter than the model's clip, and a stride that does not move them."""
     if windows.length < clip.frames:
         raise GestaError(
             f"--window {windows.length} is shorter than the model's clip; give {clip.frames} frames or more"
@@ -121,7 +122,7 @@ def extract_windows(
     views: EvaluateConfig,
     windows: Windows,
     *,
-    kind: Kind = "pooled",
+    kind: FeatureKind = "pooled",
     device: torch.device,
     indices: Sequence[int],
 ) -> Iterator[VideoFeatures]:
@@ -134,13 +135,13 @@ def extract_windows(
     times: dict[int, np.ndarray] = {}
     failures: dict[int, str] = {}
     workers = reading_workers(views.workers, len(indices))
-    for batch in test_loader(_Times(records, clip, views), indices, 1, workers):
+    for batch in test_loader(_FrameTimes(records, clip, views), indices, 1, workers):
         times |= {index: video.numpy() for index, video in zip(batch["index"].tolist(), batch["video"])}
         failures |= {failure.index: failure.reason for failure in batch["failures"]}
     cuts = {index: _cut(windows, len(times[index])) for index in indices if index in times}
     parts = [replace(records[index], start=start, end=end) for index, cut in cuts.items() for start, end in cut]
     loader = test_loader(
-        _Parts(parts, clip, views, windows), range(len(parts)), 1, reading_workers(workers, len(parts))
+        _VideoParts(parts, clip, views, windows), range(len(parts)), 1, reading_workers(workers, len(parts))
     )
     computed = extract_loaded(model, loader, kind=kind, batch_size=views.batch_size, device=device)
     for index in indices:
@@ -161,9 +162,9 @@ def _joined(index: int, parts: Sequence[VideoFeatures], times: list[list[float]]
 
 
 def _cut(windows: Windows, frames: int) -> list[tuple[int, int]]:
-    """First frame, and one past the last, of parts of :data:`TOGETHER` windows."""
+    """First frame, and one past the last, of parts of :data:`WINDOWS_PER_READ` windows."""
     starts = windows.starts(frames) if frames else range(0)
     return [
-        (together[0], together[-1] + windows.length)
-        for together in (starts[i : i + TOGETHER] for i in range(0, len(starts), TOGETHER))
+        (part[0], part[-1] + windows.length)
+        for part in (starts[i : i + WINDOWS_PER_READ] for i in range(0, len(starts), WINDOWS_PER_READ))
     ]

@@ -1,10 +1,10 @@
-"""Attention over all tokens of a clip, and the attentive probe that reads them out.
+"""Attention over all tokens of a clip, and V-JEPA 2's attentive probe, which pools them by attention.
 
 Source of the probe: A. Bardes et al., "Revisiting Feature Prediction for Learning Visual Representations from Video"
 (V-JEPA), 2024, §5, and M. Assran et al., "V-JEPA 2", 2025, with its public implementation::
 
     x = x + attention(norm1(x)) ;  x = x + mlp(norm2(x))                        depth - 1 times, without positions
-    q = q + cross_attention(q, norm1(x)) ;  q = q + mlp(norm2(q))               one learned query, itself not normed
+    q = q + cross_attention(q, norm1(x)) ;  q = q + mlp(norm2(q))               one learned query, without a norm
 
 The cross-attention has no output projection. At every size of the encoder the published probes have 16 heads.
 """
@@ -29,8 +29,8 @@ class Attentive(ReadoutConfig):
     """V-JEPA 2's attentive probe, instead of a model's own pooling: ``model.attentive = Attentive()``.
 
     Attributes:
-        heads: attention heads, those of its blocks and those of its query.
-        depth: blocks, the last of which is the query's.
+        heads: attention heads of every block.
+        depth: blocks: self-attention in all but the last, which is the query's cross-attention.
         mlp_ratio: hidden width of the MLPs / width.
         eps: of its layer norms.
     """
@@ -53,8 +53,8 @@ class Attention(nn.Module):
 
     Args:
         width: channels.
-        heads: attention heads, by which it is divisible.
-        bias: what has one.
+        heads: attention heads; they divide the width.
+        bias: which of queries, keys and values have a bias.
     """
 
     def __init__(self, width: int, heads: int, bias: Bias = "full") -> None:
@@ -65,7 +65,7 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor, rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """``(B, N, C)`` to the same shape; ``rotate`` puts positions into queries and keys ``(B, heads, N, D)``."""
-        # in this form the gradients of all three are copied once, into one tensor
+        # with chunk the gradients of all three are copied once, into one tensor
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(tokens).chunk(3, 2))
         if rotate is not None:
             q, k = rotate(q), rotate(k)
@@ -103,7 +103,7 @@ class Block(nn.Module):
 
 
 class QueryBlock(nn.Module):
-    """What one learned query reads of all tokens."""
+    """Cross-attention from one learned query to all tokens, and an MLP."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, eps: float) -> None:
         super().__init__()
@@ -129,8 +129,8 @@ class AttentivePool(nn.Module):
 
     Args:
         width: channels.
-        heads: attention heads, by which it is divisible.
-        depth: blocks, the last of which is the query's.
+        heads: attention heads; they divide the width.
+        depth: blocks: self-attention in all but the last, which is the query's cross-attention.
         mlp_ratio: hidden width of the MLPs / width.
         eps: of the layer norms.
 

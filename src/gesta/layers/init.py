@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gesta.layers.few_clips import RunningMixture
+from gesta.layers.few_clips import StatisticsMixer
 
-ENOUGH = 8
+ENOUGH_CLIPS = 8
 """Clips from which on a batch has statistics of its own."""
 
 
-class Standardise(RunningMixture):
+class Standardise(StatisticsMixer):
     """Features with mean 0 and variance 1 over at least eight clips.
 
     A batch of n < 8 clips (``--train.accumulate``, torchrun) weighs n / 8 in the statistics by which it is normalised,
@@ -23,12 +23,12 @@ class Standardise(RunningMixture):
 
     def forward(self, input: Tensor) -> Tensor:
         """``(B, D)`` to the same shape."""
-        if not self.training or len(input) >= ENOUGH:
+        if not self.training or len(input) >= ENOUGH_CLIPS:
             return super().forward(input)
         assert self.running_mean is not None
         features = input.to(self.running_mean.dtype)
         var, mean = torch.var_mean(features, 0, correction=0)
-        mean, var = self.mixed_statistics(mean, var, len(input) / ENOUGH)
+        mean, var = self.mixed_statistics(mean, var, len(input) / ENOUGH_CLIPS)
         return ((features - mean) * torch.rsqrt(var + self.eps)).to(input.dtype)
 
 

@@ -1,7 +1,7 @@
 """What is published of the named models: weights, their licence, and accuracies with their protocol.
 
-Known without torch. Addresses, numbers and licences are those that the owners' repositories print. What could not be
-read there is None, or says so; nothing is downloaded to check it.
+This module does not import torch. Addresses, numbers and licences are those that the owners' repositories print; what
+they do not print is None, or said to be unknown. Nothing is downloaded to check it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 K400, K600, SSV2 = "Kinetics-400", "Kinetics-600", "Something-Something V2"
 DENSE_5x3, UNIFORM_2x3 = "5 clips × 3 crops", "2 clips × 3 crops, frames uniform"
-VJEPA = "self-supervised, no classifier"
+SELF_SUPERVISED = "self-supervised, no classifier"
 MAE_K400, MAE_SSV2 = f"masked pretraining on {K400}, no classifier", f"masked pretraining on {SSV2}, no classifier"
 _ENCODER = "self-supervised or distilled, no classifier"
 _FROZEN = "frozen, attentive probe"
@@ -35,10 +35,10 @@ class Published:
 
     Attributes:
         source: who publishes them.
-        licence: of the weights; None where it is not known.
-        weights: where they are, as ``--init.weights`` takes it or as a file's address → what they were trained on.
-        accuracy: as published.
-        remark: what to mind when they are loaded.
+        licence: of the weights; None if it is not known.
+        weights: name for ``--init.weights`` (``hf:owner/name``) or address of a file → what they were trained on.
+        accuracy: published accuracies.
+        remark: what to know when they are loaded.
     """
 
     source: str
@@ -100,18 +100,18 @@ class Card:
 
 def _hiera(size: str, top1: float) -> Published:
     name, files = f"hiera_{size}_16x224", "https://dl.fbaipublicfiles.com/hiera"
-    tuned, pretrained = f"{K400}, fine-tuned after masked pretraining", f"masked pretraining on {K400}, no classifier"
+    tuned = f"{K400}, fine-tuned after masked pretraining"
     return Published(
         source="facebookresearch/hiera",
         licence="CC-BY-NC-4.0",
         weights={
             f"hf:facebook/{name}.mae_k400_ft_k400": tuned,
-            f"hf:facebook/{name}.mae_k400": pretrained,
+            f"hf:facebook/{name}.mae_k400": MAE_K400,
             f"{files}/{name}.pth": tuned,
-            f"{files}/mae_{name}.pth": pretrained,
+            f"{files}/mae_{name}.pth": MAE_K400,
         },
         accuracy=(Accuracy(K400, top1, f"{DENSE_5x3} of 16 frames, every 4th, at 30 frames a second"),),
-        remark="those of pretraining lack the last norm, and ended with q_pool=2",
+        remark="weights of pretraining lack the last norm, and were trained with q_pool=2",
     )
 
 
@@ -158,8 +158,8 @@ def _vjepa2(hub: dict[str, str], files: dict[str, str], accuracy: tuple[Accuracy
         weights={f"hf:facebook/vjepa2-{name}": what for name, what in hub.items()}
         | {f"{where}/{name}.pt": what for name, what in files.items()},
         accuracy=accuracy,
-        remark="a .pt file of pretraining has two encoders: the moving average is taken, with which the probes were "
-        "trained; those of the hub were made from the other",
+        remark="a .pt file of pretraining has two encoders: the moving average, with which the probes were "
+        "trained, is taken; the hub's files were made from the other one",
     )
 
 
@@ -167,7 +167,7 @@ def _vjepa21(name: str) -> Published:
     return Published(
         source="facebookresearch/vjepa2",
         licence=None,
-        weights={f"https://dl.fbaipublicfiles.com/vjepa2/vjepa2_1_{name}_384.pt": VJEPA},
+        weights={f"https://dl.fbaipublicfiles.com/vjepa2/vjepa2_1_{name}_384.pt": SELF_SUPERVISED},
         remark="no probes of actions are published",
     )
 
@@ -242,12 +242,12 @@ PUBLISHED: dict[str, Published] = {
     "umt_l": _umt(90.3, 74.7),
     "vjepa2_l": _vjepa2(
         {
-            "vitl-fpc64-256": VJEPA,
+            "vitl-fpc64-256": SELF_SUPERVISED,
             "vitl-fpc16-256-ssv2": f"{SSV2}, 16 frames, with its probe",
             "vitl-fpc32-256-diving48": "Diving48, 32 frames, with its probe",
         },
         {
-            "vitl": VJEPA,
+            "vitl": SELF_SUPERVISED,
             "evals/ssv2-vitl-16x2x3": f"probe of {SSV2}, for --init.head",
             "evals/diving48-vitl-256": "probe of Diving48, which reads four layers, for --init.head",
         },
@@ -256,16 +256,16 @@ PUBLISHED: dict[str, Published] = {
             Accuracy("Diving48", 89.0, f"{_FROZEN}, 4 clips × 3 crops of 32 frames"),
         ),
     ),
-    "vjepa2_h": _vjepa2({"vith-fpc64-256": VJEPA}, {"vith": VJEPA}),
-    "vjepa2_g": _vjepa2({"vitg-fpc64-256": VJEPA}, {"vitg": VJEPA}),
+    "vjepa2_h": _vjepa2({"vith-fpc64-256": SELF_SUPERVISED}, {"vith": SELF_SUPERVISED}),
+    "vjepa2_g": _vjepa2({"vitg-fpc64-256": SELF_SUPERVISED}, {"vitg": SELF_SUPERVISED}),
     "vjepa2_g_384": _vjepa2(
         {
-            "vitg-fpc64-384": VJEPA,
+            "vitg-fpc64-384": SELF_SUPERVISED,
             "vitg-fpc64-384-ssv2": f"{SSV2}, 64 frames, with its probe",
             "vitg-fpc32-384-diving48": "Diving48, 32 frames, with its probe",
         },
         {
-            "vitg-384": VJEPA,
+            "vitg-384": SELF_SUPERVISED,
             "evals/ssv2-vitg-384-64x2x3": f"probe of {SSV2}, for --init.head",
             "evals/diving48-vitg-384-32x4x3": "probe of Diving48, which reads four layers, for --init.head",
         },
@@ -290,7 +290,7 @@ PUBLISHED: dict[str, Published] = {
             Accuracy(K400, 81.0, "5 clips × 1 crop of 16 frames, every 4th"),
             Accuracy(K400, 80.757, "5 clips × 1 crop of 16 frames at 7.5 a second, as torchvision measures it"),
         ),
-        remark="they have a class token, which this model has with cls_token=True",
+        remark="these weights have a class token, which this model has with --model.cls-token True",
     ),
     "timesformer_b": _timesformer(
         {
@@ -341,4 +341,4 @@ BACKBONES: dict[str, str] = {
     "ata_convnext_b": "convnext_b",
     "ata_cyclemlp_b5": "cyclemlp_b5",
 }
-"""Models that are another named one and a plug-in, into which its weights load."""
+"""Models with a plug-in → the named model without it, whose weights load into them."""

@@ -213,7 +213,9 @@ class Hiera(VideoModel):
             for i in range(depth):
                 begins = stage > 0 and i == 0
                 width, heads = (2 * inputs, 2 * heads) if begins else (inputs, heads)
-                windowed = stage - begins < WINDOWED_STAGES  # one block later: attention over all sees the smaller grid
+                windowed = (
+                    stage - begins < WINDOWED_STAGES
+                )  # the first block of a stage keeps the attention of the one before
                 pools = begins and stage <= config.q_pool
                 self.blocks.append(Block(inputs, width, heads, windowed, pools, config.mlp_ratio, next(rates)))
                 inputs, side = width, side // 2 if pools else side
@@ -240,11 +242,11 @@ class Hiera(VideoModel):
                 parameter.data.mul_(0.001)
 
     def stem(self, video: Tensor, kept: Tensor | None = None) -> State:
-        """Overlapping patches to tokens with the embeddings of their frames and places, in the order of mask units.
+        """Overlapping patches to tokens with their embeddings in time and space, in the order of mask units.
 
         Args:
             video: ``(B, 3, T, H, W)``, H and W divisible by the pixels of a mask unit (32).
-            kept: ``(B, units)`` bool, mask units in the order (t, y, x) that go on, as many in every clip: masked
+            kept: ``(B, units)`` bool, mask units in the order (t, y, x) that are kept, as many in every clip: masked
                 pretraining leaves the others out, and sets their pixels to zero, since patches overlap. None for all.
         """
         units = self._units(*video.shape[2:])
@@ -266,9 +268,9 @@ class Hiera(VideoModel):
     def _positions(self, size: torch.Size) -> Tensor:
         """Embeddings of a clip of T', H', W' tokens, ``(1, T', H', W', C)``."""
         per_side = math.isqrt(self.pos_embed_spatial.shape[1])
-        of_places = self.pos_embed_spatial.mT.unflatten(2, (per_side, per_side))
-        of_places = resize_map(of_places, (size[1], size[2]), "bicubic").permute(0, 2, 3, 1)
-        return of_places[:, None] + resize_line(self.pos_embed_temporal, size[0], "linear")[:, :, None, None]
+        spatial = self.pos_embed_spatial.mT.unflatten(2, (per_side, per_side))
+        spatial = resize_map(spatial, (size[1], size[2]), "bicubic").permute(0, 2, 3, 1)
+        return spatial[:, None] + resize_line(self.pos_embed_temporal, size[0], "linear")[:, :, None, None]
 
     def _units(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Mask units of a clip along its axes.
@@ -426,7 +428,7 @@ def _check_fixed(config: Mapping[str, Any], side: int) -> None:
         given = config.get(name, value)
         given = tuple(given) if isinstance(given, list) else given
         if given != value:
-            raise GestaError(f"config.json: {name} is {given}, and gesta's Hiera has {value} only")
+            raise GestaError(f"config.json: {name} is {given}, and gesta's Hiera has {value} only; use other weights")
 
 
 # --- order of the tokens ---------------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ recognises its own by a function ``from_public``.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -20,7 +20,7 @@ import torch
 from gesta import checkpoint
 from gesta.checkpoint import TrainedModel
 from gesta.checkpoint.description import read_config, words
-from gesta.checkpoint.hub import Place, resolve, weights_in
+from gesta.checkpoint.hub import LocalWeights, resolve, weights_in
 from gesta.checkpoint.weights import Source, import_weights, is_ours, read_source, without_prefixes
 from gesta.config import from_json, replace, to_json
 from gesta.errors import CheckpointError, GestaError
@@ -35,7 +35,7 @@ _MODEL_TYPES = ("videomae", "vivit", "timesformer", "vjepa", "hiera")
 
 
 class FromPublic(Protocol):
-    """What a model's module has as ``from_public``."""
+    """The function ``from_public`` of a model's module."""
 
     def __call__(self, config: Mapping[str, Any] | None, shapes: Mapping[str, torch.Size]) -> ModelConfig | None:
         """The configuration of the model that fits public weights; None if they are not of this family.
@@ -47,13 +47,13 @@ class FromPublic(Protocol):
 
 
 def load(
-    source: str | os.PathLike[str] | Place,
+    source: str | os.PathLike[str] | LocalWeights,
     *,
     model: str | None = None,
     head: str | Path | None = None,
     classes: ClassNames | None = None,
-    order: ClassNames | None = None,
-    classifier: bool = True,
+    label_order: ClassNames | None = None,
+    needs_classifier: bool = True,
     trust_code: bool = False,
     device: str | torch.device = "cpu",
 ) -> TrainedModel:
@@ -67,10 +67,11 @@ def load(
             repository by its name, ``hf:owner/name[@revision][/file]``, which is downloaded once.
         model: name of the model of public weights (see :func:`gesta.list_models`), instead of recognising it.
         head: of public weights, a second file with their head, see :func:`gesta.checkpoint.weights.read_source`.
-        classes: names of the classes of public weights in label order; None takes those beside them, or numbers them.
-        order: of public weights, those classes in the order in which they are scored; the classifier is brought into it
-            where the names of its own are known, and taken to be in it where not.
-        classifier: whether public weights without the classifier of a named model are refused.
+        classes: names of the classes of public weights in label order; None takes those of the file beside them, or
+            else numbers.
+        label_order: class names of the data on which public weights are scored, in its label order. The classifier is
+            brought into this order where the names of its classes are known; else it is assumed to have it.
+        needs_classifier: refuse public weights that lack the model's classifier.
         trust_code: also build models whose classes are not part of gesta (this runs their code). Code in a repository
             is never downloaded.
         device: where the model is put.
@@ -81,42 +82,42 @@ def load(
         GestaError: a model that cannot be built or is not known, public weights that lack a part of it, or classes that
             are others.
     """
-    place = weights_in(resolve(source) if model else find(source))
-    if model is None and (not place.path.is_file() or is_ours(place.path)):
-        trained = checkpoint.load(place.path, trust_code=trust_code, device=device)
+    local = weights_in(resolve(source) if model else find_model(source))
+    if model is None and (not local.path.is_file() or is_ours(local.path)):
+        trained = checkpoint.load(local.path, trust_code=trust_code, device=device)
         if head or classes:
-            raise GestaError(f"{place.name} has a head and class names of its own: leave --head and --classes out")
-        return replaced(trained, name=place.name)
-    weights = read_source(place, head=head)
+            raise GestaError(f"{local.name} has a head and class names of its own: leave --head and --classes out")
+        return dataclasses.replace(trained, name=local.name)
+    weights = read_source(local, head=head)
     weights.classes = classes or weights.classes
     if model:
         config: ModelConfig | None = model_config(model)
     else:
-        config = None if weights.is_state else recognise(read_config(place.path), weights)
-    if config is None and not place.hub:
-        return checkpoint.load(place.path)  # raises, with the reason why it is none of gesta
+        config = None if weights.is_state else recognise(read_config(local.path), weights)
+    if config is None and not local.from_hub:
+        return checkpoint.load(local.path)  # raises, with the reason why it is none of gesta
     if config is None:
         raise CheckpointError(
-            f"{place.name}: its weights ({', '.join(sorted(weights.weights)[:3])} …) are of no model that gesta "
+            f"{local.name}: its weights ({', '.join(sorted(weights.weights)[:3])} …) are of no model that gesta "
             "recognises; name their model (--model NAME --weights FILE)"
         )
-    trained = _with_weights(config, weights, order, name=model, classifier=classifier)
-    return replaced(trained, model=trained.model.to(choose_device(device)))
+    trained = _with_weights(config, weights, label_order, name=model, needs_classifier=needs_classifier)
+    return dataclasses.replace(trained, model=trained.model.to(choose_device(device)))
 
 
-def find(source: str | os.PathLike[str] | Place) -> Place:
-    """Where a trained model lies on this disk, see :func:`gesta.checkpoint.hub.resolve`; one of another kind, such as
-    of text, is refused before its weights are downloaded."""
-    return resolve(source, check=_refuse_others)
+def find_model(source: str | os.PathLike[str] | LocalWeights) -> LocalWeights:
+    """The file or folder of a trained model on this disk, see :func:`gesta.checkpoint.hub.resolve`; a repository of
+    another kind of model, such as one of text, is refused before its weights are downloaded."""
+    return resolve(source, check=_refuse_other_kinds)
 
 
 def _with_weights(
     config: ModelConfig,
     weights: Source,
-    order: ClassNames | None,
+    label_order: ClassNames | None,
     *,
     name: str | None,
-    classifier: bool,
+    needs_classifier: bool,
 ) -> TrainedModel:
     """Build a model for weights, with as many classes as they have, which reads pixels as the description beside them
     says.
@@ -125,8 +126,8 @@ def _with_weights(
         GestaError: classes that are others, or a parameter of the model that the weights lack.
     """
     named = weights.classes
-    if named and order:
-        _check_same(weights.name, named, order)
+    if named and label_order:
+        _check_same(weights.name, named, label_order)
     if weights.pixels:
         weights.remarks += weights.pixels.take(config.clip)
     elif not weights.metadata:
@@ -137,17 +138,17 @@ def _with_weights(
     report = import_weights(model, weights)
     # How many classes there are is known from the weights alone: build the model again to fit their classifier.
     sizes = {n: shapes[0][0] for n, shapes in report.mismatched.items() if n.startswith("classifier.")}
-    if (named and order) or len(set(sizes.values())) == 1:
-        count = class_counts(order) if named and order else min(sizes.values())
+    if (named and label_order) or len(set(sizes.values())) == 1:
+        count = class_counts(label_order) if named and label_order else min(sizes.values())
         model = replace(config, classes=count).build()
-        report = import_weights(model, weights, classes=order)
+        report = import_weights(model, weights, classes=label_order)
     show(report, sys.stderr)
     if named and model.config.classes and class_counts(named) != model.config.classes:
         raise GestaError(
             f"{weights.name}: there are names for {class_counts(named)} classes, but its classifier has "
             f"{model.config.classes}; give their names with --classes"
         )
-    parameters = {n for n, _ in model.named_parameters() if classifier or not n.startswith("classifier.")}
+    parameters = {n for n, _ in model.named_parameters() if needs_classifier or not n.startswith("classifier.")}
     lacking = [n for n in (*report.missing, *report.mismatched) if n in parameters]
     if lacking:
         what, start = name or type(model).__name__, f" --model {name}" if name else ""
@@ -157,7 +158,7 @@ def _with_weights(
         )
     return TrainedModel(
         model=model,
-        classes=order or (model.config.classes and named) or _numbered(model),
+        classes=label_order or (model.config.classes and named) or _numbered(model),
         metadata={},
         # an index of several files says nothing of what is in them
         path=str(weights.path) if weights.path and weights.path.suffix != ".json" else None,
@@ -170,7 +171,7 @@ def recognise(config: Mapping[str, Any] | None, weights: Source) -> ModelConfig 
 
     Args:
         config: the ``config.json`` beside them; None if there is none.
-        weights: their names count without the prefixes that most of them share.
+        weights: recognised by their names, without prefixes that most of them share, and their shapes.
 
     Raises:
         CheckpointError: a description that does not fit the weights, or a model that is too large.
@@ -182,9 +183,9 @@ def recognise(config: Mapping[str, Any] | None, weights: Source) -> ModelConfig 
             if from_public is None:
                 continue
             try:
-                found = from_public(config, shapes)
-                if found is not None:
-                    found = cast(ModelConfig, from_json(to_json(found), ModelConfig))
+                recognised = from_public(config, shapes)
+                if recognised is not None:
+                    recognised = cast(ModelConfig, from_json(to_json(recognised), ModelConfig))
             except GestaError as error:
                 raise CheckpointError(f"{weights.name}: {error}") from None
             except Exception as error:  # whatever a config.json of others makes of sizes
@@ -192,26 +193,26 @@ def recognise(config: Mapping[str, Any] | None, weights: Source) -> ModelConfig 
                     f"{weights.name}: its config.json does not fit its weights ({type(error).__name__}: "
                     f"{str(error)[:100]}); name their model (--model NAME --weights FILE)"
                 ) from None
-            if found is not None:
-                check_size(found, weights.name, 1000 + 10 * len(shapes))
-                return found
+            if recognised is not None:
+                check_size(recognised, weights.name, 1000 + 10 * len(shapes))
+                return recognised
     return None
 
 
-def _refuse_others(folder: Path) -> None:
+def _refuse_other_kinds(folder: Path) -> None:
     """Refuse a repository before its weights are downloaded if it says that its model is of another kind.
 
     Raises:
         CheckpointError: with what it is.
     """
     config = read_config(folder / "weights") or {}
-    kind = config.get("model_type")
-    if isinstance(kind, str) and kind != "gesta" and not kind.lower().startswith(_MODEL_TYPES):
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type != "gesta" and not model_type.lower().startswith(_MODEL_TYPES):
         classes = config.get("architectures")
         what = f"{classes[0]}, " if isinstance(classes, list) and classes else ""
         raise CheckpointError(
-            f"{folder / 'config.json'}: describes a model of another kind ({what}model type {kind}); gesta recognises "
-            f"{', '.join(_MODEL_TYPES)}; name another repository, or the model (--model NAME --weights FILE)"
+            f"{folder / 'config.json'}: describes a model of another kind ({what}model type {model_type}); gesta "
+            f"recognises {', '.join(_MODEL_TYPES)}; name another repository, or the model (--model NAME --weights FILE)"
         )
 
 
@@ -225,7 +226,7 @@ def _numbered(model: VideoModel) -> ClassNames:
 
 
 def _check_same(weights: str, named: ClassNames, classes: ClassNames) -> None:
-    """Refuse to score classes that are not those of the weights, in whatever order."""
+    """Refuse to score classes that are not those of the weights; their order does not matter."""
     theirs, ours = ({(space, name) for space, names in by_space(c).items() for name in names} for c in (named, classes))
     if theirs != ours:
         sides = {"only in the file": theirs - ours, "only in the data": ours - theirs}

@@ -50,7 +50,8 @@ Size = tuple[int, int, int]
 
 _Eps = Annotated[float, Between(0, 1, open="both")]
 
-MEAN, STD, HALF = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.5, 0.5, 0.5)  # of ImageNet; of ViViT
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+HALF = (0.5, 0.5, 0.5)  # ViViT's mean and standard deviation
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 26}
 """Attention heads of the published widths; V-JEPA's of 1408 has :data:`VJEPA_G_HEADS`."""
@@ -70,24 +71,25 @@ class ViTConfig(ModelConfig):
         mlp_ratio: hidden width of the MLPs / width.
         patch: side of a tube, in pixels.
         patch_frames: frames of a tube.
-        positions: ``sincos``: a fixed vector of sines and cosines for each number in the sequence of tokens, added once
+        positions: ``sincos``: a fixed vector of sines and cosines for each index in the sequence of tokens, added once
             (VideoMAE); ``learned``: a learned one; ``rope_tiled``: queries and keys are rotated in every attention, as
             V-JEPA 2 was trained (the two of a pair by different angles, so no true rotation); ``rope``: the repaired
             one of V-JEPA 2.1, whose rows and columns are stretched to those of ``position_size``.
         position_size: side in pixels of the clips that the positions were trained with. ``sincos`` tables of this size
-            are resized for others, as the public code does, since the numbers of a sequence mean nothing in another;
+            are resized for others, as the public code does, since an index means another position there;
             ``learned`` ones of this size are taken over into a model for others.
         position_frames: for ``sincos``, tubes along time of the table, which is then resized linearly (UMT); None
-            continues the sequence with the same meaning (VideoMAE).
+            makes the table for as many frames as the clip has (VideoMAE).
         class_token: a learned token in front.
         eps: of the layer norms of the blocks, and of a last one before the readout.
         head_eps: of the layer norm after the mean.
         gelu: ``exact``, or its ``tanh`` approximation.
         layer_scale: a learned factor for each channel of each branch starts at this; None has none.
         qkv_bias: which of queries, keys and values have a bias; VideoMAE has none for the keys.
-        tail: what is classified: ``mean_norm``: mean of the tokens, then layer norm; ``norm_mean``: the other way
-            round; ``norm_first``: layer norm, then the first token, which is the class token if there is one; ``mean``:
-            without a norm. ``attentive`` reads the tokens instead, through the same norm.
+        tail: how tokens become the features that are classified: ``mean_norm``: mean of the tokens, then layer norm;
+            ``norm_mean``: the other way round; ``norm_first``: layer norm, then the first token, which is the class
+            token if there is one; ``mean``: without a norm. With ``attentive`` the probe pools the tokens instead,
+            after the same norm.
         modality_embed: a learned vector is added to all tokens, and another one to those of a clip of one frame, which
             has a patch embedding of its own (V-JEPA 2.1).
         norm_after: blocks after each of which a norm of its own reads the tokens, the last of them instead of the last
@@ -174,22 +176,22 @@ def _vjepa2(width: int, depth: int, heads: int, mlp_ratio: float = 4.0, size: in
 
 
 def vjepa2_l() -> ViTConfig:
-    """V-JEPA 2 ViT-L and its attentive probe on 16 frames of 256 × 256, every fourth; 64 were pretrained with."""
+    """V-JEPA 2 ViT-L and its attentive probe on 16 frames of 256 × 256, every fourth; pretrained with 64."""
     return _vjepa2(1024, 24, 16)
 
 
 def vjepa2_h() -> ViTConfig:
-    """V-JEPA 2 ViT-H and its attentive probe on 16 frames of 256 × 256, every fourth; 64 were pretrained with."""
+    """V-JEPA 2 ViT-H and its attentive probe on 16 frames of 256 × 256, every fourth; pretrained with 64."""
     return _vjepa2(1280, 32, 16)
 
 
 def vjepa2_g() -> ViTConfig:
-    """V-JEPA 2 ViT-g and its attentive probe on 16 frames of 256 × 256, every fourth; 64 were pretrained with."""
+    """V-JEPA 2 ViT-g and its attentive probe on 16 frames of 256 × 256, every fourth; pretrained with 64."""
     return _vjepa2(1408, 40, VJEPA_G_HEADS, 48 / 11)
 
 
 def vjepa2_g_384() -> ViTConfig:
-    """V-JEPA 2 ViT-g and its attentive probe on 16 frames of 384 × 384, every fourth; 64 were pretrained with."""
+    """V-JEPA 2 ViT-g and its attentive probe on 16 frames of 384 × 384, every fourth; pretrained with 64."""
     return _vjepa2(1408, 40, VJEPA_G_HEADS, 48 / 11, 384)
 
 
@@ -332,11 +334,11 @@ class ViT(VideoModel):
     # --- tokens and their positions ----------------------------------------------------------------------------------
 
     def stem(self, video: Tensor, kept: Tensor | None = None) -> State:
-        """Tubes of pixels to tokens, with the positions that are added, and those that the blocks need.
+        """Tubes of pixels to tokens, with added positions, and with the angles of RoPE, which every block applies.
 
         Args:
             video: ``(B, 3, T, H, W)`` that tubes tile; of fewer frames than one tube, the last is repeated.
-            kept: ``(B, t·h·w)`` bool, tokens in the order (t, y, x) that go on, as many in every clip, as in masked
+            kept: ``(B, t·h·w)`` bool, tokens in the order (t, y, x) that are kept, as many in every clip, as in masked
                 pretraining; they keep their positions. None for all.
 
         Raises:
@@ -349,7 +351,7 @@ class ViT(VideoModel):
         size = (1, *self._size(config.patch_frames, *video.shape[3:])[1:]) if as_image else self._size(*video.shape[2:])
         tokens = (self.image_patch_embed if as_image else self.patch_embed)(video).flatten(2).mT
         tokens = tokens.contiguous()  # all later layers keep this layout
-        positions, of_class = self._added(size, tokens)
+        positions, of_class = self._added_positions(size, tokens)
         if positions is not None:
             tokens = tokens + positions
         if config.modality_embed:
@@ -368,12 +370,12 @@ class ViT(VideoModel):
                 rope = torch.cat([first, rope], -2)
         return State(tokens, size, rope, kept)
 
-    def _added(self, size: Size, tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What is added to the tokens, ``(1, N, C)``, and to the class token, if anything."""
+    def _added_positions(self, size: Size, tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Positions to add to the tokens, ``(1, N, C)``, and to the class token; None where nothing is added."""
         if self.config.positions == "sincos":
             table = self.sinusoids
             assert isinstance(table, Tensor)
-            if size != self._configured:
+            if size != self._configured_size:
                 table = self._sinusoids(size, "meta" if tokens.is_meta else "cpu")
             return table.to(tokens.device, tokens.dtype), None
         if self.config.positions == "learned":
@@ -385,7 +387,7 @@ class ViT(VideoModel):
     def _sinusoids(self, size: Size, device: str | None = None) -> Tensor:
         """VideoMAE's table ``(1, t·h·w, C)``, resized where it was made for another size; in 32 bits.
 
-        Row i, the number in the sequence, has sin(i / 10000^(j/C)) in even columns j, and the cosine of the same angle
+        Row i, the index in the sequence, has sin(i / 10000^(j/C)) in even columns j, and the cosine of the same angle
         in the next.
         """
         per_side, width = max(1, self.config.position_size // self.config.patch), self.config.width
@@ -399,7 +401,7 @@ class ViT(VideoModel):
     def _rope(self, size: Size, tokens: Tensor) -> Tensor:
         """Cosines and signed sines for :func:`rotate`, ``(2, t·h·w, D)``, in at least 32 bits.
 
-        Of the D features of a head, d = 2·⌊⌊D/3⌋/2⌋ each say the token's place along time, height and width.
+        Of the D features of a head, d = 2·⌊⌊D/3⌋/2⌋ each say the token's position along time, height and width.
         """
         head = self.config.width // self.config.heads
         part = 2 * (head // 3 // 2)
@@ -412,8 +414,8 @@ class ViT(VideoModel):
                 last = self.config.position_size // self.config.patch - 1
                 axes[1:] = [axis * (last / max(1, len(axis) - 1)) for axis in axes[1:]]
             parts = []
-            for places in torch.meshgrid(*axes, indexing="ij"):
-                angles = places.flatten()[:, None] * omega
+            for coordinates in torch.meshgrid(*axes, indexing="ij"):
+                angles = coordinates.flatten()[:, None] * omega
                 is_tiled = self.config.positions == "rope_tiled"
                 parts.append(torch.cat([angles, angles], 1) if is_tiled else angles.repeat_interleave(2, 1))
             angles = torch.cat([*parts, angles.new_zeros(len(angles), head - 3 * part)], 1)
@@ -431,7 +433,7 @@ class ViT(VideoModel):
         count = table.shape[1] - prefix
         if count == math.prod(size):
             return table
-        configured, trained = self._configured[1:], self.config.position_size // self.config.patch
+        configured, trained = self._configured_size[1:], self.config.position_size // self.config.patch
         for height, width in ((trained, trained), configured, size[1:]):
             if height * width and count > 0 and count % (height * width) == 0:
                 resized = _resized(table[:, prefix:], (count // (height * width), height, width), size)
@@ -442,7 +444,7 @@ class ViT(VideoModel):
         )
 
     @property
-    def _configured(self) -> Size:
+    def _configured_size(self) -> Size:
         clip = self.config.clip
         return self._size(clip.frames, clip.size, clip.size)
 
@@ -502,7 +504,7 @@ class ViT(VideoModel):
         return state._replace(tokens=state.tokens * factor)
 
     def grid_at(self, block: int) -> Grid:
-        return self.config.width, *self._configured
+        return self.config.width, *self._configured_size
 
     def no_weight_decay(self) -> set[str]:
         names = ("cls_token", "pos_embed", "video_embed", "image_embed")
@@ -524,7 +526,7 @@ class ViT(VideoModel):
         with_key = self.config.qkv_bias == "full"
         renamed = _fused({_our_name(name): value for name, value in weights.items()}, with_key)
         is_public = renamed.keys() != weights.keys()
-        size, config = self._configured, self.config
+        size, config = self._configured_size, self.config
         table = renamed.get("pos_embed")
         if config.positions == "learned" and table is not None and table.dim() == 3:
             if table.shape[1] != config.class_token + math.prod(size):
@@ -555,10 +557,10 @@ class ViT(VideoModel):
         The config.json of VideoMAE-S says 16 heads, but it was trained with 6. V-JEPA's probes were trained with 16,
         but ``transformers`` gives them those of the encoder.
         """
-        said = re.search(r'"num_attention_heads": *(\d+)', description)
-        if said is None:
+        stated = re.search(r'"num_attention_heads": *(\d+)', description)
+        if stated is None:
             return
-        theirs, config = int(said[1]), self.config
+        theirs, config = int(stated[1]), self.config
         if theirs != config.heads and config.width == 384 and config.heads == HEADS[384]:
             warnings.warn(
                 f"config.json says {theirs} heads; VideoMAE-S was trained with 6, which are taken", stacklevel=2
@@ -670,7 +672,7 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
     (r"^(?:head|linear)\.", "classifier.linear."),
     (r"^classifier\.(weight|bias)$", r"classifier.linear.\1"),
 )  # fmt: skip
-"""Patterns of public names, applied in this order, and what replaces them here."""
+"""Patterns of public names, applied in this order, and their replacements here."""
 
 _DECODERS = ("decoder.", "predictor.", "encoder_to_decoder.")  # what only pretraining needs, names unchanged
 
@@ -729,23 +731,23 @@ def from_public(config: Mapping[str, Any] | None, shapes: Mapping[str, torch.Siz
         GestaError: a ViT that this file does not build, or one of a width that is not published without a config.json.
     """
     names = {_our_name(name): shape for name, shape in shapes.items()}
-    kind = _family(config or {}, shapes, names)
-    if kind is None:
+    family = _family(config or {}, shapes, names)
+    if family is None:
         return None
-    said = (config or {}) if "hidden_size" in (config or {}) else {}  # others describe it in another way
+    described = (config or {}) if "hidden_size" in (config or {}) else {}  # other libraries have other fields
     kernel = names["patch_embed.weight"]
     width, tube, patch = kernel[0], kernel[2], kernel[3]
-    is_jepa = kind in ("vjepa2", "vjepa2_1")
-    eps = said.get("layer_norm_eps", 1e-6)
+    is_jepa = family in ("vjepa2", "vjepa2_1")
+    eps = described.get("layer_norm_eps", 1e-6)
     mean_norm, norm = "fc_norm.weight" in names, "norm.weight" in names or "norms.0.weight" in names
     classes = names.get("classifier.linear.weight")
     has_probe = "attentive.cross.query" in names
     tail: Any = "norm_first" if classes and not has_probe else "norm_mean"
     tail = "mean_norm" if mean_norm else tail if norm else "mean"
-    has_own = kind == "videomae" and "pos_embed" in names  # UMT's for other sizes
-    positions: Any = {"videomae": "sincos", "vivit": "learned", "vjepa2": "rope_tiled", "vjepa2_1": "rope"}[kind]
-    heads = _heads(said, width, kind)
-    planes = names["pos_embed"][1] // (224 // patch) ** 2 if has_own else None
+    has_learned = family == "videomae" and "pos_embed" in names  # UMT's weights for other clips
+    positions: Any = {"videomae": "sincos", "vivit": "learned", "vjepa2": "rope_tiled", "vjepa2_1": "rope"}[family]
+    heads = _heads(described, width, family)
+    time_positions = names["pos_embed"][1] // (224 // patch) ** 2 if has_learned else None
     public = ViTConfig(
         classes=classes[0] if classes else 0,
         width=width,
@@ -754,23 +756,23 @@ def from_public(config: Mapping[str, Any] | None, shapes: Mapping[str, torch.Siz
         mlp_ratio=names["blocks.0.mlp.0.weight"][0] / width,
         patch=patch,
         patch_frames=tube,
-        positions="learned" if has_own else positions,
+        positions="learned" if has_learned else positions,
         class_token="cls_token" in names,
         eps=eps,
-        gelu=_gelu(said, kind),
+        gelu=_gelu(described, family),
         layer_scale=1e-5 if "blocks.0.scale1" in names else None,
-        qkv_bias=_bias(names),
+        qkv_bias=_qkv_bias(names),
         tail=tail,
         modality_embed="video_embed" in names,
-        norm_after=_norm_after(names) if kind == "vjepa2_1" else (),
-        attentive=_probe(names, width, heads, eps if said else 1e-5) if has_probe else None,
-        clip=_clip(said, kind, tube, planes),
+        norm_after=_norm_after(names) if family == "vjepa2_1" else (),
+        attentive=_probe_config(names, width, heads, eps if described else 1e-5) if has_probe else None,
+        clip=_clip_spec(described, family, tube, time_positions),
     )
     if public.positions != "rope_tiled":
         public.position_size = 256 if is_jepa else public.clip.size
     if public.positions == "sincos" and tube == 1:
         public.position_frames = 8
-    if said and tail == "mean_norm":
+    if described and tail == "mean_norm":
         public.head_eps = 1e-5  # torch's default, which transformers leaves
     return public
 
@@ -795,17 +797,17 @@ def _family(config: Mapping[str, Any], shapes: Mapping[str, torch.Size], names: 
     return "vjepa2" if any(name in names for name in bias) else "videomae"
 
 
-def _heads(said: Mapping[str, Any], width: int, kind: str) -> int:
+def _heads(described: Mapping[str, Any], width: int, family: str) -> int:
     """Heads of a public encoder.
 
     Raises:
         GestaError: nothing says how many.
     """
-    if kind == "videomae" and width == 384:
+    if family == "videomae" and width == 384:
         return HEADS[384]  # config.json says 16: check_source
-    if "num_attention_heads" in said:
-        return int(said["num_attention_heads"])
-    heads = VJEPA_G_HEADS if width == 1408 and kind.startswith("vjepa") else HEADS.get(width)
+    if "num_attention_heads" in described:
+        return int(described["num_attention_heads"])
+    heads = VJEPA_G_HEADS if width == 1408 and family.startswith("vjepa") else HEADS.get(width)
     if heads is None:
         raise GestaError(
             f"a video ViT of width {width} is not published, and weights do not tell its number of heads; put its "
@@ -814,36 +816,37 @@ def _heads(said: Mapping[str, Any], width: int, kind: str) -> int:
     return heads
 
 
-def _bias(names: Mapping[str, torch.Size]) -> Bias:
+def _qkv_bias(names: Mapping[str, torch.Size]) -> Bias:
     if "blocks.0.attn.qkv.bias" in names or "blocks.0.attn.k.bias" in names:
         return "full"
     return "query_value" if "blocks.0.attn.q.bias" in names else "none"
 
 
-def _gelu(said: Mapping[str, Any], kind: str) -> Literal["exact", "tanh"]:
+def _gelu(described: Mapping[str, Any], family: str) -> Literal["exact", "tanh"]:
     """Which GELU.
 
     Raises:
         GestaError: another activation.
     """
-    name = said.get("hidden_act", "gelu_fast" if kind == "vivit" else "gelu")
+    name = described.get("hidden_act", "gelu_fast" if family == "vivit" else "gelu")
     if name not in ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh"):
-        raise GestaError(f"config.json: hidden_act is {name!r}, and gesta's ViT has GELU only")
+        raise GestaError(f"config.json: hidden_act is {name!r}, and gesta's ViT has GELU only; use other weights")
     return "exact" if name == "gelu" else "tanh"
 
 
-def _clip(said: Mapping[str, Any], kind: str, tube: int, planes: int | None) -> ClipSpec:
-    """The clips of a family; frames and size as config.json says, or as many planes of positions as there are."""
-    is_jepa = kind.startswith("vjepa")
-    is_sparse = kind == "videomae" and tube == 1  # UMT
-    frames = said.get("frames_per_clip" if is_jepa else "num_frames") or {"vivit": 32}.get(kind, 8 if is_sparse else 16)
-    side = said.get("crop_size" if is_jepa else "image_size") or {"vjepa2": 256, "vjepa2_1": 384}.get(kind, 224)
+def _clip_spec(described: Mapping[str, Any], family: str, tube: int, time_positions: int | None) -> ClipSpec:
+    """The clips of a family; frames and size as config.json says, or as there are positions along time."""
+    is_jepa = family.startswith("vjepa")
+    is_sparse = family == "videomae" and tube == 1  # UMT
+    usual_frames = {"vivit": 32}.get(family, 8 if is_sparse else 16)
+    frames = described.get("frames_per_clip" if is_jepa else "num_frames") or usual_frames
+    side = described.get("crop_size" if is_jepa else "image_size") or {"vjepa2": 256, "vjepa2_1": 384}.get(family, 224)
     side = side if isinstance(side, int) else max(side)
-    mean, std = (HALF, HALF) if kind == "vivit" else (MEAN, STD)
-    clip = ClipSpec(frames=planes * tube if planes else frames, size=side, mean=mean, std=std)
+    mean, std = (HALF, HALF) if family == "vivit" else (MEAN, STD)
+    clip = ClipSpec(frames=time_positions * tube if time_positions else frames, size=side, mean=mean, std=std)
     if is_sparse:
         clip.sampling = "uniform"
-    elif kind == "vivit":
+    elif family == "vivit":
         clip.stride = 2
     return clip
 
@@ -857,7 +860,7 @@ def _norm_after(names: Mapping[str, torch.Size]) -> tuple[int, ...]:
     return tuple(depth * (i + 1) // count - 1 for i in range(count))
 
 
-def _probe(names: Mapping[str, torch.Size], width: int, heads: int, eps: float) -> Attentive:
+def _probe_config(names: Mapping[str, torch.Size], width: int, heads: int, eps: float) -> Attentive:
     """An attentive probe; those of the published widths have 16 heads, whatever the encoder has."""
     blocks = [int(name.split(".")[2]) for name in names if name.startswith("attentive.blocks.")]
     ratio = names["attentive.cross.mlp.0.weight"][0] / width

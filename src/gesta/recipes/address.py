@@ -99,7 +99,7 @@ def recipe_function(address: str) -> Callable[..., Any] | None:
     return None if address.endswith(".json") or _ROW.fullmatch(address) else _find_function(address)
 
 
-def left_behind(
+def changed_alone(
     address: str,
     changed: Recipe,
     names: Collection[str],
@@ -108,10 +108,11 @@ def left_behind(
     make: Run | None = None,
     **options: Any,
 ) -> Iterator[str]:
-    """Sentences about fields that were changed alone, though the recipe's function derives others from the same value.
+    """Sentences about fields that a flag changed alone, where an argument of the recipe would change others with them.
 
     ``--model.clip.frames 16`` leaves the stride that ``timesformer.kinetics400`` derives from its argument ``frames``.
-    An argument stands for a field whose value it has, and which follows when it changes; True and False say too little.
+    An argument stands for a field if both have the same value, and the field follows when the argument changes; True
+    and False are not compared, since too many fields have these values.
 
     Args:
         address, arguments, make, options: as :func:`find_recipe` was called with.
@@ -140,13 +141,14 @@ def left_behind(
             derived = build({**bound.arguments, argument: value})
         except Exception:  # whatever somebody's function does with a value that it cannot have
             continue
-        follow = {field for field in derived if derived[field] != before.get(field)} - {"name", "paper", *names}
-        if derived.get(name) == value and follow:
+        derived_too = {field for field in derived if derived[field] != before.get(field)} - {"name", "paper", *names}
+        if derived.get(name) == value and derived_too:
             title = f"{function.__module__.removeprefix('gesta.recipes.')}.{function.__name__}"
-            others = ", ".join(f"{_flag(field)} {format_value(derived[field])}" for field in sorted(follow))
+            others = ", ".join(f"{_flag(field)} {format_value(derived[field])}" for field in sorted(derived_too))
+            flags = "this flag" if len(derived_too) == 1 else "these flags"
             yield (
                 f"{_flag(name)} {format_value(value)} changes this field alone, where {title} {_flag(argument)} "
-                f"{format_value(value)} also sets {others}; give that flag as well if you mean it"
+                f"{format_value(value)} also sets {others}; add {flags} to change them, too"
             )
 
 

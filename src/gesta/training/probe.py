@@ -1,8 +1,8 @@
 """Probes: classifiers on the features of a backbone that is not trained, of which the best becomes its classifier.
 
-Features of all videos are computed once and kept in a folder that is known by the backbone's weights and the views
-(:mod:`gesta.features.folder`), so that another training of probes on the same videos begins at once. All probes see the
-same batches. The model file of the run is an ordinary one.
+Features of all videos are computed once and kept in a folder whose name is a hash of the backbone's weights and the
+views (:mod:`gesta.features.folder`), so that another training of probes on the same videos begins at once. All probes
+see the same batches. The model file of the run is an ordinary one.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from gesta.data.locate import hold_out, same_stem
 from gesta.data.samples import seeded_generator
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import Average, headline, measure_spaces
-from gesta.features.compute import Filled, fill
-from gesta.features.extract import Kind, extract
+from gesta.features.compute import FeatureReport, compute_missing
+from gesta.features.extract import FeatureKind, extract
 from gesta.features.folder import FeatureFolder, describe, source_hash
 from gesta.files import lock_folder, remove_parts
 from gesta.model import Classifier, Scores, VideoModel
@@ -53,7 +53,7 @@ def train_probe(recipe: Recipe, run: Path, *, resume: bool, quiet: bool, trust_c
 
     Args:
         recipe: is changed: its model gets as many classes as the data has.
-        stack: whose end unlocks the run folder and closes the log.
+        stack: unlocks the run folder and closes the log when it ends.
     """
     assert recipe.probe is not None
     fabric = make_fabric(recipe.train.precision)
@@ -61,7 +61,7 @@ def train_probe(recipe: Recipe, run: Path, *, resume: bool, quiet: bool, trust_c
         raise GestaError("probes are trained by one process: start it without torchrun")
     limit_threads(fabric, recipe.evaluate.workers)
     data = read_data(recipe)
-    train, val, remark = chosen_by(data, recipe)
+    train, val, remark = split_for_probes(data, recipe)
     is_trained = (run / "best.safetensors").exists()
     model, start = build_model(recipe, data.classes, start=not is_trained)
     if not recipe.init.weights:
@@ -72,7 +72,7 @@ def train_probe(recipe: Recipe, run: Path, *, resume: bool, quiet: bool, trust_c
     model.eval()
     if type(model.classifier) is not Classifier:
         raise GestaError(f"{type(model).__name__} has a classifier of its own kind, which no probe can replace")
-    folder = _cache(model, recipe)
+    folder = _feature_folder(model, recipe)
     # until here nothing was written, so a mistake in the recipe leaves no folder behind
     opened = open_run(run, recipe, resume, stack)
     _check_changes(run, opened, is_trained)
@@ -103,8 +103,8 @@ def train_probe(recipe: Recipe, run: Path, *, resume: bool, quiet: bool, trust_c
         write_result(run, recipe, data.classes, data.test, fabric, log.say, trust_code)
 
 
-def chosen_by(data: Data, recipe: Recipe) -> tuple[list[Record], list[Record], str]:
-    """What probes are trained on, what one of them is chosen by, and a remark for the user.
+def split_for_probes(data: Data, recipe: Recipe) -> tuple[list[Record], list[Record], str]:
+    """Videos on which probes are trained, videos by which the best is chosen, and a remark for the user.
 
     Raises:
         GestaError: there are too few videos to hold some out.
@@ -124,7 +124,7 @@ def chosen_by(data: Data, recipe: Recipe) -> tuple[list[Record], list[Record], s
 
 
 def _check_changes(run: Path, opened: OpenedRun, is_trained: bool) -> None:
-    """Refuse changes that would be written into the recipe and have no effect, since probes are trained already."""
+    """Refuse changed fields that would have no effect, since the probes of this run are trained already."""
     kept = ("evaluate.", "data.", "name", "paper", "probe.cache")
     useless = [text for name, text in opened.changes.items() if not name.startswith(kept)]
     if is_trained and useless:
@@ -149,8 +149,8 @@ class VideoRows(NamedTuple):
     labels: dict[str, list[int | None]]
 
 
-class _Kept(Sequence[Tensor | None]):
-    """Features in a folder: those of a video are mapped into memory, and read as far as they are used."""
+class _StoredFeatures(Sequence[Tensor | None]):
+    """The features of videos in a folder; files are mapped into memory, so that only what is used is read."""
 
     def __init__(self, folder: FeatureFolder, files: list[str]) -> None:
         self.folder, self.files = folder, files
@@ -163,18 +163,18 @@ class _Kept(Sequence[Tensor | None]):
         return torch.from_numpy(self.folder.read(file)) if file in self.folder.entries else None
 
 
-def _kind(recipe: Recipe) -> Kind:
+def _feature_kind(recipe: Recipe) -> FeatureKind:
     return "read" if recipe.model.attentive else "pooled"
 
 
-def _cache(model: VideoModel, recipe: Recipe) -> FeatureFolder:
+def _feature_folder(model: VideoModel, recipe: Recipe) -> FeatureFolder:
     """The folder of features of this backbone and these views.
 
     Raises:
         GestaError: it holds something else.
     """
     assert recipe.probe is not None
-    description = describe(model, recipe.evaluate, _kind(recipe), precision=recipe.train.precision)
+    description = describe(model, recipe.evaluate, _feature_kind(recipe), precision=recipe.train.precision)
     name = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     root = Path(recipe.probe.cache or os.path.join(cache_folder(), "features"))
     return FeatureFolder(root / f"{type(recipe.model).__name__.removesuffix('Config')}-{name}", description)
@@ -183,29 +183,29 @@ def _cache(model: VideoModel, recipe: Recipe) -> FeatureFolder:
 def _features(
     records: Sequence[Record], model: VideoModel, recipe: Recipe, folder: FeatureFolder, fabric: Fabric, log: RunLog
 ) -> VideoRows:
-    """The features of videos, computed as far as they are not there."""
+    """The features of videos; those that the folder does not have yet are computed."""
     began = time.monotonic()
-    # a segment has a name of its own; a changed video keeps it
+    # segments of one video have different names; a video that changes keeps its name
     keys = [json.dumps([[s.path, s.start, s.end, s.seconds] for s in record.streams]) for record in records]
     names = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
     files = [f"{name[:2]}/{name[2:34]}.npy" for name in names]
 
     def compute(indices: list[int]) -> Iterator[Any]:
         _check_disk(folder.folder, model, recipe, len(indices))
-        how: dict[str, Any] = {"kind": _kind(recipe), "device": fabric.device, "autocast": fabric.autocast}
+        how: dict[str, Any] = {"kind": _feature_kind(recipe), "device": fabric.device, "autocast": fabric.autocast}
         return extract(model, records, recipe.evaluate, indices=indices, **how)
 
     if all(folder.has(file, source_hash(record)) for file, record in zip(files, records)):
-        filled = Filled(str(folder.folder), len(records))
+        report = FeatureReport(str(folder.folder), len(records))
     else:
         with lock_folder(folder.folder):
             remove_parts(folder.folder)
-            folder = FeatureFolder(folder.folder, folder.description)  # what another process has done until then
-            filled = fill(folder, records, files, compute)
+            folder = FeatureFolder(folder.folder, folder.description)  # again: another process may have added features
+            report = compute_missing(folder, records, files, compute)
     seconds = time.monotonic() - began
-    log.features(filled.folder, filled.videos, filled.computed, seconds, filled.failures)
+    log.features(report.folder, report.videos, report.computed, seconds, report.failures)
     labels = {space: [label_in(r, space) for r in records] for space in by_space(recipe.model.classes)}
-    return VideoRows(_Kept(folder, files), labels)
+    return VideoRows(_StoredFeatures(folder, files), labels)
 
 
 def _check_disk(folder: Path, model: VideoModel, recipe: Recipe, videos: int) -> None:
@@ -227,7 +227,7 @@ def _check_disk(folder: Path, model: VideoModel, recipe: Recipe, videos: int) ->
 
 
 class AttentiveProbe(nn.Module):
-    """Copies of the parts of a model that read tokens ``(B, N, C)``."""
+    """A copy of a model's attentive pooling and classifier, which takes tokens ``(B, N, C)``."""
 
     def __init__(self, pool: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
@@ -237,8 +237,8 @@ class AttentiveProbe(nn.Module):
         scores: Scores = self.classifier(self.pool(tokens))
         return scores
 
-    def become_classifier_of(self, model: VideoModel) -> None:
-        """Give the model this probe's weights."""
+    def copy_into(self, model: VideoModel) -> None:
+        """Copy the probe's weights into the model's pooling and classifier."""
         assert model.attentive is not None
         model.attentive.load_state_dict(self.pool.state_dict())
         model.classifier.load_state_dict(self.classifier.state_dict())
@@ -247,7 +247,7 @@ class AttentiveProbe(nn.Module):
 class LinearProbe(nn.Module):
     """A classifier on standardised features ``(B, D)``.
 
-    All begin at zero: what they minimise has one minimum.
+    Weights begin at zero: the loss is convex.
 
     Args:
         classes, dropout: as of the classifier.
@@ -270,8 +270,9 @@ class LinearProbe(nn.Module):
         return scores
 
     @torch.no_grad()
-    def become_classifier_of(self, model: VideoModel) -> None:
-        """Give the model's classifier the weights with which it gives this probe's scores of plain features."""
+    def copy_into(self, model: VideoModel) -> None:
+        """Copy the weights into the model's classifier, such that it gives the same scores of features that are not
+        standardised."""
         self.cpu().double()
         for layer in self.classifier.modules():
             if isinstance(layer, nn.Linear):
@@ -284,7 +285,7 @@ Probe = AttentiveProbe | LinearProbe
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedProbe:
     """A probe after its training.
 
     Attributes:
@@ -302,8 +303,8 @@ class Trained:
     val_loss: float
 
     @property
-    def order(self) -> tuple[float, float]:
-        """Greatest for the best: by validation top-1, of equals by the loss."""
+    def rank(self) -> tuple[float, float]:
+        """Greatest for the best probe: by validation top-1, then by the smaller loss."""
         return headline(self.val) or 0.0, -self.val_loss
 
 
@@ -316,7 +317,7 @@ def train_probes(
     model: VideoModel,
     average: Average = "probabilities",
     device: torch.device | None = None,
-) -> list[Trained]:
+) -> list[TrainedProbe]:
     """Train a probe for each learning rate and weight decay, all on the same batches.
 
     Args:
@@ -325,54 +326,57 @@ def train_probes(
         classes: class names in label order.
         grid: the learning rates and weight decays.
         config: epochs, samples per step, label smoothing and seed.
-        model: whose classifier they are to be; one that reads tokens gets attentive probes.
+        model: for whose classifier they are trained; with ``model.attentive`` the probes are attentive, else linear.
         average: what is averaged over the views of a validation video.
         device: where they are trained.
 
     Raises:
         GestaError: no training or validation video has features.
     """
-    places = [(i, view) for i, rows in enumerate(train.rows) if rows is not None for view in range(len(rows))]
-    if not places or all(rows is None for rows in val.rows):
+    samples = [(i, view) for i, rows in enumerate(train.rows) if rows is not None for view in range(len(rows))]
+    if not samples or all(rows is None for rows in val.rows):
         raise GestaError("no video to train probes on, or to choose one by, can be read (gesta data check names why)")
-    targets = {s: torch.tensor([labels[i] for i, _ in places], device=device) for s, labels in train.labels.items()}
+    targets = {s: torch.tensor([labels[i] for i, _ in samples], device=device) for s, labels in train.labels.items()}
     settings = list(itertools.product(grid.lrs, grid.weight_decays))
-    probes, read = _fresh(model, train, places, device, len(settings))
-    groups = [group for probe, (lr, decay) in zip(probes, settings) for group in _groups(probe, lr, decay)]
+    probes, read = _new_probes(model, train, samples, device, len(settings))
+    groups = [group for probe, (lr, decay) in zip(probes, settings) for group in _parameter_groups(probe, lr, decay)]
     optimizer = optim.AdamW(groups)
-    batches = _batches(len(places), config)
+    batches = _batches(len(samples), config)
     losses: list[list[float]] = [[] for _ in settings]
     for epoch in range(config.epochs):
         sums = torch.zeros(len(settings), device=device)
         for number, batch in enumerate(next(batches)):
-            done = (epoch + number / math.ceil(len(places) / config.batch_size)) / config.epochs
+            done = (epoch + number / math.ceil(len(samples) / config.batch_size)) / config.epochs
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * (1 + math.cos(math.pi * done)) / 2
-            features, of_batch = read(batch), {space: values[batch] for space, values in targets.items()}
+            features, labels = read(batch), {space: values[batch] for space, values in targets.items()}
             optimizer.zero_grad()
-            for i, probe in enumerate(probes):  # they share no parameter, and activations of one are kept at a time
-                loss = _loss(probe(features), of_batch, config.label_smoothing)
+            for i, probe in enumerate(probes):  # one after the other: activations of a single probe in memory
+                loss = _loss(probe(features), labels, config.label_smoothing)
                 loss.backward()
                 sums[i] += loss.detach() * len(batch)
             optimizer.step()
-        for of_probe, total in zip(losses, (sums / len(places)).tolist()):
-            of_probe.append(total)
+        for epoch_losses, loss_mean in zip(losses, (sums / len(samples)).tolist()):
+            epoch_losses.append(loss_mean)
     measured = [_measure(probe, val, classes, average, device) for probe in probes]
-    return [Trained(p, *s, of, *m) for p, s, of, m in zip(probes, settings, losses, measured)]
+    return [
+        TrainedProbe(probe, *setting, epoch_losses, *measures)
+        for probe, setting, epoch_losses, measures in zip(probes, settings, losses, measured)
+    ]
 
 
-def _fresh(
-    model: VideoModel, train: VideoRows, places: list[tuple[int, int]], device: torch.device | None, number: int
+def _new_probes(
+    model: VideoModel, train: VideoRows, samples: list[tuple[int, int]], device: torch.device | None, number: int
 ) -> tuple[list[Probe], Callable[[Tensor], Tensor]]:
-    """Probes before their training, and what reads the features of samples ``(B,)``, views of training videos."""
+    """Fresh probes, and a function that gives the features of samples (views of training videos) by index ``(B,)``."""
 
     def read(batch: Tensor) -> Tensor:
-        views = [train.rows[i][view] for i, view in (places[j] for j in batch.tolist())]  # type: ignore[index]
+        views = [train.rows[i][view] for i, view in (samples[j] for j in batch.tolist())]  # type: ignore[index]
         return torch.stack(views).to(device)
 
     if model.attentive is not None:
         return [AttentiveProbe(model.attentive, model.classifier).to(device).train() for _ in range(number)], read
-    features = read(torch.arange(len(places)))
+    features = read(torch.arange(len(samples)))
     std = features.std(0, correction=0)
     mean, std = features.mean(0), torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, 1.0)
     config = model.config
@@ -380,9 +384,10 @@ def _fresh(
     return linear, lambda batch: features[batch.to(device)]
 
 
-def _groups(probe: nn.Module, lr: float, decay: float) -> Iterator[dict[str, Any]]:
-    for weights, kind in ((True, decay), (False, 0.0)):
-        yield {"params": [p for p in probe.parameters() if (p.ndim > 1) is weights], "weight_decay": kind, "peak": lr}
+def _parameter_groups(probe: nn.Module, lr: float, decay: float) -> Iterator[dict[str, Any]]:
+    for is_weight, weight_decay in ((True, decay), (False, 0.0)):
+        parameters = [p for p in probe.parameters() if (p.ndim > 1) is is_weight]
+        yield {"params": parameters, "weight_decay": weight_decay, "peak": lr}
 
 
 def _batches(samples: int, config: TrainConfig) -> Iterator[tuple[Tensor, ...]]:
@@ -413,8 +418,8 @@ def _measure(
         labels = {space: column[i] for space, column in val.labels.items()}
         logits = {space: values.double() for space, values in by_space(probe(rows.to(device))).items()}
         for space, values in logits.items():
-            of_views = values.softmax(-1) if average == "probabilities" else values
-            scores[space][i] = of_views.mean(0).tolist()
+            view_scores = values.softmax(-1) if average == "probabilities" else values
+            scores[space][i] = view_scores.mean(0).tolist()
             if (label := labels[space]) is not None:
                 losses.append(-float(values.log_softmax(-1)[:, label].mean()))
     metrics, *_ = measure_spaces(scores, val.labels, names, average)
@@ -431,7 +436,7 @@ def _train_and_save(
     fabric: Fabric,
     log: RunLog,
 ) -> None:
-    """Train probes on features, keep the best as the model's classifier, and write down how all of them did."""
+    """Train probes on features, save the model with the best as its classifier, and log the accuracy of all."""
     assert recipe.probe is not None
     began = time.monotonic()
     torch.manual_seed(recipe.train.seed)  # dropout
@@ -446,8 +451,8 @@ def _train_and_save(
         device=fabric.device,
     )
     seconds = time.monotonic() - began
-    best = max(trained, key=lambda one: one.order)
-    best.probe.become_classifier_of(model)
+    best = max(trained, key=lambda one: one.rank)
+    best.probe.copy_into(model)
     settings = {"lr": best.lr, "weight_decay": best.weight_decay}
     save_model(
         run / "best.safetensors",
@@ -461,13 +466,13 @@ def _train_and_save(
         entry = {"lr": one.lr, "weight_decay": one.weight_decay, "loss": one.losses[-1], "val": one.val}
         log.probe({**entry, "val_loss": one.val_loss, "kept": one is best})
     log.probe_epochs(best.losses, best.val, headline(best.val), seconds)
-    every = sorted(headline(one.val) or 0.0 for one in trained)
+    accuracies = sorted(headline(one.val) or 0.0 for one in trained)
     log.say(
-        f"{len(trained)} probes in {seconds:.1f} s: val top-1 {every[0]:.1f} to {every[-1]:.1f} %; kept: learning rate "
-        f"{best.lr:g}, weight decay {best.weight_decay:g}"
+        f"{len(trained)} probes in {seconds:.1f} s: val top-1 {accuracies[0]:.1f} to {accuracies[-1]:.1f} %; kept: "
+        f"learning rate {best.lr:g}, weight decay {best.weight_decay:g}"
     )
     rates = recipe.probe.lrs
     others = [headline(one.val) or 0.0 for one in trained if one.lr != best.lr]
-    if best.lr in (min(rates), max(rates)) and others and max(others) < every[-1]:
+    if best.lr in (min(rates), max(rates)) and others and max(others) < accuracies[-1]:
         which = "smallest" if best.lr == min(rates) else "largest"
-        log.say(f"that is the {which} learning rate of the grid: --probe.lrs with others may do better")
+        log.say(f"that is the {which} learning rate of the grid: another grid (--probe.lrs) may do better")

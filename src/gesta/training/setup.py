@@ -27,7 +27,7 @@ from gesta.data.samples import TrainingClips, collate
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import check_labels as check_test_labels
 from gesta.evaluation.health import PROBE_CLIPS
-from gesta.layers.few_clips import ENOUGH, mix_statistics
+from gesta.layers.few_clips import ENOUGH_CLIPS, mix_statistics
 from gesta.layers.init import Standardise
 from gesta.model import VideoModel, to_clips
 from gesta.processes import (
@@ -359,7 +359,7 @@ def with_few_clips(model: VideoModel, clips: int, config: TrainConfig) -> str:
     Returns:
         What was done, and a warning of batch norms whose statistics are of few clips; empty if they are of enough.
     """
-    if clips >= ENOUGH:
+    if clips >= ENOUGH_CLIPS:
         return ""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     trained = len(norms) - sum(isinstance(m, Standardise) for m in norms)
