@@ -212,7 +212,7 @@ def test_as_a_command(
 
     assert gesta("features", "m.safetensors", "videos", "--out", "f") == (0, "f: features of 4 videos computed\n")
     assert gesta("features", "m.safetensors", "videos", "--out", "f")[1] == (
-        "f: features of 0 videos computed, 4 were there\n"
+        "f: features of 0 videos computed, 4 were there already\n"
     )
     status, printed = gesta("neighbours", "f")
     assert status == 0 and "videos/train/jump/2.mp4  videos/val/jump/copy.mp4  (train and val!)" in printed

@@ -196,7 +196,7 @@ def test_probes_do_not_see_each_other_and_the_best_is_found() -> None:
     alone = train_probes(data, val, CLASSES, ProbeConfig(lrs=(0.1,), weight_decays=(10.0,)), config, model)[0]
     for parameter, other in zip(trained[1].probe.parameters(), alone.probe.parameters()):
         torch.testing.assert_close(parameter, other, rtol=0, atol=0)
-    best = max(trained, key=lambda one: one.order)
+    best = max(trained, key=lambda one: one.rank)
     assert (best.lr, best.val["top1"], best.val["top1_scored"]) == (0.1, 75.0, 100.0)
     assert trained[0].losses[-1] < trained[1].losses[-1] < trained[2].losses[-1]
     assert best.losses[-1] < best.losses[0] == pytest.approx(torch.tensor(2.0).log().item(), abs=0.3)
