@@ -148,7 +148,7 @@ def changed_alone(
             flags = "this flag" if len(derived_too) == 1 else "these flags"
             yield (
                 f"{_flag(name)} {format_value(value)} changes this field alone, where {title} {_flag(argument)} "
-                f"{format_value(value)} also sets {others}; add {flags} to change them, too"
+                f"{format_value(value)} also sets {others}; add {flags} if you want that, too"
             )
 
 
