@@ -25,6 +25,7 @@ from gesta.errors import CheckpointError
 from gesta.model import ClipSpec, VideoModel
 from gesta.models.mvit import MViTConfig
 from gesta.models.timesformer import TimeSformerConfig
+from public_names import timesformer
 
 CLASSES = ["run", "sit", "wave"]
 
@@ -40,25 +41,6 @@ def shaken(model: VideoModel) -> VideoModel:
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     return model.eval()
-
-
-def public(model: VideoModel) -> dict[str, Tensor]:
-    """Names of the public TimeSformer."""
-    names = {
-        "patch_embed.": "patch_embed.proj.",
-        ".mlp.0.": ".mlp.fc1.",
-        ".mlp.2.": ".mlp.fc2.",
-        ".temporal.norm.": ".temporal_norm1.",
-        ".temporal.fc.": ".temporal_fc.",
-        ".temporal.": ".temporal_attn.",
-        "classifier.linear.": "head.",
-    }
-    weights = {}
-    for name, value in model.state_dict().items():
-        for ours, theirs in names.items():
-            name = name.replace(ours, theirs)
-        weights[name] = value
-    return weights
 
 
 # --- forms of files --------------------------------------------------------------------------------------------------
@@ -181,7 +163,7 @@ def test_files_that_are_no_trained_model_are_named_for_what_they_are(tmp_path: P
 )
 def test_prefixes_are_taken_off(wrap: Any, tmp_path: Path) -> None:
     trained, model = shaken(small()), small()
-    torch.save({"state_dict": wrap(public(trained)), "hyper_parameters": OrderedDict(lr=0.1)}, tmp_path / "a.ckpt")
+    torch.save({"state_dict": wrap(timesformer(trained)), "hyper_parameters": OrderedDict(lr=0.1)}, tmp_path / "a.ckpt")
     report = import_weights(model, tmp_path / "a.ckpt")
     assert report.matched_fraction == 1 and not report.missing and len(report.unexpected) <= 1
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), trained.state_dict().values()))
@@ -220,7 +202,7 @@ def test_the_average_is_taken_and_said(keys: tuple[str, str], tmp_path: Path) ->
 @pytest.mark.parametrize("average_key", ["target_encoder", "ema_encoder"])
 def test_of_vjepas_files_the_moving_average_is_taken_and_said(average_key: str, tmp_path: Path) -> None:
     raw, average = shaken(small()), shaken(small())
-    wrapped = [{f"module.backbone.{k}": v for k, v in public(model).items()} for model in (raw, average)]
+    wrapped = [{f"module.backbone.{k}": v for k, v in timesformer(model).items()} for model in (raw, average)]
     content = {"encoder": wrapped[0], "predictor": {"module.mask_token": torch.ones(1)}, average_key: wrapped[1]}
     torch.save(
         content | {"opt": {"state": {0: {"step": torch.ones(1)}}}, "scaler": None, "epoch": 3}, tmp_path / "l.pt"
@@ -236,7 +218,7 @@ def test_of_vjepas_files_the_moving_average_is_taken_and_said(average_key: str, 
 
 
 def test_a_head_in_a_second_file_is_joined(tmp_path: Path) -> None:
-    trained = public(shaken(small()))
+    trained = timesformer(shaken(small()))
     head = {name: trained.pop(name) for name in ("head.weight", "head.bias")}
     other = {f"module.{name}": value + 1 for name, value in head.items()}
     torch.save({"target_encoder": {f"module.backbone.{k}": v for k, v in trained.items()}}, tmp_path / "encoder.pt")
@@ -302,7 +284,7 @@ def test_a_classifier_without_names_is_taken_as_it_is_and_said() -> None:
 
 @pytest.mark.parametrize("temporal", ["attention", "averaging"])
 def test_joint_attention_in_another_timesformer_is_warned_of(temporal: str) -> None:
-    joint = public(shaken(small(temporal="joint")))
+    joint = timesformer(shaken(small(temporal="joint")))
     with pytest.warns(UserWarning, match=rf"use temporal='joint' \(--model\.temporal joint\), not '{temporal}'"):
         import_weights(small(temporal=temporal), joint)
     with warnings.catch_warnings():
@@ -313,7 +295,7 @@ def test_joint_attention_in_another_timesformer_is_warned_of(temporal: str) -> N
 
 
 def test_what_is_left_over_names_the_switch_that_would_use_it() -> None:
-    attention = public(shaken(small()))
+    attention = timesformer(shaken(small()))
     said = str(import_weights(small(temporal="averaging"), attention))
     assert "with temporal='attention' (--model.temporal attention) 16 of the 16 tensors" in said
     sizes: dict[str, Any] = {"widths": (8,), "depths": (1,), "heads": (1,), "clip": ClipSpec(frames=4, size=32)}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hub_server import Hub, Repository, hub_fixture, server_fixture  # noqa: F401
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 import gesta
 from gesta.checkpoint.description import read_pixels
@@ -20,6 +20,7 @@ from gesta.cli import main
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import ClipSpec
 from gesta.models.timesformer import TimeSformer, TimeSformerConfig
+from public_names import timesformer
 
 CLASSES = ["wave", "jump", "run"]
 CONFIG = {"model_type": "timesformer", "num_attention_heads": 2, "id2label": dict(enumerate(CLASSES))}
@@ -36,30 +37,11 @@ def trained(classes: int = 3) -> TimeSformer:
     return model
 
 
-def public(model: nn.Module) -> dict[str, Tensor]:
-    """Names of the public TimeSformer."""
-    names = {
-        "patch_embed.": "patch_embed.proj.",
-        ".mlp.0.": ".mlp.fc1.",
-        ".mlp.2.": ".mlp.fc2.",
-        ".temporal.norm.": ".temporal_norm1.",
-        ".temporal.fc.": ".temporal_fc.",
-        ".temporal.": ".temporal_attn.",
-        "classifier.linear.": "head.",
-    }
-    weights = {}
-    for name, value in model.state_dict().items():
-        for ours, theirs in names.items():
-            name = name.replace(ours, theirs)
-        weights["model." + name] = value.contiguous()
-    return weights
-
-
 def files(model: nn.Module, **config: Any) -> dict[str, bytes]:
     return {
         "config.json": json.dumps(CONFIG | config).encode(),
         "preprocessor_config.json": json.dumps(PIXELS).encode(),
-        "model.safetensors": save(public(model)),
+        "model.safetensors": save(timesformer(model, "model.")),
     }
 
 
@@ -126,7 +108,7 @@ def test_weights_without_a_classifier_give_features_and_no_answers(
     hub: Hub, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = trained()
-    encoder = {name: value for name, value in public(model).items() if ".head." not in name}
+    encoder = {name: value for name, value in timesformer(model, "model.").items() if ".head." not in name}
     hub.repositories["us/encoder"] = Repository(files(model) | {"model.safetensors": save(encoder)})
     video = torch.randn(1, 3, 8, 16, 16)
     assert torch.equal(gesta.load("hf:us/encoder").model(video), model.embed(video))
@@ -152,7 +134,7 @@ def test_a_description_that_does_not_fit_is_one_sentence(change: dict[str, Any],
 def test_a_training_state_is_no_public_model(tmp_path: Path) -> None:
     from gesta.checkpoint import save_state
 
-    save_state(tmp_path / "last.ckpt", {"model": public(trained())})
+    save_state(tmp_path / "last.ckpt", {"model": timesformer(trained(), "model.")})
     with pytest.raises(CheckpointError, match=r"the training state of a run; give the folder of the run"):
         gesta.load(tmp_path / "last.ckpt")
 
@@ -199,7 +181,7 @@ def test_a_training_from_public_weights_says_where_its_pixels_differ(tmp_path: P
 def test_without_a_description_the_values_of_the_family_are_taken_and_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "a.safetensors").write_bytes(save(public(trained())))
+    (tmp_path / "a.safetensors").write_bytes(save(timesformer(trained(), "model.")))
     (tmp_path / "config.json").write_text("no JSON")
     with pytest.raises(GestaError, match=r"config\.json: is not valid JSON"):  # it could name the heads
         gesta.load(tmp_path)
