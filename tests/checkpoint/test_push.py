@@ -113,7 +113,7 @@ def test_the_page_has_result_protocol_and_use_and_nothing_that_its_names_could_b
 def test_what_is_not_pushed(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path / "run", ["sit", "wave"])
     for arguments, sentence in {
-        (tmp_path, "me/x"): "no best.safetensors in this folder; give the folder of a run",
+        (tmp_path, "me/x"): "is no folder with a best.safetensors; give the folder of a run that finished an epoch",
         (tmp_path / "run", "x"): "write hf:OWNER/NAME",
         (tmp_path / "run", "me/x/file"): "write OWNER/NAME",
         (tmp_path / "run", "me/x"): r"hf:me/x: may not be written; .*with the right to write",

@@ -57,7 +57,9 @@ def push(
     """
     weights, path = Path(run) / "best.safetensors", Path(run) / "result.json"
     if not weights.is_file():
-        raise GestaError(f"{run}: no best.safetensors in this folder; give the folder of a run")
+        raise GestaError(
+            f"{run}: is no folder with a best.safetensors; give the folder of a run that finished an epoch"
+        )
     metadata = read_metadata(weights)
     result = Result.read(path) if path.is_file() else None
     if result is None and not unfinished:
@@ -118,7 +120,7 @@ def _page(repository: str, config: ModelConfig, metadata: Metadata, result: Resu
         + (f" after {markdown(str(notes['paper']))}" if notes.get("paper") else "")
         + f". It expects clips of {config.clip.frames}{sampling} frames, {config.clip.size} px, {streams}.",
         "## Use",
-        f"```bash\npip install gesta\ngesta predict hf:{repository} video.mp4\n```",
+        f"With gesta installed:\n\n```bash\ngesta predict hf:{repository} video.mp4\n```",
         f'```python\nimport gesta\n\nmodel = gesta.load("hf:{repository}")\n'
         'for prediction in gesta.predict(model, ["video.mp4"]):\n    print(prediction)\n```',
         f"To train it further: `gesta train finetune --model NAME --data.root videos --init.weights hf:{repository}`, "

@@ -89,7 +89,9 @@ def neighbours(folder: Path, query: str | None = None, top: int = 5, duplicates:
     median = float(np.median((sample @ sample.T)[np.triu_indices(len(sample), 1)]))
     if query is None:
         pairs = sorted(_duplicates(names, owners, rows, duplicates), key=lambda pair: -pair.similarity)
-        return Neighbours(f"{len(pairs)} pairs with a similarity of {duplicates:g} or more", pairs, median)
+        return Neighbours(
+            f"{len(pairs)} pair{'s' * (len(pairs) != 1)} with a similarity of {duplicates:g} or more", pairs, median
+        )
     known = sorted(set(owners))
     if query not in known:
         raise GestaError(
