@@ -52,6 +52,7 @@ def test_a_run_is_ordinary_and_the_second_one_computes_no_features(
     run = train(recipe, tmp_path / "run")
     printed = capsys.readouterr().err
     assert "features of 6 videos, 6 of them computed" in printed and "4 probes in" in printed
+    assert "by which the best probe is chosen, so it flatters" in printed
     assert [len(log_of(run, kind)) for kind in ("features", "probe", "epoch")] == [2, 4, 20]
     trained = gesta.load(run)
     assert trained.classes == CLASSES
