@@ -151,6 +151,11 @@ class TrainConfig:
         decoder: ``pyav`` or ``torchcodec``.
         augment: augmentation of one clip.
         validate_every: epochs between evaluations on the validation split, 0 for only after the last.
+        patience: the training ends early after so many validations in a row whose top-1 is not above the best; None for
+            never. ``cosine`` is laid out over all ``epochs``: where it ends early, the learning rate has not fallen to
+            ``min_lr``, so that the last gains of a cosine may be missing; ``steps`` and ``constant`` do not mind.
+        keep_best: weights of so many epochs are kept, those with the best validation top-1: ``best.safetensors`` holds
+            the best, and for 2 or more ``epoch-0012-top1-83.33.safetensors`` … each of them.
         save_every_s: seconds between writes of ``last.ckpt`` inside an epoch.
     """
 
@@ -194,6 +199,8 @@ class TrainConfig:
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     augment: Augment = field(default_factory=Augment)
     validate_every: CountOrZero = 1
+    patience: Count | None = None
+    keep_best: Count = 1
     save_every_s: NotNegative = 300.0
 
     def rates(self, from_weights: bool = False) -> Rates:
@@ -239,6 +246,7 @@ class TrainConfig:
         yield from unless(self.ema is not None, "ema", "ema_warmup")
         yield from unless(self.mixup > 0 or self.cutmix > 0, "mixup or cutmix", "mix_probability")
         yield from unless(self.mixup > 0 and self.cutmix > 0, "both mixup and cutmix", "mix_switch")
+        yield from unless(self.validate_every > 0, "validate_every", "patience", "keep_best")
 
 
 @config

@@ -168,7 +168,8 @@ def steps(config: TrainConfig, data: Folder) -> Any:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     kept = ("kind", "epoch", "step", "loss", "lr", "grad_norm", "val")
     scores = json.loads((run / "result.json").read_text())["scores"]
-    return [{k: v for k, v in line.items() if k in kept} for line in lines], scores, calls
+    weights = sorted(path.name for path in run.glob("*.safetensors"))
+    return [{k: v for k, v in line.items() if k in kept} for line in lines], scores, calls, weights
 
 
 class Begun(Exception):
@@ -238,6 +239,7 @@ def recipe(data: Folder, **parts: Any) -> Recipe:
 NUMBERS = itertools.count()
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "workers": 0, "validate_every": 0}
 SGD = {"optimizer": "sgd", **QUICK}
+VALIDATED = {**QUICK, "epochs": 3, "validate_every": 1}
 STEPS = {"schedule": "steps", "epochs": 4, "milestones": (2,)}
 
 EFFECTS: dict[type, dict[str, Effect]] = {
@@ -301,6 +303,8 @@ EFFECTS: dict[type, dict[str, Effect]] = {
         "decoder": Effect(samples, "torchcodec"),
         "augment": Effect(samples, Augment(flip=0.0, scale=(0.5, 0.6))),
         "validate_every": Effect(steps, 1, QUICK),
+        "patience": Effect(steps, 1, VALIDATED),
+        "keep_best": Effect(steps, 2, VALIDATED),
         "save_every_s": Effect(steps, 0.0, QUICK),
     },
     EvaluateConfig: {

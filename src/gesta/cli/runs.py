@@ -125,6 +125,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     else:
         local = weights_in(find_model(options.checkpoint))
         folder, name = local.path.parent, "result"
+        if (folder / "recipe.json").is_file() and local.path.name != "best.safetensors":
+            name = f"{local.path.stem}-result"  # of other weights in a run: it must not count for the run
         if local.from_hub:  # nothing is written into the cache
             folder, name = Path(), f"result-{local.repository}"
         job = _evaluate_job(options, folder)

@@ -257,6 +257,8 @@ class Result:
         scores: of every video.
         faults: parts of the model that do nothing, a sentence each, found on a few of the videos that the first process
             scored; see :mod:`gesta.evaluation.health`.
+        ended_early: why the training of the model ended before its last epoch, a sentence; empty if it did not, or if
+            that is not known.
     """
 
     metrics: dict[str, Percent]
@@ -271,6 +273,7 @@ class Result:
     seconds: float
     scores: Scores
     faults: list[str] = field(default_factory=list)
+    ended_early: str = ""
 
     def fault(self) -> str:
         """What does not fit the rest, in a result from elsewhere; empty if all fits."""
@@ -362,7 +365,7 @@ class Result:
         lines += [f"  failed: {f['name']}: {f['reason']}" for f in self.failures[:10]]
         if counts.failed > 10:
             lines.append(f"  … and {counts.failed - 10} more, all in the result")
-        lines += [f"warning: {fault}" for fault in self.faults]
+        lines += [f"warning: {fault}" for fault in self.faults] + [self.ended_early] * bool(self.ended_early)
         for space, per_class in scores.per_class.items():
             worst = sorted((value, name) for value, name in zip(per_class, scores.classes[space]) if value is not None)
             if worst[1:] and worst[0][0] < 100:

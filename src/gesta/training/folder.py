@@ -22,19 +22,21 @@ from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
-from gesta.recipe import EvaluateConfig, Rates, Recipe, with_absolute_paths
+from gesta.recipe import EvaluateConfig, Rates, Recipe, TrainConfig, with_absolute_paths
 from gesta.records import ClassNames, Record, by_space, class_counts, class_lines, labels_file, list_hash
 from gesta.video.archive import locate
 
 LAST = "last.ckpt"
 """The training state that a run is resumed from."""
 
-CHECKPOINTS = (LAST, "previous.ckpt", "best.safetensors")
+BEST = "best.safetensors"
+"""The weights with the best validation top-1."""
 
 CHANGEABLE_FIELDS = (
     *("name", "paper", "data.", "evaluate.", "model.activation_checkpointing"),
     *("train.epochs", "train.lr", "train.min_lr", "train.clip_grad", "train.precision", "train.compile"),
-    *("train.workers", "train.decoder", "train.validate_every", "train.save_every_s", "probe.cache"),
+    *("train.workers", "train.decoder", "train.validate_every", "train.patience", "train.keep_best"),
+    *("train.save_every_s", "probe.cache"),
 )
 """Fields of a recipe that may differ when its run is resumed; the others would make it another experiment."""
 
@@ -51,6 +53,9 @@ class TrainingProgress:
         epoch_steps: optimiser steps completed in the current epoch.
         step: optimiser steps completed in all epochs.
         best_top1: best validation top-1 in percent, None before the first validation.
+        since_best: validations since then, none of which was better.
+        kept: epochs (counted from 1) whose weights are kept in files of their own, and their validation top-1, best
+            first; see :func:`kept_file`. The last epoch ``dropped`` those.
         log_bytes: length of ``log.jsonl``.
         overflows: fp16 steps in a row whose gradients were not finite.
         loss_sum, clips, seconds, data_s: sums over the current epoch; ``data_s`` is the part of ``seconds`` spent
@@ -62,6 +67,9 @@ class TrainingProgress:
     epoch_steps: Count = 0
     step: Count = 0
     best_top1: float | None = None
+    since_best: Count = 0
+    kept: list[tuple[Count, float]] = field(default_factory=list)
+    dropped: list[tuple[Count, float]] = field(default_factory=list)
     log_bytes: Count = 0
     overflows: Count = 0
     loss_sum: float = 0.0
@@ -75,6 +83,24 @@ class TrainingProgress:
         self.epoch_steps, self.step = self.epoch_steps + 1, self.step + 1
         self.loss_sum += loss if math.isfinite(loss) else 0.0
         self.clips, self.seconds, self.data_s = self.clips + clips, self.seconds + seconds, self.data_s + data_s
+
+    def ended_early(self, config: TrainConfig) -> str:
+        """Why the training has ended before its last epoch, a sentence; empty if it has not."""
+        if self.epoch >= config.epochs or config.patience is None or self.since_best < config.patience:
+            return ""
+        return (
+            f"training ended early after epoch {self.epoch} of {config.epochs}: no validation top-1 above "
+            f"{self.best_top1:.1f} % in {self.since_best} validations (--train.patience {config.patience})"
+        )
+
+    def is_over(self, config: TrainConfig) -> bool:
+        """Whether no epoch is left to be trained."""
+        return self.epoch >= config.epochs or bool(self.ended_early(config))
+
+
+def kept_file(epoch: int, top1: float) -> str:
+    """Name of the file of weights that are among the best, ``epoch-0012-top1-83.33.safetensors``."""
+    return f"epoch-{epoch:04d}-top1-{top1:.2f}.safetensors"
 
 
 class _Required(TypedDict):
@@ -151,7 +177,7 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> dict[str, str]:
             raise GestaError(f"{path}: is a link or a device; put the file itself there, or choose another run")
     names = {path.name for path in entries if not path.name.startswith(".")}
     # probes are trained in seconds, so that they have no state: the model file is there or not
-    saved = _has_state(run) or (recipe.probe is not None and "best.safetensors" in names)
+    saved = _has_state(run) or (recipe.probe is not None and BEST in names)
     if "recipe.json" in names and not saved:
         _check_never_saved(run)
         begun = {"recipe.json", "log.jsonl", "events", *map(labels_file, by_space(recipe.model.classes))}
@@ -173,28 +199,30 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> dict[str, str]:
     return changes
 
 
-def check_changes(run: Path, changes: dict[str, str], progress: TrainingProgress, epochs: int) -> None:
+def check_changes(run: Path, changes: dict[str, str], progress: TrainingProgress, config: TrainConfig) -> None:
     """Refuse changes that would be written into the recipe and have no effect, since what they change is done.
 
     Args:
         run: the folder, for the sentence.
         changes: of the recipe since the run was started.
         progress: of the run.
-        epochs: of the recipe, changes included.
+        config: of the recipe, changes included.
     """
-    if progress.epoch < epochs:
+    if not progress.is_over(config):
         return
-    if "train.epochs" in changes:
+    early = progress.ended_early(config)
+    if "train.epochs" in changes and not early:
         raise GestaError(f"{run}: {progress.epoch} epochs are done already; give more than that with --train.epochs")
     useless = [text for name, text in changes.items() if not name.startswith(("evaluate.", "data."))]
     if useless:
         raise GestaError(
-            f"{run}: all {epochs} epochs are done, so nothing is left to be trained with {'; '.join(useless[:3])}; "
-            "resume it without these changes, or for longer with --train.epochs"
+            f"{run}: {early or f'all {config.epochs} epochs are done'}, so nothing is left to be trained with "
+            f"{'; '.join(useless[:3])}; resume it without these changes, or for longer with "
+            + ("a greater --train.patience" if early else "--train.epochs")
         )
 
 
-def check_space(run: Path, weights: int, state: int) -> None:
+def check_space(run: Path, weights: int, state: int, kept: Sequence[str] = (), keep: int = 1) -> None:
     """Refuse a disk on which the checkpoints of a run do not fit.
 
     A training state is written while the last two are there; the model file while the one before is there.
@@ -203,18 +231,23 @@ def check_space(run: Path, weights: int, state: int) -> None:
         run: the folder.
         weights: bytes of the model file.
         state: bytes of a training state.
+        kept: names of further model files that are there.
+        keep: of how many epochs weights will be kept.
 
     Raises:
         GestaError: there is not enough space for them.
     """
-    kept = {path.stat().st_ino: path.stat().st_size for path in map(run.joinpath, CHECKPOINTS) if path.exists()}
-    needed = 3 * state + 2 * weights - sum(kept.values())
+    files = (run / name for name in (LAST, "previous.ckpt", BEST, *kept))
+    present = {path.stat().st_ino: path.stat().st_size for path in files if path.exists()}
+    models = 2 + (keep + 1 if keep > 1 else 0)
+    times = "twice" if models == 2 else f"{models} times"
+    needed = 3 * state + models * weights - sum(present.values())
     total, _, free = shutil.disk_usage(run)
     if total and free < needed:  # some network disks do not say how large they are
         raise GestaError(
             f"{run}: its disk has {free / 1e6:.0f} MB free, and the checkpoints of this run need {needed / 1e6:.0f} MB "
-            f"({state / 1e6:.0f} MB three times and {weights / 1e6:.0f} MB twice); free some space, or choose a folder "
-            "on another disk with --run"
+            f"({state / 1e6:.0f} MB three times and {weights / 1e6:.0f} MB {times}); free some space, or choose a "
+            "folder on another disk with --run"
         )
 
 
@@ -225,7 +258,7 @@ def _has_state(run: Path) -> bool:
 def _check_never_saved(run: Path) -> None:
     """Refuse to begin again in the folder of a run that has finished epochs, but whose training states are gone."""
     log = run / "log.jsonl"
-    results = [name for name in ("best.safetensors", "result.json") if (run / name).exists()]
+    results = [name for name in (BEST, "result.json") if (run / name).exists()]
     if log.exists() and b'"kind": "epoch"' in log.read_bytes():
         results.append(log.name)
     if results:
@@ -254,10 +287,15 @@ def write_result(
     fabric: Fabric,
     say: Callable[[str], None],
     trust_code: bool,
+    ended_early: str = "",
 ) -> None:
-    """Write ``result.json``: the best weights, as read back from their file, on the recipe's split."""
+    """Write ``result.json``: the best weights, as read back from their file, on the recipe's split.
+
+    ``ended_early`` says why their training ended before its last epoch, if it did.
+    """
     fabric.barrier()  # until the first process has written the weights
     result = evaluate(load(run, trust_code=trust_code), recipe.data, config=test, fabric=fabric)
+    result.ended_early = ended_early
     if fabric.global_rank == 0:
         say(str(result))
         write_recipe(run, recipe, classes)  # which may have changed in what is evaluated and how

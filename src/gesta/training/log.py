@@ -10,6 +10,7 @@
   null), ``seconds``, ``health`` (what plug-ins and attentions measure, e.g. ``insert.3.0/det``), ``faults`` (sentences
   that name those which do nothing, see :mod:`gesta.evaluation.health`), ``data_fraction`` (of the time, spent waiting
   for data), ``clips_per_s``, ``failures`` (name → reason);
+- ``"kind": "ended_early"``: ``epoch``, ``step`` and ``reason``, a sentence, where ``train.patience`` ended a training;
 - of probes ``"kind": "features"``: ``folder``, ``videos``, ``computed`` (of them), ``seconds``, ``failures``; and
   ``"kind": "probe"``: ``lr``, ``weight_decay``, ``loss``, ``val``, ``val_loss``, ``kept``; ``epoch`` lines are of the
   probe that is kept.
@@ -187,6 +188,11 @@ class RunLog:
         self._say_some("  left out: ", list(progress.failures.values()), "videos")  # each reason names the file
         if show_faults:
             self._say_some("  warning: ", health.faults, "parts of the model")
+
+    def end_early(self, epoch: int, step: int, reason: str) -> None:
+        """Write down and show why a training ends before its last epoch."""
+        self._write({"kind": "ended_early", "epoch": epoch, "step": step, "reason": reason})
+        self.say(reason)
 
     def _say_some(self, prefix: str, sentences: list[str], of: str) -> None:
         for sentence in sentences[:SHOWN]:

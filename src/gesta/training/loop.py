@@ -17,7 +17,7 @@ from gesta.evaluation.health import Health, measure_health
 from gesta.evaluation.metrics import headline
 from gesta.processes import Interruption, gather_failures, is_first_process
 from gesta.recipe import Recipe, with_absolute_paths
-from gesta.training.folder import TrainingProgress, derive_rates, write_result
+from gesta.training.folder import BEST, TrainingProgress, derive_rates, kept_file, write_result
 from gesta.training.probe import train_probe
 from gesta.training.setup import Training, set_up
 from gesta.training.step import train_step
@@ -31,7 +31,8 @@ def train(
     The folder holds ``recipe.json``, ``labels.txt`` (class names), ``log.jsonl`` (see :mod:`gesta.training.log`),
     ``events`` (TensorBoard), ``last.ckpt`` (to resume from; ``previous.ckpt`` is the one before),
     ``best.safetensors`` (best validation top-1, of one clip and its central crop; the last weights if there is no
-    validation split) and ``result.json`` (the best weights' result on ``recipe.evaluate.split``).
+    validation split; ``train.keep_best`` keeps those of further epochs) and ``result.json`` (the best weights' result
+    on ``recipe.evaluate.split``).
 
     With ``recipe.probe`` the model is not trained but probes on its features, see :mod:`gesta.training.probe`.
 
@@ -72,13 +73,14 @@ def train(
             training = set_up(recipe, run, resume=resume, quiet=quiet, interruption=interruption, stack=stack)
         if training is None:
             return run
-        while training.progress.epoch < recipe.train.epochs:
+        while not training.progress.is_over(recipe.train):
             train_epoch(training)
             finish_epoch(training)
         with interruption.at_once():  # all is saved
             if training.test is not None:
                 how = training.test, training.fabric, training.log.say
-                write_result(run, recipe, training.classes, *how, trust_code=trust_code)
+                early = training.progress.ended_early(recipe.train)
+                write_result(run, recipe, training.classes, *how, trust_code=trust_code, ended_early=early)
     return run
 
 
@@ -112,29 +114,47 @@ def finish_epoch(training: Training) -> None:
     if validates:
         with training.interruption.at_once():
             metrics = _validate(training)
-    top1 = headline(metrics)
-    improved = top1 is not None and (progress.best_top1 is None or top1 >= progress.best_top1)  # of equals the later
-    if improved:
-        progress.best_top1 = top1
-    if fabric.global_rank == 0 and (improved or (last and progress.best_top1 is None)):
-        save_model(
-            training.run / "best.safetensors",
-            training.final_model,
-            training.classes,
-            depth=training.records[0].depth,
-            person_crop=any(record.masks for record in training.records),
-            notes={"recipe": recipe.name, "paper": recipe.paper, "epoch": epoch, "val": metrics},
-        )
+    top1, before = headline(metrics), progress.kept
+    if top1 is not None:
+        progress.since_best = 0 if progress.best_top1 is None or top1 > progress.best_top1 else progress.since_best + 1
+        progress.best_top1 = max(top1, progress.best_top1 or 0.0)
+        progress.kept = _best_epochs([*progress.kept, (epoch, top1)], recipe.train.keep_best)
+    if top1 == progress.best_top1 and (last or top1 is not None):  # of equals the later, without validation the last
+        _save_weights(training, BEST, epoch, metrics)
+    if top1 is not None and (epoch, top1) in progress.kept:
+        _save_weights(training, kept_file(epoch, top1), epoch, metrics)
     progress.failures = gather_failures(fabric, progress.failures)
     probe = training.probe_clips
     health = Health() if probe is None else measure_health(training.final_model, probe.to(fabric.device))
     training.log.epoch(recipe.train.epochs, metrics, top1, health, progress, show_faults=validates or last)
     if average := training.describe_average():
         training.log.say(average)
-    training.progress = TrainingProgress(
-        epoch=epoch, step=progress.step, best_top1=progress.best_top1, overflows=progress.overflows
-    )
+    carried = {name: getattr(progress, name) for name in ("step", "best_top1", "since_best", "kept", "overflows")}
+    dropped = [of_epoch for of_epoch in before if of_epoch not in progress.kept]
+    training.progress = TrainingProgress(epoch=epoch, dropped=dropped, **carried)
+    if early := training.progress.ended_early(recipe.train):
+        training.log.end_early(epoch, progress.step, early)
     training.save()
+    training.remove_dropped()
+
+
+def _best_epochs(epochs: list[tuple[int, float]], keep: int) -> list[tuple[int, float]]:
+    """Those with the best top-1, of equals the later ones; a single one is in ``best.safetensors`` already."""
+    return sorted(epochs, key=lambda of_epoch: (of_epoch[1], of_epoch[0]), reverse=True)[: keep if keep > 1 else 0]
+
+
+def _save_weights(training: Training, name: str, epoch: int, metrics: dict[str, float] | None) -> None:
+    """Write a self-sufficient model file of the current weights into the run folder."""
+    recipe = training.recipe
+    if training.fabric.global_rank == 0:
+        save_model(
+            training.run / name,
+            training.final_model,
+            training.classes,
+            depth=training.records[0].depth,
+            person_crop=any(record.masks for record in training.records),
+            notes={"recipe": recipe.name, "paper": recipe.paper, "epoch": epoch, "val": metrics},
+        )
 
 
 def _validate(training: Training) -> dict[str, float]:

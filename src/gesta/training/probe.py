@@ -42,7 +42,7 @@ from gesta.processes import describe_device, limit_threads, make_fabric
 from gesta.progress import show
 from gesta.recipe import ProbeConfig, Recipe, TrainConfig
 from gesta.records import ClassNames, Record, SplitName, by_space, label_in
-from gesta.training.folder import OpenedRun, check_space, open_run, write_recipe, write_result
+from gesta.training.folder import BEST, OpenedRun, check_space, open_run, write_recipe, write_result
 from gesta.training.log import RunLog
 from gesta.training.setup import Data, build_model, read_data
 from gesta.video.archive import cache_folder
@@ -62,7 +62,7 @@ def train_probe(recipe: Recipe, run: Path, *, resume: bool, quiet: bool, trust_c
     limit_threads(fabric, recipe.evaluate.workers)
     data = read_data(recipe)
     train, val, remark = split_for_probes(data, recipe)
-    is_trained = (run / "best.safetensors").exists()
+    is_trained = (run / BEST).exists()
     model, start = build_model(recipe, data.classes, start=not is_trained)
     if not recipe.init.weights:
         start = (
@@ -461,7 +461,7 @@ def _train_and_save(
     best.probe.copy_into(model)
     settings = {"lr": best.lr, "weight_decay": best.weight_decay}
     save_model(
-        run / "best.safetensors",
+        run / BEST,
         model,
         data.classes,
         depth=data.records[0].depth,

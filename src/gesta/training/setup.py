@@ -20,13 +20,14 @@ from torch import Tensor, nn, optim
 from gesta.checkpoint import save_state
 from gesta.checkpoint.formats import is_plain
 from gesta.checkpoint.weights import import_weights
-from gesta.config import replace
+from gesta.config import default_of, replace
 from gesta.data.batch import Batch
 from gesta.data.loader import Loader, training_batches
 from gesta.data.samples import TrainingClips, collate
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import check_labels as check_test_labels
 from gesta.evaluation.health import PROBE_CLIPS
+from gesta.files import remove
 from gesta.layers.few_clips import ENOUGH_CLIPS, mix_statistics
 from gesta.layers.init import Standardise
 from gesta.model import VideoModel, to_clips
@@ -50,6 +51,7 @@ from gesta.training.folder import (
     check_labels,
     check_space,
     fit_classes,
+    kept_file,
     open_run,
     read_state,
     videos_hash,
@@ -169,6 +171,12 @@ class Training:
             )
         self.saved, self.saved_s = True, time.monotonic()
 
+    def remove_dropped(self) -> None:
+        """Remove weights that are not among the best any more, now that the saved state does not count on them."""
+        if self.fabric.global_rank == 0:
+            for of_epoch in self.progress.dropped:
+                remove(self.run / kept_file(*of_epoch))
+
     def sizes(self) -> tuple[int, int]:
         """Bytes of the model file and of a training state."""
         weights = _bytes(self.model.state_dict().values())
@@ -253,6 +261,7 @@ def set_up(
     limit_threads(fabric, config.workers)
     sync_bn = config.sync_bn and can_sync_batch_norms(fabric)
     data = read_data(recipe)
+    check_validates(config, data)
     classes, records, remarks = data.classes, data.records, data.remarks
     micro_batches = training_batches(records, config, 0, fabric.global_rank, fabric.world_size)
     # until here nothing was written, so a mistake in the recipe leaves no folder behind
@@ -261,11 +270,12 @@ def set_up(
     state, remark = read_state(run, videos)
     remarks += [*opened.remarks, remark]
     progress = state["progress"] if state else TrainingProgress()
-    check_changes(run, opened.changes, progress, config.epochs)
-    is_trained = progress.epoch >= config.epochs
+    check_changes(run, opened.changes, progress, config)
+    is_trained = progress.is_over(config)
+    done = progress.ended_early(config) or f"all {config.epochs} epochs are done"
     if is_trained and opened.evaluated and not opened.changes:
         if not quiet and fabric.global_rank == 0:
-            show(f"{run}: all {config.epochs} epochs are done and evaluated; nothing is left to resume", sys.stderr)
+            show(f"{run}: {done}, and the best weights are evaluated; nothing is left to resume", sys.stderr)
         return None
 
     model, remark = build_model(recipe, classes, start=state is None)
@@ -297,8 +307,9 @@ def set_up(
     )
     if state:
         training.restore(state)
+        training.remove_dropped()  # the process may have been killed before it did
         remarks.append(
-            f"{run}: all {config.epochs} epochs are done, so only the evaluation is left"
+            f"{run}: {done}, so only the evaluation is left"
             if is_trained
             else f"{run}: resumes in epoch {progress.epoch + 1} after step {progress.step}"
         )
@@ -336,6 +347,17 @@ def read_data(recipe: Recipe) -> Data:
     remarks.append(single_class(classes, (record.label for record in records)))
     held_out, test, remark = held_out_videos(recipe, classes)
     return Data(classes, records, held_out, test, [*remarks, remark])
+
+
+def check_validates(config: TrainConfig, data: Data) -> None:
+    """Refuse settings that follow the validation of a training without validation videos."""
+    for name in ("patience", "keep_best"):
+        if getattr(config, name) != default_of(TrainConfig, name) and not data.held_out:
+            flag = name.replace("_", "-")
+            raise GestaError(
+                f"--train.{flag} goes by the accuracy on validation videos, and the data has none: hold some out (of a "
+                f"folder: --data.val 0.2), or leave --train.{flag} out"
+            )
 
 
 def build_model(recipe: Recipe, classes: ClassNames, start: bool = True) -> tuple[VideoModel, str]:
@@ -385,7 +407,8 @@ def _begin(
     """
     run, fabric, progress = training.run, training.fabric, training.progress
     if not is_trained:
-        run_in_first_process(fabric, lambda: check_space(run, *training.sizes()))
+        kept, keep = [kept_file(*of_epoch) for of_epoch in progress.kept], training.recipe.train.keep_best
+        run_in_first_process(fabric, lambda: check_space(run, *training.sizes(), kept, keep))
     silent = fabric.global_rank > 0
     training.log = RunLog(run, keep=progress.log_bytes, step=progress.step, quiet=quiet, silent=silent)
     stack.enter_context(contextlib.closing(training.log))
