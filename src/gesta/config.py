@@ -28,6 +28,7 @@ import types
 import typing
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, dataclass_transform
 
@@ -402,7 +403,8 @@ class _Reader:
         for name, hint in _hints(cls).items():
             self.read(getattr(value, name), hint, _join(where, name))
         for name, fault in getattr(value, "contradictions", tuple)():
-            self.fail(_join(where, name), f"is {format_value(getattr(value, name))}, {fault}")
+            path = functools.reduce(_join, name.split("."), where)  # a field of a field has a dot
+            self.fail(path, f"is {format_value(attrgetter(name)(value))}, {fault}")
         return value
 
     def _untyped(self, value: Any, where: str) -> Any:

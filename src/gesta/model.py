@@ -359,6 +359,16 @@ class VideoModel(nn.Module):
         features = self.pool(state) if self.attentive is None else self.attentive(self.tokens_read(state, tapped))
         return features if pre_logits else self.classifier(features)
 
+    def score_tokens(self, tokens: Tensor) -> Scores:
+        """Class scores of tokens ``(B, N, C)`` that :meth:`read_tokens` gave, also of several clips joined along N.
+
+        Raises:
+            GestaError: a model without an attentive head.
+        """
+        if self.attentive is None:
+            raise GestaError("this model has no attentive head (model.attentive), which alone reads joined tokens")
+        return self.classifier(self.attentive(tokens))
+
     def tokens_read(self, state: Any, tapped: Mapping[str, Any] | None = None) -> Tensor:
         """The tokens that :attr:`attentive` reads, ``(B, N, C)``; for the arguments see :meth:`forward_head`."""
         if not (names := self._tapped()):

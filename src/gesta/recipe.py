@@ -293,7 +293,9 @@ class EvaluateConfig:
         coverage: ``even`` spreads ``clips`` over the video; ``contiguous`` cuts the whole video into neighbouring
             clips (``clips`` is then not read).
         short_side: length of the short side before cropping, in pixels, at ``ClipSpec.size`` 224; scaled with the size.
-        average: what is averaged over views: softmax ``probabilities`` or ``logits``.
+        average: what is averaged over views: softmax ``probabilities`` or ``logits``. ``tokens`` joins the clips of
+            each crop along the tokens that ``model.attentive`` reads, and averages the probabilities of the crops
+            (V-JEPA 2's protocol); the probes of ``gesta train probe`` are then trained on joined clips, too.
         batch_size: views per forward pass.
         workers: loader processes; -1 chooses by the number of CPU cores.
         short_videos: a video shorter than a clip is played again (``loop``) or its last frame is held (``clamp``).
@@ -305,7 +307,7 @@ class EvaluateConfig:
     crops: Literal[1, 3] = 1
     coverage: Literal["even", "contiguous"] = "even"
     short_side: _Side = 256
-    average: Literal["probabilities", "logits"] = "probabilities"
+    average: Literal["probabilities", "logits", "tokens"] = "probabilities"
     batch_size: Count = 16
     workers: _Workers = -1
     short_videos: ShortVideos = "loop"
@@ -367,6 +369,10 @@ class Recipe:
     init: Init = field(default_factory=Init)
     probe: ProbeConfig | None = None
     paper: str = ""
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.evaluate.average == "tokens" and self.model.attentive is None:
+            yield "evaluate.average", "and the model has no attentive head (model.attentive) to read joined tokens"
 
     def unused(self) -> Iterator[tuple[str, str]]:
         of_training = [f"train.{f.name}" for f in fields(TrainConfig) if f.name not in PROBE_FIELDS]

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from gesta.checkpoint import save_model
-from gesta.config import replace
+from gesta.config import check, replace
 from gesta.cost import Style, count
 from gesta.errors import CheckpointError, GestaError
 from gesta.models import MODELS, PAPERS, card, count_model, create_model, list_models, model_config, stored_cost
 from gesta.models.cards import BACKBONES, PUBLISHED
+from gesta.recipe import EvaluateConfig
 
 FAST = ("mvitv2_s", "r3d_tiny", "mfst_rgbd_tiny")
 
@@ -51,6 +52,7 @@ def test_what_is_published_is_of_models_and_says_its_protocol() -> None:
     assert set(PUBLISHED) <= set(MODELS) and set(BACKBONES) <= set(MODELS) - set(PUBLISHED)
     assert set(BACKBONES.values()) <= set(PUBLISHED)
     for published in PUBLISHED.values():
+        check(EvaluateConfig(**published.test))  # type: ignore[arg-type]
         assert published.weights and published.source and all(published.weights.values())
         assert all(0 < accuracy.top1 < 100 and accuracy.protocol for accuracy in published.accuracy)
         assert all(

@@ -144,8 +144,13 @@ def test_attentive_probes_read_the_tokens_that_the_model_reads(recipe: Recipe, t
     features = FeatureFolder(folder, None)
     assert len(features.entries) == 10
     assert {features.read(file).shape[::2] for file in features.entries} == {(2, trained.model.grid_at(4)[0])}
-    again = train(given, tmp_path / "again", quiet=True)
-    assert [line["computed"] for line in log_of(again, "features")] == [0, 0]
+    given.evaluate.average = "tokens"  # the same features, of which each probe sees those of both clips at once
+    joined = train(given, tmp_path / "joined", quiet=True)
+    assert [line["computed"] for line in log_of(joined, "features")] == [0, 0]
+    (kept,) = log_of(joined, "probe")
+    scores = gesta.Result.read(joined / "result.json").scores
+    losses = [-float(torch.tensor(row[i // 2]).log()) for i, row in enumerate(scores.values["label"]) if row]
+    assert sum(losses) / 4 == pytest.approx(kept["val_loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from gesta.evaluation.health import PROBE_CLIPS, measure_health
 from gesta.evaluation.result import Environment, ModelSource, Protocol, Remark, Result, Scores, json_hash
 from gesta.evaluation.scoring import (
     VideoScores,
+    check_average,
     float_type,
     named_classes,
     protocol,
@@ -78,6 +79,7 @@ def evaluate(
     if not records:
         raise GestaError("there are no videos to evaluate: the list or split is empty")
     check_labels(records, spaces)
+    check_average(network, config)
     fabric = fabric or make_fabric()
     parts = _gather(_score(network, records, config, fabric), fabric)
     result: Result | None = None
@@ -161,7 +163,7 @@ def _score(model: VideoModel, records: Sequence[Record], config: EvaluateConfig,
             yield batch
 
     with evaluating(model):
-        for video in score_videos(model, readable(), config.average, config.batch_size, fabric.device, fabric.autocast):
+        for video in score_videos(model, readable(), config, config.batch_size, fabric.device, fabric.autocast):
             scored.videos[video.index] = video
         if len(first) > 1:  # some parts compare clips
             with fabric.autocast():

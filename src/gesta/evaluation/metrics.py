@@ -15,8 +15,8 @@ ScoreRows: TypeAlias = Sequence[Sequence[float] | None]
 Labels: TypeAlias = Sequence[int | None]
 """Of each video; None where it has none, which leaves it out."""
 
-Average = Literal["probabilities", "logits"]
-"""What is averaged over the views of a video: scores after or before the softmax."""
+Average = Literal["probabilities", "logits", "tokens"]
+"""What is averaged over the views of a video: scores after or before the softmax, or those of joined clips after it."""
 
 ACTION = "action"
 """Name of the metrics of verb and noun together."""
@@ -144,7 +144,7 @@ def measure_actions(
         if verb is None or noun is None:
             ranks.append(None)
             continue
-        combine = np.multiply.outer if average == "probabilities" else np.add.outer  # softmax keeps the order of sums
+        combine = np.add.outer if average == "logits" else np.multiply.outer  # softmax keeps the order of sums
         table = combine(np.asarray(verb), np.asarray(noun))
         ties_before = table.ravel()[: v * table.shape[1] + n] == table[v, n]  # of equal scores the first counts
         ranks.append(int((table > table[v, n]).sum() + ties_before.sum()))

@@ -147,7 +147,8 @@ def _result_lines(result: Result) -> list[str]:
         *(["\n".join(rows)] if result.metrics else ["Its videos have no labels, so nothing was measured."]),
         f"{_data_name(result)}, split {markdown(how.split)}: {counts.labelled} labelled videos, {counts.failed} failed "
         f"(counted as wrong). {how.views}, {markdown(how.sampling)}, {how.size} px of {markdown(how.frame)}, mean of "
-        f"{how.average}; decoder {markdown(result.environment.decoder)}, precision {result.environment.precision}.",
+        f"the {how.averaged}; decoder {markdown(result.environment.decoder)}, precision "
+        f"{result.environment.precision}.",
     ]
 
 

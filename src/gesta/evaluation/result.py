@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
 from gesta.config import Between, from_json, read_json
 from gesta.errors import GestaError
-from gesta.evaluation.metrics import ACTION, headline, measure_parts, measure_spaces
+from gesta.evaluation.metrics import ACTION, Average, headline, measure_parts, measure_spaces
 from gesta.files import make_folder, write_text
 from gesta.progress import json_text, plain_text
 from gesta.records import LABEL
@@ -78,8 +78,15 @@ class Protocol:
     short_videos: str
     short_side: int | str
     size: int | str
-    average: Literal["probabilities", "logits"]
+    average: Average
     squash: bool | str = False
+
+    @property
+    def averaged(self) -> str:
+        """What was averaged over the views, in words."""
+        if self.average == "tokens":
+            return "probabilities of each crop, whose clips were joined along their tokens,"
+        return f"{self.average} of the views"
 
     @property
     def frame(self) -> str:
@@ -176,7 +183,7 @@ class Scores:
     attributes: dict[str, list[str]] = field(default_factory=dict)
     groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
-    def measure(self, average: Literal["probabilities", "logits"]) -> dict[str, float]:
+    def measure(self, average: Average) -> dict[str, float]:
         """Compute accuracies of classes and confusion matrices from the values; give the metrics.
 
         Args:
@@ -346,7 +353,7 @@ class Result:
         lines = [
             f"{counts.scored} of {counts.listed} videos scored, {counts.failed} failed"
             + (" (counted as wrong)" if counts.failed else ""),
-            f"{how.views}, {how.sampling}, {how.size} px of {how.frame}, mean of {how.average}",
+            f"{how.views}, {how.sampling}, {how.size} px of {how.frame}, mean of the {how.averaged}",
         ]
         for attribute in scores.attributes:
             lines.append(f"{attribute}: {self.metrics[f'attribute/{attribute}']:.2f} % right")

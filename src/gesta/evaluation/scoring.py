@@ -21,7 +21,7 @@ from gesta.data.loader import Loader, test_loader
 from gesta.data.samples import TestViews
 from gesta.errors import CheckpointError, GestaError
 from gesta.evaluation.metrics import Average
-from gesta.model import ClipSpec, VideoModel, to_clips
+from gesta.model import ClipSpec, Scores, VideoModel, to_clips
 from gesta.recipe import EvaluateConfig
 from gesta.records import LABEL, ClassNames, Record, by_space, single_class
 
@@ -121,7 +121,7 @@ def score_views(
     Args:
         model: in evaluation mode, on ``device``.
         views: ``(V, T, C, H, W)`` uint8.
-        average: whether scores are ``probabilities`` or ``logits``.
+        average: whether scores are ``logits``, or probabilities.
         device: of the model.
         autocast: gives the context in which the model runs in another precision.
 
@@ -129,9 +129,18 @@ def score_views(
         By label space ``(V, K)`` float64 on the CPU.
     """
     with autocast():
-        scores = model(to_clips(views[None].to(device, non_blocking=True), model.config.clip, float_type(model)))
+        scores = model(_clips(views, model, device))
+    return _as_averaged(scores, average)
+
+
+def _clips(views: Tensor, model: VideoModel, device: torch.device) -> Tensor:
+    return to_clips(views[None].to(device, non_blocking=True), model.config.clip, float_type(model))
+
+
+def _as_averaged(scores: Scores, average: Average) -> dict[str, Tensor]:
+    """What is averaged, by label space ``(V, K)`` float64 on the CPU."""
     spaces = {space: values.float() for space, values in by_space(scores).items()}
-    if average == "probabilities":
+    if average != "logits":
         spaces = {space: logits.softmax(-1) for space, logits in spaces.items()}
     return {space: values.cpu().double() for space, values in spaces.items()}
 
@@ -139,7 +148,7 @@ def score_views(
 def score_videos(
     model: VideoModel,
     batches: Iterable[Batch],
-    average: Average,
+    config: EvaluateConfig,
     batch_size: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
@@ -149,10 +158,14 @@ def score_videos(
     Args:
         model: in evaluation mode, on ``device``.
         batches: videos of any numbers of views.
-        average: what is averaged over a video's views.
+        config: what is averaged over a video's views, and how many of them are crops of one clip.
         batch_size: views per forward pass: a video of many is spread over several, videos of few share one.
         device, autocast: as of :func:`score_views`.
     """
+    average = config.average
+    if average == "tokens":
+        yield from _score_joined(model, batches, config.crops, batch_size, device, autocast)
+        return
     sums: dict[str, Tensor] = {}
     count = 0
     for views, owners in passes(batches, batch_size):
@@ -163,6 +176,56 @@ def score_videos(
             if is_last:
                 yield VideoScores(index, {space: total / count for space, total in sums.items()}, count)
                 sums, count = {}, 0
+
+
+@torch.inference_mode()
+def _score_joined(
+    model: VideoModel,
+    batches: Iterable[Batch],
+    crops: int,
+    batch_size: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> Iterator[VideoScores]:
+    """As :func:`score_videos`; the attentive head reads the tokens of all clips of a crop at once."""
+    tokens: list[Tensor] = []  # of the views of one video
+    for views, owners in passes(batches, batch_size):
+        with autocast():
+            rows = model.read_tokens(_clips(views, model, device))
+        for row, (index, is_last) in zip(rows, owners):
+            tokens.append(row)
+            if is_last:
+                with autocast():
+                    scores = model.score_tokens(join_tokens(torch.stack(tokens), crops))
+                means = {space: values.mean(0) for space, values in _as_averaged(scores, "tokens").items()}
+                yield VideoScores(index, means, len(tokens))
+                tokens = []
+
+
+def join_tokens(views: Tensor, crops: int) -> Tensor:
+    """The tokens of a video's clips one after the other, for each crop (V-JEPA 2, Assran et al. 2025).
+
+    Args:
+        views: tokens ``(clips * crops, N, C)`` of all views, clip by clip.
+        crops: of each clip.
+
+    Returns:
+        ``(crops, clips * N, C)``.
+    """
+    return views.unflatten(0, (-1, crops)).transpose(0, 1).flatten(1, 2)
+
+
+def check_average(model: VideoModel, config: EvaluateConfig) -> None:
+    """Refuse a protocol that joins tokens for a model that reads none.
+
+    Raises:
+        GestaError: naming the field.
+    """
+    if config.average == "tokens" and model.attentive is None:
+        raise GestaError(
+            "evaluate.average is 'tokens', and the model has no attentive head to read joined tokens; leave it at "
+            "'probabilities'"
+        )
 
 
 def passes(batches: Iterable[Batch], size: int) -> Iterator[tuple[Tensor, list[tuple[int, bool]]]]:

@@ -6,7 +6,7 @@ they do not print is None, or said to be unknown. Nothing is downloaded to check
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 K400, K600, SSV2 = "Kinetics-400", "Kinetics-600", "Something-Something V2"
@@ -39,6 +39,8 @@ class Published:
         weights: name for ``--init.weights`` (``hf:owner/name``) or address of a file → what they were trained on.
         accuracy: published accuracies.
         remark: what to know when they are loaded.
+        test: fields of :class:`gesta.recipe.EvaluateConfig` by which the owners take views, where they are known and
+            are not the defaults.
     """
 
     source: str
@@ -46,6 +48,12 @@ class Published:
     weights: dict[str, str]
     accuracy: tuple[Accuracy, ...] = ()
     remark: str = ""
+    test: dict[str, int | str] = field(default_factory=dict)
+
+    @property
+    def test_flags(self) -> str:
+        """:attr:`test` as flags of ``gesta evaluate``."""
+        return " ".join(f"--evaluate.{name.replace('_', '-')} {value}" for name, value in self.test.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,7 @@ class Card:
         lines += [f"  weights: {self.published.source}, {self.published.licence or 'licence not known'}"]
         lines += [f"    {where}  {what}" for where, what in self.published.weights.items()]
         lines += [f"  published: {accuracy}" for accuracy in self.published.accuracy]
+        lines += [f"  as the owners test it: gesta evaluate … {self.published.test_flags}"] * bool(self.published.test)
         return "\n".join(lines + [f"  {self.published.remark}"] * bool(self.published.remark))
 
 
@@ -136,6 +145,7 @@ def _videomae(weights: dict[str, str], accuracy: tuple[Accuracy, ...], remark: s
         weights={f"hf:{name}": what for name, what in weights.items()},
         accuracy=accuracy,
         remark="; ".join(sentence for sentence in (remark, second * first) if sentence),
+        test={"clips": 5, "crops": 3, "short_side": 224},
     )
 
 
@@ -160,6 +170,7 @@ def _vjepa2(hub: dict[str, str], files: dict[str, str], accuracy: tuple[Accuracy
         accuracy=accuracy,
         remark="a .pt file of pretraining has two encoders: the moving average, with which the probes were "
         "trained, is taken; the hub's files were made from the other one",
+        test={"clips": 2, "crops": 3, "short_side": 224, "average": "tokens"} if accuracy else {},
     )
 
 

@@ -14,6 +14,7 @@ import torch
 
 from gesta.checkpoint import TrainedModel
 from gesta.evaluation.scoring import (
+    check_average,
     joint_names,
     joint_probabilities,
     named_classes,
@@ -90,6 +91,7 @@ def predict(
     """
     views = protocol(views, clips=clips, crops=crops)
     network, spaces = named_classes(model, classes)
+    check_average(network, views)
     if isinstance(model, TrainedModel):
         depth = model.depth if depth is None else depth
         person_crop = model.person_crop if person_crop is None else person_crop
@@ -105,7 +107,7 @@ def predict(
     for batch in in_background(loader, size=2):
         predictions = {f.index: Prediction(path=paths[f.index], error=f.reason) for f in batch["failures"]}
         broken = {f.index: f.reason for f in batch["partial"]}
-        for video in score_videos(network, [batch], views.average, batch_size, device):
+        for video in score_videos(network, [batch], views, batch_size, device):
             probabilities = joint_probabilities(video.scores, spaces, views.average)
             labels, error = rank(probabilities, names, top), broken.get(video.index, "")
             if not probabilities.isfinite().all():

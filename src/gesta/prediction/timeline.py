@@ -18,6 +18,7 @@ from gesta.data.samples import TestViews
 from gesta.data.transforms import crop_views
 from gesta.errors import BrokenOffError, VideoError
 from gesta.evaluation.scoring import (
+    check_average,
     joint_names,
     joint_probabilities,
     named_classes,
@@ -193,6 +194,7 @@ def timeline(
     path, config, views = os.fspath(source), config or TimelineConfig(), views or EvaluateConfig()
     check(config, "the timeline")
     network, spaces = named_classes(model, classes)
+    check_average(network, views)
     names = joint_names(spaces)
     if depth is None and isinstance(model, TrainedModel):
         depth = model.depth

@@ -33,6 +33,7 @@ from gesta.data.locate import hold_out, same_stem
 from gesta.data.samples import seeded_generator
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import Average, headline, measure_spaces
+from gesta.evaluation.scoring import join_tokens
 from gesta.features.compute import FeatureReport, compute_missing
 from gesta.features.extract import FeatureKind, extract
 from gesta.features.folder import FeatureFolder, describe, source_hash
@@ -40,7 +41,7 @@ from gesta.files import lock_folder, remove_parts
 from gesta.model import Classifier, Scores, VideoModel
 from gesta.processes import describe_device, limit_threads, make_fabric
 from gesta.progress import show
-from gesta.recipe import ProbeConfig, Recipe, TrainConfig
+from gesta.recipe import EvaluateConfig, ProbeConfig, Recipe, TrainConfig
 from gesta.records import ClassNames, Record, SplitName, by_space, label_in
 from gesta.training.folder import BEST, OpenedRun, check_space, open_run, write_recipe, write_result
 from gesta.training.log import RunLog
@@ -147,7 +148,8 @@ class VideoRows(NamedTuple):
     """Features of videos.
 
     Attributes:
-        rows: of each video ``(V, D)`` float32, or ``(V, N, C)`` for attentive probes; None where it could not be read.
+        rows: of each video ``(V, D)`` float32, or ``(V, N, C)`` for attentive probes, V being the crops alone where
+            their clips are joined; None where it could not be read.
         labels: by label space, of each video.
     """
 
@@ -158,15 +160,18 @@ class VideoRows(NamedTuple):
 class _StoredFeatures(Sequence[Tensor | None]):
     """The features of videos in a folder; files are mapped into memory, so that only what is used is read."""
 
-    def __init__(self, folder: FeatureFolder, files: list[str]) -> None:
-        self.folder, self.files = folder, files
+    def __init__(self, folder: FeatureFolder, files: list[str], config: EvaluateConfig) -> None:
+        self.folder, self.files, self.config = folder, files, config
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, i: Any) -> Any:
         file = self.files[i]
-        return torch.from_numpy(self.folder.read(file)) if file in self.folder.entries else None
+        if file not in self.folder.entries:
+            return None
+        rows = torch.from_numpy(self.folder.read(file))
+        return join_tokens(rows, self.config.crops) if self.config.average == "tokens" else rows
 
 
 def _feature_kind(recipe: Recipe) -> FeatureKind:
@@ -211,7 +216,7 @@ def _features(
     seconds = time.monotonic() - began
     log.features(report.folder, report.videos, report.computed, seconds, report.failures)
     labels = {space: [label_in(r, space) for r in records] for space in by_space(recipe.model.classes)}
-    return VideoRows(_StoredFeatures(folder, files), labels)
+    return VideoRows(_StoredFeatures(folder, files, recipe.evaluate), labels)
 
 
 def _check_disk(folder: Path, model: VideoModel, recipe: Recipe, videos: int) -> None:
@@ -424,7 +429,7 @@ def _measure(
         labels = {space: column[i] for space, column in val.labels.items()}
         logits = {space: values.double() for space, values in by_space(probe(rows.to(device))).items()}
         for space, values in logits.items():
-            view_scores = values.softmax(-1) if average == "probabilities" else values
+            view_scores = values if average == "logits" else values.softmax(-1)
             scores[space][i] = view_scores.mean(0).tolist()
             if (label := labels[space]) is not None:
                 losses.append(-float(values.log_softmax(-1)[:, label].mean()))

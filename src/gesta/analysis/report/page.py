@@ -131,8 +131,8 @@ def _protocol(result: Result) -> str:
         text += "; " + f"without them top-1 is {without:.1f} %. " if without is not None else ". "
     text += (
         f"Each was scored as {how.views} of {how.sampling} frames ({how.coverage} coverage, short videos: "
-        f"{how.short_videos}), {how.size} × {how.size} px of {how.frame}; the {how.average} of "
-        "the views were averaged."
+        f"{how.short_videos}), {how.size} × {how.size} px of {how.frame}; the "
+        f"{how.averaged} were averaged."
     )
     return text
 
