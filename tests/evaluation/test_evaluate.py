@@ -24,6 +24,7 @@ from gesta.evaluation.result import Result
 from gesta.model import Classifier, ClipSpec, ModelConfig, VideoModel
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
+from results import result
 
 CLASSES = ["dark", "middle", "bright"]
 
@@ -250,7 +251,8 @@ def test_metrics_are_those_of_torchmetrics() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(200, 9, generator=generator)
     labels = torch.randint(0, 8, (200,), generator=generator)  # class 8 has no video
-    metrics, per_class, confusion = measure(scores.tolist(), labels.tolist(), 9)
+    metrics, figures, confusion = measure(scores.tolist(), labels.tolist(), 9)
+    per_class = figures["recall"]
     for key, k in (("top1", 1), ("top5", 5)):
         theirs = multiclass_accuracy(scores, labels, 9, average="micro", top_k=k)
         assert metrics[key] == pytest.approx(100 * theirs.item(), abs=1e-4)
@@ -258,6 +260,52 @@ def test_metrics_are_those_of_torchmetrics() -> None:
     assert per_class[:8] == pytest.approx((100 * each).tolist(), abs=1e-4) and per_class[8] is None
     assert metrics["mean_class"] == pytest.approx(100 * each.mean().item(), abs=1e-4)
     assert confusion == multiclass_confusion_matrix(scores, labels, 9).tolist()
+
+
+def test_figures_of_classes_are_those_of_scikit_learn_and_of_counting() -> None:
+    """Class 7 has no video and is predicted; class 8 has videos and is never predicted; 9 has neither."""
+    generator = np.random.default_rng(0)
+    labels = generator.choice([0, 1, 2, 3, 4, 5, 6, 8], 300)
+    answers = generator.choice([0, 1, 2, 3, 4, 5, 6, 7], 300)
+    scores: list[list[float] | None] = np.eye(10)[answers].tolist()
+    metrics, figures, _ = measure(scores, labels.tolist(), 10)
+    for k in range(10):
+        right = sum(a == k == b for a, b in zip(answers, labels))
+        of_class, predicted = int((labels == k).sum()), int((answers == k).sum())
+        precision, recall = right / predicted if predicted else None, right / of_class if of_class else None
+        mean = 2 * (precision or 0) * (recall or 0) / ((precision or 0) + (recall or 0)) if right else 0.0
+        expected = [precision, recall, mean]
+        if not of_class:
+            expected = [None] * 3  # nothing is known of it
+        assert [figures[name][k] for name in ("precision", "recall", "f1")] == [
+            None if value is None else pytest.approx(100 * value) for value in expected
+        ]
+    theirs = pytest.importorskip("sklearn.metrics").precision_recall_fscore_support
+    means = theirs(labels, answers, labels=[0, 1, 2, 3, 4, 5, 6, 8], average="macro", zero_division=0)
+    for name, mean in zip(("macro_precision", "mean_class", "macro_f1"), means):
+        assert metrics[name] == pytest.approx(100 * mean) == pytest.approx(metrics[f"{name}_scored"])
+    # a video that failed is one that its class lacks, and is not predicted as anything
+    scores[:50] = [None] * 50
+    with_failed, failed_figures, _ = measure(scores, labels.tolist(), 10)
+    assert failed_figures["f1"][0] == pytest.approx(
+        200 * sum((answers[50:] == 0) & (labels[50:] == 0)) / (sum(labels == 0) + sum(answers[50:] == 0))
+    )
+    assert with_failed["macro_f1"] < with_failed["macro_f1_scored"]
+
+
+def test_classes_without_videos_or_predictions_are_named() -> None:
+    text = str(result([0, 0, 1, 1], [0, 0, 0, 0], classes=("push", "pull", "wave")))
+    assert "never predicted, so with a precision of 0 in its mean: pull" in text
+    assert "without videos, so left out of the means: wave" in text
+
+
+def test_figures_of_an_older_result_are_computed(tmp_path: Path) -> None:
+    made = result([0, 0, 1, 1], [0, 1, 1, None])
+    content = made.to_json()
+    content["scores"] = {name: value for name, value in content["scores"].items() if name != "figures"}
+    content["metrics"] = {name: value for name, value in made.metrics.items() if not name.startswith("macro_")}
+    (tmp_path / "result.json").write_text(json.dumps(content, default=vars))
+    assert Result.read(tmp_path / "result.json") == made
 
 
 def test_actions_are_ranked_in_the_joint_table() -> None:

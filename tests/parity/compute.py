@@ -235,7 +235,7 @@ def evaluation(root: Path) -> dict[str, Any]:
     protocol = EvaluateConfig(clips=2, crops=3, workers=0)
     result = evaluate(small_model(), records(root), classes=["a", "b", "c"], config=protocol)
     scores = result.scores.values["label"]
-    return {"metrics": result.metrics, "confusion": result.scores.confusion["label"], "scores": scores}
+    return {"metrics": accuracies(result.metrics), "confusion": result.scores.confusion["label"], "scores": scores}
 
 
 def prediction(root: Path) -> list[Any]:
@@ -283,7 +283,12 @@ def training(root: Path) -> list[Any]:
     train(recipe, root / "run", quiet=True)
     entries = [json.loads(line) for line in (root / "run" / "log.jsonl").read_text().splitlines()]
     steps = [[e["epoch"], round(e["loss"], 4), e["lr"]] for e in entries if e["kind"] == "step"]
-    return [steps, json.loads((root / "run" / "result.json").read_text())["metrics"]]
+    return [steps, accuracies(json.loads((root / "run" / "result.json").read_text())["metrics"])]
+
+
+def accuracies(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that there were when the values were stored."""
+    return {name: value for name, value in metrics.items() if not name.startswith("macro_")}
 
 
 def alignment() -> list[Any]:

@@ -2,7 +2,7 @@
 
 - ``evaluate.py``: scores a data set and writes down how
 - ``scoring.py``: from views to the scores of videos, for prediction too
-- ``metrics.py``: top-1, top-5, mean class accuracy, the confusion matrix, accuracies of parts of a list
+- ``metrics.py``: accuracies, precision, recall and F1 of classes, the confusion matrix, accuracies of parts of a list
 - ``result.py``: what ``result.json`` holds
 - ``compare.py``, ``mean.py``, ``fuse.py``: two results beside each other, the mean over splits, several models together
 """

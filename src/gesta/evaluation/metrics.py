@@ -1,8 +1,9 @@
-"""Top-1, top-5 and mean class accuracy, the confusion matrix, and accuracies of parts of a list."""
+"""Accuracies, precision, recall and F1 of classes, the confusion matrix, and accuracies of parts of a list."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +22,32 @@ Average = Literal["probabilities", "logits", "tokens"]
 ACTION = "action"
 """Name of the metrics of verb and noun together."""
 
+METRICS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "mean_class": "mean class",
+    "macro_precision": "macro precision",
+    "macro_f1": "macro F1",
+}
+"""Metrics of a label space, each also with the ending ``_scored``, and what tables call them."""
+
+
+@dataclass(slots=True)
+class Measured:
+    """What the scores of all videos come to.
+
+    Attributes:
+        metrics: percent, by name.
+        per_class: by label space, the accuracy of each class in percent; None for a class without videos.
+        figures: by label space, ``precision``, ``recall`` and ``f1`` of each class, see :func:`class_figures`.
+        confusion: by label space, numbers of scored videos, rows true, columns predicted.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    per_class: dict[str, list[float | None]] = field(default_factory=dict)
+    figures: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
+    confusion: dict[str, list[list[int]]] = field(default_factory=dict)
+
 
 def headline(metrics: dict[str, float] | None) -> float | None:
     """Top-1 in percent; with several label spaces that of actions (verb and noun), or the mean over the spaces."""
@@ -30,13 +57,38 @@ def headline(metrics: dict[str, float] | None) -> float | None:
     return sum(of_spaces) / len(of_spaces) if of_spaces else None
 
 
-def measure(
-    scores: ScoreRows, labels: Labels, classes: int
-) -> tuple[dict[str, float], list[float | None], list[list[int]]]:
-    """Metrics in percent, accuracy of each class in percent, and the confusion matrix (rows true, columns predicted).
+def class_figures(right: np.ndarray, listed: np.ndarray, predicted: np.ndarray) -> dict[str, list[float | None]]:
+    """Precision, recall and F1 of each class in percent, with F1 = 2 · right / (listed + predicted).
+
+    Args:
+        right: of each class, the videos of it that are predicted as it, ``(K,)``.
+        listed: the videos of it.
+        predicted: the videos that are predicted as it.
 
     Returns:
-        As in :class:`Result`; no metrics if nothing is labelled, none ending in ``_scored`` if nothing was scored.
+        ``precision``, ``recall`` and ``f1`` of each class. All are None for a class without videos, which says nothing
+        about it; the precision also for a class that is never predicted.
+    """
+    counts = list(zip(right.tolist(), listed.tolist(), predicted.tolist()))
+    return {
+        "precision": [100 * r / p if n and p else None for r, n, p in counts],
+        "recall": [100 * r / n if n else None for r, n, _ in counts],
+        "f1": [200 * r / (n + p) if n else None for r, n, p in counts],
+    }
+
+
+def macro(values: Sequence[float | None], listed: np.ndarray) -> float:
+    """The mean over the classes that have videos; a precision that there is not (never predicted) counts as 0."""
+    return float(np.mean([value or 0.0 for value, n in zip(values, listed) if n]))
+
+
+def measure(
+    scores: ScoreRows, labels: Labels, classes: int
+) -> tuple[dict[str, float], dict[str, list[float | None]], list[list[int]]]:
+    """Metrics in percent, figures of each class, and the confusion matrix (rows true, columns predicted).
+
+    Returns:
+        As in :class:`Measured`; no metrics if nothing is labelled, none ending in ``_scored`` if nothing was scored.
     """
     listed, in_top5 = np.zeros(classes, dtype=np.int64), 0
     confusion = np.zeros((classes, classes), dtype=np.int64)
@@ -48,16 +100,18 @@ def measure(
             order = np.argsort(-np.asarray(values), kind="stable")  # of equal scores the first counts, as in argmax
             in_top5 += label in order[:5]
             confusion[label, order[0]] += 1
-    right = confusion.diagonal()
+    right, predicted = confusion.diagonal(), confusion.sum(0)
     metrics: dict[str, float] = {}
     for end, counted in (("", listed), ("_scored", confusion.sum(1))):
         if counted.any():
-            has_videos = counted > 0
+            figures = class_figures(right, counted, predicted)
             metrics[f"top1{end}"] = float(100 * right.sum() / counted.sum())
             metrics[f"top5{end}"] = float(100 * in_top5 / counted.sum())
-            metrics[f"mean_class{end}"] = float(100 * (right[has_videos] / counted[has_videos]).mean())
-    per_class = [float(100 * k / n) if n else None for k, n in zip(right, listed)]
-    return metrics, per_class, confusion.tolist()
+            metrics[f"mean_class{end}"] = macro(figures["recall"], counted)
+            metrics[f"macro_precision{end}"] = macro(figures["precision"], counted)
+            metrics[f"macro_f1{end}"] = macro(figures["f1"], counted)
+    figures = class_figures(right, listed, predicted)
+    return metrics, figures, confusion.tolist()
 
 
 def measure_spaces(
@@ -65,17 +119,16 @@ def measure_spaces(
     labels: Mapping[str, Labels],
     classes: Mapping[str, Sequence[str]],
     average: Average,
-) -> tuple[dict[str, float], dict[str, list[float | None]], dict[str, list[list[int]]]]:
+) -> Measured:
     """What :func:`measure` gives, by label space; names of metrics get the space in front unless it is ``label``."""
-    metrics: dict[str, float] = {}
-    per_class: dict[str, list[float | None]] = {}
-    confusion: dict[str, list[list[int]]] = {}
+    measured = Measured()
     for space, names in classes.items():
-        values, per_class[space], confusion[space] = measure(scores[space], labels[space], len(names))
-        metrics |= {key if space == LABEL else f"{space}/{key}": value for key, value in values.items()}
+        values, figures, measured.confusion[space] = measure(scores[space], labels[space], len(names))
+        measured.figures[space], measured.per_class[space] = figures, figures["recall"]
+        measured.metrics |= {key if space == LABEL else f"{space}/{key}": value for key, value in values.items()}
     if {"verb", "noun"} <= set(classes):
-        metrics |= measure_actions(scores, labels, average)
-    return metrics, per_class, confusion
+        measured.metrics |= measure_actions(scores, labels, average)
+    return measured
 
 
 def measure_parts(

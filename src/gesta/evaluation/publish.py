@@ -12,13 +12,13 @@ from gesta.checkpoint.formats import file_hash
 from gesta.checkpoint.hub import upload
 from gesta.config import CLASS_KEY, from_json
 from gesta.errors import GestaError
-from gesta.evaluation.metrics import ACTION
+from gesta.evaluation.metrics import ACTION, METRICS
 from gesta.evaluation.result import Result
 from gesta.model import ModelConfig
 from gesta.progress import json_text, markdown, one_line
 from gesta.records import LABEL, by_space
 
-_METRICS = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class"}
+_METRIC_TYPES = {"macro_precision": "precision", "macro_f1": "f1"}  # as the hub calls them; else accuracy
 _CLASSES_SHOWN = 50  # on the page; config.json has all
 
 
@@ -93,7 +93,7 @@ def _without_names(result: Result) -> dict[str, Any]:
     """A result as JSON, without names of videos and paths of this machine."""
     content = result.to_json() | {"data": _without_paths(result.data)}
     content["model"] |= {"checkpoint": "model.safetensors"}
-    content["scores"] = {name: content["scores"][name] for name in ("classes", "per_class", "confusion")}
+    content["scores"] = {name: content["scores"][name] for name in ("classes", "per_class", "figures", "confusion")}
     return {name: value for name, value in content.items() if name not in ("failures", "partial")}
 
 
@@ -137,9 +137,9 @@ def _page(repository: str, config: ModelConfig, metadata: Metadata, result: Resu
 
 def _result_lines(result: Result) -> list[str]:
     how, counts = result.protocol, result.counts
-    rows = ["| | " + " | ".join(f"{name} %" for name in _METRICS.values()) + " |", "|---|" + "---|" * len(_METRICS)]
+    rows = ["| | " + " | ".join(f"{name} %" for name in METRICS.values()) + " |", "|---|" + "---|" * len(METRICS)]
     for space in _spaces(result):
-        values = (result.metrics.get(f"{space}/{key}" if space else key) for key in _METRICS)
+        values = (result.metrics.get(f"{space}/{key}" if space else key) for key in METRICS)
         cells = " | ".join("" if value is None else f"{value:.2f}" for value in values)
         rows.append(f"| {markdown(space) or 'all labelled videos'} | {cells} |")
     return [
@@ -172,13 +172,13 @@ def _metadata(recipe: str, result: Result | None, licence: str) -> str:
             dataset_type="video",
             dataset_name=one_line(str((result.data or {}).get(CLASS_KEY) or "a list of videos")),
             dataset_split=result.protocol.split,
-            metric_type="accuracy",
+            metric_type=_METRIC_TYPES.get(key, "accuracy"),
             metric_name=one_line(f"{space} {name}".strip()),
             metric_value=round(value, 2),
             metric_args={"views": result.protocol.views, "sampling": result.protocol.sampling},
         )
         for space in (_spaces(result) if result else [])
-        for key, name in _METRICS.items()
+        for key, name in METRICS.items()
         if result and (value := result.metrics.get(f"{space}/{key}" if space else key)) is not None
     ]
     card = ModelCardData(

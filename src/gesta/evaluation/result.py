@@ -13,7 +13,7 @@ import numpy as np
 
 from gesta.config import Between, from_json, read_json
 from gesta.errors import GestaError
-from gesta.evaluation.metrics import ACTION, Average, headline, measure_parts, measure_spaces
+from gesta.evaluation.metrics import ACTION, METRICS, Average, headline, measure_parts, measure_spaces
 from gesta.files import make_folder, write_text
 from gesta.progress import json_text, plain_text
 from gesta.records import LABEL
@@ -23,6 +23,12 @@ FORMAT = 1
 
 MAX_BYTES = 2**30
 """Size that a ``result.json`` may have: the scores of 100,000 videos for 1,000 classes."""
+
+FIGURES = ("precision", "recall", "f1")
+"""What ``Scores.figures`` holds of each class."""
+
+NAMED = 5
+"""Classes that a line of a result names at most."""
 
 Count = Annotated[int, Between(0)]
 Percent = Annotated[float, Between(0, 100)]
@@ -169,6 +175,8 @@ class Scores:
         values: scores by label space, averaged over views, 7 significant digits; None where the video failed.
         per_class: by label space, percent of each class's videos, failed ones wrong; None for a class without videos.
         confusion: by label space, numbers of scored videos, rows true, columns predicted.
+        figures: by label space ``precision``, ``recall`` and ``f1`` of each class, as
+            :func:`gesta.evaluation.metrics.class_figures` gives them.
         attributes: attribute → its value for every class (Diving48: takeoff, somersault, twist, position).
         groups: part of the list → label space or ``action`` → positions in it (EPIC-KITCHENS-100: unseen participants
             and tail classes).
@@ -180,6 +188,7 @@ class Scores:
     values: dict[str, list[list[float] | None]]
     per_class: dict[str, list[Percent | None]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
+    figures: dict[str, dict[str, list[Percent | None]]] = field(default_factory=dict)
     attributes: dict[str, list[str]] = field(default_factory=dict)
     groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
@@ -189,8 +198,9 @@ class Scores:
         Args:
             average: what the values are.
         """
-        metrics, self.per_class, self.confusion = measure_spaces(self.values, self.labels, self.classes, average)
-        return metrics | measure_parts(self.values, self.labels, average, self.attributes, self.groups)
+        measured = measure_spaces(self.values, self.labels, self.classes, average)
+        self.per_class, self.figures, self.confusion = measured.per_class, measured.figures, measured.confusion
+        return measured.metrics | measure_parts(self.values, self.labels, average, self.attributes, self.groups)
 
     def counts(self, decoded: int, views: int) -> Counts:
         """The numbers of videos; a video without values has failed."""
@@ -208,11 +218,14 @@ class Scores:
             return "classes are empty"
         by_space: dict[str, dict[str, list[Any]]] = {"labels": self.labels, "values": self.values}
         by_space |= {"per_class": self.per_class, "confusion": self.confusion}
+        for name in FIGURES if self.figures else ():
+            by_space[f"figures.{name}"] = {space: of.get(name, []) for space, of in self.figures.items()}
         for column, lists in by_space.items():
             if lists.keys() != self.classes.keys():
                 return f"{column} are of {list(lists)}, classes of {list(self.classes)}"
         for space, names in self.classes.items():
-            for column, length in (("labels", videos), ("values", videos), ("per_class", len(names))):
+            for column in [name for name in by_space if name != "confusion"]:
+                length = videos if column in ("labels", "values") else len(names)
                 if len(by_space[column][space]) != length:
                     return f"{column}.{space} has {len(by_space[column][space])} entries, not {length}"
             if any(label is not None and not 0 <= label < len(names) for label in self.labels[space]):
@@ -234,6 +247,13 @@ class Scores:
                     return f"groups.{part}.{space} names a video beyond the list of {videos}, or one without label"
         return ""
 
+    def without_figures(self, space: str) -> tuple[list[str], list[str]]:
+        """Classes without videos, and those with videos that are never predicted, which have no precision."""
+        figures = zip(self.classes[space], self.figures[space]["recall"], self.figures[space]["precision"])
+        lacking = [(name, recall) for name, recall, precision in figures if precision is None]
+        absent = [name for name, recall in lacking if recall is None]
+        return absent, [name for name, recall in lacking if recall is not None]
+
     def right(self, space: str = LABEL) -> list[bool | None]:
         """For each video whether its most probable class is right; a failed one is wrong, None where unlabelled."""
         return [
@@ -249,8 +269,10 @@ class Result:
     Nothing but ``seconds`` and ``faults`` depends on how many processes shared the work.
 
     Attributes:
-        metrics: percent: ``top1``, ``top5`` (the first min(5, classes)) and ``mean_class``, over all labelled videos of
-            the list, of which the failed ones count as wrong; ``top1_scored`` … without the failed ones. With several
+        metrics: percent: ``top1``, ``top5`` (the first min(5, classes)), ``mean_class`` (the mean recall), and the mean
+            precision and F1 ``macro_precision`` and ``macro_f1``, over all labelled videos of the list, of which the
+            failed ones count as wrong; ``top1_scored`` … without the failed ones. Means are over the classes that have
+            videos; a precision that there is not, of a class that is never predicted, counts as 0. With several
             label spaces the names are ``verb/top1`` …; verb and noun together have ``action/top1`` and ``action/top5``.
             What attributes and groups name has its top-1 as ``attribute/twist`` …, ``unseen/verb`` ….
         model, protocol, environment: what was evaluated, how, and by what.
@@ -335,6 +357,8 @@ class Result:
             from_json(result.model.config, Fused, source=f"{path}: model.config", remedy="evaluate again")
         if fault := result.fault():
             raise GestaError(f"{path}: its {fault}; evaluate again")
+        if not result.scores.figures:  # written before there were any
+            result.metrics = result.scores.measure(result.protocol.average) | result.metrics
         return result
 
     def __str__(self) -> str:
@@ -342,13 +366,13 @@ class Result:
 
         scores, counts, how = self.scores, self.counts, self.protocol
         numbers = Table(title=f"{self.model.summary}, split {self.protocol.split}", title_justify="left")
-        for column in ("", "top-1 %", "top-5 %", "mean class %"):
-            numbers.add_column(column, justify="right" if column else "left")
+        for column in ("", *METRICS.values()):
+            numbers.add_column(f"{column} %" if column else "", justify="right" if column else "left")
         several = [*scores.classes, ACTION] if len(scores.classes) > 1 else []
         for prefix, name in [(f"{space}/", f"{space}: ") for space in several] or [("", "")]:
             for end, what in (("", "all labelled videos"), ("_scored", "without failed ones")):
                 if f"{prefix}top1{end}" in self.metrics and (counts.failed or not end):
-                    values = (self.metrics.get(f"{prefix}{key}{end}") for key in ("top1", "top5", "mean_class"))
+                    values = (self.metrics.get(f"{prefix}{key}{end}") for key in METRICS)
                     numbers.add_row(name + what, *("" if value is None else f"{value:.2f}" for value in values))
         lines = [
             f"{counts.scored} of {counts.listed} videos scored, {counts.failed} failed"
@@ -375,10 +399,19 @@ class Result:
         lines += [f"warning: {fault}" for fault in self.faults] + [self.ended_early] * bool(self.ended_early)
         for space, per_class in scores.per_class.items():
             worst = sorted((value, name) for value, name in zip(per_class, scores.classes[space]) if value is not None)
+            where = "" if len(scores.classes) == 1 else f" ({space})"
             if worst[1:] and worst[0][0] < 100:
-                where = "" if len(scores.classes) == 1 else f" ({space})"
                 lines.append(f"weakest classes{where}: " + ", ".join(f"{n} {v:.0f} %" for v, n in worst[:5] if v < 100))
+            absent, unpredicted = scores.without_figures(space) if worst else ([], [])
+            if absent:
+                lines.append(f"without videos{where}, so left out of the means: {_some(absent)}")
+            if unpredicted:
+                lines.append(f"never predicted{where}, so with a precision of 0 in its mean: {_some(unpredicted)}")
         return plain_text(*[numbers] * bool(numbers.rows), *lines)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 @dataclass(kw_only=True)

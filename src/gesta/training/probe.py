@@ -433,7 +433,7 @@ def _measure(
             scores[space][i] = view_scores.mean(0).tolist()
             if (label := labels[space]) is not None:
                 losses.append(-float(values.log_softmax(-1)[:, label].mean()))
-    metrics, *_ = measure_spaces(scores, val.labels, names, average)
+    metrics = measure_spaces(scores, val.labels, names, average).metrics
     return metrics, sum(losses) / max(len(losses), 1)
 
 

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 
 from gesta.analysis.figures import hide_top_right_spines, new_figure
 from gesta.config import Between
+from gesta.evaluation.metrics import METRICS
 from gesta.progress import one_line
 
 TEXT_COLOUR = "#123456"
@@ -70,7 +71,7 @@ def training_curves(log: Sequence[LogLine]) -> Markup:
     steps = [line for line in log if line.get("kind") == "step" and "step" in line]
     epochs = [line for line in log if line.get("kind") == "epoch" and "step" in line]
     accuracies = dict.fromkeys(
-        name for line in epochs for name in line.get("val") or {} if name.endswith(("top1", "top5", "mean_class"))
+        name for line in epochs for name in line.get("val") or {} if name.split("/")[-1] in METRICS
     )
     panels = [
         Panel("training loss", _losses(steps, epochs), smooth=True),

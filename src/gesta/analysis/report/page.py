@@ -23,7 +23,8 @@ from gesta.analysis.report.strips import strips
 from gesta.config import from_json, parse_json, read_json, read_text
 from gesta.cost import Part, count
 from gesta.errors import GestaError
-from gesta.evaluation.result import Result
+from gesta.evaluation.metrics import METRICS
+from gesta.evaluation.result import FIGURES, Result
 from gesta.files import write_text
 from gesta.model import ModelConfig, check_size
 from gesta.progress import visible
@@ -102,7 +103,7 @@ def _cards(result: Result) -> Iterator[tuple[str, str, str]]:
     """The headline figures: name, value, remark."""
     spaces, counts = result.scores.classes, result.counts
     for prefix in [""] if len(spaces) == 1 else [f"{space}/" for space in spaces]:
-        for key, name in (("top1", "top-1"), ("top5", "top-5"), ("mean_class", "mean class")):
+        for key, name in METRICS.items():
             value = result.metrics.get(prefix + key)
             if value is not None:
                 remark = _interval(value, counts.labelled) if key == "top1" and counts.labelled else ""
@@ -162,15 +163,20 @@ def _space(result: Result, space: str) -> dict[str, Any]:
             videos[label] += 1
             failed[label] += scores is None
     classes = []
+    figures = list(zip(*(result.scores.figures[space][name] for name in FIGURES)))
     for value, k in sorted((v, k) for k, v in enumerate(result.scores.per_class[space]) if v is not None):
         others = sorted((-n, j) for j, n in enumerate(matrix[k]) if j != k and n)[:2]
-        classes.append((value, names[k], matrix[k][k], videos[k], ", ".join(f"{names[j]} ({-n})" for n, j in others)))
+        confused = ", ".join(f"{names[j]} ({-n})" for n, j in others)
+        of_class = ["never predicted" if figure is None else f"{figure:.1f}" for figure in figures[k]]
+        classes.append((value, names[k], matrix[k][k], videos[k], of_class, confused))
+    absent, unpredicted = result.scores.without_figures(space) if classes else ([], [])
     return {
         "title": "" if len(result.scores.classes) == 1 else f": {space}",
         "matrix": confusion_chart(matrix, names, failed) if result.counts.labelled else None,
         "pairs": confused_pairs(matrix, names, PAIRS),
         "classes": classes,
-        "without": [name for name, value in zip(names, result.scores.per_class[space]) if value is None],
+        "without": absent,
+        "unpredicted": unpredicted,
     }
 
 
