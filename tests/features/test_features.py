@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,8 +238,23 @@ def test_as_a_command(
     assert "f: holds no features of videos/val/jump/3.mp; did you mean 'videos/val/jump/3.mp4'?" in printed
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is there")
-def test_parquet_without_its_package_is_refused(tmp_path: Path) -> None:
+def test_parquet_holds_the_same_numbers(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    video, formats = str(make_video("a.mp4")), ("npy", "parquet")
+    for name in formats:
+        compute_features(levels(), [video], tmp_path / name, format=name, windows=Windows(8, 5), device="cpu")  # type: ignore[arg-type]
+    folder, plain = FeatureFolder(tmp_path / "parquet", None), FeatureFolder(tmp_path / "npy", None)
+    (entry,), (same,) = folder.entries.values(), plain.entries.values()
+    np.testing.assert_array_equal(folder.read(entry["file"]), plain.read(same["file"]))
+    table = pyarrow.read_table(tmp_path / "parquet" / entry["file"])
+    assert table.column_names == ["video", "start", "end", "features"] and set(table["video"].to_pylist()) == {video}
+    assert [list(pair) for pair in same["times"]] == list(
+        map(list, zip(*(table[c].to_pylist() for c in ("start", "end"))))
+    )
+
+
+def test_parquet_without_its_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(GestaError, match="pip install pyarrow"):
         compute_features(levels(), ["x.mp4"], tmp_path / "no", format="parquet", device="cpu")
     assert not (tmp_path / "no").exists()

@@ -149,6 +149,7 @@ def _result_lines(result: Result) -> list[str]:
         f"(counted as wrong). {how.views}, {markdown(how.sampling)}, {how.size} px of {markdown(how.frame)}, mean of "
         f"the {how.averaged}; decoder {markdown(result.environment.decoder)}, precision "
         f"{result.environment.precision}.",
+        *[f"{result.optimistic[:1].upper()}{result.optimistic[1:]}."] * bool(result.optimistic),
     ]
 
 

@@ -288,6 +288,8 @@ class Result:
             scored; see :mod:`gesta.evaluation.health`.
         ended_early: why the training of the model ended before its last epoch, a sentence; empty if it did not, or if
             that is not known.
+        optimistic: why the metrics are probably higher than those of other videos would be, a sentence; empty if no
+            reason is known.
     """
 
     metrics: dict[str, Percent]
@@ -303,6 +305,7 @@ class Result:
     scores: Scores
     faults: list[str] = field(default_factory=list)
     ended_early: str = ""
+    optimistic: str = ""
 
     def fault(self) -> str:
         """What does not fit the rest, in a result from elsewhere; empty if all fits."""
@@ -396,7 +399,8 @@ class Result:
         lines += [f"  failed: {f['name']}: {f['reason']}" for f in self.failures[:10]]
         if counts.failed > 10:
             lines.append(f"  … and {counts.failed - 10} more, all in the result")
-        lines += [f"warning: {fault}" for fault in self.faults] + [self.ended_early] * bool(self.ended_early)
+        lines += [f"warning: {fault}" for fault in [*self.faults, *[self.optimistic] * bool(self.optimistic)]]
+        lines += [self.ended_early] * bool(self.ended_early)
         for space, per_class in scores.per_class.items():
             worst = sorted((value, name) for value, name in zip(per_class, scores.classes[space]) if value is not None)
             where = "" if len(scores.classes) == 1 else f" ({space})"

@@ -89,7 +89,7 @@ def describe(
         precision: in which the model runs.
     """
     clip = model.config.clip
-    how: dict[str, Any] = {"short_side": test_short_side(views.short_side, clip.size)}
+    how: dict[str, Any] = {"short_side": test_short_side(views.short_side, clip.size), "decoder": views.decoder}
     if windows:
         how |= windows._asdict()
     else:

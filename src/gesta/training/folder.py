@@ -296,6 +296,11 @@ def write_result(
     fabric.barrier()  # until the first process has written the weights
     result = evaluate(load(run, trust_code=trust_code), recipe.data, config=test, fabric=fabric)
     result.ended_early = ended_early
+    if test.split == "val" and (recipe.probe or recipe.train.epochs > recipe.train.validate_every > 0):
+        result.optimistic = (
+            f"by these videos the best {'probe' if recipe.probe else 'epoch'} was chosen, so the result is probably "
+            "too good; one of test videos is not (--data.test 0.2 holds some of a folder out)"
+        )
     if fabric.global_rank == 0:
         say(str(result))
         write_recipe(run, recipe, classes)  # which may have changed in what is evaluated and how

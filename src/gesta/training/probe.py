@@ -95,13 +95,7 @@ def train_probe(recipe: Recipe, run: Path, *, resume: bool, quiet: bool, trust_c
             "changes": list(opened.changes.values()),
         }
     )
-    flatters = ""
-    if data.test is not None and data.test.split == "val":
-        flatters = (
-            "the result is of the videos by which the best probe is chosen, so it flatters; that of a test split does "
-            "not (--data.test 0.2 holds one out of a folder)"
-        )
-    for sentence in filter(None, [*data.remarks, *opened.remarks, remark, start, flatters]):
+    for sentence in filter(None, [*data.remarks, *opened.remarks, remark, start]):
         log.say(sentence)
     if not is_trained:
         features = [_features(part, model, recipe, folder, fabric, log) for part in (train, val)]

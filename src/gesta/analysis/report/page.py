@@ -134,6 +134,8 @@ def _protocol(result: Result) -> str:
         f"Each was scored as {how.views} of {how.sampling} frames ({how.coverage} coverage, short videos: "
         f"{how.short_videos}), {how.size} × {how.size} px of {how.frame}; the "
         f"{how.averaged} were averaged."
+        + f" {result.optimistic[:1].upper()}{result.optimistic[1:]}."
+        * bool(result.optimistic)
     )
     return text
 
