@@ -16,11 +16,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from multiprocessing import resource_tracker
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
+from gesta.config import check_choice
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:  # start-up time
@@ -29,43 +31,13 @@ if TYPE_CHECKING:  # start-up time
 
 T = TypeVar("T")
 
-# --- processes of one training ---------------------------------------------------------------------------------------
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""How a model computes, in Lightning Fabric's words: in float32, or with products in bfloat16 or float16."""
 
+Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]
+"""Gives the context in which a model runs in its precision."""
 
-def make_fabric(precision: Any = "32-true") -> Fabric:
-    """Devices, precision and processes: one device, or as many as torchrun or srun started processes.
-
-    Raises:
-        GestaError: a precision that the device cannot compute with, or fewer devices than processes.
-    """
-    with warnings.catch_warnings():
-        # Lightning would go on in another precision; that is refused below
-        warnings.filterwarnings("ignore", "You passed `Fabric.* but AMP with fp16 is not supported")
-        from lightning.fabric import Fabric  # start-up time
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-        for name in ("lightning.fabric", "lightning.pytorch"):  # importing them sets another level
-            logging.getLogger(name).setLevel(logging.WARNING)  # without remarks on what was asked for
-        world_size = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
-        per_node = os.environ.get("LOCAL_WORLD_SIZE")
-        nodes = world_size // int(per_node) if per_node else int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
-        try:
-            fabric = Fabric(accelerator="auto", devices=world_size // nodes, num_nodes=nodes, precision=precision)
-        except MisconfigurationException as error:
-            reason = " ".join(str(error).split())
-            raise GestaError(
-                f"{world_size // nodes} processes were started on this machine, which cannot give each its device "
-                f"({reason}); start fewer processes"
-            ) from None
-        if fabric.strategy.precision.precision != precision:
-            raise GestaError(
-                f"train.precision {precision} cannot be computed on {fabric.device.type}; choose 32-true or bf16-mixed"
-            )
-        fabric.launch()
-    if fabric.world_size > 1:
-        atexit.unregister(_leave_group)  # so that it is registered once, however often this function is called
-        atexit.register(_leave_group)
-    return fabric
+# --- devices and precision -------------------------------------------------------------------------------------------
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -91,11 +63,97 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def choose_autocast(device: torch.device, precision: Precision = "32-true") -> Autocast:
+    """The context in which a model runs on a device in a precision.
+
+    Raises:
+        GestaError: no such precision, or one that the device cannot compute in.
+    """
+    import torch  # start-up time
+
+    check_choice("precision", precision, Precision)
+    if precision == "32-true":
+        return nullcontext
+    autocast = partial(torch.autocast, device.type, torch.bfloat16 if precision == "bf16-mixed" else torch.float16)
+    fault = "float16 is for accelerators" if (device.type, precision) == ("cpu", "16-mixed") else ""
+    try:
+        with warnings.catch_warnings(action="error"), autocast():  # torch would go on in float32 with a warning
+            pass
+    except (RuntimeError, Warning) as error:
+        fault = str(error).strip().partition("\n")[0]
+    if fault:
+        raise GestaError(
+            f"the precision {precision} cannot be computed on {device.type} ({fault}); choose 32-true or bf16-mixed"
+        )
+    return autocast
+
+
 def describe_device(device: torch.device) -> str:
     """The device as results name it: ``cpu``, ``cuda (NVIDIA H100)``."""
     import torch  # start-up time
 
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+# --- processes of one training ---------------------------------------------------------------------------------------
+
+
+def make_fabric(precision: Precision = "32-true", device: str | torch.device = "auto") -> Fabric:
+    """Device, precision and processes: one device, or as many of a kind as torchrun or srun started processes.
+
+    Args:
+        precision: of the computation.
+        device: ``auto`` takes the first accelerator there is; several processes share the devices of a kind.
+
+    Raises:
+        GestaError: a device that is not there, a precision that it cannot compute in, or fewer devices than processes.
+    """
+    check_choice("precision", precision, Precision)
+    with warnings.catch_warnings():
+        # Lightning would go on in another precision; that is refused below
+        warnings.filterwarnings("ignore", "You passed `Fabric.* but AMP with fp16 is not supported")
+        from lightning.fabric import Fabric  # start-up time
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+        for name in ("lightning.fabric", "lightning.pytorch"):  # importing them sets another level
+            logging.getLogger(name).setLevel(logging.WARNING)  # without remarks on what was asked for
+        world_size = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+        per_node = os.environ.get("LOCAL_WORLD_SIZE")
+        nodes = world_size // int(per_node) if per_node else int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
+        kind, which = _kind_of_device(device, world_size)
+        devices = world_size // nodes if which is None else [which]
+        try:
+            fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, precision=precision)
+        except (MisconfigurationException, ValueError) as error:  # the latter of devices that Lightning does not know
+            reason = " ".join(str(error).split())
+            count = world_size // nodes
+            raise GestaError(
+                f"{count} process{'es were' if count > 1 else ' was'} started on this machine, which cannot give each "
+                f"its device ({reason}); start fewer processes, or choose another --device"
+            ) from None
+        choose_autocast(fabric.device, precision)
+        fabric.launch()
+    if fabric.world_size > 1:
+        atexit.unregister(_leave_group)  # so that it is registered once, however often this function is called
+        atexit.register(_leave_group)
+    return fabric
+
+
+def _kind_of_device(device: str | torch.device, processes: int) -> tuple[str, int | None]:
+    """The kind of a device as Lightning names it, and its number where it has one.
+
+    Raises:
+        GestaError: it is not there, or one device is named for several processes.
+    """
+    if processes == 1 and device != "auto":
+        choose_device(device)  # of several processes each would try the first; Lightning refuses for them
+    kind, numbered, index = str(device).partition(":")
+    if processes > 1 and numbered:
+        raise GestaError(
+            f"the device {str(device)!r} is one, and {processes} processes were started, each of which needs its own: "
+            f"choose {kind}, or start one process"
+        )
+    return kind, int(index) if numbered and kind != "cpu" else None
 
 
 def is_first_process() -> bool:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 from gesta.config import Between, Count, CountOrZero, Fraction, NotNegative, Positive, config, copy, default_of, unless
 from gesta.files import is_hub
 from gesta.model import ModelConfig
+from gesta.processes import Precision
 from gesta.records import DataConfig
 
 ShortVideos = Literal["loop", "clamp"]
@@ -180,7 +181,7 @@ class TrainConfig:
     milestones: tuple[Count, ...] = ()
     gamma: Annotated[float, Between(0, 1, open="low")] = 0.1
     clip_grad: Positive | None = 1.0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     ema: _Decay | None = None
     ema_warmup: bool = True
     label_smoothing: _Decay = 0.0

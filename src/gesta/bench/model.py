@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from gesta.bench.timing import describe, seconds_per_step, synchronize
 from gesta.cost import describe_model
 from gesta.errors import GestaError
 from gesta.model import ModelConfig
-from gesta.processes import choose_device
+from gesta.processes import Precision, choose_autocast, choose_device
 from gesta.records import by_space
 
 
@@ -71,7 +71,7 @@ def measure_model(
     *,
     batch: int = 4,
     compiled: bool = False,
-    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    precision: Precision = "32-true",
     device: str | torch.device = "auto",
     seconds: float = 5.0,
 ) -> ModelSpeed:
@@ -81,25 +81,25 @@ def measure_model(
         config: the model.
         batch: clips per step.
         compiled: run ``torch.compile`` on it.
-        precision: full, or bfloat16 autocast.
+        precision: of forward and backward passes.
         device: ``auto`` takes the first accelerator there is.
         seconds: of each measurement, first passes not counted; at least two steps are measured.
     """
     if batch < 1:
         raise GestaError(f"a step needs at least one clip, not {batch}; choose another --batch")
     chosen_device, clip = choose_device(device), config.clip
+    autocast = choose_autocast(chosen_device, precision)
     model = config.build().to(chosen_device)
     run: Callable[..., Any] = torch.compile(model) if compiled else model
     video = torch.randn(batch, clip.channels, clip.frames, clip.size, clip.size, device=chosen_device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    autocast = torch.autocast(chosen_device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
 
     def forward() -> None:
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast():
             run(video)
 
     def train() -> None:
-        with autocast:
+        with autocast():
             scores, losses = run(video, with_losses=True)
             loss = torch.stack([_loss(scores), *losses.values()]).sum()
         loss.backward()

@@ -16,7 +16,7 @@ from gesta.cli.options import (
     Verbs,
     count,
     data_source,
-    device_option,
+    device_options,
     numbers,
     position,
     print_results,
@@ -104,7 +104,7 @@ def _add_verbs_of_results(analyse: Verbs) -> None:
     sub.add_argument("--style", choices=["torch", "fvcore"], default="torch", help=text)
     text = "of each measurement of latency; 0: none (default %(default)s)"
     sub.add_argument("--seconds", type=float, default=2.0, help=text)
-    device_option(sub)
+    device_options(sub, precision=None)
     _picture_options(sub)
     sub = analyse.add("confusion", _confusion, "which classes are predicted as which, in one result or two")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="result or run folder; of two also the difference")
@@ -126,7 +126,7 @@ def _add_verbs_of_features(analyse: Verbs) -> None:
     sub.add_argument("--estimator", choices=estimators, default="infonce", help="(default %(default)s)")
     sub.add_argument("--tau", type=float, default=0.1, help="temperature (default %(default)s)")
     _after_block(sub)
-    device_option(sub)
+    device_options(sub, precision=None)
     trust_option(sub)
     sub = analyse.add("stages", _stages, "linear probes: what each stage knows about the classes", fields=True)
     sub.add_argument("run", metavar="RUN|MODEL", help=MODEL_HELP)
@@ -153,7 +153,7 @@ def _model_and_video(sub: VerbParser) -> None:
 def _labels_options(sub: VerbParser) -> None:
     sub.add_argument("--space", help="label space (default: the first)")
     sub.add_argument("--seed", type=int, default=0)
-    device_option(sub)
+    device_options(sub, precision=None)
     _picture_options(sub)
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from gesta.cli.options import Verbs, print_results, trust_option, with_fields
+from gesta.cli.options import Verbs, device_options, print_results, trust_option, with_fields
 
 
 def add_verbs(verbs: Verbs) -> None:
     bench = verbs.group("bench", "measure loading, models and alignment on this machine")
     sub = bench.add("data", _bench_data, "decoded frames and loaded clips per second")
     sub.add_argument("root", nargs="?", help="folder of videos (default: some are made)")
+    device_options(sub, precision=None)
     sub = bench.add("model", _bench_model, "forward and training clips per second, peak memory", fields=True)
     sub.add_argument("model", metavar="MODEL")
     sub.add_argument("--batch", type=int, default=4, help="clips at once (default %(default)s)")
     sub.add_argument("--compile", action="store_true", help="with torch.compile")
+    device_options(sub)
     sub = bench.add("align", _bench_align, "time of ATA's assignments: the paper's loop, ours, and within a model")
     sub.add_argument("--model", default="ata_vitb", help="a model with ATA (default %(default)s)")
     sub.add_argument("--checkpoint", metavar="CKPT", help="a trained model instead, beside the same with fresh weights")
     sub.add_argument("--video", metavar="FILE", help="shown to the model, beside a made clip")
+    device_options(sub, precision=None)
     trust_option(sub)
 
     verbs.add("doctor", _doctor, "versions, devices and decoders; what is missing, and how to get it")
@@ -27,7 +31,7 @@ def add_verbs(verbs: Verbs) -> None:
 def _bench_data(options: argparse.Namespace) -> None:
     from gesta.bench.loading import measure_loading
 
-    print_results(options, measure_loading(root=options.root))
+    print_results(options, measure_loading(root=options.root, device=options.device))
 
 
 def _bench_model(options: argparse.Namespace) -> None:
@@ -35,7 +39,8 @@ def _bench_model(options: argparse.Namespace) -> None:
     from gesta.models import model_config
 
     model = with_fields(model_config(options.model), options)
-    print_results(options, measure_model(model, batch=options.batch, compiled=options.compile))
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("batch", "device", "precision")}
+    print_results(options, measure_model(model, compiled=options.compile, **how))
 
 
 def _bench_align(options: argparse.Namespace) -> None:
@@ -47,7 +52,7 @@ def _bench_align(options: argparse.Namespace) -> None:
     if options.checkpoint:
         trained = load(options.checkpoint, trust_code=options.trust_code).model
         models = [(f"{options.checkpoint}, random weights", trained.config.build()), (options.checkpoint, trained)]
-    print_results(options, measure_alignment(models, video=options.video))
+    print_results(options, measure_alignment(models, video=options.video, device=options.device))
 
 
 def _doctor(options: argparse.Namespace) -> None:

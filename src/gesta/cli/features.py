@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gesta.cli.options import Verbs, count, device_option, print_results, trust_option
+from gesta.cli.options import Verbs, count, device_options, print_results, trust_option
 from gesta.cli.public_weights import model_for_videos, model_options
 from gesta.errors import GestaError
 from gesta.progress import show
@@ -31,7 +31,7 @@ def add_verbs(verbs: Verbs) -> None:
     text = "file format (default %(default)s); parquet needs pyarrow"
     sub.add_argument("--format", choices=["npy", "safetensors", "parquet"], default="npy", help=text)
     sub.add_argument("--workers", type=int, default=-1, help="loader processes (default: by CPU cores and videos)")
-    device_option(sub)
+    device_options(sub)
     trust_option(sub)
 
     sub = verbs.add(
@@ -69,6 +69,7 @@ def _features(options: argparse.Namespace) -> int:
         windows=Windows(options.window, options.stride or options.window) if options.window else None,
         format=options.format,
         device=options.device,
+        precision=options.precision,
     )
     print_results(options, report)
     return int(bool(report.failures or report.partial))

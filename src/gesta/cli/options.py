@@ -13,10 +13,11 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 from gesta.config import check, reset_unused, suggest
 from gesta.errors import GestaError, without_passwords
+from gesta.processes import Precision
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time: importing them takes numpy
@@ -183,9 +184,27 @@ def recipe_options(sub: VerbParser) -> None:
     sub.add_argument("--data", metavar="NAME", help="another data set; marionette trains the recipe's miniature")
 
 
-def device_option(sub: VerbParser) -> None:
+def device_options(sub: VerbParser, precision: str | None = "32-true") -> None:
+    """Where and how a verb computes; :mod:`gesta.processes` checks both.
+
+    Args:
+        sub: the verb.
+        precision: its default; an empty one is the recipe's, see :func:`use_precision`; None leaves the option out.
+    """
     text = "cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
     sub.add_argument("--device", default="auto", help=text)
+    if precision is not None:
+        text = f"of the computation (default {precision or 'that of the recipe; the same as --train.precision'})"
+        sub.add_argument("--precision", choices=get_args(Precision), default=precision, help=text)
+
+
+def use_precision(options: argparse.Namespace) -> None:
+    """``--precision`` of a verb that trains is the field of its recipe, so that the run's recipe keeps it."""
+    if not options.precision:
+        return
+    if "train.precision" in _named_fields(options.fields):
+        options.parser.error("--precision and --train.precision are the same: give one of them")
+    options.fields += ["--train.precision", options.precision]
 
 
 # --- from words to objects -------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gesta.cli.options import Verbs, device_option, trust_option
+from gesta.cli.options import Verbs, device_options, trust_option
 from gesta.cli.public_weights import model_for_videos, model_options
 from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for the start-up time of the command: these import torch
     from gesta.prediction.prediction import Prediction
     from gesta.prediction.timeline import TimelineConfig
     from gesta.prediction.writers import Format
+    from gesta.processes import Precision
     from gesta.recipe import EvaluateConfig
     from gesta.records import ClassNames
 
@@ -30,7 +31,7 @@ def add_verb(verbs: Verbs) -> None:
     sub.add_argument("--top", type=int, default=5, help="labels per video (default %(default)s)")
     sub.add_argument("--clips", type=int, default=4, help="clips per video (default %(default)s)")
     sub.add_argument("--crops", type=int, default=1, choices=[1, 3], help="crops per clip (default %(default)s)")
-    device_option(sub)
+    device_options(sub)
     sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
     sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
     sub.add_argument("--hop", type=float, default=0.5, help="step of the windows, in windows (default %(default)s)")
@@ -56,7 +57,7 @@ def _predict(options: argparse.Namespace) -> int:
         views=EvaluateConfig(clips=options.clips, crops=options.crops),
         config=TimelineConfig(**{name: getattr(options, name) for name in windows}),
         format="json" if options.json else options.format,
-        **{name: getattr(options, name) for name in ("top", "device", "timeline", "out", "draw")},
+        **{name: getattr(options, name) for name in ("top", "device", "precision", "timeline", "out", "draw")},
     )
 
 
@@ -68,6 +69,7 @@ def write_predictions(
     views: EvaluateConfig | None = None,
     top: int = 5,
     device: str = "auto",
+    precision: Precision = "32-true",
     timeline: bool = False,
     config: TimelineConfig | None = None,
     format: Format = "table",
@@ -95,13 +97,12 @@ def write_predictions(
         print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
     if draw and not (timeline and len(paths) == 1 and not live):
         raise GestaError("--draw needs --timeline and exactly one video that can be read twice")
+    how: dict[str, Any] = {"classes": classes, "views": views, "top": top, "device": device, "precision": precision}
     predictions: Iterator[Prediction]
     if timeline or live:
-        predictions = itertools.chain.from_iterable(
-            segments(model, path, classes=classes, config=config, views=views, top=top, device=device) for path in paths
-        )
+        predictions = itertools.chain.from_iterable(segments(model, path, config=config, **how) for path in paths)
     else:
-        predictions = predict(model, paths, classes=classes, views=views, top=top, device=device)
+        predictions = predict(model, paths, **how)
     if live and format == "table":
         format = "text"  # a table is complete at the end, which a camera does not have
     written = write_to(out, predictions, format, live)

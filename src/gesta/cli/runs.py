@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gesta.cli import predict
 from gesta.cli.options import (
     Verbs,
+    device_options,
     named_recipe,
     print_results,
     read_results,
     recipe_options,
     result_file,
     trust_option,
+    use_precision,
     whole_numbers,
     with_fields,
 )
@@ -38,6 +40,7 @@ def add_verbs(verbs: Verbs) -> None:
     # torchrun takes --run, wherever it stands, for an abbreviation of its own flags
     sub.add_argument("--run", "--run-dir", metavar="DIR", help="run folder (default runs/NAME); --run-dir in torchrun")
     sub.add_argument("--resume", action="store_true", help="continue the run in that folder where it stopped")
+    device_options(sub, precision="")
     trust_option(sub)
 
     sub = verbs.add("evaluate", _evaluate, "score held-out videos and write the result", fields=True)
@@ -46,6 +49,7 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
     text = "result (default: result-SPLIT.json beside CKPT, or result-NAME-SPLIT.json)"
     sub.add_argument("--out", metavar="FILE", help=text)
+    device_options(sub)
     trust_option(sub)
 
     text = "train a recipe with several values of a field, and draw the accuracy"
@@ -56,6 +60,7 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--seeds", type=whole_numbers, metavar="S,S,…", help="trainings per value (default: the recipe's)")
     sub.add_argument("--out", metavar="DIR", help="folder of all runs (default runs/NAME-sweep-FIELD)")
     recipe_options(sub)
+    device_options(sub, precision="")
     trust_option(sub)
 
     predict.add_verb(verbs)
@@ -79,6 +84,7 @@ def _train(options: argparse.Namespace) -> None:
     from gesta.recipes.address import find_fusion, read_recipe
     from gesta.training.loop import train
 
+    use_precision(options)
     run = Path(options.run) if options.run else None
     if options.resume and run and not options.recipe:
         recipe = with_fields(read_recipe(run / "recipe.json", trust_code=options.trust_code), options)
@@ -89,7 +95,8 @@ def _train(options: argparse.Namespace) -> None:
         return
     else:
         recipe = named_recipe(options.recipe, options)
-    train(recipe, run or Path("runs") / recipe.name, resume=options.resume, trust_code=options.trust_code)
+    how: dict[str, Any] = {"device": options.device, "trust_code": options.trust_code}
+    train(recipe, run or Path("runs") / recipe.name, resume=options.resume, **how)
 
 
 def _train_and_fuse(fusion: Fusion, folder: Path, options: argparse.Namespace) -> None:
@@ -101,7 +108,8 @@ def _train_and_fuse(fusion: Fusion, folder: Path, options: argparse.Namespace) -
     recipes = [named_recipe(options.recipe, options, make) for make in fusion.runs]
     runs = [folder / recipe.name for recipe in recipes]
     for recipe, run in zip(recipes, runs):
-        train(recipe, run, resume=options.resume or run.is_dir(), trust_code=options.trust_code)
+        how: dict[str, Any] = {"device": options.device, "trust_code": options.trust_code}
+        train(recipe, run, resume=options.resume or run.is_dir(), **how)
     if not is_first_process():  # the first of several writes the result
         return
     fused = fuse(read_results([str(run) for run in runs]), fusion.by)
@@ -131,7 +139,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             folder, name = Path(), f"result-{local.repository}"
         job = _evaluate_job(options, folder)
         model = load_model(options, local, job.data.classes())
-    result = evaluate(model, job.data, config=job.evaluate)
+    how: dict[str, Any] = {"device": options.device, "precision": options.precision}
+    result = evaluate(model, job.data, config=job.evaluate, **how)
     if not is_first_process():  # the first of several writes the result
         return
     out = Path(options.out) if options.out else folder / f"{name}-{job.evaluate.split}.json"
@@ -165,6 +174,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from gesta.processes import is_first_process
     from gesta.training.sweep import Sweep, default_folder, field_name, sweep, value_at
 
+    use_precision(options)
     recipe = named_recipe(options.recipe, options)
     name = field_name(recipe, options.field)
     flags = [["--" + name.replace("_", "-"), *text.split()] for text in options.values.split(",")]
@@ -174,8 +184,8 @@ def _sweep(options: argparse.Namespace) -> int:
     def draw_chart(so_far: Sweep) -> None:  # after each training, so that a sweep that is stopped has its chart, too
         write_figure(draw_sweep(so_far), out / "sweep.png")
 
-    trust = options.trust_code
-    result = sweep(recipe, name, values, seeds=options.seeds, out=out, trust_code=trust, after_trial=draw_chart)
+    how: dict[str, Any] = {"device": options.device, "trust_code": options.trust_code, "after_trial": draw_chart}
+    result = sweep(recipe, name, values, seeds=options.seeds, out=out, **how)
     if is_first_process():
         print_results(options, result)
     return int(any(trial.failure for trial in result.trials))

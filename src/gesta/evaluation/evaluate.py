@@ -31,7 +31,7 @@ from gesta.evaluation.scoring import (
     why_not_finite,
 )
 from gesta.model import ClipSpec, VideoModel, evaluating, to_clips
-from gesta.processes import describe_device, make_fabric
+from gesta.processes import Precision, describe_device, make_fabric
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
 from gesta.records import LABEL, ClassNames, DataConfig, Record, SplitName, by_space, label_in, list_hash
@@ -46,6 +46,8 @@ def evaluate(
     split: Literal["val", "test"] | None = None,
     clips: int | None = None,
     crops: Literal[1, 3] | None = None,
+    device: str | torch.device = "auto",
+    precision: Precision = "32-true",
     fabric: Fabric | None = None,
 ) -> Result:
     """Score videos and write down how.
@@ -62,15 +64,21 @@ def evaluate(
         classes: class names in label order, by label space if the model has several. None takes those of the trained
             model; of a network those of the data set, or ``"0"``, ``"1"`` … for a list of records.
         split, clips, crops: change these fields of the protocol.
-        fabric: device, precision and processes; None takes the first accelerator at full precision.
+        device: ``auto`` takes the first accelerator there is.
+        precision: of the forward passes; the result names it.
+        fabric: device, precision and processes of a training, instead of ``device`` and ``precision``.
 
     Returns:
         The result, in every process.
 
     Raises:
-        GestaError: no records, or classes and labels that do not fit the model.
+        GestaError: no records, classes and labels that do not fit the model, or a device or precision that it cannot be
+            computed with.
     """
     begin = time.monotonic()
+    if fabric is not None and (device, precision) != ("auto", "32-true"):
+        raise GestaError("fabric has a device and a precision: leave device and precision out")
+    fabric = fabric or make_fabric(precision, device)
     config = protocol(config, split=split, clips=clips, crops=crops)
     source = data if isinstance(data, DataConfig) else None
     records, classes = _records(model, data, config.split, classes) if isinstance(data, DataConfig) else (data, classes)
@@ -80,7 +88,6 @@ def evaluate(
         raise GestaError("there are no videos to evaluate: the list or split is empty")
     check_labels(records, spaces)
     check_average(network, config)
-    fabric = fabric or make_fabric()
     parts = _gather(_score(network, records, config, fabric), fabric)
     result: Result | None = None
     if fabric.global_rank == 0:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from gesta.data.samples import TestViews
 from gesta.errors import CheckpointError, GestaError
 from gesta.evaluation.metrics import Average
 from gesta.model import ClipSpec, Scores, VideoModel, to_clips
+from gesta.processes import Autocast
 from gesta.recipe import EvaluateConfig
 from gesta.records import LABEL, ClassNames, Record, by_space, single_class
 
@@ -114,7 +114,7 @@ def score_views(
     views: Tensor,
     average: Average,
     device: torch.device,
-    autocast: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    autocast: Autocast = contextlib.nullcontext,
 ) -> dict[str, Tensor]:
     """One forward pass.
 
@@ -151,7 +151,7 @@ def score_videos(
     config: EvaluateConfig,
     batch_size: int,
     device: torch.device,
-    autocast: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    autocast: Autocast = contextlib.nullcontext,
 ) -> Iterator[VideoScores]:
     """The mean scores of each video, as soon as all of its views have been through the model, in order.
 
@@ -185,7 +185,7 @@ def _score_joined(
     crops: int,
     batch_size: int,
     device: torch.device,
-    autocast: Callable[[], AbstractContextManager[object]],
+    autocast: Autocast,
 ) -> Iterator[VideoScores]:
     """As :func:`score_videos`; the attentive head reads the tokens of all clips of a crop at once."""
     tokens: list[Tensor] = []  # of the views of one video

@@ -22,7 +22,7 @@ from gesta.files import lock_folder, remove_parts
 from gesta.model import VideoModel
 from gesta.prediction.predict import find_sources, record_of
 from gesta.prediction.timeline import is_live
-from gesta.processes import choose_device
+from gesta.processes import Precision, choose_autocast, choose_device
 from gesta.progress import join_lines, track
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
@@ -147,6 +147,7 @@ def compute_features(
     windows: Windows | None = None,
     format: Format = "npy",
     device: str | torch.device = "auto",
+    precision: Precision = "32-true",
 ) -> FeatureReport:
     """The features of videos in a folder, a file for each, see :mod:`gesta.features.folder`.
 
@@ -162,6 +163,7 @@ def compute_features(
         windows: windows over whole videos instead of views.
         format: ``npy``, ``safetensors``, or ``parquet`` (of pooled features).
         device: ``auto`` takes the first accelerator there is.
+        precision: of the forward passes; features are float32 in any case.
 
     Raises:
         GestaError: no videos, a camera among them, a folder that holds something else, or settings that make no sense.
@@ -176,15 +178,17 @@ def compute_features(
         check_windows(windows, network.config.clip)
     files = feature_files(sources, format)
     records = [record_of(path, depth, person_crop) for path in files]
+    chosen_device = choose_device(device)
+    autocast = choose_autocast(chosen_device, precision)
     # until here nothing was written
-    description = describe(network, views, kind, windows)
+    description = describe(network, views, kind, windows, precision)
     FeatureFolder(out, description)
     with lock_folder(out):
         remove_parts(out)
         folder = FeatureFolder(out, description)  # again: another process may have added features meanwhile
 
         def compute(indices: list[int]) -> Iterator[VideoFeatures]:
-            how: dict[str, Any] = {"kind": kind, "device": choose_device(device), "indices": indices}
+            how: dict[str, Any] = {"kind": kind, "device": chosen_device, "autocast": autocast, "indices": indices}
             if windows:
                 return extract_windows(network, records, views, windows, **how)
             return extract(network, records, views, **how)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from gesta.data.loader import Loader
 from gesta.evaluation.scoring import float_type, passes, view_loader, views_per_pass, why_not_finite
 from gesta.model import VideoModel, to_clips
 from gesta.prediction.background import in_background, reading_workers
+from gesta.processes import Autocast
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 
@@ -41,10 +41,6 @@ class VideoFeatures:
     values: Tensor | None
     error: str = ""
     times: list[list[float]] | None = None
-
-
-Autocast = Callable[[], AbstractContextManager[object]]
-"""Gives the context in which a model runs in another precision."""
 
 
 @torch.inference_mode()

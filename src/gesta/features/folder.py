@@ -34,6 +34,7 @@ from gesta.features.extract import FeatureKind
 from gesta.features.windows import Windows
 from gesta.files import make_folder, remove, reporting, write_atomically, write_text
 from gesta.model import ReadoutConfig, VideoModel
+from gesta.processes import Precision
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 from gesta.video.archive import locate
@@ -77,7 +78,7 @@ def describe(
     views: EvaluateConfig,
     kind: FeatureKind,
     windows: Windows | None = None,
-    precision: str = "32-true",
+    precision: Precision = "32-true",
 ) -> dict[str, Any]:
     """All that the values of features depend on, besides the video: model, weights, views, kind and precision.
 

@@ -10,8 +10,9 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from gesta.errors import GestaError, VideoError
 from gesta.features.extract import FeatureKind, VideoFeatures, extract_loaded
 from gesta.model import ClipSpec, VideoModel
 from gesta.prediction.background import reading_workers
+from gesta.processes import Autocast
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 from gesta.video.boundary import decoding
@@ -125,6 +127,7 @@ def extract_windows(
     kind: FeatureKind = "pooled",
     device: torch.device,
     indices: Sequence[int],
+    autocast: Autocast = nullcontext,
 ) -> Iterator[VideoFeatures]:
     """The features of windows over each record, in the order of ``indices``; arguments as of ``extract``.
 
@@ -143,7 +146,8 @@ def extract_windows(
     loader = test_loader(
         _VideoParts(parts, clip, views, windows), range(len(parts)), 1, reading_workers(workers, len(parts))
     )
-    computed = extract_loaded(model, loader, kind=kind, batch_size=views.batch_size, device=device)
+    how: dict[str, Any] = {"kind": kind, "batch_size": views.batch_size, "device": device, "autocast": autocast}
+    computed = extract_loaded(model, loader, **how)
     for index in indices:
         if index in failures:
             yield VideoFeatures(index, None, failures[index])

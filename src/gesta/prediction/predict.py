@@ -28,7 +28,7 @@ from gesta.evaluation.scoring import (
 from gesta.model import VideoModel
 from gesta.prediction.background import in_background, reading_workers
 from gesta.prediction.prediction import Prediction
-from gesta.processes import choose_device
+from gesta.processes import Precision, choose_autocast, choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record
 from gesta.video.depth import Depth
@@ -63,6 +63,7 @@ def predict(
     crops: Literal[1, 3] | None = None,
     top: int = 5,
     device: str | torch.device = "auto",
+    precision: Precision = "32-true",
     depth: Depth | None = None,
     person_crop: bool | None = None,
 ) -> Iterator[Prediction]:
@@ -77,6 +78,7 @@ def predict(
         clips, crops: change these fields of ``views``.
         top: number of classes to name.
         device: ``auto`` takes the first accelerator there is.
+        precision: of the forward passes.
         depth: the sources show depth, and how it was shown to the model in training; None takes it from the trained
             model.
         person_crop: crop folders of masked depth maps to the person, as in training; None takes it from the trained
@@ -87,7 +89,7 @@ def predict(
         missing one with labels and ``error``.
 
     Raises:
-        GestaError: the class names do not fit the model.
+        GestaError: the class names do not fit the model; a device or precision that it cannot be computed with.
     """
     views = protocol(views, clips=clips, crops=crops)
     network, spaces = named_classes(model, classes)
@@ -96,6 +98,7 @@ def predict(
         depth = model.depth if depth is None else depth
         person_crop = model.person_crop if person_crop is None else person_crop
     device = choose_device(device)
+    autocast = choose_autocast(device, precision)
     network.to(device).eval()
     paths, names = find_sources(sources), joint_names(spaces)
     records = [record_of(path, depth, bool(person_crop)) for path in paths]
@@ -107,7 +110,7 @@ def predict(
     for batch in in_background(loader, size=2):
         predictions = {f.index: Prediction(path=paths[f.index], error=f.reason) for f in batch["failures"]}
         broken = {f.index: f.reason for f in batch["partial"]}
-        for video in score_videos(network, [batch], views, batch_size, device):
+        for video in score_videos(network, [batch], views, batch_size, device, autocast):
             probabilities = joint_probabilities(video.scores, spaces, views.average)
             labels, error = rank(probabilities, names, top), broken.get(video.index, "")
             if not probabilities.isfinite().all():

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Annotated
+from contextlib import nullcontext
+from functools import partial
+from typing import Annotated, Any
 
 import torch
 
@@ -32,7 +34,7 @@ from gesta.prediction.background import in_background
 from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import Segment, Segmenter, Window, smooth
 from gesta.prediction.windows import WindowCutter, WindowFrames
-from gesta.processes import choose_device
+from gesta.processes import Autocast, Precision, choose_autocast, choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record
 from gesta.video.depth import Depth
@@ -87,6 +89,7 @@ def score_windows(
     *,
     views: EvaluateConfig,
     device: torch.device,
+    autocast: Autocast = nullcontext,
     depth: Depth | None = None,
 ) -> Iterator[Window]:
     """Joint class probabilities of every window of a video, in order; see :func:`timeline` for the arguments.
@@ -102,15 +105,16 @@ def score_windows(
     frames = in_background(
         _cut(source, cutter, spec, whole.short_side, depth), size=1 if live else 2 * views.batch_size, drop=live
     )
+    score = partial(_score, model, spaces=spaces, views=views, device=device, autocast=autocast)
     batch: list[WindowFrames] = []
     try:
         for window in frames:
             batch.append(window)
             if live or len(batch) == views.batch_size:
-                yield from _score(model, batch, spaces, views, device)
+                yield from score(batch)
                 batch = []
     except VideoError:
-        yield from _score(model, batch, spaces, views, device)  # what was seen before it broke
+        yield from score(batch)  # what was seen before it broke
         raise
     except KeyboardInterrupt:
         if not live:
@@ -121,7 +125,7 @@ def score_windows(
     if cutter.complete == 0 and batch and not live:  # shorter than a window: scored as `predict` scores the whole video
         sample = whole[0]
         batch = [batch[0]._replace(frames=sample["video"][0])] if isinstance(sample, dict) else batch
-    yield from _score(model, batch, spaces, views, device)
+    yield from score(batch)
 
 
 def _cut(
@@ -143,12 +147,19 @@ def _cut(
 
 
 def _score(
-    model: VideoModel, frames: list[WindowFrames], spaces: Iterable[str], views: EvaluateConfig, device: torch.device
+    model: VideoModel,
+    frames: list[WindowFrames],
+    *,
+    spaces: Iterable[str],
+    views: EvaluateConfig,
+    device: torch.device,
+    autocast: Autocast,
 ) -> Iterator[Window]:
     size = views_per_pass(views.batch_size, device)
     for first in range(0, len(frames), size):
         together = frames[first : first + size]
-        scores = score_views(model, torch.stack([window.frames for window in together]), views.average, device)
+        stacked = torch.stack([window.frames for window in together])
+        scores = score_views(model, stacked, views.average, device, autocast)
         for row, window in enumerate(together):
             in_window = {space: values[row] for space, values in scores.items()}
             probabilities = joint_probabilities(in_window, spaces, views.average)
@@ -169,6 +180,7 @@ def timeline(
     views: EvaluateConfig | None = None,
     top: int = 5,
     device: str | torch.device = "auto",
+    precision: Precision = "32-true",
     depth: Depth | None = None,
 ) -> Iterator[Prediction]:
     """Timed actions in a video of any length, a camera or a stream, at bounded memory, each as soon as it is decided.
@@ -182,6 +194,7 @@ def timeline(
         views: short side, averaging and windows per forward pass (``batch_size``); each window is one centre crop.
         top: number of classes to name per segment; its own first, then the others by their mean probability in it.
         device: ``auto`` takes the first accelerator there is.
+        precision: of the forward passes.
         depth: the source shows depth, and how it was shown to the model in training; None takes it from the trained
             model.
 
@@ -189,7 +202,8 @@ def timeline(
         Segments that do not overlap, in order; with ``error`` if the video could not be read (to its end).
 
     Raises:
-        GestaError: class names that do not fit the model, settings that make no sense.
+        GestaError: class names that do not fit the model, settings that make no sense, a device or precision that the
+            model cannot be computed with.
     """
     path, config, views = os.fspath(source), config or TimelineConfig(), views or EvaluateConfig()
     check(config, "the timeline")
@@ -200,15 +214,15 @@ def timeline(
         depth = model.depth
     release = config.threshold / 2 if config.release is None else config.release
     segmenter = Segmenter(config.threshold, release, config.min_duration)
+    how: dict[str, Any] = {"views": views, "device": choose_device(device)}
+    how["autocast"] = choose_autocast(how["device"], precision)
 
     error = ""
 
     def readable() -> Iterator[Window]:
         nonlocal error
         try:
-            yield from score_windows(
-                network, spaces, path, config, views=views, device=choose_device(device), depth=depth
-            )
+            yield from score_windows(network, spaces, path, config, depth=depth, **how)
         except VideoError as problem:
             error = str(problem)
 

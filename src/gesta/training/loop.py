@@ -9,6 +9,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from gesta.checkpoint import save_model
 from gesta.config import check, from_json, replace, to_json
@@ -24,7 +27,13 @@ from gesta.training.step import train_step
 
 
 def train(
-    recipe: Recipe, run: str | Path, *, resume: bool = False, trust_code: bool = False, quiet: bool = False
+    recipe: Recipe,
+    run: str | Path,
+    *,
+    resume: bool = False,
+    trust_code: bool = False,
+    quiet: bool = False,
+    device: str | torch.device = "auto",
 ) -> Path:
     """Train a model and evaluate it; the run folder holds everything about it.
 
@@ -47,6 +56,8 @@ def train(
             and with another recipe.
         trust_code: allow recipes that name classes outside gesta.
         quiet: show nothing but the progress of evaluations.
+        device: ``auto`` takes the first accelerator there is; several processes share the devices of a kind. The
+            precision is the recipe's ``train.precision``.
 
     Returns:
         The run folder.
@@ -65,12 +76,13 @@ def train(
     derive_rates(recipe, run if resume else None)
     check(recipe, "the recipe")  # a value given may contradict one derived, or one of the run
     with Interruption() as interruption, contextlib.ExitStack() as stack, _exit_on_interrupt(interruption, run, quiet):
+        how: dict[str, Any] = {"resume": resume, "quiet": quiet, "device": device, "stack": stack}
         if recipe.probe is not None:
             with interruption.at_once():
-                train_probe(recipe, run, resume=resume, quiet=quiet, trust_code=trust_code, stack=stack)
+                train_probe(recipe, run, trust_code=trust_code, **how)
             return run
         with interruption.at_once():
-            training = set_up(recipe, run, resume=resume, quiet=quiet, interruption=interruption, stack=stack)
+            training = set_up(recipe, run, interruption=interruption, **how)
         if training is None:
             return run
         while not training.progress.is_over(recipe.train):
@@ -78,9 +90,9 @@ def train(
             finish_epoch(training)
         with interruption.at_once():  # all is saved
             if training.test is not None:
-                how = training.test, training.fabric, training.log.say
+                test, say = training.test, training.log.say
                 early = training.progress.ended_early(recipe.train)
-                write_result(run, recipe, training.classes, *how, trust_code=trust_code, ended_early=early)
+                write_result(run, recipe, training.classes, test, training.fabric, say, trust_code, early)
     return run
 
 

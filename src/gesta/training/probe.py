@@ -49,7 +49,16 @@ from gesta.training.setup import Data, build_model, read_data
 from gesta.video.archive import cache_folder
 
 
-def train_probe(recipe: Recipe, run: Path, *, resume: bool, quiet: bool, trust_code: bool, stack: ExitStack) -> None:
+def train_probe(
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    device: str | torch.device,
+    trust_code: bool,
+    stack: ExitStack,
+) -> None:
     """Train probes and evaluate the best; arguments and errors as of :func:`gesta.training.loop.train`.
 
     Args:
@@ -57,7 +66,7 @@ def train_probe(recipe: Recipe, run: Path, *, resume: bool, quiet: bool, trust_c
         stack: unlocks the run folder and closes the log when it ends.
     """
     assert recipe.probe is not None
-    fabric = make_fabric(recipe.train.precision)
+    fabric = make_fabric(recipe.train.precision, device)
     if fabric.world_size > 1:
         raise GestaError("probes are trained by one process: start it without torchrun")
     limit_threads(fabric, recipe.evaluate.workers)

@@ -238,7 +238,14 @@ def has_form_of(value: Any, other: Any) -> bool:
 
 
 def set_up(
-    recipe: Recipe, run: Path, *, resume: bool, quiet: bool, interruption: Interruption, stack: ExitStack
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    device: str | torch.device,
+    interruption: Interruption,
+    stack: ExitStack,
 ) -> Training | None:
     """Check the data, open the run folder, build the model and its optimiser, and restore the state of a stopped run.
 
@@ -247,6 +254,7 @@ def set_up(
         run: the run folder.
         resume: continue the run in that folder.
         quiet: show nothing.
+        device: where it is trained, see :func:`gesta.processes.make_fabric`.
         interruption: asks the training to stop.
         stack: whose end unlocks the run folder, closes the log and ends the worker processes.
 
@@ -257,7 +265,7 @@ def set_up(
         GestaError: see :func:`gesta.training.loop.train`.
     """
     config = recipe.train
-    fabric = make_fabric(config.precision)
+    fabric = make_fabric(config.precision, device)
     limit_threads(fabric, config.workers)
     sync_bn = config.sync_bn and can_sync_batch_norms(fabric)
     data = read_data(recipe)

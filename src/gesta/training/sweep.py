@@ -24,7 +24,7 @@ from gesta.errors import GestaError
 from gesta.evaluation.metrics import headline
 from gesta.evaluation.result import Result
 from gesta.files import lock_folder, write_text
-from gesta.processes import is_first_process
+from gesta.processes import is_first_process, make_fabric
 from gesta.progress import plain_text, show
 from gesta.recipe import Recipe
 from gesta.training.finished import MAY_DIFFER
@@ -135,6 +135,7 @@ def sweep(
     out: Path | None = None,
     trust_code: bool = False,
     quiet: bool = False,
+    device: str | torch.device = "auto",
     after_trial: Callable[[Sweep], object] | None = None,
 ) -> Sweep:
     """Train a recipe with each value of a field and each seed, and evaluate it.
@@ -151,6 +152,7 @@ def sweep(
         out: the folder; None for :func:`default_folder`.
         trust_code: allow recipes that name classes outside gesta.
         quiet: show nothing but the progress of evaluations.
+        device: as of :func:`gesta.training.loop.train`.
         after_trial: called in the first process after each training with the results so far, e.g. to draw them.
 
     Raises:
@@ -163,6 +165,7 @@ def sweep(
     if name == "train.seed" and seeds != [recipe.train.seed]:
         raise GestaError("the seeds are what varies; give them as values, without --seeds")
     out = default_folder(recipe, name) if out is None else out
+    make_fabric(recipe.train.precision, device)  # refuses what no training could run on
     plan = _plan(recipe, name, values, seeds, out)
     result = Sweep(
         recipe=recipe.name,
@@ -174,7 +177,7 @@ def sweep(
     with lock_folder(out) if is_first_process() else contextlib.nullcontext():
         for number, planned in enumerate(plan, 1):
             title = f"[{number}/{len(plan)}] {name} {format_value(planned.value)}"
-            trial, protocol = _run_trial(planned, title, trust_code, quiet)
+            trial, protocol = _run_trial(planned, title, trust_code, quiet, device)
             result = dataclasses.replace(result, trials=[*result.trials, trial], protocol=result.protocol or protocol)
             if is_first_process():
                 write_text(out / "sweep.json", json.dumps(result.to_json(), indent=2) + "\n")
@@ -183,7 +186,9 @@ def sweep(
     return result
 
 
-def _run_trial(planned: _Planned, title: str, trust_code: bool, quiet: bool) -> tuple[Trial, str]:
+def _run_trial(
+    planned: _Planned, title: str, trust_code: bool, quiet: bool, device: str | torch.device
+) -> tuple[Trial, str]:
     """Train and evaluate once, unless that is done already.
 
     Returns:
@@ -199,7 +204,8 @@ def _run_trial(planned: _Planned, title: str, trust_code: bool, quiet: bool) -> 
     trial = Trial(value=planned.value, seed=seed, run=str(run))
     if not (run / "result.json").is_file():
         try:
-            train(planned.recipe, run, resume=run.is_dir(), trust_code=trust_code, quiet=quiet)
+            how: dict[str, Any] = {"trust_code": trust_code, "quiet": quiet, "device": device}
+            train(planned.recipe, run, resume=run.is_dir(), **how)
         except GestaError as error:
             trial = dataclasses.replace(trial, failure=str(error))
             say(f"failed: {error}")
