@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 CLASS_KEY = "class"
 
+GIVEN_BY_FLAGS = "given_by_flags"
+"""Key in the metadata of a field that is None by default: the class that flags of its fields put there."""
+
 GIVEN_BYTES = 2**28
 """Size that a given text file (list, class names, JSON) may have, unless its reader says otherwise: 256 MiB."""
 

@@ -465,9 +465,19 @@ class VideoModel(nn.Module):
         return not name.startswith(("classifier.", "norm."))
 
 
-def check_names(model: VideoModel, fragments: tuple[str, ...], field: str, anywhere: bool = False) -> None:
-    """Refuse a fragment with which no parameter's name begins, or that is in none."""
-    names = [name for name, _ in model.named_parameters()]
+def check_names(
+    model: VideoModel, fragments: tuple[str, ...], field: str, anywhere: bool = False, trained: bool = False
+) -> None:
+    """Refuse a fragment with which no parameter's name begins, or that is in none.
+
+    Args:
+        model: whose parameters are meant.
+        fragments: beginnings or parts of names.
+        field: where they were given, for the error.
+        anywhere: they may be any part of a name.
+        trained: only parameters that are trained count.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad or not trained]
     for fragment in fragments:
         if any(fragment in name if anywhere else name.startswith(fragment) for name in names):
             continue
@@ -477,7 +487,8 @@ def check_names(model: VideoModel, fragments: tuple[str, ...], field: str, anywh
             known = {".".join(name.split(".")[:n]) + "." for name in names for n in (1, 2, 3)}
         how = "contains" if anywhere else "begins with"
         remedy = suggest(fragment, known) or "; gesta show and gesta cost print the parts of a model"
-        raise GestaError(f"{field}: no parameter's name {how} {fragment!r}{remedy}")
+        which = "trained parameter" if trained else "parameter"
+        raise GestaError(f"{field}: no {which}'s name {how} {fragment!r}{remedy}")
 
 
 @contextmanager

@@ -9,7 +9,19 @@ from dataclasses import field, fields
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
-from gesta.config import Between, Count, CountOrZero, Fraction, NotNegative, Positive, config, copy, default_of, unless
+from gesta.config import (
+    GIVEN_BY_FLAGS,
+    Between,
+    Count,
+    CountOrZero,
+    Fraction,
+    NotNegative,
+    Positive,
+    config,
+    copy,
+    default_of,
+    unless,
+)
 from gesta.files import is_hub
 from gesta.model import ModelConfig
 from gesta.processes import Precision
@@ -102,6 +114,37 @@ class Rates(NamedTuple):
 
 
 @config
+class LoRA:
+    """Low-rank adaptation (Hu et al., ICLR 2022): adapters beside linear layers are trained instead of the blocks.
+
+    A layer's weight W becomes W + alpha / rank · B A. The head (last norm, readout, classifier) and plug-ins are
+    trained as a whole; all else keeps the values of ``init.weights``. The model file has the adapters merged into the
+    weights, so that it is like any other. It needs ``peft`` (``pip install 'gesta[lora]'``).
+
+    Attributes:
+        rank: of A and B.
+        alpha: of the factor alpha / rank.
+        dropout: of what enters an adapter.
+        targets: linear layers that get adapters: ``attn`` of attention (queries, keys, values, projections; over space,
+            time, or both), ``mlp`` of MLPs.
+    """
+
+    rank: Count = 8
+    alpha: Count = 16
+    dropout: _Decay = 0.0
+    targets: tuple[Literal["attn", "mlp"], ...] = ("attn", "mlp")
+
+    @property
+    def scale(self) -> float:
+        """The factor of B A."""
+        return self.alpha / self.rank
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            yield "targets", "which names a part twice" if self.targets else "and adapters need a part to be in"
+
+
+@config
 class TrainConfig:
     """How a model is trained.
 
@@ -145,6 +188,7 @@ class TrainConfig:
             in, so that accuracies differ little from those of larger passes (:mod:`gesta.layers.few_clips`); ``alone``
             takes the clips of the pass alone, as torch does.
         freeze: prefixes of the names of parameters that are not trained (their batch norms stay in evaluation mode).
+        lora: train low-rank adapters of the weights, and the head, instead of all weights; None trains all.
         compile: run ``torch.compile`` on the model.
         seed: of everything random: weights, order, augmentation, dropout.
         workers: loader processes; -1 chooses by the number of CPU cores.
@@ -193,6 +237,7 @@ class TrainConfig:
     sync_bn: bool = False
     few_clips: Literal["running", "alone"] = "running"
     freeze: tuple[str, ...] = ()
+    lora: LoRA | None = field(default=None, metadata={GIVEN_BY_FLAGS: LoRA})
     compile: bool = False
     seed: CountOrZero = 0
     workers: _Workers = -1
@@ -234,6 +279,8 @@ class TrainConfig:
                 yield "milestones", f"not rising from the end of the warm-up ({warmup:g}) to epoch {self.epochs - 1}"
         if (self.mixup or self.cutmix) and self.batch_size // self.accumulate * self.repeats < 2:
             yield "mixup" if self.mixup else "cutmix", "and there is one clip per forward pass, which needs another"
+        if self.freeze and self.lora:
+            yield "freeze", "beside lora, which trains only its adapters, the head and plug-ins"
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
             yield "nesterov", "which needs a momentum above 0"
 

@@ -35,10 +35,11 @@ from gesta.evaluation.evaluate import evaluate
 from gesta.model import ClipSpec
 from gesta.models.r3d import r3d_tiny
 from gesta.models.timesformer import TimeSformerConfig
-from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, Init, LoRA, Recipe, TrainConfig
 from gesta.records import DataConfig
 from gesta.training.loop import train
-from gesta.training.optim import build_optimizer, freeze, learning_rate
+from gesta.training.lora import add_adapters
+from gesta.training.optim import build_optimizer, freeze, frozen_prefixes, learning_rate
 from gesta.training.setup import Training, with_few_clips
 from gesta.training.step import batch_losses
 
@@ -117,11 +118,24 @@ def batches(config: TrainConfig, data: Folder) -> Any:
 def optimizer(config: TrainConfig, data: Folder) -> Any:
     """The optimiser's kind and settings, and which parameters it changes how."""
     model: Any = network()
-    freeze(model, config.freeze)
+    if config.lora:
+        add_adapters(model, config.lora)
+    freeze(model, frozen_prefixes(model, config))
     names = {parameter: name for name, parameter in model.named_parameters()}
     made = build_optimizer(model, config)
     groups = [group | {"params": [names[p] for p in group["params"]]} for group in made.param_groups]
     return type(made).__name__, groups
+
+
+def adapted(config: LoRA, data: Folder) -> Any:
+    """What adapters with values other than the first ones give in training."""
+    model: Any = network()
+    add_adapters(model, config)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            nn.init.constant_(parameter, 0.1)
+    torch.manual_seed(2)
+    return model.train()(torch.randn(2, 3, 4, 16, 16)).detach()
 
 
 def rates(config: TrainConfig, data: Folder) -> Any:
@@ -296,6 +310,7 @@ EFFECTS: dict[type, dict[str, Effect]] = {
         "sync_bn": Effect(begins, True, QUICK),
         "few_clips": Effect(norms, "alone", {"batch_size": 2}),
         "freeze": Effect(optimizer, ("blocks.0.",)),
+        "lora": Effect(optimizer, LoRA()),
         "compile": Effect(begins, True, QUICK),
         "seed": Effect(batches, 1),
         "workers": Effect(begins, 1, QUICK),
@@ -306,6 +321,12 @@ EFFECTS: dict[type, dict[str, Effect]] = {
         "patience": Effect(steps, 1, VALIDATED),
         "keep_best": Effect(steps, 2, VALIDATED),
         "save_every_s": Effect(steps, 0.0, QUICK),
+    },
+    LoRA: {
+        "rank": Effect(adapted, 4),
+        "alpha": Effect(adapted, 8),
+        "dropout": Effect(adapted, 0.5),
+        "targets": Effect(adapted, ("mlp",)),
     },
     EvaluateConfig: {
         "split": Effect(scored, "val"),

@@ -138,7 +138,7 @@ def test_fixed_deformation_takes_its_weights_alone_or_all() -> None:
         model = prefix.model.build()
     for recipe in (stan, prefix):
         with pytest.raises(GestaError, match=r"train\.freeze keeps .* random: give a run folder .*init\.weights"):
-            check_frozen(model, recipe.train.freeze)
+            check_frozen(model, recipe.train)
 
 
 def test_frozen_prefixes_of_another_model() -> None:

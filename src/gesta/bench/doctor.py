@@ -23,6 +23,7 @@ DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "mpeg2vide
 EXTRAS = {
     "torchcodec": ("a second video decoder (decoder=torchcodec)", "torchcodec"),
     "sklearn": ("the t-SNE figures", "analysis"),
+    "peft": ("training with adapters (train.lora)", "lora"),
 }
 
 State = Literal["ok", "note", "wrong"]

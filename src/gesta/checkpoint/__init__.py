@@ -111,6 +111,7 @@ def save_model(
     person_crop: bool = False,
     licence: str = "",
     notes: dict[str, Any] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a self-sufficient ``.safetensors`` file.
 
@@ -122,6 +123,7 @@ def save_model(
         person_crop: the model's pictures are cropped to the person.
         licence: of the weights, for whoever receives the file.
         notes: further JSON-able facts (recipe, epoch, metrics).
+        weights: a state dict for the model that ``model.config`` builds; None takes the model's own.
 
     Raises:
         GestaError: class names that are not those of the model, by their number; or the file cannot be written.
@@ -142,12 +144,13 @@ def save_model(
         "notes": notes or {},
     }
     # Copies, because safetensors refuses tensors that share memory (tied weights).
-    weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+    given = model.state_dict() if weights is None else weights
+    tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in given.items()}
     # JSON knows neither NaN nor infinity, which a metric among the notes may be.
     metadata = json.loads(json.dumps(metadata), parse_constant=lambda _: None)
-    metadata["checksum"] = _checksum(weights, metadata)
+    metadata["checksum"] = _checksum(tensors, metadata)
     # One entry only: safetensors writes several in random order, and equal weights should give equal files.
-    data = safetensors.torch.save(weights, {METADATA_KEY: json.dumps(metadata)})
+    data = safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(metadata)})
     with write_atomically(path) as file:
         file.write(data)
     return Path(path)

@@ -29,6 +29,7 @@ from gesta.checkpoint.formats import (
     script_classes,
 )
 from gesta.checkpoint.hub import INDEX, LocalWeights, resolve, weights_in
+from gesta.checkpoint.lora import merge_adapters
 from gesta.config import CLASS_KEY, from_json, read_text, replace, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import VideoModel, check_names
@@ -227,9 +228,11 @@ def _read(given: str | Path | LocalWeights, average: bool) -> Source:
 
 def _state_weights(state: dict[str, Any]) -> dict[str, Any]:
     """A training state of gesta in the words of others: its weights, and their average if it differs."""
-    raw, final = state.get("model"), state.get("weights")
+    raw, final, scale = state.get("model"), state.get("weights"), state.get("lora_scale")
     if not (isinstance(raw, dict) and isinstance(final, dict)):
         return state
+    if isinstance(scale, float):
+        raw, final = merge_adapters(raw, scale), merge_adapters(final, scale)
     same = all(isinstance(v, Tensor) and isinstance(raw.get(k), Tensor) and v.equal(raw[k]) for k, v in final.items())
     return {"model": raw} if same else {"model": raw, "ema": final}
 

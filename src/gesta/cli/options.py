@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, get_args, get_type_hints
 
-from gesta.config import check, reset_unused, suggest
+from gesta.config import GIVEN_BY_FLAGS, check, copy, reset_unused, suggest
 from gesta.errors import GestaError, without_passwords
 from gesta.processes import Precision
 from gesta.progress import one_line, show
@@ -298,10 +298,27 @@ def with_fields(
     import tyro  # for start-up time
 
     settings = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
-    changed: T = tyro.cli(type(obj), default=obj, args=flags, prog=options.parser.prog, config=settings)
+    default = _with_named_parts(obj, _named_fields(flags))
+    changed: T = tyro.cli(type(obj), default=default, args=flags, prog=options.parser.prog, config=settings)
     reset_unused(changed, _named_fields(flags))
     check(changed, flags=True)
     return changed
+
+
+def _with_named_parts(obj: T, names: Sequence[str]) -> T:
+    """A copy in which those parts that are None, and of which a flag names a field, are there: ``train.lora.rank``
+    trains with ``train.lora``."""
+    result = copy(obj)
+    for name in names:
+        owner: Any = result
+        for part in name.split(".")[:-1]:
+            held = {f.name: f for f in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
+            if part not in held:
+                break
+            if getattr(owner, part) is None and (cls := held[part].metadata.get(GIVEN_BY_FLAGS)):
+                setattr(owner, part, cls())
+            owner = getattr(owner, part)
+    return result
 
 
 def data_source(source: str, options: argparse.Namespace, flags: list[str] | None = None) -> DataConfig:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gesta.errors import GestaError
+from gesta.layers.adapters import some_outputs
 
 Bucket = Literal["sectioned", "clip"]
 """Distances far off share buckets, the farther the more (Eq. 3.9), or all beyond the last one do (Shaw et al. 2018)."""
@@ -144,10 +145,9 @@ class Attention(nn.Module):
         if not first:
             q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
             return q * self.scale, k, v
-        weight, bias = self.qkv.weight, self.qkv.bias
-        inner = len(weight) // 3
-        q = F.linear(tokens[:, :1], weight[:inner], None if bias is None else bias[:inner])
-        rest = F.linear(tokens, weight[inner:], None if bias is None else bias[inner:])
+        inner = self.qkv.out_features // 3
+        q = some_outputs(self.qkv, tokens[:, :1], slice(inner))
+        rest = some_outputs(self.qkv, tokens, slice(inner, None))
         k, v = rest.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return q.unflatten(2, (self.heads, -1)).transpose(1, 2) * self.scale, k, v
 

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from gesta.config import Count, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.errors import GestaError
+from gesta.layers.adapters import some_outputs
 from gesta.layers.init import Standardise, init_small
 from gesta.layers.resize import resize_line, resize_map
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
@@ -253,8 +254,9 @@ class Attention(nn.Module):
         if self.depthwise is None and all_tokens:
             q, k, v = self.qkv(tokens).chunk(3, 2)
         else:
-            weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-            q, k, v = (F.linear(mapped[name], weight, bias) for name, weight, bias in zip("qkv", weights, biases))
+            width = self.qkv.in_features
+            parts = (slice(i * width, (i + 1) * width) for i in range(3))
+            q, k, v = (some_outputs(self.qkv, mapped[name], part) for name, part in zip("qkv", parts))
         q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gesta.config import Between, Count, CountOrZero, NotNegative, Positive, config, unless
 from gesta.cost import is_counting
+from gesta.layers.adapters import is_adapted
 from gesta.layers.resize import resize_line
 from gesta.layers.tokens import DenseConv, DepthwiseConv, Norm, channel_norm, convolved, normed, zero
 from gesta.model import ClipSpec, ModelConfig
@@ -215,6 +216,9 @@ class FFN(nn.Sequential):
         first, last = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
         if not self.quick:
             return last(F.dropout(self[1](first(x)), self.dropout, self.training))
+        if is_adapted(first) or is_adapted(last):
+            hidden = F.dropout(F.silu(QUICK * first(x)), self.dropout, self.training)
+            return last(hidden / QUICK)
         hidden = torch.addmm(QUICK * first.bias, x.flatten(0, -2), first.weight.mT, alpha=QUICK)
         hidden = F.dropout(F.silu(hidden, inplace=not torch.is_grad_enabled()), self.dropout, self.training)
         return torch.addmm(last.bias, hidden, last.weight.mT, alpha=1 / QUICK).view(x.shape)

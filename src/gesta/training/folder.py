@@ -114,9 +114,10 @@ class _Required(TypedDict):
 
 class State(_Required, total=False):
     """What a training state holds: the progress, :func:`videos_hash`, the names of the classes (older ones lack them),
-    and what has a ``state_dict``."""
+    what has a ``state_dict``, and the factor of LoRA's adapters if there are any."""
 
     classes: ClassNames
+    lora_scale: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

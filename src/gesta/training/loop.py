@@ -21,6 +21,7 @@ from gesta.evaluation.metrics import headline
 from gesta.processes import Interruption, gather_failures, is_first_process
 from gesta.recipe import Recipe, with_absolute_paths
 from gesta.training.folder import BEST, TrainingProgress, derive_rates, kept_file, write_result
+from gesta.training.lora import unchanged_adapters
 from gesta.training.probe import train_probe
 from gesta.training.setup import Training, set_up
 from gesta.training.step import train_step
@@ -138,6 +139,7 @@ def finish_epoch(training: Training) -> None:
     progress.failures = gather_failures(fabric, progress.failures)
     probe = training.probe_clips
     health = Health() if probe is None else measure_health(training.final_model, probe.to(fabric.device))
+    health.faults.extend(unchanged_adapters(training.model.state_dict()))
     training.log.epoch(recipe.train.epochs, metrics, top1, health, progress, show_faults=validates or last)
     if average := training.describe_average():
         training.log.say(average)
@@ -166,6 +168,7 @@ def _save_weights(training: Training, name: str, epoch: int, metrics: dict[str, 
             depth=training.records[0].depth,
             person_crop=any(record.masks for record in training.records),
             notes={"recipe": recipe.name, "paper": recipe.paper, "epoch": epoch, "val": metrics},
+            weights=training.plain_weights(),
         )
 
 

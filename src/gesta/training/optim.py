@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn, optim
@@ -10,6 +11,7 @@ from torch import nn, optim
 from gesta.errors import GestaError
 from gesta.model import VideoModel, check_names
 from gesta.recipe import TrainConfig
+from gesta.training.lora import backbone_prefixes, is_adapter
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:
@@ -36,7 +38,7 @@ def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
 
 
 def freeze(model: VideoModel, prefixes: tuple[str, ...]) -> list[nn.Module]:
-    """Exclude the parameters whose names begin with one of ``prefixes`` from training.
+    """Exclude the parameters whose names begin with one of ``prefixes`` from training, but no adapters.
 
     Returns:
         The batch norms among them, which have to stay in evaluation mode.
@@ -49,22 +51,35 @@ def freeze(model: VideoModel, prefixes: tuple[str, ...]) -> list[nn.Module]:
     check_names(model, prefixes, "--train.freeze")
     for name, parameter in model.named_parameters():
         if name.startswith(prefixes):
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(is_adapter(name))
     norms = (nn.modules.batchnorm._BatchNorm,)
     return [m for name, m in model.named_modules() if isinstance(m, norms) and f"{name}.".startswith(prefixes)]
 
 
-def check_frozen(model: VideoModel, prefixes: tuple[str, ...]) -> None:
-    """Refuse to freeze a model that no weights were loaded into, unless only vectors (of norms) are frozen.
+def frozen_prefixes(model: VideoModel, config: TrainConfig) -> tuple[str, ...]:
+    """What :func:`freeze` is given for a training: ``config.freeze``, or with LoRA the whole backbone."""
+    return backbone_prefixes(model) if config.lora else config.freeze
+
+
+def check_frozen(model: VideoModel, config: TrainConfig, loaded: Collection[str] = ()) -> None:
+    """Refuse to freeze parameters that no weights were loaded into, unless these are vectors (of norms) or zero.
+
+    Args:
+        model: with the weights that training starts from.
+        config: what is frozen.
+        loaded: names of the parameters that these weights had.
 
     Raises:
         GestaError: names what would stay random.
     """
+    prefixes, which = frozen_prefixes(model, config), "lora" if config.lora else "freeze"
     for name, parameter in model.named_parameters():
-        if prefixes and name.startswith(prefixes) and parameter.ndim > 1:
+        if not prefixes or not name.startswith(prefixes) or name in loaded or parameter.ndim < 2:
+            continue
+        if parameter.is_meta or parameter.any():
             raise GestaError(
-                f"train.freeze keeps {name} and others as they are, which is random: give a run folder or a checkpoint "
-                "in which they are trained by --init.weights, or do not freeze them"
+                f"train.{which} keeps {name} and others as they are, which is random: give a run folder or a "
+                f"checkpoint in which they are trained by --init.weights, or train without --train.{which}"
             )
 
 
@@ -82,8 +97,8 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
         GestaError: a multiplier's prefix or a fragment of ``config.no_decay`` that no parameter has, or nothing left to
             train.
     """
-    check_names(model, tuple(config.lr_multipliers), "--train.lr-multipliers")
-    check_names(model, config.no_decay, "--train.no-decay", anywhere=True)
+    check_names(model, tuple(config.lr_multipliers), "--train.lr-multipliers", trained=True)
+    check_names(model, config.no_decay, "--train.no-decay", anywhere=True, trained=True)
     exempt = model.no_weight_decay()
     deepest = len(model.blocks) + 1
     groups: dict[tuple[float, float], dict[str, Any]] = {}

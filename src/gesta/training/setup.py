@@ -19,6 +19,7 @@ from torch import Tensor, nn, optim
 
 from gesta.checkpoint import save_state
 from gesta.checkpoint.formats import is_plain
+from gesta.checkpoint.lora import merge_adapters
 from gesta.checkpoint.weights import import_weights
 from gesta.config import default_of, replace
 from gesta.data.batch import Batch
@@ -58,7 +59,8 @@ from gesta.training.folder import (
     write_recipe,
 )
 from gesta.training.log import RunLog
-from gesta.training.optim import build_optimizer, check_frozen, freeze
+from gesta.training.lora import add_adapters
+from gesta.training.optim import build_optimizer, check_frozen, freeze, frozen_prefixes
 
 
 @dataclass(kw_only=True)
@@ -119,13 +121,18 @@ class Training:
     def __post_init__(self) -> None:
         """Everything that follows from the model and the recipe: optimiser, wrappers, average."""
         config, model = self.recipe.train, self.model
-        self.frozen_norms = freeze(model, config.freeze)
+        self.frozen_norms = freeze(model, frozen_prefixes(model, config))
         self.optimizer = build_optimizer(model, config)
         compiled: Any = torch.compile(model) if config.compile else model
         self.forward, self.stepper = self.fabric.setup(compiled, self.optimizer)
         self.average = None
         if config.ema is not None:
             self.average = ModelEmaV3(model, decay=config.ema, use_warmup=config.ema_warmup, warmup_power=3 / 4)
+
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Weights of :attr:`final_model` as its configuration builds it: adapters are merged into them."""
+        weights, lora = self.final_model.state_dict(), self.recipe.train.lora
+        return merge_adapters(weights, lora.scale) if lora else weights
 
     def average_weights(self) -> None:
         """Add the weights after the step in progress to their average."""
@@ -167,6 +174,7 @@ class Training:
                     "optimizer": self.optimizer.state_dict(),
                     "precision": self.fabric.strategy.precision.state_dict(),
                     "weights": self.final_model.state_dict(),
+                    **({"lora_scale": lora.scale} if (lora := self.recipe.train.lora) else {}),
                 },
             )
         self.saved, self.saved_s = True, time.monotonic()
@@ -371,16 +379,20 @@ def check_validates(config: TrainConfig, data: Data) -> None:
 def build_model(recipe: Recipe, classes: ClassNames, start: bool = True) -> tuple[VideoModel, str]:
     """The model of a recipe, and a remark for the user; ``start`` gives it the weights that the recipe starts from."""
     torch.manual_seed(recipe.train.seed)
-    model, init = recipe.model.build(), recipe.init
-    if not start:
-        return model, ""
-    if init.weights:
+    model, init, config = recipe.model.build(), recipe.init, recipe.train
+    remarks: list[str] = []
+    loaded: tuple[str, ...] = ()
+    if start and init.weights:
         how: dict[str, Any] = {"average": init.average, "head": init.head, "only": init.only, "classes": classes}
-        return model, str(import_weights(model, init.weights, init.min_matched, **how))
-    check_frozen(model, recipe.train.freeze)
-    if init.expected:
-        return model, f"starts from random weights, the paper from {init.expected} (--init.weights FILE)"
-    return model, ""
+        report = import_weights(model, init.weights, init.min_matched, **how)
+        remarks, loaded = [str(report)], report.matched
+    elif start and init.expected:
+        remarks = [f"starts from random weights, the paper from {init.expected} (--init.weights FILE)"]
+    if start:
+        check_frozen(model, config, loaded)
+    if config.lora:
+        remarks.append(add_adapters(model, config.lora))
+    return model, "\n".join(remarks)
 
 
 def with_few_clips(model: VideoModel, clips: int, config: TrainConfig) -> str:
