@@ -202,6 +202,8 @@ class TrainConfig:
         keep_best: weights of so many epochs are kept, those with the best validation top-1: ``best.safetensors`` holds
             the best, and for 2 or more ``epoch-0012-top1-83.33.safetensors`` … each of them.
         save_every_s: seconds between writes of ``last.ckpt`` inside an epoch.
+        logger: where curves go besides ``log.jsonl``: ``tensorboard`` (files in the run's ``events``), ``wandb``
+            (Weights & Biases, of the package wandb), both or neither.
     """
 
     epochs: Count = 30
@@ -248,6 +250,7 @@ class TrainConfig:
     patience: Count | None = None
     keep_best: Count = 1
     save_every_s: NotNegative = 300.0
+    logger: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
     def rates(self, from_weights: bool = False) -> Rates:
         """The learning rates of the schedule. They are derived when a training begins, after all other fields are
@@ -326,7 +329,7 @@ class ProbeConfig:
                 yield name, "and a probe needs one value at least" if not values else "which has a value twice"
 
 
-PROBE_FIELDS = ("epochs", "batch_size", "label_smoothing", "precision", "seed")
+PROBE_FIELDS = ("epochs", "batch_size", "label_smoothing", "precision", "seed", "logger")
 """Fields of a :class:`TrainConfig` that a training of probes uses; the others change nothing."""
 
 

@@ -182,8 +182,8 @@ def steps(config: TrainConfig, data: Folder) -> Any:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     kept = ("kind", "epoch", "step", "loss", "lr", "grad_norm", "val")
     scores = json.loads((run / "result.json").read_text())["scores"]
-    weights = sorted(path.name for path in run.glob("*.safetensors"))
-    return [{k: v for k, v in line.items() if k in kept} for line in lines], scores, calls, weights
+    files = sorted(path.name for path in run.iterdir())
+    return [{k: v for k, v in line.items() if k in kept} for line in lines], scores, calls, files
 
 
 class Begun(Exception):
@@ -321,6 +321,7 @@ EFFECTS: dict[type, dict[str, Effect]] = {
         "patience": Effect(steps, 1, VALIDATED),
         "keep_best": Effect(steps, 2, VALIDATED),
         "save_every_s": Effect(steps, 0.0, QUICK),
+        "logger": Effect(steps, (), QUICK),
     },
     LoRA: {
         "rank": Effect(adapted, 4),

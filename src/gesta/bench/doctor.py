@@ -24,6 +24,7 @@ EXTRAS = {
     "torchcodec": ("a second video decoder (decoder=torchcodec)", "torchcodec"),
     "sklearn": ("the t-SNE figures", "analysis"),
     "peft": ("training with adapters (train.lora)", "lora"),
+    "wandb": ("curves of trainings in W&B (train.logger)", "wandb"),
 }
 
 State = Literal["ok", "note", "wrong"]
@@ -201,17 +202,20 @@ def _video(add: Add) -> None:
 
 def _optional(add: Add) -> None:
     for module, (use, extra) in EXTRAS.items():
-        error = _import_error(module)
         name = {"sklearn": "scikit-learn"}.get(module, module)
-        if not error:
-            add(name, f"{importlib.metadata.version(name)} loads")
+        try:  # the current folder may hold a folder of that name (W&B makes one), which Python would import
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            version = ""
+        error = _import_error(module) if version else ""
+        if version and not error:
+            add(name, f"{version} loads")
             continue
-        installed = importlib.util.find_spec(module) is not None
         remedy = f'pip install "gesta[{extra}]"'
-        if installed and module == "torchcodec":
+        if version and module == "torchcodec":
             ffmpeg = "FFmpeg's shared libraries (4 to 8; apt or brew install ffmpeg)"
             remedy = f"it needs {ffmpeg} and the torch it was built for"
-        state = f"does not load, so no {use}: {error}" if installed else f"not installed, so no {use}"
+        state = f"does not load, so no {use}: {error}" if version else f"not installed, so no {use}"
         add(name, state, "note", remedy)
 
 

@@ -27,7 +27,7 @@ MAY_DIFFER = (
     *("data.root", "data.annotations", "data.class_names", "data.test_labels"),  # where files lie
     "train.seed",  # results of several seeds are averaged
     *("train.workers", "train.decoder", "train.save_every_s", "train.accumulate", "train.compile"),  # how, not what
-    "train.keep_best",
+    *("train.keep_best", "train.logger"),
     "probe.cache",
     *("model.activation_checkpointing", "evaluate.workers", "evaluate.decoder", "evaluate.batch_size"),
 )

@@ -36,7 +36,7 @@ CHANGEABLE_FIELDS = (
     *("name", "paper", "data.", "evaluate.", "model.activation_checkpointing"),
     *("train.epochs", "train.lr", "train.min_lr", "train.clip_grad", "train.precision", "train.compile"),
     *("train.workers", "train.decoder", "train.validate_every", "train.patience", "train.keep_best"),
-    *("train.save_every_s", "probe.cache"),
+    *("train.save_every_s", "train.logger", "probe.cache"),
 )
 """Fields of a recipe that may differ when its run is resumed; the others would make it another experiment."""
 
@@ -57,6 +57,7 @@ class TrainingProgress:
         kept: epochs (counted from 1) whose weights are kept in files of their own, and their validation top-1, best
             first; see :func:`kept_file`. The last epoch ``dropped`` those.
         log_bytes: length of ``log.jsonl``.
+        wandb_id: of the W&B run that the training is recorded in; empty if it is not.
         overflows: fp16 steps in a row whose gradients were not finite.
         loss_sum, clips, seconds, data_s: sums over the current epoch; ``data_s`` is the part of ``seconds`` spent
             waiting for data.
@@ -71,6 +72,7 @@ class TrainingProgress:
     kept: list[tuple[Count, float]] = field(default_factory=list)
     dropped: list[tuple[Count, float]] = field(default_factory=list)
     log_bytes: Count = 0
+    wandb_id: str = ""
     overflows: Count = 0
     loss_sum: float = 0.0
     clips: Count = 0
@@ -181,7 +183,7 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> dict[str, str]:
     saved = _has_state(run) or (recipe.probe is not None and BEST in names)
     if "recipe.json" in names and not saved:
         _check_never_saved(run)
-        begun = {"recipe.json", "log.jsonl", "events", *map(labels_file, by_space(recipe.model.classes))}
+        begun = {"recipe.json", "log.jsonl", "events", "wandb", *map(labels_file, by_space(recipe.model.classes))}
         if resume or names <= begun:
             return {}
     if names and not resume:

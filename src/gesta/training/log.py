@@ -1,4 +1,4 @@
-"""What a training writes down and shows: ``log.jsonl``, TensorBoard events, and a progress bar or plain lines.
+"""What a training writes down and shows: ``log.jsonl``, its loggers, and a progress bar or plain lines.
 
 ``log.jsonl`` has one JSON object per line, of these kinds, numbers that are not finite being null:
 
@@ -10,6 +10,7 @@
   null), ``seconds``, ``health`` (what plug-ins and attentions measure, e.g. ``insert.3.0/det``), ``faults`` (sentences
   that name those which do nothing, see :mod:`gesta.evaluation.health`), ``data_fraction`` (of the time, spent waiting
   for data), ``clips_per_s``, ``failures`` (name → reason);
+- ``"kind": "logger"``: ``failed``, a sentence about a logger that got nothing from there on;
 - ``"kind": "ended_early"``: ``epoch``, ``step`` and ``reason``, a sentence, where ``train.patience`` ended a training;
 - of probes ``"kind": "features"``: ``folder``, ``videos``, ``computed`` (of them), ``seconds``, ``failures``; and
   ``"kind": "probe"``: ``lr``, ``weight_decay``, ``loss``, ``val``, ``val_loss``, ``kept``; ``epoch`` lines are of the
@@ -21,20 +22,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lightning.fabric.loggers import Logger
 from rich.progress import Progress
 
 from gesta.errors import spoken, without_passwords
 from gesta.evaluation.health import Health
-from gesta.files import make_folder, refusal
+from gesta.files import refusal
 from gesta.progress import progress_bar, show, visible
 from gesta.training.folder import TrainingProgress
+from gesta.training.loggers import Openers, close
 
 LINE_EVERY_S = 10.0
 """Seconds between lines where standard error is not a terminal."""
@@ -52,15 +54,17 @@ class RunLog:
     Args:
         run: the run's folder.
         keep: bytes of ``log.jsonl`` to keep (0 for a new run); what was written after the last save is dropped.
-        step: optimiser steps completed; later events are dropped.
+        loggers: get the scalars, too. One that fails is left out from then on, and the training goes on.
         quiet: show nothing.
         silent: neither show nor write anything.
     """
 
-    def __init__(self, run: Path, *, keep: int = 0, step: int = 0, quiet: bool = False, silent: bool = False) -> None:
+    def __init__(
+        self, run: Path, *, keep: int = 0, loggers: Openers | None = None, quiet: bool = False, silent: bool = False
+    ) -> None:
         self.quiet = quiet or silent
         self.file: BinaryIO | None = None
-        self.events: _Events | None = None
+        self.loggers: dict[str, Logger] = {}
         self._bar: Progress | None = None
         self._last_line = 0.0
         if silent:
@@ -69,7 +73,9 @@ class RunLog:
         with self._written():
             self.file = open(self.path, "ab")  # noqa: SIM115 (closed by close)
             self.file.truncate(min(keep, self.file.tell()))
-            self.events = _Events(run / "events", step + 1)
+        for title, opener in (loggers or {}).items():
+            with self._logging(title):
+                self.loggers[title] = opener()
 
     def say(self, text: str) -> None:
         """One or more lines on standard error."""
@@ -211,10 +217,14 @@ class RunLog:
     def close(self) -> None:
         """Finish the files and the bar; safe to call twice."""
         self.end_epoch()
-        for file in (self.file, self.events):
-            if file:
-                with contextlib.suppress(OSError):  # what could not be written has been refused already
-                    file.close()
+        while self.loggers:
+            title, logger = self.loggers.popitem()
+            with self._logging(title):
+                close(logger)
+        if self.file:
+            with contextlib.suppress(OSError):  # what could not be written has been refused already
+                self.file.close()
+            self.file = None
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self.file:
@@ -223,9 +233,25 @@ class RunLog:
                 self.file.write((without_passwords(json.dumps(entry)) + "\n").encode())
 
     def _scalars(self, scalars: dict[str, Any], step: int) -> None:
-        if self.events:
-            with self._written():
-                self.events.write({name: v for name, v in scalars.items() if isinstance(v, int | float)}, step)
+        numbers = {name: value for name, value in scalars.items() if isinstance(value, int | float)}
+        for title, logger in list(self.loggers.items()):
+            with self._logging(title):
+                logger.log_metrics(numbers, step)
+
+    @contextlib.contextmanager
+    def _logging(self, title: str) -> Iterator[None]:
+        """Work of a logger; where it fails, it is left out and a sentence says so: whatever a package does, the
+        training is worth more."""
+        try:
+            yield
+        except Exception as error:
+            if logger := self.loggers.pop(title, None):
+                with contextlib.suppress(Exception):
+                    close(logger)
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            failed = f"{title} failed ({reason}) and gets nothing more of this training; log.jsonl has it all"
+            self.say(f"warning: {failed}")
+            self._write({"kind": "logger", "failed": failed})
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:
@@ -242,35 +268,4 @@ class RunLog:
                 with contextlib.suppress(OSError):
                     os.truncate(self.path, before)
                 self.file = None
-            raise refusal(error.filename or self.path, error) from None
-
-
-class _Events:
-    """TensorBoard's file of scalars; torch's writer would write in a thread, whose errors nobody could catch.
-
-    Args:
-        folder: of all such files of a run.
-        step: from which on the scalars of earlier files are not shown.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # start-up time
-        from tensorboard.summary.writer.record_writer import RecordWriter
-        from torch.utils.tensorboard.summary import scalar
-
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self.file = open(make_folder(folder) / name, "ab")  # noqa: SIM115 (closed by close)
-        self._records, self._event, self._scalar = RecordWriter(self.file), Event, scalar
-        self._write(step=step, file_version="brain.Event:2")
-        self._write(step=step, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, scalars: dict[str, float], step: int) -> None:
-        for name, value in scalars.items():
-            self._write(step=step, summary=self._scalar(name, value))
-
-    def close(self) -> None:
-        self.file.close()
-
-    def _write(self, **content: Any) -> None:
-        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
-        self.file.flush()
+            raise refusal(self.path, error) from None

@@ -39,7 +39,7 @@ def train(
     """Train a model and evaluate it; the run folder holds everything about it.
 
     The folder holds ``recipe.json``, ``labels.txt`` (class names), ``log.jsonl`` (see :mod:`gesta.training.log`),
-    ``events`` (TensorBoard), ``last.ckpt`` (to resume from; ``previous.ckpt`` is the one before),
+    ``events`` (TensorBoard, see ``train.logger``), ``last.ckpt`` (to resume from; ``previous.ckpt`` is the one before),
     ``best.safetensors`` (best validation top-1, of one clip and its central crop; the last weights if there is no
     validation split; ``train.keep_best`` keeps those of further epochs) and ``result.json`` (the best weights' result
     on ``recipe.evaluate.split``).
@@ -143,7 +143,8 @@ def finish_epoch(training: Training) -> None:
     training.log.epoch(recipe.train.epochs, metrics, top1, health, progress, show_faults=validates or last)
     if average := training.describe_average():
         training.log.say(average)
-    carried = {name: getattr(progress, name) for name in ("step", "best_top1", "since_best", "kept", "overflows")}
+    names = ("step", "best_top1", "since_best", "kept", "wandb_id", "overflows")
+    carried = {name: getattr(progress, name) for name in names}
     dropped = [of_epoch for of_epoch in before if of_epoch not in progress.kept]
     training.progress = TrainingProgress(epoch=epoch, dropped=dropped, **carried)
     if early := training.progress.ended_early(recipe.train):

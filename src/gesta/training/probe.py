@@ -45,6 +45,7 @@ from gesta.recipe import EvaluateConfig, ProbeConfig, Recipe, TrainConfig
 from gesta.records import ClassNames, Record, SplitName, by_space, label_in
 from gesta.training.folder import BEST, OpenedRun, check_space, open_run, write_recipe, write_result
 from gesta.training.log import RunLog
+from gesta.training.loggers import check_loggers, loggers, new_wandb_id
 from gesta.training.setup import Data, build_model, read_data
 from gesta.video.archive import cache_folder
 
@@ -66,6 +67,7 @@ def train_probe(
         stack: unlocks the run folder and closes the log when it ends.
     """
     assert recipe.probe is not None
+    check_loggers(recipe.train.logger)
     fabric = make_fabric(recipe.train.precision, device)
     if fabric.world_size > 1:
         raise GestaError("probes are trained by one process: start it without torchrun")
@@ -91,7 +93,8 @@ def train_probe(
             show(f"{run}: all probes are trained and the best is evaluated; nothing is left to resume", sys.stderr)
         return
     check_space(run, sum(value.nbytes for value in model.state_dict().values()), 0)
-    log = RunLog(run, keep=(run / "log.jsonl").stat().st_size if is_trained else 0, quiet=quiet)
+    openers = {} if is_trained else loggers(recipe, run, wandb_id=new_wandb_id(recipe.train.logger))
+    log = RunLog(run, keep=(run / "log.jsonl").stat().st_size if is_trained else 0, loggers=openers, quiet=quiet)
     stack.enter_context(contextlib.closing(log))
     if not is_trained:
         write_recipe(run, recipe, data.classes)

@@ -59,6 +59,7 @@ from gesta.training.folder import (
     write_recipe,
 )
 from gesta.training.log import RunLog
+from gesta.training.loggers import Openers, check_loggers, loggers, new_wandb_id
 from gesta.training.lora import add_adapters
 from gesta.training.optim import build_optimizer, check_frozen, freeze, frozen_prefixes
 
@@ -273,6 +274,7 @@ def set_up(
         GestaError: see :func:`gesta.training.loop.train`.
     """
     config = recipe.train
+    check_loggers(config.logger)
     fabric = make_fabric(config.precision, device)
     limit_threads(fabric, config.workers)
     sync_bn = config.sync_bn and can_sync_batch_norms(fabric)
@@ -430,7 +432,11 @@ def _begin(
         kept, keep = [kept_file(*of_epoch) for of_epoch in progress.kept], training.recipe.train.keep_best
         run_in_first_process(fabric, lambda: check_space(run, *training.sizes(), kept, keep))
     silent = fabric.global_rank > 0
-    training.log = RunLog(run, keep=progress.log_bytes, step=progress.step, quiet=quiet, silent=silent)
+    openers: Openers = {}
+    if not is_trained:
+        progress.wandb_id = progress.wandb_id or new_wandb_id(training.recipe.train.logger)
+        openers = loggers(training.recipe, run, progress.step, progress.wandb_id)
+    training.log = RunLog(run, keep=progress.log_bytes, loggers=openers, quiet=quiet, silent=silent)
     stack.enter_context(contextlib.closing(training.log))
     if not is_trained:
         run_in_first_process(fabric, lambda: write_recipe(run, training.recipe, training.classes))
