@@ -12,6 +12,26 @@ from typing import Any
 from gesta.evaluation.result import PARTS, Environment, ModelSource, Protocol, Result, Scores
 
 
+def multi_label_result(
+    labels: Sequence[Sequence[int] | None],
+    values: Sequence[Sequence[float] | None],
+    *,
+    classes: Sequence[str] = ("a", "b", "c"),
+    **fields: Any,
+) -> Result:
+    """A result of multi-label data with these labels and probabilities; None is an unlabelled or a failed video."""
+    made = result([None] * len(labels), [None if row is None else 0 for row in values], classes=classes)
+    scores = replace(
+        made.scores,
+        labels={"label": [None if label is None else list(label) for label in labels]},
+        values={"label": [None if row is None else list(row) for row in values]},
+        multi_label=True,
+    )
+    metrics = scores.measure("probabilities")
+    counts = scores.counts(made.counts.decoded, made.counts.views)
+    return changed(replace(made, scores=scores, metrics=metrics, counts=counts), **fields)
+
+
 def result(
     labels: Sequence[int | None],
     answers: Sequence[int | None],

@@ -140,6 +140,8 @@ class ModelConfig:
 
     Attributes:
         classes: number of classes; a dict for several label spaces (``{"verb": 97, "noun": 300}``); 0 gives features.
+        multi_label: a video may have any number of the classes: each score goes through a sigmoid of its own instead of
+            a softmax over all. A training takes this, as the number of classes, from its data.
         clip: what clips the model expects.
         inserts: plug-in layers and the blocks that they precede.
         attentive: what reads the features out, such as ``Attentive()``, V-JEPA 2's probe; None is as the system does.
@@ -156,6 +158,11 @@ class ModelConfig:
     dropout: Annotated[float, Between(0, 1, open="high")] = 0.0
     drop_path: Annotated[float, Between(0, 1, open="high")] = 0.0
     activation_checkpointing: bool = False
+    multi_label: bool = False
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.multi_label and isinstance(self.classes, dict):
+            yield "multi_label", "and a video has one class in each of several label spaces"
 
     @property
     def summary(self) -> str:

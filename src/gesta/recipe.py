@@ -177,12 +177,12 @@ class TrainConfig:
         ema: decay of an exponential moving average of the weights, None for none; evaluation uses the average.
         ema_warmup: let that decay rise from 0 to ``ema``, as 1 − step^−¾ does (timm's ModelEmaV3), so that the average
             of a short training is not one of its first steps.
-        label_smoothing: of the cross-entropy, 0 to 1.
+        label_smoothing: of the cross-entropy, 0 to 1; of multi-label data targets are moved towards 1/2.
         mixup: alpha of MixUp, 0 for none.
         cutmix: alpha of CutMix, 0 for none.
         mix_probability: probability that a batch is mixed at all.
         mix_switch: with both MixUp and CutMix, probability of CutMix.
-        balanced: draw every class equally often.
+        balanced: draw every class equally often; refused for multi-label data.
         sync_bn: in training, batch norms see the clips of all processes instead of only their own (CUDA).
         few_clips: how batch norms see a forward pass of fewer than 4 clips: ``running`` mixes their running statistics
             in, so that accuracies differ little from those of larger passes (:mod:`gesta.layers.few_clips`); ``alone``
@@ -196,11 +196,12 @@ class TrainConfig:
         decoder: ``pyav`` or ``torchcodec``.
         augment: augmentation of one clip.
         validate_every: epochs between evaluations on the validation split, 0 for only after the last.
-        patience: the training ends early after so many validations in a row whose top-1 is not above the best; None for
-            never. ``cosine`` is laid out over all ``epochs``: where it ends early, the learning rate has not fallen to
-            ``min_lr``, so that the last gains of a cosine may be missing; ``steps`` and ``constant`` do not mind.
-        keep_best: weights of so many epochs are kept, those with the best validation top-1: ``best.safetensors`` holds
-            the best, and for 2 or more ``epoch-0012-top1-83.33.safetensors`` … each of them.
+        patience: the training ends early after so many validations in a row whose top-1 (multi-label: mAP) is not above
+            the best; None for never. ``cosine`` is laid out over all ``epochs``: where it ends early, the learning rate
+            has not fallen to ``min_lr``, so that the last gains of a cosine may be missing; ``steps`` and ``constant``
+            do not mind.
+        keep_best: weights of so many epochs are kept, those with the best validation top-1 (multi-label: mAP):
+            ``best.safetensors`` holds the best, and for 2 or more ``epoch-0012-top1-83.33.safetensors`` … each of them.
         save_every_s: seconds between writes of ``last.ckpt`` inside an epoch.
         logger: where curves go besides ``log.jsonl``: ``tensorboard`` (files in the run's ``events``), ``wandb``
             (Weights & Biases, of the package wandb), both or neither.
@@ -344,9 +345,10 @@ class EvaluateConfig:
         coverage: ``even`` spreads ``clips`` over the video; ``contiguous`` cuts the whole video into neighbouring
             clips (``clips`` is then not read).
         short_side: length of the short side before cropping, in pixels, at ``ClipSpec.size`` 224; scaled with the size.
-        average: what is averaged over views: softmax ``probabilities`` or ``logits``. ``tokens`` joins the clips of
-            each crop along the tokens that ``model.attentive`` reads, and averages the probabilities of the crops
-            (V-JEPA 2's protocol); the probes of ``gesta train probe`` are then trained on joined clips, too.
+        average: what is averaged over views: ``probabilities``, after the softmax (multi-label: the sigmoid), or
+            ``logits``, before it. ``tokens`` joins the clips of each crop along the tokens that ``model.attentive``
+            reads, and averages the probabilities of the crops (V-JEPA 2's protocol); the probes of ``gesta train
+            probe`` are then trained on joined clips, too.
         batch_size: views per forward pass.
         workers: loader processes; -1 chooses by the number of CPU cores.
         short_videos: a video shorter than a clip is played again (``loop``) or its last frame is held (``clamp``).

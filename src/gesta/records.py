@@ -20,8 +20,9 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 ClassNames = list[str] | dict[str, list[str]]
 """In label order, by label space if there are several."""
 
-Label = int | dict[str, int] | None
-"""Class index, by label space if there are several; None where unknown."""
+Label = int | tuple[int, ...] | dict[str, int] | None
+"""Class index, by label space if there are several; of multi-label data all classes of the video, in order, perhaps
+none; None where unknown."""
 
 LABEL = "label"
 """Name of the label space of data sets and models that have only one."""
@@ -59,9 +60,15 @@ def class_counts(classes: ClassNames) -> int | dict[str, int]:
     return {space: len(names) for space, names in classes.items()} if isinstance(classes, dict) else len(classes)
 
 
-def label_in(record: Record, space: str) -> int | None:
+def label_in(record: Record, space: str) -> int | tuple[int, ...] | None:
     """A record's label in one of the label spaces; a single space may have any name."""
     return record.label.get(space) if isinstance(record.label, dict) else record.label
+
+
+def classes_in(record: Record, space: str) -> tuple[int, ...]:
+    """All classes of a record in one of the label spaces; none if it is unlabelled."""
+    label = label_in(record, space)
+    return label if isinstance(label, tuple) else () if label is None else (label,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +91,8 @@ class Record:
     Attributes:
         path: absolute or working-directory path of a video file or a folder of frames.
         name: the entry as the list or folder names it; what results and reports print.
-        label: class index, a dict of them for several label spaces (verb, noun), or None if unknown.
+        label: class index, a dict of them for several label spaces (verb, noun), a tuple of all classes in multi-label
+            data, or None if unknown.
         start: first frame of the segment in decode order, None for the beginning.
         end: one past the last frame, None for the end.
         seconds: the segment in seconds instead, for videos whose frame rates the lists do not follow.
@@ -150,6 +158,10 @@ class DataConfig:
     def classes(self) -> ClassNames:
         """Class names in label order, by label space if there are several."""
         raise NotImplementedError
+
+    def is_multi_label(self) -> bool:
+        """Whether a video may have any number of classes; the labels of all records are then tuples."""
+        return False
 
     def attributes(self) -> dict[str, list[str]]:
         """Attributes of the classes, if there are any: attribute → its value for every class, in label order."""

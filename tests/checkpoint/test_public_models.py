@@ -51,6 +51,18 @@ def run(*words: str) -> int:
     return int(end.value.code or 0)
 
 
+def test_weights_whose_description_is_multi_label_get_a_sigmoid(
+    tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    model = trained()
+    for name, content in files(model, problem_type="multi_label_classification").items():
+        (tmp_path / name).write_bytes(content)
+    loaded = gesta.load(str(tmp_path))
+    assert loaded.model.config.multi_label
+    (prediction,) = gesta.predict(loaded, [make_video("a.mp4", frames=12)], clips=1, threshold=0.0)
+    assert len(prediction.labels) == 3 and sum(p for _, p in prediction.labels) != pytest.approx(1.0, abs=1e-3)
+
+
 @pytest.mark.parametrize("where", ["folder", "file", "hub"])
 def test_public_weights_need_nothing_else(
     where: str, hub: Hub, tmp_path: Path, make_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]

@@ -31,6 +31,7 @@ PLUGINS = (TemporalAttention(around=ATA()), TDA(), STDM(), SDA(), SMEM(), STAN()
 
 NOT_OF_THE_NETWORK = {
     "classes": "of the data",
+    "multi_label": "of the data",
     "inserts": "plug-ins have their own test",
     "activation_checkpointing": "memory alone; tests/contract says that it changes nothing else",
     "image": "a name",

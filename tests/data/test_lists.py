@@ -301,12 +301,67 @@ def test_four_columns_are_never_guessed(write: Callable[..., str]) -> None:
         read_list(write("x 1 5 0\ny 2 6 1\n"))
 
 
-def test_several_labels_are_refused(write: Callable[..., str]) -> None:
-    with pytest.raises(GestaError, match="several labels per video are not supported"):
+def test_several_labels_are_refused_unless_the_list_is_multi_label(write: Callable[..., str]) -> None:
+    with pytest.raises(GestaError, match=r"for several labels per video set multi_label .*, and if the numbers belong"):
         read_list(write("a.mp4 0 3\nb.mp4 0 2 4\n"))
     with pytest.raises(GestaError, match=r"line 2: .*several labels per video"):
         read_list(write("imgs 5 1\nimgs 5 3 5\n"), columns=("path", "frames", "label"))
     assert [r.name for r in read_list(write("a 7 0\nb 1\n"), columns=("path",), delimiter="\t")] == ["a 7 0", "b 1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.txt", "a.mp4 0 3\nb.mp4 0 2 4\nc.mp4\nd (1).mp4 2\ne.mp4 -1\n", [(0, 3), (0, 2, 4), None, (2,), None]),
+        ("a.txt", "a.mp4 1;2\nb.mp4 0\n", [(1, 2), (0,)]),
+        ("a.csv", "path,label\na.mp4,wave;clap\nb.mp4,run\nc.mp4,\nd.mp4,;\n", [(0, 2), (1,), None, ()]),
+        ("a.csv", 'video,label\na.mp4,"wave, clap"\nb.mp4,run\nc.mp4,wave\n', [(0, 2), (1,), (2,)]),
+        ("a.csv", 'video,label\na.mp4,"{""choices"": [""run"", ""wave""]}"\nb.mp4,wave\n', [(0, 1), (1,)]),
+        ("a.csv", "a.mp4,wave,clap\nb.mp4,run\n", [(0, 2), (1,)]),
+        ("a.json", '{"a.mp4": ["wave", "clap", "wave"], "b.mp4": "run", "c.mp4": []}', [(0, 2), (1,), ()]),
+        ("a.json", '[{"path": "a.mp4", "label": [3, 1]}, {"path": "b.mp4", "label": null}]', [(1, 3), None]),
+        ("a.jsonl", '{"path": "a.mp4", "label": "wave|clap"}\n{"path": "b.mp4", "label": ["run"]}\n', [(0, 2), (1,)]),
+    ],
+)
+def test_lists_with_several_labels(write: Callable[..., str], name: str, text: str, expected: list) -> None:
+    path = write(text, name)
+    records = read_list(path, multi_label=True)
+    assert [record.label for record in records] == expected
+    data = Lists(train=path, multi_label=True)
+    assert data.is_multi_label() and [record.label for record in data.records("train")] == expected
+    assert len(data.classes()) == 1 + max(k for label in expected for k in label or ())
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("path,label\na.mp4,x;y\nb.mp4,x|z\n", {}, "hold both ';' and '|'; set label_delimiter"),
+        ("path,label\na.mp4,x;y\n", {"class_names": ["x", "w"]}, "line 2: 'y' is none of the 2 classes"),
+        ('path,label\na.mp4,"[1, [2]]"\n', {}, 'line 2: its labels are .*; write a list of them, as \\["wave"'),
+        ("path,label\na.mp4,['x']\n", {}, "its label: is not valid JSON"),
+        ("a 5 1\na 5 3 5\n", {}, "may be its number of frames or a label; set columns to path label or"),
+        (
+            "a 5 1\na\n",
+            {"columns": ("path", "frames", "label"), "delimiter": " "},
+            "line 2: 'a' does not have the columns path frames",
+        ),
+    ],
+)
+def test_several_labels_that_are_not_clear(write: Callable[..., str], text: str, options: dict, message: str) -> None:
+    with pytest.raises(GestaError, match=message):
+        read_list(write(text, "a.csv"), multi_label=True, **options)
+
+
+def test_frames_before_several_labels(write: Callable[..., str], tmp_path: Path) -> None:
+    path = write("a 5 1\na 5 3 5\n")
+    columns = ("path", "frames", "label")
+    assert [r.label for r in read_list(path, columns=columns, multi_label=True)] == [(1,), (3, 5)]
+    assert [r.label for r in read_list(path, columns=("path", "label"), multi_label=True)] == [(1, 5), (3, 5)]
+    options = {"label_delimiter": "/", "multi_label": True}
+    assert [r.label for r in read_list(write("p,label\na.mp4,x;1/y\n", "b.csv"), columns=("p=path",), **options)] == [
+        (0, 1)
+    ]
+    assert [r.label for r in read_list(write("w/a.mp4\n"), label_from_folder=True, multi_label=True)] == [(0,)]
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,9 @@ def test_several_label_spaces(records: list[Record]) -> None:
     assert result.metrics["verb/top1"] == pytest.approx(100 * 5 / 7)
     assert set(result.scores.values) == {"verb", "noun"} and len(result.scores.values["noun"][0] or []) == 2
     assert np.shape(result.scores.confusion["noun"]) == (2, 2)
-    right = [v is not None and v and n for v, n in zip(result.scores.right("verb"), result.scores.right("noun"))]
+    right = [
+        v is not None and v and n for v, n in zip(*(result.scores.right(space, "probabilities") for space in spaces))
+    ]
     assert result.metrics["action/top1"] == pytest.approx(100 * sum(right) / 7)
     assert "verb: all labelled videos" in str(result) and "action: all labelled videos" in str(result)
 

@@ -156,10 +156,10 @@ def test_several_label_spaces_give_joint_answers(make_video: Callable[..., Path]
     assert sum(v for _, v in p.labels) == pytest.approx(1.0)
     scores = {"verb": torch.tensor([2.0, 0.0]).double(), "noun": torch.tensor([0.0, 3.0, 1.0]).double()}
     expected = {"open jar": float(scores["verb"].softmax(-1)[0] * scores["noun"].softmax(-1)[1])}
-    joint = joint_probabilities(scores, spaces, "logits")
+    joint = joint_probabilities(scores, spaces, "logits", multi_label=False)
     assert dict(rank(joint, joint_names(spaces), 1)) == pytest.approx(expected)
     probabilities = {space: logits.softmax(-1) for space, logits in scores.items()}
-    assert torch.equal(joint_probabilities(probabilities, spaces, "probabilities"), joint)
+    assert torch.equal(joint_probabilities(probabilities, spaces, "probabilities", False), joint)
 
 
 def test_a_trained_model_names_its_classes_and_a_network_numbers_them(

@@ -155,6 +155,8 @@ def _of_result(source: str, path: Path, trust_code: bool) -> ComparedModel:
     check_size(config, str(path))
     model = ComparedModel(name=source.rstrip("/").removesuffix("/result.json"), model=config)
     model.views = result.counts.views / result.counts.decoded if result.counts.decoded else None
+    if result.scores.multi_label:
+        raise GestaError(f"{source}: is of multi-label data, which has no top-1 accuracy; give results of other data")
     top1 = headline(result.metrics)
     if top1 is not None:
         data = result.data["class"].rpartition(":")[2] if result.data else result.protocol.split

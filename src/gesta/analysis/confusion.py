@@ -140,6 +140,11 @@ def measure_confusion(
     _, first = results[0]
     space = next(iter(first.scores.classes)) if space is None else space
     for name, result in results:
+        if result.scores.multi_label:
+            raise GestaError(
+                f"{name} is of videos with any number of classes, of which none is taken for another; gesta report "
+                "shows precision, recall and average precision of each class"
+            )
         if space not in result.scores.classes:
             raise GestaError(f"{name} has no label space {space!r}{suggest(space, result.scores.classes)}")
         if result.scores.classes[space] != first.scores.classes[space]:

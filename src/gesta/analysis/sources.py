@@ -180,7 +180,10 @@ def labelled_videos(
     space = next(iter(spaces)) if space is None else space
     if space not in spaces:
         raise GestaError(f"the data set has no label space {space!r}{suggest(space, spaces)}")
-    labelled = [(record, label) for record in data.records(split) if (label := label_in(record, space)) is not None]
+    if data.is_multi_label():
+        raise GestaError("this analysis needs one class per video, and the data set is multi-label; give another")
+    labels = ((record, label_in(record, space)) for record in data.records(split))
+    labelled = [(record, label) for record, label in labels if isinstance(label, int)]
     drawn = np.random.default_rng(seed).permutation(len(labelled))[:n]
     chosen = [labelled[i] for i in sorted(drawn.tolist())]
     return [record for record, _ in chosen], [label for _, label in chosen], spaces[space]

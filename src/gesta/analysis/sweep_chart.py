@@ -53,7 +53,7 @@ def draw_sweep(measured: Sweep) -> Figure:
     if measured.default in values:
         axes.axvline(xs[values.index(measured.default)], color="0.75", linewidth=1, linestyle=":", zorder=0)
     dotted = " (dotted: the recipe's value)" * (measured.default in values)
-    axes.set(xlabel=measured.field + dotted, ylabel="top-1 %")
+    axes.set(xlabel=measured.field + dotted, ylabel=f"{measured.metric} %")
     over_seeds = f", mean ± std of {seeds} seeds" if seeds > 1 else ""
     axes.set_title(f"{measured.recipe}{over_seeds}\n{measured.protocol}", fontsize=9)
     axes.grid(alpha=0.2)

@@ -91,6 +91,7 @@ class TrainedModel:
             for space, names in by_space(self.classes).items()
         )
         clip, modality = self.model.config.clip, " of depth" if self.depth else ""
+        counts += ", any number of them in a video" * self.model.config.multi_label
         return f"{self.model.config.summary}, {counts}, clips{modality} of {clip.frames} frames at {clip.size} px" + (
             f" ({self.name})" if self.name else ""
         )

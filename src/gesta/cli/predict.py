@@ -28,17 +28,18 @@ def add_verb(verbs: Verbs) -> None:
     sub = verbs.add("predict", _predict, "name the actions in files, folders, a camera or a stream")
     model_options(sub)
     sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder, frame folder, URL, or camera number")
-    sub.add_argument("--top", type=int, default=5, help="labels per video (default %(default)s)")
+    text = "labels per video (default 5; of multi-label models all that reach the threshold)"
+    sub.add_argument("--top", type=int, help=text)
     sub.add_argument("--clips", type=int, default=4, help="clips per video (default %(default)s)")
     sub.add_argument("--crops", type=int, default=1, choices=[1, 3], help="crops per clip (default %(default)s)")
     device_options(sub)
     sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
     sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
-    sub.add_argument("--hop", type=float, default=0.5, help="step of the windows, in windows (default %(default)s)")
-    sub.add_argument("--smoothing", type=int, default=3, help="windows averaged (default %(default)s)")
-    text = "least probability of a segment (default %(default)s)"
-    sub.add_argument("--threshold", type=float, default=0.5, help=text)
-    sub.add_argument("--min-duration", type=float, default=0.0, metavar="S", help="shortest segment in seconds")
+    sub.add_argument("--hop", type=float, help="step of the windows, in windows (default 0.5)")
+    sub.add_argument("--smoothing", type=int, help="windows averaged (default 3)")
+    text = "least probability of a segment (default 0.5), or of a label (default 0.5 for multi-label models, else 0)"
+    sub.add_argument("--threshold", type=float, help=text)
+    sub.add_argument("--min-duration", type=float, metavar="S", help="shortest segment in seconds")
     sub.add_argument("--format", choices=["table", "text", "csv", "json", "srt"], default="table")
     sub.add_argument("--out", metavar="FILE", help="write there instead of printing")
     sub.add_argument("--draw", metavar="FILE", help="draw the segments onto a copy of the video (with --timeline)")
@@ -46,16 +47,22 @@ def add_verb(verbs: Verbs) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from gesta.prediction.timeline import TimelineConfig
+    from gesta.prediction.timeline import TimelineConfig, is_live
     from gesta.recipe import EvaluateConfig
 
+    windows = ("window", "hop", "smoothing", "min_duration")
+    given = {name: value for name in windows if (value := getattr(options, name)) is not None}
+    if given and not options.timeline and not any(map(is_live, options.sources)):
+        flag = next(iter(given)).replace("_", "-")
+        raise GestaError(f"--{flag} is about the windows of a timeline, which is not asked for; add --timeline")
+    threshold = {} if options.threshold is None else {"threshold": options.threshold}
     model = model_for_videos(options)
-    windows = ("window", "hop", "smoothing", "threshold", "min_duration")
     return write_predictions(
         model,
         options.sources,
         views=EvaluateConfig(clips=options.clips, crops=options.crops),
-        config=TimelineConfig(**{name: getattr(options, name) for name in windows}),
+        config=TimelineConfig(**given, **threshold),
+        threshold=options.threshold,
         format="json" if options.json else options.format,
         **{name: getattr(options, name) for name in ("top", "device", "precision", "timeline", "out", "draw")},
     )
@@ -67,7 +74,8 @@ def write_predictions(
     *,
     classes: ClassNames | None = None,
     views: EvaluateConfig | None = None,
-    top: int = 5,
+    top: int | None = None,
+    threshold: float | None = None,
     device: str = "auto",
     precision: Precision = "32-true",
     timeline: bool = False,
@@ -101,8 +109,11 @@ def write_predictions(
     predictions: Iterator[Prediction]
     if timeline or live:
         predictions = itertools.chain.from_iterable(segments(model, path, config=config, **how) for path in paths)
+        network = model.model if isinstance(model, TrainedModel) else model
+        if format == "srt" and network.config.multi_label and not live:  # segments of several classes overlap
+            predictions = iter(sorted(predictions, key=lambda p: p.start or 0.0))
     else:
-        predictions = predict(model, paths, **how)
+        predictions = predict(model, paths, threshold=threshold, **how)
     if live and format == "table":
         format = "text"  # a table is complete at the end, which a camera does not have
     written = write_to(out, predictions, format, live)

@@ -212,7 +212,7 @@ def _fuse(options: argparse.Namespace) -> None:
     print_results(options, fused)
     if not options.json:
         for path, result in zip(options.results, results):
-            each = ", ".join(f"{n} {v:.2f}" for n, v in result.metrics.items() if n.split("/")[-1] == "top1")
+            each = ", ".join(f"{n} {v:.2f}" for n, v in result.metrics.items() if n.split("/")[-1] in ("top1", "mAP"))
             show(one_line(f"alone: {each or 'unlabelled'} ({path})"))
     fused.write(out)
     show(one_line(f"result: {out}"), sys.stderr)

@@ -19,7 +19,7 @@ from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.processes import loader_workers
 from gesta.progress import join_lines, track
-from gesta.records import SPLITS, ClassNames, DataConfig, Record, by_space, label_in, single_class
+from gesta.records import LABEL, SPLITS, ClassNames, DataConfig, Record, by_space, classes_in, label_in, single_class
 from gesta.video.archive import locate, read_bytes, read_index
 from gesta.video.boundary import decoding
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
@@ -348,12 +348,14 @@ def _check_names(splits: Mapping[str, Sequence[Record]]) -> Iterator[DataFinding
 
 
 def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str] | None) -> Iterator[DataFinding]:
-    """Missing labels, labels out of range, and classes with no or few training videos."""
+    """Missing labels, labels out of range, and classes with no or few training videos, or with all of them."""
     unlabelled = Counter(split for split, records in splits.items() for record in records if record.label is None)
     for split, count in unlabelled.items():
         text = f"{split}: {count} videos have no label; training and metrics cannot use them, so label or remove them"
         yield DataFinding("error" if split == "train" else "warning", "no label", text)
-    train = Counter(record.label for record in splits.get("train", ()) if isinstance(record.label, int))
+    train_labels = [record.label for record in splits.get("train", ()) if record.label is not None]
+    multi_label = any(isinstance(label, tuple) for label in train_labels)
+    train = Counter(k for record in splits.get("train", ()) for k in classes_in(record, LABEL))
     if not train:
         if "train" in splits and not splits["train"]:
             yield DataFinding(
@@ -361,12 +363,12 @@ def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str]
             )
         return
     size = len(classes) if classes else max(train) + 1
-    if text := single_class(list(classes or []), train):
+    if not multi_label and (text := single_class(list(classes or []), train)):
         yield DataFinding("warning", "a single class", text)
     names = list(classes) if classes else [str(label) for label in range(size)]
     for split, records in splits.items():
         for record in records:
-            if isinstance(record.label, int) and not 0 <= record.label < size:
+            if not all(0 <= k < size for k in classes_in(record, LABEL)):
                 text = (
                     f"{record.path} ({split}): label {record.label}, but classes are 0 to {size - 1}; correct the list"
                 )
@@ -382,12 +384,14 @@ def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str]
             text = f"class {label} ({names[label]}) has no training video; add some or remove the class"
             yield DataFinding("warning", "class without videos", text)
     most = max(train.values())
+    remedy = "add some" if multi_label else "try --train.balanced True"
     for label, count in sorted(train.items()):
         if count * IMBALANCE <= most and 0 <= label < size:
-            text = (
-                f"class {label} ({names[label]}) has {count} training videos, another {most}; try --train.balanced True"
-            )
+            text = f"class {label} ({names[label]}) has {count} training videos, another {most}; {remedy}"
             yield DataFinding("warning", "rare class", text)
+        if multi_label and count == len(train_labels) and 0 <= label < size:
+            text = f"class {label} ({names[label]}) is in all training videos; add some without it or remove the class"
+            yield DataFinding("warning", "class in all videos", text)
 
 
 def _check_mirroring(classes: Sequence[str]) -> Iterator[DataFinding]:

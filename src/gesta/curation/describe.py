@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 from gesta.progress import join_lines
-from gesta.records import LABEL, SPLITS, ClassNames, DataConfig, Record, by_space, label_in
+from gesta.records import LABEL, SPLITS, ClassNames, DataConfig, Record, by_space, classes_in
 
 
 @dataclass
@@ -47,7 +47,8 @@ class DataDescription:
                 part = f"  frames {record.start or 0} to {record.end or 'the end'}" * bool(record.start or record.end)
                 if record.seconds:
                     part = f"  {record.seconds[0]:g} to {record.seconds[1]:g} s"
-                lines.append(f"  {record.label}  {record.path}{part}")
+                label = " ".join(map(str, record.label)) or "-" if isinstance(record.label, tuple) else record.label
+                lines.append(f"  {label}  {record.path}{part}")
         return join_lines(lines)
 
 
@@ -58,7 +59,7 @@ def describe(data: DataConfig, examples: int = 3) -> DataDescription:
     counts: dict[str, list[int]] = {}
     spaces = by_space(classes)
     for split, items in records.items():
-        label_counts = Counter((space, label_in(record, space)) for record in items for space in spaces)
+        label_counts = Counter((space, k) for record in items for space in spaces for k in classes_in(record, space))
         counts[split] = [label_counts[space, label] for space, names in spaces.items() for label in range(len(names))]
     sizes: dict[str, int] = {split: len(items) for split, items in records.items()}
     return DataDescription(classes, counts, sizes, {split: items[:examples] for split, items in records.items()})

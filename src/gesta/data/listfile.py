@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from gesta.config import parse_json, read_text, suggest
@@ -70,6 +70,9 @@ ROLES = {
 them and when (pandas, Label Studio)."""
 
 COLUMNS_FLAG = "(--columns after gesta data, --data.columns elsewhere)"
+MULTI_LABEL_FLAG = "multi_label (--multi-label True after gesta data, --data.multi-label True elsewhere)"
+LABEL_DELIMITERS = (";", "|", ",")
+"""What may be between several labels in one column, unless it is given."""
 MAX_CLASSES = 100_000  # labels above it are taken for a mistake
 MAX_COUNTED = 20  # videos whose frames are counted to prove what a column means
 
@@ -82,11 +85,11 @@ _BLANKS = " \t\r"
 
 @dataclass(frozen=True, slots=True)
 class ListEntry:
-    """One line of a list: ``label`` is a number or a name as written, start and end count from 0."""
+    """One line of a list: ``label`` is a number or a name as written, or a tuple of them; frames count from 0."""
 
     line: int
     path: str
-    label: int | str | None = None
+    label: int | str | tuple[int | str, ...] | None = None
     start: int | None = None
     end: int | None = None
     seconds: tuple[float, float] | None = None
@@ -103,6 +106,8 @@ def read_list(
     label_base: int = 0,
     frame_base: int = 0,
     label_from_folder: bool = False,
+    multi_label: bool = False,
+    label_delimiter: str = "",
 ) -> list[Record]:
     """Read a list file.
 
@@ -116,6 +121,10 @@ def read_list(
         label_base: number of the first class, 1 in lists that count from 1.
         frame_base: number of the first frame in ``start``, ``end`` and ``last``.
         label_from_folder: entries without a label have the name of their folder as label.
+        multi_label: a video may have any number of classes: several columns at the end of a line, several labels in one
+            column, or a list in JSON. A label is then a tuple; an empty one is written as ``[]`` or as the delimiter
+            alone.
+        label_delimiter: between labels in one column; worked out, among ``;``, ``|`` and ``,``, if not given.
 
     Returns:
         Records in the order of the list; an unlabelled one (no label, or -1) has the label None.
@@ -124,12 +133,12 @@ def read_list(
         GestaError: the list cannot be read, or not without more options; or it has a column of splits.
     """
     finder = finder_for_list(path, root)
-    entries = read_entries(path, finder, columns, delimiter, frame_base)
+    entries = read_entries(path, finder, columns, delimiter, frame_base, label_delimiter if multi_label else None)
     if any(entry.split for entry in entries):
         raise GestaError(
             f"{path}: has a column of splits; read it with gesta.data.lists.Lists, which divides it by them"
         )
-    return to_records(path, entries, finder, class_names, label_base, label_from_folder)
+    return to_records(path, entries, finder, class_names, label_base, label_from_folder, multi_label)
 
 
 def finder_for_list(path: str, root: str) -> VideoFinder:
@@ -138,30 +147,45 @@ def finder_for_list(path: str, root: str) -> VideoFinder:
 
 
 def read_entries(
-    path: str, finder: VideoFinder, columns: Sequence[str] = (), delimiter: str = "", frame_base: int = 0
+    path: str,
+    finder: VideoFinder,
+    columns: Sequence[str] = (),
+    delimiter: str = "",
+    frame_base: int = 0,
+    label_delimiter: str | None = None,
 ) -> list[ListEntry]:
-    """The lines of a list; see :func:`read_list`."""
+    """The lines of a list; see :func:`read_list`. A video has one label if ``label_delimiter`` is None."""
     text = read_text(path)
     with csv_errors(path):
-        return parse_entries(path, text, finder, columns, delimiter, frame_base)
+        if label_delimiter is None:
+            return parse_entries(path, text, finder, columns, delimiter, frame_base)
+        entries = parse_entries(path, text, finder, columns, delimiter, frame_base, multi_label=True)
+        return _split_labels(path, entries, label_delimiter)
 
 
 def parse_entries(
-    path: str, text: str, finder: VideoFinder, columns: Sequence[str] = (), delimiter: str = "", frame_base: int = 0
+    path: str,
+    text: str,
+    finder: VideoFinder,
+    columns: Sequence[str] = (),
+    delimiter: str = "",
+    frame_base: int = 0,
+    multi_label: bool = False,
 ) -> list[ListEntry]:
-    """The lines of a list whose text is known; see :func:`read_list`."""
+    """The lines of a list whose text is known; see :func:`read_list`. The labels of a multi-label list stay one text,
+    which is JSON where they are in several columns."""
     named = {name: column for name, equals, column in (word.rpartition("=") for word in columns) if equals}
     if named and len(named) < len(columns):
         raise GestaError(f"columns {' '.join(columns)}: write either NAME=COLUMN for each, or all columns in order")
     _check_columns(list(named.values()) or columns, ordered=not named)
     if path.lower().endswith((".json", ".jsonl")):
-        header, rows = _json_rows(path, text)
+        header, rows = _json_rows(path, text, multi_label)
         if (columns and not named) or delimiter:
             raise GestaError(
                 f"{path}: a JSON list has names, neither an order of columns nor a delimiter; set columns to "
                 f"NAME=COLUMN {COLUMNS_FLAG}"
             )
-        return _named_entries(path, header, rows, named, frame_base)
+        return _named_entries(path, header, rows, named, frame_base, multi_label)
     lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line]
     if not lines:
         raise GestaError(f"{path}: the list is empty")
@@ -174,9 +198,12 @@ def parse_entries(
                 raise GestaError(f"{path}: has {len(header)} columns ({', '.join(header)}), not {len(columns)}")
             header, named = [f"{number}" for number in range(len(columns))], {}
             named = dict(zip(header, columns))
-        return _named_entries(path, header, _text_rows(path, header, lines[1:], header_delimiter), named, frame_base)
+        rows = _text_rows(path, header, lines[1:], header_delimiter)
+        return _named_entries(path, header, rows, named, frame_base, multi_label)
     if named:
         raise GestaError(f"{path}: has no header with such names; set columns to all columns in order {COLUMNS_FLAG}")
+    if multi_label:
+        return _multi_label_entries(path, lines, columns, delimiter, frame_base, finder)
     delimiter = delimiter or _find_delimiter(path, [line for _, line in lines])
     columns = columns or _infer_columns(path, lines, delimiter, finder)
     entries = [_parse_line(path, number, line, delimiter, columns, frame_base, finder) for number, line in lines]
@@ -196,11 +223,13 @@ def to_records(
     class_names: Sequence[str] | None,
     label_base: int = 0,
     label_from_folder: bool = False,
+    multi_label: bool = False,
 ) -> list[Record]:
     """Look labels and paths up; see :func:`read_list`."""
-    labels = [label_of(entry, label_from_folder) for entry in entries]
-    numbers = [label for label in labels if isinstance(label, int)]
-    label_names = sorted({label for label in labels if isinstance(label, str)})
+    labels = [label_of(entry, label_from_folder, multi_label) for entry in entries]
+    single = [part for label in labels for part in (label if isinstance(label, tuple) else (label,))]
+    numbers = [label for label in single if isinstance(label, int)]
+    label_names = sorted({label for label in single if isinstance(label, str)})
     if numbers and label_names:
         raise GestaError(f"{path}: some labels are numbers and some names ({label_names[0]!r}); write all in one way")
     names = list(class_names) if class_names is not None else label_names
@@ -213,28 +242,35 @@ def to_records(
     normalised: dict[str, int | None] = {}  # None: ambiguous
     for name, number in exact.items():
         normalised[_normalised(name)] = None if _normalised(name) in normalised else number
-    records = []
-    for entry, label in zip(entries, labels):
-        index: int | None = None
+
+    def class_of(entry: ListEntry, label: int | str) -> int:
         if isinstance(label, str):
             index = exact.get(label, normalised.get(_normalised(label)))
             if index is None:
                 raise GestaError(
                     f"{path}, line {entry.line}: {label!r} is none of the {len(names)} classes{suggest(label, names)}"
                 )
-        elif label is not None:
-            index = label - label_base
-            if index < 0 or (class_names is not None and index >= len(names)):
-                last = f" to {len(names) - 1 + label_base}" if class_names is not None else ""
-                raise GestaError(
-                    f"{path}, line {entry.line}: label {label}, but labels are {label_base}{last}; "
-                    "correct the list, the class names or label_base"
-                )
+            return index
+        index = label - label_base
+        if index < 0 or (class_names is not None and index >= len(names)):
+            last = f" to {len(names) - 1 + label_base}" if class_names is not None else ""
+            raise GestaError(
+                f"{path}, line {entry.line}: label {label}, but labels are {label_base}{last}; "
+                "correct the list, the class names or label_base"
+            )
+        return index
+
+    records = []
+    for entry, label in zip(entries, labels):
+        if isinstance(label, tuple):
+            of_video: int | tuple[int, ...] | None = tuple(sorted({class_of(entry, part) for part in label}))
+        else:
+            of_video = None if label is None else class_of(entry, label)
         records.append(
             Record(
                 path=finder.path(entry.path),
                 name=entry.path,
-                label=index,
+                label=of_video,
                 start=entry.start,
                 end=entry.end,
                 seconds=entry.seconds,
@@ -243,11 +279,102 @@ def to_records(
     return records
 
 
-def label_of(entry: ListEntry, label_from_folder: bool) -> int | str | None:
+def label_of(
+    entry: ListEntry, label_from_folder: bool, multi_label: bool = False
+) -> int | str | tuple[int | str, ...] | None:
     """The label of an entry as written, or its folder's name."""
     if entry.label is None and label_from_folder:
-        return os.path.basename(os.path.dirname(os.path.normpath(entry.path))) or None
-    return None if entry.label == -1 else entry.label
+        name = os.path.basename(os.path.dirname(os.path.normpath(entry.path)))
+        return ((name,) if multi_label else name) if name else None
+    return None if entry.label in (-1, (-1,)) else entry.label
+
+
+# --- several labels --------------------------------------------------------------------------------------------------
+
+
+def _split_labels(path: str, entries: Sequence[ListEntry], delimiter: str) -> list[ListEntry]:
+    """Entries whose labels are tuples instead of one text; an empty text says nothing."""
+    texts = [
+        entry.label for entry in entries if isinstance(entry.label, str) and not entry.label.startswith(("[", "{"))
+    ]
+    used = [each for each in LABEL_DELIMITERS if any(each in text for text in texts)]
+    if not delimiter and len(used) > 1:
+        raise GestaError(
+            f"{path}: its labels hold both {used[0]!r} and {used[1]!r}; set label_delimiter to what is between two "
+            "labels (--label-delimiter after gesta data, --data.label-delimiter elsewhere)"
+        )
+    delimiter = delimiter or next(iter(used), "")
+    split = []
+    for entry in entries:
+        if isinstance(entry.label, str):
+            where = f"{path}, line {entry.line}"
+            labels = (_label(where, part.strip(_BLANKS)) for part in _parts(where, entry.label, delimiter))
+            entry = replace(entry, label=tuple(label for label in labels if label is not None))
+        split.append(entry)
+    return split
+
+
+def _parts(where: str, text: str, delimiter: str) -> list[str]:
+    """The labels in one text: with delimiters between them, a JSON list, or Label Studio's ``{"choices": [...]}``."""
+    if text.startswith(("[", "{")):
+        value = parse_json(text, f"{where}: its label", 'write a list of labels as ["wave", "clap"]')
+        value = value.get("choices") if isinstance(value, dict) and value.keys() == {"choices"} else value
+        if not isinstance(value, list) or not all(isinstance(part, str) or type(part) is int for part in value):
+            raise GestaError(f'{where}: its labels are {text[:60]}; write a list of them, as ["wave", "clap"]')
+        return [str(part) for part in value]
+    return text.split(delimiter) if delimiter else [text]
+
+
+def _multi_label_entries(
+    path: str,
+    lines: Sequence[tuple[int, str]],
+    columns: Sequence[str],
+    delimiter: str,
+    frame_base: int,
+    finder: VideoFinder,
+) -> list[ListEntry]:
+    """Entries of text without header, in which any number of labels follow the other columns."""
+    texts = [line for _, line in lines]
+    by_path = (
+        each
+        for each in ("\t", "::", ",", ";", " ")
+        if all(is_video_name(fields[0]) or finder.find(fields[0]) for fields in (_cut(t, each) for t in texts))
+    )
+    delimiter = delimiter or next(by_path, "") or _find_delimiter(path, texts)
+    rows = [_cut(line, delimiter) for line in texts]
+    if not columns:
+        columns = ("path", "label")
+        counts = [(row[0], int(row[1])) for row in rows if len(row) > 1 and _INTEGER.fullmatch(row[1])]
+        if len(counts) == len(rows) and max(map(len, rows)) > 2:
+            if _are_frame_counts(counts, finder):
+                columns = ("path", "frames", "label")
+            elif not all(is_video_name(row[0]) for row in rows):
+                raise GestaError(
+                    f"{path}: the first number behind a path may be its number of frames or a label; set columns to "
+                    f"path label or to path frames label {COLUMNS_FLAG}"
+                )
+    before = len(columns) - 1 if columns[-1] == "label" else len(columns)
+    entries = []
+    for (number, line), row in zip(lines, rows):
+        labels = row[before:]
+        if len(row) < before or (labels and columns[-1] != "label"):
+            raise GestaError(
+                f"{path}, line {number}: {line!r} does not have the columns {' '.join(columns)}; any number of labels "
+                "may stand at its end"
+            )
+        values = dict(zip(columns, row[:before]))
+        text = labels[0] if len(labels) == 1 else json.dumps(labels) if labels else ""
+        entries.append(_entry(f"{path}, line {number}", number, {"label": text} | values, frame_base, True))
+    return entries
+
+
+def _cut(line: str, delimiter: str) -> list[str]:
+    """The path of a line, which may hold the delimiter, and the fields behind it."""
+    fields = _split(line, delimiter, 0)
+    ends = [i for i in range(1, len(fields) + 1) if is_video_name(delimiter.join(fields[:i]))]
+    numbers = _count_numbers(line, delimiter)
+    end = ends[0] if ends else len(fields) - numbers if numbers else 1
+    return [_split(line, delimiter, len(fields) - end + 1)[0], *fields[end:]]
 
 
 # --- text without header ---------------------------------------------------------------------------------------------
@@ -310,21 +437,21 @@ def _infer_columns(path: str, lines: Sequence[tuple[int, str]], delimiter: str, 
                 if first_differs
                 else ""
             )
-            + "lists with several labels per video are not supported, "
+            + f"for several labels per video set {MULTI_LABEL_FLAG}, "
             f"and if the numbers belong to the path, set columns to path label {COLUMNS_FLAG}"
         )
     numbers = counts[lines[0][1]]
     if numbers == 0:
         return ("path",) if all(_is_path_only(line, delimiter) for _, line in lines) else ("path", "label")
     if numbers == 1:
-        if len(lines) >= 3 and _is_frame_count(lines, delimiter, ("path", "frames"), finder):
+        if len(lines) >= 3 and _is_frame_count(lines, delimiter, 2, finder):
             raise GestaError(
                 f"{path}: the number behind each path is the video's number of frames, hence hardly its label; "
                 f"set columns to path frames {COLUMNS_FLAG}, and label_from_folder if folders are classes, or to path "
                 "label"
             )
         return ("path", "label")
-    if numbers == 2 and _is_frame_count(lines, delimiter, ("path", "frames", "label"), finder):
+    if numbers == 2 and _is_frame_count(lines, delimiter, 3, finder):
         return ("path", "frames", "label")
     possible_columns = {
         2: "path frames label (frames of the video) or path start label (first frame of the clip)",
@@ -337,14 +464,17 @@ def _infer_columns(path: str, lines: Sequence[tuple[int, str]], delimiter: str, 
     )
 
 
-def _is_frame_count(
-    lines: Sequence[tuple[int, str]], delimiter: str, columns: Sequence[str], finder: VideoFinder
-) -> bool:
-    """Whether the first number of the lines is the video's number of frames, by counting those of the first videos."""
+def _is_frame_count(lines: Sequence[tuple[int, str]], delimiter: str, columns: int, finder: VideoFinder) -> bool:
+    """Whether the first number of lines of so many columns is the video's number of frames."""
+    fields = [_split(line, delimiter, columns) for _, line in lines[:MAX_COUNTED]]
+    return _are_frame_counts([(row[0], int(row[1])) for row in fields], finder)
+
+
+def _are_frame_counts(pairs: Sequence[tuple[str, int]], finder: VideoFinder) -> bool:
+    """Whether these numbers are the videos' numbers of frames, by counting those of the first videos."""
     counts: dict[str, int] = {}
-    for _, line in lines[:MAX_COUNTED]:
-        fields = _split(line, delimiter, len(columns))
-        video, count = finder.find(fields[0]), int(fields[1])
+    for path, count in pairs[:MAX_COUNTED]:
+        video = finder.find(path)
         if video is None or counts.setdefault(video, count) != count:
             return False
     try:
@@ -369,8 +499,8 @@ def _parse_line(
     if len(before) > 1 and finder.find(fields[0]) is None:
         if len(columns) > 1 and delimiter == " " and _INTEGER.fullmatch(before[-1]):
             raise GestaError(
-                f"{path}, line {number}: {line!r} has more numbers than columns {' '.join(columns)}; lists with "
-                "several labels per video are not supported"
+                f"{path}, line {number}: {line!r} has more numbers than columns {' '.join(columns)}; for several "
+                f"labels per video set {MULTI_LABEL_FLAG}"
             )
         if not is_video_name(fields[0]) and any(map(is_video_name, before)):
             raise GestaError(
@@ -380,8 +510,8 @@ def _parse_line(
     return _entry(f"{path}, line {number}", number, dict(zip(columns, fields)), frame_base)
 
 
-def _entry(where: str, number: int, values: Mapping[str, str], frame_base: int) -> ListEntry:
-    """One entry from the text of its columns; empty ones say nothing."""
+def _entry(where: str, number: int, values: Mapping[str, str], frame_base: int, multi_label: bool = False) -> ListEntry:
+    """One entry from the text of its columns; empty ones say nothing. Labels of a multi-label entry stay one text."""
     if not values.get("path") or "\0" in values["path"]:
         raise GestaError(f"{where}: {values.get('path', '')!r} cannot be the path of a video; correct it")
     frames = {
@@ -407,9 +537,7 @@ def _entry(where: str, number: int, values: Mapping[str, str], frame_base: int) 
             f"{where}: gives a segment from {values.get('start_time')} to {values.get('end_time')} seconds; give both, "
             "the end after the start, and no frames beside them"
         )
-    label = _label(values.get("label", ""))
-    if isinstance(label, int) and label >= MAX_CLASSES:
-        raise GestaError(f"{where}: label {label} is more than {MAX_CLASSES}; correct it, or set columns")
+    label = (values.get("label") or None) if multi_label else _label(where, values.get("label", ""))
     split = split_of(values["split"]) if "split" in values else None
     if "split" in values and split is None:
         raise GestaError(f"{where}: its split is {values['split']!r}; write train, val or test")
@@ -417,9 +545,12 @@ def _entry(where: str, number: int, values: Mapping[str, str], frame_base: int) 
     return ListEntry(number, values["path"], label, start, end, seconds, split)
 
 
-def _label(text: str) -> int | str | None:
+def _label(where: str, text: str) -> int | str | None:
     number = re.sub(r"\.0+$", "", text)  # as pandas writes them where some are missing
-    return int(number) if _INTEGER.fullmatch(number) else text or None
+    label = int(number) if _INTEGER.fullmatch(number) else text or None
+    if isinstance(label, int) and label >= MAX_CLASSES:
+        raise GestaError(f"{where}: label {label} is more than {MAX_CLASSES}; correct it, or set columns")
+    return label
 
 
 def _whole_number(where: str, column: str, text: str) -> int:
@@ -503,14 +634,17 @@ def _text_rows(
 
 
 def _named_entries(
-    path: str, header: Sequence[str], rows: Iterator[Row], named: Mapping[str, str], frame_base: int
+    path: str, header: Sequence[str], rows: Iterator[Row], named: Mapping[str, str], frame_base: int, multi_label: bool
 ) -> list[ListEntry]:
     """Entries of rows whose columns have names."""
     roles = _roles(path, header, named)
     table = []
     for number, cells in rows:
         used = [(role, name, cell) for role, name, cell in zip(roles, header, cells) if role != "skip"]
-        table.append((number, {role: _text(f"{path}, line {number}", name, cell) for role, name, cell in used}))
+        where = f"{path}, line {number}"
+        table.append(
+            (number, {role: _text(where, name, cell, multi_label and role == "label") for role, name, cell in used})
+        )
     if not table:
         raise GestaError(f"{path}: the list is empty")
     bounds = {
@@ -525,7 +659,7 @@ def _named_entries(
             )
         final = {"start?": "start_time", "end?": "end_time"}
         table = [(number, {final.get(role, role): text for role, text in row.items()}) for number, row in table]
-    return [_entry(f"{path}, line {number}", number, row, frame_base) for number, row in table]
+    return [_entry(f"{path}, line {number}", number, row, frame_base, multi_label) for number, row in table]
 
 
 def _roles(path: str, header: Sequence[str], named: Mapping[str, str]) -> list[str]:
@@ -567,14 +701,15 @@ def _roles(path: str, header: Sequence[str], named: Mapping[str, str]) -> list[s
     return roles
 
 
-def _json_rows(path: str, text: str) -> tuple[list[str], Iterator[Row]]:
+def _json_rows(path: str, text: str, multi_label: bool) -> tuple[list[str], Iterator[Row]]:
     """Names and rows of a JSON list: ``{"clip.mp4": "wave"}``, or objects in a list or one a line."""
     if path.lower().endswith(".jsonl"):
         lines = enumerate(split_lines(text), 1)
         value: Any = [parse_json(line, f"{path}, line {number}") for number, line in lines if line]
     else:
         value = parse_json(text, path)
-    if isinstance(value, dict) and not any(isinstance(label, dict | list) for label in value.values()):
+    parts = dict if multi_label else dict | list
+    if isinstance(value, dict) and not any(isinstance(label, parts) for label in value.values()):
         value = [{"path": name, "label": label} for name, label in value.items()]
     if not value or not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise GestaError(
@@ -592,12 +727,14 @@ def _json_rows(path: str, text: str) -> tuple[list[str], Iterator[Row]]:
     return header, rows()
 
 
-def _text(where: str, name: str, value: Any) -> str:
-    """A value of JSON as a column of text has it."""
+def _text(where: str, name: str, value: Any, several: bool) -> str:
+    """A value of JSON as a column of text has it; ``several`` of them as JSON."""
+    if several and isinstance(value, list | dict):
+        return json.dumps(value)
     if isinstance(value, bool | list | dict):
         raise GestaError(
-            f"{where}: {name!r} is {json.dumps(value)[:60]}; write one text or number (several labels per video are "
-            "not supported)"
+            f"{where}: {name!r} is {json.dumps(value)[:60]}; write one text or number, or for several labels per video "
+            f"set {MULTI_LABEL_FLAG}"
         )
     return "" if value is None else str(value).strip(_BLANKS)
 

@@ -240,6 +240,9 @@ class Lists(DataConfig):
         label_base: number of the first class.
         frame_base: number of the first frame in the columns start, end and last.
         label_from_folder: entries without a label have the name of their folder as label.
+        multi_label: a video may have any number of classes; see :func:`gesta.data.listfile.read_list` for how lists say
+            so.
+        label_delimiter: between several labels in one column; worked out if not given.
         val_fraction: fraction of the training list that is held out for validation if there is no list for it.
         seed: of this split.
     """
@@ -254,6 +257,8 @@ class Lists(DataConfig):
     label_base: CountOrZero = 0
     frame_base: CountOrZero = 0
     label_from_folder: bool = False
+    multi_label: bool = False
+    label_delimiter: str = ""
     val_fraction: Fraction = 0.0
     seed: CountOrZero = 0
 
@@ -262,6 +267,7 @@ class Lists(DataConfig):
             yield "val_fraction", "which leaves nothing to train on"
 
     def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.multi_label, "multi_label", "label_delimiter")
         yield from unless(not self.val, "a list without val", "val_fraction")
         yield from unless(not self.val and self.val_fraction > 0, "val_fraction", "seed")
 
@@ -285,7 +291,15 @@ class Lists(DataConfig):
                 raise GestaError(f"{source}: none of its rows is of the split {split}; give another list for it")
         elif not getattr(self, wanted):
             return []
-        records = to_records(source, entries, finder, self.classes() or None, self.label_base, self.label_from_folder)
+        records = to_records(
+            source,
+            entries,
+            finder,
+            self.classes() or None,
+            self.label_base,
+            self.label_from_folder,
+            multi_label=self.multi_label,
+        )
         if held_out:
             groups = same_stem([record.path for record in records])
             return hold_out(records, groups, self.val_fraction, self.seed, split)
@@ -298,7 +312,9 @@ class Lists(DataConfig):
         sources = [source for source in (self.train, self.val, self.test) if source]
         if not sources:
             raise GestaError("which videos? give a list of them: --data.train FILE, and --data.val, --data.test")
-        labels = {label_of(e, self.label_from_folder) for source in sources for e in self._entries(source)[0]} - {None}
+        entries = (entry for source in sources for entry in self._entries(source)[0])
+        given = (label_of(entry, self.label_from_folder, self.multi_label) for entry in entries)
+        labels = {part for label in given for part in (label if isinstance(label, tuple) else (label,))} - {None}
         numbers = [label for label in labels if isinstance(label, int)]
         if numbers:  # a mixture of numbers and names is refused where the list is read
             return [str(number) for number in range(self.label_base, max(numbers) + 1)]
@@ -306,7 +322,12 @@ class Lists(DataConfig):
 
     def _entries(self, source: str) -> tuple[list[ListEntry], VideoFinder]:
         finder = finder_for_list(source, self.root)
-        return read_entries(source, finder, self.columns, self.delimiter, self.frame_base), finder
+        label_delimiter = self.label_delimiter if self.multi_label else None
+        entries = read_entries(source, finder, self.columns, self.delimiter, self.frame_base, label_delimiter)
+        return entries, finder
+
+    def is_multi_label(self) -> bool:
+        return self.multi_label
 
 
 def read_class_names(path: str) -> list[str]:

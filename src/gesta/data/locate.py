@@ -298,12 +298,14 @@ def split_by_class(
 ) -> list[SplitName]:
     """The split of each record, drawn for each class by itself; see :func:`split_by_hash`.
 
+    Multi-label records are drawn all together, because few of them have the same classes.
+
     Without groups, videos that differ in their suffix only (a recording and its copy) stay together.
     """
     groups = same_stem([record.name for record in records]) if groups is None else groups
     by_label: dict[str, list[int]] = {}
     for index, record in enumerate(records):
-        by_label.setdefault(repr(record.label), []).append(index)
+        by_label.setdefault("" if isinstance(record.label, tuple) else repr(record.label), []).append(index)
     splits: list[SplitName] = ["train"] * len(records)
     for indices in by_label.values():
         names = [records[i].name for i in indices]

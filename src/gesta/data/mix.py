@@ -26,7 +26,8 @@ def mix(
 
     Args:
         clips: ``(N, C, T, H, W)`` floating point, on any device.
-        labels: ``(N,)`` int64 by label space, -1 where unknown.
+        labels: ``(N,)`` int64 by label space, -1 where unknown; of multi-label data ``(N, M)``, -1 where there are
+            fewer.
         config: ``mixup``, ``cutmix``, ``mix_probability`` and ``mix_switch``.
         classes: number of classes, by label space if there are several.
         generator: on the CPU; the only source of randomness. None is torch's global one.
@@ -36,7 +37,7 @@ def mix(
         clips are the given ones if this batch is not mixed.
     """
     sizes = by_space(classes)
-    targets = {space: _one_hot(values, sizes[space]) for space, values in labels.items()}
+    targets = {space: multi_hot(values, sizes[space]) for space, values in labels.items()}
     random = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     whether, which = random.random(2)
     if not (config.mixup or config.cutmix) or whether >= config.mix_probability or len(clips) < 2:
@@ -61,6 +62,8 @@ def mix(
     return mixed, {space: torch.lerp(target[order], target, weight) for space, target in targets.items()}
 
 
-def _one_hot(labels: Tensor, classes: int) -> Tensor:
+def multi_hot(labels: Tensor, classes: int) -> Tensor:
+    """Labels ``(N,)``, or all labels ``(N, M)`` of each, -1 for none → targets ``(N, classes)`` float32 of 0 and 1."""
+    labels = labels.reshape(len(labels), -1)
     targets = torch.zeros(len(labels), classes, device=labels.device)
-    return targets.scatter_(1, labels.clamp(min=0)[:, None], (labels >= 0).float()[:, None])
+    return targets.scatter_reduce_(1, labels.clamp(min=0), (labels >= 0).float(), "amax")

@@ -8,7 +8,7 @@ import hashlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -306,17 +306,25 @@ class TrainingClips(_RecordDataset, Dataset[Sample]):
 
         A sample has one label, so the copies of a class that has a partner are mirrored all or none.
         """
-        labels = by_space(label)
-        mirrored = {space: None if value is None else self.mirror[space][value] for space, value in labels.items()}
+        mirrored, may_be = self._mirrored(label)
         flips = tuple(float(torch.rand((), generator=g)) < self.config.augment.flip for g in generators)
-        if any(mirrored[space] is None and value is not None for space, value in labels.items()):
-            return label, (False,) * len(flips)
-        if mirrored == labels:
+        if may_be and mirrored == label:
             return label, flips
-        if not flips[0]:
-            return label, (False,) * len(flips)
-        label = mirrored if isinstance(label, dict) else mirrored[LABEL]  # type: ignore[assignment]
-        return label, (True,) * len(flips)
+        if may_be and flips[0]:
+            return mirrored, (True,) * len(flips)
+        return label, (False,) * len(flips)
+
+    def _mirrored(self, label: Label) -> tuple[Label, bool]:
+        """The label of a video in a mirror, and whether all of its classes may be mirrored."""
+        if isinstance(label, tuple):
+            partners = [self.mirror[LABEL][k] for k in label]
+            return tuple(sorted(k for k in partners if k is not None)), None not in partners
+        if not isinstance(label, dict):
+            partner = None if label is None else self.mirror[LABEL][label]
+            return partner, partner is not None or label is None
+        mirrored = {space: self.mirror[space][k] for space, k in label.items()}
+        may_be = None not in mirrored.values()
+        return {space: k for space, k in mirrored.items() if k is not None}, may_be
 
 
 class TestViews(_RecordDataset, Dataset[Sample | Failure]):
@@ -407,7 +415,9 @@ def collate(samples: Sequence[Sample | Failure], stack: Callable[[list[Tensor]],
     good = [sample for sample in samples if not isinstance(sample, Failure)]
     labels = [{} if s["label"] is None else by_space(s["label"]) for s in good]
     spaces = sorted({space for label in labels for space in label}) or [LABEL]
-    columns = {space: [label.get(space, -1) for label in labels] for space in spaces}
+    columns: dict[str, list[Any]] = {s: [label.get(s, -1) for label in labels] for s in spaces}
+    if any(isinstance(s["label"], tuple) for s in good):
+        columns = {LABEL: _equally_long([s["label"] if isinstance(s["label"], tuple) else () for s in good])}
     return Batch(
         video=stack([s["video"] for s in good]) if good else torch.empty((0, 0, 0, 3, 0, 0), dtype=torch.uint8),
         label={space: torch.tensor(column, dtype=torch.int64) for space, column in columns.items()},
@@ -415,6 +425,12 @@ def collate(samples: Sequence[Sample | Failure], stack: Callable[[list[Tensor]],
         failures=failures + [failure for s in good for failure in s["failures"]],
         partial=[failure for s in good for failure in s["partial"]],
     )
+
+
+def _equally_long(labels: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Rows of equal length, one at least, filled with -1."""
+    longest = max(1, *map(len, labels))
+    return [[*row, *[-1] * (longest - len(row))] for row in labels]
 
 
 def seeded_generator(*key: int | str) -> torch.Generator:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gesta.config import with_tags
+from gesta.evaluation.metrics import measure_multi_label
 from gesta.evaluation.result import Environment, Protocol, Result
 from gesta.progress import plain_text
 
@@ -28,6 +29,8 @@ class Difference:
 class Paired:
     """How often both were right on the videos that both have, in one label space; failed videos are wrong.
 
+    Of multi-label data a video is right if its predicted classes are all of its classes and no others.
+
     Attributes:
         videos: labelled alike in both results.
         both, only_a, only_b, neither: how many videos were right in which.
@@ -45,7 +48,8 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class ClassChange:
-    """Accuracy of a class on the videos that both have, percent, and their number."""
+    """Accuracy of a class on the videos that both have, of multi-label data its average precision, in percent, and the
+    number of its videos."""
 
     name: str
     a: float
@@ -152,16 +156,19 @@ def compare(a: Result, b: Result) -> Comparison:
     relabelled: dict[str, None] = {}
     for space in [space for space in a.scores.classes if space in b.scores.classes]:
         names_a, names_b = _class_names(a, space), _class_names(b, space)
-        right_a, right_b = a.scores.right(space), b.scores.right(space)
-        pairs: list[tuple[str, bool, bool]] = []
+        right_a, right_b = (r.scores.right(space, r.protocol.average) for r in (a, b))
+        alike: list[tuple[int, int]] = []
         for key in common:
             i, j = in_a[key], in_b[key]
-            if (name := names_a[i]) != names_b[j]:
+            if names_a[i] != names_b[j]:
                 relabelled[key[0]] = None
-            elif name is not None:
-                pairs.append((name, bool(right_a[i]), bool(right_b[j])))
-        paired[space] = _mcnemar([(x, y) for _, x, y in pairs])
-        classes[space] = _changes(pairs)
+            elif names_a[i] is not None:
+                alike.append((i, j))
+        paired[space] = _mcnemar([(bool(right_a[i]), bool(right_b[j])) for i, j in alike])
+        if a.scores.multi_label and b.scores.multi_label:
+            classes[space] = _precision_changes(a, b, space, alike)
+        else:
+            classes[space] = _changes([(str(names_a[i]), bool(right_a[i]), bool(right_b[j])) for i, j in alike])
     return Comparison(
         a=_title(a),
         b=_title(b),
@@ -182,6 +189,8 @@ def _protocol(a: Result, b: Result) -> list[Difference]:
     differing = _differing(a.protocol, b.protocol)
     if a.scores.classes != b.scores.classes:
         differing.append(Difference("classes", a.scores.classes, b.scores.classes))
+    if a.scores.multi_label != b.scores.multi_label:
+        differing.append(Difference("multi_label", a.scores.multi_label, b.scores.multi_label))
     differing += _differing(a.environment, b.environment)
     if a.list_hash != b.list_hash:
         list_a, list_b = f"{a.counts.listed} videos, {a.list_hash[:8]}", f"{b.counts.listed}, {b.list_hash[:8]}"
@@ -221,9 +230,12 @@ def positions(result: Result) -> dict[tuple[str, int], int]:
     return positions
 
 
-def _class_names(result: Result, space: str) -> list[str | None]:
+def _class_names(result: Result, space: str) -> list[str | frozenset[str] | None]:
     names = result.scores.classes[space]
-    return [None if label is None else names[label] for label in result.scores.labels[space]]
+    return [
+        frozenset(names[k] for k in label) if isinstance(label, list) else None if label is None else names[label]
+        for label in result.scores.labels[space]
+    ]
 
 
 def _mcnemar(pairs: list[tuple[bool, bool]]) -> Paired:
@@ -247,6 +259,28 @@ def _changes(pairs: list[tuple[str, bool, bool]]) -> list[ClassChange]:
     right_b = Counter(name for name, _, y in pairs if y)
     changes = [ClassChange(name, 100 * right_a[name] / n, 100 * right_b[name] / n, n) for name, n in videos.items()]
     return sorted((c for c in changes if c.a != c.b), key=lambda c: c.b - c.a)
+
+
+def _precision_changes(a: Result, b: Result, space: str, alike: list[tuple[int, int]]) -> list[ClassChange]:
+    """Average precision of the classes that both have, on the videos at these pairs of positions."""
+    changes = []
+    columns = [(result.scores, [pair[which] for pair in alike]) for which, result in enumerate((a, b))]
+    measured = [
+        measure_multi_label(
+            [scores.values[space][i] for i in of_list],
+            [scores.labels[space][i] for i in of_list],
+            len(scores.classes[space]),
+            result.protocol.average,
+        )[1]
+        for (scores, of_list), result in zip(columns, (a, b))
+    ]
+    in_b = dict(zip(b.scores.classes[space], measured[1]))
+    labels = [set(label) for i, _ in alike if isinstance(label := a.scores.labels[space][i], list)]
+    for k, (name, of_a) in enumerate(zip(a.scores.classes[space], measured[0])):
+        of_b = in_b.get(name)
+        if of_a is not None and of_b is not None and of_a != of_b:
+            changes.append(ClassChange(name, of_a, of_b, sum(k in label for label in labels)))
+    return sorted(changes, key=lambda c: c.b - c.a)
 
 
 def _title(result: Result) -> str:

@@ -34,7 +34,7 @@ from gesta.model import ClipSpec, VideoModel, evaluating, to_clips
 from gesta.processes import Precision, describe_device, make_fabric
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
-from gesta.records import LABEL, ClassNames, DataConfig, Record, SplitName, by_space, label_in, list_hash
+from gesta.records import LABEL, ClassNames, DataConfig, Record, SplitName, by_space, classes_in, label_in, list_hash
 
 
 def evaluate(
@@ -83,10 +83,10 @@ def evaluate(
     source = data if isinstance(data, DataConfig) else None
     records, classes = _records(model, data, config.split, classes) if isinstance(data, DataConfig) else (data, classes)
     network, spaces = named_classes(model, classes)
-    labels = {space: [label_in(record, space) for record in records] for space in spaces}
     if not records:
         raise GestaError("there are no videos to evaluate: the list or split is empty")
-    check_labels(records, spaces)
+    check_labels(records, spaces, network.config.multi_label)
+    labels = {space: [_in_json(label_in(record, space)) for record in records] for space in spaces}
     check_average(network, config)
     parts = _gather(_score(network, records, config, fabric), fabric)
     result: Result | None = None
@@ -120,6 +120,14 @@ def _records(
         raise GestaError(f"the data set has no split {split!r}; choose another with --evaluate.split")
     if classes is None:
         classes = model.classes if isinstance(model, TrainedModel) else data.classes()
+    network = model.model if isinstance(model, TrainedModel) else model
+    if network.config.multi_label != data.is_multi_label():
+        kinds = "any number of classes", "one class in each label space"
+        gives, has = kinds if network.config.multi_label else kinds[::-1]
+        raise GestaError(
+            f"the model gives a video {gives}, and in the data set it has {has}: evaluate on data like those it was "
+            "trained on (lists of several labels per video are read with --data.multi-label True)"
+        )
     if by_space(classes) != by_space(data.classes()):
         name = (model.name if isinstance(model, TrainedModel) else None) or "the model"
         raise GestaError(
@@ -182,7 +190,7 @@ def _score(model: VideoModel, records: Sequence[Record], config: EvaluateConfig,
 def _scores(
     records: Sequence[Record],
     spaces: dict[str, list[str]],
-    labels: dict[str, list[int | None]],
+    labels: dict[str, list[int | list[int] | None]],
     scored: _Scored,
     data: DataConfig | None,
     model: VideoModel,
@@ -202,7 +210,8 @@ def _scores(
         for space, row in video.scores.items():
             values[space][index] = [float(f"{value:.7g}") for value in row.tolist()]
     failures.sort(key=lambda failure: failure["index"])
-    scores = Scores(classes=spaces, names=[record.name for record in records], labels=labels, values=values)
+    names, multi_label = [record.name for record in records], model.config.multi_label
+    scores = Scores(classes=spaces, names=names, labels=labels, values=values, multi_label=multi_label)
     if data is not None:
         known = any(label is not None for column in labels.values() for label in column)
         scores.attributes = data.attributes() if known else {}
@@ -255,12 +264,21 @@ def _gather(part: _Scored, fabric: Fabric) -> list[_Scored]:
     return gathered
 
 
-def check_labels(records: Sequence[Record], spaces: dict[str, list[str]]) -> None:
+def _in_json(label: int | tuple[int, ...] | None) -> int | list[int] | None:
+    return list(label) if isinstance(label, tuple) else label
+
+
+def check_labels(records: Sequence[Record], spaces: dict[str, list[str]], multi_label: bool) -> None:
     """Refuse labels that are not those of the classes; ``spaces`` has their names by label space."""
     for space, names in spaces.items():
         for record in records:
             label = label_in(record, space)
-            if label is not None and not 0 <= label < len(names):
+            if label is not None and isinstance(label, tuple) is not multi_label:
+                raise GestaError(
+                    f"{record.name}: its label is {label}, but the model gives a video "
+                    + ("any number of classes: give a tuple of them" if multi_label else "one class: give its number")
+                )
+            if not all(0 <= k < len(names) for k in classes_in(record, space)):
                 raise GestaError(
                     f"{record.name}: label {label}, but the {len(names)} classes are numbered from 0; correct the list "
                     "(gesta data check shows all such labels)"

@@ -34,6 +34,8 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
     as ``logit_mean`` does with more confident probabilities. ``learned`` multiplies each model's log-probabilities by a
     weight of its own; the weights are the most likely ones on ``fit``.
 
+    Of multi-label data each class is fused by itself, the two answers being that it is there and that it is not.
+
     A video that some of the models could not score is scored by the others; ``partial`` names it. One that none could
     score has failed.
 
@@ -87,12 +89,15 @@ def _fused(
     """Fused probabilities and learned weights, by label space."""
     values: dict[str, list[list[float] | None]] = {}
     weights: dict[str, list[float]] = {}
+    multi_label = results[0].scores.multi_label
     for space, names in results[0].scores.classes.items():
         streams = [_log_probabilities(r, space, order, len(names)) for r, order in zip(results, orders)]
         if by == "learned":
             to_fit = [_log_probabilities(r, space, order, len(names)) for r, order in zip(fit, fit_orders)]
-            weights[space] = _learn(to_fit, fit[0].scores.labels[space])
+            labels = fit[0].scores.labels[space]
+            weights[space] = _learn(to_fit, _per_class(labels, len(names)) if multi_label else labels)
         fused = _combine(streams, by, weights.get(space))
+        fused = fused[:, 1].reshape(-1, len(names)) if multi_label else fused
         values[space] = [[float(f"{v:.7g}") for v in row] if np.isfinite(row).all() else None for row in fused]
     return values, weights
 
@@ -136,7 +141,7 @@ def _orders(results: Sequence[Result]) -> list[list[int]]:
     in_first = positions(results[0])
     for result in results:
         other, in_other = result.scores, positions(result)
-        if other.classes != first.classes:
+        if other.classes != first.classes or other.multi_label != first.multi_label:
             raise GestaError("the results have other classes, or in another order; fuse models of one data set")
         if in_one := sorted({name for name, _ in in_other.keys() ^ in_first.keys()}):
             raise GestaError(
@@ -153,12 +158,24 @@ def _orders(results: Sequence[Result]) -> list[list[int]]:
 
 
 def _log_probabilities(result: Result, space: str, order: Sequence[int], classes: int) -> Array:
-    """Log-probabilities ``(N, K)`` in that order; NaN where a video has no scores."""
+    """Log-probabilities ``(N, K)`` in that order; NaN where a video has no scores.
+
+    Of multi-label data each class of each video is a row ``(N K, 2)``: that it is not there, that it is.
+    """
     rows = [result.scores.values[space][i] for i in order]
     values = np.array([[np.nan] * classes if row is None else row for row in rows], dtype=np.float64)
+    if result.scores.multi_label:
+        values = values.reshape(-1, 1)
+        with_rest = (np.zeros_like(values), values) if result.protocol.average == "logits" else (1 - values, values)
+        values = np.where(np.isnan(values), np.nan, np.concatenate(with_rest, 1))
     if result.protocol.average == "logits":
         return log_softmax(values, -1)
     return np.log(np.maximum(values, MIN_PROBABILITY))
+
+
+def _per_class(labels: Sequence[Any], classes: int) -> list[int | None]:
+    """Of each class of each video whether it is there, 1 or 0."""
+    return [None if label is None else int(k in label) for label in labels for k in range(classes)]
 
 
 def _combine(streams: Sequence[Array], by: By, weights: Sequence[float] | None = None) -> Array:
@@ -177,7 +194,7 @@ def _combine(streams: Sequence[Array], by: By, weights: Sequence[float] | None =
     return np.exp(log_softmax(np.where(count > 0, total, np.nan), -1))
 
 
-def _learn(streams: Sequence[Array], labels: Sequence[int | None]) -> list[float]:
+def _learn(streams: Sequence[Array], labels: Sequence[Any]) -> list[float]:
     """The weight of each stream, 0 or more, under which the labels of the videos that all scored are most likely."""
     stacked = np.stack(streams)
     usable = np.isfinite(stacked).all((0, 2)) & np.array([label is not None for label in labels])

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from scipy.special import expit
 
 from gesta.records import LABEL
 
 ScoreRows: TypeAlias = Sequence[Sequence[float] | None]
 """Scores of each video; None where it failed, which counts as wrong."""
 
-Labels: TypeAlias = Sequence[int | None]
-"""Of each video; None where it has none, which leaves it out."""
+Labels: TypeAlias = Sequence[Any]
+"""Of each video its class, or in multi-label data all of its classes; None where unknown, which leaves it out."""
 
 Average = Literal["probabilities", "logits", "tokens"]
-"""What is averaged over the views of a video: scores after or before the softmax, or those of joined clips after it."""
+"""What is averaged over the views of a video: scores after or before the softmax (if multi-label the sigmoid), or those
+of joined clips after it."""
+
+THRESHOLD = 0.5
+"""Probability from which on a class counts as predicted in multi-label data."""
 
 ACTION = "action"
 """Name of the metrics of verb and noun together."""
@@ -26,8 +31,11 @@ METRICS = {
     "top1": "top-1",
     "top5": "top-5",
     "mean_class": "mean class",
+    "mAP": "mAP",
     "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
     "macro_f1": "macro F1",
+    "exact": "all classes right",
 }
 """Metrics of a label space, each also with the ending ``_scored``, and what tables call them."""
 
@@ -38,9 +46,10 @@ class Measured:
 
     Attributes:
         metrics: percent, by name.
-        per_class: by label space, the accuracy of each class in percent; None for a class without videos.
+        per_class: by label space, the accuracy (multi-label: average precision) of each class in percent; None for a
+            class without videos.
         figures: by label space, ``precision``, ``recall`` and ``f1`` of each class, see :func:`class_figures`.
-        confusion: by label space, numbers of scored videos, rows true, columns predicted.
+        confusion: by label space, numbers of scored videos, rows true, columns predicted; none if multi-label.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -50,11 +59,27 @@ class Measured:
 
 
 def headline(metrics: dict[str, float] | None) -> float | None:
-    """Top-1 in percent; with several label spaces that of actions (verb and noun), or the mean over the spaces."""
+    """The figure by which models are ranked, in percent: top-1, of multi-label data mAP.
+
+    With several label spaces it is the top-1 of actions (verb and noun), or the mean over the spaces.
+    """
+    if metrics and "mAP" in metrics:
+        return metrics["mAP"]
     if metrics and f"{ACTION}/top1" in metrics:
         return metrics[f"{ACTION}/top1"]
     of_spaces = [value for name, value in (metrics or {}).items() if name.split("/")[-1] == "top1"]
     return sum(of_spaces) / len(of_spaces) if of_spaces else None
+
+
+def headline_name(metrics: dict[str, float] | None) -> str:
+    """What :func:`headline` is called."""
+    return METRICS["mAP" if "mAP" in (metrics or {}) else "top1"]
+
+
+def metrics_in(metrics: dict[str, float]) -> dict[str, str]:
+    """Those of :data:`METRICS` that are there, of any label space."""
+    given = {name.split("/")[-1].removesuffix("_scored") for name in metrics}
+    return {key: name for key, name in METRICS.items() if key in given}
 
 
 def class_figures(right: np.ndarray, listed: np.ndarray, predicted: np.ndarray) -> dict[str, list[float | None]]:
@@ -114,14 +139,93 @@ def measure(
     return metrics, figures, confusion.tolist()
 
 
+def predicted_classes(values: Sequence[float], average: Average, threshold: float = THRESHOLD) -> list[int]:
+    """The classes of a video whose probability reaches the threshold, in multi-label data."""
+    rows = np.asarray(values)
+    probabilities = expit(rows) if average == "logits" else rows
+    return np.flatnonzero(probabilities >= threshold).tolist()
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray, missed: int = 0) -> float | None:
+    """The average precision of one class in percent: Σ (Rₙ - Rₙ₋₁) · Pₙ over the thresholds in falling order.
+
+    Nothing is interpolated, and videos with equal scores share one threshold, as in scikit-learn's
+    ``average_precision_score``.
+
+    Args:
+        scores: of the videos that have some, ``(N,)``.
+        positive: whether they show the class, ``(N,)``.
+        missed: further videos that show it and have no scores, which no threshold retrieves.
+
+    Returns:
+        None if no video shows the class.
+    """
+    total = int(positive.sum()) + missed
+    if not total or not len(scores):
+        return 0.0 if total else None
+    order = np.argsort(-scores, kind="stable")
+    last_of_equal = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    retrieved = positive[order].cumsum()[last_of_equal]
+    precision = retrieved / (last_of_equal + 1)
+    return float(100 * (np.diff(retrieved, prepend=0) * precision).sum() / total)
+
+
+def measure_multi_label(
+    scores: ScoreRows, labels: Labels, classes: int, average: Average
+) -> tuple[dict[str, float], list[float | None], dict[str, list[float | None]]]:
+    """Metrics in percent of videos with any number of classes, average precision and figures of each class.
+
+    ``mAP`` and the ``macro_`` metrics are means over the classes that a video shows; a class counts as predicted from a
+    probability of :data:`THRESHOLD` on. ``exact`` asks whether all predicted classes of a video are its classes.
+
+    Returns:
+        As in :class:`Measured`; no metrics if no labelled video shows any class.
+    """
+    known = [i for i, label in enumerate(labels) if label is not None]
+    truth = np.zeros((len(known), classes), dtype=bool)
+    for row, i in enumerate(known):
+        truth[row, list(labels[i])] = True
+    scored = np.array([scores[i] is not None for i in known], dtype=bool)
+    values = np.array([scores[i] for i in known if scores[i] is not None], dtype=np.float64).reshape(-1, classes)
+    truth_scored = truth[scored]
+    predicted = (expit(values) if average == "logits" else values) >= THRESHOLD
+    right, exact = (predicted & truth_scored).sum(0), int((predicted == truth_scored).all(1).sum())
+    metrics: dict[str, float] = {}
+    measures = []
+    for end, shown, videos in (("", truth.sum(0), len(known)), ("_scored", truth_scored.sum(0), len(values))):
+        missed = (shown - truth_scored.sum(0)).tolist()
+        precisions = [average_precision(values[:, k], truth_scored[:, k], missed[k]) for k in range(classes)]
+        figures = class_figures(right, shown, predicted.sum(0))
+        measures.append((precisions, figures))
+        if shown.any():
+            metrics[f"mAP{end}"] = macro(precisions, shown)
+            for name in ("precision", "recall", "f1"):
+                metrics[f"macro_{name}{end}"] = macro(figures[name], shown)
+            metrics[f"exact{end}"] = 100 * exact / videos
+    return metrics, *measures[0]
+
+
 def measure_spaces(
     scores: Mapping[str, ScoreRows],
     labels: Mapping[str, Labels],
     classes: Mapping[str, Sequence[str]],
     average: Average,
+    multi_label: bool = False,
 ) -> Measured:
-    """What :func:`measure` gives, by label space; names of metrics get the space in front unless it is ``label``."""
+    """What :func:`measure` gives, by label space; names of metrics get the space in front unless it is ``label``.
+
+    Args:
+        scores, labels, classes: by label space; multi-label data have one.
+        average: what the scores are.
+        multi_label: a video has any number of classes, see :func:`measure_multi_label`.
+    """
     measured = Measured()
+    for space, names in classes.items() if multi_label else ():
+        measured.metrics, measured.per_class[space], measured.figures[space] = measure_multi_label(
+            scores[space], labels[space], len(names), average
+        )
+    if multi_label:
+        return measured
     for space, names in classes.items():
         values, figures, measured.confusion[space] = measure(scores[space], labels[space], len(names))
         measured.figures[space], measured.per_class[space] = figures, figures["recall"]

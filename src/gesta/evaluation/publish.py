@@ -12,13 +12,18 @@ from gesta.checkpoint.formats import file_hash
 from gesta.checkpoint.hub import upload
 from gesta.config import CLASS_KEY, from_json
 from gesta.errors import GestaError
-from gesta.evaluation.metrics import ACTION, METRICS
+from gesta.evaluation.metrics import ACTION, METRICS, metrics_in
 from gesta.evaluation.result import Result
 from gesta.model import ModelConfig
 from gesta.progress import json_text, markdown, one_line
 from gesta.records import LABEL, by_space
 
-_METRIC_TYPES = {"macro_precision": "precision", "macro_f1": "f1"}  # as the hub calls them; else accuracy
+_METRIC_TYPES = {
+    "macro_precision": "precision",
+    "macro_recall": "recall",
+    "macro_f1": "f1",
+    "mAP": "mean_average_precision",
+}  # as the hub calls them; else accuracy
 _CLASSES_SHOWN = 50  # on the page; config.json has all
 
 
@@ -81,6 +86,8 @@ def _hub_config(metadata: Metadata) -> dict[str, Any]:
     """The ``config.json`` that other libraries read: the type of the model, and the names of its classes."""
     spaces = by_space(metadata["classes"])
     config: dict[str, Any] = {"model_type": "gesta", "architectures": [str(metadata["model"].get(CLASS_KEY))]}
+    if metadata["model"].get("multi_label"):
+        config["problem_type"] = "multi_label_classification"  # transformers' word
     if spaces.keys() == {LABEL}:
         config["id2label"] = {str(i): name for i, name in enumerate(spaces[LABEL])}
         config["label2id"] = {name: i for i, name in enumerate(spaces[LABEL])}
@@ -93,7 +100,9 @@ def _without_names(result: Result) -> dict[str, Any]:
     """A result as JSON, without names of videos and paths of this machine."""
     content = result.to_json() | {"data": _without_paths(result.data)}
     content["model"] |= {"checkpoint": "model.safetensors"}
-    content["scores"] = {name: content["scores"][name] for name in ("classes", "per_class", "figures", "confusion")}
+    content["scores"] = {
+        name: content["scores"][name] for name in ("classes", "per_class", "figures", "confusion", "multi_label")
+    }
     return {name: value for name, value in content.items() if name not in ("failures", "partial")}
 
 
@@ -137,9 +146,10 @@ def _page(repository: str, config: ModelConfig, metadata: Metadata, result: Resu
 
 def _result_lines(result: Result) -> list[str]:
     how, counts = result.protocol, result.counts
-    rows = ["| | " + " | ".join(f"{name} %" for name in METRICS.values()) + " |", "|---|" + "---|" * len(METRICS)]
+    metrics = metrics_in(result.metrics)
+    rows = ["| | " + " | ".join(f"{name} %" for name in metrics.values()) + " |", "|---|" + "---|" * len(metrics)]
     for space in _spaces(result):
-        values = (result.metrics.get(f"{space}/{key}" if space else key) for key in METRICS)
+        values = (result.metrics.get(f"{space}/{key}" if space else key) for key in metrics)
         cells = " | ".join("" if value is None else f"{value:.2f}" for value in values)
         rows.append(f"| {markdown(space) or 'all labelled videos'} | {cells} |")
     return [
@@ -156,7 +166,8 @@ def _result_lines(result: Result) -> list[str]:
 def _spaces(result: Result) -> list[str]:
     """Label spaces of the metrics; an empty string for a single one."""
     several = [*result.scores.classes, ACTION] if len(result.scores.classes) > 1 else [""]
-    return [space for space in several if (f"{space}/top1" if space else "top1") in result.metrics]
+    prefixes = [f"{space}/" if space else "" for space in several]
+    return [s for s, prefix in zip(several, prefixes) if any(f"{prefix}{key}" in result.metrics for key in METRICS)]
 
 
 def _data_name(result: Result) -> str:

@@ -13,10 +13,18 @@ import numpy as np
 
 from gesta.config import Between, from_json, read_json
 from gesta.errors import GestaError
-from gesta.evaluation.metrics import ACTION, METRICS, Average, headline, measure_parts, measure_spaces
+from gesta.evaluation.metrics import (
+    ACTION,
+    THRESHOLD,
+    Average,
+    headline,
+    measure_parts,
+    measure_spaces,
+    metrics_in,
+    predicted_classes,
+)
 from gesta.files import make_folder, write_text
 from gesta.progress import json_text, plain_text
-from gesta.records import LABEL
 
 FORMAT = 1
 """Version of ``result.json``; files with a greater one are refused."""
@@ -171,26 +179,29 @@ class Scores:
     Attributes:
         classes: class names by label space.
         names: of the videos; ``labels`` and ``values`` are parallel to it.
-        labels: by label space, None where unknown.
+        labels: by label space, None where unknown; of multi-label data a list of all classes of each video.
         values: scores by label space, averaged over views, 7 significant digits; None where the video failed.
-        per_class: by label space, percent of each class's videos, failed ones wrong; None for a class without videos.
-        confusion: by label space, numbers of scored videos, rows true, columns predicted.
+        per_class: by label space, percent of each class's videos, failed ones wrong, or of multi-label data its average
+            precision; None for a class without videos.
+        confusion: by label space, numbers of scored videos, rows true, columns predicted; empty for multi-label data.
         figures: by label space ``precision``, ``recall`` and ``f1`` of each class, as
             :func:`gesta.evaluation.metrics.class_figures` gives them.
         attributes: attribute → its value for every class (Diving48: takeoff, somersault, twist, position).
         groups: part of the list → label space or ``action`` → positions in it (EPIC-KITCHENS-100: unseen participants
             and tail classes).
+        multi_label: a video may have any number of classes; a value is then that class's alone (sigmoid).
     """
 
     classes: dict[str, list[str]]
     names: list[str]
-    labels: dict[str, list[int | None]]
+    labels: dict[str, list[int | list[int] | None]]
     values: dict[str, list[list[float] | None]]
     per_class: dict[str, list[Percent | None]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
     figures: dict[str, dict[str, list[Percent | None]]] = field(default_factory=dict)
     attributes: dict[str, list[str]] = field(default_factory=dict)
     groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    multi_label: bool = False
 
     def measure(self, average: Average) -> dict[str, float]:
         """Compute accuracies of classes and confusion matrices from the values; give the metrics.
@@ -198,7 +209,7 @@ class Scores:
         Args:
             average: what the values are.
         """
-        measured = measure_spaces(self.values, self.labels, self.classes, average)
+        measured = measure_spaces(self.values, self.labels, self.classes, average, self.multi_label)
         self.per_class, self.figures, self.confusion = measured.per_class, measured.figures, measured.confusion
         return measured.metrics | measure_parts(self.values, self.labels, average, self.attributes, self.groups)
 
@@ -217,7 +228,7 @@ class Scores:
         if not self.classes or not all(self.classes.values()):
             return "classes are empty"
         by_space: dict[str, dict[str, list[Any]]] = {"labels": self.labels, "values": self.values}
-        by_space |= {"per_class": self.per_class, "confusion": self.confusion}
+        by_space |= {"per_class": self.per_class} | ({} if self.multi_label else {"confusion": self.confusion})
         for name in FIGURES if self.figures else ():
             by_space[f"figures.{name}"] = {space: of.get(name, []) for space, of in self.figures.items()}
         for column, lists in by_space.items():
@@ -228,12 +239,18 @@ class Scores:
                 length = videos if column in ("labels", "values") else len(names)
                 if len(by_space[column][space]) != length:
                     return f"{column}.{space} has {len(by_space[column][space])} entries, not {length}"
-            if any(label is not None and not 0 <= label < len(names) for label in self.labels[space]):
-                return f"labels.{space} holds a label that is none of {len(names)} classes"
+            for label in self.labels[space]:
+                if label is not None and isinstance(label, list) is not self.multi_label:
+                    return f"labels.{space} holds {label}, and multi_label is {json.dumps(self.multi_label)}"
+                classes_of_video = label if isinstance(label, list) else [] if label is None else [label]
+                if not all(0 <= k < len(names) for k in classes_of_video):
+                    return f"labels.{space} holds a label that is none of {len(names)} classes"
             if any(row is not None and len(row) != len(names) for row in self.values[space]):
                 return f"values.{space} holds a row that has not {len(names)} scores"
-            rows = self.confusion[space]
-            if {len(names)} != {len(rows), *map(len, rows)} or min(map(min, rows)) < 0:
+            rows = self.confusion.get(space, [])
+            if (not self.multi_label and {len(names)} != {len(rows), *map(len, rows)}) or any(
+                n < 0 for row in rows for n in row
+            ):
                 return f"confusion.{space} is not a table of {len(names)} by {len(names)} numbers of videos"
         first = len(next(iter(self.classes.values())))
         if any(len(of_class) != first for of_class in self.attributes.values()):
@@ -254,12 +271,20 @@ class Scores:
         absent = [name for name, recall in lacking if recall is None]
         return absent, [name for name, recall in lacking if recall is not None]
 
-    def right(self, space: str = LABEL) -> list[bool | None]:
-        """For each video whether its most probable class is right; a failed one is wrong, None where unlabelled."""
-        return [
-            None if label is None else values is not None and int(np.argmax(values)) == label
-            for label, values in zip(self.labels[space], self.values[space])
-        ]
+    def right(self, space: str, average: Average) -> list[bool | None]:
+        """For each video whether its most probable class is right, or of multi-label data whether all predicted classes
+        are its own; a failed one is wrong, None where unlabelled.
+
+        Args:
+            space: label space.
+            average: what the values are.
+        """
+        answers = (
+            None if row is None else predicted_classes(row, average) if self.multi_label else int(np.argmax(row))
+            for row in self.values[space]
+        )
+        labels = self.labels[space]
+        return [None if label is None else answer == label for label, answer in zip(labels, answers)]
 
 
 @dataclass(kw_only=True)
@@ -274,6 +299,8 @@ class Result:
             failed ones count as wrong; ``top1_scored`` … without the failed ones. Means are over the classes that have
             videos; a precision that there is not, of a class that is never predicted, counts as 0. With several
             label spaces the names are ``verb/top1`` …; verb and noun together have ``action/top1`` and ``action/top5``.
+            Multi-label data have ``mAP`` (the mean average precision), ``macro_precision``, ``macro_recall``,
+            ``macro_f1`` and ``exact`` instead, see :func:`gesta.evaluation.metrics.measure_multi_label`.
             What attributes and groups name has its top-1 as ``attribute/twist`` …, ``unseen/verb`` ….
         model, protocol, environment: what was evaluated, how, and by what.
         data: configuration of the data set as JSON, None if the records came from elsewhere.
@@ -321,7 +348,8 @@ class Result:
 
     @property
     def top1(self) -> float | None:
-        """Top-1 accuracy in percent (see :func:`gesta.evaluation.metrics.headline`), None if nothing is labelled."""
+        """Top-1 accuracy in percent, of multi-label data mAP (see :func:`gesta.evaluation.metrics.headline`); None if
+        nothing is labelled."""
         return headline(self.metrics)
 
     def to_json(self) -> dict[str, Any]:
@@ -369,19 +397,22 @@ class Result:
 
         scores, counts, how = self.scores, self.counts, self.protocol
         numbers = Table(title=f"{self.model.summary}, split {self.protocol.split}", title_justify="left")
-        for column in ("", *METRICS.values()):
+        metrics = metrics_in(self.metrics)
+        for column in ("", *metrics.values()):
             numbers.add_column(f"{column} %" if column else "", justify="right" if column else "left")
         several = [*scores.classes, ACTION] if len(scores.classes) > 1 else []
         for prefix, name in [(f"{space}/", f"{space}: ") for space in several] or [("", "")]:
             for end, what in (("", "all labelled videos"), ("_scored", "without failed ones")):
-                if f"{prefix}top1{end}" in self.metrics and (counts.failed or not end):
-                    values = (self.metrics.get(f"{prefix}{key}{end}") for key in METRICS)
+                values = [self.metrics.get(f"{prefix}{key}{end}") for key in metrics]
+                if any(value is not None for value in values) and (counts.failed or not end):
                     numbers.add_row(name + what, *("" if value is None else f"{value:.2f}" for value in values))
         lines = [
             f"{counts.scored} of {counts.listed} videos scored, {counts.failed} failed"
             + (" (counted as wrong)" if counts.failed else ""),
             f"{how.views}, {how.sampling}, {how.size} px of {how.frame}, mean of the {how.averaged}",
         ]
+        if scores.multi_label:
+            lines.append(f"classes are predicted from a probability of {THRESHOLD} on; mAP depends on no threshold")
         for attribute in scores.attributes:
             lines.append(f"{attribute}: {self.metrics[f'attribute/{attribute}']:.2f} % right")
         if scores.attributes:
@@ -404,6 +435,7 @@ class Result:
         for space, per_class in scores.per_class.items():
             worst = sorted((value, name) for value, name in zip(per_class, scores.classes[space]) if value is not None)
             where = "" if len(scores.classes) == 1 else f" ({space})"
+            where = " by average precision" if scores.multi_label else where
             if worst[1:] and worst[0][0] < 100:
                 lines.append(f"weakest classes{where}: " + ", ".join(f"{n} {v:.0f} %" for v, n in worst[:5] if v < 100))
             absent, unpredicted = scores.without_figures(space) if worst else ([], [])

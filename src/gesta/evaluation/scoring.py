@@ -1,4 +1,5 @@
-"""From views to scores, for evaluation and prediction alike: forward passes, softmax, mean over views, joint spaces."""
+"""From views to scores, for evaluation and prediction alike: forward passes, softmax or sigmoid, mean over views, joint
+label spaces."""
 
 from __future__ import annotations
 
@@ -70,7 +71,7 @@ def named_classes(
             f"there are names for {_counts(given)}, but the model has {_counts(sizes)}: give the class names that it "
             "was trained with"
         )
-    if remark := single_class(spaces):
+    if not network.config.multi_label and (remark := single_class(spaces)):
         warnings.warn(remark, stacklevel=3)
     return network, spaces
 
@@ -130,18 +131,18 @@ def score_views(
     """
     with autocast():
         scores = model(_clips(views, model, device))
-    return _as_averaged(scores, average)
+    return _as_averaged(scores, average, model.config.multi_label)
 
 
 def _clips(views: Tensor, model: VideoModel, device: torch.device) -> Tensor:
     return to_clips(views[None].to(device, non_blocking=True), model.config.clip, float_type(model))
 
 
-def _as_averaged(scores: Scores, average: Average) -> dict[str, Tensor]:
+def _as_averaged(scores: Scores, average: Average, multi_label: bool) -> dict[str, Tensor]:
     """What is averaged, by label space ``(V, K)`` float64 on the CPU."""
     spaces = {space: values.float() for space, values in by_space(scores).items()}
     if average != "logits":
-        spaces = {space: logits.softmax(-1) for space, logits in spaces.items()}
+        spaces = {space: as_probabilities(logits, multi_label) for space, logits in spaces.items()}
     return {space: values.cpu().double() for space, values in spaces.items()}
 
 
@@ -197,7 +198,10 @@ def _score_joined(
             if is_last:
                 with autocast():
                     scores = model.score_tokens(join_tokens(torch.stack(tokens), crops))
-                means = {space: values.mean(0) for space, values in _as_averaged(scores, "tokens").items()}
+                means = {
+                    space: values.mean(0)
+                    for space, values in _as_averaged(scores, "tokens", model.config.multi_label).items()
+                }
                 yield VideoScores(index, means, len(tokens))
                 tokens = []
 
@@ -258,14 +262,21 @@ def joint_names(spaces: dict[str, list[str]]) -> list[str]:
     return [" ".join(parts) for parts in itertools.product(*spaces.values())]
 
 
-def joint_probabilities(scores: dict[str, Tensor], spaces: Iterable[str], average: Average) -> Tensor:
+def as_probabilities(logits: Tensor, multi_label: bool) -> Tensor:
+    """Logits ``(…, K)`` → probabilities: of one class per video, or of each class by itself."""
+    return logits.sigmoid() if multi_label else logits.softmax(-1)
+
+
+def joint_probabilities(
+    scores: dict[str, Tensor], spaces: Iterable[str], average: Average, multi_label: bool
+) -> Tensor:
     """Scores ``(K,)`` of each label space → probabilities of all combinations, ``(product of K,)`` float32.
 
-    Label spaces are taken as independent, so their probabilities multiply.
+    Label spaces are taken as independent, so their probabilities multiply. Multi-label scores have one label space.
     """
     joint = torch.ones(1, dtype=torch.float64)
     for space in spaces:
-        probabilities = scores[space].softmax(-1) if average == "logits" else scores[space]
+        probabilities = as_probabilities(scores[space], multi_label) if average == "logits" else scores[space]
         joint = torch.outer(joint, probabilities).flatten()
     return joint.float()
 
@@ -279,7 +290,10 @@ def why_not_finite(model: VideoModel) -> str:
     return "the model's scores are not finite numbers; use a wider precision, or weights of a training that went well"
 
 
-def rank(probabilities: Tensor, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
-    """The ``top`` most probable of the named classes, best first."""
+def rank(
+    probabilities: Tensor, names: Sequence[str], top: int, threshold: float = 0.0
+) -> tuple[tuple[str, float], ...]:
+    """The ``top`` most probable of the named classes that reach the threshold, best first."""
     values, indices = probabilities.topk(min(top, len(probabilities)))
-    return tuple((names[i], value) for i, value in zip(indices.tolist(), values.tolist()))
+    ranked = zip(indices.tolist(), values.tolist())
+    return tuple((names[i], value) for i, value in ranked if value >= threshold)

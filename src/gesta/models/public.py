@@ -194,6 +194,8 @@ def recognise(config: Mapping[str, Any] | None, weights: Source) -> ModelConfig 
                     f"{str(error)[:100]}); name their model (--model NAME --weights FILE)"
                 ) from None
             if recognised is not None:
+                # transformers' word for a sigmoid of each score
+                recognised.multi_label = (config or {}).get("problem_type") == "multi_label_classification"
                 check_size(recognised, weights.name, 1000 + 10 * len(shapes))
                 return recognised
     return None

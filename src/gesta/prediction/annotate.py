@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -31,12 +32,14 @@ TICKS_PER_SECOND = 90_000
 def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out: str | os.PathLike[str]) -> Path:
     """Write a copy of ``source`` (H.264, without sound) with each segment's action and a bar of its probability.
 
+    Segments that overlap, as those of multi-label models do, are drawn one above the other.
+
     One frame is held at a time; frames keep their times, so variable frame rates stay variable, and pixels their
     aspect. ``out`` appears only when it is complete.
 
     Args:
         source: a video file or frame folder.
-        segments: predictions of :func:`gesta.prediction.timeline.timeline`, in order; those without times are left out.
+        segments: predictions of :func:`gesta.prediction.timeline.timeline`; those without times are left out.
         out: ``.mp4``, ``.mkv`` or ``.mov``.
 
     Raises:
@@ -51,15 +54,15 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
     info = probe(source)
     rate = Fraction(info.fps or 25).limit_denominator(1001)
     timed = [s for s in segments if s.start is not None and s.end is not None and s.labels]
+    waiting, shown = deque(sorted(timed, key=lambda s: s.start or 0)), list[Prediction]()
     try:
         with temporary_for(out) as part, av.open(str(part), "w", format=FORMATS[out.suffix.lower()]) as container:
-            video, position, last_tick = None, 0, -1
+            video, last_tick = None, -1
             for frame in _to_the_end(source):
-                while position < len(timed) and (timed[position].end or 0) <= frame.time:
-                    position += 1
-                upcoming = timed[position] if position < len(timed) else None
-                current = upcoming if upcoming and (upcoming.start or 0) <= frame.time else None
-                image = _draw(frame.image, current)
+                while waiting and (waiting[0].start or 0) <= frame.time:
+                    shown.append(waiting.popleft())
+                shown = [s for s in shown if (s.end or 0) > frame.time]
+                image = _draw(frame.image, shown)
                 if video is None:
                     video = container.add_stream("libx264", rate=rate)
                     video.height, video.width, video.pix_fmt = *image.shape[:2], "yuv420p"
@@ -83,27 +86,28 @@ def _to_the_end(source: str) -> Iterator[Frame]:
         yield from stream(source)
 
 
-def _draw(image: Tensor, segment: Prediction | None) -> np.ndarray:
-    """``(C, H, W)`` uint8 to ``(H, W, C)`` of even size (H.264 requires it), with a banner if there is a segment."""
+def _draw(image: Tensor, segments: Sequence[Prediction]) -> np.ndarray:
+    """``(C, H, W)`` uint8 to ``(H, W, C)`` of even size (H.264 requires it), with a banner for each segment."""
     pixels = image.permute(1, 2, 0).numpy()
     height, width = pixels.shape[:2]
     pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    if segment is None:
+    if not segments:
         return np.ascontiguousarray(pixels)
     canvas = Image.fromarray(pixels)
     draw = ImageDraw.Draw(canvas, "RGBA")
     band = min(height, max(12, height // 10))
-    name, probability = segment.labels[0]
-    top = height - band
-    draw.rectangle((0, top, width, height), fill=(0, 0, 0, 150))
     bar = max(2, band // 6)
-    draw.rectangle((0, height - bar, round(width * probability), height), fill=(80, 200, 120, 255))
     font = ImageFont.load_default(size=max(8, round(0.6 * band)))
-    draw.text(
-        (band // 4, top + (band - bar) / 2),
-        f"{name} {probability:.0%}",
-        fill=(255, 255, 255, 255),
-        font=font,
-        anchor="lm",
-    )
+    for row, segment in enumerate(segments[: height // band]):
+        name, probability = segment.labels[0]
+        top, bottom = height - band * (row + 1), height - band * row
+        draw.rectangle((0, top, width, bottom), fill=(0, 0, 0, 150))
+        draw.rectangle((0, bottom - bar, round(width * probability), bottom), fill=(80, 200, 120, 255))
+        draw.text(
+            (band // 4, top + (band - bar) / 2),
+            f"{name} {probability:.0%}",
+            fill=(255, 255, 255, 255),
+            font=font,
+            anchor="lm",
+        )
     return np.array(canvas)

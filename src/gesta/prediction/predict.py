@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 
 from gesta.checkpoint import TrainedModel
+from gesta.errors import GestaError
+from gesta.evaluation.metrics import THRESHOLD
 from gesta.evaluation.scoring import (
     check_average,
     joint_names,
@@ -27,7 +29,7 @@ from gesta.evaluation.scoring import (
 )
 from gesta.model import VideoModel
 from gesta.prediction.background import in_background, reading_workers
-from gesta.prediction.prediction import Prediction
+from gesta.prediction.prediction import TOP, Prediction
 from gesta.processes import Precision, choose_autocast, choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record
@@ -61,7 +63,8 @@ def predict(
     views: EvaluateConfig | None = None,
     clips: int | None = None,
     crops: Literal[1, 3] | None = None,
-    top: int = 5,
+    top: int | None = None,
+    threshold: float | None = None,
     device: str | torch.device = "auto",
     precision: Precision = "32-true",
     depth: Depth | None = None,
@@ -76,7 +79,8 @@ def predict(
             model; a network's classes are then called ``"0"``, ``"1"`` ….
         views: the protocol, as in evaluation: clips, crops, short side, averaging, batch size, workers, decoder.
         clips, crops: change these fields of ``views``.
-        top: number of classes to name.
+        top: number of classes to name; None is 5, or for a multi-label model all that reach the threshold.
+        threshold: least probability of a class that is named; None is 0, or 0.5 for a multi-label model.
         device: ``auto`` takes the first accelerator there is.
         precision: of the forward passes.
         depth: the sources show depth, and how it was shown to the model in training; None takes it from the trained
@@ -97,10 +101,17 @@ def predict(
     if isinstance(model, TrainedModel):
         depth = model.depth if depth is None else depth
         person_crop = model.person_crop if person_crop is None else person_crop
+    multi_label = network.config.multi_label
+    threshold = threshold if threshold is not None else THRESHOLD if multi_label else 0.0
+    if not 0 <= threshold <= 1:
+        raise GestaError(
+            f"the threshold is {threshold:g}, and probabilities are from 0 to 1; give another (--threshold)"
+        )
     device = choose_device(device)
     autocast = choose_autocast(device, precision)
     network.to(device).eval()
     paths, names = find_sources(sources), joint_names(spaces)
+    most = top if top is not None else len(names) if multi_label else TOP
     records = [record_of(path, depth, bool(person_crop)) for path in paths]
     # For few videos a thread, which is there at once, decodes beside the model.
     workers = reading_workers(views.workers, len(paths))
@@ -111,8 +122,8 @@ def predict(
         predictions = {f.index: Prediction(path=paths[f.index], error=f.reason) for f in batch["failures"]}
         broken = {f.index: f.reason for f in batch["partial"]}
         for video in score_videos(network, [batch], views, batch_size, device, autocast):
-            probabilities = joint_probabilities(video.scores, spaces, views.average)
-            labels, error = rank(probabilities, names, top), broken.get(video.index, "")
+            probabilities = joint_probabilities(video.scores, spaces, views.average, multi_label)
+            labels, error = rank(probabilities, names, most, threshold), broken.get(video.index, "")
             if not probabilities.isfinite().all():
                 not_finite = not_finite or why_not_finite(network)
                 labels, error = (), not_finite

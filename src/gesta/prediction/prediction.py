@@ -8,6 +8,11 @@ from typing import Any
 from gesta.errors import without_passwords
 from gesta.progress import one_line
 
+NO_CLASS = "(no class reaches the threshold)"
+
+TOP = 5
+"""Classes that are named of a video or segment, unless another number is asked for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
@@ -16,7 +21,7 @@ class Prediction:
     Attributes:
         path: the video as it was named; of an address without its password.
         labels: (class, probability), most probable first; with several label spaces the classes are joint ("open door")
-            and their probabilities products. Empty with an error.
+            and their probabilities products. Empty with an error, or where no class reaches the threshold.
         start: beginning of the segment in seconds, None for the whole video.
         end: its end in seconds, None for the whole video.
         error: one sentence that says why there are no labels, or, beside labels or at the end of a timeline, that the
@@ -37,7 +42,8 @@ class Prediction:
             return one_line(self.error if self.path in self.error else f"{self.path}: {self.error}")
         times = "" if self.start is None or self.end is None else f"  {clock(self.start)} - {clock(self.end)}"
         remark = f"  ({self.error.removeprefix(f'{self.path}: ')})" if self.error else ""
-        return one_line(f"{self.path}{times}  " + ", ".join(f"{name} {p:.3f}" for name, p in self.labels) + remark)
+        labels = ", ".join(f"{name} {p:.3f}" for name, p in self.labels) or NO_CLASS
+        return one_line(f"{self.path}{times}  {labels}{remark}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: path, start and end (seconds or null), labels, error (null if none)."""

@@ -136,3 +136,24 @@ class Segmenter:
             if ended:
                 yield ended
             self._ended = segment
+
+
+class ClassSegmenters:
+    """A :class:`Segmenter` for each class by itself: segments of different classes may overlap.
+
+    A segment's ``total`` is of its own class alone, ``(1,)``.
+    """
+
+    def __init__(self, classes: int, threshold: float, release: float, min_duration: float) -> None:
+        self._segmenters = [Segmenter(threshold, release, min_duration) for _ in range(classes)]
+
+    def push(self, window: Window) -> Iterator[Segment]:
+        """Take the next window; yield the segments that are decided by it."""
+        for k, segmenter in enumerate(self._segmenters):
+            alone = replace(window, probabilities=window.probabilities[k : k + 1])
+            yield from (replace(segment, label=k) for segment in segmenter.push(alone))
+
+    def finish(self) -> Iterator[Segment]:
+        """The segments left at the end of the video."""
+        for k, segmenter in enumerate(self._segmenters):
+            yield from (replace(segment, label=k) for segment in segmenter.finish())

@@ -31,8 +31,8 @@ from gesta.evaluation.scoring import (
 )
 from gesta.model import ClipSpec, VideoModel
 from gesta.prediction.background import in_background
-from gesta.prediction.prediction import Prediction
-from gesta.prediction.segments import Segment, Segmenter, Window, smooth
+from gesta.prediction.prediction import TOP, Prediction
+from gesta.prediction.segments import ClassSegmenters, Segment, Segmenter, Window, smooth
 from gesta.prediction.windows import WindowCutter, WindowFrames
 from gesta.processes import Autocast, Precision, choose_autocast, choose_device
 from gesta.recipe import EvaluateConfig
@@ -52,7 +52,7 @@ class TimelineConfig:
         window: seconds that a window lasts, None for the model's own clip (4 s for models that sample uniformly).
         hop: distance of neighbouring windows, as a fraction of a window.
         smoothing: windows averaged (odd; 1 for none).
-        threshold: probability at which a segment begins; 0 names an action at all times.
+        threshold: probability at which a segment begins; 0 names an action (multi-label: every class) at all times.
         release: probability below which it ends, None for half the threshold.
         min_duration: segments shorter than this many seconds are dropped, equal ones nearer than this are joined.
     """
@@ -162,7 +162,7 @@ def _score(
         scores = score_views(model, stacked, views.average, device, autocast)
         for row, window in enumerate(together):
             in_window = {space: values[row] for space, values in scores.items()}
-            probabilities = joint_probabilities(in_window, spaces, views.average)
+            probabilities = joint_probabilities(in_window, spaces, views.average, model.config.multi_label)
             if not probabilities.isfinite().all():
                 raise VideoError(why_not_finite(model))
             yield Window(window.start, window.end, probabilities)
@@ -178,7 +178,7 @@ def timeline(
     classes: ClassNames | None = None,
     config: TimelineConfig | None = None,
     views: EvaluateConfig | None = None,
-    top: int = 5,
+    top: int | None = None,
     device: str | torch.device = "auto",
     precision: Precision = "32-true",
     depth: Depth | None = None,
@@ -192,14 +192,16 @@ def timeline(
             ``"0"``, ``"1"`` ….
         config: windows, smoothing and what makes a segment; None for the default.
         views: short side, averaging and windows per forward pass (``batch_size``); each window is one centre crop.
-        top: number of classes to name per segment; its own first, then the others by their mean probability in it.
+        top: number of classes to name per segment, None for 5; its own first, then the others by their mean probability
+            in it. A segment of a multi-label model names its own class alone.
         device: ``auto`` takes the first accelerator there is.
         precision: of the forward passes.
         depth: the source shows depth, and how it was shown to the model in training; None takes it from the trained
             model.
 
     Yields:
-        Segments that do not overlap, in order; with ``error`` if the video could not be read (to its end).
+        Segments that do not overlap, in order; with ``error`` if the video could not be read (to its end). Those of
+        a multi-label model are found for each class by itself, so that they overlap, and come as they end.
 
     Raises:
         GestaError: class names that do not fit the model, settings that make no sense, a device or precision that the
@@ -213,7 +215,8 @@ def timeline(
     if depth is None and isinstance(model, TrainedModel):
         depth = model.depth
     release = config.threshold / 2 if config.release is None else config.release
-    segmenter = Segmenter(config.threshold, release, config.min_duration)
+    settings = config.threshold, release, config.min_duration
+    segmenter = ClassSegmenters(len(names), *settings) if network.config.multi_label else Segmenter(*settings)
     how: dict[str, Any] = {"views": views, "device": choose_device(device)}
     how["autocast"] = choose_autocast(how["device"], precision)
 
@@ -227,8 +230,8 @@ def timeline(
             error = str(problem)
 
     for window in smooth(readable(), config.smoothing):
-        yield from (_prediction(path, segment, names, top) for segment in segmenter.push(window))
-    yield from (_prediction(path, segment, names, top) for segment in segmenter.finish())
+        yield from (_prediction(path, segment, names, top or TOP) for segment in segmenter.push(window))
+    yield from (_prediction(path, segment, names, top or TOP) for segment in segmenter.finish())
     if error:
         yield Prediction(path=path, error=error)
 
@@ -236,6 +239,8 @@ def timeline(
 def _prediction(path: str, segment: Segment, names: list[str], top: int) -> Prediction:
     """The class of a segment first, then the others by their mean probability in it."""
     mean, name = segment.total / segment.count, names[segment.label]
+    if len(mean) < len(names):  # of its class alone
+        return Prediction(path=path, start=segment.start, end=segment.end, labels=((name, float(mean[0])),))
     others = [label for label in rank(mean, names, top) if label[0] != name]
     labels = ((name, float(mean[segment.label])), *others)[:top]
     return Prediction(path=path, start=segment.start, end=segment.end, labels=labels)

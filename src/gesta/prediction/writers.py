@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gesta.errors import GestaError
 from gesta.files import reporting, write_atomically
-from gesta.prediction.prediction import Prediction, clock
+from gesta.prediction.prediction import NO_CLASS, Prediction, clock
 from gesta.progress import csv_cell, json_text, one_line, plain_console, subtitle
 
 Format = Literal["table", "text", "csv", "json", "srt"]
@@ -26,7 +26,7 @@ def as_table(predictions: Iterable[Prediction]) -> Table:
     table = Table(*columns)
     for p in predictions:
         error = p.error.removeprefix(p.path).removeprefix(": ")
-        action, probability, others = error, "", ""
+        action, probability, others = error or NO_CLASS, "", ""
         if p.labels:
             (action, best), *rest = p.labels
             probability = f"{best:.3f}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from lightning.fabric import Fabric
 
@@ -23,7 +23,7 @@ from gesta.evaluation.evaluate import evaluate
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
 from gesta.recipe import EvaluateConfig, Rates, Recipe, TrainConfig, with_absolute_paths
-from gesta.records import ClassNames, Record, by_space, class_counts, class_lines, labels_file, list_hash
+from gesta.records import ClassNames, DataConfig, Record, by_space, class_counts, class_lines, labels_file, list_hash
 from gesta.video.archive import locate
 
 LAST = "last.ckpt"
@@ -52,10 +52,11 @@ class TrainingProgress:
         epoch: epochs completed.
         epoch_steps: optimiser steps completed in the current epoch.
         step: optimiser steps completed in all epochs.
-        best_top1: best validation top-1 in percent, None before the first validation.
+        metric: what models are ranked by.
+        best_top1: the best of it in percent, None before the first validation.
         since_best: validations since then, none of which was better.
-        kept: epochs (counted from 1) whose weights are kept in files of their own, and their validation top-1, best
-            first; see :func:`kept_file`. The last epoch ``dropped`` those.
+        kept: epochs (counted from 1) whose weights are kept in files of their own, and their validation ``metric``,
+            best first; see :meth:`kept_file`. The last epoch ``dropped`` those.
         log_bytes: length of ``log.jsonl``.
         wandb_id: of the W&B run that the training is recorded in; empty if it is not.
         overflows: fp16 steps in a row whose gradients were not finite.
@@ -67,6 +68,7 @@ class TrainingProgress:
     epoch: Count = 0
     epoch_steps: Count = 0
     step: Count = 0
+    metric: Literal["top-1", "mAP"] = "top-1"
     best_top1: float | None = None
     since_best: Count = 0
     kept: list[tuple[Count, float]] = field(default_factory=list)
@@ -91,7 +93,7 @@ class TrainingProgress:
         if self.epoch >= config.epochs or config.patience is None or self.since_best < config.patience:
             return ""
         return (
-            f"training ended early after epoch {self.epoch} of {config.epochs}: no validation top-1 above "
+            f"training ended early after epoch {self.epoch} of {config.epochs}: no validation {self.metric} above "
             f"{self.best_top1:.1f} % in {self.since_best} validations (--train.patience {config.patience})"
         )
 
@@ -99,10 +101,9 @@ class TrainingProgress:
         """Whether no epoch is left to be trained."""
         return self.epoch >= config.epochs or bool(self.ended_early(config))
 
-
-def kept_file(epoch: int, top1: float) -> str:
-    """Name of the file of weights that are among the best, ``epoch-0012-top1-83.33.safetensors``."""
-    return f"epoch-{epoch:04d}-top1-{top1:.2f}.safetensors"
+    def kept_file(self, epoch: int, value: float) -> str:
+        """Name of the file of weights that are among the best, ``epoch-0012-top1-83.33.safetensors``."""
+        return f"epoch-{epoch:04d}-{self.metric.replace('-', '')}-{value:.2f}.safetensors"
 
 
 class _Required(TypedDict):
@@ -348,8 +349,12 @@ def differences(old: Any, new: Any, name: str = "") -> dict[str, str]:
     return {name: f"{name}: {json.dumps(old)} → {json.dumps(new)}"}
 
 
-def fit_classes(model: ModelConfig, classes: ClassNames) -> str:
-    """Give the model as many classes as the data has.
+def fit_classes(model: ModelConfig, data: DataConfig, classes: ClassNames) -> str:
+    """Give the model as many classes as the data has, of which a video has one or, if multi-label, any number.
+
+    Args:
+        model: is changed.
+        data: the data set; ``classes`` are its own.
 
     Returns:
         A sentence about it for the user, empty if nothing changed.
@@ -359,29 +364,36 @@ def fit_classes(model: ModelConfig, classes: ClassNames) -> str:
     """
     for names in by_space(classes).values():
         class_lines(names)
-    sizes = class_counts(classes)
-    if model.classes == sizes:
-        return ""
-    before, model.classes = model.classes, sizes
-    return f"model.classes: {before} → {sizes}, as many as the data has"
+    changes = []
+    for name, value in (("classes", class_counts(classes)), ("multi_label", data.is_multi_label())):
+        if (before := getattr(model, name)) != value:
+            changes.append(f"model.{name}: {before} → {value}, as the data has it")
+            setattr(model, name, value)
+    return "; ".join(changes)
 
 
-def check_labels(records: Sequence[Record], classes: int | dict[str, int]) -> None:
+def check_labels(records: Sequence[Record], model: ModelConfig) -> None:
     """Check that there are training videos and that each has a label in every label space.
+
+    Of multi-label data that may be no class at all.
 
     Raises:
         GestaError: there are none, or a label is missing or out of range.
     """
     if not records:
         raise GestaError("the data has no training videos; check --data.root and how it is split (gesta data list)")
-    sizes = by_space(classes)
+    sizes = by_space(model.classes)
     for record in records:
         labels = by_space(record.label)
         for space, size in sizes.items():
             label = labels.get(space)
-            if label is None or not 0 <= label < size:
+            given = label if isinstance(label, tuple) else (label,)
+            if isinstance(label, tuple) is not model.multi_label or not all(
+                k is not None and 0 <= k < size for k in given
+            ):
+                some, none = ("any", ", or an empty list if it shows none") if model.multi_label else ("one", "")
                 raise GestaError(
-                    f"{record.name}: its {space} is {label}, training needs one of 0 to {size - 1}; "
+                    f"{record.name}: its {space} is {label}, training needs {some} of 0 to {size - 1}{none}; "
                     "fix the list (gesta data check shows all such entries)"
                 )
 

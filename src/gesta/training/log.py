@@ -6,10 +6,10 @@
   ``processes``, ``precision`` and ``changes`` (of the recipe since the run was started, in words);
 - ``"kind": "step"``, one optimiser step: ``epoch`` and ``step`` (counted from 1), ``loss``, ``losses`` by name, ``lr``,
   ``grad_norm``, ``data_s``, ``compute_s``, ``failures`` (names);
-- ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``val`` (metrics or null), ``best`` (validation top-1 so far or
-  null), ``seconds``, ``health`` (what plug-ins and attentions measure, e.g. ``insert.3.0/det``), ``faults`` (sentences
-  that name those which do nothing, see :mod:`gesta.evaluation.health`), ``data_fraction`` (of the time, spent waiting
-  for data), ``clips_per_s``, ``failures`` (name → reason);
+- ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``val`` (metrics or null), ``best`` (validation top-1 or mAP so
+  far or null), ``seconds``, ``health`` (what plug-ins and attentions measure, e.g. ``insert.3.0/det``), ``faults``
+  (sentences that name those which do nothing, see :mod:`gesta.evaluation.health`), ``data_fraction`` (of the time,
+  spent waiting for data), ``clips_per_s``, ``failures`` (name → reason);
 - ``"kind": "logger"``: ``failed``, a sentence about a logger that got nothing from there on;
 - ``"kind": "ended_early"``: ``epoch``, ``step`` and ``reason``, a sentence, where ``train.patience`` ended a training;
 - of probes ``"kind": "features"``: ``folder``, ``videos``, ``computed`` (of them), ``seconds``, ``failures``; and
@@ -33,6 +33,7 @@ from rich.progress import Progress
 
 from gesta.errors import spoken, without_passwords
 from gesta.evaluation.health import Health
+from gesta.evaluation.metrics import headline_name
 from gesta.files import refusal
 from gesta.progress import progress_bar, show, visible
 from gesta.training.folder import TrainingProgress
@@ -183,7 +184,11 @@ class RunLog:
         self._write(entry)
         scalars = {"epoch/loss": loss, "epoch/data_fraction": data_fraction} | health.figures
         self._scalars(scalars | {f"acc/{name}": value for name, value in (metrics or {}).items()}, progress.step)
-        val = "" if top1 is None else f", val top-1 {top1:.1f} % (1 clip × 1 crop; best {progress.best_top1:.1f})"
+        val = (
+            ""
+            if top1 is None
+            else f", val {headline_name(metrics)} {top1:.1f} % (1 clip × 1 crop; best {progress.best_top1:.1f})"
+        )
         self.say(f"epoch {epoch}/{epochs}: loss {loss:.3f}{val}, {seconds:.0f} s, {rate:.1f} clips/s")
         if data_fraction > MAX_DATA_FRACTION:
             self.say(

@@ -20,7 +20,7 @@ from gesta.evaluation.health import Health, measure_health
 from gesta.evaluation.metrics import headline
 from gesta.processes import Interruption, gather_failures, is_first_process
 from gesta.recipe import Recipe, with_absolute_paths
-from gesta.training.folder import BEST, TrainingProgress, derive_rates, kept_file, write_result
+from gesta.training.folder import BEST, TrainingProgress, derive_rates, write_result
 from gesta.training.lora import unchanged_adapters
 from gesta.training.probe import train_probe
 from gesta.training.setup import Training, set_up
@@ -135,7 +135,7 @@ def finish_epoch(training: Training) -> None:
     if top1 == progress.best_top1 and (last or top1 is not None):  # of equals the later, without validation the last
         _save_weights(training, BEST, epoch, metrics)
     if top1 is not None and (epoch, top1) in progress.kept:
-        _save_weights(training, kept_file(epoch, top1), epoch, metrics)
+        _save_weights(training, progress.kept_file(epoch, top1), epoch, metrics)
     progress.failures = gather_failures(fabric, progress.failures)
     probe = training.probe_clips
     health = Health() if probe is None else measure_health(training.final_model, probe.to(fabric.device))
@@ -143,7 +143,7 @@ def finish_epoch(training: Training) -> None:
     training.log.epoch(recipe.train.epochs, metrics, top1, health, progress, show_faults=validates or last)
     if average := training.describe_average():
         training.log.say(average)
-    names = ("step", "best_top1", "since_best", "kept", "wandb_id", "overflows")
+    names = ("step", "metric", "best_top1", "since_best", "kept", "wandb_id", "overflows")
     carried = {name: getattr(progress, name) for name in names}
     dropped = [of_epoch for of_epoch in before if of_epoch not in progress.kept]
     training.progress = TrainingProgress(epoch=epoch, dropped=dropped, **carried)

@@ -26,14 +26,13 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn, optim
-from torch.nn import functional
 
 from gesta.checkpoint import save_model
 from gesta.data.locate import hold_out, same_stem
 from gesta.data.samples import seeded_generator
 from gesta.errors import GestaError
-from gesta.evaluation.metrics import Average, headline, measure_spaces
-from gesta.evaluation.scoring import join_tokens
+from gesta.evaluation.metrics import Average, headline, headline_name, measure_spaces
+from gesta.evaluation.scoring import as_probabilities, join_tokens
 from gesta.features.compute import FeatureReport, compute_missing
 from gesta.features.extract import FeatureKind, extract
 from gesta.features.folder import FeatureFolder, describe, source_hash
@@ -46,6 +45,7 @@ from gesta.records import ClassNames, Record, SplitName, by_space, label_in
 from gesta.training.folder import BEST, OpenedRun, check_space, open_run, write_recipe, write_result
 from gesta.training.log import RunLog
 from gesta.training.loggers import check_loggers, loggers, new_wandb_id
+from gesta.training.loss import class_loss
 from gesta.training.setup import Data, build_model, read_data
 from gesta.video.archive import cache_folder
 
@@ -156,11 +156,11 @@ class VideoRows(NamedTuple):
     Attributes:
         rows: of each video ``(V, D)`` float32, or ``(V, N, C)`` for attentive probes, V being the crops alone where
             their clips are joined; None where it could not be read.
-        labels: by label space, of each video.
+        labels: by label space, of each video; of multi-label data all of its classes.
     """
 
     rows: Sequence[Tensor | None]
-    labels: dict[str, list[int | None]]
+    labels: dict[str, list[int | tuple[int, ...] | None]]
 
 
 class _StoredFeatures(Sequence[Tensor | None]):
@@ -309,7 +309,7 @@ class TrainedProbe:
         lr, weight_decay: its settings.
         losses: on the training videos, of each epoch.
         val: metrics of the validation videos.
-        val_loss: mean cross-entropy of their views.
+        val_loss: mean loss of their views, without label smoothing.
     """
 
     probe: Probe
@@ -321,7 +321,7 @@ class TrainedProbe:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Greatest for the best probe: by validation top-1, then by the smaller loss."""
+        """Greatest for the best probe: by validation top-1 (multi-label: mAP), then by the smaller loss."""
         return headline(self.val) or 0.0, -self.val_loss
 
 
@@ -353,7 +353,12 @@ def train_probes(
     samples = [(i, view) for i, rows in enumerate(train.rows) if rows is not None for view in range(len(rows))]
     if not samples or all(rows is None for rows in val.rows):
         raise GestaError("no video to train probes on, or to choose one by, can be read (gesta data check names why)")
-    targets = {s: torch.tensor([labels[i] for i, _ in samples], device=device) for s, labels in train.labels.items()}
+    multi_label = model.config.multi_label
+    sizes = by_space(model.config.classes)
+    targets = {
+        s: _targets([labels[i] for i, _ in samples], sizes[s], multi_label).to(device)
+        for s, labels in train.labels.items()
+    }
     settings = list(itertools.product(grid.lrs, grid.weight_decays))
     probes, read = _new_probes(model, train, samples, device, len(settings))
     groups = [group for probe, (lr, decay) in zip(probes, settings) for group in _parameter_groups(probe, lr, decay)]
@@ -369,13 +374,13 @@ def train_probes(
             features, labels = read(batch), {space: values[batch] for space, values in targets.items()}
             optimizer.zero_grad()
             for i, probe in enumerate(probes):  # one after the other: activations of a single probe in memory
-                loss = _loss(probe(features), labels, config.label_smoothing)
+                loss = _loss(probe(features), labels, config.label_smoothing, multi_label)
                 loss.backward()
                 sums[i] += loss.detach() * len(batch)
             optimizer.step()
         for epoch_losses, loss_mean in zip(losses, (sums / len(samples)).tolist()):
             epoch_losses.append(loss_mean)
-    measured = [_measure(probe, val, classes, average, device) for probe in probes]
+    measured = [_measure(probe, val, classes, average, device, multi_label) for probe in probes]
     return [
         TrainedProbe(probe, *setting, epoch_losses, *measures)
         for probe, setting, epoch_losses, measures in zip(probes, settings, losses, measured)
@@ -414,15 +419,31 @@ def _batches(samples: int, config: TrainConfig) -> Iterator[tuple[Tensor, ...]]:
         yield order.split(config.batch_size)
 
 
-def _loss(scores: Scores, targets: Mapping[str, Tensor], smoothing: float) -> Tensor:
+def _targets(labels: Sequence[Any], classes: int, multi_label: bool) -> Tensor:
+    """Labels as :func:`class_loss` takes them."""
+    if not multi_label:
+        return torch.tensor(labels)
+    targets = torch.zeros(len(labels), classes)
+    for row, of_video in zip(targets, labels):
+        row[list(of_video)] = 1
+    return targets
+
+
+def _loss(scores: Scores, targets: Mapping[str, Tensor], smoothing: float, multi_label: bool) -> Tensor:
     spaces = by_space(scores)
-    each = [functional.cross_entropy(spaces[s], targets[s], label_smoothing=smoothing) for s in spaces]
-    return torch.stack(each).mean()
+    return torch.stack(
+        [class_loss(spaces[s], targets[s], multi_label=multi_label, smoothing=smoothing) for s in spaces]
+    ).mean()
 
 
 @torch.no_grad()
 def _measure(
-    probe: nn.Module, val: VideoRows, classes: ClassNames, average: Average, device: torch.device | None
+    probe: nn.Module,
+    val: VideoRows,
+    classes: ClassNames,
+    average: Average,
+    device: torch.device | None,
+    multi_label: bool,
 ) -> tuple[dict[str, float], float]:
     """Metrics of the validation videos, and the mean loss of their views; those without features count as wrong."""
     probe.eval()
@@ -435,11 +456,13 @@ def _measure(
         labels = {space: column[i] for space, column in val.labels.items()}
         logits = {space: values.double() for space, values in by_space(probe(rows.to(device))).items()}
         for space, values in logits.items():
-            view_scores = values if average == "logits" else values.softmax(-1)
+            view_scores = values if average == "logits" else as_probabilities(values, multi_label)
             scores[space][i] = view_scores.mean(0).tolist()
             if (label := labels[space]) is not None:
-                losses.append(-float(values.log_softmax(-1)[:, label].mean()))
-    metrics = measure_spaces(scores, val.labels, names, average).metrics
+                target = _targets([label] * len(values), len(names[space]), multi_label).to(values.device)
+                target = target.to(values.dtype) if multi_label else target
+                losses.append(float(class_loss(values, target, multi_label=multi_label)))
+    metrics = measure_spaces(scores, val.labels, names, average, multi_label).metrics
     return metrics, sum(losses) / max(len(losses), 1)
 
 
@@ -485,7 +508,8 @@ def _train_and_save(
     log.probe_epochs(best.losses, best.val, headline(best.val), seconds)
     accuracies = sorted(headline(one.val) or 0.0 for one in trained)
     log.say(
-        f"{len(trained)} probes in {seconds:.1f} s: val top-1 {accuracies[0]:.1f} to {accuracies[-1]:.1f} %; kept: "
+        f"{len(trained)} probes in {seconds:.1f} s: val {headline_name(best.val)} {accuracies[0]:.1f} to "
+        f"{accuracies[-1]:.1f} %; kept: "
         f"learning rate {best.lr:g}, weight decay {best.weight_decay:g}"
     )
     rates = recipe.probe.lrs

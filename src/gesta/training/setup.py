@@ -52,7 +52,6 @@ from gesta.training.folder import (
     check_labels,
     check_space,
     fit_classes,
-    kept_file,
     open_run,
     read_state,
     videos_hash,
@@ -184,7 +183,7 @@ class Training:
         """Remove weights that are not among the best any more, now that the saved state does not count on them."""
         if self.fabric.global_rank == 0:
             for of_epoch in self.progress.dropped:
-                remove(self.run / kept_file(*of_epoch))
+                remove(self.run / self.progress.kept_file(*of_epoch))
 
     def sizes(self) -> tuple[int, int]:
         """Bytes of the model file and of a training state."""
@@ -287,7 +286,7 @@ def set_up(
     videos = videos_hash(records)
     state, remark = read_state(run, videos)
     remarks += [*opened.remarks, remark]
-    progress = state["progress"] if state else TrainingProgress()
+    progress = state["progress"] if state else TrainingProgress(metric="mAP" if recipe.model.multi_label else "top-1")
     check_changes(run, opened.changes, progress, config)
     is_trained = progress.is_over(config)
     done = progress.ended_early(config) or f"all {config.epochs} epochs are done"
@@ -360,9 +359,16 @@ def read_data(recipe: Recipe) -> Data:
         GestaError: labels that do not fit, or no training videos.
     """
     classes, records = recipe.data.classes(), recipe.data.records("train")
-    remarks = [fit_classes(recipe.model, classes)]
-    check_labels(records, recipe.model.classes)
-    remarks.append(single_class(classes, (record.label for record in records)))
+    remarks = [fit_classes(recipe.model, recipe.data, classes)]
+    check_labels(records, recipe.model)
+    if recipe.model.multi_label:
+        if recipe.train.balanced:
+            raise GestaError(
+                "train.balanced draws every class equally often, which cannot be done with videos of several classes; "
+                "leave it out"
+            )
+    else:
+        remarks.append(single_class(classes, (record.label for record in records)))
     held_out, test, remark = held_out_videos(recipe, classes)
     return Data(classes, records, held_out, test, [*remarks, remark])
 
@@ -429,7 +435,7 @@ def _begin(
     """
     run, fabric, progress = training.run, training.fabric, training.progress
     if not is_trained:
-        kept, keep = [kept_file(*of_epoch) for of_epoch in progress.kept], training.recipe.train.keep_best
+        kept, keep = [progress.kept_file(*of_epoch) for of_epoch in progress.kept], training.recipe.train.keep_best
         run_in_first_process(fabric, lambda: check_space(run, *training.sizes(), kept, keep))
     silent = fabric.global_rank > 0
     openers: Openers = {}
@@ -471,7 +477,7 @@ def held_out_videos(recipe: Recipe, classes: ClassNames) -> tuple[list[Record], 
         remark = f"the data has no {test.split} videos, so result.json will be about the {other} split"
         test, videos[other] = replace(test, split=other), recipe.data.records(other)
     for listed in videos.values():
-        check_test_labels(listed, by_space(classes))
+        check_test_labels(listed, by_space(classes), recipe.model.multi_label)
     if not videos[test.split]:
         return videos["val"], None, "the data has no held-out videos at all, so there will be no result.json"
     return videos["val"], test, remark

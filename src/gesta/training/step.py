@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gesta.data.batch import Batch, Failure
-from gesta.data.mix import mix
+from gesta.data.mix import mix, multi_hot
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, to_clips
 from gesta.processes import mean_over_processes
 from gesta.recipe import TrainConfig
 from gesta.records import by_space
+from gesta.training.loss import class_loss
 from gesta.training.optim import learning_rate, set_learning_rate
 from gesta.training.setup import Training
 
@@ -128,19 +128,23 @@ def batch_losses(
 ) -> dict[str, Tensor]:
     """Losses of a batch by name; ``"loss"`` is what is minimised.
 
-    The cross-entropies of several label spaces are averaged; the model's own losses are added as they are.
+    The cross-entropies of several label spaces are averaged; the model's own losses are added as they are. Of
+    multi-label data it is the binary cross-entropy, the mean over clips and classes.
     """
     video = batch["video"].to(device, non_blocking=True)
     clips = to_clips(video, model.clip)
-    targets = {k: v.to(device, non_blocking=True).repeat_interleave(video.shape[1]) for k, v in batch["label"].items()}
+    labels = batch["label"].items()
+    targets = {k: v.to(device, non_blocking=True).repeat_interleave(video.shape[1], 0) for k, v in labels}
     if config.mixup or config.cutmix:
         clips, targets = mix(clips, targets, config, model.classes)
+    elif model.multi_label:
+        targets = {space: multi_hot(values, by_space(model.classes)[space]) for space, values in targets.items()}
     scores, extra = forward(clips, with_losses=True)
     spaces = by_space(scores)
+    name = "binary_cross_entropy" if model.multi_label else "cross_entropy"
+    how: dict[str, Any] = {"multi_label": model.multi_label, "smoothing": config.label_smoothing}
     losses = {
-        "cross_entropy" if len(spaces) == 1 else f"cross_entropy/{space}": functional.cross_entropy(
-            values.float(), targets[space], label_smoothing=config.label_smoothing
-        )
+        name if len(spaces) == 1 else f"{name}/{space}": class_loss(values.float(), targets[space], **how)
         for space, values in spaces.items()
     }
     loss = torch.stack(list(losses.values())).mean() + sum(extra.values())

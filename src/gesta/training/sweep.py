@@ -21,7 +21,7 @@ import torch
 
 from gesta.config import check, copy, format_value, leaves, suggest, to_json
 from gesta.errors import GestaError
-from gesta.evaluation.metrics import headline
+from gesta.evaluation.metrics import METRICS, headline
 from gesta.evaluation.result import Result
 from gesta.files import lock_folder, write_text
 from gesta.processes import is_first_process, make_fabric
@@ -62,6 +62,7 @@ class Sweep:
         values: in the order given.
         seeds: of the trainings of each value.
         protocol: what was scored and how, in words; of the first run that finished.
+        metric: what ``top1`` of the trials is called; ``mAP`` of multi-label data.
         trials: those that are done so far, value by value.
     """
 
@@ -71,6 +72,7 @@ class Sweep:
     values: list[Any]
     seeds: list[int]
     protocol: str = ""
+    metric: str = METRICS["top1"]
     trials: list[Trial] = dataclasses.field(default_factory=list)
 
     def accuracies(self, value: Any) -> list[float]:
@@ -101,6 +103,7 @@ class Sweep:
             "default": to_json(self.default),
             "seeds": self.seeds,
             "protocol": self.protocol,
+            "metric": self.metric,
             "points": points,
         }
 
@@ -122,7 +125,7 @@ class Sweep:
             mean = [f"{statistics.fmean(top1):.2f}{spread}" if top1 else ""] * (len(self.seeds) > 1)
             table.add_row(format_value(value) + " (recipe)" * (value == self.default), *cells, *mean)
         failures = [f"{format_value(t.value)}, seed {t.seed}: {t.failure}" for t in self.trials if t.failure]
-        title = f"{self.recipe}: top-1 % over {self.field}"
+        title = f"{self.recipe}: {self.metric} % over {self.field}"
         return plain_text(title, table, *[self.protocol] * bool(self.protocol), *failures)
 
 
@@ -173,6 +176,7 @@ def sweep(
         default=value_at(recipe, name),
         values=list(values),
         seeds=[plan[0].recipe.train.seed] if name == "train.seed" else seeds,
+        metric=METRICS["mAP" if plan[0].recipe.model.multi_label else "top1"],
     )
     with lock_folder(out) if is_first_process() else contextlib.nullcontext():
         for number, planned in enumerate(plan, 1):
@@ -270,7 +274,7 @@ def _plan(recipe: Recipe, name: str, values: Sequence[Any], seeds: Sequence[int]
             if name != "train.seed":
                 variant.train.seed = seed
             check(variant, f"{name} {format_value(value)}")
-            fit_classes(variant.model, variant.data.classes())
+            fit_classes(variant.model, variant.data, variant.data.classes())
             derive_rates(variant)
             folder = _folder(value) + (f"-seed{seed}" if name != "train.seed" else "")
             variant.name = f"{recipe.name}-{name}-{folder}" if name != "name" else variant.name

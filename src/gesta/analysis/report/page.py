@@ -23,7 +23,7 @@ from gesta.analysis.report.strips import strips
 from gesta.config import from_json, parse_json, read_json, read_text
 from gesta.cost import Part, count
 from gesta.errors import GestaError
-from gesta.evaluation.metrics import METRICS
+from gesta.evaluation.metrics import METRICS, headline_name
 from gesta.evaluation.result import FIGURES, Result
 from gesta.files import write_text
 from gesta.model import ModelConfig, check_size
@@ -128,8 +128,9 @@ def _protocol(result: Result) -> str:
     text = f"{result.model.summary}{weights}, on the {how.split} split: {result.counts.listed} videos. "
     if result.counts.failed:
         text += f"{result.counts.failed} could not be scored and count as wrong"
-        without = result.metrics.get("top1_scored")
-        text += "; " + f"without them top-1 is {without:.1f} %. " if without is not None else ". "
+        name = headline_name(result.metrics)
+        without = result.metrics.get("mAP_scored" if result.scores.multi_label else "top1_scored")
+        text += "; " + f"without them {name} is {without:.1f} %. " if without is not None else ". "
     text += (
         f"Each was scored as {how.views} of {how.sampling} frames ({how.coverage} coverage, short videos: "
         f"{how.short_videos}), {how.size} × {how.size} px of {how.frame}; the "
@@ -158,24 +159,30 @@ def _training(log: list[LogLine]) -> str:
 
 def _space(result: Result, space: str) -> dict[str, Any]:
     """What is shown of a label space: confusions, and the classes, the weakest first."""
-    names, matrix = result.scores.classes[space], result.scores.confusion[space]
+    scores = result.scores
+    names, matrix = scores.classes[space], scores.confusion.get(space, [])  # none of multi-label data
     videos, failed = [0] * len(names), [0] * len(names)
-    for label, scores in zip(result.scores.labels[space], result.scores.values[space]):
-        if label is not None:
-            videos[label] += 1
-            failed[label] += scores is None
+    for label, row in zip(scores.labels[space], scores.values[space]):
+        for k in label if isinstance(label, list) else [] if label is None else [label]:
+            videos[k] += 1
+            failed[k] += row is None
+    columns = {"average precision": scores.per_class[space]} if scores.multi_label else {}
+    columns |= {name.replace("f1", "F1"): scores.figures[space][name] for name in FIGURES}
     classes = []
-    figures = list(zip(*(result.scores.figures[space][name] for name in FIGURES)))
-    for value, k in sorted((v, k) for k, v in enumerate(result.scores.per_class[space]) if v is not None):
-        others = sorted((-n, j) for j, n in enumerate(matrix[k]) if j != k and n)[:2]
+    for value, k in sorted((v, k) for k, v in enumerate(scores.per_class[space]) if v is not None):
+        others = sorted((-n, j) for j, n in enumerate(matrix[k]) if j != k and n)[:2] if matrix else []
         confused = ", ".join(f"{names[j]} ({-n})" for n, j in others)
-        of_class = ["never predicted" if figure is None else f"{figure:.1f}" for figure in figures[k]]
-        classes.append((value, names[k], matrix[k][k], videos[k], of_class, confused))
-    absent, unpredicted = result.scores.without_figures(space) if classes else ([], [])
+        figures = [column[k] for column in columns.values()]
+        texts = ["never predicted" if figure is None else f"{figure:.1f}" for figure in figures]
+        right = round((scores.figures[space]["recall"][k] or 0) * videos[k] / 100)
+        classes.append((value, names[k], right, videos[k], texts, confused))
+    absent, unpredicted = scores.without_figures(space) if classes else ([], [])
     return {
-        "title": "" if len(result.scores.classes) == 1 else f": {space}",
-        "matrix": confusion_chart(matrix, names, failed) if result.counts.labelled else None,
+        "title": "" if len(scores.classes) == 1 else f": {space}",
+        "matrix": confusion_chart(matrix, names, failed) if matrix and result.counts.labelled else None,
         "pairs": confused_pairs(matrix, names, PAIRS),
+        "columns": list(columns),
+        "multi_label": scores.multi_label,
         "classes": classes,
         "without": absent,
         "unpredicted": unpredicted,
@@ -212,7 +219,7 @@ def _cost(result: Result) -> tuple[str, list[tuple[Part, Part, float]]]:
 
 
 def _videos(result: Result) -> Iterator[tuple[str, str, str]]:
-    """Name, true class and best answers of every video."""
+    """Name, true class (multi-label: classes) and best answers of every video."""
     space = next(iter(result.scores.classes))
     names = result.scores.classes[space]
     for name, label, scores in zip(result.scores.names, result.scores.labels[space], result.scores.values[space]):
@@ -220,7 +227,8 @@ def _videos(result: Result) -> Iterator[tuple[str, str, str]]:
         if scores is not None:
             top = np.argsort(-np.asarray(scores), kind="stable")[:3].tolist()
             answers = ", ".join(f"{names[k]} {scores[k]:.3g}" for k in top)
-        yield name, "" if label is None else names[label], answers
+        classes = label if isinstance(label, list) else [] if label is None else [label]
+        yield name, ", ".join(names[k] for k in classes), answers
 
 
 def _read_log(path: Path) -> list[LogLine]:

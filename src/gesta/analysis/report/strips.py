@@ -28,7 +28,7 @@ class Strip(NamedTuple):
     """Frames of a video as a JPEG in base64 and their width in pixels, or why there are none; and its best answers."""
 
     video: str
-    label: str
+    labels: list[str]
     answers: list[tuple[str, float]]
     jpeg: str = ""
     width: int = 0
@@ -46,8 +46,9 @@ def strips(result: Result, data_root: str | Path | None) -> Strips | None:
     """Frames of the most confident hits, one per class, and of the most confident misses; None without labels."""
     space = next(iter(result.scores.classes))
     names, labels = result.scores.classes[space], result.scores.labels[space]
+    average, multi_label = result.protocol.average, result.scores.multi_label
     probabilities = {
-        i: joint_probabilities({space: torch.tensor(row, dtype=torch.float64)}, [space], result.protocol.average)
+        i: joint_probabilities({space: torch.tensor(row, dtype=torch.float64)}, [space], average, multi_label)
         for i, row in enumerate(result.scores.values[space])
         if row is not None
     }
@@ -55,17 +56,21 @@ def strips(result: Result, data_root: str | Path | None) -> Strips | None:
     order = sorted((i for i in probabilities if labels[i] is not None), key=lambda i: -float(probabilities[i].max()))
     if not order:
         return None
-    right = [i for i in order if int(probabilities[i].argmax()) == labels[i]]
-    first_of_class = {labels[i]: i for i in reversed(right)}
-    hits = [i for i in right if first_of_class[labels[i]] == i][:HITS]
-    misses = [i for i in order if int(probabilities[i].argmax()) != labels[i]]
+    is_right = result.scores.right(space, average)
+    right = [i for i in order if is_right[i]]
+    first_of_class = {str(labels[i]): i for i in reversed(right)}
+    hits = [i for i in right if first_of_class[str(labels[i])] == i][:HITS]
+    misses = [i for i in order if not is_right[i]]
     try:
         records = _records(result, data_root)
     except GestaError as error:
         return Strips(f"No frames can be shown: {error}")
 
     def strip(i: int) -> Strip:
-        shown = Strip(result.scores.names[i], names[labels[i] or 0], list(rank(probabilities[i], names, 3)))
+        label = labels[i]
+        classes = label if isinstance(label, list) else [label or 0]
+        answers = rank(probabilities[i], names, max(3, len(classes)))
+        shown = Strip(result.scores.names[i], [names[k] for k in classes], list(answers))
         return _with_frames(shown, records[i])
 
     return Strips(
