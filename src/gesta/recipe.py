@@ -111,6 +111,7 @@ class Rates(NamedTuple):
     warmup_epochs: float
     warmup_lr: float
     min_lr: float
+    layer_decay: float
 
 
 @config
@@ -163,7 +164,8 @@ class TrainConfig:
         weight_decay: for all parameters but biases, 1-D parameters and those a model or ``no_decay`` exempts.
         decay_biases: apply weight decay to biases and 1-D parameters, too.
         no_decay: further name fragments of parameters without weight decay.
-        layer_decay: the learning rate of depth d (of D) is multiplied by ``layer_decay ** (D - d)``; 1 for none.
+        layer_decay: the learning rate of depth d (of D) is multiplied by ``layer_decay ** (D - d)``; 1 for none. None
+            is 1 from random weights and 0.75 with ``init.weights``.
         lr_multipliers: factor on the learning rate by prefix of the parameter's name (``{"inserts.": 0.1}``).
         schedule: ``cosine`` to ``min_lr``, ``steps`` (times ``gamma`` at each epoch of ``milestones``), ``constant``.
         warmup_epochs: epochs of linear warm-up from ``warmup_lr`` to ``lr``; fractions are allowed. None is a fifteenth
@@ -219,7 +221,7 @@ class TrainConfig:
     weight_decay: NotNegative = 0.05
     decay_biases: bool = False
     no_decay: tuple[str, ...] = ()
-    layer_decay: Annotated[float, Between(0, 1, open="low")] = 1.0
+    layer_decay: Annotated[float, Between(0, 1, open="low")] | None = 1.0
     lr_multipliers: dict[str, Positive] = field(default_factory=dict)
     schedule: Literal["cosine", "steps", "constant"] = "cosine"
     warmup_epochs: NotNegative | None = 0.0
@@ -264,8 +266,13 @@ class TrainConfig:
         warmup = self.warmup_epochs if self.warmup_epochs is not None else self.epochs / 15
         beginning = lr / 1000 if warmup else default_of(TrainConfig, "warmup_lr")
         end = lr / 1000 if self.schedule == "cosine" else default_of(TrainConfig, "min_lr")
-        given = self.warmup_lr, self.min_lr
-        return Rates(lr, warmup, *(b if a is None else a for a, b in zip(given, (beginning, end))))
+        return Rates(
+            lr=lr,
+            warmup_epochs=warmup,
+            warmup_lr=beginning if self.warmup_lr is None else self.warmup_lr,
+            min_lr=end if self.min_lr is None else self.min_lr,
+            layer_decay=self.layer_decay if self.layer_decay is not None else 0.75 if from_weights else 1.0,
+        )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         lr, warmup = self.lr or math.inf, self.warmup_epochs or 0.0

@@ -260,15 +260,29 @@ def _set_apart_arguments(
     names = [group[0][2:].partition("=")[0].replace("-", "_") for group in groups]
     given = [name for name in dict.fromkeys(names) if name in parameters]
     fields = [word for name, group in zip(names, groups) if name not in given for word in group]
+    weights = _weights_of_field(dict(zip(names, groups))) if "weights" in parameters else {}
+    if weights and "weights" in given:
+        raise GestaError("--weights and --init.weights both say which weights; leave one of them out")
     if not given:
-        return {}, options.fields
+        return weights, options.fields
     import tyro  # for start-up time
 
     hints = get_type_hints(function)
     holder = dataclasses.make_dataclass("Arguments", [(name, hints.get(name, str)) for name in given], kw_only=True)
     words = [word for name, group in zip(names, groups) if name in given for word in group]
     values: Any = tyro.cli(holder, args=words, prog=options.parser.prog, config=(tyro.conf.FlagConversionOff,))
-    return vars(values), fields
+    return vars(values) | weights, fields
+
+
+def _weights_of_field(flags: dict[str, list[str]]) -> dict[str, str]:
+    """The argument ``weights`` that ``--init.weights`` gives a recipe's function, which may depend on it.
+
+    Args:
+        flags: name of a field → its flag with the values.
+    """
+    value = flags.get("init.weights", ["--init.weights="])
+    text = value[1] if len(value) > 1 else value[0].partition("=")[2]
+    return {"weights": text} if text not in ("", "None") else {}
 
 
 def with_fields(

@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from gesta import checkpoint
-from gesta.checkpoint import TrainedModel
+from gesta.checkpoint import TrainedModel, read_metadata
 from gesta.checkpoint.description import read_config, words
 from gesta.checkpoint.hub import LocalWeights, resolve, weights_in
 from gesta.checkpoint.weights import Source, import_weights, is_ours, read_source, without_prefixes
@@ -103,6 +103,27 @@ def load(
         )
     trained = _with_weights(config, weights, label_order, name=model, needs_classifier=needs_classifier)
     return dataclasses.replace(trained, model=trained.model.to(choose_device(device)))
+
+
+def config_of(source: str | os.PathLike[str]) -> ModelConfig:
+    """The configuration of the model of some weights: that in a model file of ours, or the one that is recognised.
+
+    Args:
+        source: as for :func:`load`.
+
+    Raises:
+        CheckpointError: nothing says of which model they are; else as :func:`load`.
+    """
+    local = weights_in(find_model(source))
+    if is_ours(local.path):
+        return cast(ModelConfig, from_json(read_metadata(local.path)["model"], ModelConfig, source=str(local.path)))
+    weights = read_source(local)
+    config = None if weights.is_state else recognise(read_config(local.path), weights)
+    if config is None:
+        raise CheckpointError(f"{local.name}: nothing says of which model its weights are; name it with --model")
+    if weights.pixels:
+        weights.pixels.take(config.clip)
+    return config
 
 
 def find_model(source: str | os.PathLike[str] | LocalWeights) -> LocalWeights:

@@ -7,5 +7,6 @@ from .address import read_recipe as read_recipe
 from .catalogue import list_recipes as list_recipes
 from .catalogue import list_tables as list_tables
 from .own_videos import finetune as finetune
+from .own_videos import finetune_vit as finetune_vit
 from .own_videos import probe as probe
 from .synthetic import demo as demo

@@ -20,7 +20,7 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
     Linear warm-up from ``warmup_lr`` to ``lr``; then a half cosine from ``lr`` to ``min_lr`` over the remaining epochs
     (I. Loshchilov, F. Hutter, "SGDR", ICLR 2017, Eq. 5), or ``lr`` times ``gamma`` per milestone passed, or ``lr``.
     """
-    lr, warmup_epochs, warmup_lr, min_lr = config.rates()
+    lr, warmup_epochs, warmup_lr, min_lr, _ = config.rates()
     if epoch < warmup_epochs:
         return warmup_lr + (lr - warmup_lr) * epoch / warmup_epochs
     if config.schedule == "cosine":
@@ -99,7 +99,7 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
     """
     check_names(model, tuple(config.lr_multipliers), "--train.lr-multipliers", trained=True)
     check_names(model, config.no_decay, "--train.no-decay", anywhere=True, trained=True)
-    exempt = model.no_weight_decay()
+    exempt, layer_decay = model.no_weight_decay(), config.rates().layer_decay
     deepest = len(model.blocks) + 1
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -107,7 +107,7 @@ def parameter_groups(model: VideoModel, config: TrainConfig) -> list[dict[str, A
             continue
         bias = (parameter.ndim <= 1 or name.endswith(".bias")) and not config.decay_biases
         decay = 0.0 if bias or name in exempt or any(part in name for part in config.no_decay) else config.weight_decay
-        factor = config.layer_decay ** (deepest - model.depth_of(name)) if config.layer_decay != 1 else 1.0
+        factor = layer_decay ** (deepest - model.depth_of(name)) if layer_decay != 1 else 1.0
         factor *= config.lr_multipliers.get(
             max((p for p in config.lr_multipliers if name.startswith(p)), key=len, default=""), 1.0
         )
