@@ -185,6 +185,13 @@ class TrainConfig:
         mix_probability: probability that a batch is mixed at all.
         mix_switch: with both MixUp and CutMix, probability of CutMix.
         balanced: draw every class equally often; refused for multi-label data.
+        class_weights: weights of the classes in the loss, from the numbers of their training videos n: ``balanced``
+            ∝ 1 / n, ``effective`` ∝ (1 - β) / (1 - βⁿ) (Cui et al. 2019), which are milder, see
+            :func:`gesta.training.loss.class_weights`; None for equal ones. They replace ``balanced``, which draws rare
+            classes more often instead. Refused for multi-label data.
+        effective_beta: β of the effective number of videos; the nearer to 1, the more rare classes weigh.
+        focal_gamma: γ of the focal loss (Lin et al. 2017), which multiplies the loss of a clip by (1 - p)^γ, where p is
+            the probability given to its class: clips that are learned count less. 0 for none.
         sync_bn: in training, batch norms see the clips of all processes instead of only their own (CUDA).
         few_clips: how batch norms see a forward pass of fewer than 4 clips: ``running`` mixes their running statistics
             in, so that accuracies differ little from those of larger passes (:mod:`gesta.layers.few_clips`); ``alone``
@@ -239,6 +246,9 @@ class TrainConfig:
     mix_probability: Fraction = 1.0
     mix_switch: Fraction = 0.5
     balanced: bool = False
+    class_weights: Literal["balanced", "effective"] | None = None
+    effective_beta: _Decay = 0.999
+    focal_gamma: NotNegative = 0.0
     sync_bn: bool = False
     few_clips: Literal["running", "alone"] = "running"
     freeze: tuple[str, ...] = ()
@@ -292,6 +302,8 @@ class TrainConfig:
             yield "mixup" if self.mixup else "cutmix", "and there is one clip per forward pass, which needs another"
         if self.freeze and self.lora:
             yield "freeze", "beside lora, which trains only its adapters, the head and plug-ins"
+        if self.class_weights is not None and self.balanced:
+            yield "class_weights", "and balanced draws rare classes more often already: choose one of the two"
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
             yield "nesterov", "which needs a momentum above 0"
 
@@ -303,6 +315,7 @@ class TrainConfig:
         yield from unless(self.schedule == "steps", "schedule='steps'", "milestones", "gamma")
         yield from unless(self.warmup_epochs != 0 or self.warmup_lr is None, "warmup_epochs", "warmup_lr")
         yield from unless(self.ema is not None, "ema", "ema_warmup")
+        yield from unless(self.class_weights == "effective", "class_weights='effective'", "effective_beta")
         yield from unless(self.mixup > 0 or self.cutmix > 0, "mixup or cutmix", "mix_probability")
         yield from unless(self.mixup > 0 and self.cutmix > 0, "both mixup and cutmix", "mix_switch")
         yield from unless(self.validate_every > 0, "validate_every", "patience", "keep_best")
@@ -337,7 +350,10 @@ class ProbeConfig:
                 yield name, "and a probe needs one value at least" if not values else "which has a value twice"
 
 
-PROBE_FIELDS = ("epochs", "batch_size", "label_smoothing", "precision", "seed", "logger")
+PROBE_FIELDS = (
+    *("epochs", "batch_size", "label_smoothing", "class_weights", "effective_beta", "focal_gamma"),
+    *("precision", "seed", "logger"),
+)
 """Fields of a :class:`TrainConfig` that a training of probes uses; the others change nothing."""
 
 

@@ -39,6 +39,7 @@ from gesta.recipe import Augment, EvaluateConfig, Init, LoRA, Recipe, TrainConfi
 from gesta.records import DataConfig
 from gesta.training.loop import train
 from gesta.training.lora import add_adapters
+from gesta.training.loss import loss_weights
 from gesta.training.optim import build_optimizer, freeze, frozen_prefixes, learning_rate
 from gesta.training.setup import Training, with_few_clips
 from gesta.training.step import batch_losses
@@ -147,8 +148,11 @@ def losses(config: TrainConfig, data: Folder) -> Any:
     clips = torch.randint(256, (8, 1, 4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     batch: Any = {"video": clips, "label": {"label": torch.arange(8) % 2}}
     model = network().eval()
+    labels = {"label": [record.label for record in data.records("train")[1:]]}  # one class is rarer than the other
+    weights, _ = loss_weights(labels, list(CLASSES), config)
     torch.manual_seed(2)
-    return [batch_losses(model, batch, MODEL, config, torch.device("cpu"))["loss"].detach() for _ in range(4)]
+    how = MODEL, config, torch.device("cpu"), weights
+    return [batch_losses(model, batch, *how)["loss"].detach() for _ in range(4)]
 
 
 def without_workers(loader: Callable[..., Any], place: int, calls: list[Any]) -> Callable[..., Any]:
@@ -307,6 +311,9 @@ EFFECTS: dict[type, dict[str, Effect]] = {
         "mix_probability": Effect(losses, 0.5, {"mixup": 0.8}),
         "mix_switch": Effect(losses, 0.1, {"mixup": 0.8, "cutmix": 0.8}),
         "balanced": Effect(batches, True, {"batch_size": 2}),
+        "class_weights": Effect(losses, "balanced"),
+        "effective_beta": Effect(losses, 0.9, {"class_weights": "effective"}),
+        "focal_gamma": Effect(losses, 2.0),
         "sync_bn": Effect(begins, True, QUICK),
         "few_clips": Effect(norms, "alone", {"batch_size": 2}),
         "freeze": Effect(optimizer, ("blocks.0.",)),

@@ -154,6 +154,7 @@ def test_probes_of_several_labels(recipe: Recipe, tmp_path: Path, capsys: pytest
 def test_what_cannot_be_is_refused_before_anything_is_written(recipe: Recipe, tmp_path: Path) -> None:
     for changes, message in (
         ({"train": replace(recipe.train, balanced=True)}, "train.balanced draws every class equally often"),
+        ({"train": replace(recipe.train, class_weights="balanced")}, "train.class_weights counts each video for one"),
         (
             {"data": replace(recipe.data, train=_list(tmp_path, {"a.mp4": ["light"], "b.mp4": None}))},
             "its label is None, training needs any of 0 to 1, or an empty list",

@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ from gesta.records import ClassNames, Record, SplitName, by_space, label_in
 from gesta.training.folder import BEST, OpenedRun, check_space, open_run, write_recipe, write_result
 from gesta.training.log import RunLog
 from gesta.training.loggers import check_loggers, loggers, new_wandb_id
-from gesta.training.loss import class_loss
+from gesta.training.loss import class_loss, loss_weights
 from gesta.training.setup import Data, build_model, read_data
 from gesta.video.archive import cache_folder
 
@@ -111,6 +111,8 @@ def train_probe(
         log.say(sentence)
     if not is_trained:
         features = [_features(part, model, recipe, folder, fabric, log) for part in (train, val)]
+        if weighted := loss_weights(features[0].labels, data.classes, recipe.train)[1]:
+            log.say(weighted)
         _train_and_save(run, recipe, model, data, features[0], features[1], fabric, log)
     if data.test is not None:
         write_result(run, recipe, data.classes, data.test, fabric, log.say, trust_code)
@@ -342,7 +344,7 @@ def train_probes(
         val: what they are measured on at the end, the mean over a video's views as in evaluation.
         classes: class names in label order.
         grid: the learning rates and weight decays.
-        config: epochs, samples per step, label smoothing and seed.
+        config: epochs, samples per step, loss and seed.
         model: for whose classifier they are trained; with ``model.attentive`` the probes are attentive, else linear.
         average: what is averaged over the views of a validation video.
         device: where they are trained.
@@ -354,6 +356,8 @@ def train_probes(
     if not samples or all(rows is None for rows in val.rows):
         raise GestaError("no video to train probes on, or to choose one by, can be read (gesta data check names why)")
     multi_label = model.config.multi_label
+    weights, _ = loss_weights(train.labels, classes, config, device)
+    how: dict[str, Any] = {"smoothing": config.label_smoothing, "gamma": config.focal_gamma, "multi_label": multi_label}
     sizes = by_space(model.config.classes)
     targets = {
         s: _targets([labels[i] for i, _ in samples], sizes[s], multi_label).to(device)
@@ -374,7 +378,9 @@ def train_probes(
             features, labels = read(batch), {space: values[batch] for space, values in targets.items()}
             optimizer.zero_grad()
             for i, probe in enumerate(probes):  # one after the other: activations of a single probe in memory
-                loss = _loss(probe(features), labels, config.label_smoothing, multi_label)
+                spaces = by_space(probe(features))
+                terms = [class_loss(spaces[s], labels[s], weights=weights.get(s), **how) for s in spaces]
+                loss = torch.stack(terms).mean()
                 loss.backward()
                 sums[i] += loss.detach() * len(batch)
             optimizer.step()
@@ -427,13 +433,6 @@ def _targets(labels: Sequence[Any], classes: int, multi_label: bool) -> Tensor:
     for row, of_video in zip(targets, labels):
         row[list(of_video)] = 1
     return targets
-
-
-def _loss(scores: Scores, targets: Mapping[str, Tensor], smoothing: float, multi_label: bool) -> Tensor:
-    spaces = by_space(scores)
-    return torch.stack(
-        [class_loss(spaces[s], targets[s], multi_label=multi_label, smoothing=smoothing) for s in spaces]
-    ).mean()
 
 
 @torch.no_grad()

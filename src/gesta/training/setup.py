@@ -43,7 +43,7 @@ from gesta.processes import (
 )
 from gesta.progress import show
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
-from gesta.records import ClassNames, Record, by_space, single_class
+from gesta.records import ClassNames, Record, by_space, label_in, single_class
 from gesta.training.folder import (
     LAST,
     State,
@@ -60,6 +60,7 @@ from gesta.training.folder import (
 from gesta.training.log import RunLog
 from gesta.training.loggers import Openers, check_loggers, loggers, new_wandb_id
 from gesta.training.lora import add_adapters
+from gesta.training.loss import loss_weights
 from gesta.training.optim import build_optimizer, check_frozen, freeze, frozen_prefixes
 
 
@@ -88,6 +89,7 @@ class Training:
         forward: ``model``, compiled and wrapped for several processes.
         stepper: ``optimizer``, wrapped for loss scaling.
         average: moving average of the weights, if the recipe asks for one.
+        class_weights: of the loss, see :func:`gesta.training.loss.loss_weights`.
         interruption: whether Ctrl-C or SIGTERM has asked for a stop.
         saved: whether the run has a training state.
         workers_started: whether the first batch has come; waiting for it is waiting for workers to start.
@@ -108,6 +110,7 @@ class Training:
     batches: Iterator[Batch]
     probe_clips: Tensor | None
     interruption: Interruption
+    class_weights: dict[str, Tensor]
     log: RunLog = field(init=False)
     frozen_norms: list[nn.Module] = field(init=False)
     optimizer: optim.Optimizer = field(init=False)
@@ -301,6 +304,9 @@ def set_up(
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of the weights stay the same
     clips = len(micro_batches[0]) * config.repeats * (fabric.world_size if sync_bn else 1)
     remarks.append(with_few_clips(model, clips, config))
+    labels = {space: [label_in(record, space) for record in records] for space in by_space(classes)}
+    class_weights, remark = loss_weights(labels, classes, config, fabric.device)
+    remarks.append(remark)
     dataset = TrainingClips(records, recipe.model.clip, config, classes)
     batches_left = _batches_left(records, recipe, progress, fabric)
     # one loader for all epochs: its workers start once and read ahead during evaluations
@@ -321,6 +327,7 @@ def set_up(
         batches=batches,
         probe_clips=_probe_clips(dataset, recipe, fabric),
         interruption=interruption,
+        class_weights=class_weights,
     )
     if state:
         training.restore(state)
@@ -366,6 +373,11 @@ def read_data(recipe: Recipe) -> Data:
             raise GestaError(
                 "train.balanced draws every class equally often, which cannot be done with videos of several classes; "
                 "leave it out"
+            )
+        if recipe.train.class_weights:
+            raise GestaError(
+                "--train.class-weights counts each video for one class, and these have several; leave it out, or give "
+                "--train.focal-gamma"
             )
     else:
         remarks.append(single_class(classes, (record.label for record in records)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,8 @@ def _accumulate_gradients(training: Training) -> _Accumulated:
         # what the model draws (dropout, mixing) depends on the step alone, so that a resumed run draws the same
         torch.manual_seed(_seed(config.seed, training.progress.step, part, fabric.global_rank))
         with fabric.no_backward_sync(training.forward, enabled=part + 1 < config.accumulate):
-            losses = batch_losses(training.forward, batch, training.recipe.model, config, fabric.device)
+            how = training.recipe.model, config, fabric.device, training.class_weights
+            losses = batch_losses(training.forward, batch, *how)
             fabric.backward(losses["loss"] / config.accumulate)
         for name, value in losses.items():
             sums.losses[name] = sums.losses.get(name, 0.0) + value.detach() / config.accumulate
@@ -124,12 +125,18 @@ def _next_batch(training: Training, part: int) -> Batch:
 
 
 def batch_losses(
-    forward: Callable[..., Any], batch: Batch, model: ModelConfig, config: TrainConfig, device: torch.device
+    forward: Callable[..., Any],
+    batch: Batch,
+    model: ModelConfig,
+    config: TrainConfig,
+    device: torch.device,
+    class_weights: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Losses of a batch by name; ``"loss"`` is what is minimised.
 
     The cross-entropies of several label spaces are averaged; the model's own losses are added as they are. Of
-    multi-label data it is the binary cross-entropy, the mean over clips and classes.
+    multi-label data it is the binary cross-entropy, the mean over clips and classes. ``class_weights`` are those of
+    :func:`gesta.training.loss.loss_weights`.
     """
     video = batch["video"].to(device, non_blocking=True)
     clips = to_clips(video, model.clip)
@@ -141,10 +148,13 @@ def batch_losses(
         targets = {space: multi_hot(values, by_space(model.classes)[space]) for space, values in targets.items()}
     scores, extra = forward(clips, with_losses=True)
     spaces = by_space(scores)
-    name = "binary_cross_entropy" if model.multi_label else "cross_entropy"
+    name = "focal" if config.focal_gamma else "binary_cross_entropy" if model.multi_label else "cross_entropy"
     how: dict[str, Any] = {"multi_label": model.multi_label, "smoothing": config.label_smoothing}
+    how["gamma"] = config.focal_gamma
     losses = {
-        name if len(spaces) == 1 else f"{name}/{space}": class_loss(values.float(), targets[space], **how)
+        name if len(spaces) == 1 else f"{name}/{space}": class_loss(
+            values.float(), targets[space], weights=(class_weights or {}).get(space), **how
+        )
         for space, values in spaces.items()
     }
     loss = torch.stack(list(losses.values())).mean() + sum(extra.values())
