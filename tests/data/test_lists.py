@@ -430,6 +430,14 @@ def test_genuine_samples(shared: Path, sample: str, columns: str | None, expecte
         assert rows(path, **options)[0] == expected
 
 
+def test_genuine_samples_with_several_labels(shared: Path) -> None:
+    folder = shared / "annotations" / "_list_formats" / "samples"
+    videos, frames = (str(folder / f"mmaction2_{kind}_test_list_multi_label.txt") for kind in ("video", "rawframe"))
+    assert [r.label for r in read_list(videos, multi_label=True)] == [(0, 3), (0, 2, 4)]
+    records = read_list(frames, multi_label=True, columns=("path", "frames", "label"))
+    assert [r.label for r in records] == [(1,), (3, 5)]
+
+
 def test_every_genuine_sample_is_tested(shared: Path) -> None:
     folder = shared / "annotations" / "_list_formats" / "samples"
     mark = next(m for m in test_genuine_samples.pytestmark if m.name == "parametrize")

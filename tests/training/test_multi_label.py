@@ -25,6 +25,8 @@ from gesta.evaluation.result import Result
 from gesta.model import ClipSpec
 from gesta.models import model_config
 from gesta.models.timesformer import TimeSformerConfig
+from gesta.prediction.annotate import _draw
+from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import ClassSegmenters, Segmenter, Window
 from gesta.recipe import EvaluateConfig, ProbeConfig, Recipe, TrainConfig
 from gesta.records import Record
@@ -138,6 +140,13 @@ def test_segments_of_each_class_are_those_that_it_has_alone() -> None:
     assert any(a.label != b.label and a.start < b.end and b.start < a.end for a in found for b in found)
 
 
+def test_segments_at_the_same_time_are_drawn_one_above_the_other() -> None:
+    segments = [Prediction(path="a.mp4", start=0, end=1, labels=((name, 1.0),)) for name in CLASSES]
+    drawn = [_draw(torch.full((3, 100, 60), 200, dtype=torch.uint8), segments[:n])[:, -1, 0] for n in range(3)]
+    assert [int((column != 200).sum()) for column in drawn] == [0, 12, 24]
+    assert (drawn[2][-12:] == drawn[1][-12:]).all()
+
+
 def test_probes_of_several_labels(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     probe = ProbeConfig(lrs=(0.05,), weight_decays=(0.0,), cache=str(tmp_path / "kept"))
     model = model_config("r3d_tiny", clip=ClipSpec(frames=4, stride=1, size=32))
@@ -180,6 +189,9 @@ def test_check_and_list_count_the_classes(recipe: Recipe, tmp_path: Path) -> Non
     found = check(Lists(train=_list(tmp_path, labels), multi_label=True), workers=0, progress=False).findings
     texts = {finding.kind: finding.text for finding in found}
     assert texts["class in all videos"].startswith("class 0 (always) is in all training videos")
+    (tmp_path / "list.csv").write_text("path,label\na.mp4,wave;clap\nb.mp4,wave\n")
+    joined = check(Lists(train=str(tmp_path / "list.csv")), workers=0, progress=False).findings
+    assert "class 'wave;clap' seems to be several classes; if videos have several labels, set" in str(joined)
     assert texts["rare class"] == "class 1 (rare) has 1 training videos, another 12; add some"
 
 

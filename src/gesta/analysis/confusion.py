@@ -142,8 +142,8 @@ def measure_confusion(
     for name, result in results:
         if result.scores.multi_label:
             raise GestaError(
-                f"{name} is of videos with any number of classes, of which none is taken for another; gesta report "
-                "shows precision, recall and average precision of each class"
+                f"{name} is of videos with any number of classes, of which none is taken for another; gesta "
+                "analyse report shows precision, recall and average precision of each class"
             )
         if space not in result.scores.classes:
             raise GestaError(f"{name} has no label space {space!r}{suggest(space, result.scores.classes)}")
