@@ -113,7 +113,9 @@ def test_options_of_python_are_checked_like_those_of_files() -> None:
 
 REACH = {
     **dict.fromkeys(("root", "annotations", "class_names", "train", "val", "test", "test_labels"), "a path to read"),
-    **dict.fromkeys(("leave_out", "columns", "delimiter", "flip_labels"), "words that a list is read with"),
+    **dict.fromkeys(
+        ("leave_out", "columns", "delimiter", "label_delimiter", "flip_labels"), "words that a list is read with"
+    ),
     **dict.fromkeys(("no_decay", "lr_multipliers", "freeze", "only"), "beginnings of parameters' names"),
     "classes": "names of label spaces",
     "cache": "a folder in which a probe keeps features, in a folder named by a hash",

@@ -142,7 +142,7 @@ def test_segments_of_each_class_are_those_that_it_has_alone() -> None:
 
 def test_segments_at_the_same_time_are_drawn_one_above_the_other() -> None:
     segments = [Prediction(path="a.mp4", start=0, end=1, labels=((name, 1.0),)) for name in CLASSES]
-    drawn = [_draw(torch.full((3, 100, 60), 200, dtype=torch.uint8), segments[:n])[:, -1, 0] for n in range(3)]
+    drawn = [_draw(torch.full((3, 100, 400), 200, dtype=torch.uint8), segments[:n])[:, -1, 0] for n in range(3)]
     assert [int((column != 200).sum()) for column in drawn] == [0, 12, 24]
     assert (drawn[2][-12:] == drawn[1][-12:]).all()
 
