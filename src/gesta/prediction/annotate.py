@@ -101,8 +101,8 @@ def _draw(image: Tensor, segments: Sequence[Prediction]) -> np.ndarray:
     for row, segment in enumerate(segments[: height // band]):
         name, probability = segment.labels[0]
         top, bottom = height - band * (row + 1), height - band * row
-        draw.rectangle((0, top, width, bottom), fill=(0, 0, 0, 150))
-        draw.rectangle((0, bottom - bar, round(width * probability), bottom), fill=(80, 200, 120, 255))
+        draw.rectangle((0, top, width, bottom - 1), fill=(0, 0, 0, 150))
+        draw.rectangle((0, bottom - bar, round(width * probability), bottom - 1), fill=(80, 200, 120, 255))
         draw.text(
             (band // 4, top + (band - bar) / 2),
             f"{name} {probability:.0%}",
