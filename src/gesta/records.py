@@ -65,6 +65,12 @@ def label_in(record: Record, space: str) -> int | tuple[int, ...] | None:
     return record.label.get(space) if isinstance(record.label, dict) else record.label
 
 
+def labels_in(records: Iterable[Record], spaces: Iterable[str]) -> dict[str, list[int | tuple[int, ...] | None]]:
+    """The labels of records in each of the label spaces."""
+    records = list(records)
+    return {space: [label_in(record, space) for record in records] for space in spaces}
+
+
 def classes_in(record: Record, space: str) -> tuple[int, ...]:
     """All classes of a record in one of the label spaces; none if it is unlabelled."""
     label = label_in(record, space)

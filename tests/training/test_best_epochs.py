@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from conftest import write_video
+from gesta.analysis.report.page import write_report
 from gesta.checkpoint import load, load_state
 from gesta.checkpoint.weights import read_weights
 from gesta.cli import main
@@ -88,6 +89,7 @@ def test_a_training_ends_when_validations_are_no_better_and_keeps_the_best_weigh
     assert lines(straight, "ended_early") == [{"kind": "ended_early", "epoch": 5, "step": 5, "reason": reason}]
     result = Result.read(straight / "result.json")
     assert result.ended_early == reason and reason.split(":")[0] in str(result)
+    assert "Its training ended early after epoch 5 of 6: no validation" in write_report(straight).read_text()
     assert sorted(path.name for path in straight.glob("*.safetensors")) == ["best.safetensors", *KEPT]
     third, fourth, best = (load(straight / name) for name in (*KEPT, "best.safetensors"))
     assert [m.metadata["notes"]["epoch"] for m in (third, fourth, best)] == [3, 4, 4]  # of equals the later is the best

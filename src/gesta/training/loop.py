@@ -21,6 +21,7 @@ from gesta.evaluation.metrics import headline
 from gesta.processes import Interruption, gather_failures, is_first_process
 from gesta.recipe import Recipe, with_absolute_paths
 from gesta.training.folder import BEST, TrainingProgress, derive_rates, write_result
+from gesta.training.loggers import check_loggers
 from gesta.training.lora import unchanged_adapters
 from gesta.training.probe import train_probe
 from gesta.training.setup import Training, set_up
@@ -75,6 +76,7 @@ def train(
     recipe = from_json(to_json(recipe), trust_code=trust_code, source="the recipe")  # a copy, as read from its file
     recipe = with_absolute_paths(recipe)  # a run may be resumed or evaluated from another folder
     derive_rates(recipe, run if resume else None)
+    check_loggers(recipe.train.logger)
     check(recipe, "the recipe")  # a value given may contradict one derived, or one of the run
     with Interruption() as interruption, contextlib.ExitStack() as stack, _exit_on_interrupt(interruption, run, quiet):
         how: dict[str, Any] = {"resume": resume, "quiet": quiet, "device": device, "stack": stack}

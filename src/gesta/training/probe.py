@@ -41,10 +41,10 @@ from gesta.model import Classifier, Scores, VideoModel
 from gesta.processes import describe_device, limit_threads, make_fabric
 from gesta.progress import show
 from gesta.recipe import EvaluateConfig, ProbeConfig, Recipe, TrainConfig
-from gesta.records import ClassNames, Record, SplitName, by_space, label_in
+from gesta.records import ClassNames, Record, SplitName, by_space, labels_in
 from gesta.training.folder import BEST, OpenedRun, check_space, open_run, write_recipe, write_result
 from gesta.training.log import RunLog
-from gesta.training.loggers import check_loggers, loggers, new_wandb_id
+from gesta.training.loggers import loggers, new_wandb_id
 from gesta.training.loss import class_loss, loss_weights
 from gesta.training.setup import Data, build_model, read_data
 from gesta.video.archive import cache_folder
@@ -67,7 +67,6 @@ def train_probe(
         stack: unlocks the run folder and closes the log when it ends.
     """
     assert recipe.probe is not None
-    check_loggers(recipe.train.logger)
     fabric = make_fabric(recipe.train.precision, device)
     if fabric.world_size > 1:
         raise GestaError("probes are trained by one process: start it without torchrun")
@@ -111,8 +110,6 @@ def train_probe(
         log.say(sentence)
     if not is_trained:
         features = [_features(part, model, recipe, folder, fabric, log) for part in (train, val)]
-        if weighted := loss_weights(features[0].labels, data.classes, recipe.train)[1]:
-            log.say(weighted)
         _train_and_save(run, recipe, model, data, features[0], features[1], fabric, log)
     if data.test is not None:
         write_result(run, recipe, data.classes, data.test, fabric, log.say, trust_code)
@@ -223,7 +220,7 @@ def _features(
             report = compute_missing(folder, records, files, compute)
     seconds = time.monotonic() - began
     log.features(report.folder, report.videos, report.computed, seconds, report.failures)
-    labels = {space: [label_in(r, space) for r in records] for space in by_space(recipe.model.classes)}
+    labels = labels_in(records, by_space(recipe.model.classes))
     return VideoRows(_StoredFeatures(folder, files, recipe.evaluate), labels)
 
 
@@ -478,6 +475,8 @@ def _train_and_save(
     """Train probes on features, save the model with the best as its classifier, and log the accuracy of all."""
     assert recipe.probe is not None
     began = time.monotonic()
+    if weighted := loss_weights(train.labels, data.classes, recipe.train)[1]:
+        log.say(weighted)
     torch.manual_seed(recipe.train.seed)  # dropout
     trained = train_probes(
         train,

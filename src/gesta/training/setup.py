@@ -43,7 +43,7 @@ from gesta.processes import (
 )
 from gesta.progress import show
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
-from gesta.records import ClassNames, Record, by_space, label_in, single_class
+from gesta.records import ClassNames, Record, by_space, labels_in, single_class
 from gesta.training.folder import (
     LAST,
     State,
@@ -58,7 +58,7 @@ from gesta.training.folder import (
     write_recipe,
 )
 from gesta.training.log import RunLog
-from gesta.training.loggers import Openers, check_loggers, loggers, new_wandb_id
+from gesta.training.loggers import Openers, loggers, new_wandb_id
 from gesta.training.lora import add_adapters
 from gesta.training.loss import loss_weights
 from gesta.training.optim import build_optimizer, check_frozen, freeze, frozen_prefixes
@@ -276,12 +276,10 @@ def set_up(
         GestaError: see :func:`gesta.training.loop.train`.
     """
     config = recipe.train
-    check_loggers(config.logger)
     fabric = make_fabric(config.precision, device)
     limit_threads(fabric, config.workers)
     sync_bn = config.sync_bn and can_sync_batch_norms(fabric)
     data = read_data(recipe)
-    check_validates(config, data)
     classes, records, remarks = data.classes, data.records, data.remarks
     micro_batches = training_batches(records, config, 0, fabric.global_rank, fabric.world_size)
     # until here nothing was written, so a mistake in the recipe leaves no folder behind
@@ -299,19 +297,14 @@ def set_up(
         return None
 
     model, remark = build_model(recipe, classes, start=state is None)
-    remarks.append(remark)
-    if sync_bn:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of the weights stay the same
     clips = len(micro_batches[0]) * config.repeats * (fabric.world_size if sync_bn else 1)
-    remarks.append(with_few_clips(model, clips, config))
-    labels = {space: [label_in(record, space) for record in records] for space in by_space(classes)}
-    class_weights, remark = loss_weights(labels, classes, config, fabric.device)
+    remarks += [remark, fit_batch_norms(model, clips, config, sync_bn)]
+    class_weights, remark = loss_weights(labels_in(records, by_space(classes)), classes, config, fabric.device)
     remarks.append(remark)
     dataset = TrainingClips(records, recipe.model.clip, config, classes)
     batches_left = _batches_left(records, recipe, progress, fabric)
     # one loader for all epochs: its workers start once and read ahead during evaluations
     loader = Loader(dataset, batches_left, config.workers, ignore_interrupts, lambda: interruption.requested)
-    batches = stack.enter_context(contextlib.closing(iter(loader)))
     training = Training(
         recipe=recipe,
         run=run,
@@ -324,7 +317,7 @@ def set_up(
         progress=progress,
         model=model,
         steps_per_epoch=len(micro_batches) // config.accumulate,
-        batches=batches,
+        batches=stack.enter_context(contextlib.closing(iter(loader))),
         probe_clips=_probe_clips(dataset, recipe, fabric),
         interruption=interruption,
         class_weights=class_weights,
@@ -382,13 +375,14 @@ def read_data(recipe: Recipe) -> Data:
     else:
         remarks.append(single_class(classes, (record.label for record in records)))
     held_out, test, remark = held_out_videos(recipe, classes)
+    _check_validates(recipe.train, held_out)
     return Data(classes, records, held_out, test, [*remarks, remark])
 
 
-def check_validates(config: TrainConfig, data: Data) -> None:
+def _check_validates(config: TrainConfig, held_out: Sequence[Record]) -> None:
     """Refuse settings that follow the validation of a training without validation videos."""
     for name in ("patience", "keep_best"):
-        if getattr(config, name) != default_of(TrainConfig, name) and not data.held_out:
+        if getattr(config, name) != default_of(TrainConfig, name) and not held_out:
             flag = name.replace("_", "-")
             raise GestaError(
                 f"--train.{flag} goes by the accuracy on validation videos, and the data has none: hold some out (of a "
@@ -413,6 +407,13 @@ def build_model(recipe: Recipe, classes: ClassNames, start: bool = True) -> tupl
     if config.lora:
         remarks.append(add_adapters(model, config.lora))
     return model, "\n".join(remarks)
+
+
+def fit_batch_norms(model: VideoModel, clips: int, config: TrainConfig, sync: bool) -> str:
+    """Let batch norms see the clips of all processes (``sync``), and what :func:`with_few_clips` does and says."""
+    if sync:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # names and values of the weights stay the same
+    return with_few_clips(model, clips, config)
 
 
 def with_few_clips(model: VideoModel, clips: int, config: TrainConfig) -> str:

@@ -131,6 +131,8 @@ def _protocol(result: Result) -> str:
         name = headline_name(result.metrics)
         without = result.metrics.get("mAP_scored" if result.scores.multi_label else "top1_scored")
         text += "; " + f"without them {name} is {without:.1f} %. " if without is not None else ". "
+    if result.ended_early:
+        text += f"Its {result.ended_early}. "
     text += (
         f"Each was scored as {how.views} of {how.sampling} frames ({how.coverage} coverage, short videos: "
         f"{how.short_videos}), {how.size} × {how.size} px of {how.frame}; the "
