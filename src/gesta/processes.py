@@ -328,6 +328,26 @@ def cpu_cores() -> int:
     return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def memory() -> tuple[int, int] | None:
+    """Total and available bytes, respecting a container's limit; None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
+        total, free = kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
+    except (OSError, KeyError, ValueError):
+        try:
+            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, ValueError, OSError):
+            return None
+        return total, total
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            most = int(limit.read())
+            return min(total, most), min(free, most - int(used.read()))
+    except (OSError, ValueError):  # "max" means no limit
+        return total, free
+
+
 def loader_workers(workers: int, *, shared: bool = False) -> int:
     """Number of loader processes: as given, or for -1 one per CPU core, 16 at most.
 

@@ -17,6 +17,9 @@ SplitName = Literal["train", "val", "test"]
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
+CacheMode = Literal["auto", "off"]
+"""Whether decoded frames are kept."""
+
 ClassNames = list[str] | dict[str, list[str]]
 """In label order, by label space if there are several."""
 
@@ -155,7 +158,15 @@ def files_of_modality(
 
 @config
 class DataConfig:
-    """Where labelled videos come from. Subclasses implement :meth:`records` and :meth:`classes`."""
+    """Where labelled videos come from. Subclasses implement :meth:`records` and :meth:`classes`.
+
+    Attributes:
+        cache: ``auto`` keeps the decoded frames of the videos of a training in the user's cache folder if they fit
+            (:mod:`gesta.data.frame_cache`), and evaluations read what is kept there; ``off`` decodes them every time.
+            Results are the same.
+    """
+
+    cache: CacheMode = "auto"
 
     def records(self, split: SplitName) -> list[Record]:
         """All records of a split, in a fixed order; an empty list if the data set has no such split."""

@@ -28,7 +28,7 @@ def test_every_protocol_field_that_differs_is_named_first() -> None:
         average="logits",
         short_side=320,
         precision="bf16-mixed",
-        data={"class": "gesta.data.lists:Folder", "root": "elsewhere", "seed": 0},
+        data={"class": "gesta.data.lists:Folder", "root": "elsewhere", "seed": 0, "cache": "off"},
         config=json.loads(json.dumps(a.model.config).replace('"at": 3', '"at": 1')),
     )
     found = compare(a, b)

@@ -37,6 +37,8 @@ def test_what_is_no_mean_over_splits() -> None:
     first = split(1, 7)
     other = changed(split(2, 8), data=DATA | {"split": 2, "root": "elsewhere"}, torch="9", device="cuda (x)")
     mean([("a", first), ("b", other)])  # where and by what it was computed is free
+    lists = [{"class": "gesta.data.lists:Lists", "train": f"{n}.txt", "test": f"{n}t.txt", "val": ""} for n in (1, 2)]
+    mean([(str(n), changed(split(n, 7), data=data)) for n, data in enumerate(lists, 1)])  # a split of one's own
     for results, message in (
         ([first], "two results or more"),
         ([first, first], "a and b are of the same list of videos"),

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from gesta.processes import memory
+
 PACKAGES = ("gesta", "torch", "torchvision", "lightning", "timm", "av", "numpy", "scipy", "torchmetrics", "safetensors",
             "huggingface_hub", "tyro", "rich", "matplotlib", "jinja2", "pillow", "tensorboard")  # fmt: skip
 DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg", "gif")
@@ -125,8 +127,8 @@ def _machine(add: Add) -> None:
     add("system", f"{platform.system()} {platform.release()} {platform.machine()}")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add("CPU cores", f"{usable} usable of {os.cpu_count()}; torch computes with {torch.get_num_threads()} threads")
-    if (memory := _memory()) is not None:
-        total, free = memory
+    if (known := memory()) is not None:
+        total, free = known
         add("memory", f"{_gb(free)} free of {_gb(total)}", "note" if free < 2 * 2**30 else "ok",
             "close other programs, or take a smaller batch_size and fewer workers")  # fmt: skip
     if os.path.isdir("/dev/shm"):
@@ -290,26 +292,6 @@ def _import_error(module: str) -> str:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"{type(error).__name__}: {lines[0] if lines else ''}"
     return ""
-
-
-def _memory() -> tuple[int, int] | None:
-    """Total and available bytes, respecting a container's limit; None where the system does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
-        total, free = kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
-    except (OSError, KeyError, ValueError):
-        try:
-            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        except (AttributeError, ValueError, OSError):
-            return None
-        return total, total
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
-            most = int(limit.read())
-            return min(total, most), min(free, most - int(used.read()))
-    except (OSError, ValueError):  # "max" means no limit
-        return total, free
 
 
 def _gb(count: float) -> str:

@@ -348,7 +348,10 @@ def data_source(source: str, options: argparse.Namespace, flags: list[str] | Non
         data = Lists(train=source)
     else:
         raise GestaError(f"{source} is neither a folder, a list file nor a data set ({', '.join(DATASETS)})")
-    return with_fields(data, options, flags)
+    data = with_fields(data, options, flags)
+    if data.cache != "auto":
+        raise GestaError("--cache: decoded frames are kept by trainings, and this is none; leave it out")
+    return data
 
 
 def result_file(path: str) -> Path:

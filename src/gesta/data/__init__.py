@@ -6,6 +6,7 @@
 - ``transforms.py``: frames become training clips (crop, flip, colours …) and test views; MixUp and CutMix of batches
 - ``person.py``: crops around people, by masked depth maps
 - ``samples.py``: a record is read into a sample: augmented training clips, or all views of a test
+- ``frame_cache.py``: decoded frames of small data sets, kept in files
 - ``batch.py``: what samples and batches hold, and the shapes of their tensors
 - ``loader.py``: which records make a batch, and the worker processes that read them
 """

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from gesta.data.batch import Batch, Failure, Sample
 from gesta.data.clips import test_indices, train_indices
+from gesta.data.frame_cache import FrameCache, Reading
 from gesta.data.person import crop_to_people, find_people, whole_side
 from gesta.data.transforms import (
     augment,
@@ -70,6 +71,8 @@ class _RecordDataset:
         short_side, decoder: as :func:`read_record_frames` takes them.
         timeout_s: seconds that a record may take, besides those for its size.
         kill_after_s: seconds after that at which a loader process that still reads it is killed.
+        cache: of decoded frames; None decodes them every time. A record that has killed a loader process is read
+            without it from then on.
         reading: index of the record that each loader process reads, -1 for none; shared with them.
         crash_counts: how many loader processes have died of a record, by index.
         blocked: why a record is not tried again, by index.
@@ -85,6 +88,7 @@ class _RecordDataset:
         self.clip = clip
         self.short_side = short_side
         self.decoder: Decoder = decoder
+        self.cache: FrameCache | None = None
         self.timeout_s, self.kill_after_s = TIMEOUT_S, KILL_AFTER_S
         self.reading = torch.empty(0, dtype=torch.int64)
         self.crash_counts: dict[int, int] = {}
@@ -110,8 +114,19 @@ class _RecordDataset:
         deadline = Deadline(record.path, self.timeout_s)
         with self._watched(index, deadline):
             return read_record_frames(
-                record, select, self.short_side, self.decoder, deadline=deadline, enlarge=self.enlarge
+                record,
+                select,
+                self.short_side,
+                self.decoder,
+                deadline=deadline,
+                enlarge=self.enlarge,
+                cache=None if index in self.crash_counts else self.cache,
             )
+
+    def readings(self) -> list[Reading]:
+        """How each video of the records is read, of those streams that the model expects."""
+        streams = [stream for index in range(len(self)) for stream in self.streams(index) if stream is not None]
+        return [reading_of(stream, self.short_side, self.decoder, self.enlarge) for stream in streams]
 
     def read_streams(
         self, index: int, select: Callable[[int], S]
@@ -174,7 +189,7 @@ class _RecordDataset:
         """Note what dead loader processes were reading; returns whether they were reading anything.
 
         A record has failed if it ran out of time, or once two processes have died of it: the first may have been ended
-        by somebody else, as when memory is short.
+        by somebody else, as when memory is short, or have read all of a video for the cache.
 
         Args:
             workers: number of each dead process → its exit status.
@@ -187,7 +202,7 @@ class _RecordDataset:
             was_reading = True
             self.crash_counts[index] = self.crash_counts.get(index, 0) + 1
             timed_out = status == -getattr(signal, "SIGALRM", 0)
-            if timed_out or self.crash_counts[index] > 1:
+            if (timed_out and self.cache is None) or self.crash_counts[index] > 1:
                 reason = "is not read in time" if timed_out else f"kills the process that reads it (status {status})"
                 self.blocked[index] = f"{self.records[index].path}: {reason}; take it off the list"
         return was_reading
@@ -379,31 +394,41 @@ def read_record_frames(
     decoder: Decoder = "pyav",
     deadline: Deadline | None = None,
     enlarge: bool = True,
+    cache: FrameCache | None = None,
 ) -> Frames[S]:
     """Selected frames of a record, as :func:`gesta.video.read.read_frames` gives them; by ``masks`` cropped to people.
 
     Either the record has ``masks``, and frames of one size, or the selection may have a ``crop``.
     """
-    modality: Modality = "rgb" if record.depth is None else "depth"
-    frames = read_frames(
-        record.path,
-        select,
-        short_side=whole_side(short_side, modality) if record.masks else short_side,
-        start=record.start,
-        end=record.end,
-        seconds=record.seconds,
-        depth=record.depth,
-        decoder=decoder,
-        enlarge=enlarge or bool(record.masks),
-        deadline=deadline,
-    )
+    path, options = reading_of(record, short_side, decoder, enlarge)
+    read = cache.read_frames if cache else read_frames
+    options["deadline"] = deadline
+    frames = read(path, select, **options)
     if not record.masks:
         return frames
     indices = frames.selection.indices
     with decoding(record.masks):
+        modality = _modality(record)
         people = find_people(record.masks, indices + (record.start or 0))
         images = crop_to_people(frames.images.flatten(0, -4), people, modality)
     return frames._replace(images=images.unflatten(0, indices.shape))
+
+
+def reading_of(record: Record, short_side: int, decoder: Decoder, enlarge: bool) -> Reading:
+    """The file of a record and how its frames are read, before people are cropped by its masks."""
+    return record.path, {
+        "short_side": whole_side(short_side, _modality(record)) if record.masks else short_side,
+        "start": record.start,
+        "end": record.end,
+        "seconds": record.seconds,
+        "depth": record.depth,
+        "decoder": decoder,
+        "enlarge": enlarge or bool(record.masks),
+    }
+
+
+def _modality(record: Record) -> Modality:
+    return "rgb" if record.depth is None else "depth"
 
 
 def collate(samples: Sequence[Sample | Failure], stack: Callable[[list[Tensor]], Tensor] = default_collate) -> Batch:

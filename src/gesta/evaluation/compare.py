@@ -195,7 +195,8 @@ def _protocol(a: Result, b: Result) -> list[Difference]:
     if a.list_hash != b.list_hash:
         list_a, list_b = f"{a.counts.listed} videos, {a.list_hash[:8]}", f"{b.counts.listed}, {b.list_hash[:8]}"
         differing.append(Difference("list", list_a, list_b))
-    return differing + _config_differences("data", with_tags(a.data), with_tags(b.data))
+    data = _config_differences("data", with_tags(a.data), with_tags(b.data))
+    return differing + [difference for difference in data if difference.field != "data.cache"]  # the same pixels
 
 
 def _differing(a: Protocol | Environment, b: Protocol | Environment) -> list[Difference]:

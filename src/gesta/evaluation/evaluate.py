@@ -16,6 +16,7 @@ from gesta.checkpoint import TrainedModel
 from gesta.checkpoint.formats import file_hash
 from gesta.config import check, to_json
 from gesta.data.batch import Batch, Failure
+from gesta.data.frame_cache import FrameCache
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
 from gesta.evaluation.health import PROBE_CLIPS, measure_health
@@ -49,6 +50,7 @@ def evaluate(
     device: str | torch.device = "auto",
     precision: Precision = "32-true",
     fabric: Fabric | None = None,
+    cache: FrameCache | None = None,
 ) -> Result:
     """Score videos and write down how.
 
@@ -67,6 +69,7 @@ def evaluate(
         device: ``auto`` takes the first accelerator there is.
         precision: of the forward passes; the result names it.
         fabric: device, precision and processes of a training, instead of ``device`` and ``precision``.
+        cache: of decoded frames; None reads those that are kept of a data set, if its field ``cache`` is ``auto``.
 
     Returns:
         The result, in every process.
@@ -88,7 +91,9 @@ def evaluate(
     check_labels(records, spaces, network.config.multi_label)
     labels = {space: [_in_json(label_in(record, space)) for record in records] for space in spaces}
     check_average(network, config)
-    parts = _gather(_score(network, records, config, fabric), fabric)
+    if cache is None and source is not None and source.cache == "auto":
+        cache = FrameCache()
+    parts = _gather(_score(network, records, config, fabric, cache), fabric)
     result: Result | None = None
     if fabric.global_rank == 0:
         scored = _Scored.joined(parts, len(records))
@@ -161,11 +166,13 @@ class _Scored:
         return whole
 
 
-def _score(model: VideoModel, records: Sequence[Record], config: EvaluateConfig, fabric: Fabric) -> _Scored:
+def _score(
+    model: VideoModel, records: Sequence[Record], config: EvaluateConfig, fabric: Fabric, cache: FrameCache | None
+) -> _Scored:
     """Score every ``world_size``-th video, this process's part of the list."""
     model.to(fabric.device)
     indices = list(range(fabric.global_rank, len(records), fabric.world_size))
-    loader = view_loader(records, model.config.clip, config, indices, config.workers)
+    loader = view_loader(records, model.config.clip, config, indices, config.workers, cache)
     scored = _Scored()
     first: list[Tensor] = []  # a view of each of the first videos
 

@@ -70,7 +70,8 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
         seen[result.list_hash] = name
         comparison = compare(first, result)
         for d in [*comparison.protocol, *(replace(d, field=f"model.{d.field}") for d in comparison.model)]:
-            if d.field not in MAY_DIFFER:
+            lists = d.field in ("data.train", "data.val", "data.test") and isinstance(d.a, str) and isinstance(d.b, str)
+            if d.field not in MAY_DIFFER and not lists:
                 raise GestaError(
                     f"{first_name} and {name} differ in more than their split: {d.field} is {d.a} and {d.b}; evaluate "
                     "both alike (gesta compare shows all differences)"

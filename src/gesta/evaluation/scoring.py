@@ -17,6 +17,7 @@ from gesta.checkpoint import TrainedModel
 from gesta.checkpoint.formats import check_finite
 from gesta.config import check, replace
 from gesta.data.batch import Batch
+from gesta.data.frame_cache import FrameCache
 from gesta.data.loader import Loader, test_loader
 from gesta.data.samples import TestViews
 from gesta.errors import CheckpointError, GestaError
@@ -88,7 +89,12 @@ def _counts(sizes: dict[str, int]) -> str:
 
 
 def view_loader(
-    records: Sequence[Record], clip: ClipSpec, config: EvaluateConfig, indices: Sequence[int], workers: int
+    records: Sequence[Record],
+    clip: ClipSpec,
+    config: EvaluateConfig,
+    indices: Sequence[int],
+    workers: int,
+    cache: FrameCache | None = None,
 ) -> Loader:
     """Loads the views of the records at ``indices``, in this order, as the model expects them.
 
@@ -96,7 +102,9 @@ def view_loader(
     CPU cores.
     """
     together = 1 if config.coverage == "contiguous" else max(1, config.batch_size // (config.clips * config.crops))
-    return test_loader(TestViews(records, clip, config), indices, together, workers)
+    views = TestViews(records, clip, config)
+    views.cache = cache
+    return test_loader(views, indices, together, workers)
 
 
 def views_per_pass(batch_size: int, device: torch.device) -> int:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from gesta.config import Between, from_json, parse_json, read_json, read_text, replace, to_json
 from gesta.data.transforms import test_short_side
-from gesta.errors import GestaError, VideoError
+from gesta.errors import GestaError
 from gesta.features.extract import FeatureKind
 from gesta.features.windows import Windows
 from gesta.files import make_folder, remove, reporting, write_atomically, write_text
@@ -37,7 +37,7 @@ from gesta.model import ReadoutConfig, VideoModel
 from gesta.processes import Precision
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
-from gesta.video.archive import locate
+from gesta.video.archive import size_and_time
 
 Format = Literal["npy", "safetensors", "parquet"]
 
@@ -125,21 +125,9 @@ def source_hash(record: Record) -> str:
     for stream in record.streams:
         depth = dataclasses.asdict(stream.depth) if stream.depth else None
         segment = [stream.start, stream.end, stream.seconds]
-        files = [[os.path.abspath(path), _size_and_time(path)] for path in (stream.path, stream.masks) if path]
+        files = [[os.path.abspath(path), size_and_time(path)] for path in (stream.path, stream.masks) if path]
         parts.append([files, segment, depth])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _size_and_time(path: str) -> Any:
-    """Size and time of change of a file, of all images of a folder, or of the tar file that holds it."""
-    try:
-        if os.path.isdir(path):
-            with os.scandir(path) as entries:
-                return sorted([e.name, e.stat().st_size, e.stat().st_mtime_ns] for e in entries)
-        member = locate(path)
-        return member and [member.offset, member.size, os.stat(member.file).st_mtime_ns]
-    except (OSError, VideoError):  # reported when it is read
-        return None
 
 
 class FeatureFolder:

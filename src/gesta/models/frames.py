@@ -317,6 +317,8 @@ class TimmFrames(FrameModel):
         """timm's names of the image model to ours; position embeddings for another size are resized, with a warning."""
         if any(name.startswith("ends.") for name in weights):
             return weights
+        weights = _as_timm(weights)
+        self._warn_of_normalisation()
         renamed = {self._our_name(name): value for name, value in weights.items()}
         if (value := renamed.get("classifier.linear.weight")) is not None:
             renamed["classifier.linear.weight"] = value.flatten(1)  # a 1×1 convolution in some models
@@ -335,6 +337,22 @@ class TimmFrames(FrameModel):
             renamed[name] = resample_abs_pos_embed(table, [edge, edge], num_prefix_tokens=prefix)
         return renamed
 
+    def _warn_of_normalisation(self) -> None:
+        """Say so if pixels are not normalised as they were for timm's weights, which shapes do not tell."""
+        known = timm.get_pretrained_cfg(self.config.image)
+        if known is None or not known.mean:
+            return
+        theirs, ours = (known.mean, known.std), (self.config.clip.mean, self.config.clip.std)
+        if any(abs(a - b) > 1e-3 for pair in zip(theirs, ours) for a, b in zip(*pair)):
+            flags = (
+                f"--model.clip.{n} {' '.join(f'{v:g}' for v in values)}" for n, values in zip(("mean", "std"), theirs)
+            )
+            warnings.warn(
+                f"timm's weights of {self.config.image} are for pixels of another mean and deviation: give "
+                f"{' '.join(flags)}",
+                stacklevel=3,
+            )
+
     def _our_name(self, name: str) -> str:
         for theirs, ours in self._ours.items():
             if name.startswith(theirs):
@@ -343,6 +361,46 @@ class TimmFrames(FrameModel):
 
     def _is_stem(self, name: str) -> bool:
         return name.startswith(("ends.", "time_embed")) and not name.startswith(self._head)
+
+
+_EFFICIENTNET = {
+    "_depthwise_conv": "conv_dw",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+}
+"""Parts of a block of EfficientNet: names of L. Melas-Kyriazi's code and timm's."""
+
+
+def _as_timm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of an EfficientNet in the names of L. Melas-Kyriazi's PyTorch code in timm's; others as they are.
+
+    There blocks are numbered through and a block's norms from 0, where the first is missing if nothing is expanded.
+    timm numbers blocks in their stages: a stage begins where the width at a block's end changes from that of the block
+    before it.
+    """
+    if "_conv_stem.weight" not in weights:
+        return weights
+    blocks: list[str] = []  # timm's names
+    stage, number, width = -1, 0, 0
+    while (value := weights.get(f"_blocks.{len(blocks)}._project_conv.weight")) is not None:
+        if len(value) != width:
+            stage, number, width = stage + 1, -1, len(value)
+        number += 1
+        blocks.append(f"blocks.{stage}.{number}")
+    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    renamed = {}
+    for name, value in weights.items():
+        first, _, end = name.partition(".")
+        if first == "_blocks":
+            index, part, end = end.split(".", 2)
+            expands = f"_blocks.{index}._expand_conv.weight" in weights
+            convs = {"_expand_conv": "conv_pw", "_project_conv": "conv_pwl" if expands else "conv_pw"}
+            norms = {f"_bn{i}": f"bn{i + expands}" for i in range(3)}
+            first = f"{blocks[int(index)]}.{(_EFFICIENTNET | convs | norms)[part]}"
+        else:
+            first = outside[first]
+        renamed[f"{first}.{end}"] = value
+    return renamed
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from gesta.training.folder import derive_rates, differences
 MAY_DIFFER = (
     *("name", "paper"),  # words
     *("data.root", "data.annotations", "data.class_names", "data.test_labels"),  # where files lie
+    "data.cache",
     "train.seed",  # results of several seeds are averaged
     *("train.workers", "train.decoder", "train.save_every_s", "train.accumulate", "train.compile"),  # how, not what
     *("train.keep_best", "train.logger"),

@@ -3,7 +3,7 @@
 ``log.jsonl`` has one JSON object per line, of these kinds, numbers that are not finite being null:
 
 - ``"kind": "start"``, where a process began or resumed the training: ``step`` (steps done before), ``device``,
-  ``processes``, ``precision`` and ``changes`` (of the recipe since the run was started, in words);
+  ``processes``, ``precision``, ``changes`` (of the recipe since the run was started, in words) and ``remarks``;
 - ``"kind": "step"``, one optimiser step: ``epoch`` and ``step`` (counted from 1), ``loss``, ``losses`` by name, ``lr``,
   ``grad_norm``, ``data_s``, ``compute_s``, ``failures`` (names);
 - ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``val`` (metrics or null), ``best`` (validation top-1 or mAP so

@@ -179,7 +179,12 @@ def _validate(training: Training) -> dict[str, float]:
     """Metrics of one clip and its central crop per validation video, in all processes."""
     config = replace(training.recipe.evaluate, split="val", clips=1, crops=1, coverage="even")
     result = evaluate(
-        training.final_model, training.held_out, config=config, classes=training.classes, fabric=training.fabric
+        training.final_model,
+        training.held_out,
+        config=config,
+        classes=training.classes,
+        fabric=training.fabric,
+        cache=training.cache,
     )
     return result.metrics
 

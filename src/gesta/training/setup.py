@@ -23,8 +23,9 @@ from gesta.checkpoint.lora import merge_adapters
 from gesta.checkpoint.weights import import_weights
 from gesta.config import default_of, replace
 from gesta.data.batch import Batch
+from gesta.data.frame_cache import FrameCache, choose_cache
 from gesta.data.loader import Loader, training_batches
-from gesta.data.samples import TrainingClips, collate
+from gesta.data.samples import TestViews, TrainingClips, collate
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import check_labels as check_test_labels
 from gesta.evaluation.health import PROBE_CLIPS
@@ -76,6 +77,7 @@ class Training:
         records: training videos.
         videos: hash of ``records``, see :func:`gesta.training.folder.videos_hash`.
         held_out: validation videos; may be empty.
+        cache: of decoded frames of these two, if there is one.
         test: how the best weights are scored at the end; None without held-out videos.
         progress: how much of the training is done.
         model: the module whose parameters are trained.
@@ -103,6 +105,7 @@ class Training:
     records: list[Record]
     videos: str
     held_out: list[Record]
+    cache: FrameCache | None
     test: EvaluateConfig | None
     progress: TrainingProgress
     model: VideoModel
@@ -302,6 +305,11 @@ def set_up(
     class_weights, remark = loss_weights(labels_in(records, by_space(classes)), classes, config, fabric.device)
     remarks.append(remark)
     dataset = TrainingClips(records, recipe.model.clip, config, classes)
+    readings = dataset.readings()
+    if data.held_out:
+        readings += TestViews(data.held_out, recipe.model.clip, recipe.evaluate).readings()
+    dataset.cache, remark = choose_cache(recipe.data.cache, [] if is_trained else readings)
+    remarks.append(remark)
     batches_left = _batches_left(records, recipe, progress, fabric)
     # one loader for all epochs: its workers start once and read ahead during evaluations
     loader = Loader(dataset, batches_left, config.workers, ignore_interrupts, lambda: interruption.requested)
@@ -313,6 +321,7 @@ def set_up(
         records=records,
         videos=videos,
         held_out=data.held_out,
+        cache=dataset.cache,
         test=data.test,
         progress=progress,
         model=model,
@@ -466,6 +475,7 @@ def _begin(
                 "processes": fabric.world_size,
                 "precision": str(fabric.strategy.precision.precision),
                 "changes": list(changes.values()),
+                "remarks": list(filter(None, remarks)),
             }
         )
         if changes:

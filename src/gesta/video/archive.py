@@ -17,7 +17,7 @@ import posixpath
 import stat
 import tarfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gesta.errors import GestaError, VideoError
 from gesta.files import make_folder, write_text
@@ -85,6 +85,18 @@ def locate(path: str) -> ByteRange | None:
         return None
     member = read_index(archive).members.get(name)
     return None if member is None else ByteRange(archive, *member)
+
+
+def size_and_time(path: str) -> list[Any] | None:
+    """Size and time of change of a file, of all images of a folder, or of the tar file that holds it; None without."""
+    try:
+        if os.path.isdir(path):
+            with os.scandir(path) as entries:
+                return sorted([e.name, e.stat().st_size, e.stat().st_mtime_ns] for e in entries)
+        member = locate(path)
+        return member and [member.offset, member.size, os.stat(member.file).st_mtime_ns]
+    except (OSError, VideoError):  # reported when it is read
+        return None
 
 
 def read_bytes(byte_range: ByteRange, block: int = 2**20) -> Iterator[bytes]:

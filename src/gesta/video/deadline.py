@@ -39,6 +39,10 @@ class Deadline:
         self.path = path
         with decoding(path, "cannot be read"):
             self.seconds = timeout_s + _seconds_for_size(path)
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now on."""
         self._end = time.monotonic() + self.seconds
 
     def check(self) -> None:

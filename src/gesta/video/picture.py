@@ -197,6 +197,8 @@ class FrameBuffer:
     Attributes:
         missing: numbers of the frames that have not come yet.
         images: ``(T, 3, H, W)`` uint8; of a box the channels lie last in memory, as resizing on a CPU likes them.
+        doubtful: whether other frames than the chosen ones may change the pixels: those of another size are scaled to
+            the first chosen one's, and a damaged one may be patched from what was decoded before it.
     """
 
     def __init__(
@@ -213,6 +215,7 @@ class FrameBuffer:
         self.positions = {number: position for position, number in enumerate(numbers)}
         self.missing = set(numbers)
         self.images: np.ndarray | None = None
+        self.doubtful = False
         self._convert = FrameConverter(short_side, depth, enlarge)
         self._crop = crop
         self._size = (0, 0)  # height and width of whole frames, as the first one has them
@@ -222,6 +225,7 @@ class FrameBuffer:
         """Convert a decoded frame into its position, if it is one of the chosen."""
         if number not in self.missing:
             return
+        self.doubtful |= frame.is_corrupt
         matrix = display_matrix(frame)
         size = self._convert.size(frame, matrix)
         images = self._allocate(size) if self.images is None else self.images
@@ -235,6 +239,7 @@ class FrameBuffer:
         """Put a whole RGB image ``(3, H, W)`` into its position."""
         images = self._allocate(image.shape[1:]) if self.images is None else self.images
         if image.shape[1:] != self._size:  # the picture's size changes within the video
+            self.doubtful = True
             pixels = torch.from_numpy(np.ascontiguousarray(image))[None]
             image = interpolate(pixels, self._size, mode="bilinear", antialias=True)[0].numpy()
         images[self.positions[number]] = image if self._box is None else crop_picture(image, self._box)

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from gesta.video.deadline import Deadline
 from gesta.video.decode import VideoFile
 from gesta.video.depth import Depth
 from gesta.video.images import ImageFolder, image_files, read_image
-from gesta.video.picture import CropTo, FrameBuffer, FrameConverter
+from gesta.video.picture import Box, CropTo, FrameBuffer, FrameConverter
 from gesta.video.torchcodec import TorchcodecFile
 from gesta.video.whole import missing_bytes
 
@@ -169,32 +169,18 @@ def read_frames(path: str | os.PathLike[str], select: Callable[[int], S], **opti
         GestaError: torchcodec is asked for and cannot be loaded.
     """
     path = os.fspath(path)
-    depth = options.get("depth")
     with contextlib.ExitStack() as stack:
         with decoding(path):
-            deadline = options.get("deadline") or Deadline(path)
-            source = _open(path, deadline, depth, options.get("decoder", "pyav"))
+            source = _open(path, options.get("deadline") or Deadline(path), options)
             stack.enter_context(source)
             start, end = _segment(path, source, options)
         while True:
             promised = source.frames
             count = _segment_length(path, source, start, end)
             selection = select(count)
-            indices = selection.indices.to(torch.int64)
-            if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= count:
-                raise ValueError(
-                    f"of {count} frames, only indices from 0 to {count - 1} can be selected, not {indices.tolist()}"
-                )
-            # each frame is decoded once, in rising order, however often and in whatever order it is selected
-            numbers, inverse = torch.unique(indices, sorted=True, return_inverse=True)
+            numbers, inverse = _numbers(selection, count)
             with decoding(path):
-                buffer = FrameBuffer(
-                    (numbers + start).tolist(),
-                    options.get("short_side"),
-                    depth,
-                    selection.crop,
-                    options.get("enlarge", True),
-                )
+                buffer = _buffer((numbers + start).tolist(), selection.crop, options)
                 decoded = source.fill(buffer)
                 if not buffer.missing:
                     # a segment that ends before that lacks nothing
@@ -206,10 +192,73 @@ def read_frames(path: str | os.PathLike[str], select: Callable[[int], S], **opti
             # the file ends early, and source.frames is now the true number
 
 
-def _open(path: str, deadline: Deadline, depth: Depth | None, decoder: Decoder) -> ImageFolder | VideoFile:
+def read_whole(
+    path: str | os.PathLike[str], most_bytes: int, **options: Unpack[ReadOptions]
+) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    """All frames of a video (or segment) as they can be kept for :func:`select_frames`, ``(N, H, W, 3)`` uint8.
+
+    None where that might give others than reading chosen frames does: the video is damaged, breaks off or has frames of
+    several sizes. None also for more than ``most_bytes`` of pixels.
+
+    Raises:
+        VideoError, GestaError: as :func:`read_frames`.
+    """
+    path = os.fspath(path)
+
+    def whole(height: int, width: int) -> Box:
+        if 3 * height * width * count > most_bytes:
+            raise MemoryError  # before they are allocated
+        return 0, 0, height, width
+
+    with contextlib.ExitStack() as stack:
+        with decoding(path):
+            source = _open(path, options.get("deadline") or Deadline(path), options)
+            stack.enter_context(source)
+            start, end = _segment(path, source, options)
+        promised, count = source.frames, _segment_length(path, source, start, end)
+        with decoding(path):
+            buffer = _buffer(range(start, start + count), whole, options)
+            decoded = source.fill(buffer)
+    exact = decoded == promised and not (buffer.missing or buffer.doubtful or source.problem or source.broken)
+    return buffer.images.transpose(0, 2, 3, 1) if exact and buffer.images is not None else None
+
+
+def select_frames(pixels: np.ndarray[Any, np.dtype[np.uint8]], select: Callable[[int], S]) -> Frames[S]:
+    """What :func:`read_frames` gives of a video of which :func:`read_whole` has given ``pixels``, to the bit."""
+    selection = select(len(pixels))
+    numbers, inverse = _numbers(selection, len(pixels))
+    buffer = FrameBuffer(numbers.tolist(), None, crop=selection.crop)
+    for number in buffer.numbers:
+        buffer.add_image(number, pixels[number].transpose(2, 0, 1))
+    return Frames(_in_order(buffer, inverse), selection, len(pixels))
+
+
+def _buffer(numbers: Sequence[int], crop: CropTo | None, options: ReadOptions) -> FrameBuffer:
+    how = options.get("short_side"), options.get("depth"), crop, options.get("enlarge", True)
+    return FrameBuffer(list(numbers), *how)
+
+
+def _numbers(selection: Selection, count: int) -> tuple[Tensor, Tensor]:
+    """The selected frames, each once and rising, however often and in whatever order it is selected; and the position
+    of each selected one among them.
+
+    Raises:
+        ValueError: there is no such frame among ``count``.
+    """
+    indices = selection.indices.to(torch.int64)
+    if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= count:
+        raise ValueError(
+            f"of {count} frames, only indices from 0 to {count - 1} can be selected, not {indices.tolist()}"
+        )
+    numbers, inverse = torch.unique(indices, sorted=True, return_inverse=True)
+    return numbers, inverse
+
+
+def _open(path: str, deadline: Deadline, options: ReadOptions) -> ImageFolder | VideoFile:
+    depth = options.get("depth")
     if os.path.isdir(path):
         return ImageFolder(path, deadline, depth)
-    if decoder == "torchcodec" and depth is None:
+    if options.get("decoder") == "torchcodec" and depth is None:
         return TorchcodecFile(path, deadline)
     return VideoFile(path, deadline)
 
