@@ -291,10 +291,10 @@ def test_real_weights_of_a_package() -> None:
         warnings.simplefilter("error")
         report = import_weights(model, f"package:{LITE0}")
     assert report.matched_fraction > 0.9999  # all but the vectors of frames, which are zeros
-    video = torch.rand(2, 3, 1, 64, 64) * 2 - 1
+    video = torch.rand(2, 3, 1, 64, 64, dtype=torch.float64) * 2 - 1
     with torch.no_grad():
-        scores, expected = model(video), image(video[:, :, 0])
-    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
+        scores, expected = model.double()(video), image.double()(video[:, :, 0])
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-9)
     assert expected.std() > 0.5  # of a trained network
     with pytest.warns(UserWarning, match=re.escape("--model.clip.mean 0.5 0.5 0.5 --model.clip.std 0.5 0.5 0.5")):
         import_weights(lite0(), f"package:{LITE0}")
