@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gesta.cli.options import Verbs, device_options, print_results, trust_option, with_fields
+from gesta.cli.options import Verbs, count, device_options, print_results, trust_option, whole_numbers, with_fields
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -18,6 +18,13 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--batch", type=int, default=4, help="clips at once (default %(default)s)")
     sub.add_argument("--compile", action="store_true", help="with torch.compile")
     device_options(sub)
+    sub = bench.add("memory", _bench_memory, "clips that fit graphics cards at once in training", fields=True)
+    sub.add_argument("model", metavar="MODEL")
+    sub.add_argument("--batch", type=count, default=16, help="clips of an optimiser step (default %(default)s)")
+    sub.add_argument(
+        "--sizes", type=whole_numbers, default=(8, 16, 24, 40), help="of cards, in GB (default 8,16,24,40)"
+    )
+    device_options(sub, precision="bf16-mixed")
     sub = bench.add("align", _bench_align, "time of ATA's assignments: the paper's loop, ours, and within a model")
     sub.add_argument("--model", default="ata_vitb", help="a model with ATA (default %(default)s)")
     sub.add_argument("--checkpoint", metavar="CKPT", help="a trained model instead, beside the same with fresh weights")
@@ -41,6 +48,15 @@ def _bench_model(options: argparse.Namespace) -> None:
     model = with_fields(model_config(options.model), options)
     how: dict[str, Any] = {name: getattr(options, name) for name in ("batch", "device", "precision")}
     print_results(options, measure_model(model, compiled=options.compile, **how))
+
+
+def _bench_memory(options: argparse.Namespace) -> None:
+    from gesta.bench.memory import measure_memory
+    from gesta.models import model_config
+
+    model = with_fields(model_config(options.model), options)
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("batch", "device", "precision", "sizes")}
+    print_results(options, measure_memory(model, options.model, **how))
 
 
 def _bench_align(options: argparse.Namespace) -> None:

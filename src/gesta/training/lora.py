@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,7 @@ def add_adapters(model: VideoModel, config: LoRA) -> str:
     names = adapted_layers(model, config.targets)
     try:
         from peft import LoraConfig, inject_adapter_in_model  # an optional dependency, and start-up time
+        from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError:
         raise GestaError("train.lora: peft is not installed; pip install 'gesta[lora]', or train without it") from None
     layers = "|".join(map(re.escape, names))  # a list of names would be one of endings
@@ -76,6 +78,9 @@ def add_adapters(model: VideoModel, config: LoRA) -> str:
     inject_adapter_in_model(how, model)
     for parameter, is_trained in trained.items():  # which parameters are frozen is not for peft to say
         parameter.requires_grad_(is_trained)
+    layers_around: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers_around:  # autocast casts their input; peft would keep a copy of it in 32 bits first
+        layer.cast_input_dtype_enabled = False
     count = sum(p.numel() for name, p in model.named_parameters() if is_adapter(name))
     whole = sum(p.numel() for p in model.parameters()) - count
     return (
