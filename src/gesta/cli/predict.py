@@ -30,8 +30,8 @@ def add_verb(verbs: Verbs) -> None:
     sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder, frame folder, URL, or camera number")
     text = "labels per video (default 5; of multi-label models all that reach the threshold)"
     sub.add_argument("--top", type=int, help=text)
-    sub.add_argument("--clips", type=int, default=4, help="clips per video (default %(default)s)")
-    sub.add_argument("--crops", type=int, default=1, choices=[1, 3], help="crops per clip (default %(default)s)")
+    sub.add_argument("--clips", type=int, help="clips per video (default 4)")
+    sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
     device_options(sub)
     sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
     sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
@@ -50,17 +50,25 @@ def _predict(options: argparse.Namespace) -> int:
     from gesta.prediction.timeline import TimelineConfig, is_live
     from gesta.recipe import EvaluateConfig
 
-    windows = ("window", "hop", "smoothing", "min_duration")
-    given = {name: value for name in windows if (value := getattr(options, name)) is not None}
-    if given and not options.timeline and not any(map(is_live, options.sources)):
+    views, given = (
+        {name: value for name in names if (value := getattr(options, name)) is not None}
+        for names in (("clips", "crops"), ("window", "hop", "smoothing", "min_duration"))
+    )
+    timeline = options.timeline or any(map(is_live, options.sources))
+    if given and not timeline:
         flag = next(iter(given)).replace("_", "-")
         raise GestaError(f"--{flag} is about the windows of a timeline, which is not asked for; add --timeline")
+    if views and timeline:
+        raise GestaError(
+            f"--{next(iter(views))} is about a video as a whole, and a timeline sees one clip and one crop of each "
+            "window; leave it out"
+        )
     threshold = {} if options.threshold is None else {"threshold": options.threshold}
     model = model_for_videos(options)
     return write_predictions(
         model,
         options.sources,
-        views=EvaluateConfig(clips=options.clips, crops=options.crops),
+        views=EvaluateConfig(**{"clips": 4} | views),
         config=TimelineConfig(**given, **threshold),
         threshold=options.threshold,
         format="json" if options.json else options.format,
