@@ -156,6 +156,9 @@ def test_from_the_command_line(
     with pytest.raises(SystemExit) as end:
         main(["sweep", str(saved), "--field", "train.lrr", "--values", "1"])
     assert end.value.code == 1 and "did you mean 'train.lr'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["sweep", str(saved), "--field", "train.lr", "--values", "1", "--train.lr", "2"])
+    assert "--train.lr is the field that is swept" in capsys.readouterr().err
 
 
 def made(values: list[Any], default: Any = None) -> Sweep:

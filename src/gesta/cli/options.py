@@ -202,7 +202,7 @@ def use_precision(options: argparse.Namespace) -> None:
     """``--precision`` of a verb that trains is the field of its recipe, so that the run's recipe keeps it."""
     if not options.precision:
         return
-    if "train.precision" in _named_fields(options.fields):
+    if "train.precision" in named_fields(options.fields):
         options.parser.error("--precision and --train.precision are the same: give one of them")
     options.fields += ["--train.precision", options.precision]
 
@@ -233,7 +233,7 @@ def named_recipe(
     how |= {"arguments": arguments, "make": make}
     recipe = find_recipe(address, **how, say=str if extra else _say)  # with extra flags it is said already
     changed = with_fields(recipe, options, [*fields, *extra], [f"--{name.replace('_', '-')}" for name in known])
-    for sentence in changed_alone(address, changed, _named_fields([*fields, *extra]), **how):
+    for sentence in changed_alone(address, changed, named_fields([*fields, *extra]), **how):
         _say(sentence)
     return changed
 
@@ -242,7 +242,7 @@ def _say(sentence: str) -> None:
     show(one_line(sentence), sys.stderr)
 
 
-def _named_fields(flags: Sequence[str]) -> list[str]:
+def named_fields(flags: Sequence[str]) -> list[str]:
     """The dotted names of the fields that flags set."""
     return [flag[2:].partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
 
@@ -312,9 +312,9 @@ def with_fields(
     import tyro  # for start-up time
 
     settings = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
-    default = _with_named_parts(obj, _named_fields(flags))
+    default = _with_named_parts(obj, named_fields(flags))
     changed: T = tyro.cli(type(obj), default=default, args=flags, prog=options.parser.prog, config=settings)
-    reset_unused(changed, _named_fields(flags))
+    reset_unused(changed, named_fields(flags))
     check(changed, flags=True)
     return changed
 

@@ -11,6 +11,7 @@ from gesta.cli import predict
 from gesta.cli.options import (
     Verbs,
     device_options,
+    named_fields,
     named_recipe,
     print_results,
     read_results,
@@ -177,6 +178,9 @@ def _sweep(options: argparse.Namespace) -> int:
     use_precision(options)
     recipe = named_recipe(options.recipe, options)
     name = field_name(recipe, options.field)
+    if name in named_fields(options.fields):
+        flag = "--" + name.replace("_", "-")
+        raise GestaError(f"{flag} is the field that is swept: leave it out, or add its value to --values")
     flags = [["--" + name.replace("_", "-"), *text.split()] for text in options.values.split(",")]
     values = [value_at(named_recipe(options.recipe, options, extra=extra), name) for extra in flags]
     out = Path(options.out) if options.out else default_folder(recipe, name)
