@@ -51,3 +51,18 @@ def test_miniatures_on_a_given_data_set_keep_the_protocol(tmp_path: Path) -> Non
     assert isinstance(small.data, NTU) and small.data.split == "cross_view"
     assert small.model.classes == 60 and small.evaluate == recipe.evaluate
     assert set(demo_steps.RECIPES) == set(LAYOUT_DATA)
+
+
+def test_the_pretrained_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """What it lacks is said before videos are made; flags that it does not have are refused."""
+    monkeypatch.setattr(demo_steps, "LITE0", "package:no_such_package")
+    monkeypatch.setattr(demo_steps, "make_set", None)
+    for flags, message in (
+        ([], "pip install no-such-package"),
+        (["--epochs", "3"], "leave --epochs and --all-layouts out"),
+        (["--all-layouts"], "leave --epochs and --all-layouts out"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["demo", "--pretrained", "--out", str(tmp_path / "run"), *flags])
+        assert message in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gesta.cli.options import Verbs
+from gesta.errors import GestaError
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -17,10 +18,18 @@ def add_verbs(verbs: Verbs) -> None:
     text = "instead, for each public data set: make videos in its folders, check, train and evaluate a recipe of it"
     sub.add_argument("--all-layouts", action="store_true", help=text)
 
+    text = "instead, in about five minutes: a probe on features of a network trained on ImageNet, of the same videos"
+    sub.add_argument("--pretrained", action="store_true", help=text)
+
 
 def _demo(options: argparse.Namespace) -> int:
-    from gesta.cli.demo_steps import run_demo, run_layouts
+    from gesta.cli.demo_steps import run_demo, run_layouts, run_pretrained
 
+    if options.pretrained and (options.all_layouts or options.epochs is not None):
+        raise GestaError("--pretrained trains probes alone: leave --epochs and --all-layouts out")
+    if options.pretrained:
+        run_pretrained(Path(options.out or "runs/pretrained"), clips=600 if options.clips is None else options.clips)
+        return 0
     epochs: int | None = options.epochs
     if options.all_layouts:
         clips = 16 if options.clips is None else options.clips

@@ -12,6 +12,7 @@ from gesta.analysis.report.page import write_report
 from gesta.analysis.sources import read_clip
 from gesta.analysis.warp import draw_warp, measure_warp
 from gesta.checkpoint import load
+from gesta.checkpoint.hub import resolve
 from gesta.config import replace
 from gesta.curation.check import check
 from gesta.curation.contact_sheet import contact_sheet
@@ -21,6 +22,7 @@ from gesta.marionette.dataset import make_set
 from gesta.marionette.layouts.layout import LAYOUT_DATA, data_fields, make_layout
 from gesta.prediction.predict import predict
 from gesta.recipes.address import find_recipe, miniature
+from gesta.recipes.experiments import LITE0, lite0_probe
 from gesta.recipes.synthetic import demo
 from gesta.training.loop import train
 
@@ -136,6 +138,36 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     for prediction in predict(model, test[0].path, top=3):
         print(prediction)
     _say(began, "done. Your own videos: gesta train finetune --data.root FOLDER (one folder per action)")
+
+
+def run_pretrained(out: Path, clips: int) -> None:
+    """Make videos, train probes on the features of EfficientNet-Lite0, and predict; what exists already is used.
+
+    Args:
+        out: run folder; the videos lie beside it under ``marionette``.
+        clips: number of videos to make.
+
+    Raises:
+        GestaError: the package with the weights is not installed.
+    """
+    began = time.monotonic()
+    videos = out.parent / "marionette"
+    recipe = lite0_probe(str(videos))
+    weights = resolve(LITE0).path  # before videos are made
+    _say(began, f"1/3 videos of an articulated puppet, in {videos}")
+    print(make_set(videos, clips=clips))
+    _say(began, f"2/3 features of every video by a network trained on ImageNet ({weights.name}), and probes on them")
+    if (out / "result.json").is_file():
+        print(f"{out} holds a finished run; delete it to train again")
+        print(Result.read(out / "result.json"))
+    else:
+        train(recipe, out)
+    test = recipe.data.records("test")
+    _say(began, f"3/3 gesta predict {out} {test[0].path}")
+    for prediction in predict(load(out), test[0].path, top=3):
+        print(prediction)
+    command = f"gesta train probe --model timm_frames --init.weights {LITE0} --data.root FOLDER"
+    _say(began, f"done. Your own videos: {command} (docs/real.md has all flags)")
 
 
 def _say(began: float, text: str) -> None:

@@ -12,6 +12,7 @@ from gesta.config import copy, replace
 from gesta.data.lists import Lists
 from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalAttention
+from gesta.marionette.dataset import Marionette
 from gesta.model import ClipSpec, Insert, LayerConfig
 from gesta.models import model_config
 from gesta.models.frames import TimmFramesConfig
@@ -19,6 +20,7 @@ from gesta.plugins.ata import ATA
 from gesta.plugins.smem import SMEM
 from gesta.plugins.stan import STAN
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.own_videos import probe
 from gesta.recipes.synthetic import demo
 
 
@@ -129,4 +131,17 @@ def lite0(
         recipe.train.freeze = ("ends.", *blocks, *(("tail.",) if start == "frozen" else ()))
     if start == "pretrained":
         recipe.train.lr_multipliers = {"blocks.": 0.3, "tail.": 0.3}
+    return recipe
+
+
+def lite0_probe(root: str = "data/marionette") -> Recipe:
+    """Linear probes on EfficientNet-Lite0's features of Marionette's frames.   gesta train experiments.lite0_probe
+
+    8 frames of 112 px; features of frames are averaged, so their order is not seen.
+    """
+    recipe = probe("timm_frames", data=Marionette(root=root, held_out="both"), weights=LITE0)
+    recipe.name = "lite0-probe"
+    recipe.model = replace(lite0().model, classes=12)
+    recipe.model.clip.size = 112
+    recipe.evaluate = EvaluateConfig(clips=1, crops=1, short_side=224)
     return recipe
