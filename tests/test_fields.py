@@ -235,7 +235,9 @@ def rates(recipe: Recipe) -> tuple[float | None, ...]:
 
 def test_the_learning_rate_is_derived_after_the_flags() -> None:
     assert rates(finetune()) == pytest.approx((1e-3, 2, 1e-6, 1e-6))
-    assert rates(flags(finetune(), "--init.weights", "w.pt")) == pytest.approx((1e-4, 2, 1e-7, 1e-7))
+    large = finetune("mvitv2_s")
+    assert rates(flags(large, "--init.weights", "w.pt")) == pytest.approx((1e-4, 2, 1e-7, 1e-7))
+    assert rates(flags(finetune(), "--init.weights", "w.pt")) == rates(finetune())  # a small model
     assert rates(finetune("mvitv2_tiny", weights="w.pt")) == rates(flags(finetune(), "--init.weights", "w.pt"))
     assert rates(flags(finetune(), "--train.lr", "1e-7")) == pytest.approx((1e-7, 2, 1e-10, 1e-10))
     constant = flags(finetune(), "--train.schedule", "constant", "--train.warmup-epochs", "0")
