@@ -34,7 +34,7 @@ from gesta.recipes.own_videos import finetune
 from gesta.records import Record
 from gesta.training.loop import train
 
-TINY = ("mfst_tiny", "ctn_tiny", "st_manet_tiny", "mvitv2_tiny", "rpe_stdt_tiny")
+TINY = ("mfst_tiny", "st_manet_tiny", "r3d_tiny", "ctn_tiny", "timesformer_tiny")
 
 LITE0 = (
     *(("pretrained", plug_in) for plug_in in ("averaging", "attention", "ata", "smem", "stan")),
