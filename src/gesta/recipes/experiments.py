@@ -55,7 +55,7 @@ def resnet(root: str = "data/marionette", epochs: int = 30) -> Recipe:
 
 
 GESTURE_EPOCHS = {"mfst_tiny": 40, "r3d_tiny": 30}
-"""After which they have learnt 90 % of their training clips or more; st_manet_tiny has after 60, as many as all others."""
+"""After which they have learnt 90 % of their training clips or more; st_manet_tiny has after the 60 of all others."""
 
 
 def gestures(model: str = "mfst_tiny", fold: int = 1, root: str = "../shared/videos/egogestar") -> Recipe:
