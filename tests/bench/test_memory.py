@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from conftest import fast_first
+from gesta.bench import memory
 from gesta.bench.memory import (
     MemoryTable,
     Setting,
+    StepMemory,
     _backward,
     _fitting,
     _LiveStorages,
@@ -98,6 +100,19 @@ def test_what_fits_is_what_a_step_of_so_many_clips_takes(checkpointing: bool) ->
     assert "tiny, bf16-mixed, computed: clips at once" in str(table) and f"| {row.clips[2]} (×1) |" in str(table)
     assert table.to_json()["rows"][0]["clips"] == row.clips and "left out" in str(table)
     assert [_fitting(clips, 16) for clips in (0, 1, 5, 16)] == ["–", "1 (×16)", "5 (×4)", "16 (×1)"]
+
+
+def test_a_card_with_room_for_one_clip_promises_no_more_than_that_clip_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured, the second clip may not fit; each further one is then counted with all that the first takes."""
+
+    def one_clip_fits(config: ViTConfig, clips: int, **_: object) -> StepMemory:
+        if clips > 1:
+            raise torch.OutOfMemoryError
+        return StepMemory(backward=3 * 2**30, update=2**30)
+
+    monkeypatch.setattr(memory, "step_memory", one_clip_fits)
+    row = _row(TINY, Setting(frames=4, checkpointing=False, lora=False), "32-true", CPU, (3, 4, 8))
+    assert row.clips == {3: 0, 4: 1, 8: 2} and row.each == 3 * 2**30
 
 
 def test_models_that_cannot_be_computed_say_so() -> None:

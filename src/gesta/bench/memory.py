@@ -35,7 +35,6 @@ SIZES = (8, 16, 24, 40)
 RESERVED = 2**30
 """Bytes of a card that are left for its driver, libraries and gaps between tensors: an assumption."""
 
-
 COMPUTED = (1, 64, 128)
 """Clips at once for which the peak is computed: it takes no memory."""
 
@@ -82,7 +81,7 @@ class MemoryRow:
     Attributes:
         setting: how the model is trained.
         one: peak bytes with one clip at once.
-        each: bytes of each further clip at most.
+        each: bytes of each further clip at most; where two clips did not fit, all bytes of the first.
         clips: size of the card in GiB → clips at once that fit at least; 0 for none.
     """
 
@@ -94,12 +93,12 @@ class MemoryRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryTable:
-    """What of a model fits which card.
+    """How many clips of a model fit which graphics card in training.
 
     Attributes:
         model: its name.
         precision: as Lightning Fabric names it.
-        known: ``computed``, or ``measured on`` a device.
+        known: how the figures are known, ``computed`` or ``measured on`` a device.
         batch: clips of an optimiser step, to which accumulation adds the parts up.
         rows: one for each setting.
         remarks: sentences on settings that are left out.
@@ -192,8 +191,11 @@ def _row(
             break
     if not peaks:
         return MemoryRow(setting=setting, one=0, each=0, clips=dict.fromkeys(sizes, 0))
-    one, (before, last) = peaks[1], ([1, *peaks])[-2:]
-    each = max((peaks[last].backward - peaks[before].backward) // max(last - before, 1), 1)
+    one, counts = peaks[1], [*peaks]
+    each = one.backward  # a bound where two clips do not fit here
+    if len(counts) > 1:
+        before, last = counts[-2:]
+        each = max((peaks[last].backward - peaks[before].backward) // (last - before), 1)
     clips = {}
     for size in sizes:
         room = size * 2**30 - RESERVED
@@ -252,8 +254,10 @@ def step_memory(
 
 
 def _without_values(model: VideoModel) -> Callable[[], object]:
-    """What AdamW keeps and makes in a step on CUDA, where it takes all parameters at once; it reads a step's number,
-    which tensors without values do not have."""
+    """A step that keeps and makes what AdamW does on CUDA, where it takes all parameters at once.
+
+    AdamW itself reads the number of its step, which a tensor without values does not have.
+    """
     trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
     moments: list[list[Tensor]] = []
 
