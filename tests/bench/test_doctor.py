@@ -15,6 +15,7 @@ import torch
 
 from gesta.bench import doctor
 from gesta.bench.doctor import Diagnosis, Finding, diagnose
+from gesta.processes import memory
 
 
 def of(diagnosis: Diagnosis, name: str) -> Finding:
@@ -120,6 +121,6 @@ def test_a_folder_that_cannot_be_written_is_noted(monkeypatch: pytest.MonkeyPatc
 
 
 def test_memory_is_the_containers_if_it_is_smaller() -> None:
-    memory = doctor._memory()
+    known = memory()
     if Path("/proc/meminfo").exists():
-        assert memory is not None and 0 < memory[1] <= memory[0]
+        assert known is not None and 0 < known[1] <= known[0]

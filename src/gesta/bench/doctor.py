@@ -24,6 +24,7 @@ DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "mpeg2vide
 EXTRAS = {
     "torchcodec": ("a second video decoder (decoder=torchcodec)", "torchcodec"),
     "sklearn": ("the t-SNE figures", "analysis"),
+    "pyarrow": ("features in Parquet files (--format parquet)", "parquet"),
     "peft": ("training with adapters (train.lora)", "lora"),
     "wandb": ("curves of trainings in W&B (train.logger)", "wandb"),
 }
