@@ -21,7 +21,7 @@ def without_passwords(text: str) -> str:
 _ARGUMENTS = (
     *("at", "batch", "block", "by", "c", "classes", "columns", "data", "device", "draw", "fit", "folders", "frames"),
     *("head", "kind", "label-base", "lists", "model", "n", "out", "precision", "resume", "run", "seeds", "shards"),
-    *("split", "tau", "timeline", "trust-code", "weights"),
+    *("split", "tau", "threshold", "timeline", "trust-code", "weights"),
 )
 """Flags of verbs that are arguments of functions; others in a sentence, and in names of files, stay as they are."""
 

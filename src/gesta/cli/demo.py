@@ -26,7 +26,7 @@ def _demo(options: argparse.Namespace) -> int:
     from gesta.cli.demo_steps import run_demo, run_layouts, run_pretrained
 
     if options.pretrained and (options.all_layouts or options.epochs is not None):
-        raise GestaError("--pretrained trains probes alone: leave --epochs and --all-layouts out")
+        raise GestaError("--pretrained trains only probes: leave --epochs and --all-layouts out")
     if options.pretrained:
         run_pretrained(Path(options.out or "runs/pretrained"), clips=600 if options.clips is None else options.clips)
         return 0

@@ -141,7 +141,7 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
 
 
 def run_pretrained(out: Path, clips: int) -> None:
-    """Make videos, train probes on the features of EfficientNet-Lite0, and predict; what exists already is used.
+    """Make videos, train probes on the features of EfficientNet-Lite0, and predict; what is finished is not made again.
 
     Args:
         out: run folder; the videos lie beside it under ``marionette``.
@@ -166,8 +166,11 @@ def run_pretrained(out: Path, clips: int) -> None:
     _say(began, f"3/3 gesta predict {out} {test[0].path}")
     for prediction in predict(load(out), test[0].path, top=3):
         print(prediction)
-    command = f"gesta train probe --model timm_frames --init.weights {LITE0} --data.root FOLDER"
-    _say(began, f"done. Your own videos: {command} (docs/real.md has all flags)")
+    command = (
+        f"gesta train probe --model timm_frames --model.image tf_efficientnet_lite0 --init.weights {LITE0} "
+        "--model.clip.mean 0.5 0.5 0.5 --model.clip.std 0.5 0.5 0.5 --data.root FOLDER"
+    )
+    _say(began, f"done. Your own videos: {command}")
 
 
 def _say(began: float, text: str) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gesta.cli.options import Verbs, device_options, trust_option
+from gesta.cli.options import Verbs, count, device_options, trust_option
 from gesta.cli.public_weights import model_for_videos, model_options
 from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
@@ -29,7 +29,7 @@ def add_verb(verbs: Verbs) -> None:
     model_options(sub)
     sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder, frame folder, URL, or camera number")
     text = "labels per video (default 5; of multi-label models all that reach the threshold)"
-    sub.add_argument("--top", type=int, help=text)
+    sub.add_argument("--top", type=count, help=text)
     sub.add_argument("--clips", type=int, help="clips per video (default 4)")
     sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
     device_options(sub)

@@ -338,23 +338,21 @@ class TimmFrames(FrameModel):
         return renamed
 
     def _warn_of_normalisation(self) -> None:
-        """Say so if pixels are normalised quite otherwise than for timm's weights, which shapes do not tell.
+        """Warn if pixels are normalised very differently from what timm's weights expect, which shapes do not tell.
 
-        The small difference between the means of ImageNet and of Kinetics, our default, is left alone.
+        The small difference between the means of ImageNet and of Kinetics, our default, causes no warning.
         """
         known = timm.get_pretrained_cfg(self.config.image)
         if known is None or not known.mean:
             return
-        theirs, ours = (known.mean, known.std), (self.config.clip.mean, self.config.clip.std)
-        (means, stds), (our_means, our_stds) = theirs, ours
-        close = all(abs(a - b) < 0.15 for a, b in zip(means, our_means))
-        if not close or any(not 2 / 3 < a / b < 3 / 2 for a, b in zip(stds, our_stds)):
-            flags = (
-                f"--model.clip.{n} {' '.join(f'{v:g}' for v in values)}" for n, values in zip(("mean", "std"), theirs)
-            )
+        clip = self.config.clip
+        close_means = all(abs(a - b) < 0.15 for a, b in zip(known.mean, clip.mean))
+        close_stds = all(2 / 3 < a / b < 3 / 2 for a, b in zip(known.std, clip.std))
+        if not (close_means and close_stds):
+            mean, std = (" ".join(f"{v:g}" for v in values) for values in (known.mean, known.std))
             warnings.warn(
-                f"timm's weights of {self.config.image} are for pixels of another mean and deviation: give "
-                f"{' '.join(flags)}",
+                f"timm's weights of {self.config.image} expect pixels of another mean and deviation: give "
+                f"--model.clip.mean {mean} --model.clip.std {std}",
                 stacklevel=3,
             )
 
@@ -379,9 +377,9 @@ _EFFICIENTNET = {
 def _as_timm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of an EfficientNet in the names of L. Melas-Kyriazi's PyTorch code in timm's; others as they are.
 
-    There blocks are numbered through and a block's norms from 0, where the first is missing if nothing is expanded.
-    timm numbers blocks in their stages: a stage begins where the width at a block's end changes from that of the block
-    before it.
+    In that code blocks are numbered consecutively over all stages, and the norms of a block from 0, or from 1 if the
+    block has no expansion. timm numbers blocks within their stages: a stage begins where the width at a block's end
+    differs from that of the block before it.
     """
     if "_conv_stem.weight" not in weights:
         return weights
@@ -401,9 +399,9 @@ def _as_timm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             expands = f"_blocks.{index}._expand_conv.weight" in weights
             convs = {"_expand_conv": "conv_pw", "_project_conv": "conv_pwl" if expands else "conv_pw"}
             norms = {f"_bn{i}": f"bn{i + expands}" for i in range(3)}
-            first = f"{blocks[int(index)]}.{(_EFFICIENTNET | convs | norms)[part]}"
+            first = f"{blocks[int(index)]}.{(_EFFICIENTNET | convs | norms).get(part, part)}"
         else:
-            first = outside[first]
+            first = outside.get(first, first)
         renamed[f"{first}.{end}"] = value
     return renamed
 
