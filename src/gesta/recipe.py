@@ -208,7 +208,7 @@ class TrainConfig:
         patience: the training ends early after so many validations in a row whose top-1 (multi-label: mAP) is not above
             the best; None for never. ``cosine`` is laid out over all ``epochs``: where it ends early, the learning rate
             has not fallen to ``min_lr``, so that the last gains of a cosine may be missing; ``steps`` and ``constant``
-            do not mind.
+            are not affected.
         keep_best: weights of so many epochs are kept, those with the best validation top-1 (multi-label: mAP):
             ``best.safetensors`` holds the best, and for 2 or more ``epoch-0012-top1-83.33.safetensors`` … each of them.
         save_every_s: seconds between writes of ``last.ckpt`` inside an epoch.

@@ -189,7 +189,8 @@ def device_options(sub: VerbParser, precision: str | None = "32-true") -> None:
 
     Args:
         sub: the verb.
-        precision: its default; an empty one is the recipe's, see :func:`use_precision`; None leaves the option out.
+        precision: the default of ``--precision``; an empty one is the recipe's, see :func:`use_precision`; None leaves
+            the option out.
     """
     text = "cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
     sub.add_argument("--device", default="auto", help=text)
@@ -320,8 +321,8 @@ def with_fields(
 
 
 def _with_named_parts(obj: T, names: Sequence[str]) -> T:
-    """A copy in which those parts that are None, and of which a flag names a field, are there: ``train.lora.rank``
-    trains with ``train.lora``."""
+    """A copy in which a part that is None, and of which a flag names a field, has its defaults: ``train.lora.rank``
+    sets ``train.lora``."""
     result = copy(obj)
     for name in names:
         owner: Any = result
@@ -350,7 +351,7 @@ def data_source(source: str, options: argparse.Namespace, flags: list[str] | Non
         raise GestaError(f"{source} is neither a folder, a list file nor a data set ({', '.join(DATASETS)})")
     data = with_fields(data, options, flags)
     if data.cache != "auto":
-        raise GestaError("--cache: decoded frames are kept by trainings, and this is none; leave it out")
+        raise GestaError("--cache: only trainings keep decoded frames, and this is none; leave it out")
     return data
 
 

@@ -48,7 +48,7 @@ def add_verbs(verbs: Verbs) -> None:
     model_options(sub)
     sub.wants_optional = lambda options, _: not options.model
     sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
-    text = "result (default: result-SPLIT.json beside CKPT, or result-NAME-SPLIT.json)"
+    text = "result (default: result-SPLIT.json or FILE-result-SPLIT.json beside CKPT, or result-NAME-SPLIT.json)"
     sub.add_argument("--out", metavar="FILE", help=text)
     device_options(sub)
     trust_option(sub)
@@ -135,7 +135,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         local = weights_in(find_model(options.checkpoint))
         folder, name = local.path.parent, "result"
         if (folder / "recipe.json").is_file() and local.path.name != "best.safetensors":
-            name = f"{local.path.stem}-result"  # of other weights in a run: it must not count for the run
+            name = f"{local.path.stem}-result"  # of other weights in a run: not to be taken for the run's own
         if local.from_hub:  # nothing is written into the cache
             folder, name = Path(), f"result-{local.repository}"
         job = _evaluate_job(options, folder)

@@ -34,9 +34,8 @@ class Batch(TypedDict):
     """B samples stacked, on the CPU: what a loader yields."""
 
     video: Tensor  # (B, V, T, C, H, W) uint8
-    label: dict[
-        str, Tensor
-    ]  # per label space (B,) int64, multi-label (B, M); -1 where unknown or no more; a single space is "label"
+    # per label space (B,) int64, -1 where unknown; multi-label (B, M), rows filled with -1; a single space is "label"
+    label: dict[str, Tensor]
     index: Tensor  # (B,) int64
     failures: list[Failure]  # of all its samples; in testing: records that could not be read and are not among the B
     partial: list[Failure]  # of all its samples

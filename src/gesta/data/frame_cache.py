@@ -104,7 +104,7 @@ class FrameCache:
         return read_frames(path, select, **options)
 
     def _keep(self, file: Path, path: str, options: ReadOptions) -> np.ndarray | None:
-        """Decode a video and write its frames; None if they cannot be kept, of which only a full disk is said."""
+        """Decode a video and write its frames; None if they cannot be kept (shown if the disk is full)."""
         try:
             pixels = read_whole(path, MOST_BYTES, **options)
         except (VideoError, RuntimeError, MemoryError):  # said when it is read without the cache
@@ -117,7 +117,7 @@ class FrameCache:
                 np.save(target, pixels, allow_pickle=False)
         except GestaError as error:
             self.fills = False
-            show(f"{error}; until then videos are decoded anew in every epoch", sys.stderr)
+            show(f"{error}; until then videos that are not kept yet are decoded anew in every epoch", sys.stderr)
         return pixels
 
 
@@ -159,10 +159,10 @@ def choose_cache(mode: CacheMode, readings: Sequence[Reading]) -> tuple[FrameCac
         if missing:
             return None, (
                 f"{cache.folder}: cannot be written ({error.strerror}), so videos are decoded anew in every epoch; "
-                f"{remedy(error)} with XDG_CACHE_HOME"
+                f"{remedy(error)} (XDG_CACHE_HOME names another folder)"
             )
-    there = f", {len(kept)} of them already" if kept else ""
-    return cache, f"decoded frames of {len(wanted)} videos are kept in {cache.folder}{there}: {size}"
+    already = f", {len(kept)} of them already" if kept else ""
+    return cache, f"decoded frames of {len(wanted)} videos are kept in {cache.folder}{already}: {size}"
 
 
 def _read(file: Path) -> np.ndarray | None:
@@ -187,7 +187,7 @@ def _versions() -> dict[str, Any]:
 
 
 def _estimate(readings: Sequence[Reading]) -> int:
-    """Bytes of all frames, by those of some of the videos; ones that cannot be read have none."""
+    """Bytes of all frames, estimated from some of the videos; one that cannot be read counts as empty."""
     samples = readings[:: max(1, len(readings) // SAMPLES)]
     total = 0
     for path, options in samples:

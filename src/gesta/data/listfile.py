@@ -728,7 +728,7 @@ def _json_rows(path: str, text: str, multi_label: bool) -> tuple[list[str], Iter
 
 
 def _text(where: str, name: str, value: Any, several: bool) -> str:
-    """A value of JSON as a column of text has it; ``several`` of them as JSON."""
+    """A value of JSON as a column of text has it; a list or an object, where there may be ``several``, stays JSON."""
     if several and isinstance(value, list | dict):
         return json.dumps(value)
     if isinstance(value, bool | list | dict):

@@ -130,8 +130,8 @@ def _records(
         kinds = "any number of classes", "one class in each label space"
         gives, has = kinds if network.config.multi_label else kinds[::-1]
         raise GestaError(
-            f"the model gives a video {gives}, and in the data set it has {has}: evaluate on data like those it was "
-            "trained on (lists of several labels per video are read with --data.multi-label True)"
+            f"the model gives a video {gives}, but in the data set a video has {has}: evaluate on data of the kind "
+            "that it was trained on (lists of several labels per video are read with --data.multi-label True)"
         )
     if by_space(classes) != by_space(data.classes()):
         name = (model.name if isinstance(model, TrainedModel) else None) or "the model"

@@ -70,8 +70,10 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
         seen[result.list_hash] = name
         comparison = compare(first, result)
         for d in [*comparison.protocol, *(replace(d, field=f"model.{d.field}") for d in comparison.model)]:
-            lists = d.field in ("data.train", "data.val", "data.test") and isinstance(d.a, str) and isinstance(d.b, str)
-            if d.field not in MAY_DIFFER and not lists:
+            is_list = (
+                d.field in ("data.train", "data.val", "data.test") and isinstance(d.a, str) and isinstance(d.b, str)
+            )
+            if d.field not in MAY_DIFFER and not is_list:
                 raise GestaError(
                     f"{first_name} and {name} differ in more than their split: {d.field} is {d.a} and {d.b}; evaluate "
                     "both alike (gesta compare shows all differences)"

@@ -103,7 +103,7 @@ def class_figures(right: np.ndarray, listed: np.ndarray, predicted: np.ndarray) 
 
 
 def macro(values: Sequence[float | None], listed: np.ndarray) -> float:
-    """The mean over the classes that have videos; a precision that there is not (never predicted) counts as 0."""
+    """The mean over the classes that have videos; the precision of a class that is never predicted counts as 0."""
     return float(np.mean([value or 0.0 for value, n in zip(values, listed) if n]))
 
 
@@ -175,7 +175,7 @@ def measure_multi_label(
 ) -> tuple[dict[str, float], list[float | None], dict[str, list[float | None]]]:
     """Metrics in percent of videos with any number of classes, average precision and figures of each class.
 
-    ``mAP`` and the ``macro_`` metrics are means over the classes that a video shows; a class counts as predicted from a
+    ``mAP`` and the ``macro_`` metrics are means over the classes that have videos; a class counts as predicted from a
     probability of :data:`THRESHOLD` on. ``exact`` asks whether all predicted classes of a video are its classes.
 
     Returns:

@@ -297,7 +297,7 @@ class Result:
         metrics: percent: ``top1``, ``top5`` (the first min(5, classes)), ``mean_class`` (the mean recall), and the mean
             precision and F1 ``macro_precision`` and ``macro_f1``, over all labelled videos of the list, of which the
             failed ones count as wrong; ``top1_scored`` … without the failed ones. Means are over the classes that have
-            videos; a precision that there is not, of a class that is never predicted, counts as 0. With several
+            videos; the precision of a class that is never predicted counts as 0. With several
             label spaces the names are ``verb/top1`` …; verb and noun together have ``action/top1`` and ``action/top5``.
             Multi-label data have ``mAP`` (the mean average precision), ``macro_precision``, ``macro_recall``,
             ``macro_f1`` and ``exact`` instead, see :func:`gesta.evaluation.metrics.measure_multi_label`.

@@ -1,4 +1,4 @@
-"""Linear layers of which a model takes a part, when an adapter (LoRA, by ``peft``) has been put around them."""
+"""Some of the outputs of a linear layer that may have adapters (LoRA, by ``peft``) around it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 def some_outputs(layer: nn.Linear, x: Tensor, outputs: slice) -> Tensor:
-    """Some outputs of a linear layer, those of its adapters added, ``(*, inputs)`` to ``(*, outputs)``.
+    """Some outputs of a linear layer, with what its adapters add to them, ``(*, inputs)`` to ``(*, outputs)``.
 
-    A model that takes them by the layer's weight would leave the adapters out.
+    A model that multiplies by the layer's weight itself would leave the adapters out.
     """
     result = F.linear(x, layer.weight[outputs], None if layer.bias is None else layer.bias[outputs])
     adapted: Any = layer

@@ -162,11 +162,12 @@ def finetune_vit(
 
     It is for data sets of thousands of videos and more: of a few hundred, :func:`finetune` is the one. Sources: the
     scripts of VideoMAE (commit 1d5cc4f), VideoMAE 2 (29eab1e) and UMT (1cd57ce). Common to all: AdamW, no weight decay
-    of biases and norms, 5 epochs of warm-up unless the list says otherwise, cosine, every video twice per step, mixup
-    0.8 and cutmix 1.0, label smoothing 0.1, RandAugment m7-n4 (without its noise of the magnitude), erasing 0.25 and no
-    clipping of the gradient. Our own: bf16. Not known are the drop path of VideoMAE 2's ViT-B and ViT-H, its warm-up
-    rates, and of ViT-g the weight decay and clipping but on K710, and the layer decay on K400: they have VideoMAE's, or
-    ViT-g's own of other data. Hiera's training code is not published: it has VideoMAE-B's settings for Kinetics-400.
+    of biases and norms, cosine, every video twice per step, MixUp 0.8 and CutMix 1.0, label smoothing 0.1, RandAugment
+    m7-n4 (without its noise of the magnitude), erasing 0.25; and, unless the list says otherwise, 5 epochs of warm-up
+    and no clipping of the gradient. bf16 is our own choice. Values that are not known are VideoMAE's: the drop path of
+    VideoMAE 2's ViT-B and ViT-H, its warm-up rates, and the weight decay and clipping of ViT-g on other data than K710;
+    the layer decay of ViT-g on K400 is its own on other data. Hiera's training code is not published: it has
+    VideoMAE-B's settings for Kinetics-400.
 
     Args:
         model: one of :data:`FINE_TUNINGS`.

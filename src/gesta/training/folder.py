@@ -52,11 +52,12 @@ class TrainingProgress:
         epoch: epochs completed.
         epoch_steps: optimiser steps completed in the current epoch.
         step: optimiser steps completed in all epochs.
-        metric: what models are ranked by.
-        best_top1: the best of it in percent, None before the first validation.
-        since_best: validations since then, none of which was better.
+        metric: by which epochs are ranked.
+        best_top1: the best validation ``metric`` in percent, None before the first validation.
+        since_best: validations since that one, none of which was better.
         kept: epochs (counted from 1) whose weights are kept in files of their own, and their validation ``metric``,
-            best first; see :meth:`kept_file`. The last epoch ``dropped`` those.
+            best first; see :meth:`kept_file`.
+        dropped: epochs whose files the last epoch has replaced; they are removed once this is on the disk.
         log_bytes: length of ``log.jsonl``.
         wandb_id: of the W&B run that the training is recorded in; empty if it is not.
         overflows: fp16 steps in a row whose gradients were not finite.
@@ -302,8 +303,8 @@ def write_result(
     result.ended_early = ended_early
     if test.split == "val" and (recipe.probe or recipe.train.epochs > recipe.train.validate_every > 0):
         result.optimistic = (
-            f"by these videos the best {'probe' if recipe.probe else 'epoch'} was chosen, so the result is probably "
-            "too good; one of test videos is not (--data.test 0.2 holds some of a folder out)"
+            f"these videos chose the best {'probe' if recipe.probe else 'epoch'}, so the result is probably too good; "
+            "evaluate on test videos (--data.test 0.2 holds some of a folder out)"
         )
     if fabric.global_rank == 0:
         say(str(result))

@@ -95,7 +95,7 @@ def is_adapter(name: str) -> bool:
 
 
 def backbone_prefixes(model: VideoModel) -> tuple[str, ...]:
-    """Beginnings of the names of all parameters that LoRA leaves as they are, adapters among them."""
+    """Beginnings of the names of the backbone's parameters, of which LoRA trains only the adapters."""
     head = len(model.blocks) + 1
     names = [n for n, _ in model.named_parameters() if not n.startswith("inserts.") and model.depth_of(n) < head]
     return tuple({f"{owner}." if (owner := name.rpartition(".")[0]) else name for name in names})

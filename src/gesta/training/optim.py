@@ -78,7 +78,7 @@ def check_frozen(model: VideoModel, config: TrainConfig, loaded: Collection[str]
             continue
         if parameter.is_meta or parameter.any():
             raise GestaError(
-                f"train.{which} keeps {name} and others as they are, which is random: give a run folder or a "
+                f"train.{which} keeps {name} and others as they are, which are random: give a run folder or a "
                 f"checkpoint in which they are trained by --init.weights, or train without --train.{which}"
             )
 
