@@ -277,4 +277,4 @@ def test_verbs_that_train_nothing_refuse_it(
     write_video(tmp_path / "videos" / "a" / "0.mp4")
     with pytest.raises(SystemExit):
         main(["data", "list", str(tmp_path / "videos"), "--cache", "off"])
-    assert "--cache: decoded frames are kept by trainings" in capsys.readouterr().err
+    assert "--cache: only trainings keep decoded frames" in capsys.readouterr().err
