@@ -11,6 +11,9 @@ from torch.nn import functional
 from gesta.config import replace
 from gesta.layers.few_clips import MixedBatchNorm, SinglePositionNorm, mix_statistics
 from gesta.models.r3d import r3d_tiny
+from gesta.models.vit import vit_tiny
+from gesta.recipe import TrainConfig
+from gesta.training.setup import with_few_clips
 
 
 @pytest.mark.parametrize("clips", [1, 2, 3])
@@ -60,3 +63,10 @@ def test_a_single_position_is_normalised_by_running_statistics() -> None:
     for value in (1.0, 3.0, 5.0):
         result = norm(torch.full((1, 2, 1, 1, 1), value))
     assert result.isfinite().all() and result.gt(0.5).all()
+
+
+def test_a_training_says_what_passes_of_few_clips_cost() -> None:
+    said = {clips: with_few_clips(vit_tiny().build(), clips, TrainConfig()) for clips in (1, 2, 4)}
+    assert "features are standardised over 1 clip per forward pass together with those before" in said[1]
+    assert "over 2 clips per forward pass" in said[2] and said[4] == ""
+    assert "standardised" not in with_few_clips(r3d_tiny().build(), 2, TrainConfig())

@@ -429,7 +429,7 @@ def with_few_clips(model: VideoModel, clips: int, config: TrainConfig) -> str:
     """Change the batch norms of a model for so many clips per forward pass, as ``config.few_clips`` says.
 
     Returns:
-        What was done, and a warning of batch norms whose statistics are of few clips; empty if they are of enough.
+        What was done, and warnings of statistics that are of few clips; empty if they are of enough.
     """
     if clips >= ENOUGH_CLIPS:
         return ""
@@ -444,6 +444,11 @@ def with_few_clips(model: VideoModel, clips: int, config: TrainConfig) -> str:
         sentences.append(
             f"{trained - mixed} batch norms take their statistics of {passes}, which are noisy: raise "
             "--train.batch-size, lower --train.accumulate, or use --train.sync-bn True with several GPUs"
+        )
+    if trained < len(norms):
+        sentences.append(
+            f"features are standardised over {passes} together with those before, which costs some models accuracy: "
+            "raise --train.batch-size or lower --train.accumulate"
         )
     return "; ".join(sentences)
 
