@@ -58,7 +58,8 @@ def _commands() -> list[str]:
     found = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.S):
-            found += [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("gesta ")]
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [line.split("#")[0].strip() for line in lines if line.startswith("gesta ")]
     return sorted(set(found))
 
 

@@ -318,6 +318,9 @@ def test_the_names_of_efficientnets_pytorch_code() -> None:
         first = {"conv_pw": "_expand_conv", "conv_pwl": "_project_conv"} if expands else {"conv_pw": "_project_conv"}
         norms = {f"bn{i + expands}": f"_bn{i}" for i in range(3)}
         renamed[f"_blocks.{blocks.index(block)}.{(parts | first | norms)[part]}.{end}"] = value
+    odd = {"_blocks.99._bn0.bias": torch.ones(1), "_blocks.x": torch.ones(1), "_blocks": torch.ones(1)}
+    kept = _as_timm({**renamed, **odd, "_blocks.16._project_conv.weight": torch.ones(())})
+    assert sum(name.startswith("_blocks") for name in kept) == 4  # no traceback: the report lists what does not fit
     again = _as_timm(renamed)
     assert again.keys() == ours.keys() and all(again[name] is ours[name] for name in ours)
 

@@ -3,7 +3,7 @@
 The statistics of a single clip remove what distinguishes it from others, those of two make pooled features +1 for one
 clip and -1 for the other whatever they show, and evaluation, by running statistics, gives different values. So a pass
 of n < 4 clips is normalised by a mixture of its own statistics, with the weight n / 4, and the running ones of the
-clips before it, with the rest. ``benchmarks/micro_batch.py`` compares accuracies.
+clips before it, with the rest. ``benchmarks/experiments/micro_batch.py`` compares accuracies.
 """
 
 from __future__ import annotations

@@ -385,7 +385,7 @@ def _as_timm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights
     blocks: list[str] = []  # timm's names
     stage, number, width = -1, 0, 0
-    while (value := weights.get(f"_blocks.{len(blocks)}._project_conv.weight")) is not None:
+    while (value := weights.get(f"_blocks.{len(blocks)}._project_conv.weight")) is not None and value.dim():
         if len(value) != width:
             stage, number, width = stage + 1, -1, len(value)
         number += 1
@@ -394,7 +394,7 @@ def _as_timm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, value in weights.items():
         first, _, end = name.partition(".")
-        if first == "_blocks":
+        if first == "_blocks" and re.fullmatch(r"\d{1,3}\.\w+\..+", end) and int(end.split(".")[0]) < len(blocks):
             index, part, end = end.split(".", 2)
             expands = f"_blocks.{index}._expand_conv.weight" in weights
             convs = {"_expand_conv": "conv_pw", "_project_conv": "conv_pwl" if expands else "conv_pw"}

@@ -230,7 +230,7 @@ class Hiera(VideoModel):
         """As the public implementation: weights and embeddings N(0, 0.02²), biases 0.02; a tiny classifier.
 
         With ``small_init`` patches keep their variance as linear layers do, embeddings are as large as they, and biases
-        are zero: else ``hiera_tiny`` stayed at chance for 80 steps (``benchmarks/micro_batch.py``).
+        are zero: else ``hiera_tiny`` stayed at chance for 80 steps (``benchmarks/experiments/micro_batch.py``).
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv3d):

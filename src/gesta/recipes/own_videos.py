@@ -62,7 +62,7 @@ def finetune(
 
 
 SMALL_PARAMETERS, SMALL_LR = 5_000_000, 1e-3
-"""Models of fewer parameters are trained with this learning rate from weights, too: ``benchmarks/finetune.py``."""
+"""Models of fewer parameters have this learning rate from weights, too: ``benchmarks/experiments/finetune.py``."""
 
 
 def _is_small(config: ModelConfig) -> bool:

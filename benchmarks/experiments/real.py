@@ -1,6 +1,6 @@
 """Systems on the real videos of EgoGestAR's three folds: from scratch, and from EfficientNet-Lite0's ImageNet weights.
 
-    python benchmarks/real.py ../shared/videos/egogestar --out runs/real --seeds 0 1 2
+    python benchmarks/experiments/real.py ../shared/videos/egogestar --out runs/real --seeds 0 1 2
 
 Each run is ``gesta train`` of a recipe of ``gesta/recipes/experiments.py``, in one process with one thread. Runs that
 are finished are kept, a stopped one is resumed. The table has, of every row: top-1 of each seed, the mean of the three

@@ -1,7 +1,7 @@
 """Plug-ins on features that mean something: maps of a frozen EfficientNet-Lite0, trained on ImageNet or not at all.
 
-    python benchmarks/frozen_features.py ../shared/videos/egogestar --seeds 0 1 2
-    python benchmarks/frozen_features.py --marionette data/marionette --seeds 0 1 2
+    python benchmarks/experiments/frozen_features.py ../shared/videos/egogestar --seeds 0 1 2
+    python benchmarks/experiments/frozen_features.py --marionette data/marionette --seeds 0 1 2
 
 The maps before the network's twelfth block, 112 channels at 7 × 7 positions of 8 frames of 112 px, are computed
 once, of some augmented copies of each training clip and of the clip as it is tested. On them are trained: a vector for

@@ -1,7 +1,7 @@
 """Accuracy of a tiny model that is trained on few clips, from random weights or from weights of other actions.
 
-    python benchmarks/finetune.py MARIONETTE WEIGHTS [--model NAME] [--per-class 8] [--epochs 25] [--seeds 0 1 2]
-                                   [--rates 1e-3 3e-4 …] [--starts random pretrained decay lora]
+    python benchmarks/experiments/finetune.py MARIONETTE WEIGHTS [--model NAME] [--per-class 8] [--epochs 25]
+                                   [--seeds 0 1 2] [--rates 1e-3 3e-4 …] [--starts random pretrained decay lora]
 
 Half of the twelve actions, all clips, stand for the videos that others have trained on: the model is trained on them
 once, and WEIGHTS keeps it. Of the other half some clips of each action of the training split are trained on, and those

@@ -1,7 +1,7 @@
 """Accuracy of the tiny models when the clips of an optimiser step go through the network in smaller parts.
 
-    python benchmarks/micro_batch.py MARIONETTE [--models NAME …] [--micro 1 2 4 8] [--seeds 0 1 2] [--steps 80]
-                                                       [--few-clips alone]
+    python benchmarks/experiments/micro_batch.py MARIONETTE [--models NAME …] [--micro 1 2 4 8] [--seeds 0 1 2]
+                                                       [--steps 80] [--few-clips alone]
 
 Every step is of 8 clips of two actions; the accuracy is that on the clips trained on, in evaluation mode.
 """
