@@ -227,11 +227,7 @@ class Hiera(VideoModel):
         self.finish()
 
     def _initialise(self) -> None:
-        """As the public implementation: weights and embeddings N(0, 0.02²), biases 0.02; a tiny classifier.
-
-        With ``small_init`` patches keep their variance as linear layers do, embeddings are as large as they, and biases
-        are zero: else ``hiera_tiny`` stayed at chance for 80 steps (``benchmarks/experiments/micro_batch.py``).
-        """
+        """As the public implementation: weights and embeddings N(0, 0.02²), biases 0.02; a tiny classifier."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv3d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -241,12 +237,6 @@ class Hiera(VideoModel):
             nn.init.trunc_normal_(table, std=0.02)
         if self.config.small_init:
             init_small(self)
-            nn.init.trunc_normal_(self.patch_embed.weight, std=self.patch_embed.weight[0].numel() ** -0.5)
-            for table in (self.pos_embed_spatial, self.pos_embed_temporal):
-                nn.init.trunc_normal_(table, std=0.3)
-            for module in self.modules():
-                if isinstance(module, nn.Linear | nn.LayerNorm):
-                    nn.init.zeros_(module.bias)
         else:
             for parameter in self.classifier.parameters():
                 parameter.data.mul_(0.001)
