@@ -104,6 +104,11 @@ class Augment:
         yield from unless(self.randaugment > 0, "randaugment", "magnitude")
 
 
+SMALL_PARAMETERS = 5_000_000
+"""Models of fewer have the learning rate of random weights from given ones, too:
+``benchmarks/experiments/finetune.py``."""
+
+
 class Rates(NamedTuple):
     """Those fields of a :class:`TrainConfig` that may be None, derived from the others."""
 
@@ -156,8 +161,8 @@ class TrainConfig:
         repeats: clips drawn from every video of a batch (repeated augmentation); the forward pass sees
             ``batch_size * repeats`` clips.
         optimizer: ``adamw`` or ``sgd``.
-        lr: peak learning rate, as used (no hidden scaling). None is 1e-3 from random weights and 1e-4 with
-            ``init.weights``.
+        lr: peak learning rate, as used (no hidden scaling). None is 1e-3, but with ``init.weights`` 1e-4 unless the
+            model has fewer than :data:`SMALL_PARAMETERS`.
         betas: coefficients of AdamW's running averages.
         momentum: of SGD.
         nesterov: use Nesterov momentum in SGD.
@@ -265,14 +270,15 @@ class TrainConfig:
     save_every_s: NotNegative = 300.0
     logger: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
-    def rates(self, from_weights: bool = False) -> Rates:
+    def rates(self, from_weights: bool = False, is_small: bool = False) -> Rates:
         """The learning rates of the schedule. They are derived when a training begins, after all other fields are
         known, and the run's ``recipe.json`` keeps them.
 
         Args:
             from_weights: training starts from given weights, not from random ones.
+            is_small: the model has fewer than :data:`SMALL_PARAMETERS`.
         """
-        lr = self.lr if self.lr is not None else 1e-4 if from_weights else 1e-3
+        lr = self.lr if self.lr is not None else 1e-4 if from_weights and not is_small else 1e-3
         warmup = self.warmup_epochs if self.warmup_epochs is not None else self.epochs / 15
         beginning = lr / 1000 if warmup else default_of(TrainConfig, "warmup_lr")
         end = lr / 1000 if self.schedule == "cosine" else default_of(TrainConfig, "min_lr")

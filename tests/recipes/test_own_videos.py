@@ -14,10 +14,12 @@ from gesta.cli.options import named_recipe
 from gesta.config import check
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import ClipSpec
+from gesta.models import list_models, model_config
 from gesta.models.vit import ViTConfig
 from gesta.recipe import Recipe
 from gesta.recipes.own_videos import FINE_TUNINGS, finetune, finetune_vit, probe
 from gesta.training.folder import derive_rates
+from gesta.training.lora import adapted_layers
 
 TINY = ViTConfig(classes=3, clip=ClipSpec(frames=2, size=16), width=16, depth=2, heads=4, patch=8, drop_path=0.3)
 
@@ -110,3 +112,25 @@ def test_transformers_get_a_layer_decay_from_weights(model: str, decay: float) -
     later.init.weights = "w.pt"
     derive_rates(later)
     assert later.train == pretrained.train
+
+
+def test_the_learning_rate_from_weights_follows_the_size_that_flags_give() -> None:
+    words = ("finetune", "--model", "vit_tiny", "--init.weights", "w.pt", "--data.root", "videos")
+    rates = []
+    for flags in ((), ("--model.width", "512", "--model.depth", "8"), ("--train.lr", "3e-4")):
+        recipe = recipe_of(*words, *flags)
+        derive_rates(recipe)
+        rates.append(recipe.train.lr)
+    assert rates == [1e-3, 1e-4, 3e-4]
+
+
+@pytest.mark.parametrize("name", [name for name in list_models("*_tiny") if not name.startswith("ata_c")])
+def test_models_whose_blocks_attend_get_a_layer_decay(name: str) -> None:
+    """A new file of models has to be put among the Transformers, or not. ATA's convolutional ones only add attention."""
+    with torch.device("meta"):
+        model = model_config(name).build()
+    try:
+        attends = bool(adapted_layers(model, ("attn",)))
+    except GestaError:
+        attends = False
+    assert (finetune(name).train.layer_decay is None) is attends

@@ -37,9 +37,8 @@ def finetune(
         model: a name of ``gesta models``; by default the model of the weights, or ``mvitv2_tiny`` without them.
         root: folder of the labelled videos, with a folder per class.
         data: another data set instead of that folder.
-        weights: a checkpoint to start from, by default none. Learning rates depend on whether there is one, however it
-            is named (:meth:`TrainConfig.rates`), but for those of models below 5 M parameters. With one, Transformers
-            get a layer decay.
+        weights: a checkpoint to start from, by default none. The learning rate depends on whether there is one, however
+            it is named, and on the model's size (:meth:`TrainConfig.rates`). With one, Transformers get a layer decay.
 
     Raises:
         GestaError: both ``root`` and ``data``, or weights that do not say of which model they are.
@@ -52,22 +51,13 @@ def finetune(
         model=config,
         data=data or Folder(root=root),
         train=TrainConfig(
-            epochs=30, batch_size=16, lr=SMALL_LR if _is_small(config) else None, warmup_epochs=None, warmup_lr=None,
-            min_lr=None, weight_decay=0.05, layer_decay=None if is_transformer else 1.0, label_smoothing=0.1,
+            epochs=30, batch_size=16, lr=None, warmup_epochs=None, warmup_lr=None, min_lr=None, weight_decay=0.05,
+            layer_decay=None if is_transformer else 1.0, label_smoothing=0.1,
             augment=Augment(scale=(0.5, 1.0), color_jitter=0.2, erasing=0.1),
         ),
         evaluate=EvaluateConfig(clips=4, crops=1),
         init=Init(weights=weights),
     )  # fmt: skip
-
-
-SMALL_PARAMETERS, SMALL_LR = 5_000_000, 1e-3
-"""Models of fewer parameters have this learning rate from weights, too: ``benchmarks/experiments/finetune.py``."""
-
-
-def _is_small(config: ModelConfig) -> bool:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in config.build().parameters()) < SMALL_PARAMETERS
 
 
 _TRANSFORMERS = ("ctn", "hiera", "mfst", "mvit", "rpe_stdt", "std_former", "timesformer", "two_stream", "vit")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
+import torch
 from lightning.fabric import Fabric
 
 from gesta.checkpoint import load, load_state, previous_state
@@ -22,7 +23,7 @@ from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
-from gesta.recipe import EvaluateConfig, Rates, Recipe, TrainConfig, with_absolute_paths
+from gesta.recipe import SMALL_PARAMETERS, EvaluateConfig, Rates, Recipe, TrainConfig, with_absolute_paths
 from gesta.records import ClassNames, DataConfig, Record, by_space, class_counts, class_lines, labels_file, list_hash
 from gesta.video.archive import locate
 
@@ -325,8 +326,15 @@ def derive_rates(recipe: Recipe, resumed: Path | None = None) -> None:
     for name in Rates._fields:
         if getattr(recipe.train, name) is None and saved.get(name) is not None:
             setattr(recipe.train, name, saved[name])
-    for name, value in recipe.train.rates(from_weights=bool(recipe.init.weights))._asdict().items():
+    from_weights = bool(recipe.init.weights)
+    is_small = from_weights and recipe.train.lr is None and _parameters(recipe.model) < SMALL_PARAMETERS
+    for name, value in recipe.train.rates(from_weights, is_small)._asdict().items():
         setattr(recipe.train, name, value)
+
+
+def _parameters(config: ModelConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in config.build().parameters())
 
 
 def recipe_changes(run: Path, recipe: Recipe) -> dict[str, str]:
