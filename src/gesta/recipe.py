@@ -460,7 +460,9 @@ class Recipe:
     def unused(self) -> Iterator[tuple[str, str]]:
         of_training = [f"train.{f.name}" for f in fields(TrainConfig) if f.name not in PROBE_FIELDS]
         of_model = ["model.drop_path", "model.activation_checkpointing"]
-        yield from unless(self.probe is None, "a training of the whole model (probe None)", *of_training, *of_model)
+        yield from unless(
+            self.probe is None, "a training of the whole model (probe None)", *of_training, *of_model, "data.cache"
+        )
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:

@@ -17,9 +17,8 @@ from gesta.model import ClipSpec
 from gesta.models import list_models, model_config
 from gesta.models.vit import ViTConfig
 from gesta.recipe import Recipe
-from gesta.recipes.own_videos import FINE_TUNINGS, finetune, finetune_vit, probe
+from gesta.recipes.own_videos import _TRANSFORMERS, FINE_TUNINGS, finetune, finetune_vit, probe
 from gesta.training.folder import derive_rates
-from gesta.training.lora import adapted_layers
 
 TINY = ViTConfig(classes=3, clip=ClipSpec(frames=2, size=16), width=16, depth=2, heads=4, patch=8, drop_path=0.3)
 
@@ -124,13 +123,7 @@ def test_the_learning_rate_from_weights_follows_the_size_that_flags_give() -> No
     assert rates == [1e-3, 1e-4, 3e-4]
 
 
-@pytest.mark.parametrize("name", [name for name in list_models("*_tiny") if not name.startswith("ata_c")])
-def test_models_whose_blocks_attend_get_a_layer_decay(name: str) -> None:
-    """A new file of models has to be put among the Transformers, or not. ATA's convolutional ones only add attention."""
-    with torch.device("meta"):
-        model = model_config(name).build()
-    try:
-        attends = bool(adapted_layers(model, ("attn",)))
-    except GestaError:
-        attends = False
-    assert (finetune(name).train.layer_decay is None) is attends
+def test_every_file_of_models_is_among_the_transformers_or_known_not_to_be() -> None:
+    modules = {type(model_config(name)).__module__.removeprefix("gesta.models.") for name in list_models()}
+    assert modules - set(_TRANSFORMERS) == {"cyclemlp", "frames", "r3d", "st_manet"}
+    assert set(_TRANSFORMERS) <= modules

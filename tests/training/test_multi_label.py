@@ -122,6 +122,8 @@ def test_prediction_names_every_class_that_reaches_the_threshold(
     assert "--hop is about the windows of a timeline" in capsys.readouterr().err
     assert command(["predict", str(run), video, "--timeline", "--clips", "2"]) == 1
     assert "--clips is about a video as a whole" in capsys.readouterr().err
+    assert command(["predict", str(run), video, "--timeline", "--top", "2"]) == 1
+    assert "of a multi-label model have one class each; leave --top out" in capsys.readouterr().err
     segments = list(gesta.timeline(gesta.load(run), video, config=gesta.TimelineConfig(threshold=0.0)))
     assert sorted(segment.labels[0][0] for segment in segments) == CLASSES  # both at all times
 

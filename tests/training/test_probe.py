@@ -159,6 +159,7 @@ def test_attentive_probes_read_the_tokens_that_the_model_reads(recipe: Recipe, t
         ("train.lr", 0.1, "train.lr is 0.1, which changes nothing without a training of the whole model"),
         ("train.freeze", ("stem.",), "train.freeze is stem., which changes nothing"),
         ("model.drop_path", 0.1, "model.drop_path is 0.1, which changes nothing"),
+        ("data.cache", "off", "data.cache is off, which changes nothing"),
         ("probe.lrs", (), "probe.lrs is (), and a probe needs one value at least"),
         ("probe.lrs", (0.1, 0.1), "has a value twice"),
         ("probe.val", 1.0, "probe.val is 1.0"),

@@ -159,6 +159,9 @@ def test_from_the_command_line(
     with pytest.raises(SystemExit):
         main(["sweep", str(saved), "--field", "train.lr", "--values", "1", "--train.lr", "2"])
     assert "--train.lr is the field that is swept" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # of a part that the recipe does not have yet
+        main(["sweep", str(saved), "--field", "train.lora.rank", "--values", "4,8", "--out", str(tmp_path / "lora")])
+    assert seen[-1][:2] == ["train.lora.rank", [4, 8]]
 
 
 def made(values: list[Any], default: Any = None) -> Sweep:

@@ -313,14 +313,14 @@ def with_fields(
     import tyro  # for start-up time
 
     settings = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
-    default = _with_named_parts(obj, named_fields(flags))
+    default = with_named_parts(obj, named_fields(flags))
     changed: T = tyro.cli(type(obj), default=default, args=flags, prog=options.parser.prog, config=settings)
     reset_unused(changed, named_fields(flags))
     check(changed, flags=True)
     return changed
 
 
-def _with_named_parts(obj: T, names: Sequence[str]) -> T:
+def with_named_parts(obj: T, names: Sequence[str]) -> T:
     """A copy in which a part that is None, and of which a flag names a field, has its defaults: ``train.lora.rank``
     sets ``train.lora``."""
     result = copy(obj)

@@ -21,6 +21,7 @@ from gesta.cli.options import (
     use_precision,
     whole_numbers,
     with_fields,
+    with_named_parts,
 )
 from gesta.cli.public_weights import check_model_options, load_model, model_options
 from gesta.errors import GestaError
@@ -176,8 +177,9 @@ def _sweep(options: argparse.Namespace) -> int:
     from gesta.training.sweep import Sweep, default_folder, field_name, sweep, value_at
 
     use_precision(options)
-    recipe = named_recipe(options.recipe, options)
-    name = field_name(recipe, options.field)
+    field = options.field.lstrip("-").replace("-", "_")
+    recipe = with_named_parts(named_recipe(options.recipe, options), [field])
+    name = field_name(recipe, field)
     if name in named_fields(options.fields):
         flag = "--" + name.replace("_", "-")
         raise GestaError(f"{flag} is the field that is swept: leave it out, or add its value to --values")

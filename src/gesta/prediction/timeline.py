@@ -18,7 +18,7 @@ from gesta.checkpoint import TrainedModel
 from gesta.config import Between, Count, Fraction, NotNegative, Positive, check, config, replace
 from gesta.data.samples import TestViews
 from gesta.data.transforms import crop_views
-from gesta.errors import BrokenOffError, VideoError
+from gesta.errors import BrokenOffError, GestaError, VideoError
 from gesta.evaluation.scoring import (
     check_average,
     joint_names,
@@ -211,6 +211,8 @@ def timeline(
     check(config, "the timeline")
     network, spaces = named_classes(model, classes)
     check_average(network, views)
+    if top is not None and network.config.multi_label:
+        raise GestaError("the segments of a multi-label model have one class each; leave --top out")
     names = joint_names(spaces)
     if depth is None and isinstance(model, TrainedModel):
         depth = model.depth
