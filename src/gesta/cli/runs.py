@@ -28,7 +28,7 @@ from gesta.errors import GestaError
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time
-    from gesta.recipe import EvaluateJob
+    from gesta.recipe import EvaluateJob, Recipe
     from gesta.recipes.published import Fusion
 
 
@@ -126,10 +126,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     from gesta.evaluation.evaluate import evaluate
     from gesta.models.public import find_model
     from gesta.processes import is_first_process
+    from gesta.recipes.address import read_recipe
+    from gesta.training.folder import why_optimistic
 
     check_model_options(options)
+    recipe = None
     if options.model:
-        job = _evaluate_job(options, None)
+        job = _evaluate_job(options)
         model = load_model(options, label_order=job.data.classes())
         folder, name = Path(), f"result-{options.model}"
     else:
@@ -139,10 +142,14 @@ def _evaluate(options: argparse.Namespace) -> None:
             name = f"{local.path.stem}-result"  # of other weights in a run: not to be taken for the run's own
         if local.from_hub:  # nothing is written into the cache
             folder, name = Path(), f"result-{local.repository}"
-        job = _evaluate_job(options, folder)
+        if (folder / "recipe.json").is_file():
+            recipe = read_recipe(folder / "recipe.json", trust_code=options.trust_code)
+        job = _evaluate_job(options, folder, recipe)
         model = load_model(options, local, job.data.classes())
     how: dict[str, Any] = {"device": options.device, "precision": options.precision}
     result = evaluate(model, job.data, config=job.evaluate, **how)
+    if recipe and not options.data:
+        result.optimistic = why_optimistic(recipe, job.evaluate.split)
     if not is_first_process():  # the first of several writes the result
         return
     out = Path(options.out) if options.out else folder / f"{name}-{job.evaluate.split}.json"
@@ -151,15 +158,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     show(one_line(f"result: {out}"), sys.stderr)
 
 
-def _evaluate_job(options: argparse.Namespace, run: Path | None) -> EvaluateJob:
+def _evaluate_job(options: argparse.Namespace, run: Path | None = None, recipe: Recipe | None = None) -> EvaluateJob:
     """The data set and the protocol: those of the run's recipe where there is one, changed by flags."""
     from gesta.datasets import data_config
     from gesta.recipe import EvaluateConfig, EvaluateJob
-    from gesta.recipes.address import read_recipe
 
-    recipe = None
-    if run is not None and (run / "recipe.json").is_file():
-        recipe = read_recipe(run / "recipe.json", trust_code=options.trust_code)
     if options.data:
         data = data_config(options.data)
     elif recipe:

@@ -302,15 +302,21 @@ def write_result(
     fabric.barrier()  # until the first process has written the weights
     result = evaluate(load(run, trust_code=trust_code), recipe.data, config=test, fabric=fabric)
     result.ended_early = ended_early
-    if test.split == "val" and (recipe.probe or recipe.train.epochs > recipe.train.validate_every > 0):
-        result.optimistic = (
-            f"these videos chose the best {'probe' if recipe.probe else 'epoch'}, so the result is probably too good; "
-            "evaluate on test videos (--data.test 0.2 holds some of a folder out)"
-        )
+    result.optimistic = why_optimistic(recipe, test.split)
     if fabric.global_rank == 0:
         say(str(result))
         write_recipe(run, recipe, classes)  # which may have changed in what is evaluated and how
         result.write(run / "result.json")
+
+
+def why_optimistic(recipe: Recipe, split: str) -> str:
+    """Why a run's result on a split of its own data is probably too good, a sentence; empty if no reason is known."""
+    if split != "val" or not (recipe.probe or recipe.train.epochs > recipe.train.validate_every > 0):
+        return ""
+    return (
+        f"these videos chose the best {'probe' if recipe.probe else 'epoch'}, so the result is probably too good; "
+        "evaluate on test videos (--data.test 0.2 holds some of a folder out)"
+    )
 
 
 def derive_rates(recipe: Recipe, resumed: Path | None = None) -> None:
