@@ -32,6 +32,7 @@ from gesta.recipe import EvaluateConfig, ProbeConfig, Recipe, TrainConfig
 from gesta.records import Record
 from gesta.training.loop import train
 from gesta.training.loss import class_loss
+from gesta.training.setup import read_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -196,6 +197,8 @@ def test_check_and_list_count_the_classes(recipe: Recipe, tmp_path: Path) -> Non
     (tmp_path / "list.csv").write_text("path,label\na.mp4,wave;clap\nb.mp4,wave\n")
     joined = check(Lists(train=str(tmp_path / "list.csv")), workers=0, progress=False).findings
     assert "class 'wave;clap' seems to be several classes; if videos have several labels, set" in str(joined)
+    recipe.data, recipe.train.keep_best = Lists(train=str(tmp_path / "list.csv")), 1
+    assert any("'wave;clap' seems to be several classes" in remark for remark in read_data(recipe).remarks)
     assert texts["rare class"] == "class 1 (rare) has 1 training videos, another 12; add some"
 
 

@@ -362,10 +362,11 @@ def import_weights(
         classes=origin.classes,
     )
     if report.matched_fraction < min_matched:
+        unlike, lacking = (", ".join(sorted(names)[:3]) for names in (theirs.keys() - fitting, ours.keys() - fitting))
         raise CheckpointError(
             f"{origin.name}: only {100 * report.matched_fraction:.1f} % of the parameters of {type(model).__name__} "
-            f"are in it, {100 * min_matched:.0f} % are required; give a checkpoint of this model, or lower "
-            f"--init.min-matched\n{report}"
+            f"are in it, {100 * min_matched:.0f} % are required (it has {unlike} …, the model {lacking} …); give a "
+            "checkpoint of this model, or lower --init.min-matched"
         )
     check_finite(fitting, origin.name)
     model.load_state_dict(fitting, strict=False)

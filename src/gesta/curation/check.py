@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from gesta.curation.describe import describe as describe
 from gesta.curation.workers import run_each
 from gesta.data.clips import span
-from gesta.data.listfile import LABEL_DELIMITERS, MULTI_LABEL_FLAG
+from gesta.data.listfile import joined_classes
 from gesta.data.lists import Folder
 from gesta.data.shards import Shards
 from gesta.data.transforms import names_a_side
@@ -367,8 +367,7 @@ def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str]
     if not multi_label and (text := single_class(list(classes or []), train)):
         yield DataFinding("warning", "a single class", text)
     names = list(classes) if classes else [str(label) for label in range(size)]
-    if not multi_label and (joined := _joined_name(names)):
-        text = f"class {joined!r} seems to be several classes; if videos have several labels, set {MULTI_LABEL_FLAG}"
+    if not multi_label and (text := joined_classes(names)):
         yield DataFinding("warning", "several labels?", text)
     for split, records in splits.items():
         for record in records:
@@ -396,16 +395,6 @@ def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str]
         if multi_label and count == len(train_labels) and 0 <= label < size:
             text = f"class {label} ({names[label]}) is in all training videos; add some without it or remove the class"
             yield DataFinding("warning", "class in all videos", text)
-
-
-def _joined_name(names: Sequence[str]) -> str:
-    """The first class name that joins the names of others by what may be between labels; empty if there is none."""
-    for delimiter in LABEL_DELIMITERS:
-        for name in names:
-            parts = [part.strip() for part in name.split(delimiter)]
-            if len(parts) > 1 and set(parts) & set(names):
-                return name
-    return ""
 
 
 def _check_mirroring(classes: Sequence[str]) -> Iterator[DataFinding]:

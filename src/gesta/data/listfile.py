@@ -292,6 +292,18 @@ def label_of(
 # --- several labels --------------------------------------------------------------------------------------------------
 
 
+def joined_classes(names: Sequence[str]) -> str:
+    """A warning of a class name that joins the names of others by what may be between labels; empty if none does."""
+    for delimiter in LABEL_DELIMITERS:
+        for name in names:
+            parts = [part.strip() for part in name.split(delimiter)]
+            if len(parts) > 1 and set(parts) & set(names):
+                return (
+                    f"class {name!r} seems to be several classes; if videos have several labels, set {MULTI_LABEL_FLAG}"
+                )
+    return ""
+
+
 def _split_labels(path: str, entries: Sequence[ListEntry], delimiter: str) -> list[ListEntry]:
     """Entries whose labels are tuples instead of one text; an empty text says nothing."""
     texts = [

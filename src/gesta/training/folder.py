@@ -96,7 +96,8 @@ class TrainingProgress:
             return ""
         return (
             f"training ended early after epoch {self.epoch} of {config.epochs}: no validation {self.metric} above "
-            f"{self.best_top1:.1f} % in {self.since_best} validations (--train.patience {config.patience})"
+            f"{self.best_top1:.1f} % in {self.since_best} validation{'s' * (self.since_best > 1)} "
+            f"(--train.patience {config.patience})"
         )
 
     def is_over(self, config: TrainConfig) -> bool:
