@@ -139,11 +139,11 @@ def measure(
     return metrics, figures, confusion.tolist()
 
 
-def predicted_classes(values: Sequence[float], average: Average, threshold: float = THRESHOLD) -> list[int]:
-    """The classes of a video whose probability reaches the threshold, in multi-label data."""
+def predicted_classes(values: Sequence[float], average: Average) -> list[int]:
+    """The classes of a video whose probability reaches :data:`THRESHOLD`, in multi-label data."""
     rows = np.asarray(values)
     probabilities = expit(rows) if average == "logits" else rows
-    return np.flatnonzero(probabilities >= threshold).tolist()
+    return np.flatnonzero(probabilities >= THRESHOLD).tolist()
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray, missed: int = 0) -> float | None:
