@@ -1,7 +1,8 @@
 """Records become batches.
 
 - ``lists.py``, ``shards.py``: data sets of one's own: a folder per class, list files, tar files
-- ``listfile.py``, ``locate.py``: reading list files; finding the videos that they name, splitting them
+- ``listfile.py``: reading list files, by ``list_text.py`` (without a header), ``list_table.py`` (named columns, JSON)
+  and ``list_entry.py`` (a single line); ``locate.py``: finding the videos that they name, splitting them
 - ``clips.py``: which frames make a clip, which box makes a crop of a test
 - ``transforms.py``: frames become training clips (crop, flip, colours …) and test views; MixUp and CutMix of batches
 - ``person.py``: crops around people, by masked depth maps

@@ -234,8 +234,8 @@ class Lists(DataConfig):
         test: list of test videos.
         root: folder that relative paths start from; else, and next, each list's own folder.
         class_names: file of class names in label order; without it they are the names in the lists, or the numbers.
-        columns: what the columns are, where that is ambiguous (:data:`gesta.data.listfile.COLUMNS`), in their order; or
-            ``NAME=COLUMN`` of those whose names are not known.
+        columns: what the columns are, where that is ambiguous (:data:`gesta.data.list_entry.COLUMNS`), in their order;
+            or ``NAME=COLUMN`` of those whose names are not known.
         delimiter: between columns; worked out if not given.
         label_base: number of the first class.
         frame_base: number of the first frame in the columns start, end and last.

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gesta.config import CountOrZero, Fraction, config, parse_json, unless
-from gesta.data.listfile import MAX_CLASSES
+from gesta.data.list_entry import MAX_CLASSES
 from gesta.data.lists import CLASSES, read_class_names
 from gesta.data.locate import fractions_to_split_off, split_by_class, splits_in
 from gesta.errors import GestaError
