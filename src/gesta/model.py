@@ -447,10 +447,14 @@ class VideoModel(nn.Module):
         channels = self.config.clip.channels
         if video.dim() != 5 or video.shape[1] != channels:
             raise ValueError(f"{type(self).__name__} expects clips (B, {channels}, T, H, W), not {tuple(video.shape)}")
-        recompute = self.config.activation_checkpointing and torch.is_grad_enabled() and self.training
-        run = _checkpoint if recompute else _call
         state = self.stem(video)
         _tap(taps, "stem", state)
+        return self.run_blocks(state, taps)
+
+    def run_blocks(self, state: Any, taps: dict[str, Any] | None = None) -> Any:
+        """The state after the last block, from that before the first; states are kept under the keys of ``taps``."""
+        recompute = self.config.activation_checkpointing and torch.is_grad_enabled() and self.training
+        run = _checkpoint if recompute else _call
         for i, block in enumerate(self.blocks):
             if str(i) in self.inserts:
                 grid = run(self.inserts[str(i)], self.to_grid(state))

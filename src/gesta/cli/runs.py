@@ -45,6 +45,15 @@ def add_verbs(verbs: Verbs) -> None:
     device_options(sub, precision="")
     trust_option(sub)
 
+    text = "train a model on videos without labels, for others to start from by --init.weights"
+    sub = verbs.add("pretrain", _pretrain, text, fields=True, result=False)
+    sub.add_argument("recipe", metavar="RECIPE", nargs="?", help="videomae")
+    sub.wants_optional = lambda options, _: not (options.resume and options.run)
+    recipe_options(sub)
+    sub.add_argument("--run", "--run-dir", metavar="DIR", help="run folder (default runs/NAME); --run-dir in torchrun")
+    sub.add_argument("--resume", action="store_true", help="continue the run in that folder where it stopped")
+    trust_option(sub)
+
     sub = verbs.add("evaluate", _evaluate, "score held-out videos and write the result", fields=True)
     model_options(sub)
     sub.wants_optional = lambda options, _: not options.model
@@ -99,6 +108,13 @@ def _train(options: argparse.Namespace) -> None:
         recipe = named_recipe(options.recipe, options)
     how: dict[str, Any] = {"device": options.device, "trust_code": options.trust_code}
     train(recipe, run or Path("runs") / recipe.name, resume=options.resume, **how)
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    """``gesta pretrain NAME`` is ``gesta train pretrain.NAME``."""
+    if options.recipe:
+        options.recipe = f"pretrain.{options.recipe.removeprefix('pretrain.')}"
+    _train(options)
 
 
 def _train_and_fuse(fusion: Fusion, folder: Path, options: argparse.Namespace) -> None:

@@ -1,10 +1,11 @@
-"""Labelled videos of one's own: a folder per class, or list files."""
+"""Videos of one's own: a folder per class, list files, or any folder of videos without labels."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -328,6 +329,59 @@ class Lists(DataConfig):
 
     def is_multi_label(self) -> bool:
         return self.multi_label
+
+
+@config
+class Videos(DataConfig):
+    """All videos below a folder, without labels, for pretraining.
+
+    Attributes:
+        root: the folder; it may hold folders of any names, at any depth.
+    """
+
+    root: str = ""
+
+    def records(self, split: SplitName) -> list[Record]:
+        """All videos, sorted by path, as training videos; there are no others.
+
+        Raises:
+            GestaError: no such folder, or no videos in it.
+        """
+        if split != "train":
+            return []
+        if not self.root:
+            raise GestaError("which videos? give the folder that holds them: --data.root DIR")
+        paths = find_videos(self.root)
+        if not paths:
+            raise GestaError(f"{self.root}: holds no video that is known by its suffix; give another folder")
+        return [Record(path=path, name=os.path.relpath(path, self.root)) for path in paths]
+
+    def classes(self) -> list[str]:
+        """None."""
+        return []
+
+
+@config
+class Unlabelled(DataConfig):
+    """The training videos of a data set, without their labels, for pretraining.
+
+    Attributes:
+        of: the data set.
+    """
+
+    of: DataConfig
+
+    def records(self, split: SplitName) -> list[Record]:
+        """The training videos; those of other splits are left alone."""
+        return [replace(record, label=None) for record in self.of.records(split)] if split == "train" else []
+
+    def classes(self) -> list[str]:
+        """None."""
+        return []
+
+    def make_absolute(self) -> None:
+        """As :meth:`DataConfig.make_absolute`, of the data set."""
+        self.of.make_absolute()
 
 
 def read_class_names(path: str) -> list[str]:

@@ -358,9 +358,9 @@ class ViT(VideoModel):
             tokens = tokens + (self.image_embed if as_image else self.video_embed)
         rope = self._rope(size, tokens) if config.positions.startswith("rope") else None
         if kept is not None:
-            tokens = _selected(tokens, kept)
+            tokens = selected(tokens, kept)
             if rope is not None:
-                rope = torch.stack([_selected(part.expand(batch, -1, -1), kept) for part in rope])[:, :, None]
+                rope = torch.stack([selected(part.expand(batch, -1, -1), kept) for part in rope])[:, :, None]
         if config.class_token:
             token = self.cls_token if of_class is None else self.cls_token + of_class
             tokens = torch.cat([token.expand(batch, -1, -1).to(tokens.dtype), tokens], 1)
@@ -384,13 +384,13 @@ class ViT(VideoModel):
             return table[:, prefix:], table[:, :prefix] if prefix else None
         return None, None
 
-    def _sinusoids(self, size: Size, device: str | None = None) -> Tensor:
-        """VideoMAE's table ``(1, t·h·w, C)``, resized where it was made for another size; in 32 bits.
+    def _sinusoids(self, size: Size, device: str | None = None, width: int | None = None) -> Tensor:
+        """VideoMAE's table ``(1, t·h·w, C)``, by default of the encoder's width, resized where it was made for another size; in 32 bits.
 
         Row i, the index in the sequence, has sin(i / 10000^(j/C)) in even columns j, and the cosine of the same angle
         in the next.
         """
-        per_side, width = max(1, self.config.position_size // self.config.patch), self.config.width
+        per_side, width = max(1, self.config.position_size // self.config.patch), width or self.config.width
         frames = self.config.position_frames or size[0]
         arange = partial(torch.arange, dtype=torch.float64, device=device)
         rows = arange(frames * per_side * per_side)[:, None]
@@ -516,7 +516,7 @@ class ViT(VideoModel):
     # --- public weights ----------------------------------------------------------------------------------------------
 
     def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the weights of the public codes and of ``transformers`` (4 and 5), see :data:`_FOREIGN`.
+        """Rename the weights of the public codes and of ``transformers`` (4 and 5), see :data:`FOREIGN`.
 
         Queries, keys and values become one layer; a bias that the keys lack is zero. Weights of pretraining bring their
         encoder: the decoder or predictor, and the norm between the two where this model reads the mean, keep their
@@ -524,7 +524,7 @@ class ViT(VideoModel):
         warning.
         """
         with_key = self.config.qkv_bias == "full"
-        renamed = _fused({_our_name(name): value for name, value in weights.items()}, with_key)
+        renamed = fused({_our_name(name): value for name, value in weights.items()}, with_key)
         is_public = renamed.keys() != weights.keys()
         size, config = self._configured_size, self.config
         table = renamed.get("pos_embed")
@@ -586,7 +586,7 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     return torch.addcmul(x * cos, swapped.to(cos.dtype), sin).to(x.dtype)
 
 
-def _selected(tokens: Tensor, kept: Tensor) -> Tensor:
+def selected(tokens: Tensor, kept: Tensor) -> Tensor:
     """The tokens ``(B, N, C)`` that a mask keeps, ``(B, K, C)``.
 
     Raises:
@@ -632,7 +632,7 @@ def _check(config: ViTConfig) -> None:
 
 # --- names of public weights -----------------------------------------------------------------------------------------
 
-_FOREIGN: tuple[tuple[str, str], ...] = (
+FOREIGN: tuple[tuple[str, str], ...] = (
     (r"^(?:(?:module|_orig_mod|model|backbone)\.)+", ""),
     (r"^(?:videomae|vivit|vjepa2)\.", ""),
     (r"^encoder\.(?=(?:patch_embed|blocks|norm|pos_embed)\b)", ""),  # of VideoMAE's pretraining
@@ -676,19 +676,24 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
 
 _DECODERS = ("decoder.", "predictor.", "encoder_to_decoder.")  # what only pretraining needs, names unchanged
 
-_PREFIXES = re.compile(rf"{_FOREIGN[0][0]}|{_FOREIGN[1][0]}")
+_PREFIXES = re.compile(rf"{FOREIGN[0][0]}|{FOREIGN[1][0]}")
+
+
+def without_prefixes(name: str) -> str:
+    """The name of a public tensor without the prefixes of wrappers and of the class in ``transformers``."""
+    return _PREFIXES.sub("", name)
 
 
 def _our_name(name: str) -> str:
     """The name here of a public tensor, before queries, keys and values are joined."""
-    if _PREFIXES.sub("", name).startswith(_DECODERS):
+    if without_prefixes(name).startswith(_DECODERS):
         return name
-    for pattern, ours in _FOREIGN:
+    for pattern, ours in FOREIGN:
         name = re.sub(pattern, ours, name)
     return name
 
 
-def _fused(weights: dict[str, Tensor], with_key: bool) -> dict[str, Tensor]:
+def fused(weights: dict[str, Tensor], with_key: bool) -> dict[str, Tensor]:
     """Separate queries, keys and values as one layer, and those of a probe's query as two.
 
     Args:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gesta.config import format_value, leaves, read_json, suggest
+from gesta.data.lists import Unlabelled, Videos
 from gesta.datasets import data_config
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, check_size
@@ -81,7 +82,9 @@ def find_recipe(
         recipe.name = f"{recipe.name}-{model}"
         if lost := _lost(own, recipe.model):
             say(f"--model {model} is what gesta show {model} prints, without what {address} sets in its own: {lost}")
-    if data == "marionette" and type(recipe.data).__name__ != "Marionette" and address not in ("finetune", "probe"):
+    if data and isinstance(recipe.data, Videos | Unlabelled):
+        recipe.data = Unlabelled(of=data_config(data))
+    elif data == "marionette" and type(recipe.data).__name__ != "Marionette" and address not in ("finetune", "probe"):
         recipe = miniature(recipe)
     elif data:
         recipe.data = data_config(data)

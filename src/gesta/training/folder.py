@@ -398,7 +398,7 @@ def check_labels(records: Sequence[Record], model: ModelConfig) -> None:
     """
     if not records:
         raise GestaError("the data has no training videos; check --data.root and how it is split (gesta data list)")
-    sizes = by_space(model.classes)
+    sizes = by_space(model.classes) if model.classes else {}  # without classes there is nothing to learn of labels
     for record in records:
         labels = by_space(record.label)
         for space, size in sizes.items():

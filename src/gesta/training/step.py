@@ -136,7 +136,8 @@ def batch_losses(
 
     The cross-entropies of several label spaces are averaged; the model's own losses are added as they are. Of
     multi-label data it is the binary cross-entropy, the mean over clips and classes. ``class_weights`` are those of
-    :func:`gesta.training.loss.loss_weights`.
+    :func:`gesta.training.loss.loss_weights`. A model that gives no scores (masked pretraining) has its own losses
+    alone.
     """
     video = batch["video"].to(device, non_blocking=True)
     clips = to_clips(video, model.clip)
@@ -157,8 +158,8 @@ def batch_losses(
         )
         for space, values in spaces.items()
     }
-    loss = torch.stack(list(losses.values())).mean() + sum(extra.values())
-    return {"loss": loss, **losses, **extra}
+    parts = [torch.stack(list(losses.values())).mean()] if losses else []
+    return {"loss": sum([*parts, *extra.values()]), **losses, **extra}
 
 
 def _check_finite(training: Training, loss: float, grad_norm: float) -> None:

@@ -1,0 +1,5 @@
+"""Learning without labels.
+
+- ``masks.py``: which tokens of a clip are hidden
+- ``videomae.py``: a video ViT that rebuilds the hidden tubes of pixels
+"""
