@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import gesta
+from gesta.analysis.reconstruction import draw_reconstruction, measure_reconstruction
 from gesta.checkpoint.weights import import_weights
 from gesta.config import check, replace
 from gesta.data.lists import Folder, Unlabelled, Videos
@@ -159,3 +160,20 @@ def test_a_run_needs_no_labels_and_gives_its_encoder_to_others(make_video: Any, 
     assert "decoder." in str(report) and not torch.equal(network.state_dict()["blocks.0.attn.qkv.weight"], fresh)
     with torch.inference_mode():
         assert network.eval()(torch.zeros(1, 3, 8, 32, 32)).isfinite().all()
+
+
+def test_what_is_rebuilt_is_drawn() -> None:
+    model = small(ratio=0.75).float()
+    clip = torch.randint(256, (8, 3, 40, 40), generator=torch.Generator().manual_seed(0)).byte()
+    measured = measure_reconstruction("run", model, clip)
+    assert measured.hidden == 0.75 and "75 % hidden" in str(measured)
+    grey = (measured.masked == 127).all(1)
+    assert 0.7 < grey.float().mean() < 0.8  # as often as tubes are hidden
+    seen = ~grey[:, None].expand_as(measured.clip)
+    assert torch.equal(measured.masked[seen], measured.clip[seen])
+    assert torch.equal(measured.rebuilt[seen], measured.clip[seen])
+    assert (measured.rebuilt[~seen] != measured.clip[~seen]).float().mean() > 0.5
+    assert torch.equal(measured.masked, measure_reconstruction("run", model, clip).masked)
+    assert len(draw_reconstruction(measured).axes) == 3 * 8
+    with pytest.raises(GestaError, match="has no decoder to rebuild pixels with"):
+        measure_reconstruction("vit", vit_tiny().build(), clip)

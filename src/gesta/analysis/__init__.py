@@ -16,6 +16,7 @@ file                   what it shows
 ``complexity``         ST-MANet, Fig. 6: parameters, multiply-adds and latency against accuracy
 ``stage_attention``    ST-MANet's attention of each stage, and how similar the stages are (no figure in the paper)
 ``motion``             STD-Former's SMEM: what it adds at each position (no figure in the paper)
+``reconstruction``     VideoMAE: a clip, what is seen of it, and what is rebuilt
 ``filters``            any model: the filters of its first layer
 ``report``             any run: one HTML page, with charts (SVG) and strips of frames
 ====================== ===============================================================================================

@@ -68,6 +68,10 @@ def _add_verbs_of_maps(analyse: Verbs) -> None:
     _model_and_video(sub)
     text = "what this position attends to, in pixels of the model's clip"
     sub.add_argument("--at", type=position, metavar="ROW,COLUMN", help=text)
+    text = "what a model of masked pretraining rebuilds of a clip"
+    sub = analyse.add("reconstruction", _reconstruction, text)
+    _model_and_video(sub)
+    sub.add_argument("--seed", type=int, default=0, help="of the mask (default %(default)s)")
     sub = analyse.add("warp", _warp, "draw STAN's transform on the raw clip (the paper's Fig. 2)")
     _model_and_video(sub)
     sub.add_argument("--spatial-only", action="store_true", help="leave the couplings with time out")
@@ -235,6 +239,12 @@ def _warp(options: argparse.Namespace) -> None:
     from gesta.analysis.warp import draw_warp, measure_warp
 
     _show(options, measure_warp(*_model_and_clip(options), spatial_only=options.spatial_only), draw_warp)
+
+
+def _reconstruction(options: argparse.Namespace) -> None:
+    from gesta.analysis.reconstruction import draw_reconstruction, measure_reconstruction
+
+    _show(options, measure_reconstruction(*_model_and_clip(options), seed=options.seed), draw_reconstruction)
 
 
 def _clusters(options: argparse.Namespace) -> None:

@@ -385,7 +385,7 @@ class ViT(VideoModel):
         return None, None
 
     def _sinusoids(self, size: Size, device: str | None = None, width: int | None = None) -> Tensor:
-        """VideoMAE's table ``(1, t·h·w, C)``, by default of the encoder's width, resized where it was made for another size; in 32 bits.
+        """VideoMAE's table ``(1, t·h·w, C)`` in 32 bits, resized where it was made for another size.
 
         Row i, the index in the sequence, has sin(i / 10000^(j/C)) in even columns j, and the cosine of the same angle
         in the next.

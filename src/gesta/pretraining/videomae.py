@@ -8,8 +8,8 @@ Pre-Training", NeurIPS 2022, with its public code; L. Wang et al., "VideoMAE V2"
     decode    a narrow ViT sees them, and for each hidden token a learned one, all with their positions
     rebuild   the pixels of hidden tubes, each colour standardised on its own; the loss is the mean squared error
 
-The encoder has the names of a :class:`~gesta.models.vit.ViT`, so that ``--init.weights`` takes a run of pretraining into
-any model of that size. Without ``with_losses`` the model gives the encoder's features of whole clips.
+The encoder has the names of a :class:`~gesta.models.vit.ViT`, so that ``--init.weights`` takes a run of pretraining
+into any model of that size. Without ``with_losses`` the model gives the encoder's features of whole clips.
 """
 
 from __future__ import annotations
@@ -201,6 +201,12 @@ class VideoMAE(ViT):
         cubes = pixels.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(1, 3).flatten(2, 4)  # (B, N, 2·p·p, 3)
         std, mean = torch.std_mean(cubes, 2, keepdim=True)
         return ((cubes - mean) / (std + STD_FLOOR)).flatten(2), mean, std + STD_FLOOR
+
+    def pixels(self, tubes: Tensor) -> Tensor:
+        """Clips ``(B, 3, T, H, W)`` of the configured size from tubes of pixels ``(B, N, t·y·x, 3)``."""
+        size, config = self._configured_size, self.config
+        cubes = tubes.unflatten(2, (config.patch_frames, config.patch, config.patch)).unflatten(1, size)
+        return cubes.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(2, 3).flatten(3, 4).flatten(4, 5)
 
     def no_weight_decay(self) -> set[str]:
         names = super().no_weight_decay()
