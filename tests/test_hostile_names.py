@@ -18,13 +18,13 @@ from rich.table import Table
 from gesta.analysis.figures import new_figure, set_log_scale, write_figure
 from gesta.checkpoint import save_model
 from gesta.cli import main
+from gesta.comparison.ledger import Ledger
 from gesta.cost import Cost, Part
 from gesta.errors import GestaError
 from gesta.models import create_model
 from gesta.prediction.prediction import Prediction
 from gesta.prediction.writers import Format, write, write_to
 from gesta.progress import csv_cell, json_text, one_line, plain_text, subtitle, track, visible
-from gesta.recipes.ledger import Ledger
 from gesta.recipes.published import Figure, Verdict
 from gesta.records import class_lines
 from results import result

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_flatten
 
 from conftest import fast_first, gradients_below_rounding, smooth_clips
 from gesta.checkpoint.weights import import_weights
+from gesta.comparison.ledger import UNMOVED, Unmoved
 from gesta.config import copy, from_json, replace, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.health import measure_health
@@ -38,7 +39,6 @@ from gesta.plugins.st_manet import SDA, TDA
 from gesta.plugins.stan import STAN
 from gesta.plugins.stdm import STDM
 from gesta.recipes.address import miniature
-from gesta.recipes.ledger import UNMOVED, Unmoved
 from gesta.recipes.synthetic import demo
 
 

@@ -194,11 +194,11 @@ def test_published_numbers_are_where_the_paper_has_them() -> None:
 
 
 def test_top5_of_a_run_fills_its_own_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gesta.recipes.tables import fill
+    from gesta.comparison.tables import fill
 
     assert count(ata.kinetics400().model, "fvcore").macs / 1e9 == pytest.approx(786.818, abs=1e-3)
     cost = Cost("", "fvcore", (1, 1, 1), (), {})  # that of all rows takes long
-    monkeypatch.setattr("gesta.recipes.tables.count", lambda *_, **__: cost)
+    monkeypatch.setattr("gesta.comparison.tables.count", lambda *_, **__: cost)
     finish(ata.kinetics400(), tmp_path / "a", {"top1": 81.25, "top5": 95.5})
     cells = fill(ata.TABLE1, tmp_path).cells
     assert (cells[12]["Top-1"].ours, cells[12]["Top-5"].ours) == (81.25, 95.5)

@@ -11,6 +11,7 @@ import torch
 
 from conftest import write_video
 from finished import finish
+from gesta.comparison.tables import fill
 from gesta.config import from_json, to_json
 from gesta.data.samples import TrainingClips, collate
 from gesta.evaluation.metrics import headline
@@ -19,7 +20,6 @@ from gesta.models.ctn import CTNConfig
 from gesta.recipe import Recipe
 from gesta.recipes import ctn
 from gesta.recipes.address import miniature
-from gesta.recipes.tables import fill
 from gesta.records import Record
 from gesta.training.optim import build_optimizer, learning_rate
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gesta.comparison.ledger import ledger, systems
 from gesta.recipes.address import find_table
 from gesta.recipes.catalogue import list_tables
-from gesta.recipes.ledger import ledger, systems
 from gesta.recipes.published import INCREASE, UNITS, Figure, Table, digits_of, judge, row
 
 PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from finished import finish
+from gesta.comparison.tables import fill
 from gesta.config import from_json, to_json
 from gesta.errors import GestaError
 from gesta.recipe import Recipe
 from gesta.recipes.address import changed_alone, find_recipe, find_table
 from gesta.recipes.catalogue import list_recipes, list_tables
-from gesta.recipes.tables import fill
 from gesta.training.sweep import with_value
 
 RECIPES = sorted(list_recipes())

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from conftest import write_video
+from gesta.comparison.tables import fill
 from gesta.data.clips import test_indices as indices_of
 from gesta.data.samples import TrainingClips, collate
 from gesta.data.transforms import test_short_side as side_of
@@ -19,7 +20,6 @@ from gesta.models.st_manet import STMANetConfig
 from gesta.recipe import Recipe
 from gesta.recipes import st_manet
 from gesta.recipes.address import miniature
-from gesta.recipes.tables import fill
 from gesta.records import Record
 from gesta.training.optim import build_optimizer, learning_rate
 from gesta.training.step import batch_losses

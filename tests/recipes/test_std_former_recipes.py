@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from finished import finish
+from gesta.comparison.tables import fill
 from gesta.config import from_json, to_json
 from gesta.data.samples import TrainingClips
 from gesta.datasets.something import MIRRORED
@@ -16,7 +17,6 @@ from gesta.models.std_former import STDFormerConfig, _check, std_former_tiny
 from gesta.recipe import Recipe
 from gesta.recipes import std_former
 from gesta.recipes.address import find_recipe, miniature
-from gesta.recipes.tables import fill
 from gesta.records import Record
 from gesta.training.optim import learning_rate
 

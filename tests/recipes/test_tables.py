@@ -10,6 +10,7 @@ import pytest
 
 from finished import finish, scored
 from gesta.cli import main
+from gesta.comparison.tables import FilledTable, TableCell, fill
 from gesta.config import replace, to_json
 from gesta.cost import Cost, Part
 from gesta.errors import GestaError
@@ -17,7 +18,6 @@ from gesta.plugins.ata import ATA
 from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, find_table, miniature, row_addresses
 from gesta.recipes.catalogue import list_tables
-from gesta.recipes.tables import FilledTable, TableCell, fill
 from gesta.training.finished import INFORMATION
 
 
@@ -25,7 +25,7 @@ from gesta.training.finished import INFORMATION
 def no_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     """What models cost is another test's."""
     cost = Cost("", "fvcore", (1, 1, 1), (Part("", 1, 1),), {})
-    monkeypatch.setattr("gesta.recipes.tables.count", lambda *_, **__: cost)
+    monkeypatch.setattr("gesta.comparison.tables.count", lambda *_, **__: cost)
 
 
 def ours(filled: FilledTable, label: str) -> dict[str, Any]:

@@ -20,15 +20,15 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _table(options: argparse.Namespace) -> None:
+    from gesta.comparison.tables import fill
     from gesta.recipes.address import find_table
-    from gesta.recipes.tables import fill
 
     table = find_table(options.table)
     print_results(options, fill(table, Path(options.runs), miniatures=options.data == "marionette"))
 
 
 def _ledger(options: argparse.Namespace) -> None:
-    from gesta.recipes.ledger import ledger
+    from gesta.comparison.ledger import ledger
 
     published = ledger()
     print_results(options, published)

@@ -2,7 +2,7 @@
 
 One file per paper (``stan.py``, ``ata.py`` …) holds its runs, its tables and its published costs; ``own_videos.py`` and
 ``synthetic.py`` hold the recipes of no paper. ``address.py`` finds a recipe by what users write on the command line,
-``published.py`` says what a table is, ``tables.py`` and ``ledger.py`` put our numbers beside the papers'.
+``published.py`` says what a table is; :mod:`gesta.comparison` puts our numbers beside the papers'.
 
 The public names stand, with their types, in ``__init__.pyi`` beside this file. They are imported on first use, so that
 listing the recipes need not wait for torch.
