@@ -83,6 +83,7 @@ def test_a_field_from_which_others_follow_in_a_recipe_is_told_apart_from_its_arg
         ("train --train.lr 1e-4 demo", {"recipe": "demo"}, "--train.lr 1e-4"),
         ("train --data.columns path label lists.mine", {"recipe": "lists.mine"}, "--data.columns path label"),
         ("train --resume --run r --train.freeze a. b.", {"recipe": None, "run": "r"}, "--train.freeze a. b."),
+        ("pretrain --data.root videos videomae", {"recipe": "videomae"}, "--data.root videos"),
         (
             "train --train.lr 1e-4 demo --train.betas 0.9 0.99",
             {"recipe": "demo"},

@@ -1,7 +1,7 @@
 """What a model of masked pretraining makes of a clip: the frames, what it sees of them, and what it rebuilds.
 
-VideoMAE (Tong et al. 2022) draws the same three rows. A rebuilt tube is drawn with the mean and standard deviation of the
-true one, since the model predicts standardised colours; what the encoder has seen is drawn as it is.
+VideoMAE (Tong et al. 2022) draws the same three rows. A rebuilt tube is drawn with the mean and standard deviation of
+the true one, since the model predicts standardised colours; what the encoder has seen is drawn as it is.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from gesta.config import Between, Count, config
+from gesta.config import Between, Count, CountOrZero, config
 from gesta.model import Scores
 from gesta.models.vit import FOREIGN, Block, State, ViT, ViTConfig, fused, selected, without_prefixes
 from gesta.pretraining.masks import running_cells, tube_mask
@@ -37,6 +37,7 @@ class VideoMAEConfig(ViTConfig):
     """A ViT and the decoder by which it is pretrained.
 
     Attributes:
+        classes: there are none.
         decoder_width: channels of the decoder.
         decoder_depth: its blocks.
         decoder_heads: its attention heads.
@@ -45,6 +46,7 @@ class VideoMAEConfig(ViTConfig):
             (``cells``, VideoMAE V2), which takes half the time in the decoder.
     """
 
+    classes: CountOrZero | dict[str, Count] = 0
     decoder_width: Count = 384
     decoder_depth: Count = 4
     decoder_heads: Count = 6
@@ -58,7 +60,7 @@ class VideoMAEConfig(ViTConfig):
             yield "inserts", "and plug-ins need whole feature maps, which masked clips have not; insert them afterwards"
         if self.positions != "sincos":
             yield "positions", "and the decoder needs 'sincos'"
-        for name in ("class_token", "modality_embed", "norm_after", "attentive"):
+        for name in ("class_token", "modality_embed", "norm_after", "attentive", "multi_label"):
             if getattr(self, name):
                 yield name, "which masked pretraining has no use for here"
         if self.decoder_width % self.decoder_heads:
