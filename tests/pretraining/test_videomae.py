@@ -12,6 +12,7 @@ from torch import Tensor
 import gesta
 from gesta.analysis.reconstruction import draw_reconstruction, measure_reconstruction
 from gesta.checkpoint.weights import import_weights
+from gesta.cli import main
 from gesta.config import check, replace
 from gesta.data.lists import Folder, Unlabelled, Videos
 from gesta.errors import GestaError
@@ -146,9 +147,11 @@ def test_other_models_are_refused() -> None:
 def test_a_run_needs_no_labels_and_gives_its_encoder_to_others(make_video: Any, tmp_path: Path) -> None:
     for i in range(4):
         make_video(f"videos/{'ab'[i % 2]}/deep/{i}.mp4", shade=60 * i)
-    recipe = videomae(root=str(tmp_path / "videos"), batch_size=2)
-    recipe.train.epochs, recipe.train.workers, recipe.model.clip.size = 2, 0, 32
-    run = gesta.train(recipe, tmp_path / "run", quiet=True)
+    run = tmp_path / "run"
+    flags = f"--data.root {tmp_path / 'videos'} --batch-size 2 --train.epochs 2 --train.workers 0 --model.clip.size 32"
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", "videomae", "--run", str(run), *flags.split()])
+    assert not ended.value.code
     pretrained = gesta.load(run)
     assert pretrained.classes == [] and not (run / "result.json").exists()
     model = vit_tiny()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gesta.cli import predict
 from gesta.cli.options import (
+    VerbParser,
     Verbs,
     device_options,
     named_fields,
@@ -33,26 +34,12 @@ if TYPE_CHECKING:  # for start-up time
 
 
 def add_verbs(verbs: Verbs) -> None:
-    sub = verbs.add("train", _train, "train a recipe", fields=True, result=False)
-    sub.add_argument(
-        "recipe", metavar="RECIPE", nargs="?", help="stan.ucf101, stan.table2.4, my_package.runs:mine, or a recipe.json"
+    _training_options(
+        verbs.add("train", _train, "train a recipe", fields=True, result=False),
+        "stan.ucf101, stan.table2.4, my_package.runs:mine, or a recipe.json",
     )
-    sub.wants_optional = lambda options, _: not (options.resume and options.run)
-    recipe_options(sub)
-    # torchrun takes --run, wherever it stands, for an abbreviation of its own flags
-    sub.add_argument("--run", "--run-dir", metavar="DIR", help="run folder (default runs/NAME); --run-dir in torchrun")
-    sub.add_argument("--resume", action="store_true", help="continue the run in that folder where it stopped")
-    device_options(sub, precision="")
-    trust_option(sub)
-
     text = "train a model on videos without labels, for others to start from by --init.weights"
-    sub = verbs.add("pretrain", _pretrain, text, fields=True, result=False)
-    sub.add_argument("recipe", metavar="RECIPE", nargs="?", help="videomae")
-    sub.wants_optional = lambda options, _: not (options.resume and options.run)
-    recipe_options(sub)
-    sub.add_argument("--run", "--run-dir", metavar="DIR", help="run folder (default runs/NAME); --run-dir in torchrun")
-    sub.add_argument("--resume", action="store_true", help="continue the run in that folder where it stopped")
-    trust_option(sub)
+    _training_options(verbs.add("pretrain", _pretrain, text, fields=True, result=False), "videomae")
 
     sub = verbs.add("evaluate", _evaluate, "score held-out videos and write the result", fields=True)
     model_options(sub)
@@ -89,6 +76,18 @@ def add_verbs(verbs: Verbs) -> None:
     text = "for learned: the same models on other, labelled videos"
     sub.add_argument("--fit", metavar="RESULT", nargs="+", default=[], help=text)
     sub.add_argument("--out", metavar="FILE", help="result (default: fused-BY.json beside the first result)")
+
+
+def _training_options(sub: VerbParser, recipes: str) -> None:
+    """Flags of the verbs that train one recipe; ``recipes`` is what their RECIPE may be."""
+    sub.add_argument("recipe", metavar="RECIPE", nargs="?", help=recipes)
+    sub.wants_optional = lambda options, _: not (options.resume and options.run)
+    recipe_options(sub)
+    # torchrun takes --run, wherever it stands, for an abbreviation of its own flags
+    sub.add_argument("--run", "--run-dir", metavar="DIR", help="run folder (default runs/NAME); --run-dir in torchrun")
+    sub.add_argument("--resume", action="store_true", help="continue the run in that folder where it stopped")
+    device_options(sub, precision="")
+    trust_option(sub)
 
 
 def _train(options: argparse.Namespace) -> None:
