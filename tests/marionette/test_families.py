@@ -32,7 +32,6 @@ from gesta.marionette.motions.kitchen import (
     plan_video,
 )
 from gesta.marionette.puppet import body_solids, make_body, shoulders, two_bones
-from gesta.marionette.renderer import _camera_rotation
 from gesta.video.probe import probe
 
 SIZE, SEED = 32, 3
@@ -133,7 +132,7 @@ def test_things_are_in_the_picture(camera: int) -> None:
         things = [cone.a for cone in act.cones] + [box.centre for box in act.boxes[5:]]
         for at in things:
             for frame in range(0, frames, 5):
-                x, y, z = _camera_rotation(view.eye[frame], view.target[frame]) @ (at[frame] - view.eye[frame])
+                x, y, z = view.rotation(frame) @ (at[frame] - view.eye[frame])
                 assert max(abs(x), abs(y)) / z * view.focal[frame] < 0.5
 
 
@@ -167,10 +166,10 @@ def test_twists_turn_the_shoulders() -> None:
 @pytest.mark.parametrize("camera", range(1, 9))
 def test_divers_are_in_the_picture_until_they_are_under_water(camera: int) -> None:
     for action in range(1, 17):
-        people, *_, view = filming._scene(ClipName(action, 1 + (3 * action + camera) % 14, camera, 1), SEED, "fine")
+        _, people, *_, view = filming._scene(ClipName(action, 1 + (3 * action + camera) % 14, camera, 1), SEED, "fine")
         hips = next(cone for cone in people if np.allclose(cone.ra, cone.rb) and cone.stripes == 0).a
         for frame in np.nonzero(hips[:, 1] > 0)[0]:
-            x, y, z = _camera_rotation(view.eye[frame], view.target[frame]) @ (hips[frame] - view.eye[frame])
+            x, y, z = view.rotation(frame) @ (hips[frame] - view.eye[frame])
             assert max(abs(x), abs(y)) / z * view.focal[frame] < 0.5
 
 

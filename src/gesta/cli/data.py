@@ -39,6 +39,8 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("out", metavar="OUT")
     sub.add_argument("--family", choices=("coarse", "fine", "objects", "kitchen"), help="of actions (default coarse)")
     sub.add_argument("--lighting", choices=("even", "varied"), help="varied: dim, tinted, flickering (default even)")
+    text = "displaced: each clip shifted, zoomed, rolled; jolted: jumps between frames (default centred)"
+    sub.add_argument("--aim", choices=("centred", "displaced", "jolted"), help=text)
     sub.add_argument("--clips", type=int, help="how many videos (default 400; of a layout 48, or 3 of each action)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int, help="processes (default: one per CPU core)")
@@ -81,10 +83,12 @@ def _data_make(options: argparse.Namespace) -> None:
     if options.layout is None:
         clips = 400 if options.clips is None else options.clips
         shown = {"family": options.family or "coarse", "lighting": options.lighting or "even", "depth": options.depth}
+        shown["aim"] = options.aim or "centred"
         print_results(options, make_set(options.out, clips=clips, seed=options.seed, workers=options.workers, **shown))
         return
     for name, reason in (
         ("lighting", ""),
+        ("aim", ""),
         ("family", ": each layout shows the family most like its data set"),
         ("depth", ": ntu and isogd have depth, the others have none"),
     ):

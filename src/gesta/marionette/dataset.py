@@ -32,6 +32,7 @@ import numpy as np
 from gesta.config import NotNegative, Positive, check_choice, config, suggest, unless
 from gesta.errors import GestaError
 from gesta.files import lock_folder, remove_parts, write_text
+from gesta.marionette.displacement import JOLT, CameraAim
 from gesta.marionette.files import (
     MANIFEST,
     VERSION,
@@ -261,6 +262,7 @@ def make_set(
     depth: bool = False,
     family: Family = "coarse",
     lighting: Lighting = "even",
+    aim: CameraAim = "centred",
 ) -> MakeSummary:
     """Make one family of actions, performed by 14 subjects and seen from 8 camera positions.
 
@@ -268,7 +270,7 @@ def make_set(
     under their names complete or not at all.
 
     Args:
-        out: folder; new, empty, or a Marionette set of the same family, lighting, seed and size.
+        out: folder; new, empty, or a Marionette set of the same family, lighting, aim, seed and size.
         clips: number of clips; a set of more stays as it is. Of the kitchen it is the number of actions, rounded up
             to whole videos of :data:`~gesta.marionette.motions.kitchen.ACTIONS_PER_VIDEO`.
         seed: of everything random; frames depend on it and on the clip's name alone.
@@ -279,6 +281,10 @@ def make_set(
             ``kitchen``: 7 verbs and 5 nouns; see :mod:`gesta.marionette.motions`.
         lighting: ``varied`` draws a light for every clip, dim, coloured, flickering or switched, and gives depth the
             noise and holes of a sensor; see :mod:`gesta.marionette.lighting`.
+        aim: of the cameras: at the puppet (``centred``), or ``displaced``, which shifts, zooms and rolls the picture of
+            every clip, or ``jolted``, which shifts that of every frame by none or an eighth of its side;
+            see :mod:`gesta.marionette.displacement`, and :func:`gesta.marionette.filming.displacement` for what was
+            drawn.
 
     Raises:
         GestaError: a folder with other files in it, other settings than those the folder was made with, impossible
@@ -286,9 +292,10 @@ def make_set(
     """
     begin = time.monotonic()
     root = Path(out)
-    _check_arguments(clips, seed, workers, size, family, lighting)
+    _check_arguments(clips, seed, workers, size, family, lighting, aim)
     settings: dict[str, Any] = {"family": family, "version": VERSION, "seed": seed, "size": size}
     settings |= {"lighting": lighting} if lighting != "even" else {}
+    settings |= {"aim": aim} if aim != "centred" else {}
     with lock_folder(root):
         manifest, new = open_folder(root, settings)
         for space, names in by_space(_classes(family)).items() if new else ():
@@ -300,7 +307,7 @@ def make_set(
         for clip in planned:
             _, video, depth_maps = _clip_files(root, family, clip)
             if not video.exists() or (depth and not depth_maps.exists()):
-                jobs.append((clip, seed, size, video, depth_maps if depth else None, family, lighting))
+                jobs.append((clip, seed, size, video, depth_maps if depth else None, family, lighting, aim))
         for _ in track(run_in_processes(make_clip, jobs, workers), f"making {root}", total=len(jobs)):
             pass
         if family == "kitchen":
@@ -315,7 +322,9 @@ def make_set(
     return MakeSummary(str(root), clips, len(jobs), seconds, size, _classes(family), splits)
 
 
-def _check_arguments(clips: int, seed: int, workers: int | None, size: int, family: str, lighting: str) -> None:
+def _check_arguments(
+    clips: int, seed: int, workers: int | None, size: int, family: str, lighting: str, aim: str
+) -> None:
     """Refuse numbers that are out of range and names that do not exist."""
     if clips < 1 or seed < 0 or size < 32 or size % 2 or (workers is not None and workers < 1):
         raise GestaError(
@@ -325,6 +334,9 @@ def _check_arguments(clips: int, seed: int, workers: int | None, size: int, fami
     if family not in FAMILIES:
         raise GestaError(f"there is no family {family!r}{suggest(family, FAMILIES)} (known: {', '.join(FAMILIES)})")
     check_choice("lighting", lighting, Lighting)
+    check_choice("aim", aim, CameraAim)
+    if aim == "jolted" and size * JOLT % 1:
+        raise GestaError(f"jolted pictures of {size} pixels would not move by whole ones; give a multiple of 8")
 
 
 def _segment_list(clips: list[ClipName], seed: int) -> str:

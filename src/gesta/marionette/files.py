@@ -58,7 +58,7 @@ def open_folder(root: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], b
         manifest = settings | {"clips": settings.get("clips", 0)}
         write_json(root / MANIFEST, manifest)
         return manifest, True
-    defaults = {"lighting": "even", "layout": None}  # of what a manifest may leave out
+    defaults = {"lighting": "even", "aim": "centred", "layout": None}  # of what a manifest may leave out
     for key in [*settings, *defaults]:
         saved, value = manifest.get(key, defaults.get(key)), settings.get(key, defaults.get(key))
         if saved != value:

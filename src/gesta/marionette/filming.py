@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gesta.marionette.displacement import CameraAim, Displacement, draw_displacement
 from gesta.marionette.encode import write_depth, write_video
 from gesta.marionette.lighting import Lighting, add_camera_noise, add_depth_noise, varied_gain
 from gesta.marionette.motions import FAMILIES, FRAMINGS, perform
 from gesta.marionette.motions.blocks import FPS, Performance, Random
 from gesta.marionette.motions.coarse import CRATE
 from gesta.marionette.motions.kitchen import TimedAction, perform_actions, plan_video
-from gesta.marionette.puppet import Body, body_solids, chair, make_body
+from gesta.marionette.puppet import Body, body_solids, chair, joints, make_body
 from gesta.marionette.renderer import Array, Box, Camera, Cone, Room, picture_box, render
 
 AZIMUTHS = (-60.0, -43.0, -26.0, -9.0, 9.0, 26.0, 43.0, 60.0)
@@ -53,7 +54,12 @@ def segments(clip: ClipName, seed: int) -> list[TimedAction]:
 
 
 def render_clip(
-    clip: ClipName, seed: int, size: int = 128, family: str = "coarse", lighting: Lighting = "even"
+    clip: ClipName,
+    seed: int,
+    size: int = 128,
+    family: str = "coarse",
+    lighting: Lighting = "even",
+    aim: CameraAim = "centred",
 ) -> tuple[Array, Array]:
     """The frames of a clip before encoding.
 
@@ -63,10 +69,10 @@ def render_clip(
         rgb: ``(T, size, size, 3)`` uint8, :data:`~gesta.marionette.motions.FPS` frames per second.
         depth: ``(T, size, size)`` float32, metres along the optical axis, finite everywhere.
     """
-    puppet, cones, boxes, room, camera = _scene(clip, seed, family)
+    _, puppet, cones, boxes, room, camera = _scene(clip, seed, family, aim)
     if lighting == "even":
         return render(puppet + cones, boxes, room, camera, size)
-    light, sensors = np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip, 1]).spawn(2)
+    light, sensors = _random(clip, seed, family, 1).spawn(2)
     room.gain = room.gain * varied_gain(np.arange(len(room.gain)) / FPS, light)
     rgb, metres = render(puppet + cones, boxes, room, camera, size)
     return add_camera_noise(rgb, sensors), add_depth_noise(metres, sensors)
@@ -74,23 +80,38 @@ def render_clip(
 
 def render_clip_masked(clip: ClipName, seed: int, size: int = 128, family: str = "coarse") -> tuple[Array, Array]:
     """As :func:`render_clip`; the depth is that of the puppet alone, 0 around it."""
-    puppet, cones, boxes, room, camera = _scene(clip, seed, family)
+    _, puppet, cones, boxes, room, camera = _scene(clip, seed, family)
     rgb, depth = render(puppet + cones, boxes, room, camera, size)
     alone, empty = render(puppet, [], room, camera, size)[1], render([], [], room, camera, size)[1]
     return rgb, np.where((alone < empty) & (alone == depth), depth, 0)
 
 
-def puppet_boxes(clip: ClipName, seed: int, family: str = "coarse") -> Array:
+def displacement(clip: ClipName, seed: int, family: str = "coarse", aim: CameraAim = "centred") -> Displacement:
+    """How the picture of a clip is displaced, see :mod:`gesta.marionette.displacement`."""
+    return draw_displacement(aim, count_frames(clip, seed, family), _random(clip, seed, family, 2))
+
+
+def joint_places(clip: ClipName, seed: int, family: str = "coarse", aim: CameraAim = "centred") -> Array:
+    """Where the puppet's joints are in every frame: ``(T, 13, 2)``, from the left and the top, fractions of the
+    picture, in the order of :data:`~gesta.marionette.puppet.JOINTS`; below 0 or above 1 outside of it.
+
+    Nothing is rendered; a joint that something hides has its place, too.
+    """
+    scene = _scene(clip, seed, family, aim)
+    return np.stack([scene.camera.project(points, frame)[0] for frame, points in enumerate(scene.joints)])
+
+
+def puppet_boxes(clip: ClipName, seed: int, family: str = "coarse", aim: CameraAim = "centred") -> Array:
     """Where the puppet is in every frame: ``(T, 4)``, its left, top, right and bottom edge as fractions of the picture.
 
     Nothing is rendered; a limb that leaves the picture counts beyond its edges.
     """
-    puppet, _, _, _, camera = _scene(clip, seed, family)
-    return np.stack([picture_box(puppet, camera, frame) for frame in range(len(camera.eye))])
+    scene = _scene(clip, seed, family, aim)
+    return np.stack([picture_box(scene.puppet, scene.camera, frame) for frame in range(len(scene.camera.eye))])
 
 
-def _random(clip: ClipName, seed: int, family: str) -> Random:
-    return np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip])
+def _random(clip: ClipName, seed: int, family: str, *stream: int) -> Random:
+    return np.random.default_rng([seed, 1 + list(FAMILIES).index(family), *clip, *stream])
 
 
 def _start(clip: ClipName, seed: int, family: str) -> tuple[Random, int]:
@@ -98,8 +119,16 @@ def _start(clip: ClipName, seed: int, family: str) -> tuple[Random, int]:
     return rng, int(rng.integers(FRAMES[0], FRAMES[1] + 1)) if clip.action else plan_video(rng)[2]
 
 
-def _scene(clip: ClipName, seed: int, family: str) -> tuple[list[Cone], list[Cone], list[Box], Room, Camera]:
-    """The puppet's solids, other rounded solids, boxes, the room and the camera."""
+class _Scene(NamedTuple):
+    joints: Array  # of the puppet, (T, 13, 3)
+    puppet: list[Cone]
+    cones: list[Cone]  # what else is round
+    boxes: list[Box]
+    room: Room
+    camera: Camera
+
+
+def _scene(clip: ClipName, seed: int, family: str, aim: CameraAim = "centred") -> _Scene:
     rng, frames = _start(clip, seed, family)
     body = make_body(clip.subject)
     # separate streams, so that what an action draws does not shift what the scene draws
@@ -120,7 +149,11 @@ def _scene(clip: ClipName, seed: int, family: str) -> tuple[list[Cone], list[Con
     if framing.pool:
         room.floor_colours, room.floor_pattern = _WATER, "plain"
     cones, boxes = _distractors(performance, facing, frames, scene)
-    return body_solids(body, performance.pose), performance.cones + cones, performance.boxes + boxes, room, camera
+    moved = displacement(clip, seed, family, aim)
+    camera.focal *= moved.zoom
+    camera.roll, camera.shift = moved.roll, moved.shift
+    puppet, places = body_solids(body, performance.pose), joints(body, performance.pose)
+    return _Scene(places, puppet, performance.cones + cones, performance.boxes + boxes, room, camera)
 
 
 def make_clip(
@@ -131,15 +164,16 @@ def make_clip(
     depth: Path | None = None,
     family: str = "coarse",
     lighting: Lighting = "even",
+    aim: CameraAim = "centred",
 ) -> None:
     """Render a clip and write those of its files that are missing; they appear under their names only when complete.
 
     Args:
-        clip, seed, size, family, lighting: as of :func:`render_clip`.
+        clip, seed, size, family, lighting, aim: as of :func:`render_clip`.
         path: of the video, H.264 in MP4.
         depth: folder of its depth maps, ``Depth-00000001.png`` and so on: 16 bits, millimetres, as NTU RGB+D has them.
     """
-    rgb, metres = render_clip(clip, seed, size, family, lighting)
+    rgb, metres = render_clip(clip, seed, size, family, lighting, aim)
     if not path.exists():
         write_video(rgb, path, "h264", Fraction(FPS))
     if depth is not None and not depth.exists():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import colorsys
 import itertools
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -183,13 +184,53 @@ def two_bones(start: Array, end: Array, first: float, second: float, hint: Array
     return joint, start + direction * distance
 
 
+class Skeleton(NamedTuple):
+    """Joints before :attr:`Pose.turn`: the centre of the head ``(T, 3)``, and pairs ``(T, 2, 3)``."""
+
+    head: Array
+    shoulder: Array
+    elbow: Array
+    wrist: Array
+    hip: Array
+    knee: Array
+    ankle: Array
+
+
+JOINTS = ("head", *(f"{side}_{name}" for name in Skeleton._fields[1:] for side in ("right", "left")))
+"""Names of the joints of :func:`joints`, in their order."""
+
+
+def _skeleton(body: Body, pose: Pose) -> Skeleton:
+    h, trunk = body.height, rotation(pose.twist, pose.lean)
+    hips_turn = rotation(0.35 * pose.twist, 0 * pose.lean)
+    shoulder = shoulders(body, pose.pelvis, pose.lean, pose.twist)
+    hip = np.stack([_attached(hips_turn, pose.pelvis, side * body.hip, 0, 0) for side in SIDES], 1)
+    elbow, wrist = two_bones(shoulder, pose.wrists, body.arm, body.arm, pose.elbows)
+    knee, ankle = two_bones(hip, pose.ankles, body.thigh, body.shin, pose.knees)
+    head = _attached(trunk, pose.pelvis, 0, body.trunk, 0.0) + _head_turn(pose) @ np.array([0, 0.098 * h, 0.012 * h])
+    return Skeleton(head, shoulder, elbow, wrist, hip, knee, ankle)
+
+
+def joints(body: Body, pose: Pose) -> Array:
+    """Where the joints of a subject are, ``(T, 13, 3)``, in the order of :data:`JOINTS`."""
+    head, *pairs = _skeleton(body, pose)
+    return _turned(np.concatenate([head[:, None], *pairs], 1), pose)
+
+
+def _turned(points: Array, pose: Pose) -> Array:
+    """Points of the body ``(T, n, 3)`` turned about the pelvis as the pose says."""
+    if pose.turn is None:
+        return points
+    return pose.pelvis[:, None] + np.einsum("tij,tsj->tsi", pose.turn, points - pose.pelvis[:, None])
+
+
 def body_solids(body: Body, pose: Pose) -> list[Cone]:
     """The solids of a subject in a pose."""
     h, build, cone, shirt = body.height, body.build, body.cone, body.shirt
     trunk = rotation(pose.twist, pose.lean)
     hips_turn = rotation(0.35 * pose.twist, 0 * pose.lean)
-    shoulder = shoulders(body, pose.pelvis, pose.lean, pose.twist)
-    hip = np.stack([_attached(hips_turn, pose.pelvis, side * body.hip, 0, 0) for side in SIDES], 1)
+    skeleton = _skeleton(body, pose)
+    shoulder, hip = skeleton.shoulder, skeleton.hip
     up, solids = body.trunk, list[Cone]()
     for side in SIDES:  # chest to waist: two rounded cones that overlap
         top = _attached(trunk, pose.pelvis, side * 0.46 * body.shoulder, up - 0.05 * h, 0.004 * h)
@@ -200,14 +241,11 @@ def body_solids(body: Body, pose: Pose) -> list[Cone]:
         cone(shoulder[:, 0], shoulder[:, 1], 0.042 * build, 0.042 * build, shirt),
         cone(chest[0], chest[1], 0.066 * build, 0.066 * build, shirt),
         cone(hip[:, 0], hip[:, 1], 0.064 * build, 0.064 * build, body.trousers),
-        *_head(body, pose, _attached(trunk, pose.pelvis, 0, up, 0.0)),
-        *_limbs(body, pose, shoulder, hip),
+        *_head(body, pose, _attached(trunk, pose.pelvis, 0, up, 0.0), skeleton.head),
+        *_limbs(body, pose, skeleton),
     ]
-    if pose.turn is not None:
-        for solid in solids:
-            ends = np.stack([solid.a, solid.b], 1) - pose.pelvis[:, None]
-            ends = pose.pelvis[:, None] + np.einsum("tij,tsj->tsi", pose.turn, ends)
-            solid.a, solid.b = ends[:, 0], ends[:, 1]
+    for solid in solids:
+        solid.a, solid.b = _turned(np.stack([solid.a, solid.b], 1), pose).transpose(1, 0, 2)
     return solids
 
 
@@ -216,10 +254,12 @@ def _attached(turn: Array, base: Array, x: float, y: float, z: float) -> Array:
     return base + turn @ np.array([x, y, z])
 
 
-def _head(body: Body, pose: Pose, neck: Array) -> list[Cone]:
-    h, skin, cone = body.height, body.skin, body.cone
-    turn = rotation(0.5 * pose.twist, 0.5 * pose.lean + pose.nod)
-    head = neck + turn @ np.array([0, 0.098 * h, 0.012 * h])
+def _head_turn(pose: Pose) -> Array:
+    return rotation(0.5 * pose.twist, 0.5 * pose.lean + pose.nod)
+
+
+def _head(body: Body, pose: Pose, neck: Array, head: Array) -> list[Cone]:
+    h, skin, cone, turn = body.height, body.skin, body.cone, _head_turn(pose)
 
     def middle(start: tuple[float, float], end: tuple[float, float], ra: float, rb: float, colour: Array) -> Cone:
         """A rounded cone in the plane between the eyes; (up, forwards) in body heights from the head's centre."""
@@ -246,11 +286,10 @@ def _head(body: Body, pose: Pose, neck: Array) -> list[Cone]:
     return solids
 
 
-def _limbs(body: Body, pose: Pose, shoulder: Array, hip: Array) -> list[Cone]:
-    """Arms and legs, hands and feet, from the joints ``(T, 2, 3)`` that they hang on."""
+def _limbs(body: Body, pose: Pose, skeleton: Skeleton) -> list[Cone]:
+    """Arms and legs, hands and feet."""
     h, build, skin, cone = body.height, body.build, body.skin, body.cone
-    elbow, wrist = two_bones(shoulder, pose.wrists, body.arm, body.arm, pose.elbows)
-    knee, ankle = two_bones(hip, pose.ankles, body.thigh, body.shin, pose.knees)
+    _, shoulder, elbow, wrist, hip, knee, ankle = skeleton
     sleeve = body.shirt if body.long_sleeves else skin
     leg = body.trousers if body.long_trousers else skin
     solids = []

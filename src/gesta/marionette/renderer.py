@@ -48,11 +48,33 @@ class Box:
 
 @dataclass(slots=True)
 class Camera:
-    """A perspective camera without roll: ``eye`` and ``target`` ``(T, 3)``, ``focal`` ``(T,)`` in picture heights."""
+    """A perspective camera: ``eye`` and ``target`` ``(T, 3)``, ``focal`` ``(T,)`` in picture heights.
+
+    The picture is then turned clockwise about its middle by ``roll`` radians, and moved to the right and down by
+    ``shift`` ``(T, 2)``, fractions of its side.
+    """
 
     eye: Array
     target: Array
     focal: Array
+    roll: float = 0.0
+    shift: Array | None = None
+
+    def rotation(self, frame: int) -> Array:
+        """World to camera: rows are the camera's right, down and forward."""
+        cos, sin = np.cos(self.roll), np.sin(self.roll)
+        rolled = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        unrolled = _camera_rotation(self.eye[frame], self.target[frame])
+        return rolled @ unrolled if self.roll else unrolled
+
+    def middle(self, frame: int) -> Array:
+        """Where the optical axis meets the picture: from its left and top edge, as fractions of its side."""
+        return 0.5 + (np.zeros(2) if self.shift is None else self.shift[frame])
+
+    def project(self, points: Array, frame: int) -> tuple[Array, Array]:
+        """World points ``(n, 3)`` to places in the picture ``(n, 2)``, fractions, and to their depth ``(n,)``."""
+        x, y, z = self.rotation(frame) @ (points - self.eye[frame]).T
+        return self.middle(frame) + self.focal[frame] * np.stack([x, y], -1) / z[:, None], z
 
 
 @dataclass(slots=True)
@@ -85,25 +107,22 @@ def render(cones: list[Cone], boxes: list[Box], room: Room, camera: Camera, size
 
 def picture_box(cones: list[Cone], camera: Camera, frame: int) -> Array:
     """The box around the balls at the ends of cones: left, top, right, bottom as fractions of the picture."""
-    turn = _camera_rotation(camera.eye[frame], camera.target[frame])
     balls = [(end[frame], radius) for cone in cones for end, radius in ((cone.a, cone.ra), (cone.b, cone.rb))]
-    x, y, z = turn @ (np.stack([centre for centre, _ in balls]) - camera.eye[frame]).T
-    across, down = (0.5 + camera.focal[frame] * values / z for values in (x, y))
-    radii = camera.focal[frame] * np.array([radius for _, radius in balls]) / z
-    edges = (across - radii).min(), (down - radii).min(), (across + radii).max(), (down + radii).max()
-    return np.array(edges)
+    places, depth = camera.project(np.stack([centre for centre, _ in balls]), frame)
+    radii = camera.focal[frame] * np.array([radius for _, radius in balls]) / depth
+    return np.concatenate([(places - radii[:, None]).min(0), (places + radii[:, None]).max(0)])
 
 
 def _render_frame(
     cones: list[Cone], boxes: list[Box], room: Room, camera: Camera, frame: int, size: int
 ) -> tuple[Array, Array]:
     eye = camera.eye[frame]
-    turn = _camera_rotation(eye, camera.target[frame])
+    turn, middle = camera.rotation(frame), camera.middle(frame)
     focal, k = float(camera.focal[frame]), OVERSAMPLING
-    colour, depth = _background(cones, boxes, room, eye, turn, focal, frame, size)
+    colour, depth = _background(cones, boxes, room, eye, turn, focal, middle, frame, size)
     colour = colour.repeat(k, 0).repeat(k, 1)
     depth = depth.repeat(k, 0).repeat(k, 1)
-    canvas = _Canvas(colour, depth, focal * size * k, turn @ room.light, turn @ _UP, room.gain[frame])
+    canvas = _Canvas(colour, depth, focal * size * k, middle, turn @ room.light, turn @ _UP, room.gain[frame])
     for cone in cones:
         a, b = turn @ (cone.a[frame] - eye), turn @ (cone.b[frame] - eye)
         canvas.cone(a.astype(np.float32), b.astype(np.float32), cone)
@@ -118,7 +137,7 @@ _UP = np.array([0.0, 1.0, 0.0])
 
 
 def _camera_rotation(eye: Array, target: Array) -> Array:
-    """World to camera: rows are the camera's right, down and forward."""
+    """World to camera without roll."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, _UP)
     right /= np.linalg.norm(right)
@@ -128,19 +147,22 @@ def _camera_rotation(eye: Array, target: Array) -> Array:
 class _Canvas:
     """Colour and depth buffers ``(S, S, 3)`` and ``(S, S)`` of one frame."""
 
-    def __init__(self, colour: Array, depth: Array, focal: float, light: Array, up: Array, gain: Array) -> None:
+    def __init__(
+        self, colour: Array, depth: Array, focal: float, middle: Array, light: Array, up: Array, gain: Array
+    ) -> None:
         self.colour, self.depth, self.focal = colour, depth, focal
         self.light, self.up, self.gain = light.astype(np.float32), up.astype(np.float32), gain.astype(np.float32)
         self.side = len(depth)
-        self.ray = ((np.arange(self.side) + 0.5 - self.side / 2) / focal).astype(np.float32)
+        self.middle = middle * self.side
+        self.rays = _rays(self.side, focal, middle)  # of the columns, and of the rows
 
     def _window(self, points: list[tuple[float, float, float]]) -> tuple[slice, slice] | None:
         """Rows and columns around points (x, y, reach) of the image plane; None if outside the picture."""
-        scale, middle, side = self.focal, self.side / 2, self.side
-        top = max(int(min(y - r for _, y, r in points) * scale + middle), 0)
-        left = max(int(min(x - r for x, _, r in points) * scale + middle), 0)
-        bottom = min(int(max(y + r for _, y, r in points) * scale + middle) + 1, side)
-        right = min(int(max(x + r for x, _, r in points) * scale + middle) + 1, side)
+        scale, (across, down), side = self.focal, self.middle, self.side
+        top = max(int(min(y - r for _, y, r in points) * scale + down), 0)
+        left = max(int(min(x - r for x, _, r in points) * scale + across), 0)
+        bottom = min(int(max(y + r for _, y, r in points) * scale + down) + 1, side)
+        right = min(int(max(x + r for x, _, r in points) * scale + across) + 1, side)
         return (slice(top, bottom), slice(left, right)) if bottom > top and right > left else None
 
     def cone(self, a: Array, b: Array, cone: Cone) -> None:
@@ -157,7 +179,7 @@ class _Canvas:
         window = self._window([(x / z, y / z, 1.05 * r / (z - r) + 0.002) for x, y, z, r in ends])
         if window is None:
             return
-        u, v = self.ray[None, window[1]], self.ray[window[0], None]
+        u, v = self.rays[0][None, window[1]], self.rays[1][window[0], None]
         ray2 = u * u + v * v + 1
         ray_a = u * a[0] + v * a[1] + a[2]
         axis, grow = b - a, np.float32(cone.rb - cone.ra)
@@ -210,7 +232,7 @@ class _Canvas:
         window = self._window([(x / z, y / z, 0.0) for x, y, z in corners.tolist()])
         if window is None:
             return
-        u, v = self.ray[None, window[1]], self.ray[window[0], None]
+        u, v = self.rays[0][None, window[1]], self.rays[1][window[0], None]
         eye = (to_box @ offset).astype(np.float32)
         axes = (to_box @ turn.T).astype(np.float32)
         rays = np.stack([u * axis[0] + v * axis[1] + axis[2] for axis in axes])
@@ -241,6 +263,12 @@ class _Canvas:
         return ((sky + lamp) * outline)[:, None] * self.gain
 
 
+def _rays(side: int, focal: float, middle: Array) -> tuple[Array, Array]:
+    """Slopes of the rays of all columns and of all rows; ``focal`` in pixels, ``middle`` in fractions of the side."""
+    across, down = (((np.arange(side) + 0.5 - at * side) / focal).astype(np.float32) for at in middle)
+    return across, down
+
+
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
 
 
@@ -248,11 +276,19 @@ _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1
 
 
 def _background(
-    cones: list[Cone], boxes: list[Box], room: Room, eye: Array, turn: Array, focal: float, frame: int, size: int
+    cones: list[Cone],
+    boxes: list[Box],
+    room: Room,
+    eye: Array,
+    turn: Array,
+    focal: float,
+    middle: Array,
+    frame: int,
+    size: int,
 ) -> tuple[Array, Array]:
     """Wall and floor: colour ``(size, size, 3)`` and depth ``(size, size)``, both float32."""
-    ray = ((np.arange(size) + 0.5 - size / 2) / (focal * size)).astype(np.float32)
-    u, v = ray[None, :], ray[:, None]
+    across, down = _rays(size, focal * size, middle)
+    u, v = across[None, :], down[:, None]
     turn, eye, normal = turn.astype(np.float32), eye.astype(np.float32), room.wall[0].astype(np.float32)
     dx, dy, dz = (u * turn[0, i] + v * turn[1, i] + turn[2, i] for i in range(3))
     towards = np.minimum(dx * normal[0] + dz * normal[2], -1e-3)
