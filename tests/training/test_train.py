@@ -35,7 +35,7 @@ from gesta.training.folder import TrainingProgress
 from gesta.training.log import RunLog
 from gesta.training.loop import train
 from gesta.training.optim import learning_rate
-from gesta.training.step import batch_losses
+from gesta.training.step import Hits, batch_losses
 
 CLIP = ClipSpec(frames=2, stride=2, size=16)
 
@@ -149,6 +149,7 @@ def test_the_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caps
     assert [e["loss"] for e in epochs] == pytest.approx(
         [(a["loss"] + b["loss"]) / 2 for a, b in (steps[:2], steps[2:])]
     )
+    assert {round(e["train_top1"] * 8 / 100, 6) % 1 for e in epochs} == {0}  # of 8 clips
     assert {name for e in epochs for name in e["failures"]} == {f"train/{LIGHT}/broken.mp4"}
     assert sum(len(e["failures"]) for e in epochs) == sum(len(s["failures"]) for s in steps)
     assert epochs[-1]["best"] == max(e["val"]["top1"] for e in epochs)
@@ -160,7 +161,12 @@ def test_the_run_folder_tells_the_whole_story(videos: Path, tmp_path: Path, caps
     loaded = load(run / "best.safetensors")
     assert loaded.classes == ["dark", LIGHT] and loaded.metadata["notes"]["recipe"] == "toy"
     shown = capsys.readouterr().err
-    assert "model.classes: 400 → 2" in shown and "epoch 2/2: loss" in shown and "1 clip × 1 crop" in shown
+    assert (
+        "model.classes: 400 → 2" in shown
+        and "epoch 2/2: loss" in shown
+        and ", train top-1 " in shown
+        and "1 clip × 1 crop" in shown
+    )
 
     resume_a_finished_run(videos, run, toy, capsys)
 
@@ -479,6 +485,25 @@ def test_mixed_clips_have_mixed_targets() -> None:
     assert torch.equal(seen[0], clips) and not torch.equal(clips, to_clips(plain["video"], CLIP))
     expected = -(targets["label"] * scores(clips, True)[0].log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(found, expected)
+
+
+def test_right_clips_of_the_training_are_counted() -> None:
+    def count(forward: Any, changed: dict[str, Tensor], model: ModelConfig, **changes: Any) -> tuple[float, float]:
+        labelled, hits = batch(2), Hits()
+        labelled["label"] = changed
+        batch_losses(forward, labelled, model, TrainConfig(**changes), torch.device("cpu"), None, hits)
+        return float(hits.right), hits.counted
+
+    def two(clips: Tensor, with_losses: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return {"verb": torch.eye(4)[[0, 0, 1, 1, 2, 2]], "noun": torch.eye(8)[[7, 7, 1, 1, 3, 3]]}, {}
+
+    one = ToyConfig(classes=3)
+    assert count(by_brightness, {"label": torch.tensor([2, 0, 1])}, one) == (6, 6)
+    assert count(by_brightness, {"label": torch.tensor([2, 1, 0])}, one) == (2, 6)
+    assert count(by_brightness, {"label": torch.tensor([2, 0, 1])}, one, mixup=0.8) == (0, 0)
+    both = {"verb": torch.tensor([0, 1, 2]), "noun": torch.tensor([7, 1, 2])}
+    assert count(two, both, ToyConfig(classes={"verb": 4, "noun": 8})) == (4, 6)
+    assert TrainingProgress(right=3.0, counted=4.0).train_top1 == 75 and TrainingProgress().train_top1 is None
 
 
 def test_several_label_spaces_count_alike() -> None:

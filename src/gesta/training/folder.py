@@ -64,6 +64,8 @@ class TrainingProgress:
         overflows: fp16 steps in a row whose gradients were not finite.
         loss_sum, clips, seconds, data_s: sums over the current epoch; ``data_s`` is the part of ``seconds`` spent
             waiting for data.
+        right, counted: training clips of the current epoch of which the most probable class was right, and of how many;
+            means over the processes. Both are 0 where no clip has one class (MixUp, CutMix, multi-label data).
         failures: training videos of this epoch that could not be read, name → reason.
     """
 
@@ -82,6 +84,8 @@ class TrainingProgress:
     clips: Count = 0
     seconds: float = 0.0
     data_s: float = 0.0
+    right: float = 0.0
+    counted: float = 0.0
     failures: dict[str, str] = field(default_factory=dict)
 
     def add(self, loss: float, clips: int, seconds: float, data_s: float) -> None:
@@ -89,6 +93,12 @@ class TrainingProgress:
         self.epoch_steps, self.step = self.epoch_steps + 1, self.step + 1
         self.loss_sum += loss if math.isfinite(loss) else 0.0
         self.clips, self.seconds, self.data_s = self.clips + clips, self.seconds + seconds, self.data_s + data_s
+
+    @property
+    def train_top1(self) -> float | None:
+        """Top-1 of the training clips of the current epoch in percent, as they were trained: augmented, and each scored
+        by the weights of its step; None where no clip has one class."""
+        return 100 * self.right / self.counted if self.counted else None
 
     def ended_early(self, config: TrainConfig) -> str:
         """Why the training has ended before its last epoch, a sentence; empty if it has not."""

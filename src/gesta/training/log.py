@@ -6,10 +6,12 @@
   ``processes``, ``precision``, ``changes`` (of the recipe since the run was started, in words) and ``remarks``;
 - ``"kind": "step"``, one optimiser step: ``epoch`` and ``step`` (counted from 1), ``loss``, ``losses`` by name, ``lr``,
   ``grad_norm``, ``data_s``, ``compute_s``, ``failures`` (names);
-- ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``val`` (metrics or null), ``best`` (validation top-1 or mAP so
-  far or null), ``seconds``, ``health`` (what plug-ins and attentions measure, e.g. ``insert.3.0/det``), ``faults``
-  (sentences that name those which do nothing, see :mod:`gesta.evaluation.health`), ``data_fraction`` (of the time,
-  spent waiting for data), ``clips_per_s``, ``failures`` (name → reason);
+- ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``train_top1`` (of the training clips as they were trained, see
+  :attr:`gesta.training.folder.TrainingProgress.train_top1`; null with MixUp, CutMix or several labels per video),
+  ``val`` (metrics or null), ``best`` (validation top-1 or mAP so far or null), ``seconds``, ``health`` (what plug-ins
+  and attentions measure, e.g. ``insert.3.0/det``), ``faults`` (sentences that name those which do nothing, see
+  :mod:`gesta.evaluation.health`), ``data_fraction`` (of the time, spent waiting for data), ``clips_per_s``,
+  ``failures`` (name → reason);
 - ``"kind": "logger"``: ``failed``, a sentence about a logger that got nothing from there on;
 - ``"kind": "ended_early"``: ``epoch``, ``step`` and ``reason``, a sentence, where ``train.patience`` ended a training;
 - of probes ``"kind": "features"``: ``folder``, ``videos``, ``computed`` (of them), ``seconds``, ``failures``; and
@@ -172,6 +174,7 @@ class RunLog:
             "epoch": epoch,
             "step": progress.step,
             "loss": loss,
+            "train_top1": progress.train_top1,
             "val": metrics,
             "best": progress.best_top1,
             "seconds": progress.seconds,
@@ -183,13 +186,15 @@ class RunLog:
         }
         self._write(entry)
         scalars = {"epoch/loss": loss, "epoch/data_fraction": data_fraction} | health.figures
+        scalars |= {} if progress.train_top1 is None else {"epoch/train_top1": progress.train_top1}
         self._scalars(scalars | {f"acc/{name}": value for name, value in (metrics or {}).items()}, progress.step)
+        trained = "" if progress.train_top1 is None else f", train top-1 {progress.train_top1:.1f} %"
         val = (
             ""
             if top1 is None
             else f", val {headline_name(metrics)} {top1:.1f} % (1 clip × 1 crop; best {progress.best_top1:.1f})"
         )
-        self.say(f"epoch {epoch}/{epochs}: loss {loss:.3f}{val}, {seconds:.0f} s, {rate:.1f} clips/s")
+        self.say(f"epoch {epoch}/{epochs}: loss {loss:.3f}{trained}{val}, {seconds:.0f} s, {rate:.1f} clips/s")
         if data_fraction > MAX_DATA_FRACTION:
             self.say(
                 f"  the loader is too slow for the model: {100 * data_fraction:.0f} % of the time was spent waiting "

@@ -28,18 +28,37 @@ MAX_OVERFLOWS = 25
 
 
 @dataclass
+class Hits:
+    """Clips of which the most probable class is right; with several label spaces, of which all of them are.
+
+    Attributes:
+        right, counted: numbers of clips; a tensor on the device, so that counting does not wait for it.
+    """
+
+    right: Tensor | float = 0.0
+    counted: int = 0
+
+    def add(self, scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+        """Count a batch: scores ``(N, K)`` and classes ``(N,)`` by label space."""
+        right = torch.stack([values.argmax(1) == targets[space] for space, values in scores.items()]).all(0)
+        self.right, self.counted = self.right + right.sum(), self.counted + len(right)
+
+
+@dataclass
 class _Accumulated:
     """What the micro-batches of one step add up to.
 
     Attributes:
         losses: name → mean over this process's micro-batches.
         clips: trained on, in all processes.
+        hits: of the clips of this process.
         failures: videos that could not be read.
         data_s: seconds spent waiting for data.
     """
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     clips: int = 0
+    hits: Hits = field(default_factory=Hits)
     failures: list[Failure] = field(default_factory=list)
     data_s: float = 0.0
 
@@ -63,10 +82,10 @@ def train_step(training: Training) -> bool:
     norm = fabric.clip_gradients(training.forward, training.stepper, max_norm=max_norm, error_if_nonfinite=False)
 
     # one exchange per step: processes agree on losses, norm and whether to stop, so that all stop after the same step
-    means = mean_over_processes(
-        fabric, sums.losses | {"grad_norm": norm, "stop": float(training.interruption.requested)}
-    )
+    others = {"grad_norm": norm, "stop": float(training.interruption.requested)}
+    means = mean_over_processes(fabric, sums.losses | others | {"right": sums.hits.right, "counted": sums.hits.counted})
     stop, grad_norm, loss = means.pop("stop"), means.pop("grad_norm"), means.pop("loss")
+    right, counted = means.pop("right"), means.pop("counted")
     _check_finite(training, loss, grad_norm)
     training.stepper.step()
     training.stepper.zero_grad()
@@ -76,6 +95,7 @@ def train_step(training: Training) -> bool:
     start_s = 0.0 if training.workers_started else sums.data_s  # no sign of a slow loader, so it does not count
     training.workers_started = True
     progress.add(loss, sums.clips, seconds - start_s, sums.data_s - start_s)
+    progress.right, progress.counted = progress.right + right, progress.counted + counted
     progress.failures |= {failure.name: failure.reason for failure in sums.failures}
     entry = {
         "epoch": progress.epoch + 1,
@@ -102,7 +122,7 @@ def _accumulate_gradients(training: Training) -> _Accumulated:
         # what the model draws (dropout, mixing) depends on the step alone, so that a resumed run draws the same
         torch.manual_seed(_seed(config.seed, training.progress.step, part, fabric.global_rank))
         with fabric.no_backward_sync(training.forward, enabled=part + 1 < config.accumulate):
-            how = training.recipe.model, config, fabric.device, training.class_weights
+            how = training.recipe.model, config, fabric.device, training.class_weights, sums.hits
             losses = batch_losses(training.forward, batch, *how)
             fabric.backward(losses["loss"] / config.accumulate)
         for name, value in losses.items():
@@ -131,13 +151,14 @@ def batch_losses(
     config: TrainConfig,
     device: torch.device,
     class_weights: Mapping[str, Tensor] | None = None,
+    hits: Hits | None = None,
 ) -> dict[str, Tensor]:
     """Losses of a batch by name; ``"loss"`` is what is minimised.
 
     The cross-entropies of several label spaces are averaged; the model's own losses are added as they are. Of
     multi-label data it is the binary cross-entropy, the mean over clips and classes. ``class_weights`` are those of
     :func:`gesta.training.loss.loss_weights`. A model that gives no scores (masked pretraining) has its own losses
-    alone.
+    alone. The clips of the batch are added to ``hits``, unless they are mixed or have several classes.
     """
     video = batch["video"].to(device, non_blocking=True)
     clips = to_clips(video, model.clip)
@@ -149,6 +170,8 @@ def batch_losses(
         targets = {space: multi_hot(values, by_space(model.classes)[space]) for space, values in targets.items()}
     scores, extra = forward(clips, with_losses=True)
     spaces = by_space(scores)
+    if hits is not None and spaces and not (config.mixup or config.cutmix or model.multi_label):
+        hits.add({space: values.detach() for space, values in spaces.items()}, targets)
     name = "focal" if config.focal_gamma else "binary_cross_entropy" if model.multi_label else "cross_entropy"
     how: dict[str, Any] = {"multi_label": model.multi_label, "smoothing": config.label_smoothing}
     how["gamma"] = config.focal_gamma

@@ -38,6 +38,7 @@ class LogLine(TypedDict, total=False):
     kind: str
     step: Annotated[int, Between(0)]
     loss: float | None
+    train_top1: float | None
     losses: Values
     lr: float | None
     val: Values
@@ -76,8 +77,11 @@ def training_curves(log: Sequence[LogLine]) -> Markup:
     panels = [
         Panel("training loss", _losses(steps, epochs), smooth=True),
         Panel(
-            "validation, %",
-            {name: _points(epochs, "val", name) for name in accuracies},
+            "accuracy, %",
+            {
+                "top1 of the training clips": _points(epochs, "train_top1"),
+                **{f"{name}, validation": _points(epochs, "val", name) for name in accuracies},
+            },
         ),
         Panel("learning rate", {"lr": _points(steps, "lr")}),
         Panel("clips per second", {"clips/s": _points(epochs, "clips_per_s")}),
