@@ -39,8 +39,8 @@ def environment(options: argparse.Namespace) -> str:
     )
 
 
-def compare(title: str, ways: dict[str, Work], device: torch.device, repeats: int) -> None:
-    """Print the milliseconds of each way, and the ratio to the first.
+def compare(title: str, ways: dict[str, Work], device: torch.device, repeats: int, first: str = "ours") -> None:
+    """Print the milliseconds of each way, and the ratio to the first, which ``first`` names.
 
     A time is the least of its repetitions, because other work on a machine only ever adds to it; on a CPU it is CPU
     time, of all threads together, so that other programs do not count.
@@ -57,7 +57,7 @@ def compare(title: str, ways: dict[str, Work], device: torch.device, repeats: in
     ours = next(iter(least.values()))
     print(title)
     for name, milliseconds in least.items():
-        print(f"  {name:42} {milliseconds:9.2f} ms   {milliseconds / ours:5.2f} × ours", flush=True)
+        print(f"  {name:42} {milliseconds:9.2f} ms   {milliseconds / ours:5.2f} × {first}", flush=True)
 
 
 def median_milliseconds(work: Work, device: torch.device, repeats: int, warm_up: int = 1) -> float:

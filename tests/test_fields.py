@@ -17,7 +17,7 @@ import pytest
 
 from gesta.cli.options import VerbParser, with_fields
 from gesta.config import Between, check, class_tag, definitions, replace, to_json
-from gesta.data.lists import Unlabelled
+from gesta.data.parts import Part
 from gesta.errors import GestaError, spoken_as_flags
 from gesta.model import ClipSpec, Insert, ModelConfig
 from gesta.models import create_model, model_config
@@ -44,8 +44,8 @@ def example(cls: type) -> Any:
         return demo()
     if cls is EvaluateJob:
         return EvaluateJob(data=demo().data, evaluate=EvaluateConfig())
-    if cls is Unlabelled:
-        return Unlabelled(of=demo().data)
+    if issubclass(cls, Part):
+        return cls(of=demo().data)
     return STAGES[0] if cls is type(STAGES[0]) else cls()
 
 

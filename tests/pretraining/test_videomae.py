@@ -14,7 +14,8 @@ from gesta.analysis.reconstruction import draw_reconstruction, measure_reconstru
 from gesta.checkpoint.weights import import_weights
 from gesta.cli import main
 from gesta.config import check, replace
-from gesta.data.lists import Folder, Unlabelled, Videos
+from gesta.data.lists import Folder, Videos
+from gesta.data.parts import Unlabelled
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.models.vit import MEAN, STD, ViTConfig, vit_tiny

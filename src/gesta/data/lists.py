@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -359,29 +358,6 @@ class Videos(DataConfig):
     def classes(self) -> list[str]:
         """None."""
         return []
-
-
-@config
-class Unlabelled(DataConfig):
-    """The training videos of a data set, without their labels, for pretraining.
-
-    Attributes:
-        of: the data set.
-    """
-
-    of: DataConfig
-
-    def records(self, split: SplitName) -> list[Record]:
-        """The training videos; those of other splits are left alone."""
-        return [replace(record, label=None) for record in self.of.records(split)] if split == "train" else []
-
-    def classes(self) -> list[str]:
-        """None."""
-        return []
-
-    def make_absolute(self) -> None:
-        """As :meth:`DataConfig.make_absolute`, of the data set."""
-        self.of.make_absolute()
 
 
 def read_class_names(path: str) -> list[str]:

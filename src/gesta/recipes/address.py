@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gesta.config import format_value, leaves, read_json, suggest
-from gesta.data.lists import Unlabelled, Videos
+from gesta.data.lists import Videos
+from gesta.data.parts import Unlabelled
 from gesta.datasets import data_config
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, check_size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gesta.data.lists import Unlabelled, Videos
+from gesta.data.lists import Videos
+from gesta.data.parts import Unlabelled
 from gesta.errors import GestaError
 from gesta.models import model_config
 from gesta.models.vit import ViTConfig
