@@ -34,22 +34,22 @@ def small(**changes: Any) -> VideoMAE:
     return config.build().double().eval()  # type: ignore[return-value]
 
 
-def test_a_tube_hides_the_same_places_in_every_tubelet() -> None:
+def test_a_tube_hides_the_same_positions_in_every_tubelet() -> None:
     torch.manual_seed(0)
     kept = tube_mask(50, (4, 14, 14), 0.9, CPU).unflatten(1, (4, 196))
-    assert (kept == kept[:, :1]).all() and (kept.sum((1, 2)) == 4 * 20).all()  # 176 of 196 places are hidden
+    assert (kept == kept[:, :1]).all() and (kept.sum((1, 2)) == 4 * 20).all()  # 176 of 196 positions are hidden
     often = kept[:, 0].float().mean(0)
-    assert often.min() > 0 and often.max() < 0.4  # all places, none much more often than others
+    assert often.min() > 0 and often.max() < 0.4  # all positions, none much more often than others
     assert not torch.equal(kept[0], kept[1])
 
 
 def test_running_cells_rebuild_half_of_each_cell_and_move_on() -> None:
     rebuilt = running_cells(20, (8, 4, 6), CPU).unflatten(1, (8, 2, 2, 3, 2))
-    assert (rebuilt.sum((3, 5)) == 2).all()  # of each cell's four places
+    assert (rebuilt.sum((3, 5)) == 2).all()  # of each cell's four positions
     cells = rebuilt[:, :, 0, :, 0, :].flatten(2)
     assert (cells[:, 1:] == cells[:, :-1].roll(-1, 2)).all()
-    assert (rebuilt.sum(1) == 4).all()  # over eight tubelets every place as often
-    assert len({tuple(cell.tolist()) for cell in cells[:, 0]}) > 1  # clips begin in different places
+    assert (rebuilt.sum(1) == 4).all()  # over eight tubelets every position as often
+    assert len({tuple(cell.tolist()) for cell in cells[:, 0]}) > 1  # clips begin in different positions
 
 
 def test_targets_are_tubes_whose_colours_are_standardised() -> None:
@@ -129,7 +129,7 @@ def test_what_the_encoder_does_not_see_changes_nothing() -> None:
         ({"class_token": True}, "class_token is True, which masked pretraining has no use for"),
         ({"decoder_heads": 3}, "decoder_heads is 3, which does not divide the decoder's width of 16"),
         ({"positions": "learned"}, "positions is learned, and the decoder needs"),
-        ({"rebuilt": "cells", "patch": 32}, "rebuilt is cells, whose cells of 2 × 2 places do not tile 1 places"),
+        ({"rebuilt": "cells", "patch": 32}, "rebuilt is cells, whose cells of 2 × 2 positions do not tile 1 positions"),
     ],
 )
 def test_what_contradicts_is_refused(change: dict[str, Any], sentence: str) -> None:

@@ -18,6 +18,7 @@ from gesta.analysis.measured import plain
 from gesta.analysis.sources import as_input
 from gesta.errors import GestaError
 from gesta.model import VideoModel
+from gesta.pretraining.simmim import SimMIM
 from gesta.pretraining.videomae import VideoMAE
 
 FRAMES = 8
@@ -35,8 +36,10 @@ class Reconstruction:
         name: of the model.
         clip, masked, rebuilt: frames as the model sees them, ``(T, 3, S, S)`` uint8.
         hidden: fraction of the tokens that were hidden.
-        loss: mean squared error of the standardised pixels of hidden tubes.
-        mean_loss: of a guess of the mean for every pixel, 0 after standardising.
+        loss: what was minimised: the mean squared error of the standardised pixels of hidden tubes (VideoMAE), or the
+            mean absolute error of the normalised pixels of hidden squares (SimMIM).
+        mean_loss: the same of a guess.
+        guess: what is guessed: each tube's mean colour, or the colour that hides squares.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Reconstruction:
     hidden: float
     loss: float
     mean_loss: float
+    guess: str
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, without pixels."""
@@ -53,14 +57,14 @@ class Reconstruction:
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {100 * self.hidden:.0f} % hidden, error {self.loss:.3f} (each tube's mean colour instead: "
+            f"{self.name}: {100 * self.hidden:.0f} % hidden, error {self.loss:.3f} ({self.guess} instead: "
             f"{self.mean_loss:.3f})"
         )
 
 
 @torch.inference_mode()
 def measure_reconstruction(name: str, model: VideoModel, clip: Tensor, *, seed: int = 0) -> Reconstruction:
-    """Hide most of a clip from the model and let it rebuild the rest; all hidden tubes, whatever it was trained on.
+    """Hide most of a clip from the model and let it rebuild the rest; all that is hidden, whatever it was trained on.
 
     Args:
         name, model, clip: as in :mod:`gesta.analysis`.
@@ -69,15 +73,18 @@ def measure_reconstruction(name: str, model: VideoModel, clip: Tensor, *, seed: 
     Raises:
         GestaError: a model without a decoder.
     """
-    if not isinstance(model, VideoMAE):
+    if not isinstance(model, VideoMAE | SimMIM):
         raise GestaError(
             f"{name}: has no decoder to rebuild pixels with; give a run of gesta pretrain, whose model has one"
         )
     video = as_input(clip, model.eval())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        kept, _ = model.draw_masks(video.cpu())
-    kept = kept.to(video.device)
+        return _rebuilt_tubes(name, model, video) if isinstance(model, VideoMAE) else _squares(name, model, video)
+
+
+def _rebuilt_tubes(name: str, model: VideoMAE, video: Tensor) -> Reconstruction:
+    kept = model.draw_masks(video.cpu())[0].to(video.device)
     result = model.rebuild(video, kept, ~kept)
     cubes, mean, std = model.tubes(video)
     shown = cubes.unflatten(2, (-1, 3)) * std + mean  # (1, N, pixels, 3)
@@ -90,6 +97,24 @@ def measure_reconstruction(name: str, model: VideoModel, clip: Tensor, *, seed: 
         hidden=float((~kept).double().mean()),
         loss=float((result.tubes.to(result.targets.dtype) - result.targets).square().mean()),
         mean_loss=float(result.targets.square().mean()),
+        guess="each tube's mean colour",
+    )
+
+
+def _squares(name: str, model: SimMIM, video: Tensor) -> Reconstruction:
+    hidden = model.draw_hidden(video.cpu()).to(video.device)
+    rebuilt = torch.where(hidden, model.rebuild(video, hidden).clip, video)
+    spec = model.config.clip
+    mean, std = (video.new_tensor(values).view(3, 1, 1, 1) for values in (spec.mean, spec.std))
+    shown, guess = video * std + mean, rebuilt * std + mean
+    frames = [shown, torch.where(hidden, HIDDEN / 255, shown), guess]
+    return Reconstruction(
+        name=name,
+        **{field: _bytes(part[0]) for field, part in zip(("clip", "masked", "rebuilt"), frames)},
+        hidden=float(hidden.double().mean()),
+        loss=float(model.error(rebuilt, video, hidden)),
+        mean_loss=float(model.error(model.colour.expand_as(video), video, hidden)),
+        guess="the colour that hides it",
     )
 
 

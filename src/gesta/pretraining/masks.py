@@ -8,32 +8,32 @@ import torch
 from torch import Tensor
 
 CELL = ((True, True, False, False), (2, 2))
-"""Places of a cell that are left out, in rows, and its size."""
+"""Positions of a cell that are left out, in rows, and its size."""
 
 
 def tube_mask(batch: int, size: tuple[int, int, int], ratio: float, device: torch.device) -> Tensor:
-    """Tokens that are kept: the same places in all tubelets of a clip, drawn for each clip (Tong et al. 2022, §3.3).
+    """Tokens that are kept: the same positions in all tubelets of a clip, drawn for each clip (Tong et al. 2022, §3.3).
 
     Args:
         batch: number of clips.
         size: tokens along time, height and width.
-        ratio: of the places of a frame, those that are hidden; their number is rounded down.
+        ratio: of the positions of a frame, those that are hidden; their number is rounded down.
         device: of the mask.
 
     Returns:
         ``(batch, t·h·w)`` bool, drawn from torch's generator for that device.
     """
-    frames, places = size[0], math.prod(size[1:])
-    hidden = math.floor(ratio * places)
-    order = torch.rand(batch, places, device=device).argsort(1)
+    frames, positions = size[0], math.prod(size[1:])
+    hidden = math.floor(ratio * positions)
+    order = torch.rand(batch, positions, device=device).argsort(1)
     return (order >= hidden).repeat(1, frames)
 
 
 def running_cells(batch: int, size: tuple[int, int, int], device: torch.device) -> Tensor:
     """Tokens that the decoder rebuilds: half of them, the same number in every tubelet (Wang et al. 2023, §3.2).
 
-    Of every cell of 2 × 2 places two neighbours are left out, and which two moves on by one place with each tubelet. In
-    which place it begins is drawn for each clip.
+    Of every cell of 2 × 2 positions two neighbours are left out, and which two moves on by one position with each
+    tubelet. In which position it begins is drawn for each clip.
 
     Args:
         batch: number of clips.

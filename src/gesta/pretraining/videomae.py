@@ -3,7 +3,7 @@
 Sources: Z. Tong et al., "VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video
 Pre-Training", NeurIPS 2022, with its public code; L. Wang et al., "VideoMAE V2", CVPR 2023, for the dual masking::
 
-    hide      most places of a frame, the same in all tubelets of a clip
+    hide      most positions of a frame, the same in all tubelets of a clip
     encode    the ViT sees the tokens that are kept, and no others
     decode    a narrow ViT sees them, and for each hidden token a learned one, all with their positions
     rebuild   the pixels of hidden tubes, each colour standardised on its own; the loss is the mean squared error
@@ -41,8 +41,8 @@ class VideoMAEConfig(ViTConfig):
         decoder_width: channels of the decoder.
         decoder_depth: its blocks.
         decoder_heads: its attention heads.
-        ratio: of the places of a frame, those that are hidden from the encoder; 0.9 in the paper, 0.75 for UCF-101.
-        rebuilt: the decoder rebuilds all hidden tubes (``hidden``, VideoMAE), or those of them in half of all places
+        ratio: of the positions of a frame, those that are hidden from the encoder; 0.9 in the paper, 0.75 for UCF-101.
+        rebuilt: the decoder rebuilds all hidden tubes (``hidden``, VideoMAE), or those of them in half of all positions
             (``cells``, VideoMAE V2), which takes half the time in the decoder.
     """
 
@@ -66,7 +66,10 @@ class VideoMAEConfig(ViTConfig):
         if self.decoder_width % self.decoder_heads:
             yield "decoder_heads", f"which does not divide the decoder's width of {self.decoder_width}"
         if self.rebuilt == "cells" and self.clip.size // self.patch % 2:
-            yield "rebuilt", f"whose cells of 2 × 2 places do not tile {self.clip.size // self.patch} places a side"
+            yield (
+                "rebuilt",
+                f"whose cells of 2 × 2 positions do not tile {self.clip.size // self.patch} positions a side",
+            )
 
     def build(self) -> VideoMAE:
         return VideoMAE(self)
