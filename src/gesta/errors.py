@@ -78,6 +78,10 @@ class GestaError(Exception):
         return spoken(super().__str__())
 
 
+class FolderInUse(GestaError):
+    """A folder that another process is writing to."""
+
+
 class VideoError(GestaError):
     """A video that cannot be read: ``<path>: <what is wrong>; <remedy>``."""
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from gesta.errors import GestaError
+from gesta.errors import FolderInUse, GestaError
 
 PART = ".part"
 """End of the names of files and folders that are not complete."""
@@ -205,7 +205,8 @@ def lock_folder(folder: str | os.PathLike[str]) -> Iterator[str]:
         Empty, or a sentence for the user where the system or the disk knows no locks; then nothing is locked.
 
     Raises:
-        GestaError: another process has locked it, or it cannot be written.
+        FolderInUse: another process has locked it.
+        GestaError: it cannot be written.
     """
     is_new = not os.path.isdir(folder)
     path = make_folder(folder) / LOCK
@@ -235,7 +236,7 @@ def _lock(path: Path) -> tuple[int, str]:
         except BlockingIOError:
             owner = os.read(file, 300).decode(errors="replace") or "another process"
             os.close(file)
-            raise GestaError(
+            raise FolderInUse(
                 f"{path.parent}: {owner} is writing to it; wait for it to end, end it, or choose another folder"
             ) from None
         except (ImportError, OSError):

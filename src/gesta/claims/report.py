@@ -1,0 +1,195 @@
+"""The page of all claims, ``docs/claims.md``: how each stands, with its picture, from the collected outcomes alone."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gesta.analysis.figures import distinct_colours, hide_top_right_spines, new_figure, write_figure
+from gesta.claims.claim import Claim, Metric
+from gesta.claims.outcomes import Key, Outcome
+from gesta.claims.standing import Standing, standing
+from gesta.claims.statistics import HALF, RULE
+from gesta.files import write_text
+
+IMAGES = Path("images") / "claims"
+"""Folder of the pictures, beside the page."""
+
+HEAD = f"""# Claims of the papers, tested
+
+Made by `gesta claims --report docs/claims.md` from `docs/claims.json`, which holds what every training gave; do not
+edit. The experiments are those of `gesta/claims/`, one file per system. They are small: tiny networks on synthetic
+videos, some minutes of a CPU core each. A verdict is about these experiments, not about the papers' networks and data.
+
+{textwrap.fill(RULE, 120)}
+
+"Training accuracy" is top-1 of the training clips as they were trained (augmented) in the last epoch, the mean over
+seeds; a verdict names the arms below 90 %. A bracket after a difference is its interval.
+"""
+
+
+def write_report(page: Path, claims: Sequence[Claim], outcomes: Mapping[Key, Outcome]) -> list[Standing]:
+    """Write the page and a picture of each claim of which something was measured.
+
+    Args:
+        page: a Markdown file; pictures go to :data:`IMAGES` beside it.
+        claims: in their order.
+        outcomes: see :func:`gesta.claims.outcomes.read_collected`.
+    """
+    standings = [standing(claim, outcomes) for claim in claims]
+    for of_one in standings:
+        if has_picture(of_one):
+            write_figure(draw_claim(of_one), page.parent / picture(of_one.claim))
+    write_text(page, to_markdown(standings))
+    return standings
+
+
+def picture(claim: Claim) -> Path:
+    """Where the picture of a claim is, from the folder of the page."""
+    return IMAGES / f"{claim.name}.png"
+
+
+def has_picture(of_one: Standing) -> bool:
+    """Whether there is anything to draw."""
+    return any(of_one.outcomes.values())
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def to_markdown(standings: Sequence[Standing]) -> str:
+    """The page."""
+    overview = _table(
+        ["claim", "statement", "verdict"],
+        [[f"[{s.claim.name}](#{_anchor(s.claim)})", s.claim.statement, s.sentence()] for s in standings],
+    )
+    return "\n".join([HEAD, overview, "", *(_section(of_one) for of_one in standings)])
+
+
+def _section(s: Standing) -> str:
+    claim = s.claim
+    lines = [f"## {claim.name}", "", f"> {claim.statement}", f"> ({claim.source})", "", _filled(claim.experiment), ""]
+    lines += [_table(["arm", "what for"], [[_name(s, arm.name), arm.why] for arm in claim.arms]), ""]
+    if has_picture(s):
+        lines += [f"![{claim.name}]({picture(claim).as_posix()})", "", _results(s), "", *_further(s)]
+    rows = [[str(c), c.kind, "" if i is None else str(i)] for c, i in zip(claim.comparisons, s.intervals)]
+    lines += [_table(["comparison", "with a", "difference"], rows), ""]
+    lines += [_filled(f"**Verdict: {s.sentence()}.** To know more: {claim.learn_more}"), ""]
+    command = f"gesta claims {claim.name} --seeds {claim.seeds} --out runs/claims"
+    return "\n".join([*lines, "```bash", command, "```", ""])
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
+def _name(s: Standing, arm: str) -> str:
+    return f"{arm} (control)" if next(a for a in s.claim.arms if a.name == arm).is_control else arm
+
+
+def _results(s: Standing) -> str:
+    """A row for each arm: the first metric by seed, and how well it learned its training clips."""
+    metric = s.claim.metrics[0]
+    seeds = sorted({seed for of_arm in s.outcomes.values() for seed in of_arm})
+    columns = [f"{metric.title}, {metric.unit}", *(f"seed {seed}" for seed in seeds), "mean ± std"]
+    rows = []
+    for arm in s.outcomes:
+        values, learned = s.values(arm, metric.name), s.learning(arm)
+        cells = [f"{values[seed]:.1f}" if seed in values else "" for seed in seeds]
+        trained = f"{fmean(of_one.final for of_one in learned):.1f}" if learned else ""
+        half = ", ".join("–" if of_one.half is None else str(of_one.half) for of_one in learned)
+        rows.append([_name(s, arm), *cells, _spread(list(values.values())), trained, half])
+    return _table([*columns, "training accuracy, %", f"epoch above {HALF:.0f} %"], rows)
+
+
+def _further(s: Standing) -> list[str]:
+    """A table for each further metric: numbers, or the places of a curve."""
+    lines = []
+    for metric in s.claim.metrics[1:]:
+        arms = [arm for arm in s.outcomes if not metric.arms or arm in metric.arms]
+        places = _places(s, metric)
+        names = [f"{metric.name}/{place}" for place in places] if metric.axis else [metric.name]
+        rows = [[_name(s, arm), *(_spread(list(s.values(arm, name).values())) for name in names)] for arm in arms]
+        title = f"{metric.title}{f', {metric.unit}' if metric.unit else ''}"
+        head = [f"{title}; {metric.axis}:", *places] if metric.axis else [title, "mean ± std"]
+        lines += [_table(head, rows), ""] if any(any(row[1:]) for row in rows) else []
+    return lines
+
+
+def _places(s: Standing, metric: Metric) -> list[str]:
+    """The places of a curve, in the order in which they were measured."""
+    found: dict[str, None] = {}
+    for of_arm in s.outcomes.values():
+        for outcome in of_arm.values():
+            value = outcome.metrics.get(metric.name)
+            found |= dict.fromkeys(value if isinstance(value, dict) else ())
+    return list(found)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    digits = 1 if max(map(abs, values)) > 2 else 2  # correlations need more
+    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    align = ["---", *("---:" if _is_number(rows, i) else "---" for i in range(1, len(head)))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, align, *rows))
+
+
+def _is_number(rows: Sequence[Sequence[str]], column: int) -> bool:
+    return all(not row[column] or row[column][0] in "+-–0123456789" for row in rows)
+
+
+def _anchor(claim: Claim) -> str:
+    return claim.name.replace(".", "")
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def draw_claim(s: Standing) -> Figure:
+    """A dot for each seed of each arm and a bar at their mean; beside it every curve, its mean over seeds."""
+    curves = [metric for metric in s.claim.metrics if metric.axis and _places(s, metric)]
+    figure = new_figure(6.4 + 4.2 * len(curves), 1.2 + 0.45 * len(s.outcomes) if not curves else 3.6)
+    width = [1.4, *(1.0 for _ in curves)]
+    axes = figure.subplots(1, 1 + len(curves), squeeze=False, width_ratios=width)[0]
+    colours = dict(zip(s.outcomes, distinct_colours(len(s.outcomes))))
+    _draw_dots(axes[0], s, colours)
+    for metric, of_metric in zip(curves, axes[1:]):
+        _draw_curve(of_metric, s, metric, colours)
+    figure.suptitle(f"{s.claim.name}: {s.verdict}", fontsize=10)
+    return figure
+
+
+def _draw_dots(axes: Axes, s: Standing, colours: Mapping[str, object]) -> None:
+    metric = s.claim.metrics[0]
+    for row, arm in enumerate(s.outcomes):
+        values = list(s.values(arm, metric.name).values())
+        axes.plot(values, [row] * len(values), "o", color=colours[arm], markersize=5, alpha=0.8)
+        if values:
+            axes.plot([fmean(values)] * 2, [row - 0.3, row + 0.3], color=colours[arm], linewidth=2)
+    axes.set_yticks(range(len(s.outcomes)), labels=[_name(s, arm) for arm in s.outcomes])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{metric.title}, {metric.unit}")
+    axes.grid(alpha=0.2, axis="x")
+    hide_top_right_spines(axes)
+
+
+def _draw_curve(axes: Axes, s: Standing, metric: Metric, colours: Mapping[str, object]) -> None:
+    places = _places(s, metric)
+    for arm in s.outcomes:
+        of_places = [list(s.values(arm, f"{metric.name}/{place}").values()) for place in places]
+        points = [(x, fmean(values)) for x, values in enumerate(of_places) if values]
+        axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=colours[arm], label=arm, markersize=4)
+    axes.set_xticks(range(len(places)), labels=places)
+    axes.set(xlabel=metric.axis, ylabel=f"{metric.title}{f', {metric.unit}' if metric.unit else ''}")
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False, fontsize=7)
+    hide_top_right_spines(axes)

@@ -1,0 +1,285 @@
+"""Doing the trainings of claims: which are missing, one after the other, in as many processes as are started.
+
+The folder holds a run folder for each training, named by a digest of what is trained and the seed, and the sets of
+videos::
+
+    <out>/data/<set>/…
+    <out>/<arm>-<digest>-<seed>/            a run folder; ``claim.json`` in it says that it is finished, and its values
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from gesta.checkpoint import load
+from gesta.claims.claim import MOST_SEEDS, Arm, Claim, FusedArm, MarionetteSet, Metric, Value, required
+from gesta.claims.outcomes import Key, Outcome, describe, digest, read_runs, write_outcome
+from gesta.errors import FolderInUse, GestaError
+from gesta.evaluation.fuse import fuse
+from gesta.evaluation.result import Result
+from gesta.files import lock_folder, make_folder, remove
+from gesta.marionette.dataset import make_set
+from gesta.processes import choose_device, describe_device
+from gesta.progress import show
+from gesta.recipe import Recipe
+from gesta.recipes.address import read_recipe
+from gesta.training.folder import BEST, LAST
+from gesta.training.loop import train
+
+
+@dataclass(slots=True)
+class Trainings:
+    """What :func:`run_claims` did.
+
+    Attributes:
+        done: names of the runs that were trained or measured now.
+        kept: how many were finished before.
+        in_use: names of those that another process is at, or needs.
+        failed: name → why.
+    """
+
+    done: list[str] = field(default_factory=list)
+    kept: int = 0
+    in_use: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.done)} done", f"{self.kept} finished before"]
+        parts += [f"{len(self.in_use)} left to another process"] * bool(self.in_use)
+        return "\n".join([", ".join(parts), *(f"failed: {name}: {why}" for name, why in self.failed.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A training, or a fusion of several, with what is measured of it in any of the claims."""
+
+    arm: Arm | FusedArm
+    seed: int
+    metrics: tuple[Metric, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        return digest(describe(self.arm)), self.seed
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        experiment, seed = self.key
+        return f"{re.sub(r'[^a-z0-9]+', '-', self.arm.name.lower()).strip('-')}-{experiment[:8]}-{seed}"
+
+    def lacks(self, outcome: Outcome) -> list[Metric]:
+        """Metrics that were not measured when it was done."""
+        return [metric for metric in self.metrics if metric.measure and metric.name not in outcome.metrics]
+
+
+def plan(claims: Sequence[Claim], seeds: int | None = None) -> list[Unit]:
+    """The units of claims, all arms of the first seed first; what claims share stands once.
+
+    Args:
+        claims: in the order of their importance.
+        seeds: trainings of each arm; None for as many as each claim needs.
+    """
+    metrics: dict[Key, dict[str, Metric]] = {}
+    units: dict[Key, Unit] = {}
+    for seed in range(MOST_SEEDS):
+        for claim in claims:
+            if seed >= (claim.seeds if seeds is None else seeds):
+                continue
+            for arm in claim.arms:
+                unit = Unit(arm, seed)
+                units.setdefault(unit.key, unit)
+                of_arm = {m.name: m for m in claim.metrics if not m.arms or arm.name in m.arms}
+                metrics.setdefault(unit.key, {}).update(of_arm if isinstance(arm, Arm) else {})
+    return [replace(unit, metrics=tuple(metrics[key].values())) for key, unit in units.items()]
+
+
+def run_claims(
+    claims: Sequence[Claim],
+    out: Path,
+    *,
+    seeds: int | None = None,
+    device: str | torch.device = "auto",
+    part: tuple[int, int] = (1, 1),
+    known: Mapping[Key, Outcome] | None = None,
+) -> Trainings:
+    """Do the trainings that claims lack, and measure what is not measured yet.
+
+    Finished runs are kept, stopped ones resume, a run that another process is at is left to it, and one that fails does
+    not end the others.
+
+    Args:
+        claims: whose arms are trained.
+        out: folder of all runs and sets of videos.
+        seeds: trainings of each arm; None for as many as each claim needs.
+        device: as of :func:`gesta.training.loop.train`.
+        part: ``(1, 2)`` does the first half of the trainings, for several machines or processes.
+        known: outcomes of other folders or machines, which are not done again.
+
+    Raises:
+        GestaError: a device that is not there, a part that is none.
+        SystemExit: with status 130 after an interruption; the same call continues.
+    """
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise GestaError(f"--part {number}/{parts} is none; give 1/{parts} to {parts}/{parts}")
+    worker = _Worker(out, choose_device(device))
+    units, roots = plan(claims, seeds), dict[Key, int]()
+    for unit in units:
+        roots.setdefault(_root(unit.arm, unit.seed), len(roots))
+    mine = [unit for unit in units if roots[_root(unit.arm, unit.seed)] % parts == number - 1]
+    report, left = Trainings(), mine
+    for _ in range(2):  # what another process was at, or needed, may be done by now
+        finished = read_runs(make_folder(out))
+        left, again = [], left
+        for unit in again:
+            outcome = finished[unit.key][0] if unit.key in finished else (known or {}).get(unit.key)
+            if outcome is not None and not unit.lacks(outcome):
+                report.kept += 1
+                continue
+            try:
+                worker.finish(unit)
+                report.done.append(unit.name)
+            except FolderInUse:
+                left.append(unit)
+            except Exception as error:  # one broken run must not end the others
+                if not isinstance(error, GestaError):
+                    traceback.print_exc()
+                report.failed[unit.name] = str(error) or type(error).__name__
+                show(f"{unit.name}: failed: {report.failed[unit.name]}", sys.stderr)
+    report.in_use = [unit.name for unit in left]
+    return report
+
+
+def _root(arm: Arm | FusedArm, seed: int) -> Key:
+    """The training that has to be done first of all; what depends on one training stays in one part."""
+    before = required(arm, seed)
+    return _root(*before[0]) if before else (digest(describe(arm)), seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """Does units in a folder, on a device."""
+
+    out: Path
+    device: torch.device
+
+    def finish(self, unit: Unit) -> Path:
+        """Do what is left of a unit, and of what it requires; gives its folder.
+
+        Raises:
+            FolderInUse: another process is at it.
+        """
+        before = [self.finish(Unit(arm, seed)) for arm, seed in required(unit.arm, unit.seed)]
+        folder = self.out / unit.name
+        make_folder(folder / ".claim")  # a lock of its own: the training locks the folder itself
+        with lock_folder(folder / ".claim"):
+            finished = read_runs(self.out).get(unit.key)
+            if finished is not None and not unit.lacks(finished[0]):
+                return finished[1]
+            if finished is not None:
+                outcome, folder = finished
+            elif isinstance(unit.arm, FusedArm):
+                outcome = _fuse(unit.arm, unit.seed, before)
+            else:
+                outcome = self._train(unit.arm, unit.seed, folder, before)
+            outcome = replace(outcome, metrics={**outcome.metrics, **self._measure(folder, unit.lacks(outcome))})
+            write_outcome(folder, outcome)
+            for name in (LAST, "previous.ckpt"):  # it is never resumed again
+                remove(folder / name)
+        if finished is None:
+            _say(unit, outcome)
+        return folder
+
+    def _train(self, arm: Arm, seed: int, folder: Path, before: Sequence[Path]) -> Outcome:
+        recipe = arm.make()
+        recipe.name, recipe.train.seed, recipe.train.logger = folder.name, seed, ()
+        if arm.data is not None:
+            recipe.data.root = str(_made(arm.data, self.out))  # type: ignore[attr-defined]
+        if before:
+            recipe.init.weights = str(before[0] / BEST)
+        train(recipe, folder, resume=True, quiet=True, device=self.device)
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        epochs = [line for line in lines if line["kind"] == "epoch"]
+        curve = [round(epoch["train_top1"], 2) for epoch in epochs if epoch["train_top1"] is not None]
+        metrics: dict[str, Value] = {}
+        if (folder / "result.json").is_file():
+            metrics |= _without_repetitions(Result.read(folder / "result.json"))
+        return Outcome(
+            arm=arm.name,
+            experiment=describe(arm),
+            seed=seed,
+            training_accuracy=curve,
+            seconds=round(sum(epoch["seconds"] for epoch in epochs), 1),
+            device=describe_device(self.device),
+            metrics=metrics,
+        )
+
+    def _measure(self, folder: Path, metrics: Sequence[Metric]) -> dict[str, Value]:
+        """Metrics of the run in a folder."""
+        if not metrics:
+            return {}
+        trained, recipe = load(folder, device=self.device), read_recipe(folder / "recipe.json")
+        return {metric.name: _rounded(metric, trained, recipe, self.device) for metric in metrics}
+
+
+def _rounded(metric: Metric, trained: object, recipe: Recipe, device: torch.device) -> Value:
+    assert metric.measure is not None
+    value = metric.measure(trained, recipe, device)  # type: ignore[arg-type]
+    return {k: round(v, 4) for k, v in value.items()} if isinstance(value, dict) else round(value, 4)
+
+
+def _without_repetitions(result: Result) -> dict[str, Value]:
+    """The metrics of a result; those of scored videos alone are the same where none failed."""
+    return {name: round(value, 4) for name, value in result.metrics.items() if not name.endswith("_scored")}
+
+
+def _fuse(arm: FusedArm, seed: int, parts: Sequence[Path]) -> Outcome:
+    """The fused scores of finished runs."""
+    runs = read_runs(parts[0].parent)
+    outcomes = [outcome for outcome, folder in runs.values() if folder in parts]
+    curves = [outcome.training_accuracy for outcome in outcomes]
+    return Outcome(
+        arm=arm.name,
+        experiment=describe(arm),
+        seed=seed,
+        training_accuracy=[min(values) for values in zip(*curves)],
+        seconds=0.0,
+        device=outcomes[0].device,
+        metrics=_without_repetitions(fuse([Result.read(part / "result.json") for part in parts], arm.by)),
+    )
+
+
+def _made(of: MarionetteSet, out: Path) -> Path:
+    """The folder of a set, which is made unless it is there; another process may be making it."""
+    root = out / "data" / of.name
+    for _ in _patiently(root):
+        with contextlib.suppress(FolderInUse):
+            make_set(root, **of.settings)
+            break
+    return root.resolve()
+
+
+def _patiently(folder: Path) -> Iterator[None]:
+    """Again and again, with a pause between, while another process makes a folder."""
+    yield
+    show(f"{folder}: another process is making it; waiting", sys.stderr)
+    while True:
+        time.sleep(2)
+        yield
+
+
+def _say(unit: Unit, outcome: Outcome) -> None:
+    top1, curve = outcome.value("top1"), outcome.training_accuracy
+    tested = "" if top1 is None else f", top-1 {top1:.1f} %"
+    trained = f", training clips {curve[-1]:.1f} %" if curve else ""
+    show(f"{unit.name}: {outcome.seconds:.0f} s{trained}{tested}", sys.stderr)

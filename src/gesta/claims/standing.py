@@ -1,0 +1,137 @@
+"""How a claim stands: its outcomes, what they say, and what is left to be done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from gesta.claims.claim import MOST_SEEDS, Arm, Claim, Comparison, FusedArm, required
+from gesta.claims.outcomes import Key, Outcome, describe, digest
+from gesta.claims.statistics import LEARNED, Interval, Learning, Verdict, interval, learning, verdict
+from gesta.progress import plain_text
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the outcomes say about a claim so far.
+
+    Attributes:
+        claim: which.
+        outcomes: by arm and seed.
+        intervals: of each comparison over the seeds that both of its arms have; None for fewer than two.
+        verdict: by the rule of :data:`gesta.claims.statistics.RULE`.
+        done, needed: trainings; those that are shared with other claims count in each.
+        minutes: left on one CPU core, by the time that those took which are done.
+    """
+
+    claim: Claim
+    outcomes: Mapping[str, Mapping[int, Outcome]]
+    intervals: tuple[Interval | None, ...]
+    verdict: Verdict
+    done: int
+    needed: int
+    minutes: float
+
+    def values(self, arm: str, metric: str) -> dict[int, float]:
+        """A metric of an arm by seed."""
+        values = {seed: outcome.value(metric) for seed, outcome in self.outcomes[arm].items()}
+        return {seed: value for seed, value in sorted(values.items()) if value is not None}
+
+    def learning(self, arm: str) -> list[Learning]:
+        """How the trainings of an arm learned their training clips."""
+        of_seeds = [learning(outcome.training_accuracy) for _, outcome in sorted(self.outcomes[arm].items())]
+        return [of_one for of_one in of_seeds if of_one is not None]
+
+    def untrained(self) -> list[str]:
+        """Phrases about arms whose training accuracy is below :data:`LEARNED` on average over their seeds."""
+        phrases = []
+        for arm in self.outcomes:
+            of_seeds = self.learning(arm)
+            if of_seeds and (mean := fmean(of_one.final for of_one in of_seeds)) < LEARNED:
+                rising = sum(of_one.rising for of_one in of_seeds) > len(of_seeds) / 2
+                phrases.append(f"{arm} ({mean:.0f} %, {'still' if rising else 'no longer'} rising)")
+        return phrases
+
+    def sentence(self) -> str:
+        """The verdict with what limits it."""
+        seeds = [of_one.seeds for of_one in self.intervals if of_one is not None]
+        if self.verdict == "not run":
+            return f"not run yet ({self.done} of {self.needed} trainings done)"
+        text = f"{self.verdict}, {min(seeds)} seeds" + f" of {self.claim.seeds}" * (min(seeds) < self.claim.seeds)
+        if phrases := self.untrained():
+            text += f"; training accuracy below {LEARNED:.0f} %: {', '.join(phrases)}"
+        return text
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "claim": self.claim.name,
+            "statement": self.claim.statement,
+            "verdict": self.verdict,
+            "remark": self.sentence(),
+            "comparisons": [
+                {"comparison": str(comparison), "mean": i and i.mean, "low": i and i.low, "high": i and i.high}
+                for comparison, i in zip(self.claim.comparisons, self.intervals)
+            ],
+            "trainings": {"done": self.done, "needed": self.needed, "minutes_left": round(self.minutes, 1)},
+        }
+
+
+def standing(claim: Claim, outcomes: Mapping[Key, Outcome]) -> Standing:
+    """What outcomes say about a claim; those of other experiments are not used."""
+    of_arms: dict[str, dict[int, Outcome]] = {}
+    for arm in claim.arms:
+        experiment = digest(describe(arm))
+        of_arms[arm.name] = {key[1]: o for key, o in outcomes.items() if key[0] == experiment and key[1] < MOST_SEEDS}
+    intervals = tuple(_interval(comparison, of_arms) for comparison in claim.comparisons)
+    reached = verdict([(comparison.kind, i) for comparison, i in zip(claim.comparisons, intervals)])
+    needed = {key: arm for seed in range(claim.seeds) for one in claim.arms for key, arm in _needs(one, seed).items()}
+    left = [(key, arm) for key, arm in needed.items() if key not in outcomes]
+    minutes = sum(_minutes(claim, key[0], outcomes) for key, arm in left if isinstance(arm, Arm))
+    return Standing(claim, of_arms, intervals, reached, len(needed) - len(left), len(needed), minutes)
+
+
+def _needs(arm: Arm | FusedArm, seed: int) -> dict[Key, Arm | FusedArm]:
+    """An arm's training of a seed and those that it requires."""
+    own: dict[Key, Arm | FusedArm] = {(digest(describe(arm)), seed): arm}
+    return own | {key: a for before in required(arm, seed) for key, a in _needs(*before).items()}
+
+
+def _interval(comparison: Comparison, of_arms: Mapping[str, Mapping[int, Outcome]]) -> Interval | None:
+    better = of_arms[comparison.better]
+    worse = of_arms[comparison.worse] if comparison.worse is not None else None
+    differences = []
+    for seed, outcome in sorted(better.items()):
+        value = outcome.value(comparison.metric)
+        other = 0.0 if worse is None else worse[seed].value(comparison.metric) if seed in worse else None
+        if value is not None and other is not None:
+            differences.append(value - other + comparison.margin)
+    return interval(differences)
+
+
+def _minutes(claim: Claim, experiment: str, outcomes: Mapping[Key, Outcome]) -> float:
+    """Of one training: the mean of those of the experiment that are done on a CPU, else the claim's estimate."""
+    seconds = [o.seconds for key, o in outcomes.items() if key[0] == experiment and o.device.lower().startswith("cpu")]
+    return fmean(seconds) / 60 if seconds else claim.minutes
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """How all claims stand; ``print`` shows a table."""
+
+    standings: Sequence[Standing]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [of_one.to_json() for of_one in self.standings]
+
+    def __str__(self) -> str:
+        from rich.table import Table  # start-up time
+
+        table = Table()
+        for column in ("claim", "statement", "verdict", "trainings", "minutes left"):
+            table.add_column(column, justify="right" if column in ("trainings", "minutes left") else "left")
+        for s in self.standings:
+            done, minutes = f"{s.done} of {s.needed}", f"{s.minutes:.0f}"
+            table.add_row(s.claim.name, s.claim.statement, s.sentence(), done, minutes)
+        return plain_text(table, width=150)

@@ -1,0 +1,69 @@
+"""The verb that tests the papers' claims."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from gesta.cli.options import Verbs, device_options, print_results
+from gesta.errors import GestaError
+from gesta.progress import show
+
+PAGE = "docs/claims.md"
+
+
+def add_verbs(verbs: Verbs) -> None:
+    sub = verbs.add("claims", _claims, "the papers' claims: how each stands, the trainings that test it, the report")
+    text = "a claim (stan.viewpoint), all claims of a system (stan) or all: do the trainings that it lacks"
+    sub.add_argument("names", metavar="NAME", nargs="*", help=f"{text}; without a name they are listed")
+    sub.add_argument("--seeds", type=_count, metavar="N", help="trainings of each arm (default: as each claim needs)")
+    sub.add_argument("--out", default="runs/claims", metavar="DIR", help="folder of all runs (default %(default)s)")
+    sub.add_argument("--part", type=_part, default=(1, 1), metavar="1/2", help="the first half of the trainings")
+    text = f"write the page of all claims, and beside it what all trainings gave as JSON: {PAGE}"
+    sub.add_argument("--report", metavar="FILE", help=text)
+    device_options(sub, precision=None)
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from gesta.claims import find_claims  # for start-up time
+    from gesta.claims.outcomes import read_collected, read_runs, write_collected
+    from gesta.claims.report import write_report
+    from gesta.claims.run import run_claims
+    from gesta.claims.standing import Overview, standing
+
+    given = {"--seeds": options.seeds, "--part": options.part != (1, 1), "--device": options.device != "auto"}
+    for flag in (flag for flag, value in given.items() if value and not options.names):
+        raise GestaError(f"{flag} is about trainings, and none is asked for; name a claim (gesta claims lists them)")
+    chosen, out = find_claims(options.names), Path(options.out)
+    page = Path(options.report or PAGE)
+    collected = page.with_suffix(".json")
+    if options.report and page.suffix != ".md":
+        raise GestaError(f"--report {page}: the page is Markdown; give a file that ends in .md, such as {PAGE}")
+    known, failed = read_collected(collected), False
+    if chosen:
+        how = {"seeds": options.seeds, "device": options.device, "part": options.part, "known": known}
+        trainings = run_claims(chosen, out, **how)
+        failed = bool(trainings.failed)
+        show(str(trainings), sys.stderr)
+    outcomes = known | {key: outcome for key, (outcome, _) in read_runs(out).items()}
+    claims = find_claims(["all"])
+    if options.report:
+        write_collected(collected, outcomes.values())
+        write_report(page, claims, outcomes)
+    print_results(options, Overview([standing(claim, outcomes) for claim in chosen or claims]))
+    return int(failed)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 99")
+    return int(text)
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 1/2")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,232 @@
+"""Claims: what is trained for them and what is not, what counts, by which rule a verdict is reached, and the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import gesta.claims.run
+from conftest import write_video
+from gesta.claims import find_claims, list_claims
+from gesta.claims.claim import TOP1, Arm, Claim, Comparison, FusedArm, Metric
+from gesta.claims.outcomes import (
+    OUTCOME,
+    describe,
+    digest,
+    read_collected,
+    read_runs,
+    write_collected,
+)
+from gesta.claims.report import picture, to_markdown, write_report
+from gesta.claims.run import Trainings, run_claims
+from gesta.claims.standing import standing
+from gesta.claims.statistics import Interval, interval, learning, verdict
+from gesta.config import check, read_text
+from gesta.data.lists import Folder
+from gesta.errors import GestaError
+from gesta.files import lock_folder
+from gesta.model import ClipSpec, ModelConfig
+from gesta.models.r3d import R3DConfig
+from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_intervals_are_those_of_the_paired_t_test() -> None:
+    a, b = np.random.default_rng(0).normal(50, 5, (2, 5))
+    found = interval(list(a - b))
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert found is not None and found.seeds == 5
+    assert (found.mean, found.low, found.high) == pytest.approx(((a - b).mean(), expected.low, expected.high))
+    assert interval([3.0]) is None and interval([2.0, 2.0]) == Interval(2.0, 2.0, 2.0, 2)
+
+
+def test_verdicts_follow_the_rule() -> None:
+    above, across, below = Interval(3, 1, 5, 5), Interval(1, -1, 3, 5), Interval(-3, -5, -1, 5)
+    base, control = "baseline", "control"
+    cases: list[tuple[list[tuple[Any, Interval | None]], str]] = [
+        ([(base, above), (control, above)], "shown"),
+        ([(base, above), (control, across)], "not shown"),
+        ([(base, above), (control, below)], "not shown"),  # a better control contradicts nothing
+        ([(base, below), (control, above)], "contradicted"),
+        ([(base, across)], "not shown"),
+        ([(base, above), (control, None)], "not run"),
+        ([], "not run"),
+    ]
+    assert [verdict(comparisons) for comparisons, _ in cases] == [expected for _, expected in cases]
+
+
+def test_learning_says_how_far_a_training_came() -> None:
+    rising, flat = learning([10, 20, 40, 49, 51, 60, 62, 64, 66, 68]), learning([10, 50, 80, 95, 95.2, 95.4])
+    assert rising is not None and (rising.final, rising.rising, rising.half) == (68, True, 5)
+    assert flat is not None and (flat.final, flat.rising, flat.half) == (95.4, False, 3)
+    assert learning([]) is None and learning([40.0]) is not None
+
+
+# --- trainings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of two short videos to train and one to test."""
+    root = tmp_path_factory.mktemp("videos")
+    for label, name in enumerate(("dark", "light")):
+        for split, count in (("train", 2), ("test", 1)):
+            for i in range(count):
+                write_video(root / split / name / f"{i}.mp4", frames=2, size=(24, 16), shade=90 * label + i)
+    return root
+
+
+def recipe(root: Path, width: int = 2, start: bool = False) -> Recipe:
+    made = Recipe(
+        name="toy",
+        model=R3DConfig(depths=(1, 1, 1, 1), width=width, clip=ClipSpec(frames=2, stride=1, size=16)),
+        data=Folder(root=str(root)),
+        train=TrainConfig(epochs=1, batch_size=4, lr=1e-2, workers=0),
+        evaluate=EvaluateConfig(clips=1, workers=0),
+    )
+    made.init.min_matched = 0.9 if start else made.init.min_matched
+    made.init.expected = "another training" if start else ""
+    return made
+
+
+def claim(name: str, arms: list[Arm | FusedArm], *metrics: Metric) -> Claim:
+    return Claim(
+        name=name,
+        statement=f"{arms[0].name} is better",
+        source="a paper, §1",
+        experiment="A toy.",
+        arms=tuple(arms),
+        comparisons=tuple(Comparison(better=arms[0].name, worse=arm.name) for arm in arms[1:]),
+        metrics=(TOP1, *metrics),
+        learn_more="larger toys.",
+        minutes=0.1,
+        seeds=2,
+    )
+
+
+def test_what_is_done_counts_for_all_claims_and_is_not_done_again(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    whole = gesta.claims.run.train
+
+    def note(recipe: Recipe, run: Path, **options: Any) -> Path:
+        trained.append(run.name.rsplit("-", 2)[0])
+        return whole(recipe, run, **options)
+
+    monkeypatch.setattr(gesta.claims.run, "train", note)
+    narrow = Arm(name="Narrow", why="the baseline.", make=partial(recipe, videos))
+    same = Arm(name="the same", why="of another claim.", make=partial(recipe, videos))
+    after = Arm(name="after", why="starts from it.", make=partial(recipe, videos, start=True), start=narrow)
+    broken = Arm(name="broken", why="cannot be trained.", make=partial(recipe, videos / "none", 3))
+    both = FusedArm(name="both", why="two of them.", parts=((narrow, 0), (after, 0)), is_control=True)
+    first, second = claim("toy.a", [after, narrow, both]), claim("toy.b", [same, broken])
+    for width in (3, 4):  # another recipe: its outcomes must not be taken for this one's
+        assert digest(describe(Arm(name="x", why="", make=partial(recipe, videos, width)))) != digest(describe(narrow))
+
+    def go(claims: list[Claim], **how: Any) -> Trainings:
+        trained.clear()
+        return run_claims(claims, tmp_path, device="cpu", **how)
+
+    found = go([first, second], seeds=1)
+    assert trained == ["narrow", "after", "broken"] and len(found.failed) == 1
+    assert "none" in next(iter(found.failed.values())) and found.kept == 0  # narrow is done as what after starts from
+    assert len(found.done) == 3
+    again = go([first], seeds=1)
+    assert trained == [] and again.kept == 3 and not again.done
+
+    locked = next(tmp_path.glob("after-*-0"))
+    (locked / OUTCOME).unlink()
+    with lock_folder(locked / ".claim"):
+        found = go([first], seeds=1)
+    assert found.in_use == [locked.name] and found.kept == 2 and trained == []
+    measure_later(tmp_path, narrow, trained, go)
+    report(tmp_path, first, go)
+
+
+def measure_later(out: Path, narrow: Arm, trained: list[str], go: Callable[..., Trainings]) -> None:
+    """A metric that a claim has got since is measured of old runs, whose values of other metrics stay."""
+    metric = Metric(name="curve", title="a curve", measure=lambda *_: {"1": 1.23456, "2": 2.0}, axis="place")
+    claimed = claim("toy.c", [narrow], metric)
+    go([claimed], seeds=1)
+    ((outcome, folder),) = [found for key, found in read_runs(out).items() if key == (digest(describe(narrow)), 0)]
+    assert trained == [] and outcome.value("curve/1") == 1.2346 and outcome.value("curve/3") is None
+    assert outcome.value("top1") == json.loads((folder / "result.json").read_text())["metrics"]["top1"]
+    assert len(outcome.training_accuracy) == 1 and outcome.value("curve") is None
+    assert not list(folder.glob("*.ckpt"))  # they would only take space
+
+
+def report(out: Path, claimed: Claim, go: Callable[..., Trainings]) -> None:
+    """The page is made again, letter by letter, from what was collected."""
+    go([claimed])  # the second seed
+    page, collected = out / "page.md", out / "page.json"
+    outcomes = {key: outcome for key, (outcome, _) in read_runs(out).items()}
+    write_collected(collected, outcomes.values())
+    assert read_collected(collected) == outcomes
+    (stands,) = write_report(page, [claimed], outcomes)
+    assert (stands.done, stands.needed, stands.minutes) == (6, 6, 0) and stands.verdict != "not run"
+    text = page.read_text()
+    assert text == to_markdown([standing(claimed, read_collected(collected))])
+    assert f"]({picture(claimed).as_posix()})" in text and (out / picture(claimed)).stat().st_size > 1000
+    assert "training accuracy below 90 %" in text or all(t.final >= 90 for t in stands.learning("after"))
+    assert go([claimed], known=outcomes).kept == 6
+    (out / "page.json").write_text(collected.read_text().replace('"R3DConfig"', '"GoneConfig"'))
+    assert set(read_collected(collected)) == {("", 0), ("", 1)}  # of a version that had another network
+
+
+def test_parts_share_the_trainings_between_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, videos: Path) -> None:
+    done: list[tuple[str, int]] = []
+    monkeypatch.setattr("gesta.claims.run._Worker.finish", lambda _, unit: done.append((unit.arm.name, unit.seed)))
+    arms: list[Arm | FusedArm] = [
+        Arm(name=f"arm {width}", why="", make=partial(recipe, videos, width)) for width in (2, 3, 4)
+    ]
+    for number in (1, 2):
+        run_claims([claim("toy.a", arms)], tmp_path, device="cpu", part=(number, 2))
+    assert sorted(done) == [(f"arm {width}", seed) for width in (2, 3, 4) for seed in (0, 1)]
+    with pytest.raises(GestaError, match="--part 3/2 is none"):
+        run_claims([], tmp_path, part=(3, 2))
+
+
+# --- those of the papers ---------------------------------------------------------------------------------------------
+
+
+def test_claims_can_be_trained() -> None:
+    built: list[ModelConfig] = []
+    for claimed in list_claims().values():
+        parts = [part for arm in claimed.arms if isinstance(arm, FusedArm) for part, _ in arm.parts]
+        for arm in [*parts, *(arm for arm in claimed.arms if isinstance(arm, Arm))]:
+            made = arm.make()
+            check(made)
+            assert made.train.validate_every == 0  # nothing is chosen by accuracy
+            if made.model not in built:
+                built.append(made.model)
+                with torch.device("meta"):
+                    made.model.build()
+        assert all(arm.why.endswith(".") for arm in claimed.arms) and claimed.learn_more.endswith(".")
+
+
+def test_the_page_is_that_of_the_collected_outcomes() -> None:
+    outcomes = read_collected(DOCS / "claims.json")
+    standings = [standing(of_one, outcomes) for of_one in find_claims(["all"])]
+    assert to_markdown(standings) == read_text(DOCS / "claims.md"), "gesta claims --report docs/claims.md"
+    assert all((DOCS / picture(s.claim)).is_file() for s in standings if any(s.outcomes.values()))
+
+
+def test_misspelt_claims_are_refused_with_a_suggestion() -> None:
+    with pytest.raises(GestaError, match="no claim 'stn'; did you mean"):
+        find_claims(["stn"])
+    assert {of_one.name.split(".")[0] for of_one in find_claims(["stan"])} == {"stan"}
