@@ -99,6 +99,11 @@ class LayerConfig:
 class AroundConfig:
     """A plug-in around a temporal attention, such as an alignment of the frames."""
 
+    @property
+    def needs_positions(self) -> bool:
+        """Whether it has to know the embeddings of position and time that a stem has added to the tokens."""
+        return False
+
     def build(self) -> nn.Module:
         """A module as :class:`gesta.layers.temporal.Around` says."""
         raise NotImplementedError

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gesta.alignment.chain import find_routes, follow, inverse, similarity, unfollow
 from gesta.alignment.soft import sinkhorn, soft_routes
 from gesta.alignment.statistics import statistics
+from gesta.config import check
 from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalAttention, TemporalBranch
 from gesta.model import ClipSpec, ModelConfig, VideoModel
@@ -234,7 +235,42 @@ def test_large_maps_are_matched_in_tiles_with_a_warning() -> None:
         assert tile_side((28, 28)) == tile_side((14, 14)) == 1
 
 
+def test_content_is_matched_without_the_embeddings_of_position_and_time() -> None:
+    """A clip whose patches move: matched by content they are found, and attended to with their embeddings."""
+    made = model(around=ATA(align_on="content"))
+    with torch.no_grad():
+        made.pos_embed.mul_(30)
+    clip = video(made.config, count=1)
+    patches = clip.unfold(3, 8, 8).unfold(4, 8, 8).flatten(3, 4)  # (1, 3, T, N, 8, 8)
+    routes = torch.stack([torch.randperm(16, generator=torch.Generator().manual_seed(t)) for t in range(4)])
+    routes = routes[:, routes[0].argsort()]  # from every position of frame 0
+    moved = torch.stack([patches[:, :, 0, inverse(route)] for route in routes], 2)
+    clip = moved.unflatten(3, (4, 4)).permute(0, 1, 2, 3, 5, 4, 6).reshape(clip.shape)
+    entered: list[Any] = []
+    temporal = made.blocks[0].temporal
+    temporal.around.register_forward_hook(lambda _, inputs, result: entered.append((inputs, result)))
+    with torch.no_grad():
+        made(clip)
+        (attend, x, norm, _, positions), (result, found) = entered[0]
+        assert torch.equal(found[0], routes)
+        assert not torch.equal(Alignment(ATA())(attend, x, norm)[1], found)  # which the embeddings hide
+        table = (made.pos_embed[:, 1:] + made.time_embed[0, :, None]).view(1, 4, 4, 4, -1)
+        torch.testing.assert_close(positions, table, rtol=0, atol=0)
+        token = x.flatten(2, 3)
+        expected = token.clone()  # Algorithm 2, token by token, of what entered
+        for n in range(16):
+            along = [(t, int(routes[t, n])) for t in range(4)]
+            residual = temporal.attend(torch.stack([token[:, t, at] for t, at in along], 1)[:, None])[:, 0]
+            for t, at in along:
+                expected[:, t, at] += residual[:, t]
+        torch.testing.assert_close(result.flatten(2, 3), expected, rtol=0, atol=1e-12)
+
+
 def test_impossible_switches_are_refused() -> None:
+    with pytest.raises(GestaError, match="a layer before a block does not know them"):
+        check(TemporalAttention(around=ATA(align_on="content")))
+    with pytest.raises(GestaError, match="tokens are no longer where their embeddings say"):
+        check(ATA(align_on="content", dealign=False))
     with pytest.raises(GestaError, match="cannot leave the feature map permuted"):
         ATA(alignment="sinkhorn", dealign=False).build()
     with pytest.raises(GestaError, match="tiles move whole"):

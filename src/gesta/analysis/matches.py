@@ -25,7 +25,7 @@ from gesta.analysis.sources import as_input, check_block
 from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalBranch
-from gesta.model import VideoModel
+from gesta.model import VideoModel, hooked
 from gesta.plugins.ata import ATA, Alignment
 
 ARROWS = 24
@@ -96,17 +96,19 @@ def measure_matches(
     block = len(model.blocks) // 2 if block is None else block
     check_block(model, block)
     tap = f"block.{block - 1}" if block else "stem"
-    grid = model.taps(as_input(clip, model), [tap])[tap]
+    branch, ata, entering = _temporal_branch(model, block), ATA(), list[Any]()
+    around = branch.around if branch is not None and isinstance(branch.around, Alignment) else None
+    with hooked(pre={around: lambda _, inputs: entering.append(inputs)} if around else {}):
+        grid = model.taps(as_input(clip, model), [tap])[tap]
     frames, size = grid.shape[2], (grid.shape[3], grid.shape[4])
     at = max(frames // 2, 1) if frame is None else frame
     _check_map(block, frames, size, at)
-    tokens = grid[:, :, at - 1 : at + 1].permute(0, 2, 3, 4, 1).flatten(2, 3)
-    branch, ata, aligns = _temporal_branch(model, block), ATA(), False
-    if branch is not None and isinstance(branch.around, Alignment):
-        aligns = True
-        ata = replace(branch.around.config, alignment="hard")
-        if ata.align_on == "norm":
-            tokens = branch.norm(tokens)
+    tokens = grid.permute(0, 2, 3, 4, 1).flatten(2, 3)
+    if around is not None:
+        ata = replace(around.config, alignment="hard")
+        _, x, norm, _, positions = entering[0]
+        tokens = around.compared(x, norm, positions)
+    tokens = tokens[:, at - 1 : at + 1]
     match = Alignment(ata).routes(tokens, size)[0, 1]
     earlier, later = tokens[0, :1], tokens[0, 1:]
     gain = infonce(earlier, later[:, match], tau) - infonce(earlier, later, tau)
@@ -114,7 +116,7 @@ def measure_matches(
     return Matches(
         name=name,
         block=block,
-        aligns=aligns,
+        aligns=around is not None,
         frame=at,
         size=size,
         similarity=similarity(tokens)[0, 0].cpu(),

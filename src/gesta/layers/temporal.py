@@ -7,7 +7,7 @@ backbone, Y. Zhao et al., "Alignment-guided Temporal Attention", NeurIPS 2022, Â
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Protocol
 
 import torch
@@ -27,7 +27,12 @@ class Around(Protocol):
     """What chooses the routes of a temporal attention: a module called with the attention as a function."""
 
     def __call__(
-        self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None
+        self,
+        attend: Attend,
+        x: Tensor,
+        norm: nn.Module,
+        routes: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The feature map after temporal modelling, residual connection included.
 
@@ -36,6 +41,8 @@ class Around(Protocol):
             x: the feature map ``(B, T, H, W, C)`` that enters, N = HÂ·W.
             norm: what ``attend`` normalises routes with first.
             routes: those found by an earlier block, to be used instead of finding new ones.
+            positions: ``(1, T, H, W, C)``, what the stem has added to the tokens for their position and time; None
+                where there is no such thing.
 
         Returns:
             ``(B, T, H, W, C)`` and the routes that hold in it; None if there are none to pass on.
@@ -47,7 +54,12 @@ class FixedPositions(nn.Module):
     """No alignment: temporal attention runs over the frames at each position (TimeSformer)."""
 
     def forward(
-        self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None
+        self,
+        attend: Attend,
+        x: Tensor,
+        norm: nn.Module,
+        routes: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """``(B, T, H, W, C)`` to the same shape, see :class:`Around`."""
         return x + attend(x.flatten(2, 3).transpose(1, 2)).transpose(1, 2).reshape(x.shape), None
@@ -90,7 +102,11 @@ class TemporalBranch(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(
-        self, x: Tensor, class_token: Tensor | None = None, routes: Tensor | None = None
+        self,
+        x: Tensor,
+        class_token: Tensor | None = None,
+        routes: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The feature map after temporal modelling, and the routes that hold in it (see :class:`Around`).
 
@@ -98,8 +114,9 @@ class TemporalBranch(nn.Module):
             x: ``(B, T, H, W, C)``.
             class_token: ``(B, 1, C)``; every route attends to it as well; its own result is dropped.
             routes: those to follow instead of finding new ones, see :class:`Around`.
+            positions: what the stem has added, see :class:`Around`.
         """
-        return self.around(lambda routed: self.attend(routed, class_token), x, self.norm, routes)
+        return self.around(lambda routed: self.attend(routed, class_token), x, self.norm, routes, positions)
 
     def attend(self, routes: Tensor, class_token: Tensor | None = None) -> Tensor:
         """Residual of routes ``(B, N, T, C)``, see :data:`Attend`."""
@@ -127,6 +144,10 @@ class TemporalAttention(LayerConfig):
     post_norm: bool = True
     drop_path: Annotated[float, Between(0, 1, open="high")] = 0.0
     around: AroundConfig | None = None
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.around is not None and self.around.needs_positions:
+            yield "around", "which needs the embeddings of positions, and a layer before a block does not know them"
 
     def build(self, grid: Grid) -> TemporalLayer:
         return TemporalLayer(self, grid)

@@ -144,11 +144,13 @@ class State(NamedTuple):
         tokens: ``(B, 1 + T·H·W, C)``, the class token first, then t-major.
         size: (T, H, W), ints.
         routes: those that an earlier block found, while later blocks reuse them, see ``align_every``.
+        positions: what the stem has added to the patches for their position and time, ``(1, T, H, W, C)``.
     """
 
     tokens: Tensor
     size: tuple[int, int, int]
     routes: Tensor | None = None
+    positions: Tensor | None = None
 
 
 class Attention(nn.Module):
@@ -206,18 +208,19 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, state: State) -> State:
-        tokens, size, routes = state
+        tokens, size, routes, positions = state
         if self.joint:
             tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
         else:
             class_token, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, size)
             if self.temporal is not None:
                 known = routes if self.route_mode == "keep" else None
-                patches, new_routes = self.temporal(patches, class_token if self.with_class_token else None, known)
+                token = class_token if self.with_class_token else None
+                patches, new_routes = self.temporal(patches, token, known, positions)
                 routes = new_routes if self.route_mode == "pass" else routes
             tokens = self._attend_in_frames(class_token, patches.flatten(2, 3))
         tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        return State(tokens, size, routes)
+        return State(tokens, size, routes, positions)
 
     def _attend_in_frames(self, class_token: Tensor, patches: Tensor) -> Tensor:
         """Attention over each frame and the class token: ``(B, 1, C)``, ``(B, T, N, C)`` to ``(B, 1 + T·N, C)``."""
@@ -284,7 +287,8 @@ class TimeSformer(VideoModel):
         times = resize_line(self.time_embed, frames)
         patches = feature_map.flatten(2).mT.unflatten(0, (batch, frames)) + positions[:, None] + times[:, :, None]
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
-        return State(torch.cat([class_token, patches.flatten(1, 2)], 1), (frames, height, width))
+        tokens, size = torch.cat([class_token, patches.flatten(1, 2)], 1), (frames, height, width)
+        return State(tokens, size, positions=(positions[:, None] + times[:, :, None]).unflatten(2, size[1:]))
 
     def pool(self, state: State) -> Tensor:
         """The class token, normalised, or the mean of the normalised patches."""
@@ -298,7 +302,7 @@ class TimeSformer(VideoModel):
 
     def from_grid(self, grid: Tensor, state: State) -> State:
         tokens = torch.cat([state.tokens[:, :1], grid.permute(0, 2, 3, 4, 1).flatten(1, 3)], 1)
-        return State(tokens, state.size, state.routes)
+        return state._replace(tokens=tokens)
 
     def grid_at(self, block: int) -> Grid:
         clip, per_side = self.config.clip, self.config.clip.size // self.config.patch

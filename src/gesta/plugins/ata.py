@@ -47,8 +47,9 @@ class ATA(AroundConfig):
         dealign: put the result back where its tokens came from. Without it the feature map stays permuted, which in a
             model that aligns every block and attends to all positions alike changes nothing (the paper's 79.3 and 79.6
             of Table 3 are noise), but does where space has structure.
-        align_on: find matches between the tokens that enter (``input``, Fig. 3c and Algorithm 1), or after temporal
-            attention's layer norm (``norm``).
+        align_on: find matches between the tokens that enter (``input``, Fig. 3c and Algorithm 1), after temporal
+            attention's layer norm (``norm``), or between those that enter without the embeddings of position and time
+            that the stem has added (``content``, of TimeSformer only; ours). Attention sees them in each case.
         alignment: ``hard`` matches one to one, without gradient (the paper); ``sinkhorn`` is the soft version that §5
             announces, our form; ``straight_through`` is hard forward and soft backward.
         tau: temperature of soft alignment.
@@ -63,7 +64,7 @@ class ATA(AroundConfig):
     """
 
     dealign: bool = True
-    align_on: Literal["input", "norm"] = "input"
+    align_on: Literal["input", "norm", "content"] = "input"
     alignment: Literal["hard", "sinkhorn", "straight_through"] = "hard"
     tau: Positive = 0.05
     sinkhorn_iters: Count = 20
@@ -73,10 +74,18 @@ class ATA(AroundConfig):
     coarse: Count | None = None
     window: CountOrZero | None = None
 
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.align_on == "content" and not self.dealign:
+            yield "align_on", "with dealign False, after which tokens are no longer where their embeddings say"
+
     def unused(self) -> Iterator[tuple[str, str]]:
         yield from unless(self.alignment != "hard", "soft alignment", "tau", "sinkhorn_iters", "chain")
         yield from unless(self.alignment == "hard", "alignment='hard'", "tie_break")
         yield from unless(self.alignment != "sinkhorn", "hard matches", "solver")
+
+    @property
+    def needs_positions(self) -> bool:
+        return self.align_on == "content"
 
     def build(self) -> Alignment:
         return Alignment(self)
@@ -106,7 +115,12 @@ class Alignment(nn.Module):
         return ", ".join(f"{name}={getattr(self.config, name)!r}" for name in ("alignment", "dealign", "align_on"))
 
     def forward(
-        self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None
+        self,
+        attend: Attend,
+        x: Tensor,
+        norm: nn.Module,
+        routes: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """``(B, T, H, W, C)`` to the same shape; the input is not written to.
 
@@ -116,7 +130,7 @@ class Alignment(nn.Module):
         if x.shape[1] == 1 or is_counting():  # one frame is aligned; papers count operations without alignment
             routes = torch.arange(tokens.shape[2], device=x.device).expand(tokens.shape[:3])
         elif routes is None:
-            routes = self.routes(tokens if self.config.align_on == "input" else norm(tokens), (x.shape[2], x.shape[3]))
+            routes = self.routes(self.compared(x, norm, positions), (x.shape[2], x.shape[3]))
         if routes.is_floating_point():
             routed = (routes.to(x.dtype) @ tokens).transpose(1, 2)
             result = attend(routed).transpose(1, 2)
@@ -128,12 +142,25 @@ class Alignment(nn.Module):
         identity = torch.arange(tokens.shape[2], device=x.device).expand_as(routes)  # the feature map is permuted now
         return (routed + result).transpose(1, 2).reshape(x.shape), identity
 
-    def diagnose(self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None) -> dict[str, float]:
+    def compared(self, x: Tensor, norm: nn.Module, positions: Tensor | None) -> Tensor:
+        """The tokens between which matches are found, ``(B, T, N, C)``; arguments as of :meth:`forward`."""
+        if self.config.align_on == "content":
+            assert positions is not None  # TemporalAttention refuses it where there are none
+            x = x - positions
+        return norm(x.flatten(2, 3)) if self.config.align_on == "norm" else x.flatten(2, 3)
+
+    def diagnose(
+        self,
+        attend: Attend,
+        x: Tensor,
+        norm: nn.Module,
+        routes: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> dict[str, float]:
         """``moved``: fraction of the steps from frame to frame that leave a token's position; of found routes only."""
         if routes is not None or x.shape[1] == 1:
             return {}
-        tokens = x.flatten(2, 3)
-        routes = self.routes(tokens if self.config.align_on == "input" else norm(tokens), (x.shape[2], x.shape[3]))
+        routes = self.routes(self.compared(x, norm, positions), (x.shape[2], x.shape[3]))
         if routes.is_floating_point():
             routes = routes.argmax(-1)
         return {"moved": (routes[:, 1:] != routes[:, :-1]).float().mean().item()}
@@ -144,7 +171,14 @@ class Alignment(nn.Module):
             return []
         return ["the alignment moves nothing: every token is matched to its own position in the next frame"]
 
-    def uncounted(self, attend: Attend, x: Tensor, norm: nn.Module, routes: Tensor | None = None) -> dict[str, int]:
+    def uncounted(
+        self,
+        attend: Attend,
+        x: Tensor,
+        norm: nn.Module,
+        routes: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> dict[str, int]:
         """What finding routes costs, which the paper does not count (see :class:`gesta.cost.Cost`)."""
         if routes is not None or x.shape[1] == 1:
             return {}
