@@ -456,6 +456,18 @@ class Recipe:
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.evaluate.average == "tokens" and self.model.attentive is None:
             yield "evaluate.average", "and the model has no attentive head (model.attentive) to read joined tokens"
+        augment = self.train.augment
+        moves = {
+            "train.augment.crop": augment.crop != "short_side",
+            "train.augment.scale": augment.scale != (1.0, 1.0),
+            "train.augment.flip": augment.flip > 0,
+            "train.augment.rotate": augment.rotate > 0,
+            "train.augment.randaugment": augment.randaugment > 0,
+            "train.cutmix": self.train.cutmix > 0,
+            "evaluate.short_side": self.evaluate.short_side != 224,  # a larger one leaves edges out
+        }
+        for name in (name for name, is_so in moves.items() if is_so and self.data.labels_are_places()):
+            yield name, "which moves the picture, and the labels of the data set are places in it"
 
     def unused(self) -> Iterator[tuple[str, str]]:
         of_training = [f"train.{f.name}" for f in fields(TrainConfig) if f.name not in PROBE_FIELDS]

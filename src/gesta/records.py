@@ -180,6 +180,10 @@ class DataConfig:
         """Whether a video may have any number of classes; the labels of all records are then tuples."""
         return False
 
+    def labels_are_places(self) -> bool:
+        """Whether the labels say where something is in the picture, so that they are wrong once it is moved."""
+        return False
+
     def attributes(self) -> dict[str, list[str]]:
         """Attributes of the classes, if there are any: attribute → its value for every class, in label order."""
         return {}

@@ -33,6 +33,7 @@ DATASETS = {
     "ntu": "gesta.datasets.ntu:NTU",
     "isogd": "gesta.datasets.isogd:IsoGD",
     "marionette": "gesta.marionette.dataset:Marionette",
+    "marionette_joints": "gesta.marionette.joint_frames:MarionetteJoints",
 }
 """The name that ``--data`` takes → where its class is; imported when asked for, because torch takes seconds."""
 

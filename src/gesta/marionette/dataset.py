@@ -146,26 +146,16 @@ class Marionette(DataConfig):
         """
         depth = depth_settings(self.modality, self.depth_encoding, self.depth_range)
         check_choice("held_out", self.held_out, HeldOut)
-        manifest = read_manifest(Path(self.root))
-        if not manifest or not manifest["clips"]:
-            state = "an unfinished" if manifest else "no"
-            family = f" --family {self.family}" if self.family != "any" else ""
-            made = f"gesta data make marionette {self.root}{family}"
-            raise GestaError(f"{self.root} holds {state} Marionette set; run: {made}")
-        if manifest.get("layout"):
-            raise GestaError(f"{self.root} is laid out as {manifest['layout']}; read it as that data set")
+        manifest, family = self.finished_set()
         if depth and not manifest.get("depth"):
             raise GestaError(
                 f"{self.root} was made without depth; add it: gesta data make marionette {self.root} --depth"
             )
-        family, seed = family_of(manifest), manifest["seed"]
-        if self.family not in (family, "any"):
-            raise GestaError(f"{self.root} shows the family {family}, not {self.family}; choose another --data.root")
-        records = []
+        records, seed = [], manifest["seed"]
         for clip in family_clips(family, manifest["clips"], seed):
             if split_of(clip, self.held_out) != split:
                 continue
-            name, video, depth_maps = _clip_files(Path(self.root), family, clip)
+            name, video, depth_maps = clip_files(Path(self.root), family, clip)
             files = files_of_modality(self.modality, str(video), str(depth_maps), depth)
             if clip.action:
                 records.append(Record(**files, name=name, label=clip.action - 1))
@@ -174,6 +164,25 @@ class Marionette(DataConfig):
                 label = {"verb": VERBS.index(verb), "noun": NOUNS.index(noun)}
                 records.append(Record(**files, name=f"{clip}_{n}", label=label, start=start, end=end))
         return records
+
+    def finished_set(self) -> tuple[dict[str, Any], str]:
+        """The manifest of the folder and the family that it shows.
+
+        Raises:
+            GestaError: the folder holds no finished set, another family, or another layout.
+        """
+        manifest = read_manifest(Path(self.root))
+        if not manifest or not manifest["clips"]:
+            state = "an unfinished" if manifest else "no"
+            family = f" --family {self.family}" if self.family != "any" else ""
+            made = f"gesta data make marionette {self.root}{family}"
+            raise GestaError(f"{self.root} holds {state} Marionette set; run: {made}")
+        if manifest.get("layout"):
+            raise GestaError(f"{self.root} is laid out as {manifest['layout']}; read it as that data set")
+        family = family_of(manifest)
+        if self.family not in (family, "any"):
+            raise GestaError(f"{self.root} shows the family {family}, not {self.family}; choose another --data.root")
+        return manifest, family
 
     def classes(self) -> ClassNames:
         """The actions of the folder's family (if there is none, of ``family`` or the coarse one); verbs and nouns."""
@@ -209,7 +218,7 @@ def _classes(family: str) -> ClassNames:
     return {"verb": list(VERBS), "noun": list(NOUNS)} if family == "kitchen" else list(FAMILIES[family])
 
 
-def _clip_files(root: Path, family: str, clip: ClipName) -> tuple[str, Path, Path]:
+def clip_files(root: Path, family: str, clip: ClipName) -> tuple[str, Path, Path]:
     """The name of a clip's record, its video, and the folder of its depth maps."""
     name = f"{list(FAMILIES[family])[clip.action - 1] if clip.action else family}/{clip}"
     return f"{name}.mp4", root / "videos" / f"{name}.mp4", root / "depth" / name
@@ -305,7 +314,7 @@ def make_set(
         remove_parts(root)
         planned, jobs = family_clips(family, clips, seed), []
         for clip in planned:
-            _, video, depth_maps = _clip_files(root, family, clip)
+            _, video, depth_maps = clip_files(root, family, clip)
             if not video.exists() or (depth and not depth_maps.exists()):
                 jobs.append((clip, seed, size, video, depth_maps if depth else None, family, lighting, aim))
         for _ in track(run_in_processes(make_clip, jobs, workers), f"making {root}", total=len(jobs)):

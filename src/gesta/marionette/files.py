@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypedDict
 from gesta.config import Between, from_json, read_json
 from gesta.errors import GestaError
 from gesta.files import LOCK, write_text
+from gesta.marionette.displacement import CameraAim
 from gesta.processes import ignore_interrupts, starting_workers
 
 VERSION = 1
@@ -31,6 +32,7 @@ class _Manifest(_Required, total=False):
     """Those fields of a manifest that are used before they are compared with what is asked for."""
 
     family: str
+    aim: CameraAim
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:
@@ -39,7 +41,7 @@ def read_manifest(root: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     manifest: dict[str, Any] = read_json(path, dict[str, Any], remedy=remedy)
-    checked = {name: value for name, value in manifest.items() if name in ("clips", "seed", "family")}
+    checked = {name: value for name, value in manifest.items() if name in ("clips", "seed", "family", "aim")}
     from_json(checked, _Manifest, source=str(path), remedy=remedy)
     return manifest
 

@@ -94,7 +94,7 @@ class Layer(nn.Module):
         super().__init__()
         kind = PTM if index in config.ptm_layers else Block
         self.spatial = kind(config, rates[0])
-        self.cross = CTM(config, rates[1])
+        self.cross = None if config.head_input == "patches" else CTM(config, rates[1])
         self.last = index + 1 == config.depth
         self.feedback: Diffusion | None = None
         if index in _stdm_layers(config):
@@ -121,7 +121,7 @@ class Layer(nn.Module):
             (tokens, self._excited("T", memory, size)) if self.before else (self._excited("ST", tokens, size), memory)
         )
         query = tokens[:, :, tokens.shape[2] - memory.shape[2] :]
-        memory = self.cross(query, memory, size)
+        memory = query if self.cross is None else self.cross(query, memory, size)
         if not self.before:
             memory = self._excited("T", memory, size)
         if self.feedback is not None:
@@ -292,6 +292,8 @@ class STDFormer(VideoModel):
             if name in renamed and renamed[name].dim() < dims:
                 renamed[name] = renamed[name].reshape(1, -1, renamed[name].shape[-1])
         kernel = renamed.get("patch_embed.weight")
+        if kernel is not None and kernel.dim() == 5 and kernel.shape[2] == 1 < self.config.tubelet_kernel:
+            kernel = kernel[:, :, 0]  # of a training on single frames
         if kernel is not None and kernel.dim() == 4:
             tubelet = kernel.new_zeros(*kernel.shape[:2], self.config.tubelet_kernel, *kernel.shape[2:])
             tubelet[:, :, self.config.tubelet_kernel // 2] = kernel

@@ -85,6 +85,7 @@ class STDFormerSizes(ModelConfig):
         smem_pairing: the same.
         norm: of all new convolutions; a ``layer`` norm does not depend on the batch.
         head_input: the last CTM, or that and the class tokens, ``fused`` by a learned gate per channel (UniFormerV2).
+            With ``patches`` of the ST branch there is no T branch: CLIP's image encoder, from which STD-Former starts.
         small_init: our addition for narrow models and few videos, see :mod:`gesta.layers.init`: no layer starts at
             zero, unless weights are given.
     """
@@ -127,13 +128,27 @@ class STDFormerSizes(ModelConfig):
     smem_edge: Literal["repeat", "zero"] = "repeat"
     smem_pairing: Literal["anchor", "chain"] = "anchor"
     norm: Norm = "batch"
-    head_input: Literal["ctm", "fused"] = "ctm"
+    head_input: Literal["ctm", "fused", "patches"] = "ctm"
     small_init: bool = False
     clip: ClipSpec = field(
         default_factory=lambda: ClipSpec(frames=16, sampling="uniform", size=224, mean=CLIP_MEAN, std=CLIP_STD)
     )
 
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from ModelConfig.contradictions(self)
+        if self.head_input == "patches" and self.stdm_layers != ():
+            yield (
+                "stdm_layers",
+                "and head_input='patches' has no T branch whose features they could give back: name none",
+            )
+        if self.head_input == "patches" and any(branch == "T" for branch, _ in self.smem):
+            yield "smem", "and head_input='patches' has no T branch: name none in it"
+
     def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.head_input != "patches", "a T branch (head_input)", *(
+            "cpe", "ctm_residual", "ctm_include_cls", "ctm_mlp_ratio", "ctm_dropout", "ctm_drop_path", "memory_start",
+            "temporal_pos_embed",
+        ))  # fmt: skip
         ptm, conv = bool(self.ptm_layers), self.conv_placement != "none"
         yield from unless(ptm, "ptm_layers", *(
             "ptm_attention", "dpe_reduction", "dpe_norm", "alpha", "learnable_alpha_beta",

@@ -85,11 +85,15 @@ def find_recipe(
             say(f"--model {model} is what gesta show {model} prints, without what {address} sets in its own: {lost}")
     if data and isinstance(recipe.data, Videos | Unlabelled):
         recipe.data = Unlabelled(of=data_config(data))
-    elif data == "marionette" and type(recipe.data).__name__ != "Marionette" and address not in ("finetune", "probe"):
+    elif data == "marionette" and not _reads_marionette(recipe) and address not in ("finetune", "probe"):
         recipe = miniature(recipe)
     elif data:
         recipe.data = data_config(data)
     return recipe
+
+
+def _reads_marionette(recipe: Recipe) -> bool:
+    return type(recipe.data).__name__ in ("Marionette", "MarionetteJoints")
 
 
 def find_fusion(address: str) -> Fusion | None:

@@ -1,18 +1,26 @@
-"""Learning without labels: recipes for ``gesta pretrain``, whose runs are given to others by ``--init.weights``."""
+"""Recipes for ``gesta pretrain``, whose runs are given to others by ``--init.weights``: learning without labels, and
+spatial encoders that learn from single frames."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+from gesta.config import replace, reset_unused
 from gesta.data.lists import Videos
 from gesta.data.parts import Unlabelled
 from gesta.errors import GestaError
+from gesta.marionette.dataset import Marionette
+from gesta.marionette.joint_frames import MarionetteJoints
+from gesta.model import ModelConfig
 from gesta.models import model_config
+from gesta.models.rpe_stdt import RPESTDTConfig
+from gesta.models.std_former import STDFormerConfig
+from gesta.models.timesformer import TimeSformerConfig
 from gesta.models.vit import ViTConfig
 from gesta.pretraining.simmim import masked
 from gesta.pretraining.videomae import pretraining_of
-from gesta.recipe import Augment, Recipe, TrainConfig
-from gesta.records import DataConfig
+from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.records import DataConfig, class_counts
 
 LR_PER_256 = 1.5e-4
 """Of VideoMAE's pretraining; the learning rate grows with the clips of a step."""
@@ -104,3 +112,55 @@ def _videos(root: str, data: DataConfig | None) -> DataConfig:
     if root and data is not None:
         raise GestaError("pretrain: root and data both say which videos; leave one of them out")
     return Unlabelled(of=data) if data is not None else Videos(root=root)
+
+
+def frames(
+    model: str = "timesformer_tiny", root: str = "data/marionette", labels: Literal["joints", "classes"] = "joints"
+) -> Recipe:
+    """The spatial encoder of a model, on labelled single frames.   gesta pretrain frames --data.root MARIONETTE
+
+    It stands in for the ImageNet and CLIP weights that papers start from: give its run to the model by
+    ``--init.weights``, with ``--init.min-matched`` below the share of the spatial encoder.
+
+    Args:
+        model: a TimeSformer (with ATA or without), an STD-Former or an RPE-STDT; what of it is spatial is trained.
+        root: folder of the Marionette set.
+        labels: what of a frame is learned: the places of the puppet's ``joints``, or the ``classes`` of its video;
+            ``--data NAME`` gives classes of another data set.
+
+    Raises:
+        GestaError: another model.
+    """
+    small = getattr(encoder := frame_encoder(model_config(model)), "small_init", False)
+    data: DataConfig = MarionetteJoints(root=root) if labels == "joints" else Marionette(root=root)
+    whole = Augment(crop="short_side", scale=(1.0, 1.0), flip=0.0, color_jitter=0.2)
+    encoder.classes = class_counts(data.classes()) if labels == "joints" else encoder.classes
+    return Recipe(
+        name=f"frames-{labels}-{model}",
+        model=encoder,
+        data=data,
+        train=TrainConfig(
+            epochs=20, batch_size=32, lr=1e-3 if small else 1e-4, warmup_epochs=1, label_smoothing=0.1,
+            validate_every=0, augment=whole if labels == "joints" else Augment(scale=(0.7, 1.0), color_jitter=0.1),
+        ),
+        evaluate=EvaluateConfig(clips=1 if labels == "joints" else 8, crops=1, short_side=224),
+    )  # fmt: skip
+
+
+def frame_encoder(model: ModelConfig) -> ModelConfig:
+    """What of a model sees single frames, as a model of clips of one frame."""
+    changes: dict[str, Any]
+    if isinstance(model, TimeSformerConfig):
+        changes = {"temporal": "averaging", "around": None}
+    elif isinstance(model, STDFormerConfig):
+        changes = {"head_input": "patches", "tubelet_kernel": 1, "tubelet_stride": 1}
+        changes |= {"ptm_layers": (), "stdm_layers": (), "smem": ()}
+    elif isinstance(model, RPESTDTConfig):
+        changes = {"temporal_depth": 0, "subsample": "none"}
+    else:
+        raise GestaError(
+            f"{model.summary} has no spatial encoder that is known here; take a TimeSformer, STD-Former or RPE-STDT"
+        )
+    encoder = replace(model, **changes, clip=replace(model.clip, frames=1), inserts=[])
+    reset_unused(encoder)
+    return encoder
