@@ -22,6 +22,7 @@ from gesta.models.r3d import r3d_tiny
 from gesta.models.st_manet import st_manet_tiny
 from gesta.plugins.smem import SMEM
 from gesta.pretraining.simmim import SimMIM, masked
+from gesta.recipes.own_videos import finetune
 from gesta.recipes.pretrain import simmim
 
 
@@ -108,6 +109,8 @@ def test_a_run_gives_its_encoder_to_others(make_video: Any, tmp_path: Path) -> N
     assert "to_pixels." in str(report)
     expected = {name: value for name, value in trained.encoder.state_dict().items() if "classifier" not in name}
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in expected.items())
+    expected_config = replace(model_config("vit_tiny"), dropout=0.2, drop_path=0.1)
+    assert finetune(root="x", weights=str(run)).model == expected_config
     assert simmim("mvitv2_s").model.square == 32  # type: ignore[attr-defined]
 
 

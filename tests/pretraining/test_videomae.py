@@ -18,6 +18,7 @@ from gesta.data.lists import Folder, Videos
 from gesta.data.parts import Unlabelled
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
+from gesta.models import model_config
 from gesta.models.vit import MEAN, STD, ViTConfig, vit_tiny
 from gesta.pretraining.masks import running_cells, tube_mask
 from gesta.pretraining.videomae import VideoMAE, pretraining_of
@@ -164,6 +165,13 @@ def test_a_run_needs_no_labels_and_gives_its_encoder_to_others(make_video: Any, 
     assert "decoder." in str(report) and not torch.equal(network.state_dict()["blocks.0.attn.qkv.weight"], fresh)
     with torch.inference_mode():
         assert network.eval()(torch.zeros(1, 3, 8, 32, 32)).isfinite().all()
+
+
+def test_the_encoder_of_a_run_is_the_model_that_is_fine_tuned() -> None:
+    for name in ("vit_tiny", "videomae_b", "vjepa2_l"):
+        encoder = model_config(name)
+        if isinstance(encoder, ViTConfig) and encoder.positions == "sincos":
+            assert videomae(name).model.encoder() == replace(encoder, drop_path=0.0)  # type: ignore[attr-defined]
 
 
 def test_what_is_rebuilt_is_drawn() -> None:

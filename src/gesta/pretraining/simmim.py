@@ -63,6 +63,11 @@ class SimMIMConfig(ModelConfig):
     def build(self) -> SimMIM:
         return SimMIM(self)
 
+    def encoder(self) -> ModelConfig:
+        """The model alone, to be fine-tuned."""
+        shared = {name: getattr(self, name) for name in ("clip", "drop_path", "activation_checkpointing")}
+        return replace(self.of, **shared)
+
 
 def masked(of: ModelConfig, square: int = 32, ratio: float = 0.6) -> SimMIMConfig:
     """The configuration for the pretraining of a model such as ``mfst_tiny()``, with the model's own clips."""
@@ -91,10 +96,7 @@ class SimMIM(VideoModel):
 
     def __init__(self, config: SimMIMConfig) -> None:
         super().__init__(config)
-        self.encoder = replace(
-            config.of, classes=0, clip=config.clip, drop_path=config.drop_path,
-            activation_checkpointing=config.activation_checkpointing,
-        ).build()  # fmt: skip
+        self.encoder = replace(config.encoder(), classes=0).build()
         width, *cells = self.encoder.grid_at(len(self.encoder.blocks))
         spans = [config.clip.frames, config.clip.size, config.clip.size]
         name = type(self.encoder).__name__

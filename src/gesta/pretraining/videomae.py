@@ -74,6 +74,11 @@ class VideoMAEConfig(ViTConfig):
     def build(self) -> VideoMAE:
         return VideoMAE(self)
 
+    def encoder(self) -> ViTConfig:
+        """The ViT alone, to be fine-tuned: its features are the mean of the tokens, normalised afterwards."""
+        own = {field.name: getattr(self, field.name) for field in fields(ViTConfig)}
+        return ViTConfig(**own | {"tail": "mean_norm", "classes": ViTConfig().classes})
+
 
 def pretraining_of(encoder: ViTConfig, **changes: Any) -> VideoMAEConfig:
     """The configuration for the pretraining of a ViT: its own fields, a last norm before the decoder, and no classes.

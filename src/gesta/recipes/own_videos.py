@@ -16,6 +16,8 @@ from gesta.models import model_config
 from gesta.models.hiera import hiera_tiny
 from gesta.models.public import config_of
 from gesta.models.vit import vit_tiny
+from gesta.pretraining.simmim import SimMIMConfig
+from gesta.pretraining.videomae import VideoMAEConfig
 from gesta.recipe import Augment, EvaluateConfig, Init, ProbeConfig, Recipe, TrainConfig
 from gesta.recipes.miniatures import Miniature
 from gesta.records import DataConfig
@@ -69,7 +71,10 @@ def _model(model: str | None, weights: str | None, **changes: Any) -> tuple[str,
     if model or not weights:
         model = model or "mvitv2_tiny"
         return model, model_config(model, **changes)
-    config = replace(config_of(weights), **changes)
+    config = config_of(weights)
+    if isinstance(config, VideoMAEConfig | SimMIMConfig):
+        config = config.encoder()
+    config = replace(config, **changes)
     return type(config).__name__.removesuffix("Config").lower(), config
 
 
