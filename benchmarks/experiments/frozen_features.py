@@ -36,6 +36,9 @@ from gesta.records import Record
 
 BLOCK, SIZE, COPIES, EPOCHS, BATCH = 11, 112, 4, 25, 16
 
+STARTS = ("ImageNet", "random")
+"""Weights of the trunk."""
+
 ARMS = ("averaging", "in order", *(name for name in PLUG_INS if name != "averaging"))
 
 
@@ -146,6 +149,7 @@ def main() -> None:
     parser.add_argument("--marionette", help="folder of Marionette's videos instead")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default 0 1 2)")
     parser.add_argument("--maps", type=Path, help="folder in which the maps are kept for the next time")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="(default: both)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     records, classes, folds = splits_of(options)
@@ -154,7 +158,7 @@ def main() -> None:
     print(f"{len(records)} clips, training + test: {sizes}; {len(classes)} classes; {EPOCHS} epochs\n")
     print(f"| | {' | '.join(f'seed {s}' for s in options.seeds)} | mean | train | reversed | still |")
     print(f"|---|{'---:|' * (len(options.seeds) + 4)}", flush=True)
-    for start in ("ImageNet", "random"):
+    for start in options.starts:
         kept = options.maps and options.maps / f"{start}-{'marionette' if options.marionette else 'egogestar'}.pt"
         if kept and kept.is_file():
             maps = torch.load(kept, weights_only=True)

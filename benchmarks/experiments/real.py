@@ -27,7 +27,8 @@ from gesta.data.samples import TestViews, collate
 from gesta.evaluation.mean import mean
 from gesta.evaluation.result import Result
 from gesta.files import write_text
-from gesta.model import VideoModel, to_clips
+from gesta.model import Insert, VideoModel, to_clips
+from gesta.plugins.stan import STAN
 from gesta.recipe import Recipe
 from gesta.recipes.experiments import gestures, lite0
 from gesta.recipes.own_videos import finetune
@@ -35,6 +36,9 @@ from gesta.records import Record
 from gesta.training.loop import train
 
 TINY = ("mfst_tiny", "st_manet_tiny", "r3d_tiny", "ctn_tiny", "timesformer_tiny")
+
+WITH_STAN = "r3d_tiny with STAN"
+"""A row: STAN before the third stage of the 3-D ResNet."""
 
 LITE0 = (
     *(("pretrained", plug_in) for plug_in in ("averaging", "attention", "ata", "smem", "stan")),
@@ -58,7 +62,14 @@ def finetuned(fold: int, root: str) -> Recipe:
 def rows() -> dict[str, Make]:
     made: dict[str, Make] = {m: functools.partial(_gestures, m) for m in TINY}
     made |= {f"lite0 {start} {plug_in}": functools.partial(_lite0, start, plug_in) for start, plug_in in LITE0}
-    return {**made, "finetune": finetuned}
+    return {**made, WITH_STAN: r3d_with_stan, "finetune": finetuned}
+
+
+def r3d_with_stan(fold: int, root: str) -> Recipe:
+    """``gesta train experiments.gestures --model r3d_tiny`` with the plug-in."""
+    recipe = gestures("r3d_tiny", fold, root)
+    recipe.model.inserts = [Insert(layer=STAN(), at=2)]
+    return recipe
 
 
 def _gestures(model: str, fold: int, root: str) -> Recipe:

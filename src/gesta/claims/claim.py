@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -135,6 +135,9 @@ class Claim:
         arms: the trainings.
         comparisons: all have to be above zero for the claim to be shown.
         metrics: the first is what the picture shows of each arm.
+        series: name → arms that lie on an axis, as (position, arm): the picture draws each series as a curve of the
+            first metric.
+        series_axis: what the positions are.
         learn_more: what would be needed to know more.
         minutes: of one training and its metrics, on one CPU core, as estimated before any was done.
         seeds: trainings of each arm, of the seeds from 0.
@@ -150,6 +153,8 @@ class Claim:
     learn_more: str
     minutes: float
     seeds: int = 5
+    series: Mapping[str, tuple[tuple[float, str], ...]] = field(default_factory=dict)
+    series_axis: str = ""
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -158,6 +163,8 @@ class Claim:
             unknown = {comparison.better, comparison.worse or comparison.better} - set(names)
             assert not unknown, f"{self.name} compares {unknown}, which is none of its arms"
             assert comparison.metric.partition("/")[0] in metrics, f"{self.name} does not measure {comparison.metric}"
+        for of_series in self.series.values():
+            assert {arm for _, arm in of_series} <= set(names), f"{self.name} draws an arm that it has not"
         assert len(set(names)) == len(names), f"{self.name} has two arms of one name"
 
 

@@ -155,7 +155,15 @@ def _anchor(claim: Claim) -> str:
 
 
 def draw_claim(s: Standing) -> Figure:
-    """A dot for each seed of each arm and a bar at their mean; beside it every curve, its mean over seeds."""
+    """A dot for each seed of each arm and a bar at their mean; beside it every curve, its mean over seeds.
+
+    A claim with series has these as curves with all seeds in place of the dots.
+    """
+    if s.claim.series:
+        figure = new_figure(6.4, 4.0)
+        _draw_series(figure.subplots(), s)
+        figure.suptitle(f"{s.claim.name}: {s.verdict}", fontsize=10)
+        return figure
     curves = [metric for metric in s.claim.metrics if metric.axis and _places(s, metric)]
     figure = new_figure(6.4 + 4.2 * len(curves), 1.2 + 0.45 * len(s.outcomes) if not curves else 3.6)
     width = [1.4, *(1.0 for _ in curves)]
@@ -192,4 +200,21 @@ def _draw_curve(axes: Axes, s: Standing, metric: Metric, colours: Mapping[str, o
     axes.set(xlabel=metric.axis, ylabel=f"{metric.title}{f', {metric.unit}' if metric.unit else ''}")
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=7)
+    hide_top_right_spines(axes)
+
+
+def _draw_series(axes: Axes, s: Standing) -> None:
+    metric, colours = s.claim.metrics[0], distinct_colours(len(s.claim.series))
+    for colour, (name, arms) in zip(colours, s.claim.series.items()):
+        points = [(x, list(s.values(arm, metric.name).values())) for x, arm in arms]
+        axes.plot([x for x, v in points for _ in v], [y for _, v in points for y in v], "o", color=colour, alpha=0.4)
+        means = [(x, fmean(values)) for x, values in points if values]
+        axes.plot([x for x, _ in means], [y for _, y in means], "-", color=colour, label=name, linewidth=2)
+    axes.set_xscale("log")
+    positions = sorted({x for arms in s.claim.series.values() for x, _ in arms})
+    axes.set_xticks(positions, labels=[f"{x:g}" for x in positions])
+    axes.minorticks_off()
+    axes.set(xlabel=s.claim.series_axis, ylabel=f"{metric.title}, {metric.unit}")
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False)
     hide_top_right_spines(axes)

@@ -24,6 +24,7 @@ import torch
 from gesta.checkpoint import load
 from gesta.claims.claim import MOST_SEEDS, Arm, Claim, FusedArm, MarionetteSet, Metric, Value, required
 from gesta.claims.outcomes import Key, Outcome, describe, digest, read_runs, write_outcome
+from gesta.data.parts import Part
 from gesta.errors import FolderInUse, GestaError
 from gesta.evaluation.fuse import fuse
 from gesta.evaluation.result import Result
@@ -204,7 +205,10 @@ class _Worker:
         recipe = arm.make()
         recipe.name, recipe.train.seed, recipe.train.logger = folder.name, seed, ()
         if arm.data is not None:
-            recipe.data.root = str(_made(arm.data, self.out))  # type: ignore[attr-defined]
+            data = recipe.data
+            while isinstance(data, Part):  # the data set whose labels are left out
+                data = data.of
+            data.root = str(_made(arm.data, self.out))  # type: ignore[attr-defined]
         if before:
             recipe.init.weights = str(before[0] / BEST)
         train(recipe, folder, resume=True, quiet=True, device=self.device)

@@ -54,7 +54,7 @@ def resnet(root: str = "data/marionette", epochs: int = 30) -> Recipe:
     return recipe
 
 
-GESTURE_EPOCHS = {"mfst_tiny": 40, "r3d_tiny": 30}
+GESTURE_EPOCHS = {"mfst_tiny": 40, "r3d_tiny": 30, "ctn_tiny": 40}
 """After which they have learnt 90 % of their training clips or more; st_manet_tiny has after the 60 of all others."""
 
 
