@@ -1,4 +1,4 @@
-"""The claim on learning without labels, which Y. Ma's thesis names as the next step: VideoMAE's pretraining saves labels."""
+"""The claim on learning without labels, the next step that Y. Ma's thesis names: masked pretraining saves labels."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ LABELS = Claim(
     source="Z. Tong et al., VideoMAE, NeurIPS 2022, §4.3 (data-efficient learner); Y. Ma's thesis, outlook",
     experiment="vit_tiny (0.25 M parameters, 8 frames of 48 px) on Marionette's 12 coarse actions, with the labels of "
     "1, 5, 10, 25 and 100 % of the 390 training clips, at least one of each class, tested on 150 clips of subjects and "
-    "cameras that training never saw. Pretraining is VideoMAE for 150 epochs on the 390 clips, anew for each seed; both "
-    "starts have the same steps of fine-tuning: 300, 600 with 25 % and 1500 with all labels.",
+    "cameras that training never saw. Pretraining is VideoMAE for 150 epochs on these clips, anew for each seed. Both "
+    "starts have equal steps of fine-tuning: 300, 600 with 25 % and 1500 with all labels.",
     arms=(*SCRATCH.values(), *STARTED.values()),
     comparisons=tuple(
         Comparison(better=STARTED[percent].name, worse=SCRATCH[percent].name) for percent in (10, 25, 100)
