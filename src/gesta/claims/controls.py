@@ -67,8 +67,9 @@ class OtherTheta(STANLayer):
 
 @config
 class PlainLayers(LayerConfig):
-    """A residual bottleneck that costs what STAN's deformation network does: its convolution and batch norm, and a
-    linear layer back to all channels, which starts at zero."""
+    """A residual bottleneck of the parts of STAN's deformation network: its convolution and batch norm, and in place of
+    its other layers a linear one back to all channels, which starts at zero. It has as many parameters, and more
+    multiply-adds, since its convolution is padded."""
 
     def build(self, grid: Grid) -> nn.Module:
         return Bottleneck(grid[0])

@@ -137,11 +137,17 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     write_text(folder / OUTCOME, json.dumps(asdict(outcome), indent=1) + "\n")
 
 
+def read_outcome(folder: Path) -> Outcome:
+    """The outcome in the folder of a finished run."""
+    outcome: Outcome = read_json(folder / OUTCOME, Outcome, remedy="remove it, and the run is measured again")
+    return outcome
+
+
 def read_runs(folder: Path) -> dict[Key, tuple[Outcome, Path]]:
     """The finished runs in a folder, and where each is."""
     found: dict[Key, tuple[Outcome, Path]] = {}
     for path in sorted(folder.glob(f"*/{OUTCOME}")):
-        outcome: Outcome = read_json(path, Outcome, remedy="remove it, and the run is measured again")
+        outcome = read_outcome(path.parent)
         found[outcome.key] = outcome, path.parent
     return found
 

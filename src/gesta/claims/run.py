@@ -23,7 +23,7 @@ import torch
 
 from gesta.checkpoint import load
 from gesta.claims.claim import MOST_SEEDS, Arm, Claim, FusedArm, MarionetteSet, Metric, Value, required
-from gesta.claims.outcomes import Key, Outcome, describe, digest, read_runs, write_outcome
+from gesta.claims.outcomes import OUTCOME, Key, Outcome, describe, digest, read_outcome, read_runs, write_outcome
 from gesta.data.parts import Part
 from gesta.errors import FolderInUse, GestaError
 from gesta.evaluation.fuse import fuse
@@ -140,16 +140,15 @@ def run_claims(
     mine = [unit for unit in units if roots[_root(unit.arm, unit.seed)] % parts == number - 1]
     report, left = Trainings(), mine
     for _ in range(2):  # what another process was at, or needed, may be done by now
-        finished = read_runs(make_folder(out))
+        worker.runs.update(read_runs(make_folder(out)))
         left, again = [], left
         for unit in again:
-            outcome = finished[unit.key][0] if unit.key in finished else (known or {}).get(unit.key)
+            outcome = worker.runs[unit.key][0] if unit.key in worker.runs else (known or {}).get(unit.key)
             if outcome is not None and not unit.lacks(outcome):
-                report.kept += 1
+                report.kept += unit.name not in worker.done
                 continue
             try:
                 worker.finish(unit)
-                report.done.append(unit.name)
             except FolderInUse:
                 left.append(unit)
             except Exception as error:  # one broken run must not end the others
@@ -157,7 +156,7 @@ def run_claims(
                     traceback.print_exc()
                 report.failed[unit.name] = str(error) or type(error).__name__
                 show(f"{unit.name}: failed: {report.failed[unit.name]}", sys.stderr)
-    report.in_use = [unit.name for unit in left]
+    report.done, report.in_use = worker.done, [unit.name for unit in left]
     return report
 
 
@@ -169,22 +168,36 @@ def _root(arm: Arm | FusedArm, seed: int) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class _Worker:
-    """Does units in a folder, on a device."""
+    """Does units in a folder, on a device.
+
+    Attributes:
+        runs: finished ones, and where each is; others may have finished more.
+        failed: trainings that failed, and why: what requires one fails without trying it again.
+        done: names of the runs that were trained or measured now.
+    """
 
     out: Path
     device: torch.device
+    runs: dict[Key, tuple[Outcome, Path]] = field(default_factory=dict)
+    failed: dict[Key, str] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
 
     def finish(self, unit: Unit) -> Path:
         """Do what is left of a unit, and of what it requires; gives its folder.
 
         Raises:
             FolderInUse: another process is at it.
+            GestaError: and other exceptions of a training; it or one that it requires failed.
         """
+        if unit.key in self.failed:
+            raise GestaError(self.failed[unit.key])
         before = [self.finish(Unit(arm, seed)) for arm, seed in required(unit.arm, unit.seed)]
         folder = self.out / unit.name
         make_folder(folder / ".claim")  # a lock of its own: the training locks the folder itself
         with lock_folder(folder / ".claim"):
-            finished = read_runs(self.out).get(unit.key)
+            finished = self.runs.get(unit.key)
+            if finished is None and (folder / OUTCOME).is_file():  # by another process
+                finished = read_outcome(folder), folder
             if finished is not None and not unit.lacks(finished[0]):
                 return finished[1]
             if finished is not None:
@@ -192,16 +205,20 @@ class _Worker:
             elif isinstance(unit.arm, FusedArm):
                 outcome = _fuse(unit.arm, unit.seed, before)
             else:
-                outcome = self._train(unit.arm, unit.seed, folder, before)
+                outcome = self._train(unit, folder, before)
             outcome = replace(outcome, metrics={**outcome.metrics, **self._measure(folder, unit.lacks(outcome))})
             write_outcome(folder, outcome)
+            self.runs[unit.key] = outcome, folder
+            self.done.append(unit.name)
             for name in (LAST, "previous.ckpt"):  # it is never resumed again
                 remove(folder / name)
         if finished is None:
             _say(unit, outcome)
         return folder
 
-    def _train(self, arm: Arm, seed: int, folder: Path, before: Sequence[Path]) -> Outcome:
+    def _train(self, unit: Unit, folder: Path, before: Sequence[Path]) -> Outcome:
+        arm, seed = unit.arm, unit.seed
+        assert isinstance(arm, Arm)
         recipe = arm.make()
         recipe.name, recipe.train.seed, recipe.train.logger = folder.name, seed, ()
         if arm.data is not None:
@@ -211,10 +228,15 @@ class _Worker:
             data.root = str(_made(arm.data, self.out))  # type: ignore[attr-defined]
         if before:
             recipe.init.weights = str(before[0] / BEST)
-        train(recipe, folder, resume=True, quiet=True, device=self.device)
+        try:
+            if (folder / LAST).is_file() or not (folder / BEST).is_file():  # else trained, and only measured again
+                train(recipe, folder, resume=True, quiet=True, device=self.device)
+        except Exception as error:
+            self.failed[unit.key] = str(error) or type(error).__name__
+            raise
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         epochs = [line for line in lines if line["kind"] == "epoch"]
-        curve = [round(epoch["train_top1"], 2) for epoch in epochs if epoch["train_top1"] is not None]
+        curve = [round(top1, 2) for epoch in epochs if (top1 := epoch.get("train_top1")) is not None]
         metrics: dict[str, Value] = {}
         if (folder / "result.json").is_file():
             metrics |= _without_repetitions(Result.read(folder / "result.json"))
@@ -249,8 +271,7 @@ def _without_repetitions(result: Result) -> dict[str, Value]:
 
 def _fuse(arm: FusedArm, seed: int, parts: Sequence[Path]) -> Outcome:
     """The fused scores of finished runs."""
-    runs = read_runs(parts[0].parent)
-    outcomes = [outcome for outcome, folder in runs.values() if folder in parts]
+    outcomes = [read_outcome(part) for part in parts]
     curves = [outcome.training_accuracy for outcome in outcomes]
     return Outcome(
         arm=arm.name,

@@ -49,7 +49,7 @@ OTHER = arm(
     STANControl(theta="other"), True,
 )  # fmt: skip
 PLAIN = arm(
-    "plain layers", "a residual bottleneck of 3-D convolutions with as many parameters and multiply-adds.",
+    "plain layers", "a residual bottleneck of 3-D convolutions with as many parameters and more multiply-adds.",
     PlainLayers(), True,
 )  # fmt: skip
 

@@ -86,16 +86,27 @@ def standing(claim: Claim, outcomes: Mapping[Key, Outcome]) -> Standing:
         of_arms[arm.name] = {key[1]: o for key, o in outcomes.items() if key[0] == experiment and key[1] < MOST_SEEDS}
     intervals = tuple(_interval(comparison, of_arms) for comparison in claim.comparisons)
     reached = verdict([(comparison.kind, i) for comparison, i in zip(claim.comparisons, intervals)])
-    needed = {key: arm for seed in range(claim.seeds) for one in claim.arms for key, arm in _needs(one, seed).items()}
-    left = [(key, arm) for key, arm in needed.items() if key not in outcomes]
-    minutes = sum(_minutes(claim, key[0], outcomes) for key, arm in left if isinstance(arm, Arm))
+    needed = _trainings(claim)
+    left = [key for key in needed if key not in outcomes]
+    minutes = sum(_minutes(claim, experiment, outcomes) for experiment, _ in left)
     return Standing(claim, of_arms, intervals, reached, len(needed) - len(left), len(needed), minutes)
 
 
-def _needs(arm: Arm | FusedArm, seed: int) -> dict[Key, Arm | FusedArm]:
-    """An arm's training of a seed and those that it requires."""
-    own: dict[Key, Arm | FusedArm] = {(digest(describe(arm)), seed): arm}
-    return own | {key: a for before in required(arm, seed) for key, a in _needs(*before).items()}
+def used_by(claims: Sequence[Claim], outcomes: Mapping[Key, Outcome]) -> list[Outcome]:
+    """The outcomes of what claims train and fuse; others are of experiments that were changed since."""
+    fused = {digest(describe(arm)) for claim in claims for arm in claim.arms if isinstance(arm, FusedArm)}
+    trained = {experiment for claim in claims for experiment, _ in _trainings(claim)}
+    return [outcome for key, outcome in outcomes.items() if key[0] in fused | trained]
+
+
+def _trainings(claim: Claim) -> set[Key]:
+    """All that has to be trained for a claim, fusions not counted."""
+    return {key for seed in range(claim.seeds) for arm in claim.arms for key in _needs(arm, seed)}
+
+
+def _needs(arm: Arm | FusedArm, seed: int) -> set[Key]:
+    own = {(digest(describe(arm)), seed)} if isinstance(arm, Arm) else set()
+    return own.union(*(_needs(*before) for before in required(arm, seed)))
 
 
 def _interval(comparison: Comparison, of_arms: Mapping[str, Mapping[int, Outcome]]) -> Interval | None:

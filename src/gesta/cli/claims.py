@@ -31,7 +31,7 @@ def _claims(options: argparse.Namespace) -> int:
     from gesta.claims.outcomes import read_collected, read_runs, write_collected
     from gesta.claims.report import write_report
     from gesta.claims.run import run_claims
-    from gesta.claims.standing import Overview, standing
+    from gesta.claims.standing import Overview, standing, used_by
 
     given = {"--seeds": options.seeds, "--part": options.part != (1, 1), "--device": options.device != "auto"}
     for flag in (flag for flag, value in given.items() if value and not options.names):
@@ -50,7 +50,7 @@ def _claims(options: argparse.Namespace) -> int:
     outcomes = known | {key: outcome for key, (outcome, _) in read_runs(out).items()}
     claims = find_claims(["all"])
     if options.report:
-        write_collected(collected, outcomes.values())
+        write_collected(collected, used_by(claims, outcomes))
         write_report(page, claims, outcomes)
     print_results(options, Overview([standing(claim, outcomes) for claim in chosen or claims]))
     return int(failed)
