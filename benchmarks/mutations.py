@@ -307,7 +307,7 @@ class Mutants(DataConfig):
 
     def broken(self) -> list[Record]:
         return [
-            Record(path=path, name=Path(path).name, label=i % 2, depth=Depth() if depth else None)
+            Record(path=path, name=Path(path).name, label=i % 2, shows=Depth() if depth else None)
             for i, (path, depth) in enumerate(self.mutants)
         ]
 
@@ -352,8 +352,8 @@ def read_alone(mutant: Mutant) -> float:
     """Seconds for reading a file from its beginning to its end, and a clip of it."""
     begin = time.monotonic()
     try:
-        probe(mutant.path, exact=True, depth=mutant.depth)
-        read(mutant.path, lambda n: torch.linspace(0, n - 1, 4).long(), short_side=32, depth=mutant.depth)
+        probe(mutant.path, exact=True, shows=mutant.depth)
+        read(mutant.path, lambda n: torch.linspace(0, n - 1, 4).long(), short_side=32, shows=mutant.depth)
     except (VideoError, OSError, RuntimeError, MemoryError):
         pass
     return time.monotonic() - begin

@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from gesta.config import Between, Count, CountOrZero, config, replace, reset_unused, suggest, to_json, unless
 from gesta.errors import GestaError
+from gesta.video.modality import Modality
 
 Grid = tuple[int, int, int, int]
 """Channels, frames, height, width of a feature map."""
@@ -75,7 +76,7 @@ class ClipSpec:
     squash: bool = False
     mean: tuple[_Mean, _Mean, _Mean] = (0.45, 0.45, 0.45)
     std: tuple[_Positive, _Positive, _Positive] = (0.225, 0.225, 0.225)
-    streams: tuple[Literal["rgb", "depth"], ...] = ()
+    streams: tuple[Modality, ...] = ()
 
     def unused(self) -> Iterator[tuple[str, str]]:
         yield from unless(self.sampling == "dense", "sampling='dense'", "stride", "shrink")

@@ -57,9 +57,11 @@ class Augment:
         flip_labels: pairs of class names that a flip exchanges; a class whose name contains the word left, right or
             clockwise and that is in no pair is never flipped.
         rotate: largest angle in degrees by which a clip is rotated, to either side, before the crop; 0 for none.
-            Corners without picture are black.
+            Corners without picture are black; of optical flow they show no motion.
         rotate_probability: probability that a clip is rotated.
-        color_jitter: strength of brightness, contrast and saturation jitter, 0 for none.
+        color_jitter: strength of brightness, contrast and saturation jitter, 0 for none. Optical flow has no colours,
+            so it and ``hue`` change the other streams only, and are refused where there are none; ``randaugment`` is
+            refused with any.
         hue: largest shift of the hue to either side, as a fraction of the colour circle, 0 to 0.5; 0 for none.
         jitter_probability: probability that a clip gets colour jitter (hue included).
         randaugment: number of RandAugment operations per clip, 0 for none.

@@ -11,7 +11,9 @@ from typing import Literal, TypedDict, TypeVar, get_args
 
 from gesta.config import config
 from gesta.errors import GestaError
-from gesta.video.depth import Depth, Modalities
+from gesta.video.depth import Depth
+from gesta.video.flow import Flow
+from gesta.video.modality import Modalities, Shows, modalities_of
 
 SplitName = Literal["train", "val", "test"]
 
@@ -30,7 +32,7 @@ none; None where unknown."""
 LABEL = "label"
 """Name of the label space of data sets and models that have only one."""
 
-PATHS = ("root", "annotations", "train", "val", "test", "class_names", "test_labels", "leave_out")
+PATHS = ("root", "annotations", "train", "val", "test", "class_names", "test_labels", "leave_out", "flow")
 """Names of the fields of data sets that hold paths, where they hold text."""
 
 T = TypeVar("T")
@@ -85,11 +87,11 @@ class Stream:
     """Another recording of the same scene, such as depth beside RGB.
 
     Attributes:
-        path, depth, masks: as of :class:`Record`.
+        path, shows, masks: as of :class:`Record`.
     """
 
     path: str
-    depth: Depth | None = None
+    shows: Shows | None = None
     masks: str = ""
 
 
@@ -105,7 +107,7 @@ class Record:
         start: first frame of the segment in decode order, None for the beginning.
         end: one past the last frame, None for the end.
         seconds: the segment in seconds instead, for videos whose frame rates the lists do not follow.
-        depth: how depth becomes pixels; None for RGB.
+        shows: what its pictures show, and how that becomes three channels; None for RGB.
         masks: folder of masked depth maps by which every frame is cropped to the people in it, see
             :mod:`gesta.data.person`; empty for whole frames.
         paired: other streams of the same segment, for models of several. They may have other numbers of frames, which
@@ -118,14 +120,14 @@ class Record:
     start: int | None = None
     end: int | None = None
     seconds: tuple[float, float] | None = None
-    depth: Depth | None = None
+    shows: Shows | None = None
     masks: str = ""
     paired: tuple[Stream, ...] = ()
 
     @property
     def streams(self) -> list[Record]:
         """The record once for each of its streams."""
-        others = (replace(self, path=s.path, depth=s.depth, masks=s.masks, paired=()) for s in self.paired)
+        others = (replace(self, path=s.path, shows=s.shows, masks=s.masks, paired=()) for s in self.paired)
         return [replace(self, paired=()), *others] if self.paired else [self]
 
 
@@ -133,27 +135,43 @@ class RecordFiles(TypedDict):
     """Those fields of a :class:`Record` that name its files and say how they are read."""
 
     path: str
-    depth: Depth | None
+    shows: Shows | None
     masks: str
     paired: tuple[Stream, ...]
 
 
 def files_of_modality(
-    modality: Modalities, rgb: str, depth: str, encoding: Depth | None, masks: str = ""
+    modality: Modalities, rgb: str, depth: str, encoding: Depth | None, masks: str = "", flow: str = ""
 ) -> RecordFiles:
-    """The files of a record of a data set that has RGB and depth.
+    """The files of a record of a data set that has several streams.
 
     Args:
-        modality: which of them the record has, or both as a pair.
+        modality: which of them the record has; the first is the record's own, the others are paired with it.
         rgb: path of the RGB video.
         depth: path of the depth video.
         encoding: how depth becomes pixels.
-        masks: see :class:`Record`; of both.
+        masks: see :class:`Record`; of RGB and depth.
+        flow: folder of the optical flow.
     """
-    if modality == "depth":
-        return RecordFiles(path=depth, depth=encoding, masks=masks, paired=())
-    paired = (Stream(path=depth, depth=encoding, masks=masks),) if modality == "rgbd" else ()
-    return RecordFiles(path=rgb, depth=None, masks=masks, paired=paired)
+    streams = {
+        "rgb": Stream(path=rgb, masks=masks),
+        "depth": Stream(path=depth, shows=encoding, masks=masks),
+        "flow": Stream(path=flow, shows=Flow()),
+    }
+    first, *others = (streams[name] for name in modalities_of(modality))
+    return RecordFiles(path=first.path, shows=first.shows, masks=first.masks, paired=tuple(others))
+
+
+def flow_folder(record: Record, root: str, flow: str) -> str:
+    """Where ``gesta data prepare`` puts the optical flow of a video of ``root``, if it makes that of ``root``.
+
+    Raises:
+        GestaError: the video is not below ``root``.
+    """
+    name = os.path.relpath(record.path, root or ".")
+    if name.startswith(os.pardir):
+        raise GestaError(f"{record.path}: is not below {root or '.'}, so its optical flow cannot be found in {flow}")
+    return os.path.join(flow, name if os.path.isdir(record.path) else os.path.splitext(name)[0])
 
 
 @config

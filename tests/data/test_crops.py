@@ -154,8 +154,8 @@ def test_images_and_depth(tmp_path: Path) -> None:
         Image.fromarray(image).save(tmp_path / "f" / f"img_{i:05d}.png")
     video = write_noise(tmp_path / "depth.mp4", (64, 48))
     for path, depth in [(tmp_path / "f", None), (video, Depth())]:
-        whole = read(path, everything, short_side=30, depth=depth)
-        found = read(path, everything, short_side=30, depth=depth, crop=lambda h, w: (7, 9, 20, 23))
+        whole = read(path, everything, short_side=30, shows=depth)
+        found = read(path, everything, short_side=30, shows=depth, crop=lambda h, w: (7, 9, 20, 23))
         assert torch.equal(found, part(whole, (7, 9, 20, 23))) and len(found) > 3
 
 

@@ -300,7 +300,7 @@ def test_a_video_that_kills_or_stops_its_loader_has_failed_and_the_others_are_lo
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.5,))  # how often it looks
     path = str(make_video("a.mp4"))
     kinds = {1: Deadly(), 2: Endless(), 4: DeadlyOnce(encoding=str(tmp_path / "died"))}  # type: ignore[arg-type]
-    records = [Record(path=path, name=f"{i}", label=0, depth=kinds.get(i)) for i in range(8)]
+    records = [Record(path=path, name=f"{i}", label=0, shows=kinds.get(i)) for i in range(8)]
     views = TestViews(records, ClipSpec(frames=2, stride=2, size=16), EvaluateConfig(clips=1))
     views.kill_after_s = 2.0 - TIMEOUT_S
     batches = list(test_loader(views, range(8), 1, workers=2))

@@ -57,7 +57,7 @@ def records(root: Path) -> list[Record]:
     parts = [{}, {"start": 3, "end": 17}, {"seconds": (0.5, 1.4)}]
     listed = [Record(path=large, name="large", label=0, **part) for part in parts]  # type: ignore[arg-type]
     listed += [Record(path=path, name="other", label=1) for path in (small, odd)]
-    return [*listed, Record(path=maps, name="maps", label=1, depth=Depth("jet", 0, 255))]
+    return [*listed, Record(path=maps, name="maps", label=1, shows=Depth("jet", 0, 255))]
 
 
 @pytest.fixture

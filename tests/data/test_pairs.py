@@ -49,7 +49,7 @@ def pair(tmp_path: Path) -> Callable[..., Record]:
             for i, picture in enumerate(scenes(12) if pictures is None else pictures):
                 grey = Image.fromarray(picture)
                 (grey.convert("RGB") if kind == "rgb" else grey).save(folder / f"{i:06d}.png")
-        other = Stream(path=str(tmp_path / f"{name}_depth"), depth=GREY)
+        other = Stream(path=str(tmp_path / f"{name}_depth"), shows=GREY)
         return Record(path=str(tmp_path / f"{name}_rgb"), name=name, label=0, paired=(other,))
 
     return make
@@ -62,7 +62,7 @@ def halves(video: Tensor) -> tuple[Tensor, Tensor]:
 def test_streams_of_a_record(pair: Callable[..., Record]) -> None:
     record = pair()
     rgb, depth = record.streams
-    assert rgb == but(record, paired=()) and depth == but(rgb, path=record.paired[0].path, depth=GREY)
+    assert rgb == but(record, paired=()) and depth == but(rgb, path=record.paired[0].path, shows=GREY)
     assert rgb.streams == [rgb]
 
 

@@ -104,7 +104,7 @@ def test_depth_is_cropped_to_itself(tmp_path: Path) -> None:
     folder = write_masks(tmp_path / "nturgb+d_depth_masked" / NAME, [mask((20 + 10 * i, 300)) for i in range(4)])
     data = NTU(root=str(tmp_path), modality="depth", depth_encoding="repeat3", person_crop=True)
     (record,) = [r for r in data.records("test") if r.name == NAME]
-    assert (record.path, record.masks, record.depth) == (str(folder), str(folder), Depth("repeat3"))
+    assert (record.path, record.masks, record.shows) == (str(folder), str(folder), Depth("repeat3"))
     frames = read_record(record, everything, 240)
     assert frames.shape == (4, 3, 240, 320) and set(frames.unique().tolist()) == {0, 128}
     person = frames[3, 0].nonzero()

@@ -37,7 +37,7 @@ def test_pairs_have_one_name_and_labels_from_zero(small: Path) -> None:
     for split in ("train", "val", "test"):
         pairs = list(zip(rgb.records(split), depth.records(split), strict=True))  # type: ignore[arg-type]
         assert pairs and all((a.name, a.label) == (b.name, b.label) for a, b in pairs)
-        assert all(a.depth is None and b.depth is not None for a, b in pairs)
+        assert all(a.shows is None and b.shows is not None for a, b in pairs)
     assert rgb.records("train")[0].path == str(small / "train/001/M_00001.avi")
     assert depth.records("train")[0].path == str(small / "train/001/K_00001.avi")
     for one, other, both in zip(
@@ -119,7 +119,7 @@ def test_genuine_pairs(shared: Path) -> None:
     )
     assert len(rgb) == len(depth) == 10 and rgb[0].label == 25
     assert [probe(r.path).frames for r in rgb] == [probe(r.path).frames for r in depth]
-    levels = read(depth[0].path, lambda n: torch.arange(n), depth=depth[0].depth)
+    levels = read(depth[0].path, lambda n: torch.arange(n), shows=depth[0].shows)
     assert levels.shape == (55, 3, 240, 320)
     clip = ClipSpec(frames=8, sampling="uniform", size=32)
     parts = []

@@ -25,6 +25,7 @@ from gesta.marionette.motions.coarse import COARSE
 from gesta.marionette.puppet import SUBJECTS, body_solids, make_body, shoulders, two_bones
 from gesta.marionette.renderer import Box, Camera, Cone, Room, render
 from gesta.records import list_hash
+from gesta.video.modality import modality_of
 from gesta.video.probe import probe
 from gesta.video.read import read
 
@@ -179,17 +180,21 @@ def test_an_unfinished_set_is_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert make_set(tmp_path / "set", clips=2, workers=1, size=SIZE).made == 2
 
 
-def test_depth_beside_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depth_and_flow_beside_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Depth is added to a set that is there, stays in step when the set grows, and is the renderer's in millimetres."""
     monkeypatch.setattr("gesta.marionette.filming.FRAMES", SHORT)
     root = tmp_path / "set"
     make_set(root, clips=6, seed=3, workers=1, size=SIZE)
     videos = {path: path.stat().st_mtime_ns for path in root.glob("videos/*/*")}
-    with pytest.raises(GestaError, match=r"made without depth; add it: .* --depth"):
-        Marionette(root=str(root), modality="depth").records("test")
-    assert make_set(root, clips=6, seed=3, workers=1, size=SIZE, depth=True).made == 6
+    for kind in ("depth", "flow"):
+        with pytest.raises(GestaError, match=rf"made without {kind}; add it: .* --{kind}"):
+            Marionette(root=str(root), modality=kind).records("test")  # type: ignore[arg-type]
+    assert make_set(root, clips=6, seed=3, workers=1, size=SIZE, depth=True, flow=True).made == 6
     assert {path: path.stat().st_mtime_ns for path in videos} == videos  # filmed again, not written again
-    assert make_set(root, clips=7, seed=3, workers=1, size=SIZE).made == 1  # asked once, the set keeps its depth
+    assert make_set(root, clips=7, seed=3, workers=1, size=SIZE).made == 1  # asked once, the set keeps depth and flow
+    for record in Marionette(root=str(root), modality="rgbd+flow").records("train"):
+        assert [modality_of(stream.shows) for stream in record.streams] == ["rgb", "depth", "flow"]
+        assert len({probe(stream.path, shows=stream.shows).frames for stream in record.streams}) == 1
     rgb, depth = (
         [r for split in ("train", "val", "test") for r in Marionette(root=str(root), modality=modality).records(split)]  # type: ignore[arg-type]
         for modality in ("rgb", "depth")
@@ -204,9 +209,9 @@ def test_depth_beside_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list_hash(depth) == list_hash(rgb)
     clip = ClipName(*(int(part[1:]) for part in Path(depth[0].path).name.split("_")))
     _, metres = render_clip(clip, 3, SIZE)
-    assert depth[0].depth is not None
-    grey = replace(depth[0].depth, encoding="repeat3")
-    shown = read(depth[0].path, np.arange, depth=grey)
+    assert depth[0].shows is not None
+    grey = replace(depth[0].shows, encoding="repeat3")
+    shown = read(depth[0].path, np.arange, shows=grey)
     assert shown.shape == (len(metres), 3, SIZE, SIZE) and probe(rgb[0].path).frames == len(metres)
     expected = 1 + 254 * np.clip((1000 * metres - 2500) / 5000, 0, 1)
     assert np.abs(shown[:, 0].numpy() - expected).max() < 1

@@ -314,7 +314,7 @@ def _command(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[s
 
 def test_a_model_of_depth_reads_depth_as_its_training_did(depth_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = load(depth_run)
-    assert loaded.depth == Depth("repeat3", 3000, 7000) and not loaded.person_crop
+    assert loaded.shows == Depth("repeat3", 3000, 7000) and not loaded.person_crop
     result = json.loads((depth_run / "result.json").read_text())
     assert sum(1 for line in (depth_run / "log.jsonl").read_text().splitlines() if '"loss"' in line) >= 2
     record = Marionette(root=str(depth_run.parent / "set"), held_out="cameras", modality="depth").records("test")[0]
@@ -322,7 +322,7 @@ def test_a_model_of_depth_reads_depth_as_its_training_did(depth_run: Path, capsy
     found = {label["class"]: label["probability"] for label in answer["labels"]}
     position = result["scores"]["names"].index(record.name)
     assert found == pytest.approx(dict(zip(loaded.classes, result["scores"]["values"]["label"][position])), abs=1e-5)
-    other = next(predict(loaded, record.path, top=12, depth=Depth("jet", 3000, 7000)))
+    other = next(predict(loaded, record.path, top=12, shows=Depth("jet", 3000, 7000)))
     assert dict(other.labels) != pytest.approx(found, abs=1e-5)  # how it is shown is seen in the scores
 
 
@@ -347,10 +347,10 @@ def test_masked_depth_is_cropped_if_the_training_cropped_it(tmp_path: Path) -> N
         Image.fromarray(maps).save(folder / f"MDepth-{i + 1:08d}.png")
     model, depth = linear_model(), Depth()
     cropped, whole = (
-        next(predict(model, [folder], classes=NAMES, views=VIEWS, depth=depth, person_crop=crop))
+        next(predict(model, [folder], classes=NAMES, views=VIEWS, shows=depth, person_crop=crop))
         for crop in (True, False)
     )
-    record = Record(path=str(folder), name="a", label=0, depth=depth, masks=str(folder))
+    record = Record(path=str(folder), name="a", label=0, shows=depth, masks=str(folder))
     result = evaluate(model, [record], classes=NAMES, config=VIEWS)
     assert result.scores.values["label"][0] is not None
     assert dict(cropped.labels) == pytest.approx(dict(zip(NAMES, result.scores.values["label"][0])), abs=1e-5)
@@ -365,4 +365,4 @@ def test_files_that_do_not_say_are_of_colour(tmp_path: Path) -> None:
     assert metadata.pop("depth") is None and metadata.pop("person_crop") is False
     del metadata["checksum"]
     save_file(weights, tmp_path / "old.safetensors", {"gesta": json.dumps(metadata)})
-    assert load(tmp_path / "old.safetensors").depth is None
+    assert load(tmp_path / "old.safetensors").shows is None

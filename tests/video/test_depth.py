@@ -18,7 +18,8 @@ from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
 from gesta.recipe import EvaluateConfig, TrainConfig
 from gesta.records import Record
-from gesta.video.depth import Depth, depth_settings, resize_nearest
+from gesta.video.depth import Depth, resize_nearest
+from gesta.video.modality import depth_settings
 from gesta.video.probe import probe
 from gesta.video.read import read
 
@@ -79,15 +80,15 @@ def test_nearest_takes_pixels_as_they_are() -> None:
 
 
 def test_maps_of_16_bits(maps: Path) -> None:
-    video = read(maps, everything, depth=GREY)
+    video = read(maps, everything, shows=GREY)
     assert video.shape == (6, 3, 48, 64) and video.dtype == torch.uint8
     expected = GREY.levels(1000 + 200 * np.arange(6, dtype=np.uint16))
     assert video[:, 0, 24, 32].tolist() == expected.tolist()
     assert not video[..., :16].any() and (video[..., :8, -8:] == 255).all()
-    small = read(maps, everything, short_side=20, depth=GREY)
+    small = read(maps, everything, short_side=20, shows=GREY)
     assert small.shape == (6, 3, 20, 27)
     assert set(small[3].flatten().tolist()) == {0, int(expected[3]), 255}  # nothing between depth and none
-    assert probe(str(maps), exact=True, depth=GREY).frames == 6
+    assert probe(str(maps), exact=True, shows=GREY).frames == 6
     with pytest.raises(VideoError, match="16-bit image"):
         read(maps, everything)
 
@@ -95,7 +96,7 @@ def test_maps_of_16_bits(maps: Path) -> None:
 def test_depth_is_preferred_among_several_sequences(maps: Path) -> None:
     for i in range(6):
         Image.new("RGB", (64, 48)).save(maps / f"WRGB-{i + 1:08d}.jpg")
-    assert read(maps, everything, depth=GREY)[0, 0, 24, 32] == 1
+    assert read(maps, everything, shows=GREY)[0, 0, 24, 32] == 1
 
 
 def _grey(path: Path, levels: list[int], codec: str = "mpeg4", form: str = "yuv420p") -> Path:
@@ -120,7 +121,7 @@ def _grey(path: Path, levels: list[int], codec: str = "mpeg4", form: str = "yuv4
 def test_stored_luma_is_neither_stretched_nor_clipped(tmp_path: Path, decoder: str) -> None:
     levels = [7, 16, 128, 235, 242]
     path = _grey(tmp_path / "K_00001.avi", levels)
-    video = read(path, everything, depth=GREY, decoder=decoder)  # type: ignore[arg-type]
+    video = read(path, everything, shows=GREY, decoder=decoder)  # type: ignore[arg-type]
     torch.testing.assert_close(video[:, 0, 24, 32].int(), torch.tensor(levels, dtype=torch.int32), atol=1, rtol=0)
     rgb = read(path, everything)[:, :, 24, 32]
     assert rgb[0].max() == 0 and rgb[-1].min() == 255  # what reading it as colour would have lost
@@ -128,11 +129,11 @@ def test_stored_luma_is_neither_stretched_nor_clipped(tmp_path: Path, decoder: s
 
 def test_video_of_16_bits(tmp_path: Path) -> None:
     path = _grey(tmp_path / "depth.mkv", [1000, 2000, 3000], "ffv1", "gray16le")
-    assert read(path, everything, depth=GREY)[:, 0, 24, 32].tolist() == [1, 128, 255]
+    assert read(path, everything, shows=GREY)[:, 0, 24, 32].tolist() == [1, 128, 255]
 
 
 def test_samples_and_check(maps: Path) -> None:
-    records = [Record(path=str(maps), name="a", label=0, depth=GREY)]
+    records = [Record(path=str(maps), name="a", label=0, shows=GREY)]
     clip = ClipSpec(frames=4, sampling="uniform", size=32)
     view = TestViews(records, clip, EvaluateConfig(clips=1))[0]
     assert not isinstance(view, Failure) and view["video"].shape == (1, 4, 3, 32, 32)
@@ -157,7 +158,7 @@ def test_segments_in_seconds(tmp_path: Path, maps: Path) -> None:
         path = _grey(tmp_path / f"video.{suffix}", [8 * i for i in range(30)])
 
         def numbers(start: float, end: float, path: Path = path) -> list[int]:
-            levels = read(path, everything, seconds=(start, end), depth=GREY)[:, 0, 24, 32].int() + 2
+            levels = read(path, everything, seconds=(start, end), shows=GREY)[:, 0, 24, 32].int() + 2
             return (levels // 8).tolist()
 
         assert numbers(0, 0.35) == [0, 1, 2, 3]
@@ -165,4 +166,4 @@ def test_segments_in_seconds(tmp_path: Path, maps: Path) -> None:
         assert numbers(2.7, 99) == [27, 28, 29]
         assert numbers(1.0, 1.0) == [10]
     with pytest.raises(VideoError, match="does not know seconds"):
-        read(maps, everything, seconds=(0, 1), depth=GREY)
+        read(maps, everything, seconds=(0, 1), shows=GREY)

@@ -25,6 +25,7 @@ EXTRAS = {
     "torchcodec": ("a second video decoder (decoder=torchcodec)", "torchcodec"),
     "sklearn": ("the t-SNE figures", "analysis"),
     "pyarrow": ("features in Parquet files (--format parquet)", "parquet"),
+    "cv2": ("optical flow (gesta data prepare --flow)", "flow"),
     "peft": ("training with adapters (train.lora)", "lora"),
     "wandb": ("curves of trainings in W&B (train.logger)", "wandb"),
 }

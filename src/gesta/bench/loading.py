@@ -209,7 +209,7 @@ def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Rec
     records, unreadable, infos = [], [], []
     for record in listed[:: max(1, math.ceil(len(listed) / MAX_VIDEOS))]:
         try:
-            infos.append(probe(record.path, depth=record.depth))
+            infos.append(probe(record.path, shows=record.shows))
             records.append(record)
         except VideoError as error:
             unreadable.append(str(error))

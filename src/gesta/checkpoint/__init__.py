@@ -39,6 +39,8 @@ from gesta.model import ModelConfig, VideoModel, check_size
 from gesta.processes import choose_device
 from gesta.records import LABEL, ClassNames, by_space, class_counts
 from gesta.video.depth import Depth
+from gesta.video.flow import Flow
+from gesta.video.modality import Shows, modality_of
 
 FORMAT = 1
 """Version of both file formats; files with a greater one are refused."""
@@ -57,6 +59,7 @@ class Metadata(_Required, total=False):
     """What the metadata of a model file hold, see :func:`save_model`; ``model`` is its configuration as JSON."""
 
     depth: dict[str, Any] | None
+    flow: bool
     person_crop: bool
     licence: str
     notes: dict[str, Any]
@@ -71,7 +74,7 @@ class TrainedModel:
         model: the network with its weights, in evaluation mode.
         classes: class names in label order, by label space if there are several.
         metadata: of the file, see :class:`Metadata`; empty for public weights.
-        depth: how depth was shown to the model in training; None for a model of RGB, as all files without it hold.
+        shows: what the model was trained on, and how it was shown; None for RGB, as all files without it hold.
         person_crop: whether it was trained on pictures cropped to the person, see :mod:`gesta.data.person`.
         path: the file it was read from, if it was one.
         name: what messages and results call where it came from: the path, or the repository of a hub with its commit.
@@ -80,7 +83,7 @@ class TrainedModel:
     model: VideoModel
     classes: ClassNames
     metadata: Mapping[str, Any]
-    depth: Depth | None = None
+    shows: Shows | None = None
     person_crop: bool = False
     path: str | None = None
     name: str | None = None
@@ -90,7 +93,7 @@ class TrainedModel:
             f"{len(names)} {'classes' if space == LABEL else f'classes of {space}'}"
             for space, names in by_space(self.classes).items()
         )
-        clip, modality = self.model.config.clip, " of depth" if self.depth else ""
+        clip, modality = self.model.config.clip, f" of {modality_of(self.shows)}" if self.shows else ""
         counts += ", any number of them in a video" * self.model.config.multi_label
         return f"{self.model.config.summary}, {counts}, clips{modality} of {clip.frames} frames at {clip.size} px" + (
             f" ({self.name})" if self.name else ""
@@ -108,7 +111,7 @@ def save_model(
     model: VideoModel,
     classes: ClassNames,
     *,
-    depth: Depth | None = None,
+    shows: Shows | None = None,
     person_crop: bool = False,
     licence: str = "",
     notes: dict[str, Any] | None = None,
@@ -120,7 +123,7 @@ def save_model(
         path: the file; its folder must exist.
         model: any device; its configuration is saved with it.
         classes: class names in label order, by label space if there are several.
-        depth: how depth is shown to the model; None for a model of RGB.
+        shows: what is shown to the model, and how; None for a model of RGB.
         person_crop: the model's pictures are cropped to the person.
         licence: of the weights, for whoever receives the file.
         notes: further JSON-able facts (recipe, epoch, metrics).
@@ -139,7 +142,8 @@ def save_model(
         "gesta": importlib.metadata.version("gesta"),
         "model": to_json(model.config),
         "classes": classes,
-        "depth": asdict(depth) if depth else None,
+        "depth": asdict(shows) if isinstance(shows, Depth) else None,
+        "flow": isinstance(shows, Flow),
         "person_crop": person_crop,
         "licence": licence,
         "notes": notes or {},
@@ -247,7 +251,7 @@ def load(
         model=model.to(choose_device(device)).eval(),
         classes=metadata["classes"],
         metadata=metadata,
-        depth=from_json(metadata.get("depth"), Depth | None, source=str(path)),
+        shows=Flow() if metadata.get("flow") else from_json(metadata.get("depth"), Depth | None, source=str(path)),
         person_crop=metadata.get("person_crop", False),
         path=str(path),
         name=local.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from gesta.cli.options import Verbs, count, data_source, frame_rate, print_results
 from gesta.errors import GestaError
@@ -25,6 +26,8 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--codec", choices=("h264", "hevc"), default="h264")
     sub.add_argument("--fps", type=frame_rate, help="frames per second (default keep)", metavar="FPS|keep")
     sub.add_argument("--frames", action="store_true", help="folders of JPEG images instead of video files")
+    text = "optical flow instead of the videos, as folders of images (for --data.flow); needs the extra flow"
+    sub.add_argument("--flow", action="store_true", help=text)
     sub.add_argument("--lists", action="store_true", help="also list files, labelled by the folders of classes")
     sub.add_argument("--shards", type=count, default=0, metavar="N", help="tar files of N videos each")
     sub.add_argument("--val", type=float, default=0.2, help="fraction of validation videos in the lists")
@@ -47,7 +50,8 @@ def add_verbs(verbs: Verbs) -> None:
     layouts = "ucf101, hmdb51, kinetics400, ssv1, ssv2, diving48, epic, ntu or isogd"
     text = f"folders, names and lists as another data set has them: {layouts}"
     sub.add_argument("--layout", metavar="NAME", help=text)
-    sub.add_argument("--depth", action="store_true", help="also depth maps, for models of RGB and depth")
+    sub.add_argument("--depth", action="store_true", help="also depth maps")
+    sub.add_argument("--flow", action="store_true", help="also optical flow; needs the extra flow")
 
 
 def _data_list(options: argparse.Namespace) -> None:
@@ -70,7 +74,7 @@ def _data_check(options: argparse.Namespace) -> int:
 def _data_prepare(options: argparse.Namespace) -> int:
     from gesta.curation.prepare import prepare
 
-    names = "short_side codec fps frames lists shards val test seed by_folder folders kind workers"
+    names = "short_side codec fps frames flow lists shards val test seed by_folder folders kind workers"
     prepared = prepare(options.root, options.out, **{name: getattr(options, name) for name in names.split()})
     print_results(options, prepared)
     return 1 if prepared.left_out else 0
@@ -82,7 +86,8 @@ def _data_make(options: argparse.Namespace) -> None:
 
     if options.layout is None:
         clips = 400 if options.clips is None else options.clips
-        shown = {"family": options.family or "coarse", "lighting": options.lighting or "even", "depth": options.depth}
+        shown: dict[str, Any] = {"family": options.family or "coarse", "lighting": options.lighting or "even"}
+        shown |= {"depth": options.depth, "flow": options.flow}
         shown["aim"] = options.aim or "centred"
         print_results(options, make_set(options.out, clips=clips, seed=options.seed, workers=options.workers, **shown))
         return
@@ -91,6 +96,7 @@ def _data_make(options: argparse.Namespace) -> None:
         ("aim", ""),
         ("family", ": each layout shows the family most like its data set"),
         ("depth", ": ntu and isogd have depth, the others have none"),
+        ("flow", ": gesta data prepare --flow makes that of any videos"),
     ):
         if getattr(options, name):
             raise GestaError(f"--{name} cannot be combined with --layout{reason}")

@@ -105,11 +105,16 @@ def write_predictions(
     from gesta.prediction.timeline import TimelineConfig, is_live
     from gesta.prediction.timeline import timeline as segments
     from gesta.prediction.writers import write_to
+    from gesta.video.modality import modality_of
 
     config = config or TimelineConfig()
     live = any(is_live(source) for source in sources)
     paths = list(sources) if live else find_sources(sources)
-    if isinstance(model, TrainedModel) and model.person_crop and (model.depth is None or timeline or live):
+    if (
+        isinstance(model, TrainedModel)
+        and model.person_crop
+        and (modality_of(model.shows) != "depth" or timeline or live)
+    ):
         print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
     if draw and not (timeline and len(paths) == 1 and not live):
         raise GestaError("--draw needs --timeline and exactly one video that can be read twice")

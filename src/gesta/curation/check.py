@@ -24,9 +24,9 @@ from gesta.records import LABEL, SPLITS, ClassNames, DataConfig, Record, by_spac
 from gesta.video.archive import locate, read_bytes, read_index
 from gesta.video.boundary import decoding
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
-from gesta.video.depth import Depth
 from gesta.video.find import is_video_name, walk
 from gesta.video.images import image_files
+from gesta.video.modality import Shows, modality_of
 from gesta.video.picture import squared_size
 from gesta.video.probe import VideoInfo, probe
 
@@ -129,7 +129,7 @@ def check(
         splits, classes = {name: list(records) for name, records in data.items()}, None
     else:
         splits, classes = {"train": list(data)}, None
-    paths = {s.path: s.depth for records in splits.values() for record in records for s in record.streams}
+    paths = {s.path: s.shows for records in splits.values() for record in records for s in record.streams}
     decoding = _decode_all(paths, loader_workers(workers), seconds)
     decoded = dict(track(decoding, "decoding", len(paths)) if progress else decoding)
     findings = [
@@ -144,7 +144,9 @@ def check(
         if flip and names:
             findings += _check_mirroring(names)
     if isinstance(data, Folder):
-        findings += _check_ignored(data, set(paths))
+        rgb = replace(data, modality="rgb", flow="")  # the videos that lie in the folder itself
+        own = set(paths) if data.modality == "rgb" else {r.path for split in SPLITS for r in rgb.records(split)}
+        findings += _check_ignored(data, own)
         findings += _check_names(splits if len(data.split_folders()) > 1 else {})
     if isinstance(data, Shards):
         shards = [path for shards in data.shards().values() for path in shards]
@@ -166,13 +168,13 @@ class _File(NamedTuple):
     """A video to decode, and its timeout in seconds, to which time for its size is added."""
 
     path: str
-    depth: Depth | None
+    shows: Shows | None
     timeout_s: float
 
 
-def _decode_all(paths: Mapping[str, Depth | None], workers: int, timeout_s: float) -> Iterator[tuple[str, _Decoded]]:
+def _decode_all(paths: Mapping[str, Shows | None], workers: int, timeout_s: float) -> Iterator[tuple[str, _Decoded]]:
     """Decode in several processes; a file that kills its process or takes too long is reported like any other."""
-    files = [_File(path, depth, timeout_s) for path, depth in sorted(paths.items())]
+    files = [_File(path, shows, timeout_s) for path, shows in sorted(paths.items())]
     for position, decoded, reason in run_each(_decode, files, workers, _kill_after):
         path = files[position].path
         yield path, decoded or _Decoded(None, f"{path}: {reason}; take it off the list", "")
@@ -187,7 +189,7 @@ def _kill_after(file: _File) -> float:
 
 
 def _decode(file: _File) -> _Decoded:
-    path, depth, timeout_s = file
+    path, shows, timeout_s = file
     digest = hashlib.blake2b(digest_size=16)
     try:
         with decoding(path, "cannot be read"):
@@ -196,7 +198,7 @@ def _decode(file: _File) -> _Decoded:
                 wrong = "is neither a file nor a folder; give" if os.path.exists(path) else "does not exist; copy"
                 return _Decoded(None, f"{path}: {wrong} the video, or take it off the list", "")
             deadline = Deadline(path, timeout_s)
-            images = [] if location else image_files(path, depth=depth is not None)
+            images = [] if location else image_files(path, modality_of(shows))
             for part in filter(None, [location, *map(locate, images)]):
                 for block in deadline.guard(read_bytes(part)):
                     digest.update(block)
@@ -204,7 +206,7 @@ def _decode(file: _File) -> _Decoded:
                 return _Decoded(
                     None, f"{path}: is an empty file; copy or download it again, or take it off the list", ""
                 )
-            return _Decoded(probe(path, exact=True, depth=depth, deadline=deadline), "", digest.hexdigest())
+            return _Decoded(probe(path, exact=True, shows=shows, deadline=deadline), "", digest.hexdigest())
     except GestaError as error:
         return _Decoded(None, str(error), digest.hexdigest())
 

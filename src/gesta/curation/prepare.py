@@ -27,6 +27,7 @@ from gesta.processes import cpu_cores
 from gesta.progress import join_lines, track
 from gesta.records import SPLITS, class_lines
 from gesta.video.find import find_videos, is_video_name, list_folder
+from gesta.video.flow import describe_flow, require_opencv
 
 MANIFEST = "prepare.json"
 """File in the new folder that says how it was made, so that a second run continues with the same settings."""
@@ -85,6 +86,7 @@ def prepare(
     codec: Literal["h264", "hevc"] = "h264",
     fps: float | None = None,
     frames: bool = False,
+    flow: bool = False,
     lists: bool = False,
     shards: int = 0,
     val: float = 0.2,
@@ -109,6 +111,8 @@ def prepare(
         codec: of the copies.
         fps: frames per second of the copies; None keeps every frame and its time.
         frames: folders of JPEG images (``img_00001.jpg``, counted from 1) instead of video files.
+        flow: the optical flow of the videos instead of the videos: folders of images under the names of the videos, as
+            many as frames, see :mod:`gesta.video.flow`. ``data.flow`` names ``out`` then, and ``data.root`` the videos.
         lists: also write ``train.txt``, ``val.txt`` and ``test.txt`` with labels by the folders of classes, see
             :func:`gesta.data.lists.write_lists`.
         shards: number of videos per tar file, in an order drawn by ``seed``; 0 for no tar files. See
@@ -122,11 +126,12 @@ def prepare(
         workers: worker processes; by default one per CPU core, 0 for none.
 
     Raises:
-        GestaError: impossible arguments, no videos, a folder with other files in it or made with other settings.
+        GestaError: impossible arguments, no videos, a folder with other files in it or made with other settings, or
+            OpenCV is not installed.
     """
     begin = time.monotonic()
     source, target = os.path.normpath(root), os.path.normpath(out)
-    settings = EncodeSettings(short_side, codec, fps, frames)
+    settings = EncodeSettings(short_side, codec, fps, frames, flow)
     _check_numbers(settings, lists, shards, workers)
     _check_folders(source, target)
     videos = find_videos(source)
@@ -137,7 +142,8 @@ def prepare(
     if not videos:
         raise GestaError(f"{source}: holds no video that is known by its suffix; give the folder that holds them")
     with lock_folder(target):
-        _claim(target, {**settings._asdict(), "shards": shards, **({"seed": seed} if shards else {}), **meant})
+        described = settings._asdict() | {"flow": describe_flow()} if flow else settings._asdict()
+        _claim(target, {**described, "shards": shards, **({"seed": seed} if shards else {}), **meant})
         jobs, left_out = _plan(source, target, videos, settings)
         packing = _Packing(source, target, jobs, shards, seed, labels) if shards else None
         if packing:
@@ -180,6 +186,13 @@ def _check_numbers(settings: EncodeSettings, lists: bool, shards: int, workers: 
         raise GestaError(f"{shards} videos a shard and {workers} workers: give numbers from 0 on")
     if shards and (settings.frames or lists):
         raise GestaError("shards hold videos with their labels; leave --frames and --lists out, or --shards")
+    if settings.flow:
+        others = {"frames": settings.frames, "lists": lists, "shards": shards, "codec hevc": settings.codec == "hevc"}
+        if useless := next((name for name, given in others.items() if given), ""):
+            raise GestaError(
+                f"--flow makes folders of images, which belong to the videos and their lists; leave --{useless} out"
+            )
+        require_opencv()
 
 
 def _check_folders(source: str, target: str) -> None:
@@ -219,7 +232,7 @@ def _plan(
     for video in videos:
         name = os.path.relpath(video, source)
         stem = name if os.path.isdir(video) else os.path.splitext(name)[0]
-        file = os.path.join(target, stem if settings.frames else f"{stem}.mp4")
+        file = os.path.join(target, stem if settings.frames or settings.flow else f"{stem}.mp4")
         if file in sources:
             left_out.append(f"{video}: would become the same file as {sources[file]}; rename one of them")
             continue

@@ -19,6 +19,7 @@ from gesta.files import DISK_FAULTS, make_folder, refusal, temporary_for
 from gesta.video.boundary import decoding
 from gesta.video.clock import FALLBACK_FPS, timed_frames
 from gesta.video.container import last_error, open_video, read_packets, set_threads, undecodable
+from gesta.video.flow import write_flow
 from gesta.video.images import image_files, read_image
 from gesta.video.picture import FrameConverter, display_matrix, squared_size
 from gesta.video.probe import VideoInfo, probe
@@ -44,6 +45,7 @@ class EncodeSettings(NamedTuple):
     codec: str
     fps: float | None
     frames: bool
+    flow: bool = False
 
 
 class EncodeJob(NamedTuple):
@@ -82,6 +84,10 @@ def prepare_one(job: EncodeJob) -> Outcome:
             if job.settings.frames:
                 part.mkdir()
                 written = _write_images(str(part), timed_frames, info, job.settings.short_side)
+            elif job.settings.flow:
+                part.mkdir()
+                pictures = _pictures(timed_frames, info, job.settings.short_side)
+                written = write_flow((np.asarray(rgb) for rgb, times in pictures for _ in range(times)), part)
             else:
                 written = _write_video(str(part), timed_frames, info, job.settings)
             if not written:
@@ -184,7 +190,19 @@ def _before(time: float, fps: float) -> int:
 
 def _write_images(folder: str, timed_frames: Iterator[TimedFrame], info: VideoInfo, short_side: int) -> int:
     """JPEG files, numbered from 1 as MMAction2 numbers them."""
-    convert, written = None, 0
+    written = 0
+    for rgb, times in _pictures(timed_frames, info, short_side):
+        for _ in range(times):
+            written += 1
+            rgb.save(os.path.join(folder, f"img_{written:05d}.jpg"), quality=JPEG_QUALITY)
+    return written
+
+
+def _pictures(
+    timed_frames: Iterator[TimedFrame], info: VideoInfo, short_side: int
+) -> Iterator[tuple[Image.Image, int]]:
+    """Each frame as a picture of square pixels whose short side is no longer than that, and how often it is written."""
+    convert = None
     for image, _, times in timed_frames:
         if not times:
             continue
@@ -198,10 +216,7 @@ def _write_images(folder: str, timed_frames: Iterator[TimedFrame], info: VideoIn
         size = round(width * scale), round(height * scale)
         if rgb.size != size:
             rgb = rgb.resize(size, Image.Resampling.BOX if info.kind == "frames" else Image.Resampling.BICUBIC)
-        for _ in range(times):
-            written += 1
-            rgb.save(os.path.join(folder, f"img_{written:05d}.jpg"), quality=JPEG_QUALITY)
-    return written
+        yield rgb, times
 
 
 def _write_video(path: str, timed_frames: Iterator[TimedFrame], info: VideoInfo, settings: EncodeSettings) -> int:

@@ -78,7 +78,7 @@ class FrameCache:
         """The file of a video's frames, whether or not it is there; None if there is no such video.
 
         Its name is a hash of the video's path, size and time of change (of all images of a folder), the segment, the
-        short side and whether smaller pictures are enlarged, how depth is shown, the decoder, and the versions of
+        short side and whether smaller pictures are enlarged, what it shows, the decoder, and the versions of
         gesta and of the libraries that decode and scale.
         """
         state = size_and_time(path)
@@ -192,7 +192,7 @@ def _estimate(readings: Sequence[Reading]) -> int:
     total = 0
     for path, options in samples:
         with contextlib.suppress(VideoError, RuntimeError, MemoryError):
-            info = probe(path, depth=options.get("depth"))
+            info = probe(path, shows=options.get("shows"))
             width, height = scaled_size(
                 info.width, info.height, options.get("short_side"), options.get("enlarge", True)
             )

@@ -30,9 +30,10 @@ from gesta.data.locate import (
 )
 from gesta.errors import GestaError
 from gesta.files import write_text
-from gesta.records import SPLITS, DataConfig, Record, SplitName, class_lines
+from gesta.records import SPLITS, DataConfig, Record, SplitName, class_lines, files_of_modality, flow_folder
 from gesta.video.find import find_videos, is_video_name, list_folder, videos_below
 from gesta.video.images import holds_frames, image_files
+from gesta.video.modality import RGBFlow
 
 Folders = Literal["auto", "classes", "splits"]
 Kind = Literal["auto", "files", "frames", "both"]
@@ -64,6 +65,8 @@ class Folder(DataConfig):
         folders: whether the folders in the root are ``classes``, whatever their names, or ``splits`` that hold classes,
             when others are left out; ``auto`` goes by their names, see :func:`gesta.data.locate.split_of`.
         kind: which are videos: ``files``, folders of ``frames`` or ``both``; ``auto`` takes what there is.
+        modality: ``rgb``, ``flow`` or both; names and splits are those of the RGB videos.
+        flow: folder of their optical flow (``gesta data prepare ROOT FLOW --flow``).
     """
 
     root: str = ""
@@ -72,13 +75,17 @@ class Folder(DataConfig):
     seed: CountOrZero = 0
     folders: Folders = "auto"
     kind: Kind = "auto"
+    modality: RGBFlow = "rgb"
+    flow: str = ""
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from without_flow(self.modality, self.flow)
         if self.val + self.test >= 1:
             yield "val", f"which with test {self.test:g} leaves nothing to train on"
 
     def unused(self) -> Iterator[tuple[str, str]]:
         yield from unless(self.val > 0 or self.test > 0, "val or test", "seed")
+        yield from unless(self.modality != "rgb", "a modality with flow", "flow")
 
     def records(self, split: SplitName) -> list[Record]:
         """All videos of a split, class by class, sorted by path.
@@ -107,6 +114,7 @@ class Folder(DataConfig):
                 )
             listed += records
         self._check_kinds(listed)
+        listed = [with_flow(record, self.modality, self.root, self.flow) for record in listed]
         if source != folders.get("train"):
             return listed
         val, test = fractions_to_split_off(folders, self.val, self.test)
@@ -210,6 +218,19 @@ class Folder(DataConfig):
             )
 
 
+def without_flow(modality: RGBFlow, flow: str) -> Iterator[tuple[str, str]]:
+    """A contradiction between these fields of a data set, if there is one."""
+    if modality != "rgb" and not flow:
+        yield "modality", "but data.flow does not name a folder made by gesta data prepare ROOT FLOW --flow"
+
+
+def with_flow(record: Record, modality: RGBFlow, root: str, flow: str) -> Record:
+    """A record of an RGB video with its streams of the modality."""
+    if modality == "rgb":
+        return record
+    return replace(record, **files_of_modality(modality, record.path, "", None, flow=flow_folder(record, root, flow)))
+
+
 def _subfolders(folder: str) -> list[str]:
     return sorted(entry.name for entry in list_folder(folder).folders)
 
@@ -245,6 +266,7 @@ class Lists(DataConfig):
         label_delimiter: between several labels in one column; worked out if not given.
         val_fraction: fraction of the training list that is held out for validation if there is no list for it.
         seed: of this split.
+        modality, flow: as of :class:`Folder`; paths are relative to ``root``, or else to the list's folder.
     """
 
     train: str = ""
@@ -261,8 +283,11 @@ class Lists(DataConfig):
     label_delimiter: str = ""
     val_fraction: Fraction = 0.0
     seed: CountOrZero = 0
+    modality: RGBFlow = "rgb"
+    flow: str = ""
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from without_flow(self.modality, self.flow)
         if self.val_fraction >= 1:
             yield "val_fraction", "which leaves nothing to train on"
 
@@ -270,6 +295,7 @@ class Lists(DataConfig):
         yield from unless(self.multi_label, "multi_label", "label_delimiter")
         yield from unless(not self.val, "a list without val", "val_fraction")
         yield from unless(not self.val and self.val_fraction > 0, "val_fraction", "seed")
+        yield from unless(self.modality != "rgb", "a modality with flow", "flow")
 
     def records(self, split: SplitName) -> list[Record]:
         """The records of a list in its order; an empty list if there is none for the split."""
@@ -300,6 +326,8 @@ class Lists(DataConfig):
             self.label_from_folder,
             multi_label=self.multi_label,
         )
+        root = self.root or os.path.dirname(source)
+        records = [with_flow(record, self.modality, root, self.flow) for record in records]
         if held_out:
             groups = same_stem([record.path for record in records])
             return hold_out(records, groups, self.val_fraction, self.seed, split)

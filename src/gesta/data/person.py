@@ -23,8 +23,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from gesta.errors import DecodeError
-from gesta.video.depth import Modality
 from gesta.video.images import image_files, open_image
+from gesta.video.modality import Modality
 
 CROP_FRACTIONS: dict[Modality, tuple[float, float]] = {"rgb": (1 / 2, 1 / 2), "depth": (240 / 424, 320 / 512)}
 """Height and width of the crop, as fractions of the picture's."""
@@ -58,7 +58,7 @@ def find_people(folder: str, indices: Tensor) -> list[Centre]:
 
     Where nobody is found it is that of the nearest frame with somebody, and the picture's middle if there is none.
     """
-    files = image_files(folder, depth=True)
+    files = image_files(folder, "depth")
     numbers = indices.flatten().clamp(max=len(files) - 1).tolist()
     centres = {number: centre for number in sorted(set(numbers)) if (centre := _person_in(files[number])) is not None}
     if not centres:

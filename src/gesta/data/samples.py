@@ -34,7 +34,8 @@ from gesta.recipe import EvaluateConfig, TrainConfig
 from gesta.records import LABEL, Label, Record, by_space
 from gesta.video.boundary import decoding
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
-from gesta.video.depth import Modality
+from gesta.video.flow import Flow
+from gesta.video.modality import Modality, modality_of
 from gesta.video.picture import Box
 from gesta.video.read import Decoder, Frames, Selection, read_frames
 
@@ -95,8 +96,8 @@ class _RecordDataset:
         self.blocked: dict[int, str] = {}
         if not clip.streams and any(record.paired for record in self.records):
             raise GestaError(
-                "the data gives pairs of RGB and depth, of which the model takes only one: choose --data.modality rgb "
-                "or depth, or a model of both (gesta models '*rgbd*')"
+                "the data gives several streams, of which the model takes only one: choose --data.modality rgb, depth "
+                "or flow, or a model of several (gesta models '*rgbd*', '*fusion*')"
             )
 
     def __len__(self) -> int:
@@ -164,8 +165,12 @@ class _RecordDataset:
         record = self.records[index]
         if not self.clip.streams:
             return [record]
-        by_modality = {"rgb" if stream.depth is None else "depth": stream for stream in record.streams}
+        by_modality = {modality_of(stream.shows): stream for stream in record.streams}
         return [by_modality.get(modality) for modality in self.clip.streams]
+
+    def modalities(self, index: int) -> tuple[Modality, ...]:
+        """What the streams of a record show that the model expects, there or not."""
+        return self.clip.streams or (modality_of(self.records[index].shows),)
 
     @contextlib.contextmanager
     def _watched(self, index: int, deadline: Deadline) -> Iterator[None]:
@@ -245,9 +250,10 @@ class TrainingClips(_RecordDataset, Dataset[Sample]):
         for index in range(len(records) if clip.streams else 0):
             if None in self.streams(index):
                 raise GestaError(
-                    f"{records[index].name}: has only one of {' and '.join(clip.streams)}, and the model expects both; "
-                    "give it pairs (--data.modality rgbd)"
+                    f"{records[index].name}: does not have all of {', '.join(clip.streams)}, which the model expects; "
+                    "give them to it (--data.modality rgbd, rgb+flow …)"
                 )
+        self._check_flow()
         spaces = by_space(classes)
         pairs = config.augment.flip_labels
         flip_targets([name for names in spaces.values() for name in names], pairs)  # refuses what no space knows
@@ -255,6 +261,15 @@ class TrainingClips(_RecordDataset, Dataset[Sample]):
             space: flip_targets(names, {name: partner for name, partner in pairs.items() if name in names})
             for space, names in spaces.items()
         }
+
+    def _check_flow(self) -> None:
+        """Refuse augmentations that optical flow cannot have."""
+        augmentation, kinds = self.config.augment, set(self.clip.streams)
+        kinds = kinds or {modality_of(record.shows) for record in self.records}
+        if "flow" in kinds and augmentation.randaugment:
+            raise GestaError("augment.randaugment would change optical flow wrongly; set it to 0")
+        if kinds == {"flow"} and (augmentation.color_jitter or augmentation.hue):
+            raise GestaError("augment.color_jitter and augment.hue: optical flow has no colours; set them to 0")
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, first_index = item
@@ -297,7 +312,8 @@ class TrainingClips(_RecordDataset, Dataset[Sample]):
         return TrainingDraws(indices, crop if self._reads_box_only(index) else None, label, flips, generators)
 
     def _reads_box_only(self, index: int) -> bool:
-        whole = self.config.augment.rotate or self.records[index].masks or self.clip.streams
+        record = self.records[index]
+        whole = self.config.augment.rotate or record.masks or isinstance(record.shows, Flow) or self.clip.streams
         return self.config.repeats == 1 and not whole
 
     def views(self, index: int, select: Callable[[int], TrainingDraws]) -> tuple[Label, Tensor]:
@@ -310,8 +326,9 @@ class TrainingClips(_RecordDataset, Dataset[Sample]):
         if reasons or selection is None:
             raise VideoError("; ".join(reasons))
         copies = zip(*(stream for stream in streams if stream is not None))
+        modalities = self.modalities(index)
         views = [
-            augment(copy, config, self.clip, flip, generator)
+            augment(copy, config, self.clip, flip, generator, modalities)
             for copy, flip, generator in zip(copies, selection.flips, selection.generators)
         ]
         return selection.label, torch.stack(views)
@@ -366,7 +383,8 @@ class TestViews(_RecordDataset, Dataset[Sample | Failure]):
         record, config, spec = self.records[index], self.config, self.clip
         streams, _, reasons, broken = self.read_streams(index, functools.partial(self.select, index))
         views = [
-            None if clips is None else crop_views(clips, spec.size, config.crops, spec.squash) for clips in streams
+            None if clips is None else crop_views(clips, spec.size, config.crops, spec.squash, modality)
+            for clips, modality in zip(streams, self.modalities(index))
         ]
         some = next((view for view in views if view is not None), None)
         if some is None:
@@ -408,7 +426,7 @@ def read_record_frames(
         return frames
     indices = frames.selection.indices
     with decoding(record.masks):
-        modality = _modality(record)
+        modality = modality_of(record.shows)
         people = find_people(record.masks, indices + (record.start or 0))
         images = crop_to_people(frames.images.flatten(0, -4), people, modality)
     return frames._replace(images=images.unflatten(0, indices.shape))
@@ -417,18 +435,14 @@ def read_record_frames(
 def reading_of(record: Record, short_side: int, decoder: Decoder, enlarge: bool) -> Reading:
     """The file of a record and how its frames are read, before people are cropped by its masks."""
     return record.path, {
-        "short_side": whole_side(short_side, _modality(record)) if record.masks else short_side,
+        "short_side": whole_side(short_side, modality_of(record.shows)) if record.masks else short_side,
         "start": record.start,
         "end": record.end,
         "seconds": record.seconds,
-        "depth": record.depth,
+        "shows": record.shows,
         "decoder": decoder,
         "enlarge": enlarge or bool(record.masks),
     }
-
-
-def _modality(record: Record) -> Modality:
-    return "rgb" if record.depth is None else "depth"
 
 
 def collate(samples: Sequence[Sample | Failure], stack: Callable[[list[Tensor]], Tensor] = default_collate) -> Batch:

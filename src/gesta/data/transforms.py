@@ -19,6 +19,8 @@ from gesta.data.clips import crop_boxes
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.recipe import Augment
+from gesta.video.flow import STILL
+from gesta.video.modality import Modality
 from gesta.video.picture import Box
 
 SIDE_WORDS = frozenset(
@@ -46,7 +48,12 @@ def training_short_side(config: Augment, size: int) -> int:
 
 
 def augment(
-    streams: Sequence[Tensor], config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator
+    streams: Sequence[Tensor],
+    config: Augment,
+    spec: ClipSpec,
+    flip: bool,
+    generator: torch.Generator,
+    modalities: Sequence[Modality] = (),
 ) -> Tensor:
     """One training clip: rotation, crop, flip, colour jitter, RandAugment, erasing; every draw serves all frames
     of all its streams.
@@ -59,6 +66,8 @@ def augment(
         spec: the model's size; its mean fills what RandAugment moves in, its mean and deviation make erasing's noise.
         flip: mirror the clip (drawn by the caller, because it may change the label; see :func:`flip_targets`).
         generator: on the CPU; the only source of randomness.
+        modalities: of the streams, all RGB if there are none. Displacements of optical flow are turned, mirrored and scaled as the pictures are,
+            and have no colours to jitter.
 
     Returns:
         ``(T, C of all, size, size)`` uint8.
@@ -68,12 +77,17 @@ def augment(
     box = draw_crop_box(config, height, width, spec.size, generator, spec.squash)
     state = generator.get_state()
     parts = []
-    for clip in streams:
+    for clip, modality in zip(streams, modalities or ("rgb",) * len(streams), strict=True):
         generator.set_state(state)
+        is_flow = modality == "flow"
         if angle:
-            clip = F.rotate(clip, angle, interpolation=v2.InterpolationMode.BILINEAR)
+            fill = [STILL] * 3 if is_flow else None
+            clip = F.rotate(clip, angle, interpolation=v2.InterpolationMode.BILINEAR, fill=fill)
         top, left, down, across = _same_box(box, (height, width), clip.shape[-2:])
-        parts.append(augment_box(clip[..., top : top + down, left : left + across], config, spec, flip, generator))
+        short = min(clip.shape[-2:])
+        change = flow_change((short / across, short / down), angle, flip) if is_flow else None
+        part = clip[..., top : top + down, left : left + across]
+        parts.append(augment_box(part, config, spec, flip, generator, change))
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
@@ -84,20 +98,30 @@ def _same_box(box: Box, size: Sequence[int], other: Sequence[int]) -> Box:
     return top, left, max(1, round(box[2] * down)), max(1, round(box[3] * across))
 
 
-def augment_box(clip: Tensor, config: Augment, spec: ClipSpec, flip: bool, generator: torch.Generator) -> Tensor:
-    """What :func:`augment` does with a clip ``(T, C, h, w)`` that is cropped to its :func:`draw_crop_box`."""
+def augment_box(
+    clip: Tensor,
+    config: Augment,
+    spec: ClipSpec,
+    flip: bool,
+    generator: torch.Generator,
+    change: Tensor | None = None,
+) -> Tensor:
+    """What :func:`augment` does with a clip ``(T, C, h, w)`` that is cropped to its :func:`draw_crop_box`; if it is
+    optical flow, ``change`` is what happens to its displacements."""
     mode = v2.InterpolationMode(config.interpolation)
     clip = F.resize(clip, [spec.size, spec.size], interpolation=mode, antialias=True)
     # NumPy brings channels that lie last to the front in half of torch's time, but not while it mirrors
     clip = torch.from_numpy(np.ascontiguousarray(clip.numpy()))
     if flip:
         clip = F.horizontal_flip(clip)
+    if change is not None:
+        clip = change_flow(clip, change)
     jitter = config.color_jitter or config.hue
     if jitter and config.jitter_probability < 1:
         jitter = _uniform(0, 1, generator) < config.jitter_probability
     if jitter or config.randaugment:
         with _global_generator(generator):
-            if jitter:
+            if jitter and change is None:
                 clip = v2.ColorJitter(*[config.color_jitter] * 3, hue=config.hue)(clip)
             if config.randaugment:
                 fill = [255 * mean for mean in spec.mean]
@@ -193,9 +217,15 @@ def test_short_side(short_side: int, size: int) -> int:
 test_short_side.__test__ = False  # type: ignore[attr-defined]  # pytest would take the imported name for a test
 
 
-def crop_views(clips: Tensor, size: int, crops: Literal[1, 3], squash: bool = False) -> Tensor:
+def crop_views(
+    clips: Tensor, size: int, crops: Literal[1, 3], squash: bool = False, modality: Modality = "rgb"
+) -> Tensor:
     """All crops of all clips: ``(clips, T, C, H, W)`` to ``(clips * crops, T, C, size, size)``, clip by clip."""
+    height, width = clips.shape[-2:]
+    short = min(height, width)
+    scale = (short * short / (size * width), short * short / (size * height)) if squash else (short / size,) * 2
     clips = squashed(clips) if squash else clips
+    clips = change_flow(clips, flow_change(scale)) if modality == "flow" else clips
     height, width = clips.shape[-2:]
     boxes = crop_boxes(height, width, size, crops)
     views = [clips[..., top : top + down, left : left + across] for top, left, down, across in boxes]
@@ -205,6 +235,30 @@ def crop_views(clips: Tensor, size: int, crops: Literal[1, 3], squash: bool = Fa
 def squashed(frames: Tensor) -> Tensor:
     """Frames ``(…, C, H, W)`` scaled to squares of their short side."""
     return F.resize(frames, [min(frames.shape[-2:])] * 2, antialias=True)
+
+
+# --- optical flow ----------------------------------------------------------------------------------------------------
+
+
+def flow_change(scale: tuple[float, float], angle: float = 0.0, flip: bool = False) -> Tensor:
+    """What becomes of displacements (right, down) in a picture that is turned, scaled and mirrored: a 2 × 2 matrix.
+
+    Args:
+        scale: of the width and the height, each relative to the short sides of which displacements are fractions.
+        angle: in degrees, counter-clockwise.
+        flip: the picture is mirrored.
+    """
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    across, down = scale
+    sign = -1 if flip else 1
+    return torch.tensor([[sign * across * c, sign * across * s], [-down * s, down * c]])
+
+
+def change_flow(clip: Tensor, change: Tensor) -> Tensor:
+    """Optical flow ``(…, 3, H, W)`` uint8 with changed displacements; those beyond the range are held at its border."""
+    moved = torch.einsum("ij,...jhw->...ihw", change, clip[..., :2, :, :].float() - STILL)
+    levels = (moved.clamp(1 - STILL, STILL - 1) + STILL).round().to(torch.uint8)
+    return torch.cat([levels, clip[..., 2:, :, :]], -3)
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from gesta.data.listfile import read_lines
 from gesta.data.locate import VideoFinder, check_root, find_list
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, SplitName, files_of_modality
-from gesta.video.depth import Encoding, Modalities, depth_settings, modalities_of
+from gesta.video.depth import Encoding
+from gesta.video.modality import RGBD, depth_settings, modalities_of
 
 CLASSES = 249
 LISTS: dict[SplitName, str] = {"train": "train_list.txt", "val": "valid_list.txt", "test": "test_list.txt"}
@@ -52,7 +53,7 @@ class IsoGD(DataConfig):
 
     root: str = "data/isogd"
     annotations: str = ""
-    modality: Modalities = "rgb"
+    modality: RGBD = "rgb"
     depth_encoding: Encoding = "jet"
     test_labels: str = ""
 

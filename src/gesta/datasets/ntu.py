@@ -29,8 +29,9 @@ from gesta.config import Count, NotNegative, Positive, check_choice, config, rea
 from gesta.data.locate import check_root, entries_below
 from gesta.errors import GestaError
 from gesta.records import DataConfig, Record, RecordFiles, SplitName, files_of_modality
-from gesta.video.depth import Encoding, Modalities, Modality, depth_settings, modalities_of
+from gesta.video.depth import Encoding
 from gesta.video.find import VIDEOS
+from gesta.video.modality import RGBD, Modality, depth_settings, modalities_of
 
 Protocol = Literal["cross_subject", "cross_view"]
 
@@ -97,7 +98,7 @@ class NTU(DataConfig):
 
     root: str = "data/ntu"
     split: Protocol = "cross_subject"
-    modality: Modalities = "rgb"
+    modality: RGBD = "rgb"
     depth_encoding: Encoding = "jet"
     depth_range: tuple[NotNegative, Positive] = (500.0, 4500.0)
     person_crop: bool = False

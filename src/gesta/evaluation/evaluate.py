@@ -36,6 +36,7 @@ from gesta.processes import Precision, describe_device, make_fabric
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
 from gesta.records import LABEL, ClassNames, DataConfig, Record, SplitName, by_space, classes_in, label_in, list_hash
+from gesta.video.modality import modality_of
 
 
 def evaluate(
@@ -293,7 +294,7 @@ def check_labels(records: Sequence[Record], spaces: dict[str, list[str]], multi_
 
 
 def _sampling(clip: ClipSpec, records: Sequence[Record]) -> str:
-    present = {"depth" if stream.depth else "rgb" for record in records for stream in record.streams}
+    present = {modality_of(stream.shows) for record in records for stream in record.streams}
     of = f" of {' and '.join(kind for kind in clip.streams if kind in present)}" if clip.streams else ""
     if clip.sampling == "uniform":
         return f"uniform {clip.frames}{of}"

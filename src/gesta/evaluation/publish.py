@@ -121,7 +121,9 @@ def _page(repository: str, config: ModelConfig, metadata: Metadata, result: Resu
     """The README: metadata for the hub's search, what the model is, its result and protocol, and how to use it."""
     spaces, notes = by_space(metadata["classes"]), metadata.get("notes", {})
     recipe = str(notes.get("recipe") or config.summary)
-    streams = " and ".join(config.clip.streams) or ("depth" if metadata.get("depth") else "RGB")
+    shown = "depth" if metadata.get("depth") else "optical flow" if metadata.get("flow") else "RGB"
+    shown = "depth" if metadata.get("depth") else "optical flow" if metadata.get("flow") else "RGB"
+    streams = " and ".join(config.clip.streams) or shown
     sampling = f"×{config.clip.stride}" if config.clip.sampling == "dense" else " uniform"
     lines = [
         f"# {markdown(recipe)}",

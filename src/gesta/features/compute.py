@@ -169,7 +169,7 @@ def compute_features(
         GestaError: no videos, a camera among them, a folder that holds something else, or settings that make no sense.
     """
     network = model.model if isinstance(model, TrainedModel) else model
-    depth, person_crop = (model.depth, model.person_crop) if isinstance(model, TrainedModel) else (None, False)
+    shows, person_crop = (model.shows, model.person_crop) if isinstance(model, TrainedModel) else (None, False)
     views = protocol(views or EvaluateConfig(clips=4))
     if live := [source for source in sources if is_live(source)]:
         raise GestaError(f"{live[0]}: is a camera or a stream, which has no end; record it to a file first")
@@ -177,7 +177,7 @@ def compute_features(
     if windows:
         check_windows(windows, network.config.clip)
     files = feature_files(sources, format)
-    records = [record_of(path, depth, person_crop) for path in files]
+    records = [record_of(path, shows, person_crop) for path in files]
     chosen_device = choose_device(device)
     autocast = choose_autocast(chosen_device, precision)
     # until here nothing was written

@@ -123,10 +123,10 @@ def source_hash(record: Record) -> str:
     """A hash of where a record's files lie, which part of them it is, and their sizes and times of change."""
     parts = []
     for stream in record.streams:
-        depth = dataclasses.asdict(stream.depth) if stream.depth else None
+        shows = dataclasses.asdict(stream.shows) if stream.shows else None
         segment = [stream.start, stream.end, stream.seconds]
         files = [[os.path.abspath(path), size_and_time(path)] for path in (stream.path, stream.masks) if path]
-        parts.append([files, segment, depth])
+        parts.append([files, segment, shows])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

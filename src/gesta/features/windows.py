@@ -33,6 +33,7 @@ from gesta.video.clock import FALLBACK_FPS
 from gesta.video.deadline import Deadline
 from gesta.video.decode import VideoFile
 from gesta.video.images import image_files
+from gesta.video.modality import modality_of
 from gesta.video.read import Selection
 
 WINDOWS_PER_READ = 32
@@ -86,7 +87,7 @@ def _frame_times(record: Record, deadline: Deadline) -> np.ndarray:
     """The time of each frame in seconds; 25 frames a second are assumed where the video has no times."""
     with decoding(record.path):
         if os.path.isdir(record.path):
-            return np.arange(len(image_files(record.path, depth=record.depth is not None))) / FALLBACK_FPS
+            return np.arange(len(image_files(record.path, modality_of(record.shows)))) / FALLBACK_FPS
         with VideoFile(record.path, deadline) as file:
             times = file.times() if file.has_times else np.arange(file.frames) / FALLBACK_FPS
     if not len(times):

@@ -6,6 +6,7 @@
     <root>/labels.txt                                   class names in label order
     <root>/videos/<action>/A03_S05_C02_R01.mp4          action, subject, camera, take; all count from 1
     <root>/depth/<action>/A03_S05_C02_R01/Depth-00000001.png, …      on request: 16 bits, millimetres
+    <root>/flow/<action>/A03_S05_C02_R01/flow_x_00001.png, …         on request: see gesta/video/flow.py
 
 A set shows one family of actions: *coarse* ones of the whole body; *objects* that are handled, where classes differ in
 direction and order; *fine* ones, dives that differ in counts; or the *kitchen*, verbs done to nouns, many to a video::
@@ -57,7 +58,8 @@ from gesta.records import (
     files_of_modality,
     labels_file,
 )
-from gesta.video.depth import Encoding, Modalities, depth_settings
+from gesta.video.depth import Encoding
+from gesta.video.modality import Modalities, depth_settings, modalities_of
 
 Family = Literal["coarse", "fine", "objects", "kitchen"]
 HeldOut = Literal["both", "subjects", "cameras"]
@@ -115,8 +117,8 @@ class Marionette(DataConfig):
         held_out: what is new in testing and validation: ``both`` (new subjects before new cameras), ``subjects``
             (cameras are known from training) or ``cameras`` (subjects are known). All clips are used in each.
         family: the family that the folder has to hold; ``any`` takes what it holds.
-        modality: ``rgb``, ``depth`` or pairs of both, ``rgbd`` (of sets made with ``--depth``). Names are the same, so
-            that results can be fused.
+        modality: ``rgb``, ``depth``, ``flow``, or several of them, such as ``rgbd`` and ``rgbd+flow`` (of sets made
+            with ``--depth`` and ``--flow``). Names are the same, so that results can be fused.
         depth_encoding: how depth becomes three channels, see :class:`gesta.video.depth.Depth`.
         depth_range: millimetres that are shown as the darkest and the brightest level.
     """
@@ -133,7 +135,7 @@ class Marionette(DataConfig):
             yield "depth_range", "which does not rise"
 
     def unused(self) -> Iterator[tuple[str, str]]:
-        depth = self.modality != "rgb"
+        depth = "depth" in modalities_of(self.modality)
         yield from unless(depth, "a modality with depth", "depth_encoding")
         has_range = depth and self.depth_encoding != "jet_wrapped"
         yield from unless(has_range, "a modality with depth and an encoding other than jet_wrapped", "depth_range")
@@ -147,16 +149,17 @@ class Marionette(DataConfig):
         depth = depth_settings(self.modality, self.depth_encoding, self.depth_range)
         check_choice("held_out", self.held_out, HeldOut)
         manifest, family = self.finished_set()
-        if depth and not manifest.get("depth"):
-            raise GestaError(
-                f"{self.root} was made without depth; add it: gesta data make marionette {self.root} --depth"
-            )
+        for kind in modalities_of(self.modality):
+            if kind != "rgb" and not manifest.get(kind):
+                raise GestaError(
+                    f"{self.root} was made without {kind}; add it: gesta data make marionette {self.root} --{kind}"
+                )
         records, seed = [], manifest["seed"]
         for clip in family_clips(family, manifest["clips"], seed):
             if split_of(clip, self.held_out) != split:
                 continue
-            name, video, depth_maps = clip_files(Path(self.root), family, clip)
-            files = files_of_modality(self.modality, str(video), str(depth_maps), depth)
+            name, video, depth_maps, flow = clip_files(Path(self.root), family, clip)
+            files = files_of_modality(self.modality, str(video), str(depth_maps), depth, flow=str(flow))
             if clip.action:
                 records.append(Record(**files, name=name, label=clip.action - 1))
                 continue
@@ -218,10 +221,10 @@ def _classes(family: str) -> ClassNames:
     return {"verb": list(VERBS), "noun": list(NOUNS)} if family == "kitchen" else list(FAMILIES[family])
 
 
-def clip_files(root: Path, family: str, clip: ClipName) -> tuple[str, Path, Path]:
-    """The name of a clip's record, its video, and the folder of its depth maps."""
+def clip_files(root: Path, family: str, clip: ClipName) -> tuple[str, Path, Path, Path]:
+    """The name of a clip's record, its video, and the folders of its depth maps and of its optical flow."""
     name = f"{list(FAMILIES[family])[clip.action - 1] if clip.action else family}/{clip}"
-    return f"{name}.mp4", root / "videos" / f"{name}.mp4", root / "depth" / name
+    return f"{name}.mp4", root / "videos" / f"{name}.mp4", root / "depth" / name, root / "flow" / name
 
 
 def split_of(clip: ClipName, held_out: HeldOut = "both") -> SplitName:
@@ -272,6 +275,7 @@ def make_set(
     family: Family = "coarse",
     lighting: Lighting = "even",
     aim: CameraAim = "centred",
+    flow: bool = False,
 ) -> MakeSummary:
     """Make one family of actions, performed by 14 subjects and seen from 8 camera positions.
 
@@ -294,6 +298,8 @@ def make_set(
             every clip, or ``jolted``, which shifts that of every frame by none or an eighth of its side;
             see :mod:`gesta.marionette.displacement`, and :func:`gesta.marionette.filming.displacement` for what was
             drawn.
+        flow: also write each clip's optical flow, as :mod:`gesta.video.flow` computes it from the rendered frames; a
+            set that has it gets it for later clips, too.
 
     Raises:
         GestaError: a folder with other files in it, other settings than those the folder was made with, impossible
@@ -310,18 +316,21 @@ def make_set(
         for space, names in by_space(_classes(family)).items() if new else ():
             write_text(root / labels_file(space), class_lines(names))
         clips, depth = max(clips, manifest["clips"]), depth or bool(manifest.get("depth"))
+        flow = flow or bool(manifest.get("flow"))
         clips = -(-clips // ACTIONS_PER_VIDEO) * ACTIONS_PER_VIDEO if family == "kitchen" else clips
         remove_parts(root)
         planned, jobs = family_clips(family, clips, seed), []
         for clip in planned:
-            _, video, depth_maps = clip_files(root, family, clip)
-            if not video.exists() or (depth and not depth_maps.exists()):
-                jobs.append((clip, seed, size, video, depth_maps if depth else None, family, lighting, aim))
+            _, video, depth_maps, flows = clip_files(root, family, clip)
+            if not video.exists() or (depth and not depth_maps.exists()) or (flow and not flows.exists()):
+                extra = depth_maps if depth else None, flows if flow else None
+                jobs.append((clip, seed, size, video, *extra, family, lighting, aim))
         for _ in track(run_in_processes(make_clip, jobs, workers), f"making {root}", total=len(jobs)):
             pass
         if family == "kitchen":
             write_text(root / "segments.csv", _segment_list(planned, seed))
-        write_json(root / MANIFEST, settings | {"clips": clips} | ({"depth": True} if depth else {}))
+        kinds = {name: True for name, is_made in (("depth", depth), ("flow", flow)) if is_made}
+        write_json(root / MANIFEST, settings | {"clips": clips} | kinds)
     splits = {
         held_out: {split: 0 for split in get_args(SplitName)}
         | Counter(split_of(clip, held_out) for clip in planned for _ in range(1 if clip.action else ACTIONS_PER_VIDEO))

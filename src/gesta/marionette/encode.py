@@ -19,6 +19,7 @@ from PIL import Image
 from gesta.errors import GestaError
 from gesta.files import make_folder, temporary_for
 from gesta.marionette.renderer import Array
+from gesta.video.flow import write_flow
 
 CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
     "h264": ("libx264", "", {"crf": "18", "preset": "veryfast"}),
@@ -73,6 +74,13 @@ def write_depth(metres: Array, folder: Path, prefix: str = "") -> None:
         part.mkdir()
         for number, image in enumerate(np.minimum(1000 * metres + 0.5, 65_535).astype(np.uint16), 1):
             Image.fromarray(image).save(part / f"{prefix}Depth-{number:08d}.png", compress_level=1)
+
+
+def write_flow_pictures(frames: Array, folder: Path) -> None:
+    """Write the optical flow of frames ``(T, H, W, 3)``: ``flow_x_00001.png``, ``flow_y_00001.png`` and so on."""
+    with _complete(folder) as part:
+        part.mkdir()
+        write_flow(frames, part)
 
 
 @contextmanager

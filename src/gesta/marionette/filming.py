@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gesta.marionette.displacement import CameraAim, Displacement, draw_displacement
-from gesta.marionette.encode import write_depth, write_video
+from gesta.marionette.encode import write_depth, write_flow_pictures, write_video
 from gesta.marionette.lighting import Lighting, add_camera_noise, add_depth_noise, varied_gain
 from gesta.marionette.motions import FAMILIES, FRAMINGS, perform
 from gesta.marionette.motions.blocks import FPS, Performance, Random
@@ -162,6 +162,7 @@ def make_clip(
     size: int,
     path: Path,
     depth: Path | None = None,
+    flow: Path | None = None,
     family: str = "coarse",
     lighting: Lighting = "even",
     aim: CameraAim = "centred",
@@ -172,12 +173,15 @@ def make_clip(
         clip, seed, size, family, lighting, aim: as of :func:`render_clip`.
         path: of the video, H.264 in MP4.
         depth: folder of its depth maps, ``Depth-00000001.png`` and so on: 16 bits, millimetres, as NTU RGB+D has them.
+        flow: folder of its optical flow, see :mod:`gesta.video.flow`.
     """
     rgb, metres = render_clip(clip, seed, size, family, lighting, aim)
     if not path.exists():
         write_video(rgb, path, "h264", Fraction(FPS))
     if depth is not None and not depth.exists():
         write_depth(metres, depth)
+    if flow is not None and not flow.exists():
+        write_flow_pictures(rgb, flow)
 
 
 def _camera(number: int, body: Body, frames: int, rng: Random) -> tuple[Camera, float]:

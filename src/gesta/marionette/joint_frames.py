@@ -55,7 +55,7 @@ class MarionetteJoints(DataConfig):
         for clip in family_clips(family, manifest["clips"], seed):
             if split_of(clip, self.held_out) != split:
                 continue
-            name, video, _ = clip_files(Path(self.root), family, clip)
+            name, video, *_ = clip_files(Path(self.root), family, clip)
             places = _places(clip, seed, family, aim)
             for n in range(self.frames):
                 at = (2 * n + 1) * len(places) // (2 * self.frames)

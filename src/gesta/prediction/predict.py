@@ -35,6 +35,7 @@ from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record
 from gesta.video.depth import Depth
 from gesta.video.find import find_videos
+from gesta.video.modality import Shows
 
 Source = str | os.PathLike[str]
 
@@ -67,7 +68,7 @@ def predict(
     threshold: float | None = None,
     device: str | torch.device = "auto",
     precision: Precision = "32-true",
-    depth: Depth | None = None,
+    shows: Shows | None = None,
     person_crop: bool | None = None,
 ) -> Iterator[Prediction]:
     """One ranked list of actions per video, in the order of the sources.
@@ -83,8 +84,8 @@ def predict(
         threshold: least probability of a class that is named; None is 0, or 0.5 for a multi-label model.
         device: ``auto`` takes the first accelerator there is.
         precision: of the forward passes.
-        depth: the sources show depth, and how it was shown to the model in training; None takes it from the trained
-            model.
+        shows: what the sources show, and how it was shown to the model in training; None takes it from the trained
+            model, or is RGB.
         person_crop: crop folders of masked depth maps to the person, as in training; None takes it from the trained
             model. In anything else it is not known where the person is, so it is shown whole.
 
@@ -99,7 +100,7 @@ def predict(
     network, spaces = named_classes(model, classes)
     check_average(network, views)
     if isinstance(model, TrainedModel):
-        depth = model.depth if depth is None else depth
+        shows = model.shows if shows is None else shows
         person_crop = model.person_crop if person_crop is None else person_crop
     multi_label = network.config.multi_label
     threshold = threshold if threshold is not None else THRESHOLD if multi_label else 0.0
@@ -112,7 +113,7 @@ def predict(
     network.to(device).eval()
     paths, names = find_sources(sources), joint_names(spaces)
     most = top if top is not None else len(names) if multi_label else TOP
-    records = [record_of(path, depth, bool(person_crop)) for path in paths]
+    records = [record_of(path, shows, bool(person_crop)) for path in paths]
     # For few videos a thread, which is there at once, decodes beside the model.
     workers = reading_workers(views.workers, len(paths))
     loader = view_loader(records, network.config.clip, views, range(len(paths)), workers)
@@ -131,7 +132,7 @@ def predict(
         yield from (predictions[index] for index in sorted(predictions))
 
 
-def record_of(path: str, depth: Depth | None, person_crop: bool) -> Record:
-    """A video to be read as the videos of a training were: ``depth`` and ``person_crop`` of the trained model."""
-    masked = person_crop and depth is not None and os.path.isdir(path)
-    return Record(path=path, name=path, depth=depth, masks=path if masked else "")
+def record_of(path: str, shows: Shows | None, person_crop: bool) -> Record:
+    """A video to be read as the videos of a training were: ``shows`` and ``person_crop`` of the trained model."""
+    masked = person_crop and isinstance(shows, Depth) and os.path.isdir(path)
+    return Record(path=path, name=path, shows=shows, masks=path if masked else "")

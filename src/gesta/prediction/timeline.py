@@ -37,7 +37,7 @@ from gesta.prediction.windows import WindowCutter, WindowFrames
 from gesta.processes import Autocast, Precision, choose_autocast, choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record
-from gesta.video.depth import Depth
+from gesta.video.modality import Shows, modality_of
 from gesta.video.read import stream
 
 LIVE = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp", "mms"})
@@ -90,7 +90,7 @@ def score_windows(
     views: EvaluateConfig,
     device: torch.device,
     autocast: Autocast = nullcontext,
-    depth: Depth | None = None,
+    shows: Shows | None = None,
 ) -> Iterator[Window]:
     """Joint class probabilities of every window of a video, in order; see :func:`timeline` for the arguments.
 
@@ -101,9 +101,9 @@ def score_windows(
     spec, live = model.config.clip, is_live(source)
     cutter = WindowCutter(spec, config.window, config.hop)
     one_view = replace(views, clips=1, crops=1, coverage="even")
-    whole = TestViews([Record(path=source, name=source, depth=depth)], spec, one_view)
+    whole = TestViews([Record(path=source, name=source, shows=shows)], spec, one_view)
     frames = in_background(
-        _cut(source, cutter, spec, whole.short_side, depth), size=1 if live else 2 * views.batch_size, drop=live
+        _cut(source, cutter, spec, whole.short_side, shows), size=1 if live else 2 * views.batch_size, drop=live
     )
     score = partial(_score, model, spaces=spaces, views=views, device=device, autocast=autocast)
     batch: list[WindowFrames] = []
@@ -129,14 +129,14 @@ def score_windows(
 
 
 def _cut(
-    source: str, cutter: WindowCutter, spec: ClipSpec, short_side: int, depth: Depth | None
+    source: str, cutter: WindowCutter, spec: ClipSpec, short_side: int, shows: Shows | None
 ) -> Iterator[WindowFrames]:
     broken: BrokenOffError | None = None
     duration = 0.0
     try:
-        for frame in stream(source, short_side=short_side, depth=depth):
+        for frame in stream(source, short_side=short_side, shows=shows):
             # a copy, so that the whole frame does not stay in memory with it
-            image = crop_views(frame.image[None, None], spec.size, 1, spec.squash)[0, 0].clone()
+            image = crop_views(frame.image[None, None], spec.size, 1, spec.squash, modality_of(shows))[0, 0].clone()
             yield from cutter.push(frame.index, frame.time, image)
             duration = frame.duration
     except BrokenOffError as error:
@@ -181,7 +181,7 @@ def timeline(
     top: int | None = None,
     device: str | torch.device = "auto",
     precision: Precision = "32-true",
-    depth: Depth | None = None,
+    shows: Shows | None = None,
 ) -> Iterator[Prediction]:
     """Timed actions in a video of any length, a camera or a stream, at bounded memory, each as soon as it is decided.
 
@@ -196,8 +196,8 @@ def timeline(
             in it. A segment of a multi-label model names its own class alone.
         device: ``auto`` takes the first accelerator there is.
         precision: of the forward passes.
-        depth: the source shows depth, and how it was shown to the model in training; None takes it from the trained
-            model.
+        shows: what the source shows, and how it was shown to the model in training; None takes it from the trained
+            model, or is RGB.
 
     Yields:
         Segments that do not overlap, in order; with ``error`` if the video could not be read (to its end). Those of
@@ -214,8 +214,8 @@ def timeline(
     if top is not None and network.config.multi_label:
         raise GestaError("the segments of a multi-label model have one class each; leave --top out")
     names = joint_names(spaces)
-    if depth is None and isinstance(model, TrainedModel):
-        depth = model.depth
+    if shows is None and isinstance(model, TrainedModel):
+        shows = model.shows
     release = config.threshold / 2 if config.release is None else config.release
     settings = config.threshold, release, config.min_duration
     segmenter = ClassSegmenters(len(names), *settings) if network.config.multi_label else Segmenter(*settings)
@@ -227,7 +227,7 @@ def timeline(
     def readable() -> Iterator[Window]:
         nonlocal error
         try:
-            yield from score_windows(network, spaces, path, config, depth=depth, **how)
+            yield from score_windows(network, spaces, path, config, shows=shows, **how)
         except VideoError as problem:
             error = str(problem)
 

@@ -496,7 +496,7 @@ def _train_and_save(
         run / BEST,
         model,
         data.classes,
-        depth=data.records[0].depth,
+        shows=data.records[0].shows,
         person_crop=any(record.masks for record in data.records),
         notes={"recipe": recipe.name, "paper": recipe.paper, "probe": settings, "val": best.val},
     )

@@ -12,6 +12,8 @@ What they are made of, from the bottom to the top:
 - ``archive.py``: where the bytes lie, in a file of their own or in a tar file
 - ``deadline.py``: how long reading one file may take
 - ``depth.py``: a depth picture as three channels
+- ``flow.py``: optical flow: pictures of it, and how they are made
+- ``modality.py``: which of these a stream shows
 - ``picture.py``: one picture: limits of its size, scaling, cropping, conversion to RGB; the array a clip is read into
 - ``images.py``: a folder of numbered images is a video
 - ``container.py``: a video file as packets: opening, decoding packet by packet

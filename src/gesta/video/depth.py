@@ -8,13 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gesta.config import check_choice
-from gesta.errors import GestaError
-
 Encoding = Literal["jet", "repeat3", "jet_wrapped"]
-Modality = Literal["rgb", "depth"]
-Modalities = Literal["rgb", "depth", "rgbd"]
-"""What a data set of both is to give; ``rgbd`` are pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +61,6 @@ _OPENCV_JET = _jet()[::-1].copy()
 """Blue, green, red."""
 _JET = _jet()
 _JET[:, 0] = 0
-
-
-def depth_settings(modality: str, encoding: str, limits: tuple[float, float]) -> Depth | None:
-    """How a data set's depth is read: None where only RGB is.
-
-    Args:
-        modality: one of :data:`Modalities`.
-        encoding: see :class:`Depth`.
-        limits: its ``near`` and ``far``.
-
-    Raises:
-        GestaError: one of them is impossible.
-    """
-    for field, value, known in (("modality", modality, Modalities), ("depth_encoding", encoding, Encoding)):
-        check_choice(f"data.{field}", value, known)
-    if not 0 <= limits[0] < limits[1]:
-        raise GestaError(f"data.depth_range {limits} must be two rising distances in millimetres")
-    return None if modality == "rgb" else Depth(encoding, *limits)  # type: ignore[arg-type]
-
-
-def modalities_of(modality: Modalities) -> tuple[Modality, ...]:
-    """The streams of a modality."""
-    return ("rgb", "depth") if modality == "rgbd" else (modality,)
 
 
 def resize_nearest(picture: NDArray[Any], width: int, height: int) -> NDArray[Any]:

@@ -16,7 +16,9 @@ from PIL import Image, UnidentifiedImageError
 from gesta.errors import DecodeError, VideoError
 from gesta.video.boundary import decoding, explain
 from gesta.video.deadline import Deadline
-from gesta.video.depth import Depth, resize_nearest
+from gesta.video.depth import resize_nearest
+from gesta.video.flow import PREFIX, STILL, Flow, is_first, partner
+from gesta.video.modality import Modality, Shows, modality_of
 from gesta.video.picture import FrameBuffer, Matrix, scaled_size, size_problem, upright
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
@@ -35,19 +37,19 @@ _ORIENTATION = 0x0112
 
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.[^.]+)$")
 _SECONDS = re.compile(r"^(?P<prefix>)(?P<number>\d+\.\d+)(?P<suffix>\.[^.]+)$")
-_FLOW = re.compile(r"^(flow_)?[xyuv]_?$", re.IGNORECASE)
 
 
-def image_files(folder: str, depth: bool = False) -> list[str]:
-    """The RGB frames of a folder, or its depth maps, in the order of their numbers.
+def image_files(folder: str, modality: Modality = "rgb") -> list[str]:
+    """The frames of a folder, in the order of their numbers; of optical flow those of the displacement to the right.
 
     Images are grouped by what stands before the trailing number (``img_``, ``frame_``, nothing, the video's name) and
-    by suffix; optical-flow images (``flow_x_``, ``flow_y_``, ``x_``, ``y_``) are left out. The first number may be
-    anything and numbers may be missing. Names that are seconds (``0.033.jpg``) are in the order of time.
+    by suffix; optical-flow images (``flow_x_``, ``flow_y_``, ``x_``, ``y_``) are left out, or only they are taken. The
+    first number may be anything and numbers may be missing. Names that are seconds (``0.033.jpg``) are in the order of
+    time.
 
     Raises:
-        VideoError: no numbered images, only flow images, several sequences of which none is clearly the wanted one, or
-            two images of one number (``img_1.jpg`` and ``img_00001.jpg``).
+        VideoError: no numbered images (of this modality), several sequences of which none is clearly the wanted one,
+            two images of one number (``img_1.jpg`` and ``img_00001.jpg``), or flow in one direction only.
     """
     groups: dict[tuple[str, str], list[tuple[Decimal, str]]] = {}
     flow = False
@@ -58,18 +60,21 @@ def image_files(folder: str, depth: bool = False) -> list[str]:
         match = pattern.match(name)
         if match is None or match["suffix"].lower() not in IMAGES:
             continue
-        if _FLOW.match(match["prefix"]):
-            flow = True
+        is_flow = PREFIX.match(match["prefix"]) is not None
+        flow = flow or is_flow
+        if is_flow != (modality == "flow") or (is_flow and not is_first(match["prefix"])):
             continue
         groups.setdefault((match["prefix"], match["suffix"].lower()), []).append((Decimal(match["number"]), name))
     if not groups:
+        if modality == "flow":
+            raise VideoError(f"{folder}: holds no optical flow (flow_x_00001.png and flow_y_00001.png …)")
         if flow:
             raise VideoError(f"{folder}: holds optical flow images only; give the folder of RGB frames")
         raise VideoError(
             f"{folder}: holds no numbered images; give a video file or a folder of frames like img_00001.jpg"
         )
     if len(groups) > 1:
-        matches = _is_depth_name if depth else _is_rgb_name
+        matches = _is_depth_name if modality == "depth" else _is_rgb_name
         groups = {key: files for key, files in groups.items() if matches(key[0], folder)} or groups
     if len(groups) > 1:
         sequences = ", ".join(sorted(f"{prefix}*{suffix}" for prefix, suffix in groups))
@@ -79,6 +84,11 @@ def image_files(folder: str, depth: bool = False) -> list[str]:
     for (number, name), (following, other) in itertools.pairwise(files):
         if number == following:
             raise VideoError(f"{folder}: {name} and {other} have the same number; keep one file per frame")
+    if modality == "flow":
+        all_names = set(names)
+        incomplete = [name for _, name in files if partner(name) not in all_names]
+        if incomplete:
+            raise VideoError(f"{folder}: {incomplete[0]} has no {partner(incomplete[0])} beside it; make it again")
     return [os.path.join(folder, name) for _, name in files]
 
 
@@ -123,11 +133,11 @@ class ImageFolder:
 
     broken = ""
 
-    def __init__(self, path: str, deadline: Deadline, depth: Depth | None = None) -> None:
+    def __init__(self, path: str, deadline: Deadline, shows: Shows | None = None) -> None:
         self.problem = ""
         self._deadline = deadline
-        self._depth = depth
-        self._files = image_files(path, depth=depth is not None)
+        self._shows = shows
+        self._files = image_files(path, modality_of(shows))
         self.frames = len(self._files)
 
     def __enter__(self) -> ImageFolder:
@@ -145,7 +155,7 @@ class ImageFolder:
         for number in buffer.numbers:
             self._deadline.check()
             try:
-                image = read_image(self._files[number], buffer.short_side, self._depth, buffer.enlarge)
+                image = read_image(self._files[number], buffer.short_side, self._shows, buffer.enlarge)
                 buffer.add_image(number, image)
             except DecodeError as error:
                 self.problem = image_error(self._files[number], error)
@@ -160,37 +170,44 @@ def holds_frames(names: list[str]) -> bool:
     numbered = 0
     for name in names:
         match = _NUMBERED.match(name)
-        if match is not None and match["suffix"].lower() in IMAGES and not _FLOW.match(match["prefix"]):
+        if match is not None and match["suffix"].lower() in IMAGES and not PREFIX.match(match["prefix"]):
             numbered += 1
             if numbered == 2:
                 return True
     return False
 
 
-def read_image(path: str, short_side: int | None, depth: Depth | None = None, enlarge: bool = True) -> np.ndarray:
+def read_image(path: str, short_side: int | None, shows: Shows | None = None, enlarge: bool = True) -> np.ndarray:
     """One frame as ``(3, H, W)`` uint8, upright, its short side scaled to ``short_side`` pixels (bilinear, area-aware).
 
     Args:
         path: the file.
         short_side: None keeps the size.
-        depth: read a depth map, 16 or 8 bits, and show it so; it is scaled by taking nearest pixels.
+        shows: what it shows, None for RGB. Depth, 16 or 8 bits, is scaled by taking nearest pixels. Of optical flow,
+            ``path`` is the picture of the displacement to the right; that of the one downwards lies beside it.
         enlarge: False keeps the size of an image that is smaller.
 
     Raises:
         DecodeError: the file is not a readable image, or one of absurd size.
         VideoError: it cannot be read from the disk; or it holds more than 8 bits per channel, as depth maps do, and
-            ``depth`` is not given.
+            ``shows`` says nothing of it.
     """
+    if isinstance(shows, Flow):
+        right, down = (read_image(file, short_side, None, enlarge)[0] for file in (path, partner(path)))
+        with decoding(path):
+            if right.shape != down.shape:
+                raise OSError(f"has another size than {os.path.basename(partner(path))}")
+        return np.stack([right, down, np.full_like(right, STILL)])
     with open_image(path) as image:
         width, height = scaled_size(*image.size, short_side, enlarge)
-        if depth is None and image.mode.startswith(("I", "F")):
+        if shows is None and image.mode.startswith(("I", "F")):
             raise VideoError(f"{path}: is a 16-bit image (a depth map?); give the folder of 8-bit RGB frames")
-        if depth is None:
+        if shows is None:
             image.draft("RGB", (width, height))  # lets the JPEG decoder leave out detail that scaling would remove
         matrix = ORIENTATIONS.get(image.getexif().get(_ORIENTATION, 1))
-        if depth is not None:
+        if shows is not None:
             deep = image.mode.startswith(("I", "F"))
-            shown = depth.encode(resize_nearest(np.asarray(image if deep else image.convert("L")), width, height))
+            shown = shows.encode(resize_nearest(np.asarray(image if deep else image.convert("L")), width, height))
             return upright(shown, matrix)
         rgb = image.convert("RGB")
         if rgb.size != (width, height):

@@ -14,9 +14,10 @@ from gesta.video.clock import numbers_chunks
 from gesta.video.container import decode_packets, last_error, open_video, read_packets, set_threads, undecodable
 from gesta.video.deadline import Deadline
 from gesta.video.decode import VideoFile
-from gesta.video.depth import Depth
+from gesta.video.flow import Flow, check_is_folder
 from gesta.video.images import image_error, image_files, read_image
 from gesta.video.index import is_even
+from gesta.video.modality import Shows, modality_of
 from gesta.video.picture import FrameConverter, display_matrix
 
 HDR_TRANSFER = frozenset({16, 18})
@@ -78,7 +79,7 @@ class VideoInfo:
 def probe(
     path: str | os.PathLike[str],
     exact: bool = False,
-    depth: Depth | None = None,
+    shows: Shows | None = None,
     deadline: Deadline | None = None,
 ) -> VideoInfo:
     """What a video is, without trusting its header.
@@ -86,7 +87,7 @@ def probe(
     Args:
         path: video file or folder of frames.
         exact: decode everything and count what comes out, instead of counting packets.
-        depth: it shows depth, as in :func:`read`.
+        shows: as in :func:`read`.
         deadline: when it has to be done; None gives a minute and one more second for each 128 kB of the file.
 
     Raises:
@@ -94,8 +95,10 @@ def probe(
     """
     path = os.fspath(path)
     deadline = deadline or Deadline(path)
+    if isinstance(shows, Flow):
+        check_is_folder(path)
     if os.path.isdir(path):
-        return _probe_folder(path, exact, depth, deadline)
+        return _probe_folder(path, exact, shows, deadline)
     with decoding(path), VideoFile(path, deadline) as file:
         times = file.times() if file.has_times else np.empty(0)
         frames, video, contradictory = file.frames, file.stream, file.contradictory_times
@@ -156,14 +159,14 @@ def _frame_rate(times: np.ndarray, frames: int, average: float, last_step: float
     return float(fps), float(times[-1] - times[0] + last_step), variable
 
 
-def _probe_folder(path: str, exact: bool, depth: Depth | None, deadline: Deadline) -> VideoInfo:
-    files = image_files(path, depth=depth is not None)
+def _probe_folder(path: str, exact: bool, shows: Shows | None, deadline: Deadline) -> VideoInfo:
+    files = image_files(path, modality_of(shows))
     width = height = readable = 0
     problem = ""
     for file in files:
         deadline.check()
         try:
-            image = read_image(file, None, depth)
+            image = read_image(file, None, shows)
         except DecodeError as error:
             problem = image_error(file, error)
             continue

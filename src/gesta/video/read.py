@@ -29,7 +29,9 @@ from gesta.video.container import last_error, open_video, read_packets, set_thre
 from gesta.video.deadline import Deadline
 from gesta.video.decode import VideoFile
 from gesta.video.depth import Depth
+from gesta.video.flow import Flow, check_is_folder
 from gesta.video.images import ImageFolder, image_files, read_image
+from gesta.video.modality import Shows, modality_of
 from gesta.video.picture import Box, CropTo, FrameBuffer, FrameConverter
 from gesta.video.torchcodec import TorchcodecFile
 from gesta.video.whole import missing_bytes
@@ -83,8 +85,8 @@ class ReadOptions(TypedDict, total=False):
         end: one past its last frame; None (the default), or beyond the video, is the end.
         seconds: the segment as seconds from the container's beginning, as players count them, instead of ``start`` and
             ``end``: from the frame that is shown at the first to the one that is shown at the second.
-        depth: the video or the images (of 8 or 16 bits) show depth, and how it is shown to the model; they are scaled
-            by taking nearest pixels.
+        shows: what the video or the images show, and how it becomes three channels; None, the default, is RGB. Depth
+            (of 8 or 16 bits) is scaled by taking nearest pixels; optical flow has to be a folder of images.
         decoder: ``pyav``, the default, or ``torchcodec``, which gives the same frames. Files that torchcodec would
             order by unusable timestamps (AVI) or cannot decode, depth, and folders of images, are read as with
             ``pyav``.
@@ -97,7 +99,7 @@ class ReadOptions(TypedDict, total=False):
     start: int | None
     end: int | None
     seconds: tuple[float, float] | None
-    depth: Depth | None
+    shows: Shows | None
     decoder: Decoder
     enlarge: bool
     deadline: Deadline | None
@@ -234,8 +236,9 @@ def select_frames(pixels: np.ndarray[Any, np.dtype[np.uint8]], select: Callable[
 
 
 def _buffer(numbers: Sequence[int], crop: CropTo | None, options: ReadOptions) -> FrameBuffer:
-    how = options.get("short_side"), options.get("depth"), crop, options.get("enlarge", True)
-    return FrameBuffer(list(numbers), *how)
+    shows = options.get("shows")
+    depth = shows if isinstance(shows, Depth) else None
+    return FrameBuffer(list(numbers), options.get("short_side"), depth, crop, options.get("enlarge", True))
 
 
 def _numbers(selection: Selection, count: int) -> tuple[Tensor, Tensor]:
@@ -255,10 +258,12 @@ def _numbers(selection: Selection, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _open(path: str, deadline: Deadline, options: ReadOptions) -> ImageFolder | VideoFile:
-    depth = options.get("depth")
+    shows = options.get("shows")
+    if isinstance(shows, Flow):
+        check_is_folder(path)
     if os.path.isdir(path):
-        return ImageFolder(path, deadline, depth)
-    if options.get("decoder") == "torchcodec" and depth is None:
+        return ImageFolder(path, deadline, shows)
+    if options.get("decoder") == "torchcodec" and shows is None:
         return TorchcodecFile(path, deadline)
     return VideoFile(path, deadline)
 
@@ -311,7 +316,7 @@ def stream(
     *,
     short_side: int | None = None,
     step: int = 1,
-    depth: Depth | None = None,
+    shows: Shows | None = None,
 ) -> Iterator[Frame]:
     """Frames one after the other, in bounded memory: a file, a folder of frames, a URL or a camera.
 
@@ -319,7 +324,7 @@ def stream(
         source: path, URL (``rtsp://…``, ``https://…``), or camera: a number or a device such as ``/dev/video0``.
         short_side: as in :func:`read`.
         step: give every ``step``-th frame only; the others are decoded but not converted.
-        depth: as in :func:`read`.
+        shows: as in :func:`read`.
 
     Yields:
         frames with their index in decode order and their time in seconds from the container's beginning, as players
@@ -334,10 +339,12 @@ def stream(
         raise ValueError(f"step must be at least 1, not {step}")
     source = source if isinstance(source, int) else os.fspath(source)
     if isinstance(source, str) and os.path.isdir(source):
-        yield from _stream_folder(source, short_side, step, depth)
+        yield from _stream_folder(source, short_side, step, shows)
         return
+    if isinstance(shows, Flow):
+        check_is_folder(str(source))
     index = -1
-    convert = FrameConverter(short_side, depth)
+    convert = FrameConverter(short_side, shows if isinstance(shows, Depth) else None)
     time = 0.0
     errors: list[Exception] = []
     breaks: list[Exception] = []
@@ -361,11 +368,11 @@ def broken_off(source: object, reason: str, where: str = "before its end") -> Br
     return BrokenOffError(f"{source}: breaks off {where} ({reason}); copy or download it again")
 
 
-def _stream_folder(path: str, short_side: int | None, step: int, depth: Depth | None) -> Iterator[Frame]:
+def _stream_folder(path: str, short_side: int | None, step: int, shows: Shows | None) -> Iterator[Frame]:
     index = -1
-    for file in image_files(path, depth=depth is not None):
+    for file in image_files(path, modality_of(shows)):
         try:
-            image = read_image(file, short_side, depth)
+            image = read_image(file, short_side, shows)
         except DecodeError:
             continue
         index += 1
