@@ -153,7 +153,7 @@ def _make_run(folder: Path) -> None:
     result = json.loads((folder / "run" / "result.json").read_text())
     (folder / "other.json").write_text(json.dumps(result | {"list_hash": "0" * 64}))  # that of another split
     trained = load(folder / "run")
-    save_model(folder / "depth.safetensors", trained.model, trained.classes, depth=Depth())
+    save_model(folder / "depth.safetensors", trained.model, trained.classes, shows=Depth())
 
 
 # --- kinds of given files --------------------------------------------------------------------------------------------

@@ -198,12 +198,12 @@ class VideoModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         if config.clip.streams != self.streams:
             raise GestaError(
                 f"model.clip.streams cannot be {config.clip.streams}: {type(self).__name__} expects "
                 f"{' and '.join(self.streams) or 'one stream, whatever it shows'}"
             )
-        self.config = config
 
     # --- what a system implements ------------------------------------------------------------------------------------
 

@@ -169,14 +169,14 @@ def test_training_takes_whole_pairs_only(pair: Callable[..., Record], tmp_path: 
     assert sample["index"] == 0 and [f.name for f in sample["failures"]] == ["bad"]
     assert "gone" in sample["failures"][0].reason and not collate([sample])["partial"]
     with pytest.raises(
-        GestaError, match=r"good: has only one of rgb and depth, and the model expects both; give it pairs"
+        GestaError, match=r"good: does not have all of rgb, depth, which the model expects; give them to it"
     ):
         TrainingClips([good.streams[0]], CLIP, TrainConfig(), ["any"])
     for make in (
         lambda: TrainingClips([good], ONE, TrainConfig(), ["any"]),
         lambda: TestViews([good], ONE, EvaluateConfig()),
     ):
-        with pytest.raises(GestaError, match=r"choose data\.modality rgb or depth, or a model of both"):
+        with pytest.raises(GestaError, match=r"the model takes only one: choose data\.modality rgb"):
             make()
 
 

@@ -70,8 +70,9 @@ UNMOVED = (
         "constant, which the next batch norm takes away; on other models' maps a few windows have none"),
     Unmoved(("vjepa2_1*", "vit_tiny+vjepa*"), ("image_embed", "image_patch_embed.*"),
         "V-JEPA 2.1's embedding of clips of one frame, which clips of more do not pass"),
-    Unmoved(("*_tiny*",), ("norm.bias", "rgb.norm.bias", "depth.norm.bias", "ends.image.head.norm.bias",
-        "norm_read.bias", "fc_norm.bias", "blocks.3.norm2.bias", "spatial.1.collect.norm.bias"),
+    Unmoved(("*_tiny*",), ("norm.bias", "rgb.norm.bias", "depth.norm.bias", "trunks.*.norm.bias",
+        "ends.image.head.norm.bias", "norm_read.bias", "fc_norm.bias", "blocks.3.norm2.bias",
+        "spatial.1.collect.norm.bias"),
         "the last norm of tiny models, whose pooled features are standardised"),
 )  # fmt: skip
 """Parameters without a gradient of the classification loss above rounding; a test has all others, in float64. Indices

@@ -66,8 +66,8 @@ def augment(
         spec: the model's size; its mean fills what RandAugment moves in, its mean and deviation make erasing's noise.
         flip: mirror the clip (drawn by the caller, because it may change the label; see :func:`flip_targets`).
         generator: on the CPU; the only source of randomness.
-        modalities: of the streams, all RGB if there are none. Displacements of optical flow are turned, mirrored and scaled as the pictures are,
-            and have no colours to jitter.
+        modalities: of the streams, all RGB if there are none. Displacements of optical flow are turned, mirrored and
+            scaled as the pictures are, and have no colours to jitter.
 
     Returns:
         ``(T, C of all, size, size)`` uint8.

@@ -65,6 +65,8 @@ MODELS: dict[str, str] = {
     "mfst_tiny": "gesta.models.mfst",
     "mfst_rgbd": "gesta.models.two_stream",
     "mfst_rgbd_tiny": "gesta.models.two_stream",
+    "mfst_fusion": "gesta.models.fusion",
+    "fusion_tiny": "gesta.models.fusion",
     "rpe_stdt_b12": "gesta.models.rpe_stdt",
     "rpe_stdt_b8": "gesta.models.rpe_stdt",
     "vit_spatial": "gesta.models.rpe_stdt",

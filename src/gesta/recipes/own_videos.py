@@ -62,7 +62,7 @@ def finetune(
     )  # fmt: skip
 
 
-_TRANSFORMERS = ("ctn", "hiera", "mfst", "mvit", "rpe_stdt", "std_former", "timesformer", "two_stream", "vit")
+_TRANSFORMERS = ("ctn", "fusion", "hiera", "mfst", "mvit", "rpe_stdt", "std_former", "timesformer", "two_stream", "vit")
 """Modules of the models whose blocks attend to all tokens."""
 
 
