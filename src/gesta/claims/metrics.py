@@ -175,13 +175,13 @@ def by_shift(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Val
     groups: dict[int, list[bool]] = {0: [], 1: [], 2: []}
     hits = right(trained, recipe, device, {"": lambda clips: clips})[""]
     for record, hit in zip(recipe.data.records(recipe.evaluate.split), hits):
-        shift = displacement(_clip_of(record), manifest["seed"], family_of(manifest), manifest["aim"]).shift[0]
+        shift = displacement(clip_of(record), manifest["seed"], family_of(manifest), manifest["aim"]).shift[0]
         groups[bisect(SHIFTS, float(np.hypot(*shift)))].append(hit)
     names = (f"< {SHIFTS[0]}", f"{SHIFTS[0]} to {SHIFTS[1]}", f"> {SHIFTS[1]}")
     return {name: 100 * fmean(of_group) for name, of_group in zip(names, groups.values()) if of_group}
 
 
-def _clip_of(record: Record) -> ClipName:
+def clip_of(record: Record) -> ClipName:
     return ClipName(*(int(part[1:]) for part in Path(record.path).stem.split("_")))
 
 
@@ -208,7 +208,7 @@ def theta_follows(trained: TrainedModel, recipe: Recipe, device: torch.device) -
                 record.path, lambda n: Selection(test_indices(n, spec, 1, "even", "loop")[0])
             )
             aim = manifest.get("aim", "centred")
-            boxes = puppet_boxes(_clip_of(record), manifest["seed"], family_of(manifest), aim)
+            boxes = puppet_boxes(clip_of(record), manifest["seed"], family_of(manifest), aim)
             left_edge, top_edge, right_edge, bottom_edge = boxes[selection.indices.numpy()].mean(0)
             centre = np.array([(left_edge + right_edge) / 2, (top_edge + bottom_edge) / 2])  # as fractions
             corner = rng.integers(0, scale - spec.size + 1, 2)  # across, down
