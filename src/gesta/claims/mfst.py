@@ -13,8 +13,11 @@ from gesta.marionette.dataset import Marionette
 from gesta.models.mfst import mfst_tiny
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 
-VARIED = MarionetteSet(name="varied", settings={"clips": 480, "size": 96, "lighting": "varied", "depth": True})
-"""Every clip in a light of its own, so that RGB does not reach the ceiling; depth with a sensor's noise and holes."""
+VARIED = MarionetteSet(
+    name="varied", settings={"clips": 480, "size": 96, "lighting": "varied", "depth": True, "flow": True}
+)
+"""Every clip in a light of its own, so that RGB does not reach the ceiling; depth with a sensor's noise and holes.
+Claims on fusion read the same clips' optical flow."""
 
 
 def stream(

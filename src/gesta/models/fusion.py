@@ -47,8 +47,8 @@ class FusionConfig(ModelConfig):
         heads: attention heads; they divide the width.
         mlp_ratio: hidden width of their MLPs / width.
         grid: frames, rows and columns of tokens into which each network's last feature map is averaged for them.
-        drop_stream: probability that a training clip does without some of its streams: each is left out with one half,
-            never all.
+        drop_stream: fraction of training clips of which each stream is left out with probability one half; where none
+            would be left, all stay.
     """
 
     trunks: list[ModelConfig] = field(default_factory=lambda: [mfst_large()])
