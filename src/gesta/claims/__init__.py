@@ -5,6 +5,7 @@ file            what it holds
 ==============  ====================================================================================================
 ``claim``       the classes: a claim, its arms (the trainings it compares), its comparisons and metrics
 ``stan`` …      the claims of one system, one file each, to be read from top to bottom
+``routes``      random routes and the shift of the whole picture, in the place of ATA's matches
 ``metrics``     what is measured of a trained network beside its accuracy
 ``run``         which trainings are missing, and doing them
 ``outcomes``    what trainings gave: in their folders, and collected in one file of the repository
