@@ -21,6 +21,7 @@ import gesta
 from gesta.config import (
     JSON_DEPTH,
     Between,
+    as_now,
     class_tag,
     config,
     copy,
@@ -32,7 +33,6 @@ from gesta.config import (
     replace,
     suggest,
     to_json,
-    with_tags,
 )
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, Insert
@@ -95,8 +95,10 @@ def test_moving_a_class_breaks_no_file() -> None:
         assert from_json(clip | {"class": tag}) == ClipSpec(frames=4)
     old = {"class": "gesta.train:TrainConfig", "augment": {"class": "gesta.train:Augment"}}
     assert from_json(old) == TrainConfig()
-    assert with_tags(old) == {"class": "TrainConfig", "augment": {"class": "Augment"}}
-    assert with_tags(to_json(Outside())) == to_json(Outside())
+    assert as_now(old) == to_json(TrainConfig())  # fields that an older version had not have their default values
+    assert as_now({**old, "lr": 0.5}) == to_json(replace(TrainConfig(), lr=0.5))
+    assert as_now({"class": "GoneConfig", "a": 1}) == {"class": "GoneConfig", "a": 1}
+    assert as_now(to_json(Outside())) == to_json(Outside())
 
 
 def test_a_class_that_is_not_imported_yet_is_found_and_little_else_imported() -> None:

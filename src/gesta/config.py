@@ -258,14 +258,26 @@ def _field_names(cls: type) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
 
 
-def with_tags(value: Any) -> Any:
-    """JSON of a config with the tags of this version, where 0.1.0 wrote ``gesta.module:Class``."""
+def as_now(value: Any) -> Any:
+    """JSON of a config as this version writes it.
+
+    The tags are those of now, where 0.1.0 wrote ``gesta.module:Class``, and a field that an older version had not has
+    its default value, as when a file is read.
+    """
     if isinstance(value, list):
-        return [with_tags(item) for item in value]
+        return [as_now(item) for item in value]
     if not isinstance(value, dict):
         return value
     module, _, name = str(value.get(CLASS_KEY, "")).rpartition(":")
-    return {k: name if k == CLASS_KEY and _is_ours(module) else with_tags(v) for k, v in value.items()}
+    made = {key: as_now(item) for key, item in value.items()}
+    if not name or (module and not _is_ours(module)):
+        return made
+    try:
+        cls = _find_class(name, False, "")
+    except GestaError:  # a class that is gone: what is compared with it says so
+        return made | {CLASS_KEY: name}
+    added = [f.name for f in dataclasses.fields(cls) if f.name not in made and not _has_no_default(f)]  # type: ignore[arg-type]
+    return {**made, CLASS_KEY: name, **{field: to_json(default_of(cls, field)) for field in added}}
 
 
 def _is_ours(module: str) -> bool:

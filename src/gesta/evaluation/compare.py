@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gesta.config import with_tags
+from gesta.config import as_now
 from gesta.evaluation.metrics import measure_multi_label
 from gesta.evaluation.result import Environment, Protocol, Result
 from gesta.progress import plain_text
@@ -173,7 +173,7 @@ def compare(a: Result, b: Result) -> Comparison:
         a=_title(a),
         b=_title(b),
         protocol=_protocol(a, b),
-        model=_config_differences("", a.model.config, b.model.config),
+        model=_config_differences("", as_now(a.model.config), as_now(b.model.config)),
         same_list=a.list_hash == b.list_hash,
         only_in_a=[key[0] for key in in_a if key not in in_b],
         only_in_b=[key[0] for key in in_b if key not in in_a],
@@ -195,7 +195,7 @@ def _protocol(a: Result, b: Result) -> list[Difference]:
     if a.list_hash != b.list_hash:
         list_a, list_b = f"{a.counts.listed} videos, {a.list_hash[:8]}", f"{b.counts.listed}, {b.list_hash[:8]}"
         differing.append(Difference("list", list_a, list_b))
-    data = _config_differences("data", with_tags(a.data), with_tags(b.data))
+    data = _config_differences("data", as_now(a.data), as_now(b.data))
     return differing + [difference for difference in data if difference.field != "data.cache"]  # the same pixels
 
 

@@ -18,7 +18,7 @@ import torch
 from lightning.fabric import Fabric
 
 from gesta.checkpoint import load, load_state, previous_state
-from gesta.config import Between, from_json, read_json, to_json, with_tags
+from gesta.config import Between, as_now, from_json, read_json, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
 from gesta.files import lock_folder, remove_parts, write_text
@@ -358,7 +358,7 @@ def recipe_changes(run: Path, recipe: Recipe) -> dict[str, str]:
     """Differences between a run's ``recipe.json`` and a recipe, see :func:`differences`."""
     path = run / "recipe.json"
     saved = read_json(path, dict[str, Any], remedy="fix it, or start again in another folder")
-    return differences(with_tags(saved), to_json(with_absolute_paths(recipe)))
+    return differences(as_now(saved), to_json(with_absolute_paths(recipe)))
 
 
 def differences(old: Any, new: Any, name: str = "") -> dict[str, str]:
