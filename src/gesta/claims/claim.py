@@ -81,7 +81,7 @@ class Metric:
         name: under which its values are kept; one whose definition changes needs a new name, or old values stay.
         title: for tables and pictures.
         measure: called with the network, its recipe and the device; None for what the result of every training holds
-            (``top1``; ``order`` of objects).
+            (``top1``; ``attribute/order`` of objects).
         axis: what the places of a curve are; empty for a number.
         arms: of which it is measured; empty for all.
         unit: of the values.
@@ -162,7 +162,9 @@ class Claim:
         for comparison in self.comparisons:
             unknown = {comparison.better, comparison.worse or comparison.better} - set(names)
             assert not unknown, f"{self.name} compares {unknown}, which is none of its arms"
-            assert comparison.metric.partition("/")[0] in metrics, f"{self.name} does not measure {comparison.metric}"
+            assert {comparison.metric, comparison.metric.partition("/")[0]} & metrics, (
+                f"{self.name} does not measure {comparison.metric}"
+            )
         for of_series in self.series.values():
             assert {arm for _, arm in of_series} <= set(names), f"{self.name} draws an arm that it has not"
         assert len(set(names)) == len(names), f"{self.name} has two arms of one name"

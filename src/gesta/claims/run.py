@@ -239,7 +239,7 @@ class _Worker:
         curve = [round(top1, 2) for epoch in epochs if (top1 := epoch.get("train_top1")) is not None]
         metrics: dict[str, Value] = {}
         if (folder / "result.json").is_file():
-            metrics |= _without_repetitions(Result.read(folder / "result.json"))
+            metrics |= _accuracies(Result.read(folder / "result.json"))
         return Outcome(
             arm=arm.name,
             experiment=describe(arm),
@@ -264,9 +264,10 @@ def _rounded(metric: Metric, trained: object, recipe: Recipe, device: torch.devi
     return {k: round(v, 4) for k, v in value.items()} if isinstance(value, dict) else round(value, 4)
 
 
-def _without_repetitions(result: Result) -> dict[str, Value]:
-    """The metrics of a result; those of scored videos alone are the same where none failed."""
-    return {name: round(value, 4) for name, value in result.metrics.items() if not name.endswith("_scored")}
+def _accuracies(result: Result) -> dict[str, Value]:
+    """Top-1 or mAP, by label space, and of attributes such as ``order``."""
+    others = re.compile(r"(^|/)(top5|mean_class|macro_.*)$|_scored$")
+    return {name: round(value, 4) for name, value in result.metrics.items() if not others.search(name)}
 
 
 def _fuse(arm: FusedArm, seed: int, parts: Sequence[Path]) -> Outcome:
@@ -280,7 +281,7 @@ def _fuse(arm: FusedArm, seed: int, parts: Sequence[Path]) -> Outcome:
         training_accuracy=[min(values) for values in zip(*curves)],
         seconds=0.0,
         device=outcomes[0].device,
-        metrics=_without_repetitions(fuse([Result.read(part / "result.json") for part in parts], arm.by)),
+        metrics=_accuracies(fuse([Result.read(part / "result.json") for part in parts], arm.by)),
     )
 
 
