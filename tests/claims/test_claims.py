@@ -29,6 +29,7 @@ from gesta.claims.report import picture, to_markdown, write_report
 from gesta.claims.run import Trainings, run_claims
 from gesta.claims.standing import standing
 from gesta.claims.statistics import Interval, interval, learning, verdict
+from gesta.cli import main
 from gesta.config import check, read_text
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
@@ -204,19 +205,29 @@ def test_parts_share_the_trainings_between_them(monkeypatch: pytest.MonkeyPatch,
 # --- those of the papers ---------------------------------------------------------------------------------------------
 
 
-def test_claims_can_be_trained() -> None:
-    built: list[ModelConfig] = []
+def recipes() -> list[Recipe]:
+    """Of all arms of all claims."""
+    arms = [arm for claimed in list_claims().values() for arm in claimed.arms]
+    parts = [part for arm in arms if isinstance(arm, FusedArm) for part, _ in arm.parts]
+    return [arm.make() for arm in [*parts, *arms] if isinstance(arm, Arm)]
+
+
+def test_claims_are_whole() -> None:
     for claimed in list_claims().values():
-        parts = [part for arm in claimed.arms if isinstance(arm, FusedArm) for part, _ in arm.parts]
-        for arm in [*parts, *(arm for arm in claimed.arms if isinstance(arm, Arm))]:
-            made = arm.make()
-            check(made)
-            assert made.train.validate_every == 0  # nothing is chosen by accuracy
-            if made.model not in built:
-                built.append(made.model)
-                with torch.device("meta"):
-                    made.model.build()
         assert all(arm.why.endswith(".") for arm in claimed.arms) and claimed.learn_more.endswith(".")
+    for made in recipes():
+        check(made)
+        assert made.train.validate_every == 0  # nothing is chosen by accuracy
+
+
+@pytest.mark.full  # the models of each system are built by tests/contract
+def test_models_of_claims_can_be_built() -> None:
+    built: list[ModelConfig] = []
+    for made in recipes():
+        if made.model not in built:
+            built.append(made.model)
+            with torch.device("meta"):
+                made.model.build()
 
 
 def test_the_page_is_that_of_the_collected_outcomes() -> None:
@@ -230,3 +241,13 @@ def test_misspelt_claims_are_refused_with_a_suggestion() -> None:
     with pytest.raises(GestaError, match="no claim 'stn'; did you mean"):
         find_claims(["stn"])
     assert {of_one.name.split(".")[0] for of_one in find_claims(["stan"])} == {"stan"}
+
+
+def test_flags_of_trainings_need_a_claim(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (["--part", "1/2"], ["--seeds", "2"], ["--device", "cpu"]):
+        with pytest.raises(SystemExit):
+            main(["claims", *flags])
+        assert f"{flags[0]} is about trainings, and none is asked for" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["claims", "stan", "--part", "3/2"])
+    assert "'3/2' is not a part such as 1/2" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from gesta.claims.claim import Claim
 from gesta.config import suggest
 from gesta.errors import GestaError
 
-SYSTEMS = ("stan", "ata", "mfst", "fusion", "rpe_stdt", "std_former", "pretraining")
+SYSTEMS = ("stan", "ata", "mfst", "fusion", "rpe_stdt", "ctn", "std_former", "st_manet", "pretraining")
 """The modules that hold claims, in the order of the page."""
 
 
