@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gesta.checkpoint.weights import import_weights
 from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.models import model_config
@@ -72,6 +73,18 @@ def test_cross_attention_is_that_of_a_plain_transcription() -> None:
                 ]
                 x = x + block.proj(torch.cat(heads, -1))
             torch.testing.assert_close(found[clip, stream], x + block.mlp(block.norm2(x)))
+
+
+def test_weights_of_one_stream_start_the_trunk_that_is_named() -> None:
+    torch.manual_seed(3)
+    config = model_config("r3d_tiny")
+    source = replace(config, classes=5, clip=replace(config.clip, frames=4, size=32)).build().state_dict()
+    model = built(small())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert import_weights(model, source, only=("trunks.rgb.",)).matched_fraction == 1
+    for name, value in model.state_dict().items():
+        own = name.removeprefix("trunks.rgb.")
+        assert torch.equal(value, source[own].to(value.dtype) if own != name else before[name]), name
 
 
 def test_training_leaves_streams_out_but_never_all() -> None:

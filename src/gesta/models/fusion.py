@@ -216,6 +216,13 @@ class Fusion(VideoModel):
         kept = {f"trunks.{name}.{own}" for name, trunk in self.trunks.items() for own in trunk.no_weight_decay()}  # type: ignore[operator]
         return kept | ({"position"} if self.config.depth else set())
 
+    def convert_foreign(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a network of one stream are those of every trunk; ``init.only`` names one (``trunks.rgb.``)."""
+        if any(name.startswith("trunks.") for name in weights):
+            return weights
+        converted = {name: trunk.convert_foreign(dict(weights)) for name, trunk in zip(self.trunks, self._trunks())}
+        return {f"trunks.{name}.{key}": value for name, of_one in converted.items() for key, value in of_one.items()}
+
     def _has_class_token(self) -> bool:
         return False  # those of the networks are not in the map
 
