@@ -124,7 +124,7 @@ def test_results_name_what_was_scored_in_part(make_video: Callable[..., Path], t
     missing = str(tmp_path / "gone.mp4")
     pairs = [(str(rgb), str(grey)), (str(rgb), missing), (missing, missing)]
     records = [
-        Record(path=first, name=f"video {i}", label=i, paired=(Stream(path=second, depth=depth),))
+        Record(path=first, name=f"video {i}", label=i, paired=(Stream(path=second, shows=depth),))
         for i, (first, second) in enumerate(pairs)
     ]
     model, protocol = built(small()), EvaluateConfig(clips=2, workers=0)

@@ -28,7 +28,9 @@ from gesta.records import class_counts
 from gesta.training.optim import freeze
 
 STORED = Path(__file__).with_name("miniatures.json")
-PAPERS = [address for address in list_recipes() if "." in address and not address.startswith("experiments.")]
+PAPERS = [
+    address for address in list_recipes() if "." in address and not address.startswith(("experiments.", "pretrain."))
+]
 
 
 def runs() -> dict[str, Recipe]:

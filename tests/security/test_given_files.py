@@ -112,7 +112,9 @@ def test_options_of_python_are_checked_like_those_of_files() -> None:
 
 
 REACH = {
-    **dict.fromkeys(("root", "annotations", "class_names", "train", "val", "test", "test_labels"), "a path to read"),
+    **dict.fromkeys(
+        ("root", "flow", "annotations", "class_names", "train", "val", "test", "test_labels"), "a path to read"
+    ),
     **dict.fromkeys(
         ("leave_out", "columns", "delimiter", "label_delimiter", "flip_labels"), "words that a list is read with"
     ),

@@ -144,7 +144,8 @@ class State(NamedTuple):
         tokens: ``(B, 1 + T·H·W, C)``, the class token first, then t-major.
         size: (T, H, W), ints.
         routes: those that an earlier block found, while later blocks reuse them, see ``align_every``.
-        positions: what the stem has added to the patches for their position and time, ``(1, T, H, W, C)``.
+        positions: what the stem has added to the patches for their position and time, ``(1, T, H, W, C)``; None where
+            no block asks for it.
     """
 
     tokens: Tensor
@@ -288,6 +289,8 @@ class TimeSformer(VideoModel):
         patches = feature_map.flatten(2).mT.unflatten(0, (batch, frames)) + positions[:, None] + times[:, :, None]
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
         tokens, size = torch.cat([class_token, patches.flatten(1, 2)], 1), (frames, height, width)
+        if self.config.around is None or not self.config.around.needs_positions:
+            return State(tokens, size)
         return State(tokens, size, positions=(positions[:, None] + times[:, :, None]).unflatten(2, size[1:]))
 
     def pool(self, state: State) -> Tensor:
