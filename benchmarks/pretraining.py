@@ -3,8 +3,8 @@
     python benchmarks/pretraining.py [--model videomae_s] [--frames 16] [--size 224] [--batch 2] [--repeats 5]
 
 The encoder computes the kept tokens alone, so its time falls with the ratio; the decoder sees all tokens at any ratio,
-unless it rebuilds half of the places (V2's ``cells``). Prints times and asserts nothing about them. ``fine-tuning`` is
-the same encoder on whole clips with a classifier.
+unless it rebuilds half of the positions (V2's ``cells``). Prints times and asserts nothing about them. ``training
+on whole clips`` is the same encoder with a classifier.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gesta.config import replace
 from gesta.model import VideoModel
 from gesta.models import model_config
 from gesta.models.vit import ViTConfig
-from gesta.pretraining.videomae import VideoMAEConfig, pretraining_of
+from gesta.pretraining.videomae import VideoMAEConfig, videomae_of
 from gesta.recipes.pretrain import videomae
 
 RATIOS = (0.9, 0.75, 0.5)
@@ -33,7 +33,7 @@ def models(name: str, frames: int, size: int) -> dict[str, VideoModel]:
     published = videomae(name).model
     assert isinstance(published, VideoMAEConfig)
     decoder = {f"decoder_{field}": getattr(published, f"decoder_{field}") for field in ("width", "depth", "heads")}
-    made = {f"{ratio:.0%} hidden": pretraining_of(encoder, ratio=ratio, **decoder) for ratio in RATIOS}
+    made = {f"{ratio:.0%} hidden": videomae_of(encoder, ratio=ratio, **decoder) for ratio in RATIOS}
     made[f"{RATIOS[0]:.0%} hidden, half of it rebuilt"] = replace(made[f"{RATIOS[0]:.0%} hidden"], rebuilt="cells")
     return {**{name: config.build() for name, config in made.items()}, "training on whole clips": encoder.build()}
 

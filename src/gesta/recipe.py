@@ -468,8 +468,8 @@ class Recipe:
             "train.cutmix": self.train.cutmix > 0,
             "evaluate.short_side": self.evaluate.short_side != 224,  # a larger one leaves edges out
         }
-        for name in (name for name, is_so in moves.items() if is_so and self.data.labels_are_places()):
-            yield name, "which moves the picture, and the labels of the data set are places in it"
+        for name in (name for name, is_so in moves.items() if is_so and self.data.labels_are_positions()):
+            yield name, "which moves the picture, and the labels of the data set are positions in it"
 
     def unused(self) -> Iterator[tuple[str, str]]:
         of_training = [f"train.{f.name}" for f in fields(TrainConfig) if f.name not in PROBE_FIELDS]

@@ -170,7 +170,10 @@ def flow_folder(record: Record, root: str, flow: str) -> str:
     """
     name = os.path.relpath(record.path, root or ".")
     if name.startswith(os.pardir):
-        raise GestaError(f"{record.path}: is not below {root or '.'}, so its optical flow cannot be found in {flow}")
+        raise GestaError(
+            f"{record.path}: is not below {root or '.'}, so its optical flow cannot be found in {flow}; set "
+            "data.root to the folder of the videos"
+        )
     return os.path.join(flow, name if os.path.isdir(record.path) else os.path.splitext(name)[0])
 
 
@@ -198,7 +201,7 @@ class DataConfig:
         """Whether a video may have any number of classes; the labels of all records are then tuples."""
         return False
 
-    def labels_are_places(self) -> bool:
+    def labels_are_positions(self) -> bool:
         """Whether the labels say where something is in the picture, so that they are wrong once it is moved."""
         return False
 

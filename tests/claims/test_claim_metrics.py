@@ -46,9 +46,9 @@ def test_a_moved_crop_shows_the_same_pixels_elsewhere(tmp_path: Path) -> None:
     def keep(name: str) -> Any:
         return lambda clips: seen.setdefault(name, clips)[..., :16, :16]
 
-    metrics.right(trained, recipe, CPU, {"plain": keep("plain")})
+    metrics.correct(trained, recipe, CPU, {"plain": keep("plain")})
     wide, short_side = metrics._wider(trained.model.config.clip, recipe.evaluate, 2)
-    metrics.right(trained, recipe, CPU, {"wide": keep("wide")}, wide, short_side)
+    metrics.correct(trained, recipe, CPU, {"wide": keep("wide")}, wide, short_side)
     assert seen["wide"].shape[-2:] == (20, 20)
     assert torch.equal(metrics._window(seen["wide"], top=2, left=2, size=16), seen["plain"])
     found = metrics.displaced(0, 2)(trained, recipe, CPU)

@@ -27,8 +27,8 @@ from gesta.claims.outcomes import (
 )
 from gesta.claims.report import picture, to_markdown, write_report
 from gesta.claims.run import Trainings, run_claims
-from gesta.claims.standing import standing
 from gesta.claims.statistics import Interval, interval, learning, verdict
+from gesta.claims.status import status_of
 from gesta.cli import main
 from gesta.config import check, read_text
 from gesta.data.lists import Folder
@@ -161,7 +161,7 @@ def test_what_is_done_counts_for_all_claims_and_is_not_done_again(
 
 def measure_later(out: Path, narrow: Arm, trained: list[str], go: Callable[..., Trainings]) -> None:
     """A metric that a claim has got since is measured of old runs, whose values of other metrics stay."""
-    metric = Metric(name="curve", title="a curve", measure=lambda *_: {"1": 1.23456, "2": 2.0}, axis="place")
+    metric = Metric(name="curve", title="a curve", measure=lambda *_: {"1": 1.23456, "2": 2.0}, axis="point")
     claimed = claim("toy.c", [narrow], metric)
     go([claimed], seeds=1)
     ((outcome, folder),) = [found for key, found in read_runs(out).items() if key == (digest(describe(narrow)), 0)]
@@ -178,12 +178,12 @@ def report(out: Path, claimed: Claim, go: Callable[..., Trainings]) -> None:
     outcomes = {key: outcome for key, (outcome, _) in read_runs(out).items()}
     write_collected(collected, outcomes.values())
     assert read_collected(collected) == outcomes
-    (stands,) = write_report(page, [claimed], outcomes)
-    assert (stands.done, stands.needed, stands.minutes) == (4, 4, 0) and stands.verdict != "not run"
+    (status,) = write_report(page, [claimed], outcomes)
+    assert (status.done, status.needed, status.minutes) == (4, 4, 0) and status.verdict != "not run"
     text = page.read_text()
-    assert text == to_markdown([standing(claimed, read_collected(collected))])
+    assert text == to_markdown([status_of(claimed, read_collected(collected))])
     assert f"]({picture(claimed).as_posix()})" in text and (out / picture(claimed)).stat().st_size > 1000
-    assert "training accuracy below 90 %" in text or all(t.final >= 90 for t in stands.learning("after"))
+    assert "training accuracy below 90 %" in text or all(t.final >= 90 for t in status.learning("after"))
     assert go([claimed], known=outcomes).kept == 6
     (out / "page.json").write_text(collected.read_text().replace('"R3DConfig"', '"GoneConfig"'))
     assert set(read_collected(collected)) == {("", 0), ("", 1)}  # of a version that had another network
@@ -198,7 +198,7 @@ def test_parts_share_the_trainings_between_them(monkeypatch: pytest.MonkeyPatch,
     for number in (1, 2):
         run_claims([claim("toy.a", arms)], tmp_path, device="cpu", part=(number, 2))
     assert sorted(done) == [(f"arm {width}", seed) for width in (2, 3, 4) for seed in (0, 1)]
-    with pytest.raises(GestaError, match="--part 3/2 is none"):
+    with pytest.raises(GestaError, match="--part 3/2: there is no such part"):
         run_claims([], tmp_path, part=(3, 2))
 
 
@@ -232,9 +232,9 @@ def test_models_of_claims_can_be_built() -> None:
 
 def test_the_page_is_that_of_the_collected_outcomes() -> None:
     outcomes = read_collected(DOCS / "claims.json")
-    standings = [standing(of_one, outcomes) for of_one in find_claims(["all"])]
-    assert to_markdown(standings) == read_text(DOCS / "claims.md"), "gesta claims --report docs/claims.md"
-    assert all((DOCS / picture(s.claim)).is_file() for s in standings if any(s.outcomes.values()))
+    statuses = [status_of(of_one, outcomes) for of_one in find_claims(["all"])]
+    assert to_markdown(statuses) == read_text(DOCS / "claims.md"), "gesta claims --report docs/claims.md"
+    assert all((DOCS / picture(s.claim)).is_file() for s in statuses if any(s.outcomes.values()))
 
 
 def test_misspelt_claims_are_refused_with_a_suggestion() -> None:
@@ -247,7 +247,7 @@ def test_flags_of_trainings_need_a_claim(capsys: pytest.CaptureFixture[str]) -> 
     for flags in (["--part", "1/2"], ["--seeds", "2"], ["--device", "cpu"]):
         with pytest.raises(SystemExit):
             main(["claims", *flags])
-        assert f"{flags[0]} is about trainings, and none is asked for" in capsys.readouterr().err
+        assert f"{flags[0]} is for trainings, and no claim is named" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["claims", "stan", "--part", "3/2"])
     assert "'3/2' is not a part such as 1/2" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from gesta.marionette.dataset import Marionette, make_set
 from gesta.plugins.ata import ATA, Alignment
 
 
-def test_random_routes_move_the_same_tokens_to_other_places() -> None:
+def test_random_routes_move_the_same_tokens_to_other_positions() -> None:
     torch.manual_seed(0)
     tokens = torch.randn(2, 5, 16, 8, dtype=torch.float64)
     found, drawn = Alignment(ATA()).routes(tokens, (4, 4)), RandomAlignment(ATA()).eval().routes(tokens, (4, 4))

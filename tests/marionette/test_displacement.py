@@ -1,4 +1,4 @@
-"""Displaced and jolted pictures of the synthetic data set, and the places of the puppet's joints in them."""
+"""Displaced and jolted pictures of the synthetic data set, and the positions of the puppet's joints in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from gesta.errors import GestaError
 from gesta.marionette.dataset import make_set
 from gesta.marionette.displacement import JOLT, ROLL, SHIFT, ZOOM
-from gesta.marionette.filming import ClipName, displacement, joint_places, puppet_boxes, render_clip
+from gesta.marionette.filming import ClipName, displacement, joint_positions, puppet_boxes, render_clip
 from gesta.marionette.puppet import JOINTS
 
 SIZE, SEED = 48, 3
@@ -25,7 +25,7 @@ def short_clips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_displaced_picture_is_an_affine_image_of_the_centred_one() -> None:
-    moved, centred = joint_places(CLIP, SEED, aim="displaced"), joint_places(CLIP, SEED)
+    moved, centred = joint_positions(CLIP, SEED, aim="displaced"), joint_positions(CLIP, SEED)
     shift, zoom, roll = displacement(CLIP, SEED, aim="displaced")
     clockwise = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])  # y points down
     expected = 0.5 + shift[:, None] + zoom * (centred - 0.5) @ clockwise.T
@@ -43,8 +43,8 @@ def test_a_displaced_picture_is_an_affine_image_of_the_centred_one() -> None:
 def test_joints_are_in_the_box_of_the_puppet() -> None:
     for family, action in (("coarse", 3), ("fine", 5)):  # a diver turns as a whole
         clip = CLIP._replace(action=action)
-        places, boxes = joint_places(clip, SEED, family), puppet_boxes(clip, SEED, family)
-        assert (places >= boxes[:, None, :2]).all() and (places <= boxes[:, None, 2:]).all()
+        positions, boxes = joint_positions(clip, SEED, family), puppet_boxes(clip, SEED, family)
+        assert (positions >= boxes[:, None, :2]).all() and (positions <= boxes[:, None, 2:]).all()
 
 
 def test_a_jolted_picture_moves_by_whole_eighths() -> None:
@@ -76,7 +76,7 @@ def test_aims_are_not_mixed(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "set" / "marionette.json").read_text())["aim"] == "jolted"
     with pytest.raises(GestaError, match="was made with aim jolted, not centred"):
         make_set(tmp_path / "set", **how)  # type: ignore[arg-type]
-    with pytest.raises(GestaError, match="would not move by whole ones; give a multiple of 8"):
+    with pytest.raises(GestaError, match="would not move by whole pixels; give a multiple of 8"):
         make_set(tmp_path / "odd", size=36, aim="jolted")
     with pytest.raises(GestaError, match="aim cannot be 'jolt'"):
         make_set(tmp_path / "odd", aim="jolt")  # type: ignore[arg-type]

@@ -89,14 +89,14 @@ def test_weights_of_one_stream_start_the_trunk_that_is_named() -> None:
 
 def test_training_leaves_streams_out_but_never_all() -> None:
     model = built(small(drop_stream=0.8))
-    there = torch.ones(4000, 2, dtype=torch.bool)
-    there[0] = torch.tensor([True, False])
+    present = torch.ones(4000, 2, dtype=torch.bool)
+    present[0] = torch.tensor([True, False])
     torch.manual_seed(0)
-    left = model._left(there)
-    assert left.any(1).all() and (left <= there).all()
-    # of a pair 0.8 are thinned, to one stream each in half of the cases
-    assert abs((left[1:].sum(1) == 1).float().mean() - 0.4) < 0.03
-    assert abs(left[1:, 0].float().mean() - 0.8) < 0.03
+    kept = model._drop_streams(present)
+    assert kept.any(1).all() and (kept <= present).all()
+    # of a pair 0.8 are chosen, and left with one stream in half of the cases
+    assert abs((kept[1:].sum(1) == 1).float().mean() - 0.4) < 0.03
+    assert abs(kept[1:, 0].float().mean() - 0.8) < 0.03
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""SimMIM: squares that are painted over, what is rebuilt of them, and a run that others start from."""
+"""SimMIM: squares that are hidden, what is rebuilt of them, and a run that others start from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gesta.models import list_models, model_config
 from gesta.models.r3d import r3d_tiny
 from gesta.models.st_manet import st_manet_tiny
 from gesta.plugins.smem import SMEM
-from gesta.pretraining.simmim import SimMIM, masked
+from gesta.pretraining.simmim import SimMIM, simmim_of
 from gesta.recipes.own_videos import finetune
 from gesta.recipes.pretrain import simmim
 
@@ -29,7 +29,7 @@ from gesta.recipes.pretrain import simmim
 def built(config: ModelConfig | None = None) -> tuple[SimMIM, Tensor]:
     """A model in float64, and two clips."""
     torch.manual_seed(0)
-    model = masked(config or st_manet_tiny(), square=16).build().double().eval()
+    model = simmim_of(config or st_manet_tiny(), square=16).build().double().eval()
     clip = model.config.clip
     return model, torch.randn(2, 3, clip.frames, clip.size, clip.size, dtype=torch.double)  # type: ignore[return-value]
 
@@ -71,7 +71,7 @@ def test_every_tiny_model_is_pretrained_or_refused_by_name() -> None:
     refused = set()
     for name in list_models("*_tiny"):
         try:
-            model = masked(model_config(name), square=16).build()
+            model = simmim_of(model_config(name), square=16).build()
         except GestaError as error:
             assert "has no map of the picture" in str(error) or "expects one stream" in str(error), error
             refused.add(name)
@@ -92,7 +92,7 @@ def test_every_tiny_model_is_pretrained_or_refused_by_name() -> None:
 )
 def test_what_contradicts_is_refused(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(GestaError, match=sentence):
-        check(replace(masked(r3d_tiny(), square=16), **change))
+        check(replace(simmim_of(r3d_tiny(), square=16), **change))
 
 
 def test_a_run_gives_its_encoder_to_others(make_video: Any, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from gesta.model import ClipSpec
 from gesta.models import model_config
 from gesta.models.vit import MEAN, STD, ViTConfig, vit_tiny
 from gesta.pretraining.masks import running_cells, tube_mask
-from gesta.pretraining.videomae import VideoMAE, pretraining_of
+from gesta.pretraining.videomae import VideoMAE, videomae_of
 from gesta.recipes.pretrain import videomae
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def small(**changes: Any) -> VideoMAE:
     torch.manual_seed(0)
     clip = ClipSpec(frames=8, size=32, mean=MEAN, std=STD)
     encoder = ViTConfig(width=24, depth=2, heads=3, patch=8, position_size=32, clip=clip)
-    config = pretraining_of(encoder, decoder_width=16, decoder_depth=2, decoder_heads=2, **changes)
+    config = videomae_of(encoder, decoder_width=16, decoder_depth=2, decoder_heads=2, **changes)
     return config.build().double().eval()  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""Spatial encoders pretrained on single frames: labels that are places of joints, and what starts from such a run."""
+"""Spatial encoders pretrained on single frames: labels that are positions of joints, and starting from such a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gesta.config import check, replace
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
 from gesta.marionette.dataset import make_set
-from gesta.marionette.filming import ClipName, joint_places
+from gesta.marionette.filming import ClipName, joint_positions
 from gesta.marionette.joint_frames import MarionetteJoints
 from gesta.marionette.puppet import JOINTS
 from gesta.models import model_config
@@ -39,8 +39,8 @@ def test_labels_are_the_strips_that_joints_are_in(root: Path) -> None:
     for record in records:
         clip = ClipName(*(int(part[1:]) for part in Path(record.path).stem.split("_")))
         assert record.start is not None and (record.end, record.name[-2:]) == (record.start + 1, f"#{record.start}")
-        place = joint_places(clip, SEED, aim="jolted")[record.start, JOINTS.index("left_wrist")]
-        for axis, fraction in zip("xy", np.clip(place, 0, 1 - 1e-9)):
+        position = joint_positions(clip, SEED, aim="jolted")[record.start, JOINTS.index("left_wrist")]
+        for axis, fraction in zip("xy", np.clip(position, 0, 1 - 1e-9)):
             low = float(names[f"left_wrist_{axis}"][record.label[f"left_wrist_{axis}"]])  # type: ignore[index,call-overload]
             assert low - 1e-3 <= fraction < low + 1 / 16 + 1e-3
     assert {record.start for record in records} == {1, 3, 4} or {record.start for record in records} == {1, 3}
@@ -53,7 +53,7 @@ def test_what_moves_the_picture_is_refused() -> None:
     with pytest.raises(GestaError, match=r"train\.augment\.flip is 0\.5, which moves the picture, and the labels"):
         check(recipe)
     check(replace(recipe, data=frames(labels="classes").data))  # labels that are classes may be mirrored
-    with pytest.raises(GestaError, match="has no spatial encoder that is known here"):
+    with pytest.raises(GestaError, match="has no spatial encoder that can be trained alone"):
         frames("mfst_tiny")
 
 

@@ -75,7 +75,7 @@ def measure_reconstruction(name: str, model: VideoModel, clip: Tensor, *, seed: 
     """
     if not isinstance(model, VideoMAE | SimMIM):
         raise GestaError(
-            f"{name}: has no decoder to rebuild pixels with; give a run of gesta pretrain, whose model has one"
+            f"{name}: has no decoder to rebuild pixels with; give a run of gesta pretrain videomae or simmim"
         )
     video = as_input(clip, model.eval())
     with torch.random.fork_rng(devices=[]):

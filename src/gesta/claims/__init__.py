@@ -10,6 +10,7 @@ file            what it holds
 ``run``         which trainings are missing, and doing them
 ``outcomes``    what trainings gave: in their folders, and collected in one file of the repository
 ``statistics``  differences over seeds, their intervals, and the verdict
+``status``      the verdict on a claim by the outcomes so far, and which trainings are missing
 ``report``      the page ``docs/claims.md`` with its pictures
 ==============  ====================================================================================================
 """

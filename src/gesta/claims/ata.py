@@ -33,7 +33,7 @@ CENTRED = MarionetteSet(name="centred", settings={"clips": 360, "size": 64})
 
 
 def encoder() -> Recipe:
-    """The spatial encoder that all arms start from: it says where the puppet's joints are in single frames."""
+    """The spatial encoder that all arms start from: it predicts where the puppet's joints are in single frames."""
     recipe = frames("timesformer_tiny")
     recipe.train = replace(recipe.train, epochs=20, workers=0)
     recipe.evaluate = replace(recipe.evaluate, workers=0)
@@ -76,7 +76,7 @@ def arms(data: MarionetteSet) -> tuple[Arm, ...]:
         arm("fixed positions", "the baseline: TimeSformer.", None, data),
         arm("ATA", "one-to-one matches of patches, without the embeddings of their positions.", CONTENT, data),
         arm(
-            "random routes", "what ATA moves is moved to random places: routes that mix positions as much.",
+            "random routes", "what ATA moves is moved to random positions: routes that mix positions as much.",
             RandomRoutes(ata=CONTENT), data, True,
         ),
     )  # fmt: skip
@@ -114,9 +114,9 @@ def moved_so(match: Tensor, size: tuple[int, int], across: int, down: int) -> Te
 _WHERE = (
     "timesformer_tiny (0.30 M parameters, 8 frames of 64 px, patches of 8 × 8) on 228 clips of Marionette's 12 coarse "
     "actions; tested on 96 clips of subjects and cameras that training never saw. All arms start from an encoder that "
-    "was trained to say where the puppet's joints are in single frames of the jolted clips, in the place of the "
-    "paper's ImageNet-21K weights; temporal attention starts without effect. Routes are found in the first block, in "
-    "which tokens are linear features of their patches, and kept in the others."
+    "was trained to predict where the puppet's joints are in single frames of the jolted clips, instead of the paper's "
+    "ImageNet-21K weights; temporal attention starts without effect. Routes are found in the first block, in which "
+    "tokens are linear features of their patches, and kept in the others."
 )
 _MORE = "an encoder of real images, whose features tell patches of one colour apart, and videos of moving cameras."
 
@@ -125,14 +125,11 @@ JOLTS = Claim(
     statement="Aligned temporal attention is better than plain temporal attention where things move in the picture.",
     source="Zhao et al. 2022, §1, §3 and Table 3: ViT-B on Kinetics-400, 78.0 → 79.6",
     experiment=_WHERE + " The picture of every frame is shifted by none or one whole patch along each axis, so that a "
-    "patch has to be looked for where it went. With the shift of the whole picture, which is the true one, attention "
-    "along routes shows what matches could gain at most.",
+    "patch is at another position in the next frame. The arm with the true shift shows how much matches could gain.",
     arms=(
         *arms(JOLTED),
         arm("ATA, positions compared", "the paper's Algorithm 1: tokens as they enter are matched.", ATA(), JOLTED),
-        arm(
-            "true shift", "all tokens move as the picture does: the best that matches could be.", SharedShift(), JOLTED
-        ),
+        arm("true shift", "all tokens move as the picture does: no matches could be better.", SharedShift(), JOLTED),
     ),
     comparisons=(
         Comparison(better="ATA", worse="fixed positions"),

@@ -13,7 +13,7 @@ from gesta.evaluation.fuse import By
 from gesta.recipe import Recipe
 
 Value = float | dict[str, float]
-"""What is measured of a trained network: a number, or a curve, from the places on its axis to numbers."""
+"""What is measured of a trained network: a number, or a curve, from the points on its axis to numbers."""
 
 MOST_SEEDS = 100
 """Seeds of arms are below; arms that fuse further trainings take their seeds from here on."""
@@ -82,7 +82,7 @@ class Metric:
         title: for tables and pictures.
         measure: called with the network, its recipe and the device; None for what the result of every training holds
             (``top1``; ``attribute/order`` of objects).
-        axis: what the places of a curve are; empty for a number.
+        axis: what the points of a curve differ in; empty for a number.
         arms: of which it is measured; empty for all.
         unit: of the values.
     """
@@ -166,7 +166,7 @@ class Claim:
                 f"{self.name} does not measure {comparison.metric}"
             )
         for of_series in self.series.values():
-            assert {arm for _, arm in of_series} <= set(names), f"{self.name} draws an arm that it has not"
+            assert {arm for _, arm in of_series} <= set(names), f"{self.name} draws an arm that it does not have"
         assert len(set(names)) == len(names), f"{self.name} has two arms of one name"
 
 

@@ -68,7 +68,7 @@ TOKENS = Claim(
         Comparison(better=STEM_LINEAR.name, worse=TUBE_LINEAR.name),
     ),
     metrics=_METRICS,
-    learn_more="the same from image weights, which tubelets were made for, and on classes that differ in detail alone.",
+    learn_more="the same from image weights, from which tubelets usually start, and on classes that differ in detail.",
     minutes=1.8,
 )
 

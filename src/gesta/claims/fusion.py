@@ -28,7 +28,7 @@ def fused(attends: bool, drop_stream: float) -> Recipe:
     """The three networks trained together, that of RGB from its training in even light, as it is alone.
 
     Args:
-        attends: their tokens ask each other in two blocks of cross-attention; else pooled features are joined.
+        attends: their tokens attend to each other in two blocks of cross-attention; else pooled features are joined.
         drop_stream: fraction of training clips whose streams may be left out.
     """
     trunks = [RGB_ST.make().model, DEPTH_T.make().model, flow().model]
@@ -50,17 +50,17 @@ PARTS: tuple[Modalities, ...] = ("rgb", "depth", "flow", "rgbd", "rgb+flow", "de
 
 def by_streams(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Value:
     """Top-1 with some of the streams only; the others are missing."""
-    found: dict[str, float] = {}
+    top1: dict[str, float] = {}
     for modality in PARTS:
         data = replace(recipe.data, modality=modality)
-        found |= accuracies(trained, replace(recipe, data=data), device, {modality: lambda clips: clips})
-    return found
+        top1 |= accuracies(trained, replace(recipe, data=data), device, {modality: lambda clips: clips})
+    return top1
 
 
 FLOW = Arm(name="flow", why="optical flow alone.", data=VARIED, make=flow)
 FEATURES = arm("features", "pooled features joined, one classifier.", False, 0.5)
-ATTENTION = arm("cross-attention", "features joined, and tokens ask those of other streams.", True, 0.5)
-UNDROPPED = arm("features, all streams always", "what leaving out streams in training costs and gives.", False, 0.0)
+ATTENTION = arm("cross-attention", "features joined, and tokens that attend to those of other streams.", True, 0.5)
+UNDROPPED = arm("features, all streams always", "training without leaving out streams.", False, 0.0)
 SCORES = FusedArm(
     name="scores",
     why="three networks trained apart, the mean of their probabilities.",
@@ -81,12 +81,12 @@ _STREAMS = Metric(
     name="by_streams", title="top-1 with these streams alone", measure=by_streams, axis="streams", arms=_LEARNED
 )
 _EXPERIMENT = (
-    "The network of mfst.fusion on each stream; flow is OpenCV's DIS in pictures of 8 bits. All start from scratch, "
-    "but that of RGB from 390 clips in even light; trained on 312 clips of Marionette's 12 coarse actions in varied "
-    "light and tested on 120 of subjects and cameras that training never saw. Scores are fused of three networks "
-    "trained apart, features and tokens of three trained together; in half of their training clips each stream is "
-    "left out with probability one half. The table by streams shows what is left where others are missing; of "
-    "scores, the arms with fewer streams do."
+    "The network of mfst.fusion on each stream; flow is OpenCV's DIS in pictures of 8 bits. Those of depth and flow "
+    "start from scratch, that of RGB from its training on 390 clips in even light; they are trained on 312 clips of "
+    "Marionette's 12 coarse actions in varied light and tested on 120 of subjects and cameras that training never "
+    "saw. Scores are fused of three networks trained apart, features and tokens of three trained together; in half of "
+    "their training clips each stream is left out with probability one half. The table by streams shows the accuracy "
+    "of learned fusion where the other streams are missing; for scores, the arms with fewer streams show it."
 )
 
 SCORES_CLAIM = Claim(

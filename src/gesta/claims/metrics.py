@@ -44,7 +44,7 @@ Measure = Callable[[TrainedModel, Recipe, torch.device], Value]
 # --- accuracy on changed clips ---------------------------------------------------------------------------------------
 
 
-def right(
+def correct(
     trained: TrainedModel,
     recipe: Recipe,
     device: torch.device,
@@ -86,8 +86,8 @@ def _hits(scores: Mapping[str, Tensor], records: Sequence[Record], indices: list
 
 
 def accuracies(*arguments: Any, **options: Any) -> dict[str, float]:
-    """Top-1 in percent under each of the changes; arguments as of :func:`right`."""
-    return {name: 100 * fmean(hits) for name, hits in right(*arguments, **options).items()}
+    """Top-1 in percent under each of the changes; arguments as of :func:`correct`."""
+    return {name: 100 * fmean(hits) for name, hits in correct(*arguments, **options).items()}
 
 
 def shuffled(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Value:
@@ -118,9 +118,9 @@ def displaced(*pixels: int) -> Measure:
             for down, across in ((0, distance), (0, -distance), (distance, 0), (-distance, 0)):
                 window = partial(_window, top=margin + down, left=margin + across, size=spec.size)
                 changes[f"{distance} {down} {across}"] = window
-        found = accuracies(trained, recipe, device, changes, wide, short_side)
-        means = {str(distance): [v for k, v in found.items() if k.split()[0] == str(distance)] for distance in pixels}
-        return {place: sum(values) / len(values) for place, values in means.items()}
+        top1 = accuracies(trained, recipe, device, changes, wide, short_side)
+        by_distance = {str(pixel): [v for k, v in top1.items() if k.split()[0] == str(pixel)] for pixel in pixels}
+        return {distance: sum(values) / len(values) for distance, values in by_distance.items()}
 
     return measure
 
@@ -173,7 +173,7 @@ def by_shift(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Val
     assert isinstance(recipe.data, Marionette)
     manifest = read_manifest(Path(recipe.data.root)) or {}
     groups: dict[int, list[bool]] = {0: [], 1: [], 2: []}
-    hits = right(trained, recipe, device, {"": lambda clips: clips})[""]
+    hits = correct(trained, recipe, device, {"": lambda clips: clips})[""]
     for record, hit in zip(recipe.data.records(recipe.evaluate.split), hits):
         shift = displacement(clip_of(record), manifest["seed"], family_of(manifest), manifest["aim"]).shift[0]
         groups[bisect(SHIFTS, float(np.hypot(*shift)))].append(hit)
@@ -191,8 +191,8 @@ def clip_of(record: Record) -> ClipName:
 def theta_follows(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Value:
     """Correlation of θ's shift with where the puppet is in the crop, over test clips whose crops are moved at random.
 
-    θ takes positions of the output to those of the input, so a shift to the puppet's place puts the puppet into the
-    centre: the correlation would be 1. It is the mean of both directions; where the puppet is, is known from its
+    θ takes positions of the output to those of the input, so a shift to the puppet's position puts the puppet into
+    the centre: the correlation would be 1. It is the mean of both directions; where the puppet is, is known from its
     geometry, not from its pixels.
     """
     assert isinstance(recipe.data, Marionette)
@@ -201,7 +201,7 @@ def theta_follows(trained: TrainedModel, recipe: Recipe, device: torch.device) -
     rng = np.random.default_rng(0)
     scale = test_short_side(recipe.evaluate.short_side, spec.size)
     shifts: list[Tensor] = []
-    places: list[tuple[float, float]] = []
+    positions: list[tuple[float, float]] = []
     with evaluating(trained.model), torch.inference_mode():
         for record in records:
             frames, selection, *_ = read_frames(
@@ -216,9 +216,9 @@ def theta_follows(trained: TrainedModel, recipe: Recipe, device: torch.device) -
             clip = _window(scaled, int(corner[1]), int(corner[0]), spec.size).round().byte()
             ((theta, _),) = thetas(trained.model, to_clips(clip[None, None].to(device), spec)).values()
             shifts.append(theta[0, 1:3, 3].cpu())
-            places.append(tuple(2 * (centre * scale - corner) / spec.size - 1))
-    found, known = torch.stack(shifts).double().numpy(), np.array(places)
-    return float(np.mean([_correlation(found[:, axis], known[:, axis]) for axis in (0, 1)]))
+            positions.append(tuple(2 * (centre * scale - corner) / spec.size - 1))
+    of_theta, of_puppet = torch.stack(shifts).double().numpy(), np.array(positions)
+    return float(np.mean([_correlation(of_theta[:, axis], of_puppet[:, axis]) for axis in (0, 1)]))
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -101,7 +101,8 @@ DIFFERENCE = Claim(
     statement="Central differences in the stem's convolutions help: in space and time on RGB, in time alone on depth, "
     "and most on depth.",
     source="Ma et al. 2023, §2.3.3 and Table 2.4: RGB 90.4 → 92.1, depth 91.2 → 93.8",
-    experiment=_WHERE + " Arms differ in nothing but the kernel of the stem, which has no parameters of its own.",
+    experiment=_WHERE + " Arms differ in nothing but the kernel of the stem, which has no parameters of its own. "
+    "Whether depth gains most is seen in the differences; no comparison tests it.",
     arms=(RGB_PLAIN, RGB_ST, DEPTH_PLAIN, DEPTH_T, DEPTH_ST, GREY_PLAIN, GREY_T),
     comparisons=(
         Comparison(better=RGB_ST.name, worse=RGB_PLAIN.name),

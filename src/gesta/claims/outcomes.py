@@ -66,12 +66,12 @@ class Outcome:
         return digest(self.experiment), self.seed
 
     def value(self, metric: str) -> float | None:
-        """A number by the name of its metric, of a curve with the place (``displaced/8``); None if it is not there."""
-        name, _, place = metric.partition("/")
+        """A number by the name of its metric, of a curve with the point on its axis (``sizes/96``); None if missing."""
+        name, _, point = metric.partition("/")
         value = self.metrics.get(metric, self.metrics.get(name))
         if isinstance(value, dict):
-            return value.get(place)
-        return None if place and metric not in self.metrics else value
+            return value.get(point)
+        return None if point and metric not in self.metrics else value
 
 
 # --- what was trained ------------------------------------------------------------------------------------------------
@@ -145,11 +145,11 @@ def read_outcome(folder: Path) -> Outcome:
 
 def read_runs(folder: Path) -> dict[Key, tuple[Outcome, Path]]:
     """The finished runs in a folder, and where each is."""
-    found: dict[Key, tuple[Outcome, Path]] = {}
+    runs: dict[Key, tuple[Outcome, Path]] = {}
     for path in sorted(folder.glob(f"*/{OUTCOME}")):
         outcome = read_outcome(path.parent)
-        found[outcome.key] = outcome, path.parent
-    return found
+        runs[outcome.key] = outcome, path.parent
+    return runs
 
 
 def read_collected(path: Path) -> dict[Key, Outcome]:

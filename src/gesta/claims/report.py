@@ -1,4 +1,4 @@
-"""The page of all claims, ``docs/claims.md``: how each stands, with its picture, from the collected outcomes alone."""
+"""The page of all claims, ``docs/claims.md``: the status of each, with a picture, from the collected outcomes alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from gesta.analysis.figures import distinct_colours, hide_top_right_spines, new_figure, write_figure
 from gesta.claims.claim import Claim, Metric
 from gesta.claims.outcomes import Key, Outcome
-from gesta.claims.standing import Standing, standing
 from gesta.claims.statistics import HALF, RULE
+from gesta.claims.status import Status, status_of
 from gesta.files import write_text
 
 IMAGES = Path("images") / "claims"
@@ -23,17 +23,18 @@ IMAGES = Path("images") / "claims"
 HEAD = f"""# Claims of the papers, tested
 
 Made by `gesta claims --report docs/claims.md` from `docs/claims.json`, which holds what every training gave; do not
-edit. The experiments are those of `gesta/claims/`, one file per system. They are small: tiny networks on synthetic
-videos, some minutes of a CPU core each. A verdict is about these experiments, not about the papers' networks and data.
+edit. The experiments are those of `gesta/claims/`, one file per system. They are small: tiny networks on Marionette,
+synthetic videos of a puppet, some minutes of a CPU core each. A verdict is about these experiments, not about the
+papers' networks and data.
 
 {textwrap.fill(RULE, 120)}
 
 "Training accuracy" is top-1 of the training clips as they were trained (augmented) in the last epoch, the mean over
-seeds; a verdict names the arms below 90 %. A bracket after a difference is its interval.
+seeds; a verdict names the arms below 90 %. The numbers in brackets after a difference are its interval.
 """
 
 
-def write_report(page: Path, claims: Sequence[Claim], outcomes: Mapping[Key, Outcome]) -> list[Standing]:
+def write_report(page: Path, claims: Sequence[Claim], outcomes: Mapping[Key, Outcome]) -> list[Status]:
     """Write the page and a picture of each claim of which something was measured.
 
     Args:
@@ -41,12 +42,12 @@ def write_report(page: Path, claims: Sequence[Claim], outcomes: Mapping[Key, Out
         claims: in their order.
         outcomes: see :func:`gesta.claims.outcomes.read_collected`.
     """
-    standings = [standing(claim, outcomes) for claim in claims]
-    for of_one in standings:
-        if has_picture(of_one):
-            write_figure(draw_claim(of_one), page.parent / picture(of_one.claim))
-    write_text(page, to_markdown(standings))
-    return standings
+    statuses = [status_of(claim, outcomes) for claim in claims]
+    for status in statuses:
+        if has_picture(status):
+            write_figure(draw_claim(status), page.parent / picture(status.claim))
+    write_text(page, to_markdown(statuses))
+    return statuses
 
 
 def picture(claim: Claim) -> Path:
@@ -54,31 +55,31 @@ def picture(claim: Claim) -> Path:
     return IMAGES / f"{claim.name}.png"
 
 
-def has_picture(of_one: Standing) -> bool:
+def has_picture(s: Status) -> bool:
     """Whether there is anything to draw."""
-    return any(of_one.outcomes.values())
+    return any(s.outcomes.values())
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def to_markdown(standings: Sequence[Standing]) -> str:
+def to_markdown(statuses: Sequence[Status]) -> str:
     """The page."""
     overview = _table(
         ["claim", "statement", "verdict"],
-        [[f"[{s.claim.name}](#{_anchor(s.claim)})", s.claim.statement, s.sentence()] for s in standings],
+        [[f"[{s.claim.name}](#{_anchor(s.claim)})", s.claim.statement, s.sentence()] for s in statuses],
     )
-    return "\n".join([HEAD, overview, "", *(_section(of_one) for of_one in standings)])
+    return "\n".join([HEAD, overview, "", *(_section(s) for s in statuses)])
 
 
-def _section(s: Standing) -> str:
+def _section(s: Status) -> str:
     claim = s.claim
     lines = [f"## {claim.name}", "", f"> {claim.statement}", f"> ({claim.source})", "", _filled(claim.experiment), ""]
-    lines += [_table(["arm", "what for"], [[_name(s, arm.name), arm.why] for arm in claim.arms]), ""]
+    lines += [_table(["arm", "purpose"], [[_name(s, arm.name), arm.why] for arm in claim.arms]), ""]
     if has_picture(s):
         lines += [f"![{claim.name}]({picture(claim).as_posix()})", "", _results(s), "", *_further(s)]
     rows = [[str(c), c.kind, "" if i is None else str(i)] for c, i in zip(claim.comparisons, s.intervals)]
-    lines += [_table(["comparison", "with a", "difference"], rows), ""]
+    lines += [_table(["comparison", "against a", "difference"], rows), ""]
     lines += [_filled(f"**Verdict: {s.sentence()}.** To know more: {claim.learn_more}"), ""]
     command = f"gesta claims {claim.name} --seeds {claim.seeds} --out runs/claims"
     return "\n".join([*lines, "```bash", command, "```", ""])
@@ -88,11 +89,11 @@ def _filled(text: str) -> str:
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
-def _name(s: Standing, arm: str) -> str:
+def _name(s: Status, arm: str) -> str:
     return f"{arm} (control)" if next(a for a in s.claim.arms if a.name == arm).is_control else arm
 
 
-def _results(s: Standing) -> str:
+def _results(s: Status) -> str:
     """A row for each arm: the first metric by seed, and how well it learned its training clips."""
     metric = s.claim.metrics[0]
     seeds = sorted({seed for of_arm in s.outcomes.values() for seed in of_arm})
@@ -107,28 +108,28 @@ def _results(s: Standing) -> str:
     return _table([*columns, "training accuracy, %", f"epoch above {HALF:.0f} %"], rows)
 
 
-def _further(s: Standing) -> list[str]:
-    """A table for each further metric: numbers, or the places of a curve."""
+def _further(s: Status) -> list[str]:
+    """A table for each further metric: numbers, or the points of a curve."""
     lines = []
     for metric in s.claim.metrics[1:]:
         arms = [arm for arm in s.outcomes if not metric.arms or arm in metric.arms]
-        places = _places(s, metric)
-        names = [f"{metric.name}/{place}" for place in places] if metric.axis else [metric.name]
+        points = _points(s, metric)
+        names = [f"{metric.name}/{point}" for point in points] if metric.axis else [metric.name]
         rows = [[_name(s, arm), *(_spread(list(s.values(arm, name).values())) for name in names)] for arm in arms]
         title = f"{metric.title}{f', {metric.unit}' if metric.unit else ''}"
-        head = [f"{title}; {metric.axis}:", *places] if metric.axis else [title, "mean ± std"]
+        head = [f"{title}; {metric.axis}:", *points] if metric.axis else [title, "mean ± std"]
         lines += [_table(head, rows), ""] if any(any(row[1:]) for row in rows) else []
     return lines
 
 
-def _places(s: Standing, metric: Metric) -> list[str]:
-    """The places of a curve, in the order in which they were measured."""
-    found: dict[str, None] = {}
+def _points(s: Status, metric: Metric) -> list[str]:
+    """The points of a curve, in the order in which they were measured."""
+    points: dict[str, None] = {}
     for of_arm in s.outcomes.values():
         for outcome in of_arm.values():
             value = outcome.metrics.get(metric.name)
-            found |= dict.fromkeys(value if isinstance(value, dict) else ())
-    return list(found)
+            points |= dict.fromkeys(value if isinstance(value, dict) else ())
+    return list(points)
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -154,7 +155,7 @@ def _anchor(claim: Claim) -> str:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def draw_claim(s: Standing) -> Figure:
+def draw_claim(s: Status) -> Figure:
     """A dot for each seed of each arm and a bar at their mean; beside it every curve, its mean over seeds.
 
     A claim with series has these as curves with all seeds in place of the dots.
@@ -164,7 +165,7 @@ def draw_claim(s: Standing) -> Figure:
         _draw_series(figure.subplots(), s)
         figure.suptitle(f"{s.claim.name}: {s.verdict}", fontsize=10)
         return figure
-    curves = [metric for metric in s.claim.metrics if metric.axis and _places(s, metric)]
+    curves = [metric for metric in s.claim.metrics if metric.axis and _points(s, metric)]
     figure = new_figure(6.4 + 4.2 * len(curves), 1.2 + 0.45 * len(s.outcomes) if not curves else 3.6)
     width = [1.4, *(1.0 for _ in curves)]
     axes = figure.subplots(1, 1 + len(curves), squeeze=False, width_ratios=width)[0]
@@ -176,7 +177,7 @@ def draw_claim(s: Standing) -> Figure:
     return figure
 
 
-def _draw_dots(axes: Axes, s: Standing, colours: Mapping[str, object]) -> None:
+def _draw_dots(axes: Axes, s: Status, colours: Mapping[str, object]) -> None:
     metric = s.claim.metrics[0]
     for row, arm in enumerate(s.outcomes):
         values = list(s.values(arm, metric.name).values())
@@ -190,20 +191,20 @@ def _draw_dots(axes: Axes, s: Standing, colours: Mapping[str, object]) -> None:
     hide_top_right_spines(axes)
 
 
-def _draw_curve(axes: Axes, s: Standing, metric: Metric, colours: Mapping[str, object]) -> None:
-    places = _places(s, metric)
+def _draw_curve(axes: Axes, s: Status, metric: Metric, colours: Mapping[str, object]) -> None:
+    points = _points(s, metric)
     for arm in s.outcomes:
-        of_places = [list(s.values(arm, f"{metric.name}/{place}").values()) for place in places]
-        points = [(x, fmean(values)) for x, values in enumerate(of_places) if values]
-        axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=colours[arm], label=arm, markersize=4)
-    axes.set_xticks(range(len(places)), labels=places)
+        by_point = [list(s.values(arm, f"{metric.name}/{point}").values()) for point in points]
+        means = [(x, fmean(values)) for x, values in enumerate(by_point) if values]
+        axes.plot([x for x, _ in means], [y for _, y in means], "o-", color=colours[arm], label=arm, markersize=4)
+    axes.set_xticks(range(len(points)), labels=points)
     axes.set(xlabel=metric.axis, ylabel=f"{metric.title}{f', {metric.unit}' if metric.unit else ''}")
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=7)
     hide_top_right_spines(axes)
 
 
-def _draw_series(axes: Axes, s: Standing) -> None:
+def _draw_series(axes: Axes, s: Status) -> None:
     metric, colours = s.claim.metrics[0], distinct_colours(len(s.claim.series))
     for colour, (name, arms) in zip(colours, s.claim.series.items()):
         points = [(x, list(s.values(arm, metric.name).values())) for x, arm in arms]

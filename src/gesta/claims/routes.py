@@ -15,13 +15,13 @@ from gesta.plugins.ata import ATA, Alignment
 
 @config
 class RandomRoutes(AroundConfig):
-    """Tokens that ATA moves from one frame to the next are moved, too, but to places drawn at random.
+    """Tokens that ATA moves from one frame to the next are moved, too, but to positions drawn at random.
 
-    From frame to frame as many tokens leave their place as with ATA, and the same ones. The places are drawn anew in
-    every step; in testing they are the same for the same clips.
+    From frame to frame as many tokens leave their position as with ATA, and the same ones. The positions are drawn anew
+    in every step; in testing they are the same for the same clips.
 
     Attributes:
-        ata: what says which tokens move; hard matches.
+        ata: decides which tokens move; its matches are hard.
     """
 
     ata: ATA = field(default_factory=ATA)
@@ -38,28 +38,28 @@ class RandomAlignment(Alignment):
     """The module of :class:`RandomRoutes`."""
 
     def routes(self, tokens: Tensor, size: Size) -> Tensor:
-        found = super().routes(tokens, size)
+        of_ata = super().routes(tokens, size)
         generator = None if self.training else torch.Generator().manual_seed(0)
-        return compose(exchanged(found[:, 1:].gather(2, inverse(found[:, :-1])), generator))
+        return compose(exchanged(of_ata[:, 1:].gather(2, inverse(of_ata[:, :-1])), generator))
 
 
 def exchanged(matches: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Matches ``(..., N)`` in which the tokens that change their place go round in a random order: none stays."""
+    """Matches ``(..., N)`` in which the tokens that move are permuted by one random cycle, in which none stays."""
     count = matches.shape[-1]
-    here = torch.arange(count, device=matches.device).expand_as(matches)
-    moved = matches != here
+    identity = torch.arange(count, device=matches.device).expand_as(matches)
+    moved = matches != identity
     keys = torch.rand(matches.shape, generator=generator, device="cpu" if generator else matches.device)
     order = (keys.to(matches.device) + ~moved).argsort(-1)  # those that move come first
     last = moved.sum(-1, keepdim=True) - 1
-    following = order.gather(-1, torch.where(here < last, here + 1, 0))
-    return torch.where(here <= last, following, order).gather(-1, inverse(order))
+    following = order.gather(-1, torch.where(identity < last, identity + 1, 0))
+    return torch.where(identity <= last, following, order).gather(-1, inverse(order))
 
 
 @config
 class SharedShift(AroundConfig):
     """All tokens move as the whole picture does: by whole tokens, around the edges, the shift that fits best.
 
-    On jolted videos it is the true one (:func:`gesta.marionette.filming.displacement`), found without their names.
+    On jolted videos it is the true one (:func:`gesta.marionette.filming.displacement`), found from the tokens alone.
 
     Attributes:
         reach: the largest shift from frame to frame along each axis, in tokens.

@@ -23,7 +23,7 @@ def network(**positions: Any) -> RPESTDTConfig:
 
 
 def encoder(**positions: Any) -> Recipe:
-    """Its spatial encoder, that says where the puppet's joints are in single frames."""
+    """Its spatial encoder, trained to predict where the puppet's joints are in single frames."""
     recipe = frames("rpe_stdt_tiny")
     recipe.model = replace(frame_encoder(network(**positions)), classes=recipe.model.classes)
     recipe.train = replace(recipe.train, epochs=20, workers=0)
@@ -57,14 +57,14 @@ RELATIVE = arm("relative", "the paper's network.")
 ABSOLUTE = arm(
     "absolute", "the baseline: learned embeddings of the patches' positions.", relative=False, absolute="frame"
 )
-BOTH = arm("both", "whether what absolute positions tell is missed.", True, absolute="frame")
+BOTH = arm("both", "whether absolute positions add to relative ones.", True, absolute="frame")
 ALL_FRAMES = arm("relative, all frames", "the baseline of Top-K: no frame is dropped.", subsample="none")
 
 _WHERE = (
-    "rpe_stdt_tiny (0.26 M parameters, 8 frames of 64 px) on 210 clips of Marionette's 14 ways to handle objects; "
-    "tested on 84 clips of subjects and cameras that training never saw. Each arm starts from a spatial encoder of its "
-    "own kind of positions, which was trained to say where the puppet's joints are in single frames, in the place of "
-    "the paper's ImageNet weights."
+    "rpe_stdt_tiny (0.26 M parameters, 8 frames of 64 px) on 210 clips of Marionette's 14 actions with objects; "
+    "tested on 84 clips of subjects and cameras that training never saw. Each arm starts from a spatial encoder with "
+    "its own kind of positions, which was trained to predict where the puppet's joints are in single frames, instead "
+    "of the paper's ImageNet weights."
 )
 
 POSITIONS = Claim(
@@ -72,7 +72,7 @@ POSITIONS = Claim(
     statement="Relative positions of patches are better than absolute ones, and do not depend on where things are or "
     "on the resolution.",
     source="Ma & Wang 2024, Table 3.1: UCF-101 96.3 → 97.5, HMDB-51 78.1 → 79.1",
-    experiment=_WHERE + " It is tested on the crops in the middle, on crops moved by up to 8 px, and on the same crops "
+    experiment=_WHERE + " It is tested on central crops, on crops moved by up to 8 px, and on the same crops "
     "at 80 and 96 px, to which absolute embeddings are interpolated.",
     arms=(RELATIVE, ABSOLUTE, BOTH),
     comparisons=(
@@ -89,7 +89,7 @@ POSITIONS = Claim(
         ),
         Metric(name="sizes", title="top-1 at other sizes", measure=at_sizes(64, 80, 96), axis="side, in pixels"),
     ),
-    learn_more="actions that only absolute places tell apart, where relative positions should lose.",
+    learn_more="actions that differ in absolute positions alone, where relative positions should lose.",
     minutes=3.0,
 )
 
@@ -97,11 +97,11 @@ TOP_K = Claim(
     name="rpe_stdt.top_k",
     statement="Dropping the half of the frames to which attention is most even costs little.",
     source="Ma & Wang 2024, Table 3.5: UCF-101 96.5 → 97.0 with it",
-    experiment=_WHERE + " What may be lost is set to two points.",
+    experiment=_WHERE + " A loss of up to two points of accuracy counts as little.",
     arms=(RELATIVE, ALL_FRAMES),
     comparisons=(Comparison(better="relative", worse="relative, all frames", margin=2.0),),
     metrics=(TOP1, ORDER),
-    learn_more="longer videos, in which more frames say nothing.",
+    learn_more="longer videos, in which more frames are redundant.",
     minutes=3.0,
 )
 

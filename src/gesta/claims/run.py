@@ -45,7 +45,7 @@ class Trainings:
     Attributes:
         done: names of the runs that were trained or measured now.
         kept: how many were finished before.
-        in_use: names of those that another process is at, or needs.
+        in_use: names of those that another process is doing, or that need one which it is doing.
         failed: name → why.
     """
 
@@ -84,7 +84,7 @@ class Unit:
 
 
 def plan(claims: Sequence[Claim], seeds: int | None = None) -> list[Unit]:
-    """The units of claims, all arms of the first seed first; what claims share stands once.
+    """The units of claims, all arms of the first seed first; what claims share occurs once.
 
     Args:
         claims: in the order of their importance.
@@ -115,8 +115,8 @@ def run_claims(
 ) -> Trainings:
     """Do the trainings that claims lack, and measure what is not measured yet.
 
-    Finished runs are kept, stopped ones resume, a run that another process is at is left to it, and one that fails does
-    not end the others.
+    Finished runs are kept, stopped ones resume, a run that another process is doing is left to it, and one that fails
+    does not end the others.
 
     Args:
         claims: whose arms are trained.
@@ -127,22 +127,22 @@ def run_claims(
         known: outcomes of other folders or machines, which are not done again.
 
     Raises:
-        GestaError: a device that is not there, a part that is none.
+        GestaError: a device that is not there, or a part that does not exist.
         SystemExit: with status 130 after an interruption; the same call continues.
     """
     number, parts = part
     if not 1 <= number <= parts:
-        raise GestaError(f"--part {number}/{parts} is none; give 1/{parts} to {parts}/{parts}")
+        raise GestaError(f"--part {number}/{parts}: there is no such part; give 1/{parts} to {parts}/{parts}")
     worker = _Worker(out, choose_device(device))
     units, roots = plan(claims, seeds), dict[Key, int]()
     for unit in units:
         roots.setdefault(_root(unit.arm, unit.seed), len(roots))
     mine = [unit for unit in units if roots[_root(unit.arm, unit.seed)] % parts == number - 1]
-    report, left = Trainings(), mine
-    for _ in range(2):  # what another process was at, or needed, may be done by now
+    report, in_use = Trainings(), mine
+    for _ in range(2):  # what another process was doing may be done by now
         worker.runs.update(read_runs(make_folder(out)))
-        left, again = [], left
-        for unit in again:
+        in_use, pending = [], in_use
+        for unit in pending:
             outcome = worker.runs[unit.key][0] if unit.key in worker.runs else (known or {}).get(unit.key)
             if outcome is not None and not unit.lacks(outcome):
                 report.kept += unit.name not in worker.done
@@ -150,13 +150,13 @@ def run_claims(
             try:
                 worker.finish(unit)
             except FolderInUse:
-                left.append(unit)
+                in_use.append(unit)
             except Exception as error:  # one broken run must not end the others
                 if not isinstance(error, GestaError):
                     traceback.print_exc()
                 report.failed[unit.name] = str(error) or type(error).__name__
                 show(f"{unit.name}: failed: {report.failed[unit.name]}", sys.stderr)
-    report.done, report.in_use = worker.done, [unit.name for unit in left]
+    report.done, report.in_use = worker.done, [unit.name for unit in in_use]
     return report
 
 
@@ -183,10 +183,10 @@ class _Worker:
     done: list[str] = field(default_factory=list)
 
     def finish(self, unit: Unit) -> Path:
-        """Do what is left of a unit, and of what it requires; gives its folder.
+        """Do what is missing of a unit, and of the units that it requires; returns its folder.
 
         Raises:
-            FolderInUse: another process is at it.
+            FolderInUse: another process is doing it.
             GestaError: and other exceptions of a training; it or one that it requires failed.
         """
         if unit.key in self.failed:

@@ -48,7 +48,7 @@ NO_LOSSES = arm(
 )  # fmt: skip
 
 _WHERE = (
-    "st_manet_tiny (8 frames of 48 px, all of which every stage has) from scratch on 390 clips of Marionette's 12 "
+    "st_manet_tiny (8 frames of 48 px, whose number no stage reduces) from scratch on 390 clips of Marionette's 12 "
     "coarse actions; tested on 150 clips of subjects and cameras that training never saw. The paper's is a 3-D "
     "ResNet-50 on UCF-101. Modules add parameters, for which there is no control here."
 )
@@ -70,7 +70,7 @@ MODULES = Claim(
         TOP1,
         Metric(name="strides", title="top-1", measure=at_strides(2, 3, 4, 5), axis="frames apart, trained at 4"),
     ),
-    learn_more="plain layers of as many parameters in the place of the modules, and modules whose output is its mean.",
+    learn_more="plain layers with as many parameters as the modules, and modules that give the mean of their output.",
     minutes=2.5,
 )
 

@@ -46,7 +46,7 @@ def arm(name: str, why: str, layer: LayerConfig | None, is_control: bool = False
 NONE = arm("none", "the baseline: the ResNet alone.", None)
 WITH_STAN = arm("STAN", "θ from the clip.", STAN())
 CONSTANT = arm(
-    "constant θ", "θ is learned, and the same for all clips: what the warp and the residual do without looking.",
+    "constant θ", "θ is learned, and the same for all clips: what the warp and the residual do by themselves.",
     STANControl(theta="constant"), True,
 )  # fmt: skip
 OTHER = arm(
@@ -64,9 +64,10 @@ VIEWPOINT = Claim(
     source="Ye & Liang 2023, Abstract, §1 and Table 1: UCF-101 + 3.3 points, HMDB-51 + 6.4",
     experiment="A narrow 3-D ResNet (8 frames of 64 px) from scratch on 312 clips of Marionette's 12 coarse actions, "
     "each shifted, zoomed and rolled in the plane of its picture; tested on 120 clips of subjects and cameras that "
-    "training never saw. These displacements are affine, so that a θ exists which undoes them. The directions of the "
-    "cameras (azimuths) are further views, which no affine θ can undo. The paper's network is MViTv2-S on UCF-101; a "
-    "tiny one takes five times as long to learn these clips as the ResNet, which is used in its place.",
+    "training never saw. These displacements are affine, so that some θ (the parameters of STAN's warp) undoes them. "
+    "The directions of the cameras (azimuths) are further views, which no affine θ can undo. The paper's "
+    "network is MViTv2-S on UCF-101; a tiny one takes five times as long to learn these clips as the "
+    "ResNet, which is used in its place.",
     arms=(NONE, WITH_STAN, CONSTANT, OTHER, PLAIN),
     comparisons=(
         Comparison(better="STAN", worse="none"),
@@ -76,22 +77,27 @@ VIEWPOINT = Claim(
     ),
     metrics=(
         TOP1,
-        Metric(name="by_shift", title="top-1 of clips that are shifted", measure=by_shift, axis="by, in sides"),
+        Metric(
+            name="by_shift",
+            title="top-1 of clips that are shifted",
+            measure=by_shift,
+            axis="by, in picture sides",
+        ),
         Metric(
             name="displaced_crop", title="top-1 with the crop moved", measure=displaced(0, 4, 8), axis="by, in pixels"
         ),
     ),
-    learn_more="the same with MViTv2, whose attention knows where it looks, and on large sets of real videos.",
+    learn_more="the same with MViTv2, whose attention has relative positions, and on large sets of real videos.",
     minutes=2.0,
 )
 
 CENTRES = Claim(
     name="stan.centres",
-    statement="θ centres the actor.",
+    statement="θ, the warp that STAN predicts, centres the actor.",
     source="Ye & Liang 2023, §4.2 and Fig. 2",
-    experiment="The trainings of stan.viewpoint. The correlation of θ's shift with the puppet's place in the test "
-    "clips is 1 if θ puts the puppet into the centre, and 0 if it does not look where the puppet is. That another "
-    "clip's θ costs accuracy would say that the network needs its own.",
+    experiment="The trainings of stan.viewpoint. The correlation of θ's shift with the puppet's position in the "
+    "test clips is 1 if θ puts the puppet into the centre, and 0 if it does not depend on where the puppet is. If "
+    "another clip's θ costs accuracy, the network needs its own.",
     arms=(WITH_STAN,),
     comparisons=(
         Comparison(better="STAN", worse=None, metric="theta_follows"),
@@ -100,7 +106,7 @@ CENTRES = Claim(
     metrics=(
         Metric(
             name="theta_follows",
-            title="correlation of θ's shift with the puppet's place",
+            title="correlation of θ's shift with the puppet's position",
             measure=theta_follows,
             unit="",
         ),

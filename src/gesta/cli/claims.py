@@ -15,12 +15,13 @@ PAGE = "docs/claims.md"
 
 
 def add_verbs(verbs: Verbs) -> None:
-    sub = verbs.add("claims", _claims, "the papers' claims: how each stands, the trainings that test it, the report")
-    text = "a claim (stan.viewpoint), all claims of a system (stan) or all: do the trainings that it lacks"
+    sub = verbs.add("claims", _claims, "test the papers' claims: list them, do their trainings, write the report")
+    text = "a claim (stan.viewpoint), all claims of a system (stan) or all: do the trainings that are missing"
     sub.add_argument("names", metavar="NAME", nargs="*", help=f"{text}; without a name they are listed")
     sub.add_argument("--seeds", type=_count, metavar="N", help="trainings of each arm (default: as each claim needs)")
     sub.add_argument("--out", default="runs/claims", metavar="DIR", help="folder of all runs (default %(default)s)")
-    sub.add_argument("--part", type=_part, default=(1, 1), metavar="1/2", help="the first half of the trainings")
+    text = "the K-th of N parts of the trainings, such as 1/2, for several processes"
+    sub.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help=text)
     text = f"write the page of all claims, and beside it what all trainings gave as JSON: {PAGE}"
     sub.add_argument("--report", metavar="FILE", help=text)
     device_options(sub, precision=None)
@@ -31,11 +32,11 @@ def _claims(options: argparse.Namespace) -> int:
     from gesta.claims.outcomes import read_collected, read_runs, write_collected
     from gesta.claims.report import write_report
     from gesta.claims.run import run_claims
-    from gesta.claims.standing import Overview, standing, used_by
+    from gesta.claims.status import Overview, status_of, used_by
 
     given = {"--seeds": options.seeds, "--part": options.part != (1, 1), "--device": options.device != "auto"}
     for flag in (flag for flag, value in given.items() if value and not options.names):
-        raise GestaError(f"{flag} is about trainings, and none is asked for; name a claim (gesta claims lists them)")
+        raise GestaError(f"{flag} is for trainings, and no claim is named; name one (gesta claims lists them)")
     chosen, out = find_claims(options.names), Path(options.out)
     page = Path(options.report or PAGE)
     collected = page.with_suffix(".json")
@@ -52,7 +53,7 @@ def _claims(options: argparse.Namespace) -> int:
     if options.report:
         write_collected(collected, used_by(claims, outcomes))
         write_report(page, claims, outcomes)
-    print_results(options, Overview([standing(claim, outcomes) for claim in chosen or claims]))
+    print_results(options, Overview([status_of(claim, outcomes) for claim in chosen or claims]))
     return int(failed)
 
 

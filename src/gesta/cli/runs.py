@@ -38,8 +38,8 @@ def add_verbs(verbs: Verbs) -> None:
         verbs.add("train", _train, "train a recipe", fields=True, result=False),
         "stan.ucf101, stan.table2.4, my_package.runs:mine, or a recipe.json",
     )
-    text = "train a model on videos without labels, for others to start from by --init.weights"
-    _training_options(verbs.add("pretrain", _pretrain, text, fields=True, result=False), "videomae")
+    text = "train weights that others start from (--init.weights): without labels, or on single frames"
+    _training_options(verbs.add("pretrain", _pretrain, text, fields=True, result=False), "videomae, simmim or frames")
 
     sub = verbs.add("evaluate", _evaluate, "score held-out videos and write the result", fields=True)
     model_options(sub)
@@ -111,6 +111,10 @@ def _train(options: argparse.Namespace) -> None:
 
 def _pretrain(options: argparse.Namespace) -> None:
     """``gesta pretrain NAME`` is ``gesta train pretrain.NAME``."""
+    if not options.recipe and not (options.resume and options.run):
+        raise GestaError(
+            "name a recipe (videomae, simmim or frames), or a run to resume: gesta pretrain --resume --run DIR"
+        )
     if options.recipe:
         options.recipe = f"pretrain.{options.recipe.removeprefix('pretrain.')}"
     _train(options)

@@ -354,7 +354,7 @@ def _check_arguments(
     check_choice("lighting", lighting, Lighting)
     check_choice("aim", aim, CameraAim)
     if aim == "jolted" and size * JOLT % 1:
-        raise GestaError(f"jolted pictures of {size} pixels would not move by whole ones; give a multiple of 8")
+        raise GestaError(f"size {size}: jolted pictures would not move by whole pixels; give a multiple of 8")
 
 
 def _segment_list(clips: list[ClipName], seed: int) -> str:

@@ -1,6 +1,6 @@
 """Pictures that are displaced as a whole: shifted, zoomed and rolled, or jumping from frame to frame.
 
-A centred camera aims at the puppet. Displaced, its picture is another one of the same plane: a place p of the centred
+A centred camera aims at the puppet. Displaced, its picture is another one of the same plane: a point p of the centred
 picture, in fractions of its side, is shown at ``middle + shift + zoom · R(roll) · (p - middle)``. What comes in at the
 edges is rendered, and nothing is interpolated.
 """

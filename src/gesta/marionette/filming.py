@@ -91,11 +91,11 @@ def displacement(clip: ClipName, seed: int, family: str = "coarse", aim: CameraA
     return draw_displacement(aim, count_frames(clip, seed, family), _random(clip, seed, family, 2))
 
 
-def joint_places(clip: ClipName, seed: int, family: str = "coarse", aim: CameraAim = "centred") -> Array:
+def joint_positions(clip: ClipName, seed: int, family: str = "coarse", aim: CameraAim = "centred") -> Array:
     """Where the puppet's joints are in every frame: ``(T, 13, 2)``, from the left and the top, fractions of the
     picture, in the order of :data:`~gesta.marionette.puppet.JOINTS`; below 0 or above 1 outside of it.
 
-    Nothing is rendered; a joint that something hides has its place, too.
+    Nothing is rendered; a joint that something hides has a position, too.
     """
     scene = _scene(clip, seed, family, aim)
     return np.stack([scene.camera.project(points, frame)[0] for frame, points in enumerate(scene.joints)])
@@ -152,8 +152,8 @@ def _scene(clip: ClipName, seed: int, family: str, aim: CameraAim = "centred") -
     moved = displacement(clip, seed, family, aim)
     camera.focal *= moved.zoom
     camera.roll, camera.shift = moved.roll, moved.shift
-    puppet, places = body_solids(body, performance.pose), joints(body, performance.pose)
-    return _Scene(places, puppet, performance.cones + cones, performance.boxes + boxes, room, camera)
+    puppet, positions = body_solids(body, performance.pose), joints(body, performance.pose)
+    return _Scene(positions, puppet, performance.cones + cones, performance.boxes + boxes, room, camera)
 
 
 def make_clip(

@@ -1,7 +1,7 @@
-"""Single frames of a Marionette set, labelled with the places of the puppet's joints: a target for spatial encoders.
+"""Single frames of a Marionette set, labelled with the positions of the puppet's joints: a target for spatial encoders.
 
 Every coordinate of every joint is a label space of its own, whose classes are strips of the picture. So a network
-learns places by the loss, the loop and the measures that it learns classes by (coordinate classification: Y. Li et al.,
+learns positions by the loss, the loop and the metrics of classes (coordinate classification: Y. Li et al.,
 "SimCC: a Simple Coordinate Classification Perspective for Human Pose Estimation", ECCV 2022).
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from gesta.config import Between, config
 from gesta.marionette.dataset import HeldOut, Marionette, clip_files, family_clips, split_of
 from gesta.marionette.displacement import CameraAim
-from gesta.marionette.filming import ClipName, joint_places
+from gesta.marionette.filming import ClipName, joint_positions
 from gesta.marionette.puppet import JOINTS
 from gesta.marionette.renderer import Array
 from gesta.records import DataConfig, Record, SplitName
@@ -56,10 +56,10 @@ class MarionetteJoints(DataConfig):
             if split_of(clip, self.held_out) != split:
                 continue
             name, video, *_ = clip_files(Path(self.root), family, clip)
-            places = _places(clip, seed, family, aim)
+            positions = _positions(clip, seed, family, aim)
             for n in range(self.frames):
-                at = (2 * n + 1) * len(places) // (2 * self.frames)
-                strips = np.clip((places[at] * self.strips).astype(int), 0, self.strips - 1).ravel().tolist()
+                at = (2 * n + 1) * len(positions) // (2 * self.frames)
+                strips = np.clip((positions[at] * self.strips).astype(int), 0, self.strips - 1).ravel().tolist()
                 label = dict(zip(COORDINATES, strips))
                 records.append(Record(path=str(video), name=f"{name}#{at}", label=label, start=at, end=at + 1))
         return records
@@ -68,10 +68,10 @@ class MarionetteJoints(DataConfig):
         """Of each coordinate the strips, named after their lower edge, a fraction of the picture."""
         return {space: [f"{n / self.strips:.3f}" for n in range(self.strips)] for space in COORDINATES}
 
-    def labels_are_places(self) -> bool:
+    def labels_are_positions(self) -> bool:
         return True
 
 
 @lru_cache(maxsize=4096)
-def _places(clip: ClipName, seed: int, family: str, aim: CameraAim) -> Array:
-    return joint_places(clip, seed, family, aim)
+def _positions(clip: ClipName, seed: int, family: str, aim: CameraAim) -> Array:
+    return joint_positions(clip, seed, family, aim)

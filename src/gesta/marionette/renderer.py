@@ -72,7 +72,7 @@ class Camera:
         return 0.5 + (np.zeros(2) if self.shift is None else self.shift[frame])
 
     def project(self, points: Array, frame: int) -> tuple[Array, Array]:
-        """World points ``(n, 3)`` to places in the picture ``(n, 2)``, fractions, and to their depth ``(n,)``."""
+        """World points ``(n, 3)`` to positions in the picture ``(n, 2)``, fractions, and to their depth ``(n,)``."""
         x, y, z = self.rotation(frame) @ (points - self.eye[frame]).T
         return self.middle(frame) + self.focal[frame] * np.stack([x, y], -1) / z[:, None], z
 
@@ -108,9 +108,9 @@ def render(cones: list[Cone], boxes: list[Box], room: Room, camera: Camera, size
 def picture_box(cones: list[Cone], camera: Camera, frame: int) -> Array:
     """The box around the balls at the ends of cones: left, top, right, bottom as fractions of the picture."""
     balls = [(end[frame], radius) for cone in cones for end, radius in ((cone.a, cone.ra), (cone.b, cone.rb))]
-    places, depth = camera.project(np.stack([centre for centre, _ in balls]), frame)
+    centres, depth = camera.project(np.stack([centre for centre, _ in balls]), frame)
     radii = camera.focal[frame] * np.array([radius for _, radius in balls]) / depth
-    return np.concatenate([(places - radii[:, None]).min(0), (places + radii[:, None]).max(0)])
+    return np.concatenate([(centres - radii[:, None]).min(0), (centres + radii[:, None]).max(0)])
 
 
 def _render_frame(

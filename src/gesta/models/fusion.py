@@ -1,15 +1,15 @@
 """Learned fusion of any number of streams (RGB, depth, optical flow), each with a network of its own.
 
-The networks run side by side and are trained together. What they find meets in one of two ways:
+The networks run side by side and are trained together. Their features are fused in one of two ways:
 
 - ``depth=0``: their pooled features, joined one after the other, go to one classifier (fusion of features);
-- ``depth=n``: besides, the tokens of each stream ask those of the others in n blocks of cross-attention (as the
+- ``depth=n``: besides, the tokens of each stream attend to those of the others in n blocks of cross-attention (as the
   co-attention of Lu et al., ViLBERT, NeurIPS 2019, with the same weights for all streams), and their means are joined
   to the features.
 
-Fusion of scores, of networks trained apart, is ``gesta fuse``. A stream that is missing is asked by none, its features
-are 0, and those of the others count so much more. ``drop_stream`` lets clips do without a stream in training, too, as
-ModDrop does (Neverova et al., PAMI 2016), so that the classifier knows such clips before the test.
+Fusion of scores, of networks trained apart, is ``gesta fuse``. No tokens attend to a missing stream, its features are
+0, and those of the others are scaled up. ``drop_stream`` leaves streams out of training clips, too, as ModDrop does
+(Neverova et al., PAMI 2016), so that the classifier has been trained on such clips before the test.
 """
 
 from __future__ import annotations
@@ -92,19 +92,19 @@ class State(NamedTuple):
 
     Attributes:
         tokens: of all streams, ``(B, S, N, C)``; empty (C = 0) without cross-attention.
-        features: the pooled features of all networks, ``(B, D)``; 0 for what is not there, and the others scaled.
-        there: ``(B, S)`` bool; whether a clip has that stream.
+        features: the pooled features of all networks, ``(B, D)``; 0 for a missing stream, and the others scaled up.
+        present: ``(B, S)`` bool; whether a clip has that stream.
         losses: of the networks, by name.
     """
 
     tokens: Tensor
     features: Tensor
-    there: Tensor
+    present: Tensor
     losses: dict[str, Tensor]
 
 
 class CrossBlock(nn.Module):
-    """The tokens of each stream ask those of all others; then an MLP. Both behind layer norms, beside residuals."""
+    """The tokens of each stream attend to those of all others; then an MLP. Both with pre-norm and a residual."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -121,13 +121,14 @@ class CrossBlock(nn.Module):
             part.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(self.norm1(x)).chunk(3, -1)
         )
-        others = ~torch.eye(streams, dtype=torch.bool, device=x.device) & state.there[:, None]  # (B, asking, asked)
-        some = others.any(2)
-        # whoever has nobody to ask asks all, which is then multiplied by 0: a softmax over nothing would be NaN
-        mask = (others | ~some[..., None]).repeat_interleave(count, 1).repeat_interleave(count, 2)
-        asked = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
-        asked = asked.transpose(1, 2).reshape(batch, streams, count, width)
-        x = x + self.proj(asked) * some[..., None, None].to(x.dtype)
+        # (B, streams of the queries, streams of the keys)
+        allowed = ~torch.eye(streams, dtype=torch.bool, device=x.device) & state.present[:, None]
+        has_keys = allowed.any(2)
+        # queries without keys see all, and the result is multiplied by 0: a softmax over nothing would be NaN
+        mask = (allowed | ~has_keys[..., None]).repeat_interleave(count, 1).repeat_interleave(count, 2)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
+        attended = attended.transpose(1, 2).reshape(batch, streams, count, width)
+        x = x + self.proj(attended) * has_keys[..., None, None].to(x.dtype)
         return state._replace(tokens=x + self.mlp(self.norm2(x)))
 
 
@@ -163,32 +164,32 @@ class Fusion(VideoModel):
         return self.config.clip.streams
 
     def stem(self, video: Tensor) -> State:
-        """``(B, 3 S, T, H, W)``, in the order of ``clip.streams``; a clip does without those streams that are NaN."""
-        there = ~video[:, ::3, 0, 0, 0].isnan()
+        """``(B, 3 S, T, H, W)``, in the order of ``clip.streams``; streams that a clip has not are NaN."""
+        present = ~video[:, ::3, 0, 0, 0].isnan()
         if self.training and self.config.drop_stream:
-            there = self._left(there)
+            present = self._drop_streams(present)
         clips = video.nan_to_num(nan=0.0).split(3, 1)
-        weight = there.shape[1] * there / there.sum(1, keepdim=True).clamp(min=1)
+        weight = present.shape[1] * present / present.sum(1, keepdim=True).clamp(min=1)
         features, tokens = [], []
         losses: dict[str, Tensor] = {}
         for i, (name, trunk, clip) in enumerate(zip(self.trunks, self._trunks(), clips)):
             tapped = trunk._tapped()
             state = trunk._run(clip, tapped or None)
-            found = trunk.forward_head(state, pre_logits=True, tapped=tapped)
-            features.append(found * weight[:, i : i + 1].to(found.dtype))
+            pooled = trunk.forward_head(state, pre_logits=True, tapped=tapped)
+            features.append(pooled * weight[:, i : i + 1].to(pooled.dtype))
             losses |= {f"{name}/{loss}": value for loss, value in trunk.losses(state).items()}
             if self.config.depth:
                 average = F.adaptive_avg_pool3d(trunk.to_grid(state), self.config.grid)
                 tokens.append(self.project[i](average.flatten(2).mT) + self.position[:, i])
         joined = torch.cat(features, 1)
         empty = joined.new_empty(len(joined), len(clips), 0, 0)
-        return State(torch.stack(tokens, 1) if tokens else empty, joined, there, losses)
+        return State(torch.stack(tokens, 1) if tokens else empty, joined, present, losses)
 
     def pool(self, state: State) -> Tensor:
         """Features of all networks and, with cross-attention, the mean of each stream's tokens; 0 if it is missing."""
         if not self.config.depth:
             return state.features
-        means = self.norm(state.tokens).mean(2) * state.there[..., None].to(state.tokens.dtype)
+        means = self.norm(state.tokens).mean(2) * state.present[..., None].to(state.tokens.dtype)
         return torch.cat([state.features, means.flatten(1)], 1)
 
     def to_grid(self, state: State) -> Tensor:
@@ -229,11 +230,11 @@ class Fusion(VideoModel):
     def _trunks(self) -> list[VideoModel]:
         return list(self.trunks.values())  # type: ignore[arg-type]
 
-    def _left(self, there: Tensor) -> Tensor:
-        """Which streams training clips keep of those that are there."""
-        left = there & (torch.rand(there.shape, device=there.device) < 0.5)
-        thinned = torch.rand(len(there), 1, device=there.device) < self.config.drop_stream
-        return torch.where(thinned & left.any(1, keepdim=True), left, there)
+    def _drop_streams(self, present: Tensor) -> Tensor:
+        """The streams that training clips keep of those that are present, ``(B, S)`` bool."""
+        kept = present & (torch.rand(present.shape, device=present.device) < 0.5)
+        is_chosen = torch.rand(len(present), 1, device=present.device) < self.config.drop_stream
+        return torch.where(is_chosen & kept.any(1, keepdim=True), kept, present)
 
 
 def _trunk(whole: FusionConfig, trunk: ModelConfig) -> VideoModel:

@@ -2,5 +2,5 @@
 
 - ``masks.py``: which tokens of a clip are hidden
 - ``videomae.py``: a video ViT that rebuilds the hidden tubes of pixels
-- ``simmim.py``: any model that rebuilds squares which are painted over
+- ``simmim.py``: any model that rebuilds squares of pixels that are replaced by one colour
 """

@@ -1,12 +1,12 @@
-"""SimMIM on videos: any model learns to rebuild squares of its clips that are painted over.
+"""SimMIM on videos: any model learns to rebuild hidden squares of its clips.
 
 Source: Z. Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022, with VideoMAE's tubes in
 place of its masks of single images::
 
     hide      squares of the picture take one learned colour, the same squares in all frames of a clip
     encode    the whole clip, hidden squares included
-    rebuild   one linear layer, from each position of the last map to the pixels over which it stands; the loss is the
-              mean absolute error of the hidden ones
+    rebuild   one linear layer, from each position of the last map to the pixels that it covers; the loss is the mean
+              absolute error of the hidden ones
 
 VideoMAE leaves hidden tokens out, which a convolution cannot do, nor a Transformer of several stages whose tokens are
 merged. This needs nothing of a model but its last map: no decoder, no sparse convolution. It saves no time: the encoder
@@ -69,7 +69,7 @@ class SimMIMConfig(ModelConfig):
         return replace(self.of, **shared)
 
 
-def masked(of: ModelConfig, square: int = 32, ratio: float = 0.6) -> SimMIMConfig:
+def simmim_of(of: ModelConfig, square: int = 32, ratio: float = 0.6) -> SimMIMConfig:
     """The configuration for the pretraining of a model such as ``mfst_tiny()``, with the model's own clips."""
     return SimMIMConfig(
         of=of, clip=of.clip, drop_path=of.drop_path, activation_checkpointing=of.activation_checkpointing,
@@ -77,7 +77,7 @@ def masked(of: ModelConfig, square: int = 32, ratio: float = 0.6) -> SimMIMConfi
     )  # fmt: skip
 
 
-class Painted(NamedTuple):
+class Rebuilt(NamedTuple):
     """What :meth:`SimMIM.rebuild` gives.
 
     Attributes:
@@ -132,8 +132,8 @@ class SimMIM(VideoModel):
         if not with_losses:
             return self.encoder(video)
         hidden = self.draw_hidden(video)
-        painted = self.rebuild(video, hidden)
-        return {}, {"reconstruction": self.error(painted.clip, video, hidden), **self.encoder.losses(painted.state)}
+        result = self.rebuild(video, hidden)
+        return {}, {"reconstruction": self.error(result.clip, video, hidden), **self.encoder.losses(result.state)}
 
     def draw_hidden(self, video: Tensor) -> Tensor:
         """Which pixels of clips are hidden, ``(B, 1, 1, H, W)`` bool: in all frames the same."""
@@ -142,19 +142,19 @@ class SimMIM(VideoModel):
         kept = tube_mask(len(video), (1, *squares), self.config.ratio, video.device).unflatten(1, squares)
         return ~kept.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, None, None]
 
-    def rebuild(self, video: Tensor, hidden: Tensor) -> Painted:
-        """Paint over what is hidden, and rebuild all pixels.
+    def rebuild(self, video: Tensor, hidden: Tensor) -> Rebuilt:
+        """Replace what is hidden by the learned colour, and rebuild all pixels.
 
         Args:
             video: normalised clips ``(B, 3, T, H, W)``.
             hidden: as of :meth:`draw_hidden`.
         """
-        last = f"block.{len(self.blocks) - 1}"  # asked for, so that CTN computes all of its map
+        last = f"block.{len(self.blocks) - 1}"  # read out, so that CTN computes all of its map
         state = self.encoder._run(torch.where(hidden, self.colour.to(video), video), {last: None})
         size = [span // cell for span, cell in zip(video.shape[2:], self.cell)]
         pixels = self.to_pixels(VideoModel.tokens(self.encoder, state)).unflatten(2, (3, *self.cell)).unflatten(1, size)
         clip = pixels.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(2, 3).flatten(3, 4).flatten(4, 5)
-        return Painted(clip, state)
+        return Rebuilt(clip, state)
 
     def error(self, rebuilt: Tensor, video: Tensor, hidden: Tensor) -> Tensor:
         """Mean absolute error of the hidden pixels; arguments as of :meth:`rebuild`, and what it gave."""

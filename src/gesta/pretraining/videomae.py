@@ -80,7 +80,7 @@ class VideoMAEConfig(ViTConfig):
         return ViTConfig(**own | {"tail": "mean_norm", "classes": ViTConfig().classes})
 
 
-def pretraining_of(encoder: ViTConfig, **changes: Any) -> VideoMAEConfig:
+def videomae_of(encoder: ViTConfig, **changes: Any) -> VideoMAEConfig:
     """The configuration for the pretraining of a ViT: its own fields, a last norm before the decoder, and no classes.
 
     Args:
@@ -123,12 +123,12 @@ class Decoder(nn.Module):
             rebuilt: ``(B, N)`` bool, which are rebuilt.
         """
         table = positions.expand(len(encoded), -1, -1)
-        asked = self.mask_token + selected(table, rebuilt)
-        tokens = torch.cat([self.embed(encoded) + selected(table, kept), asked], 1)
+        masked = self.mask_token + selected(table, rebuilt)
+        tokens = torch.cat([self.embed(encoded) + selected(table, kept), masked], 1)
         state = State(tokens, (tokens.shape[1], 1, 1))
         for block in self.blocks:
             state = block(state)
-        return self.head(self.norm(state.tokens[:, -asked.shape[1] :]))
+        return self.head(self.norm(state.tokens[:, -masked.shape[1] :]))
 
 
 class Rebuilt(NamedTuple):

@@ -17,8 +17,8 @@ from gesta.models.rpe_stdt import RPESTDTConfig
 from gesta.models.std_former import STDFormerConfig
 from gesta.models.timesformer import TimeSformerConfig
 from gesta.models.vit import ViTConfig
-from gesta.pretraining.simmim import masked
-from gesta.pretraining.videomae import pretraining_of
+from gesta.pretraining.simmim import simmim_of
+from gesta.pretraining.videomae import videomae_of
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 from gesta.records import DataConfig, class_counts
 
@@ -57,7 +57,7 @@ def videomae(
     width, depth, heads = DECODERS.get(encoder.width, (encoder.width, 2, encoder.heads))
     return Recipe(
         name=f"videomae-{model}",
-        model=pretraining_of(
+        model=videomae_of(
             encoder, decoder_width=width, decoder_depth=depth, decoder_heads=heads, rebuilt=rebuilt,
             ratio=SMALL_RATIO if small else 0.9,
         ),
@@ -75,7 +75,7 @@ SMALL_RATIO = 0.75
 
 
 def simmim(model: str = "mfst_tiny", root: str = "", data: DataConfig | None = None, batch_size: int = 32) -> Recipe:
-    """Any model that learns to rebuild painted squares of any videos.   gesta pretrain simmim --data.root VIDEOS
+    """Any model that learns to rebuild hidden squares of any videos.   gesta pretrain simmim --data.root VIDEOS
 
     For models other than plain video ViTs, which :func:`videomae` trains in less time.
 
@@ -93,7 +93,7 @@ def simmim(model: str = "mfst_tiny", root: str = "", data: DataConfig | None = N
     square = SQUARE if size % SQUARE == 0 and size >= 4 * SQUARE else max(size // 4, 1)
     return Recipe(
         name=f"simmim-{model}",
-        model=masked(encoder, square=square),
+        model=simmim_of(encoder, square=square),
         data=_videos(root, data),
         train=TrainConfig(
             epochs=100, batch_size=batch_size, lr=1e-3 if size < 112 else 2e-4 * batch_size / 256, weight_decay=0.05,
@@ -123,9 +123,9 @@ def frames(
     ``--init.weights``, with ``--init.min-matched`` below the share of the spatial encoder.
 
     Args:
-        model: a TimeSformer (with ATA or without), an STD-Former or an RPE-STDT; what of it is spatial is trained.
+        model: a TimeSformer (with ATA or without), an STD-Former or an RPE-STDT; its spatial part is trained.
         root: folder of the Marionette set.
-        labels: what of a frame is learned: the places of the puppet's ``joints``, or the ``classes`` of its video;
+        labels: what is learned of a frame: the positions of the puppet's ``joints``, or the ``classes`` of its video;
             ``--data NAME`` gives classes of another data set.
 
     Raises:
@@ -159,7 +159,8 @@ def frame_encoder(model: ModelConfig) -> ModelConfig:
         changes = {"temporal_depth": 0, "subsample": "none"}
     else:
         raise GestaError(
-            f"{model.summary} has no spatial encoder that is known here; take a TimeSformer, STD-Former or RPE-STDT"
+            f"{model.summary} has no spatial encoder that can be trained alone; choose a TimeSformer, STD-Former or "
+            "RPE-STDT"
         )
     encoder = replace(model, **changes, clip=replace(model.clip, frames=1), inserts=[])
     reset_unused(encoder)

@@ -6,7 +6,7 @@ Picture t belongs to frames t and t + 1; the last one is repeated, so that there
 
 A level l stands for a displacement of ``(l - 128) / 127 · RANGE`` of the picture's short side, so it stays right when
 the picture is scaled. Eight bits lose steps of less than 1/1600 of the short side (0.16 pixels of 256), and what moves
-further than ``RANGE`` between two frames is held there. Level 128 is no motion, and so is the third channel.
+further than ``RANGE`` between two frames is clipped to it. Level 128 is no motion, and so is the third channel.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def check_is_folder(path: str) -> None:
 
 
 def flow_of(frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """The flow of frames ``(H, W, 3)`` by OpenCV's DIS (Kroeger et al., ECCV 2016): levels ``(H, W, 2)``, as many.
+    """The flow of frames ``(H, W, 3)`` by OpenCV's DIS (Kroeger et al., ECCV 2016): levels ``(H, W, 2)`` for each.
 
     A frame of another size than the first is scaled to it; a single frame has no motion.
 

@@ -67,7 +67,10 @@ def image_files(folder: str, modality: Modality = "rgb") -> list[str]:
         groups.setdefault((match["prefix"], match["suffix"].lower()), []).append((Decimal(match["number"]), name))
     if not groups:
         if modality == "flow":
-            raise VideoError(f"{folder}: holds no optical flow (flow_x_00001.png and flow_y_00001.png …)")
+            raise VideoError(
+                f"{folder}: holds no optical flow (flow_x_00001.png and flow_y_00001.png …); "
+                "make it of the videos with gesta data prepare ROOT OUT --flow"
+            )
         if flow:
             raise VideoError(f"{folder}: holds optical flow images only; give the folder of RGB frames")
         raise VideoError(

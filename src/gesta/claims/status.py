@@ -1,4 +1,4 @@
-"""How a claim stands: its outcomes, what they say, and what is left to be done."""
+"""The status of a claim: its outcomes, the verdict that follows from them, and which trainings are missing."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gesta.progress import plain_text
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What the outcomes say about a claim so far.
+class Status:
+    """What is known of a claim so far.
 
     Attributes:
         claim: which.
         outcomes: by arm and seed.
         intervals: of each comparison over the seeds that both of its arms have; None for fewer than two.
         verdict: by the rule of :data:`gesta.claims.statistics.RULE`.
-        done, needed: trainings; those that are shared with other claims count in each.
-        minutes: left on one CPU core, by the time that those took which are done.
+        done, needed: numbers of trainings; those that are shared with other claims count in each.
+        minutes: of one CPU core that the missing trainings will take, estimated from those that are done.
     """
 
     claim: Claim
@@ -78,8 +78,8 @@ class Standing:
         }
 
 
-def standing(claim: Claim, outcomes: Mapping[Key, Outcome]) -> Standing:
-    """What outcomes say about a claim; those of other experiments are not used."""
+def status_of(claim: Claim, outcomes: Mapping[Key, Outcome]) -> Status:
+    """The status of a claim by these outcomes; those of other experiments are not used."""
     of_arms: dict[str, dict[int, Outcome]] = {}
     for arm in claim.arms:
         experiment = digest(describe(arm))
@@ -87,9 +87,9 @@ def standing(claim: Claim, outcomes: Mapping[Key, Outcome]) -> Standing:
     intervals = tuple(_interval(comparison, of_arms) for comparison in claim.comparisons)
     reached = verdict([(comparison.kind, i) for comparison, i in zip(claim.comparisons, intervals)])
     needed = _trainings(claim)
-    left = [key for key in needed if key not in outcomes]
-    minutes = sum(_minutes(claim, experiment, outcomes) for experiment, _ in left)
-    return Standing(claim, of_arms, intervals, reached, len(needed) - len(left), len(needed), minutes)
+    missing = [key for key in needed if key not in outcomes]
+    minutes = sum(_minutes(claim, experiment, outcomes) for experiment, _ in missing)
+    return Status(claim, of_arms, intervals, reached, len(needed) - len(missing), len(needed), minutes)
 
 
 def used_by(claims: Sequence[Claim], outcomes: Mapping[Key, Outcome]) -> list[Outcome]:
@@ -129,12 +129,12 @@ def _minutes(claim: Claim, experiment: str, outcomes: Mapping[Key, Outcome]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """How all claims stand; ``print`` shows a table."""
+    """The status of several claims; ``print`` shows a table."""
 
-    standings: Sequence[Standing]
+    statuses: Sequence[Status]
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [of_one.to_json() for of_one in self.standings]
+        return [of_one.to_json() for of_one in self.statuses]
 
     def __str__(self) -> str:
         from rich.table import Table  # start-up time
@@ -142,7 +142,7 @@ class Overview:
         table = Table()
         for column in ("claim", "statement", "verdict", "trainings", "minutes left"):
             table.add_column(column, justify="right" if column in ("trainings", "minutes left") else "left")
-        for s in self.standings:
+        for s in self.statuses:
             done, minutes = f"{s.done} of {s.needed}", f"{s.minutes:.0f}"
             table.add_row(s.claim.name, s.claim.statement, s.sentence(), done, minutes)
         return plain_text(table, width=150)
