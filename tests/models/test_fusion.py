@@ -66,12 +66,12 @@ def test_cross_attention_is_that_of_a_plain_transcription() -> None:
             x = tokens[clip, stream]
             others = [tokens[clip, s] for s in range(3) if s != stream and there[clip, s]]
             if others:
-                query, _, _ = block.qkv(block.norm1(x)).chunk(3, -1)
-                _, key, value = block.qkv(block.norm1(torch.cat(others))).chunk(3, -1)
+                query, _, _ = block.attn.qkv(block.norm1(x)).chunk(3, -1)
+                _, key, value = block.attn.qkv(block.norm1(torch.cat(others))).chunk(3, -1)
                 heads = [
                     torch.softmax(query[:, h] @ key[:, h].T / 2, -1) @ value[:, h] for h in (slice(0, 4), slice(4, 8))
                 ]
-                x = x + block.proj(torch.cat(heads, -1))
+                x = x + block.attn.proj(torch.cat(heads, -1))
             torch.testing.assert_close(found[clip, stream], x + block.mlp(block.norm2(x)))
 
 

@@ -85,7 +85,7 @@ def test_a_run_on_joints_starts_a_training(tmp_path: Path, monkeypatch: pytest.M
     recipe.data = replace(recipe.data, frames=1)
     recipe.train = replace(recipe.train, epochs=1, warmup_epochs=0, workers=0)
     run = train(recipe, tmp_path / "run", device="cpu")
-    assert {"head_x/top1", "left_ankle_y/top1"} <= Result.read(run).metrics.keys()
+    assert {"head_x/top1", "left_ankle_y/top1"} <= Result.read(run / "result.json").metrics.keys()
     model = model_config("timesformer_tiny").build()
     with pytest.warns(UserWarning, match="time_embed was made for another clip"):
-        assert import_weights(model, run).matched_fraction > 0.9
+        assert import_weights(model, str(run)).matched_fraction > 0.9

@@ -103,32 +103,47 @@ class State(NamedTuple):
     losses: dict[str, Tensor]
 
 
-class CrossBlock(nn.Module):
-    """The tokens of each stream attend to those of all others; then an MLP. Both with pre-norm and a residual."""
+class CrossAttention(nn.Module):
+    """The tokens of each stream attend to those of all others."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = mlp(width, mlp_ratio)
 
-    def forward(self, state: State) -> State:
-        x = state.tokens
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        """``(B, S, N, C)`` to the same shape, 0 for a stream without others.
+
+        Args:
+            x: normalised tokens of all streams.
+            present: ``(B, S)`` bool; whether a clip has that stream.
+        """
         batch, streams, count, width = x.shape
         # split_heads: (B, heads, S N, width / heads)
         q, k, v = (
-            part.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(self.norm1(x)).chunk(3, -1)
+            part.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1)
         )
         # (B, streams of the queries, streams of the keys)
-        allowed = ~torch.eye(streams, dtype=torch.bool, device=x.device) & state.present[:, None]
+        allowed = ~torch.eye(streams, dtype=torch.bool, device=x.device) & present[:, None]
         has_keys = allowed.any(2)
         # queries without keys see all, and the result is multiplied by 0: a softmax over nothing would be NaN
         mask = (allowed | ~has_keys[..., None]).repeat_interleave(count, 1).repeat_interleave(count, 2)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
-        attended = attended.transpose(1, 2).reshape(batch, streams, count, width)
-        x = x + self.proj(attended) * has_keys[..., None, None].to(x.dtype)
+        attended = self.proj(attended.transpose(1, 2).reshape(batch, streams, count, width))
+        return attended * has_keys[..., None, None].to(x.dtype)
+
+
+class CrossBlock(nn.Module):
+    """Cross-attention, then an MLP; both with pre-norm and a residual."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = CrossAttention(width, heads)
+        self.mlp = mlp(width, mlp_ratio)
+
+    def forward(self, state: State) -> State:
+        x = state.tokens + self.attn(self.norm1(state.tokens), state.present)
         return state._replace(tokens=x + self.mlp(self.norm2(x)))
 
 

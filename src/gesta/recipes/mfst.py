@@ -32,6 +32,7 @@ from gesta.config import replace
 from gesta.datasets.isogd import IsoGD
 from gesta.datasets.ntu import NTU
 from gesta.layers.cdc import Difference
+from gesta.models.fusion import fusion_tiny
 from gesta.models.mfst import MFSTConfig, StageConfig, mfst_base, mfst_large, mfst_tiny
 from gesta.models.two_stream import mfst_rgbd_tiny
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
@@ -120,6 +121,7 @@ MINIATURES = (
         "cdc", "theta", "residual", "branch_pool_t", "knn", "knn_temporal", "scales", "scale_mode", "fuse"
     )),
     Miniature(model=mfst_rgbd_tiny),
+    Miniature(model=fusion_tiny),
 )  # fmt: skip
 
 
