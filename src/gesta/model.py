@@ -157,6 +157,8 @@ class ModelConfig:
             keeping its activations.
     """
 
+    learns_classes: ClassVar[bool] = True  # or else its own losses alone, from videos without labels
+
     classes: CountOrZero | dict[str, Count] = 400
     clip: ClipSpec = field(default_factory=ClipSpec)
     inserts: list[Insert] = field(default_factory=list)

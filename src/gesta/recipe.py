@@ -364,6 +364,12 @@ PROBE_FIELDS = (
 )
 """Fields of a :class:`TrainConfig` that a training of probes uses; the others change nothing."""
 
+CLASS_FIELDS = (
+    *("label_smoothing", "mixup", "cutmix", "balanced", "class_weights", "focal_gamma"),
+    *("patience", "keep_best", "augment.flip_labels"),
+)
+"""Fields of a :class:`TrainConfig` that need classes."""
+
 
 @config
 class EvaluateConfig:
@@ -477,6 +483,9 @@ class Recipe:
         yield from unless(
             self.probe is None, "a training of the whole model (probe None)", *of_training, *of_model, "data.cache"
         )
+        of_classes = [f"train.{name}" for name in CLASS_FIELDS]
+        of_classes += [f"evaluate.{f.name}" for f in fields(EvaluateConfig)]
+        yield from unless(self.model.learns_classes, "classes, which this model does not learn", *of_classes)
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:

@@ -169,7 +169,7 @@ def flow_folder(record: Record, root: str, flow: str) -> str:
         GestaError: the video is not below ``root``.
     """
     name = os.path.relpath(record.path, root or ".")
-    if name.startswith(os.pardir):
+    if name.split(os.sep)[0] == os.pardir:
         raise GestaError(
             f"{record.path}: is not below {root or '.'}, so its optical flow cannot be found in {flow}; set "
             "data.root to the folder of the videos"

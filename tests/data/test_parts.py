@@ -10,6 +10,7 @@ from gesta.config import check
 from gesta.data.lists import Folder
 from gesta.data.parts import FewLabels, Unlabelled
 from gesta.errors import GestaError
+from gesta.marionette.joint_frames import MarionetteJoints
 from gesta.records import DataConfig, Record, SplitName
 
 
@@ -40,6 +41,10 @@ def test_videos_without_their_labels() -> None:
     records = Unlabelled(of=Made()).records("train")
     assert len(records) == 40 and all(record.label is None for record in records)
     assert Unlabelled(of=Made()).records("test") == [] and Unlabelled(of=Made()).classes() == []
+
+
+def test_labels_that_are_positions_stay_so() -> None:
+    assert FewLabels(of=MarionetteJoints()).labels_are_positions() and not FewLabels(of=Made()).labels_are_positions()
 
 
 def test_the_cache_of_the_data_set_inside_is_refused() -> None:

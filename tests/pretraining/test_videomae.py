@@ -22,7 +22,7 @@ from gesta.models import model_config
 from gesta.models.vit import MEAN, STD, ViTConfig, vit_tiny
 from gesta.pretraining.masks import running_cells, tube_mask
 from gesta.pretraining.videomae import VideoMAE, videomae_of
-from gesta.recipes.pretrain import videomae
+from gesta.recipes.pretrain import simmim, videomae
 
 CPU = torch.device("cpu")
 
@@ -128,6 +128,8 @@ def test_what_the_encoder_does_not_see_changes_nothing() -> None:
     [
         ({"classes": 3}, "classes is 3, and pretraining has none"),
         ({"class_token": True}, "class_token is True, which masked pretraining has no use for"),
+        ({"dropout": 0.5}, "dropout is 0.5, which masked pretraining has no use for"),
+        ({"tail": "mean_norm"}, 'tail is "mean_norm", not "norm_mean"'),
         ({"decoder_heads": 3}, "decoder_heads is 3, which does not divide the decoder's width of 16"),
         ({"positions": "learned"}, "positions is learned, and the decoder needs"),
         ({"rebuilt": "cells", "patch": 32}, "rebuilt is cells, whose cells of 2 × 2 positions do not tile 1 positions"),
@@ -136,6 +138,27 @@ def test_what_the_encoder_does_not_see_changes_nothing() -> None:
 def test_what_contradicts_is_refused(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(GestaError, match=sentence):
         check(replace(small().config, **change))
+
+
+@pytest.mark.parametrize("recipe", [videomae, simmim])
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("train", "mixup", 0.8),
+        ("train", "class_weights", "balanced"),
+        ("train", "focal_gamma", 2.0),
+        ("train", "label_smoothing", 0.1),
+        ("train", "balanced", True),
+        ("train", "patience", 2),
+        ("evaluate", "clips", 3),
+    ],
+)
+def test_what_needs_classes_is_refused(recipe: Any, part: str, field: str, value: Any, tmp_path: Path) -> None:
+    made = recipe(root=str(tmp_path))
+    setattr(getattr(made, part), field, value)
+    with pytest.raises(GestaError, match=rf"{part}[.]{field}\b.* changes nothing without classes"):
+        gesta.train(made, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_models_are_refused() -> None:

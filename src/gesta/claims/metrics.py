@@ -25,7 +25,7 @@ from gesta.data.clips import test_indices
 from gesta.data.frame_cache import FrameCache
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
-from gesta.evaluation.scoring import view_loader
+from gesta.evaluation.scoring import as_probabilities, view_loader
 from gesta.marionette.dataset import Marionette, family_of
 from gesta.marionette.files import read_manifest
 from gesta.marionette.filming import ClipName, displacement, puppet_boxes
@@ -71,16 +71,19 @@ def correct(
             indices, views = batch["index"].tolist(), batch["video"].shape[1]
             clips = to_clips(batch["video"].to(device), spec)
             for name, change in changes.items() if indices else ():
-                for index, hit in zip(indices, _hits(by_space(network(change(clips))), records, indices, views)):
+                scores = by_space(network(change(clips)))
+                if how.average != "logits":  # as gesta.evaluation.scoring, which reads clips that nothing changes
+                    scores = {space: as_probabilities(values, multi_label=False) for space, values in scores.items()}
+                for index, hit in zip(indices, _hits(scores, records, indices, views)):
                     hits[name][index] = hit
     return hits
 
 
 def _hits(scores: Mapping[str, Tensor], records: Sequence[Record], indices: list[int], views: int) -> list[bool]:
-    """Whether the most probable class is right in all label spaces, probabilities averaged over views."""
+    """Whether the first class is right in all label spaces, by the mean of the views' scores."""
     alike = []
     for space, values in scores.items():
-        answers = values.float().softmax(1).unflatten(0, (len(indices), views)).mean(1).argmax(1)
+        answers = values.unflatten(0, (len(indices), views)).mean(1).argmax(1)
         alike.append([answer == label_in(records[i], space) for i, answer in zip(indices, answers.tolist())])
     return [all(of_clip) for of_clip in zip(*alike)]
 

@@ -51,7 +51,10 @@ def _claims(options: argparse.Namespace) -> int:
     outcomes = known | {key: outcome for key, (outcome, _) in read_runs(out).items()}
     claims = find_claims(["all"])
     if options.report:
-        write_collected(collected, used_by(claims, outcomes))
+        used = used_by(claims, outcomes)
+        if left_out := len(outcomes) - len(used):
+            show(f"{collected}: without {left_out} outcomes of experiments that no claim has any more", sys.stderr)
+        write_collected(collected, used)
         write_report(page, claims, outcomes)
     print_results(options, Overview([status_of(claim, outcomes) for claim in chosen or claims]))
     return int(failed)

@@ -88,3 +88,6 @@ class FewLabels(Part):
 
     def groups(self, records: Sequence[Record]) -> dict[str, dict[str, list[int]]]:
         return self.of.groups(records)
+
+    def labels_are_positions(self) -> bool:
+        return self.of.labels_are_positions()

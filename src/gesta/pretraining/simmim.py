@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import field
-from typing import Annotated, Any, Literal, NamedTuple, overload
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class SimMIMConfig(ModelConfig):
         square: side of the squares that are hidden, in pixels; 32 in the paper, of pictures of 192.
         ratio: of the squares of a frame, those that are hidden; 0.6 in the paper.
     """
+
+    learns_classes: ClassVar[bool] = False
 
     of: ModelConfig = field(default_factory=mfst_tiny)
     classes: CountOrZero | dict[str, Count] = 0

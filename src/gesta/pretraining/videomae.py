@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Annotated, Any, Literal, NamedTuple, overload
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class VideoMAEConfig(ViTConfig):
 
     Attributes:
         classes: there are none.
+        tail: the encoder's tokens are normalised before the decoder sees them.
         decoder_width: channels of the decoder.
         decoder_depth: its blocks.
         decoder_heads: its attention heads.
@@ -46,7 +47,10 @@ class VideoMAEConfig(ViTConfig):
             (``cells``, VideoMAE V2), which takes half the time in the decoder.
     """
 
+    learns_classes: ClassVar[bool] = False
+
     classes: CountOrZero | dict[str, Count] = 0
+    tail: Literal["norm_mean"] = "norm_mean"
     decoder_width: Count = 384
     decoder_depth: Count = 4
     decoder_heads: Count = 6
@@ -60,7 +64,7 @@ class VideoMAEConfig(ViTConfig):
             yield "inserts", "and plug-ins need whole feature maps, which masked clips have not; insert them afterwards"
         if self.positions != "sincos":
             yield "positions", "and the decoder needs 'sincos'"
-        for name in ("class_token", "modality_embed", "norm_after", "attentive", "multi_label"):
+        for name in ("class_token", "modality_embed", "norm_after", "attentive", "multi_label", "dropout"):
             if getattr(self, name):
                 yield name, "which masked pretraining has no use for here"
         if self.decoder_width % self.decoder_heads:
