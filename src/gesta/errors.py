@@ -19,9 +19,9 @@ def without_passwords(text: str) -> str:
 
 
 _ARGUMENTS = (
-    *("at", "batch", "block", "by", "c", "classes", "columns", "data", "device", "draw", "fit", "folders", "frames"),
-    *("head", "kind", "label-base", "lists", "model", "n", "out", "precision", "resume", "run", "seeds", "shards"),
-    *("split", "tau", "threshold", "timeline", "trust-code", "weights"),
+    *("at", "batch", "block", "by", "c", "classes", "columns", "data", "device", "draw", "fit", "folders", "format"),
+    *("frame-rate", "frames", "head", "kind", "label-base", "lists", "model", "n", "out", "precision", "resume", "run"),
+    *("seeds", "shards", "skip", "split", "tau", "threshold", "timeline", "trust-code", "weights"),
 )
 """Flags of verbs that are arguments of functions; others in a sentence, and in names of files, stay as they are."""
 

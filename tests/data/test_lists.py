@@ -182,7 +182,7 @@ def test_keys_of_json_are_used_or_refused(write: Callable[..., str]) -> None:
         ({"path": "a.mp4", "label": ["x", "y"]}, "line 1: 'label' is .*several labels"),
         ({"path": "a.mp4", "label": True}, "line 1: 'label' is true"),
         ({"path": "a\ud800.mp4", "label": 1}, "half of a surrogate pair"),
-        ({"id": 1, "annotations": [], "data": {"video": "a.mp4"}}, "export it as JSON-MIN"),
+        ({"id": 1, "annotations": [], "data": {"video": "a.mp4"}}, "make a list of it with gesta data import"),
     ):
         with pytest.raises(GestaError, match=message):
             labels([item])

@@ -10,7 +10,7 @@ from gesta.errors import GestaError
 
 
 def add_verbs(verbs: Verbs) -> None:
-    data = verbs.group("data", "list, check, prepare or make videos")
+    data = verbs.group("data", "list, check, prepare, import or make videos and their labels")
     sub = data.add("list", _data_list, "splits, classes and a few records", fields=True)
     sub.add_argument("source", metavar="ROOT|LIST|NAME")
     sub = data.add("check", _data_check, "find what would spoil a training before it starts", fields=True)
@@ -37,6 +37,18 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--kind", choices=("auto", "files", "frames", "both"), default="auto", help="which are videos")
     sub.add_argument("--seed", type=int, default=0, help="of the split, and of the order in shards")
     sub.add_argument("--workers", type=int, help="processes (default: one per CPU core)")
+    sub = data.add("import", _data_import, "a list of segments from the export of a labelling tool")
+    sub.epilog = "gesta data import export.json --videos videos --out segments.csv --frame-rate 25"
+    text = "export of Label Studio, CVAT (XML), VIA 3, FiftyOne, ActivityNet or AVA"
+    sub.add_argument("file", metavar="FILE", help=text)
+    sub.add_argument("--videos", metavar="DIR", required=True, help="folder of the videos that it names")
+    sub.add_argument("--out", metavar="LIST", required=True, help="CSV to write: path, label and the segment's times")
+    formats = ("label-studio", "cvat", "via", "fiftyone", "activitynet", "ava")
+    sub.add_argument("--format", choices=formats, help="of the export (default: recognised by its content)")
+    text = "what to leave out: types of regions, attributes, columns or fields that are no segments"
+    sub.add_argument("--skip", metavar="NAME", nargs="+", default=[], help=text)
+    text = "frameRate of Label Studio's Video tag, or the field of its tasks that holds it"
+    sub.add_argument("--frame-rate", metavar="FPS|FIELD", default="", help=text)
     make = data.group("make", "make the synthetic data set")
     sub = make.add("marionette", _data_make, "videos of an articulated puppet performing actions")
     sub.add_argument("out", metavar="OUT")
@@ -78,6 +90,15 @@ def _data_prepare(options: argparse.Namespace) -> int:
     prepared = prepare(options.root, options.out, **{name: getattr(options, name) for name in names.split()})
     print_results(options, prepared)
     return 1 if prepared.left_out else 0
+
+
+def _data_import(options: argparse.Namespace) -> int:
+    from gesta.curation.labels.convert import import_labels
+
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("format", "skip", "frame_rate")}
+    summary = import_labels(options.file, options.videos, options.out, **how)
+    print_results(options, summary)
+    return int(bool(summary.missing or summary.unreadable))
 
 
 def _data_make(options: argparse.Namespace) -> None:

@@ -190,7 +190,7 @@ def json_rows(path: str, text: str, multi_label: bool) -> tuple[list[str], Itera
             '[{"path": "clip.mp4", "label": "wave"}, …]'
         )
     if all(isinstance(item.get("data"), dict) and "annotations" in item for item in value):
-        raise GestaError(f"{path}: is a full export of Label Studio; export it as JSON-MIN or CSV")
+        raise GestaError(f"{path}: is a full export of Label Studio; make a list of it with gesta data import")
     header = list(dict.fromkeys(name for item in value for name in item))
 
     def rows() -> Iterator[Row]:
