@@ -7,7 +7,7 @@ protocol on its test clips; a video that cannot be read counts as wrong.
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -67,16 +67,30 @@ def correct(
     records = recipe.data.records(how.split)
     hits = {name: [False] * len(records) for name in changes}
     with evaluating(network), torch.inference_mode():
-        for batch in view_loader(records, spec, how, range(len(records)), 0, FrameCache()):
-            indices, views = batch["index"].tolist(), batch["video"].shape[1]
-            clips = to_clips(batch["video"].to(device), spec)
-            for name, change in changes.items() if indices else ():
+        for indices, views, clips in _test_clips(records, spec, how, device):
+            for name, change in changes.items():
                 scores = by_space(network(change(clips)))
                 if how.average != "logits":  # as gesta.evaluation.scoring, which reads clips that nothing changes
                     scores = {space: as_probabilities(values, multi_label=False) for space, values in scores.items()}
                 for index, hit in zip(indices, _hits(scores, records, indices, views)):
                     hits[name][index] = hit
     return hits
+
+
+def _test_clips(
+    records: Sequence[Record], spec: ClipSpec, how: EvaluateConfig, device: torch.device
+) -> Iterator[tuple[list[int], int, Tensor]]:
+    """Batches of test clips: the indices of their videos, the views of each, and the clips, ``(B, C, T, H, W)``."""
+    for batch in view_loader(records, spec, how, range(len(records)), 0, FrameCache()):
+        if indices := batch["index"].tolist():
+            yield indices, batch["video"].shape[1], to_clips(batch["video"].to(device), spec)
+
+
+def clips_to_test(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Iterator[Tensor]:
+    """The test clips of a recipe as its network expects them, ``(B, C, T, H, W)``."""
+    how = replace(recipe.evaluate, workers=0)
+    for _, _, clips in _test_clips(recipe.data.records(how.split), trained.model.config.clip, how, device):
+        yield clips
 
 
 def _hits(scores: Mapping[str, Tensor], records: Sequence[Record], indices: list[int], views: int) -> list[bool]:
