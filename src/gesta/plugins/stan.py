@@ -74,6 +74,9 @@ class STAN(LayerConfig):
         norm: ``bn`` puts a batch norm after each convolution of D, as R(2+1)D has it, on which the paper says that D is
             based; ``none`` is the text of §2.2 alone, which names convolutions and poolings: D then dies in training
             unless its learning rate is much smaller than the backbone's.
+        coordinates: D also sees the coordinates t, x, y of every position, as three more channels (our extension). The
+            mean over positions at its end, which the paper has, forgets where things are: without it, θ can follow an
+            actor only by what zero padding tells of the border.
         mode: ``attention`` (6 numbers: zoom and shift per axis, Eq 5), ``affine`` (12, Eq 3), ``homography`` (15, our
             extension: the paper announces it and never defines it).
         direction: ``output_to_source`` samples at s = θ o; ``source_to_output`` reads Eq 4 literally (o = θ s) and
@@ -102,6 +105,7 @@ class STAN(LayerConfig):
     channels: tuple[Count, ...] | None = None
     padding: Literal["same", "valid"] | None = None
     norm: Literal["bn", "none"] = "bn"
+    coordinates: bool = False
     mode: Mode = "affine"
     direction: Direction = "output_to_source"
     residual: Literal["add", "none", "mean", "gated"] = "add"
@@ -183,8 +187,9 @@ class Deformation(nn.Module):
     def __init__(self, config: STAN, channels: int) -> None:
         super().__init__()
         kernels, widths, padding = _sizes(config, channels)
-        self.p_scale, self.tanh_bound = config.p_scale, config.tanh_bound
+        self.p_scale, self.tanh_bound, self.coordinates = config.p_scale, config.tanh_bound, config.coordinates
         self.stages = nn.Sequential()
+        channels += 3 * config.coordinates
         for kernel, width in zip(kernels, widths):
             self.stages.append(Stage(channels, width, kernel, padding, config.norm))
             channels = width
@@ -197,12 +202,20 @@ class Deformation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, T, H, W)`` to p, ``(B, DoF)``, computed in float32 from the pooled features on."""
-        features = self.stages(x)
+        features = self.stages(_with_coordinates(x) if self.coordinates else x)
         with no_autocast(x):
             dtype = torch.promote_types(features.dtype, torch.float32)
             pooled = features.to(dtype).mean((2, 3, 4))
             p = F.linear(pooled, self.fc.weight.to(dtype), self.fc.bias.to(dtype)) * self.p_scale
             return p if self.tanh_bound is None else self.tanh_bound * torch.tanh(p / self.tanh_bound)
+
+
+def _with_coordinates(x: Tensor) -> Tensor:
+    """A map with t, x and y, from -1 to 1 over its axes, as further channels: ``(B, C + 3, T, H, W)``."""
+    b, _, *size = x.shape
+    t, y, x_ = (torch.linspace(-1, 1, n, dtype=x.dtype, device=x.device) if n > 1 else x.new_zeros(1) for n in size)
+    grid = torch.stack(torch.meshgrid(t, y, x_, indexing="ij"))[[0, 2, 1]]
+    return torch.cat((x, grid.expand(b, -1, -1, -1, -1)), 1)
 
 
 class Stage(nn.Module):
