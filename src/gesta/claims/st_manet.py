@@ -38,7 +38,7 @@ def modules(
         model=model,
         data=Marionette(held_out="both"),
         train=TrainConfig(
-            epochs=24, batch_size=8, lr=5e-3, warmup_epochs=1, validate_every=0, workers=0,
+            epochs=28, batch_size=8, lr=5e-3, warmup_epochs=1, validate_every=0, workers=0,
             augment=Augment(scale=(0.85, 1.0)),
         ),
         evaluate=EvaluateConfig(clips=1, crops=1, workers=0),
