@@ -39,7 +39,7 @@ from gesta.plugins.st_manet import SDA, TDA
 from gesta.plugins.stan import STAN
 from gesta.plugins.stdm import STDM
 from gesta.recipes.address import miniature
-from gesta.recipes.synthetic import demo
+from gesta.recipes.synthetic import mvitv2
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def test_classification_moves_every_parameter_of_the_miniatures(model_name: str)
 
 
 def small_config(model_name: str) -> ModelConfig:
-    return replace(miniature(replace(demo(), model=model_config(model_name))).model, classes=3)
+    return replace(miniature(replace(mvitv2(), model=model_config(model_name))).model, classes=3)
 
 
 def with_clips(config: ModelConfig) -> tuple[VideoModel, Tensor]:

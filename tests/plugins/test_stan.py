@@ -382,6 +382,17 @@ def test_bounds() -> None:
         torch.testing.assert_close(layer.deformation(x), expected)
 
 
+@pytest.mark.parametrize("coordinates", [False, True])
+def test_only_with_coordinates_does_theta_follow_a_shift(coordinates: bool) -> None:
+    """The mean at D's end forgets where a pattern is; at multiples of the pool's edge it is exactly the same one."""
+    layer = randomised(STANLayer(STAN(coordinates=coordinates), 8)).double().eval()
+    here = torch.zeros(1, 8, 5, 20, 20, dtype=torch.float64)
+    here[..., 4:7, 4:7] = torch.rand(1, 8, 5, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moved = here.roll(9, -1)
+    equal = torch.allclose(layer.theta(here), layer.theta(moved), atol=1e-9)
+    assert equal != coordinates
+
+
 def test_residuals() -> None:
     x = torch.randn(2, 8, 4, 5, 6)
     layers = {}

@@ -23,7 +23,7 @@ from gesta.model import ModelConfig
 from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, find_table, miniature, miniature_of
 from gesta.recipes.catalogue import list_recipes, list_tables
-from gesta.recipes.synthetic import demo
+from gesta.recipes.synthetic import mvitv2
 from gesta.records import class_counts
 from gesta.training.optim import freeze
 
@@ -78,7 +78,7 @@ def test_keeps_the_plug_ins_and_builds(address: str) -> None:
     recipe, small = find_recipe(address), find_recipe(address, data="marionette")
     assert isinstance(small.data, Marionette) and small.name == f"{recipe.name}-miniature"
     views = {name: getattr(recipe.evaluate, name) for name in ("clips", "crops", "coverage")}
-    assert small.evaluate == replace(demo().evaluate, **views)
+    assert small.evaluate == replace(mvitv2().evaluate, **views)
     assert small.model.classes == class_counts(small.data.classes())
     assert {str(i.layer) for i in small.model.inserts} == {str(i.layer) for i in recipe.model.inserts}
     assert bool(small.train.freeze) == bool(recipe.train.freeze)
@@ -140,7 +140,7 @@ def test_what_data_sets_ask_stays() -> None:
 
 def test_learning_rates_stay_in_proportion() -> None:
     rates = [find_recipe(f"st_manet.figure5.{row}.ucf101", data="marionette").train.lr for row in (13, 15, 18)]
-    assert rates == pytest.approx([10 * demo().train.lr, demo().train.lr, demo().train.lr / 20])
+    assert rates == pytest.approx([10 * mvitv2().train.lr, mvitv2().train.lr, mvitv2().train.lr / 20])
 
 
 def test_models_of_others_have_none() -> None:

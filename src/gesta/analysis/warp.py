@@ -6,6 +6,7 @@ size of the map, the same θ warps the clip itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,25 @@ def draw_warp(measured: Warp) -> Figure:
     rows = figure.subfigures(len(measured.layers), squeeze=False)
     for row, layer in zip(rows[:, 0], measured.layers):
         _draw_layer(row, measured.clip, layer)
+    return figure
+
+
+def draw_warps(measured: Sequence[Warp]) -> Figure:
+    """The middle frames of several clips before and after the first STAN layer, a column each: how θ follows a clip.
+
+    On the frames before, the outline shows from where the frame after is taken.
+    """
+    figure = new_figure(3.2 * len(measured), 6.6)
+    panels = figure.subplots(2, len(measured), squeeze=False)
+    for (above, below), of_one in zip(panels.T, measured):
+        layer, half = of_one.layers[0], len(of_one.clip) // 2
+        above.set_title(of_one.name, fontsize=10)
+        show_frame(above, of_one.clip[half])
+        _draw_mesh(above, layer.source[half], of_one.clip.shape[-1])
+        below.set_title("under θ", fontsize=10)
+        show_frame(below, layer.after[half])
+        for axes in (above, below):
+            axes.set(xticks=[], yticks=[])
     return figure
 
 

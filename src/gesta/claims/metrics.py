@@ -29,6 +29,7 @@ from gesta.evaluation.scoring import as_probabilities, view_loader
 from gesta.marionette.dataset import Marionette, family_of
 from gesta.marionette.files import read_manifest
 from gesta.marionette.filming import ClipName, displacement, puppet_boxes
+from gesta.marionette.motions import REVERSED_PAIRS
 from gesta.model import ClipSpec, evaluating, to_clips
 from gesta.plugins.stan import STANLayer, thetas
 from gesta.recipe import EvaluateConfig, Recipe
@@ -119,6 +120,28 @@ def frozen(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Value
     middle = trained.model.config.clip.frames // 2
     change: Change = lambda clips: clips[:, :, middle : middle + 1].expand_as(clips)  # noqa: E731
     return accuracies(trained, recipe, device, {"": change})[""]
+
+
+def right_order(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Value:
+    """Of test clips whose action played backwards is another class: percent with a higher score than that class.
+
+    Half of them are right by chance, and for a network that does not see the order of frames.
+    """
+    assert isinstance(recipe.data, Marionette)
+    names = list(recipe.data.classes())
+    family = family_of(read_manifest(Path(recipe.data.root)) or {})
+    reverse = {a: b for pair in REVERSED_PAIRS[family] for a, b in (pair, pair[::-1])}
+    records, spec = recipe.data.records(recipe.evaluate.split), trained.model.config.clip
+    how, right = replace(recipe.evaluate, workers=0), list[bool]()
+    with evaluating(trained.model.to(device)), torch.inference_mode():
+        for indices, views, clips in _test_clips(records, spec, how, device):
+            (scores,) = by_space(trained.model(clips)).values()
+            mean = scores.unflatten(0, (len(indices), views)).mean(1)
+            for index, of_clip in zip(indices, mean):
+                name = names[records[index].label]  # type: ignore[index]
+                if name in reverse:
+                    right.append(bool(of_clip[names.index(name)] > of_clip[names.index(reverse[name])]))
+    return 100 * fmean(right)
 
 
 def displaced(*pixels: int) -> Measure:

@@ -7,12 +7,11 @@ from functools import partial
 from gesta.claims.claim import TOP1, Arm, Claim, Comparison, MarionetteSet, Metric
 from gesta.claims.controls import PlainLayers, STANControl
 from gesta.claims.metrics import by_shift, displaced, theta_follows, theta_matters
-from gesta.config import replace, reset_unused
 from gesta.marionette.dataset import Marionette
 from gesta.model import Insert, LayerConfig
-from gesta.models.st_manet import st_manet_tiny
 from gesta.plugins.stan import STAN
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipes.synthetic import narrow_resnet
 
 DISPLACED = MarionetteSet(name="displaced", settings={"clips": 480, "size": 96, "aim": "displaced"})
 """Pictures shifted by up to a fifth of their side, zoomed by 0.6 to 1 and rolled by up to 30°, clip by clip."""
@@ -23,9 +22,7 @@ AT = 3
 
 def on_displaced(layer: LayerConfig | None) -> Recipe:
     """A narrow 3-D ResNet on 8 frames of 64 px, with a layer where maps have 8 × 8 positions."""
-    model = replace(st_manet_tiny(), classes=12, tda=False, sda=False, mf=False)
-    model.clip = replace(model.clip, frames=8, stride=4)
-    reset_unused(model)
+    model = narrow_resnet()
     model.inserts = [] if layer is None else [Insert(layer=layer, at=AT)]
     return Recipe(
         name="stan",

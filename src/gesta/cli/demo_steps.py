@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from gesta.analysis.figures import write_figure
 from gesta.analysis.report.page import write_report
 from gesta.analysis.sources import read_clip
-from gesta.analysis.warp import draw_warp, measure_warp
+from gesta.analysis.warp import draw_warps, measure_warp
 from gesta.checkpoint import load
 from gesta.checkpoint.hub import resolve
 from gesta.config import replace
@@ -21,6 +27,8 @@ from gesta.evaluation.result import Result
 from gesta.marionette.dataset import make_set
 from gesta.marionette.layouts.layout import LAYOUT_DATA, data_fields, make_layout
 from gesta.prediction.predict import predict
+from gesta.processes import cpu_cores
+from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, miniature
 from gesta.recipes.experiments import LITE0, lite0_probe
 from gesta.recipes.synthetic import demo
@@ -99,45 +107,92 @@ def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> s
     return f"{report.videos:6}{steps:6}  {result.protocol.views:24}{result.top1 or 0:6.1f}"
 
 
+SIZE = 96
+"""Height and width of the demo's videos in pixels, of which the network sees 64 × 64."""
+
+
 def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
-    """Make videos, train, evaluate on held-out subjects and cameras, report, explain and predict.
+    """Make videos, train with and without STAN, evaluate on held-out subjects and cameras, report, explain, predict.
 
     What exists already (videos, a finished or interrupted run) is used.
 
     Args:
-        out: run folder; the videos lie beside it under ``marionette``.
+        out: run folder; the run without STAN lies beside it, and the videos under ``marionette``.
         clips: number of videos to make.
         epochs: of training, if not the recipe's.
+
+    Raises:
+        GestaError: the training without STAN failed.
     """
     began = time.monotonic()
-    videos = out.parent / "marionette"
+    videos, plain = out.parent / "marionette", out.parent / f"{out.name}-without-stan"
     recipe = demo(str(videos))
     if epochs is not None:
         recipe.train.epochs = epochs
 
     _say(began, f"1/4 videos of an articulated puppet, in {videos}")
-    print(make_set(videos, clips=clips))
+    print(make_set(videos, clips=clips, size=SIZE))
     sheet = contact_sheet(videos, out.parent / "marionette.png")
     print(f"what they look like: {sheet}")
 
-    _say(began, f"2/4 training {recipe.name} in {out}, then scoring held-out subjects seen by held-out cameras")
-    if (out / "result.json").is_file():
-        print(f"{out} holds a finished run; delete it to train again")
-        print(Result.read(out / "result.json"))
-    else:
-        train(recipe, out, resume=(out / "last.ckpt").is_file())
+    _say(began, f"2/4 training {recipe.name} in {out}, and at the same time without STAN in {plain}")
+    _train_both(recipe, out, plain)
+    results = Result.read(out / "result.json"), Result.read(plain / "result.json")
+    print(results[0])
+    tops = " and ".join(f"{result.top1 or 0:.1f} %" for result in results)
+    print(f"\nwith and without STAN: {tops} of {results[0].counts.scored} clips of held-out subjects and cameras")
 
     _say(began, "3/4 the report, and what STAN does to a clip")
     model = load(out)
     test = recipe.data.records("test")
     print(f"report: {write_report(out)}")
-    warp = measure_warp(str(out), model.model, read_clip(test[0].path, model.model.config.clip))
-    print(f"warp:   {write_figure(draw_warp(warp), out / 'warp.png')}")
+    warps = [
+        measure_warp(name, model.model, clip) for name, clip in _moved(read_clip(test[0].path, model.model.config.clip))
+    ]
+    print(f"warp:   {write_figure(draw_warps(warps), out / 'warp.png')}")
 
     _say(began, f"4/4 gesta predict {out} {test[0].path}")
     for prediction in predict(model, test[0].path, top=3):
         print(prediction)
     _say(began, "done. Your own videos: gesta train finetune --data.root FOLDER (one folder per action)")
+
+
+def _train_both(recipe: Recipe, out: Path, plain: Path) -> None:
+    """Train the recipe, and in a process of its own the same network without STAN; each has half of the cores."""
+    threads = str(max(1, cpu_cores() // 2))
+    log = plain.with_suffix(".log")
+    command = [sys.executable, "-m", "gesta", "train"]
+    if (plain / "last.ckpt").is_file():
+        command += ["--resume"]
+    else:
+        root = recipe.data.root  # type: ignore[attr-defined]
+        command += ["demo", "--stan", "False", "--data.root", root, "--train.epochs", str(recipe.train.epochs)]
+    other = None
+    if not (plain / "result.json").is_file():
+        # of the current folder, which may be that of others' videos, it imports nothing
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONSAFEPATH": "1"}
+        with log.open("w") as file:
+            other = subprocess.Popen([*command, "--run", str(plain)], stdout=file, stderr=file, env=environment)
+    try:
+        if not (out / "result.json").is_file():
+            before = torch.get_num_threads()
+            torch.set_num_threads(int(threads))
+            train(recipe, out, resume=(out / "last.ckpt").is_file())
+            torch.set_num_threads(before)
+        if other is not None and other.wait():
+            raise GestaError(f"the training without STAN in {plain} failed; see {log}")
+    finally:
+        if other is not None and other.poll() is None:
+            other.terminate()  # it can be resumed, as this one
+
+
+def _moved(clip: Tensor) -> list[tuple[str, Tensor]]:
+    """Three crops of a clip, ``(T, 3, S, S)``, that show the actor on the right, in the middle and on the left."""
+    side = round(0.7 * clip.shape[-1])
+    spare = clip.shape[-1] - side
+    top = spare // 2
+    at = {"actor on the right": 0, "actor in the middle": spare // 2, "actor on the left": spare}
+    return [(name, clip[..., top : top + side, left : left + side]) for name, left in at.items()]
 
 
 def run_pretrained(out: Path, clips: int) -> None:

@@ -21,12 +21,12 @@ from gesta.plugins.smem import SMEM
 from gesta.plugins.stan import STAN
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 from gesta.recipes.own_videos import probe
-from gesta.recipes.synthetic import demo
+from gesta.recipes.synthetic import mvitv2
 
 
 def equal_budget(model: str = "timesformer_tiny", root: str = "data/marionette") -> Recipe:
-    """Any tiny model, 24 epochs of the demo's training.   gesta train experiments.equal_budget --model mfst_tiny"""
-    recipe = demo(root)
+    """Any tiny model, 24 epochs of mvitv2's training.   gesta train experiments.equal_budget --model mfst_tiny"""
+    recipe = mvitv2(root)
     recipe.name = f"experiments-{model}"
     recipe.model = model_config(model, classes=recipe.model.classes)
     recipe.train.epochs = 24

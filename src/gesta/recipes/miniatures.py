@@ -1,4 +1,5 @@
-"""A recipe made small enough for two CPU cores: the tiny model, the synthetic data set, the demo's training.
+"""A recipe made small enough for two CPU cores: the tiny model, the synthetic data set, the training of
+:func:`gesta.recipes.synthetic.mvitv2`.
 
 What a paper compares stays as its recipe sets it. Each paper's file says in its ``MINIATURES`` which fields these are.
 """
@@ -13,7 +14,7 @@ from gesta.config import copy, replace, reset_unused
 from gesta.marionette.dataset import HeldOut, Marionette
 from gesta.model import ModelConfig, block_grids
 from gesta.recipe import Recipe
-from gesta.recipes.synthetic import demo
+from gesta.recipes.synthetic import mvitv2
 from gesta.records import DataConfig, class_counts
 
 
@@ -28,8 +29,8 @@ class Miniature:
         moves: for each block of the recipe's model the tiny model's that plug-ins before it move to; empty for the one
             in proportion.
         adapt: what else the tiny model takes from the recipe's, which is given first, in its own size.
-        lr: the recipes' usual learning rate: the miniature's is the demo's, times the recipe's over this one. None
-            leaves the demo's.
+        lr: the recipes' usual learning rate: the miniature's is mvitv2's, times the recipe's over this one. None
+            leaves mvitv2's.
         start: what a miniature has to start from where the paper starts from weights; empty for what the paper has.
     """
 
@@ -54,7 +55,7 @@ def shrink(recipe: Recipe, how: Miniature, data: DataConfig | None = None) -> Re
         how: what its model becomes.
         data: read this instead of Marionette, and keep the views of the recipe's test.
     """
-    marionette, small = demo(), copy(recipe)
+    marionette, small = mvitv2(), copy(recipe)
     small.name = f"{recipe.name}-miniature"
     small.model = _small_model(recipe.model, how)
     frozen = recipe.train.freeze
