@@ -128,7 +128,8 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     videos, plain = out.parent / "marionette", out.parent / f"{out.name}-without-stan"
     recipe = demo(str(videos))
     if epochs is not None:
-        recipe.train.epochs = epochs
+        # so few have no room for the recipe's warm-up
+        recipe.train.epochs, recipe.train.warmup_epochs = epochs, min(recipe.train.warmup_epochs, epochs / 2)
 
     _say(began, f"1/4 videos of an articulated puppet, in {videos}")
     print(make_set(videos, clips=clips, size=SIZE))
@@ -138,7 +139,6 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     _say(began, f"2/4 training {recipe.name} in {out}, and at the same time without STAN in {plain}")
     _train_both(recipe, out, plain)
     results = Result.read(out / "result.json"), Result.read(plain / "result.json")
-    print(results[0])
     tops = " and ".join(f"{result.top1 or 0:.1f} %" for result in results)
     print(f"\nwith and without STAN: {tops} of {results[0].counts.scored} clips of held-out subjects and cameras")
 
@@ -167,6 +167,7 @@ def _train_both(recipe: Recipe, out: Path, plain: Path) -> None:
     else:
         root = recipe.data.root  # type: ignore[attr-defined]
         command += ["demo", "--stan", "False", "--data.root", root, "--train.epochs", str(recipe.train.epochs)]
+        command += ["--train.warmup-epochs", str(recipe.train.warmup_epochs)]
     other = None
     if not (plain / "result.json").is_file():
         # of the current folder, which may be that of others' videos, it imports nothing
@@ -174,7 +175,9 @@ def _train_both(recipe: Recipe, out: Path, plain: Path) -> None:
         with log.open("w") as file:
             other = subprocess.Popen([*command, "--run", str(plain)], stdout=file, stderr=file, env=environment)
     try:
-        if not (out / "result.json").is_file():
+        if (out / "result.json").is_file():
+            print(f"{out} holds a finished run; delete it to train again")
+        else:
             before = torch.get_num_threads()
             torch.set_num_threads(int(threads))
             train(recipe, out, resume=(out / "last.ckpt").is_file())
