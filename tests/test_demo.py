@@ -59,8 +59,9 @@ def test_the_pretrained_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(demo_steps, "make_set", None)
     for flags, message in (
         ([], "pip install no-such-package"),
-        (["--epochs", "3"], "leave --epochs and --all-layouts out"),
-        (["--all-layouts"], "leave --epochs and --all-layouts out"),
+        (["--epochs", "3"], "leave --epochs out"),
+        (["--all-layouts"], "--pretrained and --all-layouts are two different demos"),
+        (["--claims"], "--pretrained and --claims are two different demos"),
     ):
         with pytest.raises(SystemExit):
             main(["demo", "--pretrained", "--out", str(tmp_path / "run"), *flags])

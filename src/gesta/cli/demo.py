@@ -20,13 +20,25 @@ def add_verbs(verbs: Verbs) -> None:
 
     text = "instead, in about five minutes: a probe on features of a network trained on ImageNet, of the same videos"
     sub.add_argument("--pretrained", action="store_true", help=text)
+    text = "instead, in about three minutes: test a claim of a paper live, by two trainings at the same time"
+    sub.add_argument("--claims", action="store_true", help=text)
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from gesta.cli.demo_steps import run_demo, run_layouts, run_pretrained
+    from gesta.cli.demo_steps import run_claim, run_demo, run_layouts, run_pretrained
 
-    if options.pretrained and (options.all_layouts or options.epochs is not None):
-        raise GestaError("--pretrained trains only probes: leave --epochs and --all-layouts out")
+    modes = [
+        f"--{name}" for name in ("pretrained", "claims", "all-layouts") if getattr(options, name.replace("-", "_"))
+    ]
+    if len(modes) > 1:
+        raise GestaError(f"{' and '.join(modes)} are two different demos; give one of them")
+    if options.claims and options.epochs is not None:
+        raise GestaError("--claims has epochs of its own: leave --epochs out")
+    if options.claims:
+        run_claim(Path(options.out or "runs/demo-claim"), clips=400 if options.clips is None else options.clips)
+        return 0
+    if options.pretrained and options.epochs is not None:
+        raise GestaError("--pretrained trains only probes: leave --epochs out")
     if options.pretrained:
         run_pretrained(Path(options.out or "runs/pretrained"), clips=600 if options.clips is None else options.clips)
         return 0

@@ -19,11 +19,14 @@ from gesta.analysis.sources import read_clip
 from gesta.analysis.warp import draw_warps, measure_warp
 from gesta.checkpoint import load
 from gesta.checkpoint.hub import resolve
-from gesta.config import replace
+from gesta.claims.ctn import STEM_LINEAR, TOKENS, TUBE_LINEAR
+from gesta.claims.metrics import right_order, shuffled
+from gesta.config import replace, to_json
 from gesta.curation.check import check
 from gesta.curation.contact_sheet import contact_sheet
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
+from gesta.files import make_folder, write_text
 from gesta.marionette.dataset import make_set
 from gesta.marionette.layouts.layout import LAYOUT_DATA, data_fields, make_layout
 from gesta.prediction.predict import predict
@@ -110,6 +113,9 @@ def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> s
 SIZE = 96
 """Height and width of the demo's videos in pixels, of which the network sees 64 × 64."""
 
+CLAIM_SIZE, CLAIM_EPOCHS = 64, 24
+"""The same of :func:`run_claim`, whose networks see 48 × 48, and its epochs."""
+
 
 def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     """Make videos, train with and without STAN, evaluate on held-out subjects and cameras, report, explain, predict.
@@ -129,7 +135,7 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     recipe = demo(str(videos))
     if epochs is not None:
         # so few have no room for the recipe's warm-up
-        recipe.train.epochs, recipe.train.warmup_epochs = epochs, min(recipe.train.warmup_epochs, epochs / 2)
+        recipe.train.epochs, recipe.train.warmup_epochs = epochs, min(1, epochs / 2)
 
     _say(began, f"1/4 videos of an articulated puppet, in {videos}")
     print(make_set(videos, clips=clips, size=SIZE))
@@ -137,7 +143,9 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     print(f"what they look like: {sheet}")
 
     _say(began, f"2/4 training {recipe.name} in {out}, and at the same time without STAN in {plain}")
-    _train_both(recipe, out, plain)
+    without = demo(str(videos), stan=False)
+    without.train = recipe.train
+    _train_both((recipe, without), (out, plain))
     results = Result.read(out / "result.json"), Result.read(plain / "result.json")
     tops = " and ".join(f"{result.top1 or 0:.1f} %" for result in results)
     print(f"\nwith and without STAN: {tops} of {results[0].counts.scored} clips of held-out subjects and cameras")
@@ -157,33 +165,70 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     _say(began, "done. Your own videos: gesta train finetune --data.root FOLDER (one folder per action)")
 
 
-def _train_both(recipe: Recipe, out: Path, plain: Path) -> None:
-    """Train the recipe, and in a process of its own the same network without STAN; each has half of the cores."""
+def run_claim(out: Path, clips: int) -> None:
+    """Test one claim live: train two arms of ``ctn.tokens`` at the same time, once, on fewer clips, and compare them.
+
+    Args:
+        out: folder of both runs and of the videos.
+        clips: number of videos to make.
+
+    Raises:
+        GestaError: a training failed.
+    """
+    began, cpu = time.monotonic(), torch.device("cpu")
+    arms, runs = (STEM_LINEAR, TUBE_LINEAR), (out / "stem", out / "tubelets")
+    print(f"{TOKENS.name}: {TOKENS.statement}\n({TOKENS.source})")
+    _say(began, f"1/3 videos of an articulated puppet, in {out / 'marionette'}")
+    print(make_set(out / "marionette", clips=clips, size=CLAIM_SIZE))
+
+    _say(began, f"2/3 training {runs[0]}, and at the same time {runs[1]}")
+    recipes = [arm.make() for arm in arms]
+    for recipe, run in zip(recipes, runs):
+        recipe.name, recipe.train.epochs = run.name, CLAIM_EPOCHS
+        recipe.data.root = str(out / "marionette")  # type: ignore[attr-defined]
+    _train_both(recipes, runs)
+
+    _say(began, "3/3 both on held-out subjects and cameras")
+    top1 = [Result.read(run / "result.json").top1 or 0.0 for run in runs]
+    print(f"{'':18}{'top-1 %':>9}{'right order %':>15}{'frames in random order %':>26}")
+    for arm, recipe, run, value in zip(arms, recipes, runs, top1):
+        trained = load(run)
+        order, mixed = (measure(trained, recipe, cpu) for measure in (right_order, shuffled))
+        print(f"{arm.name:18}{value:9.1f}{order:15.1f}{mixed:26.1f}")
+    print(f"difference: {top1[0] - top1[1]:+.1f} points, of one seed. Right order: of two actions that are each other")
+    print("played backwards, of which 50 % are right by chance.")
+    _say(began, f"done. With all arms and five seeds: gesta claims {TOKENS.name} --out runs/claims (docs/claims.md)")
+
+
+def _train_both(recipes: Sequence[Recipe], runs: Sequence[Path]) -> None:
+    """Train two recipes at the same time, the second in a process of its own; each has half of the cores.
+
+    A finished run is kept, and an interrupted one resumes.
+    """
     threads = str(max(1, cpu_cores() // 2))
-    log = plain.with_suffix(".log")
-    command = [sys.executable, "-m", "gesta", "train"]
-    if (plain / "last.ckpt").is_file():
-        command += ["--resume"]
-    else:
-        root = recipe.data.root  # type: ignore[attr-defined]
-        command += ["demo", "--stan", "False", "--data.root", root, "--train.epochs", str(recipe.train.epochs)]
-        command += ["--train.warmup-epochs", str(recipe.train.warmup_epochs)]
+    log, file = runs[1].with_suffix(".log"), runs[1].with_suffix(".json")
     other = None
-    if not (plain / "result.json").is_file():
+    if not (runs[1] / "result.json").is_file():
+        command = [sys.executable, "-m", "gesta", "train", "--run", str(runs[1])]
+        if (runs[1] / "last.ckpt").is_file():
+            command.append("--resume")
+        else:
+            write_text(make_folder(file.parent) / file.name, json.dumps(to_json(recipes[1]), indent=2))
+            command.append(str(file))
         # of the current folder, which may be that of others' videos, it imports nothing
         environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONSAFEPATH": "1"}
-        with log.open("w") as file:
-            other = subprocess.Popen([*command, "--run", str(plain)], stdout=file, stderr=file, env=environment)
+        with log.open("w") as printed:
+            other = subprocess.Popen(command, stdout=printed, stderr=printed, env=environment)
     try:
-        if (out / "result.json").is_file():
-            print(f"{out} holds a finished run; delete it to train again")
+        if (runs[0] / "result.json").is_file():
+            print(f"{runs[0]} holds a finished run; delete it to train again")
         else:
             before = torch.get_num_threads()
             torch.set_num_threads(int(threads))
-            train(recipe, out, resume=(out / "last.ckpt").is_file())
+            train(recipes[0], runs[0], resume=(runs[0] / "last.ckpt").is_file())
             torch.set_num_threads(before)
         if other is not None and other.wait():
-            raise GestaError(f"the training without STAN in {plain} failed; see {log}")
+            raise GestaError(f"the training in {runs[1]} failed; {log} says why")
     finally:
         if other is not None and other.poll() is None:
             other.terminate()  # it can be resumed, as this one
