@@ -7,6 +7,7 @@ from functools import partial
 from gesta.claims.claim import TOP1, Arm, Claim, Comparison, MarionetteSet, Metric
 from gesta.claims.controls import PlainLayers, STANControl
 from gesta.claims.metrics import by_shift, displaced, theta_follows, theta_matters
+from gesta.config import replace
 from gesta.marionette.dataset import Marionette
 from gesta.model import Insert, LayerConfig
 from gesta.plugins.stan import STAN
@@ -40,19 +41,22 @@ def arm(name: str, why: str, layer: LayerConfig | None, is_control: bool = False
     return Arm(name=name, why=why, is_control=is_control, data=DISPLACED, make=partial(on_displaced, layer))
 
 
+PAPERS = STAN(p_scale=1.0)
+"""With steps of θ as large as the paper's; the default's are a tenth, for trainings that are longer."""
+
 NONE = arm("none", "the baseline: the ResNet alone.", None)
-WITH_STAN = arm("STAN", "θ from the clip.", STAN())
+WITH_STAN = arm("STAN", "θ from the clip.", PAPERS)
 COORDINATES = arm(
     "STAN with coordinates", "our extension: the deformation network also sees where each position is.",
-    STAN(coordinates=True),
+    replace(PAPERS, coordinates=True),
 )  # fmt: skip
 CONSTANT = arm(
     "constant θ", "θ is learned, and the same for all clips: what the warp and the residual do by themselves.",
-    STANControl(theta="constant"), True,
+    STANControl(theta="constant", stan=PAPERS), True,
 )  # fmt: skip
 OTHER = arm(
     "another clip's θ", "the same network, and every clip is warped with the θ of another one of its batch.",
-    STANControl(theta="other"), True,
+    STANControl(theta="other", stan=PAPERS), True,
 )  # fmt: skip
 PLAIN = arm(
     "plain layers", "a residual bottleneck of 3-D convolutions with as many parameters and more multiply-adds.",

@@ -20,7 +20,7 @@ from gesta.analysis.warp import draw_warps, measure_warp
 from gesta.checkpoint import load
 from gesta.checkpoint.hub import resolve
 from gesta.claims.ctn import STEM_LINEAR, TOKENS, TUBE_LINEAR
-from gesta.claims.metrics import right_order, shuffled
+from gesta.claims.metrics import right_order, shuffled, theta_follows
 from gesta.config import replace, to_json
 from gesta.curation.check import check
 from gesta.curation.contact_sheet import contact_sheet
@@ -158,6 +158,8 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
         measure_warp(name, model.model, clip) for name, clip in _moved(read_clip(test[0].path, model.model.config.clip))
     ]
     print(f"warp:   {write_figure(draw_warps(warps), out / 'warp.png')}")
+    follows = theta_follows(model, recipe, torch.device("cpu"))
+    print(f"correlation of θ's shift with the actor's position in {len(test)} clips: {follows:.2f}")
 
     _say(began, f"4/4 gesta predict {out} {test[0].path}")
     for prediction in predict(model, test[0].path, top=3):

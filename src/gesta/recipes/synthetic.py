@@ -29,14 +29,15 @@ def demo(root: str = "data/marionette", stan: bool = True) -> Recipe:
     """
     model = narrow_resnet()
     if stan:
-        model.inserts = [Insert(layer=STAN(coordinates=True), at=3)]
+        # with coordinates, so that θ can follow the actor; steps of θ as large as the paper's, since there are few
+        model.inserts = [Insert(layer=STAN(coordinates=True, mode="attention", p_scale=1.0), at=3)]
     return Recipe(
         name="demo" if stan else "demo-without-stan",
         model=model,
         data=Marionette(root=root, held_out="both"),
         train=TrainConfig(
-            epochs=30, batch_size=8, lr=5e-3, warmup_epochs=1, label_smoothing=0.1, validate_every=0, workers=0,
-            augment=Augment(scale=(0.7, 1.0), color_jitter=0.1),
+            epochs=30, batch_size=8, lr=2e-3, warmup_epochs=1, label_smoothing=0.1, validate_every=0, workers=0,
+            augment=Augment(scale=(0.6, 1.0), color_jitter=0.1),
         ),
         evaluate=EvaluateConfig(clips=2, crops=1, workers=0),
     )  # fmt: skip
