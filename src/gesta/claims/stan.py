@@ -30,8 +30,8 @@ def on_displaced(layer: LayerConfig | None) -> Recipe:
         model=model,
         data=Marionette(held_out="both"),
         train=TrainConfig(
-            epochs=50, batch_size=8, lr=2e-3, warmup_epochs=1, validate_every=0, workers=0,
-            augment=Augment(scale=(0.7, 1.0)),
+            epochs=60, batch_size=8, lr=1e-3, warmup_epochs=1, validate_every=0, workers=0,
+            augment=Augment(scale=(0.5, 1.0)),
         ),
         evaluate=EvaluateConfig(clips=1, crops=1, short_side=280, workers=0),
     )  # fmt: skip
