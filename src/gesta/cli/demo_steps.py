@@ -110,7 +110,7 @@ def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> s
     return f"{report.videos:6}{steps:6}  {result.protocol.views:24}{result.top1 or 0:6.1f}"
 
 
-SIZE = 96
+SIZE = 80
 """Height and width of the demo's videos in pixels, of which the network sees 64 × 64."""
 
 CLAIM_SIZE, CLAIM_EPOCHS = 64, 24

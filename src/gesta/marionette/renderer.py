@@ -183,44 +183,52 @@ class _Canvas:
         ray2 = u * u + v * v + 1
         ray_a = u * a[0] + v * a[1] + a[2]
         axis, grow = b - a, np.float32(cone.rb - cone.ra)
+        ray_axis = u * axis[0] + v * axis[1] + axis[2]
         m = axis @ axis - grow * grow
         c0 = a @ a - np.float32(cone.ra) ** 2
-        if m > 1e-6:
+        flank = m > 1e-6
+        if flank:
             t0 = (cone.ra * grow - a @ axis) / m
-            t1 = (u * axis[0] + v * axis[1] + axis[2]) / m
+            t1 = ray_axis / m
             q, h, c = ray2 - m * t1 * t1, ray_a + m * t0 * t1, c0 - m * t0 * t0
             root = h * h - q * c
             steep = q <= 0  # the ray runs more along the axis than the flank does: towards the wide end it enters the
             seen = (root > 0) | steep  # flank once, towards the narrow end it can only enter through the wide ball
+        else:
+            seen = np.ones_like(ray2, dtype=bool)
+        # what comes is computed of the pixels that the cone may cover, which are a third of the window
+        rows, columns = seen.nonzero()
+        ray2, ray_a, ray_axis = ray2[seen], ray_a[seen], ray_axis[seen]
+        if flank:
+            t1, q, h, root, steep = t1[seen], q[seen], h[seen], root[seen], steep[seen]
             square = np.sqrt(np.maximum(root, 0))
             s = np.where(h > 0, c / np.maximum(h + square, 1e-9), (h - square) / np.where(np.abs(q) < 1e-9, 1e-9, q))
             along = t0 + s * t1
             along = np.where(steep & (t1 * grow < 0), np.float32(2 if grow > 0 else -1), along)
-            t = np.clip(along, 0, 1)
+            t = _between_0_and_1(along)
             ball = t != along
         else:
             s = t = np.zeros_like(ray2)
-            seen = ball = np.ones_like(ray2, dtype=bool)
-        h = ray_a + t * (u * axis[0] + v * axis[1] + axis[2])  # t is 0 or 1 where it matters
+            ball = np.ones_like(ray2, dtype=bool)
+        h = ray_a + t * ray_axis  # t is 0 or 1 where it matters
         c = np.where(t > 0, b @ b - np.float32(cone.rb) ** 2, c0)
         root = h * h - ray2 * c
-        seen = seen & (~ball | (root > 0))
         s = np.where(ball, (h - np.sqrt(np.maximum(root, 0))) / ray2, s)
-        depth = self.depth[window]
-        seen &= s < depth
-        if not seen.any():
+        rows, columns = rows + window[0].start, columns + window[1].start
+        hit = (~ball | (root > 0)) & (s < self.depth[rows, columns])
+        if not hit.any():
             return
-        rows, columns = np.nonzero(seen)
-        s, t = s[seen], t[seen]
-        point = np.stack([u[0, columns] * s, v[rows, 0] * s, s], -1)
+        rows, columns, s, t = rows[hit], columns[hit], s[hit], t[hit]
+        point = np.empty((len(s), 3), dtype=np.float32)
+        point[:, 0], point[:, 1], point[:, 2] = self.rays[0][columns] * s, self.rays[1][rows] * s, s
         normal = (point - (a + t[:, None] * axis)) / (cone.ra + t * grow)[:, None]
         base = np.asarray(cone.colour, dtype=np.float32)
         if cone.stripes and cone.second is not None:
             wave = np.sin(t * np.float32(2 * np.pi * cone.stripes * np.sqrt(axis @ axis)))
-            fraction = np.clip(0.5 + 3 * wave, 0, 1)[:, None]
+            fraction = _between_0_and_1(0.5 + 3 * wave)[:, None]
             base = base + fraction * (np.asarray(cone.second, dtype=np.float32) - base)
-        depth[seen] = s
-        self.colour[window][seen] = base * self._shade(normal)
+        self.depth[rows, columns] = s
+        self.colour[rows, columns] = base * self._shade(normal)
 
     def box(self, turn: Array, offset: Array, box: Box) -> None:
         """Draw a box by intersecting each ray with its three slabs; ``offset`` is from its centre to the eye."""
@@ -259,8 +267,13 @@ class _Canvas:
         up, lit = (normal[:, 0] * v[0] + normal[:, 1] * v[1] + normal[:, 2] * v[2] for v in (self.up, self.light))
         sky = 0.46 + 0.14 * up
         lamp = 0.58 * np.maximum(lit, 0)
-        outline = 0.8 + 0.2 * np.clip(-normal[:, 2] * 1.6, 0, 1)
+        outline = 0.8 + 0.2 * _between_0_and_1(-normal[:, 2] * 1.6)
         return ((sky + lamp) * outline)[:, None] * self.gain
+
+
+def _between_0_and_1(x: Array) -> Array:
+    """As ``np.clip(x, 0, 1)``, which takes four times as long for the few numbers of a limb."""
+    return np.minimum(np.maximum(x, x.dtype.type(0)), x.dtype.type(1))
 
 
 def _rays(side: int, focal: float, middle: Array) -> tuple[Array, Array]:
@@ -373,9 +386,9 @@ def _shadow(cones: list[Cone], boxes: list[Box], light: Array, x: Array, z: Arra
             continue
         px, pz = x[near] - a[0], z[near] - a[1]
         sx, sz = b - a
-        t = np.clip((px * sx + pz * sz) / max(sx * sx + sz * sz, 1e-9), 0, 1)
+        t = _between_0_and_1((px * sx + pz * sz) / max(sx * sx + sz * sz, 1e-9))
         far = np.sqrt((px - t * sx) ** 2 + (pz - t * sz) ** 2)
         edge = 0.03 + 0.12 * high
-        part = np.clip((ra + t * (rb - ra) + 0.4 * edge - far) / edge + 0.3, 0, 1) * (1 / (1 + 0.35 * high))
+        part = _between_0_and_1((ra + t * (rb - ra) + 0.4 * edge - far) / edge + 0.3) * (1 / (1 + 0.35 * high))
         dark[near] = np.maximum(dark[near], part)
     return dark

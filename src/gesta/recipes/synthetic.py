@@ -37,7 +37,7 @@ def demo(root: str = "data/marionette", stan: bool = True) -> Recipe:
         data=Marionette(root=root, held_out="both"),
         train=TrainConfig(
             epochs=30, batch_size=8, lr=2e-3, warmup_epochs=1, label_smoothing=0.1, validate_every=0, workers=0,
-            augment=Augment(scale=(0.6, 1.0), color_jitter=0.1),
+            augment=Augment(scale=(0.6, 1.0)),
         ),
         evaluate=EvaluateConfig(clips=2, crops=1, workers=0),
     )  # fmt: skip
