@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -225,15 +226,29 @@ def _train_both(recipes: Sequence[Recipe], runs: Sequence[Path]) -> None:
         if (runs[0] / "result.json").is_file():
             print(f"{runs[0]} holds a finished run; delete it to train again")
         else:
-            before = torch.get_num_threads()
-            torch.set_num_threads(int(threads))
-            train(recipes[0], runs[0], resume=(runs[0] / "last.ckpt").is_file())
-            torch.set_num_threads(before)
+            with _threads(threads):
+                train(recipes[0], runs[0], resume=(runs[0] / "last.ckpt").is_file())
         if other is not None and other.wait():
             raise GestaError(f"the training in {runs[1]} failed; {log} says why")
     finally:
         if other is not None and other.poll() is None:
             other.terminate()  # it can be resumed, as this one
+
+
+@contextmanager
+def _threads(threads: str) -> Iterator[None]:
+    """So many threads of torch in this process, also where a training would choose their number."""
+    before, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = threads
+    torch.set_num_threads(int(threads))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if variable is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = variable
 
 
 def _moved(clip: Tensor) -> list[tuple[str, Tensor]]:

@@ -128,9 +128,9 @@ class R3DTrunk(VideoModel):
     def stem_map(self, video: Tensor) -> Tensor:
         """Convolution, batch norm, ReLU, max-pool: ``(B, 3, T, H, W)`` to ``(B, w, T / 2, H / 4, W / 4)`` (Hara).
 
-        From the convolution on, channels lie last: on CPUs max-pooling is then ten times as fast, bottlenecks a little.
+        Channels lie last: on CPUs max-pooling is then ten times as fast, the first convolution twice, others a little.
         """
-        x = self.conv1(video).contiguous(memory_format=torch.channels_last_3d)
+        x = self.conv1(video.contiguous(memory_format=torch.channels_last_3d))
         return self.maxpool(self.relu(self.bn1(x)))
 
     def bottlenecks(self, stage: int) -> list[Bottleneck]:
