@@ -1,6 +1,6 @@
 """Does STAN's θ follow the puppet? Known positions against θ, and what the network makes of other clips' θ.
 
-    python benchmarks/experiments/stan_theta.py runs/demo [--crops 4] [--seed 0]
+    python benchmarks/experiments/stan_theta.py runs/mvitv2 [--crops 4] [--seed 0]
 
 Of every test clip of the run's Marionette set, squares are cut at random (0.7 to 1 of the picture's side), as training
 cuts them; where the puppet stands in each is known from its geometry. Printed are the spread of θ over clips, the
