@@ -1,8 +1,8 @@
 """STAN: one learnt space-time transform per clip, under which a feature map is resampled.
 
 Source: J. Ye, J. Liang, "Spatial-Temporal Alignment Network for Action Recognition", 2023 (arXiv 2308.09897), §2; no
-official code exists. What the paper leaves open is decided in ``docs/fidelity.md`` (S1 to S16, S19); decisions about the
-layer are fields of :class:`STAN`.
+official code exists. What the paper leaves open is decided in ``docs/fidelity.md`` (S1 to S16, S19); decisions about
+the layer are fields of :class:`STAN`.
 
 A deformation network D regresses θ (4 × 4, rows and columns in the order t, x, y, 1; x along W, y along H) from the
 map; the warp samples the map at ``s = θ o`` for every output position ``o``, in coordinates that run from -1 to 1 over

@@ -16,10 +16,11 @@ from gesta.marionette.dataset import Marionette
 from gesta.model import ClipSpec, Insert, LayerConfig
 from gesta.models import model_config
 from gesta.models.frames import TimmFramesConfig
+from gesta.models.std_former import STDFormerConfig
 from gesta.plugins.ata import ATA
 from gesta.plugins.smem import SMEM
 from gesta.plugins.stan import STAN
-from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
+from gesta.recipe import Augment, EvaluateConfig, Init, Recipe, TrainConfig
 from gesta.recipes.own_videos import probe
 from gesta.recipes.synthetic import mvitv2
 
@@ -51,6 +52,28 @@ def resnet(root: str = "data/marionette", epochs: int = 30) -> Recipe:
     recipe.name = "experiments-resnet"
     for switch in ("tda", "sda", "mf"):  # temporal, spatial aggregation, multi-level fusion
         setattr(recipe.model, switch, False)
+    return recipe
+
+
+def from_frames(model: str = "std_former_tiny", root: str = "data/marionette") -> Recipe:
+    """A tiny model from an encoder of frames, 30 epochs.   gesta train experiments.from_frames --init.weights RUN
+
+    The encoder is a run of ``gesta pretrain frames --model NAME``, which stands in for the image weights that the
+    papers start from. From random weights these models learn single frames by heart.
+
+    Args:
+        model: std_former_tiny, rpe_stdt_tiny or timesformer_tiny.
+        root: the synthetic data set.
+    """
+    network = model_config(model, classes=12)
+    if isinstance(network, STDFormerConfig):
+        network.ctm_residual = "query"  # as the base model's, so that the encoder's features reach the classifier
+    recipe = mvitv2(root)
+    recipe.name, recipe.model = f"from-frames-{model}", network
+    recipe.train = replace(recipe.train, epochs=30, label_smoothing=0.0, validate_every=0)
+    recipe.train.augment = Augment(scale=(0.8, 1.0), color_jitter=0.1)
+    recipe.evaluate = EvaluateConfig(clips=1, crops=1, short_side=224)
+    recipe.init = Init(min_matched=0.3, expected="an encoder of single frames")
     return recipe
 
 
