@@ -43,7 +43,7 @@ def with_parts(*names: str) -> Recipe:
         model=model,
         data=Marionette(held_out="both"),
         train=TrainConfig(
-            epochs=20, batch_size=8, lr=1e-3, warmup_epochs=1, validate_every=0, workers=0,
+            epochs=30, batch_size=16, lr=1e-3, warmup_epochs=1, validate_every=0, workers=0,
             augment=Augment(scale=(0.8, 1.0), color_jitter=0.1),
         ),
         evaluate=EvaluateConfig(clips=1, crops=1, short_side=224, workers=0),
