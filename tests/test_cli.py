@@ -369,3 +369,14 @@ def test_public_weights_without_a_classifier_are_refused(
     video = str(make_video("a.mp4", frames=4))
     assert run("predict", "--model", "r3d_tiny", "--weights", str(tmp_path / "backbone.pth"), video) == 1
     assert "gesta train finetune --model r3d_tiny --init.weights" in capsys.readouterr().err
+
+
+def test_flags_of_a_timeline_are_used_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, sentence in {
+        "evaluate run --hop 0.2": "--hop is about the windows of a timeline",
+        "evaluate run --threshold 0.2": "--threshold is about the windows of a timeline",
+        "evaluate run --timeline --evaluate.clips 9": "--evaluate.clips changes nothing in a timeline",
+        "predict run a.mp4 --window 3": "--window is about the windows of a timeline",
+    }.items():
+        assert run(*command.split()) == 1, command
+        assert sentence in capsys.readouterr().err, command

@@ -42,6 +42,7 @@ from .plugins.st_manet import SDA as SDA
 from .plugins.st_manet import TDA as TDA
 from .plugins.stan import STAN as STAN
 from .plugins.stdm import STDM as STDM
+from .prediction.localise import evaluate_timeline as evaluate_timeline
 from .prediction.predict import predict as predict
 from .prediction.prediction import Prediction as Prediction
 from .prediction.timeline import TimelineConfig as TimelineConfig

@@ -117,7 +117,7 @@ def make_fabric(precision: Precision = "32-true", device: str | torch.device = "
 
         for name in ("lightning.fabric", "lightning.pytorch"):  # importing them sets another level
             logging.getLogger(name).setLevel(logging.WARNING)  # without remarks on what was asked for
-        world_size = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+        world_size = processes()
         per_node = os.environ.get("LOCAL_WORLD_SIZE")
         nodes = world_size // int(per_node) if per_node else int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
         kind, which = _kind_of_device(device, world_size)
@@ -154,6 +154,11 @@ def _kind_of_device(device: str | torch.device, processes: int) -> tuple[str, in
             f"choose {kind}, or start one process"
         )
     return kind, int(index) if numbered and kind != "cpu" else None
+
+
+def processes() -> int:
+    """How many processes torchrun or srun started; works before they are connected."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
 
 
 def is_first_process() -> bool:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gesta.cli.options import Verbs, count, device_options, trust_option
+from gesta.cli.options import VerbParser, Verbs, count, device_options, trust_option
 from gesta.cli.public_weights import model_for_videos, model_options
 from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
@@ -34,30 +34,40 @@ def add_verb(verbs: Verbs) -> None:
     sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
     device_options(sub)
     sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
-    sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
-    sub.add_argument("--hop", type=float, help="step of the windows, in windows (default 0.5)")
-    sub.add_argument("--smoothing", type=int, help="windows averaged (default 3)")
     text = "least probability of a segment (default 0.5), or of a label (default 0.5 for multi-label models, else 0)"
-    sub.add_argument("--threshold", type=float, help=text)
-    sub.add_argument("--min-duration", type=float, metavar="S", help="shortest segment in seconds")
+    timeline_options(sub, text)
     sub.add_argument("--format", choices=["table", "text", "csv", "json", "srt"], default="table")
     sub.add_argument("--out", metavar="FILE", help="write there instead of printing")
     sub.add_argument("--draw", metavar="FILE", help="draw the segments onto a copy of the video (with --timeline)")
     trust_option(sub)
 
 
+def timeline_options(sub: VerbParser, threshold: str) -> None:
+    """How windows slide over a video and become segments; ``threshold`` is the help of that flag."""
+    sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
+    sub.add_argument("--hop", type=float, help="step of the windows, in windows (default 0.5)")
+    sub.add_argument("--smoothing", type=int, help="windows averaged (default 3)")
+    sub.add_argument("--threshold", type=float, help=threshold)
+    sub.add_argument("--min-duration", type=float, metavar="S", help="shortest segment in seconds")
+
+
+def given_timeline(options: argparse.Namespace, timeline: bool, *more: str) -> dict[str, Any]:
+    """Those fields of a :class:`TimelineConfig` that flags give, and ``more``; refused without a timeline."""
+    names = ("window", "hop", "smoothing", "min_duration", *more)
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if given and not timeline:
+        flag = next(iter(given)).replace("_", "-")
+        raise GestaError(f"--{flag} is about the windows of a timeline, which is not asked for; add --timeline")
+    return given
+
+
 def _predict(options: argparse.Namespace) -> int:
     from gesta.prediction.timeline import TimelineConfig, is_live
     from gesta.recipe import EvaluateConfig
 
-    views, given = (
-        {name: value for name in names if (value := getattr(options, name)) is not None}
-        for names in (("clips", "crops"), ("window", "hop", "smoothing", "min_duration"))
-    )
+    views = {name: value for name in ("clips", "crops") if (value := getattr(options, name)) is not None}
     timeline = options.timeline or any(map(is_live, options.sources))
-    if given and not timeline:
-        flag = next(iter(given)).replace("_", "-")
-        raise GestaError(f"--{flag} is about the windows of a timeline, which is not asked for; add --timeline")
+    given = given_timeline(options, timeline)
     if views and timeline:
         raise GestaError(
             f"--{next(iter(views))} is about a video as a whole, and a timeline sees one clip and one crop of each "

@@ -29,6 +29,8 @@ from gesta.errors import GestaError
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time
+    from gesta.evaluation.result import Result
+    from gesta.evaluation.timeline_result import TimelineResult
     from gesta.recipe import EvaluateJob, Recipe
     from gesta.recipes.published import Fusion
 
@@ -47,6 +49,11 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
     text = "result (default: result-SPLIT.json or FILE-result-SPLIT.json beside CKPT, or result-NAME-SPLIT.json)"
     sub.add_argument("--out", metavar="FILE", help=text)
+    text = (
+        "find the segments of long videos, and compare them with those of the data set (result: timeline-SPLIT.json …)"
+    )
+    sub.add_argument("--timeline", action="store_true", help=text)
+    predict.timeline_options(sub, "least probability of a segment (default 0.5)")
     device_options(sub)
     trust_option(sub)
 
@@ -149,24 +156,33 @@ def _evaluate(options: argparse.Namespace) -> None:
     from gesta.training.folder import why_optimistic
 
     check_model_options(options)
+    timeline = _timeline_fields(options)
+    kind = "timeline" if options.timeline else "result"
     recipe = None
     if options.model:
         job = _evaluate_job(options)
         model = load_model(options, label_order=job.data.classes())
-        folder, name = Path(), f"result-{options.model}"
+        folder, name = Path(), f"{kind}-{options.model}"
     else:
         local = weights_in(find_model(options.checkpoint))
-        folder, name = local.path.parent, "result"
+        folder, name = local.path.parent, kind
         if (folder / "recipe.json").is_file() and local.path.name != "best.safetensors":
-            name = f"{local.path.stem}-result"  # of other weights in a run: not to be taken for the run's own
+            name = f"{local.path.stem}-{kind}"  # of other weights in a run: not to be taken for the run's own
         if local.from_hub:  # nothing is written into the cache
-            folder, name = Path(), f"result-{local.repository}"
+            folder, name = Path(), f"{kind}-{local.repository}"
         if (folder / "recipe.json").is_file():
             recipe = read_recipe(folder / "recipe.json", trust_code=options.trust_code)
         job = _evaluate_job(options, folder, recipe)
         model = load_model(options, local, job.data.classes())
     how: dict[str, Any] = {"device": options.device, "precision": options.precision}
-    result = evaluate(model, job.data, config=job.evaluate, **how)
+    result: Result | TimelineResult
+    if options.timeline:
+        from gesta.prediction.localise import evaluate_timeline  # start-up time
+        from gesta.prediction.timeline import TimelineConfig
+
+        result = evaluate_timeline(model, job.data, config=TimelineConfig(**timeline), views=job.evaluate, **how)
+    else:
+        result = evaluate(model, job.data, config=job.evaluate, **how)
     if recipe and not options.data:
         result.optimistic = why_optimistic(recipe, job.evaluate.split)
     if not is_first_process():  # the first of several writes the result
@@ -175,6 +191,23 @@ def _evaluate(options: argparse.Namespace) -> None:
     print_results(options, result)  # first: a disk that cannot be written loses no result
     result.write(out)
     show(one_line(f"result: {out}"), sys.stderr)
+
+
+def _timeline_fields(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the timeline that flags give; flags that change nothing in one are refused."""
+    from gesta.prediction.localise import IGNORED
+    from gesta.processes import processes
+
+    given = predict.given_timeline(options, options.timeline, "threshold")
+    unused = {f"evaluate.{name}" for name in IGNORED} & set(named_fields(options.fields)) if options.timeline else ()
+    if unused:
+        raise GestaError(
+            f"--{min(unused).replace('_', '-')} changes nothing in a timeline, which has one clip and crop per window; "
+            "leave it out"
+        )
+    if options.timeline and processes() > 1:
+        raise GestaError("one process scores timelines: start gesta evaluate --timeline without torchrun or srun")
+    return given
 
 
 def _evaluate_job(options: argparse.Namespace, run: Path | None = None, recipe: Recipe | None = None) -> EvaluateJob:

@@ -85,7 +85,9 @@ def evaluate(
     fabric = fabric or make_fabric(precision, device)
     config = protocol(config, split=split, clips=clips, crops=crops)
     source = data if isinstance(data, DataConfig) else None
-    records, classes = _records(model, data, config.split, classes) if isinstance(data, DataConfig) else (data, classes)
+    records, classes = (
+        records_of_split(model, data, config.split, classes) if isinstance(data, DataConfig) else (data, classes)
+    )
     network, spaces = named_classes(model, classes)
     if not records:
         raise GestaError("there are no videos to evaluate: the list or split is empty")
@@ -101,11 +103,11 @@ def evaluate(
         scores, failures = _scores(records, spaces, labels, scored, source, network)
         result = Result(
             metrics=scores.measure(config.average),
-            model=_source(network, model if isinstance(model, TrainedModel) else None),
+            model=model_source(network, model if isinstance(model, TrainedModel) else None),
             data=to_json(source) if source is not None else None,
             list_hash=list_hash(records),
             protocol=_protocol(config, network.config.clip, records),
-            environment=_environment(config.decoder, fabric),
+            environment=environment(config.decoder, str(fabric.strategy.precision.precision), fabric.device),
             counts=scores.counts(len(scored.videos), sum(video.views for video in scored.videos.values())),
             failures=failures,
             partial=[Remark(index=f.index, name=f.name, reason=f.reason) for f in scored.partial],
@@ -116,7 +118,7 @@ def evaluate(
     return cast(Result, fabric.broadcast(result))  # the first process made one
 
 
-def _records(
+def records_of_split(
     model: TrainedModel | VideoModel, data: DataConfig, split: SplitName, classes: ClassNames | None
 ) -> tuple[Sequence[Record], ClassNames]:
     """What is scored of a data set, and its class names, which must be those of the model."""
@@ -227,7 +229,8 @@ def _scores(
     return scores, failures
 
 
-def _source(model: VideoModel, trained: TrainedModel | None) -> ModelSource:
+def model_source(model: VideoModel, trained: TrainedModel | None) -> ModelSource:
+    """Which model this is, for a result."""
     config = to_json(model.config)
     return ModelSource(
         summary=model.config.summary,
@@ -244,7 +247,7 @@ def _protocol(config: EvaluateConfig, clip: ClipSpec, records: Sequence[Record])
         clips=None if config.coverage == "contiguous" else config.clips,
         crops=config.crops,
         coverage=config.coverage,
-        sampling=_sampling(clip, records),
+        sampling=sampling_words(clip, records),
         short_videos=config.short_videos,
         short_side=test_short_side(config.short_side, clip.size),
         size=clip.size,
@@ -253,11 +256,12 @@ def _protocol(config: EvaluateConfig, clip: ClipSpec, records: Sequence[Record])
     )
 
 
-def _environment(decoder: str, fabric: Fabric) -> Environment:
+def environment(decoder: str, precision: str, device: torch.device) -> Environment:
+    """The software and hardware of this process, for a result."""
     return Environment(
         decoder=f"{decoder} {importlib.metadata.version({'pyav': 'av'}.get(decoder, decoder))}",
-        precision=str(fabric.strategy.precision.precision),
-        device=describe_device(fabric.device),
+        precision=precision,
+        device=describe_device(device),
         torch=torch.__version__,
         gesta=importlib.metadata.version("gesta"),
     )
@@ -293,7 +297,8 @@ def check_labels(records: Sequence[Record], spaces: dict[str, list[str]], multi_
                 )
 
 
-def _sampling(clip: ClipSpec, records: Sequence[Record]) -> str:
+def sampling_words(clip: ClipSpec, records: Sequence[Record]) -> str:
+    """The frames of a clip in the field's words, see :class:`gesta.evaluation.result.Protocol`."""
     present = {modality_of(stream.shows) for record in records for stream in record.streams}
     of = f" of {' and '.join(kind for kind in clip.streams if kind in present)}" if clip.streams else ""
     if clip.sampling == "uniform":

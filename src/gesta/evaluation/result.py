@@ -379,6 +379,10 @@ class Result:
             GestaError: no such file, not a result, one of a later version, or one whose parts do not fit together.
         """
         fields = read_json(path, Any, limit=MAX_BYTES, remedy="gesta evaluate writes a result")
+        if isinstance(fields, dict) and fields.get("kind") == "timeline":
+            raise GestaError(
+                f"{path}: is of gesta evaluate --timeline, which scores segments, not videos; give a result without it"
+            )
         if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
             raise GestaError(f"{path}: this is not a result of gesta evaluate, or one without a format number")
         if fields.pop("format") > FORMAT:

@@ -308,6 +308,16 @@ def _in_order(buffer: FrameBuffer, inverse: Tensor) -> Tensor:
     return images.view(*inverse.shape, *images.shape[1:])
 
 
+def frame_times(path: str, shows: Shows | None = None) -> np.ndarray:
+    """When each frame of a video is shown, ``(F,)``, in seconds as :func:`stream` says them; nothing is decoded.
+
+    Raises:
+        VideoError: it cannot be opened.
+    """
+    with decoding(path), _open(path, Deadline(path), {"shows": shows}) as source:
+        return np.arange(source.frames) / FALLBACK_FPS if isinstance(source, ImageFolder) else source.times()
+
+
 # --- all frames ------------------------------------------------------------------------------------------------------
 
 
