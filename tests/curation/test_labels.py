@@ -199,6 +199,11 @@ LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;">]>'
         ([task(region(1, 5, "x") | {"speed": 3})], {"frame_rate": "10"}, "fields 'speed' of regions"),
         ([task(region(1, 5, "two\nlines"))], {"frame_rate": "10"}, r"cannot hold the label 'two\\nlines'"),
         ([task(annotations=[{"result": []}, {"result": []}])], {}, "has 2 annotations; mark one"),
+        (
+            [{"id": 4, "video": "a.mp4"}, {"id": 4, "video": "a.mp4"}],
+            {"format": "label-studio"},
+            "are annotations of one",
+        ),
         (CVAT.format(step="", body=TRACK), {"frame_rate": "3"}, "says its times without a frame rate"),
         (CVAT.replace("?>\n", f"?>\n{LAUGHS}", 1).format(step="", body=""), {}, "has a document type"),
         (CVAT.format(step="", body='<image name="cat.jpg"/>'), {}, "lists the picture 'cat.jpg'"),

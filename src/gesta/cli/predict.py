@@ -36,7 +36,14 @@ def add_verb(verbs: Verbs) -> None:
     sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
     text = "least probability of a segment (default 0.5), or of a label (default 0.5 for multi-label models, else 0)"
     timeline_options(sub, text)
-    sub.add_argument("--format", choices=["table", "text", "csv", "json", "srt"], default="table")
+    text = "with --timeline, of all videos together: the segments that are least certain first"
+    sub.add_argument("--review", action="store_true", help=text)
+    formats = ["table", "text", "csv", "json", "srt", "label-studio"]
+    sub.add_argument(
+        "--format", choices=formats, default="table", help="label-studio: pre-annotations (with --timeline)"
+    )
+    text = "what Label Studio needs before a video's path to open it (/data/local-files/?d=)"
+    sub.add_argument("--url-prefix", metavar="URL", help=text)
     sub.add_argument("--out", metavar="FILE", help="write there instead of printing")
     sub.add_argument("--draw", metavar="FILE", help="draw the segments onto a copy of the video (with --timeline)")
     trust_option(sub)
@@ -83,6 +90,7 @@ def _predict(options: argparse.Namespace) -> int:
         threshold=options.threshold,
         format="json" if options.json else options.format,
         **{name: getattr(options, name) for name in ("top", "device", "precision", "timeline", "out", "draw")},
+        **{name: getattr(options, name) for name in ("review", "url_prefix")},
     )
 
 
@@ -101,16 +109,20 @@ def write_predictions(
     format: Format = "table",
     out: str | None = None,
     draw: str | None = None,
+    review: bool = False,
+    url_prefix: str | None = None,
 ) -> int:
     """Predict, write the predictions to ``out`` (or print them), and draw them onto a copy.
 
-    Cameras and streams have no end, so they always get a timeline; its lines appear as they are decided.
+    Cameras and streams have no end, so they always get a timeline; its lines appear as they are decided. With
+    ``review`` the segments of all videos are put in the order of :attr:`Prediction.certainty`, the least certain first.
 
     Returns:
         The exit status: 1 if any source had no prediction, else 0.
     """
     from gesta.checkpoint import TrainedModel
     from gesta.prediction.annotate import annotate
+    from gesta.prediction.pre_annotations import TaskNames
     from gesta.prediction.predict import find_sources, predict
     from gesta.prediction.timeline import TimelineConfig, is_live
     from gesta.prediction.timeline import timeline as segments
@@ -126,6 +138,7 @@ def write_predictions(
         and (modality_of(model.shows) != "depth" or timeline or live)
     ):
         print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
+    _check_review(format, timeline and not live, review, url_prefix, top)
     if draw and not (timeline and len(paths) == 1 and not live):
         raise GestaError("--draw needs --timeline and exactly one video that can be read twice")
     how: dict[str, Any] = {"classes": classes, "views": views, "top": top, "device": device, "precision": precision}
@@ -139,15 +152,31 @@ def write_predictions(
         predictions = predict(model, paths, threshold=threshold, **how)
     if live and format == "table":
         format = "text"  # a table is complete at the end, which a camera does not have
-    written = write_to(out, predictions, format, live)
+    if review:
+        predictions = iter(sorted(predictions, key=lambda p: p.certainty))
+    version = (model.name if isinstance(model, TrainedModel) else None) or "gesta"
+    written = write_to(out, predictions, format, live, TaskNames(url_prefix or "", version))
     for path in paths:
         name = without_passwords(path)
         if not any(p.path == name for p in written):
             sentence = f"{name}: no action reaches a probability of {config.threshold} (--threshold)"
             show(one_line(sentence), sys.stderr)
-    if format == "srt":  # subtitles have no place for them
+    if format in ("srt", "label-studio"):  # they have no place for them
         for broken in filter(lambda p: p.error, written):
             show(str(broken), sys.stderr)
     if draw:
         annotate(paths[0], written, draw)
     return int(any(p.error for p in written))
+
+
+def _check_review(format: Format, timeline: bool, review: bool, url_prefix: str | None, top: int | None) -> None:
+    """Refuse options about the review of segments that change nothing, or that do not go together."""
+    if url_prefix is not None and format != "label-studio":
+        raise GestaError("--url-prefix is about pre-annotations; add --format label-studio")
+    for flag, is_given in (("--review", review), ("--format label-studio", format == "label-studio")):
+        if is_given and not timeline:
+            raise GestaError(f"{flag} is about the segments of videos that have an end; add --timeline, and give files")
+    if review and format == "srt":
+        raise GestaError("--review changes the order, and subtitles stand in that of time; choose another --format")
+    if review and top == 1:
+        raise GestaError("--review compares a class with the next one, which --top 1 leaves out; leave --top out")

@@ -5,6 +5,7 @@
   (``segments.py``)
 - ``localise.py``: timelines scored against the segments of a list
 - ``prediction.py``: what both yield
-- ``writers.py``, ``annotate.py``: as tables, text, CSV, JSON and subtitles; drawn onto a copy of the video
+- ``writers.py``, ``pre_annotations.py``, ``annotate.py``: as tables, text, CSV, JSON and subtitles; for Label Studio;
+  drawn onto a copy of the video
 - ``background.py``: reading ahead of the model
 """

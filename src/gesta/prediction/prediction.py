@@ -45,6 +45,17 @@ class Prediction:
         labels = ", ".join(f"{name} {p:.3f}" for name, p in self.labels) or NO_CLASS
         return one_line(f"{self.path}{times}  {labels}{remark}")
 
+    @property
+    def certainty(self) -> float:
+        """How far the class of a segment is ahead of all others: the margin ``p₁ - p₂`` of its probability before the
+        greatest other one (Scheffer et al., IDA 2001), means over the windows of the segment.
+
+        A class that is named alone, as in segments of multi-label models, is compared with its absence:
+        ``p - (1 - p)``. Without any class it is -1, so that what could not be read comes first.
+        """
+        (_, first), *others = self.labels or (("", 0.0),)
+        return first - max((p for _, p in others), default=1 - first)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: path, start and end (seconds or null), labels, error (null if none)."""
         return {

@@ -1,4 +1,4 @@
-"""What ``gesta predict`` writes: a table, lines of text, CSV, JSON or subtitles."""
+"""What ``gesta predict`` writes: a table, lines of text, CSV, JSON, subtitles or pre-annotations."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from rich.text import Text
 
 from gesta.errors import GestaError
 from gesta.files import reporting, write_atomically
+from gesta.prediction.pre_annotations import TaskNames, tasks
 from gesta.prediction.prediction import NO_CLASS, Prediction, clock
 from gesta.progress import csv_cell, json_text, one_line, plain_console, subtitle
 
-Format = Literal["table", "text", "csv", "json", "srt"]
+Format = Literal["table", "text", "csv", "json", "srt", "label-studio"]
 
 
 def as_table(predictions: Iterable[Prediction]) -> Table:
@@ -39,22 +40,34 @@ def as_table(predictions: Iterable[Prediction]) -> Table:
     return table
 
 
-def write(predictions: Iterable[Prediction], format: Format, out: TextIO) -> list[Prediction]:
+def write(
+    predictions: Iterable[Prediction], format: Format, out: TextIO, names: TaskNames | None = None
+) -> list[Prediction]:
     """Write predictions as they come (a table when all are complete) and return them.
 
     Args:
         format: ``table`` for people; ``text`` one line each; ``csv`` one row per class, rank 1 first; ``json`` an
-            array of :meth:`Prediction.to_json`; ``srt`` subtitles, which need the timeline of a single video. In each,
+            array of :meth:`Prediction.to_json`; ``srt`` subtitles, which need the timeline of a single video;
+            ``label-studio`` tasks with pre-annotations, which need timelines and are written at the end. In each,
             names are escaped so that they stay text (:mod:`gesta.progress`).
+        out: an open text file.
+        names: what pre-annotations say besides the segments.
 
     Raises:
-        GestaError: ``srt`` of whole videos or of several videos.
+        GestaError: ``srt`` of whole videos or of several videos, ``label-studio`` of whole videos.
     """
     written: list[Prediction] = []
     if format == "table":
         written = list(predictions)
         # a file or pipe has no width of its own; a wide table keeps each prediction on one line
         plain_console(file=out, width=None if out.isatty() else 160).print(as_table(written))
+        return written
+    if format == "label-studio":
+        try:
+            for p in predictions:
+                written.append(p)
+        finally:  # also after Ctrl-C
+            out.write("[\n" + ",\n".join(map(json_text, tasks(written, names or TaskNames()))) + "\n]\n")
         return written
     writer = {"text": _text, "csv": _csv, "json": _json, "srt": _srt}[format](out)
     next(writer)
@@ -70,7 +83,11 @@ def write(predictions: Iterable[Prediction], format: Format, out: TextIO) -> lis
 
 
 def write_to(
-    path: str | None, predictions: Iterable[Prediction], format: Format, live: bool = False
+    path: str | None,
+    predictions: Iterable[Prediction],
+    format: Format,
+    live: bool = False,
+    names: TaskNames | None = None,
 ) -> list[Prediction]:
     """Write predictions to a file, or print them if ``path`` is None; else as :func:`write`.
 
@@ -81,16 +98,16 @@ def write_to(
         GestaError: the file cannot be written.
     """
     if path is None:
-        return write(predictions, format, sys.stdout)
+        return write(predictions, format, sys.stdout, names)
     if live:
         with reporting(path), open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return write(predictions, format, file)
+            return write(predictions, format, file, names)
     stopped: KeyboardInterrupt | None = None
     written: list[Prediction] = []
     with write_atomically(path) as binary:
         text = io.TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline="")
         try:
-            written = write(predictions, format, text)
+            written = write(predictions, format, text, names)
         except KeyboardInterrupt as error:
             stopped = error
         finally:

@@ -32,12 +32,12 @@ def read_json(export: Export, tasks: Any) -> None:
         for number, task in enumerate(rows, 1):
             _read_task(export, task, f"task {task.get('id', number)}")
     else:
-        for number, row in enumerate(rows, 1):
-            _read_row(export, row, f"entry {number}")
+        _read_rows(export, [(f"entry {number}", row) for number, row in enumerate(rows, 1)])
 
 
 def read_csv(export: Export, text: str) -> None:
     """Segments of a CSV export, whose cells are text or JSON."""
+    rows = []
     for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), 2):
         cells: dict[str, Any] = {}
         for name, cell in row.items():
@@ -45,7 +45,8 @@ def read_csv(export: Export, text: str) -> None:
                 export.fail(f"line {number} has another number of cells than the header", "correct its quotes")
             is_json = cell.startswith(("[", "{"))
             cells[name] = parse_json(cell, f"{export.path}, line {number}, column {name}") if is_json else cell
-        _read_row(export, cells, f"line {number}")
+        rows.append((f"line {number}", cells))
+    _read_rows(export, rows)
 
 
 def _read_task(export: Export, task: dict[str, Any], where: str) -> None:
@@ -138,6 +139,19 @@ def _rate(export: Export, data: dict[str, Any], where: str) -> float:
     if not 0 < rate < 1e6:
         export.fail(f"{where}: {rate} frames per second are impossible", "correct --frame-rate")
     return rate
+
+
+def _read_rows(export: Export, rows: list[tuple[str, dict[str, Any]]]) -> None:
+    """Entries of JSON-MIN or lines of CSV, one per task."""
+    tasks: dict[Any, str] = {}
+    for where, row in rows:
+        if (number := row.get("id")) is not None and number in tasks:
+            export.fail(
+                f"{tasks[number]} and {where} are annotations of one task ({number})",
+                "export JSON with one of them marked as ground truth, or delete the others",
+            )
+        tasks[number] = where
+        _read_row(export, row, where)
 
 
 def _read_row(export: Export, row: dict[str, Any], where: str) -> None:
