@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from gesta.analysis.figures import write_figure
 from gesta.analysis.sources import read_clip
-from gesta.analysis.warp import LayerWarp, draw_warp, measure_warp
+from gesta.analysis.warp import LayerWarp, draw_warp, draw_warps, measure_warp
 from gesta.errors import GestaError
 from gesta.model import Insert, VideoModel
 from gesta.models import create_model
@@ -78,6 +78,17 @@ def test_the_outline_is_where_the_frame_comes_from(clip: torch.Tensor) -> None:
     assert outline[:, 1].min() == pytest.approx(0, abs=1e-3) and outline[:, 1].max() == pytest.approx(79, abs=1e-3)
     texts = [[text.get_text() for axes in row.axes for text in axes.texts] for row in figure.subfigs]
     assert "0.500" in texts[0][0] and "identity" not in texts[0][1] and "identity" in texts[1][1]
+
+
+def test_clips_beside_each_other_have_one_scale(clip: torch.Tensor) -> None:
+    warps = [measure_warp(name, model_with(STAN(**FREE), x=x), clip) for name, x in (("left", -0.5), ("right", 0.5))]
+    figure = draw_warps(warps)
+    above = figure.axes[:2]
+    assert [axes.get_title() for axes in above] == ["left", "right"]
+    assert len({axes.get_xlim() + axes.get_ylim() for axes in above}) == 1
+    starts = [max((line.get_xydata() for line in axes.lines), key=len)[:, 0].min() for axes in above]
+    assert starts[1] - starts[0] == pytest.approx(40)  # half of the 80 px
+    assert above[0].get_xlim()[0] < starts[0] and above[0].get_ylim()[0] > above[0].get_ylim()[1]
 
 
 def test_a_picture_of_a_video(make_video: Callable[..., Path], tmp_path: Path) -> None:

@@ -110,6 +110,11 @@ def draw_warps(measured: Sequence[Warp]) -> Figure:
         show_frame(below, layer.after[half])
         for axes in (above, below):
             axes.set(xticks=[], yticks=[])
+    limits = [axes.get_xlim() + axes.get_ylim() for axes in panels[0]]  # of y the lower edge comes first
+    left, right, bottom, top = (pick(edge) for pick, edge in zip((min, max, max, min), zip(*limits)))
+    for axes in panels[0]:  # one scale for all, so that they can be compared
+        axes.set(xlim=(left, right), ylim=(bottom, top))
+    figure.suptitle(f"STAN before block {measured[0].layers[0].block}; outline: what is shown under θ", fontsize=10)
     return figure
 
 
