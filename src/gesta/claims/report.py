@@ -25,7 +25,7 @@ HEAD = f"""# Claims of the papers, tested
 Made by `gesta claims --report docs/claims.md` from `docs/claims.json`, which holds what every training gave; do not
 edit. The experiments are those of `gesta/claims/`, one file per system. They are small: tiny networks on Marionette,
 synthetic videos of a puppet, some minutes of a CPU core each. A verdict is about these experiments, not about the
-papers' networks and data.
+papers' networks and data. Plug-ins on genuine videos, with ImageNet's weights, are in [real.md](real.md).
 
 {textwrap.fill(RULE, 120)}
 
