@@ -170,13 +170,18 @@ def measure_localisation(
     metrics = _measure_frames(videos) if one_class else {}
     by_class: list[float | None] = []
     at: dict[float, list[float]] = {tiou: [] for tiou in TIOUS}
+    true: list[dict[int, list[Span]]] = [{} for _ in range(classes)]
+    predicted: list[list[tuple[int, Span]]] = [[] for _ in range(classes)]
+    for i, video in enumerate(videos):
+        for span in video.true:
+            true[span.label].setdefault(i, []).append(span)
+        for span in video.predicted:
+            predicted[span.label].append((i, span))
     for label in range(classes):
-        true = {i: [span for span in video.true if span.label == label] for i, video in enumerate(videos)}
-        predicted = [(i, s) for i, video in enumerate(videos) for s in video.predicted if s.label == label]
-        if not any(true.values()):
+        if not true[label]:
             by_class.append(None)
             continue
-        values = [detection_ap(true, predicted, tiou) for tiou in TIOUS]
+        values = [detection_ap(true[label], predicted[label], tiou) for tiou in TIOUS]
         by_class.append(float(np.mean(values)))
         for tiou, value in zip(TIOUS, values):
             at[tiou].append(value)
