@@ -163,7 +163,7 @@ def draw_claim(s: Status) -> Figure:
     if s.claim.series:
         figure = new_figure(6.4, 4.0)
         _draw_series(figure.subplots(), s)
-        figure.suptitle(f"{s.claim.name}: {s.verdict}", fontsize=10)
+        figure.suptitle(_title(s), fontsize=10)
         return figure
     curves = [metric for metric in s.claim.metrics if metric.axis and _points(s, metric)]
     figure = new_figure(6.4 + 4.2 * len(curves), 1.2 + 0.45 * len(s.outcomes) if not curves else 3.6)
@@ -173,8 +173,12 @@ def draw_claim(s: Status) -> Figure:
     _draw_dots(axes[0], s, colours)
     for metric, of_metric in zip(curves, axes[1:]):
         _draw_curve(of_metric, s, metric, colours)
-    figure.suptitle(f"{s.claim.name}: {s.verdict}", fontsize=10)
+    figure.suptitle(_title(s), fontsize=10)
     return figure
+
+
+def _title(s: Status) -> str:
+    return f"{s.claim.name}: {s.sentence().partition(',')[0].partition(' (')[0]}"
 
 
 def _draw_dots(axes: Axes, s: Status, colours: Mapping[str, object]) -> None:

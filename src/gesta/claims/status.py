@@ -59,7 +59,9 @@ class Status:
         seeds = [of_one.seeds for of_one in self.intervals if of_one is not None]
         if self.verdict == "not run":
             return f"not run yet ({self.done} of {self.needed} trainings done)"
-        text = f"{self.verdict}, {min(seeds)} seeds" + f" of {self.claim.seeds}" * (min(seeds) < self.claim.seeds)
+        finished = min(seeds) >= self.claim.seeds
+        text = f"{'' if finished else 'so far '}{self.verdict}, {min(seeds)} seeds"
+        text += "" if finished else f" of {self.claim.seeds}"
         if phrases := self.untrained():
             text += f"; training accuracy below {LEARNED:.0f} %: {', '.join(phrases)}"
         return text
