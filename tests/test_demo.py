@@ -67,3 +67,14 @@ def test_the_pretrained_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
             main(["demo", "--pretrained", "--out", str(tmp_path / "run"), *flags])
         assert message in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [(), ("--claims",)])
+def test_too_few_clips_are_refused_before_videos_are_made(
+    tmp_path: Path, flags: tuple[str, ...], capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", *flags, "--clips", "2", "--out", str(tmp_path / "run")])
+    assert "--clips 2: leaves no clip to test with; give 48 or more" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+    demo_steps._check_clips(tmp_path, demo_steps.FEWEST)

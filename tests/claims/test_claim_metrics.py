@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import write_video
 from gesta.checkpoint import TrainedModel
-from gesta.claims import metrics
+from gesta.claims import metrics, st_manet
 from gesta.claims.controls import PlainLayers, STANControl
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
@@ -112,3 +114,57 @@ def test_controls_are_as_large_as_stan_and_start_alike() -> None:
     assert torch.allclose(other.theta(x), plain.theta(x).roll(1, 0)) and not torch.allclose(other(x), plain(x))
     parameters = [sum(p.numel() for p in layer.build(grid).parameters()) for layer in (STAN(), PlainLayers())]
     assert 0.95 < parameters[1] / parameters[0] < 1.05
+
+
+def test_order_is_right_if_the_score_is_above_that_of_the_reversed_action(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = ["sit_down", "stand_up", "wave"]
+    records = [Record(name=name, path=name, label=i) for i, name in enumerate(names)]
+    monkeypatch.setattr(Marionette, "classes", lambda self: names)
+    monkeypatch.setattr(Marionette, "records", lambda self, split: records)
+    monkeypatch.setattr(metrics, "REVERSED_PAIRS", {"coarse": (("sit_down", "stand_up"),)})
+    monkeypatch.setattr(metrics, "_test_clips", lambda *_: iter([([0, 1, 2], 1, torch.zeros(3, 3, 2, 16, 16))]))
+    scores = torch.tensor([[1.0, 0.0, 9.0], [1.0, 0.0, 9.0], [9.0, 0.0, 0.0]])  # all are said to sit down: 50 %
+    trained, recipe = toy(tmp_path)
+    monkeypatch.setattr(trained.model, "forward", lambda clips: scores)
+    recipe.data = Marionette(root=str(tmp_path))
+    assert metrics.right_order(trained, recipe, CPU) == 50
+    scores[1] = torch.tensor([0.0, 0.1, 9.0])  # wave, which has no reverse, may have the highest score
+    assert metrics.right_order(trained, recipe, CPU) == 100
+
+
+def test_modules_that_give_their_mean_and_likeness_of_stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = st_manet.ALL.make()
+    network = recipe.model.build().eval()
+    trained = TrainedModel(model=network, classes=[str(i) for i in range(12)], metadata={})
+    clips = torch.randn(2, 3, 8, 48, 48)
+    added: dict[str, list[Tensor]] = {"TDA": [], "SDA": []}
+
+    def top1(trained: TrainedModel, recipe: Recipe, device: torch.device, changes: dict[str, Any]) -> dict[str, float]:
+        (name,) = changes
+        x, branch = torch.randn(2, 32, 8, 12, 12), torch.randn(2, 16, 8, 12, 12)
+        if name == "TDA":
+            added[name].append(network.aggregation2.tda.aggregate(x, branch).residual)
+        else:
+            added[name].append(network.aggregation2.sda.aggregate(x).residual)
+        return {name: 1.0}
+
+    monkeypatch.setattr(st_manet, "accuracies", top1)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm3d):  # else what modules add starts at zero
+            torch.nn.init.normal_(layer.weight)
+    assert st_manet.as_means(trained, recipe, CPU) == {"TDA": 1.0, "SDA": 1.0}
+    for of_kind in added.values():
+        (residual,) = of_kind
+        assert residual.abs().max() > 0
+        torch.testing.assert_close(residual, residual[..., :1, :1, :1].expand_as(residual))
+    assert "aggregate" not in vars(network.aggregation2.tda)  # as it was
+
+    monkeypatch.setattr(st_manet, "clips_to_test", lambda *_: iter([clips]))
+    values = st_manet.alike(trained, recipe, CPU)
+    stages = network.attention_maps(clips).values()
+    matrices = [stage.temporal.flatten(1) for stage in stages if stage.temporal is not None]  # all of 8 × 8 frames
+    cosines = [F.cosine_similarity(a, b).mean().item() for a, b in itertools.combinations(matrices, 2)]
+    assert isinstance(values, dict) and values["temporal"] == pytest.approx(sum(cosines) / len(cosines), abs=1e-5)

@@ -28,7 +28,8 @@ from gesta.curation.contact_sheet import contact_sheet
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
 from gesta.files import make_folder, write_text
-from gesta.marionette.dataset import make_set
+from gesta.marionette.dataset import family_clips, make_set, split_of
+from gesta.marionette.files import read_manifest
 from gesta.marionette.layouts.layout import LAYOUT_DATA, data_fields, make_layout
 from gesta.prediction.predict import predict
 from gesta.processes import cpu_cores
@@ -114,6 +115,9 @@ def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> s
 SIZE = 80
 """Height and width of the demo's videos in pixels, of which the network sees 64 × 64."""
 
+FEWEST = 48
+"""Clips that are enough for all splits of held-out subjects and cameras."""
+
 CLAIM_SIZE, CLAIM_EPOCHS = 64, 24
 """The same of :func:`run_claim`, whose networks see 48 × 48, and its epochs."""
 
@@ -129,7 +133,7 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
         epochs: of training, if not the recipe's.
 
     Raises:
-        GestaError: the training without STAN failed.
+        GestaError: so few clips that none is left to train or test with, or the training without STAN failed.
     """
     began = time.monotonic()
     videos, plain = out.parent / "marionette", out.parent / f"{out.name}-without-stan"
@@ -138,6 +142,7 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
         # so few have no room for the recipe's warm-up
         recipe.train.epochs, recipe.train.warmup_epochs = epochs, min(1, epochs / 2)
 
+    _check_clips(videos, clips)
     _say(began, f"1/4 videos of an articulated puppet, in {videos}")
     print(make_set(videos, clips=clips, size=SIZE))
     sheet = contact_sheet(videos, out.parent / "marionette.png")
@@ -176,10 +181,11 @@ def run_claim(out: Path, clips: int) -> None:
         clips: number of videos to make.
 
     Raises:
-        GestaError: a training failed.
+        GestaError: so few clips that none is left to train or test with, or a training failed.
     """
     began, cpu = time.monotonic(), torch.device("cpu")
     arms, runs = (STEM_LINEAR, TUBE_LINEAR), (out / "stem", out / "tubelets")
+    _check_clips(out / "marionette", clips)
     print(f"{TOKENS.name}: {TOKENS.statement}\n({TOKENS.source})")
     _say(began, f"1/3 videos of an articulated puppet, in {out / 'marionette'}")
     print(make_set(out / "marionette", clips=clips, size=CLAIM_SIZE))
@@ -201,6 +207,14 @@ def run_claim(out: Path, clips: int) -> None:
     print(f"difference: {top1[0] - top1[1]:+.1f} points, of one seed. Right order: of two actions that are each other")
     print("played backwards, of which 50 % are right by chance.")
     _say(began, f"done. With all arms and five seeds: gesta claims {TOKENS.name} --out runs/claims (docs/claims.md)")
+
+
+def _check_clips(videos: Path, clips: int) -> None:
+    """Refuse so few clips that held-out subjects and cameras leave none to train or to test with."""
+    clips = max(clips, (read_manifest(videos) or {}).get("clips", 0))
+    splits = {split_of(clip, "both") for clip in family_clips("coarse", max(clips, 0), seed=0)}
+    if missing := {"train", "test"} - splits:
+        raise GestaError(f"--clips {clips}: leaves no clip to {min(missing)} with; give {FEWEST} or more")
 
 
 def _train_both(recipes: Sequence[Recipe], runs: Sequence[Path]) -> None:
@@ -268,12 +282,13 @@ def run_pretrained(out: Path, clips: int) -> None:
         clips: number of videos to make.
 
     Raises:
-        GestaError: the package with the weights is not installed.
+        GestaError: so few clips, or the package with the weights is not installed.
     """
     began = time.monotonic()
     videos = out.parent / "marionette"
     recipe = lite0_probe(str(videos))
     weights = resolve(LITE0).path  # before videos are made
+    _check_clips(videos, clips)
     _say(began, f"1/3 videos of an articulated puppet, in {videos}")
     print(make_set(videos, clips=clips))
     _say(began, f"2/3 features of every video by a network trained on ImageNet ({weights.name}), and probes on them")

@@ -12,10 +12,10 @@ from gesta.plugins.stan import STAN
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 
 
-def narrow_resnet(size: int = 64) -> STMANetConfig:
+def narrow_resnet() -> STMANetConfig:
     """The 3-D ResNet of st_manet_tiny without its modules, on 8 frames, 4 apart (0.23 M parameters)."""
     model = replace(st_manet_tiny(), classes=12, tda=False, sda=False, mf=False)
-    model.clip = replace(model.clip, frames=8, stride=4, size=size)
+    model.clip = replace(model.clip, frames=8, stride=4)
     reset_unused(model)
     return model
 
