@@ -637,6 +637,18 @@ def test_videos_of_absurd_size_are_refused(make_video: Callable[..., Path], monk
         read(path, lambda n: torch.arange(2))
 
 
+def test_files_that_name_other_files_are_refused(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    """libav would open what they name, and the frames of another file would be taken for this one's."""
+    make_video("other.mp4")
+    for name, text in {
+        "clip": "ffconcat version 1.0\nfile other.mp4\n",
+        "clip.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nother.mp4\n#EXT-X-ENDLIST\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(VideoError, match=f"{name}: is a playlist or another text that names files"):
+            probe(tmp_path / name)
+
+
 def test_images_that_are_pipes_or_devices_do_not_stop_reading(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "img_00001.png")
     (tmp_path / "img_00002.png").symlink_to("/dev/zero")

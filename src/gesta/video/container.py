@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import av
-from av.error import ExitError
+from av.error import ArgumentError, ExitError
 from av.stream import Disposition
 from torch.utils.data import get_worker_info
 
 from gesta.errors import VideoError
-from gesta.video.archive import locate
+from gesta.video.archive import locate, read_bytes
 from gesta.video.boundary import DAMAGED, decoding, explain
 from gesta.video.deadline import Deadline
 from gesta.video.picture import MAX_PIXELS, size_problem
@@ -27,6 +27,12 @@ NETWORK_TIMEOUT = 20.0
 
 LIMITS = {"max_pixels": str(MAX_PIXELS)}
 """For libav's decoders, which then refuse a larger picture before they allocate it."""
+
+NAMES_OTHER_FILES = frozenset({"avisynth", "concat", "dash", "hls", "imf", "sdp", "vapoursynth", "vobsub"})
+"""Formats whose files name others that libav would open: a file that strangers made must not choose what is read."""
+
+FILE_FORMATS = ",".join(sorted(av.formats_available - NAMES_OTHER_FILES))
+"""What a file may be, for libav."""
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------
@@ -52,6 +58,13 @@ def open_video(source: str | int, deadline: Deadline | None = None) -> Iterator[
     with decoding(source, "cannot be opened as a video", _remedy(source)):
         try:
             container = av.open(name, **options)
+        except ArgumentError:
+            if name != str(source) and _is_text(source):
+                raise VideoError(
+                    f"{source}: is a playlist or another text that names files, which are not opened; give the videos "
+                    "themselves"
+                ) from None
+            raise
         except ExitError:
             if deadline is None:
                 raise
@@ -64,7 +77,7 @@ def _libav_source(source: str | int) -> tuple[str, dict[str, Any]]:
     """What to hand to libav: name and options."""
     if isinstance(source, str) and not source.startswith("/dev/video"):
         if (byte_range := locate(source)) is not None:
-            return byte_range.url, {}
+            return byte_range.url, {"options": {"format_whitelist": FILE_FORMATS}}
         if os.path.exists(source):
             raise VideoError(f"{source}: is neither a file nor a folder; give a video file or a folder of frames")
     text = str(source)
@@ -80,6 +93,17 @@ def _libav_source(source: str | int) -> tuple[str, dict[str, Any]]:
     if text.startswith("video=") and sys.platform == "win32":
         return text, {"format": "dshow"}
     raise VideoError(f"{source}: does not exist; check the path")
+
+
+def _is_text(source: str | int) -> bool:
+    """Whether a file begins as text does."""
+    byte_range = locate(str(source))
+    return byte_range is not None and b"\0" not in next(read_bytes(byte_range, 2**10), b"\0")
+
+
+def limit_pixels(most: int) -> None:
+    """From now on, this process refuses pictures of more pixels, whatever a header says of them."""
+    LIMITS["max_pixels"] = str(min(most, MAX_PIXELS))
 
 
 def _remedy(source: str | int) -> str:
