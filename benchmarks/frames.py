@@ -37,8 +37,8 @@ import av.logging
 import numpy as np
 import torch
 
-from gesta.curation.workers import run_each
 from gesta.data.clips import test_indices
+from gesta.data.workers import run_each
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.video import decode, index

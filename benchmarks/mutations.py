@@ -38,7 +38,7 @@ from PIL import Image
 
 from gesta.config import config
 from gesta.curation.check import check
-from gesta.curation.workers import run_each
+from gesta.data.workers import run_each
 from gesta.errors import VideoError
 from gesta.evaluation.evaluate import evaluate
 from gesta.marionette.dataset import plan_clips

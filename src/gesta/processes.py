@@ -286,6 +286,10 @@ def worker_context(preload: str) -> Any:
     return context
 
 
+_starting = threading.RLock()
+"""Two threads that start workers at once would restore each other's changes in the wrong order."""
+
+
 @contextmanager
 def starting_workers() -> Iterator[None]:
     """Start worker processes inside it: they run no script and no module of the current folder, and never hear Ctrl-C.
@@ -297,23 +301,24 @@ def starting_workers() -> Iterator[None]:
     is just starting would print a traceback; here the signal waits until they are started, and they inherit that it
     waits. Their parent ends them. On Windows :func:`ignore_interrupts` has to do.
     """
-    main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
-    sys.modules["__main__"] = ModuleType("__main__")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    waiting = None
-    if hasattr(signal, "pthread_sigmask"):  # not on Windows
-        resource_tracker.ensure_running()  # before the next line, which starting it would undo
-        waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        if waiting is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
-        sys.modules["__main__"] = main
-        if safe_path is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = safe_path
+    with _starting:
+        main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
+        sys.modules["__main__"] = ModuleType("__main__")
+        os.environ["PYTHONSAFEPATH"] = "1"
+        waiting = None
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            resource_tracker.ensure_running()  # before the next line, which starting it would undo
+            waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            if waiting is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
+            sys.modules["__main__"] = main
+            if safe_path is None:
+                del os.environ["PYTHONSAFEPATH"]
+            else:
+                os.environ["PYTHONSAFEPATH"] = safe_path
 
 
 def ignore_interrupts(*_: object) -> None:

@@ -17,9 +17,9 @@ from PIL import Image
 from gesta.cli import main
 from gesta.curation import reencode
 from gesta.curation.prepare import MANIFEST, Prepared, prepare
-from gesta.curation.workers import run_each
 from gesta.data.lists import Lists, write_lists
 from gesta.data.shards import Shards
+from gesta.data.workers import run_each
 from gesta.errors import GestaError
 from gesta.video.find import find_videos
 from gesta.video.probe import probe

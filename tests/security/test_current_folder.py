@@ -38,7 +38,7 @@ def test_worker_processes_search_no_module_in_the_current_folder(tmp_path: Path)
     """This starts the server and the resource tracker of multiprocessing; training, prediction and making use them."""
     (folder := tmp_path / "given").mkdir()
     mark = set_trap(folder)
-    code = "from gesta.curation.workers import run_each; print(list(run_each(len, ['a', 'bc'], 1)))"
+    code = "from gesta.data.workers import run_each; print(list(run_each(len, ['a', 'bc'], 1)))"
     done = run_as_command(folder, code)
     assert not mark.exists(), mark.read_text()
     assert done.stdout == "[(0, 1, ''), (1, 2, '')]\n", done.stderr

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from gesta.curation.describe import describe as describe
-from gesta.curation.workers import run_each
 from gesta.data.clips import span
 from gesta.data.listfile import joined_classes
 from gesta.data.lists import Folder
 from gesta.data.shards import Shards
 from gesta.data.transforms import names_a_side
+from gesta.data.workers import run_each
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.processes import loader_workers

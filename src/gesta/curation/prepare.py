@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from gesta.config import read_json
 from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one
-from gesta.curation.workers import run_each
 from gesta.data.lists import CLASSES, Folder, Folders, Kind, classes_text, list_texts, write_lists
 from gesta.data.locate import split_of
 from gesta.data.shards import members, write_shard
+from gesta.data.workers import run_each
 from gesta.errors import GestaError
 from gesta.files import LOCK, lock_folder, make_folder, remove_parts, write_text
 from gesta.processes import cpu_cores

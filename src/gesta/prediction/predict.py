@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from gesta.checkpoint import TrainedModel
 from gesta.errors import GestaError
@@ -97,39 +98,73 @@ def predict(
         GestaError: the class names do not fit the model; a device or precision that it cannot be computed with.
     """
     views = protocol(views, clips=clips, crops=crops)
-    network, spaces = named_classes(model, classes)
-    check_average(network, views)
+    naming = Naming(model, classes=classes, views=views, top=top, threshold=threshold)
+    network = naming.network
     if isinstance(model, TrainedModel):
         shows = model.shows if shows is None else shows
         person_crop = model.person_crop if person_crop is None else person_crop
-    multi_label = network.config.multi_label
-    threshold = threshold if threshold is not None else THRESHOLD if multi_label else 0.0
-    if not 0 <= threshold <= 1:
-        raise GestaError(
-            f"the threshold is {threshold:g}, and probabilities are from 0 to 1; give another (--threshold)"
-        )
     device = choose_device(device)
     autocast = choose_autocast(device, precision)
     network.to(device).eval()
-    paths, names = find_sources(sources), joint_names(spaces)
-    most = top if top is not None else len(names) if multi_label else TOP
+    paths = find_sources(sources)
     records = [record_of(path, shows, bool(person_crop)) for path in paths]
     # For few videos a thread, which is there at once, decodes beside the model.
     workers = reading_workers(views.workers, len(paths))
     loader = view_loader(records, network.config.clip, views, range(len(paths)), workers)
     batch_size = views_per_pass(views.batch_size, device)
-    not_finite = ""
     for batch in in_background(loader, size=2):
         predictions = {f.index: Prediction(path=paths[f.index], error=f.reason) for f in batch["failures"]}
         broken = {f.index: f.reason for f in batch["partial"]}
         for video in score_videos(network, [batch], views, batch_size, device, autocast):
-            probabilities = joint_probabilities(video.scores, spaces, views.average, multi_label)
-            labels, error = rank(probabilities, names, most, threshold), broken.get(video.index, "")
-            if not probabilities.isfinite().all():
-                not_finite = not_finite or why_not_finite(network)
-                labels, error = (), not_finite
-            predictions[video.index] = Prediction(path=paths[video.index], labels=labels, error=error)
+            predictions[video.index] = naming(paths[video.index], video.scores, broken.get(video.index, ""))
         yield from (predictions[index] for index in sorted(predictions))
+
+
+class Naming:
+    """How the scores of a video become its prediction.
+
+    Args:
+        model, classes, views, top, threshold: as of :func:`predict`.
+
+    Raises:
+        GestaError: class names or a protocol that do not fit the model, or a threshold that is no probability.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel | VideoModel,
+        *,
+        views: EvaluateConfig,
+        classes: ClassNames | None = None,
+        top: int | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        self.network, self.spaces = named_classes(model, classes)
+        check_average(self.network, views)
+        self.average, self.multi_label = views.average, self.network.config.multi_label
+        self.names = joint_names(self.spaces)
+        self.top = top if top is not None else len(self.names) if self.multi_label else TOP
+        self.threshold = threshold if threshold is not None else THRESHOLD if self.multi_label else 0.0
+        if not 0 <= self.threshold <= 1:
+            raise GestaError(
+                f"the threshold is {self.threshold:g}, and probabilities are from 0 to 1; give another (--threshold)"
+            )
+        self._not_finite = ""
+
+    def __call__(self, path: str, scores: dict[str, Tensor], error: str = "") -> Prediction:
+        """The prediction of a video.
+
+        Args:
+            path: of the video.
+            scores: by label space ``(K,)``, the mean over its views.
+            error: why its end is missing.
+        """
+        probabilities = joint_probabilities(scores, self.spaces, self.average, self.multi_label)
+        if not probabilities.isfinite().all():
+            self._not_finite = self._not_finite or why_not_finite(self.network)
+            return Prediction(path=path, error=self._not_finite)
+        labels = rank(probabilities, self.names, self.top, self.threshold)
+        return Prediction(path=path, labels=labels, error=error)
 
 
 def record_of(path: str, shows: Shows | None, person_crop: bool) -> Record:

@@ -7,12 +7,13 @@ frames -> :class:`WindowCutter` (overlapping windows) -> model -> :func:`smooth`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Any
 
 import torch
+from torch import Tensor
 
 from gesta.checkpoint import TrainedModel
 from gesta.config import Between, Count, Fraction, NotNegative, Positive, check, config, replace
@@ -99,12 +100,8 @@ def score_windows(
     """
     model.to(device).eval()
     spec, live = model.config.clip, is_live(source)
-    cutter = WindowCutter(spec, config.window, config.hop)
-    one_view = replace(views, clips=1, crops=1, coverage="even")
-    whole = TestViews([Record(path=source, name=source, shows=shows)], spec, one_view)
-    frames = in_background(
-        _cut(source, cutter, spec, whole.short_side, shows), size=1 if live else 2 * views.batch_size, drop=live
-    )
+    windows = cut_windows(source, spec, config, views, shows)
+    frames = in_background(windows, size=1 if live else 2 * views.batch_size, drop=live)
     score = partial(_score, model, spaces=spaces, views=views, device=device, autocast=autocast)
     batch: list[WindowFrames] = []
     try:
@@ -122,26 +119,40 @@ def score_windows(
         return
     finally:
         frames.close()
-    if cutter.complete == 0 and batch and not live:  # shorter than a window: scored as `predict` scores the whole video
-        sample = whole[0]
-        batch = [batch[0]._replace(frames=sample["video"][0])] if isinstance(sample, dict) else batch
     yield from score(batch)
 
 
-def _cut(
-    source: str, cutter: WindowCutter, spec: ClipSpec, short_side: int, shows: Shows | None
+def cut_windows(
+    source: str, spec: ClipSpec, config: TimelineConfig, views: EvaluateConfig, shows: Shows | None = None
 ) -> Iterator[WindowFrames]:
+    """The windows of a video, in order, as the model expects their frames.
+
+    Args:
+        source, config, views, shows: as of :func:`timeline`.
+        spec: the clip that the model expects.
+
+    Raises:
+        VideoError: it cannot be opened, or its end is missing; the windows before that have been given.
+    """
+    cutter = WindowCutter(spec, config.window, config.hop)
+    one_view = replace(views, clips=1, crops=1, coverage="even")
+    whole = TestViews([Record(path=source, name=source, shows=shows)], spec, one_view)
     broken: BrokenOffError | None = None
     duration = 0.0
     try:
-        for frame in stream(source, short_side=short_side, shows=shows):
+        for frame in stream(source, short_side=whole.short_side, shows=shows):
             # a copy, so that the whole frame does not stay in memory with it
             image = crop_views(frame.image[None, None], spec.size, 1, spec.squash, modality_of(shows))[0, 0].clone()
             yield from cutter.push(frame.index, frame.time, image)
             duration = frame.duration
     except BrokenOffError as error:
         broken = error
-    yield from cutter.finish(duration)
+    for window in cutter.finish(duration):
+        if cutter.complete == 0 and not broken and not is_live(source):
+            # shorter than a window: shown as `predict` shows the whole video
+            sample = whole[0]
+            window = window._replace(frames=sample["video"][0]) if isinstance(sample, dict) else window
+        yield window
     if broken:
         raise broken
 
@@ -160,12 +171,34 @@ def _score(
         together = frames[first : first + size]
         stacked = torch.stack([window.frames for window in together])
         scores = score_views(model, stacked, views.average, device, autocast)
-        for row, window in enumerate(together):
-            in_window = {space: values[row] for space, values in scores.items()}
-            probabilities = joint_probabilities(in_window, spaces, views.average, model.config.multi_label)
-            if not probabilities.isfinite().all():
-                raise VideoError(why_not_finite(model))
-            yield Window(window.start, window.end, probabilities)
+        yield from scored_windows(model, together, scores, spaces, views)
+
+
+def scored_windows(
+    model: VideoModel,
+    frames: Sequence[WindowFrames],
+    scores: Mapping[str, Tensor],
+    spaces: Iterable[str],
+    views: EvaluateConfig,
+) -> Iterator[Window]:
+    """Windows with their joint probabilities.
+
+    Args:
+        model: that gave the scores.
+        frames: the windows.
+        scores: of them, by label space ``(windows, K)``, see :func:`gesta.evaluation.scoring.score_views`.
+        spaces: names of the label spaces.
+        views: what the scores are.
+
+    Raises:
+        VideoError: they are not finite.
+    """
+    for row, window in enumerate(frames):
+        in_window = {space: values[row] for space, values in scores.items()}
+        probabilities = joint_probabilities(in_window, spaces, views.average, model.config.multi_label)
+        if not probabilities.isfinite().all():
+            raise VideoError(why_not_finite(model))
+        yield Window(window.start, window.end, probabilities)
 
 
 # --- from the video to its segments ----------------------------------------------------------------------------------
@@ -208,34 +241,61 @@ def timeline(
             model cannot be computed with.
     """
     path, config, views = os.fspath(source), config or TimelineConfig(), views or EvaluateConfig()
-    check(config, "the timeline")
-    network, spaces = named_classes(model, classes)
-    check_average(network, views)
-    if top is not None and network.config.multi_label:
-        raise GestaError("the segments of a multi-label model have one class each; leave --top out")
-    names = joint_names(spaces)
+    naming = SegmentNaming(model, classes=classes, config=config, views=views, top=top)
     if shows is None and isinstance(model, TrainedModel):
         shows = model.shows
-    release = config.threshold / 2 if config.release is None else config.release
-    settings = config.threshold, release, config.min_duration
-    segmenter = ClassSegmenters(len(names), *settings) if network.config.multi_label else Segmenter(*settings)
     how: dict[str, Any] = {"views": views, "device": choose_device(device)}
     how["autocast"] = choose_autocast(how["device"], precision)
+    windows = score_windows(naming.network, naming.spaces, path, config, shows=shows, **how)
+    yield from naming(path, windows)
 
-    error = ""
 
-    def readable() -> Iterator[Window]:
-        nonlocal error
-        try:
-            yield from score_windows(network, spaces, path, config, shows=shows, **how)
-        except VideoError as problem:
-            error = str(problem)
+class SegmentNaming:
+    """How the windows of a video become its timed actions.
 
-    for window in smooth(readable(), config.smoothing):
-        yield from (_prediction(path, segment, names, top or TOP) for segment in segmenter.push(window))
-    yield from (_prediction(path, segment, names, top or TOP) for segment in segmenter.finish())
-    if error:
-        yield Prediction(path=path, error=error)
+    Args:
+        model, classes, config, views, top: as of :func:`timeline`.
+
+    Raises:
+        GestaError: as that function.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel | VideoModel,
+        *,
+        config: TimelineConfig,
+        views: EvaluateConfig,
+        classes: ClassNames | None = None,
+        top: int | None = None,
+    ) -> None:
+        check(config, "the timeline")
+        self.network, self.spaces = named_classes(model, classes)
+        check_average(self.network, views)
+        if top is not None and self.network.config.multi_label:
+            raise GestaError("the segments of a multi-label model have one class each; leave --top out")
+        self.config, self.names, self.top = config, joint_names(self.spaces), top or TOP
+
+    def __call__(self, path: str, windows: Iterable[Window]) -> Iterator[Prediction]:
+        """The segments of a video, and at the end why it could not be read, if ``windows`` raises a VideoError."""
+        config, multi_label = self.config, self.network.config.multi_label
+        release = config.threshold / 2 if config.release is None else config.release
+        settings = config.threshold, release, config.min_duration
+        segmenter = ClassSegmenters(len(self.names), *settings) if multi_label else Segmenter(*settings)
+        error = ""
+
+        def readable() -> Iterator[Window]:
+            nonlocal error
+            try:
+                yield from windows
+            except VideoError as problem:
+                error = str(problem)
+
+        for window in smooth(readable(), config.smoothing):
+            yield from (_prediction(path, segment, self.names, self.top) for segment in segmenter.push(window))
+        yield from (_prediction(path, segment, self.names, self.top) for segment in segmenter.finish())
+        if error:
+            yield Prediction(path=path, error=error)
 
 
 def _prediction(path: str, segment: Segment, names: list[str], top: int) -> Prediction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,9 @@ from gesta.processes import ignore_interrupts, starting_workers, worker_context
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+KILLS = "kills its process"
+"""Why an item failed whose process died; any other reason is that its time was up."""
 
 
 def run_each(
@@ -42,7 +46,7 @@ def run_each(
     todo = list(range(len(items)))[::-1]
     # items whose process died once: the cause may lie elsewhere, as when memory is short, so they are tried again
     retried: set[int] = set()
-    team = [_Worker(context, work) for _ in range(min(workers, len(items)))]
+    team = [Worker(context, work) for _ in range(min(workers, len(items)))]
     try:
         while True:
             for worker in team:
@@ -72,8 +76,12 @@ def run_each(
             worker.stop()
 
 
-class _Worker(Generic[T, R]):
+class Worker(Generic[T, R]):
     """A process that works on one item after another.
+
+    Args:
+        context: of :func:`gesta.processes.worker_context`.
+        work: a function of a module, which the process imports.
 
     Attributes:
         pipe: connection on which it sends its results.
@@ -98,7 +106,7 @@ class _Worker(Generic[T, R]):
     def begin(self, position: int, item: T, seconds: float) -> None:
         """Send the process an item."""
         if self._started and not self._process.is_alive():  # it died while it was idle
-            self._restart()
+            self.restart()
         self.position, self._seconds = position, seconds
         self.deadline = time.monotonic() + seconds if self._started else math.inf
         with contextlib.suppress(BrokenPipeError):  # it is just dying: receive() will notice
@@ -109,14 +117,29 @@ class _Worker(Generic[T, R]):
         try:
             result, error = self.pipe.recv()
         except (EOFError, OSError):
-            return self._fail("kills its process")
+            return self._fail(KILLS)
         if not self._started:
             self._started, self.deadline = True, time.monotonic() + self._seconds
             return None
         if error is not None:
+            self.position = None
             raise error
         position, self.position = self.position, None
         return position, result, ""  # type: ignore[return-value]
+
+    def run(self, item: T, seconds: float) -> tuple[R | None, str]:
+        """Work on one item and wait for it: what ``work`` returned and an empty string, or None and the reason.
+
+        Raises:
+            Exception: what ``work`` raised.
+            RuntimeError: the process cannot be started.
+        """
+        self.begin(0, item, seconds)
+        while True:
+            timeout = None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
+            outcome = self.receive() if self.pipe.poll(timeout) else self.time_out()
+            if outcome is not None:
+                return outcome[1], outcome[2]
 
     def time_out(self) -> tuple[int, R | None, str]:
         """End the process, whose item takes too long."""
@@ -126,10 +149,11 @@ class _Worker(Generic[T, R]):
         if not self._started:
             raise RuntimeError("processes cannot be started here; what they printed above says why")
         position = self.position
-        self._restart()
+        self.restart()
         return position, None, reason  # type: ignore[return-value]
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """End the process and start another."""
         self.stop()
         self._start()
 
@@ -143,6 +167,7 @@ class _Worker(Generic[T, R]):
 def _serve(pipe: connection.Connection, work: Callable[[T], R]) -> None:
     """The loop of a worker process: items come through the pipe, results and exceptions go back."""
     ignore_interrupts()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends it in order
     with contextlib.suppress(EOFError, BrokenPipeError):
         pipe.send((None, None))  # started up
         while True:
