@@ -56,7 +56,7 @@ def test_data_sets_by_function_and_by_name() -> None:
 
 def _commands() -> list[str]:
     found = []
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.S):
             lines = block.replace("\\\n", " ").splitlines()
             found += [line.split("#")[0].strip() for line in lines if line.startswith("gesta ")]

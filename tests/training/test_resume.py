@@ -247,7 +247,9 @@ def test_two_processes_train_as_one(toy: Recipe, tmp_path: Path) -> None:
     (tmp_path / "plain.json").write_text(json.dumps(to_json(plain)))
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     words = (*torchrun, "-m", "gesta", "train", str(tmp_path / "plain.json"), "--run-dir", str(tmp_path / "two"))
-    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)  # as docs/howto.md has it
+    process = subprocess.Popen(
+        [sys.executable, *words], stderr=subprocess.PIPE, text=True
+    )  # as docs/guides/training.md has it
     try:
         stderr = process.communicate(timeout=240)[1]
     finally:
