@@ -368,12 +368,12 @@ def loader_workers(workers: int, *, shared: bool = False) -> int:
     return max(1, min(16, cpu_cores() // 2 if shared else cpu_cores()))
 
 
-def limit_threads(fabric: Fabric, workers: int) -> None:
+def limit_threads(device: torch.device, workers: int) -> None:
     """On a CPU, leave the loader's processes the cores they need: threads that compete for them halve the speed.
 
     A value of the environment variable OMP_NUM_THREADS takes precedence.
     """
     import torch  # start-up time
 
-    if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cpu_cores() - loader_workers(workers, shared=True)))

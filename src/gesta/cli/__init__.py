@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gesta import __version__
-from gesta.cli import analyse, bench, claims, data, demo, features, hub, models, runs, tables
+from gesta.cli import analyse, bench, claims, data, demo, features, hub, models, runs, serve, tables
 from gesta.cli.options import VerbParser, Verbs
 from gesta.errors import GestaError, spoken_as_flags
 from gesta.files import machine_fault
@@ -104,6 +104,18 @@ def make_parser() -> VerbParser:
     )
     parser.add_argument("--version", action="version", version=f"gesta {__version__}")
     verbs = Verbs(parser, "VERB")
-    for group in (demo, models, runs, features, tables, claims, analyse, data, hub, bench):  # as the help lists them
+    for group in (
+        demo,
+        models,
+        runs,
+        serve,
+        features,
+        tables,
+        claims,
+        analyse,
+        data,
+        hub,
+        bench,
+    ):  # as the help lists them
         group.add_verbs(verbs)
     return parser

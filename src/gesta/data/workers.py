@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +134,10 @@ class Worker(Generic[T, R]):
             RuntimeError: the process cannot be started.
         """
         self.begin(0, item, seconds)
+        return self.wait()
+
+    def wait(self) -> tuple[R | None, str]:
+        """As :meth:`run`, for the item that was begun."""
         while True:
             timeout = None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
             outcome = self.receive() if self.pipe.poll(timeout) else self.time_out()
@@ -157,9 +160,13 @@ class Worker(Generic[T, R]):
         self.stop()
         self._start()
 
-    def stop(self) -> None:
-        """End the process."""
+    def kill(self) -> None:
+        """End the process; a thread that waits for it learns that it died."""
         self._process.kill()
+
+    def stop(self) -> None:
+        """End the process, and wait for its end."""
+        self.kill()
         self._process.join(5)  # not longer: a process that waits for a dead disk cannot be ended
         self.pipe.close()
 
@@ -167,7 +174,6 @@ class Worker(Generic[T, R]):
 def _serve(pipe: connection.Connection, work: Callable[[T], R]) -> None:
     """The loop of a worker process: items come through the pipe, results and exceptions go back."""
     ignore_interrupts()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends it in order
     with contextlib.suppress(EOFError, BrokenPipeError):
         pipe.send((None, None))  # started up
         while True:

@@ -70,7 +70,7 @@ def train_probe(
     fabric = make_fabric(recipe.train.precision, device)
     if fabric.world_size > 1:
         raise GestaError("probes are trained by one process: start it without torchrun")
-    limit_threads(fabric, recipe.evaluate.workers)
+    limit_threads(fabric.device, recipe.evaluate.workers)
     data = read_data(recipe)
     train, val, remark = split_for_probes(data, recipe)
     is_trained = (run / BEST).exists()

@@ -281,7 +281,7 @@ def set_up(
     """
     config = recipe.train
     fabric = make_fabric(config.precision, device)
-    limit_threads(fabric, config.workers)
+    limit_threads(fabric.device, config.workers)
     sync_bn = config.sync_bn and can_sync_batch_norms(fabric)
     data = read_data(recipe)
     classes, records, remarks = data.classes, data.records, data.remarks

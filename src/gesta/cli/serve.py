@@ -1,0 +1,89 @@
+"""The verb that answers requests over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.util import find_spec
+
+from gesta.cli.options import VerbParser, Verbs, count, device_options, trust_option
+from gesta.cli.predict import given_timeline, timeline_options
+from gesta.cli.public_weights import check_model_options, load_model, model_options
+from gesta.errors import GestaError
+
+LIMITS = {
+    "max_megabytes": ("megabytes", float, "MB", "of an upload (default 100)"),
+    "max_seconds": ("seconds", float, "S", "that a video may last (default 300)"),
+    "max_frames": ("frames", count, "N", "that a video may have (default 20000)"),
+    "max_pixels": ("pixels", count, "N", "of a frame, width times height (default 9437184)"),
+    "max_queue": ("queue", count, "N", "videos that are received, wait or are worked on at once (default 32)"),
+    "max_connections": ("connections", count, "N", "connections at once (default 512)"),
+    "receive_seconds": ("receive_seconds", float, "S", "in which a request must have come (default 60)"),
+    "decode_seconds": ("decode_seconds", float, "S", "that decoding a video may take (default 60)"),
+    "decode_memory": ("decode_memory", count, "MIB", "of a decoding process besides its own start (default 2048)"),
+}
+"""Flags of limits: field of :class:`gesta.serve.limits.Limits`, type, metavar, help."""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    sub = verbs.add("serve", _serve, "answer requests over HTTP with a model's predictions", result=False)
+    model_options(sub)
+    sub.add_argument("--host", default="127.0.0.1", help="address (default %(default)s; any other needs a token)")
+    sub.add_argument("--port", type=int, default=8000, help="0 for one that is free (default %(default)s)")
+    text = "file with the token that requests must bring (or the environment variable GESTA_TOKEN)"
+    sub.add_argument("--token-file", metavar="FILE", help=text)
+    sub.add_argument("--page", metavar="DIR", help="folder of a page for / (default: a form)")
+    sub.add_argument("--clips", type=int, help="clips per video (default 4)")
+    sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
+    timeline_options(sub, "least probability of a segment or label, if a request names none (default as gesta predict)")
+    device_options(sub)
+    sub.add_argument("--decoders", type=count, help="processes that decode (default: half of the cores, 2 at least)")
+    text = "clips in a forward pass at most (default 16, on a CPU 2)"
+    sub.add_argument("--batch-size", type=count, help=text)
+    text = "milliseconds that a forward pass waits to be full (default %(default)g)"
+    sub.add_argument("--batch-wait", type=float, default=5.0, metavar="MS", help=text)
+    _limit_options(sub)
+    text = "seconds in which accepted requests are answered after SIGTERM or Ctrl-C (default %(default)g)"
+    sub.add_argument("--grace", type=float, default=30.0, metavar="S", help=text)
+    sub.add_argument("--json", action="store_true", help="log lines are JSON")
+    trust_option(sub)
+
+
+def _limit_options(sub: VerbParser) -> None:
+    for name, (_, kind, metavar, text) in LIMITS.items():
+        sub.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client")):
+        raise GestaError("gesta serve needs FastAPI and uvicorn, which are not installed: pip install 'gesta[serve]'")
+    from gesta.prediction.timeline import TimelineConfig
+    from gesta.processes import loader_workers
+    from gesta.recipe import EvaluateConfig
+    from gesta.serve.limits import Limits
+    from gesta.serve.run import check_page, open_socket, read_token, serve
+    from gesta.serve.service import Serving
+
+    check_model_options(options)
+    token = read_token(options.host, options.token_file)
+    check_page(options.page)
+    listening = open_socket(options.host, options.port)
+    views = {name: value for name in ("clips", "crops") if (value := getattr(options, name)) is not None}
+    threshold = {} if options.threshold is None else {"threshold": options.threshold}
+    limits = {LIMITS[name][0]: value for name in LIMITS if (value := getattr(options, name)) is not None}
+    serving = Serving(
+        views=EvaluateConfig(**{"clips": 4} | views),
+        timeline=TimelineConfig(**given_timeline(options, True), **threshold),
+        threshold=options.threshold,
+        limits=Limits(**limits),
+        batch_size=options.batch_size,
+        batch_wait_ms=options.batch_wait,
+        decoders=options.decoders or max(2, loader_workers(-1, shared=True)),
+        grace_s=options.grace,
+        device=options.device,
+        precision=options.precision,
+    )
+    model = load_model(options)
+    if model.person_crop:
+        print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
+    return serve(model, serving, listening, token=token, page=options.page, as_json=options.json)
