@@ -374,6 +374,10 @@ class VideoModel(nn.Module):
         features = self.pool(state) if self.attentive is None else self.attentive(self.tokens_read(state, tapped))
         return features if pre_logits else self.classifier(features)
 
+    def clips_of(self, views: Tensor) -> Tensor:
+        """Views ``(V, T, C, H, W)`` uint8, on the model's device, as the clips that it takes; see :func:`to_clips`."""
+        return to_clips(views[None], self.config.clip, next((w.dtype for w in self.parameters()), torch.float32))
+
     def score_tokens(self, tokens: Tensor) -> Scores:
         """Class scores of tokens ``(B, N, C)`` that :meth:`read_tokens` gave, also of several clips joined along N.
 

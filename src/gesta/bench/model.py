@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gesta.bench.timing import describe, seconds_per_step, synchronize
+from gesta.checkpoint import TrainedModel
 from gesta.cost import describe_model
 from gesta.errors import GestaError
 from gesta.model import ModelConfig
@@ -126,6 +127,63 @@ def measure_model(
         forward=batch / forward_s,
         training=batch / training_s,
         memory=memory,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedSpeed:
+    """How fast an exported file predicts on this machine.
+
+    Attributes:
+        model: the file and its model.
+        clip: C x T x H x W of one clip.
+        batch: clips per step; a file that takes one at a time computes them one after the other.
+        device: where it ran.
+        first_pass: seconds of the first pass.
+        forward: clips per second.
+    """
+
+    model: str
+    clip: str
+    batch: int
+    device: str
+    first_pass: float
+    forward: float
+
+    to_json = asdict
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"{self.model}, {self.batch} clips of {self.clip}, {self.device}",
+                f"first pass {self.first_pass:8.2f} s",
+                f"forward    {self.forward:8.2f} clips/s",
+            ]
+        )
+
+
+@torch.inference_mode()
+def measure_exported(trained: TrainedModel, *, batch: int = 4, seconds: float = 5.0) -> ExportedSpeed:
+    """Measure an exported file on clips of noise.
+
+    Args:
+        trained: what :func:`gesta.load` gives of the file.
+        batch: clips per step.
+        seconds: of the measurement, the first pass not counted; at least two steps are measured.
+    """
+    if batch < 1:
+        raise GestaError(f"a step needs at least one clip, not {batch}; choose another --batch")
+    network, clip, cpu = trained.model, trained.model.config.clip, torch.device("cpu")
+    views = torch.randint(0, 256, (batch, clip.frames, clip.channels, clip.size, clip.size), dtype=torch.uint8)
+    video = network.clips_of(views)
+    first_pass, forward_s = seconds_per_step(lambda: network(video), cpu, seconds)
+    return ExportedSpeed(
+        model=f"{trained.name}: {network.config.summary}",
+        clip=f"{clip.channels} x {clip.frames} x {clip.size} x {clip.size}",
+        batch=batch,
+        device=describe(cpu),
+        first_pass=first_pass,
+        forward=batch / forward_s,
     )
 
 

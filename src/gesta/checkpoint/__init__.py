@@ -56,7 +56,11 @@ class _Required(TypedDict):
 
 
 class Metadata(_Required, total=False):
-    """What the metadata of a model file hold, see :func:`save_model`; ``model`` is its configuration as JSON."""
+    """What the metadata of a model file hold, see :func:`save_model`; ``model`` is its configuration as JSON.
+
+    Exported files have no checksum, but the protocol of the run's evaluation and what they take, see
+    :class:`gesta.checkpoint.exported.Exported`.
+    """
 
     depth: dict[str, Any] | None
     flow: bool
@@ -64,6 +68,8 @@ class Metadata(_Required, total=False):
     licence: str
     notes: dict[str, Any]
     checksum: str
+    protocol: dict[str, Any]
+    export: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -137,28 +143,39 @@ def save_model(
             f"{path}: {class_counts(classes)} class names cannot be saved with a model of {model.config.classes} "
             "classes; give one for each"
         )
-    metadata = {
-        "format": FORMAT,
-        "gesta": importlib.metadata.version("gesta"),
-        "model": to_json(model.config),
-        "classes": classes,
-        "depth": asdict(shows) if isinstance(shows, Depth) else None,
-        "flow": isinstance(shows, Flow),
-        "person_crop": person_crop,
-        "licence": licence,
-        "notes": notes or {},
-    }
+    metadata = describe(model.config, classes, shows=shows, person_crop=person_crop, licence=licence, notes=notes or {})
     # Copies, because safetensors refuses tensors that share memory (tied weights).
     given = model.state_dict() if weights is None else weights
     tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in given.items()}
-    # JSON knows neither NaN nor infinity, which a metric among the notes may be.
-    metadata = json.loads(json.dumps(metadata), parse_constant=lambda _: None)
     metadata["checksum"] = _checksum(tensors, metadata)
     # One entry only: safetensors writes several in random order, and equal weights should give equal files.
     data = safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(metadata)})
     with write_atomically(path) as file:
         file.write(data)
     return Path(path)
+
+
+def describe(
+    config: ModelConfig, classes: ClassNames, *, shows: Shows | None = None, person_crop: bool = False, **facts: Any
+) -> dict[str, Any]:
+    """The metadata of a model's file, see :class:`Metadata`; ``facts`` are its entries that are not named here."""
+    metadata = {
+        "format": FORMAT,
+        "gesta": importlib.metadata.version("gesta"),
+        "model": to_json(config),
+        "classes": classes,
+        "depth": asdict(shows) if isinstance(shows, Depth) else None,
+        "flow": isinstance(shows, Flow),
+        "person_crop": person_crop,
+        **facts,
+    }
+    # JSON knows neither NaN nor infinity, which a metric among the notes may be.
+    return json.loads(json.dumps(metadata), parse_constant=lambda _: None)
+
+
+def shows_of(metadata: Metadata, path: Path) -> Shows | None:
+    """What a model was trained on, and how it was shown, by its metadata."""
+    return Flow() if metadata.get("flow") else from_json(metadata.get("depth"), Depth | None, source=str(path))
 
 
 def read_metadata(path: str | Path) -> Metadata:
@@ -176,6 +193,15 @@ def read_metadata(path: str | Path) -> Metadata:
             f"{path}: holds weights but no gesta model description; name their model (--model NAME --weights FILE), or "
             "start a training from them with --init.weights"
         )
+    return parse_metadata(text, path)
+
+
+def parse_metadata(text: str, path: Path) -> Metadata:
+    """The description of a model, from the text in its file.
+
+    Raises:
+        CheckpointError: none of gesta, or of a later one.
+    """
     source, remedy = f"{path}: its model description", "copy the file again"
     try:
         metadata = parse_json(text, source, remedy)
@@ -251,7 +277,7 @@ def load(
         model=model.to(choose_device(device)).eval(),
         classes=metadata["classes"],
         metadata=metadata,
-        shows=Flow() if metadata.get("flow") else from_json(metadata.get("depth"), Depth | None, source=str(path)),
+        shows=shows_of(metadata, path),
         person_crop=metadata.get("person_crop", False),
         path=str(path),
         name=local.name,

@@ -115,11 +115,10 @@ def _of_package(name: str) -> Path:
 
 
 def names_trained_model(source: str) -> bool:
-    """Whether an argument names a trained model, rather than videos: a repository of a hub, a ``.safetensors`` file, or
-    a folder with weights under one of their usual names."""
-    return (
-        is_hub(source) or source.endswith(".safetensors") or any(Path(source, name).is_file() for name in _USUAL_NAMES)
-    )
+    """Whether an argument names a trained model, rather than videos: a repository of a hub, a ``.safetensors`` or
+    exported file, or a folder with weights under one of their usual names."""
+    is_file = source.endswith((".safetensors", ".onnx", ".pt2"))
+    return is_hub(source) or is_file or any(Path(source, name).is_file() for name in _USUAL_NAMES)
 
 
 def weights_in(local: LocalWeights) -> LocalWeights:

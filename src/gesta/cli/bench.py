@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from gesta.cli.options import Verbs, count, device_options, print_results, trust_option, whole_numbers, with_fields
+from gesta.errors import GestaError
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -13,8 +15,9 @@ def add_verbs(verbs: Verbs) -> None:
     sub = bench.add("data", _bench_data, "decoded frames and loaded clips per second")
     sub.add_argument("root", nargs="?", help="folder of videos (default: some are made)")
     device_options(sub, precision=None)
-    sub = bench.add("model", _bench_model, "forward and training clips per second, peak memory", fields=True)
-    sub.add_argument("model", metavar="MODEL")
+    text = "clips per second of a model (forward and training, peak memory) or of an exported file"
+    sub = bench.add("model", _bench_model, text, fields=True)
+    sub.add_argument("model", metavar="MODEL|FILE", help="a name (all: gesta models), or a .onnx or .pt2 file")
     sub.add_argument("--batch", type=int, default=4, help="clips at once (default %(default)s)")
     sub.add_argument("--compile", action="store_true", help="with torch.compile")
     device_options(sub)
@@ -42,8 +45,18 @@ def _bench_data(options: argparse.Namespace) -> None:
 
 
 def _bench_model(options: argparse.Namespace) -> None:
-    from gesta.bench.model import measure_model
+    from gesta.bench.model import measure_exported, measure_model
+    from gesta.checkpoint.exported import device_for, is_exported, load_exported
     from gesta.models import model_config
+
+    if is_exported(Path(options.model)):
+        if options.fields or options.compile:
+            flag = "--compile" if options.compile else options.fields[0]
+            raise GestaError(f"{options.model}: an exported file is measured as it is; leave {flag} out")
+        trained = load_exported(Path(options.model))
+        device_for(trained.model, options.device, options.precision)
+        print_results(options, measure_exported(trained, batch=options.batch))
+        return
 
     model = with_fields(model_config(options.model), options)
     how: dict[str, Any] = {name: getattr(options, name) for name in ("batch", "device", "precision")}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gesta.cli import predict
+from gesta.cli import export, predict
 from gesta.cli.options import (
     VerbParser,
     Verbs,
@@ -69,6 +69,7 @@ def add_verbs(verbs: Verbs) -> None:
     trust_option(sub)
 
     predict.add_verb(verbs)
+    export.add_verb(verbs)
     sub = verbs.add("compare", _compare, "what differs between two results: protocol first, then numbers")
     sub.add_argument("a", metavar="RESULT", help="result or run folder")
     sub.add_argument("b", metavar="RESULT", help="result or run folder")
@@ -148,6 +149,7 @@ def _train_and_fuse(fusion: Fusion, folder: Path, options: argparse.Namespace) -
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from gesta.checkpoint.exported import is_exported
     from gesta.checkpoint.hub import weights_in
     from gesta.evaluation.evaluate import evaluate
     from gesta.models.public import find_model
@@ -172,8 +174,12 @@ def _evaluate(options: argparse.Namespace) -> None:
             folder, name = Path(), f"{kind}-{local.repository}"
         if (folder / "recipe.json").is_file():
             recipe = read_recipe(folder / "recipe.json", trust_code=options.trust_code)
-        job = _evaluate_job(options, folder, recipe)
-        model = load_model(options, local, job.data.classes())
+        if is_exported(local.path):
+            model, name = load_model(options, local), f"{local.path.name}-result"
+            job = _evaluate_job(options, folder, recipe, model.metadata.get("protocol"))
+        else:
+            job = _evaluate_job(options, folder, recipe)
+            model = load_model(options, local, job.data.classes())
     how: dict[str, Any] = {"device": options.device, "precision": options.precision}
     result: Result | TimelineResult
     if options.timeline:
@@ -210,8 +216,21 @@ def _timeline_fields(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _evaluate_job(options: argparse.Namespace, run: Path | None = None, recipe: Recipe | None = None) -> EvaluateJob:
-    """The data set and the protocol: those of the run's recipe where there is one, changed by flags."""
+def _evaluate_job(
+    options: argparse.Namespace,
+    run: Path | None = None,
+    recipe: Recipe | None = None,
+    protocol: dict[str, Any] | None = None,
+) -> EvaluateJob:
+    """The data set and the protocol: those of the run's recipe where there is one, changed by flags.
+
+    Args:
+        options: of the verb.
+        run: the folder of the weights.
+        recipe: of the run.
+        protocol: that of an exported file, without a recipe beside it.
+    """
+    from gesta.config import from_json
     from gesta.datasets import data_config
     from gesta.recipe import EvaluateConfig, EvaluateJob
 
@@ -222,7 +241,10 @@ def _evaluate_job(options: argparse.Namespace, run: Path | None = None, recipe: 
     else:
         reason = f"{run}: no recipe.json in it" if run else f"--model {options.model} has no data set of its own"
         raise GestaError(f"{reason}, so say which videos: --data folder --data.root DIR")
-    return with_fields(EvaluateJob(data=data, evaluate=recipe.evaluate if recipe else EvaluateConfig()), options)
+    evaluate = recipe.evaluate if recipe else EvaluateConfig()
+    if protocol is not None and not recipe:
+        evaluate = from_json(protocol, EvaluateConfig, source=f"{options.checkpoint}: its protocol")
+    return with_fields(EvaluateJob(data=data, evaluate=evaluate), options)
 
 
 def _sweep(options: argparse.Namespace) -> int:

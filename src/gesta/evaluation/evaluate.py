@@ -13,6 +13,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.exported import ExportedNetwork, device_for
 from gesta.checkpoint.formats import file_hash
 from gesta.config import check, to_json
 from gesta.data.batch import Batch, Failure
@@ -24,14 +25,13 @@ from gesta.evaluation.result import Environment, ModelSource, Protocol, Remark, 
 from gesta.evaluation.scoring import (
     VideoScores,
     check_average,
-    float_type,
     named_classes,
     protocol,
     score_videos,
     view_loader,
     why_not_finite,
 )
-from gesta.model import ClipSpec, VideoModel, evaluating, to_clips
+from gesta.model import ClipSpec, VideoModel, evaluating
 from gesta.processes import Precision, describe_device, make_fabric
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
@@ -82,7 +82,8 @@ def evaluate(
     begin = time.monotonic()
     if fabric is not None and (device, precision) != ("auto", "32-true"):
         raise GestaError("fabric has a device and a precision: leave device and precision out")
-    fabric = fabric or make_fabric(precision, device)
+    given = model.model if isinstance(model, TrainedModel) else model
+    fabric = fabric or make_fabric(precision, device_for(given, device, precision))
     config = protocol(config, split=split, clips=clips, crops=crops)
     source = data if isinstance(data, DataConfig) else None
     records, classes = (
@@ -190,9 +191,9 @@ def _score(
     with evaluating(model):
         for video in score_videos(model, readable(), config, config.batch_size, fabric.device, fabric.autocast):
             scored.videos[video.index] = video
-        if len(first) > 1:  # some parts compare clips
+        if len(first) > 1 and not isinstance(model, ExportedNetwork):  # some parts compare clips
             with fabric.autocast():
-                clips = to_clips(torch.stack(first)[None].to(fabric.device), model.config.clip, float_type(model))
+                clips = model.clips_of(torch.stack(first).to(fabric.device))
                 scored.faults = measure_health(model, clips).faults
     return scored
 

@@ -22,7 +22,7 @@ from gesta.data.loader import Loader, test_loader
 from gesta.data.samples import TestViews
 from gesta.errors import CheckpointError, GestaError
 from gesta.evaluation.metrics import Average
-from gesta.model import ClipSpec, Scores, VideoModel, to_clips
+from gesta.model import ClipSpec, Scores, VideoModel
 from gesta.processes import Autocast
 from gesta.recipe import EvaluateConfig
 from gesta.records import LABEL, ClassNames, Record, by_space, single_class
@@ -112,11 +112,6 @@ def views_per_pass(batch_size: int, device: torch.device) -> int:
     return min(batch_size, 2) if device.type == "cpu" else batch_size
 
 
-def float_type(model: VideoModel) -> torch.dtype:
-    """The type of a model's weights, in which it takes clips."""
-    return next((weight.dtype for weight in model.parameters()), torch.float32)
-
-
 @torch.inference_mode()
 def score_views(
     model: VideoModel,
@@ -138,12 +133,8 @@ def score_views(
         By label space ``(V, K)`` float64 on the CPU.
     """
     with autocast():
-        scores = model(_clips(views, model, device))
+        scores = model(model.clips_of(views.to(device, non_blocking=True)))
     return _as_averaged(scores, average, model.config.multi_label)
-
-
-def _clips(views: Tensor, model: VideoModel, device: torch.device) -> Tensor:
-    return to_clips(views[None].to(device, non_blocking=True), model.config.clip, float_type(model))
 
 
 def _as_averaged(scores: Scores, average: Average, multi_label: bool) -> dict[str, Tensor]:
@@ -200,7 +191,7 @@ def _score_joined(
     tokens: list[Tensor] = []  # of the views of one video
     for views, owners in passes(batches, batch_size):
         with autocast():
-            rows = model.read_tokens(_clips(views, model, device))
+            rows = model.read_tokens(model.clips_of(views.to(device, non_blocking=True)))
         for row, (index, is_last) in zip(rows, owners):
             tokens.append(row)
             if is_last:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gesta.data.batch import Batch
 from gesta.data.loader import Loader
-from gesta.evaluation.scoring import float_type, passes, view_loader, views_per_pass, why_not_finite
-from gesta.model import VideoModel, to_clips
+from gesta.evaluation.scoring import passes, view_loader, views_per_pass, why_not_finite
+from gesta.model import VideoModel
 from gesta.prediction.background import in_background, reading_workers
 from gesta.processes import Autocast
 from gesta.recipe import EvaluateConfig
@@ -97,7 +97,7 @@ def extract_loaded(
     size = views_per_pass(batch_size, device)
 
     def compute(views: Tensor) -> Tensor:
-        clips = to_clips(views[None].to(device, non_blocking=True), model.config.clip, float_type(model))
+        clips = model.clips_of(views.to(device, non_blocking=True))
         return features_of(model, clips, kind, autocast).cpu()
 
     for batch in in_background(loader, size=2):

@@ -117,7 +117,7 @@ class QueryBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, N, C)`` to ``(B, C)``."""
-        query = self.query.repeat(len(tokens), 1, 1)  # not a view of a parameter, at which counting costs fails
+        query = self.query.repeat(tokens.shape[0], 1, 1)  # not a view of a parameter, at which counting costs fails
         k, v = self.kv(self.norm1(tokens)).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q = self.q(query).unflatten(2, (self.heads, -1)).transpose(1, 2)
         query = query + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

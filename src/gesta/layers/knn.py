@@ -30,7 +30,8 @@ def knn_attention(q: Tensor, k: Tensor, v: Tensor, fraction: float, most: int = 
     if kept >= count:
         return F.scaled_dot_product_attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
-    least = kth_smallest(scores.detach(), count - kept)
+    select = _kth_by_topk if torch.compiler.is_exporting() else kth_smallest  # files for others have torch's operators
+    least = select(scores.detach(), count - kept)
     return torch.where(scores < least, float("-inf"), scores).softmax(-1) @ v
 
 
@@ -43,15 +44,19 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
     if values.device.type == "cpu":
         kth = np.partition(_numpy(values), k, axis=-1)[..., k : k + 1]
         return torch.from_numpy(kth.copy()).to(values.dtype)
-    count = values.shape[-1]
-    if 2 * k < count:
-        return values.topk(k + 1, largest=False, sorted=False).values.amax(-1, keepdim=True)
-    return values.topk(count - k, sorted=False).values.amin(-1, keepdim=True)
+    return _kth_by_topk(values, k)
 
 
 @kth_smallest.register_fake
 def _(values: Tensor, k: int) -> Tensor:
     return values.new_empty(*values.shape[:-1], 1)
+
+
+def _kth_by_topk(values: Tensor, k: int) -> Tensor:
+    count = values.shape[-1]
+    if 2 * k < count:
+        return values.topk(k + 1, largest=False, sorted=False).values.amax(-1, keepdim=True)
+    return values.topk(count - k, sorted=False).values.amin(-1, keepdim=True)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

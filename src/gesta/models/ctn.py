@@ -377,7 +377,7 @@ class CTN(VideoModel):
         elif self.config.positions == "temporal":
             times = resize_line(self.time_embed, size[0])
             patches = patches + times.repeat_interleave(size[1] * size[2], 1)
-        return State(torch.cat([class_token.expand(len(video), -1, -1), patches], 1), size, self._all_tokens)
+        return State(torch.cat([class_token.expand(video.shape[0], -1, -1), patches], 1), size, self._all_tokens)
 
     def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:
         # papers count the last block with all its tokens

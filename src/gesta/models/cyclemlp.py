@@ -106,7 +106,7 @@ class CycleFC(nn.Linear):
         """``(N, H, W, C)`` to the same shape."""
         images = input.permute(0, 3, 1, 2)
         if is_counting():
-            offset = self.offsets().to(input).expand(len(input), -1, *input.shape[1:3])
+            offset = self.offsets().to(input).expand(input.shape[0], -1, *input.shape[1:3])
             return deform_conv2d(images, offset, self.weight[..., None, None], self.bias).permute(0, 2, 3, 1)
         padding = [size // 2 for size in self.kernel.shape[2:]]
         taken = F.conv2d(images, self.kernel, padding=padding, groups=self.in_features)

@@ -197,7 +197,7 @@ class Fusion(VideoModel):
                 average = F.adaptive_avg_pool3d(trunk.to_grid(state), self.config.grid)
                 tokens.append(self.project[i](average.flatten(2).mT) + self.position[:, i])
         joined = torch.cat(features, 1)
-        empty = joined.new_empty(len(joined), len(clips), 0, 0)
+        empty = joined.new_empty(joined.shape[0], len(clips), 0, 0)
         return State(torch.stack(tokens, 1) if tokens else empty, joined, present, losses)
 
     def pool(self, state: State) -> Tensor:
@@ -248,7 +248,7 @@ class Fusion(VideoModel):
     def _drop_streams(self, present: Tensor) -> Tensor:
         """The streams that training clips keep of those that are present, ``(B, S)`` bool."""
         kept = present & (torch.rand(present.shape, device=present.device) < 0.5)
-        is_chosen = torch.rand(len(present), 1, device=present.device) < self.config.drop_stream
+        is_chosen = torch.rand(present.shape[0], 1, device=present.device) < self.config.drop_stream
         return torch.where(is_chosen & kept.any(1, keepdim=True), kept, present)
 
 

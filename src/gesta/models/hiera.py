@@ -251,7 +251,7 @@ class Hiera(VideoModel):
         """
         units = self._units(*video.shape[2:])
         if kept is not None:
-            shape, counts = (len(video), math.prod(units)), kept.sum(-1)
+            shape, counts = (video.shape[0], math.prod(units)), kept.sum(-1)
             if kept.shape != shape or not (counts == counts[0]).all():
                 raise GestaError(
                     f"a mask of kept units must be {shape} here, clips x mask units, and keep as many in every clip; "
@@ -262,7 +262,7 @@ class Hiera(VideoModel):
         grid = self.patch_embed(video).permute(0, 2, 3, 4, 1)
         tokens = _to_units(grid, self.side) + _to_units(self._positions(grid.shape[1:4]), self.side)
         if kept is not None:
-            tokens = tokens[kept].unflatten(0, (len(video), -1))
+            tokens = tokens[kept].unflatten(0, (video.shape[0], -1))
         return State(tokens, units)
 
     def _positions(self, size: torch.Size) -> Tensor:

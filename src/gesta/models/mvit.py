@@ -356,7 +356,7 @@ class MViT(VideoModel):
         grid = self.patch_embed(video)
         tokens = _as_tokens(grid).contiguous()  # all later layers keep this layout
         if self.config.cls_token:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
         frames, height, width = grid.shape[2:]
         return State(tokens, (frames, height, width))
 
@@ -460,7 +460,7 @@ def _depthwise(grid: Tensor, weight: Tensor, stride: int) -> Tensor:
     images = grid.permute(0, 2, 1, 3, 4).flatten(0, 1)
     previous, same, following = (
         F.conv2d(images, weight[:, :, i], None, stride, padding=1, groups=channels)
-        .unflatten(0, (len(grid), -1))
+        .unflatten(0, (grid.shape[0], -1))
         .permute(0, 1, 3, 4, 2)
         for i in range(3)
     )
@@ -478,7 +478,7 @@ def _max_pool(tokens: Tensor, size: Size, stride: int) -> Tensor:
     _, height, width = size
     images = tokens[:, class_tokens:].reshape(-1, height, width, tokens.shape[2]).permute(0, 3, 1, 2)
     images = F.max_pool2d(images, 3, stride, padding=1)
-    result = images.permute(0, 2, 3, 1).reshape(len(tokens), -1, tokens.shape[2])
+    result = images.permute(0, 2, 3, 1).reshape(tokens.shape[0], -1, tokens.shape[2])
     return torch.cat([tokens[:, :class_tokens], result], 1) if class_tokens else result
 
 

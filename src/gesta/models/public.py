@@ -20,6 +20,7 @@ import torch
 from gesta import checkpoint
 from gesta.checkpoint import TrainedModel, read_metadata
 from gesta.checkpoint.description import read_config, words
+from gesta.checkpoint.exported import device_for, is_exported, load_exported
 from gesta.checkpoint.hub import LocalWeights, resolve, weights_in
 from gesta.checkpoint.weights import Source, import_weights, is_ours, read_source, without_prefixes
 from gesta.config import from_json, replace, to_json
@@ -62,7 +63,8 @@ def load(
     Of public weights, what became of them is printed on standard error.
 
     Args:
-        source: a run folder (its ``best.safetensors``) or a file of :func:`gesta.save_model`; public weights of a model
+        source: a run folder (its ``best.safetensors``), a file of :func:`gesta.save_model` or a file that ``gesta
+            export`` has written (``.onnx``, ``.pt2``); public weights of a model
             that is recognised by their names and the ``config.json`` beside them, as a file or a folder; or such a
             repository by its name, ``hf:owner/name[@revision][/file]``, which is downloaded once.
         model: name of the model of public weights (see :func:`gesta.list_models`), instead of recognising it.
@@ -83,6 +85,14 @@ def load(
             are others.
     """
     local = weights_in(resolve(source) if model else find_model(source))
+    if is_exported(local.path):
+        if model or head or classes:
+            raise GestaError(
+                f"{local.name} is an exported model with class names: leave --model, --head and --classes out"
+            )
+        trained = load_exported(local.path, trust_code=trust_code)
+        device_for(trained.model, device, "32-true")
+        return dataclasses.replace(trained, name=local.name)
     if model is None and (not local.path.is_file() or is_ours(local.path)):
         trained = checkpoint.load(local.path, trust_code=trust_code, device=device)
         if head or classes:

@@ -268,9 +268,9 @@ class Collect(nn.Module):
         """``(B·T, N, C)``, the class token first."""
         tokens = tokens if is_counting() else tokens[:, :1]  # costs are counted with the norm of all tokens
         vectors = self.norm(tokens)[:, 0].unflatten(0, (-1, frames))
-        positions = UNIT * torch.arange(frames, device=vectors.device).expand(len(vectors), -1)
+        positions = UNIT * torch.arange(frames, device=vectors.device).expand(vectors.shape[0], -1)
         if self.cls_token is not None:
-            vectors = torch.cat([self.cls_token.to(vectors.dtype).expand(len(vectors), -1, -1), vectors], 1)
+            vectors = torch.cat([self.cls_token.to(vectors.dtype).expand(vectors.shape[0], -1, -1), vectors], 1)
         if self.pos_embed is not None:
             vectors = vectors + resize_line(self.pos_embed, 1 + frames)
         return State(vectors, (frames, 1, 1), positions=positions)
@@ -358,7 +358,7 @@ class TemporalBlock(nn.Module):
         kept = select(self.sigma(scores)) if self.how == "topk" and self.places[-1] != "before" else None
         if kept is not None and "inside" in self.places:
             tokens, positions = _keep(tokens, positions, kept)
-            along = F.pad(kept + 1, (1, 0)).view(len(kept), -1, 1 + kept.shape[-1], 1)  # and the class token
+            along = F.pad(kept + 1, (1, 0)).view(kept.shape[0], -1, 1 + kept.shape[-1], 1)  # and the class token
             along = along.expand(*weights.shape[:2], -1, weights.shape[3])
             weights = weights.gather(2, along)
             weights = weights.softmax(3) if self.again else weights
@@ -505,12 +505,12 @@ class RPESTDT(VideoModel):
         grid = self.patch_embed(self.convolutions(video.transpose(1, 2).flatten(0, 1)))
         height, width = grid.shape[2:]
         patches = grid.flatten(2).mT
-        tokens = torch.cat([self.cls_token.to(patches.dtype).expand(len(patches), -1, -1), patches], 1)
+        tokens = torch.cat([self.cls_token.to(patches.dtype).expand(patches.shape[0], -1, -1), patches], 1)
         if self.pos_embed is not None:
             table: Tensor = self.pos_embed
             if table.dim() == 4:
                 table = resize_line(table.flatten(2), frames).unflatten(2, table.shape[2:])[0]
-                table = _of_size(table, height, width).repeat(len(tokens) // frames, 1, 1)
+                table = _of_size(table, height, width).repeat(tokens.shape[0] // frames, 1, 1)
             tokens = tokens + _of_size(table, height, width)
         elif (sinusoids := self._buffers["sinusoids"]) is not None:
             tokens = tokens + _of_size(sinusoids, height, width)
@@ -527,12 +527,12 @@ class RPESTDT(VideoModel):
 
     def to_grid(self, state: State) -> Tensor:
         tokens = state.tokens[:, _prefix(state) :]
-        batch = len(tokens) if state.positions is not None else len(tokens) // state.size[0]
+        batch = tokens.shape[0] if state.positions is not None else tokens.shape[0] // state.size[0]
         return tokens.reshape(batch, *state.size, -1).permute(0, 4, 1, 2, 3)
 
     def from_grid(self, grid: Tensor, state: State) -> State:
         prefix = _prefix(state)
-        tokens = grid.permute(0, 2, 3, 4, 1).reshape(len(state.tokens), -1, grid.shape[1])
+        tokens = grid.permute(0, 2, 3, 4, 1).reshape(state.tokens.shape[0], -1, grid.shape[1])
         return state._replace(tokens=torch.cat([state.tokens[:, :prefix], tokens], 1))
 
     def grid_at(self, block: int) -> Grid:

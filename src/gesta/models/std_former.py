@@ -203,7 +203,7 @@ class STDFormer(VideoModel):
         frames, *size = self._size(*video.shape[2:])
         patches = self.patch_embed(self.conv_stem(video)).flatten(2, 3)
         table = resample_abs_pos_embed(self.pos_embed, size, num_prefix_tokens=1)
-        token = self.cls_token.expand(frames, len(video), -1, -1)
+        token = self.cls_token.expand(frames, video.shape[0], -1, -1)
         embedded = torch.cat([token, patches], 2)
         tokens = self.norm_pre(embedded + table)
         memory = embedded if self.config.memory_start == "stem" else tokens

@@ -206,7 +206,7 @@ class ConvStem(nn.Sequential):
     def forward(self, video: Tensor) -> Tensor:
         """``(B, 3, T, H, W)`` to ``(B, channels, T, H / 4, W / 4)``."""
         frames = video.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return super().forward(frames).unflatten(0, (len(video), -1)).transpose(1, 2)
+        return super().forward(frames).unflatten(0, (video.shape[0], -1)).transpose(1, 2)
 
 
 # --- parts of the ST branch ------------------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ class CTM(nn.Module):
             query, memory = query + times, memory + times
         q = self.q(query).flatten(1, 2).unflatten(2, (self.heads, -1)).permute(1, 2, 0, 3)
         k, v = self.kv(memory).flatten(1, 2).unflatten(2, (2, self.heads, -1)).permute(2, 1, 3, 0, 4)
-        if len(q) <= PIECE:
+        if torch.compiler.is_exporting() or len(q) <= PIECE:  # an exported program takes any number of clips
             mixed = F.scaled_dot_product_attention(q, k, v)
         else:
             pieces = zip(q.split(PIECE), k.split(PIECE), v.split(PIECE))

@@ -344,7 +344,7 @@ class ViT(VideoModel):
         Raises:
             GestaError: a clip that tubes do not tile, or a mask of another size.
         """
-        config, batch, frames = self.config, len(video), video.shape[2]
+        config, batch, frames = self.config, video.shape[0], video.shape[2]
         as_image = config.modality_embed and frames == 1
         if frames < config.patch_frames and not as_image:
             video = torch.cat([video, video[:, :, -1:].expand(-1, -1, config.patch_frames - frames, -1, -1)], 2)
@@ -598,7 +598,7 @@ def selected(tokens: Tensor, kept: Tensor) -> Tensor:
             f"a mask of kept tokens must be {tuple(tokens.shape[:2])} here, clips × tokens, and keep as many in every "
             f"clip; this one is {tuple(kept.shape)} and keeps {counts.min()} to {counts.max()}"
         )
-    return tokens[kept].unflatten(0, (len(tokens), -1))
+    return tokens[kept].unflatten(0, (tokens.shape[0], -1))
 
 
 def _resized(table: Tensor, old: Size, new: Size) -> Tensor:

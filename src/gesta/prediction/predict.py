@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.exported import device_for
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import THRESHOLD
 from gesta.evaluation.scoring import (
@@ -103,7 +104,7 @@ def predict(
     if isinstance(model, TrainedModel):
         shows = model.shows if shows is None else shows
         person_crop = model.person_crop if person_crop is None else person_crop
-    device = choose_device(device)
+    device = choose_device(device_for(network, device, precision))
     autocast = choose_autocast(device, precision)
     network.to(device).eval()
     paths = find_sources(sources)

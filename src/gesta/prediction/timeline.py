@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.exported import device_for
 from gesta.config import Between, Count, Fraction, NotNegative, Positive, check, config, replace
 from gesta.data.samples import TestViews
 from gesta.data.transforms import crop_views
@@ -244,7 +245,8 @@ def timeline(
     naming = SegmentNaming(model, classes=classes, config=config, views=views, top=top)
     if shows is None and isinstance(model, TrainedModel):
         shows = model.shows
-    how: dict[str, Any] = {"views": views, "device": choose_device(device)}
+    device = choose_device(device_for(naming.network, device, precision))
+    how: dict[str, Any] = {"views": views, "device": device}
     how["autocast"] = choose_autocast(how["device"], precision)
     windows = score_windows(naming.network, naming.spaces, path, config, shows=shows, **how)
     yield from naming(path, windows)

@@ -1,0 +1,91 @@
+"""The table of promises: each model exported in each form, how near its scores are, and how fast it runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gesta.bench.timing import fastest_run
+from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.exported import SUFFIXES, Kind, load_exported
+from gesta.errors import GestaError
+from gesta.export.write import export, made_views
+from gesta.models import list_models, model_config
+
+KINDS: tuple[Kind, ...] = tuple(SUFFIXES.values())
+
+CLASSES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """One row of the table.
+
+    Attributes:
+        model: name of the model.
+        kind: the runtime.
+        difference: largest absolute difference of scores, of one clip and of three at once; None if it was refused.
+        ratio: seconds of the model in torch, eager, to those of the file, one clip at once.
+        refusal: why there is no such file.
+    """
+
+    model: str
+    kind: Kind
+    difference: float | None = None
+    ratio: float | None = None
+    refusal: str = ""
+
+    to_json = asdict
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"| `{self.model}` | {self.kind} | refused: {self.refusal} | |"
+        return f"| `{self.model}` | {self.kind} | {self.difference:.1e} | {self.ratio:.2f} |"
+
+
+HEADER = "| model | format | largest difference | torch's time / the file's |\n|---|---|---|---|"
+
+
+def promised_models() -> list[str]:
+    """The models of the table: one of each system and backbone, small enough to export all of them in minutes."""
+    return list_models("*_tiny")
+
+
+def fresh_model(name: str) -> TrainedModel:
+    """A named model with random weights, none of which is zero: a part that starts at zero hides what is before it."""
+    torch.manual_seed(0)
+    network = model_config(name, num_classes=CLASSES).build().eval()
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return TrainedModel(model=network, classes=[str(index) for index in range(CLASSES)], metadata={}, name=name)
+
+
+def keep_promise(name: str, kind: Kind, folder: Path, *, uint8: bool = False, seconds: float = 0.0) -> Promise:
+    """Export a model for any number of clips, check it, and measure it.
+
+    Args:
+        name: of the model.
+        kind: the runtime.
+        folder: where the file is written.
+        uint8: the file takes frames.
+        seconds: of each measurement; 0 leaves it out, and the ratio is not a number.
+    """
+    model = fresh_model(name)
+    suffix = next(suffix for suffix, value in SUFFIXES.items() if value == kind)
+    path = folder / f"{name}{suffix}"
+    try:
+        difference = export(model, path, uint8=uint8).difference
+    except GestaError as error:
+        return Promise(model=name, kind=kind, refusal=str(error))
+    if not seconds:
+        return Promise(model=name, kind=kind, difference=difference, ratio=float("nan"))
+    times = []
+    for network in (model.model, load_exported(path).model):
+        clips = network.clips_of(made_views(network.config.clip)[:1])
+        with torch.inference_mode():
+            times.append(fastest_run(lambda: network(clips), seconds))  # noqa: B023  # called at once
+    return Promise(model=name, kind=kind, difference=difference, ratio=times[0] / times[1])

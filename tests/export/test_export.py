@@ -1,0 +1,199 @@
+"""Exported files give the model's scores, are used as a run is, and run nothing of their author."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+import gesta
+from gesta.bench.model import measure_exported
+from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.exported import load_exported
+from gesta.config import replace
+from gesta.errors import GestaError
+from gesta.export.assignment import DOMAIN, add_functions
+from gesta.export.promises import KINDS, keep_promise, promised_models
+from gesta.export.write import differences, export, made_views
+from gesta.models import list_models, model_config
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+
+Video = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainedModel:
+    """A ViT of one block for clips of two frames: few operators, so that it is exported quickly."""
+    torch.manual_seed(0)
+    config = model_config("vit_tiny", num_classes={"verb": 3, "noun": 2}, depth=1, width=24, heads=2)
+    config = replace(config, clip=replace(config.clip, frames=2, size=16))
+    return TrainedModel(
+        model=config.build().eval(),
+        classes={"verb": ["open", "close", "take"], "noun": ["door", "cup"]},
+        metadata={"licence": "cc-by-4.0"},
+    )
+
+
+@pytest.fixture(scope="module")
+def files(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("exported")
+    for name in ("model.onnx", "model.pt2"):
+        export(model, folder / name, uint8=True)
+    return {path.suffix: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_file_is_used_as_the_model(
+    suffix: str, model: TrainedModel, files: dict[str, Path], make_video: Video, tmp_path: Path
+) -> None:
+    loaded = gesta.load(files[suffix])
+    assert loaded.classes == model.classes and loaded.model.config == model.model.config
+    assert loaded.metadata["licence"] == "cc-by-4.0" and loaded.metadata["gesta"] == gesta.__version__
+    assert differences(model.model, loaded.model, made_views(model.model.config.clip).repeat(2, 1, 1, 1, 1))[0] < 1e-5
+    video = make_video("door/a.mp4", frames=30)
+    (expected,), (prediction,) = (list(gesta.predict(one, [video])) for one in (model, loaded))
+    assert dict(prediction.labels) == pytest.approx(dict(expected.labels), abs=1e-5)
+    spans = [[(s.start, s.end) for s in gesta.timeline(one, video)] for one in (model, loaded)]
+    assert spans[0] == spans[1] != []
+    records = [gesta.Record(path=str(video), name="a", label={"verb": 0, "noun": 1})]
+    results = [gesta.evaluate(one, records).metrics for one in (model, loaded)]
+    assert results[0] == pytest.approx(results[1])
+    assert measure_exported(loaded, batch=1, seconds=0).forward > 0
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_what_a_file_cannot_do_is_refused(suffix: str, files: dict[str, Path]) -> None:
+    loaded = gesta.load(files[suffix])
+    for use in (
+        lambda: loaded.model.taps(torch.zeros(1, 3, 2, 16, 16), ["block.0"]),
+        lambda: loaded.model.embed(torch.zeros(1, 3, 2, 16, 16)),
+        lambda: export(loaded, files[suffix].with_name(f"again{suffix}")),
+    ):
+        with pytest.raises(GestaError, match="give the run that it was made from"):
+            use()
+    with pytest.raises(GestaError, match="as it was written"):
+        list(gesta.predict(loaded, ["x.mp4"], precision="bf16-mixed"))
+
+
+def test_a_file_that_differs_is_not_kept(model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gesta.export.write.LARGEST_DIFFERENCE", -1.0)
+    with pytest.raises(GestaError, match="is not kept"):
+        export(model, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(GestaError, match=r"called \.onnx or \.pt2"):
+        export(model, tmp_path / "model.bin")
+
+
+def test_an_onnx_file_asks_for_nothing_elsewhere(files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "other.onnx"
+    strange = onnx.load(files[".onnx"])
+    strange.graph.node[0].domain = "com.stranger"
+    path.write_bytes(strange.SerializeToString())
+    with pytest.raises(GestaError, match=r"com\.stranger"):
+        load_exported(path)
+    for place in ("../secret", "/etc/passwd"):
+        outside = onnx.load(files[".onnx"])
+        outside.graph.initializer[0].external_data.add(key="location", value=place)
+        path.write_bytes(outside.SerializeToString())
+        with pytest.raises(GestaError, match="beside itself"):
+            load_exported(path)
+
+
+def changed(source: Path, target: Path, part: str, change: Callable[[Any], None]) -> Path:
+    """A copy of a .pt2 file in which one of its parts in JSON is another."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for member in old.infolist():
+            data = old.read(member)
+            if member.filename.endswith(part):
+                content = json.loads(data)
+                change(content)
+                data = json.dumps(content).encode()
+            new.writestr(member.filename, data)
+    return target
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["torch.load", "torch.serialization.os.system", "torch.ops.aten.from_file.default", "_operator.call", "#x"],
+)
+def test_a_program_calls_no_other_operators(target: str, files: dict[str, Path], tmp_path: Path) -> None:
+    def change(program: Any) -> None:
+        program["graph_module"]["graph"]["nodes"][0]["target"] = target
+
+    with pytest.raises(GestaError, match="not among the operators"):
+        load_exported(changed(files[".pt2"], tmp_path / "a.pt2", "models/model.json", change))
+
+
+def test_a_program_is_never_unpickled_evaluated_or_executed(files: dict[str, Path], tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    code = f"open({str(mark)!r}, 'w')"
+
+    def guard(program: Any) -> None:
+        program["guards_code"] = [code]
+        for value in program["graph_module"]["graph"]["tensor_values"].values():
+            value["sizes"] = [{"as_expr": {"expr_str": code, "hint": {"as_int": 3}}}]
+
+    load_exported(changed(files[".pt2"], tmp_path / "a.pt2", "models/model.json", guard))
+
+    def unpickle(config: Any) -> None:
+        next(iter(config["config"].values()))["use_pickle"] = True
+
+    with pytest.raises(GestaError, match="Python object"):
+        load_exported(changed(files[".pt2"], tmp_path / "b.pt2", "model_weights_config.json", unpickle))
+    assert not mark.exists()
+
+
+def test_matches_in_onnx_are_those_of_scipy() -> None:
+    node = onnx.helper.make_node("assign", ["similarity"], ["matches"], domain=DOMAIN)
+    sizes = ["B", "T", "N", "N"]
+    graph = onnx.helper.make_graph(
+        [node],
+        "matches",
+        [onnx.helper.make_tensor_value_info("similarity", onnx.TensorProto.FLOAT, sizes)],
+        [onnx.helper.make_tensor_value_info("matches", onnx.TensorProto.INT64, sizes[:3])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    add_functions(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    for shape in [(1, 1, 1, 1), (2, 3, 7, 7), (1, 2, 30, 30)]:
+        similarity = random.random(shape, dtype=np.float32)
+        if shape[-1] == 7:  # a window around each position: the others are forbidden
+            far = abs(np.subtract.outer(np.arange(7), np.arange(7))) > 2
+            similarity[..., far] = -math.inf
+        (matches,) = session.run(None, {"similarity": similarity})
+        for problem, match in zip(similarity.reshape(-1, *shape[2:]), matches.reshape(-1, shape[-1])):
+            assert match.tolist() == linear_sum_assignment(-problem.astype(np.float64))[1].tolist()
+
+
+# --- the table of promises -------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_every_model_and_none_is_refused() -> None:
+    rows = [line.split("|")[1:4] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    assert promised_models() == list_models("*_tiny")
+    assert sorted((name.strip(" `"), kind.strip()) for name, kind, _ in rows) == sorted(
+        (name, kind) for name in promised_models() for kind in KINDS
+    )
+    assert all(float(difference) <= 1e-4 for _, _, difference in rows)
+
+
+@pytest.mark.full  # test_a_file_is_used_as_the_model exports a smaller network in both forms
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", list_models("*_tiny"))
+def test_every_row_of_the_table_holds(name: str, kind: Any, tmp_path: Path) -> None:
+    promise = keep_promise(name, kind, tmp_path)
+    assert promise.difference is not None and promise.difference <= 1e-4, promise.refusal
