@@ -28,6 +28,10 @@ def add_verbs(verbs: Verbs) -> None:
         "--sizes", type=whole_numbers, default=(8, 16, 24, 40), help="of cards, in GB (default 8,16,24,40)"
     )
     device_options(sub, precision="bf16-mixed")
+    text = "small models as exported files: largest difference of scores, and speed beside torch's (docs/export.md)"
+    sub = bench.add("export", _bench_export, text)
+    sub.add_argument("models", metavar="MODEL", nargs="*", help="names (default: all that end in _tiny)")
+    sub.add_argument("--write", metavar="PAGE", help="also put the table into a page that has its marks")
     sub = bench.add("align", _bench_align, "time of ATA's assignments: the paper's loop, ours, and within a model")
     sub.add_argument("--model", default="ata_vitb", help="a model with ATA (default %(default)s)")
     sub.add_argument("--checkpoint", metavar="CKPT", help="a trained model instead, beside the same with fresh weights")
@@ -70,6 +74,17 @@ def _bench_memory(options: argparse.Namespace) -> None:
     model = with_fields(model_config(options.model), options)
     how: dict[str, Any] = {name: getattr(options, name) for name in ("batch", "device", "precision", "sizes")}
     print_results(options, measure_memory(model, options.model, **how))
+
+
+def _bench_export(options: argparse.Namespace) -> None:
+    from gesta.export.promises import around_table, make_promises, write_table
+
+    if options.write:
+        around_table(Path(options.write))  # refused before minutes of work
+    promises = make_promises(options.models)
+    print_results(options, *promises)
+    if options.write:
+        write_table(Path(options.write), promises)
 
 
 def _bench_align(options: argparse.Namespace) -> None:

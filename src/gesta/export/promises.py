@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,9 +13,12 @@ from torch import nn
 from gesta.bench.timing import fastest_run
 from gesta.checkpoint import TrainedModel
 from gesta.checkpoint.exported import SUFFIXES, Kind, load_exported
+from gesta.config import read_text
 from gesta.errors import GestaError
 from gesta.export.write import export, made_views
+from gesta.files import write_text
 from gesta.models import list_models, model_config
+from gesta.progress import track
 
 KINDS: tuple[Kind, ...] = tuple(SUFFIXES.values())
 
@@ -47,6 +52,9 @@ class Promise:
 
 
 HEADER = "| model | format | largest difference | torch's time / the file's |\n|---|---|---|---|"
+
+BEGIN, END = "<!-- begin of the table -->", "<!-- end of the table -->"
+"""Marks in a page, between which the table stands."""
 
 
 def promised_models() -> list[str]:
@@ -89,3 +97,43 @@ def keep_promise(name: str, kind: Kind, folder: Path, *, uint8: bool = False, se
         with torch.inference_mode():
             times.append(fastest_run(lambda: network(clips), seconds))  # noqa: B023  # called at once
     return Promise(model=name, kind=kind, difference=difference, ratio=times[0] / times[1])
+
+
+def make_promises(names: Sequence[str] = ()) -> list[Promise]:
+    """The rows of the table, each measured with one thread: the fastest pass within a second, torch's and the file's.
+
+    Args:
+        names: of models; none for all of :func:`promised_models`.
+
+    Raises:
+        GestaError: there is no such model.
+    """
+    promises = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for name in track(list(names) or promised_models(), "exporting"):
+                promises += [keep_promise(name, kind, Path(folder), seconds=1.0) for kind in KINDS]
+    finally:
+        torch.set_num_threads(threads)
+    return promises
+
+
+def write_table(page: Path, promises: Sequence[Promise]) -> None:
+    """Put the table into a page, in place of that between its marks.
+
+    Raises:
+        GestaError: the page cannot be read or written, or lacks the marks.
+    """
+    before, after = around_table(page)
+    write_text(page, "\n".join([f"{before}{BEGIN}", HEADER, *map(str, promises), f"{END}{after}"]))
+
+
+def around_table(page: Path) -> tuple[str, str]:
+    """The text of a page before and after its table; for the error see :func:`write_table`."""
+    before, begin, rest = read_text(page).partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise GestaError(f"{page}: has no table of promises to replace; put {BEGIN} and {END} where it is to stand")
+    return before, after
