@@ -27,6 +27,7 @@ EXTRAS = {
     "pyarrow": ("features in Parquet files (--format parquet)", "parquet"),
     "cv2": ("optical flow (gesta data prepare --flow)", "flow"),
     "peft": ("training with adapters (train.lora)", "lora"),
+    "onnxruntime": ("exported ONNX files (gesta export --to onnx)", "export"),
     "wandb": ("curves of trainings in W&B (train.logger)", "wandb"),
 }
 

@@ -132,9 +132,18 @@ assign (similarity) => (matches)
 
 def assign_in_onnx(similarity: Any, solver: str, tolerance: float) -> Any:
     """The call of the function in :data:`ASSIGN`, for torch's converter; solver and tolerance change nothing."""
-    from onnxscript.values import Opset  # optional dependency
+    from onnx.defs import OpSchema  # optional dependencies
+    from onnxscript.values import Op, Opset
 
-    return Opset(DOMAIN, 1).assign(similarity)
+    schema = OpSchema(
+        "assign",
+        DOMAIN,
+        1,
+        inputs=[OpSchema.FormalParameter("similarity", "T")],
+        outputs=[OpSchema.FormalParameter("matches", "tensor(int64)")],
+        type_constraints=[("T", ["tensor(float)", "tensor(double)"], "real numbers")],
+    )
+    return Op(Opset(DOMAIN, 1), "assign", schema)(similarity)
 
 
 def add_functions(model: Any) -> None:
