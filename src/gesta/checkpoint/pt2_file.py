@@ -233,7 +233,8 @@ def _names(part: Any) -> list[str]:
 
 def _bound(specs: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Names in the program of the tensors that the file holds, and of what it is given."""
-    known, given = {}, []
+    known: dict[str, Tensor] = {}
+    given: list[str] = []
     for spec in specs:
         ((kind, value),) = spec.items()
         if kind == "user_input":
@@ -248,7 +249,8 @@ def _bound(specs: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> tuple[
 
 def _tensors(path: Path, archive: zipfile.ZipFile, folder: str, index: str) -> dict[str, Tensor]:
     """The tensors of one folder of the archive by name."""
-    tensors, files = {}, dict[str, Tensor]()
+    tensors: dict[str, Tensor] = {}
+    files: dict[str, Tensor] = {}
     for name, entry in json.loads(_read(path, archive, folder + index))["config"].items():
         if entry["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
             raise CheckpointError(

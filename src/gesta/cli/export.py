@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from gesta.cli.options import Verbs, print_results, trust_option
 from gesta.cli.public_weights import check_model_options, load_model, model_options
@@ -60,7 +61,12 @@ def _export(options: argparse.Namespace) -> None:
     if recipe and options.int8:
         from gesta.export.quantise import export_int8  # onnxruntime's quantisation takes a second
 
-        how = {"data": recipe.data, "protocol": protocol, "uint8": options.uint8, "dynamic": options.dynamic}
+        how: dict[str, Any] = {
+            "data": recipe.data,
+            "protocol": protocol,
+            "uint8": options.uint8,
+            "dynamic": options.dynamic,
+        }
         print_results(options, export_int8(model, out, **how))
         return
     if recipe:
