@@ -175,7 +175,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if (folder / "recipe.json").is_file():
             recipe = read_recipe(folder / "recipe.json", trust_code=options.trust_code)
         if is_exported(local.path):
-            model, name = load_model(options, local), f"{local.path.name}-result"
+            model, name = load_model(options, local), f"{local.path.name}-{kind}"
             job = _evaluate_job(options, folder, recipe, model.metadata.get("protocol"))
         else:
             job = _evaluate_job(options, folder, recipe)

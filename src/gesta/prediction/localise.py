@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.exported import device_for
 from gesta.config import to_json
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError, VideoError
@@ -89,6 +90,7 @@ def evaluate_timeline(
     else:
         records = data
     network, spaces = named_classes(model, classes)
+    device = device_for(network, device, precision)
     check_labels(records, spaces, network.config.multi_label)
     _check_segments(records, network)
     names = joint_names(spaces)
