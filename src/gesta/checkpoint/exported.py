@@ -17,7 +17,7 @@ from gesta.config import Between, config, from_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import ModelConfig, Scores, VideoModel, to_clips
 from gesta.processes import Precision
-from gesta.records import class_counts
+from gesta.records import by_space, class_counts
 
 Kind = Literal["onnx", "torch"]
 
@@ -109,6 +109,7 @@ class ExportedNetwork(VideoModel):
 
         Raises:
             GestaError: losses, which are for trainings, or clips of another size.
+            CheckpointError: the file cannot be computed, or gives something else than scores of its classes.
         """
         clip, channels = self.config.clip, 2 if self.exported.uint8 else 1
         size = {0: len(video), channels: clip.channels, 3 - channels: clip.frames, 3: clip.size, 4: clip.size}
@@ -119,7 +120,14 @@ class ExportedNetwork(VideoModel):
             )
         passes = [video] if self.exported.dynamic else video.split(1)
         scores = [torch.cat(pieces) for pieces in zip(*(self.program(self.inputs_of(clips)) for clips in passes))]
-        return dict(zip(output_names(self.config), scores)) if isinstance(self.config.classes, dict) else scores[0]
+        counts = by_space(self.config.classes)
+        for values, count in zip(scores, counts.values()):
+            if values.shape != (len(video), count) or values.dtype != torch.float32:
+                raise CheckpointError(
+                    f"{self.path}: gives {values.dtype} of shape {tuple(values.shape)} for {len(video)} clips and "
+                    f"{count} classes, not their scores; export the model again"
+                )
+        return dict(zip(counts, scores)) if isinstance(self.config.classes, dict) else scores[0]
 
 
 def load_exported(path: Path, *, kind: Kind | None = None, trust_code: bool = False) -> TrainedModel:

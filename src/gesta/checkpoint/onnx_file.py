@@ -1,7 +1,7 @@
 """ONNX files: read without trusting them, and run by onnxruntime.
 
 An ONNX file cannot run code of its author by itself; what it could do is ask for operators of a library that was loaded
-before, or for tensors in files elsewhere on the disk. Both are refused before onnxruntime sees the file.
+before, or for tensors in other files (or at an address in memory). Both are refused before onnxruntime sees the file.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def missing_packages(path: object) -> GestaError:
 
 
 def read_metadata(path: Path, key: str) -> str | None:
-    """An entry of the metadata of an ONNX file, whose operators and files of tensors are checked.
+    """An entry of the metadata of an ONNX file, whose operators and tensors are checked.
 
     Raises:
-        CheckpointError: no ONNX file; operators that are not of the standard; tensors in files outside its folder.
+        CheckpointError: no ONNX file; operators that are not of the standard; tensors that are not in the file itself.
         GestaError: onnx is not installed.
     """
     try:
@@ -53,10 +53,11 @@ def read_metadata(path: Path, key: str) -> str | None:
                 f"{path}: uses the operator {message.domain[:40]}.{message.op_type[:40]}, which is not of the ONNX "
                 "standard and would run code of another library; export the model again"
             )
-        if kind == "TensorProto":
-            for entry in message.external_data:
-                if entry.key == "location":
-                    _check_beside(path, entry.value)
+        if kind == "TensorProto" and (message.external_data or message.data_location == message.EXTERNAL):
+            raise CheckpointError(
+                f"{path}: the tensor {message.name[:80]!r} is in another file, which exported files do not have; "
+                "export the model again"
+            )
     return next((entry.value for entry in model.metadata_props if entry.key == key), None)
 
 
@@ -67,15 +68,6 @@ def _messages(message: Any) -> Iterator[Any]:
         if field.message_type is not None:
             for part in [value] if hasattr(value, "ListFields") else value:
                 yield from _messages(part)
-
-
-def _check_beside(path: Path, location: str) -> None:
-    folder = path.parent.resolve()
-    if location != Path(location).name or (folder / location).resolve().parent != folder:
-        raise CheckpointError(
-            f"{path}: asks for tensors in {location[:100]!r}, and a file may only have them beside itself; export the "
-            "model again"
-        )
 
 
 class OnnxProgram:

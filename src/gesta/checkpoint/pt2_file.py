@@ -45,6 +45,9 @@ zero_ zeros zeros_like
 _COMPOSITE = frozenset(_NAMES.split())
 """Operators of programs that are not decomposed into the core ones; none reads or writes anything but its arguments."""
 
+_UNCHECKED = re.compile("_backward$|^_embedding_bag$")
+"""Core operators that no model needs for its scores, and that trust the indices which they are given."""
+
 _TYPES = {
     1: torch.uint8,
     2: torch.int8,
@@ -105,7 +108,7 @@ class TorchProgram:
             self._results = [_argument(part) for part in program["graph"]["outputs"]]
         except CheckpointError:
             raise
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
+        except Exception as error:  # whatever Python and torch make of JSON that is none of a program
             raise CheckpointError(
                 f"{path}: not a program that torch.export has written ({type(error).__name__}: {str(error)[:100]}); "
                 "export the model again"
@@ -125,8 +128,11 @@ class TorchProgram:
         try:
             for step in self._steps:
                 step(values)
-            return [result(values) for result in self._results]
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            results = [result(values) for result in self._results]
+            if not all(isinstance(result, Tensor) for result in results):
+                raise TypeError("a result is not a tensor")
+            return results
+        except Exception as error:  # as above
             raise CheckpointError(
                 f"{self.path}: its program cannot be computed ({str(error).strip().partition(chr(10))[0][:200]}); "
                 "export the model again"
@@ -169,8 +175,8 @@ def _function(path: Path, target: str) -> Callable[..., Any]:
         library, name, overload = match.groups()
         function = getattr(getattr(getattr(torch.ops, library), name, None), overload, None)
         if isinstance(function, torch._ops.OpOverload):
-            listed = name in _OURS if library == "gesta" else name in _COMPOSITE or torch.Tag.core in function.tags
-            if listed:
+            is_core = torch.Tag.core in function.tags and not _UNCHECKED.search(name)
+            if name in _OURS if library == "gesta" else name in _COMPOSITE or is_core:
                 return function
     raise CheckpointError(
         f"{path}: calls {target[:80]}, which is not among the operators that files may call here; where you trust its "
@@ -272,7 +278,7 @@ def _tensors(path: Path, archive: zipfile.ZipFile, folder: str, index: str) -> d
 def _open(path: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(existing(path))
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         raise CheckpointError(f"{path}: not a complete .pt2 file; copy it again") from None
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
         raise CheckpointError(
@@ -284,5 +290,5 @@ def _open(path: Path) -> zipfile.ZipFile:
 def _read(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
-    except (KeyError, zipfile.BadZipFile, EOFError):
+    except (KeyError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError):  # also: with a password
         raise CheckpointError(f"{path}: lacks {name}, or was damaged; copy it again") from None

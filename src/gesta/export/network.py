@@ -14,7 +14,6 @@ from gesta.records import by_space
 _TRACED_CLIPS = 3
 """With one clip or two, sizes that are one less or half as many would be taken for constants."""
 
-
 _REMARKS = (torch.ops.aten._assert_tensor_metadata.default, torch.ops.aten.promote_types.default)
 """Operators that torch notes down while it traces, and that compute nothing of the scores."""
 

@@ -17,7 +17,7 @@ from gesta.checkpoint.exported import ExportedNetwork, load_exported
 from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
-from gesta.export.write import CHECKED_CLIPS, description, differences, export, views_of_data
+from gesta.export.write import CHECKED_CLIPS, check_exportable, description, differences, export, views_of_data
 from gesta.files import write_atomically
 from gesta.recipe import EvaluateConfig
 from gesta.records import DataConfig
@@ -87,6 +87,7 @@ def export_int8(
     Raises:
         GestaError: training videos that cannot be read, or as :func:`gesta.export.write.export`.
     """
+    check_exportable(model, path)
     calibration = views_of_data(data, model.model.config.clip, protocol, CALIBRATION_CLIPS, "train")
     if not len(calibration):
         raise GestaError("--int8: none of the run's training videos can be read, from which it takes ranges of values")

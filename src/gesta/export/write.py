@@ -95,7 +95,7 @@ def export(
             scores that differ by more than :data:`LARGEST_DIFFERENCE`; no place to write to; a package that is missing.
     """
     path, config = Path(path), model.model.config
-    _check_exportable(model, path)
+    check_exportable(model, path)
     exported = Exported(kind=SUFFIXES[path.suffix], uint8=uint8, dynamic=dynamic)
     used = made_views(config.clip) if views is None else views[:CHECKED_CLIPS]
     if config.clip.streams:
@@ -128,7 +128,7 @@ def export(
     )
 
 
-def _check_exportable(model: TrainedModel, path: Path) -> None:
+def check_exportable(model: TrainedModel, path: Path) -> None:
     """What can be refused before anything is computed."""
     config = model.model.config
     if path.suffix not in SUFFIXES:

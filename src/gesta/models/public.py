@@ -64,9 +64,9 @@ def load(
 
     Args:
         source: a run folder (its ``best.safetensors``), a file of :func:`gesta.save_model` or a file that ``gesta
-            export`` has written (``.onnx``, ``.pt2``); public weights of a model
-            that is recognised by their names and the ``config.json`` beside them, as a file or a folder; or such a
-            repository by its name, ``hf:owner/name[@revision][/file]``, which is downloaded once.
+            export`` has written (``.onnx``, ``.pt2``); public weights of a model that is recognised by their names and
+            the ``config.json`` beside them, as a file or a folder; or such a repository by its name,
+            ``hf:owner/name[@revision][/file]``, which is downloaded once.
         model: name of the model of public weights (see :func:`gesta.list_models`), instead of recognising it.
         head: of public weights, a second file with their head, see :func:`gesta.checkpoint.weights.read_source`.
         classes: names of the classes of public weights in label order; None takes those of the file beside them, or
