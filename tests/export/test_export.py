@@ -19,10 +19,11 @@ import gesta
 from gesta.bench.model import measure_exported
 from gesta.checkpoint import METADATA_KEY, TrainedModel
 from gesta.checkpoint.exported import Exported, load_exported
+from gesta.cli import main
 from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.export.assignment import DOMAIN, add_functions
-from gesta.export.promises import KINDS, keep_promise, promised_models
+from gesta.export.promises import BEGIN, END, KINDS, keep_promise, promised_models
 from gesta.export.write import description, differences, export, made_views
 from gesta.models import list_models, model_config
 
@@ -221,6 +222,40 @@ def test_matches_in_onnx_are_those_of_scipy() -> None:
         (matches,) = session.run(None, {"similarity": similarity})
         for problem, match in zip(similarity.reshape(-1, *shape[2:]), matches.reshape(-1, shape[-1])):
             assert match.tolist() == linear_sum_assignment(-problem.astype(np.float64))[1].tolist()
+
+
+@pytest.mark.full  # test_a_file_is_used_as_the_model does the same from Python
+def test_a_run_is_exported_scored_and_quantised_by_commands(
+    make_video: Video, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(words: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(words.split())
+        output = capsys.readouterr()
+        assert end.value.code == 0, output.err
+        return output.out
+
+    monkeypatch.chdir(tmp_path)
+    for i in range(6):
+        make_video(f"videos/dark/{i}.mp4", frames=12)
+        make_video(f"videos/bright/{i}.mp4", frames=12, shade=120)
+    flags = "--train.epochs 1 --train.batch-size 4 --train.workers 0 --evaluate.workers 0 --evaluate.split val"
+    run(f"train finetune --model r3d_tiny --model.clip.size 32 --data.root videos --data.val 0.4 --run run {flags}")
+    scores = json.loads((tmp_path / "run/result.json").read_text())["scores"]["values"]["label"]
+    assert "3 clips of its data" in run("export run --to onnx --uint8")
+    assert "3 clips of its data" in run("export run --to torch")
+    for name in ("model.onnx", "model.pt2"):
+        result = json.loads(run(f"evaluate run/{name} --json"))
+        np.testing.assert_allclose(result["scores"]["values"]["label"], scores, atol=1e-4)
+        assert "clips/s" in run(f"bench model run/{name} --batch 1")
+    printed = run("export run --to onnx --int8")
+    assert "top1 on split val" in printed and "training clips" in printed
+    assert (tmp_path / "run/model-int8.onnx").stat().st_size < 0.6 * (tmp_path / "run/model.onnx").stat().st_size
+    assert run("predict run/model-int8.onnx videos/dark/0.mp4 --timeline --format srt")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    run("bench export r3d_tiny vit_tiny --write page.md")
+    assert page.read_text().count("| `") == 4 and page.read_text().endswith(f"{END}\nafter\n")
 
 
 # --- the table of promises -------------------------------------------------------------------------------------------
