@@ -11,12 +11,13 @@ the stem with channels last and first. Asserts nothing about time.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from side_by_side import compare, dtype_option, environment, options_of
+from side_by_side import compare, dtype_option, environment, options_of, smoke_option
 from torch import Tensor, nn
 
 from gesta.config import replace
@@ -77,12 +78,13 @@ def attend(attn: Attention, parts: list[Tensor]) -> Tensor:
 
 def main() -> None:
     parser = options_of(__doc__, batch=2, repeats=5)
+    smoke_option(parser)
     dtype_option(parser)
     options = parser.parse_args()
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     print(environment(options))
     torch.manual_seed(0)
-    config = ctn_b()
+    config = replace(ctn_b(), width=96, heads=2) if options.smoke else ctn_b()
 
     def prepare(module: nn.Module) -> Any:
         """Random statistics and kernels, on the device."""
@@ -100,7 +102,7 @@ def main() -> None:
         blocks[name] = copy.deepcopy(ours)
         blocks[name].attn.__class__ = kind
     blocks["linear mapping (ViViT)"] = prepare(Block(replace(config, mapping="linear"), 0.0, last=True))
-    tokens = torch.randn(options.batch, 785, config.width, device=device, dtype=dtype)
+    tokens = torch.randn(options.batch, 1 + math.prod(SIZE), config.width, device=device, dtype=dtype)
     for training in (False, True):
 
         def run(block: Block, all_tokens: bool = True, training: bool = training) -> Tensor:
@@ -117,11 +119,11 @@ def main() -> None:
         ways["ours, last block, class token alone"] = lambda: run(ours, all_tokens=False)
         compare("a block, " + ("forward and backward" if training else "forward"), ways, device, options.repeats)
 
-    compare_stem(prepare(VideoToTokens(config)), options.batch, device, dtype, options.repeats)
+    video = torch.randn(options.batch, 3, 8, *2 * (64 if options.smoke else 224,), device=device, dtype=dtype)
+    compare_stem(prepare(VideoToTokens(config)), video, options.repeats)
 
 
-def compare_stem(stem: VideoToTokens, batch: int, device: torch.device, dtype: torch.dtype, repeats: int) -> None:
-    video = torch.randn(batch, 3, 8, 224, 224, device=device, dtype=dtype)
+def compare_stem(stem: VideoToTokens, video: Tensor, repeats: int) -> None:
     last = torch.channels_last_3d
     for training in (False, True):
         stem.train(training)
@@ -136,7 +138,7 @@ def compare_stem(stem: VideoToTokens, batch: int, device: torch.device, dtype: t
             "ours (channels last)": lambda: embed(video.contiguous(memory_format=last)),
             "channels first": lambda: embed(video),
         }
-        compare("the stem, " + ("forward and backward" if training else "forward"), ways, device, repeats)
+        compare("the stem, " + ("forward and backward" if training else "forward"), ways, video.device, repeats)
 
 
 if __name__ == "__main__":

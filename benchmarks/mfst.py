@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from side_by_side import Work, compare, dtype_option, environment, options_of
+from side_by_side import Work, compare, dtype_option, environment, options_of, smoke_option
 from torch import Tensor
 
 from gesta.layers.cdc import Conv
@@ -65,6 +65,7 @@ class Bench:
     device: torch.device
     dtype: torch.dtype
     repeats: int
+    smoke: bool
 
     def randn(self, *size: int) -> Tensor:
         return torch.randn(*size, device=self.device, dtype=self.dtype)
@@ -87,7 +88,7 @@ def compare_stem(bench: Bench) -> None:
         stride = (1, 1, 1) if inputs > 3 else (1, 2, 2)
         conv = Conv(inputs, outputs, kernel, stride, "st", 0.6).to(bench.device, bench.dtype).to(memory_format=layout)
         plain = Conv(inputs, outputs, kernel, stride).to(bench.device, bench.dtype).to(memory_format=layout)
-        x = bench.randn(bench.batch, inputs, *size).to(memory_format=layout)
+        x = bench.randn(bench.batch, inputs, *((8, 14, 14) if bench.smoke else size)).to(memory_format=layout)
         with torch.no_grad():
             conv.eval(), plain.eval()
             bench.run(
@@ -111,7 +112,7 @@ def compare_stem(bench: Bench) -> None:
 
 def compare_attention(bench: Bench) -> None:
     """k-NN attention of a clip's frames."""
-    for positions in (196, 49):
+    for positions in (49,) if bench.smoke else (196, 49):
         q, k, v = bench.randn(3, 32 * bench.batch, 8, positions, 64)
         bench.run(
             f"attention of {32 * bench.batch} frames of {positions} positions, 8 heads, evaluation",
@@ -135,11 +136,8 @@ def compare_attention(bench: Bench) -> None:
 
 def compare_scales(bench: Bench) -> None:
     """The weight-shared Transformer."""
-    for frames, edge, config in (
-        (32, 14, MFSTConfig()),
-        (32, 7, MFSTConfig(stages=MFSTConfig().stages[2:])),
-        (8, 4, mfst_tiny()),
-    ):
+    large = ((32, 14, MFSTConfig()), (32, 7, MFSTConfig(stages=MFSTConfig().stages[2:])))
+    for frames, edge, config in (*(() if bench.smoke else large), (8, 4, mfst_tiny())):
         width = config.stages[0].width
         block = WMSTrans(width, config, drop_path=0.0).to(bench.device, bench.dtype).eval()
         grid = bench.randn(bench.batch, frames, edge, edge, width)
@@ -164,11 +162,14 @@ def compare_scales(bench: Bench) -> None:
 
 def main() -> None:
     parser = options_of(__doc__, batch=1, repeats=7)
+    smoke_option(parser)
     dtype_option(parser)
     options = parser.parse_args()
     print(environment(options))
     torch.manual_seed(0)
-    bench = Bench(options.batch, torch.device(options.device), getattr(torch, options.dtype), options.repeats)
+    bench = Bench(
+        options.batch, torch.device(options.device), getattr(torch, options.dtype), options.repeats, options.smoke
+    )
     compare_stem(bench)
     compare_attention(bench)
     compare_scales(bench)

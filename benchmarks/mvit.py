@@ -2,32 +2,19 @@
 
     python benchmarks/mvit.py [--device cuda] [--batch 1] [--dtype bfloat16] [--repeats 5] [--compile]
 
-Prints the largest difference of the scores, seconds and peak memory of a forward pass and of a training step (forward
-and backward), and the ratios; asserts nothing about time. The two models take turns, so that whatever else the
-machine does falls on both.
+Prints the largest difference of the scores, the time of a forward pass and of a training step (forward and backward),
+and the ratios; asserts nothing about time.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
-from side_by_side import dtype_option, environment, options_of
+from side_by_side import Work, compare, dtype_option, environment, options_of
+from torch import nn
 from torchvision.models.video import mvit_v2_s
 
-from gesta.bench.timing import synchronize
 from gesta.checkpoint.weights import import_weights
 from gesta.models import create_model
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Wall and CPU seconds of one call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    synchronize(device)
-    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def main() -> None:
@@ -48,38 +35,27 @@ def main() -> None:
     print(f"largest difference of the scores (float32): {(scores[0] - scores[1]).abs().max():.1e}")
     calls = {name: torch.compile(model) if options.compile else model for name, model in models.items()}
 
-    def forward(name: str) -> None:
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            calls[name](video)
+    def forward(call: nn.Module) -> Work:
+        def run() -> None:
+            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                call(video)
 
-    def step(name: str) -> None:
-        models[name].zero_grad()
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = calls[name](video).float().square().mean()
-        loss.backward()
+        return run
 
-    print(f"{environment(options)}{', compiled' if options.compile else ''}; medians, CPU time in brackets")
-    for what, work, training in (("forward", forward, False), ("training step", step, True)):
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
-        peak = dict.fromkeys(models, 0.0)
-        for turn in range(options.repeats + 1):
-            for name, model in models.items():
-                model.train(training)
-                if device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats(device)
-                elapsed = seconds(lambda name=name, work=work: work(name), device)
-                if turn:  # the first warms up
-                    times[name].append(elapsed)
-                if device.type == "cuda":
-                    peak[name] = torch.cuda.max_memory_allocated(device) / 2**30
-                model.zero_grad()
-        wall = {name: statistics.median(w for w, _ in values) for name, values in times.items()}
-        cpu = {name: statistics.median(c for _, c in values) for name, values in times.items()}
-        line = ", ".join(f"{name} {wall[name]:.3f} s ({cpu[name]:.3f})" for name in models)
-        ratios = [medians["torchvision"] / medians["ours"] for medians in (wall, cpu)]
-        print(f"{what:14} {line}: ours is {ratios[0]:.2f} ({ratios[1]:.2f}) times as fast")
-        if device.type == "cuda":
-            print(f"{'':14} peak memory " + ", ".join(f"{name} {peak[name]:.1f} GiB" for name in models))
+    def step(call: nn.Module) -> Work:
+        def run() -> None:
+            call.zero_grad()
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss = call(video).float().square().mean()
+            loss.backward()
+
+        return run
+
+    print(f"{environment(options)}{', compiled' if options.compile else ''}")
+    compare("forward", {name: forward(call) for name, call in calls.items()}, device, options.repeats)
+    for model in models.values():
+        model.train()
+    compare("training step", {name: step(call) for name, call in calls.items()}, device, options.repeats)
 
 
 if __name__ == "__main__":

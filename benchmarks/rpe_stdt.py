@@ -5,21 +5,19 @@
 Prints milliseconds of the encoder (forward; forward and backward) by way of adding relative positions to the scores,
 and the ratio to the encoder without any; asserts nothing about time. ``gather`` is ours; ``flat`` reads the products
 with a flat index as iRPE's public code does without its compiled operator; ``naive`` makes a vector per pair of tokens.
-The ways take turns, and the fastest round of each counts. On a CPU it is the CPU time of the process, so that other
-processes on the machine count less.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
+from functools import partial
 from unittest import mock
 
 import torch
+from side_by_side import compare, dtype_option, environment, options_of, smoke_option
 from torch import Tensor
 
-from gesta.bench.timing import synchronize
+from gesta.config import replace
 from gesta.layers.rpe import Attention
 from gesta.models.rpe_stdt import RPESTDT, rpe_stdt_b12
 
@@ -45,55 +43,40 @@ WAYS: dict[str, Callable[..., Tensor | None]] = {"gather": Attention.positions, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--frames", type=int, default=8, help="frames in all, of one clip")
+    parser = options_of(__doc__, batch=1, repeats=3)
+    smoke_option(parser)
+    dtype_option(parser)
+    parser.add_argument("--frames", type=int, default=8, help="frames of a clip")
     parser.add_argument("--depth", type=int, default=12)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    frames, depth = (2, 1) if options.smoke else (options.frames, options.depth)
 
     def encoder(relative: bool) -> RPESTDT:
         torch.manual_seed(0)
-        config = rpe_stdt_b12()
-        config.depth, config.relative, config.temporal_depth, config.classes = options.depth, relative, 0, 0
+        config = replace(rpe_stdt_b12(), depth=depth, relative=relative, temporal_depth=0, classes=0)
         model = config.build().to(device, dtype)
         for block in model.spatial:
             if block.attn.rpe_q is not None:
                 torch.nn.init.normal_(block.attn.rpe_q, std=0.1)
         return model
 
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    video = torch.randn(1, 3, options.frames, 224, 224, device=device, dtype=dtype)
-    without, model = encoder(False), encoder(True)
+    video = torch.randn(options.batch, 3, frames, 224, 224, device=device, dtype=dtype)
+    encoders = {"without": encoder(False)} | dict.fromkeys(WAYS, encoder(True))
 
-    def forward(net: RPESTDT) -> None:
-        with torch.no_grad():
-            net(video)
+    def forward(way: str) -> None:
+        with torch.no_grad(), mock.patch.object(Attention, "positions", WAYS.get(way, Attention.positions)):
+            encoders[way](video)
 
-    def forward_and_backward(net: RPESTDT) -> None:
-        net.zero_grad()
-        net(video).float().square().sum().backward()
+    def forward_and_backward(way: str) -> None:
+        encoders[way].zero_grad()
+        with mock.patch.object(Attention, "positions", WAYS.get(way, Attention.positions)):
+            encoders[way](video).float().square().sum().backward()
 
-    print(
-        f"{options.frames} frames, {options.depth} blocks, {options.dtype}, {device}, {torch.get_num_threads()} "
-        f"threads, torch {torch.__version__}"
-    )
-    for name, work in (("forward", forward), ("forward + backward", forward_and_backward)):
-        best: dict[str, float] = {}
-        for round_ in range(options.rounds + 1):
-            for way in ("without", *WAYS):
-                patch = mock.patch.object(Attention, "positions", WAYS.get(way, Attention.positions))
-                with patch:
-                    begin = clock()
-                    work(without if way == "without" else model)
-                    synchronize(device)
-                    elapsed = 1e3 * (clock() - begin)
-                if round_:  # the first warms up
-                    best[way] = min(best.get(way, elapsed), elapsed)
-        for way, milliseconds in best.items():
-            print(f"{name:19} {way:8} {milliseconds:8.1f} ms   {milliseconds / best['without']:.3f} × without")
+    print(f"{frames} frames, {depth} blocks, {environment(options)}")
+    for name, work in (("forward", forward), ("forward and backward", forward_and_backward)):
+        ways = {way: partial(work, way) for way in encoders}
+        compare(name, ways, device, options.repeats, first="without")
 
 
 if __name__ == "__main__":

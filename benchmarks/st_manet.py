@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from side_by_side import compare, environment, options_of
+from side_by_side import compare, environment, options_of, smoke_option
 from torch import Tensor, nn
 
 from gesta.layers.pointwise import Pointwise
@@ -143,6 +143,7 @@ def check(model: STMANet, plain: STMANet, video: Tensor) -> None:
 
 def main() -> None:
     parser = options_of(__doc__, batch=1, repeats=5)
+    smoke_option(parser)
     parser.add_argument("--parts", action="store_true", help="time the trunk alone as well")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -150,7 +151,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = create_model("st_manet_50", classes=101).to(device)
     assert isinstance(model, STMANet)
-    video = torch.randn(options.batch, 3, 32, 112, 112, device=device)
+    video = torch.randn(options.batch, 3, 32, *(2 * (64 if options.smoke else 112,)), device=device)
     plain = channels_first(model)
     assert isinstance(plain, STMANet)
     check(model, plain, video[..., :64, :64])  # small, since float64 is slow

@@ -12,42 +12,42 @@ GPU; there they also make the gradients deterministic.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from side_by_side import dtype_option, environment, median_milliseconds, options_of
+from side_by_side import compare, dtype_option, environment, options_of, smoke_option
+from torch import Tensor
 
 from gesta.plugins.stan import theta_from, warp
 
 MAPS = {"[1]": (96, 8, 56, 56), "[3]": (192, 8, 28, 28), "[14]": (384, 8, 14, 14)}
+LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last_3d}
 
 
 def main() -> None:
     parser = options_of(__doc__, batch=2, repeats=7)
+    smoke_option(parser)
     dtype_option(parser)
     options = parser.parse_args()
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-
     print(environment(options))
-    print(f"{'block':6} {'layout':14} {'work':17} {'grid_sample':>12} {'separable':>10}   grid_sample / separable")
-    for block, size in MAPS.items():
-        for layout in (torch.contiguous_format, torch.channels_last_3d):
-            x = torch.randn(options.batch, *size, device=device, dtype=dtype).to(memory_format=layout).requires_grad_()
+    for block, (channels, *size) in MAPS.items():
+        for kind, layout in LAYOUTS.items():
+            x = torch.randn(options.batch, channels // 8 if options.smoke else channels, *size, device=device)
+            x = x.to(dtype, memory_format=layout).requires_grad_()
             p = (0.1 * torch.randn(options.batch, 6, device=device)).requires_grad_()
             y = torch.randn_like(x)
 
-            def forward(separable: bool, x: torch.Tensor = x, p: torch.Tensor = p) -> torch.Tensor:
+            def forward(separable: bool, x: Tensor = x, p: Tensor = p) -> Tensor:
                 return warp(x, theta_from(p, "attention"), projective=False, separable=separable)
 
-            def backward(separable: bool, x: torch.Tensor = x, p: torch.Tensor = p, y: torch.Tensor = y) -> object:
+            def backward(separable: bool, x: Tensor = x, p: Tensor = p, y: Tensor = y) -> object:
                 return torch.autograd.grad(forward(separable, x, p), (x, p), y)
 
-            for name, work in (("warp", forward), ("warp + gradients", backward)):
+            for name, work in (("warp", forward), ("warp and gradients", backward)):
+                ways = {"matrix products": partial(work, True), "grid_sample": partial(work, False)}
                 with torch.set_grad_enabled(work is backward):
-                    slow, fast = (
-                        median_milliseconds(lambda s=s, w=work: w(s), device, options.repeats, warm_up=2)
-                        for s in (False, True)
-                    )
-                kind = "channels last" if layout is torch.channels_last_3d else "channels first"
-                print(f"{block:6} {kind:14} {name:17} {slow:9.1f} ms {fast:7.1f} ms   {slow / fast:.2f}")
+                    compare(f"{block}, {kind}, {name}", ways, device, options.repeats, first="matrix products")
 
 
 if __name__ == "__main__":

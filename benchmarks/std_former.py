@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from side_by_side import Work, compare, dtype_option, environment, options_of
+from side_by_side import Work, compare, dtype_option, environment, options_of, smoke_option
 from torch import Tensor, nn
 
 from gesta.config import replace
@@ -306,23 +306,24 @@ def parts(
 
 def main() -> None:
     parser = options_of(__doc__, batch=1, repeats=3)
+    smoke_option(parser)
     dtype_option(parser)
     parser.add_argument("--size", type=int, default=224, help="pixels; 64 takes the tiny model")
     parser.add_argument("--parts", action="store_true", help="time the parts separately")
     parser.add_argument("--dense", action="store_true", help="print the fraction of dense products")
     options = parser.parse_args()
     device, dtype, batch = torch.device(options.device), getattr(torch, options.dtype), options.batch
-    tiny = options.size == 64
+    tiny = options.size == 64 or options.smoke
     config = replace(std_former_tiny() if tiny else std_former_b(), classes=174)
-    config.clip.size = options.size
-    clip = f"{config.clip.frames} × {options.size}²"
+    config.clip.size = size = 64 if tiny else options.size
+    clip = f"{config.clip.frames} × {size}²"
     print(f"std_former_{'tiny' if tiny else 'b'}, {clip}, {environment(options)}")
     torch.manual_seed(0)
     ours = config.build()
     fill_zeros(ours)
     plain = Plain(ours).to(device).eval()
     ours.to(device).eval()
-    video = torch.randn(batch, 3, config.clip.frames, options.size, options.size, device=device)
+    video = torch.randn(batch, 3, config.clip.frames, size, size, device=device)
     with torch.no_grad():
         torch.testing.assert_close(ours(video), plain(video), rtol=1e-3, atol=1e-4)
     ours, plain, video = ours.to(dtype), plain.to(dtype), video.to(dtype)

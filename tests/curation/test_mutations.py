@@ -9,7 +9,7 @@ import pytest
 
 
 def test_broken_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "robustness")
     import mutations
 
     made = mutations.mutate(tmp_path / "a", 60, seed=1)

@@ -23,7 +23,7 @@ from gesta.video.decode import VideoFile
 from gesta.video.probe import probe
 from gesta.video.read import read, stream
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "robustness"
 
 PAIRS = [
     ("mpegts", "libx264"),
@@ -43,7 +43,7 @@ PAIRS = [
 def test_every_clock_gives_the_frames_of_a_plain_decode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str, codec: str
 ) -> None:
-    """The small form of benchmarks/frames.py, which reads every frame and clip of every container and codec."""
+    """The small form of benchmarks/robustness/frames.py: every frame and clip of every container and codec."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import frames
 

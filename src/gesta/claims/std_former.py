@@ -91,7 +91,7 @@ def claim(name: str, what: str, better: Arm, gain: float) -> Claim:
         comparisons=(Comparison(better=better.name, worse=CTM.name, metric=ORDER.name),),
         metrics=METRICS,
         learn_more="CLIP's weights and Something-Something, where the paper's gains are below one point.",
-        minutes=3.0,
+        minutes=5.0,
     )
 
 

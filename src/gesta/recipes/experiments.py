@@ -56,7 +56,7 @@ def resnet(root: str = "data/marionette", epochs: int = 30) -> Recipe:
 
 
 def from_frames(model: str = "std_former_tiny", root: str = "data/marionette") -> Recipe:
-    """A tiny model from an encoder of frames, 30 epochs.   gesta train experiments.from_frames --init.weights RUN
+    """A tiny model from an encoder of frames, 45 epochs.   gesta train experiments.from_frames --init.weights RUN
 
     The encoder is a run of ``gesta pretrain frames --model NAME``, which stands in for the image weights that the
     papers start from. From random weights these models learn single frames by heart.
@@ -70,8 +70,8 @@ def from_frames(model: str = "std_former_tiny", root: str = "data/marionette") -
         network.ctm_residual = "query"  # as the base model's, so that the encoder's features reach the classifier
     recipe = mvitv2(root)
     recipe.name, recipe.model = f"from-frames-{model}", network
-    recipe.train = replace(recipe.train, epochs=30, label_smoothing=0.0, validate_every=0)
-    recipe.train.augment = Augment(scale=(0.8, 1.0), color_jitter=0.1)
+    recipe.train = replace(recipe.train, epochs=45, validate_every=0)
+    recipe.train.augment = Augment(scale=(0.6, 1.0), color_jitter=0.3)
     recipe.evaluate = EvaluateConfig(clips=1, crops=1, short_side=224)
     recipe.init = Init(min_matched=0.3, expected="an encoder of single frames")
     return recipe

@@ -1,7 +1,7 @@
 """What files from others do: mutated weights, JSON, lists, shards, pictures and videos through the verbs that take one.
 
-    python benchmarks/given_files.py [--files 20000] [--kind KIND] [--seed 0] [--workers 1]
-    python benchmarks/given_files.py [--kind KIND] [--seed 0] --again NUMBER --keep FOLDER
+    python benchmarks/robustness/given_files.py [--files 20000] [--kind KIND] [--seed 0] [--workers 1]
+    python benchmarks/robustness/given_files.py [--kind KIND] [--seed 0] --again NUMBER --keep FOLDER
 
 Small intact files of every kind are made, and each verb is run on them once, which must succeed. Then each mutant, the
 same for the same seed and number, goes through one of the verbs that take its kind, in turn: the function behind the

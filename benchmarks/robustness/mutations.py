@@ -1,6 +1,6 @@
 """What broken files do: mutated videos and folders of frames in ``gesta data check``, an evaluation and a training.
 
-    python benchmarks/mutations.py [--files 1000] [--seed 0] [--workers 2] [--keep FOLDER]
+    python benchmarks/robustness/mutations.py [--files 1000] [--seed 0] [--workers 2] [--keep FOLDER]
 
 A Marionette clip is encoded by several codecs, written as JPEG, PNG and depth images, and broken in many ways, the same
 for the same seed. Each file is first read alone and timed. Then the three programs get all of them: the check must name

@@ -1,6 +1,6 @@
 """Are frames the right ones? Files of every container and codec that PyAV can write, with every kind of wrong clock.
 
-    python benchmarks/frames.py [--pictures 36] [--every 1] [--only TEXT] [--workers 1] [--json]
+    python benchmarks/robustness/frames.py [--pictures 36] [--every 1] [--only TEXT] [--workers 1] [--json]
 
 Each file is decoded from its beginning, packet by packet, without gesta. Then gesta reads every single frame, every
 clip of eight frames (at every start, 1 and 3 apart, the end looped) and the test clip, and where a codec has a shortcut
