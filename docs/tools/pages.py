@@ -23,7 +23,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "gesta"
-PACKAGES = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py") if path.parent.name not in ("cli", "claims"))
+PACKAGES = sorted(
+    path.parent.name for path in SOURCE.glob("*/__init__.py") if path.parent.name not in ("cli", "claims")
+)
 """Packages with a page. ``cli`` and ``claims`` are used by the commands ``gesta`` and ``gesta claims``."""
 MODULES = ["config", "cost", "errors", "files", "model", "processes", "progress", "recipe", "records"]
 ABOUT_LAYERS = "A package may import those below it, never one above; packages in a row do not import each other."
@@ -119,7 +121,9 @@ def measured_here() -> dict[str, str]:
         recipe = experiment["recipe"]
         if recipe["data"]["class"] != "Marionette" and recipe["data"].get("fraction") != 1.0:
             continue
-        top1 = [run["metrics"]["top1"] for run in claims["runs"] if run["experiment"] == key and "top1" in run["metrics"]]
+        top1 = [
+            run["metrics"]["top1"] for run in claims["runs"] if run["experiment"] == key and "top1" in run["metrics"]
+        ]
         names = [name for name, default in fields.items() if _same_network(recipe["model"], default)]
         if recipe["init"]["weights"] or not top1 or len(names) != 1:
             continue
@@ -180,7 +184,7 @@ def reference_pages() -> dict[str, str]:
     """File name → text of the pages in docs/reference."""
     index = [
         "# API\n",
-        "Public names are attributes of `gesta` and `gesta.recipes`; [gesta in Python](../python.md) shows how they are used.",
+        "Public names are attributes of `gesta` and `gesta.recipes`; [gesta in Python](../python.md) shows their use.",
         "Below them, each package has a page. What begins with an underscore may change at any time.\n",
     ]
     for module, names in public_names().items():

@@ -99,11 +99,13 @@ class Ledger:
     systems: dict[str, System]
 
     def rows(self) -> Iterator[tuple[str, Verdict]]:
+        """Every verdict with the name of its system."""
         for system, verdicts in self.verdicts.items():
             for verdict in verdicts:
                 yield system, verdict
 
     def to_json(self) -> list[dict[str, Any]]:
+        """The verdicts as plain values, one dict each."""
         return [
             {
                 "system": system,

@@ -73,6 +73,7 @@ class FilledTable:
     remarks: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
+        """The rows as plain values: of each column the paper's number and ours."""
         rows = []
         for row, cells, addresses in zip(self.table.rows, self.cells, self.addresses):
             entry: dict[str, Any] = {"row": row.label, "note": row.note, "addresses": addresses}

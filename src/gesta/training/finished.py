@@ -131,14 +131,17 @@ class Credit:
 
     @property
     def path(self) -> Path:
+        """Where the result is."""
         return self.run.folder / self.file
 
     @property
     def seed(self) -> int:
+        """The seed of its training."""
         return self.run.recipe.train.seed
 
     @property
     def metrics(self) -> dict[str, float]:
+        """Metric → value, as the result has them."""
         return self.run.summaries[self.file].metrics
 
 
