@@ -6,7 +6,6 @@ The strict build with mkdocs, and the notebooks, are in the full suite: they tak
 from __future__ import annotations
 
 import ast
-import functools
 import importlib.util
 import itertools
 import os
@@ -49,12 +48,6 @@ class _Settings(yaml.SafeLoader):
 
 
 _Settings.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: suffix)
-
-
-@functools.cache
-def tree(path: Path) -> ast.Module:
-    """A file of the source, read once for all tests."""
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _entries(nav: Any) -> Iterator[str]:
@@ -109,11 +102,6 @@ def test_every_public_name_has_a_docstring_and_is_in_the_reference(maker: Module
             assert f"`{module}.{name}`" in index
 
 
-def _classes() -> dict[str, ast.ClassDef]:
-    nodes = itertools.chain.from_iterable(tree(path).body for path in SOURCE.rglob("*.py"))
-    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
-
-
 def _says_what_it_is(method: ast.FunctionDef, node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> bool:
     """Whether a method has a docstring, or overrides one that has, or one of a class of another library."""
     if ast.get_docstring(method) or any(getattr(mark, "id", "") == "overload" for mark in method.decorator_list):
@@ -131,10 +119,11 @@ def _says_what_it_is(method: ast.FunctionDef, node: ast.ClassDef, classes: dict[
 
 
 def test_nothing_public_in_the_packages_is_without_a_docstring(maker: ModuleType) -> None:
-    classes, silent = _classes(), []
+    nodes = itertools.chain.from_iterable(maker.tree(path).body for path in SOURCE.rglob("*.py"))
+    classes, silent = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}, []
     for name in [*maker.PACKAGES, *maker.MODULES]:
         for path in [SOURCE / f"{name}.py"] if name in maker.MODULES else sorted((SOURCE / name).rglob("*.py")):
-            for node in tree(path).body:
+            for node in maker.tree(path).body:
                 if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
                     continue
                 if not ast.get_docstring(node):
@@ -159,11 +148,11 @@ def _filled_in(parts: list[str], text: str) -> bool:
     return True
 
 
-def test_sentences_of_the_troubleshooting_page_are_those_of_the_code() -> None:
+def test_sentences_of_the_troubleshooting_page_are_those_of_the_code(maker: ModuleType) -> None:
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     sentences = re.findall(r"^\| `([^`]*)` \|", page, re.M)
     written = []  # all text in the source, with … for what is filled in
-    for node in itertools.chain.from_iterable(ast.walk(tree(path)) for path in SOURCE.rglob("*.py")):
+    for node in itertools.chain.from_iterable(ast.walk(maker.tree(path)) for path in SOURCE.rglob("*.py")):
         if isinstance(node, ast.JoinedStr):
             written.append("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -10,6 +10,7 @@ No torch is needed. tests/test_site.py fails when one of them is out of date.
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import statistics
@@ -29,6 +30,12 @@ PACKAGES = sorted(
 """Packages with a page. ``cli`` and ``claims`` are used by the commands ``gesta`` and ``gesta claims``."""
 MODULES = ["config", "cost", "errors", "files", "model", "processes", "progress", "recipe", "records"]
 ABOUT_LAYERS = "A package may import those below it, never one above; packages in a row do not import each other."
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """A file of the source, parsed once."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def summary(text: str | None) -> str:
@@ -80,7 +87,7 @@ def layers_svg() -> str:
 def _docstring(name: str) -> str | None:
     """The docstring of a package or module of gesta."""
     path = SOURCE / name / "__init__.py" if (SOURCE / name).is_dir() else SOURCE / f"{name}.py"
-    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return ast.get_docstring(tree(path))
 
 
 # The table of models
@@ -155,7 +162,7 @@ def public_names() -> dict[str, list[tuple[str, str]]]:
 
 
 def _imports(stub: Path, module: str) -> Iterator[tuple[str, str]]:
-    for node in ast.parse(stub.read_text(encoding="utf-8")).body:
+    for node in tree(stub).body:
         if isinstance(node, ast.ImportFrom):
             base = f"{module}.{node.module}" if node.level and node.module else node.module or module
             for alias in node.names:
@@ -167,7 +174,7 @@ def definition(path: str) -> ast.FunctionDef | ast.ClassDef | ast.Module:
     words = path.split(".")[1:]
     for folder in (SOURCE.joinpath(*words, "__init__.py"), SOURCE.joinpath(*words).with_suffix(".py")):
         if folder.is_file():
-            return ast.parse(folder.read_text(encoding="utf-8"))
+            return tree(folder)
     module = definition(".".join(["gesta", *words[:-1]]))
     for node in module.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == words[-1]:

@@ -1,4 +1,4 @@
-"""Docstrings as Markdown: roles such as ``:func:`gesta.train` `` become links, and ``::`` before a block is one colon."""
+"""Docstrings as Markdown: roles such as ``:func:`gesta.train` `` become links, and ``::`` before a block one colon."""
 
 from __future__ import annotations
 
