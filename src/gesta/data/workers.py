@@ -174,7 +174,7 @@ class Worker(Generic[T, R]):
 def _serve(pipe: connection.Connection, work: Callable[[T], R]) -> None:
     """The loop of a worker process: items come through the pipe, results and exceptions go back."""
     ignore_interrupts()
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent has gone
         pipe.send((None, None))  # started up
         while True:
             item = pipe.recv()

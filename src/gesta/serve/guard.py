@@ -158,8 +158,10 @@ class Guard:
         if origin is not None and origin.partition("://")[2] != host:
             return refuse(Refusal(403, "a page of another origin sent the request; ask from the server's own page"))
         if self.token is not None and scope["path"] != OPEN and not self._is_token(headers.get("authorization", "")):
-            challenge = {"WWW-Authenticate": 'Bearer, Basic realm="gesta", charset="UTF-8"'}
-            return refuse(Refusal(401, "the token is missing or wrong; send it as Authorization: Bearer"), challenge)
+            response = refuse(Refusal(401, "the token is missing or wrong; send it as Authorization: Bearer"))
+            for challenge in ('Basic realm="gesta", charset="UTF-8"', "Bearer"):  # browsers ask for the former
+                response.headers.append("WWW-Authenticate", challenge)
+            return response
         return None
 
     def _is_token(self, authorization: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.exported import device_for
 from gesta.config import Count, Fraction, NotNegative, check, config
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError, VideoError
@@ -85,7 +86,7 @@ class Service:
         network = model.model
         self._naming = Naming(model, views=serving.views, threshold=serving.threshold)
         self._segments = SegmentNaming(model, config=serving.timeline, views=serving.views)
-        device = choose_device(serving.device)
+        device = choose_device(device_for(network, serving.device, serving.precision))
         autocast = choose_autocast(device, serving.precision)
         network.to(device).eval()
         limit_threads(device, serving.decoders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -95,12 +96,17 @@ async def received(request: Request, folder: Path, limits: Limits) -> AsyncItera
                 async with asyncio.timeout(limits.receive_seconds):
                     async for chunk in request.stream():
                         take(chunk)
+                file.flush()
             except TimeoutError:
                 raise Refusal(
                     408, f"the request did not come within {limits.receive_seconds:g} seconds; send it faster"
                 ) from None
             except FormParserError as error:
                 raise Refusal(400, f"the form cannot be read ({error}); send it as multipart/form-data") from None
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise Refusal(503, "the server's disk has no room for the video; try again later", retry_s=10) from None
             name = end()
         yield str(path), name
     finally:
