@@ -17,12 +17,13 @@ from scipy.optimize import linear_sum_assignment
 
 import gesta
 from gesta.bench.model import measure_exported
-from gesta.checkpoint import METADATA_KEY, TrainedModel
+from gesta.checkpoint import METADATA_KEY, TrainedModel, save_model
 from gesta.checkpoint.exported import Exported, load_exported
 from gesta.cli import main
 from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.export.assignment import DOMAIN, add_functions
+from gesta.export.fastest import NOTE, measure_run, with_fastest
 from gesta.export.promises import BEGIN, END, KINDS, keep_promise, promised_models
 from gesta.export.write import description, differences, export, made_views
 from gesta.models import list_models, model_config
@@ -278,3 +279,32 @@ def test_the_table_has_every_model_and_none_is_refused() -> None:
 def test_every_row_of_the_table_holds(name: str, kind: Any, tmp_path: Path) -> None:
     promise = keep_promise(name, kind, tmp_path)
     assert promise.difference is not None and promise.difference <= 1e-4, promise.refusal
+
+
+def test_predictions_take_the_fastest_way_as_long_as_it_has_the_same_weights(
+    model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "best.safetensors", model.model, model.classes)
+    export(gesta.load(tmp_path), tmp_path / "model.pt2")
+    speed = measure_run(gesta.load(tmp_path), seconds=0.01)
+    assert speed.clips_per_s.keys() == {"torch", "model.pt2"} and speed.differences["model.pt2"] < 1e-5
+    note = json.loads((tmp_path / NOTE).read_text())
+    assert note["file"] == ("" if speed.best == "torch" else "model.pt2")
+
+    (tmp_path / NOTE).write_text(json.dumps(note | {"file": "model.pt2"}))
+    fast = with_fastest(gesta.load(tmp_path), "cpu", "32-true")
+    clips = made_views(model.model.config.clip)
+    assert type(fast.model) is not type(model.model) and differences(model.model, fast.model, clips)[0] < 1e-5
+    assert "model.pt2, the fastest way" in capsys.readouterr().err
+    assert type(with_fastest(gesta.load(tmp_path), "cpu", "bf16-mixed").model) is type(model.model)
+
+    (tmp_path / NOTE).write_text(json.dumps(note | {"file": "../model.pt2"}))
+    with pytest.raises(GestaError, match="no exported file of this folder"):
+        with_fastest(gesta.load(tmp_path), "cpu", "32-true")
+    other = model.model.config.build().eval()
+    save_model(tmp_path / "best.safetensors", other, model.classes)
+    with_other = gesta.load(tmp_path)
+    renewed = {"file": "model.pt2", "checksum": with_other.metadata["checksum"]}
+    (tmp_path / NOTE).write_text(json.dumps(note | renewed))
+    assert type(with_fastest(with_other, "cpu", "32-true").model) is type(model.model)
+    assert "was made from other weights" in capsys.readouterr().err

@@ -58,8 +58,8 @@ class _Required(TypedDict):
 class Metadata(_Required, total=False):
     """What the metadata of a model file hold, see :func:`save_model`; ``model`` is its configuration as JSON.
 
-    Exported files have no checksum, but the protocol of the run's evaluation and what they take, see
-    :class:`gesta.checkpoint.exported.Exported`.
+    Exported files have no checksum, but that of the model file that they were made from (``source``), the protocol of
+    the run's evaluation, and what they take, see :class:`gesta.checkpoint.exported.Exported`.
     """
 
     depth: dict[str, Any] | None
@@ -68,6 +68,7 @@ class Metadata(_Required, total=False):
     licence: str
     notes: dict[str, Any]
     checksum: str
+    source: str
     protocol: dict[str, Any]
     export: dict[str, Any]
 

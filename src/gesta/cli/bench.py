@@ -15,10 +15,11 @@ def add_verbs(verbs: Verbs) -> None:
     sub = bench.add("data", _bench_data, "decoded frames and loaded clips per second")
     sub.add_argument("root", nargs="?", help="folder of videos (default: some are made)")
     device_options(sub, precision=None)
-    text = "clips per second of a model (forward and training, peak memory) or of an exported file"
+    text = "clips per second of a model (forward and training, peak memory), of an exported file, or of a run's ways"
     sub = bench.add("model", _bench_model, text, fields=True)
-    sub.add_argument("model", metavar="MODEL|FILE", help="a name (all: gesta models), or a .onnx or .pt2 file")
-    sub.add_argument("--batch", type=int, default=4, help="clips at once (default %(default)s)")
+    text = "a name (all: gesta models); a .onnx or .pt2 file; or a run, whose exported files are compared with torch"
+    sub.add_argument("model", metavar="MODEL|FILE|RUN", help=text)
+    sub.add_argument("--batch", type=int, help="clips at once (default 4; of a run as many as predictions take)")
     sub.add_argument("--compile", action="store_true", help="with torch.compile")
     device_options(sub)
     sub = bench.add("memory", _bench_memory, "clips that fit graphics cards at once in training", fields=True)
@@ -53,18 +54,32 @@ def _bench_model(options: argparse.Namespace) -> None:
     from gesta.checkpoint.exported import device_for, is_exported, load_exported
     from gesta.models import model_config
 
-    if is_exported(Path(options.model)):
-        if options.fields or options.compile:
-            flag = "--compile" if options.compile else options.fields[0]
-            raise GestaError(f"{options.model}: an exported file is measured as it is; leave {flag} out")
-        trained = load_exported(Path(options.model))
+    path, is_run = Path(options.model), Path(options.model).is_dir()
+    if is_run or is_exported(path):
+        if options.fields or options.compile or (is_run and options.batch):
+            flag = "--compile" if options.compile else options.fields[0] if options.fields else "--batch"
+            what = "a run is" if is_run else "an exported file is"
+            raise GestaError(f"{options.model}: {what} measured as it is; leave {flag} out")
+        if is_run:
+            _bench_run(options)
+            return
+        trained = load_exported(path)
         device_for(trained.model, options.device, options.precision)
-        print_results(options, measure_exported(trained, batch=options.batch))
+        print_results(options, measure_exported(trained, batch=options.batch or 4))
         return
 
     model = with_fields(model_config(options.model), options)
-    how: dict[str, Any] = {name: getattr(options, name) for name in ("batch", "device", "precision")}
-    print_results(options, measure_model(model, compiled=options.compile, **how))
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("device", "precision")}
+    print_results(options, measure_model(model, compiled=options.compile, batch=options.batch or 4, **how))
+
+
+def _bench_run(options: argparse.Namespace) -> None:
+    from gesta.checkpoint import load
+    from gesta.export.fastest import measure_run
+
+    if options.device not in ("auto", "cpu") or options.precision != "32-true":
+        raise GestaError(f"{options.model}: the ways of a run are those on a CPU; leave --device and --precision out")
+    print_results(options, measure_run(load(options.model)))
 
 
 def _bench_memory(options: argparse.Namespace) -> None:

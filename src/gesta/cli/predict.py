@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gesta.cli.options import VerbParser, Verbs, count, device_options, trust_option
-from gesta.cli.public_weights import model_for_videos, model_options
+from gesta.cli.public_weights import model_for_videos, model_options, runtime_option
 from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
 
@@ -33,6 +33,7 @@ def add_verb(verbs: Verbs) -> None:
     sub.add_argument("--clips", type=int, help="clips per video (default 4)")
     sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
     device_options(sub)
+    runtime_option(sub)
     sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
     text = "least probability of a segment (default 0.5), or of a label (default 0.5 for multi-label models, else 0)"
     timeline_options(sub, text)
@@ -82,6 +83,10 @@ def _predict(options: argparse.Namespace) -> int:
         )
     threshold = {} if options.threshold is None else {"threshold": options.threshold}
     model = model_for_videos(options)
+    if options.runtime == "auto":
+        from gesta.export.fastest import with_fastest
+
+        model = with_fastest(model, options.device, options.precision)
     return write_predictions(
         model,
         options.sources,

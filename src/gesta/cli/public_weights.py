@@ -24,6 +24,12 @@ def model_options(sub: VerbParser) -> None:
     sub.add_argument("--classes", metavar="FILE", help="names of the classes of public weights, one a line")
 
 
+def runtime_option(sub: VerbParser) -> None:
+    """Which way the scores of a run are computed on a CPU."""
+    text = "torch: never by the exported file that gesta bench model has found to be the fastest way on a CPU"
+    sub.add_argument("--runtime", choices=["auto", "torch"], default="auto", help=text)
+
+
 def check_model_options(options: argparse.Namespace) -> None:
     """Refuse two models, none, or half of one."""
     if options.model and options.checkpoint:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from gesta.cli.options import VerbParser, Verbs, count, device_options, trust_option
 from gesta.cli.predict import given_timeline, timeline_options
-from gesta.cli.public_weights import check_model_options, load_model, model_options
+from gesta.cli.public_weights import check_model_options, load_model, model_options, runtime_option
 from gesta.errors import GestaError
 
 LIMITS = {
@@ -37,6 +37,7 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
     timeline_options(sub, "least probability of a segment or label, if a request names none (default as gesta predict)")
     device_options(sub)
+    runtime_option(sub)
     sub.add_argument("--decoders", type=count, help="processes that decode (default: half of the cores, 2 at least)")
     text = "clips in a forward pass at most (default 16, on a CPU 2)"
     sub.add_argument("--batch-size", type=count, help=text)
@@ -84,6 +85,10 @@ def _serve(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     model = load_model(options)
+    if options.runtime == "auto":
+        from gesta.export.fastest import with_fastest
+
+        model = with_fastest(model, options.device, options.precision)
     if model.person_crop:
         print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
     return serve(model, serving, listening, token=token, page=options.page, as_json=options.json)

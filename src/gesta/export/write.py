@@ -163,6 +163,7 @@ def description(model: TrainedModel, exported: Exported, protocol: EvaluateConfi
     facts: dict[str, Any] = {
         "licence": model.metadata.get("licence", ""),
         "notes": model.metadata.get("notes", {}),
+        "source": model.metadata.get("checksum", ""),
         "protocol": to_json(protocol or EvaluateConfig()),
         "export": to_json(exported),
     }
