@@ -4,7 +4,7 @@
     docs/models.md            its table of all models
     docs/reference/           a page for each public package, and the list of public names
 
-No torch is needed. tests/test_site.py fails when one of them is out of date.
+No torch is needed. tests/docs/test_site.py fails when one of them is out of date.
 """
 
 from __future__ import annotations

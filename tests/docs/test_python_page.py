@@ -15,7 +15,7 @@ import torch
 from gesta.checkpoint import save_model
 from gesta.models import create_model, model_config
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "python.md"
 GUIDES = [page for page in sorted((DOCS / "guides").glob("*.md")) if "```python" in page.read_text(encoding="utf-8")]
 CLASSES = ["jump", "wave"]

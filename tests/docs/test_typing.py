@@ -10,7 +10,7 @@ from pathlib import Path
 import gesta
 from test_python_page import GUIDES, PAGE, blocks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_public_names_are_typed_and_misspelt_ones_are_errors(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_public_names_are_typed_and_misspelt_ones_are_errors(tmp_path: Path) -> 
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *scripts],
         cwd=ROOT,  # for the settings of pyproject.toml, and the cache of scripts/check
-        env=os.environ | {"MYPYPATH": str(Path(gesta.__file__).parents[1])},
+        env=os.environ | {"MYPYPATH": str(Path(gesta.__file__).parents[2])},
         capture_output=True,
         text=True,
     )
