@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gesta
 from test_python_page import GUIDES, PAGE, blocks
+
+import gesta
 
 ROOT = Path(__file__).parents[2]
 
