@@ -98,21 +98,21 @@ def model_table() -> str:
     from gesta.models import card, list_models  # here: the other pages need nothing of gesta
 
     lines = [
-        "| model | parameters | GMACs | clip | weights | licence | published top-1 | measured here |",
-        "|---|---:|---:|---|---|---|---|---|",
+        "| model | parameters | GMACs | clip | weights, licence | published top-1 | measured here |",
+        "|---|---:|---:|---|---|---|---|",
     ]
     measured = measured_here()
     for name in sorted(list_models()):
-        entry, cells = card(name), ["–", "", "–"]
+        entry, cells = card(name), ["–", "–"]
         if entry.published:
             published = entry.published
-            cells = [f"{len(published.weights)}, {published.source}", published.licence or "not known", "–"]
+            cells[0] = f"{published.source}: {published.licence or 'not known'}"
             if published.accuracy:
                 best = {accuracy.data: accuracy for accuracy in sorted(published.accuracy, key=lambda a: a.top1)}
-                cells[2] = ", ".join(f"{data} {accuracy.top1:.1f}" for data, accuracy in sorted(best.items()))
+                cells[1] = ", ".join(f"{data} {accuracy.top1:.1f}" for data, accuracy in sorted(best.items()))
         elif entry.backbone:
             cells[0] = f"those of `{entry.backbone}`"
-        size = [f"{entry.params / 1e6:.2f} M", f"{entry.macs / 1e9:.2f}", entry.clip]
+        size = [f"{entry.params / 1e6:.2f} M", f"{entry.macs / 1e9:.2f}", entry.clip.replace(" frames", "")]
         lines.append("| " + " | ".join([f"`{name}`", *size, *cells, measured.get(name, "–")]) + " |")
     return "\n".join(lines) + "\n"
 
