@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
@@ -54,9 +55,13 @@ def test_data_sets_by_function_and_by_name() -> None:
         gesta.data_config("ufc101")
 
 
+def _pages() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
 def _commands() -> list[str]:
     found = []
-    for page in [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in _pages():
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.S):
             lines = block.replace("\\\n", " ").splitlines()
             found += [line.split("#")[0].strip() for line in lines if line.startswith("gesta ")]
@@ -69,13 +74,29 @@ def test_commands_in_the_docs_parse(command: str) -> None:
     make_parser().parse_args(shlex.split(command)[1:])
 
 
+def test_verbs_in_the_text_of_the_docs_exist() -> None:
+    """Of commands in a sentence, which are often without arguments, the verb (``gesta data check``)."""
+
+    def verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+        groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        return groups[0].choices if groups else {}
+
+    known, wrong = verbs(make_parser()), []
+    for page in _pages():
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+        for verb, what in re.findall(r"`gesta ([a-z]+)(?: ([a-z][a-z-]*))?", text):
+            if verb not in known or (what and verbs(known[verb]) and what not in verbs(known[verb])):
+                wrong.append(f"{page.name}: gesta {verb} {what}")
+    assert not wrong
+
+
 def test_field_flags_in_the_docs_exist() -> None:
     from gesta.cli.options import named_recipe
 
     checked = 0
     for command in _commands():
         options = make_parser().parse_args(shlex.split(command)[1:])
-        if options.fields and command.startswith("gesta train") and options.recipe:
+        if options.fields and command.startswith(("gesta train", "gesta sweep")) and options.recipe:
             named_recipe(options.recipe, options)
             checked += 1
     assert checked

@@ -62,13 +62,15 @@ def layers_svg() -> str:
     total = len(rows) * (height + gap) + 2 * left - gap
     style = (
         "rect{fill:#d7ecea;stroke:#00897b}.module{fill:none}text{font:13px system-ui,sans-serif;fill:#1d2b2a}"
-        ".what{fill:#4d5f5d;font-size:12px}svg{background:none}"
-        "@media(prefers-color-scheme:dark){rect{fill:#134e4a;stroke:#4db6ac}text{fill:#e6f2f1}.what{fill:#a9c3c0}}"
+        ".what{fill:#4d5f5d;font-size:12px}.ground{fill:#fff;stroke:none}"
+        "@media(prefers-color-scheme:dark){rect{fill:#134e4a;stroke:#4db6ac}text{fill:#e6f2f1}.what{fill:#a9c3c0}"
+        ".ground{fill:#1e2129}}"
     )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 {total}" role="img" aria-labelledby="title">',
         f'<title id="title">The packages of gesta in layers. {ABOUT_LAYERS}</title>',
         f"<style>{style}</style>",
+        f'<rect class="ground" width="1000" height="{total}" rx="6"/>',  # readable whatever the page's own colours are
     ]
     for row, names in enumerate(rows):
         y = left + row * (height + gap)

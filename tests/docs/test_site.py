@@ -162,6 +162,14 @@ def test_sentences_of_the_troubleshooting_page_are_those_of_the_code(maker: Modu
     assert len(sentences) > 35
 
 
+def test_the_gallery_has_every_analysis() -> None:
+    page = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    names = re.findall(r'analyse\.add\("([\w-]+)"', (SOURCE / "cli" / "analyse.py").read_text(encoding="utf-8"))
+    assert names and [name for name in names if f"\ngesta analyse {name} " not in page.replace("\n```", " \n```")] == []
+    assert sum(path.stat().st_size for path in DOCS.glob("images/gallery/*")) < 1.5e6
+    assert not [path.name for path in DOCS.glob("images/gallery/*") if f"images/gallery/{path.name}" not in page]
+
+
 def test_citation_names_this_version_and_licence() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
