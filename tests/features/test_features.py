@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from gesta.checkpoint import save_model
+from gesta.checkpoint.weights import weights_hash
 from gesta.cli import main
 from gesta.config import config, replace
 from gesta.data.samples import TestViews
@@ -23,7 +24,7 @@ from gesta.errors import GestaError
 from gesta.features import windows as windows_module
 from gesta.features.compute import compute_features, feature_files
 from gesta.features.extract import FeatureKind, extract
-from gesta.features.folder import FeatureFolder, source_hash, weights_hash
+from gesta.features.folder import FeatureFolder, source_hash
 from gesta.features.neighbours import neighbours
 from gesta.features.windows import Windows
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, to_clips

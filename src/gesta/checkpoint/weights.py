@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import typing
 import warnings
 from collections import Counter
@@ -50,6 +51,16 @@ CLASSIFIER = "classifier."
 
 HEAD_PREFIXES = (CLASSIFIER, "attentive.")
 """Beginnings of the names of a head's parameters, which weights of a backbone lack."""
+
+
+def weights_hash(model: nn.Module, except_for: tuple[str, ...] = ("classifier.",)) -> str:
+    """SHA-256 of names, types, shapes and values of all weights but those whose names begin as in ``except_for``."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if not name.startswith(except_for):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gesta import __version__
-from gesta.cli import analyse, bench, claims, data, demo, features, hub, models, runs, serve, tables
+from gesta.cli import analyse, bench, claims, data, demo, features, hub, merge, models, runs, serve, tables
 from gesta.cli.options import VerbParser, Verbs
 from gesta.errors import GestaError, spoken_as_flags
 from gesta.files import machine_fault
@@ -110,6 +110,7 @@ def make_parser() -> VerbParser:
         runs,
         serve,
         features,
+        merge,
         tables,
         claims,
         analyse,

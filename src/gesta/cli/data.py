@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gesta.cli.options import Verbs, count, data_source, frame_rate, print_results
+from gesta.cli.options import Verbs, count, data_source, frame_rate, print_results, share_options
 from gesta.errors import GestaError
 
 
@@ -22,6 +22,7 @@ def add_verbs(verbs: Verbs) -> None:
     sub = data.add("prepare", _data_prepare, "a small copy that is quick to train from: videos, images or shards")
     sub.add_argument("root", metavar="ROOT", help="folder of videos")
     sub.add_argument("out", metavar="OUT", help="folder of the copies; the same command again resumes")
+    share_options(sub)
     sub.add_argument("--short-side", type=int, default=256, help="in pixels (default %(default)s); none is made larger")
     sub.add_argument("--codec", choices=("h264", "hevc"), default="h264")
     sub.add_argument("--fps", type=frame_rate, help="frames per second (default keep)", metavar="FPS|keep")
@@ -85,9 +86,12 @@ def _data_check(options: argparse.Namespace) -> int:
 
 def _data_prepare(options: argparse.Namespace) -> int:
     from gesta.curation.prepare import prepare
+    from gesta.data.shares import read_paths
 
     names = "short_side codec fps frames flow lists shards val test seed by_folder folders kind workers"
-    prepared = prepare(options.root, options.out, **{name: getattr(options, name) for name in names.split()})
+    given: dict[str, Any] = {name: getattr(options, name) for name in names.split()}
+    listed = None if options.listed is None else read_paths(options.listed)
+    prepared = prepare(options.root, options.out, listed=listed, share=options.part, **given)
     print_results(options, prepared)
     return 1 if prepared.left_out else 0
 

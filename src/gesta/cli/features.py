@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from gesta.cli.options import Verbs, count, device_options, print_results, trust_option
-from gesta.cli.public_weights import model_for_videos, model_options
+from gesta.cli.options import Verbs, count, device_options, print_results, share_options, trust_option
+from gesta.cli.public_weights import model_for_videos, model_options, take_videos
 from gesta.errors import GestaError
 from gesta.progress import show
 
@@ -15,7 +15,8 @@ from gesta.progress import show
 def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add("features", _features, "compute features of videos, for retrieval or for models of long videos")
     model_options(sub)
-    sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder of videos, or frame folder")
+    sub.add_argument("sources", metavar="VIDEO", nargs="*", help="file, folder of videos, or frame folder")
+    share_options(sub)
     sub.add_argument(
         "--out", metavar="DIR", required=True, help="folder of the features; the same command again resumes"
     )
@@ -52,6 +53,7 @@ def _features(options: argparse.Namespace) -> int:
     from gesta.features.windows import Windows
     from gesta.recipe import EvaluateConfig
 
+    take_videos(options)
     if options.tokens and options.pool:
         raise GestaError("--tokens keeps the map, which --pool would average: give one of them")
     if options.stride and not options.window:
@@ -70,6 +72,8 @@ def _features(options: argparse.Namespace) -> int:
         format=options.format,
         device=options.device,
         precision=options.precision,
+        listed=options.listed is not None,
+        share=options.part,
     )
     print_results(options, report)
     return int(bool(report.failures or report.partial))

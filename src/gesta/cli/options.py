@@ -21,6 +21,7 @@ from gesta.processes import Precision
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time: importing them takes numpy
+    from gesta.data.shares import Share
     from gesta.evaluation.result import Result
     from gesta.recipe import Recipe
     from gesta.records import DataConfig
@@ -197,6 +198,14 @@ def device_options(sub: VerbParser, precision: str | None = "32-true") -> None:
     if precision is not None:
         text = f"of the computation (default {precision or 'that of the recipe; the same as --train.precision'})"
         sub.add_argument("--precision", choices=get_args(Precision), default=precision, help=text)
+
+
+def share_options(sub: VerbParser) -> None:
+    """Which videos of a long list one job of many takes; see :mod:`gesta.data.shares`."""
+    text = "text file with the path of a video on each line, instead of VIDEO (data prepare: of those below ROOT)"
+    sub.add_argument("--from", metavar="FILE", dest="listed", help=text)
+    text = "only the K-th of N parts of the videos; --out is then the folder of the part, for gesta merge"
+    sub.add_argument("--part", metavar="K/N", type=share, help=text)
 
 
 def use_precision(options: argparse.Namespace) -> None:
@@ -398,6 +407,16 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value
+
+
+def share(text: str) -> Share:
+    """Which part of how many, ``3/64``."""
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part of a number of parts; write 3/64 for the third of 64")
+    from gesta.data.shares import Share  # for start-up time
+
+    return Share(int(number), int(of))
 
 
 def frame_rate(text: str) -> float | None:

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gesta.cli.options import VerbParser, Verbs, count, device_options, trust_option
-from gesta.cli.public_weights import model_for_videos, model_options, runtime_option
+from gesta.cli.options import VerbParser, Verbs, count, device_options, share_options, trust_option
+from gesta.cli.public_weights import model_for_videos, model_options, runtime_option, take_videos
 from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for the start-up time of the command: these import torch
     from gesta.checkpoint import TrainedModel
+    from gesta.data.shares import Share
     from gesta.model import VideoModel
     from gesta.prediction.prediction import Prediction
     from gesta.prediction.timeline import TimelineConfig
@@ -27,7 +28,8 @@ if TYPE_CHECKING:  # for the start-up time of the command: these import torch
 def add_verb(verbs: Verbs) -> None:
     sub = verbs.add("predict", _predict, "name the actions in files, folders, a camera or a stream")
     model_options(sub)
-    sub.add_argument("sources", metavar="VIDEO", nargs="+", help="file, folder, frame folder, URL, or camera number")
+    sub.add_argument("sources", metavar="VIDEO", nargs="*", help="file, folder, frame folder, URL, or camera number")
+    share_options(sub)
     text = "labels per video (default 5; of multi-label models all that reach the threshold)"
     sub.add_argument("--top", type=count, help=text)
     sub.add_argument("--clips", type=int, help="clips per video (default 4)")
@@ -39,10 +41,9 @@ def add_verb(verbs: Verbs) -> None:
     timeline_options(sub, text)
     text = "with --timeline, of all videos together: the segments that are least certain first"
     sub.add_argument("--review", action="store_true", help=text)
-    formats = ["table", "text", "csv", "json", "srt", "label-studio"]
-    sub.add_argument(
-        "--format", choices=formats, default="table", help="label-studio: pre-annotations (with --timeline)"
-    )
+    formats = ["table", "text", "csv", "json", "parquet", "srt", "label-studio"]
+    text = "default table; parquet: rows as of csv; label-studio: pre-annotations (with --timeline)"
+    sub.add_argument("--format", choices=formats, help=text)
     text = "what Label Studio needs before a video's path to open it (/data/local-files/?d=)"
     sub.add_argument("--url-prefix", metavar="URL", help=text)
     sub.add_argument("--out", metavar="FILE", help="write there instead of printing")
@@ -73,6 +74,7 @@ def _predict(options: argparse.Namespace) -> int:
     from gesta.prediction.timeline import TimelineConfig, is_live
     from gesta.recipe import EvaluateConfig
 
+    take_videos(options)
     views = {name: value for name in ("clips", "crops") if (value := getattr(options, name)) is not None}
     timeline = options.timeline or any(map(is_live, options.sources))
     given = given_timeline(options, timeline)
@@ -82,21 +84,108 @@ def _predict(options: argparse.Namespace) -> int:
             "window; leave it out"
         )
     threshold = {} if options.threshold is None else {"threshold": options.threshold}
+    _check_part_options(options)
     model = model_for_videos(options)
+    fastest = model
     if options.runtime == "auto":
         from gesta.export.fastest import with_fastest
 
-        model = with_fastest(model, options.device, options.precision)
-    return write_predictions(
-        model,
-        options.sources,
-        views=EvaluateConfig(**{"clips": 4} | views),
-        config=TimelineConfig(**given, **threshold),
-        threshold=options.threshold,
-        format="json" if options.json else options.format,
-        **{name: getattr(options, name) for name in ("top", "device", "precision", "timeline", "out", "draw")},
-        **{name: getattr(options, name) for name in ("review", "url_prefix")},
-    )
+        fastest = with_fastest(model, options.device, options.precision)
+    how: dict[str, Any] = {
+        "views": EvaluateConfig(**{"clips": 4} | views),
+        "config": TimelineConfig(**given, **threshold),
+        "threshold": options.threshold,
+        **{name: getattr(options, name) for name in ("top", "device", "precision", "timeline", "out")},
+    }
+    if options.part:
+        from gesta.prediction.part import describe_model
+
+        settings = describe_model(model)
+        how |= {"share": options.part, "listed": options.listed is not None}
+        return predict_share(fastest, options.sources, described=settings, **how)
+    more = {name: getattr(options, name) for name in ("draw", "review", "url_prefix")}
+    format: Format = "json" if options.json else options.format or "table"
+    return write_predictions(fastest, options.sources, format=format, listed=options.listed is not None, **more, **how)
+
+
+def _check_part_options(options: argparse.Namespace) -> None:
+    """Refuse options about what is written at the end of one whole run beside ``--part``, and a part without folder."""
+    if not options.part:
+        return
+    names = ("format", "draw", "review", "url_prefix")
+    flags = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)] + ["--json"] * options.json
+    if flags:
+        raise GestaError(f"{flags[0]} is about all videos, and --part computes some of them; leave it out")
+    if not options.out:
+        raise GestaError("--part needs a folder for what it computes; add --out DIR, one for each part")
+
+
+def predict_share(
+    model: TrainedModel | VideoModel,
+    sources: Sequence[str],
+    *,
+    described: dict[str, Any],
+    share: Share,
+    listed: bool,
+    out: str,
+    views: EvaluateConfig,
+    config: TimelineConfig,
+    timeline: bool,
+    threshold: float | None,
+    top: int | None,
+    device: str,
+    precision: Precision,
+) -> int:
+    """Compute the predictions of a share of the videos into a folder, from which ``gesta merge`` takes them.
+
+    Args:
+        model, sources, listed, views, config, timeline: as :func:`write_predictions`.
+        threshold, top, device, precision: the same.
+        described: the model as it was given, see :func:`gesta.prediction.part.describe_model`; ``model`` may be a
+            faster form of it.
+        share: which of the videos.
+        out: the folder.
+
+    Returns:
+        The exit status: 1 if a video had no prediction or an incomplete one, else 0.
+    """
+    from gesta.config import to_json
+    from gesta.data.shares import describe_part
+    from gesta.prediction.part import predict_part
+    from gesta.prediction.predict import find_sources, predict
+    from gesta.prediction.timeline import is_live
+    from gesta.prediction.timeline import timeline as segments
+
+    if live := next(filter(is_live, sources), None):
+        raise GestaError(f"{live}: is a camera or a stream, which has no end and no parts; leave --part out")
+    paths = list(sources) if listed else find_sources(sources)
+    how: dict[str, Any] = {"views": views, "top": top, "device": device, "precision": precision}
+
+    def answer(wanted: list[str]) -> Iterator[tuple[str, list[Prediction]]]:
+        if listed:
+            _check_listed(wanted)
+        if timeline:
+            return ((path, [*segments(model, path, config=config, **how)]) for path in wanted)
+        return ((p.path, [p]) for p in predict(model, wanted, threshold=threshold, **how)) if wanted else iter(())
+
+    method = {"timeline": config} if timeline else {"threshold": threshold}
+    settings = {"views": views, "top": top, "precision": precision, **method}
+    part = describe_part("predict", share, paths, described | to_json(settings))
+    done = predict_part(out, part, share.take(paths), answer)
+    counts = f"{len(done.failed)} failed, {len(done.incomplete)} are incomplete"
+    show(one_line(f"{out}: part {share.number} of {share.of}, {len(share.take(paths))} videos, {counts}"))
+    for sentence in [*done.failed.values(), *done.incomplete.values()]:
+        show(one_line(sentence), sys.stderr)
+    return int(bool(done.failed or done.incomplete))
+
+
+def _check_listed(paths: Sequence[str]) -> None:
+    """Refuse listed paths that stand for several videos: then nobody could say which videos there are."""
+    from gesta.prediction.predict import find_sources
+
+    for path in paths:
+        if find_sources([path]) != [path]:
+            raise GestaError(f"{path}: is listed and stands for other videos; list each of them by its own path")
 
 
 def write_predictions(
@@ -116,11 +205,13 @@ def write_predictions(
     draw: str | None = None,
     review: bool = False,
     url_prefix: str | None = None,
+    listed: bool = False,
 ) -> int:
     """Predict, write the predictions to ``out`` (or print them), and draw them onto a copy.
 
     Cameras and streams have no end, so they always get a timeline; its lines appear as they are decided. With
     ``review`` the segments of all videos are put in the order of :attr:`Prediction.certainty`, the least certain first.
+    The sources of a list (``listed``) are one video each.
 
     Returns:
         The exit status: 1 if any source had no prediction, else 0.
@@ -131,11 +222,13 @@ def write_predictions(
     from gesta.prediction.predict import find_sources, predict
     from gesta.prediction.timeline import TimelineConfig, is_live
     from gesta.prediction.timeline import timeline as segments
-    from gesta.prediction.writers import write_to
+    from gesta.prediction.writers import require_pyarrow, write_to
     from gesta.video.modality import modality_of
 
     config = config or TimelineConfig()
     live = any(is_live(source) for source in sources)
+    if listed:
+        _check_listed(sources)
     paths = list(sources) if live else find_sources(sources)
     if (
         isinstance(model, TrainedModel)
@@ -143,6 +236,10 @@ def write_predictions(
         and (modality_of(model.shows) != "depth" or timeline or live)
     ):
         print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
+    if format == "parquet":
+        if out is None or live:
+            raise GestaError("--format parquet is a file of videos that have an end; add --out FILE, and give files")
+        require_pyarrow()
     _check_review(format, timeline and not live, review, url_prefix, top)
     if draw and not (timeline and len(paths) == 1 and not live):
         raise GestaError("--draw needs --timeline and exactly one video that can be read twice")
@@ -161,9 +258,10 @@ def write_predictions(
         predictions = iter(sorted(predictions, key=lambda p: p.certainty))
     version = (model.name if isinstance(model, TrainedModel) else None) or "gesta"
     written = write_to(out, predictions, format, live, TaskNames(url_prefix or "", version))
+    answered = {p.path for p in written}
     for path in paths:
         name = without_passwords(path)
-        if not any(p.path == name for p in written):
+        if name not in answered:
             sentence = f"{name}: no action reaches a probability of {config.threshold} (--threshold)"
             show(one_line(sentence), sys.stderr)
     if format in ("srt", "label-studio"):  # they have no place for them

@@ -42,22 +42,40 @@ def check_model_options(options: argparse.Namespace) -> None:
         raise GestaError(f"{options.checkpoint} has weights: --weights is for --model")
 
 
-def model_for_videos(options: argparse.Namespace, needs_classifier: bool = True) -> TrainedModel:
-    """The model of a verb whose videos follow it as ``options.sources``.
+def take_videos(options: argparse.Namespace) -> None:
+    """Tell a model from the videos behind it, and make ``options.sources`` the videos of a verb: its words, or those
+    that the file of ``--from`` lists.
 
-    Args:
-        options: of the verb. With ``--model`` there is no CKPT, and the word in its position is the first video.
-        needs_classifier: refuse public weights that lack the model's classifier.
+    With ``--model`` there is no CKPT, and the word in its position is the first video.
+
+    Raises:
+        GestaError: words and a list, or a list that cannot be read.
     """
     from gesta.checkpoint import weights_file
     from gesta.checkpoint.hub import names_trained_model
 
+    words = [options.checkpoint, *options.sources] if options.checkpoint else options.sources
     if options.model and options.checkpoint and not names_trained_model(options.checkpoint):
-        options.sources, options.checkpoint = [options.checkpoint, *options.sources], None
-    if not (options.model or options.checkpoint):  # one word is the VIDEO that is required
-        if options.sources[0].endswith(_WEIGHTS):
-            weights_file(options.sources[0])  # says what it is, and what to do with it
+        options.sources, options.checkpoint = words, None
+    if options.listed is None and not options.sources:
+        if not options.model and words and words[0].endswith(_WEIGHTS):
+            weights_file(words[0])  # says what it is, and what to do with it
         options.parser.error("the following arguments are required: VIDEO")
+    if options.listed is not None:
+        if options.sources:
+            raise GestaError(f"--from {options.listed} lists the videos, so leave {options.sources[0]} out, or --from")
+        from gesta.data.shares import read_paths
+
+        options.sources = read_paths(options.listed)
+
+
+def model_for_videos(options: argparse.Namespace, needs_classifier: bool = True) -> TrainedModel:
+    """The model of a verb whose videos :func:`take_videos` has told from it.
+
+    Args:
+        options: of the verb.
+        needs_classifier: refuse public weights that lack the model's classifier.
+    """
     check_model_options(options)
     return load_model(options, needs_classifier=needs_classifier)
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from gesta.config import read_json
@@ -20,6 +20,19 @@ from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_
 from gesta.data.lists import CLASSES, Folder, Folders, Kind, classes_text, list_texts, write_lists
 from gesta.data.locate import split_of
 from gesta.data.shards import members, write_shard
+from gesta.data.shares import (
+    PART,
+    Merged,
+    Part,
+    Share,
+    check_new_folder,
+    check_part,
+    copy_files,
+    describe_part,
+    finish_part,
+    merged,
+    write_part,
+)
 from gesta.data.workers import run_each
 from gesta.errors import GestaError
 from gesta.files import LOCK, lock_folder, make_folder, remove_parts, write_text
@@ -96,6 +109,8 @@ def prepare(
     folders: Folders = "auto",
     kind: Kind = "auto",
     workers: int | None = None,
+    listed: Sequence[str] | None = None,
+    share: Share | None = None,
 ) -> Prepared:
     """Make a small copy of all videos below a folder.
 
@@ -124,17 +139,24 @@ def prepare(
         folders, kind: how folders are meant, see :class:`gesta.data.lists.Folder`; of any kind but ``files`` and
             ``frames`` all videos are copied.
         workers: worker processes; by default one per CPU core, 0 for none.
+        listed: paths of videos below ``root``, all others are left out; None for all.
+        share: only these of the videos; the folder is then a part, see :mod:`gesta.data.shares`.
 
     Raises:
-        GestaError: impossible arguments, no videos, a folder with other files in it or made with other settings, or
-            OpenCV is not installed.
+        GestaError: impossible arguments, no videos, a listed one that is not below the folder, a folder with other
+            files in it or made with other settings, or OpenCV is not installed.
     """
     begin = time.monotonic()
     source, target = os.path.normpath(root), os.path.normpath(out)
     settings = EncodeSettings(short_side, codec, fps, frames, flow)
     _check_numbers(settings, lists, shards, workers)
+    if share and (lists or shards):
+        raise GestaError(
+            "--part makes some of the videos, and --lists and --shards are of all; leave them out (after gesta merge, "
+            "the same command with --lists, and the merged folder as OUT, makes no video again)"
+        )
     _check_folders(source, target)
-    videos = find_videos(source)
+    videos = find_videos(source) if listed is None else _below(source, listed)
     if kind in ("files", "frames"):
         videos = [video for video in videos if is_video_name(video) is (kind == "files")]
     labels = _labels(source, folders, kind, lists, shards > 0)
@@ -143,8 +165,16 @@ def prepare(
         raise GestaError(f"{source}: holds no video that is known by its suffix; give the folder that holds them")
     with lock_folder(target):
         described = settings._asdict() | {"flow": describe_flow()} if flow else settings._asdict()
-        _claim(target, {**described, "shards": shards, **({"seed": seed} if shards else {}), **meant})
-        jobs, left_out = _plan(source, target, videos, settings)
+        described |= {"shards": shards, **({"seed": seed} if shards else {}), **meant}
+        names = [os.path.relpath(video, source) for video in videos]
+        part = _begin(target, described, share, names)
+        jobs, refused = _plan(source, target, videos, settings)
+        if share:
+            videos = share.take(videos)
+            mine = set(videos)
+            jobs = [job for job in jobs if job.source in mine]
+            refused = {video: sentence for video, sentence in refused.items() if video in mine}
+        left_out = [*refused.values()]
         packing = _Packing(source, target, jobs, shards, seed, labels) if shards else None
         if packing:
             todo, absent = packing.unfinished()
@@ -152,8 +182,15 @@ def prepare(
         else:
             todo = [job for job in jobs if not os.path.exists(job.target)]
         outcomes: list[Outcome] = []
+        damaged = part.incomplete if part else {}
         for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
             outcomes.append(outcome)
+            if not outcome.frames:
+                refused[job.source] = outcome.remark
+            elif outcome.remark:
+                damaged[job.source] = outcome.remark
+                if part:
+                    write_part(target, part)
             if packing:
                 packing.finished(job)
         if packing:
@@ -163,6 +200,8 @@ def prepare(
         made_lists: dict[str, int] = {}
         if lists:
             made_lists = write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder, folders=folders)
+        if part:
+            finish_part(target, part, refused, damaged)
         return Prepared(
             root=target,
             videos=len(videos),
@@ -175,6 +214,52 @@ def prepare(
             lists=made_lists,
             seconds=round(time.monotonic() - begin, 1),
         )
+
+
+def _below(source: str, listed: Sequence[str]) -> list[str]:
+    """The listed videos as those of the folder are named.
+
+    Raises:
+        GestaError: one that is not below it.
+    """
+    root = os.path.realpath(source)
+    videos = []
+    for path in listed:
+        inside = os.path.relpath(os.path.abspath(path), root)
+        if inside.split(os.sep)[0] == os.pardir:
+            inside = os.path.relpath(os.path.realpath(path), root)
+        if inside.split(os.sep)[0] in (os.pardir, os.curdir):
+            raise GestaError(
+                f"{path}: is listed and not below {source}; take it off the list, or give the folder above"
+            )
+        videos.append(os.path.join(source, inside))
+    return list(dict.fromkeys(videos))
+
+
+def merge_prepared(folders: Sequence[str], parts: Sequence[Part], out: str | os.PathLike[str]) -> Merged:
+    """Put the copies of all shares into one folder, as one call of :func:`prepare` would have written it.
+
+    Args:
+        folders: of all parts.
+        parts: what they say, see :func:`gesta.data.shares.read_parts`.
+        out: new or empty folder.
+
+    Raises:
+        GestaError: a folder that is not new, or parts whose copies are gone.
+    """
+    check_new_folder(out)
+    for folder, part in zip(folders, parts):
+        answered = len(range(part.number - 1, part.videos, part.of)) - len(part.failed)
+        if (present := len(find_videos(folder))) != answered:
+            raise GestaError(
+                f"{folder}: holds {present} copies, not {answered} as its {PART} says; run its command again, or "
+                "remove what is not of it"
+            )
+    with lock_folder(out):
+        for folder in folders:
+            copy_files(folder, out, leave=(MANIFEST,))
+        _write_manifest(os.path.join(out, MANIFEST), parts[0].settings)
+    return merged(out, parts)
 
 
 def _check_numbers(settings: EncodeSettings, lists: bool, shards: int, workers: int | None) -> None:
@@ -204,6 +289,17 @@ def _check_folders(source: str, target: str) -> None:
         raise GestaError(f"{target}: is inside {source}, whose videos are copied; choose a folder beside it")
 
 
+def _begin(target: str, settings: dict[str, Any], share: Share | None, names: Sequence[str]) -> Part | None:
+    """Claim the folder; with a share as its part, with what an earlier call has written of damaged videos."""
+    part = describe_part("prepare", share, names, settings) if share else None
+    before = check_part(target, part)
+    if part:
+        part = replace(part, incomplete=before.incomplete if before else {})
+        write_part(target, part)
+    _claim(target, settings)
+    return part
+
+
 def _claim(target: str, settings: dict[str, Any]) -> None:
     """Write the manifest of a new folder or compare that of an old one, and remove files that a stopped run left."""
     path = os.path.join(target, MANIFEST)
@@ -211,9 +307,9 @@ def _claim(target: str, settings: dict[str, Any]) -> None:
     if os.path.lexists(path):
         saved = read_json(path, dict[str, Any], remedy=f"choose another folder, or delete {target}")
     if saved is None:
-        if any(name != LOCK for name in os.listdir(target)):
+        if any(name not in (LOCK, PART) for name in os.listdir(target)):
             raise GestaError(f"{target} is not empty and was not made by gesta data prepare; choose a new folder")
-        write_text(path, json.dumps(settings, indent=2) + "\n")
+        _write_manifest(path, settings)
     elif saved != settings:
         key = next(key for key in [*settings, *saved] if settings.get(key) != saved.get(key))
         raise GestaError(
@@ -223,18 +319,23 @@ def _claim(target: str, settings: dict[str, Any]) -> None:
     remove_parts(target)
 
 
+def _write_manifest(path: str, settings: dict[str, Any]) -> None:
+    write_text(path, json.dumps(settings, indent=2) + "\n")
+
+
 def _plan(
     source: str, target: str, videos: Sequence[str], settings: EncodeSettings
-) -> tuple[list[EncodeJob], list[str]]:
-    """Where each video goes, and sentences about those that would get the name of another one."""
+) -> tuple[list[EncodeJob], dict[str, str]]:
+    """Where each video goes, and video → a sentence about each that would get the name of another one."""
     sources: dict[str, str] = {}  # by the file that it becomes
-    jobs, left_out = [], []
+    jobs: list[EncodeJob] = []
+    left_out: dict[str, str] = {}
     for video in videos:
         name = os.path.relpath(video, source)
         stem = name if os.path.isdir(video) else os.path.splitext(name)[0]
         file = os.path.join(target, stem if settings.frames or settings.flow else f"{stem}.mp4")
         if file in sources:
-            left_out.append(f"{video}: would become the same file as {sources[file]}; rename one of them")
+            left_out[video] = f"{video}: would become the same file as {sources[file]}; rename one of them"
             continue
         sources[file] = video
         jobs.append(EncodeJob(video, file, settings))

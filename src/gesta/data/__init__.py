@@ -9,5 +9,6 @@
 - ``samples.py``: a record is read into a sample: augmented training clips, or all views of a test
 - ``frame_cache.py``: decoded frames of small data sets, kept in files
 - ``batch.py``: what samples and batches hold, and the shapes of their tensors
+- ``shares.py``: shares of a list of videos for many jobs, and whether their parts make a whole
 - ``loader.py``: which records make a batch, and the worker processes that read them
 """

@@ -13,15 +13,29 @@ from typing import Any
 import torch
 
 from gesta.checkpoint import TrainedModel
+from gesta.data.shares import (
+    PART,
+    Merged,
+    Part,
+    Share,
+    check_new_folder,
+    check_part,
+    copy_files,
+    describe_part,
+    finish_part,
+    merged,
+    write_part,
+)
 from gesta.errors import GestaError
 from gesta.evaluation.scoring import protocol
 from gesta.features.extract import FeatureKind, VideoFeatures, extract
-from gesta.features.folder import Entry, FeatureFolder, Format, describe, source_hash
+from gesta.features.folder import DESCRIPTION, INDEX, Entry, FeatureFolder, Format, describe, source_hash
 from gesta.features.windows import Windows, check_windows, extract_windows
 from gesta.files import lock_folder, remove_parts
 from gesta.model import VideoModel
 from gesta.prediction.predict import find_sources, record_of
 from gesta.prediction.timeline import is_live
+from gesta.prediction.writers import require_pyarrow
 from gesta.processes import Precision, choose_autocast, choose_device
 from gesta.progress import join_lines, track
 from gesta.recipe import EvaluateConfig
@@ -95,7 +109,7 @@ def compute_missing(
     return report
 
 
-def feature_files(sources: Sequence[str], suffix: str) -> dict[str, str]:
+def feature_files(sources: Sequence[str], suffix: str, listed: bool = False) -> dict[str, str]:
     """Path of each video → name of its features' file: the video's path below the folder or pattern that is given.
 
     The video's suffix is left out, unless two names would then be the same, ignoring case.
@@ -103,14 +117,17 @@ def feature_files(sources: Sequence[str], suffix: str) -> dict[str, str]:
     Args:
         sources: as :func:`gesta.prediction.predict.find_sources` takes them.
         suffix: of the files, without the dot.
+        listed: the sources are paths of a list, which are not looked for on the disk; they are named below the folder
+            that all of them have in common.
 
     Raises:
         GestaError: two videos whose files would still have one name.
     """
     names: dict[str, str] = {}
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in sources]) if listed else ""
     for source in sources:
-        root = _fixed_part(source)
-        for path in find_sources([source]):
+        root = common or _fixed_part(source)
+        for path in [source] if listed else find_sources([source]):
             inside = root and path != root and not os.path.relpath(path, root).startswith(os.pardir)
             name = os.path.relpath(path, root) if inside else os.path.basename(os.path.abspath(path))
             names.setdefault(path, re.sub(r"[?*:<>|\"]", "_", name))
@@ -148,6 +165,8 @@ def compute_features(
     format: Format = "npy",
     device: str | torch.device = "auto",
     precision: Precision = "32-true",
+    listed: bool = False,
+    share: Share | None = None,
 ) -> FeatureReport:
     """The features of videos in a folder, a file for each, see :mod:`gesta.features.folder`.
 
@@ -164,6 +183,8 @@ def compute_features(
         format: ``npy``, ``safetensors``, or ``parquet`` (of pooled features).
         device: ``auto`` takes the first accelerator there is.
         precision: of the forward passes; features are float32 in any case.
+        listed: the sources are the paths of a list, see :func:`feature_files`.
+        share: only these of the videos; the folder is then a part, see :mod:`gesta.data.shares`.
 
     Raises:
         GestaError: no videos, a camera among them, a folder that holds something else, or settings that make no sense.
@@ -176,16 +197,23 @@ def compute_features(
     _check_format(format, kind)
     if windows:
         check_windows(windows, network.config.clip)
-    files = feature_files(sources, format)
-    records = [record_of(path, shows, person_crop) for path in files]
+    files = feature_files(sources, format, listed)
+    paths = share.take(list(files)) if share else list(files)
+    records = [record_of(path, shows, person_crop) for path in paths]
     chosen_device = choose_device(device)
     autocast = choose_autocast(chosen_device, precision)
     # until here nothing was written
     description = describe(network, views, kind, windows, precision)
+    settings = {**description, "suffix": format}
+    part = describe_part("features", share, list(files), settings) if share else None
+    check_part(out, part)
     FeatureFolder(out, description)
     with lock_folder(out):
         remove_parts(out)
+        check_part(out, part)
         folder = FeatureFolder(out, description)  # again: another process may have added features meanwhile
+        if part:
+            write_part(out, part)
 
         def compute(indices: list[int]) -> Iterator[VideoFeatures]:
             how: dict[str, Any] = {"kind": kind, "device": chosen_device, "autocast": autocast, "indices": indices}
@@ -193,7 +221,42 @@ def compute_features(
                 return extract_windows(network, records, views, windows, **how)
             return extract(network, records, views, **how)
 
-        return compute_missing(folder, records, list(files.values()), compute)
+        report = compute_missing(folder, records, [files[path] for path in paths], compute)
+        if part:
+            finish_part(out, part, report.failures, report.partial)
+        return report
+
+
+def merge_features(folders: Sequence[str], parts: Sequence[Part], out: str | os.PathLike[str]) -> Merged:
+    """Put the features of all shares into one folder, as one computation would have written it.
+
+    Args:
+        folders: of all parts.
+        parts: what they say, see :func:`gesta.data.shares.read_parts`.
+        out: new or empty folder.
+
+    Raises:
+        GestaError: a folder that is not new, or parts whose features are gone.
+    """
+    check_new_folder(out)
+    description = {name: value for name, value in parts[0].settings.items() if name != "suffix"}
+    sources = {folder: FeatureFolder(folder, description) for folder in folders}
+    for (folder, source), part in zip(sources.items(), parts):
+        answered = len(range(part.number - 1, part.videos, part.of)) - len(part.failed)
+        present = sum((source.folder / file).is_file() for file in source.entries)
+        if not answered == len(source.entries) == present:
+            raise GestaError(
+                f"{folder}: holds the features of {present} videos, not of {answered} as its {PART} says; compute the "
+                "part again"
+            )
+    with lock_folder(out):
+        target = FeatureFolder(out, description)
+        for folder in folders:
+            copy_files(folder, out, leave=(DESCRIPTION, INDEX))
+        target.entries = {file: entry for source in sources.values() for file, entry in source.entries.items()}
+        target.write_description()
+        target.tidy()
+    return merged(out, parts)
 
 
 def _check_format(format: Format, kind: FeatureKind) -> None:
@@ -204,9 +267,4 @@ def _check_format(format: Format, kind: FeatureKind) -> None:
         raise GestaError(
             "--format parquet has one row of numbers for each view, which a map of tokens is not; use --format npy"
         )
-    try:
-        import pyarrow  # noqa: F401 (an extra)
-    except ImportError:
-        raise GestaError(
-            "--format parquet needs pyarrow, which is not installed; pip install pyarrow, or use --format npy"
-        ) from None
+    require_pyarrow()

@@ -23,11 +23,12 @@ from typing import Annotated, Any, BinaryIO, Literal, TypedDict
 
 import numpy as np
 import safetensors.numpy
-import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
+from gesta.checkpoint.weights import weights_hash
 from gesta.config import Between, from_json, parse_json, read_json, read_text, replace, to_json
+from gesta.data.shares import PART
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
 from gesta.features.extract import FeatureKind
@@ -109,16 +110,6 @@ def describe(
     }
 
 
-def weights_hash(model: nn.Module, except_for: tuple[str, ...] = ("classifier.",)) -> str:
-    """SHA-256 of names, types, shapes and values of all weights but those whose names begin as in ``except_for``."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if not name.startswith(except_for):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def source_hash(record: Record) -> str:
     """A hash of where a record's files lie, which part of them it is, and their sizes and times of change."""
     parts = []
@@ -158,7 +149,7 @@ class FeatureFolder:
                     f"{folder}: holds features of other {' and '.join(other)}, which must not be mixed with these; "
                     "choose another folder"
                 )
-        elif folder.is_dir() and any(not entry.name.startswith(".") for entry in os.scandir(folder)):
+        elif folder.is_dir() and any(not e.name.startswith(".") and e.name != PART for e in os.scandir(folder)):
             raise GestaError(f"{folder}: holds other files, and no {DESCRIPTION}; choose another folder")
         self.description = stored if description is None else description
         self._has_half_line = False
@@ -174,7 +165,7 @@ class FeatureFolder:
         path = self.folder / entry["file"]
         make_folder(path.parent)
         if not (self.folder / DESCRIPTION).exists():
-            write_text(self.folder / DESCRIPTION, json.dumps(self.description, indent=2) + "\n")
+            self.write_description()
         with write_atomically(path) as file:
             _WRITERS[path.suffix.removeprefix(".")](file, values.numpy(), entry)
         if self._has_half_line:
@@ -182,6 +173,10 @@ class FeatureFolder:
         with reporting(self.folder / INDEX), open(self.folder / INDEX, "a", encoding="utf-8") as index:
             index.write(json.dumps(entry) + "\n")
         self.entries[entry["file"]] = entry
+
+    def write_description(self) -> None:
+        """Write what all features were computed with."""
+        write_text(self.folder / DESCRIPTION, json.dumps(self.description, indent=2) + "\n")
 
     def remove(self, file: str) -> None:
         """Delete the features of a video that has changed and can no longer be read."""

@@ -1,13 +1,14 @@
-"""What ``gesta predict`` writes: a table, lines of text, CSV, JSON, subtitles or pre-annotations."""
+"""What ``gesta predict`` writes: a table, lines of text, CSV, JSON, Parquet, subtitles or pre-annotations."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import io
+import itertools
 import sys
-from collections.abc import Generator, Iterable
-from typing import Literal, TextIO
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any, BinaryIO, Literal, TextIO
 
 from rich.table import Column, Table
 from rich.text import Text
@@ -18,7 +19,12 @@ from gesta.prediction.pre_annotations import TaskNames, tasks
 from gesta.prediction.prediction import NO_CLASS, Prediction, clock
 from gesta.progress import csv_cell, json_text, one_line, plain_console, subtitle
 
-Format = Literal["table", "text", "csv", "json", "srt", "label-studio"]
+Format = Literal["table", "text", "csv", "json", "parquet", "srt", "label-studio"]
+
+COLUMNS = ("path", "start", "end", "rank", "class", "probability", "error")
+"""Of CSV and Parquet: a row for each class of a prediction, or one with neither rank nor class."""
+
+_ROWS = 50_000  # of Parquet that are held in memory
 
 
 def as_table(predictions: Iterable[Prediction]) -> Table:
@@ -41,7 +47,7 @@ def as_table(predictions: Iterable[Prediction]) -> Table:
 
 
 def write(
-    predictions: Iterable[Prediction], format: Format, out: TextIO, names: TaskNames | None = None
+    predictions: Iterable[Prediction], format: Format, out: TextIO, names: TaskNames | None = None, keep: bool = True
 ) -> list[Prediction]:
     """Write predictions as they come (a table when all are complete) and return them.
 
@@ -52,6 +58,7 @@ def write(
             names are escaped so that they stay text (:mod:`gesta.progress`).
         out: an open text file.
         names: what pre-annotations say besides the segments.
+        keep: return the predictions, which are then all in memory; else nothing, unless they are written at the end.
 
     Raises:
         GestaError: ``srt`` of whole videos or of several videos, ``label-studio`` of whole videos.
@@ -73,7 +80,8 @@ def write(
     next(writer)
     try:
         for p in predictions:
-            written.append(p)
+            if keep:
+                written.append(p)
             writer.send(p)
             out.flush()
     finally:
@@ -88,26 +96,31 @@ def write_to(
     format: Format,
     live: bool = False,
     names: TaskNames | None = None,
+    keep: bool = True,
 ) -> list[Prediction]:
-    """Write predictions to a file, or print them if ``path`` is None; else as :func:`write`.
+    """Write predictions to a file, or print them if ``path`` is None; else as :func:`write`, and as ``parquet``.
 
     The file appears when all predictions are there, or with those that are there when Ctrl-C ends them; with ``live``
     it grows with them, since a camera's never end.
 
     Raises:
-        GestaError: the file cannot be written.
+        GestaError: the file cannot be written, or ``parquet`` without pyarrow.
     """
+    if format == "parquet" and path is not None:
+        require_pyarrow()
+        with write_atomically(path) as binary:
+            return _parquet(binary, predictions, keep)
     if path is None:
-        return write(predictions, format, sys.stdout, names)
+        return write(predictions, format, sys.stdout, names, keep)
     if live:
         with reporting(path), open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return write(predictions, format, file, names)
+            return write(predictions, format, file, names, keep)
     stopped: KeyboardInterrupt | None = None
     written: list[Prediction] = []
     with write_atomically(path) as binary:
         text = io.TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline="")
         try:
-            written = write(predictions, format, text, names)
+            written = write(predictions, format, text, names, keep)
         except KeyboardInterrupt as error:
             stopped = error
         finally:
@@ -129,7 +142,7 @@ def _text(out: TextIO) -> Writer:
 
 def _csv(out: TextIO) -> Writer:
     rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["path", "start", "end", "rank", "class", "probability", "error"])
+    rows.writerow(COLUMNS)
     while True:
         p = yield
         times = ["" if t is None else f"{t:.3f}" for t in (p.start, p.end)]
@@ -165,3 +178,54 @@ def _srt(out: TextIO) -> Writer:
         cue += 1
         name, probability = p.labels[0]
         out.write(f"{cue}\n{clock(p.start, ',')} --> {clock(p.end, ',')}\n{subtitle(name)} ({probability:.0%})\n\n")
+
+
+def require_pyarrow() -> None:
+    """Refuse Parquet where it cannot be written, before anything is computed.
+
+    Raises:
+        GestaError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401 (an extra)
+    except ImportError:
+        raise GestaError(
+            "--format parquet needs pyarrow, which is not installed; pip install pyarrow, or use another --format"
+        ) from None
+
+
+def _parquet(file: BinaryIO, predictions: Iterable[Prediction], keep: bool) -> list[Prediction]:
+    """Write the rows of :data:`COLUMNS` as Parquet: times and probabilities as numbers, null for what there is not."""
+    import pyarrow  # an extra
+    import pyarrow.parquet
+
+    text, number = pyarrow.string(), pyarrow.float64()
+    kinds = (text, number, number, pyarrow.int32(), text, number, text)
+    schema = pyarrow.schema(list(zip(COLUMNS, kinds)))
+    written: list[Prediction] = []
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        rows = itertools.chain.from_iterable(map(_rows, _noting(predictions, written) if keep else predictions))
+        while chunk := list(itertools.islice(rows, _ROWS)):
+            columns = [pyarrow.array(values, kind) for values, kind in zip(zip(*chunk), kinds)]
+            writer.write_table(pyarrow.table(columns, schema=schema))
+    return written
+
+
+def _noting(predictions: Iterable[Prediction], written: list[Prediction]) -> Iterator[Prediction]:
+    for p in predictions:
+        written.append(p)
+        yield p
+
+
+def _rows(p: Prediction) -> Iterator[tuple[Any, ...]]:
+    """The rows of a prediction; bytes of names that are no UTF-8, which Parquet does not hold, become ``\\xff``."""
+    times = [None if t is None else round(t, 3) for t in (p.start, p.end)]
+    path, error = _utf8(p.path), _utf8(p.error) or None
+    for rank, (name, probability) in enumerate(p.labels, 1):
+        yield path, *times, rank, _utf8(name), round(probability, 6), error
+    if not p.labels:
+        yield path, *times, None, None, None, error
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

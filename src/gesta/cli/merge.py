@@ -1,0 +1,60 @@
+"""The verb that puts the parts of a long computation together."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from gesta.cli.options import Verbs, print_results
+from gesta.errors import GestaError
+
+if TYPE_CHECKING:  # for start-up time
+    from gesta.data.shares import Merged
+
+
+def add_verbs(verbs: Verbs) -> None:
+    text = "put together what predict, features or data prepare have computed in parts (--part)"
+    sub = verbs.add("merge", _merge, text)
+    sub.add_argument("parts", metavar="PART", nargs="+", help="the folders of all parts, in any order")
+    text = "file of the predictions, or new folder of the features or copies"
+    sub.add_argument("--out", metavar="FILE|DIR", required=True, help=text)
+    formats = ["text", "csv", "json", "parquet"]
+    sub.add_argument("--format", choices=formats, help="of predictions (default csv)")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    report = merge_parts(options.parts, options.out, options.format)
+    print_results(options, report)
+    return int(bool(report.failed or report.incomplete))
+
+
+def merge_parts(folders: list[str], out: str, format: str | None) -> Merged:
+    """Put parts together as one run would have written them.
+
+    Args:
+        folders: of the parts.
+        out: file of predictions, or new folder.
+        format: of predictions; None for CSV.
+
+    Raises:
+        GestaError: parts that are not the whole of one computation, see :func:`gesta.data.shares.read_parts`.
+    """
+    from gesta.data.shares import merged, read_parts
+
+    parts = read_parts(folders)
+    verb = parts[0].verb
+    if verb == "predict":
+        from gesta.prediction.part import merged_predictions
+        from gesta.prediction.writers import write_to
+
+        write_to(out, merged_predictions(folders, parts), format or "csv", keep=False)  # type: ignore[arg-type]
+        return merged(out, parts)
+    if format:
+        raise GestaError(f"--format is about predictions, and these are parts of gesta {verb}; leave it out")
+    if verb == "features":
+        from gesta.features.compute import merge_features
+
+        return merge_features(folders, parts, out)
+    from gesta.curation.prepare import merge_prepared
+
+    return merge_prepared(folders, parts, out)

@@ -1,0 +1,162 @@
+"""Parts of a list of videos, merged, are what one run writes; what is not the whole of one run is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_video
+from gesta.checkpoint import save_model
+from gesta.cli import main
+from gesta.data.shares import PART, Share
+from gesta.model import ClipSpec
+from gesta.models.timesformer import TimeSformerConfig
+from gesta.prediction.part import PREDICTIONS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, five videos of which one is broken, a list of them, and the predictions of two parts."""
+    root = tmp_path_factory.mktemp("parts")
+    for i, name in enumerate(("a/0", "a/1", "b/0", "b/1")):
+        write_video(root / f"videos/{name}.mp4", frames=4, size=(48, 32), shade=40 * i)
+    (root / "videos/b/broken.mp4").write_bytes(bytes(range(256)) * 20)
+    clip = ClipSpec(frames=2, stride=2, size=16)
+    model = TimeSformerConfig(classes=2, width=8, depth=1, heads=2, mlp_ratio=1, patch=8, clip=clip).build()
+    save_model(root / "model.safetensors", model, ["a", "b"])
+    names = ["b/1", "a/0", "b/broken", "a/1", "b/0"]
+    (root / "list.txt").write_text("".join(f"{root}/videos/{name}.mp4\n" for name in names))
+    for part in (1, 2):
+        with pytest.raises(SystemExit) as ended:
+            main([*words("predict", root), "--part", f"{part}/2", "--out", str(root / f"p{part}")])
+        assert ended.value.code == (part == 1)  # the broken one is the third
+    return root
+
+
+def words(verb: str, root: Path) -> list[str]:
+    return [verb, str(root / "model.safetensors"), "--from", str(root / "list.txt"), "--clips", "1"]
+
+
+@pytest.fixture
+def gesta(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str | Path, status: int = 0) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert ended.value.code == status, captured.err
+        return captured.out + captured.err
+
+    return run
+
+
+def test_shares_are_interleaved_and_make_the_whole() -> None:
+    assert [Share(k, 3).take(range(7)) for k in (1, 2, 3)] == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_merged_predictions_are_those_of_one_run(format: str, place: Path, tmp_path: Path, gesta: Run) -> None:
+    gesta(*words("predict", place), "--format", format, "--out", tmp_path / "one", status=1)
+    said = gesta("merge", place / "p2", place / "p1", "--out", tmp_path / "all", "--format", format, status=1)
+    assert (tmp_path / "all").read_bytes() == (tmp_path / "one").read_bytes()
+    assert "4 of 5 videos answered, 0 of them incomplete, 1 failed; from 2 parts" in said
+    assert f"failed: {place}/videos/b/broken.mp4: cannot be opened as a video" in said
+
+
+def test_a_part_that_was_killed_goes_on_where_it_stopped(place: Path, tmp_path: Path, gesta: Run) -> None:
+    part, file = tmp_path / "p1", tmp_path / "p1" / PREDICTIONS
+    shutil.copytree(place / "p1", part)
+    state = json.loads((part / PART).read_text()) | {"finished": False, "failed": {}}
+    (part / PART).write_text(json.dumps(state))
+    whole = file.read_bytes()
+    first, second, _ = whole.splitlines(keepends=True)
+    file.write_bytes(first + second[:20])  # half a line is lost, a whole one is not
+    assert "part 1 of 2 is not finished; run its" in gesta("merge", part, place / "p2", "--out", "x", status=1)
+    gesta(*words("predict", place), "--part", "1/2", "--out", part, status=1)
+    assert file.read_bytes() == whole
+    assert json.loads((part / PART).read_text()) == json.loads((place / "p1" / PART).read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"settings": {"weights": "another"}}, "is a part with other "),
+        ({"listed": "0"}, "is a part with another list of videos than"),
+        ({"verb": "features"}, "is a part with another verb than"),
+        ({"of": 3}, "is a part with another number of parts than"),
+        ({"number": 1}, "is part 1 of 2, as "),
+        ({"finished": False}, "part 2 of 2 is not finished; run its command again"),
+    ],
+)
+def test_what_is_not_the_whole_is_refused(
+    change: dict[str, object], sentence: str, place: Path, tmp_path: Path, gesta: Run
+) -> None:
+    shutil.copytree(place / "p2", tmp_path / "p2")
+    state = json.loads((tmp_path / "p2" / PART).read_text()) | change
+    (tmp_path / "p2" / PART).write_text(json.dumps(state))
+    assert sentence in gesta("merge", place / "p1", tmp_path / "p2", "--out", tmp_path / "all", status=1)
+    assert "1 are missing (2); give" in gesta("merge", place / "p1", "--out", tmp_path / "all", status=1)
+    (tmp_path / "p2" / PART).write_bytes((place / "p2" / PART).read_bytes())
+    lines = (tmp_path / "p2" / PREDICTIONS).read_bytes().splitlines(keepends=True)
+    (tmp_path / "p2" / PREDICTIONS).write_bytes(lines[0])
+    assert "hold 4 videos, which are not the 5" in gesta(
+        "merge", place / "p1", tmp_path / "p2", "--out", tmp_path / "all", status=1
+    )
+    assert not (tmp_path / "all").exists()
+
+
+def test_options_that_a_part_would_not_use_are_refused(place: Path, tmp_path: Path, gesta: Run) -> None:
+    predict = [*words("predict", place), "--part", "1/2"]
+    assert "--part needs a folder" in gesta(*predict, status=1)
+    assert "--format is about all videos" in gesta(*predict, "--out", tmp_path / "p", "--format", "csv", status=1)
+    assert "lists the videos, so leave" in gesta(*words("predict", place), "x.mp4", status=1)
+    assert "there are 5 videos, so that some" in gesta(*predict[:-1], "1/6", "--out", tmp_path / "p", status=1)
+    assert "'0/2' is no part of" in gesta(*predict[:-1], "0/2", status=2)
+    assert "holds part 1 of 2" in gesta("features", *words("predict", place)[1:], "--out", place / "p1", status=1)
+    assert not (tmp_path / "p").exists()
+
+
+def test_merged_features_are_those_of_one_run(place: Path, tmp_path: Path, gesta: Run) -> None:
+    gesta(*words("features", place), "--out", tmp_path / "one", status=1)
+    for part in (1, 2):
+        gesta(*words("features", place), "--part", f"{part}/2", "--out", tmp_path / f"p{part}", status=int(part == 1))
+    said = gesta("merge", tmp_path / "p1", tmp_path / "p2", "--out", tmp_path / "all", status=1)
+    assert "4 of 5 videos answered" in said and "failed: " in said
+    assert contents(tmp_path / "all") == contents(tmp_path / "one")
+    assert np.load(tmp_path / "all/a/0.npy").shape == (1, 8)
+    assert "is not a new or empty folder" in gesta(
+        "merge", tmp_path / "p1", tmp_path / "p2", "--out", tmp_path / "all", status=1
+    )
+    (tmp_path / "p2/a/0.npy").unlink()
+    assert "holds the features of 1 videos, not of 2" in gesta(
+        "merge", tmp_path / "p1", tmp_path / "p2", "--out", tmp_path / "new", status=1
+    )
+
+
+def test_merged_copies_are_those_of_one_run(place: Path, tmp_path: Path, gesta: Run) -> None:
+    prepare = ["data", "prepare", place / "videos", tmp_path / "one", "--short-side", "32", "--workers", "0"]
+    gesta(*prepare, status=1)
+    for part in (1, 2):
+        prepare[3] = tmp_path / f"p{part}"
+        gesta(*prepare, "--part", f"{part}/2", status=int(part == 1))
+    said = gesta("merge", tmp_path / "p1", tmp_path / "p2", "--out", tmp_path / "all", status=1)
+    assert "4 of 5 videos answered" in said and "broken.mp4" in said
+    assert contents(tmp_path / "all") == contents(tmp_path / "one")
+    assert "--lists and --shards are of all" in gesta(*prepare, "--part", "2/2", "--lists", status=1)
+    prepare[3] = tmp_path / "some"
+    gesta(*prepare, "--from", place / "list.txt", "--part", "2/3")
+    assert list(contents(tmp_path / "some")) == ["a/0.mp4", "b/0.mp4", "part.json", "prepare.json"]
+    (tmp_path / "other.txt").write_text(str(place / "model.safetensors"))
+    assert "is listed and not below" in gesta(*prepare, "--from", tmp_path / "other.txt", status=1)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
