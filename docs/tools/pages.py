@@ -114,7 +114,8 @@ def model_table() -> str:
                 cells[1] = ", ".join(f"{data} {accuracy.top1:.1f}" for data, accuracy in sorted(best.items()))
         elif entry.backbone:
             cells[0] = f"those of `{entry.backbone}`"
-        size = [f"{entry.params / 1e6:.2f} M", f"{entry.macs / 1e9:.2f}", entry.clip.replace(" frames", "").replace(" ", "\N{NO-BREAK SPACE}")]
+        clip = entry.clip.replace(" frames", "").replace(" ", "\N{NO-BREAK SPACE}")
+        size = [f"{entry.params / 1e6:.2f} M", f"{entry.macs / 1e9:.2f}", clip]
         lines.append("| " + " | ".join([f"`{name}`", *size, *cells, measured.get(name, "–")]) + " |")
     return "\n".join(lines) + "\n"
 
