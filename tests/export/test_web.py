@@ -1,0 +1,325 @@
+"""The page of ``gesta export --to web`` in a real browser shows what gesta predicts, and sends nothing anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import http.server
+import io
+import json
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from browser import CHROMIUM, Browser
+
+import gesta
+from gesta.checkpoint import TrainedModel
+from gesta.cli import main
+from gesta.config import replace
+from gesta.errors import GestaError
+from gesta.export.web import PAGE, export_web, onnxruntime_web
+from gesta.model import ClipSpec
+from gesta.models import model_config
+from gesta.prediction.segments import ClassSegmenters, Segmenter, Window, smooth
+from gesta.prediction.windows import WindowCutter
+from gesta.prediction.writers import Format, write
+from gesta.video.depth import Depth
+
+HOSTILE = "=red <img src=x onerror=document.title='run'>"
+CLASSES = [HOSTILE, "green", "blue"]
+FORMATS: tuple[Format, ...] = ("srt", "csv", "json")
+
+
+def test_the_page_refers_to_nothing_elsewhere_and_makes_no_html_of_text() -> None:
+    files = {path.name: path.read_text() for path in PAGE.iterdir()}
+    scripts = "".join(text for name, text in files.items() if name.endswith(".js"))
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|new Function", scripts)
+    addresses = re.findall(r"\w+://[^\s\"'`]+", "".join(files.values()))
+    assert set(addresses) == {"http://www.w3.org/2000/svg"}  # the name of a language, which is not fetched
+    assert " style=" not in files["index.html"] and not re.search(
+        r"<script(?! type=\"module\" src=)", files["index.html"]
+    )
+    assert "default-src 'none'" in files["index.html"] and "connect-src 'self';" in files["index.html"]
+    kept = re.search(r"PAGE_FILES = (\[.*?\])", files["page.js"], re.DOTALL)
+    assert kept is not None
+    named = set(json.loads(kept[1])) - {"./", "model.json", "model.onnx"}
+    assert named | {"index.html", "offline.js"} == files.keys()  # all are kept for use without a network
+
+
+def test_what_cannot_be_a_page_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusal(words: str) -> str:
+        with pytest.raises(SystemExit):
+            main(words.split())
+        return capsys.readouterr().err
+
+    assert "say which: gesta export RUN --to web DIR" in refusal("export run --to web")
+    assert "--uint8 is for files" in refusal("export run --to web page --uint8")
+    assert "DIR is for --to web" in refusal("export run --to onnx page")
+    colours = TrainedModel(model=model_config("r3d_tiny").build(), classes=[], metadata={})
+    with pytest.raises(GestaError, match="RGB alone"):
+        export_web(dataclasses.replace(colours, shows=Depth()), tmp_path / "page")
+    package = tmp_path / "onnxruntime-web-1.30.0.tgz"
+    package.write_bytes(b"another")
+    with pytest.raises(GestaError, match="is not onnxruntime-web@"):
+        export_web(colours, tmp_path / "page", package=package)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(GestaError, match=r"npm.* is not installed; .* npm pack onnxruntime-web@.*--onnxruntime-web"):
+        onnxruntime_web()
+    with pytest.raises(GestaError, match="is there already"):
+        export_web(colours, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [package.name]
+
+
+# --- in a browser ----------------------------------------------------------------------------------------------------
+
+in_a_browser = [  # nothing else runs the page
+    pytest.mark.full,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainedModel:
+    """A model of three colours: trained, so that no rounding changes its answers."""
+    torch.manual_seed(0)
+    config = model_config("r3d_tiny", num_classes=3)
+    network = replace(config, clip=replace(config.clip, frames=4, stride=2, size=32)).build().train()
+    optimizer = torch.optim.AdamW(network.parameters(), 0.01)
+    labels = torch.arange(12) % 3
+    for _ in range(30):
+        views = 30 + 50 * torch.rand(12, 4, 3, 32, 32)
+        views[range(12), :, labels] += 120
+        loss = F.cross_entropy(network(network.clips_of(views.to(torch.uint8))), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return TrainedModel(model=network.eval(), classes=CLASSES, metadata={"licence": "cc-by-4.0"})
+
+
+def film(path: Path, colours: list[int], codec: str, pixels: str) -> Path:
+    """A video in which a grey square moves before one colour after the other: 25 frames per second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, pixels
+        for i, colour in enumerate(colours):
+            image = np.full((120, 160, 3), 50, np.uint8)
+            image[..., colour] = 190
+            image[20:50, 4 * i % 130 : 4 * i % 130 + 30] = 90
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3.2 seconds: green, then blue for longer."""
+    return film(tmp_path_factory.mktemp("clip") / "clip.mp4", [1] * 16 + [2] * 64, "libx264", "yuv420p")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def folder(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported page."""
+    try:
+        package = onnxruntime_web()
+    except GestaError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("web") / "page"
+    assert export_web(model, folder, package=package).size > 2**25
+    return folder
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[http.server.HTTPServer]:
+    """The page on a port of localhost."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[http.server.HTTPServer]:
+    with served(folder) as server:
+        yield server
+
+
+READY = "document.querySelector('#state')?.textContent.startsWith('Ready')"
+
+
+@pytest.fixture(scope="module")
+def page(server: http.server.HTTPServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """The page with its model loaded, before a camera that sees green."""
+    folder = tmp_path_factory.mktemp("browser")
+    seen = film(folder / "camera.mjpeg", [1] * 50, "mjpeg", "yuvj420p")
+    flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with Browser(folder, *flags, f"--use-file-for-fake-video-capture={seen}") as browser:
+        browser.open(f"http://localhost:{server.server_port}/")
+        browser.wait_for(READY, 120)
+        yield browser
+
+
+def text(page: Browser, selector: str) -> str:
+    return page.evaluate(f"document.querySelector({json.dumps(selector)})?.textContent ?? ''")
+
+
+class TestPage:
+    pytestmark = in_a_browser
+
+    def test_a_camera_shows_what_gesta_predicts(self, page: Browser, model: TrainedModel, tmp_path: Path) -> None:
+        (expected,) = gesta.predict(model, [film(tmp_path / "green.mp4", [1] * 50, "libx264", "yuv420p")])
+        for _ in range(9):  # with the keyboard alone
+            page.press("Tab")
+            if page.evaluate("document.activeElement.id") == "camera":
+                break
+        page.press("Enter")
+        page.wait_for("!document.querySelector('#caption').hidden")
+        assert text(page, "#ranking li .name") == expected.labels[0][0] == "green"
+        speed = r"/[1-9]\d* frames\/s seen, \d+ ms per clip/.test(document.querySelector('#speed').textContent)"
+        page.wait_for(speed)
+        assert text(page, "#announced") == "green"  # read aloud
+        page.evaluate("document.querySelector('#stop').click()")
+        assert text(page, "#segments .name") == "green"
+        assert page.evaluate("document.querySelector('video').srcObject") is None  # the camera is off
+
+    def test_a_file_gives_the_timeline_that_gesta_gives(
+        self, page: Browser, model: TrainedModel, clip: Path, tmp_path: Path
+    ) -> None:
+        (whole,) = gesta.predict(model, [clip])
+        expected = list(gesta.timeline(model, clip))
+        page.choose("#file", clip)
+        page.wait_for("!document.querySelector('#whole').hidden")
+        page.wait_for("document.querySelector('#ranking .name').textContent === 'green'")  # of the beginning again
+        assert page.evaluate("document.querySelector('#whole').dataset.label") == whole.labels[0][0] == "blue"
+        page.downloads(tmp_path)
+        for format in FORMATS:
+            page.evaluate(f"document.querySelector('#{format}').click()")
+        ours = {}
+        for format in FORMATS:
+            write([dataclasses.replace(p, path="clip.mp4") for p in expected], format, out := io.StringIO())
+            ours[format] = (out.getvalue(), wait_for_file(tmp_path / f"clip.{format}"))
+        assert near(*ours["srt"]) and near(*ours["csv"])
+        assert ours["csv"][1].splitlines()[0] == ours["csv"][0].splitlines()[0]
+        assert "'=red <img" in ours["csv"][1] and "<" not in ours["srt"][1].replace("-->", "")
+        assert list(csv.reader(io.StringIO(ours["csv"][1])))[1][4] == "green"
+        for theirs, one in zip(json.loads(ours["json"][1]), json.loads(ours["json"][0]), strict=True):
+            assert theirs.keys() == one.keys() and theirs["start"] == pytest.approx(one["start"], abs=0.01)
+            assert [label["class"] for label in theirs["labels"]] == [label["class"] for label in one["labels"]]
+
+    def test_names_of_classes_are_text_and_nothing_goes_elsewhere(
+        self, page: Browser, server: http.server.HTTPServer
+    ) -> None:
+        assert HOSTILE in text(page, "#classes") and page.evaluate("document.images.length") == 0
+        assert page.evaluate("document.title") == "R3D: action recognition"
+        origin = f"http://localhost:{server.server_port}/"
+        assert [request for request in page.requests if not re.match(f"(blob:)?{origin}|data:", request)] == []
+        elsewhere = f"http://127.0.0.1:{server.server_port}/model.json"  # another origin, which answers
+        ask = f"fetch({elsewhere!r}, {{mode: 'no-cors'}}).then(() => 'sent', () => 'kept')"
+        assert page.evaluate(ask) == "kept"
+        worker = (
+            f"new Promise((done) => {{ const code = new Blob([{json.dumps(f'{ask}.then(postMessage)')}]);"
+            "new Worker(URL.createObjectURL(code)).onmessage = (event) => done(event.data); })"
+        )
+        assert page.evaluate(worker) == "kept"
+
+    def test_it_computes_as_python_does(self, page: Browser) -> None:
+        random = np.random.default_rng(0)
+        values = random.dirichlet([0.3] * 3, 40).round(6)
+        for multi_label in (False, True):
+            windows = [Window(i / 2, i / 2 + 1, torch.tensor(row, dtype=torch.float64)) for i, row in enumerate(values)]
+            how = 0.5, 0.25, 0.0
+            segmenter = ClassSegmenters(3, *how) if multi_label else Segmenter(*how)
+            ours = [s for window in smooth(windows, 3) for s in segmenter.push(window)] + list(segmenter.finish())
+            theirs = page.evaluate(
+                f"""import("./segments.js").then(({{ Segments, Smoother }}) => {{
+                const [smoother, segments] = [new Smoother(3), new Segments([0, 1, 2], 0.5, {json.dumps(multi_label)})];
+                const windows = {json.dumps(values.tolist())}.map((probabilities, i) =>
+                    ({{ start: i / 2, end: i / 2 + 1, probabilities }}));
+                const smoothed = windows.flatMap((window) => smoother.push(window)).concat(smoother.finish());
+                return smoothed.flatMap((window) => segments.push(window)).concat(segments.finish()); }})"""
+            )
+            assert [(s["start"], s["end"], s["labels"][0][0]) for s in theirs] == [
+                (s.start, s.end, s.label) for s in ours
+            ]
+        for sampling, count in (("dense", 23), ("uniform", 131)):
+            spec = ClipSpec(frames=4, stride=2) if sampling == "dense" else ClipSpec(frames=4, sampling="uniform")
+            cutter = WindowCutter(spec)
+            cut = [w for i in range(count) for w in cutter.push(i, i / 12.5, torch.tensor(i))] + list(cutter.finish())
+            theirs = page.evaluate(
+                f"""import("./windows.js").then(({{ WindowCutter }}) => {{
+                const cutter = new WindowCutter({{ frames: 4, stride: 2, sampling: "{sampling}" }}, 0.5);
+                const numbers = Array.from({{ length: {count} }}, (_, i) => i);
+                return numbers.flatMap((i) => cutter.push(i, i / 12.5, i)).concat(cutter.finish()); }})"""
+            )
+            assert [w["images"] for w in theirs] == [w.frames.tolist() for w in cut] != []
+            assert [w["end"] for w in theirs] == pytest.approx([w.end for w in cut])
+
+    def test_it_works_without_a_network(self, page: Browser, server: http.server.HTTPServer) -> None:
+        page.wait_for("caches.keys().then((names) => names.length)")
+        page.wait_for("caches.match('ort/ort-wasm-simd-threaded.wasm').then(Boolean)")
+        server.shutdown()
+        server.socket.close()
+        page.open(f"http://localhost:{server.server_port}/")
+        page.wait_for(READY, 120)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)")
+def test_webgpu_gives_the_scores_of_the_model(folder: Path, tmp_path: Path) -> None:
+    """Without a GPU SwiftShader, which Chromium has, computes what it would. The page compares the scores itself."""
+    flags = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
+    with served(folder) as server, Browser(tmp_path, *flags) as browser:
+        browser.open(f"http://localhost:{server.server_port}/")
+        if browser.wait_for("navigator.gpu.requestAdapter().then((adapter) => adapter ? 'one' : 'none')") == "none":
+            pytest.skip("this chromium has no WebGPU in software")
+        browser.wait_for(READY, 300)
+        assert text(browser, "#speed") == "The model runs on WebGPU."
+        description = json.loads((folder / "model.json").read_text())
+        description["check"][0] += 1  # as of a GPU that computes otherwise
+        wrong = shutil.copytree(folder, tmp_path / "wrong")
+        (wrong / "model.json").write_text(json.dumps(description))
+    with served(wrong) as server, Browser(tmp_path) as browser:
+        browser.open(f"http://localhost:{server.server_port}/")
+        browser.wait_for("!document.querySelector('#problem').hidden", 300)
+        assert "on wasm the scores differ from the model's by" in text(browser, "#problem")
+        assert browser.evaluate("document.querySelector('#camera').disabled")
+
+
+def wait_for_file(path: Path) -> str:
+    end = time.monotonic() + 30
+    while not path.is_file():
+        assert time.monotonic() < end, f"{path} was never downloaded"
+        time.sleep(0.1)
+    return path.read_text()
+
+
+NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
+
+
+def near(one: str, other: str) -> bool:
+    """Whether texts are equal but for numbers that differ by 0.03 (or 3 %): browsers round colours otherwise."""
+    numbers = [[float(number.replace(",", ".")) for number in NUMBER.findall(text)] for text in (one, other)]
+    return NUMBER.sub("#", one) == NUMBER.sub("#", other) and np.allclose(*numbers, atol=0.03, rtol=0.03)
