@@ -21,6 +21,7 @@ import torch
 from conftest import write_video
 from gesta.checkpoint import TrainedModel
 from gesta.cli import make_parser
+from gesta.cli.serve import LIMITS
 from gesta.errors import GestaError
 from gesta.files import LOCK, lock_folder
 from gesta.models import create_model
@@ -41,7 +42,7 @@ TOKEN = "0123456789abcdef"
 class _Inline:
     """A :class:`gesta.data.workers.Worker` that works in the thread that asks."""
 
-    def __init__(self, _: Any, work: Callable[[Any], Any]) -> None:
+    def __init__(self, work: Callable[[Any], Any]) -> None:
         self._work = work
 
     def begin(self, _: int, item: Any, seconds: float) -> None:
@@ -68,7 +69,7 @@ class Server:
     def __init__(self, model: TrainedModel, folder: Path, **settings: Any) -> None:
         guard = {name: settings.pop(name) for name in ("token", "loopback") if name in settings}
         self.passes: list[int] = []
-        settings = {"views": EvaluateConfig(clips=3), "batch_size": 4, "batch_wait_ms": 50, "decoders": 4} | settings
+        settings = {"views": EvaluateConfig(clips=3), "batch_size": 4, "batch_wait": 50, "decoders": 4} | settings
         self.serving = Serving(**settings)
         self.service = Service(model, self.serving, on_pass=lambda clips, _: self.passes.append(clips))
         self.metrics, self.folder = Metrics(), folder
@@ -111,8 +112,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def serve(model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    monkeypatch.setattr(pool, "Worker", _Inline)
-    monkeypatch.setattr(pool, "worker_context", lambda _: None)
+    monkeypatch.setattr(pool, "start_workers", lambda work, count, _: [_Inline(work) for _ in range(count)])
     monkeypatch.setattr(decoding, "_is_limited", True)  # of this process's memory
     (folder := tmp_path / "uploads").mkdir()
     servers: list[Server] = []
@@ -180,12 +180,12 @@ def test_what_is_beyond_a_limit_is_refused_with_its_status_and_a_sentence(
         response = (serve(limits=Limits(**limits)) if limits else usual).post("/v1/predict", content, **how)
         assert response.status_code == status and re.search(sentence, response.json()["error"]), response.text
 
-    refused({"megabytes": 0.001}, video, 413, "more than the 0.001 MB")
-    refused({"megabytes": 0.001}, in_parts(), 413, "more than the 0.001 MB")  # without Content-Length
+    refused({"max_megabytes": 0.001}, video, 413, "more than the 0.001 MB")
+    refused({"max_megabytes": 0.001}, in_parts(), 413, "more than the 0.001 MB")  # without Content-Length
     refused({"receive_seconds": 0.1}, without_end(), 408, "did not come within 0.1 seconds")
-    refused({"seconds": 7}, video, 422, "lasts 7.5 seconds, and 7 are allowed")
-    refused({"frames": 80}, video, 422, "has 90 frames, and 80 are allowed")
-    refused({"pixels": 3000}, video, 422, "64 x 48 pixels, and 3000 are allowed")
+    refused({"max_seconds": 7}, video, 422, "lasts 7.5 seconds, and 7 are allowed")
+    refused({"max_frames": 80}, video, 422, "has 90 frames, and 80 are allowed")
+    refused({"max_pixels": 3000}, video, 422, "64 x 48 pixels, and 3000 are allowed")
     refused({}, video, 415, "Content-Type", headers={"Content-Type": "text/plain"})
     refused({}, b"", 422, "is empty")
     refused({}, b"not a video", 422, "^the upload: cannot be opened as a video")
@@ -207,7 +207,7 @@ def test_what_is_beyond_a_limit_is_refused_with_its_status_and_a_sentence(
 def test_a_full_queue_says_when_to_come_again_and_a_stop_ends_the_readiness(
     serve: Callable[..., Server], clips: list[Path]
 ) -> None:
-    server = serve(limits=Limits(queue=2))
+    server = serve(limits=Limits(max_queue=2))
     busy = [lambda client: client.post("/v1/timeline", content=clips[0].read_bytes(), **video_type({}))] * 5
     responses = server.ask(*busy)
     assert sorted(response.status_code for response in responses) == [200, 200, 503, 503, 503]
@@ -243,7 +243,7 @@ def test_pages_and_card_say_what_the_model_is_and_load_nothing_from_elsewhere(se
     server = serve()
     card = server.get("/v1/model").json()
     assert card["classes"][2] == "<b>run" and card["licence"] == "CC0" and card["clip"]["frames"] == 16
-    assert card["protocol"]["clips"] == 3 and card["limits"]["queue"] == 32
+    assert card["protocol"]["clips"] == 3 and card["limits"]["max_queue"] == 32
     assert set(json.loads(server.get("/openapi.json").text)["paths"]) == {
         *("/v1/predict", "/v1/timeline", "/v1/model", "/healthz", "/metrics")
     }
@@ -291,6 +291,13 @@ def test_folders_of_killed_servers_are_removed_and_those_of_living_ones_stay(
         assert sorted(tmp_path.iterdir()) == sorted([living, link, own, tmp_path / "other"])
         assert (living / "upload").exists() and (tmp_path / "other" / "upload").exists()
     assert not own.exists()
+
+
+def test_the_page_of_the_server_names_every_limit_and_its_default() -> None:
+    page, usual = (ROOT / "docs" / "serve.md").read_text().replace(" 000", "000").replace(" 437 ", "437"), Limits()
+    for field in LIMITS:
+        row = next(line for line in page.splitlines() if f"| `--{field.replace('_', '-')}` |" in line)
+        assert f"| {getattr(usual, field):.8g} " in row, row
 
 
 def test_the_dockerfile_copies_what_there_is_and_starts_a_command_that_there_is() -> None:

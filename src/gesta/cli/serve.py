@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 from gesta.cli.options import VerbParser, Verbs, count, device_options, trust_option
 from gesta.cli.predict import given_timeline, timeline_options
 from gesta.cli.public_weights import check_model_options, load_model, model_options, runtime_option
 from gesta.errors import GestaError
+from gesta.serve.limits import Limits
 
-LIMITS = {
-    "max_megabytes": ("megabytes", float, "MB", "of an upload (default 100)"),
-    "max_seconds": ("seconds", float, "S", "that a video may last (default 300)"),
-    "max_frames": ("frames", count, "N", "that a video may have (default 20000)"),
-    "max_pixels": ("pixels", count, "N", "of a frame, width times height (default 9437184)"),
-    "max_queue": ("queue", count, "N", "videos that are received, wait or are worked on at once (default 32)"),
-    "max_connections": ("connections", count, "N", "connections at once (default 512)"),
-    "receive_seconds": ("receive_seconds", float, "S", "in which a request must have come (default 60)"),
-    "decode_seconds": ("decode_seconds", float, "S", "that decoding a video may take (default 60)"),
-    "decode_memory": ("decode_memory", count, "MIB", "of a decoding process besides its own start (default 2048)"),
+LIMITS: dict[str, tuple[Callable[[str], Any], str, str]] = {
+    "max_megabytes": (float, "MB", "of an upload"),
+    "max_seconds": (float, "S", "that a video may last"),
+    "max_frames": (count, "N", "that a video may have"),
+    "max_pixels": (count, "N", "of a frame, width times height"),
+    "max_queue": (count, "N", "videos that are received, wait or are worked on at once"),
+    "max_connections": (count, "N", "connections at once"),
+    "receive_seconds": (float, "S", "in which a request must have come"),
+    "decode_seconds": (float, "S", "that decoding a video may take"),
+    "decode_memory": (count, "MIB", "of a decoding process besides what it starts with"),
 }
-"""Flags of limits: field of :class:`gesta.serve.limits.Limits`, type, metavar, help."""
+"""Field of :class:`gesta.serve.limits.Limits` → type of its flag, metavar, help."""
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -51,8 +55,10 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _limit_options(sub: VerbParser) -> None:
-    for name, (_, kind, metavar, text) in LIMITS.items():
-        sub.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
+    usual = Limits()
+    for name, (kind, metavar, text) in LIMITS.items():
+        default = f" (default {getattr(usual, name):.8g})"
+        sub.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text + default)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -61,29 +67,30 @@ def _serve(options: argparse.Namespace) -> int:
     from gesta.prediction.timeline import TimelineConfig
     from gesta.processes import loader_workers
     from gesta.recipe import EvaluateConfig
-    from gesta.serve.limits import Limits
-    from gesta.serve.run import check_page, open_socket, read_token, serve
-    from gesta.serve.service import Serving
+    from gesta.serve.run import TOKEN_VARIABLE, check_page, open_socket, read_token, serve
+    from gesta.serve.service import Serving, check_serving
 
     check_model_options(options)
     token = read_token(options.host, options.token_file)
+    os.environ.pop(TOKEN_VARIABLE, None)  # the processes that decode what strangers send need not know it
     check_page(options.page)
     listening = open_socket(options.host, options.port)
     views = {name: value for name in ("clips", "crops") if (value := getattr(options, name)) is not None}
     threshold = {} if options.threshold is None else {"threshold": options.threshold}
-    limits = {LIMITS[name][0]: value for name in LIMITS if (value := getattr(options, name)) is not None}
+    limits = {name: value for name in LIMITS if (value := getattr(options, name)) is not None}
     serving = Serving(
         views=EvaluateConfig(**{"clips": 4} | views),
         timeline=TimelineConfig(**given_timeline(options, True), **threshold),
         threshold=options.threshold,
         limits=Limits(**limits),
         batch_size=options.batch_size,
-        batch_wait_ms=options.batch_wait,
+        batch_wait=options.batch_wait,
         decoders=options.decoders or max(2, loader_workers(-1, shared=True)),
-        grace_s=options.grace,
+        grace=options.grace,
         device=options.device,
         precision=options.precision,
     )
+    check_serving(serving)  # before minutes of loading
     model = load_model(options)
     if options.runtime == "auto":
         from gesta.export.fastest import with_fastest

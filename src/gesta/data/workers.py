@@ -41,11 +41,10 @@ def run_each(
     if not workers:
         yield from ((position, work(item), "") for position, item in enumerate(items))
         return
-    context = worker_context("gesta.data.samples")
     todo = list(range(len(items)))[::-1]
     # items whose process died once: the cause may lie elsewhere, as when memory is short, so they are tried again
     retried: set[int] = set()
-    team = [Worker(context, work) for _ in range(min(workers, len(items)))]
+    team = start_workers(work, min(workers, len(items)))
     try:
         while True:
             for worker in team:
@@ -73,6 +72,18 @@ def run_each(
     finally:
         for worker in team:
             worker.stop()
+
+
+def start_workers(work: Callable[[T], R], count: int, preload: str = "gesta.data.samples") -> list[Worker[T, R]]:
+    """Processes that each do ``work`` on one item after another.
+
+    Args:
+        work: a function of a module.
+        count: how many.
+        preload: the module that they import at their start, all together.
+    """
+    context = worker_context(preload)
+    return [Worker(context, work) for _ in range(count)]
 
 
 class Worker(Generic[T, R]):

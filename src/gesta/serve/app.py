@@ -54,8 +54,10 @@ class Problem(BaseModel):
     error: str
 
 
-Top = Annotated[int | None, Query(ge=1, description="classes that are named; of multi-label models all that reach it")]
+Top = Annotated[int | None, Query(ge=1, description="how many classes are named")]
 Threshold = Annotated[float | None, Query(ge=0, le=1, description="least probability of a label or of a segment")]
+
+ANSWERED = "what gesta predict --json prints of the video"
 
 REFUSALS = {
     400: "the form cannot be read",
@@ -99,7 +101,7 @@ class Queue:
     """
 
     def __init__(self, limits: Limits, decoders: int, metrics: Metrics) -> None:
-        self._most, self._decoders, self._metrics = limits.queue, decoders, metrics
+        self._most, self._decoders, self._metrics = limits.max_queue, decoders, metrics
         self.accepted = self.cut_off = self._in_progress = 0
         self.is_ending = self.is_stopping = False
         self._mean_s = 1.0  # of the last requests, the newer the more
@@ -184,7 +186,10 @@ def _add_answers(app: FastAPI, service: Service, queue: Queue, folder: Path) -> 
     """The two addresses that take videos, and how what goes wrong is said."""
     limits = service.serving.limits
     problems = {status: {"model": Problem, "description": text} for status, text in REFUSALS.items()}
-    how: dict[str, Any] = {"openapi_extra": UPLOAD, "responses": {200: {"model": list[Answer]}, **problems}}
+    how: dict[str, Any] = {
+        "openapi_extra": UPLOAD,
+        "responses": {200: {"model": list[Answer], "description": ANSWERED}, **problems},
+    }
 
     async def answered(request: Request, predict: Predict, top: int | None, threshold: float | None) -> Response:
         for name in request.query_params:

@@ -105,16 +105,16 @@ def _examine(job: Job) -> Refused | None:
     limits, deadline = job.limits, Deadline(job.path, job.limits.decode_seconds)
     with open_video(job.path, deadline) as (_, stream):
         size = stream.width, stream.height
-    if size[0] * size[1] <= limits.pixels:
+    if size[0] * size[1] <= limits.max_pixels:
         info = probe(job.path, shows=job.shows, deadline=deadline)
         size = info.width, info.height
     beyond = ""
-    if size[0] * size[1] > limits.pixels:
-        beyond = f"its frames have {size[0]} x {size[1]} pixels, and {limits.pixels} are allowed; make them smaller"
-    elif info.frames > limits.frames:
-        beyond = f"it has {info.frames} frames, and {limits.frames} are allowed; send a part of it"
-    elif info.duration > limits.seconds:
-        beyond = f"it lasts {info.duration:.1f} seconds, and {limits.seconds:g} are allowed; send a part of it"
+    if size[0] * size[1] > limits.max_pixels:
+        beyond = f"its frames have {size[0]} x {size[1]} pixels, and {limits.max_pixels} are allowed; make them smaller"
+    elif info.frames > limits.max_frames:
+        beyond = f"it has {info.frames} frames, and {limits.max_frames} are allowed; send a part of it"
+    elif info.duration > limits.max_seconds:
+        beyond = f"it lasts {info.duration:.1f} seconds, and {limits.max_seconds:g} are allowed; send a part of it"
     return Refused(422, f"{job.name}: {beyond}") if beyond else None
 
 
@@ -161,7 +161,7 @@ def _limit_process(limits: Limits) -> None:
     # it reaches all processes of a service: the server then finishes what was accepted, and ends its processes itself
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
-    limit_pixels(limits.pixels)
+    limit_pixels(limits.max_pixels)
     try:
         import resource  # absent from Windows
 

@@ -24,23 +24,23 @@ class Limits:
     """Limits of a server.
 
     Attributes:
-        megabytes: of an upload, in 10**6 bytes.
-        seconds: that a video may last.
-        frames: that a video may have.
-        pixels: of a frame, width times height.
-        queue: requests that are received, wait or are worked on at once.
-        connections: that are open at once.
+        max_megabytes: of an upload, in 10**6 bytes.
+        max_seconds: that a video may last.
+        max_frames: that a video may have.
+        max_pixels: of a frame, width times height.
+        max_queue: requests that are received, wait or are worked on at once.
+        max_connections: that are open at once.
         receive_seconds: in which a request must have come, from its first byte to its last.
         decode_seconds: that the server waits for the decoding of one video.
         decode_memory: MiB that a decoding process may take besides what it has at its start.
     """
 
-    megabytes: Positive = 100.0
-    seconds: Positive = 300.0
-    frames: Count = 20_000
-    pixels: Count = 4096 * 2304
-    queue: Count = 32
-    connections: Count = 512
+    max_megabytes: Positive = 100.0
+    max_seconds: Positive = 300.0
+    max_frames: Count = 20_000
+    max_pixels: Count = 4096 * 2304
+    max_queue: Count = 32
+    max_connections: Count = 512
     receive_seconds: Positive = 60.0
     decode_seconds: Positive = 60.0
     decode_memory: Count = 2048
@@ -48,4 +48,4 @@ class Limits:
     @property
     def bytes(self) -> int:
         """Of an upload."""
-        return int(self.megabytes * 10**6)
+        return int(self.max_megabytes * 10**6)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
-from gesta.data.workers import KILLS, Worker
-from gesta.processes import worker_context
+from gesta.data.workers import KILLS, Worker, start_workers
 from gesta.serve.decoding import Clips, Job, Refused, decode
 from gesta.serve.limits import Refusal
 
@@ -28,8 +27,7 @@ class DecoderPool:
     """
 
     def __init__(self, count: int, on_restart: Callable[[], None] = lambda: None) -> None:
-        context = worker_context("gesta.serve.decoding")
-        self._workers: list[Decoder] = [Worker(context, decode) for _ in range(count)]
+        self._workers: list[Decoder] = start_workers(decode, count, "gesta.serve.decoding")
         self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)

@@ -139,7 +139,8 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(serving.grace_s)),
+            proxy_headers=False,
+            timeout_graceful_shutdown=max(1, round(serving.grace)),
         )
         for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what it warns of may hold what strangers sent
@@ -192,7 +193,7 @@ def _connection_with(limits: Limits) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > limits.connections:
+            if len(self.connections) > limits.max_connections:
                 self._end(b"503 Service Unavailable", b"too many connections are open; try again later")
             self._watch()
 

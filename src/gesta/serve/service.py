@@ -42,9 +42,9 @@ class Serving:
         threshold: least probability of a label, None for that of ``gesta predict``.
         limits: what requests may cost.
         batch_size: clips in a forward pass at most, None for what suits the device.
-        batch_wait_ms: milliseconds that a forward pass waits to be full.
+        batch_wait: milliseconds that a forward pass waits to be full.
         decoders: decoding processes.
-        grace_s: seconds in which accepted requests must be answered when the server is to stop.
+        grace: seconds in which accepted requests must be answered when the server is to stop.
         device, precision: of the model.
     """
 
@@ -53,11 +53,21 @@ class Serving:
     limits: Limits = field(default_factory=Limits)
     threshold: Fraction | None = None
     batch_size: Count | None = None
-    batch_wait_ms: NotNegative = 5.0
+    batch_wait: NotNegative = 5.0
     decoders: Count = 2
-    grace_s: NotNegative = 30.0
+    grace: NotNegative = 30.0
     device: str = "auto"
     precision: Precision = "32-true"
+
+
+def check_serving(serving: Serving) -> None:
+    """Refuse settings out of their ranges, by their flags.
+
+    Raises:
+        GestaError: the first of them.
+    """
+    for part in (serving.limits, serving.views, serving.timeline, serving):
+        check(part, flags=True)
 
 
 class Service:
@@ -80,7 +90,7 @@ class Service:
         on_pass: Callable[[int, float], None] = lambda clips, seconds: None,
     ) -> None:
         self.model, self.serving = model, serving
-        check(serving, "the settings of the server")
+        check_serving(serving)
         if isinstance(model.shows, Flow):
             raise GestaError("the model takes folders of optical flow, and an upload is one file; give another model")
         network = model.model
@@ -91,9 +101,11 @@ class Service:
         network.to(device).eval()
         limit_threads(device, serving.decoders)
         batch_size = serving.batch_size or views_per_pass(serving.views.batch_size, device)
-        how = serving.views.average, device, autocast, batch_size, serving.batch_wait_ms / 1000
+        how = serving.views.average, device, autocast, batch_size, serving.batch_wait / 1000
         self.thread = ModelThread(network, *how, on_pass)
         self.pool = DecoderPool(serving.decoders, on_restart)
+        # a timeline has its process while the model scores it: one process is left for whole videos
+        self._timelines = asyncio.Semaphore(max(1, serving.decoders - 1))
 
     def warm_up(self) -> None:
         """Score one clip, so that the first request does not wait for what is done once.
@@ -149,7 +161,8 @@ class Service:
             if naming.config.release is not None and naming.config.release > threshold:
                 raise Refusal(422, f"threshold: is below {naming.config.release:g}, at which segments end; raise it")
         windows = self._windows(self._job(path, name, naming.config))
-        return _answered(await self._in_thread(lambda: list(naming(name, windows))))
+        async with self._timelines:
+            return _answered(await self._in_thread(lambda: list(naming(name, windows))))
 
     def _windows(self, job: Job) -> Iterator[Window]:
         """Windows with their probabilities; called in a thread of the pool, which waits for the model."""

@@ -114,7 +114,7 @@ async def received(request: Request, folder: Path, limits: Limits) -> AsyncItera
 
 
 def _too_large(limits: Limits) -> Refusal:
-    return Refusal(413, f"the video has more than the {limits.megabytes:g} MB that are allowed; send a smaller one")
+    return Refusal(413, f"the video has more than the {limits.max_megabytes:g} MB that are allowed; send a smaller one")
 
 
 @dataclass(slots=True)
