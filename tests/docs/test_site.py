@@ -102,25 +102,27 @@ def test_every_public_name_has_a_docstring_and_is_in_the_reference(maker: Module
             assert f"`{module}.{name}`" in index
 
 
-def _says_what_it_is(method: ast.FunctionDef, node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> bool:
+def _says_what_it_is(method: ast.FunctionDef, node: ast.ClassDef, classes: dict[str, list[ast.ClassDef]]) -> bool:
     """Whether a method has a docstring, or overrides one that has, or one of a class of another library."""
     if ast.get_docstring(method) or any(getattr(mark, "id", "") == "overload" for mark in method.decorator_list):
         return True
     for base in node.bases:
         name = base.id if isinstance(base, ast.Name) else getattr(base, "attr", "")
-        if name not in classes:
-            return name not in ("Protocol", "TypedDict", "")
-        same = [each for each in classes[name].body if isinstance(each, ast.FunctionDef) and each.name == method.name]
-        if any(_says_what_it_is(each, classes[name], classes) for each in same or [method] if each is not method):
+        if name not in classes and name not in ("Protocol", "TypedDict", ""):
             return True
-        if not same and _says_what_it_is(method, classes[name], classes):
-            return True
+        for parent in classes.get(name, []):  # classes of several files may have one name
+            same = [each for each in parent.body if isinstance(each, ast.FunctionDef) and each.name == method.name]
+            if any(_says_what_it_is(each, parent, classes) for each in same or [method]):
+                return True
     return False
 
 
 def test_nothing_public_in_the_packages_is_without_a_docstring(maker: ModuleType) -> None:
-    nodes = itertools.chain.from_iterable(maker.tree(path).body for path in SOURCE.rglob("*.py"))
-    classes, silent = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}, []
+    classes: dict[str, list[ast.ClassDef]] = {}
+    for node in itertools.chain.from_iterable(maker.tree(path).body for path in SOURCE.rglob("*.py")):
+        if isinstance(node, ast.ClassDef):
+            classes.setdefault(node.name, []).append(node)
+    silent = []
     for name in [*maker.PACKAGES, *maker.MODULES]:
         for path in [SOURCE / f"{name}.py"] if name in maker.MODULES else sorted((SOURCE / name).rglob("*.py")):
             for node in maker.tree(path).body:

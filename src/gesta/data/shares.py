@@ -100,6 +100,7 @@ class Merged:
 
     @property
     def answered(self) -> int:
+        """Number of videos of which there is a result."""
         return self.videos - len(self.failed)
 
     def to_json(self) -> dict[str, Any]:
