@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from gesta.cli.options import Verbs, count, device_options, print_results, trust_option, whole_numbers, with_fields
 from gesta.errors import GestaError
+from gesta.processes import Precision
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -29,6 +30,20 @@ def add_verbs(verbs: Verbs) -> None:
         "--sizes", type=whole_numbers, default=(8, 16, 24, 40), help="of cards, in GB (default 8,16,24,40)"
     )
     device_options(sub, precision="bf16-mixed")
+    text = "on paper: memory, bytes sent, clips per second and loading of trainings on many GPUs"
+    sub = bench.add("scale", _bench_scale, text, fields=True)
+    sub.add_argument("model", metavar="MODEL", nargs="?", default="videomae2_g", help="default %(default)s")
+    sub.wants_optional = lambda _, word: _is_model(word)
+    sub.add_argument("--gpus", type=whole_numbers, default=(8, 64, 512), help="numbers of GPUs (default 8,64,512)")
+    sub.add_argument("--per-node", type=count, default=8, help="GPUs of a machine (default %(default)s)")
+    sub.add_argument("--batch", type=count, default=8, help="clips of a GPU in a step (default %(default)s)")
+    text = "clips per second that one GPU trains on, as gesta bench model measures it (default: estimated)"
+    sub.add_argument("--rate", type=float, help=text)
+    sub.add_argument("--tflops", type=float, help="peak of a GPU (default 989, an H100's in bfloat16)")
+    sub.add_argument("--share", type=float, help="fraction of that peak that is reached (default 0.4)")
+    text = "GB per second that each GPU can send (default %(default)g, 400 Gbit/s)"
+    sub.add_argument("--link", type=float, default=50.0, help=text)
+    sub.add_argument("--precision", choices=get_args(Precision), default="bf16-mixed", help="default %(default)s")
     text = "small models as exported files: largest difference of scores, and speed beside torch's (docs/export.md)"
     sub = bench.add("export", _bench_export, text)
     sub.add_argument("models", metavar="MODEL", nargs="*", help="names (default: all that end in _tiny)")
@@ -89,6 +104,21 @@ def _bench_memory(options: argparse.Namespace) -> None:
     model = with_fields(model_config(options.model), options)
     how: dict[str, Any] = {name: getattr(options, name) for name in ("batch", "device", "precision", "sizes")}
     print_results(options, measure_memory(model, options.model, **how))
+
+
+def _is_model(word: str) -> bool:
+    from gesta.models import MODELS
+
+    return word in MODELS
+
+
+def _bench_scale(options: argparse.Namespace) -> None:
+    from gesta.bench.scale import estimate_scale
+    from gesta.models import model_config
+
+    model = with_fields(model_config(options.model), options)
+    names = ("gpus", "per_node", "batch", "precision", "rate", "tflops", "share", "link")
+    print_results(options, estimate_scale(model, options.model, **{name: getattr(options, name) for name in names}))
 
 
 def _bench_export(options: argparse.Namespace) -> None:
