@@ -98,15 +98,22 @@ def describe_device(device: torch.device) -> str:
 # --- processes of one training ---------------------------------------------------------------------------------------
 
 
-def make_fabric(precision: Precision = "32-true", device: str | torch.device = "auto") -> Fabric:
+def make_fabric(
+    precision: Precision = "32-true",
+    device: str | torch.device = "auto",
+    shard: Callable[[Any, Any], Any] | None = None,
+) -> Fabric:
     """Device, precision and processes: one device, or as many of a kind as torchrun or srun started processes.
 
     Args:
         precision: of the computation.
         device: ``auto`` takes the first accelerator there is; several processes share the devices of a kind.
+        shard: shares a model out among the processes of a device mesh, in place, when Fabric sets it up; None keeps the
+            whole model in each process.
 
     Raises:
-        GestaError: a device that is not there, a precision that it cannot compute in, or fewer devices than processes.
+        GestaError: a device that is not there, a precision that it cannot compute in, fewer devices than processes, or
+            one process and ``shard``.
     """
     check_choice("precision", precision, Precision)
     with warnings.catch_warnings():
@@ -118,12 +125,22 @@ def make_fabric(precision: Precision = "32-true", device: str | torch.device = "
         for name in ("lightning.fabric", "lightning.pytorch"):  # importing them sets another level
             logging.getLogger(name).setLevel(logging.WARNING)  # without remarks on what was asked for
         world_size = processes()
+        if shard and world_size == 1:
+            raise GestaError(
+                "--train.strategy fsdp shares the weights out among processes, and there is one; start several with "
+                "torchrun, or leave it out"
+            )
         per_node = os.environ.get("LOCAL_WORLD_SIZE")
         nodes = world_size // int(per_node) if per_node else int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
         kind, which = _kind_of_device(device, world_size)
         devices = world_size // nodes if which is None else [which]
         try:
-            fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, precision=precision)
+            how: dict[str, Any] = {"accelerator": kind, "devices": devices, "num_nodes": nodes, "precision": precision}
+            if shard:
+                from lightning.fabric.strategies import ModelParallelStrategy  # start-up time
+
+                how["strategy"] = ModelParallelStrategy(shard, data_parallel_size=world_size, tensor_parallel_size=1)
+            fabric = Fabric(**how)
         except (MisconfigurationException, ValueError) as error:  # the latter of devices that Lightning does not know
             reason = " ".join(str(error).split())
             count = world_size // nodes

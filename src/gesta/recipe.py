@@ -206,6 +206,9 @@ class TrainConfig:
         freeze: prefixes of the names of parameters that are not trained (their batch norms stay in evaluation mode).
         lora: train low-rank adapters of the weights, and the head, instead of all weights; None trains all.
         compile: run ``torch.compile`` on the model.
+        strategy: of several processes: ``ddp`` keeps all weights and moments in each; ``fsdp`` shares weights,
+            gradients and moments out among them (PyTorch's FSDP2), for models that fit no single GPU in training. The
+            weights come out as with ``ddp``, but for rounding.
         seed: of everything random: weights, order, augmentation, dropout.
         workers: loader processes; -1 chooses by the number of CPU cores.
         short_videos: a video shorter than a clip is played again (``loop``) or its last frame is held (``clamp``).
@@ -261,6 +264,7 @@ class TrainConfig:
     freeze: tuple[str, ...] = ()
     lora: LoRA | None = field(default=None, metadata={GIVEN_BY_FLAGS: LoRA})
     compile: bool = False
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     seed: CountOrZero = 0
     workers: _Workers = -1
     short_videos: ShortVideos = "loop"
@@ -312,6 +316,15 @@ class TrainConfig:
             yield "freeze", "beside lora, which trains only its adapters, the head and plug-ins"
         if self.class_weights is not None and self.balanced:
             yield "class_weights", "and balanced draws rare classes more often already: choose one of the two"
+        if self.strategy == "fsdp":
+            for name, given in (("lora", self.lora), ("ema", self.ema is not None), ("compile", self.compile)):
+                if given:
+                    yield (
+                        "strategy",
+                        f"beside {name}, which needs the whole weights in each process: choose one of them",
+                    )
+            if self.precision == "16-mixed":
+                yield "strategy", "and the gradients of shared weights are not scaled: use precision bf16-mixed"
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
             yield "nesterov", "which needs a momentum above 0"
 

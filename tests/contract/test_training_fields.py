@@ -215,6 +215,23 @@ def begins(config: TrainConfig, data: Folder) -> Any:
     return beginning(recipe(data, train=config), Path(data.root).parent / "run")
 
 
+def shares(config: TrainConfig, data: Folder) -> Any:
+    """What shares a model out among processes."""
+    made: list[Any] = []
+
+    class Made(Exception):
+        pass
+
+    def fabric(*arguments: Any) -> None:
+        made.append(arguments[2])
+        raise Made
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Made):
+        patch.setattr("gesta.training.setup.make_fabric", fabric)
+        train(recipe(data, train=config), Path(data.root).parent / "run", quiet=True)
+    return made
+
+
 def starts(config: Init, data: Folder) -> Any:
     """As :func:`begins`, from files that lie beside the videos."""
     files = Path(data.root).parent
@@ -319,6 +336,7 @@ EFFECTS: dict[type, dict[str, Effect]] = {
         "freeze": Effect(optimizer, ("blocks.0.",)),
         "lora": Effect(optimizer, LoRA()),
         "compile": Effect(begins, True, QUICK),
+        "strategy": Effect(shares, "fsdp"),
         "seed": Effect(batches, 1),
         "workers": Effect(begins, 1, QUICK),
         "short_videos": Effect(samples, "clamp"),

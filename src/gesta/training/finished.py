@@ -28,6 +28,7 @@ MAY_DIFFER = (
     "data.cache",
     "train.seed",  # results of several seeds are averaged
     *("train.workers", "train.decoder", "train.save_every_s", "train.accumulate", "train.compile"),  # how, not what
+    "train.strategy",
     *("train.keep_best", "train.logger"),
     "probe.cache",
     *("model.activation_checkpointing", "evaluate.workers", "evaluate.decoder", "evaluate.batch_size"),

@@ -36,6 +36,7 @@ BEST = "best.safetensors"
 CHANGEABLE_FIELDS = (
     *("name", "paper", "data.", "evaluate.", "model.activation_checkpointing"),
     *("train.epochs", "train.lr", "train.min_lr", "train.clip_grad", "train.precision", "train.compile"),
+    "train.strategy",
     *("train.workers", "train.decoder", "train.validate_every", "train.patience", "train.keep_best"),
     *("train.save_every_s", "train.logger", "probe.cache"),
 )
@@ -130,10 +131,14 @@ class _Required(TypedDict):
 
 class State(_Required, total=False):
     """What a training state holds: the progress, :func:`videos_hash`, the names of the classes (older ones lack them),
-    what has a ``state_dict``, and the factor of LoRA's adapters if there are any."""
+    what has a ``state_dict``, and the factor of LoRA's adapters if there are any.
+
+    ``shards`` is the folder of the parameters and moments that processes share, see :mod:`gesta.training.sharding`;
+    then the others hold the rest alone."""
 
     classes: ClassNames
     lora_scale: float
+    shards: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

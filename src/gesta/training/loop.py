@@ -6,7 +6,6 @@ import contextlib
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,7 +108,7 @@ def train_epoch(training: Training) -> None:
     training.log.begin_epoch(progress.epoch + 1, config.epochs, progress.epoch_steps, steps)
     while progress.epoch_steps < steps:
         stop = train_step(training)
-        if stop or time.monotonic() - training.saved_s > config.save_every_s:
+        if stop or training.save_due:
             training.save()
         if stop:
             raise KeyboardInterrupt
@@ -126,6 +125,7 @@ def finish_epoch(training: Training) -> None:
     validates = bool(training.held_out) and (last or bool(every and epoch % every == 0))
     if validates or not training.saved:  # the evaluation can be broken off anywhere; no weights without a state
         training.save()
+    training.gather_weights()
     if validates:
         with training.interruption.at_once():
             metrics = _validate(training)
@@ -141,7 +141,9 @@ def finish_epoch(training: Training) -> None:
     progress.failures = gather_failures(fabric, progress.failures)
     probe = training.probe_clips
     health = Health() if probe is None else measure_health(training.final_model, probe.to(fabric.device))
-    health.faults.extend(unchanged_adapters(training.model.state_dict()))
+    health.faults.extend(
+        unchanged_adapters(training.final_model.state_dict() if training.is_sharded else training.model.state_dict())
+    )
     training.log.epoch(recipe.train.epochs, metrics, top1, health, progress, show_faults=validates or last)
     if average := training.describe_average():
         training.log.say(average)
@@ -153,6 +155,7 @@ def finish_epoch(training: Training) -> None:
         training.log.end_early(epoch, progress.step, early)
     training.save()
     training.remove_dropped()
+    training.gathered = None
 
 
 def _best_epochs(epochs: list[tuple[int, float]], keep: int) -> list[tuple[int, float]]:

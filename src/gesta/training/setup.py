@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,6 +65,16 @@ from gesta.training.loggers import Openers, loggers, new_wandb_id
 from gesta.training.lora import add_adapters
 from gesta.training.loss import loss_weights
 from gesta.training.optim import build_optimizer, check_frozen, freeze, frozen_prefixes
+from gesta.training.sharding import (
+    Shards,
+    WholeState,
+    fill,
+    optimized_names,
+    remove_other_shards,
+    shard,
+    whole_weights,
+    write_shards,
+)
 
 
 @dataclass(kw_only=True)
@@ -94,7 +105,10 @@ class Training:
         average: moving average of the weights, if the recipe asks for one.
         class_weights: of the loss, see :func:`gesta.training.loss.loss_weights`.
         interruption: whether Ctrl-C or SIGTERM has asked for a stop.
+        gathered: a model with the weights that processes share, put together at the end of an epoch.
+        shards: folders of the shares of the last states, see :mod:`gesta.training.sharding`.
         saved: whether the run has a training state.
+        save_due: whether a process has found the last state to be old.
         workers_started: whether the first batch has come; waiting for it is waiting for workers to start.
         saved_s: when ``last.ckpt`` was written last, on the monotonic clock.
     """
@@ -121,7 +135,10 @@ class Training:
     forward: Any = field(init=False)
     stepper: Any = field(init=False)
     average: ModelEmaV3 | None = field(init=False)
+    gathered: VideoModel | None = None
+    shards: list[str] = field(default_factory=list)
     saved: bool = False
+    save_due: bool = False
     workers_started: bool = False
     saved_s: float = field(default_factory=time.monotonic)
 
@@ -129,12 +146,29 @@ class Training:
         """Everything that follows from the model and the recipe: optimiser, wrappers, average."""
         config, model = self.recipe.train, self.model
         self.frozen_norms = freeze(model, frozen_prefixes(model, config))
+        self.average = None
+        if self.is_sharded:  # before the optimiser is made, whose parameters are the shares
+            self.forward = self.fabric.setup_module(model.to(self.fabric.device))
+            self.optimizer = build_optimizer(model, config)
+            self.stepper = self.fabric.setup_optimizers(self.optimizer)
+            return
         self.optimizer = build_optimizer(model, config)
         compiled: Any = torch.compile(model) if config.compile else model
         self.forward, self.stepper = self.fabric.setup(compiled, self.optimizer)
-        self.average = None
         if config.ema is not None:
             self.average = ModelEmaV3(model, decay=config.ema, use_warmup=config.ema_warmup, warmup_power=3 / 4)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes share weights, gradients and moments."""
+        return self.recipe.train.strategy == "fsdp"
+
+    def gather_weights(self) -> None:
+        """Put the weights together that processes share; all of them call it."""
+        if self.is_sharded:
+            with torch.random.fork_rng(devices=[]):  # the initial values are overwritten
+                self.gathered = self.recipe.model.build()
+            self.gathered.load_state_dict(whole_weights(self.model))
 
     def plain_weights(self) -> dict[str, Tensor]:
         """Weights of :attr:`final_model` as its configuration builds it: adapters are merged into them."""
@@ -164,11 +198,24 @@ class Training:
 
     @property
     def final_model(self) -> VideoModel:
-        """The model that is evaluated and kept: that of the averaged weights, if there is an average."""
+        """The model that is evaluated and kept: that of the averaged weights, if there is an average; of weights that
+        processes share the one that :meth:`gather_weights` made."""
+        if self.is_sharded:
+            assert self.gathered is not None
+            return self.gathered
         return self.average.module if self.average else self.model  # type: ignore[return-value]
 
     def save(self) -> None:
-        """Write ``last.ckpt``, from which the run can be resumed bit for bit."""
+        """Write ``last.ckpt``, from which the run can be resumed bit for bit; all processes call it."""
+        optimizer, parameters = self.optimizer.state_dict(), {name for name, _ in self.model.named_parameters()}
+        weights = self.model.state_dict()
+        shards: dict[str, str] = {}
+        if self.is_sharded:
+            shards["shards"] = f"shards-{self.progress.step:08d}-of-{self.fabric.world_size}"
+            write_shards(self.run / shards["shards"], self.model, self.optimizer, self.fabric)
+            optimizer["state"] = {i: {"step": v["step"]} for i, v in optimizer["state"].items() if "step" in v}
+            weights = {name: value for name, value in weights.items() if name not in parameters}  # buffers
+            self.shards = [*dict.fromkeys([*self.shards, shards["shards"]])][-2:]  # one is of previous.ckpt
         if self.fabric.global_rank == 0:
             self.progress.log_bytes = self.log.size()
             save_state(
@@ -177,13 +224,15 @@ class Training:
                     "progress": asdict(self.progress),
                     "videos": self.videos,
                     "classes": self.classes,
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
+                    "model": weights,
+                    "optimizer": optimizer,
                     "precision": self.fabric.strategy.precision.state_dict(),
-                    "weights": self.final_model.state_dict(),
+                    "weights": {} if self.is_sharded else self.final_model.state_dict(),
+                    **shards,
                     **({"lora_scale": lora.scale} if (lora := self.recipe.train.lora) else {}),
                 },
             )
+            remove_other_shards(self.run, {*self.shards})
         self.saved, self.saved_s = True, time.monotonic()
 
     def remove_dropped(self) -> None:
@@ -205,16 +254,56 @@ class Training:
         Raises:
             GestaError: they are of another model or optimiser.
         """
-        if not self._fits(state):
+        name = state.get("shards", "")
+        if not (self._takes_rows(state, name) if name or self.is_sharded else self._takes(state)):
             raise GestaError(
                 f"{self.run}: its training state does not fit the model and the optimiser of its recipe; put back the "
                 f"{LAST} of this run, or start another run with --init.weights {self.run / 'best.safetensors'}"
             )
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.saved = True
+
+    def _takes(self, state: State) -> bool:
+        """Give model, average and optimiser the values of a state of one file, if they fit."""
+        if not self._fits(state):
+            return False
         self.model.load_state_dict(state["model"])
         self.final_model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.saved = True
+        return True
+
+    def _takes_rows(self, state: State, name: str) -> bool:
+        """Give model and optimiser the values of a state whose parameters are shared, or is to be, if they fit.
+
+        Args:
+            state: what ``last.ckpt`` holds.
+            name: of the folder with the parameters and moments; empty if the file holds them.
+        """
+        saved, ours = state["optimizer"], self.optimizer.state_dict()
+        parameters = {name for name, _ in self.model.named_parameters()}
+        buffers = {name: value for name, value in self.model.state_dict().items() if name not in parameters}
+        given = {name: value for name, value in state["model"].items() if name not in parameters}
+        numbers = saved.get("state")
+        source: Shards | WholeState
+        if not name:
+            if not self._fits(state):
+                return False
+            names = optimized_names(self.model, self.optimizer)
+            source = WholeState({name: state["model"][name] for name in parameters}, saved["state"], names)
+        elif not re.fullmatch(r"shards-\d+-of-\d+", name) or not isinstance(numbers, dict):
+            return False
+        else:
+            source = Shards(self.run / name)
+            self.shards = [name]
+        step = torch.tensor(0.0)
+        steps = {number: held["step"] for number, held in saved["state"].items() if "step" in held}
+        fit = all(has_form_of(value, step) for value in steps.values())
+        if not (fit and has_form_of(given, buffers) and has_form_of(saved.get("param_groups"), ours["param_groups"])):
+            return False
+        if list(fill(self.model, self.optimizer, source, steps)):
+            return False
+        self.model.load_state_dict(given, strict=False)
+        return True
 
     def _fits(self, state: State) -> bool:
         """Whether all tensors and numbers are those of this model and optimiser, except for their values."""
@@ -280,7 +369,7 @@ def set_up(
         GestaError: see :func:`gesta.training.loop.train`.
     """
     config = recipe.train
-    fabric = make_fabric(config.precision, device)
+    fabric = make_fabric(config.precision, device, shard if config.strategy == "fsdp" else None)
     limit_threads(fabric.device, config.workers)
     sync_bn = config.sync_bn and can_sync_batch_norms(fabric)
     data = read_data(recipe)

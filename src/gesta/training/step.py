@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from gesta.data.batch import Batch, Failure
 from gesta.data.mix import mix, multi_hot
@@ -81,9 +82,13 @@ def train_step(training: Training) -> bool:
     max_norm = math.inf if config.clip_grad is None else config.clip_grad  # at infinity the norm is only measured
     norm = fabric.clip_gradients(training.forward, training.stepper, max_norm=max_norm, error_if_nonfinite=False)
 
-    # one exchange per step: processes agree on losses, norm and whether to stop, so that all stop after the same step
-    others = {"grad_norm": norm, "stop": float(training.interruption.requested)}
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    # one exchange per step: processes agree on losses, norm and whether to stop or save, so that all do after the same
+    save = time.monotonic() - training.saved_s > config.save_every_s
+    others = {"grad_norm": norm, "stop": float(training.interruption.requested), "save": float(save)}
     means = mean_over_processes(fabric, sums.losses | others | {"right": sums.hits.right, "counted": sums.hits.counted})
+    training.save_due = bool(means.pop("save"))
     stop, grad_norm, loss = means.pop("stop"), means.pop("grad_norm"), means.pop("loss")
     right, counted = means.pop("right"), means.pop("counted")
     _check_finite(training, loss, grad_norm)
@@ -139,7 +144,8 @@ def _next_batch(training: Training, part: int) -> Batch:
     except (RuntimeError, OSError, EOFError):
         if not training.interruption.requested:
             raise
-        if part == 0:  # the signal reached the workers, too; no gradient has been added yet
+        # the signal reached the workers, too; no gradient has been added yet (shares are saved by all processes)
+        if part == 0 and not training.is_sharded:
             training.save()
         raise KeyboardInterrupt from None
 
