@@ -65,7 +65,8 @@ def _is_ours(folder: Path) -> bool:
         status = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and (folder / LOCK).exists()
+    user = os.getuid() if hasattr(os, "getuid") else status.st_uid  # Windows has a temporary folder for each user
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == user and (folder / LOCK).exists()
 
 
 @contextlib.asynccontextmanager
