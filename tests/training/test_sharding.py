@@ -88,6 +88,7 @@ def torchrun(processes: int, *words: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.timeout(1500)  # seven times torchrun, each of whose processes imports torch
 @pytest.mark.full  # the rows and their files are tested above
 @pytest.mark.parametrize("model", ["timesformer_tiny", "st_manet_tiny", "stan_mvitv2_tiny"])
 def test_two_and_four_processes_train_as_one(model: str, tmp_path: Path) -> None:
