@@ -226,6 +226,7 @@ def test_matches_in_onnx_are_those_of_scipy() -> None:
 
 
 @pytest.mark.full  # test_a_file_is_used_as_the_model does the same from Python
+@pytest.mark.timeout(1200)
 def test_a_run_is_exported_scored_and_quantised_by_commands(
     make_video: Video, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,7 +190,9 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor, ids: Tensor | None, first: bool = False) -> Tensor:
         """``(B, N, C)`` to the same, or to ``(B, 1, C)`` if only the first token's result is asked for."""
         q, k, v = self.project(tokens, first)
-        if self.rpe_v is not None and ids is not None:
-            return self.mix(self.scores(q, k, ids).softmax(3), v, ids[..., : q.shape[2], :])
+        # the converter to ONNX cannot follow how the fused attention with a mask lays out its result
+        if torch.compiler.is_exporting() or (self.rpe_v is not None and ids is not None):
+            of_queries = None if ids is None else ids[..., : q.shape[2], :]
+            return self.mix(self.scores(q, k, ids).softmax(3), v, of_queries)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.positions(q, k, ids), scale=1.0)
         return self.proj(mixed.transpose(1, 2).flatten(2))

@@ -240,6 +240,8 @@ def deviation(attention: Tensor, per_head: bool = False, frames_only: bool = Fal
 def select(score: Tensor) -> Tensor:
     """Half of the frames, those of the largest score, in their order: ``(…, T)`` to ``(…, max(T // 2, 1))``."""
     count = max(score.shape[-1] // 2, 1)
+    if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK takes the earlier of equal ones, too
+        return score.detach().topk(count).indices.sort().values
     return score.detach().sort(descending=True, stable=True).indices[..., :count].sort().values
 
 
