@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import pytest
 
+from gesta.checkpoint.exported import Exported
 from gesta.cli.options import VerbParser, with_fields
 from gesta.config import Between, check, class_tag, definitions, replace, to_json
 from gesta.data.parts import Part
@@ -44,6 +45,8 @@ def example(cls: type) -> Any:
         return demo()
     if cls is EvaluateJob:
         return EvaluateJob(data=demo().data, evaluate=EvaluateConfig())
+    if cls is Exported:
+        return Exported(kind="onnx")
     if issubclass(cls, Part):
         return cls(of=demo().data)
     return STAGES[0] if cls is type(STAGES[0]) else cls()

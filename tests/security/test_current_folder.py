@@ -53,8 +53,9 @@ def test_every_start_of_worker_processes_is_inside_starting_workers() -> None:
         *("processes.py", "workers.py", "loader.py")
     }
     assert {name for name, text in files.items() if any(word in text for word in starting)} == {
-        *("processes.py", "files.py", "demo_steps.py")
+        *("processes.py", "files.py", "demo_steps.py", "web.py")
     }
+    assert "shutil.which(" in files["web.py"] and "cwd=folder" in files["web.py"]  # npm, in a folder of its own
     assert '"PYTHONSAFEPATH": "1"' in files["demo_steps.py"]  # a verb of ours in a process of its own
     assert all("with starting_workers():" in files[name] for name in ("workers.py", "loader.py", "files.py"))
 

@@ -150,30 +150,20 @@ def prepare(
     source, target = os.path.normpath(root), os.path.normpath(out)
     settings = EncodeSettings(short_side, codec, fps, frames, flow)
     _check_numbers(settings, lists, shards, workers)
-    if share and (lists or shards):
-        raise GestaError(
-            "--part makes some of the videos, and --lists and --shards are of all; leave them out (after gesta merge, "
-            "the same command with --lists, and the merged folder as OUT, makes no video again)"
-        )
+    _check_share(share, lists, shards)
     _check_folders(source, target)
-    videos = find_videos(source) if listed is None else _below(source, listed)
-    if kind in ("files", "frames"):
-        videos = [video for video in videos if is_video_name(video) is (kind == "files")]
+    videos = _videos(source, kind, listed)
     labels = _labels(source, folders, kind, lists, shards > 0)
     meant = {name: word for name, word in (("folders", folders), ("kind", kind)) if word != "auto"}
-    if not videos:
-        raise GestaError(f"{source}: holds no video that is known by its suffix; give the folder that holds them")
     with lock_folder(target):
         described = settings._asdict() | {"flow": describe_flow()} if flow else settings._asdict()
         described |= {"shards": shards, **({"seed": seed} if shards else {}), **meant}
         names = [os.path.relpath(video, source) for video in videos]
         part = _begin(target, described, share, names)
-        jobs, refused = _plan(source, target, videos, settings)
+        jobs, refused = _plan(source, target, videos, settings)  # of all shares: names are taken in one order
         if share:
             videos = share.take(videos)
-            mine = set(videos)
-            jobs = [job for job in jobs if job.source in mine]
-            refused = {video: sentence for video, sentence in refused.items() if video in mine}
+            jobs, refused = _of(videos, jobs, refused)
         left_out = [*refused.values()]
         packing = _Packing(source, target, jobs, shards, seed, labels) if shards else None
         if packing:
@@ -181,27 +171,13 @@ def prepare(
             left_out += absent
         else:
             todo = [job for job in jobs if not os.path.exists(job.target)]
-        outcomes: list[Outcome] = []
-        damaged = part.incomplete if part else {}
-        for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
-            outcomes.append(outcome)
-            if not outcome.frames:
-                refused[job.source] = outcome.remark
-            elif outcome.remark:
-                damaged[job.source] = outcome.remark
-                if part:
-                    write_part(target, part)
-            if packing:
-                packing.finished(job)
-        if packing:
-            packing.close()
+        outcomes = _make(target, todo, workers, packing, part, refused)
         left_out += [outcome.remark for outcome in outcomes if not outcome.frames]
         made = sum(outcome.frames > 0 for outcome in outcomes)
-        made_lists: dict[str, int] = {}
-        if lists:
-            made_lists = write_lists(target, val=val, test=test, seed=seed, by_folder=by_folder, folders=folders)
+        how: dict[str, Any] = {"val": val, "test": test, "seed": seed, "by_folder": by_folder, "folders": folders}
+        made_lists = write_lists(target, **how) if lists else {}
         if part:
-            finish_part(target, part, refused, damaged)
+            finish_part(target, part, refused, part.incomplete)
         return Prepared(
             root=target,
             videos=len(videos),
@@ -214,6 +190,52 @@ def prepare(
             lists=made_lists,
             seconds=round(time.monotonic() - begin, 1),
         )
+
+
+def _make(
+    target: str,
+    todo: list[EncodeJob],
+    workers: int | None,
+    packing: _Packing | None,
+    part: Part | None,
+    refused: dict[str, str],
+) -> list[Outcome]:
+    """Make the copies; ``refused`` gets the videos without one, ``part`` those whose copy is incomplete."""
+    outcomes: list[Outcome] = []
+    for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
+        outcomes.append(outcome)
+        if not outcome.frames:
+            refused[job.source] = outcome.remark
+        elif outcome.remark and part:
+            part.incomplete[job.source] = outcome.remark
+            write_part(target, part)
+        if packing:
+            packing.finished(job)
+    if packing:
+        packing.close()
+    return outcomes
+
+
+def _check_share(share: Share | None, lists: bool, shards: int) -> None:
+    if share and (lists or shards):
+        raise GestaError(
+            "--part makes some of the videos, and --lists and --shards are of all; leave them out (after gesta merge, "
+            "the same command with --lists, and the merged folder as OUT, makes no video again)"
+        )
+
+
+def _videos(source: str, kind: Kind, listed: Sequence[str] | None) -> list[str]:
+    """The videos to be copied; arguments as of :func:`prepare`.
+
+    Raises:
+        GestaError: there is none, or a listed one is not below the folder.
+    """
+    videos = find_videos(source) if listed is None else _below(source, listed)
+    if kind in ("files", "frames"):
+        videos = [video for video in videos if is_video_name(video) is (kind == "files")]
+    if not videos:
+        raise GestaError(f"{source}: holds no video that is known by its suffix; give the folder that holds them")
+    return videos
 
 
 def _below(source: str, listed: Sequence[str]) -> list[str]:
@@ -287,6 +309,14 @@ def _check_folders(source: str, target: str) -> None:
     inner, outer = os.path.realpath(target), os.path.realpath(source)
     if os.path.commonpath([inner, outer]) == outer:
         raise GestaError(f"{target}: is inside {source}, whose videos are copied; choose a folder beside it")
+
+
+def _of(
+    videos: Sequence[str], jobs: list[EncodeJob], refused: dict[str, str]
+) -> tuple[list[EncodeJob], dict[str, str]]:
+    """What of a plan is about some videos."""
+    mine = set(videos)
+    return [job for job in jobs if job.source in mine], {v: text for v, text in refused.items() if v in mine}
 
 
 def _begin(target: str, settings: dict[str, Any], share: Share | None, names: Sequence[str]) -> Part | None:

@@ -36,8 +36,8 @@ class Fastest:
         checksum: of the weights that were measured.
     """
 
-    file: str
-    checksum: str
+    file: str = ""
+    checksum: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
