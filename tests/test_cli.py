@@ -94,6 +94,7 @@ def test_a_field_from_which_others_follow_in_a_recipe_is_told_apart_from_its_arg
         ("cost --dropout 0.1 r3d_tiny --style torch", {"model": "r3d_tiny", "style": "torch"}, "--dropout 0.1"),
         ("bench model --dropout 0.1 r3d_tiny", {"model": "r3d_tiny"}, "--dropout 0.1"),
         ("bench memory --dropout 0.1 r3d_tiny", {"model": "r3d_tiny"}, "--dropout 0.1"),
+        ("bench scale --dropout 0.1 --gpus 8 r3d_tiny", {"model": "r3d_tiny", "gpus": (8,)}, "--dropout 0.1"),
         ("data list --root videos train.txt", {"source": "train.txt"}, "--root videos"),
         ("data check --root videos train.txt --seconds 9", {"source": "train.txt", "seconds": 9.0}, "--root videos"),
         ("analyse rpe --ratio 2 rpe_stdt_b12", {"model": "rpe_stdt_b12"}, "--ratio 2"),

@@ -127,6 +127,9 @@ REACH = {
     ),
     "name": "the folder of the run under runs/, see read_recipe",
     **dict.fromkeys(("paper", "expected"), "printed"),
+    "file": "the name of an exported file in the same folder, see gesta.export.fastest; it is read as such files are",
+    "checksum": "compared with that of weights",
+    "device": "the name of a device; no file holds the settings of a server",
 }
 """What the text in a field of a config class reaches. Nothing else in a file can hold text."""
 
