@@ -194,7 +194,7 @@ class Fusion(VideoModel):
             features.append(pooled * weight[:, i : i + 1].to(pooled.dtype))
             losses |= {f"{name}/{loss}": value for loss, value in trunk.losses(state).items()}
             if self.config.depth:
-                average = F.adaptive_avg_pool3d(trunk.to_grid(state), self.config.grid)
+                average = _averages(trunk.to_grid(state), self.config.grid)
                 tokens.append(self.project[i](average.flatten(2).mT) + self.position[:, i])
         joined = torch.cat(features, 1)
         empty = joined.new_empty(joined.shape[0], len(clips), 0, 0)
@@ -257,3 +257,10 @@ def _trunk(whole: FusionConfig, trunk: ModelConfig) -> VideoModel:
     clip = replace(whole.clip, streams=())
     changes = {"drop_path": whole.drop_path, "activation_checkpointing": whole.activation_checkpointing}
     return replace(copy(trunk), classes=1, clip=clip, **changes).build()  # its classifier is thrown away
+
+
+def _averages(grid: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Means of a map ``(B, C, T, H, W)`` over ``size`` bins; of equal ones by a kernel, which ONNX has, too."""
+    if any(of % bins for of, bins in zip(grid.shape[2:], size)):
+        return F.adaptive_avg_pool3d(grid, size)
+    return F.avg_pool3d(grid, [of // bins for of, bins in zip(grid.shape[2:], size)])
