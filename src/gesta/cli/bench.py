@@ -67,9 +67,10 @@ def _bench_data(options: argparse.Namespace) -> None:
 def _bench_model(options: argparse.Namespace) -> None:
     from gesta.bench.model import measure_exported, measure_model
     from gesta.checkpoint.exported import device_for, is_exported, load_exported
-    from gesta.models import model_config
+    from gesta.models import list_models, model_config
 
-    path, is_run = Path(options.model), Path(options.model).is_dir()
+    path = Path(options.model)
+    is_run = path.is_dir() and options.model not in list_models()  # a folder with a model's name is meant as ./NAME
     if is_run or is_exported(path):
         if options.fields or options.compile or (is_run and options.batch):
             flag = "--compile" if options.compile else options.fields[0] if options.fields else "--batch"

@@ -173,7 +173,9 @@ def predict_share(
     part = describe_part("predict", share, paths, described | to_json(settings))
     done = predict_part(out, part, share.take(paths), answer)
     counts = f"{len(done.failed)} failed, {len(done.incomplete)} are incomplete"
-    show(one_line(f"{out}: part {share.number} of {share.of}, {len(share.take(paths))} videos, {counts}"))
+    show(
+        one_line(f"{out}: part {share.number} of {share.of}, {len(share.take(paths))} of {len(paths)} videos, {counts}")
+    )
     for sentence in [*done.failed.values(), *done.incomplete.values()]:
         show(one_line(sentence), sys.stderr)
     return int(bool(done.failed or done.incomplete))

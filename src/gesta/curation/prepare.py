@@ -271,10 +271,9 @@ def merge_prepared(folders: Sequence[str], parts: Sequence[Part], out: str | os.
     """
     check_new_folder(out)
     for folder, part in zip(folders, parts):
-        answered = len(range(part.number - 1, part.videos, part.of)) - len(part.failed)
-        if (present := len(find_videos(folder))) != answered:
+        if (present := len(find_videos(folder))) != part.answered:
             raise GestaError(
-                f"{folder}: holds {present} copies, not {answered} as its {PART} says; run its command again, or "
+                f"{folder}: holds {present} copies, not {part.answered} as its {PART} says; run its command again, or "
                 "remove what is not of it"
             )
     with lock_folder(out):

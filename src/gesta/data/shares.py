@@ -74,6 +74,11 @@ class Part:
     failed: _Sentences = field(default_factory=dict)
     incomplete: _Sentences = field(default_factory=dict)
 
+    @property
+    def answered(self) -> int:
+        """Videos of this share of which there is a result."""
+        return len(range(self.number - 1, self.videos, self.of)) - len(self.failed)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; the settings as they are read back."""
         return json.loads(json.dumps(vars(self)))

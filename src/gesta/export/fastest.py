@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -156,15 +156,7 @@ def with_fastest(model: TrainedModel, device: str | torch.device, precision: Pre
         show(one_line(f"{error}; the scores are computed by torch"), sys.stderr)
         return model
     show(f"computed by {folder / note.file}, the fastest way (--runtime torch: without it)", sys.stderr)
-    return TrainedModel(
-        model=network,
-        classes=model.classes,
-        metadata=model.metadata,
-        shows=model.shows,
-        person_crop=model.person_crop,
-        path=model.path,
-        name=model.name,
-    )
+    return replace(model, model=network)
 
 
 def _folder(model: TrainedModel) -> Path | None:

@@ -242,12 +242,11 @@ def merge_features(folders: Sequence[str], parts: Sequence[Part], out: str | os.
     description = {name: value for name, value in parts[0].settings.items() if name != "suffix"}
     sources = {folder: FeatureFolder(folder, description) for folder in folders}
     for (folder, source), part in zip(sources.items(), parts):
-        answered = len(range(part.number - 1, part.videos, part.of)) - len(part.failed)
         present = sum((source.folder / file).is_file() for file in source.entries)
-        if not answered == len(source.entries) == present:
+        if not part.answered == len(source.entries) == present:
             raise GestaError(
-                f"{folder}: holds the features of {present} videos, not of {answered} as its {PART} says; compute the "
-                "part again"
+                f"{folder}: holds the features of {present} videos, not of {part.answered} as its {PART} says; compute "
+                "the part again"
             )
     with lock_folder(out):
         target = FeatureFolder(out, description)
