@@ -24,7 +24,9 @@ from gesta.progress import one_line, show
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``gesta`` command; exits with 0, 1 (something is wrong, one sentence) or 2 (usage)."""
-    options = make_parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = make_parser().parse_args(words)
+    options.words = words  # for --ray, which gives them to other processes
     with _terminable(), _plain_warnings(), spoken_as_flags():
         try:
             status: Any = options.verb(options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from gesta.cli.on_ray import check_ray_options, run_on_ray
 from gesta.cli.options import Verbs, count, data_source, frame_rate, print_results, share_options
 from gesta.errors import GestaError
 
@@ -88,6 +89,9 @@ def _data_prepare(options: argparse.Namespace) -> int:
     from gesta.curation.prepare import prepare
     from gesta.data.shares import read_paths
 
+    check_ray_options(options)
+    if options.ray:
+        return run_on_ray(options)
     names = "short_side codec fps frames flow lists shards val test seed by_folder folders kind workers"
     given: dict[str, Any] = {name: getattr(options, name) for name in names.split()}
     listed = None if options.listed is None else read_paths(options.listed)

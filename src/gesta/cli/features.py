@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from gesta.cli.on_ray import check_ray_options, run_on_ray
 from gesta.cli.options import Verbs, count, device_options, print_results, share_options, trust_option
 from gesta.cli.public_weights import model_for_videos, model_options, take_videos
 from gesta.errors import GestaError
@@ -53,7 +54,10 @@ def _features(options: argparse.Namespace) -> int:
     from gesta.features.windows import Windows
     from gesta.recipe import EvaluateConfig
 
+    check_ray_options(options)
     take_videos(options)
+    if options.ray:
+        return run_on_ray(options)
     if options.tokens and options.pool:
         raise GestaError("--tokens keeps the map, which --pool would average: give one of them")
     if options.stride and not options.window:

@@ -206,6 +206,9 @@ def share_options(sub: VerbParser) -> None:
     sub.add_argument("--from", metavar="FILE", dest="listed", help=text)
     text = "only the K-th of N parts of the videos; --out is then the folder of the part, for gesta merge"
     sub.add_argument("--part", metavar="K/N", type=share, help=text)
+    text = "all parts on a Ray cluster, merged into --out: HOST:PORT, auto, or local for this machine (extra ray)"
+    sub.add_argument("--ray", metavar="ADDRESS", help=text)
+    sub.add_argument("--parts", metavar="N", type=count, help="with --ray: in how many parts")
 
 
 def use_precision(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gesta.cli.on_ray import check_ray_options, run_on_ray
 from gesta.cli.options import VerbParser, Verbs, count, device_options, share_options, trust_option
 from gesta.cli.public_weights import model_for_videos, model_options, runtime_option, take_videos
 from gesta.errors import GestaError, without_passwords
@@ -74,7 +75,10 @@ def _predict(options: argparse.Namespace) -> int:
     from gesta.prediction.timeline import TimelineConfig, is_live
     from gesta.recipe import EvaluateConfig
 
+    check_ray_options(options)
     take_videos(options)
+    if options.ray:
+        return run_on_ray(options, is_predict=True)
     views = {name: value for name in ("clips", "crops") if (value := getattr(options, name)) is not None}
     timeline = options.timeline or any(map(is_live, options.sources))
     given = given_timeline(options, timeline)
