@@ -58,6 +58,29 @@ def test_the_page_refers_to_nothing_elsewhere_and_makes_no_html_of_text() -> Non
     assert named | {"index.html", "offline.js"} == files.keys()  # all are kept for use without a network
 
 
+PAIRS = [("ink", "ground"), ("ink", "panel"), ("ink", "bar"), ("faint", "ground"), ("faint", "panel")]
+PAIRS += [("strong", "panel"), ("on-strong", "strong"), ("bad", "bad-ground")]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_its_background(theme: str) -> None:
+    """Contrast of at least 4.5, as WCAG 2.2 asks of text (1.4.3, level AA)."""
+    blocks = re.findall(r":root \{(.*?)\}", (PAGE / "style.css").read_text(), re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): #(\w+)", blocks[theme == "dark"]))
+    for text, ground in PAIRS:
+        darker, lighter = sorted(_luminance(colours[name]) for name in (text, ground))
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, f"{text} on {ground}"
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of a colour in hexadecimal digits, as WCAG defines it."""
+    if len(colour) == 3:
+        colour = "".join(2 * digit for digit in colour)
+    levels = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
 def test_what_cannot_be_a_page_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
