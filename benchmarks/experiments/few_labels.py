@@ -1,0 +1,143 @@
+"""What pretraining without labels is worth on real videos: EgoGestAR with the labels of some training clips alone.
+
+    python benchmarks/experiments/few_labels.py ../shared/videos/egogestar --out runs/few-labels --seeds 0 1 2 3 4
+
+A tiny model is pretrained by SimMIM on the training clips of a fold without their labels, anew for each fold and seed,
+and then fine-tuned; beside it the same model is trained from scratch with equal steps and the same labelled clips. Runs
+that are finished are kept, a stopped one is resumed. The table has top-1 on the test clips: the mean of the three folds
+for each seed, mean ± standard deviation of the seeds, and the mean over seeds of the difference to scratch with its
+95 % interval (Student's t). ``train`` is top-1 of the labelled clips, as they are augmented, in the last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from gesta.claims.statistics import interval
+from gesta.config import replace
+from gesta.data.parts import FewLabels, Unlabelled
+from gesta.evaluation.mean import mean
+from gesta.evaluation.result import Result
+from gesta.pretraining.simmim import simmim_of
+from gesta.recipe import EvaluateConfig, Init, Recipe
+from gesta.recipes.experiments import gestures
+from gesta.training.folder import BEST
+from gesta.training.loop import train
+
+FOLDS = (1, 2, 3)
+
+STEPS = {10: 200, 25: 400, 100: 800}
+"""Percent of the training clips that are labelled → steps of training, the same for both starts."""
+
+STARTS = ("scratch", "pretrained")
+
+
+def pretraining(model: str, fold: int, root: str, epochs: int) -> Recipe:
+    """SimMIM on a fold's training clips without their labels."""
+    recipe = gestures(model, fold, root)
+    recipe.model = simmim_of(recipe.model, square=16)
+    recipe.data = Unlabelled(of=recipe.data)
+    recipe.train = replace(
+        recipe.train,
+        epochs=epochs,
+        batch_size=16,
+        lr=1e-3,
+        warmup_epochs=epochs / 20,
+        clip_grad=5.0,
+        label_smoothing=0.0,
+    )
+    recipe.evaluate = EvaluateConfig()  # there are no classes to be evaluated
+    return recipe
+
+
+def training(model: str, fold: int, root: str, percent: int, weights: str) -> Recipe:
+    """``experiments.gestures`` on a part of the labels; from weights unless they are empty."""
+    recipe = gestures(model, fold, root)
+    recipe.data = FewLabels(of=recipe.data, fraction=percent / 100)
+    steps = len(recipe.data.records("train")) // recipe.train.batch_size
+    recipe.train.epochs = math.ceil(STEPS[percent] / max(1, steps))
+    recipe.train.warmup_epochs = recipe.train.epochs / 20
+    recipe.evaluate.workers = 0
+    recipe.init = Init(weights=weights, expected="those of pretraining" if weights else "")
+    return recipe
+
+
+def run(recipe: Recipe, folder: Path, seed: int) -> None:
+    """Train unless it is done."""
+    recipe.train.seed, recipe.train.workers = seed, 0
+    if not (folder / BEST).is_file() or (folder / "last.ckpt").is_file():
+        train(recipe, folder, resume=(folder / "last.ckpt").is_file(), quiet=True, device="cpu")
+        (folder / "last.ckpt").unlink(missing_ok=True)
+        print(folder.name, flush=True)
+
+
+def run_all(root: str, out: Path, model: str, seeds: Sequence[int], epochs: int) -> None:
+    for seed, fold in itertools.product(seeds, FOLDS):
+        start = out / f"{model}-pretraining-{fold}-{seed}"
+        run(pretraining(model, fold, root, epochs), start, seed)
+        for percent, name in itertools.product(STEPS, STARTS):
+            weights = str(start / BEST) if name == "pretrained" else ""
+            run(training(model, fold, root, percent, weights), out / f"{model}-{percent}-{name}-{fold}-{seed}", seed)
+
+
+def training_accuracy(folder: Path) -> float:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line["train_top1"] for line in lines if line.get("train_top1") is not None][-1]
+
+
+def table(out: Path, model: str, seeds: Sequence[int]) -> Iterator[str]:
+    """Lines of a table in Markdown, of the seeds of which all folds are done."""
+
+    def folders(percent: int, name: str, seed: int) -> list[Path]:
+        return [out / f"{model}-{percent}-{name}-{fold}-{seed}" for fold in FOLDS]
+
+    def top1(percent: int, name: str, seed: int) -> float:
+        runs = folders(percent, name, seed)
+        return mean([(run.name, Result.read(run / "result.json")) for run in runs]).mean["top1"]
+
+    done = [
+        seed
+        for seed in seeds
+        if all((run / "result.json").is_file() for p in STEPS for name in STARTS for run in folders(p, name, seed))
+    ]
+    yield f"| labels | start | {' | '.join(f'seed {seed}' for seed in done)} | mean | above scratch | train |"
+    yield f"|---|---|{'---:|' * (len(done) + 3)}"
+    for percent, name in itertools.product(STEPS, STARTS):
+        values = [top1(percent, name, seed) for seed in done]
+        deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        difference = ""
+        if name != "scratch" and len(values) > 1:
+            difference = str(interval([value - top1(percent, "scratch", s) for value, s in zip(values, done)]))
+        trained = statistics.fmean(training_accuracy(run) for seed in done for run in folders(percent, name, seed))
+        cells = " | ".join(f"{value:.1f}" for value in values)
+        mean_cell = f"{statistics.fmean(values):.1f}{deviation}"
+        yield f"| {percent} % | {name} | {cells} | {mean_cell} | {difference} | {trained:.1f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", help="folder of EgoGestAR, with videos and lists")
+    parser.add_argument("--model", default="mfst_tiny", help="(default %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/few-labels"), help="folder of the runs (default %(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default 0 to 4)")
+    parser.add_argument("--epochs", type=int, default=100, help="of pretraining (default %(default)s)")
+    parser.add_argument("--table", action="store_true", help="print the table of what is there, and train nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if not options.table:
+        run_all(options.root, options.out, options.model, options.seeds, options.epochs)
+    print("\n".join(table(options.out, options.model, options.seeds)))
+
+
+if __name__ == "__main__":
+    main()
