@@ -97,6 +97,8 @@ def test_theta_is_compared_with_the_place_to_which_it_would_have_to_shift(monkey
     trained = TrainedModel(model=model, classes=[], metadata={})
     found = metrics.theta_follows(trained, recipe, CPU)
     assert isinstance(found, float) and found > 0.98
+    share = metrics.theta_centres(trained, recipe, CPU)
+    assert isinstance(share, float) and abs(share - 1) < 0.05  # all of the way
     for picture in warped:
         rows, columns = (picture > picture.amin() + 0.5 * (picture.amax() - picture.amin())).nonzero().T.double()
         assert abs(rows.mean() - 15.5) < 1.5 and abs(columns.mean() - 15.5) < 1.5

@@ -108,7 +108,9 @@ class Comparison:
         metric: its name; ``displaced/8`` is the point 8 of a curve.
         kind: ``baseline`` is what the paper compares with, a ``control`` is ours. A claim is contradicted by its
             baselines alone.
-        margin: what ``better`` may lose, for claims that something costs little.
+        margin: what ``better`` may lose, for claims that something costs little; below zero, what it has to gain.
+        relative_to: another metric, which is subtracted from ``metric`` in both arms, so that what they lose by a
+            change is compared, not how good they are (``strides/3`` relative to ``strides/4``).
     """
 
     better: str
@@ -116,11 +118,13 @@ class Comparison:
     metric: str = "top1"
     kind: Literal["baseline", "control"] = "baseline"
     margin: float = 0.0
+    relative_to: str = ""
 
     def __str__(self) -> str:
         than = "zero" if self.worse is None else self.worse
-        margin = f" − {self.margin:g}" if self.margin else ""
-        return f"{self.better} > {than}{margin}" + (f" ({self.metric})" if self.metric != "top1" else "")
+        margin = f" {'−' if self.margin > 0 else '+'} {abs(self.margin):g}" if self.margin else ""
+        metric = f"{self.metric} − {self.relative_to}" if self.relative_to else self.metric
+        return f"{self.better} > {than}{margin}" + (f" ({metric})" if metric != "top1" else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,9 +166,8 @@ class Claim:
         for comparison in self.comparisons:
             unknown = {comparison.better, comparison.worse or comparison.better} - set(names)
             assert not unknown, f"{self.name} compares {unknown}, which is none of its arms"
-            assert {comparison.metric, comparison.metric.partition("/")[0]} & metrics, (
-                f"{self.name} does not measure {comparison.metric}"
-            )
+            for metric in filter(None, (comparison.metric, comparison.relative_to)):
+                assert {metric, metric.partition("/")[0]} & metrics, f"{self.name} does not measure {metric}"
         for of_series in self.series.values():
             assert {arm for _, arm in of_series} <= set(names), f"{self.name} draws an arm that it does not have"
         assert len(set(names)) == len(names), f"{self.name} has two arms of one name"

@@ -194,7 +194,7 @@ def at_sizes(*sizes: int) -> Measure:
 
 
 def at_strides(*strides: int) -> Measure:
-    """Top-1 with clips of frames so far apart: the same actions faster or slower."""
+    """Top-1 with clips of frames so far apart, which show a shorter or longer part of the action in as many frames."""
 
     def measure(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Value:
         spec = trained.model.config.clip
@@ -229,11 +229,27 @@ def clip_of(record: Record) -> ClipName:
 
 
 def theta_follows(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Value:
-    """Correlation of θ's shift with where the puppet is in the crop, over test clips whose crops are moved at random.
+    """Correlation of θ's shift with where the puppet is in the crop, however small the shift; the mean of both axes."""
+    shifts, positions = _shifts_and_positions(trained, recipe, device)
+    return fmean(_correlation(shifts[:, axis], positions[:, axis]) for axis in (0, 1))
+
+
+def theta_centres(trained: TrainedModel, recipe: Recipe, device: torch.device) -> Value:
+    """Share of the puppet's way to the centre of the crop that θ's shift goes; the mean of both axes.
+
+    It is the slope of the least-squares line of shifts over positions: 1 if θ puts every puppet into the centre (or all
+    of them at the same distance from it).
+    """
+    shifts, positions = _shifts_and_positions(trained, recipe, device)
+    return fmean(float(np.polyfit(positions[:, axis], shifts[:, axis], 1)[0]) for axis in (0, 1))
+
+
+def _shifts_and_positions(trained: TrainedModel, recipe: Recipe, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """θ's shift and where the puppet is, ``(clips, 2)`` each, across and down, for test clips whose crops are moved at
+    random; in the coordinates of the crop, from −1 to 1.
 
     θ takes positions of the output to those of the input, so a shift to the puppet's position puts the puppet into
-    the centre: the correlation would be 1. It is the mean of both directions; where the puppet is, is known from its
-    geometry, not from its pixels.
+    the centre. Where the puppet is, is known from its geometry, not from its pixels.
     """
     assert isinstance(recipe.data, Marionette)
     records, spec = recipe.data.records(recipe.evaluate.split), trained.model.config.clip
@@ -257,8 +273,7 @@ def theta_follows(trained: TrainedModel, recipe: Recipe, device: torch.device) -
             ((theta, _),) = thetas(trained.model, to_clips(clip[None, None].to(device), spec)).values()
             shifts.append(theta[0, 1:3, 3].cpu())
             positions.append(tuple(2 * (centre * scale - corner) / spec.size - 1))
-    of_theta, of_puppet = torch.stack(shifts).double().numpy(), np.array(positions)
-    return float(np.mean([_correlation(of_theta[:, axis], of_puppet[:, axis]) for axis in (0, 1)]))
+    return torch.stack(shifts).double().numpy(), np.array(positions)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

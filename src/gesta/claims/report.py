@@ -25,12 +25,14 @@ HEAD = f"""# Claims of the papers, tested
 Made by `gesta claims --report docs/claims.md` from `docs/claims.json`, which holds what every training gave; do not
 edit. The experiments are those of `gesta/claims/`, one file per system. They are small: tiny networks on Marionette,
 synthetic videos of a puppet, some minutes of a CPU core each. A verdict is about these experiments, not about the
-papers' networks and data. Plug-ins on genuine videos, with ImageNet's weights, are in [real.md](real.md).
+papers' networks and data. `fusion.*` and `pretraining.*` test next steps that the papers name, not their claims.
+Plug-ins on genuine videos, with ImageNet's weights, are in [real.md](real.md).
 
 {textwrap.fill(RULE, 120)}
 
 "Training accuracy" is top-1 of the training clips as they were trained (augmented) in the last epoch, the mean over
-seeds; a verdict names the arms below 90 %. The numbers in brackets after a difference are its interval.
+seeds; a verdict names the arms below 90 %. The numbers in brackets after a difference are its interval. "strides/3 −
+strides/4" in a comparison is what an arm loses by the change, so that not how good the arms are is compared.
 """
 
 

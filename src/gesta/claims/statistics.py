@@ -28,19 +28,38 @@ RULE = (
     "Each comparison is the mean over seeds of the difference between two trainings of the same seed, with its "
     f"{100 * CONFIDENCE:.0f} % interval by Student's t (n − 1 degrees of freedom). A claim is **shown** if the "
     "interval of every comparison lies above zero; it is **contradicted** if that of one with a baseline, which is "
-    "what the paper compares with, lies below zero; else it is **not shown**, which does not mean that it is wrong. "
-    "Nothing is corrected for the number of claims."
+    "what the paper compares with, lies below zero (with a wider interval if there are several baselines, by "
+    "Bonferroni's correction); else it is **not shown**, which does not mean that it is wrong. Intervals cover what "
+    "chance does in training, on the same test clips, not what other clips would change. Nothing is corrected for "
+    "the number of claims."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over seeds and its interval, in which the true mean lies with :data:`CONFIDENCE`."""
+    """A mean over seeds and its interval, in which the mean over all seeds lies with :data:`CONFIDENCE`.
+
+    Attributes:
+        mean: over the seeds.
+        error: its standard error.
+        seeds: how many.
+    """
 
     mean: float
-    low: float
-    high: float
+    error: float
     seeds: int
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half()
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half()
+
+    def half(self, tests: int = 1) -> float:
+        """Half of the interval's width; of so many intervals that all of them hold with :data:`CONFIDENCE`."""
+        return float(stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * tests), self.seeds - 1) * self.error)
 
     def __str__(self) -> str:
         return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
@@ -51,8 +70,7 @@ def interval(differences: Sequence[float]) -> Interval | None:
     n = len(differences)
     if n < 2:
         return None
-    mean, half = fmean(differences), stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * stdev(differences) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
+    return Interval(fmean(differences), stdev(differences) / math.sqrt(n), n)
 
 
 def verdict(comparisons: Sequence[tuple[Literal["baseline", "control"], Interval | None]]) -> Verdict:
@@ -60,7 +78,8 @@ def verdict(comparisons: Sequence[tuple[Literal["baseline", "control"], Interval
     intervals = [(kind, of_one) for kind, of_one in comparisons if of_one is not None]
     if len(intervals) < len(comparisons) or not intervals:
         return "not run"
-    if any(kind == "baseline" and of_one.high < 0 for kind, of_one in intervals):
+    baselines = [of_one for kind, of_one in intervals if kind == "baseline"]
+    if any(of_one.mean + of_one.half(len(baselines)) < 0 for of_one in baselines):
         return "contradicted"
     return "shown" if all(of_one.low > 0 for _, of_one in intervals) else "not shown"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -20,7 +20,8 @@ class Status:
     Attributes:
         claim: which.
         outcomes: by arm and seed.
-        intervals: of each comparison over the seeds that both of its arms have; None for fewer than two.
+        intervals: of each comparison over the seeds that both of its arms have, without its margin; None for fewer
+            than two seeds.
         verdict: by the rule of :data:`gesta.claims.statistics.RULE`.
         done, needed: numbers of trainings; those that are shared with other claims count in each.
         minutes: of one CPU core that the missing trainings will take, estimated from those that are done.
@@ -51,7 +52,7 @@ class Status:
             of_seeds = self.learning(arm)
             if of_seeds and (mean := fmean(of_one.final for of_one in of_seeds)) < LEARNED:
                 rising = sum(of_one.rising for of_one in of_seeds) > len(of_seeds) / 2
-                phrases.append(f"{arm} ({mean:.0f} %, {'still' if rising else 'no longer'} rising)")
+                phrases.append(f"{arm} ({mean:.1f} %, {'still' if rising else 'no longer'} rising)")
         return phrases
 
     def sentence(self) -> str:
@@ -63,7 +64,9 @@ class Status:
         text = f"{'' if finished else 'so far '}{self.verdict}, {min(seeds)} seeds"
         text += "" if finished else f" of {self.claim.seeds}"
         if phrases := self.untrained():
-            text += f"; training accuracy below {LEARNED:.0f} %: {', '.join(phrases)}"
+            text += (
+                f"; at this length of training, with training accuracies below {LEARNED:.0f} %: {', '.join(phrases)}"
+            )
         return text
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +90,12 @@ def status_of(claim: Claim, outcomes: Mapping[Key, Outcome]) -> Status:
         experiment = digest(describe(arm))
         of_arms[arm.name] = {key[1]: o for key, o in outcomes.items() if key[0] == experiment and key[1] < MOST_SEEDS}
     intervals = tuple(_interval(comparison, of_arms) for comparison in claim.comparisons)
-    reached = verdict([(comparison.kind, i) for comparison, i in zip(claim.comparisons, intervals)])
+    reached = verdict(
+        [
+            (comparison.kind, i and replace(i, mean=i.mean + comparison.margin))
+            for comparison, i in zip(claim.comparisons, intervals)
+        ]
+    )
     needed = _trainings(claim)
     missing = [key for key in needed if key not in outcomes]
     minutes = sum(_minutes(claim, experiment, outcomes) for experiment, _ in missing)
@@ -116,11 +124,18 @@ def _interval(comparison: Comparison, of_arms: Mapping[str, Mapping[int, Outcome
     worse = of_arms[comparison.worse] if comparison.worse is not None else None
     differences = []
     for seed, outcome in sorted(better.items()):
-        value = outcome.value(comparison.metric)
-        other = 0.0 if worse is None else worse[seed].value(comparison.metric) if seed in worse else None
+        value = _value(outcome, comparison)
+        other = 0.0 if worse is None else _value(worse[seed], comparison) if seed in worse else None
         if value is not None and other is not None:
-            differences.append(value - other + comparison.margin)
+            differences.append(value - other)
     return interval(differences)
+
+
+def _value(outcome: Outcome, comparison: Comparison) -> float | None:
+    """What is compared of a training."""
+    value = outcome.value(comparison.metric)
+    less = outcome.value(comparison.relative_to) if comparison.relative_to else 0.0
+    return None if value is None or less is None else value - less
 
 
 def _minutes(claim: Claim, experiment: str, outcomes: Mapping[Key, Outcome]) -> float:
