@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import write_video
-from gesta.checkpoint import save_model
+from gesta.checkpoint import load, save_model
 from gesta.cli import main
 from gesta.data.shares import PART, Share
 from gesta.model import ClipSpec
 from gesta.models.timesformer import TimeSformerConfig
-from gesta.prediction.part import PREDICTIONS
+from gesta.prediction.part import PREDICTIONS, describe_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,6 +114,16 @@ def test_what_is_not_the_whole_is_refused(
     assert not (tmp_path / "all").exists()
 
 
+def test_parts_of_other_classifiers_are_not_one_computation(place: Path) -> None:
+    """A classifier that ``--head`` gives is not in the file of weights, whose name and hash stay."""
+    model = load(place / "model.safetensors")
+    before = describe_model(model)
+    assert describe_model(load(place / "model.safetensors")) == before
+    with torch.no_grad():
+        model.model.classifier.linear.weight += 1
+    assert describe_model(model)["weights"] != before["weights"]
+
+
 def test_options_that_a_part_would_not_use_are_refused(place: Path, tmp_path: Path, gesta: Run) -> None:
     predict = [*words("predict", place), "--part", "1/2"]
     assert "--part needs a folder" in gesta(*predict, status=1)
@@ -120,6 +131,19 @@ def test_options_that_a_part_would_not_use_are_refused(place: Path, tmp_path: Pa
     assert "lists the videos, so leave" in gesta(*words("predict", place), "x.mp4", status=1)
     assert "there are 5 videos, so that some" in gesta(*predict[:-1], "1/6", "--out", tmp_path / "p", status=1)
     assert "'0/2' is no part of" in gesta(*predict[:-1], "0/2", status=2)
+    for flags, sentence in (
+        (["--threshold", "2"], "probabilities are from 0 to 1"),
+        (["--precision", "16-mixed"], "16-mixed"),
+        (["--device", "nowhere"], "nowhere"),
+    ):
+        assert sentence in gesta(*predict, "--device", "cpu", *flags, "--out", tmp_path / "p", status=1)
+    without_clips = predict[: predict.index("--clips")]
+    timeline = [*without_clips, "--part", "1/2", "--timeline", "--threshold", "2", "--out", tmp_path / "p"]
+    assert "threshold is 2.0" in gesta(*timeline, status=1)
+    (tmp_path / "folders.txt").write_text(f"{place}/videos\n")
+    listed = ["predict", place / "model.safetensors", "--from", tmp_path / "folders.txt"]
+    assert "stands for other videos" in gesta(*listed, "--part", "1/1", "--out", tmp_path / "p", status=1)
+    assert "--format csv is given, too" in gesta(*listed, "--json", "--format", "csv", status=1)
     assert "holds part 1 of 2" in gesta("features", *words("predict", place)[1:], "--out", place / "p1", status=1)
     assert not (tmp_path / "p").exists()
 

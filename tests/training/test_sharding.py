@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -33,14 +34,16 @@ def test_rows_of_any_number_of_files_make_whole_tensors(tmp_path: Path) -> None:
     whole = {f"{kind}/{name}": torch.randn_like(p) for name, p in layer.named_parameters() for kind in KINDS}
     for rank, cut in enumerate((slice(0, 2), slice(2, 4), slice(4, 5), slice(5, 5))):
         save_file({k: v[cut].detach().contiguous() for k, v in whole.items()}, tmp_path / f"{rank}-of-4.safetensors")
-    shards = Shards(tmp_path)
-    assert not list(fill(layer, optimizer, shards, {0: torch.tensor(7.0)}))
-    assert torch.equal(layer.weight, whole["weights/weight"]) and torch.equal(layer.bias, whole["weights/bias"])
-    assert torch.equal(optimizer.state[layer.weight]["exp_avg_sq"], whole["exp_avg_sq/weight"])
-    assert optimizer.state[layer.weight]["step"] == 7
-    assert torch.equal(shards.read("weights/weight", 1, 5), whole["weights/weight"][1:5])
-    other = nn.Linear(3, 6)
-    assert "weights/weight" in list(fill(other, torch.optim.AdamW(other.parameters()), shards, {}))
+    with Shards(tmp_path) as shards:
+        assert not list(fill(layer, optimizer, shards, {0: torch.tensor(7.0)}))
+        assert torch.equal(layer.weight, whole["weights/weight"]) and torch.equal(layer.bias, whole["weights/bias"])
+        assert torch.equal(optimizer.state[layer.weight]["exp_avg_sq"], whole["exp_avg_sq/weight"])
+        assert optimizer.state[layer.weight]["step"] == 7
+        assert torch.equal(shards.read("weights/weight", 1, 5), whole["weights/weight"][1:5])
+        other = nn.Linear(3, 6)
+        assert "weights/weight" in list(fill(other, torch.optim.AdamW(other.parameters()), shards, {}))
+    with pytest.raises(SafetensorError):  # its files are closed
+        shards.read("weights/weight", 0, 1)
     state = WholeState({"weight": layer.weight, "bias": layer.bias}, {0: {"exp_avg": layer.weight}}, ["weight", "bias"])
     assert not list(fill(layer, optimizer, state, {}))
     (tmp_path / "2-of-4.safetensors").unlink()

@@ -87,6 +87,8 @@ def _predict(options: argparse.Namespace) -> int:
             f"--{next(iter(views))} is about a video as a whole, and a timeline sees one clip and one crop of each "
             "window; leave it out"
         )
+    if options.json and options.format not in (None, "json"):
+        raise GestaError(f"--json is --format json, and --format {options.format} is given, too; leave one of them out")
     threshold = {} if options.threshold is None else {"threshold": options.threshold}
     _check_part_options(options)
     model = model_for_videos(options)
@@ -153,21 +155,31 @@ def predict_share(
     Returns:
         The exit status: 1 if a video had no prediction or an incomplete one, else 0.
     """
+    from gesta.checkpoint.exported import device_for
     from gesta.config import to_json
     from gesta.data.shares import describe_part
     from gesta.prediction.part import predict_part
-    from gesta.prediction.predict import find_sources, predict
-    from gesta.prediction.timeline import is_live
+    from gesta.prediction.predict import Naming, find_sources, predict
+    from gesta.prediction.timeline import SegmentNaming, is_live
     from gesta.prediction.timeline import timeline as segments
+    from gesta.processes import choose_autocast, choose_device
 
     if live := next(filter(is_live, sources), None):
         raise GestaError(f"{live}: is a camera or a stream, which has no end and no parts; leave --part out")
     paths = list(sources) if listed else find_sources(sources)
     how: dict[str, Any] = {"views": views, "top": top, "device": device, "precision": precision}
 
+    # before the folder is begun, which belongs to the part from then on
+    naming = (
+        SegmentNaming(model, config=config, views=views, top=top)
+        if timeline
+        else Naming(model, threshold=threshold, views=views, top=top)
+    )
+    choose_autocast(choose_device(device_for(naming.network, device, precision)), precision)
+    if listed:
+        _check_listed(share.take(paths))
+
     def answer(wanted: list[str]) -> Iterator[tuple[str, list[Prediction]]]:
-        if listed:
-            _check_listed(wanted)
         if timeline:
             return ((path, [*segments(model, path, config=config, **how)]) for path in wanted)
         return ((p.path, [p]) for p in predict(model, wanted, threshold=threshold, **how)) if wanted else iter(())

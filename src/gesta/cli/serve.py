@@ -65,7 +65,7 @@ def _serve(options: argparse.Namespace) -> int:
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client")):
         raise GestaError("gesta serve needs FastAPI and uvicorn, which are not installed: pip install 'gesta[serve]'")
     from gesta.prediction.timeline import TimelineConfig
-    from gesta.processes import loader_workers
+    from gesta.processes import choose_device, limit_threads, loader_workers
     from gesta.recipe import EvaluateConfig
     from gesta.serve.run import TOKEN_VARIABLE, check_page, open_socket, read_token, serve
     from gesta.serve.service import Serving, check_serving
@@ -91,6 +91,7 @@ def _serve(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     check_serving(serving)  # before minutes of loading
+    limit_threads(choose_device(options.device), serving.decoders)  # an exported model takes its threads when loaded
     model = load_model(options)
     if options.runtime == "auto":
         from gesta.export.fastest import with_fastest

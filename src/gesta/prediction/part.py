@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
 from gesta.checkpoint import TrainedModel
+from gesta.checkpoint.exported import ExportedNetwork
 from gesta.checkpoint.formats import file_hash
 from gesta.checkpoint.weights import weights_hash
 from gesta.config import from_json, parse_json, to_json
@@ -38,7 +39,8 @@ def describe_model(model: TrainedModel | VideoModel) -> dict[str, Any]:
     network = model.model if isinstance(model, TrainedModel) else model
     path = model.path if isinstance(model, TrainedModel) else None
     classes = model.classes if isinstance(model, TrainedModel) else None
-    weights = file_hash(path) if path else weights_hash(network, ())  # exported networks have no weights of their own
+    exported = isinstance(network, ExportedNetwork)  # its weights are in its file alone; others may have another head
+    weights = file_hash(path) if exported and path else weights_hash(network, ())
     return {"model": to_json(network.config), "weights": weights, "classes": classes}
 
 

@@ -68,6 +68,7 @@ REFUSALS = {
     415: "the body is no video by its type",
     421: "the header Host is that of another machine",
     422: "the video cannot be read, or it is too long or too large; or a parameter is wrong",
+    500: "the model or the server failed, which its log explains",
     503: "the queue or the disk is full, or the server is stopping; Retry-After says when to come again",
     504: "decoding the video takes too long",
 }

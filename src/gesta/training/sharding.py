@@ -107,7 +107,7 @@ def remove_other_shards(run: Path, keep: set[str]) -> None:
 
 
 class Shards:
-    """The files of :func:`write_shards`, read row by row; nothing in them is run.
+    """The files of :func:`write_shards`, open in a ``with`` statement and read row by row; nothing in them is run.
 
     Args:
         folder: that holds them.
@@ -124,24 +124,34 @@ class Shards:
         names = [f"{rank}-of-{count}.safetensors" for rank in range(count)]
         if not count or count > 100_000 or set(names) != set(found):
             raise CheckpointError(f"{folder}: lacks files of the training state; copy the whole folder again")
-        self.stack = contextlib.ExitStack()
         self.files: list[Any] = []
         self.shapes: dict[str, list[int]] = {}
         self._begins: dict[str, list[int]] = {}
-        for name in names:
-            with safetensors_errors(found[name]):
-                self.files.append(self.stack.enter_context(safe_open(found[name], framework="pt")))
-            keys = set(self.files[-1].keys())
-            if len(self.files) > 1 and keys != self.shapes.keys():
-                raise CheckpointError(f"{found[name]}: holds other tensors than the files beside it; copy them again")
-            for key in keys:
-                part = self.files[-1].get_slice(key)
-                shape = list(part.get_shape())
-                whole = self.shapes.setdefault(key, [0, *shape[1:]])
-                if not shape or whole[1:] != shape[1:] or part.get_dtype() != "F32":
-                    raise CheckpointError(f"{found[name]}: its {key[:100]} does not fit the files beside it; copy them")
-                self._begins.setdefault(key, []).append(whole[0])
-                whole[0] += shape[0]
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                self._open(found[name], stack)
+            self.stack = stack.pop_all()
+
+    def _open(self, path: Path, stack: contextlib.ExitStack) -> None:
+        with safetensors_errors(path):
+            self.files.append(stack.enter_context(safe_open(path, framework="pt")))
+        keys = set(self.files[-1].keys())
+        if len(self.files) > 1 and keys != self.shapes.keys():
+            raise CheckpointError(f"{path}: holds other tensors than the files beside it; copy them again")
+        for key in keys:
+            part = self.files[-1].get_slice(key)
+            shape = list(part.get_shape())
+            whole = self.shapes.setdefault(key, [0, *shape[1:]])
+            if not shape or whole[1:] != shape[1:] or part.get_dtype() != "F32":
+                raise CheckpointError(f"{path}: its {key[:100]} does not fit the files beside it; copy them")
+            self._begins.setdefault(key, []).append(whole[0])
+            whole[0] += shape[0]
+
+    def __enter__(self) -> Shards:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
 
     def read(self, name: str, begin: int, end: int) -> Tensor:
         """The rows ``begin`` to ``end`` of a tensor."""
