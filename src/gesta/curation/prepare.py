@@ -240,7 +240,7 @@ def _list_options(lists: bool, shards: int, **given: Any) -> dict[str, Any]:
         if not (lists or (shards and of_shards)):
             needed = "--lists or --shards" if of_shards else "--lists"
             raise GestaError(f"--{name.replace('_', '-')} would do nothing; leave it out, or add {needed}")
-    how = {"val": 0.2, "test": 0.0, "seed": 0, "by_folder": False, "folders": "auto"} | given
+    how: dict[str, Any] = {"val": 0.2, "test": 0.0, "seed": 0, "by_folder": False, "folders": "auto"} | given
     if not (min(how["val"], how["test"]) >= 0 and how["val"] + how["test"] < 1):
         raise GestaError(
             f"--val {how['val']:g} and --test {how['test']:g} are fractions of the videos; give numbers from 0 on that "
