@@ -19,9 +19,10 @@ def without_passwords(text: str) -> str:
 
 
 _ARGUMENTS = (
-    *("at", "batch", "block", "by", "c", "classes", "columns", "data", "device", "draw", "fit", "folders", "format"),
-    *("frame-rate", "frames", "head", "kind", "label-base", "lists", "model", "n", "out", "precision", "resume", "run"),
-    *("seeds", "shards", "skip", "split", "tau", "threshold", "timeline", "trust-code", "weights"),
+    *("at", "batch", "block", "by", "by-folder", "c", "classes", "codec", "columns", "data", "device", "draw", "fit"),
+    *("folders", "format", "frame-rate", "frames", "head", "kind", "label-base", "lists", "model", "n", "out"),
+    *("precision", "resume", "run", "seed", "seeds", "shards", "skip", "split", "tau", "test", "threshold"),
+    *("timeline", "trust-code", "val", "weights"),
 )
 """Flags of verbs that are arguments of functions; others in a sentence, and in names of files, stay as they are."""
 
@@ -30,7 +31,7 @@ _PHRASES = {
     "--init.min-matched": "min_matched",
     "--data lists": "gesta.Lists",
 }
-_SWITCHES = ("resume", "timeline", "trust-code")
+_SWITCHES = ("by-folder", "resume", "timeline", "trust-code")
 _SPOKEN = re.compile(
     r"gesta [a-z-]+ [^;,()]*"  # a command, to be typed as it is
     rf"|{'|'.join(_PHRASES)}"

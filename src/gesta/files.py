@@ -150,11 +150,40 @@ def temporary_for(path: str | os.PathLike[str], keep: Path | None = None) -> Ite
             os.replace(part, target)
     finally:
         remove(part)
-    if os.name == "posix":  # the renaming itself must survive a power cut
-        folder = os.open(target.parent, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # not every disk can
-            os.fsync(folder)
-        os.close(folder)
+    _keep_names(target.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to be filled, which becomes ``path`` at the end, or is removed.
+
+    Until then it lies beside it, in ``.NAME.part``. What a killed process left there is removed by the next one.
+
+    Args:
+        path: a folder that is new or empty.
+
+    Raises:
+        FolderInUse: another process is filling a folder that will be ``path``.
+        GestaError: it cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    place = target.with_name(f".{target.name}{PART}")
+    new = place / "new"  # the lock is beside it, as an open file in a folder keeps some systems from renaming that
+    try:
+        with lock_folder(place):
+            try:
+                remove(new)
+                make_folder(new)
+                yield new
+                with reporting(target, new):
+                    if target.is_dir():
+                        target.rmdir()  # not every system replaces an empty one
+                    os.replace(new, target)
+            finally:
+                remove(new)
+    finally:
+        _remove_empty(place)
+    _keep_names(target.parent)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -182,11 +211,16 @@ def remove(path: str | os.PathLike[str]) -> None:
             os.unlink(path)
 
 
+def is_part(name: str) -> bool:
+    """Whether a file or folder of this name is not complete."""
+    return name.startswith(".") and name.endswith(PART)
+
+
 def remove_parts(folder: str | os.PathLike[str]) -> None:
     """Remove what killed processes left incomplete in a folder and below; only for who holds its lock."""
     for parent, folders, names in os.walk(folder):
         for name in [*folders, *names]:
-            if name.startswith(".") and name.endswith(PART):
+            if is_part(name):
                 remove(os.path.join(parent, name))
 
 
@@ -261,6 +295,16 @@ def _target(path: Path) -> Path | None:
     else:
         return None  # a circle of links, as opening it will say
     return path if os.path.isfile(path) or not os.path.exists(path) else None
+
+
+def _keep_names(folder: Path) -> None:
+    """Let a renaming in a folder survive a power cut."""
+    if os.name != "posix":
+        return
+    file = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # not every disk can
+        os.fsync(file)
+    os.close(file)
 
 
 def _remove_empty(folder: str | os.PathLike[str]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,10 +17,12 @@ import torch
 from PIL import Image
 
 from gesta.cli import main
+from gesta.curation import prepare as prepare_module
 from gesta.curation import reencode
 from gesta.curation.prepare import MANIFEST, Prepared, prepare
 from gesta.data.lists import Lists, write_lists
 from gesta.data.shards import Shards
+from gesta.data.shares import PART, Share
 from gesta.data.workers import run_each
 from gesta.errors import GestaError
 from gesta.video.find import find_videos
@@ -228,16 +232,75 @@ def test_shards_hold_all_videos_and_go_on(root: Path, tmp_path: Path) -> None:
         ({"fps": 0.0}, "fps above 0"),
         ({"shards": 2, "frames": True}, "leave frames"),
         ({"shards": -1}, "from 0 on"),
+        ({"val": 0.0}, "val would do nothing; leave it out, or add lists"),
+        ({"test": 0.1, "shards": 2}, "test would do nothing"),
+        ({"by_folder": True}, "by_folder=True would do nothing"),
+        ({"seed": 0}, "seed would do nothing; leave it out, or add lists or shards"),
+        ({"folders": "classes"}, "folders would do nothing"),
+        ({"frames": True, "codec": "h264"}, "codec is of video files, and frames makes images"),
+        ({"lists": True, "val": 1.2}, "val 1.2 and test 0 are fractions"),
+        ({"lists": True, "val": 0.5, "test": 0.5}, "together below 1"),
         ({"out": "v/o"}, "is inside"),
         ({"root": "nowhere"}, "is not a folder"),
+        ({"root": "image"}, "is one video as frames, not a folder of videos"),
     ],
 )
 def test_impossible_wishes(root: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
     options = {"root": "v", "out": "o"} | options
+    (tmp_path / "image").mkdir()
+    for number in range(2):
+        (tmp_path / f"image/img_{number}.jpg").touch()
     folders = [tmp_path / str(options.pop(name)) for name in ("root", "out")]
     with pytest.raises(GestaError, match=message):
         prepare(*folders, workers=0, **options)  # type: ignore[arg-type]
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("how", [{}, {"frames": True}, {"shards": 2}, {"share": Share(1, 1)}])
+def test_a_damaged_copy_is_named_by_every_run_even_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    """The process is killed as soon as the copy has its name."""
+    root, out = tmp_path / "v", tmp_path / "o"
+    for name in ("a/1", "b/2"):
+        (root / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (64, 64)).save(root / name / f"img_{number}.png")
+    (root / "a/1/img_1.png").write_bytes(b"no picture")
+
+    def killed(job: reencode.EncodeJob) -> None:
+        reencode.prepare_one(job)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "prepare_one", killed)
+        with pytest.raises(KeyboardInterrupt):
+            small(root, out, **how)
+    sentence = f"{root}/a/1: 1 damaged packets, 2 frames are left; get a better copy"
+    for made in (1, 0):
+        done = small(root, out, **how)
+        assert (done.made, done.damaged, done.left_out) == (made, [sentence], [])
+    if "share" in how:
+        assert json.loads((out / PART).read_text())["incomplete"] == {f"{root}/a/1": sentence}
+    Image.new("RGB", (64, 64)).save(root / "a/1/img_1.png")
+    for copy in [*out.rglob("1.mp4"), *out.rglob("*.tar"), *(out / "a").glob("1")]:
+        shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
+    assert small(root, out, **how).damaged == small(root, out, **how).damaged == []
+    assert not list(out.rglob("*.remark"))
+
+
+def test_a_video_that_came_after_its_shard_may_be_new(root: Path, tmp_path: Path) -> None:
+    small(root, tmp_path / "o", shards=10)
+    shutil.copy(root / "b" / "1.mp4", root / "b" / "new.mp4")
+    (sentence,) = small(root, tmp_path / "o", shards=10).left_out
+    assert "new.mp4: is not in" in sentence and "as it could not be read then, or is new; delete that" in sentence
+
+
+def test_shards_that_were_never_written_are_not_counted(root: Path, tmp_path: Path) -> None:
+    for path in find_videos(root / "b"):
+        Path(path).write_bytes(b"no video")
+    done = small(root, tmp_path / "o", shards=1)
+    assert (done.shards, done.made, len(done.left_out)) == (3, 3, 3)
 
 
 def _dies_of_three(number: int) -> int:

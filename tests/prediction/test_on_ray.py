@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import write_video
 from gesta.checkpoint import save_model
-from gesta.cli import main
+from gesta.cli import main, on_ray
 from gesta.cli.on_ray import MOST_STARTS, compute_part
 from gesta.model import ClipSpec
 from gesta.models.timesformer import TimeSformerConfig
@@ -59,6 +61,28 @@ def test_a_part_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
     given_up = compute_part({"id": 1}, place=str(tmp_path), **job)
     assert given_up == {"part": 2, "failed": "its process ended 10 times; run it alone to see why, with --part 2/2"}
     assert "all machines must see" in compute_part({"id": 0}, place=str(tmp_path / "elsewhere"), **job)["failed"]
+    unseen = compute_part({"id": 0}, place=str(tmp_path), **job | {"folder": str(tmp_path / "parts")})["failed"]
+    assert unseen.startswith(f"{tmp_path}/parts: No such file") and "all machines must see the same" in unseen
+
+
+def test_parts_lie_beside_a_folder_that_ends_with_a_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Ray: each part is computed here."""
+    for name in ("0", "1"):
+        write_video(tmp_path / f"v/{name}.mp4", frames=4, size=(48, 32), shade=90)
+    words = ["data", "prepare", f"{tmp_path}/v", f"{tmp_path}/small/", "--workers", "0", *RAY]
+
+    def computed(_: object, job: dict[str, Any], needs_gpu: bool) -> Iterator[dict[str, Any]]:
+        assert not needs_gpu
+        return (compute_part({"id": part}, cpus=1, **job) for part in range(2))
+
+    monkeypatch.setattr(on_ray, "check_ray_options", lambda options: None)
+    monkeypatch.setattr(on_ray, "_cluster", contextlib.nullcontext)
+    monkeypatch.setattr(on_ray, "_computed", computed)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small", "small.parts", "v"]
+    assert sorted(os.listdir(tmp_path / "small")) == ["0.mp4", "1.mp4", "prepare.json"]
 
 
 @pytest.mark.full

@@ -10,11 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import write_video
 from gesta.checkpoint import load, save_model
 from gesta.cli import main
+from gesta.data import shares
 from gesta.data.shares import PART, Share
+from gesta.errors import GestaError
+from gesta.files import lock_folder
 from gesta.model import ClipSpec
 from gesta.models.timesformer import TimeSformerConfig
 from gesta.prediction.part import PREDICTIONS, describe_model
@@ -180,6 +184,85 @@ def test_merged_copies_are_those_of_one_run(place: Path, tmp_path: Path, gesta: 
     assert list(contents(tmp_path / "some")) == ["a/0.mp4", "b/0.mp4", "part.json", "prepare.json"]
     (tmp_path / "other.txt").write_text(str(place / "model.safetensors"))
     assert "is listed and not below" in gesta(*prepare, "--from", tmp_path / "other.txt", status=1)
+
+
+@pytest.fixture
+def hidden(place: Path, tmp_path: Path) -> Path:
+    """A folder of two videos of which one is in a hidden folder, and a list of both."""
+    for name, video in ((".x/0", "a/0"), ("y/1", "b/1")):
+        (tmp_path / f"v/{name}.mp4").parent.mkdir(parents=True)
+        shutil.copy(place / f"videos/{video}.mp4", tmp_path / f"v/{name}.mp4")
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/v/.x/0.mp4\n{tmp_path}/v/y/1.mp4\n")
+    return tmp_path
+
+
+def test_features_of_videos_in_hidden_folders_are_merged(place: Path, hidden: Path, gesta: Run) -> None:
+    features = ["features", place / "model.safetensors", "--from", hidden / "list.txt", "--clips", "1", "--out"]
+    gesta(*features, hidden / "one")
+    for part in (1, 2):
+        gesta(*features, hidden / f"p{part}", "--part", f"{part}/2")
+    (hidden / "p1/.DS_Store").touch()
+    (hidden / "p2/.DS_Store").touch()  # what systems leave is no result
+    gesta("merge", hidden / "p1", hidden / "p2", "--out", hidden / "all")
+    assert contents(hidden / "all") == contents(hidden / "one")
+    assert {".x/0.npy", "y/1.npy"} < set(contents(hidden / "all"))
+
+
+@pytest.mark.parametrize("how", [[], ["--frames", "--fps", "1"]])
+def test_copies_of_one_image_or_in_hidden_folders_are_merged(how: list[str], hidden: Path, gesta: Run) -> None:
+    """At a frame a second each video becomes one image, which no search takes for a video."""
+    (hidden / "v/y/.2").mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64)).save(hidden / f"v/y/.2/img_{number}.png")
+    (hidden / "v/y/.2/img_1.png").write_bytes(b"no picture")
+    with open(hidden / "list.txt", "a") as file:
+        file.write(f"{hidden}/v/y/.2\n")
+    prepare = ["data", "prepare", hidden / "v", "--from", hidden / "list.txt", "--workers", "0", *how]
+    gesta(*prepare, hidden / "one")
+    for part in (1, 2):
+        gesta(*prepare, hidden / f"p{part}", "--part", f"{part}/2")
+    (hidden / "p1/y/._2.mp4").touch()  # what systems leave is no result
+    said = gesta("merge", hidden / "p1", hidden / "p2", "--out", hidden / "all", status=1)
+    assert "3 of 3 videos answered, 1 of them incomplete" in said
+    assert contents(hidden / "all") == contents(hidden / "one")
+    assert "v/y/.2: 1 damaged packets" in gesta(*prepare, hidden / "all")
+    name = "y/1/img_00001.jpg" if how else "y/1.mp4"
+    (hidden / "p2" / name).unlink()
+    said = gesta("merge", hidden / "p1", hidden / "p2", "--out", hidden / "new", status=1)
+    assert "p2: holds 0 copies, not 1 as its part.json says (y/1" in said and "run its command again" in said
+
+
+@pytest.mark.parametrize("verb", ["features", "prepare"])
+def test_a_merge_that_ends_early_leaves_no_folder_and_is_done_again(
+    verb: str, place: Path, hidden: Path, gesta: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = {"features": ["features", place / "model.safetensors", "--clips", "1", "--out"]}
+    command["prepare"] = ["data", "prepare", hidden / "v", "--workers", "0"]
+    for part in (1, 2):
+        gesta(*command[verb], hidden / f"p{part}", "--from", hidden / "list.txt", "--part", f"{part}/2")
+    merge = ["merge", hidden / "p1", hidden / "p2", "--out", hidden / "all"]
+    (hidden / "all").mkdir()
+    link, done = shares._link_or_copy, list[str]()
+
+    def full(path: str, copy: str) -> None:
+        if done:
+            raise GestaError(f"{copy}: cannot be written (No space left on device)")
+        done.append(path)
+        link(path, copy)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shares, "_link_or_copy", full)
+        assert "No space left" in gesta(*merge, status=1)
+    assert done and not contents(hidden / "all") and not (hidden / ".all.part").exists()
+    for name in (".all.part/new/y/1.npy", ".all.part/new/y/1.mp4", ".all.part/.lock", ".all.part/mine", ".al.part/x"):
+        (hidden / name).parent.mkdir(parents=True, exist_ok=True)
+        (hidden / name).write_text("of a killed merge")
+    gesta(*merge)
+    assert len(contents(hidden / "all")) == {"features": 4, "prepare": 3}[verb]
+    assert list(contents(hidden / ".all.part")) == ["mine"] and (hidden / ".al.part/x").is_file()
+    with lock_folder(hidden / ".new.part"):
+        assert "is writing to it" in gesta(*merge[:-1], hidden / "new", status=1)
+    assert "is where a disk is mounted" in gesta(*merge[:-1], "/", status=1)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 What goes through Ray is the number of a part and the words of the command. Results are the folders of the parts, as
 ``--part`` leaves them, on a disk that all machines see: a task whose worker was killed is done again by Ray and goes on
-where it stopped; so does the same command after all of it was killed.
+where it stopped; so does the same command after all of it was killed, also while the parts were merged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from gesta.cli.merge import merge_parts
 from gesta.cli.options import print_results
 from gesta.errors import GestaError, spoken_as_flags
-from gesta.files import machine_fault, make_folder
+from gesta.files import DISK_FAULTS, machine_fault, make_folder, refusal
 from gesta.progress import one_line, show
 
 MOST_STARTS = 10
@@ -82,7 +82,7 @@ def run_on_ray(options: argparse.Namespace, is_predict: bool = False) -> int:
             require_pyarrow()
     else:
         check_new_folder(out)
-    parts = make_folder(os.path.abspath(f"{out}.parts"))
+    parts = make_folder(f"{os.path.abspath(out)}.parts")  # beside it, also if it ends with a slash
     for starts in parts.glob(".starts-*"):
         starts.unlink()
     job = {"words": options.words, "parts": options.parts, "folder": str(parts), "place": os.getcwd()}
@@ -171,16 +171,21 @@ def compute_part(
     options.part, options.out, options.json = Share(number, parts), f"{folder}/{number}", False
     if options.verb.__name__ == "_predict":
         options.format = None
+    needed = place
     try:
         os.chdir(place)
+        needed = folder
+        with open(f"{folder}/.starts-{number}", "ab") as file:
+            file.write(b".")
+            starts = file.tell()
     except OSError as error:
-        sentence = f"{place}: {error.strerror} on {platform.node()}; all machines must see the same folders"
+        sentence = f"{needed}: {error.strerror} on {platform.node()}; all machines must see the same folders"
+        if error.errno in DISK_FAULTS:
+            sentence = str(refusal(folder, error))
         return {"part": number, "failed": sentence}
-    with open(f"{folder}/.starts-{number}", "ab") as starts:
-        starts.write(b".")
-        if starts.tell() > MOST_STARTS:
-            sentence = f"its process ended {MOST_STARTS} times; run it alone to see why, with --part {number}/{parts}"
-            return {"part": number, "failed": sentence}
+    if starts > MOST_STARTS:
+        sentence = f"its process ended {MOST_STARTS} times; run it alone to see why, with --part {number}/{parts}"
+        return {"part": number, "failed": sentence}
     sentence = ""
     try:
         with spoken_as_flags():

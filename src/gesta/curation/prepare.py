@@ -13,10 +13,11 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from gesta.config import read_json
-from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one
+from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one, read_remark, remark_file
 from gesta.data.lists import CLASSES, Folder, Folders, Kind, classes_text, list_texts, write_lists
 from gesta.data.locate import split_of
 from gesta.data.shards import members, write_shard
@@ -35,7 +36,7 @@ from gesta.data.shares import (
 )
 from gesta.data.workers import run_each
 from gesta.errors import GestaError
-from gesta.files import LOCK, lock_folder, make_folder, remove_parts, write_text
+from gesta.files import LOCK, is_part, lock_folder, make_folder, new_folder, remove, remove_parts, write_text
 from gesta.processes import cpu_cores
 from gesta.progress import join_lines, track
 from gesta.records import SPLITS, class_lines
@@ -60,7 +61,8 @@ class Prepared:
         kept: videos that were made by an earlier call.
         frames: frames written now.
         left_out: a sentence about each video that could not be read or written.
-        damaged: a sentence about each video of which some frames could not be read; its copy lacks them.
+        damaged: a sentence about each video of which some frames could not be read; its copy, made now or by an earlier
+            call, lacks them.
         shards: tar files in the new folder.
         lists: videos by list file, if there are lists.
         seconds: how long it took.
@@ -96,15 +98,15 @@ def prepare(
     out: str | os.PathLike[str],
     *,
     short_side: int = 256,
-    codec: Literal["h264", "hevc"] = "h264",
+    codec: Literal["h264", "hevc"] | None = None,
     fps: float | None = None,
     frames: bool = False,
     flow: bool = False,
     lists: bool = False,
     shards: int = 0,
-    val: float = 0.2,
-    test: float = 0.0,
-    seed: int = 0,
+    val: float | None = None,
+    test: float | None = None,
+    seed: int | None = None,
     by_folder: bool = False,
     folders: Folders = "auto",
     kind: Kind = "auto",
@@ -123,7 +125,7 @@ def prepare(
         root: folder of videos, files or folders of frames, at any depth.
         out: folder of the copies; new, empty, or one that an earlier call with the same settings made.
         short_side: length of the short side in pixels, even; smaller videos keep their size.
-        codec: of the copies.
+        codec: of the copies; None for H.264.
         fps: frames per second of the copies; None keeps every frame and its time.
         frames: folders of JPEG images (``img_00001.jpg``, counted from 1) instead of video files.
         flow: the optical flow of the videos instead of the videos: folders of images under the names of the videos, as
@@ -132,52 +134,53 @@ def prepare(
             :func:`gesta.data.lists.write_lists`.
         shards: number of videos per tar file, in an order drawn by ``seed``; 0 for no tar files. See
             :mod:`gesta.data.shards`.
-        val: fraction of the videos that the lists put into validation, if there is no folder of validation videos.
-        test: the same of test videos.
-        seed: of the split and of the order in shards.
+        val: fraction of the videos that the lists put into validation, if there is no folder of validation videos;
+            None for 0.2.
+        test: the same of test videos; None for 0.
+        seed: of the split in lists and of the order in shards; None for 0.
         by_folder: the lists keep the videos of one sub-folder of a class together.
-        folders, kind: how folders are meant, see :class:`gesta.data.lists.Folder`; of any kind but ``files`` and
-            ``frames`` all videos are copied.
+        folders: how folders are meant in lists and shards, see :class:`gesta.data.lists.Folder`.
+        kind: which are videos, see there; of any kind but ``files`` and ``frames`` all are copied.
         workers: worker processes; by default one per CPU core, 0 for none.
         listed: paths of videos below ``root``, all others are left out; None for all.
         share: only these of the videos; the folder is then a part, see :mod:`gesta.data.shares`.
 
     Raises:
-        GestaError: impossible arguments, no videos, a listed one that is not below the folder, a folder with other
-            files in it or made with other settings, or OpenCV is not installed.
+        GestaError: impossible arguments or some that would not be used, no videos, a listed one that is not below the
+            folder, a folder with other files in it or made with other settings, or OpenCV is not installed.
     """
     begin = time.monotonic()
     source, target = os.path.normpath(root), os.path.normpath(out)
-    settings = EncodeSettings(short_side, codec, fps, frames, flow)
-    _check_numbers(settings, lists, shards, workers)
+    settings = EncodeSettings(short_side, codec or "h264", fps, frames, flow)
+    _check_numbers(settings, lists, shards, workers, codec)
     _check_share(share, lists, shards)
+    meant = None if folders == "auto" else folders
+    how = _list_options(lists, shards, val=val, test=test, seed=seed, by_folder=by_folder or None, folders=meant)
     _check_folders(source, target)
     videos = _videos(source, kind, listed)
-    labels = _labels(source, folders, kind, lists, shards > 0)
-    meant = {name: word for name, word in (("folders", folders), ("kind", kind)) if word != "auto"}
+    labels = _labels(source, kind, how, lists, shards > 0)
     with lock_folder(target):
-        described = settings._asdict() | {"flow": describe_flow()} if flow else settings._asdict()
-        described |= {"shards": shards, **({"seed": seed} if shards else {}), **meant}
         names = [os.path.relpath(video, source) for video in videos]
-        part = _begin(target, described, share, names)
+        part = _begin(target, _described(settings, shards, kind, how), share, names)
         jobs, refused = _plan(source, target, videos, settings)  # of all shares: names are taken in one order
         if share:
             videos = share.take(videos)
             jobs, refused = _of(videos, jobs, refused)
         left_out = [*refused.values()]
-        packing = _Packing(source, target, jobs, shards, seed, labels) if shards else None
+        packing = _Packing(source, target, jobs, shards, how["seed"], labels) if shards else None
         if packing:
             todo, absent = packing.unfinished()
             left_out += absent
         else:
             todo = [job for job in jobs if not os.path.exists(job.target)]
-        outcomes = _make(target, todo, workers, packing, part, refused)
+        outcomes = _make(target, todo, workers, packing, refused)
+        damaged = packing.damaged() if packing else _damaged(jobs, refused)
         left_out += [outcome.remark for outcome in outcomes if not outcome.frames]
         made = sum(outcome.frames > 0 for outcome in outcomes)
-        how: dict[str, Any] = {"val": val, "test": test, "seed": seed, "by_folder": by_folder, "folders": folders}
         made_lists = write_lists(target, **how) if lists else {}
         if part:
-            finish_part(target, part, refused, part.incomplete)
+            copies = [os.path.relpath(job.target, target) for job in jobs if job.source not in refused]
+            finish_part(target, replace(part, copies=copies), refused, damaged)
         return Prepared(
             root=target,
             videos=len(videos),
@@ -185,35 +188,65 @@ def prepare(
             kept=len(videos) - len(left_out) - made,
             frames=sum(outcome.frames for outcome in outcomes),
             left_out=sorted(left_out),
-            damaged=sorted(outcome.remark for outcome in outcomes if outcome.frames and outcome.remark),
-            shards=len(packing.plan) if packing else 0,
+            damaged=sorted(damaged.values()),
+            shards=sum(map(os.path.exists, packing.plan)) if packing else 0,
             lists=made_lists,
             seconds=round(time.monotonic() - begin, 1),
         )
 
 
 def _make(
-    target: str,
-    todo: list[EncodeJob],
-    workers: int | None,
-    packing: _Packing | None,
-    part: Part | None,
-    refused: dict[str, str],
+    target: str, todo: list[EncodeJob], workers: int | None, packing: _Packing | None, refused: dict[str, str]
 ) -> list[Outcome]:
-    """Make the copies; ``refused`` gets the videos without one, ``part`` those whose copy is incomplete."""
+    """Make the copies; ``refused`` gets the videos without one."""
     outcomes: list[Outcome] = []
     for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
         outcomes.append(outcome)
         if not outcome.frames:
             refused[job.source] = outcome.remark
-        elif outcome.remark and part:
-            part.incomplete[job.source] = outcome.remark
-            write_part(target, part)
         if packing:
             packing.finished(job)
     if packing:
         packing.close()
     return outcomes
+
+
+def _damaged(jobs: Sequence[EncodeJob], refused: dict[str, str]) -> dict[str, str]:
+    """Video → a sentence about each whose copy, made now or earlier, lacks frames."""
+    remarks = {job.source: read_remark(job.target) for job in jobs if job.source not in refused}
+    return {source: f"{source}: {remark}" for source, remark in remarks.items() if remark}
+
+
+def _described(settings: EncodeSettings, shards: int, kind: Kind, how: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says: all that the copies and shards depend on; lists are written anew by each call."""
+    described = settings._asdict() | {"shards": shards}
+    if settings.flow:
+        described["flow"] = describe_flow()
+    if shards:
+        described["seed"] = how["seed"]
+    meant = {"folders": how["folders"] if shards else "auto", "kind": kind}
+    return described | {name: word for name, word in meant.items() if word != "auto"}
+
+
+def _list_options(lists: bool, shards: int, **given: Any) -> dict[str, Any]:
+    """The arguments of :func:`gesta.data.lists.write_lists`, of which shards use two; None is what was not given.
+
+    Raises:
+        GestaError: one is given and would not be used, or the fractions are none.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        of_shards = name in ("seed", "folders")
+        if not (lists or (shards and of_shards)):
+            needed = "--lists or --shards" if of_shards else "--lists"
+            raise GestaError(f"--{name.replace('_', '-')} would do nothing; leave it out, or add {needed}")
+    how: dict[str, Any] = {"val": 0.2, "test": 0.0, "seed": 0, "by_folder": False, "folders": "auto"} | given
+    if not (min(how["val"], how["test"]) >= 0 and how["val"] + how["test"] < 1):
+        raise GestaError(
+            f"--val {how['val']:g} and --test {how['test']:g} are fractions of the videos; give numbers from 0 on that "
+            "are together below 1"
+        )
+    return how
 
 
 def _check_share(share: Share | None, lists: bool, shards: int) -> None:
@@ -228,13 +261,15 @@ def _videos(source: str, kind: Kind, listed: Sequence[str] | None) -> list[str]:
     """The videos to be copied; arguments as of :func:`prepare`.
 
     Raises:
-        GestaError: there is none, or a listed one is not below the folder.
+        GestaError: there is none, the folder is one itself, or a listed one is not below the folder.
     """
     videos = find_videos(source) if listed is None else _below(source, listed)
     if kind in ("files", "frames"):
         videos = [video for video in videos if is_video_name(video) is (kind == "files")]
     if not videos:
         raise GestaError(f"{source}: holds no video that is known by its suffix; give the folder that holds them")
+    if source in videos:
+        raise GestaError(f"{source}: is one video as frames, not a folder of videos; give the folder above it")
     return videos
 
 
@@ -270,20 +305,42 @@ def merge_prepared(folders: Sequence[str], parts: Sequence[Part], out: str | os.
         GestaError: a folder that is not new, or parts whose copies are gone.
     """
     check_new_folder(out)
-    for folder, part in zip(folders, parts):
-        if (present := len(find_videos(folder))) != part.answered:
-            raise GestaError(
-                f"{folder}: holds {present} copies, not {part.answered} as its {PART} says; run its command again, or "
-                "remove what is not of it"
-            )
-    with lock_folder(out):
-        for folder in folders:
-            copy_files(folder, out, leave=(MANIFEST,))
-        _write_manifest(os.path.join(out, MANIFEST), parts[0].settings)
+    files = {folder: _files_of(folder, part) for folder, part in zip(folders, parts)}
+    with new_folder(out) as new:
+        for folder, names in files.items():
+            copy_files(folder, new, names)
+        _write_manifest(os.path.join(new, MANIFEST), parts[0].settings)
     return merged(out, parts)
 
 
-def _check_numbers(settings: EncodeSettings, lists: bool, shards: int, workers: int | None) -> None:
+def _files_of(folder: str, part: Part) -> list[str]:
+    """All files of the copies in the folder of a part, and of the remarks about them.
+
+    Raises:
+        GestaError: copies are gone, or not in the folder.
+    """
+    files, absent = list[str](), list[str]()
+    for copy in part.copies:
+        if os.path.isabs(copy) or os.pardir in Path(copy).parts:
+            raise GestaError(f"{folder}: {PART} names {copy[:100]!r}, which is not in it; run its command again")
+        path = os.path.join(folder, copy)
+        found = [copy] if os.path.lexists(path) else []
+        if os.path.isdir(path) and not os.path.islink(path):
+            found = [os.path.join(copy, file.name) for file in list_folder(path).files]
+        if not found:
+            absent.append(copy)
+        files += found
+        if os.path.exists(remark := remark_file(path)):
+            files.append(os.path.relpath(remark, folder))
+    if absent or len(part.copies) != part.answered:
+        raise GestaError(
+            f"{folder}: holds {len(part.copies) - len(absent)} copies, not {part.answered} as its {PART} says"
+            f"{f' ({absent[0]} is missing)' if absent else ''}; run its command again"
+        )
+    return files
+
+
+def _check_numbers(settings: EncodeSettings, lists: bool, shards: int, workers: int | None, codec: str | None) -> None:
     """Refuse settings that make no sense, alone or together."""
     side, fps = settings.short_side, settings.fps
     if side < 16 or side % 2 or (fps is not None and not 0 < fps <= 1000):
@@ -293,12 +350,14 @@ def _check_numbers(settings: EncodeSettings, lists: bool, shards: int, workers: 
     if shards and (settings.frames or lists):
         raise GestaError("shards hold videos with their labels; leave --frames and --lists out, or --shards")
     if settings.flow:
-        others = {"frames": settings.frames, "lists": lists, "shards": shards, "codec hevc": settings.codec == "hevc"}
+        others = {"frames": settings.frames, "lists": lists, "shards": shards, "codec": codec}
         if useless := next((name for name, given in others.items() if given), ""):
             raise GestaError(
                 f"--flow makes folders of images, which belong to the videos and their lists; leave --{useless} out"
             )
         require_opencv()
+    if settings.frames and codec:
+        raise GestaError("--codec is of video files, and --frames makes images; leave one of them out")
 
 
 def _check_folders(source: str, target: str) -> None:
@@ -319,11 +378,10 @@ def _of(
 
 
 def _begin(target: str, settings: dict[str, Any], share: Share | None, names: Sequence[str]) -> Part | None:
-    """Claim the folder; with a share as its part, with what an earlier call has written of damaged videos."""
+    """Claim the folder; with a share as its part."""
     part = describe_part("prepare", share, names, settings) if share else None
-    before = check_part(target, part)
+    check_part(target, part)
     if part:
-        part = replace(part, incomplete=before.incomplete if before else {})
         write_part(target, part)
     _claim(target, settings)
     return part
@@ -336,7 +394,7 @@ def _claim(target: str, settings: dict[str, Any]) -> None:
     if os.path.lexists(path):
         saved = read_json(path, dict[str, Any], remedy=f"choose another folder, or delete {target}")
     if saved is None:
-        if any(name not in (LOCK, PART) for name in os.listdir(target)):
+        if any(name not in (LOCK, PART) and not is_part(name) for name in os.listdir(target)):
             raise GestaError(f"{target} is not empty and was not made by gesta data prepare; choose a new folder")
         _write_manifest(path, settings)
     elif saved != settings:
@@ -408,7 +466,8 @@ class _Packing:
             absent = _absent(shard, parts, self.source)
             if absent is not None:
                 left_out += [
-                    f"{name}: is not in {shard}, as it could not be read; delete that to try again" for name in absent
+                    f"{name}: is not in {shard}, as it could not be read then, or is new; delete that to try again"
+                    for name in absent
                 ]
                 continue
             missing = [job for job in parts if not os.path.exists(job.target)]
@@ -425,6 +484,19 @@ class _Packing:
         self._missing[shard] -= 1
         if not self._missing[shard]:
             _pack(shard, self.plan[shard], self.source, self.labels)
+
+    def damaged(self) -> dict[str, str]:
+        """Video → a sentence about each whose copy in a shard, written now or earlier, lacks frames."""
+        remarks: dict[str, str] = {}
+        for shard, parts in self.plan.items():
+            path = remark_file(shard)
+            if not (os.path.exists(shard) and os.path.exists(path)):
+                continue
+            said = read_json(path, dict[str, str], remedy="remove the file")
+            for job in parts:
+                if remark := said.get(os.path.relpath(job.source, self.source)):
+                    remarks[job.source] = f"{job.source}: {remark}"
+        return remarks
 
     def close(self) -> None:
         """Remove the folder of parts and write the class names."""
@@ -488,13 +560,25 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
         label = {"label": labels[folders[0]]} if folders and folders[0] in labels else {}
         samples.append((f"{number:06d}", job.target, {"name": name, **label}))
     make_folder(os.path.dirname(shard))
+    remarks = {note["name"]: remark for _, copy, note in samples if (remark := read_remark(copy))}
+    if remarks:
+        write_text(remark_file(shard), json.dumps(remarks, indent=2) + "\n")
+    else:
+        remove(remark_file(shard))  # of an earlier shard of this name
     write_shard(shard, samples)
     for job in made:
         os.remove(job.target)
+        remove(remark_file(job.target))
 
 
-def _labels(root: str, folders: Folders, kind: Kind, lists: bool, shards: bool) -> dict[str, int]:
+def _labels(root: str, kind: Kind, how: dict[str, Any], lists: bool, shards: bool) -> dict[str, int]:
     """Number of each class, if the folder has a folder per class and labels are asked for.
+
+    Args:
+        root: folder of the videos.
+        kind: see :func:`prepare`.
+        how: the lists are made, see :func:`_list_options`.
+        lists, shards: whether they are made.
 
     Raises:
         GestaError: its folders may be meant in two ways, or lists cannot hold its names. That must be known before the
@@ -502,9 +586,9 @@ def _labels(root: str, folders: Folders, kind: Kind, lists: bool, shards: bool) 
     """
     if not (lists or shards) or (shards and not list_folder(root).folders):
         return {}
-    data = Folder(root=root, folders=folders, kind=kind)
+    data = Folder(root=root, kind=kind, **{name: how[name] for name in ("val", "test", "seed", "folders")})
     if lists:
-        list_texts(data)
+        list_texts(data, how["by_folder"])
     classes_text(data)
     for split in SPLITS:
         data.records(split)

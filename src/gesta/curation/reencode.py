@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from PIL import Image
 
 from gesta.errors import DecodeError, VideoError
-from gesta.files import DISK_FAULTS, make_folder, refusal, temporary_for
+from gesta.files import DISK_FAULTS, make_folder, refusal, remove, temporary_for, write_text
 from gesta.video.boundary import decoding
 from gesta.video.clock import FALLBACK_FPS, timed_frames
 from gesta.video.container import last_error, open_video, read_packets, set_threads, undecodable
@@ -71,8 +72,29 @@ class TimedFrame(NamedTuple):
     times: int = 1
 
 
+def remark_file(target: str) -> str:
+    """The hidden file beside a copy (or a shard) that says what is wrong with it, if something is."""
+    folder, name = os.path.split(target)
+    if len(os.fsencode(name)) > 200:  # file systems have names of 255 bytes at most
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return os.path.join(folder, f".{name}.remark")
+
+
+def read_remark(target: str) -> str:
+    """What :func:`remark_file` of a copy says; empty if there is none."""
+    try:
+        with open(remark_file(target), encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
 def prepare_one(job: EncodeJob) -> Outcome:
-    """Write one video; it appears under its name complete or not at all."""
+    """Write one video; it appears under its name complete or not at all.
+
+    What is wrong with a copy is written before it appears, so that a process that is killed in between leaves no
+    damaged copy that counts as whole.
+    """
     damage: list[Exception] = []
     try:
         make_folder(os.path.dirname(job.target))
@@ -92,16 +114,17 @@ def prepare_one(job: EncodeJob) -> Outcome:
                 written = _write_video(str(part), timed_frames, info, job.settings)
             if not written:
                 raise undecodable(job.source, last_error(damage))
+            remark = f"{len(damage)} damaged packets, {written} frames are left; get a better copy" if damage else ""
+            if remark:
+                write_text(remark_file(job.target), f"{remark}\n")
+            else:
+                remove(remark_file(job.target))  # of an earlier, damaged copy
     except VideoError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in DISK_FAULTS:  # which every further video would meet
             raise refusal(job.target, cause) from None
         return Outcome(0, str(error))
-    if damage:
-        return Outcome(
-            written, f"{job.source}: {len(damage)} damaged packets, {written} frames are left; get a better copy"
-        )
-    return Outcome(written)
+    return Outcome(written, f"{job.source}: {remark}" if remark else "")
 
 
 # --- decoding --------------------------------------------------------------------------------------------------------

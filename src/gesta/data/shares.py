@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +62,7 @@ class Part:
         finished: whether the share is done.
         failed: of this share, video → why there is no result.
         incomplete: of this share, video → what is missing in its result.
+        copies: of a finished share of ``prepare``, the files or folders of the copies, as named below the folder.
     """
 
     verb: Literal["predict", "features", "prepare"]
@@ -73,6 +74,7 @@ class Part:
     finished: bool = False
     failed: _Sentences = field(default_factory=dict)
     incomplete: _Sentences = field(default_factory=dict)
+    copies: list[str] = field(default_factory=list)
 
     @property
     def answered(self) -> int:
@@ -271,39 +273,36 @@ def merged(out: str | os.PathLike[str], parts: Sequence[Part]) -> Merged:
 
 
 def check_new_folder(folder: str | os.PathLike[str]) -> None:
-    """Refuse a folder with something in it.
+    """Refuse a folder with something in it, and one that no other folder can replace.
 
     Raises:
         GestaError: see above.
     """
+    if os.path.ismount(folder):
+        raise GestaError(f"{folder}: is where a disk is mounted; give a new folder in it with --out")
     if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise GestaError(f"{folder}: is not a new or empty folder; choose another with --out")
 
 
-def copy_files(source: str | os.PathLike[str], target: str | os.PathLike[str], leave: Collection[str]) -> None:
-    """Give all files below a folder the same names below another one: as links to the same data where the disk can.
+def copy_files(source: str | os.PathLike[str], target: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Give files below a folder the same names below another one: as links to the same data where the disk can.
 
     Args:
         source: folder of a part.
         target: the other folder.
-        leave: names in ``source`` itself that are left out, besides hidden ones and ``part.json``.
+        names: of the files, relative to the folders.
 
     Raises:
         GestaError: a file that is there already, a link, or one that cannot be written.
     """
-    for parent, folders, names in os.walk(source):
-        inside = os.path.relpath(parent, source)
-        if inside == os.curdir:
-            names = [name for name in names if name not in {PART, *leave}]
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            path, copy = os.path.join(parent, name), os.path.normpath(os.path.join(target, inside, name))
-            if os.path.islink(path) or not os.path.isfile(path):
-                raise GestaError(f"{path}: is a link or a device, which no part holds; put the file itself there")
-            if os.path.lexists(copy):
-                raise GestaError(f"{path}: is {copy} of another part, too; compute the parts again")
-            make_folder(os.path.dirname(copy))
-            _link_or_copy(path, copy)
+    for name in names:
+        path, copy = os.path.join(source, name), os.path.join(target, name)
+        if os.path.islink(path) or not os.path.isfile(path):
+            raise GestaError(f"{path}: is a link or a device, which no part holds; put the file itself there")
+        if os.path.lexists(copy):
+            raise GestaError(f"{path}: another part holds a file of this name, too; compute the parts again")
+        make_folder(os.path.dirname(copy))
+        _link_or_copy(path, copy)
 
 
 def _link_or_copy(path: str, copy: str) -> None:

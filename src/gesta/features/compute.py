@@ -29,9 +29,9 @@ from gesta.data.shares import (
 from gesta.errors import GestaError
 from gesta.evaluation.scoring import protocol
 from gesta.features.extract import FeatureKind, VideoFeatures, extract
-from gesta.features.folder import DESCRIPTION, INDEX, Entry, FeatureFolder, Format, describe, source_hash
+from gesta.features.folder import Entry, FeatureFolder, Format, describe, source_hash
 from gesta.features.windows import Windows, check_windows, extract_windows
-from gesta.files import lock_folder, remove_parts
+from gesta.files import lock_folder, new_folder, remove_parts
 from gesta.model import VideoModel
 from gesta.prediction.predict import find_sources, record_of
 from gesta.prediction.timeline import is_live
@@ -248,10 +248,10 @@ def merge_features(folders: Sequence[str], parts: Sequence[Part], out: str | os.
                 f"{folder}: holds the features of {present} videos, not of {part.answered} as its {PART} says; compute "
                 "the part again"
             )
-    with lock_folder(out):
-        target = FeatureFolder(out, description)
-        for folder in folders:
-            copy_files(folder, out, leave=(DESCRIPTION, INDEX))
+    with new_folder(out) as new:
+        target = FeatureFolder(new, description)
+        for folder, source in sources.items():
+            copy_files(folder, new, source.entries)
         target.entries = {file: entry for source in sources.values() for file, entry in source.entries.items()}
         target.write_description()
         target.tidy()
