@@ -53,6 +53,12 @@ def test_maps_and_models(make_video: Callable[..., Path], monkeypatch: pytest.Mo
     assert "28 assignments a clip" in lines[5]
 
 
+def test_one_model_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "align", "--model", "ata_timesformer_tiny", "--checkpoint", "runs/mine"])
+    assert "--checkpoint runs/mine is measured instead of --model" in capsys.readouterr().err
+
+
 def test_large_maps_are_measured_in_tiles_too() -> None:
     cell = measure_alignment(edges=(30,), frames=(2,), device="cpu", seconds=0.0).routes[0]
     assert cell.tiles is not None and cell.tiles < cell.ours

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from av.video.reformatter import VideoReformatter
 
-from gesta.bench import loading
+from gesta.bench import loading, timing
 from gesta.bench.loading import DecodeOnlyClips, advise, make_videos, measure_loading
 from gesta.bench.model import measure_model
+from gesta.cli import main
 from gesta.data.batch import Batch
 from gesta.data.samples import TrainingClips
-from gesta.errors import GestaError
+from gesta.errors import BrokenOffError, GestaError
 from gesta.model import ClipSpec
 from gesta.models import model_config
 from gesta.recipe import TrainConfig
@@ -76,6 +78,29 @@ def test_records_and_training_settings_are_used(
     assert set(shapes) == {(4, 3, 4, 3, 32, 32), (4, 3, 0)}  # clips, and those that are decoded only
 
 
+def test_a_video_that_breaks_off_is_left_out_and_replaced_ones_are_named(
+    make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, half, short = (str(make_video(f"{name}.mp4")) for name in ("good", "half", "short"))
+    decoded = loading.stream
+
+    def breaking_off(source: str, **options: Any) -> Iterator[Any]:
+        yield next(decoded(source, **options))
+        if source == half:
+            raise BrokenOffError(f"{half}: breaks off")
+        yield from decoded(source, **options)
+
+    monkeypatch.setattr(loading, "stream", breaking_off)
+    records = [Record(path=path, name=path, label=0) for path in (half, good)]
+    records.append(Record(path=short, name=short, label=0, start=500, end=600))  # it has 24 frames
+    speed = measure_loading(records, clip=CLIP, workers=[0], device="cpu", seconds=0.1)
+    assert speed.videos == 1 and min(speed.decode_fps, speed.convert_fps, speed.clips_per_s[0]) > 0
+    assert len(speed.unreadable) == 2 and speed.unreadable[0] == f"{half}: breaks off"
+    assert speed.unreadable[1].startswith(f"{short}: has 24 frames")
+    with pytest.raises(GestaError, match=r"to its end, the last one: .*half\.mp4: breaks off"):
+        measure_loading(records[:1], clip=CLIP, workers=[0], device="cpu", seconds=0.1)
+
+
 def test_nothing_to_measure_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(GestaError, match="no readable video"):
         measure_loading(tmp_path, seconds=0.1)
@@ -132,6 +157,36 @@ def test_a_model_is_measured() -> None:
     assert "3 x 4 x 32 x 32" in str(found) and "clips/s" in str(found)
     with pytest.raises(GestaError, match="at least one"):
         measure_model(config, batch=0)
+
+
+def test_clips_of_several_streams_are_named_as_they_are() -> None:
+    config = model_config("fusion_tiny", num_classes=3)
+    config.clip.frames, config.clip.size = 4, 32
+    assert f"clips of {3 * len(config.clip.streams)} x 4 x 32 x 32" in str(
+        measure_model(config, batch=1, device="cpu", seconds=0.0)
+    )
+
+
+def test_a_batch_without_clips_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "model", "r3d_tiny", "--batch", "0"])
+    assert "--batch: 0 is less than 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "durations", "fastest"), [(0.0, [3.0], 3.0), (10.0, [3.0, 5.0, 4.0], 4.0), (3.5, [3.0, 5.0], 5.0)]
+)
+def test_a_first_run_counts_only_where_there_is_no_other(
+    seconds: float, durations: list[float], fastest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It pays for what is loaded on first use, and may be the fastest by chance only."""
+    clock, waiting = [0.0], list(durations)
+
+    def work() -> None:
+        clock[0] += waiting.pop(0)
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    assert timing.fastest_run(work, seconds) == fastest and not waiting
 
 
 def test_several_label_spaces_and_autocast_are_measured() -> None:

@@ -91,6 +91,7 @@ def test_each_clip_takes_what_its_backward_pass_keeps() -> None:
 def test_what_fits_is_what_a_step_of_so_many_clips_takes(checkpointing: bool) -> None:
     setting = Setting(frames=4, checkpointing=checkpointing, lora=False)
     row = _row(TINY, setting, "bf16-mixed", None, (2,))
+    assert row is not None
     config = replace(TINY, activation_checkpointing=checkpointing)
     peak = step_memory(config, row.clips[2], precision="bf16-mixed").backward
     assert 0.97 * 2**30 < peak <= 2**30  # a GiB is left to the driver
@@ -112,7 +113,30 @@ def test_a_card_with_room_for_one_clip_promises_no_more_than_that_clip_shows(mon
 
     monkeypatch.setattr(memory, "step_memory", one_clip_fits)
     row = _row(TINY, Setting(frames=4, checkpointing=False, lora=False), "32-true", CPU, (3, 4, 8))
-    assert row.clips == {3: 0, 4: 1, 8: 2} and row.each == 3 * 2**30
+    assert row is not None and row.clips == {3: 0, 4: 1, 8: 2} and row.each == 3 * 2**30
+
+
+def test_what_does_not_fit_the_card_that_measures_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small_card(config: ViTConfig, clips: int, **_: object) -> StepMemory:
+        if not config.activation_checkpointing:
+            raise torch.OutOfMemoryError
+        return StepMemory(backward=clips * 2**30, update=2**30)
+
+    monkeypatch.setattr(memory, "step_memory", small_card)
+    monkeypatch.setattr(memory, "choose_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a small card")
+    table = measure_memory(TINY, "tiny")
+    assert [(row.setting.lora, row.setting.checkpointing) for row in table.rows] == [(False, True), (True, True)]
+    remark = "left out: 4 frames, all weights: not one clip fits; compute it with --device cpu"
+    assert table.remarks[0] == remark and len(table.remarks) == 2 and "0.00 GiB" not in str(table)
+    with pytest.raises(GestaError, match="4 frames, all weights: not one clip fits"):
+        monkeypatch.setattr(memory, "step_memory", lambda *_, **__: small_card(TINY, 1))
+        measure_memory(TINY, "tiny")
+
+
+def test_sizes_of_cards_are_checked() -> None:
+    with pytest.raises(GestaError, match="--sizes of cards"):
+        measure_memory(TINY, "tiny", sizes=(8, -8))
 
 
 def test_models_that_cannot_be_computed_say_so() -> None:

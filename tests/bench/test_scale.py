@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 
 from gesta.bench.memory import step_memory
@@ -33,3 +36,11 @@ def test_the_figures_add_up() -> None:
     assert "| 4 | fsdp, checkpointing | " in str(table)
     with pytest.raises(GestaError, match="--rate is measured"):
         estimate_scale(TINY, "tiny", rate=1.0, share=0.5)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"gpus": (8, -8)}, {"gpus": (0,)}, {"per_node": 0}, {"batch": 0}, {"rate": math.nan}, {"link": 0.0}]
+)
+def test_numbers_that_are_not_above_0_are_refused(numbers: dict[str, Any]) -> None:
+    with pytest.raises(GestaError, match="give such numbers"):
+        estimate_scale(TINY, "tiny", **numbers)

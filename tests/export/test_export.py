@@ -20,13 +20,16 @@ from gesta.bench.model import measure_exported
 from gesta.checkpoint import METADATA_KEY, TrainedModel, save_model
 from gesta.checkpoint.exported import Exported, load_exported
 from gesta.cli import main
-from gesta.config import replace
+from gesta.config import config, replace
+from gesta.data.lists import Folder
 from gesta.errors import GestaError
 from gesta.export.assignment import DOMAIN, add_functions
 from gesta.export.fastest import NOTE, measure_run, with_fastest
-from gesta.export.promises import BEGIN, END, KINDS, keep_promise, promised_models
-from gesta.export.write import description, differences, export, made_views
+from gesta.export.promises import BEGIN, END, KINDS, keep_promise, make_promises, promised_models
+from gesta.export.write import description, differences, export, made_views, spread_indices, views_of_data
+from gesta.model import ClipSpec, ModelConfig, VideoModel
 from gesta.models import list_models, model_config
+from gesta.recipe import EvaluateConfig
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -260,6 +263,62 @@ def test_a_run_is_exported_scored_and_quantised_by_commands(
     assert page.read_text().count("| `") == 4 and page.read_text().endswith(f"{END}\nafter\n")
 
 
+def test_clips_of_data_are_of_all_classes(make_video: Video, tmp_path: Path) -> None:
+    assert spread_indices(100, 4) == [0, 25, 50, 75, 12, 37, 62, 87]
+    assert spread_indices(5, 4) == [0, 1, 2, 3, 4] and spread_indices(0, 4) == []
+    assert sorted(spread_indices(8, 4)) == [*range(8)]
+    for i in range(6):
+        make_video(f"v/bright/{i}.mp4", frames=4, shade=150)
+        make_video(f"v/dark/{i}.mp4", frames=4)
+    (tmp_path / "v/bright/0.mp4").write_bytes(b"nothing")
+    data = Folder(root=str(tmp_path / "v"), val=0.0)
+    views = views_of_data(data, ClipSpec(frames=2, stride=1, size=16), EvaluateConfig(), 2, "train")
+    assert [view.float().mean() > 100 for view in views] == [False, True]  # the first of all cannot be read
+
+
+@config
+class OutsideConfig(ModelConfig):
+    """A model of somebody else's code."""
+
+    def build(self) -> VideoModel:
+        return Outside(self)
+
+    @property
+    def summary(self) -> str:
+        return "outside"
+
+
+class Outside(VideoModel):
+    def __init__(self, config: OutsideConfig) -> None:
+        super().__init__(config)
+        self.head = torch.nn.Linear(3, 2)
+
+    def forward(self, video: torch.Tensor, with_losses: bool = False) -> Any:
+        return self.head(video.mean((2, 3, 4)))
+
+
+def test_a_model_of_trusted_code_is_exported_and_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = OutsideConfig(classes=2, clip=ClipSpec(frames=2, size=16)).build().eval()
+    save_model(tmp_path / "best.safetensors", network, ["a", "b"])
+
+    def run(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            main([*words])
+        shown = capsys.readouterr()
+        return shown.out + shown.err
+
+    monkeypatch.setattr("gesta.export.fastest.fastest_run", lambda work, seconds: 1.0)
+    for words in (["export", str(tmp_path), "--to", "torch"], ["bench", "model", str(tmp_path)]):
+        assert "pass --trust-code" in run(*words)
+        assert "differ by" in run(*words, "--trust-code")
+    exported = str(tmp_path / "best.pt2")
+    assert "pass --trust-code" in run("bench", "model", exported)
+    monkeypatch.setattr("gesta.bench.model.seconds_per_step", lambda *_: (1.0, 1.0))
+    assert "forward" in run("bench", "model", exported, "--trust-code", "--batch", "1")
+
+
 # --- the table of promises -------------------------------------------------------------------------------------------
 
 
@@ -282,8 +341,14 @@ def test_every_row_of_the_table_holds(name: str, kind: Any, tmp_path: Path) -> N
     assert promise.difference is not None and promise.difference <= 1e-4, promise.refusal
 
 
+def test_a_misspelt_model_is_refused_before_others_are_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gesta.export.promises.keep_promise", lambda *_, **__: pytest.fail("exported"))
+    with pytest.raises(GestaError, match="r3d_tny"):
+        make_promises(["r3d_tiny", "r3d_tny"])
+
+
 def test_predictions_take_the_fastest_way_as_long_as_it_has_the_same_weights(
-    model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(tmp_path / "best.safetensors", model.model, model.classes)
     export(gesta.load(tmp_path), tmp_path / "model.pt2")
@@ -291,6 +356,14 @@ def test_predictions_take_the_fastest_way_as_long_as_it_has_the_same_weights(
     assert speed.clips_per_s.keys() == {"torch", "model.pt2"} and speed.differences["model.pt2"] < 1e-5
     note = json.loads((tmp_path / NOTE).read_text())
     assert note["file"] == ("" if speed.best == "torch" else "model.pt2")
+
+    for difference in (1e-3, math.nan):  # of a file with other scores, though it names the same weights
+        with monkeypatch.context() as patch:
+            patch.setattr("gesta.export.write.differences", lambda *_, found=difference: (found, 1.0))
+            other_scores = measure_run(gesta.load(tmp_path), seconds=0.01)
+        assert other_scores.best == "torch" and [*other_scores.clips_per_s] == ["torch"]
+        assert f"its scores differ by {difference:.2g} from" in other_scores.left_out["model.pt2"]
+        assert json.loads((tmp_path / NOTE).read_text())["file"] == ""
 
     (tmp_path / NOTE).write_text(json.dumps(note | {"file": "model.pt2"}))
     fast = with_fastest(gesta.load(tmp_path), "cpu", "32-true")

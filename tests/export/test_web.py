@@ -11,6 +11,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -103,9 +104,40 @@ def test_what_cannot_be_a_page_is_refused(
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(GestaError, match=r"npm.* is not installed; .* npm pack onnxruntime-web@.*--onnxruntime-web"):
         onnxruntime_web()
+    features = TrainedModel(model=model_config("r3d_tiny", num_classes=0).build(), classes=[], metadata={})
+    with pytest.raises(GestaError, match="gives features"):  # before npm is asked
+        export_web(features, tmp_path / "page")
     with pytest.raises(GestaError, match="is there already"):
         export_web(colours, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [package.name]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_a_session_that_computes_otherwise_is_released(tmp_path: Path) -> None:
+    """With a stand-in for onnxruntime-web, whose first backend gives other scores."""
+    (tmp_path / "ort").mkdir()
+    for name, score in (("webgpu", 2), ("wasm", 1)):
+        (tmp_path / f"ort/ort.{name}.min.mjs").write_text(
+            f"""export const env = {{ wasm: {{}} }};
+            export class Tensor {{}}
+            const run = async () => ({{ y: {{ data: [{score}] }} }});
+            const release = async () => self.released.push("{name}");
+            export const InferenceSession = {{
+              create: async () => ({{ inputNames: ["x"], outputNames: ["y"], run, release }}) }};"""
+        )
+    shutil.copy(PAGE / "recogniser.js", tmp_path / "recogniser.mjs")
+    (tmp_path / "test.mjs").write_text(
+        """globalThis.self = Object.assign(globalThis, { released: [] });
+        const navigator = { gpu: { requestAdapter: async () => ({}) } };
+        Object.defineProperty(globalThis, "navigator", { value: navigator });
+        const show = (result) => console.log(JSON.stringify(result));
+        self.postMessage = ({ answer, error }) => show([answer?.backend ?? error, self.released]);
+        await import("./recogniser.mjs");
+        const given = { clip: { frames: 1, size: 1 }, check: [1] };
+        self.onmessage({ data: { id: 0, base: new URL(".", import.meta.url).href, given } });"""
+    )
+    done = subprocess.run(["node", tmp_path / "test.mjs"], capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout) == ["wasm", ["webgpu"]], done.stderr
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
@@ -135,10 +167,10 @@ def model() -> TrainedModel:
     return TrainedModel(model=network.eval(), classes=CLASSES, metadata={"licence": "cc-by-4.0"})
 
 
-def film(path: Path, colours: list[int], codec: str, pixels: str) -> Path:
-    """A video in which a grey square moves before one colour after the other: 25 frames per second."""
+def film(path: Path, colours: list[int], codec: str, pixels: str, rate: int = 25) -> Path:
+    """A video in which a grey square moves before one colour after the other."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
+        stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = 160, 120, pixels
         for i, colour in enumerate(colours):
             image = np.full((120, 160, 3), 50, np.uint8)
@@ -178,9 +210,11 @@ def served(folder: Path) -> Iterator[http.server.HTTPServer]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:  # else the thread keeps the process alive after a test that fails
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +223,7 @@ def server(folder: Path) -> Iterator[http.server.HTTPServer]:
         yield server
 
 
+RECOGNISED = "document.querySelector('#state').textContent.endsWith('is recognised.')"
 READY = "document.querySelector('#state')?.textContent.startsWith('Ready')"
 
 
@@ -250,6 +285,66 @@ class TestPage:
         for theirs, one in zip(json.loads(ours["json"][1]), json.loads(ours["json"][0]), strict=True):
             assert theirs.keys() == one.keys() and theirs["start"] == pytest.approx(one["start"], abs=0.01)
             assert [label["class"] for label in theirs["labels"]] == [label["class"] for label in one["labels"]]
+
+    def test_a_file_is_watched_once_it_is_recognised(self, page: Browser, clip: Path) -> None:
+        """And seeks of others, as by a keyboard's keys for media, do not put wrong frames into windows."""
+        table = "[...document.querySelectorAll('#segments tr')].map((row) => row.textContent)"
+        page.choose("#file", clip)
+        page.wait_for(RECOGNISED)
+        expected = page.evaluate(table)
+        assert len(expected) == 2 and "green" in expected[0]
+        page.evaluate(
+            """{
+            const [video, state] = ["video", "#state"].map((name) => document.querySelector(name));
+            window.seeks = 0;
+            window.offered = [];
+            video.onseeking = () => {
+              if (!state.textContent.includes("%")) return;
+              window.offered.push(video.controls || document.querySelectorAll("#segments button:enabled").length > 0);
+              if (window.seeks < 12 && window.seeks++ % 2 === 0) video.currentTime = 3; // blue
+            };
+            }"""
+        )
+        page.choose("#file", clip)
+        page.wait_for(f"window.seeks === 12 && {RECOGNISED}")
+        page.evaluate("document.querySelector('video').onseeking = null")
+        assert page.evaluate(table) == expected
+        assert page.evaluate("window.offered.length > 12 && !window.offered.includes(true)")
+        assert page.evaluate("document.querySelector('video').controls")
+        page.evaluate("document.querySelectorAll('#segments button')[1].click()")
+        assert page.evaluate("document.querySelector('video').currentTime") > 0.3
+
+    def test_frames_that_come_late_do_not_change_the_frame_rate(
+        self, page: Browser, model: TrainedModel, tmp_path: Path
+    ) -> None:
+        slow = film(tmp_path / "slow.mp4", [1] * 8 + [2] * 32, "libx264", "yuv420p", rate=10)
+        expected = list(gesta.timeline(model, slow))
+        page.evaluate(
+            """{
+            const own = (window.own = HTMLVideoElement.prototype.requestVideoFrameCallback);
+            let asked = 0;
+            HTMLVideoElement.prototype.requestVideoFrameCallback = function (callback) {
+              setTimeout(() => own.call(this, callback), asked++ ? 0 : 1500);
+            };
+            window.hide = (hidden) => {
+              Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+              document.dispatchEvent(new Event("visibilitychange"));
+            };
+            window.hide(true);
+            }"""
+        )
+        page.choose("#file", slow)
+        page.wait_for("document.querySelector('#state').textContent === 'slow.mp4 waits until this tab is shown.'")
+        page.evaluate("window.hide(false)")
+        page.wait_for("document.querySelector('#state').textContent === 'slow.mp4: waiting for its first pictures …'")
+        page.wait_for(RECOGNISED)
+        page.evaluate(
+            "delete document.hidden; HTMLVideoElement.prototype.requestVideoFrameCallback = window.own; undefined"
+        )
+        page.downloads(tmp_path)
+        page.evaluate("document.querySelector('#csv').click()")
+        write([dataclasses.replace(p, path="slow.mp4") for p in expected], "csv", out := io.StringIO())
+        assert near(out.getvalue(), wait_for_file(tmp_path / "slow.csv"))
 
     def test_names_of_classes_are_text_and_nothing_goes_elsewhere(
         self, page: Browser, server: http.server.HTTPServer
@@ -326,7 +421,7 @@ def test_webgpu_gives_the_scores_of_the_model(folder: Path, tmp_path: Path) -> N
         (wrong / "model.json").write_text(json.dumps(description))
     with served(wrong) as server, Browser(tmp_path) as browser:
         browser.open(f"http://localhost:{server.server_port}/")
-        browser.wait_for("!document.querySelector('#problem').hidden", 300)
+        browser.wait_for("document.querySelector('#problem')?.hidden === false", 300)
         assert "on wasm the scores differ from the model's by" in text(browser, "#problem")
         assert browser.evaluate("document.querySelector('#camera').disabled")
 

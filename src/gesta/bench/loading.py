@@ -21,8 +21,10 @@ from torch import Tensor
 
 from gesta.bench.timing import describe, synchronize
 from gesta.config import replace
+from gesta.data.batch import Failure
 from gesta.data.loader import Loader, training_batches
 from gesta.data.samples import TrainingClips, TrainingDraws, read_record_frames
+from gesta.data.transforms import training_short_side
 from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec, to_clips
 from gesta.processes import choose_device, loader_workers
@@ -51,7 +53,7 @@ class LoadingSpeed:
 
     Attributes:
         videos: number of those that were measured.
-        unreadable: sentences about those that were left out.
+        unreadable: sentences about those that were left out, or that the loader replaced by others.
         source: median width x height, frames and codec of the videos.
         clip_text: the clips that are loaded, in words.
         cpu_cores: usable ones.
@@ -144,24 +146,25 @@ def measure_loading(
     clip, chosen_device = clip or ClipSpec(), choose_device(device)
     train = train or TrainConfig(batch_size=8)
     records, unreadable, source, short_side = _readable(root)
+    needed = training_short_side(train.augment, clip.size)
+    decode_fps, convert_fps = (_decoding_rate(records, side, seconds, unreadable) for side in (None, needed))
+    records = [record for record in records if record.path not in unreadable]
     train = replace(train, batch_size=min(train.batch_size, len(records)), accumulate=1, balanced=False)
     dataset = TrainingClips(records, clip, train, ["any"])
     cpu_cores = loader_workers(-1)
     if workers is None:
         workers = [0, *(2**i for i in range(cpu_cores.bit_length()) if 2**i <= cpu_cores)]
-    decode_fps = _decoding_rate(records, None, seconds)
-    convert_fps = _decoding_rate(records, dataset.short_side, seconds)
-    milliseconds = _stage_milliseconds(dataset, chosen_device, seconds)
+    milliseconds = _stage_milliseconds(dataset, chosen_device, seconds, unreadable)
     decode_only = DecodeOnlyClips(records, clip, train, ["any"])
     decode_only_clips_per_s, clips_per_s = {}, {}
     for n in workers:  # alternating, so that another program that runs meanwhile slows both
-        decode_only_clips_per_s[n] = _loading_rate(decode_only, n, seconds)
-        clips_per_s[n] = _loading_rate(dataset, n, seconds)
+        decode_only_clips_per_s[n] = _loading_rate(decode_only, n, seconds, unreadable)
+        clips_per_s[n] = _loading_rate(dataset, n, seconds, unreadable)
     bottleneck = max(milliseconds, key=lambda stage: milliseconds[stage])
     sampling = f"stride {clip.stride}" if clip.sampling == "dense" else "uniform"
     return LoadingSpeed(
-        videos=len(records),
-        unreadable=unreadable,
+        videos=sum(record.path not in unreadable for record in records),
+        unreadable=list(unreadable.values()),
         source=source,
         clip_text=f"{clip.frames} frames ({sampling}) of {clip.size} x {clip.size}",
         cpu_cores=cpu_cores,
@@ -172,7 +175,7 @@ def measure_loading(
         decode_only_clips_per_s=decode_only_clips_per_s,
         device=describe(chosen_device),
         bottleneck=bottleneck,
-        advice=advise(bottleneck, clips_per_s, short_side, dataset.short_side),
+        advice=advise(bottleneck, clips_per_s, short_side, needed),
     )
 
 
@@ -200,19 +203,19 @@ def make_videos(folder: Path, count: int = 16, frames: int = 150, size: tuple[in
             container.mux(video.encode())
 
 
-def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Record], list[str], str, int]:
-    """Some records, sentences about unreadable ones, a description of the median video, its short side in pixels."""
+def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Record], dict[str, str], str, int]:
+    """Some records, path → sentence of unreadable ones, a description of the median video, its short side in pixels."""
     if isinstance(root, str | os.PathLike):
         listing, listed = os.fspath(root), [Record(path=path, name=path, label=0) for path in find_videos(root)]
     else:
         listing, listed = "the list", [dataclasses.replace(record, label=0) for record in root]
-    records, unreadable, infos = [], [], []
+    records, unreadable, infos = [], {}, []
     for record in listed[:: max(1, math.ceil(len(listed) / MAX_VIDEOS))]:
         try:
             infos.append(probe(record.path, shows=record.shows))
             records.append(record)
         except VideoError as error:
-            unreadable.append(str(error))
+            unreadable[record.path] = str(error)
     if not records:
         raise GestaError(
             f"{listing}: no readable video to measure with; give a folder of videos, or none to generate some"
@@ -223,21 +226,35 @@ def _readable(root: str | os.PathLike[str] | Sequence[Record]) -> tuple[list[Rec
     return records, unreadable, description, min(median.width, median.height)
 
 
-def _decoding_rate(records: Sequence[Record], short_side: int | None, seconds: float) -> float:
-    """Frames per second of sequential decoding; without ``short_side`` only one frame in fifty is converted."""
-    frames, begin = 0, time.perf_counter()
-    for record in itertools.cycle(records):
-        last = -1
-        for frame in stream(record.path, short_side=short_side, step=1 if short_side else 50):
-            last = frame.index
-            if time.perf_counter() - begin > seconds:
-                break
-        else:
-            last = last if short_side else probe(record.path).frames - 1
-        frames += last + 1
-        if time.perf_counter() - begin > seconds:
-            return frames / (time.perf_counter() - begin)
-    raise AssertionError("cycle() does not end")
+def _decoding_rate(
+    records: Sequence[Record], short_side: int | None, seconds: float, unreadable: dict[str, str]
+) -> float:
+    """Frames per second of sequential decoding; without ``short_side`` only one frame in fifty is converted.
+
+    A video that breaks off counts neither with its frames nor with its time, and is named in ``unreadable``.
+    """
+    frames, elapsed = 0, 0.0
+    left = [record for record in records if record.path not in unreadable]
+    while left:
+        for record in left:
+            begin, last = time.perf_counter(), -1
+            try:
+                for frame in stream(
+                    record.path, short_side=short_side, step=1 if short_side else 50, shows=record.shows
+                ):
+                    last = frame.index
+                    if elapsed + time.perf_counter() - begin > seconds:
+                        break
+                else:
+                    last = last if short_side else probe(record.path, shows=record.shows).frames - 1
+            except VideoError as error:
+                unreadable[record.path] = str(error)
+                continue
+            frames, elapsed = frames + last + 1, elapsed + time.perf_counter() - begin
+            if elapsed > seconds:
+                return frames / elapsed
+        left = [record for record in left if record.path not in unreadable]
+    raise GestaError(f"no video can be read to its end, the last one: {[*unreadable.values()][-1]}")
 
 
 class DecodeOnlyClips(TrainingClips):
@@ -255,8 +272,13 @@ class DecodeOnlyClips(TrainingClips):
         return self.records[index].label, torch.empty((self.config.repeats, 0), dtype=torch.uint8)
 
 
-def _stage_milliseconds(dataset: TrainingClips, device: torch.device, seconds: float) -> dict[str, float]:
-    """Milliseconds of one clip in this process; it is only decoded, then only cropped, then fully augmented."""
+def _stage_milliseconds(
+    dataset: TrainingClips, device: torch.device, seconds: float, unreadable: dict[str, str]
+) -> dict[str, float]:
+    """Milliseconds of one clip in this process; it is only decoded, then only cropped, then fully augmented.
+
+    Records that are replaced by others are named in ``unreadable``.
+    """
     config, spec = dataset.config, dataset.clip
     crop_only = replace(config.augment, rotate=0.0, color_jitter=0.0, hue=0.0, randaugment=0, erasing=0.0)
     cropped_clips = TrainingClips(dataset.records, spec, replace(config, augment=crop_only), ["any"])
@@ -266,7 +288,7 @@ def _stage_milliseconds(dataset: TrainingClips, device: torch.device, seconds: f
     begin = time.perf_counter()
     for epoch, index in ((e, i) for e in itertools.count() for i in range(len(dataset))):
         start = time.process_time()
-        decode_only[epoch, index]
+        _name_failures(dataset, decode_only[epoch, index]["failures"], unreadable)
         after_decoding = time.process_time()
         video = cropped_clips[epoch, index]["video"]
         after_cropping = time.process_time()
@@ -291,13 +313,22 @@ def _stage_milliseconds(dataset: TrainingClips, device: torch.device, seconds: f
     return medians
 
 
-def _loading_rate(dataset: TrainingClips, workers: int, seconds: float) -> float:
-    """Clips per second of the training loader, start-up and first batches not counted."""
+def _name_failures(dataset: TrainingClips, failures: Sequence[Failure], unreadable: dict[str, str]) -> None:
+    for failure in failures:
+        unreadable.setdefault(dataset.records[failure.index].path, failure.reason)
+
+
+def _loading_rate(dataset: TrainingClips, workers: int, seconds: float, unreadable: dict[str, str]) -> float:
+    """Clips per second of the training loader, start-up and first batches not counted.
+
+    Records that are replaced by others are named in ``unreadable``.
+    """
     config = dataset.config
     epochs = (training_batches(dataset.records, config, epoch) for epoch in itertools.count())
     begin, loaded_clips = 0.0, 0
     ahead = 1 + 2 * workers  # these batches were loaded before the measurement
     for number, batch in enumerate(Loader(dataset, itertools.chain.from_iterable(epochs), workers)):
+        _name_failures(dataset, batch["failures"], unreadable)
         if number + 1 == ahead:
             begin = time.perf_counter()
         elif number + 1 > ahead:

@@ -152,10 +152,14 @@ def measure_memory(
         sizes: of cards, in GiB.
 
     Raises:
-        GestaError: a model that matches tokens by their values, without CUDA.
+        GestaError: sizes below 1, a model that matches tokens by their values, without CUDA, or one of which not one
+            clip fits in any setting.
     """
+    if min(sizes, default=1) < 1:
+        raise GestaError("--sizes of cards are 1 GB or more; give such numbers")
     chosen = choose_device(device)
     is_measured = chosen.type == "cuda"
+    known = f"measured on {torch.cuda.get_device_name(chosen)}" if is_measured else "computed"
     rows: list[MemoryRow] = []
     remarks: list[str] = []
     frames = dict.fromkeys((config.clip.frames, min(8, config.clip.frames)))
@@ -164,19 +168,22 @@ def measure_memory(
             for count in frames:
                 for checkpointing in (False, True):
                     setting = Setting(frames=count, checkpointing=checkpointing, lora=lora)
-                    rows.append(_row(config, setting, precision, chosen if is_measured else None, sizes))
+                    row = _row(config, setting, precision, chosen if is_measured else None, sizes)
+                    if row is None:
+                        remarks.append(f"left out: {setting}: not one clip fits; compute it with --device cpu")
+                    else:
+                        rows.append(row)
         except GestaError as error:  # no layers for adapters, peft is not installed, or tubes that do not tile 8 frames
             remarks.append(f"left out: {error}")
     if not rows:
         raise GestaError(remarks[0].removeprefix("left out: "))
-    known = f"measured on {torch.cuda.get_device_name(chosen)}" if is_measured else "computed"
     return MemoryTable(model=name, precision=precision, known=known, batch=batch, rows=rows, remarks=remarks)
 
 
 def _row(
     config: ModelConfig, setting: Setting, precision: Precision, device: torch.device | None, sizes: Sequence[int]
-) -> MemoryRow:
-    """The peaks of one clip and of many, and how many clips fit at least.
+) -> MemoryRow | None:
+    """The peaks of one clip and of many, and how many clips fit at least; None where not one can be measured.
 
     The peak is the largest of several moments' memory, each of which grows by the same amount with every clip. So it
     grows fastest where there are many clips, and that growth from the first clip on is a bound.
@@ -190,7 +197,7 @@ def _row(
         except torch.OutOfMemoryError:
             break
     if not peaks:
-        return MemoryRow(setting=setting, one=0, each=0, clips=dict.fromkeys(sizes, 0))
+        return None
     one, counts = peaks[1], [*peaks]
     each = one.backward  # a bound where two clips do not fit here
     if len(counts) > 1:

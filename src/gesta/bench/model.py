@@ -118,7 +118,7 @@ def measure_model(
     return ModelSpeed(
         model=describe_model(model),
         parameters=sum(p.numel() for p in model.parameters()),
-        clip=f"3 x {clip.frames} x {clip.size} x {clip.size}",
+        clip=f"{clip.channels} x {clip.frames} x {clip.size} x {clip.size}",
         batch=batch,
         device=describe(chosen_device),
         precision=precision,

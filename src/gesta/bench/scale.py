@@ -122,7 +122,9 @@ def estimate_scale(
     if rate is not None and (tflops is not None or share is not None):
         raise GestaError("--rate is measured, and --tflops and --share would estimate it: leave them out, or --rate")
     peak, reached = 989.0 if tflops is None else tflops, 0.4 if share is None else share
-    if min(peak, reached, link, 1.0 if rate is None else rate) <= 0 or reached > 1:
+    if min(*gpus, per_node, batch) < 1:
+        raise GestaError("--gpus, --per-node and --batch are whole numbers from 1 on; give such numbers")
+    if not all(value > 0 for value in (peak, reached, link, 1.0 if rate is None else rate)) or reached > 1:
         raise GestaError("--rate, --tflops and --link are above 0, and --share is at most 1; give such numbers")
     cost = count(config)
     parameters, macs = sum(part.params for part in cost.parts), sum(part.macs for part in cost.parts)

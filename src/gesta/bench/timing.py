@@ -25,14 +25,14 @@ def describe(device: torch.device) -> str:
 
 def fastest_run(work: Callable[[], object], seconds: float) -> float:
     """Seconds of the fastest run within a time; the first counts only if there is no time for another."""
-    begin, fastest = time.perf_counter(), float("inf")
+    begin = time.perf_counter()
     work()
-    first = time.perf_counter() - begin
+    fastest, later = time.perf_counter() - begin, float("inf")
     while time.perf_counter() - begin < seconds:
         start = time.perf_counter()
         work()
-        fastest = min(fastest, time.perf_counter() - start)
-    return min(fastest, first)
+        fastest = later = min(later, time.perf_counter() - start)
+    return fastest
 
 
 def seconds_per_step(step: Callable[[], object], device: torch.device, seconds: float) -> tuple[float, float]:

@@ -20,9 +20,10 @@ def add_verbs(verbs: Verbs) -> None:
     sub = bench.add("model", _bench_model, text, fields=True)
     text = "a name (all: gesta models); a .onnx or .pt2 file; or a run, whose exported files are compared with torch"
     sub.add_argument("model", metavar="MODEL|FILE|RUN", help=text)
-    sub.add_argument("--batch", type=int, help="clips at once (default 4; of a run as many as predictions take)")
+    sub.add_argument("--batch", type=count, help="clips at once (default 4; of a run as many as predictions take)")
     sub.add_argument("--compile", action="store_true", help="with torch.compile")
     device_options(sub)
+    trust_option(sub)
     sub = bench.add("memory", _bench_memory, "clips that fit graphics cards at once in training", fields=True)
     sub.add_argument("model", metavar="MODEL")
     sub.add_argument("--batch", type=count, default=16, help="clips of an optimiser step (default %(default)s)")
@@ -49,7 +50,7 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("models", metavar="MODEL", nargs="*", help="names (default: all that end in _tiny)")
     sub.add_argument("--write", metavar="PAGE", help="also put the table into a page that has its marks")
     sub = bench.add("align", _bench_align, "time of ATA's assignments: the paper's loop, ours, and within a model")
-    sub.add_argument("--model", default="ata_vitb", help="a model with ATA (default %(default)s)")
+    sub.add_argument("--model", metavar="NAME", help="a model with ATA, with random weights (default ata_vitb)")
     sub.add_argument("--checkpoint", metavar="CKPT", help="a trained model instead, beside the same with fresh weights")
     sub.add_argument("--video", metavar="FILE", help="shown to the model, beside a made clip")
     device_options(sub, precision=None)
@@ -79,7 +80,7 @@ def _bench_model(options: argparse.Namespace) -> None:
         if is_run:
             _bench_run(options)
             return
-        trained = load_exported(path)
+        trained = load_exported(path, trust_code=options.trust_code)
         device_for(trained.model, options.device, options.precision)
         print_results(options, measure_exported(trained, batch=options.batch or 4))
         return
@@ -95,7 +96,8 @@ def _bench_run(options: argparse.Namespace) -> None:
 
     if options.device not in ("auto", "cpu") or options.precision != "32-true":
         raise GestaError(f"{options.model}: the ways of a run are those on a CPU; leave --device and --precision out")
-    print_results(options, measure_run(load(options.model)))
+    model = load(options.model, trust_code=options.trust_code)
+    print_results(options, measure_run(model, trust_code=options.trust_code))
 
 
 def _bench_memory(options: argparse.Namespace) -> None:
@@ -138,10 +140,14 @@ def _bench_align(options: argparse.Namespace) -> None:
     from gesta.models import create_model
     from gesta.models.public import load
 
-    models = [(f"{options.model}, random weights", create_model(options.model))]
+    if options.model and options.checkpoint:
+        raise GestaError(f"--checkpoint {options.checkpoint} is measured instead of --model; leave one of them out")
     if options.checkpoint:
         trained = load(options.checkpoint, trust_code=options.trust_code).model
         models = [(f"{options.checkpoint}, random weights", trained.config.build()), (options.checkpoint, trained)]
+    else:
+        name = options.model or "ata_vitb"
+        models = [(f"{name}, random weights", create_model(name))]
     print_results(options, measure_alignment(models, video=options.video, device=options.device))
 
 

@@ -96,7 +96,7 @@ def _predict(options: argparse.Namespace) -> int:
     if options.runtime == "auto":
         from gesta.export.fastest import with_fastest
 
-        fastest = with_fastest(model, options.device, options.precision)
+        fastest = with_fastest(model, options.device, options.precision, trust_code=options.trust_code)
     how: dict[str, Any] = {
         "views": EvaluateConfig(**{"clips": 4} | views),
         "config": TimelineConfig(**given, **threshold),

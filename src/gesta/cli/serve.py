@@ -96,7 +96,7 @@ def _serve(options: argparse.Namespace) -> int:
     if options.runtime == "auto":
         from gesta.export.fastest import with_fastest
 
-        model = with_fastest(model, options.device, options.precision)
+        model = with_fastest(model, options.device, options.precision, trust_code=options.trust_code)
     if model.person_crop:
         print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
     return serve(model, serving, listening, token=token, page=options.page, as_json=options.json)

@@ -78,37 +78,45 @@ class RunSpeed:
         return "\n".join(lines)
 
 
-def measure_run(model: TrainedModel, *, seconds: float = 3.0) -> RunSpeed:
+def measure_run(model: TrainedModel, *, seconds: float = 3.0, trust_code: bool = False) -> RunSpeed:
     """Measure a run's model and the exported files beside it on the CPU, and note in its folder which is the fastest.
 
-    Files of 8 bits are left out, since their scores are others, and so are files of other weights.
+    Files of other scores are left out: those of 8 bits, of other weights, and any whose scores differ by more than
+    :data:`gesta.export.write.LARGEST_DIFFERENCE`.
 
     Args:
         model: of a run folder or a model file, as :func:`gesta.load` gives it; its network is moved to the CPU.
         seconds: of each measurement.
+        trust_code: also take files of models whose classes are not part of gesta (this runs their code).
 
     Raises:
         GestaError: the model is an exported file itself or of no file of gesta, or the note cannot be written.
     """
-    from gesta.export.write import differences, made_views  # its torch.export takes long to import, for predict too
+    from gesta.export import write  # its torch.export takes long to import, for predict too
 
     folder, checksum, cpu = _folder(model), model.metadata.get("checksum"), torch.device("cpu")
     if folder is None or not checksum:
         raise GestaError(f"{model.name}: is no run and no model file of gesta; give the folder of a run")
     network, batch = model.model.cpu().eval(), views_per_pass(2, cpu)
     ways, left_out = {"torch": network}, {}
-    clips = made_views(network.config.clip)
+    clips = write.made_views(network.config.clip)
     nearness: dict[str, float] = {}
     for path in sorted(folder.iterdir()):
         if not is_exported(path):
             continue
         try:
-            file = _same_scores(path, checksum)
-            nearness[path.name], _ = differences(network, file, clips)
+            file = _same_weights(path, checksum, trust_code)
+            difference, _ = write.differences(network, file, clips)
         except GestaError as error:
             left_out[path.name] = str(error)
-        else:
-            ways[path.name] = file
+            continue
+        if difference <= write.LARGEST_DIFFERENCE:
+            ways[path.name], nearness[path.name] = file, difference
+        else:  # also not-a-number
+            found = (
+                f"its scores differ by {difference:.2g} from the model's, and {write.LARGEST_DIFFERENCE:g} is allowed"
+            )
+            left_out[path.name] = f"{path}: {found}; export it again"
     speeds: dict[str, float] = {}
     with torch.inference_mode():
         for way, of_way in ways.items():
@@ -127,7 +135,9 @@ def measure_run(model: TrainedModel, *, seconds: float = 3.0) -> RunSpeed:
     return result
 
 
-def with_fastest(model: TrainedModel, device: str | torch.device, precision: Precision) -> TrainedModel:
+def with_fastest(
+    model: TrainedModel, device: str | torch.device, precision: Precision, *, trust_code: bool = False
+) -> TrainedModel:
     """The exported file that was the fastest way to a model's scores, if it is to be computed on a CPU; else the model.
 
     Says on standard error which file it is, or why that file cannot be used.
@@ -135,6 +145,7 @@ def with_fastest(model: TrainedModel, device: str | torch.device, precision: Pre
     Args:
         model: what :func:`gesta.load` gives.
         device, precision: of the forward passes.
+        trust_code: also take a file of a model whose classes are not part of gesta (this runs their code).
 
     Raises:
         GestaError: a note that cannot be read, or names a file elsewhere.
@@ -151,7 +162,7 @@ def with_fastest(model: TrainedModel, device: str | torch.device, precision: Pre
     if Path(note.file).name != note.file or not is_exported(Path(note.file)):
         raise GestaError(f"{folder / NOTE}: {note.file!r} is no exported file of this folder; {remedy}")
     try:
-        network = _same_scores(folder / note.file, note.checksum)
+        network = _same_weights(folder / note.file, note.checksum, trust_code)
     except GestaError as error:
         show(one_line(f"{error}; the scores are computed by torch"), sys.stderr)
         return model
@@ -164,13 +175,13 @@ def _folder(model: TrainedModel) -> Path | None:
     return Path(model.path).parent if model.path and not isinstance(model.model, ExportedNetwork) else None
 
 
-def _same_scores(path: Path, checksum: str) -> ExportedNetwork:
+def _same_weights(path: Path, checksum: str, trust_code: bool) -> ExportedNetwork:
     """The network of an exported file that was made from the weights of a checksum.
 
     Raises:
         GestaError: it cannot be loaded, computes with 8 bits, or was made from others.
     """
-    file = load_exported(path)
+    file = load_exported(path, trust_code=trust_code)
     network = file.model
     assert isinstance(network, ExportedNetwork)
     if network.exported.int8:

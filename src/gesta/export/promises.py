@@ -108,12 +108,15 @@ def make_promises(names: Sequence[str] = ()) -> list[Promise]:
     Raises:
         GestaError: there is no such model.
     """
+    chosen = list(names) or promised_models()
+    for name in chosen:
+        model_config(name)  # an unknown one is refused before minutes of work
     promises = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            for name in track(list(names) or promised_models(), "exporting"):
+            for name in track(chosen, "exporting"):
                 promises += [keep_promise(name, kind, Path(folder), seconds=1.0) for kind in KINDS]
     finally:
         torch.set_num_threads(threads)

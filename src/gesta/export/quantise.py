@@ -94,12 +94,12 @@ def export_int8(
     with tempfile.TemporaryDirectory() as folder:
         whole, small = Path(folder, "whole.onnx"), Path(folder, "int8.onnx")
         export(model, whole, uint8=uint8, dynamic=dynamic, protocol=protocol, views=calibration)
-        network = load_exported(whole).model
+        network = load_exported(whole, trust_code=True).model  # the classes of this very model
         assert isinstance(network, ExportedNetwork)
         _quantise(whole, small, _Clips(network, calibration))
         text = description(model, replace(network.exported, int8=True), protocol)
         _describe(small, text)
-        trained = load_exported(small)
+        trained = load_exported(small, trust_code=True)
         difference, _ = differences(model.model.eval(), trained.model, calibration[:CHECKED_CLIPS])
         _describe(small, description(model, replace(network.exported, int8=True, difference=difference), protocol))
         before, after = (evaluate(one, data, config=protocol).metrics for one in (model, trained))

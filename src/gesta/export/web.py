@@ -27,7 +27,7 @@ from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import METRICS
 from gesta.evaluation.scoring import joint_names
-from gesta.export.write import ExportReport, export
+from gesta.export.write import ExportReport, check_model, export
 from gesta.files import reporting, temporary_for, write_atomically
 from gesta.model import ClipSpec
 from gesta.prediction.timeline import TimelineConfig
@@ -121,6 +121,7 @@ def export_web(
         raise GestaError(f"{folder}: is there already; choose another folder, or remove it")
     if not folder.parent.is_dir():
         raise GestaError(f"{folder}: there is no folder {folder.parent}; make it, or choose another place")
+    check_model(model, folder, "onnx")  # before a package is downloaded for nothing
     archive = onnxruntime_web(package)
     with temporary_for(folder) as part:
         with reporting(folder, part):

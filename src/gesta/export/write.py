@@ -106,7 +106,8 @@ def export(
         write = onnx_writer(program, config) if exported.kind == "onnx" else _torch_writer(program)
         with reporting(path, part):
             write(part, description(model, exported, protocol))
-        difference, largest = differences(network, load_exported(part, kind=exported.kind).model, used)
+        written = load_exported(part, kind=exported.kind, trust_code=True)  # names the classes of this very model
+        difference, largest = differences(network, written.model, used)
         if not difference <= LARGEST_DIFFERENCE:  # also not-a-number
             raise GestaError(
                 f"{path}: its scores differ by {difference:.2g} from the model's, whose largest is {largest:.2g}; "
@@ -130,16 +131,29 @@ def export(
 
 def check_exportable(model: TrainedModel, path: Path) -> None:
     """What can be refused before anything is computed."""
-    config = model.model.config
     if path.suffix not in SUFFIXES:
         raise GestaError(f"{path}: exported files are called .onnx or .pt2; choose such a name")
-    if isinstance(model.model, ExportedNetwork):
-        raise GestaError(f"{model.name}: is an exported file already; give the run that it was made from")
-    if not all(by_space(config.classes).values()):
-        raise GestaError("this model gives features, not classes (classes=0): train a classifier first")
+    check_model(model, path, SUFFIXES[path.suffix])
     if not path.parent.is_dir():
         raise GestaError(f"{path}: there is no folder {path.parent}; make it, or choose another file")
-    if path.suffix == ".onnx":
+
+
+def check_model(model: TrainedModel, path: Path, kind: Kind) -> None:
+    """Refuse a model of which there can be no such file.
+
+    Args:
+        model: what :func:`gesta.load` gives.
+        path: what is made of it, for messages.
+        kind: the runtime.
+
+    Raises:
+        GestaError: it is an exported file, gives features or is too large, or a package is missing.
+    """
+    if isinstance(model.model, ExportedNetwork):
+        raise GestaError(f"{model.name}: is an exported file already; give the run that it was made from")
+    if not all(by_space(model.model.config.classes).values()):
+        raise GestaError("this model gives features, not classes (classes=0): train a classifier first")
+    if kind == "onnx":
         try:
             import onnx  # noqa: F401  # optional dependencies
             import onnxruntime  # noqa: F401
@@ -230,18 +244,27 @@ def made_views(clip: ClipSpec) -> Tensor:
 
 
 def views_of_data(data: DataConfig, clip: ClipSpec, protocol: EvaluateConfig, count: int, split: SplitName) -> Tensor:
-    """A clip of each of the first videos of a data set that can be read, ``(V, T, C, H, W)`` uint8; V may be 0."""
+    """A clip of each of some videos that can be read, spread over the split, ``(V, T, C, H, W)`` uint8; V may be 0."""
     config = replace(protocol, clips=1, crops=1, coverage="even", batch_size=1, average="probabilities")
     views: list[Tensor] = []
     try:
-        records = data.records(split)[: 2 * count]
-        for batch in view_loader(records, clip, config, range(len(records)), 0):
+        records = data.records(split)
+        for batch in view_loader(records, clip, config, spread_indices(len(records), count), 0):
             views += [video[0] for video in batch["video"]]
             if len(views) >= count:
                 break
     except GestaError:  # its folder is elsewhere
         pass
     return torch.stack(views[:count]) if views else torch.empty(0, clip.frames, clip.channels, clip.size, clip.size)
+
+
+def spread_indices(total: int, count: int) -> list[int]:
+    """Up to 2 × count of ``total`` indices: first ``count`` that are evenly spread, then those half-way between them.
+
+    Data sets list one class after the other, so that the first ones would all be of one class.
+    """
+    order = [*range(0, 2 * count, 2), *range(1, 2 * count, 2)]
+    return list(dict.fromkeys(i * total // (2 * count) for i in order)) if total else []
 
 
 def _without_last_stream(views: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ async function probabilities(images) {
 
 // --- frames ----------------------------------------------------------------------------------------------------------
 
+const BROKEN = "the browser cannot read on in this video; convert it to MP4 (H.264) or WebM";
 const LARGEST_SIDE = 720; // of the shorter one: the canvas scales larger pictures first
 const canvas = document.createElement("canvas");
 const picture = canvas.getContext("2d", { willReadFrequently: true });
@@ -71,21 +72,59 @@ function nextFrame(ms = 1000) {
   });
 }
 
+const SEEK_TRIES = 20;
+const SEEK_TOLERANCE = 1e-3; // seconds: browsers round times
+
+/** Shows a time of a file. Another seek, by a keyboard's keys for media, may end first: then it seeks again. */
 async function seek(seconds) {
   if (video.currentTime === seconds && !video.seeking && video.readyState >= 2) return;
-  const done = new Promise((resolve, reject) => {
-    video.onseeked = resolve;
-    video.onerror = () => reject(new Error("the browser cannot read on in this video"));
-  });
-  video.currentTime = seconds;
-  await done;
+  for (let tries = 0; tries < SEEK_TRIES; tries++) {
+    const done = new Promise((resolve, reject) => {
+      video.onseeked = resolve;
+      video.onerror = () => reject(new Error(BROKEN));
+    });
+    video.currentTime = seconds;
+    await done;
+    if (!video.seeking && Math.abs(video.currentTime - seconds) < SEEK_TOLERANCE) return;
+  }
+  throw new Error(`the browser does not show this video at ${clock(seconds)}; convert it to MP4 (H.264) or WebM`);
 }
 
-/** Seconds of the first frame of a file and between two of its frames, which browsers do not say: a second of it is played. */
-async function frameTimes() {
-  const times = [];
-  await video.play();
-  for (let frame; times.length < 30 && !video.ended && (frame = await nextFrame()); ) times.push(frame.mediaTime);
+/** Until the tab of this page is shown. */
+function untilShown() {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (document.hidden) return;
+      document.removeEventListener("visibilitychange", look);
+      resolve();
+    };
+    document.addEventListener("visibilitychange", look);
+    look();
+  });
+}
+
+/**
+ * Seconds of the first frame of a file and between two of its frames, which browsers do not say: a second of it is played.
+ * Null of a run that was stopped.
+ */
+async function frameTimes(run, name) {
+  let times = [];
+  while (times.length < 30 && !(times.at(-1) - times[0] > 5)) {
+    if (document.hidden) {
+      video.pause(); // no frames are shown in the background: it is played from its beginning once they are
+      say(`${name} waits until this tab is shown.`);
+      await untilShown();
+      if (run.stopped) return null;
+      await seek(0);
+      times = [];
+    } else if (video.ended) break;
+    if (video.paused) await video.play().catch((error) => document.hidden || Promise.reject(error));
+    const frame = await nextFrame();
+    if (run.stopped) return null;
+    if (video.error) throw new Error(BROKEN);
+    if (frame) times.push(frame.mediaTime);
+    else if (!video.ended) say(`${name}: waiting for its first pictures …`);
+  }
   video.pause();
   const steps = times.slice(1).map((time, i) => time - times[i]).filter((step) => step > 1e-4).sort((a, b) => a - b);
   if (!steps.length) return [0, 1 / 25];
@@ -149,7 +188,6 @@ async function recogniseCamera(run) {
   const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
   if (run.stopped) return stream.getTracks().forEach((track) => track.stop());
   video.srcObject = stream;
-  video.controls = false;
   await video.play();
   say("Recognising what the camera sees.");
   let busy = false;
@@ -172,7 +210,6 @@ async function recogniseCamera(run) {
 }
 
 async function recogniseFile(run, file) {
-  video.controls = true;
   const ready = new Promise((resolve, reject) => {
     video.onloadeddata = resolve;
     video.onerror = () => reject(new Error(`${file.name}: this browser cannot play it; convert it to MP4 (H.264) or WebM`));
@@ -180,8 +217,11 @@ async function recogniseFile(run, file) {
   video.src = URL.createObjectURL(file);
   say(`Opening ${file.name} …`);
   await ready;
+  if (run.stopped) return;
   if (!Number.isFinite(video.duration)) throw new Error(`${file.name}: does not say how long it is; convert it to MP4`);
-  const [first, step] = await frameTimes();
+  const times = await frameTimes(run, file.name);
+  if (!times) return;
+  const [first, step] = times;
   const n = Math.max(1, Math.round((video.duration - first) / step));
   const { cutter } = run;
   const imageOf = async (i) => {
@@ -203,6 +243,7 @@ async function recogniseFile(run, file) {
   showWhole(run);
   video.ontimeupdate = () => showRanking(nearest(run.rankings, video.currentTime).best);
   video.currentTime = 0;
+  letWatch();
   $("stop").disabled = true;
   say(`${file.name} is recognised.`);
 }
@@ -309,14 +350,21 @@ function named(name) {
   return whole;
 }
 
-/** When a segment begins: of a file, a button that shows it. */
+/** When a segment begins: of a file, a button that shows it, once nothing else seeks in it. */
 function shownTime(seconds) {
   const text = clock(seconds).slice(0, -2);
   if (video.srcObject) return text;
   const button = element("button", text, "time");
   button.title = "Show this part of the video";
+  button.disabled = true;
   button.onclick = () => (video.currentTime = seconds);
   return button;
+}
+
+/** Lets a file be watched that is recognised. */
+function letWatch() {
+  video.controls = true;
+  for (const button of $("segments").querySelectorAll("button")) button.disabled = false;
 }
 
 function drawStrip() {
@@ -378,7 +426,8 @@ async function work(path, job) {
 function stop() {
   current?.finish();
   current = null;
-  video.onerror = video.ontimeupdate = null;
+  video.onerror = video.ontimeupdate = video.onseeked = video.onloadeddata = null;
+  video.controls = false;
   video.srcObject?.getTracks().forEach((track) => track.stop());
   video.srcObject = null;
   if (video.src) URL.revokeObjectURL(video.src);

@@ -60,6 +60,8 @@ async function start({ base, given }) {
       return { backend, threads: ort.env.wasm.numThreads, files, remark: reason ? String(reason.message ?? reason) : "" };
     } catch (error) {
       reason = error;
+      await session?.release().catch(() => {}); // the graphics card's memory; a device that is lost has none
+      session = null;
     }
   }
   throw reason;
