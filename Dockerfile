@@ -8,7 +8,7 @@ WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN if [ -n "$INDEX" ]; then pip install --no-cache-dir --index-url "$INDEX" torch torchvision; fi \
-    && pip install --no-cache-dir ".[serve]" \
+    && pip install --no-cache-dir ".[serve,export]" \
     && useradd --create-home --uid 10001 gesta
 
 USER gesta

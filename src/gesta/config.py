@@ -374,7 +374,7 @@ _LEAVES: dict[Any, tuple[frozenset[type], str]] = {
     bool: (frozenset((bool,)), "true or false"),
     types.NoneType: (frozenset((types.NoneType,)), "null"),
 }
-"""JSON's types of the values without parts, and what they are called. A truth value is no number."""
+"""JSON's types of the values without parts, and what they are called. A boolean is no number."""
 
 
 class _Reader:

@@ -48,6 +48,22 @@ def test_a_working_machine() -> None:
     assert all(f.name in text and f.value in text for f in found.findings) and "all well" in text
 
 
+def test_packages_whose_modules_have_another_name_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"opencv-python-headless": "5.0", "scikit-learn": "1.9", "ray": "2.60", "fastapi": "0.165"}
+
+    def version(name: str) -> str:
+        if name not in there:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    monkeypatch.setattr(doctor, "_import_error", lambda module: "")
+    findings: list[Finding] = []
+    doctor._optional(adder(findings))
+    assert {f.name: f.value for f in findings if f.state == "ok"} == {n: f"{v} loads" for n, v in there.items()}
+    assert {f.remedy for f in findings if f.name == "wandb"} == {'pip install "gesta[wandb]"'}
+
+
 def test_what_is_missing_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     version = importlib.metadata.version
 

@@ -135,7 +135,7 @@ REACH = {
 
 
 def text_in(hint: Any) -> Iterator[Any]:
-    """Types inside a type hint other than numbers, truth values, listed words and config classes."""
+    """Types inside a type hint other than numbers, booleans, listed words and config classes."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal or hint in (int, float, bool, types.NoneType, ...) or is_dataclass(hint):
         return

@@ -302,6 +302,7 @@ def test_the_page_of_the_server_names_every_limit_and_its_default() -> None:
 
 def test_the_dockerfile_copies_what_there_is_and_starts_a_command_that_there_is() -> None:
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    assert '".[serve,export]"' in text  # an exported file is served, too
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip() and not line.startswith("#")]
     steps = [(word, rest) for word, rest in lines]
     for word, rest in steps:

@@ -149,7 +149,8 @@ def test_settings_that_go_by_validation_need_validation_videos(toy: Recipe, tmp_
     for name in ("patience", "keep_best"):
         config = replace(toy.train, **{"patience": None, "keep_best": 1, name: 3})
         data = Folder(root=str(Path(toy.data.root) / "train"), val=0.0)  # type: ignore[attr-defined]
-        with pytest.raises(GestaError, match=f"train.{name} goes by the accuracy on validation videos, and"):
+        text = f"train.{name} goes by the accuracy on validation videos, and .* of lists data.val_fraction 0.2"
+        with pytest.raises(GestaError, match=text):
             train(replace(toy, data=data, train=config), tmp_path / "run", quiet=True)
     assert not list(tmp_path.iterdir())
 

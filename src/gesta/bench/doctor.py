@@ -22,14 +22,21 @@ PACKAGES = ("gesta", "torch", "torchvision", "lightning", "timm", "av", "numpy",
             "huggingface_hub", "tyro", "rich", "matplotlib", "jinja2", "pillow", "tensorboard")  # fmt: skip
 DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg", "gif")
 EXTRAS = {
-    "torchcodec": ("a second video decoder (decoder=torchcodec)", "torchcodec"),
-    "sklearn": ("the t-SNE figures", "analysis"),
-    "pyarrow": ("features in Parquet files (--format parquet)", "parquet"),
-    "cv2": ("optical flow (gesta data prepare --flow)", "flow"),
-    "peft": ("training with adapters (train.lora)", "lora"),
-    "onnxruntime": ("exported ONNX files (gesta export --to onnx)", "export"),
-    "wandb": ("curves of trainings in W&B (train.logger)", "wandb"),
+    "torchcodec": ("torchcodec", "a second video decoder (decoder=torchcodec)"),
+    "analysis": ("sklearn", "the t-SNE figures"),
+    "parquet": ("pyarrow", "features in Parquet files (--format parquet)"),
+    "flow": ("cv2", "optical flow (gesta data prepare --flow)"),
+    "lora": ("peft", "training with adapters (train.lora)"),
+    "export": ("onnxruntime", "exported ONNX files (gesta export --to onnx)"),
+    "serve": ("fastapi", "predictions over HTTP (gesta serve)"),
+    "ray": ("ray", "parts on a Ray cluster (--ray)"),
+    "wandb": ("wandb", "curves of trainings in W&B (train.logger)"),
 }
+"""Extras of pyproject.toml: a module that the extra brings, and what it is for."""
+
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "cv2": "opencv-python-headless"}
+"""What brings a module of another name."""
+
 
 State = Literal["ok", "note", "wrong"]
 
@@ -205,8 +212,8 @@ def _video(add: Add) -> None:
 
 
 def _optional(add: Add) -> None:
-    for module, (use, extra) in EXTRAS.items():
-        name = {"sklearn": "scikit-learn"}.get(module, module)
+    for extra, (module, use) in EXTRAS.items():
+        name = DISTRIBUTIONS.get(module, module)
         try:  # the current folder may hold a folder of that name (W&B makes one), which Python would import
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -173,7 +173,7 @@ class Ledger:
             f"**{equal} of {equal + different} comparisons with a published cost figure give its printed digits**",
             "(some are of other readings, beside one that is equal). "
             f"{decisions} decisions say what gesta does where a paper errs or is",
-            "silent. No published accuracy has been reproduced: there was no GPU and no public data set here.",
+            "silent. No published accuracy has been reproduced: there was no GPU and none of the papers' data sets.",
             "",
             *lines,
         ]

@@ -187,7 +187,7 @@ def temporal_inserts(
 
 
 class TimmOptions(TypedDict, total=False):
-    """Arguments of timm's image models that may be given: numbers and truth values by name, checked by type.
+    """Arguments of timm's image models that may be given: numbers and booleans by name, checked by type.
 
     A file may hold them, so none may make timm open, download or import anything: ``checkpoint_path``, ``pretrained…``,
     ``cache_dir`` and whatever names a class are refused.

@@ -488,8 +488,8 @@ def _check_validates(config: TrainConfig, held_out: Sequence[Record]) -> None:
         if getattr(config, name) != default_of(TrainConfig, name) and not held_out:
             flag = name.replace("_", "-")
             raise GestaError(
-                f"--train.{flag} goes by the accuracy on validation videos, and the data has none: hold some out (of a "
-                f"folder: --data.val 0.2), or leave --train.{flag} out"
+                f"--train.{flag} goes by the accuracy on validation videos, and the data has none: hold some out (of "
+                f"folders --data.val 0.2, of lists --data.val-fraction 0.2), or leave --train.{flag} out"
             )
 
 
