@@ -199,12 +199,15 @@ def _draw_dots(axes: Axes, s: Status, colours: Mapping[str, object]) -> None:
 
 def _draw_curve(axes: Axes, s: Status, metric: Metric, colours: Mapping[str, object]) -> None:
     points = _points(s, metric)
+    style = "o-" if any(character.isdigit() for point in points for character in point) else "o"  # kinds have no order
     for arm in s.outcomes:
         by_point = [list(s.values(arm, f"{metric.name}/{point}").values()) for point in points]
         means = [(x, fmean(values)) for x, values in enumerate(by_point) if values]
-        axes.plot([x for x, _ in means], [y for _, y in means], "o-", color=colours[arm], label=arm, markersize=4)
+        if means:
+            axes.plot([x for x, _ in means], [y for _, y in means], style, color=colours[arm], label=arm, markersize=4)
     axes.set_xticks(range(len(points)), labels=points)
-    axes.set(xlabel=metric.axis, ylabel=f"{metric.title}{f', {metric.unit}' if metric.unit else ''}")
+    title = f"{metric.title}{f', {metric.unit}' if metric.unit else ''}"
+    axes.set(xlabel=metric.axis, ylabel=textwrap.fill(title, 36))
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=7)
     hide_top_right_spines(axes)
