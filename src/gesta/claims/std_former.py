@@ -91,8 +91,8 @@ def claim(name: str, what: str, better: Arm, gain: float) -> Claim:
         arms=(CTM, better),
         comparisons=(Comparison(better=better.name, worse=CTM.name, metric=ORDER.name),),
         metrics=METRICS,
-        learn_more="harder orders, such as those of Marionette's objects family, since the baseline leaves little to gain "
-        "here; CLIP's weights and Something-Something, where the paper's gains are below one point.",
+        learn_more="harder orders, such as those of Marionette's objects family, since the baseline leaves little to "
+        "gain here; CLIP's weights and Something-Something, where the paper's gains are below one point.",
         minutes=5.0,
     )
 
