@@ -43,6 +43,7 @@ def unchanged_place(monkeypatch: pytest.MonkeyPatch) -> None:
         (RAY, "--ray needs a file or folder"),
         ([*RAY, "--out", "x", "--timeline", "--review"], "--review is about all videos"),
         ([*RAY, "--out", "x", "--format", "srt"], "--format srt is not made of parts"),
+        ([*RAY, "--out", "x", "--json", "--format", "csv"], "--format csv is given, too"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
@@ -75,7 +76,7 @@ def test_parts_lie_beside_a_folder_that_ends_with_a_slash(tmp_path: Path, monkey
         assert not needs_gpu
         return (compute_part({"id": part}, cpus=1, **job) for part in range(2))
 
-    monkeypatch.setattr(on_ray, "check_ray_options", lambda options: None)
+    monkeypatch.setattr(on_ray, "require_ray", lambda: None)
     monkeypatch.setattr(on_ray, "_cluster", contextlib.nullcontext)
     monkeypatch.setattr(on_ray, "_computed", computed)
     with pytest.raises(SystemExit) as ended:
@@ -83,6 +84,18 @@ def test_parts_lie_beside_a_folder_that_ends_with_a_slash(tmp_path: Path, monkey
     assert ended.value.code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small", "small.parts", "v"]
     assert sorted(os.listdir(tmp_path / "small")) == ["0.mp4", "1.mp4", "prepare.json"]
+
+
+def test_more_parts_than_listed_videos_are_refused_before_the_first_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text("video.mp4\n")
+    monkeypatch.setattr(on_ray, "require_ray", lambda: None)
+    words = ["features", "model.safetensors", "--from", f"{tmp_path}/list.txt", "--out", f"{tmp_path}/out", *RAY]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "lists 1 videos; make fewer parts" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]
 
 
 @pytest.mark.full

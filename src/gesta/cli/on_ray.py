@@ -30,7 +30,7 @@ def check_ray_options(options: argparse.Namespace) -> None:
     """Refuse options that do not go with ``--ray``, and those that need it.
 
     Raises:
-        GestaError: see above, or Ray is not installed.
+        GestaError: see above.
     """
     if not options.ray:
         if options.parts:
@@ -49,6 +49,14 @@ def check_ray_options(options: argparse.Namespace) -> None:
         )
     if getattr(options, "format", None) in ("table", "srt", "label-studio"):
         raise GestaError(f"--format {options.format} is not made of parts; take csv, json, text or parquet")
+
+
+def require_ray() -> None:
+    """Refuse a cluster without Ray Data, before anything is written.
+
+    Raises:
+        GestaError: it is not installed.
+    """
     try:
         import ray.data  # noqa: F401 (an extra)
     except ImportError:
@@ -61,19 +69,21 @@ def run_on_ray(options: argparse.Namespace, is_predict: bool = False) -> int:
     The parts lie in ``<out>.parts``, which stays: the same command continues it.
 
     Args:
-        options: of the verb, with the words of the command line as ``options.words``.
+        options: of the verb, see :func:`check_ray_options`, with the words of the command line as ``options.words``.
         is_predict: ``--out`` is a file, of ``options.format`` (default: Parquet).
 
     Returns:
         The exit status: 1 if a video has no result or an incomplete one, else 0.
 
     Raises:
-        GestaError: the cluster cannot be reached, parts could not be computed, or the options do not go together.
+        GestaError: the cluster cannot be reached, parts could not be computed, or there are fewer videos than parts.
     """
-    from gesta.data.shares import check_new_folder
+    from gesta.data.shares import check_new_folder, read_paths
 
-    check_ray_options(options)
+    require_ray()
     out, format = options.out, None
+    if options.listed is not None and options.parts > (videos := len(read_paths(options.listed))):
+        raise GestaError(f"--parts {options.parts}: {options.listed} lists {videos} videos; make fewer parts")
     if is_predict:
         format = "json" if options.json else options.format or "parquet"
         if format == "parquet":
@@ -136,7 +146,7 @@ def _computed(ray: Any, job: dict[str, Any], needs_gpu: bool) -> Iterator[dict[s
     done = numbers.map(compute_part, fn_kwargs={**job, "cpus": cpus}, **takes)
     try:
         yield from done.iter_rows()
-    except ray.exceptions.RayError as error:  # a worker was lost more often than that, or a machine has no gesta
+    except ray.exceptions.RayError as error:  # the cluster is gone, or a machine of it has no gesta
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise GestaError(
             f"--ray: the cluster gave up a part ({reason[-1]}); look into the folders of the parts, run the command of "

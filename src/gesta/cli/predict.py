@@ -77,6 +77,8 @@ def _predict(options: argparse.Namespace) -> int:
 
     check_ray_options(options)
     take_videos(options)
+    if options.json and options.format not in (None, "json"):
+        raise GestaError(f"--json is --format json, and --format {options.format} is given, too; leave one of them out")
     if options.ray:
         return run_on_ray(options, is_predict=True)
     views = {name: value for name in ("clips", "crops") if (value := getattr(options, name)) is not None}
@@ -87,8 +89,6 @@ def _predict(options: argparse.Namespace) -> int:
             f"--{next(iter(views))} is about a video as a whole, and a timeline sees one clip and one crop of each "
             "window; leave it out"
         )
-    if options.json and options.format not in (None, "json"):
-        raise GestaError(f"--json is --format json, and --format {options.format} is given, too; leave one of them out")
     threshold = {} if options.threshold is None else {"threshold": options.threshold}
     _check_part_options(options)
     model = model_for_videos(options)
