@@ -1,6 +1,6 @@
 """Training clips per second: gesta's loader beside loaders as users write them, on the same videos.
 
-    python benchmarks/loading.py [--root FOLDER] [--workers 2] [--seconds 8] [--rounds 3] [--json]
+    python benchmarks/loading.py [--root FOLDER …] [--workers 2] [--seconds 8] [--rounds 3] [--json]
 
 Every loader delivers batches of 8 clips, 16 frames 4 apart from a random start, a random resized crop of 224 x 224,
 mirrored at random, uint8. ``PyAV`` decodes up to the last needed frame, keeps the needed ones and converts those;
@@ -11,7 +11,8 @@ as little decoding as the reader allows, in as many processes, and the frames di
 alternation, several rounds; the medians of rates and of each round's ratios are printed; nothing is asserted about
 time. Without workers rates are clips per second of CPU time, which other programs on the machine change less.
 
-Without ``--root`` 16 generated H.264 videos of 340 x 256, 150 frames, are read.
+Several folders are measured one after the other. Without ``--root``, or for the folder ``made``, 16 generated H.264
+videos of 340 x 256, 150 frames, are read.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from gesta.video.probe import probe
 
 CLIP = ClipSpec(frames=16, stride=4, size=224)
 BATCH = 8
+MADE = "made"
 
 
 class Plain(Dataset):
@@ -177,62 +179,76 @@ def readable(root: Path) -> list[str]:
             continue
         if info.kind == "file" and info.rotation == 0:
             paths.append(path)
+    if not paths:
+        raise GestaError(f"{root}: no video in this folder can be read; give another folder")
     return paths
+
+
+def measure(paths: list[str], options: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+    """Clips per second of every loader, and how many times that gesta's is: medians over the rounds."""
+    kinds: dict[str, type[Dataset]] = {
+        "gesta": TrainingClips,
+        "decoding alone": DecodeOnlyClips,
+        "PyAV": PyAV,
+        "PyAV, whole video": WholePyAV,
+    }
+    for name, (kind, module) in LIBRARIES.items():
+        if importlib.util.find_spec(module):
+            kinds[name] = kind
+    rates: dict[str, list[float]] = {}
+    for _ in range(options.rounds):
+        for name, kind in list(kinds.items()):
+            is_gesta = issubclass(kind, TrainingClips)
+            batches = (
+                gesta_batches(paths, options.workers, kind) if is_gesta else plain_batches(kind(paths), options.workers)
+            )
+            try:
+                rates.setdefault(name, []).append(rate(batches, options.workers, options.seconds))
+            except Exception as error:  # an installed library may fail to load, or to read a video
+                if is_gesta:
+                    raise
+                kinds.pop(name)
+                rates.pop(name, None)
+                print(f"{name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            finally:
+                batches.close()  # type: ignore[attr-defined]
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    # within a round: a shared machine changes its speed by more than the loaders differ
+    ratios = {name: statistics.median(g / v for g, v in zip(rates["gesta"], values)) for name, values in rates.items()}
+    return medians, ratios
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="folder of videos (default: some are made)")
+    parser.add_argument(
+        "--root", nargs="+", default=[MADE], help=f"folders of videos, or {MADE!r} for made ones (default: {MADE})"
+    )
     parser.add_argument("--workers", type=int, default=2, help="loader processes (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="av|torch")
+    sets: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        if options.root is None:
+        if MADE in options.root:
             make_videos(Path(folder))
-        paths = readable(options.root or Path(folder))
-        kinds: dict[str, type[Dataset]] = {
-            "gesta": TrainingClips,
-            "decoding alone": DecodeOnlyClips,
-            "PyAV": PyAV,
-            "PyAV, whole video": WholePyAV,
-        }
-        for name, (kind, module) in LIBRARIES.items():
-            if importlib.util.find_spec(module):
-                kinds[name] = kind
-        rates: dict[str, list[float]] = {}
-        for _ in range(options.rounds):
-            for name, kind in list(kinds.items()):
-                is_gesta = issubclass(kind, TrainingClips)
-                batches = (
-                    gesta_batches(paths, options.workers, kind)
-                    if is_gesta
-                    else plain_batches(kind(paths), options.workers)
-                )
-                try:
-                    rates.setdefault(name, []).append(rate(batches, options.workers, options.seconds))
-                except Exception as error:  # an installed library may fail to load, or to read a video
-                    if is_gesta:
-                        raise
-                    kinds.pop(name)
-                    rates.pop(name, None)
-                    print(f"{name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
-                finally:
-                    batches.close()  # type: ignore[attr-defined]
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    # within a round: a shared machine changes its speed by more than the loaders differ
-    ratios = {name: statistics.median(g / v for g, v in zip(rates["gesta"], values)) for name, values in rates.items()}
+        try:
+            found = {root: readable(Path(folder if root == MADE else root)) for root in options.root}
+        except GestaError as error:
+            parser.error(str(error))
+        for root, paths in found.items():
+            medians, ratios = measure(paths, options)
+            sets[root] = {"videos": len(paths), "clips_per_s": medians, "gesta_is": ratios}
+            if options.json:
+                continue
+            print(f"{root}: {len(paths)} videos, {options.workers} workers, torch {torch.__version__}")
+            print(f"{'loader':20} {'clips/s':>8}   gesta / this")
+            for name, value in medians.items():
+                print(f"{name:20} {value:8.1f}   {ratios[name]:.2f}")
+            print(f"gesta reaches {ratios['decoding alone']:.0%} of the pure decoding limit\n", flush=True)
     if options.json:
-        result = {"videos": len(paths), "workers": options.workers, "clips_per_s": medians, "gesta_is": ratios}
-        print(json.dumps(result, indent=2))
-        return
-    print(f"{len(paths)} videos, {options.workers} workers, {torch.__version__}")
-    print(f"{'loader':20} {'clips/s':>8}   gesta / this")
-    for name, value in medians.items():
-        print(f"{name:20} {value:8.1f}   {ratios[name]:.2f}")
-    print(f"gesta reaches {ratios['decoding alone']:.0%} of the pure decoding limit")
+        print(json.dumps({"workers": options.workers, "sets": sets}, indent=2))
 
 
 if __name__ == "__main__":

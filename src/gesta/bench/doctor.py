@@ -23,7 +23,7 @@ PACKAGES = ("gesta", "torch", "torchvision", "lightning", "timm", "av", "numpy",
 DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg", "gif")
 EXTRAS = {
     "torchcodec": ("torchcodec", "a second video decoder (decoder=torchcodec)"),
-    "analysis": ("sklearn", "the t-SNE figures"),
+    "analysis": ("sklearn", "t-SNE figures"),
     "parquet": ("pyarrow", "features in Parquet files (--format parquet)"),
     "flow": ("cv2", "optical flow (gesta data prepare --flow)"),
     "lora": ("peft", "training with adapters (train.lora)"),
@@ -226,7 +226,7 @@ def _optional(add: Add) -> None:
         if version and module == "torchcodec":
             ffmpeg = "FFmpeg's shared libraries (4 to 8; apt or brew install ffmpeg)"
             remedy = f"it needs {ffmpeg} and the torch it was built for"
-        state = f"does not load, so no {use}: {error}" if version else f"not installed, so no {use}"
+        state = f"does not load; needed for {use}: {error}" if version else f"not installed; needed for {use}"
         add(name, state, "note", remedy)
 
 
