@@ -20,7 +20,7 @@ def without_passwords(text: str) -> str:
 
 _ARGUMENTS = (
     *("at", "batch", "block", "by", "by-folder", "c", "classes", "codec", "columns", "data", "device", "draw", "fit"),
-    *("folders", "format", "frame-rate", "frames", "head", "kind", "label-base", "lists", "model", "n", "out"),
+    *("folders", "format", "fps", "frame-rate", "frames", "head", "kind", "label-base", "lists", "model", "n", "out"),
     *("precision", "resume", "run", "seed", "seeds", "shards", "skip", "split", "tau", "test", "threshold"),
     *("timeline", "trust-code", "val", "weights"),
 )

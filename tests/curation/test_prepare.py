@@ -123,6 +123,19 @@ def test_frames_are_images_counted_from_one(root: Path, tmp_path: Path) -> None:
     assert [len(read(r.path, lambda n: torch.arange(n))) for r in lists.records("train")] == [20] * 4
 
 
+def test_a_folder_of_one_image_is_not_made(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    """It would be in no list, and no reader would find it."""
+    for name in ("a/0", "a/1", "a/2", "b/0", "b/1"):
+        make_video(f"v/{name}.mp4", size=(96, 80), frames=36, fps=12)
+    make_video("v/b/short.mp4", size=(96, 80), frames=6, fps=12)
+    done = small(tmp_path / "v", tmp_path / "o", frames=True, lists=True, fps=1)
+    assert (done.made, done.frames, sum(done.lists.values())) == (5, 15, 5)
+    assert [sentence.partition(": ")[2] for sentence in done.left_out] == [
+        "would be a folder of one image, which is no video; leave frames out or give a higher fps"
+    ]
+    assert sorted(os.listdir(tmp_path / "o" / "b")) == ["0", "1"]
+
+
 @pytest.mark.parametrize(("fps", "expected"), [(6.0, 10), (12.0, 20), (24.0, 40), (5.0, 9)])
 def test_another_rate_shows_each_moment(
     make_video: Callable[..., Path], tmp_path: Path, fps: float, expected: int

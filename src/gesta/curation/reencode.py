@@ -114,6 +114,11 @@ def prepare_one(job: EncodeJob) -> Outcome:
                 written = _write_video(str(part), timed_frames, info, job.settings)
             if not written:
                 raise undecodable(job.source, last_error(damage))
+            if written == 1 and job.settings.frames:  # no reader and no list would find it
+                rate = "" if job.settings.fps is None else " or give a higher --fps"
+                raise VideoError(
+                    f"{job.source}: would be a folder of one image, which is no video; leave --frames out{rate}"
+                )
             remark = f"{len(damage)} damaged packets, {written} frames are left; get a better copy" if damage else ""
             if remark:
                 write_text(remark_file(job.target), f"{remark}\n")
