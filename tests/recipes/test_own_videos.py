@@ -11,7 +11,7 @@ import torch
 from gesta.checkpoint import save_model
 from gesta.cli import make_parser
 from gesta.cli.options import named_recipe
-from gesta.config import check
+from gesta.config import check, config
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import ClipSpec
 from gesta.models import list_models, model_config
@@ -21,6 +21,11 @@ from gesta.recipes.own_videos import _TRANSFORMERS, FINE_TUNINGS, finetune, fine
 from gesta.training.folder import derive_rates
 
 TINY = ViTConfig(classes=3, clip=ClipSpec(frames=2, size=16), width=16, depth=2, heads=4, patch=8, drop_path=0.3)
+
+
+@config
+class OutsideConfig(ViTConfig):
+    """A model of somebody's own."""
 
 
 def recipe_of(*words: str) -> Recipe:
@@ -68,6 +73,18 @@ def test_weights_say_which_model(tmp_path: Path) -> None:
     assert recipe_of("finetune").name == recipe_of("finetune", "--init.weights", "None").name == "finetune-mvitv2_tiny"
     with pytest.raises(GestaError, match=r"weights and init\.weights both say which weights"):
         recipe_of("finetune", "--init.weights", str(path), "--weights", "other.pth")
+
+
+def test_weights_may_name_a_model_outside_gesta(tmp_path: Path) -> None:
+    """The flag was accepted and not used: what it allows was refused with the advice to give it."""
+    outside = OutsideConfig(classes=3, clip=TINY.clip, width=16, depth=2, heads=4, patch=8)
+    path = str(save_model(tmp_path / "trained.safetensors", outside.build(), ["a", "b", "c"]))
+    words = ("--init.weights", path, "--data.root", "videos")
+    for name in ("finetune", "probe"):
+        with pytest.raises(GestaError, match="trust_code=True"):
+            recipe_of(name, *words)
+        assert type(recipe_of(name, *words, "--trust-code").model) is OutsideConfig
+    assert type(finetune(weights=path, trust_code=True).model) is OutsideConfig
 
 
 def test_public_weights_say_which_model(tmp_path: Path) -> None:

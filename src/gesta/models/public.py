@@ -115,18 +115,19 @@ def load(
     return dataclasses.replace(trained, model=trained.model.to(choose_device(device)))
 
 
-def config_of(source: str | os.PathLike[str]) -> ModelConfig:
+def config_of(source: str | os.PathLike[str], *, trust_code: bool = False) -> ModelConfig:
     """The configuration of the model of some weights: that in a model file of ours, or the one that is recognised.
 
     Args:
-        source: as for :func:`load`.
+        source, trust_code: as for :func:`load`.
 
     Raises:
         CheckpointError: nothing says of which model they are; else as :func:`load`.
     """
     local = weights_in(find_model(source))
     if is_ours(local.path):
-        return cast(ModelConfig, from_json(read_metadata(local.path)["model"], ModelConfig, source=str(local.path)))
+        described = read_metadata(local.path)["model"]
+        return cast(ModelConfig, from_json(described, ModelConfig, trust_code=trust_code, source=str(local.path)))
     weights = read_source(local)
     config = None if weights.is_state else recognise(read_config(local.path), weights)
     if config is None:

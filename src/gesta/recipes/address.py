@@ -58,7 +58,8 @@ def find_recipe(
         data: replace the data set by this one of :data:`gesta.datasets.DATASETS`; ``marionette`` makes the recipe a
             miniature, see :func:`miniature`.
         arguments: of the recipe's function, see :func:`recipe_function`.
-        trust_code: allow a ``recipe.json`` to name classes outside gesta.
+        trust_code: allow a ``recipe.json``, or the weights that a recipe takes its model from, to name classes outside
+            gesta.
         make: one of the runs that a row fuses, in place of what the address names.
         say: called with a sentence where the recipe is not what its address may suggest.
 
@@ -73,8 +74,11 @@ def find_recipe(
         raise GestaError(f"{address} is made of two runs or more, {parts}; gesta train {address} trains and fuses them")
     else:
         function = run or _find_function(address)
-        if model and "model" in inspect.signature(function).parameters:
+        parameters = inspect.signature(function).parameters
+        if model and "model" in parameters:
             arguments["model"], model = model, None
+        if trust_code and "trust_code" in parameters:
+            arguments["trust_code"] = True
         recipe = function(**arguments)
         if not isinstance(recipe, Recipe):
             raise GestaError(f"{address} returned {type(recipe).__name__}, not a Recipe")

@@ -27,7 +27,12 @@ PROBE_EPOCHS = 100
 
 
 def finetune(
-    model: str | None = None, root: str = "", data: DataConfig | None = None, weights: str | None = None
+    model: str | None = None,
+    root: str = "",
+    data: DataConfig | None = None,
+    weights: str | None = None,
+    *,
+    trust_code: bool = False,
 ) -> Recipe:
     """A recipe that works without tuning on hundreds to thousands of videos.
 
@@ -41,12 +46,13 @@ def finetune(
         data: another data set instead of that folder.
         weights: a checkpoint to start from, by default none. The learning rate depends on whether there is one, however
             it is named, and on the model's size (:meth:`TrainConfig.rates`). With one, Transformers get a layer decay.
+        trust_code: allow weights of a model whose class is not part of gesta.
 
     Raises:
         GestaError: both ``root`` and ``data``, or weights that do not say of which model they are.
     """
     _check_given("finetune", root, data)
-    name, config = _model(model, weights, dropout=0.2, drop_path=0.1)
+    name, config = _model(model, weights, trust_code, dropout=0.2, drop_path=0.1)
     is_transformer = type(config).__module__.removeprefix("gesta.models.") in _TRANSFORMERS
     return Recipe(
         name=f"finetune-{name}",
@@ -66,12 +72,12 @@ _TRANSFORMERS = ("ctn", "fusion", "hiera", "mfst", "mvit", "rpe_stdt", "std_form
 """Modules of the models whose blocks attend to all tokens."""
 
 
-def _model(model: str | None, weights: str | None, **changes: Any) -> tuple[str, ModelConfig]:
+def _model(model: str | None, weights: str | None, trust_code: bool, **changes: Any) -> tuple[str, ModelConfig]:
     """The model that is named, else that of the weights, with some fields changed; and what its runs are called."""
     if model or not weights:
         model = model or "mvitv2_tiny"
         return model, model_config(model, **changes)
-    config = config_of(weights)
+    config = config_of(weights, trust_code=trust_code)
     if isinstance(config, VideoMAEConfig | SimMIMConfig):
         config = config.encoder()
     config = replace(config, **changes)
@@ -224,6 +230,8 @@ def probe(
     data: DataConfig | None = None,
     weights: str | None = None,
     attentive: int = 0,
+    *,
+    trust_code: bool = False,
 ) -> Recipe:
     """Classifiers on the features of a pretrained model, which is not trained: minutes, from few videos.
 
@@ -235,12 +243,13 @@ def probe(
         data: another data set instead of that folder.
         weights: a checkpoint in which the model is trained; without one features are noise.
         attentive: blocks of attentive probes, which read all tokens (V-JEPA 2's have 4); 0 for linear ones.
+        trust_code: allow weights of a model whose class is not part of gesta.
 
     Raises:
         GestaError: both ``root`` and ``data``, or weights that do not say of which model they are.
     """
     _check_given("probe", root, data)
-    name, config = _model(model, weights, dropout=0.0, drop_path=0.0)
+    name, config = _model(model, weights, trust_code, dropout=0.0, drop_path=0.0)
     if attentive:
         with torch.device("meta"):
             network = config.build()
