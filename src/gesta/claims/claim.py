@@ -84,7 +84,7 @@ class Metric:
             (``top1``; ``attribute/order`` of objects).
         axis: what the points of a curve differ in; empty for a number.
         arms: of which it is measured; empty for all.
-        unit: of the values.
+        unit: of the values; empty for correlations, cosines and shares.
     """
 
     name: str
@@ -93,6 +93,16 @@ class Metric:
     axis: str = ""
     arms: tuple[str, ...] = ()
     unit: str = "%"
+
+    @property
+    def heading(self) -> str:
+        """The title with the unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    @property
+    def digits(self) -> int:
+        """Decimals that tables show."""
+        return 1 if self.unit else 2
 
 
 TOP1 = Metric(name="top1", title="top-1 on the test clips")

@@ -80,7 +80,11 @@ def _section(s: Status) -> str:
     lines += [_table(["arm", "purpose"], [[_name(s, arm.name), arm.why] for arm in claim.arms]), ""]
     if has_picture(s):
         lines += [f"![{claim.name}]({picture(claim).as_posix()})", "", _results(s), "", *_further(s)]
-    rows = [[str(c), c.kind, "" if i is None else str(i)] for c, i in zip(claim.comparisons, s.intervals)]
+    metrics = {metric.name: metric for metric in claim.metrics}
+    rows = []
+    for c, found in zip(claim.comparisons, s.intervals):
+        metric = metrics[c.metric] if c.metric in metrics else metrics[c.metric.partition("/")[0]]
+        rows.append([str(c), c.kind, "" if found is None else found.text(metric.digits)])
     lines += [_table(["comparison", "against a", "difference"], rows), ""]
     lines += [_filled(f"**Verdict: {s.sentence()}.** To know more: {claim.learn_more}"), ""]
     command = f"gesta claims {claim.name} --seeds {claim.seeds} --out runs/claims"
@@ -99,14 +103,14 @@ def _results(s: Status) -> str:
     """A row for each arm: the first metric by seed, and how well it learned its training clips."""
     metric = s.claim.metrics[0]
     seeds = sorted({seed for of_arm in s.outcomes.values() for seed in of_arm})
-    columns = [f"{metric.title}, {metric.unit}", *(f"seed {seed}" for seed in seeds), "mean ± std"]
+    columns = [metric.heading, *(f"seed {seed}" for seed in seeds), "mean ± std"]
     rows = []
     for arm in s.outcomes:
         values, learned = s.values(arm, metric.name), s.learning(arm)
-        cells = [f"{values[seed]:.1f}" if seed in values else "" for seed in seeds]
+        cells = [f"{values[seed]:.{metric.digits}f}" if seed in values else "" for seed in seeds]
         trained = f"{fmean(of_one.final for of_one in learned):.1f}" if learned else ""
         half = ", ".join("–" if of_one.half is None else str(of_one.half) for of_one in learned)
-        rows.append([_name(s, arm), *cells, _spread(list(values.values())), trained, half])
+        rows.append([_name(s, arm), *cells, _spread(list(values.values()), metric.digits), trained, half])
     return _table([*columns, "training accuracy, %", f"epoch above {HALF:.0f} %"], rows)
 
 
@@ -117,9 +121,11 @@ def _further(s: Status) -> list[str]:
         arms = [arm for arm in s.outcomes if not metric.arms or arm in metric.arms]
         points = _points(s, metric)
         names = [f"{metric.name}/{point}" for point in points] if metric.axis else [metric.name]
-        rows = [[_name(s, arm), *(_spread(list(s.values(arm, name).values())) for name in names)] for arm in arms]
-        title = f"{metric.title}{f', {metric.unit}' if metric.unit else ''}"
-        head = [f"{title}; {metric.axis}:", *points] if metric.axis else [title, "mean ± std"]
+        rows = [
+            [_name(s, arm), *(_spread(list(s.values(arm, name).values()), metric.digits) for name in names)]
+            for arm in arms
+        ]
+        head = [f"{metric.heading}; {metric.axis}:", *points] if metric.axis else [metric.heading, "mean ± std"]
         lines += [_table(head, rows), ""] if any(any(row[1:]) for row in rows) else []
     return lines
 
@@ -134,10 +140,9 @@ def _points(s: Status, metric: Metric) -> list[str]:
     return list(points)
 
 
-def _spread(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float], digits: int) -> str:
     if not values:
         return ""
-    digits = 1 if max(map(abs, values)) > 2 else 2  # correlations need more
     return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
@@ -192,7 +197,7 @@ def _draw_dots(axes: Axes, s: Status, colours: Mapping[str, object]) -> None:
             axes.plot([fmean(values)] * 2, [row - 0.3, row + 0.3], color=colours[arm], linewidth=2)
     axes.set_yticks(range(len(s.outcomes)), labels=[_name(s, arm) for arm in s.outcomes])
     axes.invert_yaxis()
-    axes.set_xlabel(f"{metric.title}, {metric.unit}")
+    axes.set_xlabel(metric.heading)
     axes.grid(alpha=0.2, axis="x")
     hide_top_right_spines(axes)
 
@@ -206,8 +211,7 @@ def _draw_curve(axes: Axes, s: Status, metric: Metric, colours: Mapping[str, obj
         if means:
             axes.plot([x for x, _ in means], [y for _, y in means], style, color=colours[arm], label=arm, markersize=4)
     axes.set_xticks(range(len(points)), labels=points)
-    title = f"{metric.title}{f', {metric.unit}' if metric.unit else ''}"
-    axes.set(xlabel=metric.axis, ylabel=textwrap.fill(title, 36))
+    axes.set(xlabel=metric.axis, ylabel=textwrap.fill(metric.heading, 36))
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=7)
     hide_top_right_spines(axes)
@@ -224,7 +228,7 @@ def _draw_series(axes: Axes, s: Status) -> None:
     positions = sorted({x for arms in s.claim.series.values() for x, _ in arms})
     axes.set_xticks(positions, labels=[f"{x:g}" for x in positions])
     axes.minorticks_off()
-    axes.set(xlabel=s.claim.series_axis, ylabel=f"{metric.title}, {metric.unit}")
+    axes.set(xlabel=s.claim.series_axis, ylabel=metric.heading)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False)
     hide_top_right_spines(axes)

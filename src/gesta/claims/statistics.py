@@ -61,8 +61,9 @@ class Interval:
         """Half of the interval's width; of so many intervals that all of them hold with :data:`CONFIDENCE`."""
         return float(stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * tests), self.seeds - 1) * self.error)
 
-    def __str__(self) -> str:
-        return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
+    def text(self, digits: int = 1) -> str:
+        """``+2.3 (-9.0 to +13.7)``."""
+        return f"{self.mean:+.{digits}f} ({self.low:+.{digits}f} to {self.high:+.{digits}f})"
 
 
 def interval(differences: Sequence[float]) -> Interval | None:

@@ -135,7 +135,7 @@ ON_ORDER = Claim(
     name="std_former.objects",
     statement="PTMs, STDMs and an SMEM each make CTMs better at the order of frames, and all of them together do.",
     source="STD-Former, Table 2: Something-Something V1 56.8 → 57.2 (PTM), 57.0 (STDM), 57.1 (SMEM), 57.3 (all)",
-    experiment="The networks of the four claims above, trained in the same way on 386 clips of Marionette's objects "
+    experiment="The networks of the four claims above, trained in the same way on 378 clips of Marionette's objects "
     "family, 14 ways to handle objects, and tested on 154 clips of subjects and cameras that training never saw. "
     f"{_START}The actions are seven pairs that differ in the order of their frames alone, {_CONTROLS} This claim was "
     "added on 30 November 2026, after those above had been found to leave little to gain.",
