@@ -214,7 +214,13 @@ def test_losses_are_compared_and_margins_are_of_the_verdict(tmp_path: Path) -> N
     assert [i and i.mean for i in status.intervals] == [25.0, -20.0]  # points: -5 and -30 are lost, 70 and 90 without
     assert status.verdict == "shown" and str(margin) == "r > g − 25 (strides/4)"
     assert str(compared) == "r > g (strides/3 − strides/4)"
-    assert status_of(replace(claimed, comparisons=(replace(margin, margin=15.0),)), outcomes).verdict == "contradicted"
+    narrow = status_of(replace(claimed, comparisons=(compared, replace(margin, margin=15.0))), outcomes)
+    assert narrow.verdict == "contradicted" and "1 of 2 comparisons hold" in narrow.sentence()
+    rows = [line for line in to_markdown([narrow]).splitlines() if line.startswith("| r > g")]
+    assert rows == [
+        "| r > g (strides/3 − strides/4) | baseline | +25.0 (+25.0 to +25.0) | yes |",
+        "| r > g − 15 (strides/4) | baseline | -20.0 (-20.0 to -20.0) | no |",
+    ]
 
 
 def test_parts_share_the_trainings_between_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, videos: Path) -> None:

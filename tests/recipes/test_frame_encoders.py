@@ -46,6 +46,24 @@ def test_labels_are_the_strips_that_joints_are_in(root: Path) -> None:
     assert {record.start for record in records} == {1, 3, 4} or {record.start for record in records} == {1, 3}
 
 
+def test_joints_counted_from_the_hips_do_not_depend_on_where_the_puppet_is(root: Path) -> None:
+    """Every frame of the set is shifted by another jolt; the middle between the hips is always the same strip."""
+    places, from_hips = (
+        MarionetteJoints(root=str(root), frames=6, strips=32, origin=origin).records("train")
+        for origin in ("picture", "hips")
+    )
+    for place, counted in zip(places, from_hips):
+        clip = ClipName(*(int(part[1:]) for part in Path(place.path).stem.split("_")))
+        position = joint_positions(clip, SEED, aim="jolted")[place.start]
+        hips = position[[JOINTS.index("right_hip"), JOINTS.index("left_hip")]].mean(0)
+        expected = np.clip(((position[JOINTS.index("head")] - hips + 0.5) * 32).astype(int), 0, 31)
+        assert [counted.label[f"head_{axis}"] for axis in "xy"] == expected.tolist()  # type: ignore[index,call-overload]
+        for axis in "xy":
+            left, right = (counted.label[f"{side}_hip_{axis}"] for side in ("left", "right"))  # type: ignore[index,call-overload]
+            assert abs(left + right - 31) <= 1
+    assert [r.label for r in places] != [r.label for r in from_hips]
+
+
 def test_what_moves_the_picture_is_refused() -> None:
     recipe = frames()
     check(recipe)

@@ -80,15 +80,23 @@ def _section(s: Status) -> str:
     lines += [_table(["arm", "purpose"], [[_name(s, arm.name), arm.why] for arm in claim.arms]), ""]
     if has_picture(s):
         lines += [f"![{claim.name}]({picture(claim).as_posix()})", "", _results(s), "", *_further(s)]
-    metrics = {metric.name: metric for metric in claim.metrics}
-    rows = []
-    for c, found in zip(claim.comparisons, s.intervals):
-        metric = metrics[c.metric] if c.metric in metrics else metrics[c.metric.partition("/")[0]]
-        rows.append([str(c), c.kind, "" if found is None else found.text(metric.digits)])
-    lines += [_table(["comparison", "against a", "difference"], rows), ""]
+    lines += [_comparisons(s), ""]
     lines += [_filled(f"**Verdict: {s.sentence()}.** To know more: {claim.learn_more}"), ""]
     command = f"gesta claims {claim.name} --seeds {claim.seeds} --out runs/claims"
     return "\n".join([*lines, "```bash", command, "```", ""])
+
+
+def _comparisons(s: Status) -> str:
+    metrics = {metric.name: metric for metric in s.claim.metrics}
+    rows = []
+    for c, found, judged in zip(s.claim.comparisons, s.intervals, s.with_margins()):
+        metric = metrics[c.metric] if c.metric in metrics else metrics[c.metric.partition("/")[0]]
+        if found is None or judged is None:
+            rows.append([str(c), c.kind, "", ""])
+        else:
+            holds = "yes" if judged.low > 0 else "no" if judged.high < 0 else "undecided"
+            rows.append([str(c), c.kind, found.text(metric.digits), holds])
+    return _table(["comparison", "against a", "difference", "holds"], rows)
 
 
 def _filled(text: str) -> str:

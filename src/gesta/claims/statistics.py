@@ -26,12 +26,12 @@ HALF = 50.0
 
 RULE = (
     "Each comparison is the mean over seeds of the difference between two trainings of the same seed, with its "
-    f"{100 * CONFIDENCE:.0f} % interval by Student's t (n − 1 degrees of freedom). A claim is **shown** if the "
-    "interval of every comparison lies above zero; it is **contradicted** if that of one with a baseline, which is "
-    "what the paper compares with, lies below zero (with a wider interval if there are several baselines, by "
-    "Bonferroni's correction); else it is **not shown**, which does not mean that it is wrong. Intervals cover what "
-    "chance does in training, on the same test clips, not what other clips would change. Nothing is corrected for "
-    "the number of claims."
+    f"{100 * CONFIDENCE:.0f} % interval by Student's t (n − 1 degrees of freedom). It holds if the interval lies "
+    "above zero, or above the margin that is named with it. A claim is **shown** if every comparison holds; it is "
+    "**contradicted** if the interval of one with a baseline, which is what the paper compares with, lies below "
+    "(with a wider interval if there are several baselines, by Bonferroni's correction); else it is **not shown**, "
+    "which does not mean that it is wrong. Intervals cover what chance does in training, on the same test clips, not "
+    "what other clips would change. Nothing is corrected for the number of claims."
 )
 
 

@@ -45,6 +45,11 @@ class Status:
         of_seeds = [learning(outcome.training_accuracy) for _, outcome in sorted(self.outcomes[arm].items())]
         return [of_one for of_one in of_seeds if of_one is not None]
 
+    def with_margins(self) -> list[Interval | None]:
+        """The intervals as they are judged: above zero says what the claim says."""
+        pairs = zip(self.claim.comparisons, self.intervals)
+        return [i and replace(i, mean=i.mean + comparison.margin) for comparison, i in pairs]
+
     def untrained(self) -> list[str]:
         """Phrases about arms whose training accuracy is below :data:`LEARNED` on average over their seeds."""
         phrases = []
@@ -63,6 +68,9 @@ class Status:
         finished = min(seeds) >= self.claim.seeds
         text = f"{'' if finished else 'so far '}{self.verdict}, {min(seeds)} seeds"
         text += "" if finished else f" of {self.claim.seeds}"
+        if self.verdict != "shown" and (count := len(self.intervals)) > 1:
+            above = sum(of_one is not None and of_one.low > 0 for of_one in self.with_margins())
+            text += f"; {above} of {count} comparisons hold"
         if phrases := self.untrained():
             text += (
                 f"; at this length of training, with training accuracies below {LEARNED:.0f} %: {', '.join(phrases)}"
@@ -90,16 +98,12 @@ def status_of(claim: Claim, outcomes: Mapping[Key, Outcome]) -> Status:
         experiment = digest(describe(arm))
         of_arms[arm.name] = {key[1]: o for key, o in outcomes.items() if key[0] == experiment and key[1] < MOST_SEEDS}
     intervals = tuple(_interval(comparison, of_arms) for comparison in claim.comparisons)
-    reached = verdict(
-        [
-            (comparison.kind, i and replace(i, mean=i.mean + comparison.margin))
-            for comparison, i in zip(claim.comparisons, intervals)
-        ]
-    )
     needed = _trainings(claim)
     missing = [key for key in needed if key not in outcomes]
     minutes = sum(_minutes(claim, experiment, outcomes) for experiment, _ in missing)
-    return Status(claim, of_arms, intervals, reached, len(needed) - len(missing), len(needed), minutes)
+    status = Status(claim, of_arms, intervals, "not run", len(needed) - len(missing), len(needed), minutes)
+    kinds = [comparison.kind for comparison in claim.comparisons]
+    return replace(status, verdict=verdict(list(zip(kinds, status.with_margins()))))
 
 
 def used_by(claims: Sequence[Claim], outcomes: Mapping[Key, Outcome]) -> list[Outcome]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from gesta.records import DataConfig, Record, SplitName
 COORDINATES = tuple(f"{joint}_{axis}" for joint in JOINTS for axis in ("x", "y"))
 """The label spaces: ``head_x``, ``head_y``, ``right_shoulder_x`` …; x from the left, y from the top."""
 
+HIPS = [JOINTS.index("right_hip"), JOINTS.index("left_hip")]
+
 
 @config
 class MarionetteJoints(DataConfig):
@@ -37,12 +39,15 @@ class MarionetteJoints(DataConfig):
         held_out: as of :class:`~gesta.marionette.dataset.Marionette`.
         frames: frames of every video, in the middle of as many equal parts.
         strips: classes of each coordinate.
+        origin: ``picture``: coordinates are places in the picture. ``hips``: they are counted from the middle between
+            the puppet's hips, which is put into the middle of the strips, and so do not depend on where the puppet is.
     """
 
     root: str = "data/marionette"
     held_out: HeldOut = "both"
     frames: Annotated[int, Between(1, 32)] = 8
     strips: Annotated[int, Between(2, 64)] = 16
+    origin: Literal["picture", "hips"] = "picture"
 
     def records(self, split: SplitName) -> list[Record]:
         """A record for every frame of the split's clips.
@@ -57,6 +62,8 @@ class MarionetteJoints(DataConfig):
                 continue
             name, video, *_ = clip_files(Path(self.root), family, clip)
             positions = _positions(clip, seed, family, aim)
+            if self.origin == "hips":
+                positions = positions - positions[:, HIPS].mean(1, keepdims=True) + 0.5
             for n in range(self.frames):
                 at = (2 * n + 1) * len(positions) // (2 * self.frames)
                 strips = np.clip((positions[at] * self.strips).astype(int), 0, self.strips - 1).ravel().tolist()
