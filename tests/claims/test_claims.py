@@ -215,7 +215,7 @@ def test_losses_are_compared_and_margins_are_of_the_verdict(tmp_path: Path) -> N
     assert status.verdict == "shown" and str(margin) == "r > g − 25 (strides/4)"
     assert str(compared) == "r > g (strides/3 − strides/4)"
     narrow = status_of(replace(claimed, comparisons=(compared, replace(margin, margin=15.0))), outcomes)
-    assert narrow.verdict == "contradicted" and "1 of 2 comparisons hold" in narrow.sentence()
+    assert narrow.verdict == "contradicted" and "1 of 2 comparisons holds" in narrow.sentence()
     rows = [line for line in to_markdown([narrow]).splitlines() if line.startswith("| r > g")]
     assert rows == [
         "| r > g (strides/3 − strides/4) | baseline | +25.0 (+25.0 to +25.0) | yes |",

@@ -160,7 +160,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(rows: Sequence[Sequence[str]], column: int) -> bool:
-    return all(not row[column] or row[column][0] in "+-–0123456789" for row in rows)
+    cells = [row[column] for row in rows if row[column]]
+    return bool(cells) and all(cell[0] in "+-–0123456789" for cell in cells)
 
 
 def _anchor(claim: Claim) -> str:

@@ -70,7 +70,7 @@ class Status:
         text += "" if finished else f" of {self.claim.seeds}"
         if self.verdict != "shown" and (count := len(self.intervals)) > 1:
             above = sum(of_one is not None and of_one.low > 0 for of_one in self.with_margins())
-            text += f"; {above} of {count} comparisons hold"
+            text += f"; {above} of {count} comparisons hold{'s' * (above == 1)}"
         if phrases := self.untrained():
             text += (
                 f"; at this length of training, with training accuracies below {LEARNED:.0f} %: {', '.join(phrases)}"

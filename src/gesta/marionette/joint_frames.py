@@ -72,7 +72,8 @@ class MarionetteJoints(DataConfig):
         return records
 
     def classes(self) -> dict[str, list[str]]:
-        """Of each coordinate the strips, named after their lower edge, a fraction of the picture."""
+        """Of each coordinate the strips, named after their lower edge, a fraction of the picture; with ``origin`` hips
+        0.500 is where the hips are."""
         return {space: [f"{n / self.strips:.3f}" for n in range(self.strips)] for space in COORDINATES}
 
     def labels_are_positions(self) -> bool:
