@@ -1,4 +1,4 @@
-"""Typed configuration: plain dataclasses, and their way to JSON and back; and how text and JSON of others are read.
+"""Typed configuration: plain dataclasses, and their way to JSON and back; and how untrusted text and JSON are read.
 
 Everything that describes an experiment (a model, a plug-in, a data set, a training run) is a class marked
 ``@config``. JSON carries each object's tag under ``"class"``: the name of a class of gesta, wherever it lives, or
@@ -290,12 +290,14 @@ def _find_class(tag: Any, trust_code: bool, source: str) -> type:
     A file of gesta 0.1.0 names our classes ``gesta.module:Class``, by where they lived then: the name is enough.
     """
     if not isinstance(tag, str) or len(tag) > 200:
-        raise GestaError(f"{source} names the class {_short(tag)}, which is no name of a class")
+        raise GestaError(f"{source} names the class {_short(tag)}, which is no name of a class; get the file again")
     module, _, name = tag.rpartition(":")
     if not module or _is_ours(module):
         _import_definition(name)
         if name not in _tagged:
-            raise GestaError(f"{source} names the class {tag!r}, which this version of gesta does not have")
+            raise GestaError(
+                f"{source} names the class {tag!r}, which this version of gesta does not have; upgrade gesta"
+            )
         return _tagged[name]
     if not trust_code:
         raise GestaError(
@@ -304,9 +306,12 @@ def _find_class(tag: Any, trust_code: bool, source: str) -> type:
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
-        raise GestaError(f"{source} names the class {tag!r}, which cannot be imported here") from None
+        raise GestaError(
+            f"{source} names the class {tag!r}, which cannot be imported; install its package, or add its "
+            "folder to PYTHONPATH"
+        ) from None
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise GestaError(f"{source} names {tag!r}, which is not a configuration class")
+        raise GestaError(f"{source} names {tag!r}, which is not a configuration class; get the file again")
     return cls
 
 

@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from gesta.config import replace, to_json
 from gesta.progress import plain_text
 
-if TYPE_CHECKING:  # for start-up time: a known cost is read and printed without torch, see gesta.models.costs
+if (
+    TYPE_CHECKING
+):  # for start-up time: a known cost is read and printed without torch, see :func:`gesta.models.stored_cost`
     from torch import nn
 
     from gesta.model import ClipSpec, ModelConfig, VideoModel

@@ -634,11 +634,11 @@ class Classifier(nn.Module):
 def to_clips(video: Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) -> Tensor:
     """Loader batches to model input, on whatever device they lie: the one place where pixels become floats.
 
-    A black one of several streams says that nothing of it is there, and becomes NaN.
+    Of several streams, one whose pixels are all 0 in a clip counts as missing and becomes NaN.
 
     Args:
         video: ``(B, V, T, C, H, W)`` uint8.
-        spec: the model's normalisation.
+        spec: the model's streams, mean and standard deviation.
 
     Returns:
         ``(B * V, C, T, H, W)`` of ``dtype``, contiguous.
@@ -649,7 +649,7 @@ def to_clips(video: Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) 
     if video.shape[3] != spec.channels:
         raise GestaError(
             f"the model expects clips of {' and '.join(spec.streams) or 'one stream'}, {spec.channels} channels, and "
-            f"was given {video.shape[3]}; score lists of pairs with gesta evaluate"
+            f"was given {video.shape[3]}; give clips of all its streams (--data.modality rgbd, rgb+flow …)"
         )
     pixels = video.flatten(0, 1).transpose(1, 2)
     count = max(1, len(spec.streams))

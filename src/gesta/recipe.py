@@ -107,8 +107,8 @@ class Augment:
 
 
 SMALL_PARAMETERS = 5_000_000
-"""Models of fewer have the learning rate of random weights from given ones, too:
-``benchmarks/experiments/finetune.py``."""
+"""Below this number of parameters ``lr=None`` is the rate of random weights also when training starts from given ones
+(``benchmarks/experiments/finetune.py``)."""
 
 
 class Rates(NamedTuple):
@@ -130,9 +130,9 @@ class LoRA:
     weights, so that it is like any other. It needs ``peft`` (``pip install 'gesta[lora]'``).
 
     Attributes:
-        rank: of A and B.
-        alpha: of the factor alpha / rank.
-        dropout: of what enters an adapter.
+        rank: rank of A and B.
+        alpha: scale of the update, which is multiplied by alpha / rank.
+        dropout: dropout probability on an adapter's input.
         targets: linear layers that get adapters: ``attn`` of attention (queries, keys, values, projections; over space,
             time, or both), ``mlp`` of MLPs.
     """
@@ -182,7 +182,7 @@ class TrainConfig:
         milestones: epochs at which ``steps`` lowers the learning rate.
         gamma: factor on the learning rate at each milestone.
         clip_grad: largest L2 norm of the gradient, None for no clipping.
-        precision: of the computation, in Lightning Fabric's words.
+        precision: ``32-true`` (float32), or ``bf16-mixed`` or ``16-mixed`` (autocast), as in Lightning Fabric.
         ema: decay of an exponential moving average of the weights, None for none; evaluation uses the average.
         ema_warmup: let that decay rise from 0 to ``ema``, as 1 − step^−¾ does (timm's ModelEmaV3), so that the average
             of a short training is not one of its first steps.
@@ -206,20 +206,20 @@ class TrainConfig:
         freeze: prefixes of the names of parameters that are not trained (their batch norms stay in evaluation mode).
         lora: train low-rank adapters of the weights, and the head, instead of all weights; None trains all.
         compile: run ``torch.compile`` on the model.
-        strategy: of several processes: ``ddp`` keeps all weights and moments in each; ``fsdp`` shares weights,
-            gradients and moments out among them (PyTorch's FSDP2), for models that fit no single GPU in training. The
-            weights come out as with ``ddp``, but for rounding.
+        strategy: for several processes: ``ddp`` keeps all parameters and the optimizer's state in each; ``fsdp`` shards
+            parameters, gradients and the optimizer's state (PyTorch's FSDP2), for models that do not fit one GPU in
+            training. Up to rounding, both give the same weights.
         seed: of everything random: weights, order, augmentation, dropout.
         workers: loader processes; -1 chooses by the number of CPU cores.
         short_videos: a video shorter than a clip is played again (``loop``) or its last frame is held (``clamp``).
         decoder: ``pyav`` or ``torchcodec``.
         augment: augmentation of one clip.
         validate_every: epochs between evaluations on the validation split, 0 for only after the last.
-        patience: the training ends early after so many validations in a row whose top-1 (multi-label: mAP) is not above
-            the best; None for never. ``cosine`` is laid out over all ``epochs``: where it ends early, the learning rate
-            has not fallen to ``min_lr``, so that the last gains of a cosine may be missing; ``steps`` and ``constant``
-            are not affected.
-        keep_best: weights of so many epochs are kept, those with the best validation top-1 (multi-label: mAP):
+        patience: the training ends early after this many consecutive validations whose top-1 (multi-label: mAP) is
+            not above the best; None for never. ``cosine`` is laid out over all ``epochs``: where it ends early, the
+            learning rate has not fallen to ``min_lr``, so that the last gains of a cosine may be missing; ``steps`` and
+            ``constant`` are not affected.
+        keep_best: number of best epochs, by validation top-1 (multi-label: mAP), whose weights are kept:
             ``best.safetensors`` holds the best, and for 2 or more ``epoch-0012-top1-83.33.safetensors`` … each of them.
         save_every_s: seconds between writes of ``last.ckpt`` inside an epoch.
         logger: where curves go besides ``log.jsonl``: ``tensorboard`` (files in the run's ``events``), ``wandb``

@@ -284,4 +284,4 @@ def test_flags_of_trainings_need_a_claim(capsys: pytest.CaptureFixture[str]) -> 
         assert f"{flags[0]} is for trainings, and no claim is named" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["claims", "stan", "--part", "3/2"])
-    assert "'3/2' is not a part such as 1/2" in capsys.readouterr().err
+    assert "'3/2' is no part of a number of parts" in capsys.readouterr().err

@@ -187,5 +187,7 @@ def test_normalisation_of_both(pair: Callable[..., Record]) -> None:
     assert torch.equal(rgb, depth) and not math.isnan(float(rgb.sum()))
     alone = batch["video"][:, :, :, :3]
     assert torch.equal(rgb, to_clips(alone, replace(spec, streams=())))
-    with pytest.raises(GestaError, match=r"clips of rgb and depth, 6 channels, and was given 3; .* gesta evaluate"):
+    with pytest.raises(
+        GestaError, match=r"clips of rgb and depth, 6 channels, and was given 3; give clips of all its streams"
+    ):
         to_clips(alone, spec)

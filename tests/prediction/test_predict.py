@@ -148,6 +148,18 @@ def test_sources_are_files_folders_frame_folders_and_patterns(mixed: Path, monke
     assert all(p.path in p.error for p in found)
 
 
+def test_without_a_protocol_there_are_four_clips_as_on_the_command_line(mixed: Path, tmp_path: Path) -> None:
+    model = linear_model()
+    save_model(tmp_path / "model.safetensors", model, NAMES)
+    with pytest.raises(SystemExit):
+        command = ["predict", tmp_path / "model.safetensors", mixed, "--format", "json", "--out", tmp_path / "p.json"]
+        main([str(word) for word in [*command, "--runtime", "torch", "--trust-code"]])
+    written = {p["path"]: p["labels"] for p in json.loads((tmp_path / "p.json").read_text())}
+    for prediction in predict(model, [mixed], classes=NAMES):
+        for label, (name, probability) in zip(written[prediction.path], prediction.labels, strict=True):
+            assert label["class"] == name and label["probability"] == pytest.approx(probability, abs=1e-4)
+
+
 def test_several_label_spaces_give_joint_answers(make_video: Callable[..., Path]) -> None:
     spaces = {"verb": ["open", "close"], "noun": ["door", "jar", "book"]}
     model = linear_model({"verb": 2, "noun": 3})

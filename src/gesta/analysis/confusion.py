@@ -146,11 +146,18 @@ def measure_confusion(
                 "analyse report shows precision, recall and average precision of each class"
             )
         if space not in result.scores.classes:
-            raise GestaError(f"{name} has no label space {space!r}{suggest(space, result.scores.classes)}")
+            raise GestaError(
+                f"{name} has no label space {space!r}{suggest(space, result.scores.classes)}; choose another one"
+            )
         if result.scores.classes[space] != first.scores.classes[space]:
-            raise GestaError(f"{results[0][0]} and {name} have different classes, so their matrices cannot be compared")
+            raise GestaError(
+                f"{results[0][0]} and {name} have different classes, so their matrices cannot be compared; give "
+                "results of one data set"
+            )
         if not np.any(result.scores.confusion[space]):
-            raise GestaError(f"{name} has no labelled video that was scored, and so no confusion matrix")
+            raise GestaError(
+                f"{name} has no labelled video that was scored, and so no confusion matrix; evaluate on labelled videos"
+            )
     failed = [(name, result.counts.failed) for name, result in results if result.counts.failed]
     remarks = [f"{name}: {count} videos could not be scored and are in no matrix" for name, count in failed]
     if len({result.list_hash for _, result in results}) > 1:

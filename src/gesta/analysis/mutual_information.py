@@ -232,7 +232,7 @@ def measure_maps(
                 control[tap].append(_compare(previous[tap], grid, estimator, tau))
         first, previous = first or maps, maps
     if not first:
-        raise GestaError("there is no clip to measure")
+        raise GestaError("there is no clip to measure; name videos that can be read")
     rows = []
     for tap in taps:
         if control[tap]:  # of several clips the first is paired with the last
@@ -364,7 +364,9 @@ def measure_mutual_information(
                 yield to_clips(batch["video"].to(chosen_device), model.config.clip)
         if len(failures) == len(records):
             example = next(iter(failures.values())).reason
-            raise GestaError(f"none of {len(records)} videos can be read, for instance {example}")
+            raise GestaError(
+                f"none of {len(records)} videos can be read, for instance {example}; gesta data check finds why"
+            )
 
     for (name, model), tap in zip(models, taps):
         model.to(chosen_device).eval()

@@ -132,7 +132,9 @@ def measure_tsne(
     failures = {failure.index: failure for _, failed in extracted for failure in failed}
     readable = [i for i in range(len(records)) if i not in failures]
     if len(readable) < 4:
-        raise GestaError(f"only {len(readable)} of {len(records)} videos can be read, and t-SNE needs four")
+        raise GestaError(
+            f"only {len(readable)} of {len(records)} videos can be read, and t-SNE needs four; name others with --data"
+        )
     true_labels = np.array([labels[i] for i in readable])
     projections = []
     for (name, _), (features, _) in zip(models, extracted):

@@ -71,7 +71,6 @@ class LocalWeights:
 def resolve(
     source: str | os.PathLike[str] | LocalWeights,
     check: Callable[[Path], None] | None = None,
-    needs_weights: bool = True,
 ) -> LocalWeights:
     """The file or folder on this disk that a source of weights stands for; what a hub has of it is downloaded first.
 
@@ -82,7 +81,6 @@ def resolve(
             weights that an installed Python package ships, or what this function returned.
         check: called with the folder that holds :data:`DESCRIPTIONS` before weights are downloaded; may raise to
             refuse them.
-        needs_weights: download weights, too, not only the descriptions.
 
     Raises:
         CheckpointError: no such package, or none or several files of weights in it; no such repository, revision or
@@ -96,7 +94,7 @@ def resolve(
         return LocalWeights(path, str(path), str(source))
     name = _parse(os.fspath(source))
     with _hub_errors(name):
-        return _Repository(name).fetch(check, needs_weights)
+        return _Repository(name).fetch(check)
 
 
 def _of_package(name: str) -> Path:
@@ -271,7 +269,7 @@ class _Repository:
             sentence = f"{name.text}: {self.no_answer}; the files in the cache are used, commit {self.commit}"
             show(one_line(sentence), sys.stderr)
 
-    def fetch(self, check: Callable[[Path], None] | None, needs_weights: bool) -> LocalWeights:
+    def fetch(self, check: Callable[[Path], None] | None) -> LocalWeights:
         """The descriptions, then the weights: the folder in which they lie, or the file that the name asks for."""
         file, where = self.name.file, f"{HUB}{self.name.repo}@{self.commit[:12]}"
         missing = f"; {self.no_answer}, and the cache does not have all of it" if self.no_answer else ""
@@ -283,12 +281,11 @@ class _Repository:
         self._download([inside + name for name in DESCRIPTIONS if name in names])
         if check and self.folder:
             check(self.folder / inside)
-        if needs_weights:
-            here = [name for name in names if "/" not in name]
-            chosen = inside + choose_weights(here, f"{where}/{inside}".rstrip("/") + missing) if is_folder else file
-            self._download([chosen])
-            if chosen.endswith(INDEX) and self.folder:
-                self._download(sorted({inside + name for name in shards(self.folder / chosen).values()}))
+        here = [name for name in names if "/" not in name]
+        chosen = inside + choose_weights(here, f"{where}/{inside}".rstrip("/") + missing) if is_folder else file
+        self._download([chosen])
+        if chosen.endswith(INDEX) and self.folder:
+            self._download(sorted({inside + name for name in shards(self.folder / chosen).values()}))
         if self.folder is None:
             raise CheckpointError(f"{self.name.text}: the repository is empty; give another")
         local = LocalWeights(self.folder, where, self.name.text, from_hub=True)

@@ -1,4 +1,4 @@
-"""Weights of others, and of other models, taken into a model: read, unwrapped, renamed, matched, and reported."""
+"""Weights of other libraries and other models, taken into a model: read, unwrapped, renamed, matched, reported."""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ MOST_SEEDS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarionetteSet:
-    """A set of synthetic videos that arms are trained and tested on; made once, by :func:`run`, and shared by claims.
+    """A set of synthetic videos that arms are trained and tested on.
+
+    :func:`gesta.claims.run.run_claims` makes it once, and claims share it.
 
     Attributes:
         name: of its folder.

@@ -123,7 +123,7 @@ def run_claims(
         out: folder of all runs and sets of videos.
         seeds: trainings of each arm; None for as many as each claim needs.
         device: as of :func:`gesta.training.loop.train`.
-        part: ``(1, 2)`` does the first half of the trainings, for several machines or processes.
+        part: ``(1, 2)`` does one half of the trainings, for one of two machines or processes.
         known: outcomes of other folders or machines, which are not done again.
 
     Raises:

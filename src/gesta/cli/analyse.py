@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gesta.cli.options import (
     MODEL_HELP,
+    VIDEO_HELP,
     VerbParser,
     Verbs,
     count,
@@ -40,7 +41,7 @@ T = TypeVar("T")
 def add_verbs(verbs: Verbs) -> None:
     analyse = verbs.group("analyse", "look into a run or a model")
     sub = analyse.add("report", _report, "one self-contained HTML page of a run", result=False)
-    sub.add_argument("run", metavar="RUN")
+    sub.add_argument("run", metavar="RUN", help="folder of a run")
     _add_verbs_of_maps(analyse)
     _add_verbs_of_parameters(analyse)
     _add_verbs_of_results(analyse)
@@ -60,7 +61,7 @@ def _add_verbs_of_maps(analyse: Verbs) -> None:
     sub = analyse.add("motion", _motion, "draw what SMEM excites, frame by frame (STD-Former)")
     _model_and_video(sub)
     sub = analyse.add("response", _response, "draw where feature maps respond, one row per model (ATA's Figs 6 and 7)")
-    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("video", metavar="VIDEO", help=VIDEO_HELP)
     sub.add_argument("models", metavar="CKPT|MODEL", nargs="+", help=MODEL_HELP)
     _after_block(sub)
     _picture_options(sub)
@@ -93,7 +94,7 @@ def _add_verbs_of_parameters(analyse: Verbs) -> None:
     sub.add_argument("--learned", action="store_true", help=text)
     _picture_options(sub)
     sub = analyse.add("rpe", _rpe, "draw which patches share a relative position", fields=True)
-    sub.add_argument("model", metavar="MODEL|CKPT")
+    sub.add_argument("model", metavar="MODEL|CKPT", help=MODEL_HELP)
     sub.add_argument("--ref", type=position, metavar="ROW,COLUMN", help="seen from there (default: the centre, 7,7)")
     _picture_options(sub)
 
@@ -150,13 +151,13 @@ def _add_verbs_of_features(analyse: Verbs) -> None:
 
 def _model_and_video(sub: VerbParser) -> None:
     sub.add_argument("model", metavar="CKPT|MODEL", help=MODEL_HELP)
-    sub.add_argument("video", metavar="VIDEO")
+    sub.add_argument("video", metavar="VIDEO", help=VIDEO_HELP)
     _picture_options(sub)
 
 
 def _labels_options(sub: VerbParser) -> None:
     sub.add_argument("--space", help="label space (default: the first)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     device_options(sub, precision=None)
     _picture_options(sub)
 
@@ -276,7 +277,10 @@ def _complexity(options: argparse.Namespace) -> None:
     known = [find_models(source, runs=options.runs, trust_code=options.trust_code) for source in options.sources]
     models = list(chain.from_iterable(known))
     if not models:
-        raise GestaError(f"{', '.join(options.sources)}: no row of these has a recipe, so there is nothing to count")
+        raise GestaError(
+            f"{', '.join(options.sources)}: no row of these has a recipe, so there is nothing to count; give "
+            "a model, a run or a table with recipes (gesta models)"
+        )
     measured = measure_complexity(models, style=options.style, seconds=options.seconds, device=options.device)
     _show(options, measured, draw_complexity)
 

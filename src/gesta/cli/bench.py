@@ -25,7 +25,7 @@ def add_verbs(verbs: Verbs) -> None:
     device_options(sub)
     trust_option(sub)
     sub = bench.add("memory", _bench_memory, "clips that fit graphics cards at once in training", fields=True)
-    sub.add_argument("model", metavar="MODEL")
+    sub.add_argument("model", metavar="MODEL", help="name of a model (all: gesta models)")
     sub.add_argument("--batch", type=count, default=16, help="clips of an optimiser step (default %(default)s)")
     sub.add_argument(
         "--sizes", type=whole_numbers, default=(8, 16, 24, 40), help="of cards, in GB (default 8,16,24,40)"
@@ -48,11 +48,13 @@ def add_verbs(verbs: Verbs) -> None:
     text = "small models as exported files: largest difference of scores, and speed beside torch's (docs/export.md)"
     sub = bench.add("export", _bench_export, text)
     sub.add_argument("models", metavar="MODEL", nargs="*", help="names (default: all that end in _tiny)")
-    sub.add_argument("--write", metavar="PAGE", help="also put the table into a page that has its marks")
+    sub.add_argument("--write", metavar="PAGE", help="also write the table between its markers in PAGE")
     sub = bench.add("align", _bench_align, "time of ATA's assignments: the paper's loop, ours, and within a model")
     sub.add_argument("--model", metavar="NAME", help="a model with ATA, with random weights (default ata_vitb)")
     sub.add_argument("--checkpoint", metavar="CKPT", help="a trained model instead, beside the same with fresh weights")
-    sub.add_argument("--video", metavar="FILE", help="shown to the model, beside a made clip")
+    sub.add_argument(
+        "--video", metavar="FILE", help="also time the model on a clip of this video, beside a synthetic clip"
+    )
     device_options(sub, precision=None)
     trust_option(sub)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
-from gesta.cli.options import Verbs, device_options, print_results
+from gesta.cli.options import Verbs, count, device_options, print_results, share
 from gesta.errors import GestaError
 from gesta.progress import show
 
@@ -18,10 +17,10 @@ def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add("claims", _claims, "test the papers' claims: list them, do their trainings, write the report")
     text = "a claim (stan.viewpoint), all claims of a system (stan) or all: do the trainings that are missing"
     sub.add_argument("names", metavar="NAME", nargs="*", help=f"{text}; without a name they are listed")
-    sub.add_argument("--seeds", type=_count, metavar="N", help="trainings of each arm (default: as each claim needs)")
+    sub.add_argument("--seeds", type=count, metavar="N", help="trainings of each arm (default: as each claim needs)")
     sub.add_argument("--out", default="runs/claims", metavar="DIR", help="folder of all runs (default %(default)s)")
     text = "the K-th of N parts of the trainings, such as 1/2, for several processes"
-    sub.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help=text)
+    sub.add_argument("--part", type=share, metavar="K/N", help=text)
     text = f"write the page of all claims, and beside it what all trainings gave as JSON: {PAGE}"
     sub.add_argument("--report", metavar="FILE", help=text)
     device_options(sub, precision=None)
@@ -34,7 +33,7 @@ def _claims(options: argparse.Namespace) -> int:
     from gesta.claims.run import run_claims
     from gesta.claims.status import Overview, status_of, used_by
 
-    given = {"--seeds": options.seeds, "--part": options.part != (1, 1), "--device": options.device != "auto"}
+    given = {"--seeds": options.seeds, "--part": options.part, "--device": options.device != "auto"}
     for flag in (flag for flag, value in given.items() if value and not options.names):
         raise GestaError(f"{flag} is for trainings, and no claim is named; name one (gesta claims lists them)")
     chosen, out = find_claims(options.names), Path(options.out)
@@ -44,7 +43,8 @@ def _claims(options: argparse.Namespace) -> int:
         raise GestaError(f"--report {page}: the page is Markdown; give a file that ends in .md, such as {PAGE}")
     known, failed = read_collected(collected), False
     if chosen:
-        how = {"seeds": options.seeds, "device": options.device, "part": options.part, "known": known}
+        part = (options.part.number, options.part.of) if options.part else (1, 1)
+        how = {"seeds": options.seeds, "device": options.device, "part": part, "known": known}
         trainings = run_claims(chosen, out, **how)
         failed = bool(trainings.failed)
         show(str(trainings), sys.stderr)
@@ -58,16 +58,3 @@ def _claims(options: argparse.Namespace) -> int:
         write_report(page, claims, outcomes)
     print_results(options, Overview([status_of(claim, outcomes) for claim in chosen or claims]))
     return int(failed)
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 99")
-    return int(text)
-
-
-def _part(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 1/2")
-    return int(match[1]), int(match[2])

@@ -12,12 +12,14 @@ from gesta.errors import GestaError
 
 def add_verbs(verbs: Verbs) -> None:
     data = verbs.group("data", "list, check, prepare, import or make videos and their labels")
+    source = "folder with one folder per class, list file, or name of a data set"
     sub = data.add("list", _data_list, "splits, classes and a few records", fields=True)
-    sub.add_argument("source", metavar="ROOT|LIST|NAME")
+    sub.add_argument("source", metavar="ROOT|LIST|NAME", help=source)
     sub = data.add("check", _data_check, "find what would spoil a training before it starts", fields=True)
-    sub.add_argument("source", metavar="ROOT|LIST|NAME")
+    sub.add_argument("source", metavar="ROOT|LIST|NAME", help=source)
     sub.add_argument("--model", help="check lengths against this model's clip")
-    sub.add_argument("--no-flip", action="store_true", help="training will not flip, so left and right do no harm")
+    text = "training does not mirror, so classes that name left or right are not reported"
+    sub.add_argument("--no-flip", action="store_true", help=text)
     text = "timeout of a file, plus 1 s for each 128 kB (default %(default)g)"
     sub.add_argument("--seconds", type=float, default=60.0, help=text)
     sub = data.add("prepare", _data_prepare, "a small copy that is quick to train from: videos, images or shards")
@@ -35,8 +37,11 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--val", type=float, help="fraction of validation videos in the lists (default 0.2)")
     sub.add_argument("--test", type=float, help="fraction of test videos in the lists (default 0)")
     sub.add_argument("--by-folder", action="store_true", help="lists keep the videos of a sub-folder together")
-    sub.add_argument("--folders", choices=("auto", "classes", "splits"), default="auto", help="what its folders are")
-    sub.add_argument("--kind", choices=("auto", "files", "frames", "both"), default="auto", help="which are videos")
+    sub.add_argument(
+        "--folders", choices=("auto", "classes", "splits"), default="auto", help="what the folders in ROOT are"
+    )
+    text = "what is a video: files, folders of frames, or both"
+    sub.add_argument("--kind", choices=("auto", "files", "frames", "both"), default="auto", help=text)
     sub.add_argument("--seed", type=int, help="of the split in lists, and of the order in shards (default 0)")
     sub.add_argument("--workers", type=int, help="processes (default: one per CPU core)")
     sub = data.add("import", _data_import, "a list of segments from the export of a labelling tool")
@@ -53,13 +58,13 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--frame-rate", metavar="FPS|FIELD", default="", help=text)
     make = data.group("make", "make the synthetic data set")
     sub = make.add("marionette", _data_make, "videos of an articulated puppet performing actions")
-    sub.add_argument("out", metavar="OUT")
+    sub.add_argument("out", metavar="OUT", help="folder to write")
     sub.add_argument("--family", choices=("coarse", "fine", "objects", "kitchen"), help="of actions (default coarse)")
     sub.add_argument("--lighting", choices=("even", "varied"), help="varied: dim, tinted, flickering (default even)")
     text = "displaced: each clip shifted, zoomed, rolled; jolted: jumps between frames (default centred)"
     sub.add_argument("--aim", choices=("centred", "displaced", "jolted"), help=text)
     sub.add_argument("--clips", type=int, help="how many videos (default 400; of a layout 48, or 3 of each action)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     sub.add_argument("--workers", type=int, help="processes (default: one per CPU core)")
     layouts = "ucf101, hmdb51, kinetics400, ssv1, ssv2, diving48, epic, ntu or isogd"
     text = f"folders, names and lists as another data set has them: {layouts}"

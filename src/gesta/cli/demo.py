@@ -18,7 +18,7 @@ def add_verbs(verbs: Verbs) -> None:
     text = "instead, for each public data set: make videos in its folders, check, train and evaluate a recipe of it"
     sub.add_argument("--all-layouts", action="store_true", help=text)
 
-    text = "instead, in about five minutes: a probe on features of a network trained on ImageNet, of the same videos"
+    text = "instead, in about five minutes: train probes on ImageNet features of the same videos"
     sub.add_argument("--pretrained", action="store_true", help=text)
     text = "instead, in about three minutes: test a claim of a paper live, by two trainings at the same time"
     sub.add_argument("--claims", action="store_true", help=text)
@@ -31,7 +31,7 @@ def _demo(options: argparse.Namespace) -> int:
         f"--{name}" for name in ("pretrained", "claims", "all-layouts") if getattr(options, name.replace("-", "_"))
     ]
     if len(modes) > 1:
-        raise GestaError(f"{' and '.join(modes)} are two different demos; give one of them")
+        raise GestaError(f"{' and '.join(modes)} are different demos; give one of them")
     if options.claims and options.epochs is not None:
         raise GestaError("--claims has epochs of its own: leave --epochs out")
     if options.claims:

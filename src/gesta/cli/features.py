@@ -44,7 +44,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--query", metavar="VIDEO", help="a video whose features are in it; without it near duplicates are listed"
     )
     sub.add_argument("--top", type=count, help="neighbours of the query (default 5)")
-    text = "cosine from which on two videos are near duplicates (default 0.98)"
+    text = "cosine similarity from which two videos are near duplicates (default 0.98)"
     sub.add_argument("--duplicates", type=float, metavar="COSINE", help=text)
 
 

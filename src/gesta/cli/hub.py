@@ -14,7 +14,7 @@ def add_verbs(verbs: Verbs) -> None:
     sub = hub.add("push", _push, text, result=False)
     sub.add_argument("run", metavar="RUN", help="folder of a run")
     sub.add_argument("repository", metavar="OWNER/NAME", help="the repository; it is made if it is not there")
-    sub.add_argument("--private", action="store_true", help="a new repository can be read by its owner alone")
+    sub.add_argument("--private", action="store_true", help="make a new repository private")
     sub.add_argument("--revision", metavar="NAME", help="branch (default: main), made if it is not there")
     sub.add_argument("--message", metavar="TEXT", default="", help="message of the commit")
     sub.add_argument(

@@ -17,13 +17,13 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--pretrained", action="store_true", help=text)
 
     sub = verbs.add("show", _show, "print every field of a recipe or model, and a model's card", fields=True)
-    sub.add_argument("what", metavar="RECIPE|MODEL")
+    sub.add_argument("what", metavar="RECIPE|MODEL", help="a name of those that gesta models lists")
     recipe_options(sub)
     trust_option(sub)
 
     sub = verbs.add("cost", _cost, "parameters and multiply-adds per part", fields=True)
-    sub.add_argument("model", metavar="MODEL")
-    sub.add_argument("--classes", type=int, help="of the classifier (default: the model's)")
+    sub.add_argument("model", metavar="MODEL", help="name of a model (all: gesta models)")
+    sub.add_argument("--classes", type=int, help="number of classes (default: the model's)")
     text = "counting: torch's, the papers' (fvcore), or both"
     sub.add_argument("--style", choices=["torch", "fvcore", "both"], default="both", help=text)
     text = 'also the cost of so many views: 12, or "4 clips x 3 crops"'

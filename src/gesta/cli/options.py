@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 FIELDS_HELP = "Fields are flags, too, such as --train.lr 1e-4. gesta show prints all fields of a recipe or model."
 MODEL_HELP = "run folder, .safetensors file, or name of a model (random weights)"
+VIDEO_HELP = "video file or folder of frames"
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -177,12 +178,13 @@ class Verbs:
 
 
 def trust_option(sub: VerbParser) -> None:
-    sub.add_argument("--trust-code", action="store_true", help="let a file name classes outside gesta (it runs code)")
+    text = "allow files to name Python classes outside gesta, which are imported: this runs their code"
+    sub.add_argument("--trust-code", action="store_true", help=text)
 
 
 def recipe_options(sub: VerbParser) -> None:
     sub.add_argument("--model", metavar="NAME", help="another model (all: gesta models)")
-    sub.add_argument("--data", metavar="NAME", help="another data set; marionette trains the recipe's miniature")
+    sub.add_argument("--data", metavar="NAME", help="another data set; marionette: a small version of the recipe")
 
 
 def device_options(sub: VerbParser, precision: str | None = "32-true") -> None:
@@ -196,7 +198,8 @@ def device_options(sub: VerbParser, precision: str | None = "32-true") -> None:
     text = "cpu, cuda, cuda:1, mps (default: an accelerator if there is one)"
     sub.add_argument("--device", default="auto", help=text)
     if precision is not None:
-        text = f"of the computation (default {precision or 'that of the recipe; the same as --train.precision'})"
+        default = precision or "that of the recipe; the same as --train.precision"
+        text = f"numeric precision of the computation (default {default})"
         sub.add_argument("--precision", choices=get_args(Precision), default=precision, help=text)
 
 
@@ -406,10 +409,9 @@ def position(text: str) -> tuple[int, int]:
 
 def count(text: str) -> int:
     """A number from 1 on."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
+    if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def share(text: str) -> Share:
@@ -424,7 +426,10 @@ def share(text: str) -> Share:
 
 def frame_rate(text: str) -> float | None:
     """Frames per second; None for ``keep``."""
-    return None if text == "keep" else float(text)
+    try:
+        return None if text == "keep" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of frames per second nor keep") from None
 
 
 def views(text: str) -> tuple[int, str]:

@@ -43,7 +43,7 @@ def add_verb(verbs: Verbs) -> None:
     text = "with --timeline, of all videos together: the segments that are least certain first"
     sub.add_argument("--review", action="store_true", help=text)
     formats = ["table", "text", "csv", "json", "parquet", "srt", "label-studio"]
-    text = "default table; parquet: rows as of csv; label-studio: pre-annotations (with --timeline)"
+    text = "default table, with --ray parquet; parquet: rows as of csv; label-studio: pre-annotations (with --timeline)"
     sub.add_argument("--format", choices=formats, help=text)
     text = "what Label Studio needs before a video's path to open it (/data/local-files/?d=)"
     sub.add_argument("--url-prefix", metavar="URL", help=text)
@@ -55,10 +55,12 @@ def add_verb(verbs: Verbs) -> None:
 def timeline_options(sub: VerbParser, threshold: str) -> None:
     """How windows slide over a video and become segments; ``threshold`` is the help of that flag."""
     sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
-    sub.add_argument("--hop", type=float, help="step of the windows, in windows (default 0.5)")
-    sub.add_argument("--smoothing", type=int, help="windows averaged (default 3)")
+    sub.add_argument("--hop", type=float, help="distance between windows, in window lengths (default 0.5)")
+    sub.add_argument("--smoothing", type=int, help="number of neighbouring windows averaged, odd (default 3)")
     sub.add_argument("--threshold", type=float, help=threshold)
-    sub.add_argument("--min-duration", type=float, metavar="S", help="shortest segment in seconds")
+    sub.add_argument(
+        "--min-duration", type=float, metavar="S", help="drop segments shorter than this many seconds (default 0)"
+    )
 
 
 def given_timeline(options: argparse.Namespace, timeline: bool, *more: str) -> dict[str, Any]:
@@ -179,6 +181,8 @@ def predict_share(
     if listed:
         _check_listed(share.take(paths))
 
+    warn_of_person_crop(model, timeline)
+
     def answer(wanted: list[str]) -> Iterator[tuple[str, list[Prediction]]]:
         if timeline:
             return ((path, [*segments(model, path, config=config, **how)]) for path in wanted)
@@ -195,6 +199,15 @@ def predict_share(
     for sentence in [*done.failed.values(), *done.incomplete.values()]:
         show(one_line(sentence), sys.stderr)
     return int(bool(done.failed or done.incomplete))
+
+
+def warn_of_person_crop(model: TrainedModel | VideoModel, timeline: bool) -> None:
+    """Say that a model which was trained on crops around the person is shown whole frames; timelines always are."""
+    from gesta.checkpoint import TrainedModel
+    from gesta.video.modality import modality_of
+
+    if isinstance(model, TrainedModel) and model.person_crop and (timeline or modality_of(model.shows) != "depth"):
+        print("the model was trained on crops around the person; these videos are shown to it whole", file=sys.stderr)
 
 
 def _check_listed(paths: Sequence[str]) -> None:
@@ -241,19 +254,13 @@ def write_predictions(
     from gesta.prediction.timeline import TimelineConfig, is_live
     from gesta.prediction.timeline import timeline as segments
     from gesta.prediction.writers import require_pyarrow, write_to
-    from gesta.video.modality import modality_of
 
     config = config or TimelineConfig()
     live = any(is_live(source) for source in sources)
     if listed:
         _check_listed(sources)
     paths = list(sources) if live else find_sources(sources)
-    if (
-        isinstance(model, TrainedModel)
-        and model.person_crop
-        and (modality_of(model.shows) != "depth" or timeline or live)
-    ):
-        print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
+    warn_of_person_crop(model, timeline or live)
     if format == "parquet":
         if out is None or live:
             raise GestaError("--format parquet is a file of videos that have an end; add --out FILE, and give files")

@@ -61,7 +61,9 @@ def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add("sweep", _sweep, text, fields=True)
     sub.add_argument("recipe", metavar="RECIPE", help="as for gesta train")
     sub.add_argument("--field", required=True, metavar="NAME", help="any field, by the name of its flag: train.lr")
-    sub.add_argument("--values", required=True, metavar="V,V,…", help="elements of one value with spaces: '0 1,2 3'")
+    sub.add_argument(
+        "--values", required=True, metavar="V,V,…", help="separated by commas; elements of a tuple by spaces: '0 1,2 3'"
+    )
     sub.add_argument("--seeds", type=whole_numbers, metavar="S,S,…", help="trainings per value (default: the recipe's)")
     sub.add_argument("--out", metavar="DIR", help="folder of all runs (default runs/NAME-sweep-FIELD)")
     recipe_options(sub)

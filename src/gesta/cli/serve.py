@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 from gesta.cli.options import VerbParser, Verbs, count, device_options, trust_option
-from gesta.cli.predict import given_timeline, timeline_options
+from gesta.cli.predict import given_timeline, timeline_options, warn_of_person_crop
 from gesta.cli.public_weights import check_model_options, load_model, model_options, runtime_option
 from gesta.errors import GestaError
 from gesta.serve.limits import Limits
 
 LIMITS: dict[str, tuple[Callable[[str], Any], str, str]] = {
-    "max_megabytes": (float, "MB", "of an upload"),
-    "max_seconds": (float, "S", "that a video may last"),
-    "max_frames": (count, "N", "that a video may have"),
-    "max_pixels": (count, "N", "of a frame, width times height"),
-    "max_queue": (count, "N", "videos that are received, wait or are worked on at once"),
-    "max_connections": (count, "N", "connections at once"),
-    "receive_seconds": (float, "S", "in which a request must have come"),
-    "decode_seconds": (float, "S", "that decoding a video may take"),
-    "decode_memory": (count, "MIB", "of a decoding process besides what it starts with"),
+    "max_megabytes": (float, "MB", "largest upload"),
+    "max_seconds": (float, "S", "longest video"),
+    "max_frames": (count, "N", "most frames of a video"),
+    "max_pixels": (count, "N", "most pixels of a frame (width × height)"),
+    "max_queue": (count, "N", "most videos that are received, waiting or processed at once"),
+    "max_connections": (count, "N", "most open connections"),
+    "receive_seconds": (float, "S", "time limit for receiving a request"),
+    "decode_seconds": (float, "S", "time limit for decoding a video"),
+    "decode_memory": (count, "MIB", "memory limit of a decoding process, beyond what it uses at start"),
 }
 """Field of :class:`gesta.serve.limits.Limits` → type of its flag, metavar, help."""
 
@@ -97,6 +96,5 @@ def _serve(options: argparse.Namespace) -> int:
         from gesta.export.fastest import with_fastest
 
         model = with_fastest(model, options.device, options.precision, trust_code=options.trust_code)
-    if model.person_crop:
-        print("the model was trained on pictures cropped to the person; these are shown to it whole", file=sys.stderr)
+    warn_of_person_crop(model, timeline=True)  # what is sent is a video, never masked depth
     return serve(model, serving, listening, token=token, page=options.page, as_json=options.json)

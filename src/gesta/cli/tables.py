@@ -11,8 +11,8 @@ from gesta.files import write_text
 
 def add_verbs(verbs: Verbs) -> None:
     sub = verbs.add("table", _table, "a paper's table with our numbers beside the paper's")
-    sub.add_argument("table", metavar="PAPER.TABLE")
-    sub.add_argument("--runs", default="runs", help="folder of runs that count (default %(default)s)")
+    sub.add_argument("table", metavar="PAPER.TABLE", help="such as stan.table2 (all: gesta models)")
+    sub.add_argument("--runs", default="runs", help="folder in which runs are searched (default %(default)s)")
     sub.add_argument("--data", choices=["marionette"], help="the runs of miniatures on the synthetic data set instead")
 
     sub = verbs.add("ledger", _ledger, "every published cost figure beside ours")

@@ -192,7 +192,8 @@ def parse_line(
     fields = split_fields(line, delimiter, len(columns))
     if len(fields) != len(columns):
         raise GestaError(
-            f"{path}, line {number}: {line!r} does not have the {len(columns)} columns {' '.join(columns)}"
+            f"{path}, line {number}: {line!r} does not have the {len(columns)} columns {' '.join(columns)}; correct "
+            "it, or give other columns"
         )
     before = fields[0].split(delimiter)
     if len(before) > 1 and finder.find(fields[0]) is None:

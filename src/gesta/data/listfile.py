@@ -139,7 +139,10 @@ def parse_entries(
     if is_header(header, named, finder):
         if columns and not named:
             if len(columns) != len(header):
-                raise GestaError(f"{path}: has {len(header)} columns ({', '.join(header)}), not {len(columns)}")
+                raise GestaError(
+                    f"{path}: has {len(header)} columns ({', '.join(header)}), but {len(columns)} were given; name one "
+                    "for each"
+                )
             header, named = [f"{number}" for number in range(len(columns))], {}
             named = dict(zip(header, columns))
         rows = text_rows(path, header, lines[1:], header_delimiter)
@@ -192,7 +195,8 @@ def to_records(
             index = exact.get(label, normalised.get(_normalised(label)))
             if index is None:
                 raise GestaError(
-                    f"{path}, line {entry.line}: {label!r} is none of the {len(names)} classes{suggest(label, names)}"
+                    f"{path}, line {entry.line}: {label!r} is none of the {len(names)} classes{suggest(label, names)}; "
+                    "correct the label, or the class names"
                 )
             return index
         index = label - label_base
@@ -293,7 +297,10 @@ def label_number(labels: Mapping[str, int], name: str, where: str) -> int:
         GestaError: there is no such class; the sentence begins with ``where`` it is named.
     """
     if name not in labels:
-        raise GestaError(f"{where}: {name!r} is none of the {len(labels)} classes{suggest(name, labels)}")
+        raise GestaError(
+            f"{where}: {name!r} is none of the {len(labels)} classes{suggest(name, labels)}; correct it, or the "
+            "class names"
+        )
     return labels[name]
 
 

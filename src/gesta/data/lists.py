@@ -101,7 +101,8 @@ class Folder(DataConfig):
             extra = sorted(set(_subfolders(folders[split])) - set(classes))
             if extra:
                 raise GestaError(
-                    f"{os.path.join(folders[split], extra[0])}: no training folder has the name {extra[0]!r}"
+                    f"{os.path.join(folders[split], extra[0])}: no training folder has the name {extra[0]!r}; rename "
+                    "it, or add that class to the training videos"
                 )
         first = "train" if "train" in folders else next(iter(folders))
         source = folders.get(split) or (folders[first] if first == "train" else "")
@@ -146,7 +147,8 @@ class Folder(DataConfig):
             raise GestaError(f"{self.root}: is not a folder; give one that holds a folder per class (--data.root DIR)")
         if not 0 <= self.val + self.test < 1 or min(self.val, self.test) < 0:
             raise GestaError(
-                f"data.val {self.val} and data.test {self.test} are fractions of the videos, together below 1"
+                f"data.val and data.test are fractions of the videos, from 0 and together below 1, not {self.val} and "
+                f"{self.test}; give other ones"
             )
         names = [] if self.folders == "classes" else _subfolders(self.root)
         if self.folders == "auto" and self._are_classes(names):
@@ -301,7 +303,10 @@ class Lists(DataConfig):
     def records(self, split: SplitName) -> list[Record]:
         """The records of a list in its order; an empty list if there is none for the split."""
         if not 0 <= self.val_fraction < 1:
-            raise GestaError(f"data.val_fraction {self.val_fraction} is a fraction of the training videos, below 1")
+            raise GestaError(
+                f"data.val_fraction is a fraction of the training videos, from 0 and below 1, not {self.val_fraction}; "
+                "give another one"
+            )
         if self.val and self.val_fraction:
             raise GestaError("data.val and data.val_fraction both say what the validation videos are; leave one out")
         source = getattr(self, split) or self.train
@@ -429,7 +434,7 @@ def _parse_class_names(path: str, text: str) -> list[str]:
             raise GestaError(f"{path}: {name!r} is no class name; give one text per class")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise GestaError(f"{path}: the class {twice!r} occurs twice")
+        raise GestaError(f"{path}: the class {twice!r} occurs twice; name each class once")
     return names
 
 

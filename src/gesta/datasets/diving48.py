@@ -73,7 +73,9 @@ class Diving48(DataConfig):
             except (KeyError, TypeError, ValueError):
                 raise GestaError(f"{path}: {item!r} is no entry of the official list; get the lists again") from None
             if not 0 <= label < classes:
-                raise GestaError(f"{path}: {name} has the label {label}, but there are {classes} classes")
+                raise GestaError(
+                    f"{path}: {name} has the label {label}, but there are {classes} classes; get the lists again"
+                )
             # start and end are not read: they are always the whole file
             records.append(Record(path=finder.path(f"{name}.mp4"), name=name, label=label))
         # names are a YouTube identifier of 11 characters, which may hold "_" and "-", and a number

@@ -91,7 +91,7 @@ def evaluate(
     )
     network, spaces = named_classes(model, classes)
     if not records:
-        raise GestaError("there are no videos to evaluate: the list or split is empty")
+        raise GestaError("there are no videos to evaluate: the list or split is empty; give another one")
     check_labels(records, spaces, network.config.multi_label)
     labels = {space: [_in_json(label_in(record, space)) for record in records] for space in spaces}
     check_average(network, config)

@@ -72,21 +72,20 @@ def fresh_model(name: str) -> TrainedModel:
     return TrainedModel(model=network, classes=[str(index) for index in range(CLASSES)], metadata={}, name=name)
 
 
-def keep_promise(name: str, kind: Kind, folder: Path, *, uint8: bool = False, seconds: float = 0.0) -> Promise:
+def keep_promise(name: str, kind: Kind, folder: Path, *, seconds: float = 0.0) -> Promise:
     """Export a model for any number of clips, check it, and measure it.
 
     Args:
         name: of the model.
         kind: the runtime.
         folder: where the file is written.
-        uint8: the file takes frames.
         seconds: of each measurement; 0 leaves it out, and the ratio is not a number.
     """
     model = fresh_model(name)
     suffix = next(suffix for suffix, value in SUFFIXES.items() if value == kind)
     path = folder / f"{name}{suffix}"
     try:
-        difference = export(model, path, uint8=uint8).difference
+        difference = export(model, path).difference
     except GestaError as error:
         return Promise(model=name, kind=kind, refusal=str(error))
     if not seconds:

@@ -89,7 +89,9 @@ class TemporalBranch(nn.Module):
     ) -> None:
         super().__init__()
         if width % heads:
-            raise GestaError(f"temporal attention of {heads} heads needs a width that is divisible by it, not {width}")
+            raise GestaError(
+                f"temporal attention of {heads} heads needs a width that is divisible by {heads}, not {width}"
+            )
         self.heads = heads
         self.norm = nn.LayerNorm(width, eps=eps)
         self.qkv = nn.Linear(width, 3 * width)

@@ -228,7 +228,7 @@ def clip_files(root: Path, family: str, clip: ClipName) -> tuple[str, Path, Path
 
 
 def split_of(clip: ClipName, held_out: HeldOut = "both") -> SplitName:
-    """The split of a clip that :func:`plan` gives."""
+    """The split of a clip that :func:`plan_clips` gives."""
     if held_out == "both":
         return next(split for split, (subjects, _) in _SPLIT_GROUPS.items() if clip.subject in subjects)
     table, number = (_HELD_OUT_SUBJECTS, clip.subject) if held_out == "subjects" else (_HELD_OUT_CAMERAS, clip.camera)

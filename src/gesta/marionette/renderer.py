@@ -321,9 +321,9 @@ def _background(
     return colour * (fall[..., None] * room.gain[frame].astype(np.float32)), depth
 
 
-def _square(x: Array, soft: float = 2.5) -> Array:
+def _square(x: Array) -> Array:
     """A square wave from 0 to 1 with the period 1 and soft edges."""
-    return np.clip(0.5 + soft * np.sin(2 * np.pi * x), 0, 1)
+    return np.clip(0.5 + 2.5 * np.sin(2 * np.pi * x), 0, 1)
 
 
 def _wall(room: Room, along: Array, height: Array) -> Array:

@@ -188,6 +188,9 @@ def create_model(
         min_matched: fraction of the parameters, the classifier's not counted, that must be in ``weights``.
         changes: other fields of the model's configuration, see ``gesta show NAME``.
 
+    Returns:
+        The network: with ``weights`` in evaluation mode, without them in training mode, as torch modules are.
+
     Raises:
         GestaError: unknown name or field.
         CheckpointError: ``weights`` cannot be read, or do not match.

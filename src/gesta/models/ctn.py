@@ -414,7 +414,9 @@ class CTN(VideoModel):
             map_frames = -(-frames // config.time_strides[0])
             map_frames = -(-map_frames // config.time_strides[1]) if config.stem_pool else map_frames
         if height % config.patch or width % config.patch:
-            raise GestaError(f"patches of {config.patch} pixels do not tile a clip of {height} × {width} pixels")
+            raise GestaError(
+                f"patches of {config.patch} pixels do not tile a clip of {height} × {width} pixels; give another size"
+            )
         if map_frames % config.patch_frames:
             raise GestaError(
                 f"a clip of {frames} frames gives {map_frames} to embed, which patches of {config.patch_frames} do "
@@ -501,7 +503,8 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
 
 def _check(config: CTNConfig) -> None:
     rules = {
-        f"{config.heads} heads need a width that is divisible by them, not {config.width}": config.width % config.heads,
+        f"{config.heads} heads need a width that is divisible by {config.heads}, not {config.width}": config.width
+        % config.heads,
         f"mapping_kernel and stem_kernel must be odd, not {config.mapping_kernel} and {config.stem_kernel}": (
             config.mapping_kernel * config.stem_kernel % 2 == 0
         ),

@@ -197,7 +197,7 @@ class Hiera(VideoModel):
                              f"but the first, so give at most {len(config.depths) - 1}")  # fmt: skip
         if config.width % config.heads:
             raise GestaError(
-                f"a Hiera of {config.heads} heads needs a width that is divisible by it, not {config.width}"
+                f"a Hiera of {config.heads} heads needs a width that is divisible by {config.heads}, not {config.width}"
             )
         clip = config.clip
         units = self._units(clip.frames, clip.size, clip.size)

@@ -336,7 +336,7 @@ class MViT(VideoModel):
         rates = iter(drop_path_rates(config.drop_path, sum(config.depths)))
         for stage, (depth, width, heads) in enumerate(zip(config.depths, config.widths, config.heads)):
             if width % heads:
-                raise GestaError(f"an MViT of {heads} heads needs a width that is divisible by it, not {width}")
+                raise GestaError(f"an MViT of {heads} heads needs a width that is divisible by {heads}, not {width}")
             for i in range(depth):
                 stride = 2 if stage and not i else 1
                 kv_stride = max(config.kv_stride >> stage, 1)

@@ -423,14 +423,18 @@ class RPESTDT(VideoModel):
         super().__init__(config)
         width, edge = config.width, config.clip.size // config.patch
         if config.clip.size % config.patch:
-            raise GestaError(f"patches of {config.patch} pixels do not tile a clip of {config.clip.size} pixels")
+            raise GestaError(
+                f"patches of {config.patch} pixels do not tile a clip of {config.clip.size} pixels; give another size"
+            )
         if config.patch % 2 ** len(config.stem):
             raise GestaError(
                 f"a stem of {len(config.stem)} convolutions halves the picture as often, and a patch of "
                 f"{config.patch} pixels is not divisible by {2 ** len(config.stem)}"
             )
         if config.width % config.heads:
-            raise GestaError(f"attention of {config.heads} heads needs a width that is divisible by it, not {width}")
+            raise GestaError(
+                f"attention of {config.heads} heads needs a width that is divisible by {config.heads}, not {width}"
+            )
         if config.topk_per_head and config.width % config.temporal_heads:
             raise GestaError(
                 f"topk_per_head needs a width that {config.temporal_heads} temporal heads divide, not {config.width}"

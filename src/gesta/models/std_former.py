@@ -243,7 +243,9 @@ class STDFormer(VideoModel):
         """Token frames, height and width of the token map of a clip."""
         patch, stride = self.config.patch, self.config.tubelet_stride
         if height % patch or width % patch:
-            raise GestaError(f"patches of {patch} pixels do not tile a clip of {height} × {width} pixels")
+            raise GestaError(
+                f"patches of {patch} pixels do not tile a clip of {height} × {width} pixels; give another size"
+            )
         if frames % stride:
             raise GestaError(f"a clip of {frames} frames cannot be embedded with tubelet_stride={stride}")
         return frames // stride, height // patch, width // patch
@@ -346,7 +348,8 @@ def _check(config: STDFormerConfig) -> None:
 
     stdm = _stdm_layers(config)
     rules = {
-        f"{config.heads} heads need a width that is divisible by them, not {config.width}": config.width % config.heads
+        f"{config.heads} heads need a width that is divisible by {config.heads}, not {config.width}": config.width
+        % config.heads
         > 0,
         f"stdm_layers {stdm}: nothing follows layer {config.depth - 1}, so the last STDM is behind layer "
         f"{config.depth - 2}": any(not 0 <= layer < config.depth - 1 for layer in stdm),

@@ -241,7 +241,9 @@ class TimeSformer(VideoModel):
         super().__init__(config)
         width, per_side = config.width, config.clip.size // config.patch  # patches per side of a frame
         if config.clip.size % config.patch:
-            raise GestaError(f"patches of {config.patch} pixels do not tile a clip of {config.clip.size} pixels")
+            raise GestaError(
+                f"patches of {config.patch} pixels do not tile a clip of {config.clip.size} pixels; give another size"
+            )
         aligned = range(config.depth) if config.ata_blocks is None else sorted(config.ata_blocks)
         if aligned and not 0 <= min(aligned) <= max(aligned) < config.depth:
             raise GestaError(f"ata_blocks {tuple(aligned)}: the model has blocks 0 to {config.depth - 1}")

@@ -617,7 +617,8 @@ def _check(config: ViTConfig) -> None:
     """
     head, is_rope = config.width // config.heads, config.positions.startswith("rope")
     rules = {
-        f"{config.heads} heads need a width that is divisible by them, not {config.width}": config.width % config.heads,
+        f"{config.heads} heads need a width that is divisible by {config.heads}, not {config.width}": config.width
+        % config.heads,
         f"RoPE needs heads of an even width of at least 6, not {head}": is_rope and (head < 6 or head % 2),
         f"norm_after is {config.norm_after}: name some of blocks 0 to {config.depth - 1} once each, in their order, "
         "the last of all at the end": config.norm_after

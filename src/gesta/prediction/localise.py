@@ -140,7 +140,7 @@ def evaluate_timeline(
 def _check_segments(records: Sequence[Record], network: VideoModel) -> None:
     """Refuse records that a timeline cannot be compared with."""
     if not records:
-        raise GestaError("there are no videos to evaluate: the list or split is empty")
+        raise GestaError("there are no videos to evaluate: the list or split is empty; give another one")
     if network.config.clip.streams:
         raise GestaError("a timeline shows a model one stream, and this one takes several; score it on whole segments")
     for record in records:

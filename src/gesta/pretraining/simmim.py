@@ -71,12 +71,10 @@ class SimMIMConfig(ModelConfig):
         return replace(self.of, **shared)
 
 
-def simmim_of(of: ModelConfig, square: int = 32, ratio: float = 0.6) -> SimMIMConfig:
+def simmim_of(of: ModelConfig, square: int = 32) -> SimMIMConfig:
     """The configuration for the pretraining of a model such as ``mfst_tiny()``, with the model's own clips."""
-    return SimMIMConfig(
-        of=of, clip=of.clip, drop_path=of.drop_path, activation_checkpointing=of.activation_checkpointing,
-        square=square, ratio=ratio,
-    )  # fmt: skip
+    shared = {name: getattr(of, name) for name in ("clip", "drop_path", "activation_checkpointing")}
+    return SimMIMConfig(of=of, square=square, **shared)
 
 
 class Rebuilt(NamedTuple):

@@ -216,7 +216,9 @@ def _run_of_row(address: str) -> Run | Fusion | None:
     recipes: dict[str, Run | Fusion] = {**row.recipes, **row.fused}
     runs = {run_name(column): run for column, run in recipes.items()}
     if not runs:
-        raise GestaError(f"{address}: {row.label!r} is a system of others, of which gesta has no run")
+        raise GestaError(
+            f"{address}: {row.label!r} is another paper's system, for which gesta has no recipe; choose another row"
+        )
     if match["run"] is None and len(runs) == 1:
         return next(iter(runs.values()))
     if match["run"] not in runs:

@@ -87,7 +87,7 @@ def probe(
     Args:
         path: video file or folder of frames.
         exact: decode everything and count what comes out, instead of counting packets.
-        shows: as in :func:`read`.
+        shows: as in :func:`gesta.video.read.read_frames`.
         deadline: when it has to be done; None gives a minute and one more second for each 128 kB of the file.
 
     Raises:

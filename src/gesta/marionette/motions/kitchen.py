@@ -179,11 +179,11 @@ class _Kitchen:
             near = SIDES[hand] if not self.zones[noun] else -SIDES[hand]
             wrist_target = path + np.array([near * (item.half_width + 0.04), 0.5 * item.height, -0.02])
         else:
-            wrist_target = self._with_tool(verb, position + top, item, fraction, rng)
+            wrist_target = self._with_tool(verb, position + top, fraction, rng)
         move_hand(self.pose, hand, wrist_target, fraction, self.scale, arc=0.08, lean=0.14, nod=0.7 * 0.14)
         self.states[noun] = state.after(verb)
 
-    def _with_tool(self, verb: str, over: Array, item: TableObject, fraction: Array, rng: Random) -> Array:
+    def _with_tool(self, verb: str, over: Array, fraction: Array, rng: Random) -> Array:
         """The path of a hand that washes or cuts, with a sponge or a knife in it."""
         phase = 2 * np.pi * (rng.uniform(1.1, 1.7) * self.t + rng.random())
         reach = rng.uniform(0.07, 0.1) * self.scale
