@@ -202,6 +202,14 @@ def test_lists_split_by_seed_or_by_sub_folder(root: Path, make_video: Callable[.
         assert len(parts["train"] | parts["val"]) == 9 and not parts["train"] & parts["val"]
         together = {name for name in parts["train"] | parts["val"] if name.startswith("a/sub/")}
         assert together <= parts["train"] or together <= parts["val"]
+    for i in range(3):
+        make_video(f"v/b/sub/other{i}.mp4")  # the same person in another class
+    for seed in range(6):
+        write_lists(str(root), val=0.34, seed=seed, by_folder=True)
+        train, val = ((root / f"{name}.txt").read_text() for name in ("train", "val"))
+        assert ("/sub/" in train) + ("/sub/" in val) == 1 and train.count("\n") + val.count("\n") == 12
+    for path in (root / "b" / "sub").glob("other*"):
+        path.unlink()
     root.rename(tmp_path / "train")
     (tmp_path / "whole").mkdir()
     (tmp_path / "train").rename(tmp_path / "whole" / "train")

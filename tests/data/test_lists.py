@@ -17,9 +17,9 @@ import pytest
 from gesta.config import from_json, to_json
 from gesta.data.listfile import read_list, read_rows
 from gesta.data.lists import Folder, Lists, read_class_names, write_lists
-from gesta.data.locate import VideoFinder, split_by_hash
+from gesta.data.locate import VideoFinder, split_by_class, split_by_hash
 from gesta.errors import GestaError
-from gesta.records import SplitName
+from gesta.records import SPLITS, Record, SplitName
 
 
 @pytest.fixture
@@ -649,6 +649,24 @@ def test_lists_hold_out_a_share_for_validation(write: Callable[..., str]) -> Non
         Lists(train=data.train, val_fraction=1.5).records("train")
 
 
+def test_segments_of_one_video_are_held_out_together(write: Callable[..., str], tmp_path: Path) -> None:
+    rows = [f"long{v:02d}.mp4,{'abcde'[(v * k + k) % 5]},{k}.0,{k + 1}.0\n" for v in range(30) for k in range(8)]
+    path = write("path,label,start_time,end_time\n" + "".join(rows), "segments.csv")
+    val = {}
+    for seed in range(4):
+        data = Lists(train=path, val_fraction=0.2, seed=seed)
+        parts = data.records("train"), data.records("val")
+        assert not {r.name for r in parts[0]} & {r.name for r in parts[1]} and sum(map(len, parts)) == 240
+        assert 40 <= len(parts[1]) <= 56 and {r.label for r in parts[0]} == {r.label for r in parts[1]} == set(range(5))
+        val[seed] = {r.name for r in parts[1]}
+    assert len({frozenset(names) for names in val.values()}) == 4
+    (tmp_path / "elsewhere").mkdir()  # the same list of a copy, of another suffix, in another folder
+    for v in range(30):
+        (tmp_path / "elsewhere" / f"long{v:02d}.webm").touch()
+    copy = Lists(train=path, root=str(tmp_path / "elsewhere"), val_fraction=0.2)
+    assert {r.name for r in copy.records("val")} == val[0]
+
+
 # --- Folder ----------------------------------------------------------------------------------------------------------
 
 
@@ -757,6 +775,18 @@ def test_a_recording_and_its_copy_are_in_one_split(tmp_path: Path) -> None:
     assert len(train) == 32 and len(val) == 8 and not train & val
 
 
+@pytest.mark.parametrize("copy", ["{}.mp4", "{}/img_00001.jpg {}/img_00002.jpg"])
+def test_a_copy_is_split_as_its_original(tmp_path: Path, copy: str) -> None:
+    """Whoever trains on what gesta data prepare has made may test on the originals."""
+    stems = [f"{c}/day.{i:02d}" for c in "ab" for i in range(20)]
+    parts = []
+    for folder, form in (("whole", "{}.avi"), ("small", copy)):
+        names = [name.format(stem) for stem in stems for name in form.split()]
+        data = Folder(root=str(tree(tmp_path / folder, names)), val=0.2, test=0.1)
+        parts.append([[r.name.removesuffix(".avi").removesuffix(".mp4") for r in data.records(s)] for s in SPLITS])
+    assert parts[0] == parts[1] and [len(part) for part in parts[0]] == [28, 8, 4]
+
+
 def test_folder_of_frame_folders(tmp_path: Path) -> None:
     for name in ("a/v1", "a/v2", "b/v3"):
         frames(tmp_path / name, 3)
@@ -792,3 +822,32 @@ def test_split_by_hash() -> None:
     groups = ["g0"] * 4 + ["g1"] * 3 + ["g2"] * 3
     parts = split_by_hash(names, 0.2, 0.0, 0, groups)
     assert len({(g, s) for g, s in zip(groups, parts)}) == 3 and parts.count("val") in (3, 4)
+
+
+def test_groups_of_one_class_are_drawn_as_they_were_before_groups_of_several() -> None:
+    groups = [f"g{k}{i % 7}" for k in range(3) for i in range(20)]
+    records = [Record(path=f"{i}.mp4", name=f"{i}", label=i // 20) for i in range(60)]
+    splits = split_by_class(records, 0.2, 0.1, 5, groups)
+    for k in range(3):
+        part = slice(20 * k, 20 * k + 20)
+        assert splits[part] == split_by_hash([r.name for r in records[part]], 0.2, 0.1, 5, groups[part])
+    held = {s: sorted({g for g, of in zip(groups, splits) if of == s}) for s in ("val", "test")}
+    # written down when groups were drawn for each class alone
+    assert held == {"val": ["g02", "g03", "g11", "g13", "g20", "g21"], "test": ["g05", "g15", "g22"]}
+
+
+def test_groups_of_several_classes_are_never_divided() -> None:
+    """Persons who do everything, one of whom alone does the rarest, and pairs of verb and noun."""
+    for labels in (lambda k: k, lambda k: {"verb": k % 2, "noun": k}):
+        people = [(f"p{p}", labels(k)) for p in range(10) for k in range(6) for _ in range(2)] + [("p3", labels(6))]
+        records = [Record(path=f"{i}", name=f"{i}", label=label) for i, (_, label) in enumerate(people)]  # type: ignore[arg-type]
+        groups = [person for person, _ in people]
+        for seed in range(10):
+            splits = split_by_class(records, 0.2, 0.1, seed, groups)
+            assert {g: len({s for g2, s in zip(groups, splits) if g2 == g}) for g in groups} == dict.fromkeys(groups, 1)
+            assert (splits.count("val"), splits.count("test")) == (24, 12) and splits[-1] == "train"
+    few = [Record(path=f"{i}", name=f"{i}", label=i % 2) for i in range(300)]  # three recordings, all too large
+    splits = split_by_class(few, 0.1, 0.0, 0, [f"r{i // 100}" for i in range(300)])
+    assert (splits.count("val"), splits.count("train")) == (100, 200)
+    one = split_by_class(few, 0.1, 0.1, 0, ["r"] * 300)
+    assert set(one) == {"train"}

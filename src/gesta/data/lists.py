@@ -22,6 +22,7 @@ from gesta.data.listfile import (
 )
 from gesta.data.locate import (
     VideoFinder,
+    by_video,
     fractions_to_split_off,
     hold_out,
     same_stem,
@@ -51,7 +52,7 @@ class Folder(DataConfig):
     """A folder per class: ``root/class/video``, or ``root/train/class/video`` with ``val`` and ``test`` beside it.
 
     A video is a file or a folder of frames, at any depth below its class. Classes are the sorted folder names. What
-    the folders do not split is split class by class, by a hash of the videos' names
+    the folders do not split is split class by class, by a hash of the videos' names without their suffixes
     (:func:`gesta.data.locate.split_by_hash`).
 
     Where folders may be meant in two ways, none is guessed: a single class, classes beside folders of splits, folders
@@ -265,7 +266,8 @@ class Lists(DataConfig):
         multi_label: a video may have any number of classes; see :func:`gesta.data.listfile.read_list` for how lists say
             so.
         label_delimiter: between several labels in one column; worked out if not given.
-        val_fraction: fraction of the training list that is held out for validation if there is no list for it.
+        val_fraction: fraction of the training list that is held out for validation if there is no list for it, all
+            segments of one video together.
         seed: of this split.
         modality, flow: as of :class:`Folder`; paths are relative to ``root``, or else to the list's folder.
     """
@@ -330,8 +332,7 @@ class Lists(DataConfig):
         root = self.root or os.path.dirname(source)
         records = [with_flow(record, self.modality, root, self.flow) for record in records]
         if held_out:
-            groups = same_stem([record.path for record in records])
-            return hold_out(records, groups, self.val_fraction, self.seed, split)
+            return hold_out(records, by_video(records), self.val_fraction, self.seed, split)
         return records
 
     def classes(self) -> list[str]:
@@ -453,8 +454,8 @@ def write_lists(
         val: fraction of validation videos, where there is no folder of them.
         test: fraction of test videos, where there is no folder of them.
         seed: of the split.
-        by_folder: keep videos of one sub-folder of a class (a recording, a person) on one side, so that no video is
-            tested whose sister was trained on.
+        by_folder: keep videos of one sub-folder of a class (a recording, a person), and of those of the same name in
+            other classes, on one side, so that no video is tested whose sister was trained on.
         folders, kind: see :class:`Folder`.
 
     Returns:
@@ -525,7 +526,7 @@ def _list_text(split: str, root: str, records: Sequence[Record]) -> str:
 
 
 def _split_by_folder(data: Folder) -> dict[SplitName, list[Record]]:
-    """The records of each split, where videos of one sub-folder of a class stay together."""
+    """The records of each split, where videos of sub-folders of one name stay together, in whatever classes."""
     folders = data.split_folders()
     splits: dict[SplitName, list[Record]] = {split: [] for split in SPLITS}
     together = []  # what no folder of its own gives to a split
@@ -536,7 +537,12 @@ def _split_by_folder(data: Folder) -> dict[SplitName, list[Record]]:
             together += data.records(split)
     together.sort(key=lambda record: (record.label, record.path))
     names = [os.path.relpath(record.path, folders.get("train", data.root)) for record in together]
-    groups = [name if name.count(os.sep) < 2 else os.path.dirname(name) for name in names]
+    groups = []
+    first: dict[str, str] = {}  # sub-folder → its place in the first class that has it
+    for name in same_stem(names):
+        folder = os.path.dirname(name)
+        inner = folder.partition(os.sep)[2]  # such as a person, who may be in several classes
+        groups.append(first.setdefault(inner, folder) if inner else name)
     val, test = fractions_to_split_off(folders, data.val, data.test)
     for record, split in zip(together, split_by_class(together, val, test, data.seed, groups)):
         splits[split].append(record)
