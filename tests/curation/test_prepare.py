@@ -123,6 +123,14 @@ def test_frames_are_images_counted_from_one(root: Path, tmp_path: Path) -> None:
     assert [len(read(r.path, lambda n: torch.arange(n))) for r in lists.records("train")] == [20] * 4
 
 
+def test_a_list_of_an_earlier_split_is_refused_before_the_first_copy(root: Path, tmp_path: Path) -> None:
+    small(root, tmp_path / "o", lists=True, test=0.3)
+    shutil.copy(root / "a" / "0.mp4", root / "a" / "new.mp4")
+    with pytest.raises(GestaError, match=r"test\.txt: would be left of an earlier split.*delete it"):
+        small(root, tmp_path / "o", lists=True)
+    assert not (tmp_path / "o" / "a" / "new.mp4").exists()
+
+
 def test_a_folder_of_one_image_is_not_made(make_video: Callable[..., Path], tmp_path: Path) -> None:
     """It would be in no list, and no reader would find it."""
     for name in ("a/0", "a/1", "a/2", "b/0", "b/1"):

@@ -553,6 +553,21 @@ def test_names_that_no_line_can_hold_are_refused_before_anything_is_written(tmp_
     assert not list(tmp_path.glob("*.txt"))
 
 
+def test_a_list_of_an_earlier_split_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    root = tree(tmp_path, [f"{c}/{i}.mp4" for c in "ab" for i in range(20)])
+    assert write_lists(str(root), test=0.3) == {"train.txt": 20, "val.txt": 8, "test.txt": 12}
+    before = {path.name: path.read_text() for path in root.glob("*.txt")}
+    for options, left in (({"seed": 1}, "test"), ({"val": 0.0, "test": 0.3}, "val")):
+        message = (
+            rf"{left}\.txt: would be left of an earlier split.*; delete it, or give its fraction again with {left}"
+        )
+        with pytest.raises(GestaError, match=message):
+            write_lists(str(root), **options)  # type: ignore[arg-type]
+        assert {path.name: path.read_text() for path in root.glob("*.txt")} == before
+    (root / "test.txt").unlink()
+    assert write_lists(str(root), seed=1) == {"train.txt": 32, "val.txt": 8}
+
+
 @pytest.mark.parametrize("classes", [["label", "wave"], ["1 a", "2 b"], ["a\nb", "c"]])
 def test_classes_that_a_file_of_names_cannot_hold_are_refused(tmp_path: Path, classes: list[str]) -> None:
     with pytest.raises(GestaError, match=r"classes\.txt cannot hold|cannot hold this name|has a line break"):

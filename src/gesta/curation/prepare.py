@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from gesta.config import read_json
 from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one, read_remark, remark_file
-from gesta.data.lists import CLASSES, Folder, Folders, Kind, classes_text, list_texts, write_lists
+from gesta.data.lists import CLASSES, Folder, Folders, Kind, check_left_over, classes_text, list_texts, write_lists
 from gesta.data.locate import split_of
 from gesta.data.shards import members, write_shard
 from gesta.data.shares import (
@@ -158,7 +158,7 @@ def prepare(
     how = _list_options(lists, shards, val=val, test=test, seed=seed, by_folder=by_folder or None, folders=meant)
     _check_folders(source, target)
     videos = _videos(source, kind, listed)
-    labels = _labels(source, kind, how, lists, shards > 0)
+    labels = _labels(source, target, kind, how, lists, shards > 0)
     with lock_folder(target):
         names = [os.path.relpath(video, source) for video in videos]
         part = _begin(target, _described(settings, shards, kind, how), share, names)
@@ -571,24 +571,25 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
         remove(remark_file(job.target))
 
 
-def _labels(root: str, kind: Kind, how: dict[str, Any], lists: bool, shards: bool) -> dict[str, int]:
+def _labels(root: str, target: str, kind: Kind, how: dict[str, Any], lists: bool, shards: bool) -> dict[str, int]:
     """Number of each class, if the folder has a folder per class and labels are asked for.
 
     Args:
         root: folder of the videos.
+        target: folder of the copies.
         kind: see :func:`prepare`.
         how: the lists are made, see :func:`_list_options`.
         lists, shards: whether they are made.
 
     Raises:
-        GestaError: its folders may be meant in two ways, or lists cannot hold its names. That must be known before the
-            first video is written.
+        GestaError: its folders may be meant in two ways, lists cannot hold its names, or a list is there that would be
+            left of an earlier split. That must be known before the first video is written.
     """
     if not (lists or shards) or (shards and not list_folder(root).folders):
         return {}
     data = Folder(root=root, kind=kind, **{name: how[name] for name in ("val", "test", "seed", "folders")})
     if lists:
-        list_texts(data, how["by_folder"])
+        check_left_over(target, list_texts(data, how["by_folder"]))
     classes_text(data)
     for split in SPLITS:
         data.records(split)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -462,10 +462,12 @@ def write_lists(
         number of videos by name of the list; empty splits get none.
 
     Raises:
-        GestaError: no folder per class, or a name that a list cannot hold.
+        GestaError: no folder per class, a name that a list cannot hold, or a list of an earlier call that this one
+            would leave as it is.
     """
     data = Folder(root=root, val=val, test=test, seed=seed, folders=folders, kind=kind)
     texts = list_texts(data, by_folder)
+    check_left_over(root, texts)
     for name, text in texts.items():
         write_text(os.path.join(root, name), text)
     return {name: text.count("\n") for name, text in texts.items() if name != CLASSES}
@@ -480,6 +482,21 @@ def list_texts(data: Folder, by_folder: bool = False) -> dict[str, str]:
     splits = _split_by_folder(data) if by_folder else {split: data.records(split) for split in SPLITS}
     texts = {f"{split}.txt": _list_text(split, data.root, records) for split, records in splits.items() if records}
     return {**texts, CLASSES: classes_text(data)}
+
+
+def check_left_over(root: str, names: Collection[str]) -> None:
+    """Refuse a folder with a list of a split that is not among the lists to be written: its videos are in those now.
+
+    Raises:
+        GestaError: see above.
+    """
+    for split in SPLITS:
+        path = os.path.join(root, f"{split}.txt")
+        if os.path.basename(path) not in names and os.path.lexists(path):
+            again = f", or give its fraction again with --{split}" if split != "train" else ""
+            raise GestaError(
+                f"{path}: would be left of an earlier split, with videos of the new lists; delete it{again}"
+            )
 
 
 def classes_text(data: Folder) -> str:
