@@ -352,6 +352,19 @@ def test_several_labels_that_are_not_clear(write: Callable[..., str], text: str,
         read_list(write(text, "a.csv"), multi_label=True, **options)
 
 
+def test_numbers_before_several_labels_are_labels_only_where_videos_say_so(
+    write: Callable[..., str], make_video: Callable[..., Path]
+) -> None:
+    for name in ("m1.mp4", "m2.mp4"):
+        make_video(name, frames=12)
+    assert [r.label for r in read_list(write("m1.mp4 12 0 1\nm2.mp4 12 2\n"), multi_label=True)] == [(0, 1), (2,)]
+    assert [r.label for r in read_list(write("m1.mp4 1 2\nm3.mp4 12 2\n"), multi_label=True)] == [(1, 2), (2, 12)]
+    write("no video", "broken.mp4")
+    for text in ("m1.mp4 12 0 1\nm3.mp4 12 2\n", "m1.mp4 12 0 1\nbroken.mp4 12 2\n", "m3.mp4 5 1\nm4.mp4 6\n"):
+        with pytest.raises(GestaError, match=r"may be its number of frames or a label; set columns"):
+            read_list(write(text), multi_label=True)
+
+
 def test_frames_before_several_labels(write: Callable[..., str], tmp_path: Path) -> None:
     path = write("a 5 1\na 5 3 5\n")
     columns = ("path", "frames", "label")
