@@ -65,6 +65,10 @@ def rows(path: str, **options: object) -> list[tuple[object, ...]]:
         ("path,label\na.mp4,wave\nb.mp4,run\n", [("a.mp4", 1), ("b.mp4", 0)]),
         ('video_path,class\n"x, y.mp4","Washing, hands"\nb.mp4,run\n', [("x, y.mp4", 0), ("b.mp4", 1)]),
         ("file_name\tlabel\na.mp4\t2\n", [("a.mp4", 2)]),
+        ("path\tlabel\na.mp4\twave\nb.mp4\t\nc.mp4\t \r\n", [("a.mp4", 0), ("b.mp4", None), ("c.mp4", None)]),
+        ("\tpath\tlabel\n0\ta.mp4\twave\n1\tb.mp4\t\n", [("a.mp4", 0), ("b.mp4", None)]),  # pandas' index
+        ("label\tpath\nwave\ta.mp4\n\tb.mp4\n", [("a.mp4", 0), ("b.mp4", None)]),
+        ("path\tlabel\t\r\na.mp4\twave\t\n\t\n \tb.mp4\trun\n", [("a.mp4", 1), ("b.mp4", 0)]),  # no cells at all
     ],
 )
 def test_path_and_label(write: Callable[..., str], text: str, expected: list) -> None:
@@ -655,6 +659,8 @@ def test_a_column_of_splits_divides_a_list(write: Callable[..., str]) -> None:
     parts = [[(r.name, r.label) for r in data.records(split)] for split in ("train", "val", "test")]  # type: ignore[arg-type]
     assert parts == [[("a.mp4", 1), ("d.mp4", 0)], [("b.mp4", 0)], [("c.mp4", 1)]]
     assert [r.name for r in Lists(train=path, val=path).records("val")] == ["b.mp4"]
+    unlabelled = Lists(train=write("path\tsplit\tlabel\na.mp4\ttrain\twave\nb.mp4\ttest\t\n", "list.tsv"))
+    assert [(r.name, r.label) for r in unlabelled.records("test")] == [("b.mp4", None)]
     with pytest.raises(GestaError, match=r"leave data\.val_fraction out"):
         Lists(train=path, val_fraction=0.5).records("train")
     with pytest.raises(GestaError, match="both say what the validation videos are"):

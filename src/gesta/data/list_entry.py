@@ -128,6 +128,6 @@ def check_columns(columns: Sequence[str], ordered: bool) -> None:
         )
 
 
-def split_lines(text: str) -> list[str]:
+def split_lines(text: str, blanks: str = BLANKS) -> list[str]:
     """Lines without blanks around them; only a line feed ends one, as file names may hold what else Unicode has."""
-    return [line.strip(BLANKS) for line in text.split("\n")]
+    return [line.strip(blanks) for line in text.split("\n")]

@@ -135,14 +135,19 @@ def parse_entries(
         raise GestaError(f"{path}: the list is empty")
     first = lines[0][1]
     header_delimiter = delimiter or next((d for d in ("\t", ",", ";") if d in first), " ")
-    header = header_cells(path, lines[0], header_delimiter)
+    table = lines
+    if header_delimiter == "\t":  # at the ends of lines tabs may be empty cells, but none of the header is empty there
+        whole = split_lines(text, " \r")
+        table = [(number, whole[number - 1]) for number, _ in lines]
+        table[0] = (table[0][0], table[0][1].rstrip(BLANKS))
+    header = header_cells(path, table[0], header_delimiter)
     if is_header(header, named, finder):
         if columns and not named:
             if len(columns) != len(header):
                 raise GestaError(f"{path}: has {len(header)} columns ({', '.join(header)}), not {len(columns)}")
             header, named = [f"{number}" for number in range(len(columns))], {}
             named = dict(zip(header, columns))
-        rows = text_rows(path, header, lines[1:], header_delimiter)
+        rows = text_rows(path, header, table[1:], header_delimiter)
         return named_entries(path, header, rows, named, frame_base, multi_label)
     if named:
         raise GestaError(f"{path}: has no header with such names; set columns to all columns in order {COLUMNS_FLAG}")
