@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -252,6 +253,18 @@ def test_shards_hold_all_videos_and_go_on(root: Path, tmp_path: Path) -> None:
     (root / "a" / "0.mp4").rename(root / "a" / "renamed.mp4")
     with pytest.raises(GestaError, match="choose a new folder"):
         small(root, out, shards=3)
+
+
+def test_shards_of_folders_whose_names_are_decomposed_are_labelled(
+    make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    name = unicodedata.normalize("NFD", "caf\u00e9")  # as macOS writes it
+    for folder in (name, "wave"):
+        make_video(f"v/{folder}/0.mp4", size=(96, 80), frames=4)
+    small(tmp_path / "v", tmp_path / "o", shards=2)
+    data = Shards(root=str(tmp_path / "o"), val=0.0)
+    assert data.classes() == ["caf\u00e9", "wave"]
+    assert {(r.name, r.label) for r in data.records("train")} == {(f"{name}/0.mp4", 0), ("wave/0.mp4", 1)}
 
 
 @pytest.mark.parametrize(

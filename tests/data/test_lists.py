@@ -18,6 +18,7 @@ from gesta.config import from_json, to_json
 from gesta.data.listfile import read_list, read_rows
 from gesta.data.lists import Folder, Lists, read_class_names, write_lists
 from gesta.data.locate import VideoFinder, split_by_class, split_by_hash
+from gesta.data.transforms import flip_targets
 from gesta.errors import GestaError
 from gesta.records import SPLITS, Record, SplitName
 
@@ -626,6 +627,16 @@ def test_carriage_returns_inside_csv_are_named(write: Callable[..., str]) -> Non
             read(path)
 
 
+@pytest.mark.parametrize("name", ["names.txt", "names.json"])
+def test_class_names_have_one_form_of_accents(write: Callable[..., str], name: str) -> None:
+    names = [DECOMPOSED, "wave"]
+    path = write(json.dumps(names) if name.endswith("json") else "\n".join(names), name)
+    assert read_class_names(path) == [COMPOSED, "wave"]
+    with pytest.raises(GestaError, match="occurs twice"):
+        read_class_names(write(f"{COMPOSED}\n{DECOMPOSED}\n"))
+    assert flip_targets([COMPOSED, "wave_left"], {"wave_left": DECOMPOSED}) == [1, 0]
+
+
 # --- Lists -----------------------------------------------------------------------------------------------------------
 
 
@@ -650,6 +661,30 @@ def test_lists(write: Callable[..., str], tmp_path: Path) -> None:
         Lists().classes()
     columns = Lists(train="t", columns=("path", "frames", "label"))
     assert from_json(json.loads(json.dumps(to_json(columns)))) == columns
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "a.mp4,{0}\nb.mp4,wave\n", "path,label\na.mp4,{0}\nb.mp4,wave\n", '{{"a.mp4": "{0}", "b.mp4": "wave"}}',
+        "{0}/a.mp4\nwave/b.mp4\n",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_labels_have_one_form_of_accents(write: Callable[..., str], form: str, multi_label: bool) -> None:
+    ending = "json" if form.startswith("{{") else "txt"
+    how: dict[str, Any] = {"multi_label": multi_label, "label_from_folder": form.startswith("{0}")}
+    train, val = (write(form.format(n), f"{i}.{ending}") for i, n in enumerate((COMPOSED, DECOMPOSED)))
+    data = Lists(train=train, val=val, **how)
+    assert data.classes() == [COMPOSED, "wave"]
+    labels = [(0,), (1,)] if multi_label else [0, 1]
+    assert [r.label for split in ("train", "val") for r in data.records(split)] == labels * 2  # type: ignore[arg-type]
+    given = read_list(train, class_names=["wave", DECOMPOSED], **how)
+    assert [r.label for r in given] == labels[::-1]
+
+
+COMPOSED = "caf\u00e9"
+DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)  # as folders of macOS have it
 
 
 def test_a_column_of_splits_divides_a_list(write: Callable[..., str]) -> None:
@@ -819,6 +854,25 @@ def test_a_copy_is_split_as_its_original(tmp_path: Path, copy: str) -> None:
         data = Folder(root=str(tree(tmp_path / folder, names)), val=0.2, test=0.1)
         parts.append([[r.name.removesuffix(".avi").removesuffix(".mp4") for r in data.records(s)] for s in SPLITS])
     assert parts[0] == parts[1] and [len(part) for part in parts[0]] == [28, 8, 4]
+
+
+def test_folders_of_classes_have_one_form_of_accents(tmp_path: Path) -> None:
+    names = [f"train/{COMPOSED}/1.mp4", "train/wave/1.mp4", f"val/{DECOMPOSED}/2.mp4", "val/wave/2.mp4"]
+    data = Folder(root=str(tree(tmp_path / "x", names)))
+    assert data.classes() == [COMPOSED, "wave"]
+    assert [(r.name, r.label) for split in ("train", "val") for r in data.records(split)] == list(
+        zip(names, [0, 1] * 2)
+    )  # type: ignore[arg-type]
+    root = tree(tmp_path / "y", [f"{DECOMPOSED}/1.mp4", "wave/1.mp4"])
+    assert write_lists(str(root), val=0.0) == {"train.txt": 2}
+    assert read_class_names(str(root / "classes.txt")) == [COMPOSED, "wave"] == Folder(root=str(root)).classes()
+    assert [r.path for r in Lists(train=str(root / "train.txt")).records("train")] == [
+        str(root / DECOMPOSED / "1.mp4"),
+        str(root / "wave" / "1.mp4"),
+    ]
+    both = tree(tmp_path / "z", [f"{COMPOSED}/1.mp4", f"{DECOMPOSED}/2.mp4"])
+    with pytest.raises(GestaError, match="in the form of accents only; put the videos of both into one folder"):
+        Folder(root=str(both)).classes()
 
 
 def test_folder_of_frame_folders(tmp_path: Path) -> None:

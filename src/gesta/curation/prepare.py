@@ -39,7 +39,7 @@ from gesta.errors import GestaError
 from gesta.files import LOCK, is_part, lock_folder, make_folder, new_folder, remove, remove_parts, write_text
 from gesta.processes import cpu_cores
 from gesta.progress import join_lines, track
-from gesta.records import SPLITS, class_lines
+from gesta.records import SPLITS, class_lines, class_name
 from gesta.video.find import find_videos, is_video_name, list_folder
 from gesta.video.flow import describe_flow, require_opencv
 
@@ -555,9 +555,10 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
     for number, job in enumerate(made):
         name = os.path.relpath(job.source, source)
         folders = name.split(os.sep)[:-1]
-        if folders and split_of(folders[0]) and folders[0] not in labels:
+        if folders and split_of(folders[0]) and class_name(folders[0]) not in labels:
             folders = folders[1:]
-        label = {"label": labels[folders[0]]} if folders and folders[0] in labels else {}
+        known = labels.get(class_name(folders[0])) if folders else None
+        label = {} if known is None else {"label": known}
         samples.append((f"{number:06d}", job.target, {"name": name, **label}))
     make_folder(os.path.dirname(shard))
     remarks = {note["name"]: remark for _, copy, note in samples if (remark := read_remark(copy))}

@@ -31,7 +31,7 @@ from gesta.data.list_table import header_cells, is_header, json_rows, named_entr
 from gesta.data.list_text import find_delimiter, infer_columns, multi_label_entries, parse_line
 from gesta.data.locate import VideoFinder
 from gesta.errors import GestaError
-from gesta.records import Record
+from gesta.records import Record, class_name
 from gesta.video.find import is_video_name
 
 LABEL_DELIMITERS = (";", "|", ",")
@@ -234,6 +234,7 @@ def label_of(
     """The label of an entry as written, or its folder's name."""
     if entry.label is None and label_from_folder:
         name = os.path.basename(os.path.dirname(os.path.normpath(entry.path)))
+        name = class_name(name)
         return ((name,) if multi_label else name) if name else None
     return None if entry.label in (-1, (-1,)) else entry.label
 
@@ -287,8 +288,8 @@ def _parts(where: str, text: str, delimiter: str) -> list[str]:
 
 
 def _normalised(name: str) -> str:
-    """A class name without what lists write differently: case, blanks, underscores, hyphens."""
-    return re.sub(r"[\s_+-]+", "", name).casefold()
+    """A class name without what lists write differently: case, blanks, underscores, hyphens, forms of accents."""
+    return re.sub(r"[\s_+-]+", "", class_name(name)).casefold()
 
 
 def label_number(labels: Mapping[str, int], name: str, where: str) -> int:
@@ -297,6 +298,7 @@ def label_number(labels: Mapping[str, int], name: str, where: str) -> int:
     Raises:
         GestaError: there is no such class; the sentence begins with ``where`` it is named.
     """
+    name = name if name in labels else class_name(name)
     if name not in labels:
         raise GestaError(f"{where}: {name!r} is none of the {len(labels)} classes{suggest(name, labels)}")
     return labels[name]

@@ -32,7 +32,16 @@ from gesta.data.locate import (
 )
 from gesta.errors import GestaError
 from gesta.files import write_text
-from gesta.records import SPLITS, DataConfig, Record, SplitName, class_lines, files_of_modality, flow_folder
+from gesta.records import (
+    SPLITS,
+    DataConfig,
+    Record,
+    SplitName,
+    class_lines,
+    class_name,
+    files_of_modality,
+    flow_folder,
+)
 from gesta.video.find import find_videos, is_video_name, list_folder, videos_below
 from gesta.video.images import holds_frames, image_files
 from gesta.video.modality import RGBFlow
@@ -99,19 +108,21 @@ class Folder(DataConfig):
         folders = self.split_folders()
         classes = self.classes()
         if split in folders and (split != "train" or len(folders) > 1):
-            extra = sorted(set(_subfolders(folders[split])) - set(classes))
+            of_split = _class_folders(folders[split])
+            extra = sorted(of_split.keys() - set(classes))
             if extra:
                 raise GestaError(
-                    f"{os.path.join(folders[split], extra[0])}: no training folder has the name {extra[0]!r}"
+                    f"{os.path.join(folders[split], of_split[extra[0]])}: no training folder has the name {extra[0]!r}"
                 )
         first = "train" if "train" in folders else next(iter(folders))
         source = folders.get(split) or (folders[first] if first == "train" else "")
         listed = []
+        names = _class_folders(source) if source else {}
         for label, name in enumerate(classes if source else []):
-            records = self._videos(source, name, label) if os.path.isdir(os.path.join(source, name)) else []
+            records = self._videos(source, names[name], label) if name in names else []
             if not records and source == folders[first]:
                 raise GestaError(
-                    f"{os.path.join(source, name)}: holds no video that is known by its suffix; "
+                    f"{os.path.join(source, names[name])}: holds no video that is known by its suffix; "
                     "put the videos of this class there, or remove the folder"
                 )
             listed += records
@@ -124,14 +135,14 @@ class Folder(DataConfig):
         return [record for record, part in zip(listed, splits) if part == split]
 
     def classes(self) -> list[str]:
-        """Sorted names of the class folders."""
+        """Sorted names of the class folders, see :func:`gesta.records.class_name`."""
         folders = self.split_folders()
         folder = folders.get("train") or next(iter(folders.values()))
-        names = _subfolders(folder)
+        names = sorted(_class_folders(folder))
         if not names:
             raise GestaError(f"{folder}: holds no folders; put the videos of each class into a folder of its name")
         if len(names) == 1 and self.folders == "auto":
-            only = os.path.join(folder, names[0])
+            only = os.path.join(folder, _subfolders(folder)[0])
             remedy = f"give --data.root {only}" if folder == self.root else "move these up into its place"
             raise GestaError(
                 f"{only}: is the only class; if the folders in it are the classes, {remedy}; if there is only one, say "
@@ -235,6 +246,22 @@ def with_flow(record: Record, modality: RGBFlow, root: str, flow: str) -> Record
 
 def _subfolders(folder: str) -> list[str]:
     return sorted(entry.name for entry in list_folder(folder).folders)
+
+
+def _class_folders(folder: str) -> dict[str, str]:
+    """The folders of a folder by the names of the classes that they hold.
+
+    Raises:
+        GestaError: two of them have one name.
+    """
+    folders: dict[str, str] = {}
+    for name in _subfolders(folder):
+        if (other := folders.setdefault(class_name(name), name)) != name:
+            raise GestaError(
+                f"{os.path.join(folder, name)}: differs from {os.path.join(folder, other)} in the form of accents "
+                "only; put the videos of both into one folder"
+            )
+    return folders
 
 
 def _holds_classes(folder: str) -> bool:
@@ -422,7 +449,7 @@ def _parse_class_names(path: str, text: str) -> list[str]:
         else:
             numbered = list(enumerate(lines))
     numbered.sort(key=lambda pair: pair[0])
-    names = [name for _, name in numbered]
+    names = [class_name(name) if isinstance(name, str) else name for _, name in numbered]
     if not names or [i for i, _ in numbered] != list(range(numbered[0][0], numbered[0][0] + len(names))):
         raise GestaError(f"{path}: is empty or has holes in its numbers; give one class name per line")
     for name in names:
