@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict, TypeVar, get_args
@@ -36,6 +37,11 @@ PATHS = ("root", "annotations", "train", "val", "test", "class_names", "test_lab
 """Names of the fields of data sets that hold paths, where they hold text."""
 
 T = TypeVar("T")
+
+
+def class_name(text: str) -> str:
+    """A class name with its accents in one Unicode form (NFC): folders of macOS and lists of others differ in it."""
+    return unicodedata.normalize("NFC", text)
 
 
 def by_space(values: T | Mapping[str, T]) -> dict[str, T]:

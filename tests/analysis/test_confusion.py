@@ -99,6 +99,8 @@ def test_attributes_from_csv_and_json(tmp_path: Path) -> None:
         named.write_text(content)
         with pytest.raises(GestaError, match=message):
             read_attributes(named, ["wave", "clap"])
+    csv.write_text("class,limb\ncafe\u0301,hand\n")  # as macOS writes it
+    assert read_attributes(csv, ["caf\u00e9"]) == {"limb": ["hand"]}
     csv.write_text("class,limb\nwave\u2028on,arm\nclap\x85,hand\n")  # no line ends, as splitlines would have them
     assert read_attributes(csv, ["wave\u2028on", "clap\x85"]) == {"limb": ["arm", "hand"]}
     with pytest.raises(GestaError, match=r"absent\.csv: cannot be read"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,14 @@ def region(start: int, end: int, label: str) -> dict[str, Any]:
         "origin": "manual",
         "value": value,
     }
+
+
+def test_labels_have_one_form_of_accents(folder: Path) -> None:
+    names = ["caf\u00e9", unicodedata.normalize("NFD", "caf\u00e9")]
+    rows, summary = imported(
+        folder, [task(*(region(10 * i + 1, 10 * i + 9, name) for i, name in enumerate(names)))], frame_rate="12"
+    )
+    assert [row[1] for row in rows] == [names[0]] * 2 and summary.classes == {names[0]: 2}
 
 
 CVAT = """<?xml version="1.0" encoding="utf-8"?>

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -123,6 +124,14 @@ def test_frames_are_images_counted_from_one(root: Path, tmp_path: Path) -> None:
     assert [len(read(r.path, lambda n: torch.arange(n))) for r in lists.records("train")] == [20] * 4
 
 
+def test_a_list_of_an_earlier_split_is_refused_before_the_first_copy(root: Path, tmp_path: Path) -> None:
+    small(root, tmp_path / "o", lists=True, test=0.3)
+    shutil.copy(root / "a" / "0.mp4", root / "a" / "new.mp4")
+    with pytest.raises(GestaError, match=r"test\.txt: would be left of an earlier split.*delete it"):
+        small(root, tmp_path / "o", lists=True)
+    assert not (tmp_path / "o" / "a" / "new.mp4").exists()
+
+
 def test_a_folder_of_one_image_is_not_made(make_video: Callable[..., Path], tmp_path: Path) -> None:
     """It would be in no list, and no reader would find it."""
     for name in ("a/0", "a/1", "a/2", "b/0", "b/1"):
@@ -202,6 +211,14 @@ def test_lists_split_by_seed_or_by_sub_folder(root: Path, make_video: Callable[.
         assert len(parts["train"] | parts["val"]) == 9 and not parts["train"] & parts["val"]
         together = {name for name in parts["train"] | parts["val"] if name.startswith("a/sub/")}
         assert together <= parts["train"] or together <= parts["val"]
+    for i in range(3):
+        make_video(f"v/b/sub/other{i}.mp4")  # the same person in another class
+    for seed in range(6):
+        write_lists(str(root), val=0.34, seed=seed, by_folder=True)
+        train, val = ((root / f"{name}.txt").read_text() for name in ("train", "val"))
+        assert ("/sub/" in train) + ("/sub/" in val) == 1 and train.count("\n") + val.count("\n") == 12
+    for path in (root / "b" / "sub").glob("other*"):
+        path.unlink()
     root.rename(tmp_path / "train")
     (tmp_path / "whole").mkdir()
     (tmp_path / "train").rename(tmp_path / "whole" / "train")
@@ -236,6 +253,18 @@ def test_shards_hold_all_videos_and_go_on(root: Path, tmp_path: Path) -> None:
     (root / "a" / "0.mp4").rename(root / "a" / "renamed.mp4")
     with pytest.raises(GestaError, match="choose a new folder"):
         small(root, out, shards=3)
+
+
+def test_shards_of_folders_whose_names_are_decomposed_are_labelled(
+    make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    name = unicodedata.normalize("NFD", "caf\u00e9")  # as macOS writes it
+    for folder in (name, "wave"):
+        make_video(f"v/{folder}/0.mp4", size=(96, 80), frames=4)
+    small(tmp_path / "v", tmp_path / "o", shards=2)
+    data = Shards(root=str(tmp_path / "o"), val=0.0)
+    assert data.classes() == ["caf\u00e9", "wave"]
+    assert {(r.name, r.label) for r in data.records("train")} == {(f"{name}/0.mp4", 0), ("wave/0.mp4", 1)}
 
 
 @pytest.mark.parametrize(

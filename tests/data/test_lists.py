@@ -17,9 +17,10 @@ import pytest
 from gesta.config import from_json, to_json
 from gesta.data.listfile import read_list, read_rows
 from gesta.data.lists import Folder, Lists, read_class_names, write_lists
-from gesta.data.locate import VideoFinder, split_by_hash
+from gesta.data.locate import VideoFinder, split_by_class, split_by_hash
+from gesta.data.transforms import flip_targets
 from gesta.errors import GestaError
-from gesta.records import SplitName
+from gesta.records import SPLITS, Record, SplitName
 
 
 @pytest.fixture
@@ -65,6 +66,10 @@ def rows(path: str, **options: object) -> list[tuple[object, ...]]:
         ("path,label\na.mp4,wave\nb.mp4,run\n", [("a.mp4", 1), ("b.mp4", 0)]),
         ('video_path,class\n"x, y.mp4","Washing, hands"\nb.mp4,run\n', [("x, y.mp4", 0), ("b.mp4", 1)]),
         ("file_name\tlabel\na.mp4\t2\n", [("a.mp4", 2)]),
+        ("path\tlabel\na.mp4\twave\nb.mp4\t\nc.mp4\t \r\n", [("a.mp4", 0), ("b.mp4", None), ("c.mp4", None)]),
+        ("\tpath\tlabel\n0\ta.mp4\twave\n1\tb.mp4\t\n", [("a.mp4", 0), ("b.mp4", None)]),  # pandas' index
+        ("label\tpath\nwave\ta.mp4\n\tb.mp4\n", [("a.mp4", 0), ("b.mp4", None)]),
+        ("path\tlabel\t\r\na.mp4\twave\t\n\t\n \tb.mp4\trun\n", [("a.mp4", 1), ("b.mp4", 0)]),  # no cells at all
     ],
 )
 def test_path_and_label(write: Callable[..., str], text: str, expected: list) -> None:
@@ -352,6 +357,19 @@ def test_several_labels_that_are_not_clear(write: Callable[..., str], text: str,
         read_list(write(text, "a.csv"), multi_label=True, **options)
 
 
+def test_numbers_before_several_labels_are_labels_only_where_videos_say_so(
+    write: Callable[..., str], make_video: Callable[..., Path]
+) -> None:
+    for name in ("m1.mp4", "m2.mp4"):
+        make_video(name, frames=12)
+    assert [r.label for r in read_list(write("m1.mp4 12 0 1\nm2.mp4 12 2\n"), multi_label=True)] == [(0, 1), (2,)]
+    assert [r.label for r in read_list(write("m1.mp4 1 2\nm3.mp4 12 2\n"), multi_label=True)] == [(1, 2), (2, 12)]
+    write("no video", "broken.mp4")
+    for text in ("m1.mp4 12 0 1\nm3.mp4 12 2\n", "m1.mp4 12 0 1\nbroken.mp4 12 2\n", "m3.mp4 5 1\nm4.mp4 6\n"):
+        with pytest.raises(GestaError, match=r"may be its number of frames or a label; set columns"):
+            read_list(write(text), multi_label=True)
+
+
 def test_frames_before_several_labels(write: Callable[..., str], tmp_path: Path) -> None:
     path = write("a 5 1\na 5 3 5\n")
     columns = ("path", "frames", "label")
@@ -553,6 +571,21 @@ def test_names_that_no_line_can_hold_are_refused_before_anything_is_written(tmp_
     assert not list(tmp_path.glob("*.txt"))
 
 
+def test_a_list_of_an_earlier_split_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    root = tree(tmp_path, [f"{c}/{i}.mp4" for c in "ab" for i in range(20)])
+    assert write_lists(str(root), test=0.3) == {"train.txt": 20, "val.txt": 8, "test.txt": 12}
+    before = {path.name: path.read_text() for path in root.glob("*.txt")}
+    for options, left in (({"seed": 1}, "test"), ({"val": 0.0, "test": 0.3}, "val")):
+        message = (
+            rf"{left}\.txt: would be left of an earlier split.*; delete it, or give its fraction again with {left}"
+        )
+        with pytest.raises(GestaError, match=message):
+            write_lists(str(root), **options)  # type: ignore[arg-type]
+        assert {path.name: path.read_text() for path in root.glob("*.txt")} == before
+    (root / "test.txt").unlink()
+    assert write_lists(str(root), seed=1) == {"train.txt": 32, "val.txt": 8}
+
+
 @pytest.mark.parametrize("classes", [["label", "wave"], ["1 a", "2 b"], ["a\nb", "c"]])
 def test_classes_that_a_file_of_names_cannot_hold_are_refused(tmp_path: Path, classes: list[str]) -> None:
     with pytest.raises(GestaError, match=r"classes\.txt cannot hold|cannot hold this name|has a line break"):
@@ -594,6 +627,16 @@ def test_carriage_returns_inside_csv_are_named(write: Callable[..., str]) -> Non
             read(path)
 
 
+@pytest.mark.parametrize("name", ["names.txt", "names.json"])
+def test_class_names_have_one_form_of_accents(write: Callable[..., str], name: str) -> None:
+    names = [DECOMPOSED, "wave"]
+    path = write(json.dumps(names) if name.endswith("json") else "\n".join(names), name)
+    assert read_class_names(path) == [COMPOSED, "wave"]
+    with pytest.raises(GestaError, match="occurs twice"):
+        read_class_names(write(f"{COMPOSED}\n{DECOMPOSED}\n"))
+    assert flip_targets([COMPOSED, "wave_left"], {"wave_left": DECOMPOSED}) == [1, 0]
+
+
 # --- Lists -----------------------------------------------------------------------------------------------------------
 
 
@@ -620,6 +663,30 @@ def test_lists(write: Callable[..., str], tmp_path: Path) -> None:
     assert from_json(json.loads(json.dumps(to_json(columns)))) == columns
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "a.mp4,{0}\nb.mp4,wave\n", "path,label\na.mp4,{0}\nb.mp4,wave\n", '{{"a.mp4": "{0}", "b.mp4": "wave"}}',
+        "{0}/a.mp4\nwave/b.mp4\n",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_labels_have_one_form_of_accents(write: Callable[..., str], form: str, multi_label: bool) -> None:
+    ending = "json" if form.startswith("{{") else "txt"
+    how: dict[str, Any] = {"multi_label": multi_label, "label_from_folder": form.startswith("{0}")}
+    train, val = (write(form.format(n), f"{i}.{ending}") for i, n in enumerate((COMPOSED, DECOMPOSED)))
+    data = Lists(train=train, val=val, **how)
+    assert data.classes() == [COMPOSED, "wave"]
+    labels = [(0,), (1,)] if multi_label else [0, 1]
+    assert [r.label for split in ("train", "val") for r in data.records(split)] == labels * 2  # type: ignore[arg-type]
+    given = read_list(train, class_names=["wave", DECOMPOSED], **how)
+    assert [r.label for r in given] == labels[::-1]
+
+
+COMPOSED = "caf\u00e9"
+DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)  # as folders of macOS have it
+
+
 def test_a_column_of_splits_divides_a_list(write: Callable[..., str]) -> None:
     path = write("path,label,split\na.mp4,wave,train\nb.mp4,run,Validation\nc.mp4,wave,test\nd.mp4,run,training\n")
     data = Lists(train=path)
@@ -627,6 +694,8 @@ def test_a_column_of_splits_divides_a_list(write: Callable[..., str]) -> None:
     parts = [[(r.name, r.label) for r in data.records(split)] for split in ("train", "val", "test")]  # type: ignore[arg-type]
     assert parts == [[("a.mp4", 1), ("d.mp4", 0)], [("b.mp4", 0)], [("c.mp4", 1)]]
     assert [r.name for r in Lists(train=path, val=path).records("val")] == ["b.mp4"]
+    unlabelled = Lists(train=write("path\tsplit\tlabel\na.mp4\ttrain\twave\nb.mp4\ttest\t\n", "list.tsv"))
+    assert [(r.name, r.label) for r in unlabelled.records("test")] == [("b.mp4", None)]
     with pytest.raises(GestaError, match=r"leave data\.val_fraction out"):
         Lists(train=path, val_fraction=0.5).records("train")
     with pytest.raises(GestaError, match="both say what the validation videos are"):
@@ -647,6 +716,24 @@ def test_lists_hold_out_a_share_for_validation(write: Callable[..., str]) -> Non
     assert {r.name for r in Lists(train=data.train, val_fraction=0.25, seed=1).records("val")} != {r.name for r in val}
     with pytest.raises(GestaError, match="val_fraction"):
         Lists(train=data.train, val_fraction=1.5).records("train")
+
+
+def test_segments_of_one_video_are_held_out_together(write: Callable[..., str], tmp_path: Path) -> None:
+    rows = [f"long{v:02d}.mp4,{'abcde'[(v * k + k) % 5]},{k}.0,{k + 1}.0\n" for v in range(30) for k in range(8)]
+    path = write("path,label,start_time,end_time\n" + "".join(rows), "segments.csv")
+    val = {}
+    for seed in range(4):
+        data = Lists(train=path, val_fraction=0.2, seed=seed)
+        parts = data.records("train"), data.records("val")
+        assert not {r.name for r in parts[0]} & {r.name for r in parts[1]} and sum(map(len, parts)) == 240
+        assert 40 <= len(parts[1]) <= 56 and {r.label for r in parts[0]} == {r.label for r in parts[1]} == set(range(5))
+        val[seed] = {r.name for r in parts[1]}
+    assert len({frozenset(names) for names in val.values()}) == 4
+    (tmp_path / "elsewhere").mkdir()  # the same list of a copy, of another suffix, in another folder
+    for v in range(30):
+        (tmp_path / "elsewhere" / f"long{v:02d}.webm").touch()
+    copy = Lists(train=path, root=str(tmp_path / "elsewhere"), val_fraction=0.2)
+    assert {r.name for r in copy.records("val")} == val[0]
 
 
 # --- Folder ----------------------------------------------------------------------------------------------------------
@@ -757,6 +844,37 @@ def test_a_recording_and_its_copy_are_in_one_split(tmp_path: Path) -> None:
     assert len(train) == 32 and len(val) == 8 and not train & val
 
 
+@pytest.mark.parametrize("copy", ["{}.mp4", "{}/img_00001.jpg {}/img_00002.jpg"])
+def test_a_copy_is_split_as_its_original(tmp_path: Path, copy: str) -> None:
+    """Whoever trains on what gesta data prepare has made may test on the originals."""
+    stems = [f"{c}/day.{i:02d}" for c in "ab" for i in range(20)]
+    parts = []
+    for folder, form in (("whole", "{}.avi"), ("small", copy)):
+        names = [name.format(stem) for stem in stems for name in form.split()]
+        data = Folder(root=str(tree(tmp_path / folder, names)), val=0.2, test=0.1)
+        parts.append([[r.name.removesuffix(".avi").removesuffix(".mp4") for r in data.records(s)] for s in SPLITS])
+    assert parts[0] == parts[1] and [len(part) for part in parts[0]] == [28, 8, 4]
+
+
+def test_folders_of_classes_have_one_form_of_accents(tmp_path: Path) -> None:
+    names = [f"train/{COMPOSED}/1.mp4", "train/wave/1.mp4", f"val/{DECOMPOSED}/2.mp4", "val/wave/2.mp4"]
+    data = Folder(root=str(tree(tmp_path / "x", names)))
+    assert data.classes() == [COMPOSED, "wave"]
+    assert [(r.name, r.label) for split in ("train", "val") for r in data.records(split)] == list(
+        zip(names, [0, 1] * 2)
+    )  # type: ignore[arg-type]
+    root = tree(tmp_path / "y", [f"{DECOMPOSED}/1.mp4", "wave/1.mp4"])
+    assert write_lists(str(root), val=0.0) == {"train.txt": 2}
+    assert read_class_names(str(root / "classes.txt")) == [COMPOSED, "wave"] == Folder(root=str(root)).classes()
+    assert [r.path for r in Lists(train=str(root / "train.txt")).records("train")] == [
+        str(root / DECOMPOSED / "1.mp4"),
+        str(root / "wave" / "1.mp4"),
+    ]
+    both = tree(tmp_path / "z", [f"{COMPOSED}/1.mp4", f"{DECOMPOSED}/2.mp4"])
+    with pytest.raises(GestaError, match="in the form of accents only; put the videos of both into one folder"):
+        Folder(root=str(both)).classes()
+
+
 def test_folder_of_frame_folders(tmp_path: Path) -> None:
     for name in ("a/v1", "a/v2", "b/v3"):
         frames(tmp_path / name, 3)
@@ -792,3 +910,32 @@ def test_split_by_hash() -> None:
     groups = ["g0"] * 4 + ["g1"] * 3 + ["g2"] * 3
     parts = split_by_hash(names, 0.2, 0.0, 0, groups)
     assert len({(g, s) for g, s in zip(groups, parts)}) == 3 and parts.count("val") in (3, 4)
+
+
+def test_groups_of_one_class_are_drawn_as_they_were_before_groups_of_several() -> None:
+    groups = [f"g{k}{i % 7}" for k in range(3) for i in range(20)]
+    records = [Record(path=f"{i}.mp4", name=f"{i}", label=i // 20) for i in range(60)]
+    splits = split_by_class(records, 0.2, 0.1, 5, groups)
+    for k in range(3):
+        part = slice(20 * k, 20 * k + 20)
+        assert splits[part] == split_by_hash([r.name for r in records[part]], 0.2, 0.1, 5, groups[part])
+    held = {s: sorted({g for g, of in zip(groups, splits) if of == s}) for s in ("val", "test")}
+    # written down when groups were drawn for each class alone
+    assert held == {"val": ["g02", "g03", "g11", "g13", "g20", "g21"], "test": ["g05", "g15", "g22"]}
+
+
+def test_groups_of_several_classes_are_never_divided() -> None:
+    """Persons who do everything, one of whom alone does the rarest, and pairs of verb and noun."""
+    for labels in (lambda k: k, lambda k: {"verb": k % 2, "noun": k}):
+        people = [(f"p{p}", labels(k)) for p in range(10) for k in range(6) for _ in range(2)] + [("p3", labels(6))]
+        records = [Record(path=f"{i}", name=f"{i}", label=label) for i, (_, label) in enumerate(people)]  # type: ignore[arg-type]
+        groups = [person for person, _ in people]
+        for seed in range(10):
+            splits = split_by_class(records, 0.2, 0.1, seed, groups)
+            assert {g: len({s for g2, s in zip(groups, splits) if g2 == g}) for g in groups} == dict.fromkeys(groups, 1)
+            assert (splits.count("val"), splits.count("test")) == (24, 12) and splits[-1] == "train"
+    few = [Record(path=f"{i}", name=f"{i}", label=i % 2) for i in range(300)]  # three recordings, all too large
+    splits = split_by_class(few, 0.1, 0.0, 0, [f"r{i // 100}" for i in range(300)])
+    assert (splits.count("val"), splits.count("train")) == (100, 200)
+    one = split_by_class(few, 0.1, 0.1, 0, ["r"] * 300)
+    assert set(one) == {"train"}

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import tarfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,20 @@ def test_shards_are_a_data_set(shard: Path) -> None:
     sample = TrainingClips(train, ClipSpec(frames=4, stride=2, size=32), TrainConfig(), data.classes())[0, 0]
     assert sample["video"].shape == (1, 4, 3, 32, 32) and not sample["failures"]
     assert check(data, workers=0).ok
+
+
+def test_labels_in_shards_have_one_form_of_accents(shard: Path, tmp_path: Path) -> None:
+    names = ["caf\u00e9", unicodedata.normalize("NFD", "caf\u00e9"), "wave"]
+    path = tmp_path / "named" / "x.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w") as tar:
+        for i, name in enumerate(names):
+            for suffix, content in (("mp4", b"video"), ("json", json.dumps({"label": name}).encode())):
+                member = tarfile.TarInfo(f"{i}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    data = Shards(root=str(path.parent), val=0.0)
+    assert data.classes() == [names[0], "wave"] and [r.label for r in data.records("train")] == [0, 0, 1]
 
 
 def test_splits_are_told_by_folders_or_by_names(shard: Path) -> None:

@@ -68,10 +68,9 @@ def test_records(small: Path) -> None:
 def test_validation_holds_out_whole_sources(small: Path) -> None:
     data = Diving48(root=str(small), val=0.3)
     parts = [{r.name[:11] for r in data.records(split)} for split in ("train", "val")]  # type: ignore[arg-type]
-    assert all(parts) and len(data.records("train")) + len(data.records("val")) == 12
-    for label in (0, 1):  # within a class a source is in one part
-        train, val = ({r.name[:11] for r in data.records(s) if r.label == label} for s in ("train", "val"))  # type: ignore[arg-type]
-        assert train and val and not train & val
+    assert all(parts) and not parts[0] & parts[1] and len(data.records("train")) + len(data.records("val")) == 12
+    for label in (0, 1):
+        assert [sum(r.label == label for r in data.records(s)) for s in ("train", "val")] == [4, 2]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("place", ["{}.mp4", "rgb/{}.mp4", "videos/{}.webm", "rawframes/{}/img_00001.jpg"])
@@ -111,4 +110,7 @@ def test_official_lists(shared: Path, tmp_path: Path) -> None:
     public = (shared / "annotations" / "diving48" / "variants" / "mmaction2_label_map.txt").read_text().split()
     assert [name.replace(" ", "+") for name in classes] == public
     data.val = 0.1
-    assert len(data.records("train")) + len(data.records("val")) == 15_027
+    left, val = data.records("train"), data.records("val")
+    assert len(left) + len(val) == 15_027 and 1400 < len(val) < 2300
+    assert not {r.name[:11] for r in left} & {r.name[:11] for r in val}
+    assert {r.label for r in left} == {r.label for r in train} and len({r.label for r in val}) >= 40

@@ -123,6 +123,7 @@ def test_refusals(first: Path, second: Path, tmp_path: Path) -> None:
         ("{", "not valid JSON"),
         ("{}", "not the official list"),
         ('[{"id": "1"}]', "no entry of the official list"),
+        ('[{"id": "1", "template": 3}]', r"train\.json: .*'template': 3.* is no entry of the official list"),
         ('[{"id": "1", "template": "Holding [something]"}]', "none of the 2 classes"),
     ):
         path.write_text(text)
@@ -131,6 +132,10 @@ def test_refusals(first: Path, second: Path, tmp_path: Path) -> None:
     (second / "labels" / "labels.json").write_text('{"a": "0", "b": "2"}')
     with pytest.raises(GestaError, match="not numbered from 0"):
         SomethingV2(root=str(second)).classes()
+    for labels in ({"0": "Approaching something"}, {"Approaching something": None}, {"Approaching something": [0]}):
+        (second / "labels" / "labels.json").write_text(json.dumps(labels))
+        with pytest.raises(GestaError, match=r"labels\.json: gives '.*' the number .*; get the lists again"):
+            SomethingV2(root=str(second)).classes()
 
 
 def test_one_frame_per_segment(second: Path, make_video: Callable[..., Path]) -> None:

@@ -12,6 +12,7 @@ from gesta.datasets.ucf101 import UCF101
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.recipe import EvaluateConfig
+from gesta.records import list_hash
 
 
 @pytest.fixture
@@ -89,6 +90,10 @@ def test_official_lists_have_the_published_sizes(shared: Path, tmp_path: Path) -
         assert (len(train), len(test)) == expected
         assert len({r.name for r in train} | {r.name for r in test}) == 13_320
         assert {r.label for r in train} == {r.label for r in test} == set(range(101))
+    # a group is of one class: held out are the videos that were when each class was drawn alone
+    assert list_hash(UCF101(root=data.root, annotations=data.annotations, val=0.1, seed=3).records("val"))[:16] == (
+        "684c31b326ddb1c4"
+    )
     classes = data.classes()
     assert classes[34:36] == ["Hammering", "HammerThrow"] and classes[46:48] == ["JumpingJack", "JumpRope"]
     assert sum(r.label == classes.index("HandstandPushups") for r in [*train, *test]) == 128

@@ -266,3 +266,10 @@ def test_a_merge_that_ends_early_leaves_no_folder_and_is_done_again(
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_only_a_line_feed_ends_a_line_of_a_list_of_videos(tmp_path: Path) -> None:
+    names = ["a\x85b.mp4", "c\x0cd.mp4", "e\u2028f.mp4", "g\rh.mp4", " i.mp4 "]
+    for end in ("\n", "\r\n"):
+        (tmp_path / "list.txt").write_bytes(end.join([*names, "", names[0], ""]).encode())
+        assert shares.read_paths(tmp_path / "list.txt") == names

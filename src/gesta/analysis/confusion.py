@@ -26,6 +26,7 @@ from gesta.datasets.diving48 import ATTRIBUTES
 from gesta.errors import GestaError
 from gesta.evaluation.result import Result
 from gesta.progress import join_lines, one_line
+from gesta.records import class_name
 
 CLASSES_WITH_NUMBERS = 16
 """Classes up to which cells show their percentage."""
@@ -194,9 +195,10 @@ def read_attributes(path: str | Path, classes: Sequence[str]) -> dict[str, list[
         forms = "a CSV with a header, JSON of class → attributes, or a JSON list of the classes' values"
         raise GestaError(f"{path}: holds no attributes; {forms} does")
     attributes = list(next(iter(table.values())))
+    table = {class_name(name): values for name, values in table.items()}
     by_class = []
     for label, name in enumerate(classes):
-        values = table.get(name, table.get(str(label)))
+        values = table.get(class_name(name), table.get(str(label)))
         if values is None:
             raise GestaError(f"{path}: says nothing about the class {name!r}{suggest(name, table)}")
         if lacking := [attribute for attribute in attributes if not values.get(attribute)]:

@@ -24,7 +24,7 @@ from gesta.data.batch import Failure
 from gesta.errors import GestaError
 from gesta.model import VideoModel
 from gesta.progress import join_lines
-from gesta.records import DataConfig, Record, SplitName
+from gesta.records import DataConfig, Record, SplitName, class_name
 
 PERPLEXITY = 30.0
 """Effective number of neighbours of a video; of few videos a third, because t-SNE needs more videos than that."""
@@ -87,10 +87,10 @@ def choose_videos(
         GestaError: an unknown class or label space, or fewer than four such videos.
     """
     records, labels, names = labelled_videos(data, split, n=n, space=space, seed=seed)
-    for name in classes or ():
+    shown = [name if name in names else class_name(name) for name in classes or names]
+    for name in shown:
         if name not in names:
             raise GestaError(f"the data set has no class {name!r}{suggest(name, names)}")
-    shown = list(classes) if classes else names
     chosen = [i for i, label in enumerate(labels) if names[label] in shown]
     if len(chosen) < 4:
         left = f"{len(chosen)} of {len(records)} labelled videos of the split {split!r} are left"

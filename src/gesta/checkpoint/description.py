@@ -9,6 +9,7 @@ from typing import Any
 from gesta.config import from_json, read_json, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import ClipSpec
+from gesta.records import class_name
 
 _PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
@@ -64,8 +65,10 @@ def class_names(config: dict[str, Any]) -> list[str] | None:
     if not isinstance(names, dict) or not names or names.keys() != {str(i) for i in range(len(names))}:
         return None
     listed = [names[str(i)] for i in range(len(names))]
-    plain = all(isinstance(name, str) and name.strip() and not name.startswith("LABEL_") for name in listed)
-    return listed if plain and len(set(listed)) == len(listed) else None
+    if not all(isinstance(name, str) and name.strip() and not name.startswith("LABEL_") for name in listed):
+        return None
+    listed = list(map(class_name, listed))
+    return listed if len(set(listed)) == len(listed) else None
 
 
 def read_pixels(weights: Path) -> Pixels | None:

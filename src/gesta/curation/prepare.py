@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from gesta.config import read_json
 from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one, read_remark, remark_file
-from gesta.data.lists import CLASSES, Folder, Folders, Kind, classes_text, list_texts, write_lists
+from gesta.data.lists import CLASSES, Folder, Folders, Kind, check_left_over, classes_text, list_texts, write_lists
 from gesta.data.locate import split_of
 from gesta.data.shards import members, write_shard
 from gesta.data.shares import (
@@ -39,7 +39,7 @@ from gesta.errors import GestaError
 from gesta.files import LOCK, is_part, lock_folder, make_folder, new_folder, remove, remove_parts, write_text
 from gesta.processes import cpu_cores
 from gesta.progress import join_lines, track
-from gesta.records import SPLITS, class_lines
+from gesta.records import SPLITS, class_lines, class_name
 from gesta.video.find import find_videos, is_video_name, list_folder
 from gesta.video.flow import describe_flow, require_opencv
 
@@ -158,7 +158,7 @@ def prepare(
     how = _list_options(lists, shards, val=val, test=test, seed=seed, by_folder=by_folder or None, folders=meant)
     _check_folders(source, target)
     videos = _videos(source, kind, listed)
-    labels = _labels(source, kind, how, lists, shards > 0)
+    labels = _labels(source, target, kind, how, lists, shards > 0)
     with lock_folder(target):
         names = [os.path.relpath(video, source) for video in videos]
         part = _begin(target, _described(settings, shards, kind, how), share, names)
@@ -555,9 +555,10 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
     for number, job in enumerate(made):
         name = os.path.relpath(job.source, source)
         folders = name.split(os.sep)[:-1]
-        if folders and split_of(folders[0]) and folders[0] not in labels:
+        if folders and split_of(folders[0]) and class_name(folders[0]) not in labels:
             folders = folders[1:]
-        label = {"label": labels[folders[0]]} if folders and folders[0] in labels else {}
+        known = labels.get(class_name(folders[0])) if folders else None
+        label = {} if known is None else {"label": known}
         samples.append((f"{number:06d}", job.target, {"name": name, **label}))
     make_folder(os.path.dirname(shard))
     remarks = {note["name"]: remark for _, copy, note in samples if (remark := read_remark(copy))}
@@ -571,24 +572,25 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
         remove(remark_file(job.target))
 
 
-def _labels(root: str, kind: Kind, how: dict[str, Any], lists: bool, shards: bool) -> dict[str, int]:
+def _labels(root: str, target: str, kind: Kind, how: dict[str, Any], lists: bool, shards: bool) -> dict[str, int]:
     """Number of each class, if the folder has a folder per class and labels are asked for.
 
     Args:
         root: folder of the videos.
+        target: folder of the copies.
         kind: see :func:`prepare`.
         how: the lists are made, see :func:`_list_options`.
         lists, shards: whether they are made.
 
     Raises:
-        GestaError: its folders may be meant in two ways, or lists cannot hold its names. That must be known before the
-            first video is written.
+        GestaError: its folders may be meant in two ways, lists cannot hold its names, or a list is there that would be
+            left of an earlier split. That must be known before the first video is written.
     """
     if not (lists or shards) or (shards and not list_folder(root).folders):
         return {}
     data = Folder(root=root, kind=kind, **{name: how[name] for name in ("val", "test", "seed", "folders")})
     if lists:
-        list_texts(data, how["by_folder"])
+        check_left_over(target, list_texts(data, how["by_folder"]))
     classes_text(data)
     for split in SPLITS:
         data.records(split)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gesta.config import suggest
 from gesta.data.locate import split_of
 from gesta.errors import GestaError
-from gesta.records import SplitName
+from gesta.records import SplitName, class_name
 
 COLUMNS = ("path", "label", "frames", "start", "end", "last", "offset", "start_time", "end_time", "split", "skip")
 """What a column may be: ``start`` and ``end`` are frames, ``end`` one past the last frame and ``last`` the last frame
@@ -80,9 +80,9 @@ def make_entry(
 
 
 def label_in_text(where: str, text: str) -> int | str | None:
-    """A label as written: a number, a name, or None for an empty text."""
+    """A label as written: a number, a name (see :func:`gesta.records.class_name`), or None for an empty text."""
     number = re.sub(r"\.0+$", "", text)  # as pandas writes them where some are missing
-    label = int(number) if INTEGER.fullmatch(number) else text or None
+    label = int(number) if INTEGER.fullmatch(number) else class_name(text) or None
     if isinstance(label, int) and label >= MAX_CLASSES:
         raise GestaError(f"{where}: label {label} is more than {MAX_CLASSES}; correct it, or set columns")
     return label
@@ -128,6 +128,6 @@ def check_columns(columns: Sequence[str], ordered: bool) -> None:
         )
 
 
-def split_lines(text: str) -> list[str]:
+def split_lines(text: str, blanks: str = BLANKS) -> list[str]:
     """Lines without blanks around them; only a line feed ends one, as file names may hold what else Unicode has."""
-    return [line.strip(BLANKS) for line in text.split("\n")]
+    return [line.strip(blanks) for line in text.split("\n")]

@@ -92,18 +92,23 @@ def text_rows(
 ) -> Iterator[Row]:
     """The rows of text; a row of another number of cells than the header is refused."""
     for number, line in lines:
-        if len(delimiter) > 1 or delimiter == " ":
-            cells = split_fields(line, delimiter, 0)
-        else:
-            try:
-                cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True))
-            except csv.Error as error:
-                raise GestaError(f"{path}, line {number}: cannot be read ({error}); correct its quotes") from None
+        cells = _cells(path, number, line, delimiter)
+        if header is not None and len(cells) != len(header) and delimiter == "\t":
+            cells = _cells(path, number, line.strip(BLANKS), delimiter)  # tabs around the line are no cells
         if header is not None and len(cells) != len(header):
             raise GestaError(
                 f"{path}, line {number}: {len(cells)} fields, but the header has {len(header)}; quote the path"
             )
         yield number, [cell.strip(BLANKS) for cell in cells]
+
+
+def _cells(path: str, number: int, line: str, delimiter: str) -> list[str]:
+    if len(delimiter) > 1 or delimiter == " ":
+        return split_fields(line, delimiter, 0)
+    try:
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise GestaError(f"{path}, line {number}: cannot be read ({error}); correct its quotes") from None
 
 
 def named_entries(

@@ -47,9 +47,10 @@ def multi_label_entries(
         columns = ("path", "label")
         counts = [(row[0], int(row[1])) for row in rows if len(row) > 1 and INTEGER.fullmatch(row[1])]
         if len(counts) == len(rows) and max(map(len, rows)) > 2:
-            if _are_frame_counts(counts, finder):
+            proof = _are_frame_counts(counts, finder)
+            if proof:
                 columns = ("path", "frames", "label")
-            elif not all(is_video_name(row[0]) for row in rows):
+            elif proof is None or not all(is_video_name(row[0]) for row in rows):
                 raise GestaError(
                     f"{path}: the first number behind a path may be its number of frames or a label; set columns to "
                     f"path label or to path frames label {COLUMNS_FLAG}"
@@ -165,20 +166,30 @@ def infer_columns(path: str, lines: Sequence[tuple[int, str]], delimiter: str, f
 def _is_frame_count(lines: Sequence[tuple[int, str]], delimiter: str, columns: int, finder: VideoFinder) -> bool:
     """Whether the first number of lines of so many columns is the video's number of frames."""
     fields = [split_fields(line, delimiter, columns) for _, line in lines[:MAX_COUNTED]]
-    return _are_frame_counts([(row[0], int(row[1])) for row in fields], finder)
+    return bool(_are_frame_counts([(row[0], int(row[1])) for row in fields], finder))
 
 
-def _are_frame_counts(pairs: Sequence[tuple[str, int]], finder: VideoFinder) -> bool:
-    """Whether these numbers are the videos' numbers of frames, by counting those of the first videos."""
+def _are_frame_counts(pairs: Sequence[tuple[str, int]], finder: VideoFinder) -> bool | None:
+    """Whether these numbers are the videos' numbers of frames, by counting those of the first videos.
+
+    None if no number is wrong, but some of these videos are not there or cannot be read.
+    """
     counts: dict[str, int] = {}
+    found: dict[str, str | None] = {}
     for path, count in pairs[:MAX_COUNTED]:
-        video = finder.find(path)
-        if video is None or counts.setdefault(video, count) != count:
+        found[path] = video = found[path] if path in found else finder.find(path)
+        if counts.setdefault(video or path, count) != count:
             return False
-    try:
-        return all(_frames(video) == count for video, count in counts.items())
-    except VideoError:
+    if any(count < 1 for _, count in pairs):
         return False
+    proof: bool | None = None if None in found.values() else True
+    for video in filter(None, found.values()):
+        try:
+            if _frames(video) != counts[video]:
+                return False
+        except VideoError:
+            proof = None
+    return proof
 
 
 def _frames(video: str) -> int:

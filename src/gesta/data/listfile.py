@@ -31,7 +31,7 @@ from gesta.data.list_table import header_cells, is_header, json_rows, named_entr
 from gesta.data.list_text import find_delimiter, infer_columns, multi_label_entries, parse_line
 from gesta.data.locate import VideoFinder
 from gesta.errors import GestaError
-from gesta.records import Record
+from gesta.records import Record, class_name
 from gesta.video.find import is_video_name
 
 LABEL_DELIMITERS = (";", "|", ",")
@@ -135,7 +135,12 @@ def parse_entries(
         raise GestaError(f"{path}: the list is empty")
     first = lines[0][1]
     header_delimiter = delimiter or next((d for d in ("\t", ",", ";") if d in first), " ")
-    header = header_cells(path, lines[0], header_delimiter)
+    table = lines
+    if header_delimiter == "\t":  # at the ends of lines tabs may be empty cells, but none of the header is empty there
+        whole = split_lines(text, " \r")
+        table = [(number, whole[number - 1]) for number, _ in lines]
+        table[0] = (table[0][0], table[0][1].rstrip(BLANKS))
+    header = header_cells(path, table[0], header_delimiter)
     if is_header(header, named, finder):
         if columns and not named:
             if len(columns) != len(header):
@@ -145,7 +150,7 @@ def parse_entries(
                 )
             header, named = [f"{number}" for number in range(len(columns))], {}
             named = dict(zip(header, columns))
-        rows = text_rows(path, header, lines[1:], header_delimiter)
+        rows = text_rows(path, header, table[1:], header_delimiter)
         return named_entries(path, header, rows, named, frame_base, multi_label)
     if named:
         raise GestaError(f"{path}: has no header with such names; set columns to all columns in order {COLUMNS_FLAG}")
@@ -233,6 +238,7 @@ def label_of(
     """The label of an entry as written, or its folder's name."""
     if entry.label is None and label_from_folder:
         name = os.path.basename(os.path.dirname(os.path.normpath(entry.path)))
+        name = class_name(name)
         return ((name,) if multi_label else name) if name else None
     return None if entry.label in (-1, (-1,)) else entry.label
 
@@ -286,8 +292,8 @@ def _parts(where: str, text: str, delimiter: str) -> list[str]:
 
 
 def _normalised(name: str) -> str:
-    """A class name without what lists write differently: case, blanks, underscores, hyphens."""
-    return re.sub(r"[\s_+-]+", "", name).casefold()
+    """A class name without what lists write differently: case, blanks, underscores, hyphens, forms of accents."""
+    return re.sub(r"[\s_+-]+", "", class_name(name)).casefold()
 
 
 def label_number(labels: Mapping[str, int], name: str, where: str) -> int:
@@ -296,6 +302,7 @@ def label_number(labels: Mapping[str, int], name: str, where: str) -> int:
     Raises:
         GestaError: there is no such class; the sentence begins with ``where`` it is named.
     """
+    name = name if name in labels else class_name(name)
     if name not in labels:
         raise GestaError(
             f"{where}: {name!r} is none of the {len(labels)} classes{suggest(name, labels)}; correct it, or the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from gesta.data.listfile import (
 )
 from gesta.data.locate import (
     VideoFinder,
+    by_video,
     fractions_to_split_off,
     hold_out,
     same_stem,
@@ -31,7 +32,16 @@ from gesta.data.locate import (
 )
 from gesta.errors import GestaError
 from gesta.files import write_text
-from gesta.records import SPLITS, DataConfig, Record, SplitName, class_lines, files_of_modality, flow_folder
+from gesta.records import (
+    SPLITS,
+    DataConfig,
+    Record,
+    SplitName,
+    class_lines,
+    class_name,
+    files_of_modality,
+    flow_folder,
+)
 from gesta.video.find import find_videos, is_video_name, list_folder, videos_below
 from gesta.video.images import holds_frames, image_files
 from gesta.video.modality import RGBFlow
@@ -51,7 +61,7 @@ class Folder(DataConfig):
     """A folder per class: ``root/class/video``, or ``root/train/class/video`` with ``val`` and ``test`` beside it.
 
     A video is a file or a folder of frames, at any depth below its class. Classes are the sorted folder names. What
-    the folders do not split is split class by class, by a hash of the videos' names
+    the folders do not split is split class by class, by a hash of the videos' names without their suffixes
     (:func:`gesta.data.locate.split_by_hash`).
 
     Where folders may be meant in two ways, none is guessed: a single class, classes beside folders of splits, folders
@@ -98,20 +108,22 @@ class Folder(DataConfig):
         folders = self.split_folders()
         classes = self.classes()
         if split in folders and (split != "train" or len(folders) > 1):
-            extra = sorted(set(_subfolders(folders[split])) - set(classes))
+            of_split = _class_folders(folders[split])
+            extra = sorted(of_split.keys() - set(classes))
             if extra:
                 raise GestaError(
-                    f"{os.path.join(folders[split], extra[0])}: no training folder has the name {extra[0]!r}; rename "
-                    "it, or add that class to the training videos"
+                    f"{os.path.join(folders[split], of_split[extra[0]])}: no training folder has the name {extra[0]!r}; "
+                    "rename it, or add that class to the training videos"
                 )
         first = "train" if "train" in folders else next(iter(folders))
         source = folders.get(split) or (folders[first] if first == "train" else "")
         listed = []
+        names = _class_folders(source) if source else {}
         for label, name in enumerate(classes if source else []):
-            records = self._videos(source, name, label) if os.path.isdir(os.path.join(source, name)) else []
+            records = self._videos(source, names[name], label) if name in names else []
             if not records and source == folders[first]:
                 raise GestaError(
-                    f"{os.path.join(source, name)}: holds no video that is known by its suffix; "
+                    f"{os.path.join(source, names[name])}: holds no video that is known by its suffix; "
                     "put the videos of this class there, or remove the folder"
                 )
             listed += records
@@ -124,14 +136,14 @@ class Folder(DataConfig):
         return [record for record, part in zip(listed, splits) if part == split]
 
     def classes(self) -> list[str]:
-        """Sorted names of the class folders."""
+        """Sorted names of the class folders, see :func:`gesta.records.class_name`."""
         folders = self.split_folders()
         folder = folders.get("train") or next(iter(folders.values()))
-        names = _subfolders(folder)
+        names = sorted(_class_folders(folder))
         if not names:
             raise GestaError(f"{folder}: holds no folders; put the videos of each class into a folder of its name")
         if len(names) == 1 and self.folders == "auto":
-            only = os.path.join(folder, names[0])
+            only = os.path.join(folder, _subfolders(folder)[0])
             remedy = f"give --data.root {only}" if folder == self.root else "move these up into its place"
             raise GestaError(
                 f"{only}: is the only class; if the folders in it are the classes, {remedy}; if there is only one, say "
@@ -238,6 +250,22 @@ def _subfolders(folder: str) -> list[str]:
     return sorted(entry.name for entry in list_folder(folder).folders)
 
 
+def _class_folders(folder: str) -> dict[str, str]:
+    """The folders of a folder by the names of the classes that they hold.
+
+    Raises:
+        GestaError: two of them have one name.
+    """
+    folders: dict[str, str] = {}
+    for name in _subfolders(folder):
+        if (other := folders.setdefault(class_name(name), name)) != name:
+            raise GestaError(
+                f"{os.path.join(folder, name)}: differs from {os.path.join(folder, other)} in the form of accents "
+                "only; put the videos of both into one folder"
+            )
+    return folders
+
+
 def _holds_classes(folder: str) -> bool:
     """Whether a folder holds folders, and neither video files nor folders of frames."""
     _, folders, files = list_folder(folder)
@@ -267,7 +295,8 @@ class Lists(DataConfig):
         multi_label: a video may have any number of classes; see :func:`gesta.data.listfile.read_list` for how lists say
             so.
         label_delimiter: between several labels in one column; worked out if not given.
-        val_fraction: fraction of the training list that is held out for validation if there is no list for it.
+        val_fraction: fraction of the training list that is held out for validation if there is no list for it, all
+            segments of one video together.
         seed: of this split.
         modality, flow: as of :class:`Folder`; paths are relative to ``root``, or else to the list's folder.
     """
@@ -335,8 +364,7 @@ class Lists(DataConfig):
         root = self.root or os.path.dirname(source)
         records = [with_flow(record, self.modality, root, self.flow) for record in records]
         if held_out:
-            groups = same_stem([record.path for record in records])
-            return hold_out(records, groups, self.val_fraction, self.seed, split)
+            return hold_out(records, by_video(records), self.val_fraction, self.seed, split)
         return records
 
     def classes(self) -> list[str]:
@@ -426,7 +454,7 @@ def _parse_class_names(path: str, text: str) -> list[str]:
         else:
             numbered = list(enumerate(lines))
     numbered.sort(key=lambda pair: pair[0])
-    names = [name for _, name in numbered]
+    names = [class_name(name) if isinstance(name, str) else name for _, name in numbered]
     if not names or [i for i, _ in numbered] != list(range(numbered[0][0], numbered[0][0] + len(names))):
         raise GestaError(f"{path}: is empty or has holes in its numbers; give one class name per line")
     for name in names:
@@ -458,18 +486,20 @@ def write_lists(
         val: fraction of validation videos, where there is no folder of them.
         test: fraction of test videos, where there is no folder of them.
         seed: of the split.
-        by_folder: keep videos of one sub-folder of a class (a recording, a person) on one side, so that no video is
-            tested whose sister was trained on.
+        by_folder: keep videos of one sub-folder of a class (a recording, a person), and of those of the same name in
+            other classes, on one side, so that no video is tested whose sister was trained on.
         folders, kind: see :class:`Folder`.
 
     Returns:
         number of videos by name of the list; empty splits get none.
 
     Raises:
-        GestaError: no folder per class, or a name that a list cannot hold.
+        GestaError: no folder per class, a name that a list cannot hold, or a list of an earlier call that this one
+            would leave as it is.
     """
     data = Folder(root=root, val=val, test=test, seed=seed, folders=folders, kind=kind)
     texts = list_texts(data, by_folder)
+    check_left_over(root, texts)
     for name, text in texts.items():
         write_text(os.path.join(root, name), text)
     return {name: text.count("\n") for name, text in texts.items() if name != CLASSES}
@@ -484,6 +514,21 @@ def list_texts(data: Folder, by_folder: bool = False) -> dict[str, str]:
     splits = _split_by_folder(data) if by_folder else {split: data.records(split) for split in SPLITS}
     texts = {f"{split}.txt": _list_text(split, data.root, records) for split, records in splits.items() if records}
     return {**texts, CLASSES: classes_text(data)}
+
+
+def check_left_over(root: str, names: Collection[str]) -> None:
+    """Refuse a folder with a list of a split that is not among the lists to be written: its videos are in those now.
+
+    Raises:
+        GestaError: see above.
+    """
+    for split in SPLITS:
+        path = os.path.join(root, f"{split}.txt")
+        if os.path.basename(path) not in names and os.path.lexists(path):
+            again = f", or give its fraction again with --{split}" if split != "train" else ""
+            raise GestaError(
+                f"{path}: would be left of an earlier split, with videos of the new lists; delete it{again}"
+            )
 
 
 def classes_text(data: Folder) -> str:
@@ -530,7 +575,7 @@ def _list_text(split: str, root: str, records: Sequence[Record]) -> str:
 
 
 def _split_by_folder(data: Folder) -> dict[SplitName, list[Record]]:
-    """The records of each split, where videos of one sub-folder of a class stay together."""
+    """The records of each split, where videos of sub-folders of one name stay together, in whatever classes."""
     folders = data.split_folders()
     splits: dict[SplitName, list[Record]] = {split: [] for split in SPLITS}
     together = []  # what no folder of its own gives to a split
@@ -541,7 +586,12 @@ def _split_by_folder(data: Folder) -> dict[SplitName, list[Record]]:
             together += data.records(split)
     together.sort(key=lambda record: (record.label, record.path))
     names = [os.path.relpath(record.path, folders.get("train", data.root)) for record in together]
-    groups = [name if name.count(os.sep) < 2 else os.path.dirname(name) for name in names]
+    groups = []
+    first: dict[str, str] = {}  # sub-folder → its place in the first class that has it
+    for name in same_stem(names):
+        folder = os.path.dirname(name)
+        inner = folder.partition(os.sep)[2]  # such as a person, who may be in several classes
+        groups.append(first.setdefault(inner, folder) if inner else name)
     val, test = fractions_to_split_off(folders, data.val, data.test)
     for record, split in zip(together, split_by_class(together, val, test, data.seed, groups)):
         splits[split].append(record)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from gesta.errors import GestaError
@@ -275,51 +276,78 @@ def split_by_hash(
     Returns:
         the split of each name.
     """
-    members: dict[str, list[int]] = {}
-    for position, group in enumerate(groups or names):
-        members.setdefault(group, []).append(position)
-    order = sorted(
-        members, key=lambda group: hashlib.blake2b(f"{seed}:{group}".encode(errors="surrogateescape")).digest()
-    )
-    splits: list[SplitName] = ["train"] * len(names)
-    fractions: list[tuple[SplitName, float, int]] = [("test", test, 0), ("val", val, -1)]
-    for split, fraction, end in fractions:
-        missing = max(1, round(fraction * len(names))) if fraction > 0 else 0
-        while missing > 0 and len(order) > 1:
-            group = order.pop(end)
-            for position in members[group]:
-                splits[position] = split
-            missing -= len(members[group])
-    return splits
+    return _draw(groups or names, [("",)] * len(names), val, test, seed)
 
 
 def split_by_class(
     records: Sequence[Record], val: float, test: float, seed: int, groups: Sequence[str] | None = None
 ) -> list[SplitName]:
-    """The split of each record, drawn for each class by itself; see :func:`split_by_hash`.
+    """The split of each record, where a group is never divided.
+
+    Groups of one class are drawn for each class by itself, see :func:`split_by_hash`. A group of several classes (a
+    long recording with segments of all) is drawn once, if at least half of its videos are still missing from the split
+    in their classes. Every class keeps a video for training; one of few groups may get none in a split.
 
     Multi-label records are drawn all together, because few of them have the same classes.
 
     Without groups, videos that differ in their suffix only (a recording and its copy) stay together.
     """
     groups = same_stem([record.name for record in records]) if groups is None else groups
-    by_label: dict[str, list[int]] = {}
-    for index, record in enumerate(records):
-        by_label.setdefault("" if isinstance(record.label, tuple) else repr(record.label), []).append(index)
-    splits: list[SplitName] = ["train"] * len(records)
-    for indices in by_label.values():
-        names = [records[i].name for i in indices]
-        for index, split in zip(indices, split_by_hash(names, val, test, seed, [groups[i] for i in indices])):
-            splits[index] = split
-    return splits
+    labels = ["" if isinstance(record.label, tuple) else repr(record.label) for record in records]
+    classes: list[tuple[str, ...]] = [(label,) for label in labels]
+    if len(set(zip(groups, labels))) > len(set(groups)):  # pairs of verb and noun are too rare to keep one of each
+        for i, record in enumerate(records):
+            if isinstance(record.label, dict):
+                classes[i] = tuple(f"{space} {label}" for space, label in record.label.items())
+    return _draw(groups, classes, val, test, seed)
+
+
+def _draw(
+    groups: Sequence[str], classes: Sequence[tuple[str, ...]], val: float, test: float, seed: int
+) -> list[SplitName]:
+    """The split of each video, by its group and its classes; see :func:`split_by_class`."""
+    members: dict[str, Counter[str]] = {}
+    for group, names in zip(groups, classes):
+        members.setdefault(group, Counter()).update(names)
+    order = sorted(
+        members, key=lambda group: hashlib.blake2b(f"{seed}:{group}".encode(errors="surrogateescape")).digest()
+    )
+    sizes = Counter(name for names in classes for name in names)
+    training = sizes.copy()  # what is left of each class
+    parts: dict[str, SplitName] = {}
+    fractions: list[tuple[SplitName, float, list[str]]] = [("test", test, order), ("val", val, order[::-1])]
+    for split, fraction, candidates in fractions:
+        missing = Counter({name: max(1, round(fraction * n)) for name, n in sizes.items() if fraction > 0})
+        for any_size in (False, True):  # where all groups are too large, the first is taken
+            for group in candidates:
+                counts = members[group]
+                wanted = sum(min(n, max(missing[name], 0)) for name, n in counts.items())
+                fits = any_size or len(counts) == 1 or 2 * wanted >= counts.total()
+                if group in parts or not (wanted and fits) or any(n >= training[name] for name, n in counts.items()):
+                    continue
+                parts[group] = split
+                missing.subtract(counts)
+                training.subtract(counts)
+                if any_size:
+                    break
+            if split in parts.values():
+                break
+    return [parts.get(group, "train") for group in groups]
 
 
 def same_stem(names: Sequence[str]) -> list[str]:
-    """For each name the first of those that differ from it in their suffix only."""
+    """The names without a video's suffix, which a copy may have another of; one of a folder stays what it is."""
+    return [_stem(name) for name in names]
+
+
+def by_video(records: Sequence[Record]) -> list[str]:
+    """What the video of each record is called, wherever it lies: the first name without suffix of its records."""
+    stems = same_stem([record.name for record in records])
+    paths = same_stem([record.path for record in records])
     first: dict[str, str] = {}
-    for name in names:
-        first[_stem(name)] = min(first.get(_stem(name), name), name)
-    return [first[_stem(name)] for name in names]
+    for stem, path in zip(stems, paths):
+        first[path] = min(first.get(path, stem), stem)
+    return [first[path] for path in paths]
 
 
 def fractions_to_split_off(given: Collection[SplitName], val: float, test: float) -> tuple[float, float]:
@@ -330,7 +358,9 @@ def fractions_to_split_off(given: Collection[SplitName], val: float, test: float
 def hold_out(
     records: Sequence[Record], groups: Sequence[str], fraction: float, seed: int, split: SplitName
 ) -> list[Record]:
-    """The ``train`` or ``val`` part of training records: a fraction of each class held out, whole groups together.
+    """The ``train`` or ``val`` part of training records: a fraction held out, whole groups together.
+
+    See :func:`split_by_class` for how it is balanced among the classes.
 
     Records of the test split are given back as they are.
     """

@@ -20,7 +20,7 @@ from gesta.data.lists import CLASSES, read_class_names
 from gesta.data.locate import fractions_to_split_off, split_by_class, splits_in
 from gesta.errors import GestaError
 from gesta.files import write_atomically
-from gesta.records import DataConfig, Record, SplitName
+from gesta.records import DataConfig, Record, SplitName, class_name
 from gesta.video.archive import read_index
 from gesta.video.find import is_video_name, walk
 
@@ -150,6 +150,7 @@ def members(shard: str) -> list[Member]:
             raise GestaError(f"{shard}#{key}: its label {label!r} is neither a number nor a class name; correct it")
         if isinstance(label, int) and label >= MAX_CLASSES:
             raise GestaError(f"{shard}#{key}: its label {label} is more than {MAX_CLASSES}; correct it")
+        label = class_name(label) if isinstance(label, str) else label
         samples.append(Member(f"{shard}#{name}", record_name, label))
     return samples
 

@@ -129,7 +129,8 @@ def read_paths(file: str | Path) -> list[str]:
     Raises:
         GestaError: the file cannot be read, or lists nothing.
     """
-    lines = read_text(file, remedy="give a text file with the path of a video on each line").splitlines()
+    text = read_text(file, remedy="give a text file with the path of a video on each line")
+    lines = (line.removesuffix("\r") for line in text.split("\n"))  # splitlines() would also cut at what names may hold
     paths = list(dict.fromkeys(line for line in lines if line.strip()))
     if not paths:
         raise GestaError(f"{file}: lists no videos; write the path of one on each line")

@@ -19,6 +19,7 @@ from gesta.data.clips import crop_boxes
 from gesta.errors import GestaError
 from gesta.model import ClipSpec
 from gesta.recipe import Augment
+from gesta.records import class_name
 from gesta.video.flow import STILL
 from gesta.video.modality import Modality
 from gesta.video.picture import Box
@@ -190,13 +191,15 @@ def flip_targets(classes: Sequence[str], pairs: dict[str, str]) -> list[int | No
     """
     targets: list[int | None] = [None if names_a_side(name) else label for label, name in enumerate(classes)]
     partners: dict[str, str] = {}
+    labels = {class_name(name): label for label, name in enumerate(classes)}
     for pair in pairs.items():
-        for name, partner in (pair, pair[::-1]):
-            if name not in classes:
+        one, other = map(class_name, pair)
+        for name, partner in ((one, other), (other, one)):
+            if name not in labels:
                 raise GestaError(f"augment.flip_labels names {name!r}, which is no class{suggest(name, classes)}")
             if partners.setdefault(name, partner) != partner:
                 raise GestaError(f"augment.flip_labels puts {name!r} into two pairs; a class has one mirror image")
-            targets[classes.index(name)] = classes.index(partner)
+            targets[labels[name]] = labels[partner]
     return targets
 
 

@@ -18,6 +18,8 @@ subfolder 20bn-something-something-v1 (or -v2), rawframes or videos.
 
 from __future__ import annotations
 
+import re
+
 from gesta.config import config
 from gesta.data.listfile import label_number, read_json, read_lines
 from gesta.data.lists import read_class_names
@@ -102,9 +104,9 @@ class SomethingV2(DataConfig):
         for item in read_json(path, list):
             try:
                 clip, template = str(item["id"]), item["template"] if split != "test" else ""
-            except (KeyError, TypeError):
+                text = template.replace("[", "").replace("]", "")
+            except (KeyError, TypeError, AttributeError):
                 raise GestaError(f"{path}: {item!r} is no entry of the official list; get the lists again") from None
-            text = template.replace("[", "").replace("]", "")
             name, label = f"{clip}.webm", label_number(labels, text, path) if text else None
             records.append(Record(path=finder.path(name), name=name, label=label))
         return records
@@ -112,8 +114,12 @@ class SomethingV2(DataConfig):
     def classes(self) -> list[str]:
         """The 174 names in the order of the official file of labels."""
         path = self._list("labels")
-        names = {int(number): name for name, number in read_json(path, dict).items()}
-        if sorted(names) != list(range(len(names))):
+        labels, names = read_json(path, dict), dict[int, str]()
+        for name, number in labels.items():
+            if not re.fullmatch(r"\d{1,9}", str(number)):
+                raise GestaError(f"{path}: gives {name!r} the number {number!r}; get the lists again")
+            names[int(number)] = name
+        if sorted(names) != list(range(len(labels))):
             raise GestaError(f"{path}: its labels are not numbered from 0 on; get the lists again")
         return [names[number] for number in range(len(names))]
 

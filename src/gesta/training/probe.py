@@ -28,7 +28,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn, optim
 
 from gesta.checkpoint import save_model
-from gesta.data.locate import hold_out, same_stem
+from gesta.data.locate import by_video, hold_out
 from gesta.data.samples import seeded_generator
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import Average, headline, headline_name, measure_spaces
@@ -124,7 +124,7 @@ def split_for_probes(data: Data, recipe: Recipe) -> tuple[list[Record], list[Rec
     if data.held_out:
         return data.records, data.held_out, ""
     assert recipe.probe is not None
-    groups = same_stem([record.path for record in data.records])
+    groups = by_video(data.records)
     splits: tuple[SplitName, SplitName] = ("train", "val")
     train, val = (hold_out(data.records, groups, recipe.probe.val, recipe.train.seed, split) for split in splits)
     if not train or not val:

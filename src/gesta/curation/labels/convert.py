@@ -185,7 +185,7 @@ def _recognise(path: str, text: str) -> ExportFormat:
             return "label-studio"
     if "timelinelabels" in text:
         return "label-studio"
-    first = next(csv.reader(start.splitlines()[:1]), [])
+    first = next(csv.reader(start.split("\n")[:1]), [])
     if len(first) in ava.COLUMNS and all(re.fullmatch(r"[\d.]+", cell.strip()) for cell in first[1:6]):
         return "ava"
     raise GestaError(

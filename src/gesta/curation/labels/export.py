@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn
 
 from gesta.config import suggest
 from gesta.errors import GestaError
+from gesta.records import class_name
 from gesta.video.find import is_video_name
 
 Unit = Literal["seconds", "frames"]
@@ -73,7 +74,7 @@ class Export:
             self.fail(f"a segment of {video!r} has the label {label!r}", "give it a class in the labelling tool")
         if unit == "frames" and not (float(start or 0).is_integer() and float(end or 0).is_integer()):
             self.fail(f"a segment of {video!r} is from frame {start} to {end}", "give whole numbers of frames")
-        self.segments.append(LabelledSegment(video, str(label), start, end, unit, split))
+        self.segments.append(LabelledSegment(video, class_name(str(label)), start, end, unit, split))
 
     def other(self, name: str, what: str, times: int = 1) -> None:
         """Take note of what is no segment: it is left out if ``--skip`` names it, and refused otherwise.
