@@ -238,6 +238,32 @@ def test_shards_hold_all_videos_and_go_on(root: Path, tmp_path: Path) -> None:
         small(root, out, shards=3)
 
 
+@pytest.mark.parametrize("names", ["bus/0.mp4 train/1.mp4", "train/bus/0.mp4 train/train/1.mp4 val/bus/2.mp4"])
+def test_a_class_may_have_the_name_of_a_split(make_video: Callable[..., Path], tmp_path: Path, names: str) -> None:
+    """What is a split in shards is so by the same rule as in folders."""
+    for name in names.split():
+        make_video(f"v/{name}", size=(96, 80), frames=4)
+    folders = "classes" if names.startswith("bus") else "auto"
+    done = small(tmp_path / "v", tmp_path / "o", shards=10, folders=folders)
+    assert (done.made, done.left_out) == (len(names.split()), [])
+    data = Shards(root=str(tmp_path / "o"), val=0.0)
+    records = [*data.records("train"), *data.records("val")]
+    assert sorted((r.name, data.classes()[r.label]) for r in records) == [  # type: ignore[index]
+        (name, name.split("/")[-2]) for name in names.split()
+    ]
+
+
+def test_shards_of_splits_hold_only_what_is_in_one(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("train/a/0", "train/b/1", "val/a/2", "more/a/3"):
+        make_video(f"v/{name}.mp4", size=(96, 80), frames=4)
+    done = small(tmp_path / "v", tmp_path / "o", shards=10, folders="splits")
+    assert done.left_out == [
+        f"{tmp_path}/v/more/a/3.mp4: is in no folder of a split, so no shard holds it; move it into one"
+    ]
+    data = Shards(root=str(tmp_path / "o"))
+    assert [len(data.records(split)) for split in ("train", "val", "test")] == [2, 1, 0]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

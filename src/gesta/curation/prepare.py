@@ -19,7 +19,6 @@ from typing import Any, Literal
 from gesta.config import read_json
 from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one, read_remark, remark_file
 from gesta.data.lists import CLASSES, Folder, Folders, Kind, classes_text, list_texts, write_lists
-from gesta.data.locate import split_of
 from gesta.data.shards import members, write_shard
 from gesta.data.shares import (
     PART,
@@ -39,7 +38,7 @@ from gesta.errors import GestaError
 from gesta.files import LOCK, is_part, lock_folder, make_folder, new_folder, remove, remove_parts, write_text
 from gesta.processes import cpu_cores
 from gesta.progress import join_lines, track
-from gesta.records import SPLITS, class_lines
+from gesta.records import SPLITS, SplitName, class_lines
 from gesta.video.find import find_videos, is_video_name, list_folder
 from gesta.video.flow import describe_flow, require_opencv
 
@@ -159,6 +158,7 @@ def prepare(
     _check_folders(source, target)
     videos = _videos(source, kind, listed)
     labels = _labels(source, kind, how, lists, shards > 0)
+    splits = _split_folders(source, how) if shards else {}
     with lock_folder(target):
         names = [os.path.relpath(video, source) for video in videos]
         part = _begin(target, _described(settings, shards, kind, how), share, names)
@@ -167,8 +167,11 @@ def prepare(
             videos = share.take(videos)
             jobs, refused = _of(videos, jobs, refused)
         left_out = [*refused.values()]
-        packing = _Packing(source, target, jobs, shards, how["seed"], labels) if shards else None
-        if packing:
+        packing = None
+        if shards:
+            jobs, unpacked = _in_splits(source, jobs, splits)
+            left_out += unpacked
+            packing = _Packing(source, target, jobs, shards, how["seed"], labels, splits)
             todo, absent = packing.unfinished()
             left_out += absent
         else:
@@ -445,14 +448,23 @@ class _Packing:
     Attributes:
         plan: the videos of each shard, by its path; they are made in :data:`PARTS` first.
         labels: number of each class, if the folder has a folder per class.
+        splits: split of each folder in the source that holds those of classes; none if it holds these itself.
     """
 
     def __init__(
-        self, source: str, target: str, jobs: Sequence[EncodeJob], size: int, seed: int, labels: dict[str, int]
+        self,
+        source: str,
+        target: str,
+        jobs: Sequence[EncodeJob],
+        size: int,
+        seed: int,
+        labels: dict[str, int],
+        splits: dict[str, SplitName],
     ) -> None:
         self.source, self.target = source, target
-        self.plan = _shard_plan(target, jobs, size, seed)
+        self.plan = _shard_plan(target, jobs, size, seed, splits)
         self.labels = labels
+        self.splits = splits
         self._shard_of = {job: shard for shard, parts in self.plan.items() for job in parts}
         self._missing: dict[str, int] = {}
 
@@ -475,7 +487,7 @@ class _Packing:
             self._missing[shard] = len(missing)
         for shard, count in self._missing.items():
             if not count:
-                _pack(shard, self.plan[shard], self.source, self.labels)
+                _pack(shard, self.plan[shard], self.source, self.labels, self.splits)
         return todo, left_out
 
     def finished(self, job: EncodeJob) -> None:
@@ -483,7 +495,7 @@ class _Packing:
         shard = self._shard_of[job]
         self._missing[shard] -= 1
         if not self._missing[shard]:
-            _pack(shard, self.plan[shard], self.source, self.labels)
+            _pack(shard, self.plan[shard], self.source, self.labels, self.splits)
 
     def damaged(self) -> dict[str, str]:
         """Video → a sentence about each whose copy in a shard, written now or earlier, lacks frames."""
@@ -505,12 +517,14 @@ class _Packing:
             write_text(os.path.join(self.target, CLASSES), class_lines(self.labels))
 
 
-def _shard_plan(target: str, jobs: Sequence[EncodeJob], size: int, seed: int) -> dict[str, list[EncodeJob]]:
+def _shard_plan(
+    target: str, jobs: Sequence[EncodeJob], size: int, seed: int, splits: dict[str, SplitName]
+) -> dict[str, list[EncodeJob]]:
     """Which videos go into which shard, split by split, in an order that ``seed`` draws."""
     by_split: dict[str, list[EncodeJob]] = {}
     for job in jobs:
         first_folder = os.path.relpath(job.target, target).split(os.sep)[0]
-        by_split.setdefault(split_of(first_folder) or "", []).append(job)
+        by_split.setdefault(splits.get(first_folder, ""), []).append(job)
 
     def draw(job: EncodeJob) -> bytes:
         name = os.path.relpath(job.target, target)
@@ -546,7 +560,9 @@ def _absent(shard: str, parts: Sequence[EncodeJob], source: str) -> list[str] | 
     return [path for name, path in planned.items() if name not in packed]
 
 
-def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str, int]) -> None:
+def _pack(
+    shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str, int], splits: dict[str, SplitName]
+) -> None:
     """Write a shard of those of its videos that could be made, and remove their single files."""
     made = [job for job in parts if os.path.exists(job.target)]
     if not made:
@@ -555,7 +571,7 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
     for number, job in enumerate(made):
         name = os.path.relpath(job.source, source)
         folders = name.split(os.sep)[:-1]
-        if folders and split_of(folders[0]) and folders[0] not in labels:
+        if folders and folders[0] in splits:
             folders = folders[1:]
         label = {"label": labels[folders[0]]} if folders and folders[0] in labels else {}
         samples.append((f"{number:06d}", job.target, {"name": name, **label}))
@@ -569,6 +585,23 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
     for job in made:
         os.remove(job.target)
         remove(remark_file(job.target))
+
+
+def _split_folders(root: str, how: dict[str, Any]) -> dict[str, SplitName]:
+    """The folders of splits in a folder of videos, by their names, as the reader of folders takes them."""
+    if not list_folder(root).folders:
+        return {}
+    folders = Folder(root=root, folders=how["folders"]).split_folders()
+    return {os.path.basename(folder): split for split, folder in folders.items() if folder != root}
+
+
+def _in_splits(
+    source: str, jobs: Sequence[EncodeJob], splits: dict[str, SplitName]
+) -> tuple[list[EncodeJob], list[str]]:
+    """Those videos that shards can hold, and sentences about others: beside shards of splits no reader takes any."""
+    inside = [job for job in jobs if not splits or os.path.relpath(job.source, source).split(os.sep)[0] in splits]
+    outside = sorted({job.source for job in jobs} - {job.source for job in inside})
+    return inside, [f"{video}: is in no folder of a split, so no shard holds it; move it into one" for video in outside]
 
 
 def _labels(root: str, kind: Kind, how: dict[str, Any], lists: bool, shards: bool) -> dict[str, int]:
