@@ -181,7 +181,7 @@ def test_merged_copies_are_those_of_one_run(place: Path, tmp_path: Path, gesta: 
     assert "--lists and --shards are of all" in gesta(*prepare, "--part", "2/2", "--lists", status=1)
     prepare[3] = tmp_path / "some"
     gesta(*prepare, "--from", place / "list.txt", "--part", "2/3")
-    assert list(contents(tmp_path / "some")) == ["a/0.mp4", "b/0.mp4", "part.json", "prepare.json"]
+    assert list(contents(tmp_path / "some")) == ["a/0.mp4", "b/0.mp4", "part.json", "prepare.json", "sources.jsonl"]
     (tmp_path / "other.txt").write_text(str(place / "model.safetensors"))
     assert "is listed and not below" in gesta(*prepare, "--from", tmp_path / "other.txt", status=1)
 
@@ -257,7 +257,7 @@ def test_a_merge_that_ends_early_leaves_no_folder_and_is_done_again(
         (hidden / name).parent.mkdir(parents=True, exist_ok=True)
         (hidden / name).write_text("of a killed merge")
     gesta(*merge)
-    assert len(contents(hidden / "all")) == {"features": 4, "prepare": 3}[verb]
+    assert len(contents(hidden / "all")) == {"features": 4, "prepare": 4}[verb]
     assert list(contents(hidden / ".all.part")) == ["mine"] and (hidden / ".al.part/x").is_file()
     with lock_folder(hidden / ".new.part"):
         assert "is writing to it" in gesta(*merge[:-1], hidden / "new", status=1)

@@ -1,7 +1,8 @@
 """A copy of a folder of videos that is quick to train from: small pictures, frequent key frames, frames or shards.
 
 Folder structure and names stay the same, so lists and readers still fit; so do the numbers of frames, unless ``fps``
-asks for another rate. Finished videos are kept: a second run makes only those that are missing.
+asks for another rate. Finished videos are kept: a second run makes only those that are missing, and those of which the
+source has changed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 from gesta.config import read_json
 from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one, read_remark, remark_file
+from gesta.curation.sources import SOURCES, Sources, read_sources, write_sources
 from gesta.data.lists import CLASSES, Folder, Folders, Kind, classes_text, list_texts, write_lists
 from gesta.data.shards import members, write_shard
 from gesta.data.shares import (
@@ -58,6 +60,7 @@ class Prepared:
         videos: in the old one.
         made: videos made now.
         kept: videos that were made by an earlier call.
+        changed: videos that have changed since an earlier call copied them, of which the copies were made again.
         frames: frames written now.
         left_out: a sentence about each video that could not be read or written.
         damaged: a sentence about each video of which some frames could not be read; its copy, made now or by an earlier
@@ -71,6 +74,7 @@ class Prepared:
     videos: int
     made: int
     kept: int
+    changed: list[str]
     frames: int
     left_out: list[str]
     damaged: list[str]
@@ -86,6 +90,7 @@ class Prepared:
             f"{self.root}: {self.made + self.kept} of {self.videos} videos{where}, {self.made} of them made now "
             f"({self.frames} frames, {self.seconds:.0f} s)",
             *(f"{os.path.join(self.root, name)}: {count} videos" for name, count in self.lists.items()),
+            *(f"made again: {video}: has changed since it was copied" for video in self.changed),
             *(f"damaged: {sentence}" for sentence in self.damaged),
             *(f"left out: {sentence}" for sentence in self.left_out),
         ]
@@ -163,20 +168,14 @@ def prepare(
         names = [os.path.relpath(video, source) for video in videos]
         part = _begin(target, _described(settings, shards, kind, how), share, names)
         jobs, refused = _plan(source, target, videos, settings)  # of all shares: names are taken in one order
-        if share:
-            videos = share.take(videos)
-            jobs, refused = _of(videos, jobs, refused)
-        left_out = [*refused.values()]
-        packing = None
-        if shards:
-            jobs, unpacked = _in_splits(source, jobs, splits)
-            left_out += unpacked
-            packing = _Packing(source, target, jobs, shards, how["seed"], labels, splits)
-            todo, absent = packing.unfinished()
-            left_out += absent
-        else:
-            todo = [job for job in jobs if not os.path.exists(job.target)]
-        outcomes = _make(target, todo, workers, packing, refused)
+        videos, jobs, refused = _of(share, videos, jobs, refused)
+        jobs, outside = _in_splits(source, jobs, splits)
+        left_out = [*refused.values(), *outside]
+        sources = Sources(source, target, {job.source: job.target for job in jobs})
+        packing = _Packing(source, target, jobs, shards, how["seed"], labels, splits, sources) if shards else None
+        todo, absent = packing.unfinished() if packing else (_unfinished(jobs, sources), [])
+        left_out += absent
+        outcomes = _make(target, todo, workers, packing, refused, sources)
         damaged = packing.damaged() if packing else _damaged(jobs, refused)
         left_out += [outcome.remark for outcome in outcomes if not outcome.frames]
         made = sum(outcome.frames > 0 for outcome in outcomes)
@@ -189,6 +188,7 @@ def prepare(
             videos=len(videos),
             made=made,
             kept=len(videos) - len(left_out) - made,
+            changed=sorted(set(sources.changed) & {job.source for job in todo} - refused.keys()),
             frames=sum(outcome.frames for outcome in outcomes),
             left_out=sorted(left_out),
             damaged=sorted(damaged.values()),
@@ -198,19 +198,37 @@ def prepare(
         )
 
 
+def _unfinished(jobs: Sequence[EncodeJob], sources: Sources) -> list[EncodeJob]:
+    """What is to be made: copies that are missing, and those of videos that have changed, which are removed."""
+    for job in jobs:
+        if os.path.exists(job.target) and sources.has_changed(job.source, job.target):
+            remove(job.target)
+            remove(remark_file(job.target))
+            sources.forget(job.source)
+    return [job for job in jobs if not os.path.exists(job.target)]
+
+
 def _make(
-    target: str, todo: list[EncodeJob], workers: int | None, packing: _Packing | None, refused: dict[str, str]
+    target: str,
+    todo: list[EncodeJob],
+    workers: int | None,
+    packing: _Packing | None,
+    refused: dict[str, str],
+    sources: Sources,
 ) -> list[Outcome]:
     """Make the copies; ``refused`` gets the videos without one."""
     outcomes: list[Outcome] = []
     for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
         outcomes.append(outcome)
-        if not outcome.frames:
+        if outcome.frames:
+            sources.note(job.source)
+        else:
             refused[job.source] = outcome.remark
         if packing:
             packing.finished(job)
     if packing:
         packing.close()
+    sources.tidy()
     return outcomes
 
 
@@ -313,6 +331,9 @@ def merge_prepared(folders: Sequence[str], parts: Sequence[Part], out: str | os.
         for folder, names in files.items():
             copy_files(folder, new, names)
         _write_manifest(os.path.join(new, MANIFEST), parts[0].settings)
+        known = [(read_sources(folder), part.copies) for folder, part in zip(folders, parts)]
+        lines = [known_of[copy] for known_of, copies in known for copy in copies if copy in known_of]
+        write_sources(os.path.join(new, SOURCES), lines)
     return merged(out, parts)
 
 
@@ -373,11 +394,12 @@ def _check_folders(source: str, target: str) -> None:
 
 
 def _of(
-    videos: Sequence[str], jobs: list[EncodeJob], refused: dict[str, str]
-) -> tuple[list[EncodeJob], dict[str, str]]:
-    """What of a plan is about some videos."""
+    share: Share | None, videos: list[str], jobs: list[EncodeJob], refused: dict[str, str]
+) -> tuple[list[str], list[EncodeJob], dict[str, str]]:
+    """The videos of a share, and what of the plan is about them."""
+    videos = share.take(videos) if share else videos
     mine = set(videos)
-    return [job for job in jobs if job.source in mine], {v: text for v, text in refused.items() if v in mine}
+    return videos, [job for job in jobs if job.source in mine], {v: text for v, text in refused.items() if v in mine}
 
 
 def _begin(target: str, settings: dict[str, Any], share: Share | None, names: Sequence[str]) -> Part | None:
@@ -449,6 +471,7 @@ class _Packing:
         plan: the videos of each shard, by its path; they are made in :data:`PARTS` first.
         labels: number of each class, if the folder has a folder per class.
         splits: split of each folder in the source that holds those of classes; none if it holds these itself.
+        sources: what the videos were when they were made.
     """
 
     def __init__(
@@ -460,16 +483,20 @@ class _Packing:
         seed: int,
         labels: dict[str, int],
         splits: dict[str, SplitName],
+        sources: Sources,
     ) -> None:
         self.source, self.target = source, target
         self.plan = _shard_plan(target, jobs, size, seed, splits)
         self.labels = labels
         self.splits = splits
+        self.sources = sources
         self._shard_of = {job: shard for shard, parts in self.plan.items() for job in parts}
         self._missing: dict[str, int] = {}
+        self._outdated: set[str] = set()  # videos that have changed since their shard was made
 
     def unfinished(self) -> tuple[list[EncodeJob], list[str]]:
-        """The videos that are still to be made, and sentences about those that a finished shard lacks.
+        """The videos that are still to be made, and sentences about those that a finished shard lacks or has as
+        they were.
 
         A shard whose videos are all made already is packed at once.
         """
@@ -481,8 +508,14 @@ class _Packing:
                     f"{name}: is not in {shard}, as it could not be read then, or is new; delete that to try again"
                     for name in absent
                 ]
+                for job in parts:
+                    if job.source not in absent and self.sources.has_changed(job.source, shard):
+                        self._outdated.add(job.source)
+                        left_out.append(
+                            f"{job.source}: has changed since {shard} was made; delete that to make it again"
+                        )
                 continue
-            missing = [job for job in parts if not os.path.exists(job.target)]
+            missing = _unfinished(parts, self.sources)
             todo += missing
             self._missing[shard] = len(missing)
         for shard, count in self._missing.items():
@@ -506,7 +539,8 @@ class _Packing:
                 continue
             said = read_json(path, dict[str, str], remedy="remove the file")
             for job in parts:
-                if remark := said.get(os.path.relpath(job.source, self.source)):
+                name = os.path.relpath(job.source, self.source)
+                if job.source not in self._outdated and (remark := said.get(name)):
                     remarks[job.source] = f"{job.source}: {remark}"
         return remarks
 

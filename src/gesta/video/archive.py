@@ -99,6 +99,12 @@ def size_and_time(path: str) -> list[Any] | None:
         return None
 
 
+def state_hash(path: str) -> str:
+    """A hash of :func:`size_and_time`, which says whether there is another video under a name; empty without."""
+    state = size_and_time(path)
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest() if state else ""
+
+
 def read_bytes(byte_range: ByteRange, block: int = 2**20) -> Iterator[bytes]:
     """The bytes, block by block."""
     with open(byte_range.file, "rb") as file:
