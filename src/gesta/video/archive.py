@@ -95,7 +95,7 @@ def size_and_time(path: str) -> list[Any] | None:
                 return sorted([e.name, e.stat().st_size, e.stat().st_mtime_ns] for e in entries)
         member = locate(path)
         return member and [member.offset, member.size, os.stat(member.file).st_mtime_ns]
-    except (OSError, VideoError):  # reported when it is read
+    except (OSError, GestaError):  # reported when it is read
         return None
 
 
