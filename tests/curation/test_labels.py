@@ -259,13 +259,14 @@ def test_names_that_both_may_be_of_a_video_are_refused(folder: Path, tmp_path: P
     shutil.rmtree(videos / "cam1")
     both = "may both be .*cam2/clip.mp4; put each video into a folder that the export names"
     uploads = [task(region(1, 2, "x"), video=f"{n}123abcd-clip.mp4") for n in range(2)]
-    for content, options in (
+    exports: list[tuple[Any, dict[str, Any]]] = [
         (sampled("/data/x/clip.mp4", "/data/y/clip.mp4"), {}),
         (tasks_of_cvat(("day1", "clip.mp4"), ("day2", "clip.mp4")), {}),
         (uploads, {"frame_rate": "10"}),
-    ):
+    ]
+    for left, options in exports:
         with pytest.raises(GestaError, match=both):
-            imported(tmp_path, content, **options)
+            imported(tmp_path, left, **options)
     assert not (tmp_path / "lists").exists()
 
 

@@ -159,7 +159,7 @@ def hiding(path: Path, codec: str = "vp8") -> Path:
     name, bit = {"vp8": ("libvpx", 0x10), "vp9": ("libvpx-vp9", 0x02)}[codec]
     with av.open(str(path), "w") as container:
         base = Fraction(1, 25 if path.suffix == ".avi" else 1000)
-        encoder = av.CodecContext.create(name, "w")
+        encoder: Any = av.CodecContext.create(name, "w")
         encoder.width, encoder.height, encoder.pix_fmt, encoder.bit_rate = 64, 48, "yuv420p", 300_000
         encoder.framerate, encoder.time_base = 25, Fraction(1, 25)
         encoder.options = {"lag-in-frames": "0", "deadline": "realtime", "cpu-used": "8"}
