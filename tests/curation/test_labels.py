@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,94 @@ def test_nothing_is_dropped_silently(folder: Path) -> None:
         "videos that have no segments": 1,
     }
     assert summary.notes == ["1 segments begin before the one before them ends"]
+
+
+def sampled(*paths: str) -> dict[str, Any]:
+    """FiftyOne's samples; the k-th has the class ``ck``."""
+    found = [{"label": f"c{k}", "timestamps": [0.1, 0.2]} for k in range(len(paths))]
+    kind = "TemporalDetections"
+    return {"samples": [{"filepath": p, "e": {"_cls": kind, "detections": [d]}} for p, d in zip(paths, found)]}
+
+
+def tasks_of_cvat(*tasks: tuple[str, str]) -> str:
+    """An export of a project with tasks of these names and sources; the k-th has a track of the class ``ck``."""
+    meta, tracks = "", ""
+    for k, (name, source) in enumerate(tasks):
+        meta += f"<task><id>{k}</id><name>{name}</name><source>{source}</source></task>"
+        tracks += f'<track label="c{k}" task_id="{k}"><box frame="2" outside="0"/><box frame="9" outside="1"/></track>'
+    return f"<annotations><meta><project><tasks>{meta}</tasks></project></meta>{tracks}</annotations>"
+
+
+def files_of_via(*sources: str) -> dict[str, Any]:
+    """A project with a file ``clip.mp4`` from each source; the k-th has a segment of the class ``ck``."""
+    attribute = {"aname": "action", "type": 1}
+    return {
+        "attribute": {"1": attribute},
+        "file": {str(k): {"fname": "clip.mp4", "src": source} for k, source in enumerate(sources)},
+        "view": {str(k): {"fid_list": [str(k)]} for k in range(len(sources))},
+        "metadata": {str(k): {"vid": str(k), "z": [0.1, 0.2], "av": {"1": f"c{k}"}} for k in range(len(sources))},
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "rows", "missing"),
+    [
+        (sampled("/data/cam1/clip.mp4", "/data/cam2/clip.mp4"), {}, ["c1"], ["/data/cam1/clip.mp4"]),
+        (sampled("/data/cam2/clip.mp4", "/data/cam1/clip.mp4"), {}, ["c0"], ["/data/cam1/clip.mp4"]),
+        (sampled("/x/clip.mp4", "/y/clip.mp4", "/d/cam2/clip.mp4"), {}, ["c2"], ["/x/clip.mp4", "/y/clip.mp4"]),
+        (sampled("clip.avi", "clip.mp4"), {}, ["c1"], ["clip.avi"]),
+        (sampled("cam2/clip.mp4", "./cam2/clip.mp4"), {}, ["c0", "c1"], []),  # one name
+        (
+            [task(region(1, 2, "c0"), video="0123abcd-clip.mp4"), task(region(1, 2, "c1"), video="clip.mp4")],
+            {"frame_rate": "10"},
+            ["c1"],
+            ["0123abcd-clip.mp4"],
+        ),
+        (tasks_of_cvat(("cam1", "clip.mp4"), ("cam2", "clip.mp4")), {}, ["c1"], ["cam1/clip.mp4"]),
+        (tasks_of_cvat(("cam1/clip.mp4", "clip.mp4"), ("cam2/clip.mp4", "clip.mp4")), {}, ["c1"], ["cam1/clip.mp4"]),
+        (files_of_via("/cam1/clip.mp4", "/cam2/clip.mp4"), {}, ["c1"], ["/cam1/clip.mp4"]),
+    ],
+)
+def test_a_video_is_of_the_name_that_agrees_more(
+    folder: Path, content: Any, options: dict[str, Any], rows: list[str], missing: list[str]
+) -> None:
+    """Of two videos of one name in different folders, one is on the disk."""
+    if not (folder / "videos/cam2").exists():
+        write_video(folder / "videos/cam2/clip.mp4")
+    found, summary = imported(folder, content, **options)
+    assert [(row[0], row[1]) for row in found] == [("clip.mp4", label) for label in rows]
+    assert summary.missing == missing
+
+
+def test_names_that_both_may_be_of_a_video_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Also after the advice of the error before was taken, and one of two videos was moved away."""
+    videos = tmp_path / "videos"
+    for name in ("cam1", "cam2"):
+        write_video(videos / name / "clip.mp4")
+    for content, message in (
+        (
+            sampled("/data/x/clip.mp4", "/data/y/clip.mp4"),
+            "'/data/./clip.mp4' may be .*give the folder of the one that",
+        ),
+        (tasks_of_cvat(("day1", "clip.mp4"), ("day2", "clip.mp4")), "'day1/clip.mp4' may be .*cam./clip.mp4"),
+        (tasks_of_cvat(("day", "clip.mp4"), ("day", "clip.mp4")), "has two tasks 'day' of 'clip.mp4'; name each task"),
+        (tasks_of_cvat(("clip.mp4", ""), ("clip.mp4", "")), "has two tasks 'clip.mp4' of 'clip.mp4'"),
+        (files_of_via("", ""), "holds 2 files called 'clip.mp4'"),
+    ):
+        with pytest.raises(GestaError, match=message):
+            imported(tmp_path, content)
+    shutil.rmtree(videos / "cam1")
+    both = "may both be .*cam2/clip.mp4; put each video into a folder that the export names"
+    uploads = [task(region(1, 2, "x"), video=f"{n}123abcd-clip.mp4") for n in range(2)]
+    exports: list[tuple[Any, dict[str, Any]]] = [
+        (sampled("/data/x/clip.mp4", "/data/y/clip.mp4"), {}),
+        (tasks_of_cvat(("day1", "clip.mp4"), ("day2", "clip.mp4")), {}),
+        (uploads, {"frame_rate": "10"}),
+    ]
+    for left, options in exports:
+        with pytest.raises(GestaError, match=both):
+            imported(tmp_path, left, **options)
+    assert not (tmp_path / "lists").exists()
 
 
 LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;">]>'

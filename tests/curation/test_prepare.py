@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import unicodedata
 from collections.abc import Callable
 from fractions import Fraction
@@ -21,6 +22,7 @@ from gesta.cli import main
 from gesta.curation import prepare as prepare_module
 from gesta.curation import reencode
 from gesta.curation.prepare import MANIFEST, Prepared, prepare
+from gesta.curation.sources import SOURCES
 from gesta.data.lists import Lists, write_lists
 from gesta.data.shards import Shards
 from gesta.data.shares import PART, Share
@@ -243,7 +245,7 @@ def test_shards_hold_all_videos_and_go_on(root: Path, tmp_path: Path) -> None:
     }
     for record in records:
         assert (everything(record.path) - everything(root / record.name)[..., :76]).abs().mean() < 3
-    assert sorted(os.listdir(out)) == sorted([*names, "classes.txt", MANIFEST])
+    assert sorted(os.listdir(out)) == sorted([*names, "classes.txt", MANIFEST, SOURCES])
     again = small(root, out, shards=3)
     assert (again.made, again.kept) == (0, 6) and "broken.mp4: is not in" in again.left_out[0]
     bytes_before = (out / names[1]).read_bytes()
@@ -265,6 +267,32 @@ def test_shards_of_folders_whose_names_are_decomposed_are_labelled(
     data = Shards(root=str(tmp_path / "o"), val=0.0)
     assert data.classes() == ["caf\u00e9", "wave"]
     assert {(r.name, r.label) for r in data.records("train")} == {(f"{name}/0.mp4", 0), ("wave/0.mp4", 1)}
+
+
+@pytest.mark.parametrize("names", ["bus/0.mp4 train/1.mp4", "train/bus/0.mp4 train/train/1.mp4 val/bus/2.mp4"])
+def test_a_class_may_have_the_name_of_a_split(make_video: Callable[..., Path], tmp_path: Path, names: str) -> None:
+    """What is a split in shards is so by the same rule as in folders."""
+    for name in names.split():
+        make_video(f"v/{name}", size=(96, 80), frames=4)
+    folders = "classes" if names.startswith("bus") else "auto"
+    done = small(tmp_path / "v", tmp_path / "o", shards=10, folders=folders)
+    assert (done.made, done.left_out) == (len(names.split()), [])
+    data = Shards(root=str(tmp_path / "o"), val=0.0)
+    records = [*data.records("train"), *data.records("val")]
+    assert sorted((r.name, data.classes()[r.label]) for r in records) == [  # type: ignore[index]
+        (name, name.split("/")[-2]) for name in names.split()
+    ]
+
+
+def test_shards_of_splits_hold_only_what_is_in_one(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("train/a/0", "train/b/1", "val/a/2", "more/a/3"):
+        make_video(f"v/{name}.mp4", size=(96, 80), frames=4)
+    done = small(tmp_path / "v", tmp_path / "o", shards=10, folders="splits")
+    assert done.left_out == [
+        f"{tmp_path}/v/more/a/3.mp4: is in no folder of a split, so no shard holds it; move it into one"
+    ]
+    data = Shards(root=str(tmp_path / "o"))
+    assert [len(data.records(split)) for split in ("train", "val", "test")] == [2, 1, 0]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -329,6 +357,99 @@ def test_a_damaged_copy_is_named_by_every_run_even_after_a_kill(
         shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
     assert small(root, out, **how).damaged == small(root, out, **how).damaged == []
     assert not list(out.rglob("*.remark"))
+
+
+def replaced(path: Path, by: Path) -> Path:
+    """Another video under a name, with its own time of change, which lies before that of any copy (``cp -p``)."""
+    path.unlink()
+    shutil.copy(by, path)
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+@pytest.mark.parametrize("how", [{}, {"frames": True}, {"share": Share(1, 1)}])
+def test_copies_of_videos_that_have_changed_are_made_again(
+    root: Path, make_video: Callable[..., Path], tmp_path: Path, how: dict[str, Any]
+) -> None:
+    out, other = tmp_path / "o", make_video("other.mp4", size=(96, 80), frames=7)
+    copy = out / "a" / ("0" if how.get("frames") else "0.mp4")
+    assert (small(root, out, **how).changed, small(root, out, **how).made) == ([], 0)
+    path = replaced(root / "a/0.mp4", by=other)
+    done = small(root, out, **how)
+    assert (done.made, done.kept, done.changed, probe(copy).frames) == (1, 5, [str(path)], 7)
+    assert f"made again: {path}: has changed since it was copied" in str(done)
+    assert (small(root, out, **how).made, small(root, out, **how).changed) == (0, [])
+    path.write_bytes(b"no video")
+    done = small(root, out, **how)
+    assert (done.made, done.kept, len(done.left_out), done.changed) == (0, 5, 1, [])
+    assert not copy.exists() and len(read_lines(out)) == 5
+    replaced(path, by=other)
+    assert (small(root, out, **how).made, probe(copy).frames) == (1, 7)
+    assert [line["copy"] for line in read_lines(out)] == sorted(line["copy"] for line in read_lines(out))
+
+
+def test_a_video_of_another_suffix_is_another_one(root: Path, tmp_path: Path) -> None:
+    """Which has the same copy."""
+    out = tmp_path / "o"
+    small(root, out)
+    shutil.move(root / "a/0.mp4", root / "a/0.mkv")
+    assert (small(root, out).changed, small(root, out).made) == ([str(root / "a/0.mkv")], 0)
+
+
+def read_lines(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / SOURCES).read_text().splitlines()]
+
+
+def test_copies_without_a_record_are_kept_unless_their_video_is_newer(
+    root: Path, make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of an earlier version, or made by a process that was killed before it wrote the line."""
+    out, other = tmp_path / "o", make_video("other.mp4", size=(96, 80), frames=7)
+    small(root, out)
+    whole = (out / SOURCES).read_text()
+    for text in ("", whole[: len(whole) // 2 + 7]):  # nothing, and half a line
+        (out / SOURCES).write_text(text)
+        assert small(root, out).made == 0
+        assert (out / SOURCES).read_text() == whole  # from now on it is known
+    (out / SOURCES).unlink()
+    shutil.copy(other, root / "a/0.mp4")
+    later = time.time() + 60
+    os.utime(root / "a/0.mp4", (later, later))
+    assert (small(root, out).changed, small(root, out).made) == ([str(root / "a/0.mp4")], 0)
+    (out / SOURCES).write_text("[]\n")
+    with pytest.raises(GestaError, match=rf"{SOURCES}: .*remove the file"):
+        small(root, out)
+
+
+def test_a_better_copy_of_a_damaged_video_is_taken(tmp_path: Path) -> None:
+    root, out = tmp_path / "v", tmp_path / "o"
+    (root / "a").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (64, 64)).save(root / f"a/img_{number}.png")
+    better = (root / "a/img_1.png").read_bytes()
+    (root / "a/img_1.png").write_bytes(b"no picture")
+    assert [len(small(root, out).damaged) for _ in range(2)] == [1, 1]
+    (root / "a/img_1.png").write_bytes(better)
+    os.utime(root / "a/img_1.png", (1e9, 1e9))
+    done = small(root, out)
+    assert (done.made, done.damaged, probe(out / "a.mp4").frames) == (1, [], 3)
+
+
+def test_a_shard_of_a_video_that_has_changed_is_named(
+    root: Path, make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    small(root, out, shards=10)
+    path = replaced(root / "a/0.mp4", by=make_video("other.mp4", size=(96, 80), frames=7))
+    shard = out / "shard-000000.tar"
+    for _ in range(2):
+        done = small(root, out, shards=10)
+        assert (done.made, done.kept, done.changed) == (0, 5, [])
+        assert done.left_out == [f"{path}: has changed since {shard} was made; delete that to make it again"]
+    shard.unlink()
+    assert (small(root, out, shards=10).made, small(root, out, shards=10).left_out) == (6, [])
+    records = {record.name: record.path for record in Shards(root=str(out), val=0.0).records("train")}
+    assert probe(records["a/0.mp4"]).frames == 7
 
 
 def test_a_video_that_came_after_its_shard_may_be_new(root: Path, tmp_path: Path) -> None:

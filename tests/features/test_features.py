@@ -195,6 +195,48 @@ def test_files_are_named_by_their_videos_and_never_share_a_name(tmp_path: Path) 
         feature_files([f"{root}/a/clip.mp4", f"{root}/b/clip.mp4"], "npy")
 
 
+def test_features_of_other_videos_are_not_replaced(
+    make_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two splits of one folder have the same names below them."""
+    for split in ("train", "val"):
+        make_video(f"v/{split}/wave/c.mp4", shade=20 * len(split))
+    out, views = tmp_path / "out", EvaluateConfig(clips=1, workers=0)
+    monkeypatch.chdir(tmp_path / "v")
+
+    def compute(source: str) -> int:
+        return compute_features(levels(), [source], out, views=views, device="cpu").computed
+
+    def state() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    assert compute("train") == 1
+    before = state()
+    of_both = (
+        rf"v/train/wave/c.mp4 and .*v/val/wave/c.mp4: the features of both would be {out}/wave/c.npy; give the fol"
+    )
+    with pytest.raises(GestaError, match=of_both):
+        compute("val")
+    with pytest.raises(GestaError, match=of_both), monkeypatch.context() as patch:
+        patch.chdir("val")
+        compute(".")
+    assert state() == before
+    assert compute(str(tmp_path / "v/train")) == 0
+    make_video("v/train/wave/c.mp4", frames=30)  # the same video has changed
+    assert compute(str(tmp_path / "v/train")) == 1
+    (tmp_path / "link").symlink_to(tmp_path / "v/train")
+    assert compute(str(tmp_path / "link")) == 1
+    (tmp_path / "v/train").rename(tmp_path / "moved")
+    with pytest.raises(GestaError, match=r"link/wave/c.mp4 and .*moved/wave/c.mp4: the features of both would be"):
+        compute(str(tmp_path / "moved"))
+    entries = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
+    for entry in entries:  # of a folder that an earlier version has made
+        entry.pop("path", None)
+    (out / "index.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    with pytest.raises(GestaError, match="the features of both would be"):
+        compute("val")
+
+
 def test_as_a_command(
     make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

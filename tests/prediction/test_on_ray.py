@@ -83,7 +83,7 @@ def test_parts_lie_beside_a_folder_that_ends_with_a_slash(tmp_path: Path, monkey
         main(words)
     assert ended.value.code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small", "small.parts", "v"]
-    assert sorted(os.listdir(tmp_path / "small")) == ["0.mp4", "1.mp4", "prepare.json"]
+    assert sorted(os.listdir(tmp_path / "small")) == ["0.mp4", "1.mp4", "prepare.json", "sources.jsonl"]
 
 
 def test_more_parts_than_listed_videos_are_refused_before_the_first_write(

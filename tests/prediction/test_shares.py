@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from conftest import write_video
 from gesta.checkpoint import load, save_model
 from gesta.cli import main
 from gesta.data import shares
-from gesta.data.shares import PART, Share
+from gesta.data.shares import PART, Share, describe_part
 from gesta.errors import GestaError
 from gesta.files import lock_folder
 from gesta.model import ClipSpec
 from gesta.models.timesformer import TimeSformerConfig
-from gesta.prediction.part import PREDICTIONS, describe_model
+from gesta.prediction.part import PREDICTIONS, describe_model, predict_part
+from gesta.prediction.prediction import Prediction
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,6 +90,83 @@ def test_a_part_that_was_killed_goes_on_where_it_stopped(place: Path, tmp_path: 
     gesta(*words("predict", place), "--part", "1/2", "--out", part, status=1)
     assert file.read_bytes() == whole
     assert json.loads((part / PART).read_text()) == json.loads((place / "p1" / PART).read_text())
+
+
+@pytest.fixture
+def own(place: Path, tmp_path: Path) -> Path:
+    """A copy of the place, with parts of its own list of its own videos, which a test may change."""
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    shutil.copy(place / "model.safetensors", tmp_path)
+    (tmp_path / "list.txt").write_text((place / "list.txt").read_text().replace(str(place), str(tmp_path)))
+    return tmp_path
+
+
+def test_videos_that_were_replaced_or_mended_are_predicted_again(own: Path, gesta: Run) -> None:
+    """The same commands again, as ``--ray`` gives them, whose folders of parts stay."""
+
+    def both_parts() -> bytes:
+        for part, status in (("1/2", broken), ("2/2", 0)):
+            gesta(*words("predict", own), "--part", part, "--out", own / f"p{part[0]}", status=status)
+        gesta("merge", own / "p1", own / "p2", "--out", own / "all", status=broken)
+        return (own / "all").read_bytes()
+
+    broken = 1
+    before, lines = both_parts(), [(own / f"p{part}" / PREDICTIONS).read_bytes() for part in (1, 2)]
+    assert both_parts() == before
+    assert [(own / f"p{part}" / PREDICTIONS).read_bytes() for part in (1, 2)] == lines
+    write_video(own / "videos/b/1.mp4", frames=9, size=(48, 32), shade=150)  # the first of the list
+    os.utime(own / "videos/b/1.mp4", (1e9, 1e9))
+    shutil.copy(own / "videos/a/0.mp4", own / "videos/b/broken.mp4")
+    broken = 0
+    after = both_parts()
+    gesta(*words("predict", own), "--format", "csv", "--out", own / "one")
+    assert after == (own / "one").read_bytes() != before
+
+
+def test_only_what_has_changed_or_failed_is_asked_for(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in "abcde"]
+    for path in paths:
+        Path(path).write_bytes(b"1")
+    folder, file = tmp_path / "part", tmp_path / "part" / PREDICTIONS
+    asked: list[str] = []
+    fails = {paths[2]: "is damaged"}
+    part = describe_part("predict", Share(1, 1), paths, {})
+
+    def answer(wanted: list[str], stops: int = 9) -> Iterator[tuple[str, list[Prediction]]]:
+        asked[:] = [Path(path).name for path in wanted]
+        for number, path in enumerate(wanted):
+            if number == stops:
+                raise KeyboardInterrupt
+            error = fails.get(path, "")
+            labels = () if error else ((Path(path).read_text(), 0.9),)
+            yield path, [Prediction(path=path, labels=labels, error=error)]
+
+    def compute() -> tuple[str, list[str]]:
+        done = predict_part(folder, part, paths, answer)
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        assert done.finished and [line["path"] for line in lines] == paths
+        return "".join(asked), [
+            line["predictions"][0]["labels"][0][0] if line["predictions"][0]["labels"] else "" for line in lines
+        ]
+
+    assert compute() == ("abcde", ["1", "1", "", "1", "1"])
+    assert compute() == ("c", ["1", "1", "", "1", "1"])  # it may be mended in ways that its file does not show
+    for name in "bd":
+        (tmp_path / name).write_text("22")
+    fails.clear()
+    with pytest.raises(KeyboardInterrupt):
+        predict_part(folder, part, paths, lambda wanted: answer(wanted, stops=2))
+    with open(file, "ab") as lines:
+        lines.write(b'{"path": "half')
+    assert asked == ["b", "c", "d"]  # of which d is still to be done
+    (tmp_path / "e").rename(tmp_path / "away")  # as on a disk that is not mounted: no reason to give up what is there
+    assert compute() == ("d", ["1", "22", "1", "22", "1"])
+    assert compute() == ("", ["1", "22", "1", "22", "1"])
+    file.write_text(
+        "".join(json.dumps({**json.loads(line), "path": "x"}) + "\n" for line in file.read_text().splitlines())
+    )
+    with pytest.raises(GestaError, match="line 1 is about another video; remove the folder"):
+        compute()
 
 
 @pytest.mark.parametrize(
@@ -181,7 +260,7 @@ def test_merged_copies_are_those_of_one_run(place: Path, tmp_path: Path, gesta: 
     assert "--lists and --shards are of all" in gesta(*prepare, "--part", "2/2", "--lists", status=1)
     prepare[3] = tmp_path / "some"
     gesta(*prepare, "--from", place / "list.txt", "--part", "2/3")
-    assert list(contents(tmp_path / "some")) == ["a/0.mp4", "b/0.mp4", "part.json", "prepare.json"]
+    assert list(contents(tmp_path / "some")) == ["a/0.mp4", "b/0.mp4", "part.json", "prepare.json", "sources.jsonl"]
     (tmp_path / "other.txt").write_text(str(place / "model.safetensors"))
     assert "is listed and not below" in gesta(*prepare, "--from", tmp_path / "other.txt", status=1)
 
@@ -257,7 +336,7 @@ def test_a_merge_that_ends_early_leaves_no_folder_and_is_done_again(
         (hidden / name).parent.mkdir(parents=True, exist_ok=True)
         (hidden / name).write_text("of a killed merge")
     gesta(*merge)
-    assert len(contents(hidden / "all")) == {"features": 4, "prepare": 3}[verb]
+    assert len(contents(hidden / "all")) == {"features": 4, "prepare": 4}[verb]
     assert list(contents(hidden / ".all.part")) == ["mine"] and (hidden / ".al.part/x").is_file()
     with lock_folder(hidden / ".new.part"):
         assert "is writing to it" in gesta(*merge[:-1], hidden / "new", status=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -12,16 +13,18 @@ import av.logging
 import numpy as np
 import pytest
 import torch
+from av.video.frame import PictureType
 from torch import Tensor
 
 from gesta.curation.check import check
 from gesta.curation.prepare import prepare
+from gesta.data.frame_cache import FrameCache
 from gesta.errors import VideoError
 from gesta.records import Record
 from gesta.video import index
 from gesta.video.decode import VideoFile
 from gesta.video.probe import probe
-from gesta.video.read import read, stream
+from gesta.video.read import Selection, frame_times, read, stream
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "robustness"
 
@@ -142,6 +145,82 @@ def test_times_begin_with_the_sound(tmp_path: Path) -> None:
         ("warning", True),
     ]
     assert any(finding.kind == "begins late" for finding in report.findings)
+
+
+HIDDEN = (5, 12, 20)
+
+
+def hiding(path: Path, codec: str = "vp8") -> Path:
+    """33 pictures of grey level ``8 * i``, those of HIDDEN never shown, as alternate references are.
+
+    The encoders make none in one pass; of packets that are to be hidden the bit ``show_frame`` is taken away. libav
+    then puts those of VP9 into one packet with the next (a superframe), as its format asks for.
+    """
+    name, bit = {"vp8": ("libvpx", 0x10), "vp9": ("libvpx-vp9", 0x02)}[codec]
+    with av.open(str(path), "w") as container:
+        base = Fraction(1, 25 if path.suffix == ".avi" else 1000)
+        encoder: Any = av.CodecContext.create(name, "w")
+        encoder.width, encoder.height, encoder.pix_fmt, encoder.bit_rate = 64, 48, "yuv420p", 300_000
+        encoder.framerate, encoder.time_base = 25, Fraction(1, 25)
+        encoder.options = {"lag-in-frames": "0", "deadline": "realtime", "cpu-used": "8"}
+        video: Any = container.add_stream(name, rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        video.codec_context.time_base = base
+        shown = 0
+        for i in range(33):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * i % 256, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            if codec == "vp9" and i in HIDDEN:  # in a key frame nothing else depends on the bit
+                frame.pict_type = PictureType.I
+            (encoded,) = encoder.encode(frame)
+            data = bytearray(bytes(encoded))
+            data[0] &= ~bit if i in HIDDEN else 0xFF
+            packet = av.Packet(bytes(data))
+            # a hidden one comes a millisecond after the one before; AVI counts all
+            packet.pts = packet.dts = i if path.suffix == ".avi" else 40 * shown - 39 * (i in HIDDEN)
+            packet.time_base, packet.stream, packet.is_keyframe = base, video, encoded.is_keyframe
+            container.mux(packet)
+            shown += i not in HIDDEN
+    return path
+
+
+@pytest.mark.parametrize("name, codec", [("a.webm", "vp8"), ("a.avi", "vp8"), ("a.webm", "vp9")])
+def test_hidden_pictures_are_no_frames(tmp_path: Path, name: str, codec: str) -> None:
+    path = hiding(tmp_path / name, codec)
+    shown = [i for i in range(33) if i not in HIDDEN]
+    times = [i / 25 for i in (shown if name == "a.avi" else range(30))]
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    assert len(packets) == (33 if codec == "vp8" else 30)
+    assert all_times(path) == pytest.approx(times)
+    assert frame_times(str(path)) == pytest.approx(times)
+    for info in (probe(path), probe(path, exact=True)):
+        assert (info.frames, info.damaged, info.contradictory_times) == (30, 0, False)
+        assert info.duration == pytest.approx(times[-1] + 1 / 25)
+        if name == "a.webm":
+            assert (info.fps, info.variable_rate) == (pytest.approx(25), False)
+    with VideoFile(str(path)) as file:
+        assert file._decoded_times is None  # the packets tell; nothing is decoded for it
+    levels = [i % 32 for i in shown]
+    assert grey(read(path, torch.arange)) == levels
+    assert grey(read(path, lambda n: torch.tensor([n // 2, n - 1]))) == [levels[15], levels[29]]
+    for first, last in ((0, 3), (4, 11), (10, 19), (18, 29)):
+        assert grey(read(path, torch.arange, seconds=(times[first], times[last]))) == levels[first : last + 1]
+    cache = FrameCache(tmp_path / "cache", fills=True)
+    for _ in range(2):
+        assert grey(cache.read_frames(str(path), lambda n: Selection(torch.arange(n))).images) == levels
+    assert len([*(tmp_path / "cache").rglob("*.npy")]) == 1
+
+
+def test_a_video_of_hidden_pictures_alone_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an encrypted one looks, whose bytes are anything."""
+    monkeypatch.setattr(sys.modules[__name__], "HIDDEN", range(33))
+    path = hiding(tmp_path / "a.webm")
+    for seconds in (None, (0.0, 1.0)):
+        with pytest.raises(VideoError, match="no frame of it can be decoded"):
+            read(path, torch.arange, seconds=seconds)
+    with pytest.raises(VideoError, match="no frame of it can be decoded"):
+        probe(path)
 
 
 @pytest.mark.parametrize("held", [index.HELD_BYTES, 0], ids=["small", "large"])

@@ -136,6 +136,22 @@ def test_folders_and_lists_read_it_beside_the_videos(folders: tuple[str, str], t
         check(Folder(root=videos, modality="flow"), "data")
 
 
+@pytest.mark.parametrize("modality", ["flow", "rgb+flow"])
+def test_two_videos_that_would_share_their_flow_are_refused(tmp_path: Path, modality: Any) -> None:
+    for name in ("a/1.avi", "a/1.mp4", "a/2.mp4", "b/3.mp4"):
+        (tmp_path / "v" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "v" / name).touch()
+    (tmp_path / "both.txt").write_text("a/1.avi 0\na/1.mp4 0\nb/3.mp4 1\n")
+    (tmp_path / "segments.csv").write_text(
+        "path,label,start_frame,end_frame\na/1.mp4,x,0,5\n./a/1.mp4,y,5,9\nb/3.mp4,x,0,5\n"
+    )
+    how = {"root": str(tmp_path / "v"), "modality": modality, "flow": "flow"}
+    for data in (Folder(val=0, **how), Lists(train=str(tmp_path / "both.txt"), **how)):
+        with pytest.raises(GestaError, match=r"a/1.avi and .*a/1.mp4: the optical flow of both would be flow/a/1; ren"):
+            data.records("train")
+    assert len(Lists(train=str(tmp_path / "segments.csv"), **how).records("train")) == 3
+
+
 def test_samples_are_those_of_whole_readings_and_of_the_cache(folders: tuple[str, str], tmp_path: Path) -> None:
     records = Folder(root=folders[0], val=0, modality="rgb+flow", flow=folders[1]).records("train")
     spec = ClipSpec(frames=2, stride=1, size=32, streams=("rgb", "flow"))

@@ -1,7 +1,8 @@
 """A copy of a folder of videos that is quick to train from: small pictures, frequent key frames, frames or shards.
 
 Folder structure and names stay the same, so lists and readers still fit; so do the numbers of frames, unless ``fps``
-asks for another rate. Finished videos are kept: a second run makes only those that are missing.
+asks for another rate. Finished videos are kept: a second run makes only those that are missing, and those of which the
+source has changed.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any, Literal
 
 from gesta.config import read_json
 from gesta.curation.reencode import EncodeJob, EncodeSettings, Outcome, prepare_one, read_remark, remark_file
+from gesta.curation.sources import SOURCES, Sources, read_sources, write_sources
 from gesta.data.lists import CLASSES, Folder, Folders, Kind, check_left_over, classes_text, list_texts, write_lists
-from gesta.data.locate import split_of
 from gesta.data.shards import members, write_shard
 from gesta.data.shares import (
     PART,
@@ -39,7 +40,7 @@ from gesta.errors import GestaError
 from gesta.files import LOCK, is_part, lock_folder, make_folder, new_folder, remove, remove_parts, write_text
 from gesta.processes import cpu_cores
 from gesta.progress import join_lines, track
-from gesta.records import SPLITS, class_lines, class_name
+from gesta.records import SPLITS, SplitName, class_lines, class_name
 from gesta.video.find import find_videos, is_video_name, list_folder
 from gesta.video.flow import describe_flow, require_opencv
 
@@ -59,6 +60,7 @@ class Prepared:
         videos: in the old one.
         made: videos made now.
         kept: videos that were made by an earlier call.
+        changed: videos that have changed since an earlier call copied them, of which the copies were made again.
         frames: frames written now.
         left_out: a sentence about each video that could not be read or written.
         damaged: a sentence about each video of which some frames could not be read; its copy, made now or by an earlier
@@ -72,6 +74,7 @@ class Prepared:
     videos: int
     made: int
     kept: int
+    changed: list[str]
     frames: int
     left_out: list[str]
     damaged: list[str]
@@ -87,6 +90,7 @@ class Prepared:
             f"{self.root}: {self.made + self.kept} of {self.videos} videos{where}, {self.made} of them made now "
             f"({self.frames} frames, {self.seconds:.0f} s)",
             *(f"{os.path.join(self.root, name)}: {count} videos" for name, count in self.lists.items()),
+            *(f"made again: {video}: has changed since it was copied" for video in self.changed),
             *(f"damaged: {sentence}" for sentence in self.damaged),
             *(f"left out: {sentence}" for sentence in self.left_out),
         ]
@@ -159,21 +163,19 @@ def prepare(
     _check_folders(source, target)
     videos = _videos(source, kind, listed)
     labels = _labels(source, target, kind, how, lists, shards > 0)
+    splits = _split_folders(source, how) if shards else {}
     with lock_folder(target):
         names = [os.path.relpath(video, source) for video in videos]
         part = _begin(target, _described(settings, shards, kind, how), share, names)
         jobs, refused = _plan(source, target, videos, settings)  # of all shares: names are taken in one order
-        if share:
-            videos = share.take(videos)
-            jobs, refused = _of(videos, jobs, refused)
-        left_out = [*refused.values()]
-        packing = _Packing(source, target, jobs, shards, how["seed"], labels) if shards else None
-        if packing:
-            todo, absent = packing.unfinished()
-            left_out += absent
-        else:
-            todo = [job for job in jobs if not os.path.exists(job.target)]
-        outcomes = _make(target, todo, workers, packing, refused)
+        videos, jobs, refused = _of(share, videos, jobs, refused)
+        jobs, outside = _in_splits(source, jobs, splits)
+        left_out = [*refused.values(), *outside]
+        sources = Sources(source, target, {job.source: job.target for job in jobs})
+        packing = _Packing(source, target, jobs, shards, how["seed"], labels, splits, sources) if shards else None
+        todo, absent = packing.unfinished() if packing else (_unfinished(jobs, sources), [])
+        left_out += absent
+        outcomes = _make(target, todo, workers, packing, refused, sources)
         damaged = packing.damaged() if packing else _damaged(jobs, refused)
         left_out += [outcome.remark for outcome in outcomes if not outcome.frames]
         made = sum(outcome.frames > 0 for outcome in outcomes)
@@ -186,6 +188,7 @@ def prepare(
             videos=len(videos),
             made=made,
             kept=len(videos) - len(left_out) - made,
+            changed=sorted(set(sources.changed) & {job.source for job in todo} - refused.keys()),
             frames=sum(outcome.frames for outcome in outcomes),
             left_out=sorted(left_out),
             damaged=sorted(damaged.values()),
@@ -195,19 +198,37 @@ def prepare(
         )
 
 
+def _unfinished(jobs: Sequence[EncodeJob], sources: Sources) -> list[EncodeJob]:
+    """What is to be made: copies that are missing, and those of videos that have changed, which are removed."""
+    for job in jobs:
+        if os.path.exists(job.target) and sources.has_changed(job.source, job.target):
+            remove(job.target)
+            remove(remark_file(job.target))
+            sources.forget(job.source)
+    return [job for job in jobs if not os.path.exists(job.target)]
+
+
 def _make(
-    target: str, todo: list[EncodeJob], workers: int | None, packing: _Packing | None, refused: dict[str, str]
+    target: str,
+    todo: list[EncodeJob],
+    workers: int | None,
+    packing: _Packing | None,
+    refused: dict[str, str],
+    sources: Sources,
 ) -> list[Outcome]:
     """Make the copies; ``refused`` gets the videos without one."""
     outcomes: list[Outcome] = []
     for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
         outcomes.append(outcome)
-        if not outcome.frames:
+        if outcome.frames:
+            sources.note(job.source)
+        else:
             refused[job.source] = outcome.remark
         if packing:
             packing.finished(job)
     if packing:
         packing.close()
+    sources.tidy()
     return outcomes
 
 
@@ -310,6 +331,9 @@ def merge_prepared(folders: Sequence[str], parts: Sequence[Part], out: str | os.
         for folder, names in files.items():
             copy_files(folder, new, names)
         _write_manifest(os.path.join(new, MANIFEST), parts[0].settings)
+        known = [(read_sources(folder), part.copies) for folder, part in zip(folders, parts)]
+        lines = [known_of[copy] for known_of, copies in known for copy in copies if copy in known_of]
+        write_sources(os.path.join(new, SOURCES), lines)
     return merged(out, parts)
 
 
@@ -370,11 +394,12 @@ def _check_folders(source: str, target: str) -> None:
 
 
 def _of(
-    videos: Sequence[str], jobs: list[EncodeJob], refused: dict[str, str]
-) -> tuple[list[EncodeJob], dict[str, str]]:
-    """What of a plan is about some videos."""
+    share: Share | None, videos: list[str], jobs: list[EncodeJob], refused: dict[str, str]
+) -> tuple[list[str], list[EncodeJob], dict[str, str]]:
+    """The videos of a share, and what of the plan is about them."""
+    videos = share.take(videos) if share else videos
     mine = set(videos)
-    return [job for job in jobs if job.source in mine], {v: text for v, text in refused.items() if v in mine}
+    return videos, [job for job in jobs if job.source in mine], {v: text for v, text in refused.items() if v in mine}
 
 
 def _begin(target: str, settings: dict[str, Any], share: Share | None, names: Sequence[str]) -> Part | None:
@@ -445,19 +470,33 @@ class _Packing:
     Attributes:
         plan: the videos of each shard, by its path; they are made in :data:`PARTS` first.
         labels: number of each class, if the folder has a folder per class.
+        splits: split of each folder in the source that holds those of classes; none if it holds these itself.
+        sources: what the videos were when they were made.
     """
 
     def __init__(
-        self, source: str, target: str, jobs: Sequence[EncodeJob], size: int, seed: int, labels: dict[str, int]
+        self,
+        source: str,
+        target: str,
+        jobs: Sequence[EncodeJob],
+        size: int,
+        seed: int,
+        labels: dict[str, int],
+        splits: dict[str, SplitName],
+        sources: Sources,
     ) -> None:
         self.source, self.target = source, target
-        self.plan = _shard_plan(target, jobs, size, seed)
+        self.plan = _shard_plan(target, jobs, size, seed, splits)
         self.labels = labels
+        self.splits = splits
+        self.sources = sources
         self._shard_of = {job: shard for shard, parts in self.plan.items() for job in parts}
         self._missing: dict[str, int] = {}
+        self._outdated: set[str] = set()  # videos that have changed since their shard was made
 
     def unfinished(self) -> tuple[list[EncodeJob], list[str]]:
-        """The videos that are still to be made, and sentences about those that a finished shard lacks.
+        """The videos that are still to be made, and sentences about those that a finished shard lacks or has as
+        they were.
 
         A shard whose videos are all made already is packed at once.
         """
@@ -469,13 +508,19 @@ class _Packing:
                     f"{name}: is not in {shard}, as it could not be read then, or is new; delete that to try again"
                     for name in absent
                 ]
+                for job in parts:
+                    if job.source not in absent and self.sources.has_changed(job.source, shard):
+                        self._outdated.add(job.source)
+                        left_out.append(
+                            f"{job.source}: has changed since {shard} was made; delete that to make it again"
+                        )
                 continue
-            missing = [job for job in parts if not os.path.exists(job.target)]
+            missing = _unfinished(parts, self.sources)
             todo += missing
             self._missing[shard] = len(missing)
         for shard, count in self._missing.items():
             if not count:
-                _pack(shard, self.plan[shard], self.source, self.labels)
+                _pack(shard, self.plan[shard], self.source, self.labels, self.splits)
         return todo, left_out
 
     def finished(self, job: EncodeJob) -> None:
@@ -483,7 +528,7 @@ class _Packing:
         shard = self._shard_of[job]
         self._missing[shard] -= 1
         if not self._missing[shard]:
-            _pack(shard, self.plan[shard], self.source, self.labels)
+            _pack(shard, self.plan[shard], self.source, self.labels, self.splits)
 
     def damaged(self) -> dict[str, str]:
         """Video → a sentence about each whose copy in a shard, written now or earlier, lacks frames."""
@@ -494,7 +539,8 @@ class _Packing:
                 continue
             said = read_json(path, dict[str, str], remedy="remove the file")
             for job in parts:
-                if remark := said.get(os.path.relpath(job.source, self.source)):
+                name = os.path.relpath(job.source, self.source)
+                if job.source not in self._outdated and (remark := said.get(name)):
                     remarks[job.source] = f"{job.source}: {remark}"
         return remarks
 
@@ -505,12 +551,14 @@ class _Packing:
             write_text(os.path.join(self.target, CLASSES), class_lines(self.labels))
 
 
-def _shard_plan(target: str, jobs: Sequence[EncodeJob], size: int, seed: int) -> dict[str, list[EncodeJob]]:
+def _shard_plan(
+    target: str, jobs: Sequence[EncodeJob], size: int, seed: int, splits: dict[str, SplitName]
+) -> dict[str, list[EncodeJob]]:
     """Which videos go into which shard, split by split, in an order that ``seed`` draws."""
     by_split: dict[str, list[EncodeJob]] = {}
     for job in jobs:
         first_folder = os.path.relpath(job.target, target).split(os.sep)[0]
-        by_split.setdefault(split_of(first_folder) or "", []).append(job)
+        by_split.setdefault(splits.get(first_folder, ""), []).append(job)
 
     def draw(job: EncodeJob) -> bytes:
         name = os.path.relpath(job.target, target)
@@ -546,7 +594,9 @@ def _absent(shard: str, parts: Sequence[EncodeJob], source: str) -> list[str] | 
     return [path for name, path in planned.items() if name not in packed]
 
 
-def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str, int]) -> None:
+def _pack(
+    shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str, int], splits: dict[str, SplitName]
+) -> None:
     """Write a shard of those of its videos that could be made, and remove their single files."""
     made = [job for job in parts if os.path.exists(job.target)]
     if not made:
@@ -555,7 +605,7 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
     for number, job in enumerate(made):
         name = os.path.relpath(job.source, source)
         folders = name.split(os.sep)[:-1]
-        if folders and split_of(folders[0]) and class_name(folders[0]) not in labels:
+        if folders and folders[0] in splits:
             folders = folders[1:]
         known = labels.get(class_name(folders[0])) if folders else None
         label = {} if known is None else {"label": known}
@@ -570,6 +620,23 @@ def _pack(shard: str, parts: Sequence[EncodeJob], source: str, labels: dict[str,
     for job in made:
         os.remove(job.target)
         remove(remark_file(job.target))
+
+
+def _split_folders(root: str, how: dict[str, Any]) -> dict[str, SplitName]:
+    """The folders of splits in a folder of videos, by their names, as the reader of folders takes them."""
+    if not list_folder(root).folders:
+        return {}
+    folders = Folder(root=root, folders=how["folders"]).split_folders()
+    return {os.path.basename(folder): split for split, folder in folders.items() if folder != root}
+
+
+def _in_splits(
+    source: str, jobs: Sequence[EncodeJob], splits: dict[str, SplitName]
+) -> tuple[list[EncodeJob], list[str]]:
+    """Those videos that shards can hold, and sentences about others: beside shards of splits no reader takes any."""
+    inside = [job for job in jobs if not splits or os.path.relpath(job.source, source).split(os.sep)[0] in splits]
+    outside = sorted({job.source for job in jobs} - {job.source for job in inside})
+    return inside, [f"{video}: is in no folder of a split, so no shard holds it; move it into one" for video in outside]
 
 
 def _labels(root: str, target: str, kind: Kind, how: dict[str, Any], lists: bool, shards: bool) -> dict[str, int]:

@@ -43,7 +43,7 @@ from gesta.video.read import Frames, ReadOptions, Selection, read_frames, read_w
 Reading = tuple[str, ReadOptions]
 """A file and how its frames are read."""
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when the reader gives other pixels."""
 
 MEMORY_SHARE, DISK_SHARE = 1 / 4, 1 / 2

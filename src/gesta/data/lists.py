@@ -112,8 +112,8 @@ class Folder(DataConfig):
             extra = sorted(of_split.keys() - set(classes))
             if extra:
                 raise GestaError(
-                    f"{os.path.join(folders[split], of_split[extra[0]])}: no training folder has the name {extra[0]!r}; "
-                    "rename it, or add that class to the training videos"
+                    f"{os.path.join(folders[split], of_split[extra[0]])}: no training folder has the name {extra[0]!r}"
+                    "; rename it, or add that class to the training videos"
                 )
         first = "train" if "train" in folders else next(iter(folders))
         source = folders.get(split) or (folders[first] if first == "train" else "")
@@ -128,7 +128,7 @@ class Folder(DataConfig):
                 )
             listed += records
         self._check_kinds(listed)
-        listed = [with_flow(record, self.modality, self.root, self.flow) for record in listed]
+        listed = with_flow(listed, self.modality, self.root, self.flow)
         if source != folders.get("train"):
             return listed
         val, test = fractions_to_split_off(folders, self.val, self.test)
@@ -239,11 +239,26 @@ def without_flow(modality: RGBFlow, flow: str) -> Iterator[tuple[str, str]]:
         yield "modality", "but data.flow does not name a folder made by gesta data prepare ROOT FLOW --flow"
 
 
-def with_flow(record: Record, modality: RGBFlow, root: str, flow: str) -> Record:
-    """A record of an RGB video with its streams of the modality."""
+def with_flow(records: list[Record], modality: RGBFlow, root: str, flow: str) -> list[Record]:
+    """Records of RGB videos with their streams of the modality.
+
+    Raises:
+        GestaError: two videos of one name up to the suffix, of which only one can have its flow under that.
+    """
     if modality == "rgb":
-        return record
-    return replace(record, **files_of_modality(modality, record.path, "", None, flow=flow_folder(record, root, flow)))
+        return records
+    videos: dict[str, str] = {}  # by the folder of their flow
+    found = []
+    for record in records:
+        folder = flow_folder(record, root, flow)
+        other = videos.setdefault(folder, record.path)
+        if other != record.path and os.path.realpath(other) != os.path.realpath(record.path):
+            raise GestaError(
+                f"{other} and {record.path}: the optical flow of both would be {folder}; rename one of them, and make "
+                "its flow again"
+            )
+        found.append(replace(record, **files_of_modality(modality, record.path, "", None, flow=folder)))
+    return found
 
 
 def _subfolders(folder: str) -> list[str]:
@@ -362,7 +377,7 @@ class Lists(DataConfig):
             multi_label=self.multi_label,
         )
         root = self.root or os.path.dirname(source)
-        records = [with_flow(record, self.modality, root, self.flow) for record in records]
+        records = with_flow(records, self.modality, root, self.flow)
         if held_out:
             return hold_out(records, by_video(records), self.val_fraction, self.seed, split)
         return records

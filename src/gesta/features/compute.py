@@ -96,6 +96,8 @@ def compute_missing(
             folder.remove(files[features.index])
             continue
         entry = Entry(video=record.name, file=files[features.index], source=sources[features.index])
+        if (path := _identity(record.path)) != record.name:
+            entry["path"] = path
         if features.times is not None:
             entry["times"] = features.times
         if features.error:
@@ -137,11 +139,37 @@ def feature_files(sources: Sequence[str], suffix: str, listed: bool = False) -> 
     first: dict[str, str] = {}
     for path, file in files.items():
         if (other := first.setdefault(file.casefold(), path)) != path:
-            raise GestaError(
-                f"{other} and {path}: the features of both would be {file}.{suffix}; give the folder above both, or "
-                "each its own --out"
-            )
+            raise _both_would_be(f"{file}.{suffix}", other, path)
     return {path: f"{file}.{suffix}" for path, file in files.items()}
+
+
+def _both_would_be(file: str | os.PathLike[str], one: str, other: str) -> GestaError:
+    """The error of two videos whose features have one file."""
+    return GestaError(
+        f"{one} and {other}: the features of both would be {os.fspath(file)}; give the folder above both, or each its "
+        "own --out"
+    )
+
+
+def _refuse_others(folder: FeatureFolder, records: Sequence[Record], files: Sequence[str]) -> None:
+    """Refuse to replace the features of other videos, which an earlier call has put into files of the same names.
+
+    Raises:
+        GestaError: the features of a video would be in the file of another path; that may be of a data set that was
+            moved, too, which is not known.
+    """
+    for record, file in zip(records, files):
+        entry = folder.entries.get(file)
+        if entry is None or entry["source"] == source_hash(record):
+            continue
+        before, now = _identity(entry.get("path", entry["video"])), _identity(record.path)
+        if before != now and os.path.realpath(before) != os.path.realpath(now):
+            raise _both_would_be(folder.folder / file, before, now)
+
+
+def _identity(path: str) -> str:
+    """What names a video from any folder: its absolute path, or its address."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 def _fixed_part(source: str) -> str:
@@ -207,11 +235,13 @@ def compute_features(
     settings = {**description, "suffix": format}
     part = describe_part("features", share, list(files), settings) if share else None
     check_part(out, part)
-    FeatureFolder(out, description)
+    names = [files[path] for path in paths]
+    _refuse_others(FeatureFolder(out, description), records, names)
     with lock_folder(out):
         remove_parts(out)
         check_part(out, part)
         folder = FeatureFolder(out, description)  # again: another process may have added features meanwhile
+        _refuse_others(folder, records, names)
         if part:
             write_part(out, part)
 
@@ -221,7 +251,7 @@ def compute_features(
                 return extract_windows(network, records, views, windows, **how)
             return extract(network, records, views, **how)
 
-        report = compute_missing(folder, records, [files[path] for path in paths], compute)
+        report = compute_missing(folder, records, names, compute)
         if part:
             finish_part(out, part, report.failures, report.partial)
         return report

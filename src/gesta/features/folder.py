@@ -66,10 +66,12 @@ class Entry(_Required, total=False):
         video: its path or name, as it was given.
         file: of the features, relative to the folder.
         source: hash of paths, sizes and times of the video's files, see :func:`source_hash`.
+        path: absolute path of the video, where that is not what it was given as.
         times: of windows, their beginning and end in seconds.
         error: a sentence that the end of the video is missing.
     """
 
+    path: str
     times: list[Annotated[list[float], Between(2, 2)]]
     error: str
 

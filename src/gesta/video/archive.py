@@ -95,8 +95,14 @@ def size_and_time(path: str) -> list[Any] | None:
                 return sorted([e.name, e.stat().st_size, e.stat().st_mtime_ns] for e in entries)
         member = locate(path)
         return member and [member.offset, member.size, os.stat(member.file).st_mtime_ns]
-    except (OSError, VideoError):  # reported when it is read
+    except (OSError, GestaError):  # reported when it is read
         return None
+
+
+def state_hash(path: str) -> str:
+    """A hash of :func:`size_and_time`, which says whether there is another video under a name; empty without."""
+    state = size_and_time(path)
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest() if state else ""
 
 
 def read_bytes(byte_range: ByteRange, block: int = 2**20) -> Iterator[bytes]:

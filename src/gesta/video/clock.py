@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 
-from gesta.video.container import decode_packets
+from gesta.video.container import decode_packets, hides_picture
 
 FALLBACK_FPS = 25.0
 """Assumed where a video does not say its frames per second, as folders of images never do."""
@@ -85,10 +85,11 @@ def timed_frames(
 
     def noted() -> Iterator[av.Packet]:
         for packet in packets:
-            chunks.append(packet.dts)
+            shown = not hides_picture(stream, packet)
+            chunks.extend([packet.dts] * shown)
             errors_before = len(errors)
             yield packet
-            if len(errors) > errors_before:  # this one costs its frame
+            if shown and len(errors) > errors_before:  # this one costs its frame
                 chunks.pop()
 
     for frame in decode_packets(stream, noted(), errors):

@@ -173,6 +173,15 @@ def read_packets(
             yield packet
 
 
+def hides_picture(stream: Any, packet: av.Packet) -> bool:
+    """Whether a packet holds a picture that others refer to and that is never shown, so that no frame comes of it.
+
+    The first byte of VP8's packets says so (RFC 6386, 9.1: ``show_frame``). Other codecs of today put such a picture
+    into the packet of one that is shown, as VP9 and AV1 do.
+    """
+    return stream.codec_context.codec.canonical_name == "vp8" and not memoryview(packet)[0] & 0x10
+
+
 def decode_packets(stream: Any, packets: Iterable[av.Packet], errors: list[Exception]) -> Iterator[av.VideoFrame]:
     """Decode packets one by one; what cannot be decoded goes to ``errors`` and costs its own frames only."""
     for packet in packets:

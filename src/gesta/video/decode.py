@@ -24,8 +24,7 @@ from gesta.video.index import MAX_REORDER, frame_numbers, index_packets
 from gesta.video.picture import FrameBuffer
 
 ONE_PACKET_ONE_FRAME = frozenset({"h264", "hevc", "av1", "libdav1d", "libaom-av1"})
-"""Decoders of codecs in which each packet is exactly one shown frame; VP8 may hide some, so it cannot be entered at a
-key frame."""
+"""Decoders of codecs in which each packet is exactly one shown frame. VP8 is none of them: it may hide some."""
 
 MAX_RANGE_BYTES = 256 * 2**20
 """More packets than this between two key frames are not held; such a file is decoded from its beginning."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from gesta.video.archive import ByteRange, locate
 from gesta.video.clock import numbers_chunks
-from gesta.video.container import last_error, read_packets
+from gesta.video.container import hides_picture, last_error, read_packets
 from gesta.video.deadline import Deadline
 from gesta.video.mp4 import composition_offsets, is_fragmented
 from gesta.video.whole import missing_bytes
@@ -40,7 +40,7 @@ class PacketIndex(NamedTuple):
             beginning may.
         discards: whether there are others, which an edit list leaves out.
         one_clock: whether the order of frames is known even of those that are not decoded.
-        packets: all packets, discarded ones included, if they are few enough to hold.
+        packets: all packets, those that give no frame included, if they are few enough to hold.
         broken: why packets are missing at the end; empty if none are.
     """
 
@@ -59,7 +59,8 @@ def index_packets(container: Any, stream: Any, deadline: Deadline) -> PacketInde
     byte_range = locate(deadline.path)  # an address has none, and is read packet by packet
     large = byte_range is not None and byte_range.size > HELD_BYTES
     missing = missing_bytes(byte_range)
-    if byte_range is not None and large and "mp4" in container.format.name and not is_fragmented(byte_range):
+    has_tables = "mp4" in container.format.name and stream.codec_context.codec.canonical_name != "vp8"
+    if byte_range is not None and large and has_tables and not is_fragmented(byte_range):
         indexed = _from_samples(container, stream, deadline, byte_range)
         if indexed is not None:
             return indexed._replace(broken=missing)
@@ -67,17 +68,20 @@ def index_packets(container: Any, stream: Any, deadline: Deadline) -> PacketInde
     pts: list[int | None] = []
     dts: list[int | None] = []
     keys: list[int] = []
-    total = held_bytes = 0
+    discarded = hidden = held_bytes = 0
     errors: list[Exception] = []
     for packet in read_packets(container, stream, errors, deadline):
-        total += 1
         held_bytes += packet.size
         if large or held_bytes > HELD_BYTES:
             packets.clear()
             large = True
         else:
             packets.append(packet)
-        if not packet.is_discard:
+        if packet.is_discard:
+            discarded += 1
+        elif hides_picture(stream, packet):
+            hidden += 1
+        else:
             if packet.is_keyframe:
                 keys.append(len(pts))
             pts.append(packet.pts)
@@ -85,7 +89,7 @@ def index_packets(container: Any, stream: Any, deadline: Deadline) -> PacketInde
     index = _index(container, stream, pts, dts, keys)
     index = index._replace(packets=packets or None, broken=last_error(errors) or missing)
     # without its discarded packets, the decoder drops frames and all later numbers shift
-    return index._replace(keys=[], discards=True) if total > index.frames else index
+    return index._replace(keys=[], discards=discarded > 0) if discarded or hidden else index
 
 
 def _from_samples(container: Any, stream: Any, deadline: Deadline, byte_range: ByteRange) -> PacketIndex | None:

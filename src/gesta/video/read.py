@@ -275,6 +275,8 @@ def _segment(path: str, source: ImageFolder | VideoFile, options: ReadOptions) -
         return options.get("start") or 0, options.get("end")
     if isinstance(source, ImageFolder):
         raise VideoError(f"{path}: a folder of frames does not know seconds; give its segments in frames")
+    if source.frames == 0:
+        raise undecodable(path, source.problem)
     if not source.has_times:
         raise VideoError(f"{path}: does not say its frames per second; give its segments in frames, not in seconds")
     times = source.times()

@@ -9,11 +9,11 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from gesta.config import parse_json, read_text
@@ -93,7 +93,8 @@ def import_labels(
     Paths are relative to the folder of the list. Times are ``start_time`` and ``end_time`` in seconds, or
     ``start_frame`` and ``end_frame``, where the format counts the frames of the video; a label of a whole video has
     none. Names in the export are looked up among the videos below a folder, by as many of their last parts as agree, so
-    that no export can make another file be read.
+    that no export can make another file be read. Of two names that find one file, that which agrees in more is of it,
+    and the other video is missing.
 
     Segments that end after their video are cut at its end; those that begin there, those without length and repeated
     ones are left out, as are those of videos that are missing or cannot be read. The summary counts all of them.
@@ -108,7 +109,8 @@ def import_labels(
 
     Raises:
         GestaError: a file that is not of the format, holds something that is neither a segment nor skipped, or names no
-            video of the folder; a name that a list cannot hold; nothing to write.
+            video of the folder; a name that may be of several videos, or a video of several names; a name that a list
+            cannot hold; nothing to write.
     """
     export = Export(path, frozenset(skip), frame_rate)
     text = read_text(path, remedy="give the file that the labelling tool exported; unpack an archive first")
@@ -116,8 +118,7 @@ def import_labels(
     with csv_errors(path):
         _READERS[known](export, text)
     export.finish()
-    finder = _VideosBelow(videos)
-    located = {name: finder.find(name) for name in export.videos}
+    located = _located(path, export.videos, _VideosBelow(videos))
     missing = [name for name, video in located.items() if video is None]
     if len(missing) == len(located):
         first = f", such as {missing[0]!r}" if missing else ""
@@ -207,19 +208,54 @@ _KEYS: dict[tuple[str, ...], ExportFormat] = {
 # --- videos ----------------------------------------------------------------------------------------------------------
 
 
+class _Found(NamedTuple):
+    """A video below the folder, and how well its path agrees with the name in the export (the greater, the better)."""
+
+    agreement: tuple[int, bool, bool]
+    path: str
+
+
+_NOT_FOUND = _Found((-1, False, False), "")
+
+
+def _located(export: str, names: Iterable[str], finder: _VideosBelow) -> dict[str, str | None]:
+    """The video of each name; None if it is not there, or is that of a name which agrees better with it.
+
+    Raises:
+        GestaError: nothing tells of which of two names a video is.
+    """
+    found = {name: finder.find(name) for name in names}
+    parts = {name: _parts(_path_in(name)) for name in found}
+    by_video: dict[str, list[str]] = defaultdict(list)
+    for name, video in found.items():
+        if video:
+            by_video[video.path].append(name)
+    located: dict[str, str | None] = dict.fromkeys(found)
+    for path, rivals in by_video.items():
+        best = max(rivals, key=lambda name: found[name] or _NOT_FOUND)
+        for name in rivals:
+            if parts[name] == parts[best]:  # perhaps written in another way
+                located[name] = path
+            elif found[name] == found[best]:
+                raise GestaError(
+                    f"{export}: {best!r} and {name!r} may both be {path}; put each video into a folder that the export "
+                    "names, or leave one of them out of the export"
+                )
+    return located
+
+
 class _VideosBelow:
     """Looks the videos of an export up among those below a folder, and nowhere else."""
 
     def __init__(self, folder: str) -> None:
-        self.folder = folder
         self._by_name: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
         for path in find_videos(folder):
             parts = _parts(path)
             for name in {parts[-1], _stem(parts[-1])}:
                 self._by_name[name].append((path, parts))
 
-    def find(self, name: str) -> str | None:
-        """The path of a video, or None if it is not there.
+    def find(self, name: str) -> _Found | None:
+        """The video of a name, or None if it is not there.
 
         Raises:
             GestaError: it may be one of several.
@@ -232,12 +268,15 @@ class _VideosBelow:
             candidates = self._by_name.get(wanted[-1]) or self._by_name.get(_stem(wanted[-1]), [])
             if not candidates:
                 continue
-            ranked = sorted(((_agreeing(found, wanted), path) for path, found in candidates), reverse=True)
-            if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
+            ranked = sorted(
+                (_Found((*_agreeing(found, wanted), wanted is parts), path) for path, found in candidates), reverse=True
+            )
+            if len(ranked) > 1 and ranked[0].agreement == ranked[1].agreement:
                 raise GestaError(
-                    f"{name!r} may be {ranked[0][1]} or {ranked[1][1]}; move one of them out of {self.folder}"
+                    f"{name!r} may be {ranked[0].path} or {ranked[1].path}; give the folder of the one that was "
+                    "labelled"
                 )
-            return ranked[0][1]
+            return ranked[0]
         return None
 
 

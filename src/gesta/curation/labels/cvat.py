@@ -9,7 +9,7 @@ an annotated frame stands for n of them.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -76,15 +76,31 @@ def read(export: Export, text: str) -> None:
 
 
 def _tasks(export: Export, root: Element) -> dict[str, _Task]:
-    """The tasks of an export by their numbers; a job is taken for its task."""
-    tasks = {}
-    for element in (*root.iterfind("./meta//task"), *root.iterfind("./meta/job")):
-        video = element.findtext("source") or element.findtext("name") or ""
-        step = re.search(r"step\s*=\s*(\d+)", element.findtext("frame_filter") or "")
-        tasks[element.findtext("id") or ""] = _Task(video.strip(), max(1, int(step[1])) if step else 1)
-        export.videos.setdefault(video.strip())
-    if not tasks:
+    """The tasks of an export by their numbers; a job is taken for its task.
+
+    The source of a task is a file name without folders. Where several tasks have one, their names are taken for the
+    folders, by which the videos are told apart where they have these.
+    """
+    elements = [*root.iterfind("./meta//task"), *root.iterfind("./meta/job")]
+    if not elements:
         export.fail("names no task in its meta, hence no video", "export again from CVAT")
+    named = [
+        ((element.findtext("name") or "").strip(), (element.findtext("source") or "").strip()) for element in elements
+    ]
+    of_source = Counter(source for _, source in named if source)
+    tasks: dict[str, _Task] = {}
+    for element, (name, source) in zip(elements, named):
+        video = source or name
+        if of_source[source] > 1:
+            video = name if name.endswith(f"/{source}") else f"{name}/{source}"
+        if video in export.videos:
+            export.fail(
+                f"has two tasks {name!r} of {source or name!r}",
+                "name each task after the folder of its video, or export them one by one",
+            )
+        step = re.search(r"step\s*=\s*(\d+)", element.findtext("frame_filter") or "")
+        tasks[element.findtext("id") or ""] = _Task(video, max(1, int(step[1])) if step else 1)
+        export.videos.setdefault(video)
     return tasks
 
 

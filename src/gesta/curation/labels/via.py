@@ -48,9 +48,14 @@ def _video(export: Export, number: str, view: Any, files: dict[str, Any]) -> str
     if not isinstance(keys, list) or len(keys) != 1:
         export.fail(f"view {number} shows {len(keys or [])} files", "annotate one video at a time")
     file = export.mapping(files.get(str(keys[0])), f"file {keys[0]}")
-    name = file.get("fname") or file.get("src")
+    name, source = file.get("fname") or file.get("src"), file.get("src")
     if not isinstance(name, str):
         export.fail(f"file {keys[0]} has no name", "save the project again")
+    namesakes = [other for other in files.values() if isinstance(other, dict) and other.get("fname") == name]
+    if len(namesakes) > 1:  # of different folders, which only their sources tell
+        if not (isinstance(source, str) and source):
+            export.fail(f"holds {len(namesakes)} files called {name!r}", "import from one project for each of them")
+        name = source
     export.videos.setdefault(name)
     return name
 
