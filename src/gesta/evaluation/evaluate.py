@@ -6,6 +6,7 @@ import importlib.metadata
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -240,6 +241,11 @@ def model_source(model: VideoModel, trained: TrainedModel | None) -> ModelSource
         checkpoint=trained.name if trained else None,
         checkpoint_sha256=file_hash(trained.path) if trained and trained.path else None,
     )
+
+
+def is_of(model: ModelSource, weights: Path) -> bool:
+    """Whether a result is of the weights that a file holds now: a training that goes on writes others into it."""
+    return model.checkpoint_sha256 == file_hash(weights)
 
 
 def _protocol(config: EvaluateConfig, clip: ClipSpec, records: Sequence[Record]) -> Protocol:
