@@ -260,7 +260,8 @@ class Training:
                 f"{self.run}: its training state does not fit the model and the optimiser of its recipe; put back the "
                 f"{LAST} of this run, or start another run with --init.weights {self.run / 'best.safetensors'}"
             )
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        if state["precision"]:  # only fp16 has one, and the state may be of another precision
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.saved = True
 
     def _takes(self, state: State) -> bool:
