@@ -55,7 +55,11 @@ def result(
         "inserts": [{"class": "gesta.model:Insert", "at": 3, "layer": {"class": "gesta.plugins.stan:STAN"}}],
     }
     scores = Scores(
-        classes={"label": list(classes)}, names=names, labels={"label": list(labels)}, values={"label": values}
+        classes={"label": list(classes)},
+        names=names,
+        labels={"label": list(labels)},
+        values={"label": values},
+        segments=[],
     )
     decoded = len(labels) - len(failures)
     made = Result(

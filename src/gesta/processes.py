@@ -102,6 +102,7 @@ def make_fabric(
     precision: Precision = "32-true",
     device: str | torch.device = "auto",
     shard: Callable[[Any, Any], Any] | None = None,
+    unread: bool = False,
 ) -> Fabric:
     """Device, precision and processes: one device, or as many of a kind as torchrun or srun started processes.
 
@@ -110,6 +111,8 @@ def make_fabric(
         device: ``auto`` takes the first accelerator there is; several processes share the devices of a kind.
         shard: shares a model out among the processes of a device mesh, in place, when Fabric sets it up; None keeps the
             whole model in each process.
+        unread: some parameters get no gradient, and processes with whole models are not to wait for it. In each step
+            they then look for these, so it is not said of all models.
 
     Raises:
         GestaError: a device that is not there, a precision that it cannot compute in, fewer devices than processes, or
@@ -140,6 +143,10 @@ def make_fabric(
                 from lightning.fabric.strategies import ModelParallelStrategy  # start-up time
 
                 how["strategy"] = ModelParallelStrategy(shard, data_parallel_size=world_size, tensor_parallel_size=1)
+            elif unread and world_size > 1:
+                from lightning.fabric.strategies import DDPStrategy  # start-up time
+
+                how["strategy"] = DDPStrategy(find_unused_parameters=True)
             fabric = Fabric(**how)
         except (MisconfigurationException, ValueError) as error:  # the latter of devices that Lightning does not know
             reason = " ".join(str(error).split())

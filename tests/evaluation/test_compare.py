@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from scipy.stats import binom
 
+from gesta.errors import GestaError
 from gesta.evaluation.compare import compare
+from gesta.evaluation.result import Result
 from results import changed, result
 
 
@@ -47,6 +50,35 @@ def test_videos_that_only_one_has() -> None:
     assert (found.only_in_a, found.only_in_b, found.common) == (["y"], ["z"], 2)
     assert found.paired["label"].both == 2  # the second x of one is the second x of the other
     assert "1 only in B: z" in str(found)
+
+
+def segments(order: Sequence[int], known: bool = True, answers: Sequence[int] = (0, 1, 1)) -> Result:
+    """Two segments of x, a right one and a wrong one, and y, in some order."""
+    frames = ["0-8", "8-20", "4-9"]
+    made = result([0] * 3, [answers[i] for i in order], names=["xxy"[i] for i in order])
+    noted = [frames[i] for i in order] if known else None
+    return changed(made, segments=noted, list_hash=str(order))
+
+
+def test_segments_of_one_video_are_matched_by_their_frames() -> None:
+    a, b = segments((0, 1, 2)), segments((2, 1, 0))
+    found = compare(a, b)
+    assert (found.only_in_a, found.only_in_b, found.common) == ([], [], 3)
+    assert (found.paired["label"].both, found.paired["label"].neither) == (1, 2)
+    # one of a list's two; a name that is alone in both lists may have other frames, as those of another modality
+    other = changed(segments((1, 2)), segments=["8-20", "8-18"])
+    assert compare(a, other).only_in_a == ["x"] and compare(a, other).paired["label"].neither == 2
+
+
+def test_segments_that_an_older_result_does_not_name_are_matched_in_the_same_list_only() -> None:
+    a, older = segments((0, 1, 2)), segments((0, 1, 2), known=False)
+    assert compare(a, older).paired["label"].both == 1
+    with pytest.raises(
+        GestaError, match=r"'x' is in a list more than once, .* of MViT.* older version.*; evaluate again"
+    ):
+        compare(a, segments((1, 0, 2), known=False))
+    alone = changed(result([0], [0], names=["y"]), segments=None)
+    assert compare(a, alone).common == 1
 
 
 def test_classes_are_matched_by_name_and_other_labels_left_out() -> None:

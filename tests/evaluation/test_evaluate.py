@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -299,6 +300,21 @@ def test_classes_without_videos_or_predictions_are_named() -> None:
     text = str(result([0, 0, 1, 1], [0, 0, 0, 0], classes=("push", "pull", "wave")))
     assert "never predicted, so with a precision of 0 in its mean: pull" in text
     assert "without videos, so left out of the means: wave" in text
+
+
+def test_results_say_which_segments_were_scored(records: list[Record], tmp_path: Path) -> None:
+    path = records[0].path
+    parts: tuple[dict[str, Any], ...] = ({"end": 6}, {"start": 2, "end": 8}, {"start": 4}, {"seconds": (0.0, 0.5)}, {})
+    listed = [Record(path=path, name="one.mp4", label=0, **part) for part in parts]
+    found = evaluate(build(), listed, classes=CLASSES, config=PROTOCOL)
+    assert found.scores.segments == ["0-6", "2-8", "4-", "0.0-0.5 s", ""]
+    assert Result.read(found.write(tmp_path / "result.json")) == found
+    content = found.to_json()
+    content["scores"] = {name: value for name, value in content["scores"].items() if name != "segments"}
+    (tmp_path / "older.json").write_text(json.dumps(content, default=vars))
+    older = Result.read(tmp_path / "older.json")
+    assert older.scores.segments is None and older.scores.values == found.scores.values
+    assert evaluate(build(), records[:1], classes=CLASSES, config=PROTOCOL).scores.segments == []
 
 
 def test_figures_of_an_older_result_are_computed(tmp_path: Path) -> None:

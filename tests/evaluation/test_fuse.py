@@ -162,6 +162,50 @@ def test_videos_are_matched_by_name() -> None:
     assert fuse([a, b]).scores.values == fuse([a, a]).scores.values
 
 
+def test_segments_of_one_video_are_fused_with_themselves() -> None:
+    """The lists of two streams name them in another order; both say the same of each segment."""
+    scores: list[list[float] | None] = [[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]]
+    a = stream(scores, [0, 0], names=["v", "v"], segments=["0-8", "8-16"], list_hash="a")
+    b = stream(scores[::-1], [0, 0], names=["v", "v"], segments=["8-16", "0-8"], list_hash="b")
+    assert fuse([a, b]).metrics["top1"] == 50
+    assert fuse([a, b]).scores.values["label"][0] == pytest.approx(scores[0])
+    with pytest.raises(GestaError, match="older version, which did not note the segments; evaluate again"):
+        fuse([a, changed(b, segments=None)])
+    with pytest.raises(GestaError, match="not about the same videos"):
+        fuse([a, changed(b, segments=["8-16", "0-9"])])
+
+
+def test_weights_are_learned_on_the_same_models_in_the_same_order() -> None:
+    def of(split: str, **models: str | None) -> list[Result]:
+        made = (random(i, split=split) for i in range(2))
+        return [changed(one, checkpoint=name, checkpoint_sha256=sha) for one, (name, sha) in zip(made, models.items())]
+
+    fused, fit = of("video", rgb="1" * 64, depth="2" * 64), of("other", rgb="1" * 64, depth="2" * 64)
+    fuse(fused, "learned", fit)
+    for wrong in (fit[::-1], [fit[0], fit[0]], of("other", rgb="1" * 64, depth=None)):
+        with pytest.raises(GestaError, match=r"number \d is of MViT.*; give fit the same models in the same order"):
+            fuse(fused, "learned", wrong)
+    # without files it is by the configurations, and by what the videos showed
+    plain = [random(0), changed(random(1), config_sha256="1" * 64)]
+    known = [random(0, split="other"), changed(random(1, split="other"), config_sha256="1" * 64)]
+    fuse(plain, "learned", known)
+    for pair in (known[::-1], [changed(known[0], data={"class": "x", "modality": "depth"}), known[1]]):
+        with pytest.raises(GestaError, match="number 1 is of MViT"):
+            fuse(plain, "learned", pair)
+    twice = fuse(fused), fuse(fit)  # whose metrics differ
+    fuse([twice[0], fused[0]], "learned", [twice[1], fit[0]])
+
+
+def test_weights_are_learned_on_the_same_classes() -> None:
+    fused, fit = [random(0), random(1)], [random(0, split="other"), random(1, split="other")]
+    fields = {name: getattr(fit[0].scores, name)["label"] for name in ("classes", "labels", "values")}
+    verbs = [changed(one, **{name: {"verb": value} for name, value in fields.items()}) for one in fit]
+    several = [changed(one, multi_label=True, labels={"label": [[0]] * 40}) for one in fit]
+    for other in (verbs, several, [changed(one, classes={"label": ["a", "c", "b"]}) for one in fit]):
+        with pytest.raises(GestaError, match=r"have other classes than those that are fused"):
+            fuse(fused, "learned", other)
+
+
 def test_verbs_and_nouns_are_fused_apart() -> None:
     def spaces(one: Result, other: Result) -> Result:
         fields = ("classes", "labels", "values", "per_class", "confusion")

@@ -54,6 +54,8 @@ def written(one: Result, *keys: Any, value: Any) -> str:
         (("scores", "labels", "label", 0), 2, "labels.label holds a label that is none of 2 classes"),
         (("scores", "labels", "label", 0), -1, "labels.label holds a label that is none of 2 classes"),
         (("scores", "labels", "label"), [0], "labels.label has 1 entries, not 4"),
+        (("scores", "segments"), ["0-4"], "segments has 1 entries, not 4"),
+        (("scores", "segments"), [4], r"segments\[0\] is 4, not text"),
         (("scores", "values", "label", 0), [0.5], "holds a row that has not 2 scores"),
         (("scores", "values", "label", 0, 0), float("nan"), "NaN is not a number of JSON"),
         (("scores", "values", "label", 0, 0), float("inf"), "not valid JSON"),

@@ -105,6 +105,17 @@ def test_a_result_says_everything_and_is_read_back(tmp_path: Path) -> None:
         Result.read(path)
 
 
+def test_the_order_of_a_videos_classes_is_no_matter(tmp_path: Path) -> None:
+    """As records from Python or a result from elsewhere may have them."""
+    rising, other = (multi_label_result([label, [1]], [[0.9, 0.1, 0.8], [0.1, 0.9, 0.1]]) for label in ([0, 2], [2, 0]))
+    assert other.scores.right("label", "probabilities") == [True, True] and other.metrics["exact"] == 100
+    assert other.scores == rising.scores and fuse([rising, other]).metrics == rising.metrics
+    path = other.write(tmp_path / "result.json")
+    path.write_text(path.read_text().replace("[0, 2]", "[2, 0]"))
+    assert "[2, 0]" in path.read_text() and Result.read(path).scores == rising.scores
+    assert compare(rising, other).paired["label"].both == 2
+
+
 def test_the_report_has_classes_and_no_confusion_matrix(tmp_path: Path) -> None:
     changed(ONE, data=None).write(tmp_path / "result.json")
     page = write_report(tmp_path).read_text()

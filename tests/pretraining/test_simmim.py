@@ -85,6 +85,7 @@ def test_every_tiny_model_is_pretrained_or_refused_by_name() -> None:
     ("change", "sentence"),
     [
         ({"square": 24}, "square is 24, which does not divide the clip's 64 pixels"),
+        ({"ratio": 0.05}, "ratio is 0.05, which hides 0 of the 16 squares of a frame .rounded down., so that nothing"),
         ({"classes": 3}, "classes is 3, and pretraining has none"),
         ({"dropout": 0.1}, "dropout is 0.1, which is for classes"),
         ({"inserts": [Insert(layer=SMEM(), at=1)]}, "plug-ins belong to the model itself"),

@@ -133,6 +133,11 @@ def test_what_the_encoder_does_not_see_changes_nothing() -> None:
         ({"decoder_heads": 3}, "decoder_heads is 3, which does not divide the decoder's width of 16"),
         ({"positions": "learned"}, "positions is learned, and the decoder needs"),
         ({"rebuilt": "cells", "patch": 32}, "rebuilt is cells, whose cells of 2 × 2 positions do not tile 1 positions"),
+        (
+            {"ratio": 0.05},
+            "ratio is 0.05, which hides 0 of the 16 positions of a frame .rounded down., so that nothing",
+        ),
+        ({"patch": 32}, "ratio is 0.9, which hides 0 of the 1 positions"),
     ],
 )
 def test_what_contradicts_is_refused(change: dict[str, Any], sentence: str) -> None:
@@ -157,6 +162,16 @@ def test_what_needs_classes_is_refused(recipe: Any, part: str, field: str, value
     made = recipe(root=str(tmp_path))
     setattr(getattr(made, part), field, value)
     with pytest.raises(GestaError, match=rf"{part}[.]{field}\b.* changes nothing without classes"):
+        gesta.train(made, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("recipe", "ratio"), [(videomae, 0.01), (simmim, 0.05)])
+def test_masks_that_hide_nothing_are_refused(recipe: Any, ratio: float, tmp_path: Path) -> None:
+    """Of 64 positions and of 16 squares; the loss would be the mean of no pixels."""
+    made = recipe(root=str(tmp_path))
+    made.model.ratio = ratio
+    with pytest.raises(GestaError, match=rf"model\.ratio is {ratio}, which hides 0 of the"):
         gesta.train(made, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

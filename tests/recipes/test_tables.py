@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gesta.recipe import Recipe
 from gesta.recipes.address import find_recipe, find_table, miniature, row_addresses
 from gesta.recipes.catalogue import list_tables
 from gesta.training.finished import INFORMATION
+from results import changed
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +87,7 @@ def test_results_of_several_seeds_are_averaged(tmp_path: Path) -> None:
 
 def test_what_may_differ_and_what_not(tmp_path: Path) -> None:
     recipe = find_recipe("stan.ucf101")
-    recipe.data.root, recipe.train.workers, recipe.train.accumulate = "/elsewhere", 3, 8  # type: ignore[attr-defined]
+    recipe.data.root, recipe.train.workers = "/elsewhere", 3  # type: ignore[attr-defined]
     recipe.model.activation_checkpointing, recipe.evaluate.batch_size = True, 4
     finish(recipe, tmp_path / "same", {"top1": 1.0})
     table = find_table("stan.table1")
@@ -104,6 +106,37 @@ def test_what_may_differ_and_what_not(tmp_path: Path) -> None:
     ]
     assert filled.remarks[0].endswith("counts for no row: not '+ STAN[3]', evaluate.clips: 5 → 1")
     assert filled.remarks[-1].endswith("init.weights: random weights → kinetics.pyth")
+
+
+def test_accumulation_is_another_experiment_where_batch_norms_see_fewer_clips(tmp_path: Path) -> None:
+    for address, table, label, expected in (
+        ("stan.ucf101", "stan.table1", "+ STAN[3]", {}),
+        ("ata.table3.12", "ata.table3", "ViT-B, ATA", {"Top-1": 70.0}),
+    ):
+        recipe = find_recipe(address)
+        recipe.train.accumulate = 8
+        finish(recipe, tmp_path / table / "run", {"top1": 70.0})
+        filled = fill(find_table(table), tmp_path / table)
+        assert ours(filled, label) == expected
+        assert bool(filled.remarks) is not bool(expected)
+
+
+def test_results_of_weights_that_a_run_no_longer_has_are_left_out(tmp_path: Path) -> None:
+    """It was resumed for more epochs, after it had been evaluated in another way than its recipe's."""
+    row, own = find_recipe("stan.ucf101"), find_recipe("stan.ucf101")
+    own.evaluate.clips = 1
+    run = finish(own, tmp_path / "run", {"top1": 30.0})
+    changed(scored(row, {"top1": 20.0}), checkpoint_sha256=hashlib.sha256(b"10 epochs").hexdigest()).write(
+        run / "result-test.json"
+    )
+    table = find_table("stan.table1")
+    assert ours(fill(table, tmp_path), "+ STAN[3]") == {"UCF101": 20.0}  # the weights are not there to compare with
+    (run / "best.safetensors").write_bytes(b"10 epochs")
+    assert ours(fill(table, tmp_path), "+ STAN[3]") == {"UCF101": 20.0}
+    (run / "best.safetensors").write_bytes(b"20 epochs")
+    filled = fill(table, tmp_path)
+    assert ours(filled, "+ STAN[3]") == {}
+    assert filled.remarks[0].endswith("result-test.json is of other weights than best.safetensors; evaluate again")
 
 
 def test_a_paper_that_starts_from_weights_is_not_measured_from_scratch(tmp_path: Path) -> None:

@@ -114,12 +114,14 @@ def test_all_forward_passes_run_in_the_precision(videos: Path, tmp_path: Path) -
 
 def test_several_processes_get_a_device_each(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
+    strategies: list[Any] = []
 
     class Made(Exception):
         pass
 
     def fabric(**settings: Any) -> None:
         made.append((settings["accelerator"], settings["devices"]))
+        strategies.append(settings.get("strategy"))
         raise Made
 
     monkeypatch.setattr("lightning.fabric.Fabric", fabric)
@@ -136,6 +138,9 @@ def test_several_processes_get_a_device_each(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(Made):
         make_fabric("32-true", "cuda")
     assert made[-1] == ("cuda", 2)
+    with pytest.raises(Made):
+        make_fabric("32-true", "cuda", unread=True)
+    assert not any(strategies[:-1]) and strategies[-1]._ddp_kwargs["find_unused_parameters"]
 
 
 def test_the_precision_of_a_training_is_a_field_of_its_recipe(

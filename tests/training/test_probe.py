@@ -71,6 +71,8 @@ def test_a_run_is_ordinary_and_the_second_one_computes_no_features(
     changed = replace(recipe, evaluate=replace(recipe.evaluate, clips=1))
     assert gesta.Result.read(train(changed, run, resume=True, quiet=True) / "result.json").protocol.clips == 1
     assert len(log_of(run, "probe")) == 4
+    (run / "log.jsonl").unlink()  # as in a copy of what is needed to use the model
+    assert gesta.Result.read(train(recipe, run, resume=True, quiet=True) / "result.json").protocol.clips == 2
     with pytest.raises(GestaError, match=r"its probes are trained, so nothing is left to be trained with train.epochs"):
         train(replace(recipe, train=replace(recipe.train, epochs=30)), run, resume=True)
     with pytest.raises(GestaError, match="already holds files"):

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.plugins.precision import Precision
 from torch.distributed.run import get_args_parser
 
 from conftest import write_video
@@ -33,6 +34,7 @@ from gesta.model import ClipSpec
 from gesta.models.r3d import R3DConfig
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
 from gesta.recipes.address import read_recipe
+from gesta.training.folder import CHANGEABLE_FIELDS, check_run, is_among
 from gesta.training.loop import train
 
 SCRIPT = """
@@ -234,6 +236,41 @@ def test_other_videos_are_refused(toy: Recipe, tmp_path: Path, monkeypatch: pyte
     shutil.copy(root / "dark" / "0.mp4", moved / "dark")
     train(replace(toy, data=replace(relative, root="videos"), train=longer), run, resume=True, quiet=True)
     assert read_recipe(run / "recipe.json").data.root == str(moved)
+
+
+def test_only_the_fields_that_are_named_may_change(toy: Recipe, tmp_path: Path) -> None:
+    """The beginning of a name is another field: the state would bring the old multipliers back."""
+    assert is_among("train.lr", CHANGEABLE_FIELDS) and is_among("data.root", CHANGEABLE_FIELDS)
+    assert not any(is_among(f"{name}_x", CHANGEABLE_FIELDS) for name in CHANGEABLE_FIELDS if not name.endswith("."))
+    run, before = tmp_path / "run", replace(toy, train=replace(toy.train, lr_multipliers={"stem.": 0.5}))
+    run.mkdir()
+    (run / "recipe.json").write_text(json.dumps(to_json(before)))
+    (run / "last.ckpt").touch()
+    changed = replace(before, train=replace(before.train, lr=1e-3, lr_multipliers={"stem.": 0.1}))
+    with pytest.raises(GestaError, match=r"another recipe \(train\.lr_multipliers\.stem\.: 0\.5 → 0\.1\); resume it"):
+        check_run(run, changed, resume=True)
+    changed.train.lr_multipliers = before.train.lr_multipliers
+    assert list(check_run(run, changed, resume=True)) == ["train.lr"]
+
+
+def test_a_run_goes_on_in_half_precision(toy: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its state has no scale of the loss yet; fp16 needs an accelerator, whose scaler is asked here."""
+    short = replace(toy, train=replace(toy.train, epochs=1))
+    train(short, tmp_path / "run", quiet=True)
+    given: list[Any] = []
+
+    def load_scale(_: Precision, state: dict[str, Any]) -> None:
+        given.append(state)
+        torch.amp.GradScaler("cpu").load_state_dict(state)
+
+    monkeypatch.setattr(Precision, "load_state_dict", load_scale)
+    train(replace(short, train=replace(short.train, epochs=2)), tmp_path / "run", resume=True, quiet=True)
+    assert not given
+    scale = torch.amp.GradScaler("cpu").state_dict()
+    state = load_state(tmp_path / "run" / "last.ckpt") | {"precision": scale}
+    save_state(tmp_path / "made.ckpt", state).replace(tmp_path / "run" / "last.ckpt")
+    train(replace(short, train=replace(short.train, epochs=3)), tmp_path / "run", resume=True, quiet=True)
+    assert given == [scale]
 
 
 @pytest.mark.full  # test_torchrun_leaves_our_flags_alone is the fast one

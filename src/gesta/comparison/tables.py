@@ -28,6 +28,7 @@ from gesta.training.finished import (
     OverSeeds,
     by_seed,
     credits_of,
+    distance,
     find_runs,
     over_seeds,
 )
@@ -286,7 +287,7 @@ class _Filling:
             for recipe in recipes
             if type(recipe.model) is type(run.recipe.model) and type(recipe.data) is type(run.recipe.data)
         ]
-        return min(differing, key=lambda pair: len(pair[1]), default=("", {}))
+        return min(differing, key=lambda pair: distance(pair[1]), default=("", {}))
 
 
 def _averaged(cell: TableCell, value: OverSeeds | None, paths: Sequence[Path]) -> TableCell:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from gesta.config import as_now
+from gesta.errors import GestaError
 from gesta.evaluation.metrics import measure_multi_label
 from gesta.evaluation.result import Environment, Protocol, Result
 from gesta.progress import plain_text
@@ -146,10 +147,13 @@ class Comparison:
 def compare(a: Result, b: Result) -> Comparison:
     """Put two results side by side.
 
-    Videos are matched by name (the n-th of a name with the n-th), classes by name. A video that failed counts as wrong
-    in the paired test as it does in the metrics.
+    Videos are matched by name (see :func:`positions`), classes by name. A video that failed counts as wrong in the
+    paired test as it does in the metrics.
+
+    Raises:
+        GestaError: see :func:`positions`.
     """
-    in_a, in_b = positions(a), positions(b)
+    in_a, in_b = positions([a, b])
     common = [key for key in in_a if key in in_b]
     paired: dict[str, Paired] = {}
     classes: dict[str, list[ClassChange]] = {}
@@ -170,8 +174,8 @@ def compare(a: Result, b: Result) -> Comparison:
         else:
             classes[space] = _changes([(str(names_a[i]), bool(right_a[i]), bool(right_b[j])) for i, j in alike])
     return Comparison(
-        a=_title(a),
-        b=_title(b),
+        a=title(a),
+        b=title(b),
         protocol=_protocol(a, b),
         model=_config_differences("", as_now(a.model.config), as_now(b.model.config)),
         same_list=a.list_hash == b.list_hash,
@@ -221,14 +225,41 @@ def _class_of(value: Any) -> Any:
     return str(value["class"]).rpartition(":")[2] if isinstance(value, dict) and "class" in value else value
 
 
-def positions(result: Result) -> dict[tuple[str, int], int]:
-    """The position of each video in the list, by its name and a number: the second segment of a video has number 1."""
-    seen: Counter[str] = Counter()
-    positions = {}
-    for index, name in enumerate(result.scores.names):
-        positions[name, seen[name]] = index
-        seen[name] += 1
-    return positions
+Key = tuple[str, str, int]
+"""By which videos of several results are matched: the name, where it is no more than a part the segment, a number."""
+
+
+def positions(results: Sequence[Result]) -> list[dict[Key, int]]:
+    """For each result the position of each video in its list, under keys that are the same in all.
+
+    Videos that have their name alone in all lists are known by it. Segments of one name are known by their frames or
+    seconds, or by their order where the lists are the same; what is in a list twice has the numbers 0, 1 ….
+
+    Raises:
+        GestaError: the lists differ, and an older result does not say which segments of a name it has.
+    """
+    counts = [Counter(result.scores.names) for result in results]
+    several = {name for of_list in counts for name, count in of_list.items() if count > 1}
+    if len({result.list_hash for result in results}) == 1:
+        segments = [[""] * len(result.scores.names) for result in results]  # the order says it
+    else:
+        segments = [result.scores.segments or [""] * len(result.scores.names) for result in results]
+        common = sorted(name for name in several if sum(name in of_list for of_list in counts) > 1)
+        unknown = [result for result in results if result.scores.segments is None]
+        if common and unknown:
+            raise GestaError(
+                f"{common[0]!r} is in a list more than once, the lists differ, and the result of {title(unknown[0])} "
+                "is of an older version, which did not note the segments; evaluate again"
+            )
+    found: list[dict[Key, int]] = []
+    for result, of_list in zip(results, segments):
+        seen: Counter[tuple[str, str]] = Counter()
+        found.append({})
+        for index, (name, segment) in enumerate(zip(result.scores.names, of_list)):
+            video = name, segment if name in several else ""
+            found[-1][*video, seen[video]] = index
+            seen[video] += 1
+    return found
 
 
 def _class_names(result: Result, space: str) -> list[str | frozenset[str] | None]:
@@ -284,7 +315,8 @@ def _precision_changes(a: Result, b: Result, space: str, alike: list[tuple[int, 
     return sorted(changes, key=lambda c: c.b - c.a)
 
 
-def _title(result: Result) -> str:
+def title(result: Result) -> str:
+    """A model in words, with its checkpoint."""
     model = result.model
     if model.checkpoint is None:
         return model.summary

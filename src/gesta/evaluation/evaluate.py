@@ -6,6 +6,7 @@ import importlib.metadata
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -222,7 +223,15 @@ def _scores(
             values[space][index] = [float(f"{value:.7g}") for value in row.tolist()]
     failures.sort(key=lambda failure: failure["index"])
     names, multi_label = [record.name for record in records], model.config.multi_label
-    scores = Scores(classes=spaces, names=names, labels=labels, values=values, multi_label=multi_label)
+    segments = [_segment(record) for record in records]
+    scores = Scores(
+        classes=spaces,
+        names=names,
+        labels=labels,
+        values=values,
+        multi_label=multi_label,
+        segments=segments if any(segments) else [],
+    )
     if data is not None:
         known = any(label is not None for column in labels.values() for label in column)
         scores.attributes = data.attributes() if known else {}
@@ -240,6 +249,11 @@ def model_source(model: VideoModel, trained: TrainedModel | None) -> ModelSource
         checkpoint=trained.name if trained else None,
         checkpoint_sha256=file_hash(trained.path) if trained and trained.path else None,
     )
+
+
+def is_of(model: ModelSource, weights: Path) -> bool:
+    """Whether a result is of the weights that a file holds now: a training that goes on writes others into it."""
+    return model.checkpoint_sha256 == file_hash(weights)
 
 
 def _protocol(config: EvaluateConfig, clip: ClipSpec, records: Sequence[Record]) -> Protocol:
@@ -275,6 +289,15 @@ def _gather(part: _Scored, fabric: Fabric) -> list[_Scored]:
     gathered: list[Any] = [None] * fabric.world_size
     torch.distributed.all_gather_object(gathered, part)
     return gathered
+
+
+def _segment(record: Record) -> str:
+    """The part of a video as :class:`Scores` has it."""
+    if record.seconds:
+        return "{}-{} s".format(*record.seconds)
+    if record.start is None and record.end is None:
+        return ""
+    return f"{record.start or 0}-{'' if record.end is None else record.end}"
 
 
 def _in_json(label: int | tuple[int, ...] | None) -> int | list[int] | None:

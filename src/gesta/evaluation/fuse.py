@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 
 from gesta.config import check_choice
 from gesta.errors import GestaError
-from gesta.evaluation.compare import positions
+from gesta.evaluation.compare import positions, title
 from gesta.evaluation.result import Environment, ModelSource, Protocol, Remark, Result, json_hash
 
 By = Literal["prob_mean", "logit_mean", "prob_product", "learned"]
@@ -42,14 +42,16 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
     Args:
         results: two or more of the same videos, labels and classes, in any order of the videos.
         by: see above.
-        fit: for ``learned``: results of the same models in the same order, on other videos.
+        fit: for ``learned``: results of the same models in the same order, on other videos. Models are the same if
+            their files are, or their configurations where the results name no file.
 
     Returns:
         A result of the fused scores, which are probabilities. ``model.config`` holds what was fused and how, with each
         one's own metrics; fields of the protocol that differ hold all values.
 
     Raises:
-        GestaError: fewer than two results, other videos, labels or classes, or no results to learn from.
+        GestaError: fewer than two results, other videos, labels or classes, no results to learn from, or some of other
+            models or classes.
     """
     check_choice("--by", by, By)
     if bool(fit) != (by == "learned") or (fit and len(fit) != len(results)):
@@ -60,7 +62,9 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
     first = results[0]
     orders = _orders(results)
     fit_orders = _orders(fit) if fit else []
-    if fit and set(positions(fit[0])) & set(positions(first)):
+    if fit:
+        _check_fit(results, fit)
+    if fit and set.intersection(*map(set, positions([fit[0], first]))):
         raise GestaError("the results to learn from hold videos that are fused: weights learned there prove nothing")
     values, weights = _fused(results, orders, by, fit, fit_orders)
     scores = replace(first.scores, values=values)
@@ -129,6 +133,37 @@ def _merged(parts: Sequence[P]) -> P:
     return type(parts[0])(**merged)
 
 
+def _check_fit(results: Sequence[Result], fit: Sequence[Result]) -> None:
+    """Refuse results to learn from that are of other classes or models than those to be fused, or in another order."""
+    for number, (result, known) in enumerate(zip(results, fit), 1):
+        ours, theirs = result.scores, known.scores
+        if ours.classes != theirs.classes or ours.multi_label != theirs.multi_label:
+            raise GestaError(
+                "the results to learn from (--fit) have other classes than those that are fused, or in another order; "
+                "give results on videos of the same data set"
+            )
+        if _identity(result.model) != _identity(known.model) or _modality(result) != _modality(known):
+            raise GestaError(
+                f"the results to learn from (--fit) are of other models, or in another order: number {number} is of "
+                f"{title(known)}{_modality(known)}, and number {number} of those that are fused of "
+                f"{title(result)}{_modality(result)}; give --fit the same models in the same order"
+            )
+
+
+def _identity(model: ModelSource) -> Any:
+    """What two results have in common only if they are of the same weights; of models without a file, of one kind."""
+    config = model.config
+    if "fused" in config:  # whose metrics, of other videos, are no matter
+        return [config["fused"], config["weights"], [_identity(ModelSource(**each["model"])) for each in config["of"]]]
+    return model.checkpoint_sha256 or model.config_sha256
+
+
+def _modality(result: Result) -> str:
+    """What the videos showed, the end of a sentence; empty if that is not known."""
+    modality = (result.data or {}).get("modality")
+    return f" ({modality})" if modality else ""
+
+
 def _orders(results: Sequence[Result]) -> list[list[int]]:
     """For each result the positions in it of the first result's videos.
 
@@ -138,12 +173,12 @@ def _orders(results: Sequence[Result]) -> list[list[int]]:
     if len(results) < 2:
         raise GestaError("one result cannot be fused; give two or more results of the same videos")
     first, orders = results[0].scores, []
-    in_first = positions(results[0])
-    for result in results:
-        other, in_other = result.scores, positions(result)
+    in_first, *_ = in_lists = positions(results)
+    for result, in_other in zip(results, in_lists):
+        other = result.scores
         if other.classes != first.classes or other.multi_label != first.multi_label:
             raise GestaError("the results have other classes, or in another order; fuse models of one data set")
-        if in_one := sorted({name for name, _ in in_other.keys() ^ in_first.keys()}):
+        if in_one := sorted({name for name, *_ in in_other.keys() ^ in_first.keys()}):
             raise GestaError(
                 f"the results are not about the same videos ({len(in_one)} are in one list only, {in_one[0]!r} for "
                 "one); evaluate all models on the same list"

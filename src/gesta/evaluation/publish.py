@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gesta.checkpoint import Metadata, read_metadata
-from gesta.checkpoint.formats import file_hash
 from gesta.checkpoint.hub import upload
 from gesta.config import CLASS_KEY, from_json
 from gesta.errors import GestaError
+from gesta.evaluation.evaluate import is_of
 from gesta.evaluation.metrics import ACTION, METRICS, metrics_in
 from gesta.evaluation.result import Result
 from gesta.model import ModelConfig
@@ -69,7 +69,7 @@ def push(
     result = Result.read(path) if path.is_file() else None
     if result is None and not unfinished:
         raise GestaError(f"{run}: no result.json, so its training has not finished; resume it, or say --unfinished")
-    if result and result.model.checkpoint_sha256 != file_hash(weights):
+    if result and not is_of(result.model, weights):
         raise GestaError(f"{path}: is of other weights than {weights.name}; evaluate again, or move it away")
     config: ModelConfig = from_json(metadata["model"], ModelConfig, trust_code=trust_code, source=str(weights))
     files: dict[str, Path | bytes] = {

@@ -179,7 +179,7 @@ class Scores:
     Attributes:
         classes: class names by label space.
         names: of the videos; ``labels`` and ``values`` are parallel to it.
-        labels: by label space, None where unknown; of multi-label data a list of all classes of each video.
+        labels: by label space, None where unknown; of multi-label data a rising list of all classes of each video.
         values: scores by label space, averaged over views, 7 significant digits; None where the video failed.
         per_class: by label space, percent of each class's videos, failed ones wrong, or of multi-label data its average
             precision; None for a class without videos.
@@ -190,6 +190,8 @@ class Scores:
         groups: part of the list → label space or ``action`` → positions in it (EPIC-KITCHENS-100: unseen participants
             and tail classes).
         multi_label: a video may have any number of classes; a value is then that class's alone (sigmoid).
+        segments: of the videos, parallel to ``names``: frames ``12-40`` or seconds ``1.5-3.2 s``, nothing for a whole
+            video; empty if all are whole videos, None in a result of a version that did not note them.
     """
 
     classes: dict[str, list[str]]
@@ -202,6 +204,15 @@ class Scores:
     attributes: dict[str, list[str]] = field(default_factory=dict)
     groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     multi_label: bool = False
+    segments: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Sort the classes of each video, in which lists and other programs may have any order."""
+        if self.multi_label:
+            self.labels = {
+                space: [sorted(label) if isinstance(label, list) else label for label in column]
+                for space, column in self.labels.items()
+            }
 
     def measure(self, average: Average) -> dict[str, float]:
         """Compute accuracies of classes and confusion matrices from the values; give the metrics.
@@ -252,6 +263,8 @@ class Scores:
                 n < 0 for row in rows for n in row
             ):
                 return f"confusion.{space} is not a table of {len(names)} by {len(names)} numbers of videos"
+        if self.segments and len(self.segments) != videos:
+            return f"segments has {len(self.segments)} entries, not {videos}"
         first = len(next(iter(self.classes.values())))
         if any(len(of_class) != first for of_class in self.attributes.values()):
             return f"attributes have not {first} values each"

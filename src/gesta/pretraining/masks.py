@@ -24,9 +24,27 @@ def tube_mask(batch: int, size: tuple[int, int, int], ratio: float, device: torc
         ``(batch, t·h·w)`` bool, drawn from torch's generator for that device.
     """
     frames, positions = size[0], math.prod(size[1:])
-    hidden = math.floor(ratio * positions)
     order = torch.rand(batch, positions, device=device).argsort(1)
-    return (order >= hidden).repeat(1, frames)
+    return (order >= hidden_of(positions, ratio)).repeat(1, frames)
+
+
+def hidden_of(positions: int, ratio: float) -> int:
+    """How many positions of a frame :func:`tube_mask` hides."""
+    return math.floor(ratio * positions)
+
+
+def mask_fault(positions: int, ratio: float, what: str) -> str:
+    """Why there is nothing to learn from such masks, the end of a sentence about the ratio; empty if there is.
+
+    Args:
+        positions: of a frame.
+        ratio: of them, those that are hidden.
+        what: how they are called.
+    """
+    hidden = hidden_of(positions, ratio)
+    if 1 <= hidden < positions:
+        return ""
+    return f"which hides {hidden} of the {positions} {what} of a frame (rounded down), so that nothing is learned"
 
 
 def running_cells(batch: int, size: tuple[int, int, int], device: torch.device) -> Tensor:

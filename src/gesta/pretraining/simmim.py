@@ -28,7 +28,7 @@ from gesta.config import Between, Count, CountOrZero, config, replace
 from gesta.errors import GestaError
 from gesta.model import Grid, ModelConfig, Scores, VideoModel
 from gesta.models.mfst import mfst_tiny
-from gesta.pretraining.masks import tube_mask
+from gesta.pretraining.masks import mask_fault, tube_mask
 
 
 @config
@@ -56,6 +56,8 @@ class SimMIMConfig(ModelConfig):
             yield "classes", "and pretraining has none; leave it at 0"
         if self.clip.size % self.square:
             yield "square", f"which does not divide the clip's {self.clip.size} pixels"
+        elif fault := mask_fault((self.clip.size // self.square) ** 2, self.ratio, "squares"):
+            yield "ratio", fault
         for name in ("attentive", "multi_label", "dropout"):
             if getattr(self, name):
                 yield name, "which is for classes, and pretraining has none"

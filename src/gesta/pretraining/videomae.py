@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from gesta.config import Between, Count, CountOrZero, config
 from gesta.model import Scores
 from gesta.models.vit import FOREIGN, Block, State, ViT, ViTConfig, fused, selected, without_prefixes
-from gesta.pretraining.masks import running_cells, tube_mask
+from gesta.pretraining.masks import mask_fault, running_cells, tube_mask
 
 STD_FLOOR = 1e-6
 """Added to the standard deviation of a tube's colour."""
@@ -74,6 +74,8 @@ class VideoMAEConfig(ViTConfig):
                 "rebuilt",
                 f"whose cells of 2 × 2 positions do not tile {self.clip.size // self.patch} positions a side",
             )
+        if fault := mask_fault((self.clip.size // self.patch) ** 2, self.ratio, "positions"):
+            yield "ratio", fault
 
     def build(self) -> VideoMAE:
         return VideoMAE(self)

@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+import torch
+from torch import nn
+
 from gesta.config import copy, from_json, read_json, reset_unused, to_json
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
+from gesta.evaluation.evaluate import is_of
 from gesta.evaluation.result import Summary, read_summary
 from gesta.model import ModelConfig
 from gesta.recipe import Recipe
 from gesta.records import DataConfig
-from gesta.training.folder import derive_rates, differences
+from gesta.training.folder import BEST, derive_rates, differences
 
 MAY_DIFFER = (
     *("name", "paper"),  # words
@@ -33,7 +37,11 @@ MAY_DIFFER = (
     "probe.cache",
     *("model.activation_checkpointing", "evaluate.workers", "evaluate.decoder", "evaluate.batch_size"),
 )
-"""Fields in which a run may differ from a recipe and still be one of its runs."""
+"""Fields in which a run may differ from a recipe and still be one of its runs; in ``train.accumulate`` only if its
+model has no batch norms, which see the clips of one forward pass."""
+
+OUTDATED = "weights"
+"""The difference of a result that is a recipe's in all else, but of weights that the run has no longer."""
 
 DEPTH = ("*", "*/*")
 """Where runs are: in the folder of runs, and in the folders of sweeps in it."""
@@ -47,11 +55,13 @@ class FinishedRun:
         folder: where it is.
         recipe: what was trained.
         summaries: its results by the names of their files, as far as they were read.
+        outdated: of those files, as far as it was asked, whether they are of other weights than the run has now.
     """
 
     folder: Path
     recipe: Recipe
     summaries: dict[str, Summary] = field(default_factory=dict)
+    outdated: dict[str, bool] = field(default_factory=dict)
 
     def training_differs(self, recipe: Recipe, any_start: bool = False) -> dict[str, str]:
         """Field → ``"field: the recipe's → the run's"``, of all that the weights depend on.
@@ -68,10 +78,16 @@ class FinishedRun:
             changes["init.weights"] = f"init.weights: {recipe.init.expected} → random weights"
         elif started and not recipe.init.expected:
             changes["init.weights"] = f"init.weights: random weights → {self.recipe.init.weights}"
-        return {name: text for name, text in changes.items() if name not in MAY_DIFFER}
+        return {
+            name: text
+            for name, text in changes.items()
+            if name not in MAY_DIFFER or (name == "train.accumulate" and _has_batch_norms(recipe.model))
+        }
 
     def result_of(self, recipe: Recipe) -> tuple[str, dict[str, str]]:
         """The name of the result whose protocol is the recipe's; else an empty one, and in what the nearest differs.
+
+        A result of other weights than those of the run is none of it: the run was resumed since then.
 
         Raises:
             GestaError: a result cannot be read.
@@ -83,10 +99,24 @@ class FinishedRun:
             if path.name not in self.summaries:
                 self.summaries[path.name] = read_summary(path)
             changes = _scoring_differs(self.summaries[path.name], recipe)
+            if not changes and self._is_outdated(path.name):
+                changes = {OUTDATED: f"{path.name} is of other weights than {BEST}; evaluate again"}
             if not changes:
                 return path.name, {}
-            nearest = changes if nearest is None or len(changes) < len(nearest) else nearest
+            nearest = changes if nearest is None or distance(changes) < distance(nearest) else nearest
         return "", nearest or {}
+
+    def _is_outdated(self, name: str) -> bool:
+        """Whether a result is of other weights than the run has now; not where these are no longer there."""
+        weights = self.folder / BEST
+        if name not in self.outdated:
+            self.outdated[name] = weights.is_file() and not is_of(self.summaries[name].model, weights)
+        return self.outdated[name]
+
+
+def distance(differences: Mapping[str, str]) -> int:
+    """In how many fields a run or a result differs from a recipe."""
+    return len(differences.keys() - {OUTDATED})
 
 
 def _comparable(given: Any) -> Any:
@@ -96,6 +126,12 @@ def _comparable(given: Any) -> Any:
         derive_rates(given)
     reset_unused(given)
     return to_json(given)
+
+
+def _has_batch_norms(config: ModelConfig) -> bool:
+    """Whether a model's training depends on how many clips a forward pass has."""
+    with torch.device("meta"):
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in config.build().modules())
 
 
 def _scoring_differs(summary: Summary, recipe: Recipe) -> dict[str, str]:

@@ -40,7 +40,8 @@ CHANGEABLE_FIELDS = (
     *("train.workers", "train.decoder", "train.validate_every", "train.patience", "train.keep_best"),
     *("train.save_every_s", "train.logger", "probe.cache"),
 )
-"""Fields of a recipe that may differ when its run is resumed; the others would make it another experiment."""
+"""Fields of a recipe that may differ when its run is resumed; the others would make it another experiment. One that
+ends with a dot stands for all fields in it."""
 
 
 Count = Annotated[int, Between(0)]
@@ -212,13 +213,21 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> dict[str, str]:
     if "recipe.json" not in names:
         raise GestaError(f"{run}: holds no recipe.json, so it is not a run to resume; choose another with --run")
     changes = recipe_changes(run, recipe)
-    refused = [text for name, text in changes.items() if not name.startswith(CHANGEABLE_FIELDS)]
+    refused = [text for name, text in changes.items() if not is_among(name, CHANGEABLE_FIELDS)]
     if refused:
         raise GestaError(
             f"{run}: was started with another recipe ({'; '.join(refused[:3])}); resume it without these changes, "
             f"or start another run from its weights with --init.weights {run / 'best.safetensors'}"
         )
     return changes
+
+
+def is_among(field: str, names: Sequence[str]) -> bool:
+    """Whether a dotted field is one of these names, or lies in one of them that ends with a dot.
+
+    The beginning of a name is not enough: ``train.lr_multipliers`` is another field than ``train.lr``.
+    """
+    return field in names or field.startswith(tuple(name for name in names if name.endswith(".")))
 
 
 def check_changes(run: Path, changes: dict[str, str], progress: TrainingProgress, config: TrainConfig) -> None:

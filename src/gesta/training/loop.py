@@ -125,6 +125,7 @@ def finish_epoch(training: Training) -> None:
     validates = bool(training.held_out) and (last or bool(every and epoch % every == 0))
     if validates or not training.saved:  # the evaluation can be broken off anywhere; no weights without a state
         training.save()
+    training.share_statistics()
     training.gather_weights()
     if validates:
         with training.interruption.at_once():

@@ -42,7 +42,7 @@ from gesta.processes import describe_device, limit_threads, make_fabric
 from gesta.progress import show
 from gesta.recipe import EvaluateConfig, ProbeConfig, Recipe, TrainConfig
 from gesta.records import ClassNames, Record, SplitName, by_space, labels_in
-from gesta.training.folder import BEST, OpenedRun, check_space, open_run, write_recipe, write_result
+from gesta.training.folder import BEST, OpenedRun, check_space, is_among, open_run, write_recipe, write_result
 from gesta.training.log import RunLog
 from gesta.training.loggers import loggers, new_wandb_id
 from gesta.training.loss import class_loss, loss_weights
@@ -93,7 +93,9 @@ def train_probe(
         return
     check_space(run, sum(value.nbytes for value in model.state_dict().values()), 0)
     openers = {} if is_trained else loggers(recipe, run, wandb_id=new_wandb_id(recipe.train.logger))
-    log = RunLog(run, keep=(run / "log.jsonl").stat().st_size if is_trained else 0, loggers=openers, quiet=quiet)
+    written = run / "log.jsonl"
+    keep = written.stat().st_size if is_trained and written.exists() else 0  # a run may be copied without it
+    log = RunLog(run, keep=keep, loggers=openers, quiet=quiet)
     stack.enter_context(contextlib.closing(log))
     if not is_trained:
         write_recipe(run, recipe, data.classes)
@@ -138,7 +140,7 @@ def split_for_probes(data: Data, recipe: Recipe) -> tuple[list[Record], list[Rec
 def _check_changes(run: Path, opened: OpenedRun, is_trained: bool) -> None:
     """Refuse changed fields that would have no effect, since the probes of this run are trained already."""
     kept = ("evaluate.", "data.", "name", "paper", "probe.cache")
-    useless = [text for name, text in opened.changes.items() if not name.startswith(kept)]
+    useless = [text for name, text in opened.changes.items() if not is_among(name, kept)]
     if is_trained and useless:
         raise GestaError(
             f"{run}: its probes are trained, so nothing is left to be trained with {'; '.join(useless[:3])}; start "

@@ -42,6 +42,7 @@ from gesta.processes import (
     ignore_interrupts,
     limit_threads,
     make_fabric,
+    processes,
     run_in_first_process,
 )
 from gesta.progress import show
@@ -72,9 +73,11 @@ from gesta.training.sharding import (
     optimized_names,
     remove_other_shards,
     shard,
+    share_buffers,
     whole_weights,
     write_shards,
 )
+from gesta.training.unread import unread_parameters
 
 
 @dataclass(kw_only=True)
@@ -162,6 +165,15 @@ class Training:
     def is_sharded(self) -> bool:
         """Whether the processes share weights, gradients and moments."""
         return self.recipe.train.strategy == "fsdp"
+
+    def share_statistics(self) -> None:
+        """Give all processes the running statistics of the first one, which are those that are saved; all call it.
+
+        Each has followed its own clips since the last forward pass: a validation would be of no model that there is.
+        """
+        for module in (self.model, self.average.module if self.average else None):
+            if self.fabric.world_size > 1 and module is not None:
+                share_buffers(module)
 
     def gather_weights(self) -> None:
         """Put the weights together that processes share; all of them call it."""
@@ -260,7 +272,8 @@ class Training:
                 f"{self.run}: its training state does not fit the model and the optimiser of its recipe; put back the "
                 f"{LAST} of this run, or start another run with --init.weights {self.run / 'best.safetensors'}"
             )
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        if state["precision"]:  # only fp16 has one, and the state may be of another precision
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.saved = True
 
     def _takes(self, state: State) -> bool:
@@ -372,7 +385,8 @@ def set_up(
         GestaError: see :func:`gesta.training.loop.train`.
     """
     config = recipe.train
-    fabric = make_fabric(config.precision, device, shard if config.strategy == "fsdp" else None)
+    unread = processes() > 1 and config.strategy == "ddp" and bool(unread_parameters(recipe.model))
+    fabric = make_fabric(config.precision, device, shard if config.strategy == "fsdp" else None, unread)
     limit_threads(fabric.device, config.workers)
     sync_bn = config.sync_bn and can_sync_batch_norms(fabric)
     data = read_data(recipe)

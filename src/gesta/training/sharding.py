@@ -52,14 +52,19 @@ def shard(model: nn.Module, mesh: Any) -> nn.Module:
         fully_shard(block, mesh=among)
     fully_shard(model, mesh=among)
 
-    def share_buffers(module: nn.Module, _: Any) -> None:
-        """Running statistics are those of the first process, as in DistributedDataParallel."""
+    def share(module: nn.Module, _: Any) -> None:
+        """As in DistributedDataParallel."""
         if module.training:
-            for buffer in module.buffers():
-                torch.distributed.broadcast(buffer, 0)
+            share_buffers(module)
 
-    model.register_forward_pre_hook(share_buffers)
+    model.register_forward_pre_hook(share)
     return model
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give the buffers of all processes, such as running statistics, the values of the first; all of them call it."""
+    for buffer in module.buffers():
+        torch.distributed.broadcast(buffer, 0)
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from gesta.processes import is_first_process, make_fabric
 from gesta.progress import plain_text, show
 from gesta.recipe import Recipe
 from gesta.training.finished import MAY_DIFFER
-from gesta.training.folder import CHANGEABLE_FIELDS, derive_rates, fit_classes, recipe_changes
+from gesta.training.folder import CHANGEABLE_FIELDS, derive_rates, fit_classes, is_among, recipe_changes
 from gesta.training.loop import train
 
 
@@ -310,7 +310,7 @@ def _check(planned: _Planned, name: str) -> None:
 
 def _is_irrelevant(field: str) -> bool:
     """Whether a run in the folder of a training may differ from it in a field: it is resumed, with equal results."""
-    return field in MAY_DIFFER and field.startswith(CHANGEABLE_FIELDS)
+    return field in MAY_DIFFER and is_among(field, CHANGEABLE_FIELDS)
 
 
 def _folder(value: Any) -> str:
