@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gesta.cli import main, make_parser
-from gesta.cli.options import VerbParser, data_source
+from gesta.cli.options import CommandParser, data_source
 from gesta.config import replace
 from gesta.data.lists import Folder
 from gesta.datasets import DATASETS, data_config
@@ -113,7 +113,7 @@ def test_flags_of_fields_may_stand_before_the_positional(
 
 
 def test_every_verb_that_takes_fields_is_tried_above() -> None:
-    def verbs(parser: VerbParser, words: tuple[str, ...] = ()) -> list[str]:
+    def verbs(parser: CommandParser, words: tuple[str, ...] = ()) -> list[str]:
         if not parser.is_group:
             return [" ".join(words)] * parser.takes_fields
         choices = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices

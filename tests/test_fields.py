@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import pytest
 
 from gesta.checkpoint.exported import Exported
-from gesta.cli.options import VerbParser, with_fields
+from gesta.cli.options import CommandParser, with_fields
 from gesta.config import Between, check, class_tag, definitions, replace, to_json
 from gesta.data.parts import Part
 from gesta.errors import GestaError, spoken_as_flags
@@ -162,7 +162,7 @@ def test_what_python_builds_is_checked(build: Any, sentence: str) -> None:
 
 
 def flags(obj: Any, *words: str) -> Any:
-    parser = VerbParser(prog="gesta")
+    parser = CommandParser(prog="gesta")
     return with_fields(obj, argparse.Namespace(fields=list(words), parser=parser))
 
 

@@ -89,7 +89,7 @@ def run(*words: str) -> None:
 
 @pytest.fixture
 def verbs(make_video: Callable[..., Path], tmp_path: Path) -> dict[str, tuple[str, ...]]:
-    """Verbs that write names, on files, folders and results that have hostile ones."""
+    """Commands that write names, on files, folders and results that have hostile ones."""
     data = make_video("made.mp4", frames=4).read_bytes()
     for name in ON_DISK:
         (tmp_path / "videos" / name).mkdir(parents=True)

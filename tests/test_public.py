@@ -70,7 +70,7 @@ def _commands() -> list[str]:
 
 @pytest.mark.parametrize("command", _commands())
 def test_commands_in_the_docs_parse(command: str) -> None:
-    """Verbs, positionals and options exist; field flags are checked against the recipe by the next test."""
+    """Commands, positionals and options exist; field flags are checked against the recipe by the next test."""
     make_parser().parse_args(shlex.split(command)[1:])
 
 

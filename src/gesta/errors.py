@@ -24,7 +24,7 @@ _ARGUMENTS = (
     *("precision", "resume", "run", "seed", "seeds", "shards", "skip", "split", "tau", "test", "threshold"),
     *("timeline", "trust-code", "val", "weights"),
 )
-"""Flags of verbs that are arguments of functions; others in a sentence, and in names of files, stay as they are."""
+"""Flags of commands that are arguments of functions; others in a sentence, and in names of files, stay as they are."""
 
 _PHRASES = {
     "--model NAME --weights FILE": "gesta.load(FILE, model=NAME)",

@@ -174,7 +174,7 @@ def test_only_what_has_changed_or_failed_is_asked_for(tmp_path: Path) -> None:
     [
         ({"settings": {"weights": "another"}}, "is a part with other "),
         ({"listed": "0"}, "is a part with another list of videos than"),
-        ({"verb": "features"}, "is a part with another verb than"),
+        ({"command": "features"}, "is a part with another command than"),
         ({"of": 3}, "is a part with another number of parts than"),
         ({"number": 1}, "is part 1 of 2, as "),
         ({"finished": False}, "part 2 of 2 is not finished; run its command again"),

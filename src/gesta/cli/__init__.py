@@ -1,6 +1,6 @@
-"""The command ``gesta``: a module per group of verbs, which adds their options and runs them.
+"""The command ``gesta``: a module per group of commands, which adds their options and runs them.
 
-Everything heavy is imported inside the verb that needs it, so that ``gesta --help`` answers at once.
+Everything heavy is imported inside the command that needs it, so that ``gesta --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from gesta import __version__
 from gesta.cli import analyse, bench, claims, data, demo, features, hub, merge, models, runs, serve, tables
-from gesta.cli.options import VerbParser, Verbs
+from gesta.cli.options import CommandParser, Commands
 from gesta.errors import GestaError, spoken_as_flags
 from gesta.files import machine_fault
 from gesta.progress import one_line, show
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.words = words  # for --ray, which gives them to other processes
     with _terminable(), _plain_warnings(), spoken_as_flags():
         try:
-            status: Any = options.verb(options)
+            status: Any = options.command(options)
             sys.stdout.flush()
         except SystemExit as end:  # a wrong flag, or an interrupted training, which has said so
             status = end.code
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _say(sentence: str, status: int = 1) -> int:
-    """Print why a verb has ended, if there is something to say; gives the exit status."""
+    """Print why a command has ended, if there is something to say; gives the exit status."""
     if sentence:
         show(f"gesta: {one_line(sentence)}", sys.stderr)
     try:
@@ -63,7 +63,7 @@ def _say(sentence: str, status: int = 1) -> int:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the verb as Ctrl-C does, so that nothing half-written stays, with status 143."""
+    """SIGTERM ends the command as Ctrl-C does, so that nothing half-written stays, with status 143."""
 
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -97,15 +97,15 @@ def _plain_warnings() -> Iterator[None]:
         warnings.formatwarning = before
 
 
-def make_parser() -> VerbParser:
+def make_parser() -> CommandParser:
     """The parser of the whole command line."""
-    parser = VerbParser(
+    parser = CommandParser(
         prog="gesta",
         description="Recognise human actions in video: train, evaluate, predict, explain.",
         epilog="Flags such as --train.lr 1e-4 change any field of a recipe; gesta show RECIPE prints them all.",
     )
     parser.add_argument("--version", action="version", version=f"gesta {__version__}")
-    verbs = Verbs(parser, "VERB")
+    commands = Commands(parser, "COMMAND")
     for group in (
         demo,
         models,
@@ -120,5 +120,5 @@ def make_parser() -> VerbParser:
         hub,
         bench,
     ):  # as the help lists them
-        group.add_verbs(verbs)
+        group.add_commands(commands)
     return parser

@@ -1,4 +1,4 @@
-"""Verbs that look into a run or a model."""
+"""Commands that look into a run or a model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from gesta.cli.options import (
     MODEL_HELP,
     VIDEO_HELP,
-    VerbParser,
-    Verbs,
+    CommandParser,
+    Commands,
     count,
     data_source,
     device_options,
@@ -38,17 +38,17 @@ if TYPE_CHECKING:  # for start-up time
 T = TypeVar("T")
 
 
-def add_verbs(verbs: Verbs) -> None:
-    analyse = verbs.group("analyse", "look into a run or a model")
+def add_commands(commands: Commands) -> None:
+    analyse = commands.group("analyse", "look into a run or a model")
     sub = analyse.add("report", _report, "one self-contained HTML page of a run", result=False)
     sub.add_argument("run", metavar="RUN", help="folder of a run")
-    _add_verbs_of_maps(analyse)
-    _add_verbs_of_parameters(analyse)
-    _add_verbs_of_results(analyse)
-    _add_verbs_of_features(analyse)
+    _add_commands_of_maps(analyse)
+    _add_commands_of_parameters(analyse)
+    _add_commands_of_results(analyse)
+    _add_commands_of_features(analyse)
 
 
-def _add_verbs_of_maps(analyse: Verbs) -> None:
+def _add_commands_of_maps(analyse: Commands) -> None:
     """A model and a video become a picture."""
     sub = analyse.add("alignment", _alignment, "draw which patches of two frames match (ATA's Fig. 5)")
     _model_and_video(sub)
@@ -78,7 +78,7 @@ def _add_verbs_of_maps(analyse: Verbs) -> None:
     sub.add_argument("--spatial-only", action="store_true", help="leave the couplings with time out")
 
 
-def _add_verbs_of_parameters(analyse: Verbs) -> None:
+def _add_commands_of_parameters(analyse: Commands) -> None:
     """A model alone becomes a picture."""
     sub = analyse.add("clusters", _clusters, "how many clusters of relative positions each ratio gives", fields=True)
     sub.add_argument("model", metavar="MODEL|CKPT", nargs="?", default="rpe_stdt_b12", help="(default %(default)s)")
@@ -99,7 +99,7 @@ def _add_verbs_of_parameters(analyse: Verbs) -> None:
     _picture_options(sub)
 
 
-def _add_verbs_of_results(analyse: Verbs) -> None:
+def _add_commands_of_results(analyse: Commands) -> None:
     """Results, and what models cost."""
     sub = analyse.add("complexity", _complexity, "parameters, multiply-adds and latency against accuracy")
     text = "result or run folder; model (cost only); recipe or table (published numbers, and those of runs)"
@@ -119,7 +119,7 @@ def _add_verbs_of_results(analyse: Verbs) -> None:
     _picture_options(sub, trust=False)
 
 
-def _add_verbs_of_features(analyse: Verbs) -> None:
+def _add_commands_of_features(analyse: Commands) -> None:
     """Features of many videos."""
     text = "mutual information of neighbouring frames, unaligned and aligned (ATA's Table 4)"
     sub = analyse.add("mi", _mi, text, fields=True)
@@ -149,26 +149,26 @@ def _add_verbs_of_features(analyse: Verbs) -> None:
     _labels_options(sub)
 
 
-def _model_and_video(sub: VerbParser) -> None:
+def _model_and_video(sub: CommandParser) -> None:
     sub.add_argument("model", metavar="CKPT|MODEL", help=MODEL_HELP)
     sub.add_argument("video", metavar="VIDEO", help=VIDEO_HELP)
     _picture_options(sub)
 
 
-def _labels_options(sub: VerbParser) -> None:
+def _labels_options(sub: CommandParser) -> None:
     sub.add_argument("--space", help="label space (default: the first)")
     sub.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     device_options(sub, precision=None)
     _picture_options(sub)
 
 
-def _after_block(sub: VerbParser) -> None:
+def _after_block(sub: CommandParser) -> None:
     text = "after the temporal modelling of block I (default: the end)"
     sub.add_argument("--block", type=int, metavar="I", help=text)
 
 
-def _picture_options(sub: VerbParser, trust: bool = True) -> None:
-    picture = f"{sub.prog.split()[-1]}.png"  # named after the verb
+def _picture_options(sub: CommandParser, trust: bool = True) -> None:
+    picture = f"{sub.prog.split()[-1]}.png"  # named after the command
     sub.add_argument("--out", metavar="FILE", default=picture, help="the picture (default %(default)s)")
     if trust:
         trust_option(sub)
@@ -181,7 +181,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace, measured: T, draw: Callable[[T], Figure]) -> None:
-    """What every verb with a figure does at its end: print what was measured, then draw and write the figure."""
+    """What every command with a figure does at its end: print what was measured, then draw and write the figure."""
     from gesta.analysis.figures import write_figure
 
     print_results(options, measured)

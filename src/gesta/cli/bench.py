@@ -1,4 +1,4 @@
-"""Verbs about this machine."""
+"""Commands about this machine."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from gesta.cli.options import Verbs, count, device_options, print_results, trust_option, whole_numbers, with_fields
+from gesta.cli.options import Commands, count, device_options, print_results, trust_option, whole_numbers, with_fields
 from gesta.errors import GestaError
 from gesta.processes import Precision
 
 
-def add_verbs(verbs: Verbs) -> None:
-    bench = verbs.group("bench", "measure loading, models and alignment on this machine")
+def add_commands(commands: Commands) -> None:
+    bench = commands.group("bench", "measure loading, models and alignment on this machine")
     sub = bench.add("data", _bench_data, "decoded frames and loaded clips per second")
     sub.add_argument("root", nargs="?", help="folder of videos (default: some are made)")
     device_options(sub, precision=None)
@@ -58,7 +58,7 @@ def add_verbs(verbs: Verbs) -> None:
     device_options(sub, precision=None)
     trust_option(sub)
 
-    verbs.add("doctor", _doctor, "versions, devices and decoders; what is missing, and how to get it")
+    commands.add("doctor", _doctor, "versions, devices and decoders; what is missing, and how to get it")
 
 
 def _bench_data(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The verb that tests the papers' claims."""
+"""The command that tests the papers' claims."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from gesta.cli.options import Verbs, count, device_options, print_results, share
+from gesta.cli.options import Commands, count, device_options, print_results, share
 from gesta.errors import GestaError
 from gesta.progress import show
 
 PAGE = "docs/claims.md"
 
 
-def add_verbs(verbs: Verbs) -> None:
-    sub = verbs.add("claims", _claims, "test the papers' claims: list them, do their trainings, write the report")
+def add_commands(commands: Commands) -> None:
+    sub = commands.add("claims", _claims, "test the papers' claims: list them, do their trainings, write the report")
     text = "a claim (stan.viewpoint), all claims of a system (stan) or all: do the trainings that are missing"
     sub.add_argument("names", metavar="NAME", nargs="*", help=f"{text}; without a name they are listed")
     sub.add_argument("--seeds", type=count, metavar="N", help="trainings of each arm (default: as each claim needs)")

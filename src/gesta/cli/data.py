@@ -1,4 +1,4 @@
-"""Verbs about videos."""
+"""Commands about videos."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 from typing import Any
 
 from gesta.cli.on_ray import check_ray_options, run_on_ray
-from gesta.cli.options import Verbs, count, data_source, frame_rate, print_results, share_options
+from gesta.cli.options import Commands, count, data_source, frame_rate, print_results, share_options
 from gesta.errors import GestaError
 
 
-def add_verbs(verbs: Verbs) -> None:
-    data = verbs.group("data", "list, check, prepare, import or make videos and their labels")
+def add_commands(commands: Commands) -> None:
+    data = commands.group("data", "list, check, prepare, import or make videos and their labels")
     source = "folder with one folder per class, list file, or name of a data set"
     sub = data.add("list", _data_list, "splits, classes and a few records", fields=True)
     sub.add_argument("source", metavar="ROOT|LIST|NAME", help=source)

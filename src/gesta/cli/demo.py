@@ -1,17 +1,17 @@
-"""The synthetic data set, a training and what follows, in one verb."""
+"""The synthetic data set, a training and what follows, in one command."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from gesta.cli.options import Verbs
+from gesta.cli.options import Commands
 from gesta.errors import GestaError
 
 
-def add_verbs(verbs: Verbs) -> None:
+def add_commands(commands: Commands) -> None:
     text = "make the synthetic data set, train, evaluate, report and predict, in minutes"
-    sub = verbs.add("demo", _demo, text, result=False)
+    sub = commands.add("demo", _demo, text, result=False)
     sub.add_argument("--out", help="run folder (default runs/demo; of all layouts runs/layouts)")
     sub.add_argument("--clips", type=int, help="videos to make (default 600; 16 of each layout)")
     sub.add_argument("--epochs", type=int, help="epochs of training (default: the recipe's; 2 of each layout)")

@@ -1,4 +1,4 @@
-"""The verb that makes files for other runtimes, and a page for browsers."""
+"""The command that makes files for other runtimes, and a page for browsers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gesta.cli.options import Verbs, print_results, trust_option
+from gesta.cli.options import Commands, print_results, trust_option
 from gesta.cli.public_weights import check_model_options, load_model, model_options
 from gesta.errors import GestaError
 
@@ -20,8 +20,8 @@ _EXAMPLES = """examples:
   gesta predict runs/finetune-mvitv2_tiny/model.onnx new.mp4    as with the run"""
 
 
-def add_verb(verbs: Verbs) -> None:
-    sub = verbs.add("export", _export, "write a trained model for another runtime: ONNX, torch.export, a browser")
+def add_command(commands: Commands) -> None:
+    sub = commands.add("export", _export, "write a trained model for another runtime: ONNX, torch.export, a browser")
     sub.epilog, sub.formatter_class = _EXAMPLES, argparse.RawDescriptionHelpFormatter
     model_options(sub)
     sub.add_argument("folder", metavar="DIR", nargs="?", help="with --to web: the folder, which is made")

@@ -1,4 +1,4 @@
-"""Verbs that compute features of videos, and compare them."""
+"""Commands that compute features of videos, and compare them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 from gesta.cli.on_ray import check_ray_options, run_on_ray
-from gesta.cli.options import Verbs, count, device_options, print_results, share_options, trust_option
+from gesta.cli.options import Commands, count, device_options, print_results, share_options, trust_option
 from gesta.cli.public_weights import model_for_videos, model_options, take_videos
 from gesta.errors import GestaError
 from gesta.progress import show
 
 
-def add_verbs(verbs: Verbs) -> None:
-    sub = verbs.add("features", _features, "compute features of videos, for retrieval or for models of long videos")
+def add_commands(commands: Commands) -> None:
+    sub = commands.add("features", _features, "compute features of videos, for retrieval or for models of long videos")
     model_options(sub)
     sub.add_argument("sources", metavar="VIDEO", nargs="*", help="file, folder of videos, or frame folder")
     share_options(sub)
@@ -36,7 +36,7 @@ def add_verbs(verbs: Verbs) -> None:
     device_options(sub)
     trust_option(sub)
 
-    sub = verbs.add(
+    sub = commands.add(
         "neighbours", _neighbours, "find the most similar videos, or near duplicates, by features in a folder"
     )
     sub.add_argument("folder", metavar="DIR", help="folder that gesta features has written")

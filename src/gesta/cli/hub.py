@@ -1,15 +1,15 @@
-"""Verbs about model hubs."""
+"""Commands about model hubs."""
 
 from __future__ import annotations
 
 import argparse
 
-from gesta.cli.options import Verbs, trust_option
+from gesta.cli.options import Commands, trust_option
 from gesta.progress import show
 
 
-def add_verbs(verbs: Verbs) -> None:
-    hub = verbs.group("hub", "share trained models")
+def add_commands(commands: Commands) -> None:
+    hub = commands.group("hub", "share trained models")
     text = "upload a run's weights, class names, result and a page about it; hf:OWNER/NAME then stands for the model"
     sub = hub.add("push", _push, text, result=False)
     sub.add_argument("run", metavar="RUN", help="folder of a run")

@@ -1,20 +1,20 @@
-"""The verb that puts the parts of a long computation together."""
+"""The command that puts the parts of a long computation together."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from gesta.cli.options import Verbs, print_results
+from gesta.cli.options import Commands, print_results
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:  # for start-up time
     from gesta.data.shares import Merged
 
 
-def add_verbs(verbs: Verbs) -> None:
+def add_commands(commands: Commands) -> None:
     text = "put together what predict, features or data prepare have computed in parts (--part)"
-    sub = verbs.add("merge", _merge, text)
+    sub = commands.add("merge", _merge, text)
     sub.add_argument("parts", metavar="PART", nargs="+", help="the folders of all parts, in any order")
     text = "file of the predictions, or new folder of the features or copies"
     sub.add_argument("--out", metavar="FILE|DIR", required=True, help=text)
@@ -42,16 +42,16 @@ def merge_parts(folders: list[str], out: str, format: str | None) -> Merged:
     from gesta.data.shares import merged, read_parts
 
     parts = read_parts(folders)
-    verb = parts[0].verb
-    if verb == "predict":
+    command = parts[0].command
+    if command == "predict":
         from gesta.prediction.part import merged_predictions
         from gesta.prediction.writers import write_to
 
         write_to(out, merged_predictions(folders, parts), format or "csv", keep=False)  # type: ignore[arg-type]
         return merged(out, parts)
     if format:
-        raise GestaError(f"--format is about predictions, and these are parts of gesta {verb}; leave it out")
-    if verb == "features":
+        raise GestaError(f"--format is about predictions, and these are parts of gesta {command}; leave it out")
+    if command == "features":
         from gesta.features.compute import merge_features
 
         return merge_features(folders, parts, out)

@@ -1,4 +1,4 @@
-"""Verbs about models and recipes before anything is trained."""
+"""Commands about models and recipes before anything is trained."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import json
 from importlib import resources
 from typing import Any
 
-from gesta.cli.options import Verbs, named_recipe, print_results, recipe_options, trust_option, views, with_fields
+from gesta.cli.options import Commands, named_recipe, print_results, recipe_options, trust_option, views, with_fields
 
 
-def add_verbs(verbs: Verbs) -> None:
-    sub = verbs.add("models", _models, "list models, recipes and tables")
+def add_commands(commands: Commands) -> None:
+    sub = commands.add("models", _models, "list models, recipes and tables")
     sub.add_argument("pattern", nargs="?", default="*", help="shell pattern of model names")
     text = "only models of which weights are published, with their licence and accuracy"
     sub.add_argument("--pretrained", action="store_true", help=text)
 
-    sub = verbs.add("show", _show, "print every field of a recipe or model, and a model's card", fields=True)
+    sub = commands.add("show", _show, "print every field of a recipe or model, and a model's card", fields=True)
     sub.add_argument("what", metavar="RECIPE|MODEL", help="a name of those that gesta models lists")
     recipe_options(sub)
     trust_option(sub)
 
-    sub = verbs.add("cost", _cost, "parameters and multiply-adds per part", fields=True)
+    sub = commands.add("cost", _cost, "parameters and multiply-adds per part", fields=True)
     sub.add_argument("model", metavar="MODEL", help="name of a model (all: gesta models)")
     sub.add_argument("--classes", type=int, help="number of classes (default: the model's)")
     text = "counting: torch's, the papers' (fvcore), or both"

@@ -64,12 +64,12 @@ def require_ray() -> None:
 
 
 def run_on_ray(options: argparse.Namespace, is_predict: bool = False) -> int:
-    """Compute all parts of a verb on a Ray cluster and merge them into ``options.out``.
+    """Compute all parts of a command on a Ray cluster and merge them into ``options.out``.
 
     The parts lie in ``<out>.parts``, which stays: the same command continues it.
 
     Args:
-        options: of the verb, see :func:`check_ray_options`, with the words of the command line as ``options.words``.
+        options: of the command, see :func:`check_ray_options`, with the words of the command line as ``options.words``.
         is_predict: ``--out`` is a file, of ``options.format`` (default: Parquet).
 
     Returns:
@@ -179,7 +179,7 @@ def compute_part(
     options = make_parser().parse_args(words)
     options.ray = options.parts = None
     options.part, options.out, options.json = Share(number, parts), f"{folder}/{number}", False
-    if options.verb.__name__ == "_predict":
+    if options.command.__name__ == "_predict":
         options.format = None
     needed = place
     try:
@@ -199,7 +199,7 @@ def compute_part(
     sentence = ""
     try:
         with spoken_as_flags():
-            options.verb(options)  # its status says that videos failed, which the merged parts count
+            options.command(options)  # its status says that videos failed, which the merged parts count
     except GestaError as error:
         sentence = str(error)
     except (Exception, SystemExit) as error:  # one part must not end the others, nor a wrong flag the process

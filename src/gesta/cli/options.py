@@ -1,4 +1,4 @@
-"""What the verbs share: how the command line is read, how its words become objects, how results are printed."""
+"""What the commands share: how the command line is read, how its words become objects, how results are printed."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ MODEL_HELP = "run folder, .safetensors file, or name of a model (random weights)
 VIDEO_HELP = "video file or folder of frames"
 
 
-class VerbParser(argparse.ArgumentParser):
-    """The arguments of one verb, in any order.
+class CommandParser(argparse.ArgumentParser):
+    """The arguments of one command, in any order.
 
-    Flags that the verb does not define are fields of a recipe, model or data set (``--train.lr 1e-4``). argparse would
-    take their values for positional arguments, so they are set apart first and given as ``options.fields``.
+    Flags that the command does not define are fields of a recipe, model or data set (``--train.lr 1e-4``). argparse
+    would take their values for positional arguments, so they are set apart first and given as ``options.fields``.
 
     Attributes:
         takes_fields: whether flags of fields are allowed.
-        wants_optional: of a verb whose only positional argument may be absent: whether the last word after a field's
+        wants_optional: of a command whose only positional argument may be absent: whether the last word after a field's
             flag is that argument, and not a value of the field.
     """
 
@@ -63,14 +63,14 @@ class VerbParser(argparse.ArgumentParser):
 
     def add_subparsers(self, **settings: Any) -> Any:
         self.is_group = True
-        return super().add_subparsers(parser_class=VerbParser, **settings)
+        return super().add_subparsers(parser_class=CommandParser, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the words and exit."""
         super().error(one_line(message))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self.is_group:  # the verb's own parser reads what follows it
+        if self.is_group:  # the command's own parser reads what follows it
             return super().parse_known_args(args, namespace)
         words, options, fields = self._sort(args)
         if fields and not self.takes_fields:
@@ -84,7 +84,7 @@ class VerbParser(argparse.ArgumentParser):
         return namespace, unknown
 
     def _sort(self, args: Sequence[str]) -> tuple[list[str], list[str], list[list[str]]]:
-        """Positional words, the verb's own flags with their values, and each flag of a field with its values."""
+        """Positional words, the command's own flags with their values, and each flag of a field with its values."""
         words: list[str] = []
         options: list[str] = []
         fields: list[list[str]] = []
@@ -137,61 +137,66 @@ def _is_number(text: str) -> bool:
     return False
 
 
-class Verbs:
-    """Verbs of one level: of ``gesta``, or of a group such as ``gesta analyse``.
+class Commands:
+    """Commands of one level: of ``gesta``, or of a group such as ``gesta analyse``.
 
     Args:
         parser: of that level.
-        metavar: what stands for a verb in the usage line.
+        metavar: what stands for a command in the usage line.
     """
 
     def __init__(self, parser: argparse.ArgumentParser, metavar: str) -> None:
         self.parsers = parser.add_subparsers(metavar=metavar, required=True)
 
     def add(
-        self, name: str, verb: Callable[[argparse.Namespace], Any], text: str, fields: bool = False, result: bool = True
-    ) -> VerbParser:
-        """Add a verb; its options are added to the parser that is returned.
+        self,
+        name: str,
+        command: Callable[[argparse.Namespace], Any],
+        text: str,
+        fields: bool = False,
+        result: bool = True,
+    ) -> CommandParser:
+        """Add a command; its options are added to the parser that is returned.
 
         Args:
             name: the word that users write.
-            verb: called with the options; returns the exit status or nothing.
+            command: called with the options; returns the exit status or nothing.
             text: one line of help.
             fields: flags of fields (``--train.lr 1e-4``) are allowed.
             result: it prints a result, with ``--json`` as JSON.
         """
         epilog = FIELDS_HELP if fields else None
-        sub = cast(VerbParser, self.parsers.add_parser(name, help=text, description=text, epilog=epilog))
+        sub = cast(CommandParser, self.parsers.add_parser(name, help=text, description=text, epilog=epilog))
         sub.takes_fields = fields
-        sub.set_defaults(verb=verb, parser=sub, json=False)
+        sub.set_defaults(command=command, parser=sub, json=False)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if result:
             sub.add_argument("--json", action="store_true", help="print the result as JSON")
         return sub
 
-    def group(self, name: str, text: str) -> Verbs:
-        """Add a word that verbs follow."""
-        return Verbs(self.parsers.add_parser(name, help=text, description=text), "WHAT")
+    def group(self, name: str, text: str) -> Commands:
+        """Add a word that commands follow."""
+        return Commands(self.parsers.add_parser(name, help=text, description=text), "WHAT")
 
 
-# --- options that several verbs have ---------------------------------------------------------------------------------
+# --- options that several commands have ----------------------------------------------------------------------------
 
 
-def trust_option(sub: VerbParser) -> None:
+def trust_option(sub: CommandParser) -> None:
     text = "allow files to name Python classes outside gesta, which are imported: this runs their code"
     sub.add_argument("--trust-code", action="store_true", help=text)
 
 
-def recipe_options(sub: VerbParser) -> None:
+def recipe_options(sub: CommandParser) -> None:
     sub.add_argument("--model", metavar="NAME", help="another model (all: gesta models)")
     sub.add_argument("--data", metavar="NAME", help="another data set; marionette: a small version of the recipe")
 
 
-def device_options(sub: VerbParser, precision: str | None = "32-true") -> None:
-    """Where and how a verb computes; :mod:`gesta.processes` checks both.
+def device_options(sub: CommandParser, precision: str | None = "32-true") -> None:
+    """Where and how a command computes; :mod:`gesta.processes` checks both.
 
     Args:
-        sub: the verb.
+        sub: the command.
         precision: the default of ``--precision``; an empty one is the recipe's, see :func:`use_precision`; None leaves
             the option out.
     """
@@ -203,7 +208,7 @@ def device_options(sub: VerbParser, precision: str | None = "32-true") -> None:
         sub.add_argument("--precision", choices=get_args(Precision), default=precision, help=text)
 
 
-def share_options(sub: VerbParser) -> None:
+def share_options(sub: CommandParser) -> None:
     """Which videos of a long list one job of many takes; see :mod:`gesta.data.shares`."""
     text = "text file with the path of a video on each line, instead of VIDEO (data prepare: of those below ROOT)"
     sub.add_argument("--from", metavar="FILE", dest="listed", help=text)
@@ -215,7 +220,7 @@ def share_options(sub: VerbParser) -> None:
 
 
 def use_precision(options: argparse.Namespace) -> None:
-    """``--precision`` of a verb that trains is the field of its recipe, so that the run's recipe keeps it."""
+    """``--precision`` of a command that trains is the field of its recipe, so that the run's recipe keeps it."""
     if not options.precision:
         return
     if "train.precision" in named_fields(options.fields):
@@ -232,11 +237,11 @@ def named_recipe(
     make: Callable[..., Recipe] | None = None,
     extra: Sequence[str] = (),
 ) -> Recipe:
-    """The recipe that the words of a verb mean: arguments of its function and fields are flags.
+    """The recipe that the words of a command mean: arguments of its function and fields are flags.
 
     Args:
         address: see :func:`gesta.recipes.address.find_recipe`.
-        options: of the verb, which has :func:`recipe_options`.
+        options: of the command, which has :func:`recipe_options`.
         make: instead of what the address names, one of the runs that it fuses.
         extra: further flags of fields, of a recipe that was made without them before.
     """
@@ -310,9 +315,9 @@ def with_fields(
 
     Args:
         obj: stays as it is.
-        options: of the verb.
+        options: of the command.
         flags: instead of ``options.fields``.
-        arguments: further flags that the verb knows, those of the recipe's function.
+        arguments: further flags that the command knows, those of the recipe's function.
     """
     flags = options.fields if flags is None else flags
     if not flags:

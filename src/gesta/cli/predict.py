@@ -1,4 +1,4 @@
-"""The verb that names the actions in videos, and what it writes."""
+"""The command that names the actions in videos, and what it writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gesta.cli.on_ray import check_ray_options, run_on_ray
-from gesta.cli.options import VerbParser, Verbs, count, device_options, share_options, trust_option
+from gesta.cli.options import CommandParser, Commands, count, device_options, share_options, trust_option
 from gesta.cli.public_weights import model_for_videos, model_options, runtime_option, take_videos
 from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # for the start-up time of the command: these import torch
     from gesta.records import ClassNames
 
 
-def add_verb(verbs: Verbs) -> None:
-    sub = verbs.add("predict", _predict, "name the actions in files, folders, a camera or a stream")
+def add_command(commands: Commands) -> None:
+    sub = commands.add("predict", _predict, "name the actions in files, folders, a camera or a stream")
     model_options(sub)
     sub.add_argument("sources", metavar="VIDEO", nargs="*", help="file, folder, frame folder, URL, or camera number")
     share_options(sub)
@@ -52,7 +52,7 @@ def add_verb(verbs: Verbs) -> None:
     trust_option(sub)
 
 
-def timeline_options(sub: VerbParser, threshold: str) -> None:
+def timeline_options(sub: CommandParser, threshold: str) -> None:
     """How windows slide over a video and become segments; ``threshold`` is the help of that flag."""
     sub.add_argument("--window", type=float, metavar="S", help="seconds a window lasts (default: the model's clip)")
     sub.add_argument("--hop", type=float, help="distance between windows, in window lengths (default 0.5)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from gesta.cli.options import VerbParser
+from gesta.cli.options import CommandParser
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:  # for start-up time
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # for start-up time
     from gesta.records import ClassNames
 
 
-def model_options(sub: VerbParser) -> None:
+def model_options(sub: CommandParser) -> None:
     """A trained model, or a model by name with public weights."""
     text = "a run folder, a .safetensors file of gesta, or public weights: a file, a folder, or hf:OWNER/NAME"
     sub.add_argument("checkpoint", metavar="CKPT", nargs="?", help=text)
@@ -24,7 +24,7 @@ def model_options(sub: VerbParser) -> None:
     sub.add_argument("--classes", metavar="FILE", help="names of the classes of public weights, one a line")
 
 
-def runtime_option(sub: VerbParser) -> None:
+def runtime_option(sub: CommandParser) -> None:
     """Which way the scores of a run are computed on a CPU."""
     text = "torch: never by the exported file that gesta bench model has found to be the fastest way on a CPU"
     sub.add_argument("--runtime", choices=["auto", "torch"], default="auto", help=text)
@@ -43,7 +43,7 @@ def check_model_options(options: argparse.Namespace) -> None:
 
 
 def take_videos(options: argparse.Namespace) -> None:
-    """Tell a model from the videos behind it, and make ``options.sources`` the videos of a verb: its words, or those
+    """Tell a model from the videos behind it, and make ``options.sources`` the videos of a command: its words, or those
     that the file of ``--from`` lists.
 
     With ``--model`` there is no CKPT, and the word in its position is the first video.
@@ -70,10 +70,10 @@ def take_videos(options: argparse.Namespace) -> None:
 
 
 def model_for_videos(options: argparse.Namespace, needs_classifier: bool = True) -> TrainedModel:
-    """The model of a verb whose videos :func:`take_videos` has told from it.
+    """The model of a command whose videos :func:`take_videos` has told from it.
 
     Args:
-        options: of the verb.
+        options: of the command.
         needs_classifier: refuse public weights that lack the model's classifier.
     """
     check_model_options(options)
@@ -92,7 +92,7 @@ def load_model(
     """The model that the options name, see :func:`gesta.load`.
 
     Args:
-        options: of the verb.
+        options: of the command.
         source: the weights of CKPT, where they were downloaded or found already.
         label_order: class names of the data that is scored, see :func:`gesta.load`.
         needs_classifier: refuse public weights that lack the model's classifier.

@@ -1,4 +1,4 @@
-"""Verbs that train models, score videos, and work with the results."""
+"""Commands that train models, score videos, and work with the results."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gesta.cli import export, predict
 from gesta.cli.options import (
-    VerbParser,
-    Verbs,
+    CommandParser,
+    Commands,
     device_options,
     named_fields,
     named_recipe,
@@ -35,15 +35,17 @@ if TYPE_CHECKING:  # for start-up time
     from gesta.recipes.published import Fusion
 
 
-def add_verbs(verbs: Verbs) -> None:
+def add_commands(commands: Commands) -> None:
     _training_options(
-        verbs.add("train", _train, "train a recipe", fields=True, result=False),
+        commands.add("train", _train, "train a recipe", fields=True, result=False),
         "stan.ucf101, stan.table2.4, my_package.runs:mine, or a recipe.json",
     )
     text = "train weights that others start from (--init.weights): without labels, or on single frames"
-    _training_options(verbs.add("pretrain", _pretrain, text, fields=True, result=False), "videomae, simmim or frames")
+    _training_options(
+        commands.add("pretrain", _pretrain, text, fields=True, result=False), "videomae, simmim or frames"
+    )
 
-    sub = verbs.add("evaluate", _evaluate, "score held-out videos and write the result", fields=True)
+    sub = commands.add("evaluate", _evaluate, "score held-out videos and write the result", fields=True)
     model_options(sub)
     sub.wants_optional = lambda options, _: not options.model
     sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
@@ -58,7 +60,7 @@ def add_verbs(verbs: Verbs) -> None:
     trust_option(sub)
 
     text = "train a recipe with several values of a field, and draw the accuracy"
-    sub = verbs.add("sweep", _sweep, text, fields=True)
+    sub = commands.add("sweep", _sweep, text, fields=True)
     sub.add_argument("recipe", metavar="RECIPE", help="as for gesta train")
     sub.add_argument("--field", required=True, metavar="NAME", help="any field, by the name of its flag: train.lr")
     sub.add_argument(
@@ -70,16 +72,16 @@ def add_verbs(verbs: Verbs) -> None:
     device_options(sub, precision="")
     trust_option(sub)
 
-    predict.add_verb(verbs)
-    export.add_verb(verbs)
-    sub = verbs.add("compare", _compare, "what differs between two results: protocol first, then numbers")
+    predict.add_command(commands)
+    export.add_command(commands)
+    sub = commands.add("compare", _compare, "what differs between two results: protocol first, then numbers")
     sub.add_argument("a", metavar="RESULT", help="result or run folder")
     sub.add_argument("b", metavar="RESULT", help="result or run folder")
 
-    sub = verbs.add("mean", _mean, "mean and deviation over the splits of a data set (UCF-101, HMDB-51)")
+    sub = commands.add("mean", _mean, "mean and deviation over the splits of a data set (UCF-101, HMDB-51)")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="results or run folders, one of each split")
 
-    sub = verbs.add("fuse", _fuse, "combine the scores of several models on the same videos, such as RGB and depth")
+    sub = commands.add("fuse", _fuse, "combine the scores of several models on the same videos, such as RGB and depth")
     sub.add_argument("results", metavar="RESULT", nargs="+", help="results or run folders")
     ways = ["prob_mean", "logit_mean", "prob_product", "learned"]
     sub.add_argument("--by", choices=ways, default="prob_mean", help="default %(default)s")
@@ -88,8 +90,8 @@ def add_verbs(verbs: Verbs) -> None:
     sub.add_argument("--out", metavar="FILE", help="result (default: fused-BY.json beside the first result)")
 
 
-def _training_options(sub: VerbParser, recipes: str) -> None:
-    """Flags of the verbs that train one recipe; ``recipes`` is what their RECIPE may be."""
+def _training_options(sub: CommandParser, recipes: str) -> None:
+    """Flags of the commands that train one recipe; ``recipes`` is what their RECIPE may be."""
     sub.add_argument("recipe", metavar="RECIPE", nargs="?", help=recipes)
     sub.wants_optional = lambda options, _: not (options.resume and options.run)
     recipe_options(sub)
@@ -227,7 +229,7 @@ def _evaluate_job(
     """The data set and the protocol: those of the run's recipe where there is one, changed by flags.
 
     Args:
-        options: of the verb.
+        options: of the command.
         run: the folder of the weights.
         recipe: of the run.
         protocol: that of an exported file, without a recipe beside it.

@@ -1,4 +1,4 @@
-"""The verb that answers requests over HTTP."""
+"""The command that answers requests over HTTP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from gesta.cli.options import VerbParser, Verbs, count, device_options, trust_option
+from gesta.cli.options import CommandParser, Commands, count, device_options, trust_option
 from gesta.cli.predict import given_timeline, timeline_options, warn_of_person_crop
 from gesta.cli.public_weights import check_model_options, load_model, model_options, runtime_option
 from gesta.errors import GestaError
@@ -28,8 +28,8 @@ LIMITS: dict[str, tuple[Callable[[str], Any], str, str]] = {
 """Field of :class:`gesta.serve.limits.Limits` → type of its flag, metavar, help."""
 
 
-def add_verbs(verbs: Verbs) -> None:
-    sub = verbs.add("serve", _serve, "answer requests over HTTP with a model's predictions", result=False)
+def add_commands(commands: Commands) -> None:
+    sub = commands.add("serve", _serve, "answer requests over HTTP with a model's predictions", result=False)
     model_options(sub)
     sub.add_argument("--host", default="127.0.0.1", help="address (default %(default)s; any other needs a token)")
     sub.add_argument("--port", type=int, default=8000, help="0 for one that is free (default %(default)s)")
@@ -53,7 +53,7 @@ def add_verbs(verbs: Verbs) -> None:
     trust_option(sub)
 
 
-def _limit_options(sub: VerbParser) -> None:
+def _limit_options(sub: CommandParser) -> None:
     usual = Limits()
     for name, (kind, metavar, text) in LIMITS.items():
         default = f" (default {getattr(usual, name):.8g})"

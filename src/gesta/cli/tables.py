@@ -1,21 +1,21 @@
-"""Verbs about what the papers published."""
+"""Commands about what the papers published."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from gesta.cli.options import Verbs, print_results
+from gesta.cli.options import Commands, print_results
 from gesta.files import write_text
 
 
-def add_verbs(verbs: Verbs) -> None:
-    sub = verbs.add("table", _table, "a paper's table with our numbers beside the paper's")
+def add_commands(commands: Commands) -> None:
+    sub = commands.add("table", _table, "a paper's table with our numbers beside the paper's")
     sub.add_argument("table", metavar="PAPER.TABLE", help="such as stan.table2 (all: gesta models)")
     sub.add_argument("--runs", default="runs", help="folder in which runs are searched (default %(default)s)")
     sub.add_argument("--data", choices=["marionette"], help="the runs of miniatures on the synthetic data set instead")
 
-    sub = verbs.add("ledger", _ledger, "every published cost figure beside ours")
+    sub = commands.add("ledger", _ledger, "every published cost figure beside ours")
     sub.add_argument("--write", metavar="FILE", help="also write them as Markdown (docs/fidelity.md)")
 
 

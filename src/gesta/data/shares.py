@@ -3,7 +3,7 @@
 Each job leaves a folder::
 
     <folder>/part.json    which share of which list, computed with what; at the end also how it ended
-    …                     what the verb writes
+    …                     what the command writes
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Part:
     """What ``part.json`` says.
 
     Attributes:
-        verb: that made it.
+        command: that made it.
         number, of: of the share, see :class:`Share`.
         videos: in the whole list.
         listed: hash of the whole list, see :func:`paths_hash`.
@@ -65,7 +65,7 @@ class Part:
         copies: of a finished share of ``prepare``, the files or folders of the copies, as named below the folder.
     """
 
-    verb: Literal["predict", "features", "prepare"]
+    command: Literal["predict", "features", "prepare"]
     number: _Number
     of: _Number
     videos: _Number
@@ -146,12 +146,12 @@ def paths_hash(paths: Iterable[str]) -> str:
 
 
 def describe_part(
-    verb: Literal["predict", "features", "prepare"], share: Share, paths: Sequence[str], settings: dict[str, Any]
+    command: Literal["predict", "features", "prepare"], share: Share, paths: Sequence[str], settings: dict[str, Any]
 ) -> Part:
     """The part of a share that has just begun.
 
     Args:
-        verb: that computes it.
+        command: that computes it.
         share: which.
         paths: of all videos, those of other shares included.
         settings: what the results depend on besides.
@@ -166,7 +166,7 @@ def describe_part(
         )
     settings = json.loads(json.dumps(settings))  # as it is read back
     return Part(
-        verb=verb,
+        command=command,
         number=share.number,
         of=share.of,
         videos=len(paths),
@@ -179,7 +179,7 @@ def describe_part(
 
 
 def check_part(folder: str | os.PathLike[str], part: Part | None) -> Part | None:
-    """Refuse a folder that holds something else than ``part``; None is a verb without ``--part``. Writes nothing.
+    """Refuse a folder that holds something else than ``part``; None is a command without ``--part``. Writes nothing.
 
     Args:
         folder: new, empty, or of the same part.
@@ -203,7 +203,7 @@ def check_part(folder: str | os.PathLike[str], part: Part | None) -> Part | None
             f"{folder}: holds part {before.number} of {before.of}; choose another folder, or continue it with --part "
             f"{before.number}/{before.of}"
         )
-    if other := _other(before, part, "verb", "number", "of", "listed", "settings"):
+    if other := _other(before, part, "command", "number", "of", "listed", "settings"):
         raise GestaError(f"{folder}: holds a part with {other}; choose another folder")
     return before
 
@@ -240,13 +240,13 @@ def read_parts(folders: Sequence[str]) -> list[Part]:
     """What the parts in folders say, in the order of the folders, if together they are all shares of one list.
 
     Raises:
-        GestaError: a part that is no part, unfinished, given twice, missing, or of another verb, list or settings.
+        GestaError: a part that is no part, unfinished, given twice, missing, or of another command, list or settings.
     """
     parts = [read_part(folder) for folder in folders]
     first = parts[0]
     numbers: dict[int, str] = {}
     for folder, part in zip(folders, parts):
-        if other := _other(part, first, "verb", "of", "listed", "settings"):
+        if other := _other(part, first, "command", "of", "listed", "settings"):
             raise GestaError(f"{folder}: is a part with {other} than {folders[0]}; merge parts of one computation")
         if twice := numbers.get(part.number):
             raise GestaError(f"{folder}: is part {part.number} of {part.of}, as {twice} is; give each part once")
@@ -319,7 +319,7 @@ def _link_or_copy(path: str, copy: str) -> None:
 
 def _other(part: Part, other: Part, *names: str) -> str:
     """In what two parts differ, the settings one by one; empty if they do not."""
-    words = {"verb": "another verb", "number": "another number", "of": "another number of parts"}
+    words = {"command": "another command", "number": "another number", "of": "another number of parts"}
     for name in names:
         mine, its = getattr(part, name), getattr(other, name)
         if mine == its:
