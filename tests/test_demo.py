@@ -60,8 +60,8 @@ def test_the_pretrained_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     for flags, message in (
         ([], "pip install no-such-package"),
         (["--epochs", "3"], "leave --epochs out"),
-        (["--all-layouts"], "--pretrained and --all-layouts are two different demos"),
-        (["--claims"], "--pretrained and --claims are two different demos"),
+        (["--all-layouts"], "--pretrained and --all-layouts are different demos"),
+        (["--claims"], "--pretrained and --claims are different demos"),
     ):
         with pytest.raises(SystemExit):
             main(["demo", "--pretrained", "--out", str(tmp_path / "run"), *flags])

@@ -170,7 +170,7 @@ def test_clips_of_several_streams_are_named_as_they_are() -> None:
 def test_a_batch_without_clips_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["bench", "model", "r3d_tiny", "--batch", "0"])
-    assert "--batch: 0 is less than 1" in capsys.readouterr().err
+    assert "--batch: '0' is not a whole number from 1 on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

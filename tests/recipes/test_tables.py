@@ -236,7 +236,7 @@ def test_addresses_that_name_no_run() -> None:
     for address, sentence in (
         ("ata.table3.13", "has rows 1 to 12"),
         ("ata.table9.1", "there is no table"),
-        ("ata.table1.1", "is a system of others"),
+        ("ata.table1.1", "is another paper.s system"),
         ("rpe_stdt.table1.1", r"this row has rpe_stdt\.table1\.1\.ucf101, rpe_stdt\.table1\.1\.hmdb51"),
         ("rpe_stdt.table1.1.k400", "names no run"),
         ("mfst.table2.14", "gesta train mfst.table2.14 trains and fuses them"),
