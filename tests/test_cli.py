@@ -15,7 +15,7 @@ from gesta.cli.options import CommandParser, data_source
 from gesta.config import replace
 from gesta.data.lists import Folder
 from gesta.datasets import DATASETS, data_config
-from gesta.errors import GestaError, spoken_as_flags
+from gesta.errors import GestaError, naming_flags
 from gesta.models import model_config
 
 
@@ -355,7 +355,7 @@ def test_public_weights_are_scored_without_training(
 def test_a_sentence_names_flags_for_the_command_and_arguments_for_python(flags: str, python: str) -> None:
     error = GestaError(flags)
     assert str(error) == python
-    with spoken_as_flags():
+    with naming_flags():
         assert str(error) == flags
     assert str(pickle.loads(pickle.dumps(error))) == python  # as from a worker process
 

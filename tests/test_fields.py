@@ -19,7 +19,7 @@ from gesta.checkpoint.exported import Exported
 from gesta.cli.options import CommandParser, with_fields
 from gesta.config import Between, check, class_tag, definitions, replace, to_json
 from gesta.data.parts import Part
-from gesta.errors import GestaError, spoken_as_flags
+from gesta.errors import GestaError, naming_flags
 from gesta.model import ClipSpec, Insert, ModelConfig
 from gesta.models import create_model, model_config
 from gesta.models.mfst import STAGES
@@ -168,11 +168,11 @@ def flags(obj: Any, *words: str) -> Any:
 
 def test_a_flag_is_called_by_its_name() -> None:
     with (
-        spoken_as_flags(),
+        naming_flags(),
         pytest.raises(GestaError, match=r"^--train\.clip-grad is 0\.0, not above 0; give another value$"),
     ):
         flags(demo(), "--train.clip-grad", "0")
-    with spoken_as_flags(), pytest.raises(GestaError, match=r"^--train\.mixup is -1\.0, not 0 or more"):
+    with naming_flags(), pytest.raises(GestaError, match=r"^--train\.mixup is -1\.0, not 0 or more"):
         flags(demo(), "--train.mixup=-1")
 
 
@@ -223,7 +223,7 @@ def test_contradictions_and_fields_without_effect_are_refused(config: Any, sente
 
 def test_a_flag_without_effect_is_refused_and_one_that_makes_others_useless_is_taken() -> None:
     changes = r"^--evaluate\.clips is 4, which changes nothing without coverage='even'"
-    with spoken_as_flags(), pytest.raises(GestaError, match=changes):
+    with naming_flags(), pytest.raises(GestaError, match=changes):
         flags(demo(), "--evaluate.coverage", "contiguous", "--evaluate.clips", "4")
     recipe = flags(demo(), "--evaluate.coverage", "contiguous")  # the recipe's two clips are not read any more
     assert (demo().evaluate.clips, recipe.evaluate.clips) == (2, 5)

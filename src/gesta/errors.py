@@ -1,7 +1,7 @@
 """The one exception that users see: a sentence that names the file and the remedy.
 
 Sentences are written with the flags of the command line (``--train.lr``, ``--trust-code``). Whoever calls gesta from
-Python reads the fields and arguments instead (``train.lr``, ``trust_code=True``), see :func:`spoken`.
+Python reads the fields and arguments instead (``train.lr``, ``trust_code=True``), see :func:`in_callers_terms`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _ARGUMENTS = (
 )
 """Flags of commands that are arguments of functions; others in a sentence, and in names of files, stay as they are."""
 
-_PHRASES = {
+_REPLACED = {
     "--model NAME --weights FILE": "gesta.load(FILE, model=NAME)",
     "--init.min-matched": "min_matched",
     "--data lists": "gesta.Lists",
 }
 _SWITCHES = ("by-folder", "resume", "timeline", "trust-code")
-_SPOKEN = re.compile(
+_FLAG_IN_TEXT = re.compile(
     r"gesta [a-z-]+ [^;,()]*"  # a command, to be typed as it is
-    rf"|{'|'.join(_PHRASES)}"
+    rf"|{'|'.join(_REPLACED)}"
     r"|(?<![\w/.-])--(?P<name>(?:train|model|data|evaluate|init)(?:\.[a-z0-9]+(?:-[a-z0-9]+)*)+"
     rf"|(?:{'|'.join(_ARGUMENTS)}))(?![\w.-]*\w)"
 )
@@ -42,7 +42,7 @@ _flags = False
 
 
 @contextlib.contextmanager
-def spoken_as_flags() -> Iterator[None]:
+def naming_flags() -> Iterator[None]:
     """For a while, sentences name flags: while the command runs."""
     global _flags
     before, _flags = _flags, True
@@ -52,14 +52,14 @@ def spoken_as_flags() -> Iterator[None]:
         _flags = before
 
 
-def spoken(sentence: str) -> str:
+def in_callers_terms(sentence: str) -> str:
     """A sentence in the words of the caller: flags for the command line, fields and arguments for Python."""
-    return sentence if _flags else _SPOKEN.sub(_as_argument, sentence)
+    return sentence if _flags else _FLAG_IN_TEXT.sub(_as_argument, sentence)
 
 
 def _as_argument(match: re.Match[str]) -> str:
-    if match[0] in _PHRASES:
-        return _PHRASES[match[0]]
+    if match[0] in _REPLACED:
+        return _REPLACED[match[0]]
     if match["name"] is None:
         return match[0]
     return match["name"].replace("-", "_") + ("=True" if match["name"] in _SWITCHES else "")
@@ -76,7 +76,7 @@ class GestaError(Exception):
         super().__init__(without_passwords(message))
 
     def __str__(self) -> str:
-        return spoken(super().__str__())
+        return in_callers_terms(super().__str__())
 
 
 class FolderInUse(GestaError):

@@ -25,7 +25,7 @@ from gesta.data.lists import Folder
 from gesta.errors import GestaError
 from gesta.export.assignment import DOMAIN, add_functions
 from gesta.export.fastest import NOTE, measure_run, with_fastest
-from gesta.export.promises import BEGIN, END, KINDS, keep_promise, make_promises, promised_models
+from gesta.export.verification import BEGIN, END, KINDS, check_export, check_exports, checked_models
 from gesta.export.write import description, differences, export, made_views, spread_indices, views_of_data
 from gesta.model import ClipSpec, ModelConfig, VideoModel
 from gesta.models import list_models, model_config
@@ -319,15 +319,15 @@ def test_a_model_of_trusted_code_is_exported_and_measured(
     assert "forward" in run("bench", "model", exported, "--trust-code", "--batch", "1")
 
 
-# --- the table of promises -------------------------------------------------------------------------------------------
+# --- the table of exports ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.full  # a new model is in the table once gesta bench export --write has run, which takes minutes
 def test_the_table_has_every_model_and_none_is_refused() -> None:
     rows = [line.split("|")[1:4] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
-    assert promised_models() == list_models("*_tiny")
+    assert checked_models() == list_models("*_tiny")
     assert sorted((name.strip(" `"), kind.strip()) for name, kind, _ in rows) == sorted(
-        (name, kind) for name in promised_models() for kind in KINDS
+        (name, kind) for name in checked_models() for kind in KINDS
     )
     assert all(float(difference) <= 1e-4 for _, _, difference in rows)
 
@@ -337,14 +337,14 @@ def test_the_table_has_every_model_and_none_is_refused() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", list_models("*_tiny"))
 def test_every_row_of_the_table_holds(name: str, kind: Any, tmp_path: Path) -> None:
-    promise = keep_promise(name, kind, tmp_path)
-    assert promise.difference is not None and promise.difference <= 1e-4, promise.refusal
+    check = check_export(name, kind, tmp_path)
+    assert check.difference is not None and check.difference <= 1e-4, check.refusal
 
 
 def test_a_misspelt_model_is_refused_before_others_are_exported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gesta.export.promises.keep_promise", lambda *_, **__: pytest.fail("exported"))
+    monkeypatch.setattr("gesta.export.verification.check_export", lambda *_, **__: pytest.fail("exported"))
     with pytest.raises(GestaError, match="r3d_tny"):
-        make_promises(["r3d_tiny", "r3d_tny"])
+        check_exports(["r3d_tiny", "r3d_tny"])
 
 
 def test_predictions_take_the_fastest_way_as_long_as_it_has_the_same_weights(

@@ -13,7 +13,7 @@ from torch import nn
 
 import gesta
 from gesta.config import replace
-from gesta.errors import GestaError, spoken_as_flags
+from gesta.errors import GestaError, naming_flags
 from gesta.features.folder import FeatureFolder
 from gesta.model import VideoModel
 from gesta.models import create_model
@@ -114,7 +114,7 @@ def test_without_validation_videos_some_of_training_choose(
     recipe.data = gesta.Folder(root=str(tmp_path / "videos" / "train"), val=0.0)
     assert recipe.probe is not None
     recipe.probe.val = 0.3
-    with spoken_as_flags():
+    with naming_flags():
         run = train(recipe, tmp_path / "run")
     printed = capsys.readouterr().err
     assert "random weights, so that probes see features of noise" in printed

@@ -17,7 +17,7 @@ from typing import Any
 from gesta import __version__
 from gesta.cli import analyse, bench, claims, data, demo, features, hub, merge, models, runs, serve, tables
 from gesta.cli.options import CommandParser, Commands
-from gesta.errors import GestaError, spoken_as_flags
+from gesta.errors import GestaError, naming_flags
 from gesta.files import machine_fault
 from gesta.progress import one_line, show
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = make_parser().parse_args(words)
     options.words = words  # for --ray, which gives them to other processes
-    with _terminable(), _plain_warnings(), spoken_as_flags():
+    with _terminable(), _plain_warnings(), naming_flags():
         try:
             status: Any = options.command(options)
             sys.stdout.flush()

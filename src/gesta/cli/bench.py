@@ -127,14 +127,14 @@ def _bench_scale(options: argparse.Namespace) -> None:
 
 
 def _bench_export(options: argparse.Namespace) -> None:
-    from gesta.export.promises import around_table, make_promises, write_table
+    from gesta.export.verification import around_table, check_exports, write_table
 
     if options.write:
         around_table(Path(options.write))  # refused before minutes of work
-    promises = make_promises(options.models)
-    print_results(options, *promises)
+    checks = check_exports(options.models)
+    print_results(options, *checks)
     if options.write:
-        write_table(Path(options.write), promises)
+        write_table(Path(options.write), checks)
 
 
 def _bench_align(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from gesta.cli.merge import merge_parts
 from gesta.cli.options import print_results
-from gesta.errors import GestaError, spoken_as_flags
+from gesta.errors import GestaError, naming_flags
 from gesta.files import DISK_FAULTS, machine_fault, make_folder, refusal
 from gesta.progress import one_line, show
 
@@ -198,7 +198,7 @@ def compute_part(
         return {"part": number, "failed": sentence}
     sentence = ""
     try:
-        with spoken_as_flags():
+        with naming_flags():
             options.command(options)  # its status says that videos failed, which the merged parts count
     except GestaError as error:
         sentence = str(error)

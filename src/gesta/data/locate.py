@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from gesta.errors import GestaError
 from gesta.records import Record, SplitName
 from gesta.video.archive import ABSENT
-from gesta.video.find import cannot_list, is_video_name, walk
+from gesta.video.find import cannot_list, walk, without_suffix
 
 SPLIT_WORDS: dict[str, SplitName] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -88,7 +88,7 @@ class VideoFinder:
         match = None if existing is None else _best(name, self._listing(existing).get(_key(name), []), existing)
         if existing is None or match is None:
             return None
-        found, stem = os.path.join(existing, match), unicodedata.normalize("NFC", _stem(name))
+        found, stem = os.path.join(existing, match), unicodedata.normalize("NFC", without_suffix(name))
         if (other := self._entries.setdefault(found, stem)) != stem:  # YouTube's ids differ in nothing else
             raise GestaError(
                 f"{found}: is all there is for both {other!r} and {stem!r}, which differ in capitals; take the one "
@@ -149,14 +149,14 @@ def _best(name: str, candidates: Sequence[str], folder: str) -> str | None:
 
     alike: list[Callable[[str], bool]] = [
         lambda other: other == name,
-        lambda other: _stem(other) == _stem(name),
+        lambda other: without_suffix(other) == without_suffix(name),
         lambda other: form(other) == form(name),
-        lambda other: form(_stem(other)) == form(_stem(name)),
+        lambda other: form(without_suffix(other)) == form(without_suffix(name)),
         lambda other: True,  # but for capitals
     ]
     for is_alike in alike:
         names = sorted(filter(is_alike, candidates))
-        if len({_stem(other) for other in names}) > 1:
+        if len({without_suffix(other) for other in names}) > 1:
             raise GestaError(
                 f"{os.path.join(folder, name)}: could be {names[0]} or {names[-1]}, which differ in capitals or in the "
                 "form of accents only; write the name as it is on the disk"
@@ -249,12 +249,8 @@ def find_list(given: str, root: str, names: Sequence[str], required: bool = True
     return ""
 
 
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0] if is_video_name(name) else name
-
-
 def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", _stem(name)).casefold()
+    return unicodedata.normalize("NFC", without_suffix(name)).casefold()
 
 
 def split_by_hash(
@@ -337,7 +333,7 @@ def _draw(
 
 def same_stem(names: Sequence[str]) -> list[str]:
     """The names without a video's suffix, which a copy may have another of; one of a folder stays what it is."""
-    return [_stem(name) for name in names]
+    return [without_suffix(name) for name in names]
 
 
 def by_video(records: Sequence[Record]) -> list[str]:

@@ -5,7 +5,7 @@
 - ``onnx_graph.py``: programs of torch become ONNX
 - ``assignment.py``: one-to-one matches in ONNX's operators, for alignments
 - ``quantise.py``: 8-bit files, and what they cost in accuracy
-- ``promises.py``: the table of ``docs/export.md``
+- ``verification.py``: the table of ``docs/export.md``
 
 :mod:`gesta.checkpoint.exported` reads such files.
 """

@@ -33,7 +33,7 @@ from typing import Any, BinaryIO
 from lightning.fabric.loggers import Logger
 from rich.progress import Progress
 
-from gesta.errors import spoken, without_passwords
+from gesta.errors import in_callers_terms, without_passwords
 from gesta.evaluation.health import Health
 from gesta.evaluation.metrics import headline_name
 from gesta.files import refusal
@@ -84,7 +84,7 @@ class RunLog:
         """One or more lines on standard error."""
         if self.quiet:
             return
-        text = spoken(text)
+        text = in_callers_terms(text)
         if self._bar:
             self._bar.console.print(visible(text), soft_wrap=True)
         else:

@@ -48,6 +48,11 @@ def is_video_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEOS
 
 
+def without_suffix(name: str) -> str:
+    """The name of a video file without its suffix; that of a folder of frames as it is, although it may hold a dot."""
+    return os.path.splitext(name)[0] if is_video_name(name) else name
+
+
 class FolderEntries(NamedTuple):
     """What a folder holds, sorted by name."""
 

@@ -24,7 +24,7 @@ from gesta.data.locate import split_of
 from gesta.errors import GestaError, VideoError
 from gesta.files import make_folder, write_text
 from gesta.progress import join_lines, track
-from gesta.video.find import find_videos, is_video_name
+from gesta.video.find import find_videos, without_suffix
 from gesta.video.probe import VideoInfo, probe
 
 ExportFormat = Literal["label-studio", "cvat", "via", "fiftyone", "activitynet", "ava"]
@@ -251,7 +251,7 @@ class _VideosBelow:
         self._by_name: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
         for path in find_videos(folder):
             parts = _parts(path)
-            for name in {parts[-1], _stem(parts[-1])}:
+            for name in {parts[-1], without_suffix(parts[-1])}:
                 self._by_name[name].append((path, parts))
 
     def find(self, name: str) -> _Found | None:
@@ -265,7 +265,7 @@ class _VideosBelow:
         for wanted in (parts, uploaded):
             if not wanted:
                 continue
-            candidates = self._by_name.get(wanted[-1]) or self._by_name.get(_stem(wanted[-1]), [])
+            candidates = self._by_name.get(wanted[-1]) or self._by_name.get(without_suffix(wanted[-1]), [])
             if not candidates:
                 continue
             ranked = sorted(
@@ -293,10 +293,6 @@ def _path_in(name: str) -> str:
 def _parts(path: str) -> list[str]:
     parts = unicodedata.normalize("NFC", path.replace(os.sep, "/")).split("/")
     return [part for part in parts if part not in ("", ".", "..")]
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0] if is_video_name(name) else name
 
 
 def _agreeing(found: Sequence[str], wanted: Sequence[str]) -> tuple[int, bool]:

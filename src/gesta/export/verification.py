@@ -1,4 +1,4 @@
-"""The table of promises: each model exported in each form, how near its scores are, and how fast it runs."""
+"""The table of docs/export.md: each model exported in each form, how near its scores are, and how fast it runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASSES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
+class ExportCheck:
     """One row of the table.
 
     Attributes:
@@ -57,7 +57,7 @@ BEGIN, END = "<!-- begin of the table -->", "<!-- end of the table -->"
 """Marks in a page, between which the table stands."""
 
 
-def promised_models() -> list[str]:
+def checked_models() -> list[str]:
     """The models of the table: one of each system and backbone, small enough to export all of them in minutes."""
     return list_models("*_tiny")
 
@@ -72,7 +72,7 @@ def fresh_model(name: str) -> TrainedModel:
     return TrainedModel(model=network, classes=[str(index) for index in range(CLASSES)], metadata={}, name=name)
 
 
-def keep_promise(name: str, kind: Kind, folder: Path, *, seconds: float = 0.0) -> Promise:
+def check_export(name: str, kind: Kind, folder: Path, *, seconds: float = 0.0) -> ExportCheck:
     """Export a model for any number of clips, check it, and measure it.
 
     Args:
@@ -87,49 +87,49 @@ def keep_promise(name: str, kind: Kind, folder: Path, *, seconds: float = 0.0) -
     try:
         difference = export(model, path).difference
     except GestaError as error:
-        return Promise(model=name, kind=kind, refusal=str(error))
+        return ExportCheck(model=name, kind=kind, refusal=str(error))
     if not seconds:
-        return Promise(model=name, kind=kind, difference=difference, ratio=float("nan"))
+        return ExportCheck(model=name, kind=kind, difference=difference, ratio=float("nan"))
     times = []
     for network in (model.model, load_exported(path).model):
         clips = network.clips_of(made_views(network.config.clip)[:1])
         with torch.inference_mode():
             times.append(fastest_run(lambda: network(clips), seconds))  # noqa: B023  # called at once
-    return Promise(model=name, kind=kind, difference=difference, ratio=times[0] / times[1])
+    return ExportCheck(model=name, kind=kind, difference=difference, ratio=times[0] / times[1])
 
 
-def make_promises(names: Sequence[str] = ()) -> list[Promise]:
+def check_exports(names: Sequence[str] = ()) -> list[ExportCheck]:
     """The rows of the table, each measured with one thread: the fastest pass within a second, torch's and the file's.
 
     Args:
-        names: of models; none for all of :func:`promised_models`.
+        names: of models; none for all of :func:`checked_models`.
 
     Raises:
         GestaError: there is no such model.
     """
-    chosen = list(names) or promised_models()
+    chosen = list(names) or checked_models()
     for name in chosen:
         model_config(name)  # an unknown one is refused before minutes of work
-    promises = []
+    checks = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
             for name in track(chosen, "exporting"):
-                promises += [keep_promise(name, kind, Path(folder), seconds=1.0) for kind in KINDS]
+                checks += [check_export(name, kind, Path(folder), seconds=1.0) for kind in KINDS]
     finally:
         torch.set_num_threads(threads)
-    return promises
+    return checks
 
 
-def write_table(page: Path, promises: Sequence[Promise]) -> None:
+def write_table(page: Path, checks: Sequence[ExportCheck]) -> None:
     """Put the table into a page, in place of that between its marks.
 
     Raises:
         GestaError: the page cannot be read or written, or lacks the marks.
     """
     before, after = around_table(page)
-    write_text(page, "\n".join([f"{before}{BEGIN}", HEADER, *map(str, promises), f"{END}{after}"]))
+    write_text(page, "\n".join([f"{before}{BEGIN}", HEADER, *map(str, checks), f"{END}{after}"]))
 
 
 def around_table(page: Path) -> tuple[str, str]:
@@ -137,5 +137,5 @@ def around_table(page: Path) -> tuple[str, str]:
     before, begin, rest = read_text(page).partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise GestaError(f"{page}: has no table of promises to replace; put {BEGIN} and {END} where it is to stand")
+        raise GestaError(f"{page}: has no table of exports to replace; put {BEGIN} and {END} where it is to stand")
     return before, after
