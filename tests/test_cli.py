@@ -227,6 +227,13 @@ def test_own_videos_from_check_to_prediction(
     printed = capsys.readouterr().out
     assert json.loads(printed)["optimistic"].startswith("these videos chose the best epoch")  # two epochs, by now
     assert result["optimistic"] == ""  # of one
+    assert run("evaluate", "run", "--evaluate.split", "test", "--data.test", "0.5", "--out", "t.json", "--json") == 0
+    assert "of these 8 videos were trained on" in json.loads(capsys.readouterr().out)["optimistic"]
+    before = (tmp_path / "run/result.json").read_text()
+    (tmp_path / "run/result.json").write_text(before.replace(result["list_hash"], "0" * 64))
+    assert run("evaluate", "run", "--out", "t.json", "--json") == 0
+    assert "these are not the videos that" in json.loads(capsys.readouterr().out)["optimistic"]
+    (tmp_path / "run/result.json").write_text(before)
     assert run("evaluate", "run", "--evaluate.clips", "2", "--out", "again.json/again.json", "--json") == 1
     failed = capsys.readouterr()
     assert json.loads(failed.out)["scores"] == json.loads(printed)["scores"], "scored for nothing"

@@ -159,7 +159,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from gesta.models.public import find_model
     from gesta.processes import is_first_process
     from gesta.recipes.address import read_recipe
-    from gesta.training.folder import why_optimistic
+    from gesta.training.folder import why_optimistic, why_others, why_seen
 
     check_model_options(options)
     timeline = _timeline_fields(options)
@@ -193,8 +193,12 @@ def _evaluate(options: argparse.Namespace) -> None:
         result = evaluate_timeline(model, job.data, config=TimelineConfig(**timeline), views=job.evaluate, **how)
     else:
         result = evaluate(model, job.data, config=job.evaluate, **how)
-    if recipe and not options.data:
-        result.optimistic = why_optimistic(recipe, job.evaluate.split)
+    if recipe:
+        split, listed = job.evaluate.split, result.list_hash
+        reasons = [why_seen(recipe, job.data, split), why_others(folder, recipe, job.data, split, listed)]
+        if not options.data:
+            reasons.append(why_optimistic(recipe, split))
+        result.optimistic = next(filter(None, reasons), "")
     if not is_first_process():  # the first of several writes the result
         return
     out = Path(options.out) if options.out else folder / f"{name}-{job.evaluate.split}.json"

@@ -475,6 +475,7 @@ class Summary:
     model: ModelSource
     data: dict[str, Any] | None
     protocol: Protocol
+    list_hash: str = ""
 
 
 def read_summary(path: str | Path) -> Summary:

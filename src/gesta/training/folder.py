@@ -21,10 +21,21 @@ from gesta.checkpoint import load, load_state, previous_state
 from gesta.config import Between, as_now, from_json, read_json, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
+from gesta.evaluation.result import read_summary
 from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
 from gesta.recipe import SMALL_PARAMETERS, EvaluateConfig, Rates, Recipe, TrainConfig, with_absolute_paths
-from gesta.records import ClassNames, DataConfig, Record, by_space, class_counts, class_lines, labels_file, list_hash
+from gesta.records import (
+    ClassNames,
+    DataConfig,
+    Record,
+    SplitName,
+    by_space,
+    class_counts,
+    class_lines,
+    labels_file,
+    list_hash,
+)
 from gesta.video.archive import locate
 
 LAST = "last.ckpt"
@@ -340,7 +351,62 @@ def why_optimistic(recipe: Recipe, split: str) -> str:
         return ""
     return (
         f"these videos chose the best {'probe' if recipe.probe else 'epoch'}, so the result is probably too good; "
-        "evaluate on test videos (--data.test 0.2 holds some of a folder out)"
+        "evaluate on test videos (--data.test 0.2, given at the start of a training, holds some of a folder out)"
+    )
+
+
+def why_seen(recipe: Recipe, data: DataConfig, split: SplitName) -> str:
+    """Whether training has seen videos of a split of another data set, or of other fields of its own; a sentence.
+
+    Other fractions or another seed divide a folder anew, and then training videos become test videos.
+
+    Args:
+        recipe: of the run.
+        data: what is scored.
+        split: of it.
+    """
+    if split == "train" or to_json(data) == to_json(recipe.data):
+        return ""
+    try:
+        trained = {_what_is_read(record) for record in recipe.data.records("train")}
+    except GestaError:  # they are no longer where they were
+        return ""
+    scored = [_what_is_read(record) for record in data.records(split)]
+    seen = sum(video in trained for video in scored)
+    if not seen:
+        return ""
+    return (
+        f"{seen} of these {len(scored)} videos were trained on, so the result is too good; evaluate on others, or "
+        "train again with these fields of the data"
+    )
+
+
+def _what_is_read(record: Record) -> tuple[object, ...]:
+    return os.path.realpath(record.path), record.start, record.end, record.seconds
+
+
+def why_others(run: Path, recipe: Recipe, data: DataConfig, split: SplitName, listed: str) -> str:
+    """Whether a split has other videos than when the run was scored at its end; a sentence.
+
+    Args:
+        run: its folder.
+        recipe: of the run.
+        data: what is scored.
+        split: of it.
+        listed: hash of its list now, see :func:`gesta.records.list_hash`.
+    """
+    path = run / "result.json"
+    if not path.is_file() or to_json(data) != to_json(recipe.data):
+        return ""
+    try:
+        before = read_summary(path)
+    except GestaError:  # damaged; what is scored now is not lost for it
+        return ""
+    if before.protocol.split != split or before.list_hash in ("", listed):
+        return ""
+    return (
+        f"these are not the videos that {path} is of: files or lists have changed, or an earlier version of gesta "
+        "divided them in another way; training may have seen some of them"
     )
 
 
