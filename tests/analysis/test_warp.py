@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from gesta.analysis.figures import write_figure
 from gesta.analysis.sources import read_clip
 from gesta.analysis.warp import LayerWarp, draw_warp, draw_warps, measure_warp
+from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.model import Insert, VideoModel
 from gesta.models import create_model
@@ -65,6 +66,23 @@ def test_spatial_only_leaves_time_alone(clip: torch.Tensor) -> None:
     assert space.theta[0].tolist() == [1, 0, 0, 0] and space.theta[:, 0].tolist() == [1, 0, 0, 0]
     torch.testing.assert_close(space.after[..., :60], clip[..., 20:])
     assert not torch.equal(both.after[..., :60], clip[..., 20:])
+
+
+def test_time_of_a_map_of_one_frame_is_not_moved(clip: torch.Tensor) -> None:
+    spec = replace(create_model("r3d_tiny").config.clip, frames=8)
+    model = create_model("r3d_tiny", classes=3, clip=spec, inserts=[Insert(layer=STAN(**FREE), at=3)]).eval()
+    assert model.grid_at(3)[1] == 1
+    model.inserts["3"][0].deformation.fc.bias.data[P["t"]] = 0.5  # type: ignore[index,union-attr,operator]
+    (warped,) = warp_layers(model, clip)
+    torch.testing.assert_close(warped.theta, torch.eye(4))
+    assert torch.equal(warped.after, clip)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_the_identity_takes_each_pixel_from_its_place(clip: torch.Tensor, align_corners: bool) -> None:
+    (warped,) = warp_layers(model_with(STAN(**FREE, align_corners=align_corners)), clip)
+    places = (warped.source[..., 2] + 1) / 2 * len(clip) - 0.5
+    torch.testing.assert_close(places, torch.arange(8.0)[:, None, None].expand_as(places), atol=1e-4, rtol=0)
 
 
 def test_the_outline_is_where_the_frame_comes_from(clip: torch.Tensor) -> None:

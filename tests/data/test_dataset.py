@@ -109,6 +109,12 @@ def test_a_missing_decoder_is_not_the_videos_fault(records: list[Record], monkey
         TestViews(records, CLIP, EvaluateConfig())[0]
 
 
+def test_pairs_are_found_whatever_the_form_of_accents() -> None:
+    classes = ["c\u00f4te\u0301G", "c\u00f4te\u0301D"]  # as folders of macOS have them
+    augment = Augment(flip_labels={"c\u00f4t\u00e9G": "c\u00f4t\u00e9D"})
+    assert TrainingClips([], ClipSpec(), TrainConfig(augment=augment), classes).mirror == {"label": [1, 0]}
+
+
 def test_flips_follow_the_label_map(make_video: Callable[..., Path]) -> None:
     path = make_video("clip.mp4", frames=8, size=(48, 48))
     classes = ["wave", "swipe left", "swipe right", "turn left"]

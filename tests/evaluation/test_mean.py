@@ -33,6 +33,11 @@ def test_mean_and_deviation() -> None:
     assert json.loads(json.dumps(found.to_json()))["mean"]["top1"] == pytest.approx(80)
 
 
+def test_a_mean_warns_of_what_its_results_warn_of() -> None:
+    found = mean([("a", split(1, 7, optimistic="seen in training")), ("b", split(2, 8))])
+    assert found.to_json()["warnings"] == ["seen in training"] and "warning: seen in training" in str(found)
+
+
 def test_what_is_no_mean_over_splits() -> None:
     first = split(1, 7)
     other = changed(split(2, 8), data=DATA | {"split": 2, "root": "elsewhere"}, torch="9", device="cuda (x)")

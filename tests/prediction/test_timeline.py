@@ -23,7 +23,7 @@ from gesta.prediction.annotate import annotate
 from gesta.prediction.predict import predict
 from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import Segmenter, Window, smooth
-from gesta.prediction.timeline import TimelineConfig, is_live, score_windows, timeline
+from gesta.prediction.timeline import TimelineConfig, cut_windows, is_live, score_windows, timeline
 from gesta.prediction.windows import WindowCutter, WindowFrames
 from gesta.processes import choose_device
 from gesta.recipe import EvaluateConfig
@@ -275,6 +275,14 @@ def test_a_video_shorter_than_a_window_is_answered_as_predict_answers(tmp_path: 
         (piece,) = timeline(model, path, classes=SHADES, config=TimelineConfig(threshold=0.0), views=views)
         assert piece.labels == whole.labels
         assert (piece.start, piece.end) == (0.0, pytest.approx(0.5))
+
+
+def test_a_video_shorter_than_the_window_that_was_asked_for_is_shown_from_its_beginning(tmp_path: Path) -> None:
+    path = shaded_video(tmp_path / "short.mp4", [("dark", 20), ("bright", 20)])
+    spec, views = ClipSpec(frames=8, stride=1, size=32), EvaluateConfig(workers=0)
+    (window,) = cut_windows(str(path), spec, TimelineConfig(window=4.5), views)
+    shades = window.frames.float().mean((-1, -2, -3)).flatten()
+    assert shades[0] == pytest.approx(LEVELS["dark"], abs=3) and shades.max() == pytest.approx(LEVELS["bright"], abs=3)
 
 
 def test_a_folder_of_frames_has_a_timeline(tmp_path: Path) -> None:

@@ -110,7 +110,9 @@ def draw_response(measured: Response) -> Figure:
 
 def _describe(clip: ClipSpec) -> str:
     spacing = f"{clip.stride} apart" if clip.sampling == "dense" else "spread over the video"
-    return f"{clip.frames} frames {spacing}"
+    squashed = ", squashed to a square" * clip.squash
+    shrunk = ", closer together in short videos" * clip.shrink
+    return f"{clip.frames} frames {spacing}{squashed}{shrunk}"
 
 
 def _label(name: str) -> str:

@@ -21,7 +21,7 @@ from gesta.analysis.measured import plain
 from gesta.analysis.sources import as_input
 from gesta.errors import GestaError
 from gesta.model import VideoModel
-from gesta.plugins.stan import STAN, sampling_grid, thetas, warp
+from gesta.plugins.stan import STAN, sampling_grid, thetas, warp, without_flat_axes
 from gesta.plugins.stan import spatial_only as without_time
 
 
@@ -33,7 +33,7 @@ class LayerWarp:
     block: int  # the block before which it is inserted
     theta: Tensor  # (4, 4), rows and columns in the order t, x, y, 1
     after: Tensor  # the clip resampled under θ, of its shape
-    source: Tensor  # where each pixel of it is taken from, (T, S, S, 3): x, y, t, from -1 to 1 over the clip
+    source: Tensor  # where each pixel of it is taken from, (T, S, S, 3): x, y, t, from border -1 to border 1
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -69,12 +69,16 @@ def measure_warp(name: str, model: VideoModel, clip: Tensor, *, spatial_only: bo
         raise GestaError(f"{without}; train one that has, e.g. stan_mvitv2_s")
     video = clip.to(next(model.parameters()).device).float().transpose(0, 1)[None]
     layers = []
-    for path, (theta, _) in by_layer.items():
+    for path, (theta, size) in by_layer.items():
         settings: STAN = model.get_submodule(path).config  # type: ignore[assignment]
+        theta = without_flat_axes(theta, size)
         if spatial_only:
             theta = without_time(theta)
         how: dict[str, Any] = {"direction": settings.direction, "align_corners": settings.align_corners}
         source = sampling_grid(theta, video.shape[2:], **how)[0].cpu()
+        if settings.align_corners:  # -1 and 1 are then centres of pixels; here they are the clip's borders
+            cells = torch.tensor(video.shape[:1:-1])
+            source = ((source + 1) * (cells - 1) + 1) / cells - 1
         after = warp(video, theta, padding_mode=settings.padding_mode, **how)
         pixels = after[0].transpose(0, 1).round().clamp(0, 255).to(torch.uint8).cpu()
         block = int(path.split(".")[1])

@@ -31,7 +31,7 @@ from gesta.data.transforms import (
 from gesta.errors import GestaError, VideoError
 from gesta.model import ClipSpec
 from gesta.recipe import EvaluateConfig, TrainConfig
-from gesta.records import LABEL, Label, Record, by_space
+from gesta.records import LABEL, Label, Record, by_space, class_name
 from gesta.video.boundary import decoding
 from gesta.video.deadline import KILL_AFTER_S, TIMEOUT_S, Deadline
 from gesta.video.flow import Flow
@@ -258,8 +258,9 @@ class TrainingClips(_RecordDataset, Dataset[Sample]):
         pairs = config.augment.flip_labels
         flip_targets([name for names in spaces.values() for name in names], pairs)  # refuses what no space knows
         self.mirror = {
-            space: flip_targets(names, {name: partner for name, partner in pairs.items() if name in names})
+            space: flip_targets(names, {name: partner for name, partner in pairs.items() if class_name(name) in known})
             for space, names in spaces.items()
+            for known in [set(map(class_name, names))]
         }
 
     def _check_flow(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, stdev
 
 from gesta.errors import GestaError
@@ -25,6 +25,7 @@ class Mean:
         listed, failed: numbers of videos in all lists together.
         values: metric → percent in each result.
         mean, std: metric → over the results; the standard deviation is that of a sample (n - 1).
+        warnings: why metrics are probably too good, or what else the results say against themselves; each once.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Mean:
     values: dict[str, list[float]]
     mean: dict[str, float]
     std: dict[str, float]
+    warnings: list[str] = field(default_factory=list)
 
     to_json = asdict
 
@@ -48,6 +50,7 @@ class Mean:
                 continue  # the same numbers as without the ending
             of_splits = "".join(f"{value:10.2f}" for value in values)
             lines.append(f"{name:{width}}{of_splits}    {self.mean[name]:.2f} ± {self.std[name]:.2f}")
+        lines += [f"warning: {warning}" for warning in self.warnings]
         return join_lines(lines)
 
 
@@ -90,4 +93,5 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
         values=values,
         mean={metric: fmean(of_splits) for metric, of_splits in values.items()},
         std={metric: stdev(of_splits) for metric, of_splits in values.items()},
+        warnings=list(dict.fromkeys(w for _, r in results for w in [*r.faults, *[r.optimistic] * bool(r.optimistic)])),
     )

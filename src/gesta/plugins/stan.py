@@ -398,10 +398,15 @@ def _sizes(config: STAN, channels: int) -> tuple[tuple[int, ...], tuple[int, ...
 
 def _source_from_output(theta: Tensor, size: Size | torch.Size, direction: Direction) -> Tensor:
     """The 4 × 4 that takes output positions to source positions, axes of size 1 left alone."""
-    theta = _still(theta, [n == 1 for n in (size[0], size[2], size[1])])
+    theta = without_flat_axes(theta, size)
     if direction == "source_to_output":
         return torch.linalg.inv_ex(theta).inverse  # unlike inv, it does not wait for the GPU to look for singular ones
     return theta
+
+
+def without_flat_axes(theta: Tensor, size: Size | torch.Size) -> Tensor:
+    """θ as it moves a map ``(T, H, W)``: along an axis of size 1 there is nothing to be moved."""
+    return _still(theta, [n == 1 for n in (size[0], size[2], size[1])])
 
 
 def _still(theta: Tensor, axes: list[bool] | tuple[bool, ...]) -> Tensor:

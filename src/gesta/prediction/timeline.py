@@ -149,7 +149,8 @@ def cut_windows(
     except BrokenOffError as error:
         broken = error
     for window in cutter.finish(duration):
-        if cutter.complete == 0 and not broken and not is_live(source):
+        is_spread = config.window is None or spec.sampling == "uniform"  # else frames are as far apart as in a window
+        if cutter.complete == 0 and is_spread and not broken and not is_live(source):
             # shorter than a window: shown as `predict` shows the whole video
             sample = whole[0]
             window = window._replace(frames=sample["video"][0]) if isinstance(sample, dict) else window
