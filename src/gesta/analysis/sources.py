@@ -29,6 +29,8 @@ from gesta.progress import show, track
 from gesta.recipe import EvaluateConfig
 from gesta.recipes.address import read_recipe
 from gesta.records import DataConfig, Record, SplitName, by_space, label_in
+from gesta.video.flow import Flow
+from gesta.video.modality import Shows
 from gesta.video.probe import probe
 from gesta.video.read import read
 
@@ -67,40 +69,55 @@ def load(source: str, *, trust_code: bool = False, runs: bool = True) -> tuple[s
     Raises:
         GestaError: none of these, or a file that cannot be read.
     """
+    name, model, _ = load_with_encoding(source, trust_code=trust_code, runs=runs)
+    return name, model
+
+
+def load_with_encoding(
+    source: str, *, trust_code: bool = False, runs: bool = True
+) -> tuple[str, VideoModel, Shows | None]:
+    """As :func:`load`, and how depth or optical flow was shown to the model in training; None for RGB."""
+    shows: Shows | None = None
     if source in MODELS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             name, model = f"{source} (random weights)", create_model(source).eval()
     else:
         check_model(source)
-        name, model = source.rstrip("/"), load_trained(source, trust_code=trust_code).model
+        trained = load_trained(source, trust_code=trust_code)
+        name, model, shows = source.rstrip("/"), trained.model, trained.shows
     # those of pooled features are behind every map
     norms = [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d)]
     if runs and norms and not any(norm.running_mean.any() for norm in norms if norm.running_mean is not None):
         reason = "the running statistics of its batch norms are not trained, so that feature maps and attention"
         show(f"warning: {name}: {reason} are not those of a training step; give the folder of a run", sys.stderr)
-    return name, model
+    return name, model, shows
 
 
 # --- one clip --------------------------------------------------------------------------------------------------------
 
 
-def read_clip(video: str | os.PathLike[str], spec: ClipSpec) -> Tensor:
+def read_clip(video: str | os.PathLike[str], spec: ClipSpec, shows: Shows | None = None) -> Tensor:
     """The frames of a test's middle clip, cut to the square that its centre crop shows, in more pixels.
 
     Args:
         video: file or folder of frames.
         spec: frames, sampling and squashing of the model.
+        shows: how the model was shown depth in training; None for RGB.
 
     Returns:
         ``(T, 3, S, S)`` uint8, S at most 224/256 of :data:`SHORT_SIDE`.
 
     Raises:
-        GestaError: an unreadable video.
+        GestaError: an unreadable video, or optical flow, whose numbers depend on the size at which it is shown.
     """
-    info = probe(video)
+    if isinstance(shows, Flow):
+        raise GestaError(
+            f"{video}: the model sees optical flow, of which this figure is not drawn; give a model of RGB"
+        )
+    info = probe(video, shows=shows)
     short = min(info.width, info.height, SHORT_SIDE)
-    frames = read(video, lambda n: test_indices(n, spec, 1, "even", "loop")[0], short_side=short)
+    frames = read(video, lambda n: test_indices(n, spec, 1, "even", "loop")[0], short_side=short, shows=shows)
     frames = squashed(frames) if spec.squash else frames
     side = round(min(frames.shape[-2:]) * 224 / 256)
     top, left = ((length - side) // 2 for length in frames.shape[-2:])

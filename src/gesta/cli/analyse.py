@@ -191,10 +191,10 @@ def _show(options: argparse.Namespace, measured: T, draw: Callable[[T], Figure])
 
 def _model_and_clip(options: argparse.Namespace) -> tuple[str, VideoModel, Tensor]:
     """The name, the model and the middle clip of the video that a command names."""
-    from gesta.analysis.sources import load, read_clip
+    from gesta.analysis.sources import load_with_encoding, read_clip
 
-    name, model = load(options.model, trust_code=options.trust_code)
-    return name, model, read_clip(options.video, model.config.clip)
+    name, model, shows = load_with_encoding(options.model, trust_code=options.trust_code)
+    return name, model, read_clip(options.video, model.config.clip, shows)
 
 
 def _alignment(options: argparse.Namespace) -> None:
@@ -220,10 +220,15 @@ def _motion(options: argparse.Namespace) -> None:
 
 def _response(options: argparse.Namespace) -> None:
     from gesta.analysis.response import draw_response, measure_response
-    from gesta.analysis.sources import load, read_clip
+    from gesta.analysis.sources import load_with_encoding, read_clip
 
-    models = [load(source, trust_code=options.trust_code) for source in options.models]
-    measured = measure_response(models, read_clip(options.video, models[0][1].config.clip), block=options.block)
+    loaded = [load_with_encoding(source, trust_code=options.trust_code) for source in options.models]
+    (first, model, shows), *others = loaded
+    for name, _, other in others:
+        if other != shows:
+            raise GestaError(f"{name} and {first} do not see RGB, depth or flow alike; draw them separately")
+    models = [(name, network) for name, network, _ in loaded]
+    measured = measure_response(models, read_clip(options.video, model.config.clip, shows), block=options.block)
     _show(options, measured, draw_response)
 
 
