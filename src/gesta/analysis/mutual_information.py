@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from gesta.alignment.chain import Size, find_routes, similarity
 from gesta.analysis.measured import plain
-from gesta.analysis.sources import after_time
+from gesta.analysis.sources import after_time, check_places
 from gesta.config import to_json
 from gesta.data.batch import Failure
 from gesta.data.loader import test_loader
@@ -347,11 +347,13 @@ def measure_mutual_information(
         device: ``auto`` takes the first accelerator there is.
 
     Raises:
-        GestaError: no such block, or no video that can be read.
+        GestaError: no such block, maps that stay permuted, or no video that can be read.
     """
     chosen_device = choose_device(device)
     # the control pairs neighbours, and neighbours in a list are often of one class: shuffle
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(0)).tolist()
+    for name, model in models:
+        check_places(name, model)
     taps = ["last" if block is None else after_time(model, block) for _, model in models]
     rows: list[MapInformation] = []
     failures: dict[str, Failure] = {}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gesta.analysis.figures import hide_axes, new_figure, show_frame, show_heat, spread_frames
 from gesta.analysis.measured import plain
-from gesta.analysis.sources import after_time, as_input
+from gesta.analysis.sources import after_time, as_input, check_places
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, VideoModel
 from gesta.progress import join_lines
@@ -71,7 +71,7 @@ def measure_response(models: Sequence[tuple[str, VideoModel]], clip: Tensor, *, 
         block: None for the last block's result, otherwise the map after this block's temporal modelling.
 
     Raises:
-        GestaError: models that expect different frames, no such block.
+        GestaError: models that expect different frames, or whose maps stay permuted; no such block.
     """
     (first_name, first_model), *_ = models
     expected = _describe(first_model.config.clip)
@@ -79,6 +79,7 @@ def measure_response(models: Sequence[tuple[str, VideoModel]], clip: Tensor, *, 
     for name, model in models:
         if (own := _describe(model.config.clip)) != expected:
             raise GestaError(f"{name} expects {own}, {first_name} expects {expected}: draw them separately")
+        check_places(name, model)
         tap = f"block.{len(model.blocks) - 1}" if block is None else after_time(model, block)
         grid = model.taps(as_input(clip, model), [tap])[tap]
         maps.append(ResponseMap(name=name, tap=tap, map=grid[0].float().mean(0).cpu()))

@@ -23,6 +23,7 @@ from gesta.errors import GestaError
 from gesta.model import ClipSpec, VideoModel, to_clips
 from gesta.models import MODELS, create_model
 from gesta.models.public import load as load_trained
+from gesta.plugins.ata import Alignment
 from gesta.prediction.background import reading_workers
 from gesta.processes import choose_device
 from gesta.progress import show, track
@@ -153,6 +154,19 @@ def check_block(model: VideoModel, block: int) -> None:
     if not 0 <= block < len(model.blocks):
         name, last = type(model).__name__, len(model.blocks) - 1
         raise GestaError(f"{name} has blocks 0 to {last}, not {block}; choose another --block")
+
+
+def check_places(name: str, model: VideoModel) -> None:
+    """Refuse a model whose maps are not in the frames' own layout.
+
+    Raises:
+        GestaError: ATA leaves its tokens where their routes lead.
+    """
+    if any(isinstance(module, Alignment) and not module.config.dealign for module in model.modules()):
+        raise GestaError(
+            f"{name}: its maps stay permuted by ATA (dealign False), so that nothing can be said of places in them; "
+            "give a model that puts them back"
+        )
 
 
 # --- many videos -----------------------------------------------------------------------------------------------------
