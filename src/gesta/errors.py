@@ -43,7 +43,7 @@ _flags = False
 
 @contextlib.contextmanager
 def naming_flags() -> Iterator[None]:
-    """For a while, sentences name flags: while the command runs."""
+    """Within this context, messages name flags of the command line instead of arguments of Python."""
     global _flags
     before, _flags = _flags, True
     try:
@@ -66,7 +66,7 @@ def _as_argument(match: re.Match[str]) -> str:
 
 
 class GestaError(Exception):
-    """Something outside the program is wrong (a file, a flag, a list); the message says what and how to mend it.
+    """Something outside the program is wrong (a file, a flag, a list); the message says what and how to fix it.
 
     The command line prints the message alone, without a traceback, unless ``--debug`` is given. Passwords in addresses
     are never part of it.

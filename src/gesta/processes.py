@@ -109,7 +109,7 @@ def make_fabric(
     Args:
         precision: of the computation.
         device: ``auto`` takes the first accelerator there is; several processes share the devices of a kind.
-        shard: shares a model out among the processes of a device mesh, in place, when Fabric sets it up; None keeps the
+        shard: shards a model over the processes of a device mesh, in place, when Fabric sets it up; None keeps the
             whole model in each process.
         unread: some parameters get no gradient, and processes with whole models are not to wait for it. In each step
             they then look for these, so it is not said of all models.
@@ -130,7 +130,7 @@ def make_fabric(
         world_size = processes()
         if shard and world_size == 1:
             raise GestaError(
-                "--train.strategy fsdp shares the weights out among processes, and there is one; start several with "
+                "--train.strategy fsdp shards the weights over processes, and there is one; start several with "
                 "torchrun, or leave it out"
             )
         per_node = os.environ.get("LOCAL_WORLD_SIZE")

@@ -59,7 +59,7 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
         with pytest.raises(GestaError, match=r"strategy is fsdp, "):
             check(TrainConfig(strategy="fsdp", **other), "the recipe")  # type: ignore[arg-type]
     write_video(tmp_path / "videos/a/0.mp4", frames=4)
-    with pytest.raises(GestaError, match="among processes, and there is one; start several with torchrun"):
+    with pytest.raises(GestaError, match="over processes, and there is one; start several with torchrun"):
         train(recipe("r3d_tiny", tmp_path / "videos", strategy="fsdp"), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
