@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from train_once import train_once
 
 from gesta.claims.statistics import interval
 from gesta.config import replace
@@ -30,7 +31,6 @@ from gesta.pretraining.simmim import simmim_of
 from gesta.recipe import EvaluateConfig, Init, Recipe
 from gesta.recipes.experiments import gestures
 from gesta.training.folder import BEST
-from gesta.training.loop import train
 
 FOLDS = (1, 2, 3)
 
@@ -73,9 +73,7 @@ def training(model: str, fold: int, root: str, percent: int, weights: str) -> Re
 def run(recipe: Recipe, folder: Path, seed: int) -> None:
     """Train unless it is done."""
     recipe.train.seed, recipe.train.workers = seed, 0
-    if not (folder / BEST).is_file() or (folder / "last.ckpt").is_file():
-        train(recipe, folder, resume=(folder / "last.ckpt").is_file(), quiet=True, device="cpu")
-        (folder / "last.ckpt").unlink(missing_ok=True)
+    if train_once(recipe, folder, device="cpu"):
         print(folder.name, flush=True)
 
 

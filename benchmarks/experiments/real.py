@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from train_once import train_once
 
 from gesta.checkpoint import load
 from gesta.config import replace
@@ -33,7 +34,6 @@ from gesta.recipe import Recipe
 from gesta.recipes.experiments import gestures, lite0
 from gesta.recipes.own_videos import finetune
 from gesta.records import Record
-from gesta.training.loop import train
 
 TINY = ("mfst_tiny", "st_manet_tiny", "r3d_tiny", "ctn_tiny", "timesformer_tiny")
 
@@ -117,8 +117,7 @@ def run_all(root: str, out: Path, seeds: list[int], wanted: dict[str, Make]) -> 
                 recipe = make(fold, root)
                 recipe.train.seed, recipe.train.workers, recipe.evaluate.workers = seed, 0, 0
                 began = time.monotonic()
-                if not (run / "result.json").is_file():
-                    train(recipe, run, resume=(run / "last.ckpt").is_file(), quiet=True)
+                train_once(recipe, run)
                 if not (run / "controls.json").is_file():
                     write_text(run / "controls.json", json.dumps(measure(run, recipe)) + "\n")
                     top1 = Result.read(run / "result.json").top1

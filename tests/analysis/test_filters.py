@@ -47,7 +47,7 @@ def test_pixels_of_the_mosaic() -> None:
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, options in (("ctn_tiny", ["--n", "4"]), ("mfst_tiny", ["--learned"])):
+    for name, options in (("ctn_tiny", ["--max-filters", "4"]), ("mfst_tiny", ["--learned"])):
         out = tmp_path / f"{name}.png"
         with pytest.raises(SystemExit) as end:
             main(["analyse", "filters", name, *options, "--out", str(out)])

@@ -212,4 +212,4 @@ def test_the_verb(make_video: Callable[..., Path], tmp_path: Path, capsys: pytes
         printed = capsys.readouterr().err
         assert sentence in printed and "Traceback" not in printed
     assert run("timesformer_tiny", folder, "--data.val", "0.5") == 2
-    assert run("timesformer_tiny", folder, "--limit", "0") == 2
+    assert run("timesformer_tiny", folder, "--max-videos", "0") == 2

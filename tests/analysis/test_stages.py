@@ -44,17 +44,17 @@ def test_the_fit_is_the_optimum_of_logistic_regression() -> None:
     draw_from = np.random.default_rng(0)
     values = draw_from.normal(size=(60, 5)) * [1, 10, 0.1, 1, 0] + [0, 100, 0, -3, 7]
     labels = (values[:, 0] + draw_from.normal(size=60) > 0.3).astype(int) + (values[:, 3] > -2.5)
-    for strength in (0.1, 10.0):
-        weights, bias, converged = fit_probe(values.astype(np.float32), labels, strength)
+    for l2 in (10.0, 0.1):
+        weights, bias, converged = fit_probe(values.astype(np.float32), labels, l2)
         assert converged and weights.shape == (5, 3)
         scores = values @ weights + bias
         chance = np.exp(scores - scores.max(1, keepdims=True))
         error = chance / chance.sum(1, keepdims=True) - np.eye(3)[labels]
         std = np.where(values.std(0) > 1e-9, values.std(0), 1)
         standard = (values - values.mean(0)) / std
-        np.testing.assert_allclose(standard.T @ error + weights * std[:, None] / strength, 0, atol=2e-3)
+        np.testing.assert_allclose(standard.T @ error + weights * std[:, None] * l2, 0, atol=2e-3)
         np.testing.assert_allclose(error.sum(0), 0, atol=2e-3)
-    assert np.abs(fit_probe(values, labels, 0.01)[0] * std[:, None]).max() < 0.5 * np.abs(weights * std[:, None]).max()
+    assert np.abs(fit_probe(values, labels, 100)[0] * std[:, None]).max() < 0.5 * np.abs(weights * std[:, None]).max()
     assert np.abs(weights[4]).max() < 1e-9  # of a feature that is always the same
 
 
@@ -95,7 +95,7 @@ def test_a_stage_with_information_about_the_class_and_one_without(videos: Path) 
     with pytest.raises(GestaError, match="two classes"):
         measure_stages("toy", model, (sides[0][0][:2], [0, 0]), sides[1], device="cpu")
     with pytest.raises(GestaError, match="greater than 0"):
-        measure_stages("toy", model, *sides, strength=0)
+        measure_stages("toy", model, *sides, l2=0)
 
 
 def test_from_the_command_line(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +114,7 @@ def test_from_the_command_line(videos: Path, tmp_path: Path, capsys: pytest.Capt
     recipe = Recipe(name="run", model=model_config("r3d_tiny"), data=Folder(root="gone"))
     (run / "recipe.json").write_text(json.dumps(to_json(recipe)))
     with pytest.raises(SystemExit) as end:
-        main(["analyse", "stages", str(run), "--data.root", str(videos), "--n", "2", "--out", str(out)])
+        main(["analyse", "stages", str(run), "--data.root", str(videos), "--max-videos", "2", "--out", str(out)])
     printed = capsys.readouterr().out
     assert not end.value.code and re.search("fitted on 2 videos of 2 classes, scored on [12],", printed)
     with pytest.raises(SystemExit):

@@ -51,9 +51,9 @@ def test_the_videos_of_some_classes_out_of_a_random_draw(data: Folder) -> None:
     records, labels, names = choose_videos(data, "test", ["c", "a"])
     assert names == ["c", "a"] and labels == [1, 1, 1, 0, 0, 0]  # in the data set's order
     assert [Path(record.path).parent.name for record in records] == ["a"] * 3 + ["c"] * 3
-    few = choose_videos(data, "test", n=5)[0]
-    assert len(few) == 5 and [r.name for r in few] == [r.name for r in choose_videos(data, "test", n=5)[0]]
-    assert {r.name for r in choose_videos(data, "test", n=5, seed=1)[0]} != {r.name for r in few}
+    few = choose_videos(data, "test", max_videos=5)[0]
+    assert len(few) == 5 and [r.name for r in few] == [r.name for r in choose_videos(data, "test", max_videos=5)[0]]
+    assert {r.name for r in choose_videos(data, "test", max_videos=5, seed=1)[0]} != {r.name for r in few}
     for options, message in (
         ({"classes": ["d"]}, "no class 'd'"),
         ({"classes": ["a"]}, "3 of 9 labelled videos"),

@@ -190,14 +190,14 @@ def run_data(source: str, *, trust_code: bool = False) -> DataConfig:
 
 
 def labelled_videos(
-    data: DataConfig, split: SplitName, *, n: int | None = None, space: str | None = None, seed: int = 0
+    data: DataConfig, split: SplitName, *, max_videos: int | None = None, space: str | None = None, seed: int = 0
 ) -> tuple[list[Record], list[int], list[str]]:
     """Labelled videos of a split.
 
     Args:
         data: the data set.
         split: of it.
-        n: videos at most, drawn at random; None for all.
+        max_videos: videos at most, drawn at random; None for all.
         space: label space, by default the first.
         seed: of the draw.
 
@@ -215,7 +215,7 @@ def labelled_videos(
         raise GestaError("this analysis needs one class per video, and the data set is multi-label; give another")
     labels = ((record, label_in(record, space)) for record in data.records(split))
     labelled = [(record, label) for record, label in labels if isinstance(label, int)]
-    drawn = np.random.default_rng(seed).permutation(len(labelled))[:n]
+    drawn = np.random.default_rng(seed).permutation(len(labelled))[:max_videos]
     chosen = [labelled[i] for i in sorted(drawn.tolist())]
     return [record for record, _ in chosen], [label for _, label in chosen], spaces[space]
 

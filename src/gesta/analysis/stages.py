@@ -51,7 +51,7 @@ class Stages:
     scored: int  # number of held-out videos
     classes: int  # how many have training videos
     majority: float  # percent right if one always answers the most frequent class of the training videos
-    strength: float  # C, the inverse of the regularisation
+    l2: float  # weight of the penalty, see :func:`fit_probe`
     failures: list[Failure]  # videos that could not be read and are left out
     probes: list[StageProbe]  # in the order of the forward pass
 
@@ -59,19 +59,19 @@ class Stages:
         """All fields."""
         videos = {"fitted": self.fitted, "scored": self.scored}
         fit = {"model": self.name, "videos": videos, "classes": self.classes, "majority": self.majority}
-        return fit | {"c": self.strength, "failures": plain(self.failures), "stages": plain(self.probes)}
+        return fit | {"l2": self.l2, "failures": plain(self.failures), "stages": plain(self.probes)}
 
     def __str__(self) -> str:
         table = Table("", *(Column(column, justify="right") for column in ("width", "top-1 %", "training videos %")))
         for p in self.probes:
             table.add_row(p.stage, str(p.width), f"{p.top1:.2f}", f"{p.training:.2f}")
         notes = [
-            f"fitted on {self.fitted} videos of {self.classes} classes, scored on {self.scored}, one clip each; C = "
-            f"{self.strength:g}; always answering the most frequent class gives {self.majority:.2f} %"
+            f"fitted on {self.fitted} videos of {self.classes} classes, scored on {self.scored}, one clip each; L2 = "
+            f"{self.l2:g}; always answering the most frequent class gives {self.majority:.2f} %"
         ]
         unfinished = [p.stage for p in self.probes if not p.converged]
         if unfinished:
-            notes.append(f"not at its optimum after {STEPS} steps: {', '.join(unfinished)}; a smaller --c helps")
+            notes.append(f"not at its optimum after {STEPS} steps: {', '.join(unfinished)}; a larger --l2 helps")
         return plain_text(f"{self.name}: linear probes", table, *notes, *list_failures(self.failures))
 
 
@@ -101,7 +101,7 @@ def measure_stages(
     fitted: tuple[Sequence[Record], Sequence[int]],
     scored: tuple[Sequence[Record], Sequence[int]],
     *,
-    strength: float = 1.0,
+    l2: float = 1.0,
     device: str = "auto",
 ) -> Stages:
     """Fit a linear probe to every stage's features of some videos, and score it on others.
@@ -112,14 +112,14 @@ def measure_stages(
         name, model: what to call the model, and any model; it is not trained.
         fitted: training videos and their labels.
         scored: held-out videos and their labels.
-        strength: C, the weight of the mean cross-entropy's sum against half the squared norm of the probe's weights.
+        l2: weight of the penalty, see :func:`fit_probe`.
         device: ``auto`` takes the first accelerator there is.
 
     Raises:
         GestaError: no readable videos, or one class only.
     """
-    if not strength > 0:
-        raise GestaError(f"C must be greater than 0, not {strength:g}; choose another --c")
+    if not l2 > 0:
+        raise GestaError(f"the weight of the penalty must be greater than 0, not {l2:g}; choose another --l2")
     failures: list[Failure] = []
     train, train_labels = _labelled_features(model, *fitted, device, failures)
     test, test_labels = _labelled_features(model, *scored, device, failures)
@@ -128,7 +128,7 @@ def measure_stages(
         raise GestaError("a probe needs training videos of at least two classes; take more with --n")
     probes = []
     for stage, features in train.items():
-        weights, bias, converged = fit_probe(features, np.searchsorted(known, train_labels), strength)
+        weights, bias, converged = fit_probe(features, np.searchsorted(known, train_labels), l2)
         training, top1 = (
             100 * float((known[(values @ weights + bias).argmax(1)] == labels).mean())
             for values, labels in ((features, train_labels), (test[stage], test_labels))
@@ -141,7 +141,7 @@ def measure_stages(
         scored=len(test_labels),
         classes=len(known),
         majority=100 * float((test_labels == known[counts.argmax()]).mean()),
-        strength=strength,
+        l2=l2,
         failures=failures,
         probes=probes,
     )
@@ -160,15 +160,16 @@ def _labelled_features(
     return by_stage, np.array([labels[i] for i in rows])
 
 
-def fit_probe(values: np.ndarray, labels: np.ndarray, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Multinomial logistic regression: the minimum of ``|W|² / 2 + C Σ cross-entropy`` on standardised features.
+def fit_probe(values: np.ndarray, labels: np.ndarray, l2: float = 1.0) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Multinomial logistic regression: the minimum of ``l2 |W|² / 2 + Σ cross-entropy`` on standardised features.
 
-    It is what scikit-learn's LogisticRegression minimises behind a StandardScaler; the bias is not regularised.
+    It is what scikit-learn's LogisticRegression with C = 1 / l2 minimises behind a StandardScaler; the bias is not
+    regularised.
 
     Args:
         values: ``(n, D)``.
         labels: ``(n,)`` from 0, each class occurs.
-        strength: C.
+        l2: weight of the penalty, greater than 0.
 
     Returns:
         Weights ``(D, K)`` and bias ``(K,)`` for the features as they are, and whether the optimum was reached.
@@ -184,8 +185,8 @@ def fit_probe(values: np.ndarray, labels: np.ndarray, strength: float = 1.0) -> 
         weights, bias = flat[:-classes].reshape(width, classes), flat[-classes:]
         logs = log_softmax(x @ weights + bias, axis=1)
         error = (np.exp(logs) - target) / count
-        value = (weights**2).sum() / (2 * strength * count) - (logs * target).sum() / count
-        return value, np.concatenate([(x.T @ error + weights / (strength * count)).ravel(), error.sum(0)])
+        value = (weights**2).sum() * l2 / (2 * count) - (logs * target).sum() / count
+        return value, np.concatenate([(x.T @ error + weights * l2 / count).ravel(), error.sum(0)])
 
     options = {"maxiter": STEPS, "gtol": 1e-6, "ftol": 1e-12}
     optimum = minimize(loss, np.zeros((width + 1) * classes), jac=True, method="L-BFGS-B", options=options)

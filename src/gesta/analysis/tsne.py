@@ -66,7 +66,7 @@ def choose_videos(
     split: SplitName,
     classes: Sequence[str] | None = None,
     *,
-    n: int = 1000,
+    max_videos: int = 1000,
     space: str | None = None,
     seed: int = 0,
 ) -> tuple[list[Record], list[int], list[str]]:
@@ -76,7 +76,8 @@ def choose_videos(
         data: the data set.
         split: of it.
         classes: names; None for all.
-        n: videos at most, drawn from all of the split's before those of the classes are taken, as the thesis does.
+        max_videos: at most, drawn from all of the split's videos before those of the classes are taken, as the
+            thesis does.
         space: label space, by default the first.
         seed: of the draw.
 
@@ -86,7 +87,7 @@ def choose_videos(
     Raises:
         GestaError: an unknown class or label space, or fewer than four such videos.
     """
-    records, labels, names = labelled_videos(data, split, n=n, space=space, seed=seed)
+    records, labels, names = labelled_videos(data, split, max_videos=max_videos, space=space, seed=seed)
     shown = [name if name in names else class_name(name) for name in classes or names]
     for name in shown:
         if name not in names:
@@ -94,7 +95,7 @@ def choose_videos(
     chosen = [i for i, label in enumerate(labels) if names[label] in shown]
     if len(chosen) < 4:
         left = f"{len(chosen)} of {len(records)} labelled videos of the split {split!r} are left"
-        raise GestaError(f"{left}, and t-SNE needs four; choose more with --n, --classes or --split")
+        raise GestaError(f"{left}, and t-SNE needs four; choose more with --max-videos, --classes or --split")
     return [records[i] for i in chosen], [shown.index(names[labels[i]]) for i in chosen], shown
 
 

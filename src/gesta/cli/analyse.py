@@ -89,7 +89,7 @@ def _add_commands_of_parameters(analyse: Commands) -> None:
     _picture_options(sub)
     sub = analyse.add("filters", _filters, "draw the filters of the first layer")
     sub.add_argument("model", metavar="CKPT|MODEL", help=MODEL_HELP)
-    sub.add_argument("--n", type=int, default=64, help="filters at most (default %(default)s)")
+    sub.add_argument("--max-filters", type=count, metavar="N", default=64, help="drawn at most (default %(default)s)")
     text = "MFST: weights as learned, before differences are folded in"
     sub.add_argument("--learned", action="store_true", help=text)
     _picture_options(sub)
@@ -126,7 +126,7 @@ def _add_commands_of_features(analyse: Commands) -> None:
     sub.add_argument("sources", metavar="CKPT|MODEL|VIDEO", nargs="+", help=f"{MODEL_HELP}; video file or folder")
     sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="a data set instead of VIDEOs (fields: --data.root)")
     sub.add_argument("--split", choices=["train", "val", "test"], default="val", help="of --data (default %(default)s)")
-    sub.add_argument("--limit", type=count, metavar="N", help="videos at most, spread over the list")
+    sub.add_argument("--max-videos", type=count, metavar="N", help="at most, spread over the list (default: all)")
     estimators = ["infonce", "softmax_entropy", "gaussian", "codebook"]
     sub.add_argument("--estimator", choices=estimators, default="infonce", help="(default %(default)s)")
     sub.add_argument("--tau", type=float, default=0.1, help="temperature (default %(default)s)")
@@ -137,15 +137,18 @@ def _add_commands_of_features(analyse: Commands) -> None:
     sub.add_argument("run", metavar="RUN|MODEL", help=MODEL_HELP)
     sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="videos (default: the run's; fields: --data.root)")
     sub.add_argument("--split", choices=["val", "test"], default="test", help="scored (default %(default)s)")
-    sub.add_argument("--n", type=count, help="videos of each split at most, drawn at random (default: all)")
-    sub.add_argument("--c", type=float, default=1.0, help="inverse strength of regularisation (default %(default)s)")
+    sub.add_argument("--max-videos", type=count, metavar="N", help="of each split, drawn at random (default: all)")
+    text = "weight of the penalty on the probes' weights, 1 / C of scikit-learn (default %(default)s)"
+    sub.add_argument("--l2", type=float, default=1.0, help=text)
     _labels_options(sub)
     sub = analyse.add("tsne", _tsne, "t-SNE of features before the classifier, runs side by side", fields=True)
     sub.add_argument("runs", metavar="RUN", nargs="+", help="run folder or .safetensors file")
     sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="videos (default: the first run's; fields: --data.root)")
     sub.add_argument("--split", choices=["train", "val", "test"], default="test", help="(default %(default)s)")
     sub.add_argument("--classes", nargs="+", metavar="NAME", help="shown ones (default: all)")
-    sub.add_argument("--n", type=int, default=1000, help="videos drawn at random at most (default %(default)s)")
+    sub.add_argument(
+        "--max-videos", type=count, metavar="N", default=1000, help="drawn at random (default %(default)s)"
+    )
     _labels_options(sub)
 
 
@@ -266,7 +269,7 @@ def _filters(options: argparse.Namespace) -> None:
 
     model = load(options.model, trust_code=options.trust_code, runs=False)
     measured = measure_filters(*model, folded=not options.learned)
-    _show(options, measured, partial(draw_filters, most=options.n))
+    _show(options, measured, partial(draw_filters, most=options.max_filters))
 
 
 def _rpe(options: argparse.Namespace) -> None:
@@ -324,8 +327,8 @@ def _mi(options: argparse.Namespace) -> int:
             raise GestaError(f"{options.data} has no split {options.split!r}; choose another with --split")
     else:
         records = [Record(path=path, name=path) for path in paths]
-    if options.limit:
-        records = records[:: -(-len(records) // options.limit)]
+    if options.max_videos:
+        records = records[:: -(-len(records) // options.max_videos)]
     measured = measure_mutual_information(
         models, records, estimator=options.estimator, tau=options.tau, block=options.block, device=options.device
     )
@@ -345,11 +348,13 @@ def _stages(options: argparse.Namespace) -> None:
     data = _videos_of(options.run, options)
     splits = []
     for split in ("train", options.split):
-        records, labels, _ = labelled_videos(data, split, n=options.n, space=options.space, seed=options.seed)
+        records, labels, _ = labelled_videos(
+            data, split, max_videos=options.max_videos, space=options.space, seed=options.seed
+        )
         if not records:
             raise GestaError(f"the data has no labelled videos of the split {split!r} (gesta data list shows them)")
         splits.append((records, labels))
-    _show(options, measure_stages(name, model, *splits, strength=options.c, device=options.device), draw_stages)
+    _show(options, measure_stages(name, model, *splits, l2=options.l2, device=options.device), draw_stages)
 
 
 def _tsne(options: argparse.Namespace) -> None:
@@ -359,7 +364,9 @@ def _tsne(options: argparse.Namespace) -> None:
     models = [load(run, trust_code=options.trust_code) for run in options.runs]
     data = _videos_of(options.runs[0], options)
     classes = [name for names in options.classes or () for name in names.split(",") if name]
-    chosen = choose_videos(data, options.split, classes, n=options.n, space=options.space, seed=options.seed)
+    chosen = choose_videos(
+        data, options.split, classes, max_videos=options.max_videos, space=options.space, seed=options.seed
+    )
     _show(options, measure_tsne(models, *chosen, device=options.device, seed=options.seed), draw_tsne)
 
 
