@@ -62,7 +62,8 @@ class Prepared:
         kept: videos that were made by an earlier call.
         changed: videos that have changed since an earlier call copied them, of which the copies were made again.
         frames: frames written now.
-        left_out: a sentence about each video that could not be read or written.
+        left_out: a sentence about each video that could not be read or written; says whether an earlier copy of it
+            stays, which shows what it was before.
         damaged: a sentence about each video of which some frames could not be read; its copy, made now or by an earlier
             call, lacks them.
         shards: tar files in the new folder.
@@ -199,13 +200,8 @@ def prepare(
 
 
 def _unfinished(jobs: Sequence[EncodeJob], sources: Sources) -> list[EncodeJob]:
-    """What is to be made: copies that are missing, and those of videos that have changed, which are removed."""
-    for job in jobs:
-        if os.path.exists(job.target) and sources.has_changed(job.source, job.target):
-            remove(job.target)
-            remove(remark_file(job.target))
-            sources.forget(job.source)
-    return [job for job in jobs if not os.path.exists(job.target)]
+    """What is to be made: copies that are missing, and those of videos that have changed, which stay until then."""
+    return [job for job in jobs if not os.path.exists(job.target) or sources.has_changed(job.source, job.target)]
 
 
 def _make(
@@ -219,11 +215,17 @@ def _make(
     """Make the copies; ``refused`` gets the videos without one."""
     outcomes: list[Outcome] = []
     for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
-        outcomes.append(outcome)
         if outcome.frames:
             sources.note(job.source)
         else:
+            if packing:  # what its video was before must not get into a shard as if it were that video
+                remove(job.target)
+                remove(remark_file(job.target))
+                sources.forget(job.source)
+            elif os.path.exists(job.target):
+                outcome = outcome._replace(remark=f"{outcome.remark}; {job.target} still shows what it was before")
             refused[job.source] = outcome.remark
+        outcomes.append(outcome)
         if packing:
             packing.finished(job)
     if packing:
