@@ -47,10 +47,7 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
         GestaError: ``out`` has another suffix, is the source itself or cannot be written.
     """
     source, out = os.fspath(source), Path(out)
-    if out.suffix.lower() not in FORMATS:
-        raise GestaError(f"{out}: an annotated copy is H.264, so its name must end in .mp4, .mkv or .mov")
-    if out.exists() and os.path.exists(source) and out.samefile(source):
-        raise GestaError(f"{out} is the video itself: choose another name for the copy")
+    check_copy(source, out)
     info = probe(source)
     rate = Fraction(info.fps or 25).limit_denominator(1001)
     timed = [s for s in segments if s.start is not None and s.end is not None and s.labels]
@@ -78,6 +75,20 @@ def annotate(source: str | os.PathLike[str], segments: Sequence[Prediction], out
     except (OSError, FFmpegError) as error:
         raise GestaError(f"{out}: cannot be written ({explain(error)}); choose another file with --draw") from None
     return out
+
+
+def check_copy(source: str, out: Path) -> None:
+    """Refuse a place for the copy, before anything is computed; arguments as of :func:`annotate`.
+
+    Raises:
+        GestaError: it has another suffix, is the source itself, or its folder is not there.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise GestaError(f"{out}: an annotated copy is H.264, so its name must end in .mp4, .mkv or .mov")
+    if out.exists() and os.path.exists(source) and out.samefile(source):
+        raise GestaError(f"{out} is the video itself: choose another name for the copy")
+    if not out.parent.is_dir():
+        raise GestaError(f"{out}: there is no folder {out.parent}; make it, or choose another file with --draw")
 
 
 def _to_the_end(source: str) -> Iterator[Frame]:
