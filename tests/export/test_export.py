@@ -102,6 +102,13 @@ def test_what_a_file_cannot_do_is_refused(suffix: str, file: Callable[[str], Pat
         list(gesta.predict(loaded, ["x.mp4"], precision="bf16-mixed"))
 
 
+@pytest.mark.parametrize("views", [(0, 2, 3, 16, 16), (2, 2, 3, 16, 16), (3, 2, 3, 8, 8), (3, 2)])
+def test_views_that_check_nothing_are_refused(model: TrainedModel, tmp_path: Path, views: tuple[int, ...]) -> None:
+    with pytest.raises(GestaError, match="are 3 or more clips of \\(2, 3, 16, 16\\)"):
+        export(model, tmp_path / "a.pt2", views=torch.zeros(views, dtype=torch.uint8))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_differs_is_not_kept(model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gesta.export.write.LARGEST_DIFFERENCE", -1.0)
     with pytest.raises(GestaError, match="is not kept"):

@@ -140,6 +140,67 @@ def test_a_session_that_computes_otherwise_is_released(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == ["wasm", ["webgpu"]], done.stderr
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_a_clip_waits_for_that_of_a_run_that_was_stopped(tmp_path: Path) -> None:
+    """onnxruntime-web on WebGPU refuses a second clip meanwhile ("Session already started")."""
+    (tmp_path / "ort").mkdir()
+    (tmp_path / "ort/ort.wasm.min.mjs").write_text(
+        """export const env = { wasm: {} };
+        export class Tensor {}
+        let busy = false;
+        const run = async () => {
+          if (busy) throw new Error("Session already started");
+          busy = true;
+          await new Promise((done) => setTimeout(done, 20));
+          busy = false;
+          return { y: { data: [1] } };
+        };
+        export const InferenceSession = { create: async () => ({ inputNames: ["x"], outputNames: ["y"], run }) };"""
+    )
+    shutil.copy(PAGE / "recogniser.js", tmp_path / "recogniser.mjs")
+    (tmp_path / "test.mjs").write_text(
+        """globalThis.self = globalThis;
+        Object.defineProperty(globalThis, "navigator", { value: {} });
+        self.postMessage = ({ id, error }) => console.log(JSON.stringify([id, error ?? ""]));
+        await import("./recogniser.mjs");
+        const given = { clip: { frames: 1, size: 1 }, check: [1] };
+        self.onmessage({ data: { id: 0, base: new URL(".", import.meta.url).href, given } });
+        for (const id of [1, 2]) self.onmessage({ data: { id, clip: new Uint8Array(3) } });"""
+    )
+    done = subprocess.run(["node", tmp_path / "test.mjs"], capture_output=True, text=True, timeout=60)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[0, ""], [1, ""], [2, ""]], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_thresholds_that_move_strips_of_several_classes_and_scores_that_are_no_numbers(tmp_path: Path) -> None:
+    shutil.copy(PAGE / "segments.js", tmp_path / "segments.mjs")
+    (tmp_path / "test.mjs").write_text(
+        """import { Segments, extent, jointProbabilities } from "./segments.mjs";
+        const found = [];
+        for (const multiLabel of [false, true]) {
+          const segments = new Segments(["a", "b"], 0.9, multiLabel);
+          const push = (i) => segments.push({ start: i, end: i + 1, probabilities: [0.6, 0.4] });
+          const before = [0, 1, 2].flatMap(push);
+          segments.changeThreshold(0.5);
+          const after = [3, 4, 5].flatMap(push).concat(segments.finish());
+          found.push(before.length, after.map(({ start, end, labels }) => [start, end, labels[0][0]]));
+        }
+        for (const scores of [[1, NaN], [1, Infinity]]) {
+          try {
+            jointProbabilities([[1, 2], scores], false);
+          } catch (error) {
+            found.push(error.message.split(";")[0]);
+          }
+        }
+        found.push(extent([{ start: 2, end: 4 }, { start: 1, end: 6 }, { start: 3, end: 5 }]));
+        console.log(JSON.stringify(found));"""
+    )
+    done = subprocess.run(["node", tmp_path / "test.mjs"], capture_output=True, text=True, timeout=60)
+    segment = [[2, 6, "a"]]  # the third window waited for the fourth
+    refused = "the model's scores are not finite numbers"
+    assert json.loads(done.stdout) == [0, segment, 0, segment, refused, refused, [1, 6]], done.stderr
+
+
 # --- in a browser ----------------------------------------------------------------------------------------------------
 
 in_a_browser = [  # nothing else runs the page
@@ -311,6 +372,11 @@ class TestPage:
         assert page.evaluate(table) == expected
         assert page.evaluate("window.offered.length > 12 && !window.offered.includes(true)")
         assert page.evaluate("document.querySelector('video').controls")
+        move = "document.querySelector('#threshold').value = {}; document.querySelector('#threshold').oninput()"
+        page.evaluate(move.format(100))
+        assert page.evaluate(table) == [] and page.evaluate("document.querySelector('#csv').disabled")
+        page.evaluate(move.format(50))
+        assert page.evaluate(table) == expected
         page.evaluate("document.querySelectorAll('#segments button')[1].click()")
         assert page.evaluate("document.querySelector('video').currentTime") > 0.3
 
@@ -397,6 +463,7 @@ class TestPage:
     def test_it_works_without_a_network(self, page: Browser, server: http.server.HTTPServer) -> None:
         page.wait_for("caches.keys().then((names) => names.length)")
         page.wait_for("caches.match('ort/ort-wasm-simd-threaded.wasm').then(Boolean)")
+        page.wait_for("!document.querySelector('#offline').hidden")
         server.shutdown()
         server.socket.close()
         page.open(f"http://localhost:{server.server_port}/")

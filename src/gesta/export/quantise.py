@@ -93,7 +93,8 @@ def export_int8(
         raise GestaError("--int8: none of the run's training videos can be read, from which it takes ranges of values")
     with tempfile.TemporaryDirectory() as folder:
         whole, small = Path(folder, "whole.onnx"), Path(folder, "int8.onnx")
-        export(model, whole, uint8=uint8, dynamic=dynamic, protocol=protocol, views=calibration)
+        views = calibration if len(calibration) >= CHECKED_CLIPS else None
+        export(model, whole, uint8=uint8, dynamic=dynamic, protocol=protocol, views=views)
         network = load_exported(whole, trust_code=True).model  # the classes of this very model
         assert isinstance(network, ExportedNetwork)
         _quantise(whole, small, _Clips(network, calibration))

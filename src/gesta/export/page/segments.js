@@ -43,10 +43,14 @@ export class Smoother {
 /** Joins windows into segments with hysteresis, and decides each as early as it can. */
 class Segmenter {
   constructor(threshold) {
-    [this.threshold, this.release] = [threshold, threshold / 2];
+    this.changeThreshold(threshold);
     this.window = null; // the last one; where its time ends depends on the next
     this.time = 0; // where the time of the last window begins
     this.current = null;
+  }
+
+  changeThreshold(threshold) {
+    [this.threshold, this.release] = [threshold, threshold / 2];
   }
 
   push(window) {
@@ -90,6 +94,11 @@ export class Segments {
     this.multiLabel = multiLabel;
   }
 
+  /** Takes another threshold from the next window on. */
+  changeThreshold(threshold) {
+    for (const part of this.parts) part.changeThreshold(threshold);
+  }
+
   push(window) {
     return this.#all((part, k) => part.push(this.multiLabel ? { ...window, probabilities: [window.probabilities[k]] } : window));
   }
@@ -111,6 +120,11 @@ export class Segments {
   }
 }
 
+/** Where the first of some segments begins and the last ends; those of several classes come as they end. */
+export function extent(segments) {
+  return [Math.min(...segments.map(({ start }) => start)), Math.max(...segments.map(({ end }) => end))];
+}
+
 export const TOP = 5;
 
 /** The `top` most probable classes, best first, each [name, probability]. */
@@ -119,8 +133,11 @@ export function ranked(probabilities, names, top) {
   return order.slice(0, top).map((i) => [names[i], probabilities[i]]);
 }
 
-/** Scores of each label space -> probabilities of all combinations of their classes. */
+/** Scores of each label space -> probabilities of all combinations of their classes; fails where they are no numbers. */
 export function jointProbabilities(spaces, multiLabel) {
+  if (!spaces.flat().every(Number.isFinite)) {
+    throw new Error("the model's scores are not finite numbers; use another browser, or weights of a training that went well");
+  }
   return spaces.map((scores) => {
     if (multiLabel) return scores.map((score) => 1 / (1 + Math.exp(-score)));
     const largest = Math.max(...scores);
