@@ -440,6 +440,23 @@ def test_a_video_of_another_suffix_is_another_one(root: Path, tmp_path: Path) ->
     assert (small(root, out).changed, small(root, out).made) == ([str(root / "a/0.mkv")], 0)
 
 
+def test_the_copy_of_a_video_that_was_moved_to_another_class_is_named(root: Path, tmp_path: Path) -> None:
+    """Else it would be trained on as of both."""
+    out = tmp_path / "o"
+    small(root, out)
+    assert small(root, out, listed=[str(root / "b/1.mp4")]).left_over == []  # the others are there, and not asked for
+    shutil.move(root / "a/0.mp4", root / "b/moved.mp4")
+    sentence = f"{out}/a/0.mp4: is the copy of {root}/a/0.mp4, which is no longer there; remove the copy"
+    with pytest.raises(GestaError, match="as lists would hold it"):
+        small(root, out, lists=True)
+    assert not (out / "train.txt").exists()
+    done = small(root, out)
+    assert (done.made, done.left_over) == (1, [sentence]) and f"left over: {sentence}" in str(done)
+    (out / "a/0.mp4").unlink()
+    done = small(root, out, lists=True)
+    assert (done.left_over, sum(done.lists.values())) == ([], 6)
+
+
 def read_lines(folder: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in (folder / SOURCES).read_text().splitlines()]
 

@@ -189,9 +189,7 @@ def test_a_server_that_falls_silent_is_named_with_its_remedy(
 ) -> None:
     """As a camera that was unplugged: there is nothing to copy or download again."""
     monkeypatch.setattr("gesta.video.container.NETWORK_TIMEOUT", 0.5)
-    with pytest.raises(
-        BrokenOffError, match=r"breaks off .* \(it did not answer in time\); check the"
-    ):
+    with pytest.raises(BrokenOffError, match=r"breaks off .* \(it did not answer in time\); check the"):
         list(stream(f"{address}/silent/a.mkv"))
 
 

@@ -185,6 +185,13 @@ def test_senseless_settings_are_refused(bad: dict[str, Any]) -> None:
 # --- segments --------------------------------------------------------------------------------------------------------
 
 
+def test_a_protocol_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    """With batches of 0 windows all of a video were held in memory, and then it ended in a traceback."""
+    path = shaded_video(tmp_path / "a.mp4", [("dark", 20)])
+    with pytest.raises(GestaError, match="batch_size"):
+        list(timeline(shade_model(), path, views=EvaluateConfig(batch_size=0)))
+
+
 def spoken(rows: list[list[float]]) -> list[Window]:
     """Windows two seconds long, a second apart."""
     return [Window(float(i), i + 2.0, torch.tensor(row)) for i, row in enumerate(rows)]

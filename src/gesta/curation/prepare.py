@@ -66,6 +66,7 @@ class Prepared:
             stays, which shows what it was before.
         damaged: a sentence about each video of which some frames could not be read; its copy, made now or by an earlier
             call, lacks them.
+        left_over: a sentence about each copy whose video is no longer there.
         shards: tar files in the new folder.
         lists: videos by list file, if there are lists.
         seconds: how long it took.
@@ -79,6 +80,7 @@ class Prepared:
     frames: int
     left_out: list[str]
     damaged: list[str]
+    left_over: list[str]
     shards: int
     lists: dict[str, int]
     seconds: float
@@ -94,6 +96,7 @@ class Prepared:
             *(f"made again: {video}: has changed since it was copied" for video in self.changed),
             *(f"damaged: {sentence}" for sentence in self.damaged),
             *(f"left out: {sentence}" for sentence in self.left_out),
+            *(f"left over: {sentence}" for sentence in self.left_over),
         ]
         return join_lines(lines)
 
@@ -152,7 +155,8 @@ def prepare(
 
     Raises:
         GestaError: impossible arguments or some that would not be used, no videos, a listed one that is not below the
-            folder, a folder with other files in it or made with other settings, or OpenCV is not installed.
+            folder, a folder with other files in it or made with other settings, lists of a folder with copies whose
+            videos are gone, or OpenCV is not installed.
     """
     begin = time.monotonic()
     source, target = os.path.normpath(root), os.path.normpath(out)
@@ -173,6 +177,10 @@ def prepare(
         jobs, outside = _in_splits(source, jobs, splits)
         left_out = [*refused.values(), *outside]
         sources = Sources(source, target, {job.source: job.target for job in jobs})
+        left_over = [] if shards else sources.left_over()
+        if lists and left_over:
+            more = f" ({len(left_over) - 1} more of this kind)" if len(left_over) > 1 else ""
+            raise GestaError(f"{left_over[0]}, as lists would hold it{more}")
         packing = _Packing(source, target, jobs, shards, how["seed"], labels, splits, sources) if shards else None
         todo, absent = packing.unfinished() if packing else (_unfinished(jobs, sources), [])
         left_out += absent
@@ -193,6 +201,7 @@ def prepare(
             frames=sum(outcome.frames for outcome in outcomes),
             left_out=sorted(left_out),
             damaged=sorted(damaged.values()),
+            left_over=left_over,
             shards=sum(map(os.path.exists, packing.plan)) if packing else 0,
             lists=made_lists,
             seconds=round(time.monotonic() - begin, 1),

@@ -92,7 +92,8 @@ def export(
 
     Raises:
         GestaError: a name with another ending; a model that is an exported file, gives features or cannot be exported;
-            views of another size or fewer; scores that differ by more than :data:`LARGEST_DIFFERENCE`; no place to write to; a package that is missing.
+            views of another size or fewer; scores that differ by more than :data:`LARGEST_DIFFERENCE`; no place to
+            write to; a package that is missing.
     """
     path, config = Path(path), model.model.config
     check_exportable(model, path)

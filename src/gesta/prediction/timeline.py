@@ -273,6 +273,7 @@ class SegmentNaming:
         top: int | None = None,
     ) -> None:
         check(config, "the timeline")
+        check(views, "the protocol")
         check_top(top)
         self.network, self.spaces = named_classes(model, classes)
         check_average(self.network, views)
