@@ -31,8 +31,10 @@ from gesta.cli import main
 from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.export.web import PAGE, export_web, onnxruntime_web
+from gesta.export.write import ExportReport
 from gesta.model import ClipSpec
 from gesta.models import model_config
+from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import ClassSegmenters, Segmenter, Window, smooth
 from gesta.prediction.windows import WindowCutter
 from gesta.prediction.writers import Format, write
@@ -110,6 +112,30 @@ def test_what_cannot_be_a_page_is_refused(
     with pytest.raises(GestaError, match="is there already"):
         export_web(colours, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [package.name]
+
+
+def test_reports_and_errors_name_the_folder_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one beside it, in which the page is made."""
+    refusal = ""
+
+    def written(model: TrainedModel, path: Path, **_: object) -> ExportReport:
+        path.write_bytes(b"onnx")
+        if refusal:
+            raise GestaError(f"{path}: {refusal}")
+        facts: dict[str, Any] = {"kind": "onnx", "takes": "", "size": 4, "difference": 0.0, "largest_score": 1.0}
+        return ExportReport(path=str(path), model="R3D", clips="3 made clips", **facts)
+
+    monkeypatch.setattr("gesta.export.web.export", written)
+    monkeypatch.setattr("gesta.export.web.onnxruntime_web", lambda package: package)
+    monkeypatch.setattr("gesta.export.web._unpack", lambda *_: None)
+    config = model_config("r3d_tiny", num_classes=3)
+    small = replace(config, clip=replace(config.clip, frames=4, size=32)).build()
+    trained = TrainedModel(model=small, classes=CLASSES, metadata={})
+    report = export_web(trained, tmp_path / "page")
+    assert Path(report.to_json()["model"]["path"]).read_bytes() == b"onnx"
+    refusal = "its scores differ"
+    with pytest.raises(GestaError, match=f"^{tmp_path}/other/model.onnx: its scores differ"):
+        export_web(trained, tmp_path / "other")
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
@@ -199,6 +225,25 @@ def test_thresholds_that_move_strips_of_several_classes_and_scores_that_are_no_n
     segment = [[2, 6, "a"]]  # the third window waited for the fourth
     refused = "the model's scores are not finite numbers"
     assert json.loads(done.stdout) == [0, segment, 0, segment, refused, refused, [1, 6]], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_files_say_what_is_missing_as_those_of_gesta_predict_do(tmp_path: Path) -> None:
+    shutil.copy(PAGE / "segments.js", tmp_path / "segments.mjs")
+    error = "a, b.mp4: breaks off; copy it again"
+    (tmp_path / "test.mjs").write_text(
+        f"""import {{ FORMATS }} from "./segments.mjs";
+        const segments = [{{ start: 0, end: 1.5, labels: [["wave", 0.75], ["run", 0.25]] }}];
+        const files = ["csv", "json"].map((format) => FORMATS[format](segments, "a, b.mp4", {json.dumps(error)})[1]);
+        console.log(JSON.stringify(files));"""
+    )
+    done = subprocess.run(["node", tmp_path / "test.mjs"], capture_output=True, text=True, timeout=60)
+    table, values = json.loads(done.stdout)
+    segment = Prediction(path="a, b.mp4", start=0.0, end=1.5, labels=(("wave", 0.75), ("run", 0.25)))
+    ours = [segment, Prediction(path="a, b.mp4", error=error)]
+    write(ours, "csv", out := io.StringIO())
+    assert table == out.getvalue()
+    assert json.loads(values) == [part.to_json() for part in ours]
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
@@ -320,6 +365,7 @@ class TestPage:
         page.wait_for(speed)
         assert text(page, "#announced") == "green"  # read aloud
         page.evaluate("document.querySelector('#stop').click()")
+        assert text(page, "#announced") == ""  # so that the next run announces it again
         assert text(page, "#segments .name") == "green"
         assert page.evaluate("document.querySelector('video').srcObject") is None  # the camera is off
 

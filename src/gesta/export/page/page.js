@@ -139,7 +139,7 @@ async function frameTimes(run, name) {
 
 let current = null; // the run at work
 let shown = null; // the run whose timeline is shown, at work or not
-let done = { path: "", segments: [] }; // what can be downloaded
+let done = { path: "", segments: [], error: "" }; // what can be downloaded, and why it is not the whole
 const counted = { frames: [], model: [] };
 
 const threshold = () => $("threshold").value / 100;
@@ -192,7 +192,7 @@ class Run {
     this.segments = new Segments(info.names, threshold(), info.multi_label);
     const decided = this.smoothed.flatMap((window) => this.segments.push(window));
     if (this.isFinished) decided.push(...this.segments.finish());
-    clearSegments(done.path);
+    clearSegments(done.path, done.error);
     showSegments(decided);
     if (video.controls) letWatch();
   }
@@ -300,7 +300,9 @@ function say(text) {
 }
 
 function fail(error) {
-  $("problem").textContent = oneLine(String(error?.message ?? error));
+  const words = oneLine(String(error?.message ?? error));
+  if (current) done.error ||= words.startsWith(`${done.path}: `) ? words : `${done.path}: ${words}`;
+  $("problem").textContent = words;
   $("problem").hidden = false;
 }
 
@@ -312,7 +314,13 @@ function element(name, text = "", className = "") {
 }
 
 const percent = (p) => `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`;
-let announced = ["", 0];
+let announced = ["", 0]; // name and when; an empty one lets the same action be announced again
+
+/** Has an action read aloud by readers of the screen. */
+function announce(name, time) {
+  announced = [name, time];
+  $("announced").textContent = oneLine(name);
+}
 
 function showRanking(best) {
   const rows = $("ranking").children;
@@ -332,9 +340,9 @@ function showRanking(best) {
   $("caption").hidden = !sure;
   $("caption").textContent = `${oneLine(name)} ${percent(p)}`;
   const [last, time] = announced;
+  if (!sure && last) announce("", time);
   if (sure && name !== last && performance.now() - time > 2000) {
-    announced = [name, performance.now()];
-    $("announced").textContent = oneLine(name);
+    announce(name, performance.now());
   }
 }
 
@@ -345,8 +353,8 @@ function showWhole({ sum, windows }) {
   $("whole").hidden = false;
 }
 
-function clearSegments(path) {
-  done = { path, segments: [] };
+function clearSegments(path, error = "") {
+  done = { path, segments: [], error };
   $("segments").replaceChildren();
   $("strip").replaceChildren();
   showSegments([]);
@@ -467,6 +475,7 @@ function stop() {
   video.load();
   $("stop").disabled = true;
   $("caption").hidden = true;
+  announce("", 0);
 }
 
 $("camera").onclick = () => work("camera", recogniseCamera, false);
@@ -485,7 +494,7 @@ $("threshold").oninput = () => {
 };
 for (const [format, write] of Object.entries(FORMATS)) {
   $(format).onclick = () => {
-    const [type, text] = write(done.segments, done.path);
+    const [type, text] = write(done.segments, done.path, done.error);
     const link = element("a");
     link.href = URL.createObjectURL(new Blob([text], { type }));
     link.download = `${done.path.replace(/\.[^.]*$/, "")}.${format}`;

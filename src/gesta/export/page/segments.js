@@ -183,21 +183,24 @@ export const FORMATS = {
     const inOrder = segments.toSorted((a, b) => a.start - b.start); // those of several classes overlap
     return ["application/x-subrip", inOrder.map(cue).join("")];
   },
-  csv(segments, path) {
+  csv(segments, path, error = "") {
     const rows = segments.flatMap(({ start, end, labels }) =>
       labels.map(([name, p], i) =>
         [csvCell(path), start.toFixed(3), end.toFixed(3), i + 1, csvCell(name), p.toFixed(6), ""].join(",")));
+    if (error) rows.push([csvCell(path), "", "", "", "", "", csvCell(error)].join(",")); // what follows is missing
     return ["text/csv", ["path,start,end,rank,class,probability,error", ...rows, ""].join("\n")];
   },
-  json(segments, path) {
+  json(segments, path, error = "") {
     const rounded = (value, digits) => Number(value.toFixed(digits));
-    const rows = segments.map(({ start, end, labels }) => JSON.stringify({
+    const parts = segments.map(({ start, end, labels }) => ({
       path,
       start: rounded(start, 3),
       end: rounded(end, 3),
       labels: labels.map(([name, p]) => ({ class: name, probability: rounded(p, 6) })),
       error: null,
-    }).replace(CONTROL, (c) => `\\u${code(c, 4)}`));
+    }));
+    if (error) parts.push({ path, start: null, end: null, labels: [], error });
+    const rows = parts.map((part) => JSON.stringify(part).replace(CONTROL, (c) => `\\u${code(c, 4)}`));
     return ["application/json", rows.length ? `[\n${rows.join(",\n")}\n]\n` : "[]\n"];
   },
 };
