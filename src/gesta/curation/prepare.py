@@ -155,8 +155,7 @@ def prepare(
 
     Raises:
         GestaError: impossible arguments or some that would not be used, no videos, a listed one that is not below the
-            folder, a folder with other files in it or made with other settings, lists of a folder with copies whose
-            videos are gone, or OpenCV is not installed.
+            folder, a new folder with other files, other settings or (with lists) copies of no video, or no OpenCV.
     """
     begin = time.monotonic()
     source, target = os.path.normpath(root), os.path.normpath(out)
@@ -176,11 +175,7 @@ def prepare(
         videos, jobs, refused = _of(share, videos, jobs, refused)
         jobs, outside = _in_splits(source, jobs, splits)
         left_out = [*refused.values(), *outside]
-        sources = Sources(source, target, {job.source: job.target for job in jobs})
-        left_over = [] if shards else sources.left_over()
-        if lists and left_over:
-            more = f" ({len(left_over) - 1} more of this kind)" if len(left_over) > 1 else ""
-            raise GestaError(f"{left_over[0]}, as lists would hold it{more}")
+        sources, left_over = _sources(source, target, jobs, lists, shards)
         packing = _Packing(source, target, jobs, shards, how["seed"], labels, splits, sources) if shards else None
         todo, absent = packing.unfinished() if packing else (_unfinished(jobs, sources), [])
         left_out += absent
@@ -206,6 +201,22 @@ def prepare(
             lists=made_lists,
             seconds=round(time.monotonic() - begin, 1),
         )
+
+
+def _sources(
+    source: str, target: str, jobs: Sequence[EncodeJob], lists: bool, shards: int
+) -> tuple[Sources, list[str]]:
+    """What the copies were made from, and sentences about those whose videos are no longer there.
+
+    Raises:
+        GestaError: there are some, and lists would name them. (Shards with such videos are refused elsewhere.)
+    """
+    sources = Sources(source, target, {job.source: job.target for job in jobs})
+    left_over = [] if shards else sources.left_over()
+    if lists and left_over:
+        more = f" ({len(left_over) - 1} more of this kind)" if len(left_over) > 1 else ""
+        raise GestaError(f"{left_over[0]}, as lists would hold it{more}")
+    return sources, left_over
 
 
 def _unfinished(jobs: Sequence[EncodeJob], sources: Sources) -> list[EncodeJob]:
