@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gesta.cli.on_ray import check_ray_options, run_on_ray
-from gesta.cli.options import CommandParser, Commands, count, device_options, share_options, trust_option
+from gesta.cli.options import (
+    CommandParser,
+    Commands,
+    count,
+    device_options,
+    format_of,
+    share_options,
+    trust_option,
+)
 from gesta.cli.public_weights import model_for_videos, model_options, runtime_option, take_videos
 from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
@@ -45,7 +53,8 @@ def add_command(commands: Commands) -> None:
     text = "with --timeline, of all videos together: the segments that are least certain first"
     sub.add_argument("--review", action="store_true", help=text)
     formats = ["table", "text", "csv", "json", "parquet", "srt", "label-studio"]
-    text = "default table, with --ray parquet; parquet: rows as of csv; label-studio: pre-annotations (with --timeline)"
+    text = "default by the ending of --out, else table, with --ray parquet; parquet: rows as of csv; label-studio: "
+    text += "pre-annotations (with --timeline)"
     sub.add_argument("--format", choices=formats, help=text)
     text = "what Label Studio needs before a video's path to open it (/data/local-files/?d=)"
     sub.add_argument("--url-prefix", metavar="URL", help=text)
@@ -115,7 +124,7 @@ def _predict(options: argparse.Namespace) -> int:
         how |= {"share": options.part, "listed": options.listed is not None}
         return predict_share(fastest, options.sources, described=settings, **how)
     more = {name: getattr(options, name) for name in ("draw", "review", "url_prefix")}
-    format: Format = "json" if options.json else options.format or "table"
+    format: Format = "json" if options.json else options.format or format_of(options.out) or "table"
     return write_predictions(fastest, options.sources, format=format, listed=options.listed is not None, **more, **how)
 
 
