@@ -154,6 +154,30 @@ def temporary_for(path: str | os.PathLike[str], keep: Path | None = None) -> Ite
 
 
 @contextlib.contextmanager
+def replacement_for(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """As :func:`temporary_for`, also where a folder is there already, which stays until the new one is complete."""
+    target = Path(os.path.realpath(path))
+    if not target.is_dir():
+        with temporary_for(path) as part:
+            yield part
+        return
+    part, old = _part(target), _part(target)
+    try:
+        yield part
+        with reporting(path, part):
+            os.rename(target, old)  # no system replaces a folder that holds files
+            try:
+                os.rename(part, target)
+            except BaseException:
+                os.rename(old, target)
+                raise
+    finally:
+        remove(part)
+        remove(old)
+    _keep_names(target.parent)
+
+
+@contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to be filled, which becomes ``path`` at the end, or is removed.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from gesta.data.shards import Shards
 from gesta.data.shares import PART, Share
 from gesta.data.workers import run_each
 from gesta.errors import GestaError
+from gesta.files import is_part
 from gesta.video.find import find_videos
 from gesta.video.probe import probe
 from gesta.video.read import read
@@ -381,11 +383,53 @@ def test_copies_of_videos_that_have_changed_are_made_again(
     assert (small(root, out, **how).made, small(root, out, **how).changed) == (0, [])
     path.write_bytes(b"no video")
     done = small(root, out, **how)
-    assert (done.made, done.kept, len(done.left_out), done.changed) == (0, 5, 1, [])
-    assert not copy.exists() and len(read_lines(out)) == 5
-    replaced(path, by=other)
-    assert (small(root, out, **how).made, probe(copy).frames) == (1, 7)
+    assert (done.made, done.kept, done.changed) == (0, 5, [])
+    assert done.left_out[0].endswith(f"; {copy} still shows what it was before") and len(done.left_out) == 1
+    assert probe(copy).frames == 7 and len(read_lines(out)) == 6
+    assert len(small(root, out, **how).left_out) == 1  # it is tried again
+    replaced(path, by=make_video("third.mp4", size=(96, 80), frames=9))
+    assert (small(root, out, **how).made, probe(copy).frames) == (1, 9)
+    assert not [name for name in out.rglob(".*") if is_part(name.name)]
     assert [line["copy"] for line in read_lines(out)] == sorted(line["copy"] for line in read_lines(out))
+
+
+@pytest.mark.parametrize("how", [{}, {"frames": True}])
+def test_an_old_copy_stays_until_the_new_one_is_complete(
+    root: Path, make_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    """The process is killed, or the disk is full, while a changed video is read."""
+    out = tmp_path / "o"
+    copy = out / "a" / ("0" if how else "0.mp4")
+    small(root, out, **how)
+    replaced(root / "a/0.mp4", by=make_video("other.mp4", size=(96, 80), frames=7))
+    for error in (KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")):
+
+        def stopped(*_: object, error: BaseException = error) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(reencode, "probe", stopped)
+            with pytest.raises((KeyboardInterrupt, GestaError)):
+                small(root, out, **how)
+        assert probe(copy).frames == 20
+    assert (small(root, out, **how).made, probe(copy).frames) == (1, 7)
+
+
+def test_what_a_video_was_before_gets_into_no_shard(
+    root: Path, make_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "o"
+
+    def killed(shard: str, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "_pack", killed)  # all copies are made, and no shard
+        with pytest.raises(KeyboardInterrupt):
+            small(root, out, shards=10)
+    (root / "a/0.mp4").write_bytes(b"no video")
+    assert len(small(root, out, shards=10).left_out) == 1
+    assert "a/0.mp4" not in [record.name for record in Shards(root=str(out), val=0.0).records("train")]
 
 
 def test_a_video_of_another_suffix_is_another_one(root: Path, tmp_path: Path) -> None:
@@ -394,6 +438,23 @@ def test_a_video_of_another_suffix_is_another_one(root: Path, tmp_path: Path) ->
     small(root, out)
     shutil.move(root / "a/0.mp4", root / "a/0.mkv")
     assert (small(root, out).changed, small(root, out).made) == ([str(root / "a/0.mkv")], 0)
+
+
+def test_the_copy_of_a_video_that_was_moved_to_another_class_is_named(root: Path, tmp_path: Path) -> None:
+    """Else it would be trained on as of both."""
+    out = tmp_path / "o"
+    small(root, out)
+    assert small(root, out, listed=[str(root / "b/1.mp4")]).left_over == []  # the others are there, and not asked for
+    shutil.move(root / "a/0.mp4", root / "b/moved.mp4")
+    sentence = f"{out}/a/0.mp4: is the copy of {root}/a/0.mp4, which is no longer there; remove the copy"
+    with pytest.raises(GestaError, match="as lists would hold it"):
+        small(root, out, lists=True)
+    assert not (out / "train.txt").exists()
+    done = small(root, out)
+    assert (done.made, done.left_over) == (1, [sentence]) and f"left over: {sentence}" in str(done)
+    (out / "a/0.mp4").unlink()
+    done = small(root, out, lists=True)
+    assert (done.left_over, sum(done.lists.values())) == ([], 6)
 
 
 def read_lines(folder: Path) -> list[dict[str, str]]:

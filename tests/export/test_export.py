@@ -25,6 +25,7 @@ from gesta.data.lists import Folder
 from gesta.errors import GestaError
 from gesta.export.assignment import DOMAIN, add_functions
 from gesta.export.fastest import NOTE, measure_run, with_fastest
+from gesta.export.quantise import export_int8
 from gesta.export.verification import BEGIN, END, KINDS, check_export, check_exports, checked_models
 from gesta.export.write import description, differences, export, made_views, spread_indices, views_of_data
 from gesta.model import ClipSpec, ModelConfig, VideoModel
@@ -100,6 +101,26 @@ def test_what_a_file_cannot_do_is_refused(suffix: str, file: Callable[[str], Pat
             use()
     with pytest.raises(GestaError, match="as it was written"):
         list(gesta.predict(loaded, ["x.mp4"], precision="bf16-mixed"))
+
+
+@pytest.mark.parametrize("views", [(0, 2, 3, 16, 16), (2, 2, 3, 16, 16), (3, 2, 3, 8, 8), (3, 2)])
+def test_views_that_check_nothing_are_refused(model: TrainedModel, tmp_path: Path, views: tuple[int, ...]) -> None:
+    with pytest.raises(GestaError, match="are 3 or more clips of \\(2, 3, 16, 16\\)"):
+        export(model, tmp_path / "a.pt2", views=torch.zeros(views, dtype=torch.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_8_bits_names_the_file_that_was_asked_for(
+    model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(model: TrainedModel, path: Path, **_: object) -> None:
+        raise GestaError(f"{path}: its scores differ")
+
+    monkeypatch.setattr("gesta.export.quantise.export", refused)
+    monkeypatch.setattr("gesta.export.quantise.views_of_data", lambda *_: made_views(model.model.config.clip))
+    how: dict[str, Any] = {"data": Folder(), "protocol": EvaluateConfig(), "uint8": True, "dynamic": True}
+    with pytest.raises(GestaError, match=f"^{tmp_path}/a.onnx: its scores differ"):
+        export_int8(model, tmp_path / "a.onnx", **how)
 
 
 def test_a_file_that_differs_is_not_kept(model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,10 @@ from gesta.cli import main
 from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.export.web import PAGE, export_web, onnxruntime_web
+from gesta.export.write import ExportReport
 from gesta.model import ClipSpec
 from gesta.models import model_config
+from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import ClassSegmenters, Segmenter, Window, smooth
 from gesta.prediction.windows import WindowCutter
 from gesta.prediction.writers import Format, write
@@ -112,6 +114,30 @@ def test_what_cannot_be_a_page_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == [package.name]
 
 
+def test_reports_and_errors_name_the_folder_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one beside it, in which the page is made."""
+    refusal = ""
+
+    def written(model: TrainedModel, path: Path, **_: object) -> ExportReport:
+        path.write_bytes(b"onnx")
+        if refusal:
+            raise GestaError(f"{path}: {refusal}")
+        facts: dict[str, Any] = {"kind": "onnx", "takes": "", "size": 4, "difference": 0.0, "largest_score": 1.0}
+        return ExportReport(path=str(path), model="R3D", clips="3 made clips", **facts)
+
+    monkeypatch.setattr("gesta.export.web.export", written)
+    monkeypatch.setattr("gesta.export.web.onnxruntime_web", lambda package: package)
+    monkeypatch.setattr("gesta.export.web._unpack", lambda *_: None)
+    config = model_config("r3d_tiny", num_classes=3)
+    small = replace(config, clip=replace(config.clip, frames=4, size=32)).build()
+    trained = TrainedModel(model=small, classes=CLASSES, metadata={})
+    report = export_web(trained, tmp_path / "page")
+    assert Path(report.to_json()["model"]["path"]).read_bytes() == b"onnx"
+    refusal = "its scores differ"
+    with pytest.raises(GestaError, match=f"^{tmp_path}/other/model.onnx: its scores differ"):
+        export_web(trained, tmp_path / "other")
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
 def test_a_session_that_computes_otherwise_is_released(tmp_path: Path) -> None:
     """With a stand-in for onnxruntime-web, whose first backend gives other scores."""
@@ -138,6 +164,86 @@ def test_a_session_that_computes_otherwise_is_released(tmp_path: Path) -> None:
     )
     done = subprocess.run(["node", tmp_path / "test.mjs"], capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout) == ["wasm", ["webgpu"]], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_a_clip_waits_for_that_of_a_run_that_was_stopped(tmp_path: Path) -> None:
+    """onnxruntime-web on WebGPU refuses a second clip meanwhile ("Session already started")."""
+    (tmp_path / "ort").mkdir()
+    (tmp_path / "ort/ort.wasm.min.mjs").write_text(
+        """export const env = { wasm: {} };
+        export class Tensor {}
+        let busy = false;
+        const run = async () => {
+          if (busy) throw new Error("Session already started");
+          busy = true;
+          await new Promise((done) => setTimeout(done, 20));
+          busy = false;
+          return { y: { data: [1] } };
+        };
+        export const InferenceSession = { create: async () => ({ inputNames: ["x"], outputNames: ["y"], run }) };"""
+    )
+    shutil.copy(PAGE / "recogniser.js", tmp_path / "recogniser.mjs")
+    (tmp_path / "test.mjs").write_text(
+        """globalThis.self = globalThis;
+        Object.defineProperty(globalThis, "navigator", { value: {} });
+        self.postMessage = ({ id, error }) => console.log(JSON.stringify([id, error ?? ""]));
+        await import("./recogniser.mjs");
+        const given = { clip: { frames: 1, size: 1 }, check: [1] };
+        self.onmessage({ data: { id: 0, base: new URL(".", import.meta.url).href, given } });
+        for (const id of [1, 2]) self.onmessage({ data: { id, clip: new Uint8Array(3) } });"""
+    )
+    done = subprocess.run(["node", tmp_path / "test.mjs"], capture_output=True, text=True, timeout=60)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[0, ""], [1, ""], [2, ""]], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_thresholds_that_move_strips_of_several_classes_and_scores_that_are_no_numbers(tmp_path: Path) -> None:
+    shutil.copy(PAGE / "segments.js", tmp_path / "segments.mjs")
+    (tmp_path / "test.mjs").write_text(
+        """import { Segments, extent, jointProbabilities } from "./segments.mjs";
+        const found = [];
+        for (const multiLabel of [false, true]) {
+          const segments = new Segments(["a", "b"], 0.9, multiLabel);
+          const push = (i) => segments.push({ start: i, end: i + 1, probabilities: [0.6, 0.4] });
+          const before = [0, 1, 2].flatMap(push);
+          segments.changeThreshold(0.5);
+          const after = [3, 4, 5].flatMap(push).concat(segments.finish());
+          found.push(before.length, after.map(({ start, end, labels }) => [start, end, labels[0][0]]));
+        }
+        for (const scores of [[1, NaN], [1, Infinity]]) {
+          try {
+            jointProbabilities([[1, 2], scores], false);
+          } catch (error) {
+            found.push(error.message.split(";")[0]);
+          }
+        }
+        found.push(extent([{ start: 2, end: 4 }, { start: 1, end: 6 }, { start: 3, end: 5 }]));
+        console.log(JSON.stringify(found));"""
+    )
+    done = subprocess.run(["node", tmp_path / "test.mjs"], capture_output=True, text=True, timeout=60)
+    segment = [[2, 6, "a"]]  # the third window waited for the fourth
+    refused = "the model's scores are not finite numbers"
+    assert json.loads(done.stdout) == [0, segment, 0, segment, refused, refused, [1, 6]], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_files_say_what_is_missing_as_those_of_gesta_predict_do(tmp_path: Path) -> None:
+    shutil.copy(PAGE / "segments.js", tmp_path / "segments.mjs")
+    error = "a, b.mp4: breaks off; copy it again"
+    (tmp_path / "test.mjs").write_text(
+        f"""import {{ FORMATS }} from "./segments.mjs";
+        const segments = [{{ start: 0, end: 1.5, labels: [["wave", 0.75], ["run", 0.25]] }}];
+        const files = ["csv", "json"].map((format) => FORMATS[format](segments, "a, b.mp4", {json.dumps(error)})[1]);
+        console.log(JSON.stringify(files));"""
+    )
+    done = subprocess.run(["node", tmp_path / "test.mjs"], capture_output=True, text=True, timeout=60)
+    table, values = json.loads(done.stdout)
+    segment = Prediction(path="a, b.mp4", start=0.0, end=1.5, labels=(("wave", 0.75), ("run", 0.25)))
+    ours = [segment, Prediction(path="a, b.mp4", error=error)]
+    write(ours, "csv", out := io.StringIO())
+    assert table == out.getvalue()
+    assert json.loads(values) == [part.to_json() for part in ours]
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
@@ -259,6 +365,7 @@ class TestPage:
         page.wait_for(speed)
         assert text(page, "#announced") == "green"  # read aloud
         page.evaluate("document.querySelector('#stop').click()")
+        assert text(page, "#announced") == ""  # so that the next run announces it again
         assert text(page, "#segments .name") == "green"
         assert page.evaluate("document.querySelector('video').srcObject") is None  # the camera is off
 
@@ -311,6 +418,11 @@ class TestPage:
         assert page.evaluate(table) == expected
         assert page.evaluate("window.offered.length > 12 && !window.offered.includes(true)")
         assert page.evaluate("document.querySelector('video').controls")
+        move = "document.querySelector('#threshold').value = {}; document.querySelector('#threshold').oninput()"
+        page.evaluate(move.format(100))
+        assert page.evaluate(table) == [] and page.evaluate("document.querySelector('#csv').disabled")
+        page.evaluate(move.format(50))
+        assert page.evaluate(table) == expected
         page.evaluate("document.querySelectorAll('#segments button')[1].click()")
         assert page.evaluate("document.querySelector('video').currentTime") > 0.3
 
@@ -397,6 +509,7 @@ class TestPage:
     def test_it_works_without_a_network(self, page: Browser, server: http.server.HTTPServer) -> None:
         page.wait_for("caches.keys().then((names) => names.length)")
         page.wait_for("caches.match('ort/ort-wasm-simd-threaded.wasm').then(Boolean)")
+        page.wait_for("!document.querySelector('#offline').hidden")
         server.shutdown()
         server.socket.close()
         page.open(f"http://localhost:{server.server_port}/")

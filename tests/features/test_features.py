@@ -148,6 +148,17 @@ def test_nothing_is_computed_twice_and_what_changed_is(make_video: Callable[...,
     assert (out / "index.jsonl").read_text() == before
 
 
+def test_features_of_videos_that_cannot_be_seen_just_now_stay(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    """A list names videos on a disk that is not mounted."""
+    disk, out, model = make_video("disk/a.mp4").parent, tmp_path / "o", levels()
+    how: dict[str, Any] = {"views": EvaluateConfig(clips=1), "device": "cpu", "listed": True}
+    videos = [str(disk / "a.mp4")]
+    assert compute_features(model, videos, out, **how).computed == 1
+    disk.rename(tmp_path / "elsewhere")
+    done = compute_features(model, videos, out, **how)
+    assert (done.computed, done.failures) == (0, {}) and (out / "a.npy").is_file()
+
+
 def test_killed_while_writing_loses_that_video_alone(make_video: Callable[..., Path], tmp_path: Path) -> None:
     """Of one killed run there is a file without a line, of another half a line."""
     videos = [str(make_video(f"{i}.mp4", shade=9 * i)) for i in range(3)]

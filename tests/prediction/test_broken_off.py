@@ -8,6 +8,7 @@ import math
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 
 from gesta.cli.predict import write_predictions
 from gesta.config import replace
-from gesta.errors import GestaError, without_passwords
+from gesta.errors import BrokenOffError, GestaError, without_passwords
 from gesta.evaluation.evaluate import evaluate
 from gesta.model import ClipSpec, VideoModel
 from gesta.models.r3d import R3DConfig
@@ -30,6 +31,7 @@ from gesta.progress import json_text, one_line, visible
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
 from gesta.video.archive import ByteRange
+from gesta.video.read import stream
 from gesta.video.whole import missing_bytes
 
 VIEWS = EvaluateConfig(clips=1, workers=0, batch_size=4)
@@ -136,6 +138,9 @@ class Server(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         self.wfile.write(data[start : len(data) if how == "whole" else len(data) // 2])
+        if how == "silent":
+            self.wfile.flush()
+            time.sleep(2)
         if how == "reset":
             self.wfile.flush()
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -177,6 +182,15 @@ def test_addresses_are_read_and_a_broken_connection_is_named(
         (there,) = predict(model, source, views=VIEWS, device="cpu")
         assert there.labels == here.labels
     assert "s3cret" not in out.read_text() and "s3cret" not in "".join(capfd.readouterr())
+
+
+def test_a_server_that_falls_silent_is_named_with_its_remedy(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a camera that was unplugged: there is nothing to copy or download again."""
+    monkeypatch.setattr("gesta.video.container.NETWORK_TIMEOUT", 0.5)
+    with pytest.raises(BrokenOffError, match=r"breaks off .* \(it did not answer in time\); check the"):
+        list(stream(f"{address}/silent/a.mkv"))
 
 
 @pytest.mark.parametrize(

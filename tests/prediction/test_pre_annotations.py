@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,23 @@ def test_pre_annotations_are_read_back(videos: Path, tmp_path: Path, prefix: str
     found = [p for path in paths for p in timeline(model, path, classes=SHADES, config=CONFIG)]
     assert read == [(Path(p.path).name, p.labels[0][0], pytest.approx(p.start), pytest.approx(p.end)) for p in found]
     assert len(read) == 4
+
+
+def test_a_video_that_is_gone_at_the_end_loses_nothing(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor an address, whose password predictions do not hold."""
+    video, out = tmp_path / "a.mp4", tmp_path / "tasks.json"
+    shutil.copy(videos / "one.mp4", video)
+
+    def found(*_: object, **__: object) -> Iterator[Prediction]:
+        video.unlink()
+        yield Prediction(path=str(video), start=0.0, end=1.0, labels=(("dark", 0.9),))
+
+    monkeypatch.setattr("gesta.prediction.timeline.timeline", found)
+    how = {"classes": SHADES, "timeline": True, "config": CONFIG, "format": "label-studio", "out": str(out)}
+    assert write_predictions(shade_model(), [str(video)], **how) == 0  # type: ignore[arg-type]
+    assert [task["data"]["fps"] for task in json.loads(out.read_text())] == [10]
 
 
 def test_the_least_certain_segments_come_first(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
 from gesta.models import create_model
 from gesta.prediction.predict import find_sources, predict
 from gesta.prediction.prediction import Prediction, clock
-from gesta.prediction.timeline import TimelineConfig
+from gesta.prediction.timeline import TimelineConfig, timeline
 from gesta.prediction.writers import Format, as_table, write
 from gesta.recipe import EvaluateConfig
 from gesta.recipes.address import find_recipe
@@ -279,6 +279,62 @@ def test_the_verb_writes_files_draws_and_tells_failure(
         write_predictions(model, [good], classes=NAMES, draw=str(drawn))
     with pytest.raises(GestaError, match="nowhere"):
         write_predictions(model, [good], classes=NAMES, out=str(tmp_path / "nowhere" / "x.csv"))
+
+
+def test_what_could_not_be_written_is_refused_before_anything_is_predicted(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, list_file = mixed / "a.mp4", tmp_path / "list.txt"
+    before = good.read_bytes()
+    list_file.write_text(f"{good}\n")
+    model = linear_model()
+    monkeypatch.setattr(type(model), "clips_of", lambda *_: pytest.fail("it has begun to predict"))
+
+    def refusal(*sources: object, **how: Any) -> str:
+        with pytest.raises(GestaError) as caught:
+            write_predictions(model, [str(source) for source in sources], classes=NAMES, views=VIEWS, **how)
+        return str(caught.value)
+
+    assert "is the timeline of one video" in refusal(good, format="srt")
+    assert "is the timeline of one video" in refusal(mixed, format="srt", timeline=True)
+    assert "must end in .mp4" in refusal(good, timeline=True, draw=str(tmp_path / "a.gif"))
+    assert "there is no folder" in refusal(good, timeline=True, draw=str(tmp_path / "nowhere" / "a.mp4"))
+    assert "is itself read" in refusal(mixed, format="csv", out=str(good))
+    assert "which has no end; give it alone" in refusal("rtsp://host/1", "rtsp://host/2")
+    with pytest.raises(SystemExit):
+        main(["predict", "run", "--from", str(list_file), "--out", str(list_file)])
+    assert good.read_bytes() == before and list_file.read_text() == f"{good}\n"
+    for call in (lambda top: next(predict(model, good, top=top)), lambda top: next(timeline(model, good, top=top))):
+        for top in (0, -1):
+            with pytest.raises(GestaError, match="give a number from 1 on"):
+                call(top)
+
+
+@pytest.mark.parametrize("format", ["table", "text", "csv", "json", "parquet", "label-studio"])
+@pytest.mark.parametrize("review", [False, True])
+def test_what_is_there_when_ctrl_c_comes_is_written(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Format, review: bool
+) -> None:
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    good, out = str(mixed / "a.mp4"), tmp_path / "out"
+    out.write_text("of an earlier run")
+
+    def stopped(*_: object, **__: object) -> Iterator[Prediction]:
+        yield Prediction(path=good, start=0.0, end=1.0, labels=(("wave", 0.75), ("run", 0.2)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gesta.prediction.timeline.timeline", stopped)
+    how: dict[str, Any] = {"classes": NAMES, "views": VIEWS, "timeline": True, "review": review}
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(linear_model(), [good], format=format, out=str(out), **how)
+    assert b"wave" in out.read_bytes()
+
+
+def test_dropped_for_their_length_is_said(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = TimelineConfig(threshold=0.0, min_duration=1000.0)
+    write_predictions(linear_model(), [str(mixed / "a.mp4")], classes=NAMES, views=VIEWS, timeline=True, config=config)
+    assert "no action reaches a probability of 0.0 for 1000 s (--threshold, --min-duration)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("timeline", [False, pytest.param(True, marks=pytest.mark.full)])

@@ -78,6 +78,19 @@ def test_merged_predictions_are_those_of_one_run(format: str, place: Path, tmp_p
     assert f"failed: {place}/videos/b/broken.mp4: cannot be opened as a video" in said
 
 
+def test_the_ending_of_the_file_says_its_format_where_no_flag_does(place: Path, tmp_path: Path, gesta: Run) -> None:
+    """A table, or CSV, in a file called .json would be found out by whoever reads it."""
+    for name, flags in (("a.json", []), ("b.json", ["--format", "csv"]), ("c.CSV", [])):
+        gesta("merge", place / "p2", place / "p1", "--out", tmp_path / name, *flags, status=1)
+    assert len(json.loads((tmp_path / "a.json").read_text())) == 5
+    assert (tmp_path / "b.json").read_text() == (tmp_path / "c.CSV").read_text()
+    assert (tmp_path / "c.CSV").read_text().startswith("path,start,end,")
+    refused = gesta("merge", place / "p2", place / "p1", "--out", tmp_path / "d.srt", status=1)
+    assert "subtitles are of one video" in refused
+    gesta(*words("predict", place), "--out", tmp_path / "one.csv", status=1)
+    assert (tmp_path / "one.csv").read_text().startswith("path,start,end,")
+
+
 def test_a_part_that_was_killed_goes_on_where_it_stopped(place: Path, tmp_path: Path, gesta: Run) -> None:
     part, file = tmp_path / "p1", tmp_path / "p1" / PREDICTIONS
     shutil.copytree(place / "p1", part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,7 +20,7 @@ from gesta.config import config
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, Grid, ModelConfig, VideoModel
 from gesta.prediction import timeline as room
-from gesta.prediction.annotate import annotate
+from gesta.prediction.annotate import annotate, find_font
 from gesta.prediction.predict import predict
 from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import Segmenter, Window, smooth
@@ -183,6 +184,13 @@ def test_senseless_settings_are_refused(bad: dict[str, Any]) -> None:
 
 
 # --- segments --------------------------------------------------------------------------------------------------------
+
+
+def test_a_protocol_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    """With batches of 0 windows all of a video were held in memory, and then it ended in a traceback."""
+    path = shaded_video(tmp_path / "a.mp4", [("dark", 20)])
+    with pytest.raises(GestaError, match="batch_size"):
+        list(timeline(shade_model(), path, views=EvaluateConfig(batch_size=0)))
 
 
 def spoken(rows: list[list[float]]) -> list[Window]:
@@ -401,6 +409,19 @@ def test_the_drawn_copy_is_as_wide_as_players_show_the_video(tmp_path: Path) -> 
         container.mux(video.encode())
     copied = probe(annotate(tmp_path / "wide.mp4", [], tmp_path / "copy.mp4"))
     assert copied.pixel_aspect == probe(tmp_path / "wide.mp4").pixel_aspect == pytest.approx(16 / 15)
+
+
+def test_letters_beyond_ascii_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pillow's own font has boxes for them."""
+    path = shaded_video(tmp_path / "a.mp4", [("grey", 1)])
+    drawn = []
+    for name in ("ö", "ü", "Ж"):
+        segment = Prediction(path=str(path), start=0.0, end=9.0, labels=((name, 0.9),))
+        drawn.append(next(stream(annotate(path, [segment], tmp_path / "drawn.mp4"))).image)
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(drawn, 2))
+    assert find_font("wave") == "" and capsys.readouterr().err == ""
+    assert find_font("wave \U000f0000")  # a letter of no font
+    assert "no font here has the letters \U000f0000; install one" in capsys.readouterr().err
 
 
 def test_odd_sizes_can_be_drawn_and_bad_targets_are_refused(tmp_path: Path) -> None:

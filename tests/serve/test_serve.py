@@ -200,6 +200,11 @@ def test_what_is_beyond_a_limit_is_refused_with_its_status_and_a_sentence(
     refused({}, part.replace(b"filename", b"other") + b"--x--\r\n", 422, "video: is a field", headers=form)
     refused({}, b"--y", 400, "form cannot be read", headers=form)
     refused({}, part + b"--x--\r\n", 422, "^secret.mp4: ", headers=form)
+    for name in ("視頻.mp4", "été.mp4"):  # as browsers and curl send them, in UTF-8
+        named = part.replace(b"secret.mp4", name.encode())
+        refused({}, named + b"--x--\r\n", 422, f"^{name}: ", headers=form)
+    long = {"Content-Type": "multipart/form-data; boundary=" + "x" * 999}
+    refused({}, part, 400, "form cannot be read", headers=long)
     log = capsys.readouterr().err
     assert "route=/v1/predict status=422" in log and "secret" not in log and "localhost" not in log
 

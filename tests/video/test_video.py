@@ -649,6 +649,20 @@ def test_files_that_name_other_files_are_refused(make_video: Callable[..., Path]
             probe(tmp_path / name)
 
 
+def test_addresses_that_are_of_no_server_are_refused(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    """As by ``file:`` in a list, past the checks of files: a playlist would show the frames of another file."""
+    path = make_video("other.mp4")
+    (tmp_path / "a.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nother.mp4\n#EXT-X-ENDLIST\n")
+    for address in (f"file://{tmp_path}/a.m3u8", f"subfile,,start,0,end,0,,:file://{path}", f"FILE://{path}"):
+        for work in (
+            probe,
+            lambda source: next(stream(source)),
+            lambda source: read(source, lambda n: torch.arange(n)),
+        ):
+            with pytest.raises(VideoError, match="is no address of a server; give the path of a file"):
+                work(address)
+
+
 def test_images_that_are_pipes_or_devices_do_not_stop_reading(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "img_00001.png")
     (tmp_path / "img_00002.png").symlink_to("/dev/zero")

@@ -102,7 +102,7 @@ def _data_prepare(options: argparse.Namespace) -> int:
     listed = None if options.listed is None else read_paths(options.listed)
     prepared = prepare(options.root, options.out, listed=listed, share=options.part, **given)
     print_results(options, prepared)
-    return 1 if prepared.left_out else 0
+    return int(bool(prepared.left_out or prepared.left_over))
 
 
 def _data_import(options: argparse.Namespace) -> int:

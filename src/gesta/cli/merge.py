@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from gesta.cli.options import Commands, print_results
+from gesta.cli.options import Commands, format_of, print_results
 from gesta.errors import GestaError
 
 if TYPE_CHECKING:  # for start-up time
@@ -19,7 +19,7 @@ def add_commands(commands: Commands) -> None:
     text = "file of the predictions, or new folder of the features or copies"
     sub.add_argument("--out", metavar="FILE|DIR", required=True, help=text)
     formats = ["text", "csv", "json", "parquet"]
-    sub.add_argument("--format", choices=formats, help="of predictions (default csv)")
+    sub.add_argument("--format", choices=formats, help="of predictions (default by the ending of --out, else csv)")
 
 
 def _merge(options: argparse.Namespace) -> int:
@@ -34,7 +34,7 @@ def merge_parts(folders: list[str], out: str, format: str | None) -> Merged:
     Args:
         folders: of the parts.
         out: file of predictions, or new folder.
-        format: of predictions; None for CSV.
+        format: of predictions; None for that of the ending of ``out``, else CSV.
 
     Raises:
         GestaError: parts that are not the whole of one computation, see :func:`gesta.data.shares.read_parts`.
@@ -47,7 +47,10 @@ def merge_parts(folders: list[str], out: str, format: str | None) -> Merged:
         from gesta.prediction.part import merged_predictions
         from gesta.prediction.writers import write_to
 
-        write_to(out, merged_predictions(folders, parts), format or "csv", keep=False)  # type: ignore[arg-type]
+        format = format or format_of(out) or "csv"
+        if format == "srt":
+            raise GestaError(f"{out}: subtitles are of one video; choose another ending, or add --format csv")
+        write_to(out, merged_predictions(folders, parts), format, keep=False)  # type: ignore[arg-type]
         return merged(out, parts)
     if format:
         raise GestaError(f"--format is about predictions, and these are parts of gesta {command}; leave it out")

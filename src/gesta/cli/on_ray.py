@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gesta.cli.merge import merge_parts
-from gesta.cli.options import print_results
+from gesta.cli.options import format_of, print_results
 from gesta.errors import GestaError, naming_flags
 from gesta.files import DISK_FAULTS, machine_fault, make_folder, refusal
 from gesta.progress import one_line, show
@@ -47,8 +47,9 @@ def check_ray_options(options: argparse.Namespace) -> None:
         raise GestaError(
             f"--{flag.replace('_', '-')} is about all videos, and Ray computes parts of them; leave it out"
         )
-    if getattr(options, "format", None) in ("table", "srt", "label-studio"):
-        raise GestaError(f"--format {options.format} is not made of parts; take csv, json, text or parquet")
+    format = getattr(options, "format", None) or format_of(options.out)
+    if format in ("table", "srt", "label-studio"):
+        raise GestaError(f"--format {format} is not made of parts; take csv, json, text or parquet")
 
 
 def require_ray() -> None:
@@ -85,7 +86,7 @@ def run_on_ray(options: argparse.Namespace, is_predict: bool = False) -> int:
     if options.listed is not None and options.parts > (videos := len(read_paths(options.listed))):
         raise GestaError(f"--parts {options.parts}: {options.listed} lists {videos} videos; make fewer parts")
     if is_predict:
-        format = "json" if options.json else options.format or "parquet"
+        format = "json" if options.json else options.format or format_of(out) or "parquet"
         if format == "parquet":
             from gesta.prediction.writers import require_pyarrow
 

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 from gesta.config import GIVEN_BY_FLAGS, check, copy, reset_unused, suggest
 from gesta.errors import GestaError, without_passwords
@@ -217,6 +217,19 @@ def share_options(sub: CommandParser) -> None:
     text = "all parts on a Ray cluster, merged into --out: HOST:PORT, auto, or local for this machine (extra ray)"
     sub.add_argument("--ray", metavar="ADDRESS", help=text)
     sub.add_argument("--parts", metavar="N", type=count, help="with --ray: in how many parts")
+
+
+_FORMATS: dict[str, Literal["csv", "json", "parquet", "srt"]] = {
+    ".csv": "csv",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".srt": "srt",
+}
+
+
+def format_of(out: str | None) -> Literal["csv", "json", "parquet", "srt"] | None:
+    """The format of predictions that the ending of their file's name asks for; None if it asks for none."""
+    return _FORMATS.get(Path(out or "").suffix.lower())
 
 
 def use_precision(options: argparse.Namespace) -> None:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gesta.cli.on_ray import check_ray_options, run_on_ray
-from gesta.cli.options import CommandParser, Commands, count, device_options, share_options, trust_option
+from gesta.cli.options import (
+    CommandParser,
+    Commands,
+    count,
+    device_options,
+    format_of,
+    share_options,
+    trust_option,
+)
 from gesta.cli.public_weights import model_for_videos, model_options, runtime_option, take_videos
 from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line, show
@@ -43,7 +53,8 @@ def add_command(commands: Commands) -> None:
     text = "with --timeline, of all videos together: the segments that are least certain first"
     sub.add_argument("--review", action="store_true", help=text)
     formats = ["table", "text", "csv", "json", "parquet", "srt", "label-studio"]
-    text = "default table, with --ray parquet; parquet: rows as of csv; label-studio: pre-annotations (with --timeline)"
+    text = "default by the ending of --out, else table, with --ray parquet; parquet: rows as of csv; label-studio: "
+    text += "pre-annotations (with --timeline)"
     sub.add_argument("--format", choices=formats, help=text)
     text = "what Label Studio needs before a video's path to open it (/data/local-files/?d=)"
     sub.add_argument("--url-prefix", metavar="URL", help=text)
@@ -81,6 +92,7 @@ def _predict(options: argparse.Namespace) -> int:
     take_videos(options)
     if options.json and options.format not in (None, "json"):
         raise GestaError(f"--json is --format json, and --format {options.format} is given, too; leave one of them out")
+    check_not_read(options.out, [*options.sources, *([] if options.listed is None else [options.listed])])
     if options.ray:
         return run_on_ray(options, is_predict=True)
     views = {name: value for name in ("clips", "crops") if (value := getattr(options, name)) is not None}
@@ -112,7 +124,7 @@ def _predict(options: argparse.Namespace) -> int:
         how |= {"share": options.part, "listed": options.listed is not None}
         return predict_share(fastest, options.sources, described=settings, **how)
     more = {name: getattr(options, name) for name in ("draw", "review", "url_prefix")}
-    format: Format = "json" if options.json else options.format or "table"
+    format: Format = "json" if options.json else options.format or format_of(options.out) or "table"
     return write_predictions(fastest, options.sources, format=format, listed=options.listed is not None, **more, **how)
 
 
@@ -248,15 +260,17 @@ def write_predictions(
         The exit status: 1 if any source had no prediction, else 0.
     """
     from gesta.checkpoint import TrainedModel
-    from gesta.prediction.annotate import annotate
-    from gesta.prediction.pre_annotations import TaskNames
+    from gesta.prediction.annotate import annotate, check_copy
+    from gesta.prediction.pre_annotations import TaskNames, frame_rates
     from gesta.prediction.predict import find_sources, predict
     from gesta.prediction.timeline import TimelineConfig, is_live
     from gesta.prediction.timeline import timeline as segments
-    from gesta.prediction.writers import require_pyarrow, write_to
+    from gesta.prediction.writers import in_order, require_pyarrow, write_to
 
     config = config or TimelineConfig()
     live = any(is_live(source) for source in sources)
+    if live and len(sources) > 1:
+        raise GestaError(f"{next(filter(is_live, sources))}: is a camera or a stream, which has no end; give it alone")
     if listed:
         _check_listed(sources)
     paths = list(sources) if live else find_sources(sources)
@@ -266,35 +280,65 @@ def write_predictions(
             raise GestaError("--format parquet is a file of videos that have an end; add --out FILE, and give files")
         require_pyarrow()
     _check_review(format, timeline and not live, review, url_prefix, top)
+    if format == "srt" and not ((timeline or live) and len(paths) == 1):
+        raise GestaError(
+            "--format srt is the timeline of one video; add --timeline, and give one video at a time, or choose csv or "
+            "json"
+        )
     if draw and not (timeline and len(paths) == 1 and not live):
         raise GestaError("--draw needs --timeline and exactly one video that can be read twice")
+    if draw:
+        check_copy(paths[0], Path(draw))
+    check_not_read(out, paths)
     how: dict[str, Any] = {"classes": classes, "views": views, "top": top, "device": device, "precision": precision}
     predictions: Iterator[Prediction]
     if timeline or live:
         predictions = itertools.chain.from_iterable(segments(model, path, config=config, **how) for path in paths)
         network = model.model if isinstance(model, TrainedModel) else model
         if format == "srt" and network.config.multi_label and not live:  # segments of several classes overlap
-            predictions = iter(sorted(predictions, key=lambda p: p.start or 0.0))
+            predictions = in_order(predictions, key=lambda p: p.start or 0.0)
     else:
         predictions = predict(model, paths, threshold=threshold, **how)
     if live and format == "table":
         format = "text"  # a table is complete at the end, which a camera does not have
     if review:
-        predictions = iter(sorted(predictions, key=lambda p: p.certainty))
+        predictions = in_order(predictions, key=lambda p: p.certainty)
     version = (model.name if isinstance(model, TrainedModel) else None) or "gesta"
-    written = write_to(out, predictions, format, live, TaskNames(url_prefix or "", version))
+    rates = frame_rates(paths) if format == "label-studio" else {}
+    written = write_to(out, predictions, format, live, TaskNames(url_prefix or "", version, rates))
     answered = {p.path for p in written}
     for path in paths:
         name = without_passwords(path)
         if name not in answered:
-            sentence = f"{name}: no action reaches a probability of {config.threshold} (--threshold)"
-            show(one_line(sentence), sys.stderr)
+            lasting = f" for {config.min_duration:g} s" if config.min_duration else ""
+            flags = "--threshold, --min-duration" if lasting else "--threshold"
+            show(
+                one_line(f"{name}: no action reaches a probability of {config.threshold}{lasting} ({flags})"),
+                sys.stderr,
+            )
     if format in ("srt", "label-studio"):  # they have no place for them
         for broken in filter(lambda p: p.error, written):
             show(str(broken), sys.stderr)
     if draw:
         annotate(paths[0], written, draw)
     return int(any(p.error for p in written))
+
+
+def check_not_read(out: str | None, inputs: Iterable[str]) -> None:
+    """Refuse an output that would take the place of what is read.
+
+    Args:
+        out: the file to be written; None for none.
+        inputs: files that are read.
+
+    Raises:
+        GestaError: it is one of them.
+    """
+    if out is None or not os.path.isfile(out):
+        return
+    for path in inputs:
+        if os.path.isfile(path) and os.path.samefile(path, out):
+            raise GestaError(f"{out}: is itself read, and would be replaced; choose another file with --out")
 
 
 def _check_review(format: Format, timeline: bool, review: bool, url_prefix: str | None, top: int | None) -> None:

@@ -62,9 +62,11 @@ class Prepared:
         kept: videos that were made by an earlier call.
         changed: videos that have changed since an earlier call copied them, of which the copies were made again.
         frames: frames written now.
-        left_out: a sentence about each video that could not be read or written.
+        left_out: a sentence about each video that could not be read or written; says whether an earlier copy of it
+            stays, which shows what it was before.
         damaged: a sentence about each video of which some frames could not be read; its copy, made now or by an earlier
             call, lacks them.
+        left_over: a sentence about each copy whose video is no longer there.
         shards: tar files in the new folder.
         lists: videos by list file, if there are lists.
         seconds: how long it took.
@@ -78,6 +80,7 @@ class Prepared:
     frames: int
     left_out: list[str]
     damaged: list[str]
+    left_over: list[str]
     shards: int
     lists: dict[str, int]
     seconds: float
@@ -93,6 +96,7 @@ class Prepared:
             *(f"made again: {video}: has changed since it was copied" for video in self.changed),
             *(f"damaged: {sentence}" for sentence in self.damaged),
             *(f"left out: {sentence}" for sentence in self.left_out),
+            *(f"left over: {sentence}" for sentence in self.left_over),
         ]
         return join_lines(lines)
 
@@ -151,7 +155,7 @@ def prepare(
 
     Raises:
         GestaError: impossible arguments or some that would not be used, no videos, a listed one that is not below the
-            folder, a folder with other files in it or made with other settings, or OpenCV is not installed.
+            folder, a new folder with other files, other settings or (with lists) copies of no video, or no OpenCV.
     """
     begin = time.monotonic()
     source, target = os.path.normpath(root), os.path.normpath(out)
@@ -171,7 +175,7 @@ def prepare(
         videos, jobs, refused = _of(share, videos, jobs, refused)
         jobs, outside = _in_splits(source, jobs, splits)
         left_out = [*refused.values(), *outside]
-        sources = Sources(source, target, {job.source: job.target for job in jobs})
+        sources, left_over = _sources(source, target, jobs, lists, shards)
         packing = _Packing(source, target, jobs, shards, how["seed"], labels, splits, sources) if shards else None
         todo, absent = packing.unfinished() if packing else (_unfinished(jobs, sources), [])
         left_out += absent
@@ -192,20 +196,32 @@ def prepare(
             frames=sum(outcome.frames for outcome in outcomes),
             left_out=sorted(left_out),
             damaged=sorted(damaged.values()),
+            left_over=left_over,
             shards=sum(map(os.path.exists, packing.plan)) if packing else 0,
             lists=made_lists,
             seconds=round(time.monotonic() - begin, 1),
         )
 
 
+def _sources(
+    source: str, target: str, jobs: Sequence[EncodeJob], lists: bool, shards: int
+) -> tuple[Sources, list[str]]:
+    """What the copies were made from, and sentences about those whose videos are no longer there.
+
+    Raises:
+        GestaError: there are some, and lists would name them. (Shards with such videos are refused elsewhere.)
+    """
+    sources = Sources(source, target, {job.source: job.target for job in jobs})
+    left_over = [] if shards else sources.left_over()
+    if lists and left_over:
+        more = f" ({len(left_over) - 1} more of this kind)" if len(left_over) > 1 else ""
+        raise GestaError(f"{left_over[0]}, as lists would hold it{more}")
+    return sources, left_over
+
+
 def _unfinished(jobs: Sequence[EncodeJob], sources: Sources) -> list[EncodeJob]:
-    """What is to be made: copies that are missing, and those of videos that have changed, which are removed."""
-    for job in jobs:
-        if os.path.exists(job.target) and sources.has_changed(job.source, job.target):
-            remove(job.target)
-            remove(remark_file(job.target))
-            sources.forget(job.source)
-    return [job for job in jobs if not os.path.exists(job.target)]
+    """What is to be made: copies that are missing, and those of videos that have changed, which stay until then."""
+    return [job for job in jobs if not os.path.exists(job.target) or sources.has_changed(job.source, job.target)]
 
 
 def _make(
@@ -219,11 +235,17 @@ def _make(
     """Make the copies; ``refused`` gets the videos without one."""
     outcomes: list[Outcome] = []
     for job, outcome in track(_encode_all(todo, workers), f"preparing {target}", total=len(todo)):
-        outcomes.append(outcome)
         if outcome.frames:
             sources.note(job.source)
         else:
+            if packing:  # what its video was before must not get into a shard as if it were that video
+                remove(job.target)
+                remove(remark_file(job.target))
+                sources.forget(job.source)
+            elif os.path.exists(job.target):
+                outcome = outcome._replace(remark=f"{outcome.remark}; {job.target} still shows what it was before")
             refused[job.source] = outcome.remark
+        outcomes.append(outcome)
         if packing:
             packing.finished(job)
     if packing:

@@ -16,7 +16,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from PIL import Image
 
 from gesta.errors import DecodeError, VideoError
-from gesta.files import DISK_FAULTS, make_folder, refusal, remove, temporary_for, write_text
+from gesta.files import DISK_FAULTS, make_folder, refusal, remove, replacement_for, write_text
 from gesta.video.boundary import decoding
 from gesta.video.clock import FALLBACK_FPS, timed_frames
 from gesta.video.container import last_error, open_video, read_packets, set_threads, undecodable
@@ -90,7 +90,7 @@ def read_remark(target: str) -> str:
 
 
 def prepare_one(job: EncodeJob) -> Outcome:
-    """Write one video; it appears under its name complete or not at all.
+    """Write one video; it appears under its name complete or not at all, and an earlier copy stays until then.
 
     What is wrong with a copy is written before it appears, so that a process that is killed in between leaves no
     damaged copy that counts as whole.
@@ -98,7 +98,7 @@ def prepare_one(job: EncodeJob) -> Outcome:
     damage: list[Exception] = []
     try:
         make_folder(os.path.dirname(job.target))
-        with decoding(job.source, "cannot be prepared"), temporary_for(job.target) as part:
+        with decoding(job.source, "cannot be prepared"), replacement_for(job.target) as part:
             info = probe(job.source)
             timed_frames = _deinterlaced(_decoded(job.source, info, damage))
             if job.settings.fps is not None:

@@ -50,6 +50,7 @@ class Sources:
         self.file = Path(folder) / SOURCES
         self.lines, is_whole = _read(self.file)
         self.changed: list[str] = []
+        self._root = root
         self._now: dict[str, Source] = {}
         for video, copy in copies.items():
             names = os.path.relpath(copy, folder), os.path.relpath(video, root)
@@ -70,6 +71,19 @@ class Sources:
             return False
         self.changed.append(video)
         return True
+
+    def left_over(self) -> list[str]:
+        """Sentences about copies whose videos are no longer there, such as those that were moved to another class.
+
+        Copies of videos that are there and not asked for now are none.
+        """
+        planned = {line["copy"] for line in self._now.values()}
+        sentences = []
+        for copy, line in sorted(self.lines.items()):
+            video, path = os.path.join(self._root, line["video"]), self.file.parent / copy
+            if copy not in planned and path.exists() and not os.path.lexists(video):
+                sentences.append(f"{path}: is the copy of {video}, which is no longer there; remove the copy")
+        return sentences
 
     def note(self, video: str) -> None:
         """Write that the copy of a video has been made."""

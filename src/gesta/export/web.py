@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,11 @@ def export_web(
         with reporting(folder, part):
             shutil.copytree(PAGE, part)
             _unpack(archive, part / "ort")
-        report = export(model, part / "model.onnx", uint8=True, protocol=protocol, views=views)
+        try:
+            report = export(model, part / "model.onnx", uint8=True, protocol=protocol, views=views)
+        except GestaError as error:  # which names the file where it is not left
+            raise GestaError(str(error).replace(str(part), str(folder))) from error
+        report = replace(report, path=str(folder / "model.onnx"))
         description = {**page_description(model), "card": card(model, report)}
         with reporting(folder, part):
             (part / "model.json").write_text(json.dumps(description), encoding="utf-8")

@@ -92,10 +92,13 @@ def export(
 
     Raises:
         GestaError: a name with another ending; a model that is an exported file, gives features or cannot be exported;
-            scores that differ by more than :data:`LARGEST_DIFFERENCE`; no place to write to; a package that is missing.
+            views of another size or fewer; scores that differ by more than :data:`LARGEST_DIFFERENCE`; no place to
+            write to; a package that is missing.
     """
     path, config = Path(path), model.model.config
     check_exportable(model, path)
+    if views is not None:
+        _check_views(views, config.clip)
     exported = Exported(kind=SUFFIXES[path.suffix], uint8=uint8, dynamic=dynamic)
     used = made_views(config.clip) if views is None else views[:CHECKED_CLIPS]
     if config.clip.streams:
@@ -166,6 +169,16 @@ def check_model(model: TrainedModel, path: Path, kind: Kind) -> None:
                 f"{path}: its weights take {bytes_needed / 2**30:.1f} GiB, and an ONNX file holds 2; export it with "
                 "--to torch"
             )
+
+
+def _check_views(views: Tensor, clip: ClipSpec) -> None:
+    """Refuse clips that a file cannot be checked with."""
+    size = (clip.frames, clip.channels, clip.size, clip.size)
+    if views.ndim != 5 or len(views) < CHECKED_CLIPS or tuple(views.shape[1:]) != size or views.dtype != torch.uint8:
+        raise GestaError(
+            f"the views that a file is checked with are {CHECKED_CLIPS} or more clips of {size} (T, C, H, W) in uint8, "
+            f"not {tuple(views.shape)} in {views.dtype}; give such views, or leave them out"
+        )
 
 
 def _remedy(config: ModelConfig, kind: Kind) -> str:

@@ -40,6 +40,7 @@ from gesta.processes import Precision, choose_autocast, choose_device
 from gesta.progress import join_lines, track
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
+from gesta.video.archive import size_and_time
 from gesta.video.find import is_video_name
 
 
@@ -87,7 +88,9 @@ def compute_missing(
         compute: gives the features of the records with the given indices, in their order.
     """
     sources = [source_hash(record) for record in records]
-    wanted = [i for i, (file, source) in enumerate(zip(files, sources)) if not folder.has(file, source)]
+    # what cannot be seen just now, as on a disk that is not mounted, is not known to have changed
+    there = [source if _is_seen(record) else None for record, source in zip(records, sources)]
+    wanted = [i for i, (file, source) in enumerate(zip(files, there)) if not folder.has(file, source)]
     report = FeatureReport(str(folder.folder), len(records))
     for features in track(compute(wanted) if wanted else (), "computing features", total=len(wanted)):
         record = records[features.index]
@@ -109,6 +112,12 @@ def compute_missing(
     if wanted:
         folder.tidy()
     return report
+
+
+def _is_seen(record: Record) -> bool:
+    """Whether the system shows a record's files; of addresses nothing is known."""
+    paths = [path for stream in record.streams for path in (stream.path, stream.masks) if path]
+    return all("://" in path or size_and_time(path) is not None for path in paths)
 
 
 def feature_files(sources: Sequence[str], suffix: str, listed: bool = False) -> dict[str, str]:

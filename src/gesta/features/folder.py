@@ -157,10 +157,10 @@ class FeatureFolder:
         self._has_half_line = False
         self.entries = {entry["file"]: entry for entry in self._read_index()}
 
-    def has(self, file: str, source: str) -> bool:
-        """Whether the features of a video are there, and the video has not changed since."""
+    def has(self, file: str, source: str | None = None) -> bool:
+        """Whether the features of a video are there, and are of its present state (None: of any)."""
         entry = self.entries.get(file)
-        return entry is not None and entry["source"] == source and (self.folder / file).is_file()
+        return entry is not None and source in (None, entry["source"]) and (self.folder / file).is_file()
 
     def add(self, entry: Entry, values: Tensor) -> None:
         """Write the features of a video ``(V, …)``, and then its line of the index."""

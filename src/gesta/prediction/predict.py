@@ -31,7 +31,7 @@ from gesta.evaluation.scoring import (
 )
 from gesta.model import VideoModel
 from gesta.prediction.background import in_background, reading_workers
-from gesta.prediction.prediction import TOP, Prediction
+from gesta.prediction.prediction import TOP, Prediction, check_top
 from gesta.processes import Precision, choose_autocast, choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record
@@ -129,7 +129,8 @@ class Naming:
         model, classes, views, top, threshold: as of :func:`predict`.
 
     Raises:
-        GestaError: class names or a protocol that do not fit the model, or a threshold that is no probability.
+        GestaError: class names or a protocol that do not fit the model, a threshold that is no probability, or
+            ``top`` below 1.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Naming:
         self.average, self.multi_label = views.average, self.network.config.multi_label
         self.names = joint_names(self.spaces)
         self.top = top if top is not None else len(self.names) if self.multi_label else TOP
+        check_top(top)
         self.threshold = threshold if threshold is not None else THRESHOLD if self.multi_label else 0.0
         if not 0 <= self.threshold <= 1:
             raise GestaError(

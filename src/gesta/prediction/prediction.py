@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gesta.errors import without_passwords
+from gesta.errors import GestaError, without_passwords
 from gesta.progress import one_line
 
 NO_CLASS = "(no class reaches the threshold)"
@@ -65,6 +65,16 @@ class Prediction:
             "labels": [{"class": name, "probability": round(p, 6)} for name, p in self.labels],
             "error": self.error or None,
         }
+
+
+def check_top(top: int | None) -> None:
+    """Refuse a number of classes to name that names none; None is the usual one.
+
+    Raises:
+        GestaError: it is below 1.
+    """
+    if top is not None and top < 1:
+        raise GestaError(f"{top} classes are to be named (--top); give a number from 1 on")
 
 
 def clock(seconds: float, comma: str = ".") -> str:

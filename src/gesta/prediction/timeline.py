@@ -33,7 +33,7 @@ from gesta.evaluation.scoring import (
 )
 from gesta.model import ClipSpec, VideoModel
 from gesta.prediction.background import in_background
-from gesta.prediction.prediction import TOP, Prediction
+from gesta.prediction.prediction import TOP, Prediction, check_top
 from gesta.prediction.segments import ClassSegmenters, Segment, Segmenter, Window, smooth
 from gesta.prediction.windows import WindowCutter, WindowFrames
 from gesta.processes import Autocast, Precision, choose_autocast, choose_device
@@ -273,6 +273,8 @@ class SegmentNaming:
         top: int | None = None,
     ) -> None:
         check(config, "the timeline")
+        check(views, "the protocol")
+        check_top(top)
         self.network, self.spaces = named_classes(model, classes)
         check_average(self.network, views)
         if top is not None and self.network.config.multi_label:

@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, BinaryIO, Literal, TextIO
 
 from rich.table import Column, Table
@@ -65,9 +65,12 @@ def write(
     """
     written: list[Prediction] = []
     if format == "table":
-        written = list(predictions)
-        # a file or pipe has no width of its own; a wide table keeps each prediction on one line
-        plain_console(file=out, width=None if out.isatty() else 160).print(as_table(written))
+        try:
+            for p in predictions:
+                written.append(p)
+        finally:  # also after Ctrl-C
+            # a file or pipe has no width of its own; a wide table keeps each prediction on one line
+            plain_console(file=out, width=None if out.isatty() else 160).print(as_table(written))
         return written
     if format == "label-studio":
         try:
@@ -106,17 +109,28 @@ def write_to(
     Raises:
         GestaError: the file cannot be written, or ``parquet`` without pyarrow.
     """
+    stopped: KeyboardInterrupt | None = None
+    written: list[Prediction] = []
+
+    def until_stopped() -> Iterator[Prediction]:
+        nonlocal stopped
+        try:
+            yield from predictions
+        except KeyboardInterrupt as error:
+            stopped = error
+
     if format == "parquet" and path is not None:
         require_pyarrow()
         with write_atomically(path) as binary:
-            return _parquet(binary, predictions, keep)
+            written = _parquet(binary, until_stopped(), keep)
+        if stopped:
+            raise stopped
+        return written
     if path is None:
         return write(predictions, format, sys.stdout, names, keep)
     if live:
         with reporting(path), open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             return write(predictions, format, file, names, keep)
-    stopped: KeyboardInterrupt | None = None
-    written: list[Prediction] = []
     with write_atomically(path) as binary:
         text = io.TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline="")
         try:
@@ -129,6 +143,20 @@ def write_to(
     if stopped:
         raise stopped
     return written
+
+
+def in_order(predictions: Iterable[Prediction], key: Callable[[Prediction], float]) -> Iterator[Prediction]:
+    """All predictions, the one of the smallest key first; after Ctrl-C those that are there."""
+    found: list[Prediction] = []
+    stopped: KeyboardInterrupt | None = None
+    try:
+        for p in predictions:
+            found.append(p)
+    except KeyboardInterrupt as error:
+        stopped = error
+    yield from sorted(found, key=key)
+    if stopped:
+        raise stopped
 
 
 Writer = Generator[None, Prediction, None]

@@ -103,7 +103,7 @@ async def received(request: Request, folder: Path, limits: Limits) -> AsyncItera
                     408, f"the request did not come within {limits.receive_seconds:g} seconds; send it faster"
                 ) from None
             except FormParserError as error:
-                raise Refusal(400, f"the form cannot be read ({error}); send it as multipart/form-data") from None
+                raise _unreadable(error) from None
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
@@ -112,6 +112,10 @@ async def received(request: Request, folder: Path, limits: Limits) -> AsyncItera
         yield str(path), name
     finally:
         remove(path)
+
+
+def _unreadable(error: FormParserError) -> Refusal:
+    return Refusal(400, f"the form cannot be read ({error}); send it as multipart/form-data")
 
 
 def _too_large(limits: Limits) -> Refusal:
@@ -147,21 +151,24 @@ class _Form:
         """What reads a form and calls the methods below.
 
         Raises:
-            Refusal: a form without a boundary.
+            Refusal: a form without a boundary, or with too long a one.
         """
         if not boundary:
             raise Refusal(400, "the form's Content-Type names no boundary; let the program that sends it set the type")
-        return MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self.begin_part,
-                "on_header_field": self.read_header,
-                "on_header_value": self.read_value,
-                "on_header_end": self.end_header,
-                "on_part_data": self.read_data,
-                "on_end": self.end_form,
-            },
-        )
+        try:
+            return MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self.begin_part,
+                    "on_header_field": self.read_header,
+                    "on_header_value": self.read_value,
+                    "on_header_end": self.end_header,
+                    "on_part_data": self.read_data,
+                    "on_end": self.end_form,
+                },
+            )
+        except FormParserError as error:
+            raise _unreadable(error) from None
 
     def begin_part(self) -> None:
         self.is_file = False
@@ -176,7 +183,9 @@ class _Form:
 
     def end_header(self) -> None:
         if self.header.lower() == b"content-disposition":
-            _, options = parse_options_header(self.value.decode("utf-8", "replace"))
+            _, options = parse_options_header(
+                self.value
+            )  # bytes: names are UTF-8, and a text would be taken as Latin-1
             if (name := options.get(b"filename")) is not None:
                 self.names.append(_plain(name.decode("utf-8", "replace")))
                 self.is_file = True

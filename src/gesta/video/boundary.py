@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from av.error import FFmpegError
+from av.error import ExitError, FFmpegError
 
 from gesta.errors import DecodeError, GestaError, VideoError
 
@@ -54,6 +54,8 @@ def explain(error: BaseException) -> str:
     """An exception in words, with its type where the words alone would not say what it is."""
     if isinstance(error, DecodeError) and error.__cause__ is not None:
         return explain(error.__cause__)
+    if isinstance(error, ExitError):  # by the timeout of an address; libav's words are "Immediate exit requested"
+        return "it did not answer in time"
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     if isinstance(error, FFmpegError | GestaError | OSError):
         return text or type(error).__name__

@@ -31,6 +31,11 @@ LIMITS = {"max_pixels": str(MAX_PIXELS)}
 NAMES_OTHER_FILES = frozenset({"avisynth", "concat", "dash", "hls", "imf", "sdp", "vapoursynth", "vobsub"})
 """Formats whose files name others that libav would open: a file that strangers made must not choose what is read."""
 
+_SCHEMES = "http https ftp sftp rtsp rtsps rtspu rtmp rtmpe rtmps rtmpt rtmpte rtmpts rtp srtp udp tcp tls srt mms mmsh"
+SCHEMES = frozenset(_SCHEMES.split(" "))
+"""Of addresses. All others (``file``, ``subfile`` …) name files of this machine, past the checks of files; lists, which
+strangers make, may hold them."""
+
 FILE_FORMATS = ",".join(sorted(av.formats_available - NAMES_OTHER_FILES))
 """What a file may be, for libav."""
 
@@ -82,6 +87,10 @@ def _libav_source(source: str | int) -> tuple[str, dict[str, Any]]:
             raise VideoError(f"{source}: is neither a file nor a folder; give a video file or a folder of frames")
     text = str(source)
     if "://" in text:
+        if text.partition("://")[0].lower() not in SCHEMES:
+            raise VideoError(
+                f"{source}: is no address of a server; give the path of a file, or an address such as https:// or rtsp://"
+            )
         options = {"rtsp_transport": "tcp"} if text.startswith("rtsp") else {}
         return text, {"timeout": NETWORK_TIMEOUT, "options": options}
     if text.isdigit() or text.startswith("/dev/video"):

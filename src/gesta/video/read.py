@@ -377,7 +377,9 @@ def stream(
 
 def broken_off(source: object, reason: str, where: str = "before its end") -> BrokenOffError:
     """What is raised, or noted beside the frames, if the end of a video is missing."""
-    return BrokenOffError(f"{source}: breaks off {where} ({reason}); copy or download it again")
+    here = isinstance(source, str) and locate(source) is not None
+    remedy = "copy or download it again" if here else "check the connection and the device or server, and try again"
+    return BrokenOffError(f"{source}: breaks off {where} ({reason}); {remedy}")
 
 
 def _stream_folder(path: str, short_side: int | None, step: int, shows: Shows | None) -> Iterator[Frame]:

@@ -1,12 +1,13 @@
 // The page: a camera or a file -> frames -> windows -> the model's worker -> ranking, timeline and files.
 
 import { WindowCutter, box, scaled, shortClip } from "./windows.js";
-import { FORMATS, Segments, Smoother, TOP, clock, jointProbabilities, oneLine, ranked } from "./segments.js";
+import { FORMATS, Segments, Smoother, TOP, clock, extent, jointProbabilities, oneLine, ranked } from "./segments.js";
 
 const $ = (id) => document.getElementById(id);
 const video = $("video");
 const info = await (await fetch("model.json")).json();
 const SHOWN_SEGMENTS = 200; // in the table; files have all
+const KEPT_NUMBERS = 2 ** 25; // probabilities of a file's windows, 4 bytes each
 
 // --- the model's worker ----------------------------------------------------------------------------------------------
 
@@ -137,23 +138,27 @@ async function frameTimes(run, name) {
 // --- a run: from one start to its end ---------------------------------------------------------------------------------
 
 let current = null; // the run at work
-let done = { path: "", segments: [] }; // what can be downloaded
+let shown = null; // the run whose timeline is shown, at work or not
+let done = { path: "", segments: [], error: "" }; // what can be downloaded, and why it is not the whole
 const counted = { frames: [], model: [] };
 
+const threshold = () => $("threshold").value / 100;
+
 class Run {
-  constructor(path) {
+  constructor(path, isFile) {
     this.cutter = new WindowCutter(info.clip, info.hop);
     this.smoother = new Smoother(info.smoothing);
-    this.segments = new Segments(info.names, $("threshold").value / 100, info.multi_label);
+    this.segments = new Segments(info.names, threshold(), info.multi_label);
     this.windows = 0;
     this.sum = null;
     this.rankings = []; // of a file, which can be watched again: {middle, best}
-    done = { path, segments: [] };
+    this.isFile = isFile;
+    this.smoothed = isFile ? [] : null; // windows of a file, which are decided again with another threshold
+    this.isFinished = false;
+    shown = this;
     counted.frames.length = counted.model.length = 0;
-    $("segments").replaceChildren();
-    $("strip").replaceChildren();
     $("whole").hidden = true;
-    showSegments([]);
+    clearSegments(path);
   }
 
   get stopped() {
@@ -172,20 +177,40 @@ class Run {
   }
 
   finish() {
+    if (this.isFinished) return;
     for (const smoothed of this.smoother.finish()) this.#decide(smoothed);
+    this.isFinished = true;
     showSegments(this.segments.finish());
+  }
+
+  /** Takes the threshold that is now set: for all of a file, for what comes from now on of a camera or a very long file. */
+  changeThreshold() {
+    if (!this.smoothed) {
+      this.segments.changeThreshold(threshold());
+      return;
+    }
+    this.segments = new Segments(info.names, threshold(), info.multi_label);
+    const decided = this.smoothed.flatMap((window) => this.segments.push(window));
+    if (this.isFinished) decided.push(...this.segments.finish());
+    clearSegments(done.path, done.error);
+    showSegments(decided);
+    if (video.controls) letWatch();
   }
 
   #decide(smoothed) {
     const best = ranked(smoothed.probabilities, info.names, TOP);
     showRanking(best);
-    if (!video.srcObject) this.rankings.push({ middle: (smoothed.start + smoothed.end) / 2, best });
+    if (this.isFile) this.rankings.push({ middle: (smoothed.start + smoothed.end) / 2, best });
+    this.smoothed?.push({ ...smoothed, probabilities: Float32Array.from(smoothed.probabilities) });
+    if (this.smoothed?.length * info.names.length > KEPT_NUMBERS) this.smoothed = null;
     showSegments(this.segments.push(smoothed));
   }
 }
 
 async function recogniseCamera(run) {
-  const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+  const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false }).catch((error) => {
+    throw new Error(`the camera cannot be used (${error.message || error.name}); let this page use it, or choose a file`);
+  });
   if (run.stopped) return stream.getTracks().forEach((track) => track.stop());
   video.srcObject = stream;
   await video.play();
@@ -201,7 +226,7 @@ async function recogniseCamera(run) {
       busy = true;
       const window = latest;
       latest = null;
-      run.take(window).catch(fail).finally(() => (busy = false));
+      run.take(window).catch((error) => run.stopped || fail(error)).finally(() => (busy = false));
     }
     showSpeed("seen");
   }
@@ -275,7 +300,9 @@ function say(text) {
 }
 
 function fail(error) {
-  $("problem").textContent = oneLine(String(error?.message ?? error));
+  const words = oneLine(String(error?.message ?? error));
+  if (current) done.error ||= words.startsWith(`${done.path}: `) ? words : `${done.path}: ${words}`;
+  $("problem").textContent = words;
   $("problem").hidden = false;
 }
 
@@ -287,7 +314,13 @@ function element(name, text = "", className = "") {
 }
 
 const percent = (p) => `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`;
-let announced = ["", 0];
+let announced = ["", 0]; // name and when; an empty one lets the same action be announced again
+
+/** Has an action read aloud by readers of the screen. */
+function announce(name, time) {
+  announced = [name, time];
+  $("announced").textContent = oneLine(name);
+}
 
 function showRanking(best) {
   const rows = $("ranking").children;
@@ -303,13 +336,13 @@ function showRanking(best) {
     bar.style.inlineSize = `${100 * p}%`;
   });
   const [[name, p]] = best;
-  const sure = p >= $("threshold").value / 100;
+  const sure = p >= threshold();
   $("caption").hidden = !sure;
   $("caption").textContent = `${oneLine(name)} ${percent(p)}`;
   const [last, time] = announced;
+  if (!sure && last) announce("", time);
   if (sure && name !== last && performance.now() - time > 2000) {
-    announced = [name, performance.now()];
-    $("announced").textContent = oneLine(name);
+    announce(name, performance.now());
   }
 }
 
@@ -318,6 +351,13 @@ function showWhole({ sum, windows }) {
   $("whole").replaceChildren("Whole video: ", element("strong", oneLine(name)), ` ${percent(p)}`);
   $("whole").dataset.label = name;
   $("whole").hidden = false;
+}
+
+function clearSegments(path, error = "") {
+  done = { path, segments: [], error };
+  $("segments").replaceChildren();
+  $("strip").replaceChildren();
+  showSegments([]);
 }
 
 function showSegments(segments) {
@@ -353,7 +393,7 @@ function named(name) {
 /** When a segment begins: of a file, a button that shows it, once nothing else seeks in it. */
 function shownTime(seconds) {
   const text = clock(seconds).slice(0, -2);
-  if (video.srcObject) return text;
+  if (!shown.isFile) return text;
   const button = element("button", text, "time");
   button.title = "Show this part of the video";
   button.disabled = true;
@@ -368,9 +408,9 @@ function letWatch() {
 }
 
 function drawStrip() {
-  const shown = done.segments.slice(-SHOWN_SEGMENTS);
-  const [begin, end] = [shown[0].start, Math.max(...shown.map((segment) => segment.end))];
-  const parts = shown.map(({ start, end: until, labels: [[name]] }) => {
+  const last = done.segments.slice(-SHOWN_SEGMENTS);
+  const [begin, end] = extent(last);
+  const parts = last.map(({ start, end: until, labels: [[name]] }) => {
     const part = document.createElementNS("http://www.w3.org/2000/svg", "rect");
     const attributes = { x: (1000 * (start - begin)) / (end - begin), width: (1000 * (until - start)) / (end - begin), height: 30 };
     for (const [key, value] of Object.entries(attributes)) part.setAttribute(key, value);
@@ -407,11 +447,11 @@ function showCard() {
 
 let backend = "";
 
-async function work(path, job) {
+async function work(path, job, isFile) {
   stop();
   $("problem").hidden = $("hint").hidden = true;
   $("stop").disabled = false;
-  const run = (current = new Run(path));
+  const run = (current = new Run(path, isFile));
   try {
     await job(run);
   } catch (error) {
@@ -435,22 +475,26 @@ function stop() {
   video.load();
   $("stop").disabled = true;
   $("caption").hidden = true;
+  announce("", 0);
 }
 
-$("camera").onclick = () => work("camera", recogniseCamera);
+$("camera").onclick = () => work("camera", recogniseCamera, false);
 $("file").onchange = ({ target }) => {
   const [file] = target.files;
   target.value = ""; // the same file can be chosen again
-  if (file) work(file.name, (run) => recogniseFile(run, file));
+  if (file) work(file.name, (run) => recogniseFile(run, file), true);
 };
 $("stop").onclick = () => {
   stop();
   say("Stopped.");
 };
-$("threshold").oninput = () => ($("threshold-value").textContent = `${$("threshold").value} %`);
+$("threshold").oninput = () => {
+  $("threshold-value").textContent = `${$("threshold").value} %`;
+  shown?.changeThreshold();
+};
 for (const [format, write] of Object.entries(FORMATS)) {
   $(format).onclick = () => {
-    const [type, text] = write(done.segments, done.path);
+    const [type, text] = write(done.segments, done.path, done.error);
     const link = element("a");
     link.href = URL.createObjectURL(new Blob([text], { type }));
     link.download = `${done.path.replace(/\.[^.]*$/, "")}.${format}`;
@@ -467,6 +511,7 @@ async function keepForOffline(files) {
   if (!navigator.serviceWorker) return;
   await navigator.serviceWorker.register("offline.js");
   await (await caches.open(`gesta ${base}`)).addAll([...PAGE_FILES, ...files]);
+  $("offline").hidden = false; // not before: a page from http, and a browser without room, keep nothing
 }
 
 try {

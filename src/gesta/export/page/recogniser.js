@@ -67,7 +67,7 @@ async function start({ base, given }) {
   throw reason;
 }
 
-self.onmessage = async ({ data }) => {
+async function reply(data) {
   try {
     const begin = performance.now();
     const answer = data.clip ? { scores: await run(data.clip) } : await start(data);
@@ -75,4 +75,10 @@ self.onmessage = async ({ data }) => {
   } catch (error) {
     self.postMessage({ id: data.id, error: String(error?.message ?? error) });
   }
+}
+
+let earlier = Promise.resolve(); // a session on WebGPU refuses a clip while it computes that of a run that was stopped
+
+self.onmessage = ({ data }) => {
+  earlier = earlier.then(() => reply(data));
 };

@@ -43,10 +43,14 @@ export class Smoother {
 /** Joins windows into segments with hysteresis, and decides each as early as it can. */
 class Segmenter {
   constructor(threshold) {
-    [this.threshold, this.release] = [threshold, threshold / 2];
+    this.changeThreshold(threshold);
     this.window = null; // the last one; where its time ends depends on the next
     this.time = 0; // where the time of the last window begins
     this.current = null;
+  }
+
+  changeThreshold(threshold) {
+    [this.threshold, this.release] = [threshold, threshold / 2];
   }
 
   push(window) {
@@ -90,6 +94,11 @@ export class Segments {
     this.multiLabel = multiLabel;
   }
 
+  /** Takes another threshold from the next window on. */
+  changeThreshold(threshold) {
+    for (const part of this.parts) part.changeThreshold(threshold);
+  }
+
   push(window) {
     return this.#all((part, k) => part.push(this.multiLabel ? { ...window, probabilities: [window.probabilities[k]] } : window));
   }
@@ -111,6 +120,11 @@ export class Segments {
   }
 }
 
+/** Where the first of some segments begins and the last ends; those of several classes come as they end. */
+export function extent(segments) {
+  return [Math.min(...segments.map(({ start }) => start)), Math.max(...segments.map(({ end }) => end))];
+}
+
 export const TOP = 5;
 
 /** The `top` most probable classes, best first, each [name, probability]. */
@@ -119,8 +133,11 @@ export function ranked(probabilities, names, top) {
   return order.slice(0, top).map((i) => [names[i], probabilities[i]]);
 }
 
-/** Scores of each label space -> probabilities of all combinations of their classes. */
+/** Scores of each label space -> probabilities of all combinations of their classes; fails where they are no numbers. */
 export function jointProbabilities(spaces, multiLabel) {
+  if (!spaces.flat().every(Number.isFinite)) {
+    throw new Error("the model's scores are not finite numbers; use another browser, or weights of a training that went well");
+  }
   return spaces.map((scores) => {
     if (multiLabel) return scores.map((score) => 1 / (1 + Math.exp(-score)));
     const largest = Math.max(...scores);
@@ -166,21 +183,24 @@ export const FORMATS = {
     const inOrder = segments.toSorted((a, b) => a.start - b.start); // those of several classes overlap
     return ["application/x-subrip", inOrder.map(cue).join("")];
   },
-  csv(segments, path) {
+  csv(segments, path, error = "") {
     const rows = segments.flatMap(({ start, end, labels }) =>
       labels.map(([name, p], i) =>
         [csvCell(path), start.toFixed(3), end.toFixed(3), i + 1, csvCell(name), p.toFixed(6), ""].join(",")));
+    if (error) rows.push([csvCell(path), "", "", "", "", "", csvCell(error)].join(",")); // what follows is missing
     return ["text/csv", ["path,start,end,rank,class,probability,error", ...rows, ""].join("\n")];
   },
-  json(segments, path) {
+  json(segments, path, error = "") {
     const rounded = (value, digits) => Number(value.toFixed(digits));
-    const rows = segments.map(({ start, end, labels }) => JSON.stringify({
+    const parts = segments.map(({ start, end, labels }) => ({
       path,
       start: rounded(start, 3),
       end: rounded(end, 3),
       labels: labels.map(([name, p]) => ({ class: name, probability: rounded(p, 6) })),
       error: null,
-    }).replace(CONTROL, (c) => `\\u${code(c, 4)}`));
+    }));
+    if (error) parts.push({ path, start: null, end: null, labels: [], error });
+    const rows = parts.map((part) => JSON.stringify(part).replace(CONTROL, (c) => `\\u${code(c, 4)}`));
     return ["application/json", rows.length ? `[\n${rows.join(",\n")}\n]\n` : "[]\n"];
   },
 };
