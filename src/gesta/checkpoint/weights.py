@@ -335,8 +335,8 @@ def import_weights(
         source_classes: the same of the source, where the file does not name them.
 
     Raises:
-        CheckpointError: unreadable file, less than ``min_matched`` matched, or weights that are not finite; the model
-            is then unchanged.
+        CheckpointError: unreadable file, less than ``min_matched`` matched, or weights that are not finite or not
+            floating-point numbers (quantised ones); the model is then unchanged.
         GestaError: weights whose file says that they are of another kind (:meth:`VideoModel.check_source`).
     """
     if isinstance(source, dict):
@@ -349,6 +349,7 @@ def import_weights(
     if only:
         check_names(model, only, "init.only")
         theirs = {name: value for name, value in theirs.items() if name.startswith(only)}
+    _check_types(theirs, ours, origin.name)
     pixels = [origin.pixels.remark(model.config.clip)] if origin.pixels else []
     heads = _ClassifierMatch(by_space(source_classes or origin.classes or {}), by_space(classes or {}))
     fitting = {k: v for k, v in heads.matched(theirs, ours).items() if k in ours and v.shape == ours[k].shape}
@@ -386,6 +387,27 @@ def import_weights(
         what = f"{zeroed} of the fresh tensors start at zero, so that the parts before them change nothing at first"
         report = dataclasses.replace(report, remarks=(*report.remarks, what))
     return report
+
+
+def _check_types(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], source: str) -> None:
+    """Refuse numbers that would be loaded and mean something else: quantised ones, of 8 bits or whole, are only right
+    with the scales beside them, and of complex ones half would be lost.
+
+    Raises:
+        CheckpointError: the model has real numbers there; the first three are named.
+    """
+    bad = [
+        name
+        for name, value in weights.items()
+        if name in model and value.shape[1:] == model[name].shape[1:]  # a classifier may have other rows
+        if model[name].is_floating_point() and not (value.is_floating_point() and value.itemsize > 1)
+    ]
+    if bad:
+        kind = str(weights[bad[0]].dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{source}: {len(bad)} of its weights are of the type {kind} ({', '.join(bad[:3])}), as in quantised "
+            "files, where the model has floating-point numbers; give its weights in 16 or 32 bits"
+        )
 
 
 def _zero_new_parts(model: VideoModel, report: ImportReport) -> int:
