@@ -141,6 +141,7 @@ class Source:
         remarks: sentences for the user.
         pixels: how pixels become floats, where a description beside the file says so.
         path: the file.
+        head: the file of the head, where it has one of its own.
         is_state: whether it is the training state of a run.
     """
 
@@ -153,6 +154,7 @@ class Source:
     remarks: list[str] = field(default_factory=list)
     pixels: Pixels | None = None
     path: Path | None = None
+    head: Path | None = None
     is_state: bool = False
 
 
@@ -196,6 +198,7 @@ def read_source(path: str | Path | LocalWeights, average: bool = True, head: str
         description=f"{source.description}\n{second.description}",
         classes=second.classes or source.classes,
         remarks=source.remarks + second.remarks,
+        head=second.path,
     )
 
 

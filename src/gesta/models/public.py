@@ -7,6 +7,7 @@ recognises its own by a function ``from_public``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -18,7 +19,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from gesta import checkpoint
-from gesta.checkpoint import TrainedModel, read_metadata
+from gesta.checkpoint import TrainedModel, read_metadata, shows_of
 from gesta.checkpoint.description import read_config, words
 from gesta.checkpoint.exported import device_for, is_exported, load_exported
 from gesta.checkpoint.hub import LocalWeights, resolve, weights_in
@@ -101,7 +102,7 @@ def load(
     weights = read_source(local, head=head)
     weights.classes = classes or weights.classes
     if model:
-        config: ModelConfig | None = model_config(model)
+        config: ModelConfig | None = _named(model, weights)
     else:
         config = None if weights.is_state else recognise(read_config(local.path), weights)
     if config is None and not local.from_hub:
@@ -113,6 +114,23 @@ def load(
         )
     trained = _with_weights(config, weights, label_order, name=model, needs_classifier=needs_classifier)
     return dataclasses.replace(trained, model=trained.model.to(choose_device(device)))
+
+
+def _named(name: str, weights: Source) -> ModelConfig:
+    """The configuration of a model by its name, whose scores mean what the file of weights, or the description beside
+    it, says: one class, or any number of them."""
+    config = model_config(name)
+    if weights.metadata:
+        config.multi_label = bool(weights.metadata["model"].get("multi_label"))
+    elif weights.path:
+        with contextlib.suppress(GestaError):  # the description may be another program's, which is said
+            config.multi_label = _is_multi_label(read_config(weights.path))
+    return config
+
+
+def _is_multi_label(description: Mapping[str, Any] | None) -> bool:
+    """Whether a ``config.json`` says, in transformers' words, that each score has a sigmoid of its own."""
+    return (description or {}).get("problem_type") == "multi_label_classification"
 
 
 def config_of(source: str | os.PathLike[str], *, trust_code: bool = False) -> ModelConfig:
@@ -192,10 +210,17 @@ def _with_weights(
         model=model,
         classes=label_order or (model.config.classes and named) or _numbered(model),
         metadata={},
-        # an index of several files says nothing of what is in them
-        path=str(weights.path) if weights.path and weights.path.suffix != ".json" else None,
+        shows=shows_of(weights.metadata, weights.path) if weights.metadata and weights.path else None,
+        person_crop=bool(weights.metadata and weights.metadata.get("person_crop")),
+        path=_file(weights.path),
+        head=_file(weights.head),
         name=weights.name,
     )
+
+
+def _file(path: Path | None) -> str | None:
+    """A file by whose content weights are known: an index of several files says nothing of what is in them."""
+    return str(path) if path and path.suffix != ".json" else None
 
 
 def recognise(config: Mapping[str, Any] | None, weights: Source) -> ModelConfig | None:
@@ -226,8 +251,7 @@ def recognise(config: Mapping[str, Any] | None, weights: Source) -> ModelConfig 
                     f"{str(error)[:100]}); name their model (--model NAME --weights FILE)"
                 ) from None
             if recognised is not None:
-                # transformers' word for a sigmoid of each score
-                recognised.multi_label = (config or {}).get("problem_type") == "multi_label_classification"
+                recognised.multi_label = _is_multi_label(config)
                 check_size(recognised, weights.name, 1000 + 10 * len(shapes))
                 return recognised
     return None
