@@ -190,6 +190,16 @@ def test_weights_of_torchs_averaged_model_load(tmp_path: Path) -> None:
     assert report.matched_fraction == 1 and report.unexpected == ("n_averaged",)
 
 
+def test_a_head_can_be_taken_alone() -> None:
+    trained, model = shaken(small()), small()
+    report = import_weights(model, trained.state_dict(), only=("classifier.",))
+    assert report.matched_fraction == 1 and len(report.matched) == 2
+    assert torch.equal(model.classifier.linear.bias, trained.classifier.linear.bias)
+    assert not torch.equal(model.blocks[0].mlp[0].weight, trained.blocks[0].mlp[0].weight)
+    with pytest.raises(CheckpointError, match=r"only 0\.0 % of the parameters"):
+        import_weights(model, {"other.weight": torch.ones(2)}, only=("classifier.",))
+
+
 def test_the_model_is_in_evaluation_mode_afterwards() -> None:
     model = small().train()
     import_weights(model, small().state_dict())

@@ -73,7 +73,8 @@ class ImportReport:
         missing: names of the model that the source lacks; they keep their fresh values.
         unexpected: names of the source that the model lacks.
         mismatched: name → (shape in the source, shape in the model); not loaded.
-        matched_fraction: of the model's parameters, those loaded, classifier and attentive head not counted, 0 to 1.
+        matched_fraction: of the model's parameters that were to be loaded, those loaded, 0 to 1; classifier and
+            attentive head are not counted unless they alone were.
         remarks: sentences on which weights of the file were taken, on its classes, and on its variant of the model.
         fresh_classes: label space → classes whose part of the classifier was not loaded though others of it were.
         classes: names of the source's classes in the order of its classifier; None where it does not name them.
@@ -330,7 +331,8 @@ def import_weights(
     Args:
         model: changed in place, and in evaluation mode afterwards.
         source: a file, run folder or repository of a hub, see :func:`read_source`; what that gave; or named tensors.
-        min_matched: fraction of the parameters (the classifier not counted) that must match, 0 to 1.
+        min_matched: fraction of the parameters (the head not counted, unless ``only`` names it alone) that must match,
+            0 to 1.
         average: of a file that holds both weights and their moving average, take the average.
         head: a second file, with the head of these weights, see :func:`read_source`.
         only: beginnings of the names of the model's parameters that are taken; empty for all.
@@ -356,11 +358,10 @@ def import_weights(
     pixels = [origin.pixels.remark(model.config.clip)] if origin.pixels else []
     heads = _ClassifierMatch(by_space(source_classes or origin.classes or {}), by_space(classes or {}))
     fitting = {k: v for k, v in heads.matched(theirs, ours).items() if k in ours and v.shape == ours[k].shape}
+    wanted = {k: p.numel() for k, p in model.named_parameters() if k.startswith(only or "")}
     counted = {
-        k: p.numel()
-        for k, p in model.named_parameters()
-        if not k.startswith(HEAD_PREFIXES) and k.startswith(only or "")
-    }
+        k: n for k, n in wanted.items() if not k.startswith(HEAD_PREFIXES)
+    } or wanted  # of a head alone, the head
     report = ImportReport(
         source=origin.name,
         matched=tuple(fitting),

@@ -187,7 +187,7 @@ def _with_weights(
     model = config.build()
     report = import_weights(model, weights)
     # How many classes there are is known from the weights alone: build the model again to fit their classifier.
-    sizes = {n: shapes[0][0] for n, shapes in report.mismatched.items() if n.startswith("classifier.")}
+    sizes = {n: shapes[0][0] for n, shapes in report.mismatched.items() if n.startswith("classifier.") and shapes[0]}
     if (named and label_order) or len(set(sizes.values())) == 1:
         count = class_counts(label_order) if named and label_order else min(sizes.values())
         model = replace(config, classes=count).build()
