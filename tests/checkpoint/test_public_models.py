@@ -89,6 +89,24 @@ def test_what_scores_mean_is_taken_from_the_weights_also_of_a_model_that_is_name
     assert loaded.model.config.multi_label and loaded.shows == Depth(encoding="repeat3") and loaded.person_crop
 
 
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"classes": ["a", "a", "b"]}, "the class 'a' is named twice"),
+        ({"classes": ["a", "b"]}, "names for 2 classes, but its classifier has 3"),
+        ({"label_order": ["a", "b"]}, "its classifier has 3 classes, the data 2"),
+        ({"label_order": list("abcd")}, "its classifier has 3 classes, the data 4"),
+    ],
+)
+def test_classes_that_are_not_those_of_the_classifier_are_refused(
+    how: dict[str, list[str]], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained()
+    torch.save(timesformer(model), tmp_path / "w.pt")
+    with pytest.raises(GestaError, match=sentence):
+        gesta.load(tmp_path / "w.pt", model=named(monkeypatch, model), **how)  # type: ignore[arg-type]
+
+
 def test_results_know_which_head_they_are_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained()
     weights = timesformer(model)

@@ -176,6 +176,10 @@ def _with_weights(
         GestaError: classes that are others, or a parameter of the model that the weights lack.
     """
     named = weights.classes
+    for names in by_space(named or []).values():
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise GestaError(f"{weights.name}: the class {twice!r} is named twice; give each class one name")
     if named and label_order:
         _check_same(weights.name, named, label_order)
     if weights.pixels:
@@ -197,6 +201,11 @@ def _with_weights(
         raise GestaError(
             f"{weights.name}: there are names for {class_counts(named)} classes, but its classifier has "
             f"{model.config.classes}; give their names with --classes"
+        )
+    if label_order and model.config.classes and class_counts(label_order) != model.config.classes:
+        raise GestaError(
+            f"{weights.name}: its classifier has {model.config.classes} classes, the data {class_counts(label_order)}; "
+            "evaluate on data of the same classes"
         )
     parameters = {n for n, _ in model.named_parameters() if needs_classifier or not n.startswith("classifier.")}
     lacking = [n for n in (*report.missing, *report.mismatched) if n in parameters]
