@@ -152,6 +152,12 @@ def test_unknown_names_get_a_suggestion(capsys: pytest.CaptureFixture[str]) -> N
     assert "did you mean 'stan.ucf101'" in capsys.readouterr().err
     assert run("table", "stan.table9") == 1
     assert "did you mean" in capsys.readouterr().err
+    assert run("table", "stan.table2", "--runs", "nowhere") == 1
+    assert "nowhere: is not a folder; give the one that holds run folders with --runs" in capsys.readouterr().err
+    assert run("analyse", "complexity", "r3d_tiny", "--runs", "nowhere") == 1
+    for seconds in ("nan", "-1", "inf", "soon"):
+        assert run("data", "check", "nowhere", "--seconds", seconds) == 2
+        assert f"'{seconds}' is not a number of seconds" in capsys.readouterr().err
     assert run("data", "check", "nowhere") == 1
     assert "neither a folder, a list file nor a data set" in capsys.readouterr().err
     assert run("predict", "nowhere.safetensors", "clip.mp4") == 1

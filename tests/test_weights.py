@@ -131,6 +131,20 @@ def test_weights_that_are_not_finite_are_refused_when_read(tmp_path: Path) -> No
         load(tmp_path / "m.safetensors")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.float8_e4m3fn, torch.complex64])
+@pytest.mark.parametrize("names", [(".attn.qkv.weight",), ("classifier.linear.weight",)])
+def test_quantised_weights_are_refused(dtype: torch.dtype, names: tuple[str, ...]) -> None:
+    """Their numbers fit the shapes, and are those of the model only when multiplied by scales that lie beside them."""
+    model = shaken(small())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weights = {name: value.to(dtype) if name.endswith(names) else value for name, value in before.items()}
+    with pytest.raises(CheckpointError, match=rf"weights: \d of its weights are of the type {str(dtype)[6:]} \(\S+"):
+        import_weights(model, weights, classes=CLASSES, source_classes=CLASSES)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    halves = {name: value.to(torch.bfloat16) for name, value in before.items()}
+    assert import_weights(model, halves).matched_fraction == 1
+
+
 def test_files_that_are_no_trained_model_are_named_for_what_they_are(tmp_path: Path) -> None:
     torch.save({"model_state": small().state_dict()}, tmp_path / "X.pyth")
     save_state(tmp_path / "last.ckpt", {"model": {}})
@@ -174,6 +188,16 @@ def test_weights_of_torchs_averaged_model_load(tmp_path: Path) -> None:
     torch.save(AveragedModel(trained).state_dict(), tmp_path / "a.pth")
     report = import_weights(model, tmp_path / "a.pth")
     assert report.matched_fraction == 1 and report.unexpected == ("n_averaged",)
+
+
+def test_a_head_can_be_taken_alone() -> None:
+    trained, model = shaken(small()), small()
+    report = import_weights(model, trained.state_dict(), only=("classifier.",))
+    assert report.matched_fraction == 1 and len(report.matched) == 2
+    assert torch.equal(model.classifier.linear.bias, trained.classifier.linear.bias)
+    assert not torch.equal(model.blocks[0].mlp[0].weight, trained.blocks[0].mlp[0].weight)
+    with pytest.raises(CheckpointError, match=r"only 0\.0 % of the parameters"):
+        import_weights(model, {"other.weight": torch.ones(2)}, only=("classifier.",))
 
 
 def test_the_model_is_in_evaluation_mode_afterwards() -> None:

@@ -17,9 +17,13 @@ import gesta
 from gesta.checkpoint.description import read_pixels
 from gesta.checkpoint.weights import import_weights
 from gesta.cli import main
+from gesta.config import replace
 from gesta.errors import CheckpointError, GestaError
+from gesta.evaluation.evaluate import model_source
 from gesta.model import ClipSpec
+from gesta.models import public
 from gesta.models.timesformer import TimeSformer, TimeSformerConfig
+from gesta.video.depth import Depth
 from public_names import timesformer
 
 CLASSES = ["wave", "jump", "run"]
@@ -61,6 +65,59 @@ def test_weights_whose_description_is_multi_label_get_a_sigmoid(
     assert loaded.model.config.multi_label
     (prediction,) = gesta.predict(loaded, [make_video("a.mp4", frames=12)], clips=1, threshold=0.0)
     assert len(prediction.labels) == 3 and sum(p for _, p in prediction.labels) != pytest.approx(1.0, abs=1e-3)
+
+
+def named(monkeypatch: pytest.MonkeyPatch, model: TimeSformer) -> str:
+    """A name under which such a model can be asked for."""
+    monkeypatch.setattr(public, "model_config", lambda name: replace(model.config, multi_label=False))
+    return "timesformer_b"
+
+
+def test_what_scores_mean_is_taken_from_the_weights_also_of_a_model_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained()
+    name = named(monkeypatch, model)
+    for file, content in files(model, problem_type="multi_label_classification").items():
+        (tmp_path / file).write_bytes(content)
+    assert gesta.load(str(tmp_path), model=name).model.config.multi_label
+    (tmp_path / "config.json").write_text("{}")
+    assert not gesta.load(str(tmp_path), model=name).model.config.multi_label
+    model.config.multi_label = True
+    gesta.save_model(tmp_path / "best.safetensors", model, CLASSES, shows=Depth(encoding="repeat3"), person_crop=True)
+    loaded = gesta.load(tmp_path / "best.safetensors", model=name)
+    assert loaded.model.config.multi_label and loaded.shows == Depth(encoding="repeat3") and loaded.person_crop
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"classes": ["a", "a", "b"]}, "the class 'a' is named twice"),
+        ({"classes": ["a", "b"]}, "names for 2 classes, but its classifier has 3"),
+        ({"label_order": ["a", "b"]}, "its classifier has 3 classes, the data 2"),
+        ({"label_order": list("abcd")}, "its classifier has 3 classes, the data 4"),
+    ],
+)
+def test_classes_that_are_not_those_of_the_classifier_are_refused(
+    how: dict[str, list[str]], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained()
+    torch.save(timesformer(model), tmp_path / "w.pt")
+    with pytest.raises(GestaError, match=sentence):
+        gesta.load(tmp_path / "w.pt", model=named(monkeypatch, model), **how)  # type: ignore[arg-type]
+
+
+def test_results_know_which_head_they_are_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained()
+    weights = timesformer(model)
+    head = {key: weights.pop(key) for key in ("head.weight", "head.bias")}
+    torch.save(weights, tmp_path / "encoder.pt")
+    hashes = []
+    for number in (0, 1, 1):
+        torch.save({key: value + number for key, value in head.items()}, tmp_path / "head.pt")
+        loaded = gesta.load(tmp_path / "encoder.pt", model=named(monkeypatch, model), head=tmp_path / "head.pt")
+        hashes.append(model_source(loaded.model, loaded).checkpoint_sha256)
+    assert None not in hashes and hashes[0] != hashes[1] == hashes[2]
 
 
 @pytest.mark.parametrize("where", ["folder", "file", "hub"])

@@ -234,6 +234,8 @@ def test_parts_share_the_trainings_between_them(monkeypatch: pytest.MonkeyPatch,
     assert sorted(done) == [(f"arm {width}", seed) for width in (2, 3, 4) for seed in (0, 1)]
     with pytest.raises(GestaError, match="--part 3/2: there is no such part"):
         run_claims([], tmp_path, part=(3, 2))
+    with pytest.raises(GestaError, match="seeds 101: claims count the outcomes of 100 seeds; give no more"):
+        run_claims([], tmp_path, seeds=101)
 
 
 # --- those of the papers ---------------------------------------------------------------------------------------------

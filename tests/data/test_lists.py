@@ -615,6 +615,11 @@ def test_class_names(write: Callable[..., str], text: str) -> None:
 def test_class_names_in_json_and_wrong_ones(write: Callable[..., str]) -> None:
     assert read_class_names(write('{"clap": "1", "wave": "0"}', "a.json")) == ["wave", "clap"]
     assert read_class_names(write('["wave", "clap"]', "b.json")) == ["wave", "clap"]
+    assert read_class_names(write('{"1": "wave", "0": "clap"}', "c.json")) == ["clap", "wave"]
+    assert read_class_names(write('{"1": 0, "2": 1}', "d.json")) == ["1", "2"]
+    for text in ('"wave"', '{"wave": 0.7, "clap": 1.2}', '{"wave": true, "clap": 0}', '{"a": "b"}', "3", "null"):
+        with pytest.raises(GestaError, match=r'e\.json: cannot be read as class names; write \["wave", "jump"\], '):
+            read_class_names(write(text, "e.json"))
     for text, message in (("", "is empty"), ("0 a\n2 b\n", "holes"), ("a\nb\na\n", "'a' occurs twice")):
         with pytest.raises(GestaError, match=message):
             read_class_names(write(text))

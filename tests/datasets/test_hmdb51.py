@@ -26,6 +26,7 @@ def small(tmp_path: Path) -> Path:
     (lists / "brush_hair_test_split1.txt").write_text(films + f"{ODD} 2 \nunused_brush_hair_u_nm_np1_ba_goo_0.avi 0 \n")
     waves = "".join(f"film{i}_wave_u_nm_np1_ba_goo_0.avi 1 \n" for i in range(4))
     (lists / "wave_test_split1.txt").write_text(waves + "a_&_b;-)_wave_u_nm_np10_ba_goo_1.avi 2 \n")
+    (lists / "._wave_test_split1.txt").write_bytes(b"\0\5\x16\7")  # of macOS
     (lists / "wave_test_split2.txt").write_text("other_wave_u_nm_np1_ba_goo_1.avi 2 \n")
     return tmp_path
 

@@ -82,6 +82,11 @@ def test_labels_of_the_test_split_from_another_list(small: Path, tmp_path: Path)
         labels.write_text(text)
         with pytest.raises(GestaError, match=message):
             data.records("test")
+    labels.write_text("train_image/RGB/M_00001/ 57 0\ntrain_image/RGB/M_00002/ 57 0\n")  # of a longer split
+    with pytest.raises(GestaError, match=r"list\.txt: has a line for M_00002, which the test list does not have"):
+        data.records("test")
+    with pytest.raises(GestaError, match=r"holds no test_list\.txt"):
+        IsoGD(root=str(tmp_path), annotations=str(tmp_path), test_labels=str(labels)).records("test")
 
 
 def test_refusals(small: Path) -> None:

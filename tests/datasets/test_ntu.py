@@ -95,6 +95,14 @@ def test_both_modalities_below_one_root(tmp_path: Path) -> None:
     assert by_name(NTU(**root))[NAME][1] == str(tmp_path / NAME)  # depth is not taken for colour
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_name_of_the_root_says_nothing_however_it_is_written(tmp_path: Path, slash: str) -> None:
+    root = tmp_path / "ntu_rgb_and_depth"
+    root.mkdir()
+    (root / f"{NAME}.avi").touch()
+    assert by_name(NTU(root=f"{root}{slash}", setups=(1,)))[NAME][1] == str(root / f"{NAME}.avi")
+
+
 def test_parts_of_it(tmp_path: Path) -> None:
     data = NTU(root=str(tmp_path), setups=(1, 4))
     assert len(by_name(data)) == (8 + 4) * 3 * 2 * 60

@@ -54,6 +54,13 @@ def test_identical_streams_are_the_stream(by: By) -> None:
     assert found.partial == [] and found.counts.listed == found.counts.scored == 40
 
 
+def test_all_that_the_results_say_against_themselves_is_kept() -> None:
+    streams = [random(seed) for seed in range(4)]
+    for of_stream, text in zip(streams, ("seen in training", "", "chosen by these videos", "seen in training")):
+        of_stream.optimistic = text
+    assert fuse(streams).optimistic == "seen in training; chosen by these videos"
+
+
 def test_learned_fusion_of_identical_streams_is_the_stream() -> None:
     one, known = random(0), random(1, split="other")
     assert fuse([one, one], "learned", [known, known]).metrics == one.metrics

@@ -48,6 +48,7 @@ def test_what_is_no_mean_over_splits() -> None:
         ([first], "two results or more"),
         ([first, first], "a and b are of the same list of videos"),
         ([first, changed(other, crops=3)], "crops is 1 and 3"),
+        ([first, changed(other, data=DATA)], "a and b are both of split 1, though their lists differ"),
         ([first, changed(other, data=DATA | {"split": 2, "val": 0.1})], "data.val is 0.0 and 0.1"),
         ([first, changed(other, config=other.model.config | {"depth": 3})], "model.depth"),
         ([changed(first, metrics={}), other], "no metric in common"),

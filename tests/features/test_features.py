@@ -117,6 +117,10 @@ def test_a_short_video_has_one_window_and_silly_windows_are_refused(
     compute_features(levels(), [video], tmp_path / "out", windows=Windows(8, 8), device="cpu")
     folder = FeatureFolder(tmp_path / "out", None)
     assert folder.read("short.npy").shape == (1, 4) and folder.entries["short.npy"]["times"] == [[0.0, 0.25]]
+    assert list(Windows(8, 100).starts(17)) == [0] and list(Windows(8, 12).starts(25)) == [0, 12, 24]
+    long = str(make_video("long.mp4", frames=17, fps=10))
+    compute_features(levels(), [long], tmp_path / "far", windows=Windows(8, 100), device="cpu")
+    assert FeatureFolder(tmp_path / "far", None).entries["long.npy"]["times"] == [[0.0, 0.8]]
     with pytest.raises(GestaError, match="--window 3 is shorter than the model's clip; give 4"):
         compute_features(levels(), [video], tmp_path / "other", windows=Windows(3, 1), device="cpu")
     assert not (tmp_path / "other").exists()
@@ -328,3 +332,56 @@ def test_a_given_folder_is_not_believed(make_video: Callable[..., Path], tmp_pat
         FeatureFolder(out, None).read("a.npy")
     with pytest.raises(GestaError, match=r"holds no features\.json"):
         neighbours(tmp_path, None)
+
+
+def feature_folder(folder: Path, *rows: tuple[str, str, str, Tensor]) -> Path:
+    """A folder of features with these lines: video, file, source, features."""
+    features = FeatureFolder(folder, {"format": 1, "kind": "pooled"})
+    for video, file, source, values in rows:
+        features.add({"video": video, "file": file, "source": source}, values)
+    return folder
+
+
+def test_exact_copies_are_duplicates_of_any_threshold(tmp_path: Path) -> None:
+    """In float32 a unit vector's product with itself may be below 1."""
+    torch.manual_seed(0)
+    values = [torch.randn(1, 96) for _ in range(10)]
+    rows = [(f"{n}{copy}.mp4", f"{n}{copy}.npy", f"{n}{copy}", values[n]) for n in range(10) for copy in "ab"]
+    pairs = neighbours(feature_folder(tmp_path / "f", *rows), duplicates=1.0).pairs
+    assert {(pair.first, pair.second) for pair in pairs} == {(f"{n}a.mp4", f"{n}b.mp4") for n in range(10)}
+
+
+def test_a_video_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    """In two formats, or named once from its folder and once from the one above."""
+    a, b, c = torch.eye(3)[:, None] + 0.1
+    lines = [
+        ("a.mp4", "a.npy", "A", a), ("a.mp4", "a.safetensors", "A", a), ("/v/a.mp4", "v/a.npy", "A", a),
+        ("b.mp4", "b.npy", "B", b), ("b.mp4", "b.safetensors", "B", b), ("c.mp4", "c.npy", "C", c),
+    ]  # fmt: skip
+    folder = feature_folder(tmp_path / "f", *lines)
+    assert not neighbours(folder).pairs
+    for query in ("a.mp4", "/v/a.mp4"):
+        found = neighbours(folder, query)
+        assert [(pair.first, pair.second) for pair in found.pairs] == [("a.mp4", "b.mp4"), ("a.mp4", "c.mp4")]
+    (folder / "b.npy").unlink()
+    with pytest.raises(GestaError, match=r"b\.npy: cannot be read as features"):
+        neighbours(folder)
+
+
+def test_windows_without_their_times_are_refused(tmp_path: Path) -> None:
+    folder = FeatureFolder(tmp_path, {"format": 1, "kind": "pooled"})
+    for name in ("a", "b"):
+        times = [[0.0, 1.0], [1.0, 2.0]][: 1 + (name == "a")]
+        folder.add({"video": name, "file": f"{name}.npy", "source": name, "times": times}, torch.randn(2, 4))
+    with pytest.raises(GestaError, match=r"b\.npy: holds 2 windows, its line of the index 1; remove it"):
+        neighbours(tmp_path)
+
+
+def test_features_in_parquet_without_its_package_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = feature_folder(tmp_path, ("a.mp4", "a.npy", "A", torch.ones(1, 2)))
+    (folder / "a.npy").rename(folder / "a.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(GestaError, match=r"a\.parquet: pyarrow, which reads Parquet, is not installed"):
+        FeatureFolder(folder, None).read("a.parquet")

@@ -195,6 +195,8 @@ def test_what_cannot_be_made(root: Path, tmp_path: Path) -> None:
     assert str(again).endswith("train 2, val 2, test 2")
     with pytest.raises(GestaError, match=r"no layout 'ucf'.*ucf101"):
         make_layout(tmp_path / "a", "ucf")
+    with pytest.raises(GestaError, match="0 workers; give at least one"):
+        make_layout(tmp_path / "none", "ucf101", workers=0)
     with pytest.raises(GestaError, match="36 to 240 clips"):
         make_layout(tmp_path / "a", "ucf101", clips=10)
     for classes in (0, -1):

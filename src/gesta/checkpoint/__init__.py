@@ -83,7 +83,7 @@ class TrainedModel:
         metadata: of the file, see :class:`Metadata`; empty for public weights.
         shows: what the model was trained on, and how it was shown; None for RGB, as all files without it hold.
         person_crop: whether it was trained on pictures cropped to the person, see :mod:`gesta.data.person`.
-        path: the file it was read from, if it was one.
+        path: the file it was read from, if it was one; ``head`` is a second one, with the head of public weights.
         name: what messages and results call where it came from: the path, or the repository of a hub with its commit.
     """
 
@@ -94,6 +94,7 @@ class TrainedModel:
     person_crop: bool = False
     path: str | None = None
     name: str | None = None
+    head: str | None = None
 
     def __str__(self) -> str:
         counts = " and ".join(

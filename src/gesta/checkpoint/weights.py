@@ -73,7 +73,8 @@ class ImportReport:
         missing: names of the model that the source lacks; they keep their fresh values.
         unexpected: names of the source that the model lacks.
         mismatched: name → (shape in the source, shape in the model); not loaded.
-        matched_fraction: of the model's parameters, those loaded, classifier and attentive head not counted, 0 to 1.
+        matched_fraction: of the model's parameters that were to be loaded, those loaded, 0 to 1; classifier and
+            attentive head are not counted unless they alone were.
         remarks: sentences on which weights of the file were taken, on its classes, and on its variant of the model.
         fresh_classes: label space → classes whose part of the classifier was not loaded though others of it were.
         classes: names of the source's classes in the order of its classifier; None where it does not name them.
@@ -141,6 +142,7 @@ class Source:
         remarks: sentences for the user.
         pixels: how pixels become floats, where a description beside the file says so.
         path: the file.
+        head: the file of the head, where it has one of its own.
         is_state: whether it is the training state of a run.
     """
 
@@ -153,6 +155,7 @@ class Source:
     remarks: list[str] = field(default_factory=list)
     pixels: Pixels | None = None
     path: Path | None = None
+    head: Path | None = None
     is_state: bool = False
 
 
@@ -196,6 +199,7 @@ def read_source(path: str | Path | LocalWeights, average: bool = True, head: str
         description=f"{source.description}\n{second.description}",
         classes=second.classes or source.classes,
         remarks=source.remarks + second.remarks,
+        head=second.path,
     )
 
 
@@ -327,7 +331,8 @@ def import_weights(
     Args:
         model: changed in place, and in evaluation mode afterwards.
         source: a file, run folder or repository of a hub, see :func:`read_source`; what that gave; or named tensors.
-        min_matched: fraction of the parameters (the classifier not counted) that must match, 0 to 1.
+        min_matched: fraction of the parameters (the head not counted, unless ``only`` names it alone) that must match,
+            0 to 1.
         average: of a file that holds both weights and their moving average, take the average.
         head: a second file, with the head of these weights, see :func:`read_source`.
         only: beginnings of the names of the model's parameters that are taken; empty for all.
@@ -335,8 +340,8 @@ def import_weights(
         source_classes: the same of the source, where the file does not name them.
 
     Raises:
-        CheckpointError: unreadable file, less than ``min_matched`` matched, or weights that are not finite; the model
-            is then unchanged.
+        CheckpointError: unreadable file, less than ``min_matched`` matched, or weights that are not finite or not
+            floating-point numbers (quantised ones); the model is then unchanged.
         GestaError: weights whose file says that they are of another kind (:meth:`VideoModel.check_source`).
     """
     if isinstance(source, dict):
@@ -349,14 +354,14 @@ def import_weights(
     if only:
         check_names(model, only, "init.only")
         theirs = {name: value for name, value in theirs.items() if name.startswith(only)}
+    _check_types(theirs, ours, origin.name)
     pixels = [origin.pixels.remark(model.config.clip)] if origin.pixels else []
     heads = _ClassifierMatch(by_space(source_classes or origin.classes or {}), by_space(classes or {}))
     fitting = {k: v for k, v in heads.matched(theirs, ours).items() if k in ours and v.shape == ours[k].shape}
+    wanted = {k: p.numel() for k, p in model.named_parameters() if k.startswith(only or "")}
     counted = {
-        k: p.numel()
-        for k, p in model.named_parameters()
-        if not k.startswith(HEAD_PREFIXES) and k.startswith(only or "")
-    }
+        k: n for k, n in wanted.items() if not k.startswith(HEAD_PREFIXES)
+    } or wanted  # of a head alone, the head
     report = ImportReport(
         source=origin.name,
         matched=tuple(fitting),
@@ -386,6 +391,27 @@ def import_weights(
         what = f"{zeroed} of the fresh tensors start at zero, so that the parts before them change nothing at first"
         report = dataclasses.replace(report, remarks=(*report.remarks, what))
     return report
+
+
+def _check_types(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], source: str) -> None:
+    """Refuse numbers that would be loaded and mean something else: quantised ones, of 8 bits or whole, are only right
+    with the scales beside them, and of complex ones half would be lost.
+
+    Raises:
+        CheckpointError: the model has real numbers there; the first three are named.
+    """
+    bad = [
+        name
+        for name, value in weights.items()
+        if name in model and value.shape[1:] == model[name].shape[1:]  # a classifier may have other rows
+        if model[name].is_floating_point() and not (value.is_floating_point() and value.itemsize > 1)
+    ]
+    if bad:
+        kind = str(weights[bad[0]].dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{source}: {len(bad)} of its weights are of the type {kind} ({', '.join(bad[:3])}), as in quantised "
+            "files, where the model has floating-point numbers; give its weights in 16 or 32 bits"
+        )
 
 
 def _zero_new_parts(model: VideoModel, report: ImportReport) -> int:

@@ -89,7 +89,12 @@ def plan(claims: Sequence[Claim], seeds: int | None = None) -> list[Unit]:
     Args:
         claims: in the order of their importance.
         seeds: trainings of each arm; None for as many as each claim needs.
+
+    Raises:
+        GestaError: more seeds than :data:`~gesta.claims.claim.MOST_SEEDS`, of which no outcome would be counted.
     """
+    if seeds is not None and seeds > MOST_SEEDS:
+        raise GestaError(f"--seeds {seeds}: claims count the outcomes of {MOST_SEEDS} seeds; give no more")
     metrics: dict[Key, dict[str, Metric]] = {}
     units: dict[Key, Unit] = {}
     for seed in range(MOST_SEEDS):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gesta.cli.options import (
     MODEL_HELP,
+    RUNS,
     VIDEO_HELP,
     CommandParser,
     Commands,
@@ -22,6 +23,8 @@ from gesta.cli.options import (
     position,
     print_results,
     read_results,
+    runs_folder,
+    seconds,
     trust_option,
     with_fields,
 )
@@ -85,7 +88,7 @@ def _add_commands_of_parameters(analyse: Commands) -> None:
     sub.wants_optional = lambda _, word: not word.isalpha()
     ratios = "0.5,1,1.5,1.9,2,2.5,3,3.5,4"
     sub.add_argument("--ratios", type=numbers, default=ratios, metavar="R,R,…", help="(default %(default)s)")
-    sub.add_argument("--runs", default="runs", help="folder of runs whose accuracy is shown (default %(default)s)")
+    sub.add_argument("--runs", default=RUNS, help="folder of runs whose accuracy is shown (default %(default)s)")
     _picture_options(sub)
     sub = analyse.add("filters", _filters, "draw the filters of the first layer")
     sub.add_argument("model", metavar="CKPT|MODEL", help=MODEL_HELP)
@@ -104,11 +107,11 @@ def _add_commands_of_results(analyse: Commands) -> None:
     sub = analyse.add("complexity", _complexity, "parameters, multiply-adds and latency against accuracy")
     text = "result or run folder; model (cost only); recipe or table (published numbers, and those of runs)"
     sub.add_argument("sources", metavar="RESULT|MODEL|RECIPE|PAPER.TABLE", nargs="+", help=text)
-    sub.add_argument("--runs", default="runs", help="folder of runs of recipes and tables (default %(default)s)")
+    sub.add_argument("--runs", default=RUNS, help="folder of runs of recipes and tables (default %(default)s)")
     text = "counting: torch's, or the papers' (fvcore)"
     sub.add_argument("--style", choices=["torch", "fvcore"], default="torch", help=text)
     text = "of each measurement of latency; 0: none (default %(default)s)"
-    sub.add_argument("--seconds", type=float, default=2.0, help=text)
+    sub.add_argument("--seconds", type=seconds, default=2.0, help=text)
     device_options(sub, precision=None)
     _picture_options(sub)
     sub = analyse.add("confusion", _confusion, "which classes are predicted as which, in one result or two")
@@ -260,7 +263,7 @@ def _clusters(options: argparse.Namespace) -> None:
     from gesta.analysis.rpe import draw_clusters, measure_clusters, read_config
 
     config = with_fields(read_config(options.model, trust_code=options.trust_code), options)
-    _show(options, measure_clusters(options.model, config, options.ratios, options.runs), draw_clusters)
+    _show(options, measure_clusters(options.model, config, options.ratios, runs_folder(options.runs)), draw_clusters)
 
 
 def _filters(options: argparse.Namespace) -> None:
@@ -282,7 +285,8 @@ def _rpe(options: argparse.Namespace) -> None:
 def _complexity(options: argparse.Namespace) -> None:
     from gesta.analysis.complexity import draw_complexity, find_models, measure_complexity
 
-    known = [find_models(source, runs=options.runs, trust_code=options.trust_code) for source in options.sources]
+    runs = runs_folder(options.runs)
+    known = [find_models(source, runs=runs, trust_code=options.trust_code) for source in options.sources]
     models = list(chain.from_iterable(known))
     if not models:
         raise GestaError(

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from gesta.cli.on_ray import check_ray_options, run_on_ray
-from gesta.cli.options import Commands, count, data_source, frame_rate, print_results, share_options
+from gesta.cli.options import Commands, count, data_source, frame_rate, print_results, seconds, share_options
 from gesta.errors import GestaError
 
 
@@ -21,7 +21,7 @@ def add_commands(commands: Commands) -> None:
     text = "training does not mirror, so classes that name left or right are not reported"
     sub.add_argument("--no-flip", action="store_true", help=text)
     text = "timeout of a file, plus 1 s for each 128 kB (default %(default)g)"
-    sub.add_argument("--seconds", type=float, default=60.0, help=text)
+    sub.add_argument("--seconds", type=seconds, default=60.0, help=text)
     sub = data.add("prepare", _data_prepare, "a small copy that is quick to train from: videos, images or shards")
     sub.add_argument("root", metavar="ROOT", help="folder of videos")
     sub.add_argument("out", metavar="OUT", help="folder of the copies; the same command again resumes")

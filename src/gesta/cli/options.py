@@ -179,6 +179,9 @@ class Commands:
         return Commands(self.parsers.add_parser(name, help=text, description=text), "WHAT")
 
 
+RUNS = "runs"
+"""Default folder of run folders."""
+
 # --- options that several commands have ----------------------------------------------------------------------------
 
 
@@ -393,6 +396,17 @@ def result_file(path: str) -> Path:
     return Path(path) / "result.json" if Path(path).is_dir() else Path(path)
 
 
+def runs_folder(path: str) -> Path:
+    """The folder that ``--runs`` names; the default one may be missing, as before the first training.
+
+    Raises:
+        GestaError: another one that is not there, of which it would be said that it holds no runs.
+    """
+    if path != RUNS and not Path(path).is_dir():
+        raise GestaError(f"{path}: is not a folder; give the one that holds run folders with --runs")
+    return Path(path)
+
+
 def read_results(paths: Sequence[str]) -> list[Result]:
     """Results from their files or run folders."""
     from gesta.evaluation.result import Result  # for start-up time
@@ -430,6 +444,17 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time from 0 to a million seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1e6:  # nor what is not a number, which no time ever reaches
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to a million")
+    return value
 
 
 def share(text: str) -> Share:

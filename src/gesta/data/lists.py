@@ -438,10 +438,11 @@ class Videos(DataConfig):
 
 
 def read_class_names(path: str) -> list[str]:
-    """Class names in label order: one per line, ``1 Name``, ``0,Name`` or ``Name,0``, or JSON.
+    """Class names in label order: one per line, ``1 Name``, ``0,Name`` or ``Name,0``; or as JSON a list of them,
+    ``{"Name": 0}``, or ``{"0": "Name"}`` as in ``id2label``.
 
     Raises:
-        GestaError: numbers with holes, a name twice.
+        GestaError: another JSON, numbers with holes, a name twice.
     """
     return _parse_class_names(path, read_text(path, remedy="give a text file of class names, one a line"))
 
@@ -450,10 +451,15 @@ def _parse_class_names(path: str, text: str) -> list[str]:
     numbered: list[tuple[int, str]] = []
     if path.lower().endswith(".json"):
         value = parse_json(text, path)
-        try:
-            numbered = [(int(i), n) for n, i in value.items()] if isinstance(value, dict) else list(enumerate(value))
-        except (ValueError, TypeError) as error:
-            raise GestaError(f"{path}: cannot be read as class names ({error})") from None
+        pairs = [(number, name) for name, number in value.items()] if isinstance(value, dict) else []
+        if pairs and not all(_is_label(number) for number, _ in pairs):
+            pairs = [(number, name) for name, number in pairs]
+        if not isinstance(value, dict | list) or not all(_is_label(number) for number, _ in pairs):
+            raise GestaError(
+                f'{path}: cannot be read as class names; write ["wave", "jump"], {{"wave": 0, "jump": 1}} or '
+                '{"0": "wave", "1": "jump"}'
+            )
+        numbered = [(int(number), name) for number, name in pairs] if pairs else list(enumerate(value))
     else:
         lines = [line for line in split_lines(text) if line]
         if len(lines) > 1 and re.fullmatch(
@@ -479,6 +485,11 @@ def _parse_class_names(path: str, text: str) -> list[str]:
         twice = next(name for name in names if names.count(name) > 1)
         raise GestaError(f"{path}: the class {twice!r} occurs twice; name each class once")
     return names
+
+
+def _is_label(value: object) -> bool:
+    """Whether a value of JSON is the number of a class, maybe written as text."""
+    return type(value) is int or (isinstance(value, str) and re.fullmatch(r"\d{1,9}", value) is not None)
 
 
 def write_lists(

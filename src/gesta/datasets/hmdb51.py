@@ -82,7 +82,9 @@ class HMDB51(DataConfig):
             self.annotations, self.root, "testTrainMulti_7030_splits", "HMDB-51's testTrainMulti_7030_splits"
         )
         ending = f"_test_split{self.split}.txt"
-        names = sorted(file.removesuffix(ending) for file in os.listdir(folder) if file.endswith(ending))
+        names = sorted(
+            file.removesuffix(ending) for file in os.listdir(folder) if file.endswith(ending) and file[0] != "."
+        )
         if not names:
             raise GestaError(
                 f"{folder}: holds no files *{ending}; give the folder of HMDB-51's lists (--data.annotations DIR)"

@@ -67,8 +67,8 @@ class IsoGD(DataConfig):
         # the splits count from 1 each, so a bare file name says nothing
         finder = VideoFinder([self.root, *(os.path.join(self.root, name) for name in (*FOLDERS, "IsoGD_Image"))])
         names = [LISTS[split], *(os.path.join(folder, LISTS[split]) for folder in FOLDERS)]
-        path = find_list(self.annotations, self.root, names, required=split == "train")
         labels = _read_test_labels(self.test_labels) if split == "test" and self.test_labels else None
+        path = find_list(self.annotations, self.root, names, required=split == "train" or labels is not None)
         records = []
         for line in read_lines(path) if path else ():
             match = _LINE.fullmatch(line)
@@ -85,6 +85,12 @@ class IsoGD(DataConfig):
             paths = {kind: _path(finder, match[kind], part) for kind in modalities_of(self.modality)}
             files = files_of_modality(self.modality, paths.get("rgb", ""), paths.get("depth", ""), depth)
             records.append(Record(**files, name=f"{folder}/{number}", label=label - 1 if label else None))
+        listed = {record.name.rpartition("/")[2] for record in records}
+        if labels and (others := sorted(labels.keys() - listed)):  # every split counts from 1
+            raise GestaError(
+                f"{self.test_labels}: has a line for M_{others[0]}, which the test list does not have; give a list of "
+                "the test split"
+            )
         return records
 
     def classes(self) -> list[str]:

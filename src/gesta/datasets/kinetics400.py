@@ -108,6 +108,7 @@ def _find(root: str, split: SplitName, names: Collection[str]) -> dict[str, str]
         return not is_clip and (of_split is None or of_split[1].lower() == split)
 
     best: dict[str, tuple[bool, bool, str]] = {}
+    root = root.rstrip(os.sep) or root
     for folder, entry, is_folder in entries_below(root, MAX_DEPTH, descend):
         stem, suffix = (entry.name, "") if is_folder else os.path.splitext(entry.name)
         if stem in names and (is_folder or suffix.lower() in VIDEOS):

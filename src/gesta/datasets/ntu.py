@@ -132,9 +132,10 @@ class NTU(DataConfig):
             if (name := f"S{setup:03}C{camera:03}P{performer:03}R{replication:03}A{action:03}") not in left_out
             and self._split_of(camera, performer) == split
         }
-        paths = {stream: _find(self.root, labels, stream) for stream in modalities_of(self.modality)}
+        root = self.root.rstrip(os.sep) or self.root  # so that what follows it begins with a separator
+        paths = {stream: _find(root, labels, stream) for stream in modalities_of(self.modality)}
         on_disk = {name for names in paths.values() for name in names}
-        masks = _masks(self.root, labels, on_disk) if self.person_crop else {}
+        masks = _masks(root, labels, on_disk) if self.person_crop else {}
 
         def files(name: str) -> RecordFiles:
             rgb, depth_maps = (

@@ -247,8 +247,15 @@ def model_source(model: VideoModel, trained: TrainedModel | None) -> ModelSource
         config=config,
         config_sha256=json_hash(config),
         checkpoint=trained.name if trained else None,
-        checkpoint_sha256=file_hash(trained.path) if trained and trained.path else None,
+        checkpoint_sha256=_hash_of_files(trained) if trained else None,
     )
+
+
+def _hash_of_files(trained: TrainedModel) -> str | None:
+    """The hash of a model's file; of weights whose head has a file of its own, a hash of those of both."""
+    if trained.path is None or trained.head is None:
+        return file_hash(trained.path) if trained.path else None
+    return json_hash([file_hash(file) for file in (trained.path, trained.head)])
 
 
 def is_of(model: ModelSource, weights: Path) -> bool:

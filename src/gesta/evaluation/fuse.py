@@ -83,7 +83,7 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
         partial=partial,
         seconds=round(sum(result.seconds for result in results), 2),
         scores=scores,
-        optimistic=next((result.optimistic for result in results if result.optimistic), ""),
+        optimistic="; ".join(dict.fromkeys(result.optimistic for result in results if result.optimistic)),
     )
 
 

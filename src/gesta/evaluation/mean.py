@@ -61,15 +61,22 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
         results: two or more, with names for them.
 
     Raises:
-        GestaError: fewer, one list of videos twice, or results that differ in more than their split.
+        GestaError: fewer, one list of videos or one split twice, or results that differ in more than their split.
     """
     if len(results) < 2:
         raise GestaError("the mean over splits needs two results or more, one of each split")
     first_name, first = results[0]
     seen: dict[str, str] = {}
+    by_split: dict[int | str, str] = {}
     for name, result in results:
         if result.list_hash in seen:
             raise GestaError(f"{seen[result.list_hash]} and {name} are of the same list of videos; give one per split")
+        number = (result.data or {}).get("split")
+        if number is not None and (other := by_split.setdefault(number, name)) != name:
+            raise GestaError(
+                f"{other} and {name} are both of split {number}, though their lists differ; give one result per split, "
+                "each of its whole list"
+            )
         seen[result.list_hash] = name
         comparison = compare(first, result)
         for d in [*comparison.protocol, *(replace(d, field=f"model.{d.field}") for d in comparison.model)]:

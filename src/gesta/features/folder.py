@@ -249,7 +249,10 @@ def _write_parquet(file: BinaryIO, values: np.ndarray, entry: Entry) -> None:
 
 
 def _read_parquet(path: Path) -> np.ndarray:
-    import pyarrow.parquet  # an extra
+    try:
+        import pyarrow.parquet  # an extra
+    except ImportError:
+        raise GestaError(f"{path}: pyarrow, which reads Parquet, is not installed; pip install pyarrow") from None
 
     column = pyarrow.parquet.read_table(io.BytesIO(path.read_bytes()), columns=["features"])["features"]
     return np.array(column.to_pylist(), dtype=np.float32)

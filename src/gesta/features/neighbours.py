@@ -21,6 +21,9 @@ from gesta.progress import join_lines
 ROWS = 1024
 """Rows of features that are compared with all others at once."""
 
+ROUNDING = 1e-5
+"""By so much the cosine of a row and its own copy, in float32, may be below 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -67,7 +70,8 @@ class Neighbours:
 def neighbours(folder: Path, query: str | None = None, top: int = 5, duplicates: float = 0.98) -> Neighbours:
     """The videos (or windows) that are most similar to one, or without ``query`` all near duplicates.
 
-    Two are as similar as the cosine of the angle between their features, those of a video averaged over its views.
+    Two are as similar as the cosine of the angle between their features, those of a video averaged over its views. A
+    video that is in the folder twice, in two formats or named from two folders, counts once.
 
     Args:
         folder: of ``gesta features``.
@@ -82,7 +86,7 @@ def neighbours(folder: Path, query: str | None = None, top: int = 5, duplicates:
     features = FeatureFolder(folder, None)
     if features.description.get("kind") == "tokens":
         raise GestaError(f"{folder}: holds maps of tokens; compute pooled features (gesta features without --tokens)")
-    names, owners, rows = _rows(features)
+    names, owners, rows, known = _rows(features)
     if len(set(owners)) < 2:
         raise GestaError(f"{folder}: holds features of fewer than two videos, so there is nothing to compare")
     sample = rows[np.random.default_rng(0).permutation(len(rows))[:ROWS]]
@@ -92,12 +96,12 @@ def neighbours(folder: Path, query: str | None = None, top: int = 5, duplicates:
         return Neighbours(
             f"{len(pairs)} pair{'s' * (len(pairs) != 1)} with a similarity of {duplicates:g} or more", pairs, median
         )
-    known = sorted(set(owners))
     if query not in known:
         raise GestaError(
-            f"{folder}: holds no features of {query}{suggest(query, known)}; add them by gesta features --out {folder}"
+            f"{folder}: holds no features of {query}{suggest(query, sorted(known))}; add them by gesta features --out "
+            f"{folder}"
         )
-    owner = np.array(owners)
+    query, owner = known[query], np.array(owners)
     mine, others = np.flatnonzero(owner == query), np.flatnonzero(owner != query)
     pairs = []
     for i in mine:
@@ -107,26 +111,38 @@ def neighbours(folder: Path, query: str | None = None, top: int = 5, duplicates:
     return Neighbours(f"most similar to {query}", pairs, median)
 
 
-def _rows(features: FeatureFolder) -> tuple[list[str], list[str], np.ndarray]:
-    """Names, videos and unit vectors of all rows that are compared: one for each video, or each window."""
+def _rows(features: FeatureFolder) -> tuple[list[str], list[str], np.ndarray, dict[str, str]]:
+    """Names, videos and unit vectors of all rows that are compared, one for each video or each window; and each name
+    under which a video is in the folder → the one that it has here."""
     names: list[str] = []
     owners: list[str] = []
     rows: list[np.ndarray] = []
+    known: dict[str, str] = {}
+    by_source: dict[str, str] = {}
     for file, entry in features.entries.items():
+        is_new = entry["source"] not in by_source
+        known[entry["video"]] = by_source.setdefault(entry["source"], entry["video"])
+        if not is_new:
+            continue
         values = np.asarray(features.read(file), dtype=np.float32)
         if values.ndim != 2 or (rows and values.shape[1] != rows[0].shape[1]):
             raise GestaError(f"{features.folder / file}: holds features of another size; compute them again")
+        if "times" in entry and len(entry["times"]) != len(values):
+            raise GestaError(
+                f"{features.folder / file}: holds {len(values)} windows, its line of the index {len(entry['times'])}; "
+                "remove it and compute them again"
+            )
         values = values if "times" in entry else values.mean(0, keepdims=True)
         rows.append(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
-        names += _names(entry, len(values))
+        names += _names(entry)
         owners += [entry["video"]] * len(values)
-    return names, owners, np.concatenate(rows) if rows else np.empty((0, 1), np.float32)
+    return names, owners, np.concatenate(rows) if rows else np.empty((0, 1), np.float32), known
 
 
-def _names(entry: Entry, rows: int) -> Iterator[str]:
+def _names(entry: Entry) -> Iterator[str]:
     if "times" not in entry:
         yield entry["video"]
-    for start, end in entry.get("times", [])[:rows]:
+    for start, end in entry.get("times", []):
         yield f"{entry['video']} {clock(start)}-{clock(end)}"
 
 
@@ -135,7 +151,7 @@ def _duplicates(names: list[str], owners: list[str], rows: np.ndarray, threshold
     owner = np.array([numbers[name] for name in owners])
     for begin in range(0, len(rows), ROWS):
         similar = rows[begin : begin + ROWS] @ rows[begin:].T
-        for i, j in zip(*np.nonzero(similar >= threshold)):
+        for i, j in zip(*np.nonzero(similar >= threshold - ROUNDING)):
             if i < j and owner[begin + i] != owner[begin + j]:
                 yield _pair(names, owners, begin + i, begin + j, similar[i, j])
 

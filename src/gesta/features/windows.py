@@ -43,9 +43,9 @@ WINDOWS_PER_READ = 32
 class Windows(NamedTuple):
     """Windows of ``length`` frames, each beginning ``stride`` frames after the one before.
 
-    They cover the whole video: the last one begins at a multiple of the stride, too, and where it goes beyond the end,
-    the last frame is repeated. Of each window the model sees as many frames as its clips have, evenly spaced from the
-    first on.
+    They cover the whole video (but for what a stride above the length leaves out): the last one begins at a multiple of
+    the stride, too, and where it goes beyond the end, the last frame is repeated. Of each window the model sees as many
+    frames as its clips have, evenly spaced from the first on.
     """
 
     length: int
@@ -53,7 +53,8 @@ class Windows(NamedTuple):
 
     def starts(self, frames: int) -> range:
         """First frame of each window over a video of so many frames."""
-        return range(0, max(0, math.ceil((frames - self.length) / self.stride)) * self.stride + 1, self.stride)
+        last = max(0, math.ceil((frames - self.length) / self.stride)) * self.stride
+        return range(0, min(last, frames - 1) + 1, self.stride)  # none begins after the end, as long strides would
 
     def frames(self, clip: ClipSpec) -> Tensor:
         """The frames ``(T,)`` of a window that the model sees, counted from its first."""

@@ -7,6 +7,7 @@ recognises its own by a function ``from_public``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -18,7 +19,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from gesta import checkpoint
-from gesta.checkpoint import TrainedModel, read_metadata
+from gesta.checkpoint import TrainedModel, read_metadata, shows_of
 from gesta.checkpoint.description import read_config, words
 from gesta.checkpoint.exported import device_for, is_exported, load_exported
 from gesta.checkpoint.hub import LocalWeights, resolve, weights_in
@@ -101,7 +102,7 @@ def load(
     weights = read_source(local, head=head)
     weights.classes = classes or weights.classes
     if model:
-        config: ModelConfig | None = model_config(model)
+        config: ModelConfig | None = _named(model, weights)
     else:
         config = None if weights.is_state else recognise(read_config(local.path), weights)
     if config is None and not local.from_hub:
@@ -113,6 +114,23 @@ def load(
         )
     trained = _with_weights(config, weights, label_order, name=model, needs_classifier=needs_classifier)
     return dataclasses.replace(trained, model=trained.model.to(choose_device(device)))
+
+
+def _named(name: str, weights: Source) -> ModelConfig:
+    """The configuration of a model by its name, whose scores mean what the file of weights, or the description beside
+    it, says: one class, or any number of them."""
+    config = model_config(name)
+    if weights.metadata:
+        config.multi_label = bool(weights.metadata["model"].get("multi_label"))
+    elif weights.path:
+        with contextlib.suppress(GestaError):  # the description may be another program's, which is said
+            config.multi_label = _is_multi_label(read_config(weights.path))
+    return config
+
+
+def _is_multi_label(description: Mapping[str, Any] | None) -> bool:
+    """Whether a ``config.json`` says, in transformers' words, that each score has a sigmoid of its own."""
+    return (description or {}).get("problem_type") == "multi_label_classification"
 
 
 def config_of(source: str | os.PathLike[str], *, trust_code: bool = False) -> ModelConfig:
@@ -158,6 +176,10 @@ def _with_weights(
         GestaError: classes that are others, or a parameter of the model that the weights lack.
     """
     named = weights.classes
+    for names in by_space(named or []).values():
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise GestaError(f"{weights.name}: the class {twice!r} is named twice; give each class one name")
     if named and label_order:
         _check_same(weights.name, named, label_order)
     if weights.pixels:
@@ -169,7 +191,7 @@ def _with_weights(
     model = config.build()
     report = import_weights(model, weights)
     # How many classes there are is known from the weights alone: build the model again to fit their classifier.
-    sizes = {n: shapes[0][0] for n, shapes in report.mismatched.items() if n.startswith("classifier.")}
+    sizes = {n: shapes[0][0] for n, shapes in report.mismatched.items() if n.startswith("classifier.") and shapes[0]}
     if (named and label_order) or len(set(sizes.values())) == 1:
         count = class_counts(label_order) if named and label_order else min(sizes.values())
         model = replace(config, classes=count).build()
@@ -179,6 +201,11 @@ def _with_weights(
         raise GestaError(
             f"{weights.name}: there are names for {class_counts(named)} classes, but its classifier has "
             f"{model.config.classes}; give their names with --classes"
+        )
+    if label_order and model.config.classes and class_counts(label_order) != model.config.classes:
+        raise GestaError(
+            f"{weights.name}: its classifier has {model.config.classes} classes, the data {class_counts(label_order)}; "
+            "evaluate on data of the same classes"
         )
     parameters = {n for n, _ in model.named_parameters() if needs_classifier or not n.startswith("classifier.")}
     lacking = [n for n in (*report.missing, *report.mismatched) if n in parameters]
@@ -192,10 +219,17 @@ def _with_weights(
         model=model,
         classes=label_order or (model.config.classes and named) or _numbered(model),
         metadata={},
-        # an index of several files says nothing of what is in them
-        path=str(weights.path) if weights.path and weights.path.suffix != ".json" else None,
+        shows=shows_of(weights.metadata, weights.path) if weights.metadata and weights.path else None,
+        person_crop=bool(weights.metadata and weights.metadata.get("person_crop")),
+        path=_file(weights.path),
+        head=_file(weights.head),
         name=weights.name,
     )
+
+
+def _file(path: Path | None) -> str | None:
+    """A file by whose content weights are known: an index of several files says nothing of what is in them."""
+    return str(path) if path and path.suffix != ".json" else None
 
 
 def recognise(config: Mapping[str, Any] | None, weights: Source) -> ModelConfig | None:
@@ -226,8 +260,7 @@ def recognise(config: Mapping[str, Any] | None, weights: Source) -> ModelConfig 
                     f"{str(error)[:100]}); name their model (--model NAME --weights FILE)"
                 ) from None
             if recognised is not None:
-                # transformers' word for a sigmoid of each score
-                recognised.multi_label = (config or {}).get("problem_type") == "multi_label_classification"
+                recognised.multi_label = _is_multi_label(config)
                 check_size(recognised, weights.name, 1000 + 10 * len(shapes))
                 return recognised
     return None

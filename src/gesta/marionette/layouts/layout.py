@@ -90,6 +90,8 @@ def make_layout(
         )
     if classes is not None and classes < 1:
         raise GestaError(f"cannot lay out {layout} with {classes} classes; give at least 1")
+    if workers is not None and workers < 1:
+        raise GestaError(f"cannot lay out {layout} with {workers} workers; give at least one")
     root, family = Path(out), LAYOUT_FAMILIES[layout]
     actions = list(FAMILIES[family])[:classes]
     clips = max(48, 3 * len(actions)) if clips is None else clips
