@@ -55,7 +55,8 @@ _tagged: dict[str, type] = {}
 def config(cls: type[T]) -> type[T]:
     """Mark a class as configuration: a dataclass with keyword-only fields and no undeclared attributes.
 
-    Its method ``build``, if it has one, first calls :func:`check`.
+    Its method ``build``, if it has one, first calls :func:`check`, and then builds from a copy: what is built never
+    changes when the object is changed afterwards, to build the next one.
 
     Raises:
         TypeError: two classes of gesta have one name, which is the tag that saved files know them by.
@@ -65,7 +66,7 @@ def config(cls: type[T]) -> type[T]:
         @functools.wraps(build)
         def build_checked(self: Any, *arguments: Any) -> Any:
             check(self)
-            return build(self, *arguments)
+            return build(copy(self), *arguments)
 
         cls.build = build_checked  # type: ignore[attr-defined]
     made = dataclasses.dataclass(kw_only=True, slots=True)(cls)
