@@ -413,6 +413,9 @@ class _Reader:
             return self._sequence(value, origin or hint, inner, where)
         if origin is dict or hint is dict:
             kind = inner[1] if inner else object
+            for key in value:
+                if not isinstance(key, str):
+                    self.fail(where, f"has the key {key!r}, which is no text")
             return {key: self.read(item, kind, _join(where, key)) for key, item in value.items()}
         if hint is Path:
             return Path(value)
