@@ -682,3 +682,10 @@ def test_drop_path_drops_whole_clips() -> None:
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(GestaError, match=message):
         small(**changes)
+
+
+def test_a_doubled_class_token_leaves_the_memory_alone() -> None:
+    model = model_config("std_former_tiny", depth=2, ptm_layers=(), smem=()).build()
+    state = model.stem(torch.randn(1, 3, 4, 64, 64))
+    doubled = model.scale_token(state, 2)
+    assert torch.equal(doubled.tokens, 2 * state.tokens) and torch.equal(doubled.memory, state.memory)

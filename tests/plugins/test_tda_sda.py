@@ -95,6 +95,20 @@ def test_layouts_and_meta_give_the_same(layer: TDA | SDA) -> None:
     assert copy.deepcopy(module).to("meta")(X.to("meta")).shape == X.shape
 
 
+@pytest.mark.parametrize(
+    "layer", [TDA(second_softmax="feature"), SDA(second_softmax="feature", v_reduction=None, out_norm="none")]
+)
+def test_half_precision_stays_half(layer: TDA | SDA) -> None:
+    module = made(layer).bfloat16()
+    assert module(X.bfloat16()).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert made(layer).float()(X.float()).dtype == torch.float32
+
+
+def test_no_clips_give_no_clips() -> None:
+    assert made(TDA())(X[:0]).shape == X[:0].shape
+
+
 @pytest.mark.parametrize("layer", [TDA(), TDA(second_softmax="position", out_norm="none"), SDA()])
 def test_gradients(layer: TDA | SDA) -> None:
     module = made(layer).train()

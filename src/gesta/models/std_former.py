@@ -228,6 +228,10 @@ class STDFormer(VideoModel):
         x = torch.cat([x[:, :, : x.shape[2] - patches.shape[2]], patches], 2)
         return state._replace(memory=x) if state.read else state._replace(tokens=x)
 
+    def scale_token(self, state: State, factor: int) -> State:
+        """Those of the ST branch, into which layers are inserted; the memory stays as it is."""
+        return state._replace(tokens=state.tokens * factor)
+
     def grid_at(self, block: int) -> Grid:
         clip = self.config.clip
         return self.config.width, *self._size(clip.frames, clip.size, clip.size)
