@@ -81,6 +81,13 @@ def test_pooling_before_the_convolution(size: tuple[int, int, int], time: int) -
     torch.testing.assert_close(layer._to_branch([x, branch]), slow, atol=1e-13, rtol=1e-13)
 
 
+def test_a_single_frame_stays_one() -> None:
+    """Clips of 8 frames have one left before ST-MANet's last stage, which would halve them once more."""
+    layer = made(TDA(), incoming=8, pool=(2, 2, 2))
+    x = some(8, 1, 4, 4)
+    torch.testing.assert_close(layer._to_branch([x]), F.avg_pool3d(layer.epsilon(x), (1, 2, 2)))
+
+
 def test_branch_of_the_last_stage_is_not_pooled() -> None:
     layer = made(TDA(), incoming=8, pool=(1, 1, 1))
     found = layer.aggregate(X, some(8, *GRID[1:]))

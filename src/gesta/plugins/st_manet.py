@@ -414,7 +414,8 @@ def _pool_space(x: Tensor, size: Sequence[int]) -> Tensor:
 def _pool_time(x: Tensor, frames: int) -> Tensor:
     if frames == 1:
         return x
-    return F.avg_pool3d(x, (frames, 1, 1), ceil_mode=True, count_include_pad=False)
+    kernel = (min(frames, x.shape[2]), 1, 1)  # no longer than the clip
+    return F.avg_pool3d(x, kernel, ceil_mode=True, count_include_pad=False)
 
 
 def _over_features(parts: Sequence[Tensor]) -> list[Tensor]:
