@@ -55,7 +55,8 @@ _tagged: dict[str, type] = {}
 def config(cls: type[T]) -> type[T]:
     """Mark a class as configuration: a dataclass with keyword-only fields and no undeclared attributes.
 
-    Its method ``build``, if it has one, first calls :func:`check`.
+    Its method ``build``, if it has one, first calls :func:`check`, and then builds from a copy: what is built never
+    changes when the object is changed afterwards, to build the next one.
 
     Raises:
         TypeError: two classes of gesta have one name, which is the tag that saved files know them by.
@@ -65,7 +66,7 @@ def config(cls: type[T]) -> type[T]:
         @functools.wraps(build)
         def build_checked(self: Any, *arguments: Any) -> Any:
             check(self)
-            return build(self, *arguments)
+            return build(copy(self), *arguments)
 
         cls.build = build_checked  # type: ignore[attr-defined]
     made = dataclasses.dataclass(kw_only=True, slots=True)(cls)
@@ -412,6 +413,9 @@ class _Reader:
             return self._sequence(value, origin or hint, inner, where)
         if origin is dict or hint is dict:
             kind = inner[1] if inner else object
+            for key in value:
+                if not isinstance(key, str):
+                    self.fail(where, f"has the key {key!r}, which is no text")
             return {key: self.read(item, kind, _join(where, key)) for key, item in value.items()}
         if hint is Path:
             return Path(value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import field
@@ -171,6 +172,12 @@ class ModelConfig:
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.multi_label and isinstance(self.classes, dict):
             yield "multi_label", "and a video has one class in each of several label spaces"
+        if isinstance(self.classes, dict):
+            if not self.classes:
+                yield "classes", "which names no label space; 0 gives features"
+            for space in self.classes:
+                if not re.fullmatch(r"[^\W\d][\w -]{0,59}", space) or hasattr(nn.ModuleDict(), space):
+                    yield "classes", f"and a label space cannot be called {space!r}: use another word"
 
     @property
     def summary(self) -> str:
@@ -420,11 +427,15 @@ class VideoModel(nn.Module):
 
         Args:
             num_classes: number of classes, a dict of numbers for several label spaces, or 0 for features.
+
+        Raises:
+            GestaError: a number that is no number of classes; the model stays as it was.
         """
-        self.config = replace(self.config, classes=num_classes)
+        config = replace(self.config, classes=num_classes)
         weight = next(self.parameters())
         # each system initialises its classifier in its own way, so a whole network is built for this part of it
-        self.classifier = self.config.build().classifier.to(weight.device, weight.dtype).train(self.training)
+        self.classifier = config.build().classifier.to(weight.device, weight.dtype).train(self.training)
+        self.config = config
 
     def taps(self, video: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Named intermediate feature maps, each ``(B, C, T, H, W)``.

@@ -15,8 +15,10 @@ from gesta.checkpoint import save_model
 from gesta.config import check, replace
 from gesta.cost import Style, count
 from gesta.errors import CheckpointError, GestaError
+from gesta.model import Insert
 from gesta.models import MODELS, PAPERS, card, count_model, create_model, list_models, model_config, stored_cost
 from gesta.models.cards import BACKBONES, PUBLISHED
+from gesta.plugins.stan import STAN
 from gesta.recipe import EvaluateConfig
 
 FAST = ("mvitv2_s", "r3d_tiny", "mfst_rgbd_tiny")
@@ -84,7 +86,12 @@ def test_num_classes_is_the_field_classes() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "remedy"),
-    [({"pretrained": True}, "weights=FILE"), ({"drop_rate": 0.1}, "dropout"), ({"drop_pth": 0.1}, "'drop_path'")],
+    [
+        ({"pretrained": True}, "weights=FILE"),
+        ({"drop_rate": 0.1}, "dropout"),
+        ({"img_size": 112}, r"clip=replace\(model_config\(NAME\).clip, size=…\)"),  # ClipSpec(size=…) resets its mean
+        ({"drop_pth": 0.1}, "'drop_path'"),
+    ],
 )
 def test_an_unknown_argument_names_the_right_one(changes: dict[str, Any], remedy: str) -> None:
     with pytest.raises(GestaError, match=remedy):
@@ -123,6 +130,39 @@ def test_the_classifier_can_be_replaced() -> None:
         assert torch.equal(model(video), features)
     assert model.config.classes == 0 and replace(model.config, classes=3) == model_config("mvitv2_tiny", classes=3)
     assert model.get_classifier() is model.classifier and not model.classifier.training
+
+
+def test_a_classifier_that_cannot_be_changes_nothing() -> None:
+    model = small(num_classes=3)
+    with pytest.raises(GestaError, match="classes is -1"):
+        model.reset_classifier(-1)
+    assert model.config.classes == 3 and model.classifier.linear.out_features == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        ({}, "names no label space"),
+        ({"type": 3}, "a label space cannot be called 'type'"),
+        ({"a.b": 3}, "a label space cannot be called 'a.b'"),
+        ({0: 3}, "classes has the key 0, which is no text"),
+        ({"../labels": 3}, "a label space cannot be called '../labels'"),
+    ],
+)
+def test_label_spaces_that_no_classifier_can_have_are_refused(classes: dict[Any, int], sentence: str) -> None:
+    with pytest.raises(GestaError, match=sentence):
+        small(num_classes=classes)
+
+
+def test_a_model_stays_as_it_was_built_while_its_configuration_changes() -> None:
+    config = model_config("timesformer_tiny", depth=1, classes=3, inserts=[Insert(layer=STAN(p_scale=1.0), at=0)])
+    model, clip = config.build().eval(), torch.randn(2, 3, 8, 64, 64)
+    with torch.no_grad():
+        expected = model(clip)
+        config.readout, config.classes, config.clip.mean = "mean", 5, (0.0, 0.0, 0.0)
+        config.inserts[0].layer.residual = "none"  # type: ignore[attr-defined]
+        assert torch.equal(model(clip), expected)
+    assert model.config.classes == 3 and model.config.clip.mean == model_config("timesformer_tiny").clip.mean
 
 
 def test_a_model_that_is_not_stored_yet_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -440,6 +440,7 @@ def test_heads_start_at_zero() -> None:
         ({"patch": 5}, "patches of 5 pixels|stem of stride 4 cannot make patches of 5 pixels"),
         ({"heads": 5}, "5 heads need a width"),
         ({"mapping_kernel": 4}, "must be odd, not 4 and 3"),
+        ({"stem_pool": False, "time_strides": (1, 2)}, "time_strides is 1 2, and the second is of the pooling"),
         ({"clip": ClipSpec(frames=5, size=32)}, "a clip of 5 frames gives 5 to embed, which patches of 2 do not tile"),
         ({"clip": ClipSpec(frames=4, size=36)}, "patches of 8 pixels do not tile a clip of 36 × 36 pixels"),
     ],
@@ -449,3 +450,12 @@ def test_impossible_sizes_are_refused(changes: dict[str, Any], sentence: str) ->
         small(**changes)
     with pytest.raises(GestaError, match="a clip of 3 frames"):
         small()(torch.zeros(1, 3, 3, 32, 32))
+
+
+@torch.no_grad()
+def test_features_have_a_map_though_scores_need_the_class_token_alone() -> None:
+    model, clip = small().eval(), VIDEO
+    state = model.forward_features(clip)
+    assert model.to_grid(state).shape == (2, *model.grid_at(len(model.blocks)))
+    assert torch.equal(model.to_grid(state), model.taps(clip, ["block.2"])["block.2"])
+    torch.testing.assert_close(model.forward_head(state, pre_logits=True), model.embed(clip))

@@ -204,6 +204,9 @@ def test_json_and_named_sizes() -> None:
     assert heads == [1, 2, 4, 6]
     with pytest.raises(GestaError, match="depths and widths for as many stages"):
         CycleMLPConfig(depths=(1, 2), widths=(8,)).build()
+    for widths in ((), (8, 2)):
+        with pytest.raises(GestaError, match="a CycleMLP needs a stage, and 4 channels or more in each"):
+            CycleMLPConfig(depths=(1,) * len(widths), widths=widths).build()
 
 
 # --- the published costs (ATA, Table 3), 8 frames of 224 × 224, 400 classes -----------------------------------------

@@ -104,6 +104,10 @@ def test_training_leaves_streams_out_but_never_all() -> None:
     [
         ({"trunks": [mfst_tiny()] * 3}, "trunks .* for the streams rgb, flow: give one each, or one for all"),
         ({"heads": 3}, "which does not divide the width 16"),
+        (
+            {"clip": replace(mfst_tiny().clip, streams=("rgb", "rgb"))},
+            "clip.streams is rgb rgb, which names a stream twice",
+        ),
         ({"trunks": [mfst_tiny()], "clip": mfst_tiny().clip}, "one network for each of model.clip.streams"),
     ],
 )
@@ -111,3 +115,10 @@ def test_refusals(changes: dict[str, Any], sentence: str) -> None:
     config = replace(small(), **changes)
     with pytest.raises(GestaError, match=sentence), torch.device("meta"):
         config.build()
+
+
+@torch.no_grad()
+def test_a_network_that_reads_its_class_token_alone_gives_its_map_too(video: Tensor) -> None:
+    ctn = model_config("ctn_tiny", depth=1)
+    model = built(replace(small(), trunks=[ctn, ctn])).eval()
+    assert model(video).shape == (3, 5)

@@ -244,6 +244,8 @@ def test_sizes_that_mask_units_do_not_tile_are_refused() -> None:
         small(clip=ClipSpec(size=80)).build()
     with pytest.raises(GestaError, match=r"multiples of 32 pixels .* not 64 x 48"):
         small().build()(torch.zeros(1, 3, 4, 64, 48))
+    with pytest.raises(GestaError, match="a Hiera needs at least one stage"):
+        small(depths=()).build()
     with pytest.raises(GestaError, match="give at most 3"):
         small(q_pool=4).build()
     with pytest.raises(GestaError, match="divisible"):

@@ -363,6 +363,10 @@ def test_head_is_mean_norm_linear() -> None:
     [
         ({"stages": SMALL.stages[::-1]}, r"widths \[12, 8, 8\] cannot have shortcuts"),
         ({"stages": ()}, "needs at least one stage"),
+        (
+            {"stages": (replace(SMALL.stages[0], second=(3, 2, 2, 2, 2, 2), pair_max=True),)},
+            r"stages\.0 has 9 channels .* of which pair_max makes no pairs",
+        ),
         ({"scales": (1, 0)}, r"scales\[1\] is 0, not 1 or more"),
         ({"knn": 0.0}, "knn is 0.0, not above 0 and at most 1"),
         ({"knn_temporal": 1.2}, "knn_temporal is 1.2, not above 0"),

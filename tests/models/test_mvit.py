@@ -340,3 +340,5 @@ def test_unfit_sizes_are_refused() -> None:
         small(heads=(1, 2)).build()
     with pytest.raises(GestaError, match="divisible"):
         small(heads=(1, 3, 4)).build()
+    with pytest.raises(GestaError, match="an MViT needs at least one stage"):
+        small(depths=(), widths=(), heads=()).build()

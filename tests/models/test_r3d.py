@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.resnet import Bottleneck as TorchvisionBottleneck
 from torchvision.models.video.resnet import Conv3DSimple
 
+from gesta.errors import GestaError
 from gesta.models import create_model, model_config
 from gesta.models.r3d import R3D, Bottleneck
 
@@ -160,3 +161,9 @@ def test_drop_path_drops_whole_clips() -> None:
     assert 0.25 < untouched < 0.75
     model = create_model("r3d_tiny", drop_path=0.3, **TINY)
     assert [b.drop_path.drop_prob for b in model.blocks] == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def test_a_kernel_of_even_size_is_refused() -> None:
+    """Maps would have one position more than ``grid_at`` tells plug-ins."""
+    with pytest.raises(GestaError, match="stem_kernel is 2 7 7, and its sizes must be odd"):
+        create_model("r3d_tiny", stem_kernel=(2, 7, 7))

@@ -596,6 +596,7 @@ def test_exported_is_eager() -> None:
         ({"patch": 5}, "patches of 5 pixels do not tile a clip of 32 pixels"),
         ({"heads": 5}, "attention of 5 heads needs a width"),
         ({"ratio": 0.4}, "leaves one cluster"),
+        ({"ratio": 0.4, "relative": False}, "leaves one cluster"),  # of frames, which would be in no order
         ({"subsample_layers": (1, 4)}, r"subsample_layers \(1, 4\): .*temporal layers are 0 to 3"),
         ({"subsample_layers": (5,), "subsample_mode": "after"}, "temporal layers are 0 to 4"),
     ],
@@ -612,3 +613,11 @@ def test_a_stem_keeps_the_patches_grid() -> None:
     assert stemmed.stem(clip).size == (2, 8, 6)
     with pytest.raises(GestaError, match="patch of 8 pixels is not divisible by 16"):
         model_config("rpe_stdt_tiny", stem=(8, 8, 8, 8)).build()
+
+
+def test_a_size_first_seen_in_inference_mode_can_be_trained_afterwards() -> None:
+    bucket_map.cache_clear()
+    model, clip = small(), video()[..., :24, :24]
+    with torch.inference_mode():
+        model(clip)
+    model(clip).sum().backward()

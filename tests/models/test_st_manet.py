@@ -451,6 +451,21 @@ def test_views_for_analyses_disturb_nothing() -> None:
     assert all(m.temporal is None and m.spatial is not None for m in without.values())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sda": False, "lambda1": 0.1},
+        {"tda": False, "lambda2": 0.1},
+        {"mf": False, "lambda1": 0.1},
+    ],
+)
+def test_weights_of_losses_that_there_are_not_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(
+        GestaError, match=r"lambda[12] is 0\.1, which changes nothing without [ts]da, and mf or diversity"
+    ):
+        small(**changes)
+
+
 def test_stages_that_do_not_exist_are_refused() -> None:
     with pytest.raises(GestaError, match=r"tda_stages\[0\] is 1, not from 2 to 5"):
         small(tda_stages=(1, 2))

@@ -674,6 +674,7 @@ def test_drop_path_drops_whole_clips() -> None:
         ({"ptm_layers": (3, 4)}, r"ptm_layers \(3, 4\): the model has layers 0 to 3"),
         ({"stdm_layers": (3,)}, "nothing follows layer 3, so the last STDM is behind layer 2"),
         ({"smem": (("T", 4),)}, "smem .*: the model has layers 0 to 3"),
+        ({"dpe_reduction": 1000.0}, "dpe_reduction 1000 leaves nothing of the width"),
         ({"smem": (("T", 1), ("T", 1))}, "a layer is named twice"),
         ({"stem": "conv", "patch": 6}, "a patch of 6 pixels cannot be four times smaller"),
         ({"dpe_reduction": 0.5}, "dpe_reduction is 0.5, not 1 or more"),
@@ -682,3 +683,10 @@ def test_drop_path_drops_whole_clips() -> None:
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(GestaError, match=message):
         small(**changes)
+
+
+def test_a_doubled_class_token_leaves_the_memory_alone() -> None:
+    model = model_config("std_former_tiny", depth=2, ptm_layers=(), smem=()).build()
+    state = model.stem(torch.randn(1, 3, 4, 64, 64))
+    doubled = model.scale_token(state, 2)
+    assert torch.equal(doubled.tokens, 2 * state.tokens) and torch.equal(doubled.memory, state.memory)

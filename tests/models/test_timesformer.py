@@ -218,7 +218,8 @@ def test_without_decay() -> None:
         ({"around": ATA(), "ata_blocks": (1, 3)}, r"ata_blocks \(1, 3\): the model has blocks 0 to 2"),
         ({"align_every": 0}, "align_every is 0, not 1 or more"),
         ({"patch": 5}, "patches of 5 pixels do not tile a clip of 32 pixels"),
-        ({"heads": 5}, "temporal attention of 5 heads needs a width"),
+        ({"heads": 5}, "attention of 5 heads needs a width"),
+        ({"heads": 5, "temporal": "joint"}, "attention of 5 heads needs a width"),
     ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -266,3 +267,15 @@ def test_settings_that_the_public_models_do_not_have_are_refused() -> None:
     assert from_public({"num_attention_heads": 4}, shapes) is not None
     with pytest.raises(GestaError, match="layer_norm_eps is 1e-12, and gesta's TimeSformer has 1e-06 only"):
         from_public({"layer_norm_eps": 1e-12}, shapes)
+
+
+def test_a_doubled_class_token_leaves_routes_alone() -> None:
+    """Soft routes are weights, too; embeddings are those that are in the tokens."""
+    model = small(around=ATA(alignment="sinkhorn"), align_every=2)
+    with torch.no_grad():
+        state = model.blocks[0](model.stem(torch.randn(1, 3, 4, 32, 32, dtype=model.cls_token.dtype)))._replace(
+            positions=torch.ones(1)
+        )
+        doubled = model.scale_token(state, 2)
+    assert state.routes.is_floating_point() and torch.equal(doubled.routes, state.routes)
+    assert torch.equal(doubled.tokens, 2 * state.tokens) and doubled.positions == 2

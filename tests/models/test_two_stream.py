@@ -13,6 +13,7 @@ from torch import Tensor
 from gesta.config import replace
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
+from gesta.layers.attentive import Attentive
 from gesta.model import Insert, ModelConfig
 from gesta.models import create_model, model_config
 from gesta.models.mfst import mfst_base, mfst_tiny
@@ -105,6 +106,10 @@ def test_places_of_parameters() -> None:
     [
         (lambda c: replace(c, depth=mfst_base()), "equally many blocks|maps of one size"),
         (lambda c: replace(c, rgb=replace(mfst_tiny(), inserts=[Insert(layer=STDM(), at=1)])), r"model\.rgb\.inserts"),
+        (
+            lambda c: replace(c, rgb=replace(mfst_tiny(), attentive=Attentive())),
+            r"model\.rgb\.attentive is not run here",
+        ),
         (lambda c: replace(c, rgb=model_config("r3d_tiny")), r"model\.rgb: the blocks of R3D do not lie in one list"),
         (
             lambda c: replace(c, clip=replace(c.clip, streams=())),

@@ -81,6 +81,13 @@ def test_pooling_before_the_convolution(size: tuple[int, int, int], time: int) -
     torch.testing.assert_close(layer._to_branch([x, branch]), slow, atol=1e-13, rtol=1e-13)
 
 
+def test_a_single_frame_stays_one() -> None:
+    """Clips of 8 frames have one left before ST-MANet's last stage, which would halve them once more."""
+    layer = made(TDA(), incoming=8, pool=(2, 2, 2))
+    x = some(8, 1, 4, 4)
+    torch.testing.assert_close(layer._to_branch([x]), F.avg_pool3d(layer.epsilon(x), (1, 2, 2)))
+
+
 def test_branch_of_the_last_stage_is_not_pooled() -> None:
     layer = made(TDA(), incoming=8, pool=(1, 1, 1))
     found = layer.aggregate(X, some(8, *GRID[1:]))
@@ -93,6 +100,20 @@ def test_layouts_and_meta_give_the_same(layer: TDA | SDA) -> None:
     module = made(layer)
     torch.testing.assert_close(module(X.contiguous(memory_format=torch.channels_last_3d)), module(X))
     assert copy.deepcopy(module).to("meta")(X.to("meta")).shape == X.shape
+
+
+@pytest.mark.parametrize(
+    "layer", [TDA(second_softmax="feature"), SDA(second_softmax="feature", v_reduction=None, out_norm="none")]
+)
+def test_half_precision_stays_half(layer: TDA | SDA) -> None:
+    module = made(layer).bfloat16()
+    assert module(X.bfloat16()).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert made(layer).float()(X.float()).dtype == torch.float32
+
+
+def test_no_clips_give_no_clips() -> None:
+    assert made(TDA())(X[:0]).shape == X[:0].shape
 
 
 @pytest.mark.parametrize("layer", [TDA(), TDA(second_softmax="position", out_norm="none"), SDA()])

@@ -16,11 +16,13 @@ from gesta.checkpoint.weights import import_weights
 from gesta.cli import main
 from gesta.config import check, replace
 from gesta.errors import GestaError
+from gesta.layers.attentive import Attentive
 from gesta.model import Insert, ModelConfig
 from gesta.models import list_models, model_config
 from gesta.models.r3d import r3d_tiny
 from gesta.models.st_manet import st_manet_tiny
 from gesta.plugins.smem import SMEM
+from gesta.plugins.stan import STAN
 from gesta.pretraining.simmim import SimMIM, simmim_of
 from gesta.recipes.own_videos import finetune
 from gesta.recipes.pretrain import simmim
@@ -122,3 +124,17 @@ def test_what_is_rebuilt_is_measured() -> None:
     seen = (measured.masked != 127).any(1, keepdim=True).expand_as(measured.clip)
     assert 0.55 < measured.hidden < 0.6 and torch.equal(measured.rebuilt[seen], measured.clip[seen])
     assert "the colour that hides it instead" in str(measured)
+
+
+@torch.no_grad()
+def test_plug_ins_and_readout_of_the_model_are_in_its_features() -> None:
+    config = replace(r3d_tiny(), inserts=[Insert(layer=STAN(residual="none", mode="attention"), at=1)])
+    model, video = built(config)
+    model.encoder.inserts["1"][0].deformation.fc.bias += 1.0  # type: ignore[union-attr, operator, index]
+    features = model(video)
+    assert torch.equal(model.embed(video), features) and "insert.1" in model.tap_names()
+    assert torch.equal(model.forward_head(model.forward_features(video)), features)
+    taps, own = model.taps(video, ["insert.1", "block.3"]), model.encoder.taps(video, ["insert.1", "block.3"])
+    assert all(torch.equal(taps[name], own[name]) for name in own)
+    model, video = built(replace(r3d_tiny(), attentive=Attentive(heads=2, depth=1)))
+    assert torch.equal(model.embed(video), model(video))

@@ -138,6 +138,7 @@ def test_what_the_encoder_does_not_see_changes_nothing() -> None:
             "ratio is 0.05, which hides 0 of the 16 positions of a frame .rounded down., so that nothing",
         ),
         ({"patch": 32}, "ratio is 0.9, which hides 0 of the 1 positions"),
+        ({"clip": ClipSpec(frames=1, size=32)}, "clip.frames is 1, which tubes of 2 frames do not tile"),
     ],
 )
 def test_what_contradicts_is_refused(change: dict[str, Any], sentence: str) -> None:

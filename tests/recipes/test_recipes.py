@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 
 from finished import finish
 from gesta.comparison.tables import fill
-from gesta.config import from_json, to_json
+from gesta.config import check, from_json, to_json
 from gesta.errors import GestaError
 from gesta.recipe import Recipe
-from gesta.recipes.address import changed_alone, find_recipe, find_table
+from gesta.recipes.address import changed_alone, find_recipe, find_table, recipe_function
 from gesta.recipes.catalogue import list_recipes, list_tables
 from gesta.training.sweep import with_value
 
@@ -28,6 +29,20 @@ def test_builds_on_meta_and_goes_through_json(address: str) -> None:
     with torch.device("meta"):
         assert len(recipe.model.build().blocks) > 0
     assert list_recipes()[address].strip()
+
+
+def words_of(address: str) -> Iterator[str]:
+    """The arguments of a recipe that are one of some words."""
+    for name, hint in get_type_hints(recipe_function(address)).items():
+        options = (hint, *get_args(hint))  # a Literal, or that and None
+        if any(get_origin(option) is Literal and isinstance(get_args(option)[0], str) for option in options):
+            yield name
+
+
+@pytest.mark.parametrize(("address", "name"), [(address, name) for address in RECIPES for name in words_of(address)])
+def test_a_misspelt_word_is_refused_and_never_taken_for_another(address: str, name: str) -> None:
+    with pytest.raises(GestaError, match=r"'misspelt' \(possible: |is .misspelt., not "):
+        check(find_recipe(address, arguments={name: "misspelt"}))
 
 
 def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

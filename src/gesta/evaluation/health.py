@@ -70,7 +70,7 @@ def measure_health(model: VideoModel, video: Tensor) -> Health:
     begins = {module: partial(attentions.begin, names[module]) for module in places}
     ends = dict.fromkeys(places, attentions.end)
     with hooked(ends, pre=begins), hooked(pre=reporting), evaluating(model), attentions:
-        model.forward_features(video)
+        model.embed(video)  # computes what the scores depend on, and no more
     figures, faults = attentions.figures(), attentions.faults()
     for name, (module, measured) in reports.items():
         figures |= {f"{name}/{quantity}": value for quantity, value in measured.items()}

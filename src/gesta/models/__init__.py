@@ -127,8 +127,8 @@ _OTHER_NAMES = {
     "checkpoint_path": "weights=FILE",
     "drop_rate": "dropout=…",
     "drop_path_rate": "drop_path=…",
-    "img_size": "clip=ClipSpec(size=…)",
-    "num_frames": "clip=ClipSpec(frames=…)",
+    "img_size": "clip=replace(model_config(NAME).clip, size=…), with gesta.config.replace,",
+    "num_frames": "clip=replace(model_config(NAME).clip, frames=…), with gesta.config.replace,",
 }
 """Arguments of timm's ``create_model`` and what says the same here."""
 
@@ -186,7 +186,8 @@ def create_model(
             matched is printed to stderr; a classifier of another number of classes stays fresh.
         head: a second file, with the head of these weights, where it has one of its own (V-JEPA 2's probes).
         min_matched: fraction of the parameters, the classifier's not counted, that must be in ``weights``.
-        changes: other fields of the model's configuration, see ``gesta show NAME``.
+        changes: other fields of the model's configuration, see ``gesta show NAME``. A ``clip`` replaces the model's as
+            a whole, its mean and deviation too; ``replace(model_config(name).clip, size=160)`` keeps the rest.
 
     Returns:
         The network: with ``weights`` in evaluation mode, without them in training mode, as torch modules are.

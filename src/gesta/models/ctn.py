@@ -105,6 +105,11 @@ class CTNConfig(ModelConfig):
         default_factory=lambda: ClipSpec(frames=8, sampling="uniform", size=224, mean=HALF, std=HALF)
     )
 
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from ModelConfig.contradictions(self)
+        if not self.stem_pool and self.time_strides[1] > 1:
+            yield "time_strides", "and the second is of the pooling, which stem_pool False leaves out: say 1"
+
     def unused(self) -> Iterator[tuple[str, str]]:
         stem = self.embed == "video_to_tokens"
         of_stem = ("stem_kernel", "stem_stride", "stem_channels", "stem_pool", "stem_norm", "stem_relu", "time_strides")
@@ -378,6 +383,10 @@ class CTN(VideoModel):
             times = resize_line(self.time_embed, size[0])
             patches = patches + times.repeat_interleave(size[1] * size[2], 1)
         return State(torch.cat([class_token.expand(video.shape[0], -1, -1), patches], 1), size, self._all_tokens)
+
+    def forward_features(self, video: Tensor) -> Any:
+        """As of :class:`VideoModel`: whoever asks for the state may want its feature map, so all tokens are there."""
+        return self._run(video, {})
 
     def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:
         # papers count the last block with all its tokens

@@ -178,6 +178,8 @@ class CycleMLP(FrameModel):
             raise GestaError(
                 f"a CycleMLP needs depths and widths for as many stages, not {config.depths} and {config.widths}"
             )
+        if not config.widths or min(config.widths) < 4:
+            raise GestaError(f"a CycleMLP needs a stage, and 4 channels or more in each, not widths {config.widths}")
         self.patch_embed = nn.Conv2d(3, config.widths[0], 7, stride=4, padding=2)
         self.blocks = nn.ModuleList()
         rates = iter(drop_path_rates(config.drop_path, sum(config.depths)))

@@ -67,6 +67,8 @@ class FusionConfig(ModelConfig):
         yield from ModelConfig.contradictions(self)
         if self.depth and self.width % self.heads:
             yield "heads", f"which does not divide the width {self.width}"
+        if len(set(self.clip.streams)) < len(self.clip.streams):
+            yield "clip.streams", "which names a stream twice"
         if len(self.trunks) not in (1, len(self.clip.streams)):
             yield "trunks", f"for the streams {', '.join(self.clip.streams) or 'none'}: give one each, or one for all"
 
@@ -189,6 +191,8 @@ class Fusion(VideoModel):
         losses: dict[str, Tensor] = {}
         for i, (name, trunk, clip) in enumerate(zip(self.trunks, self._trunks(), clips)):
             tapped = trunk._tapped()
+            if self.config.depth:  # the map is read, so a CTN computes all of it
+                tapped[f"block.{len(trunk.blocks) - 1}"] = None
             state = trunk._run(clip, tapped or None)
             pooled = trunk.forward_head(state, pre_logits=True, tapped=tapped)
             features.append(pooled * weight[:, i : i + 1].to(pooled.dtype))

@@ -191,6 +191,8 @@ class Hiera(VideoModel):
 
     def __init__(self, config: HieraConfig) -> None:
         super().__init__(config)
+        if not config.depths:
+            raise GestaError("a Hiera needs at least one stage; name its blocks in depths")
         self.side = 2 ** (len(config.depths) - 1)  # of a mask unit at first, in tokens
         if config.q_pool >= len(config.depths):
             raise GestaError(f"q_pool is {config.q_pool}: a Hiera of {len(config.depths)} stages can pool before all "

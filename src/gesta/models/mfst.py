@@ -539,5 +539,11 @@ def _check(config: MFSTConfig) -> None:
         raise GestaError(
             f"stages of widths {widths} cannot have shortcuts, which never drop channels; set residual=False"
         )
+    for i, stage in enumerate(config.stages):
+        if stage.pair_max and _outputs(stage.second) % 2:
+            raise GestaError(
+                f"stages.{i} has {_outputs(stage.second)} channels after its second inception, of which pair_max makes "
+                "no pairs; choose an even number"
+            )
     if not config.scales:
         raise GestaError("scales names no scale; (1,) is V-Trans")

@@ -321,6 +321,8 @@ class MViT(VideoModel):
                 f"an MViT needs depths, widths and heads for the same number of stages, not {config.depths}, "
                 f"{config.widths} and {config.heads}"
             )
+        if not config.depths:
+            raise GestaError("an MViT needs at least one stage; name its blocks, channels and heads")
         t, h, w = config.patch_kernel
         self.patch_embed = nn.Conv3d(
             3, config.widths[0], config.patch_kernel, config.patch_stride, padding=(t // 2, h // 2, w // 2)

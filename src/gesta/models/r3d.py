@@ -8,6 +8,7 @@ they load as they are (only ``fc`` is renamed).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import field
 from typing import cast
 
@@ -42,6 +43,11 @@ class R3DConfig(ModelConfig):
             frames=32, stride=2, size=112, mean=(0.4345, 0.4051, 0.3775), std=(0.2768, 0.2713, 0.2737)
         )
     )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from ModelConfig.contradictions(self)
+        if not all(size % 2 for size in self.stem_kernel):
+            yield "stem_kernel", "and its sizes must be odd, or maps would be larger than plug-ins are built for"
 
     def build(self) -> R3DTrunk:
         return R3D(self)

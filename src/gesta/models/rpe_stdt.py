@@ -439,7 +439,8 @@ class RPESTDT(VideoModel):
             raise GestaError(
                 f"topk_per_head needs a width that {config.temporal_heads} temporal heads divide, not {config.width}"
             )
-        if config.relative and reach(config.ratio) < 1:
+        in_time = config.temporal_depth > 0 and config.temporal_pos == "rpe"
+        if (config.relative or in_time) and reach(config.ratio) < 1:
             raise GestaError(f"ratio={config.ratio} leaves one cluster; say 0.5 or more")
         places = self._halving(config)
         self.convolutions = nn.Sequential()
@@ -629,7 +630,10 @@ class RPESTDT(VideoModel):
         return renamed
 
     def _map(self, height: int, width: int) -> Tensor:
-        return bucket_map(height, width, self.config.ratio, self.config.bucket, self.config.method)
+        ids = bucket_map(height, width, self.config.ratio, self.config.bucket, self.config.method)
+        if torch.compiler.is_compiling() or not ids.is_inference():
+            return ids
+        return ids.clone()  # it was first asked for in inference mode, and a training cannot keep it for its gradients
 
 
 _FOREIGN: tuple[tuple[str, str], ...] = (

@@ -93,6 +93,9 @@ class STMANetConfig(R3DConfig):
         yield from unless(attends, "tda or sda", "second_softmax", "attention_scale", "attn_out_norm", "pairs")
         yield from unless(self.mf, "mf", "head_stages", "fusion_pool")
         yield from unless(attends and not self.mf, "mf=False beside tda or sda", "diversity")
+        compares = self.mf or self.diversity == "always"
+        yield from unless(self.sda and compares, "sda, and mf or diversity='always'", "lambda1")
+        yield from unless(self.tda and compares, "tda, and mf or diversity='always'", "lambda2")
 
     def build(self) -> STMANet:
         return STMANet(self)

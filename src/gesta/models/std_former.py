@@ -228,6 +228,10 @@ class STDFormer(VideoModel):
         x = torch.cat([x[:, :, : x.shape[2] - patches.shape[2]], patches], 2)
         return state._replace(memory=x) if state.read else state._replace(tokens=x)
 
+    def scale_token(self, state: State, factor: int) -> State:
+        """Those of the ST branch, into which layers are inserted; the memory stays as it is."""
+        return state._replace(tokens=state.tokens * factor)
+
     def grid_at(self, block: int) -> Grid:
         clip = self.config.clip
         return self.config.width, *self._size(clip.frames, clip.size, clip.size)
@@ -353,6 +357,10 @@ def _check(config: STDFormerConfig) -> None:
         > 0,
         f"stdm_layers {stdm}: nothing follows layer {config.depth - 1}, so the last STDM is behind layer "
         f"{config.depth - 2}": any(not 0 <= layer < config.depth - 1 for layer in stdm),
+        f"dpe_reduction {config.dpe_reduction:g} leaves nothing of the width {config.width}: give less": bool(
+            config.ptm_layers
+        )
+        and config.dpe_reduction > config.width,
         f"smem {config.smem}: a layer is named twice": len(set(config.smem)) < len(config.smem),
         f"a patch of {config.patch} pixels cannot be four times smaller; stem conv needs a multiple of 4": config.stem
         == "conv"

@@ -244,7 +244,10 @@ class TimeSformer(VideoModel):
             raise GestaError(
                 f"patches of {config.patch} pixels do not tile a clip of {config.clip.size} pixels; give another size"
             )
-        aligned = range(config.depth) if config.ata_blocks is None else sorted(config.ata_blocks)
+        if width % config.heads:
+            raise GestaError(f"attention of {config.heads} heads needs a width that is divisible by {config.heads}, "
+                             f"not {width}")  # fmt: skip
+        aligned = range(config.depth) if config.ata_blocks is None else sorted(set(config.ata_blocks))
         if aligned and not 0 <= min(aligned) <= max(aligned) < config.depth:
             raise GestaError(f"ata_blocks {tuple(aligned)}: the model has blocks 0 to {config.depth - 1}")
         self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
@@ -308,6 +311,11 @@ class TimeSformer(VideoModel):
     def from_grid(self, grid: Tensor, state: State) -> State:
         tokens = torch.cat([state.tokens[:, :1], grid.permute(0, 2, 3, 4, 1).flatten(1, 3)], 1)
         return state._replace(tokens=tokens)
+
+    def scale_token(self, state: State, factor: int) -> State:
+        """Tokens, and with them the embeddings that are in them; weights of routes stay as they are."""
+        positions = None if state.positions is None else state.positions * factor
+        return state._replace(tokens=state.tokens * factor, positions=positions)
 
     def grid_at(self, block: int) -> Grid:
         clip, per_side = self.config.clip, self.config.clip.size // self.config.patch

@@ -150,6 +150,8 @@ def _part(config: TwoStreamConfig, name: str) -> VideoModel:
     part: ModelConfig = getattr(config, name)
     if part.inserts:
         raise GestaError(f"model.{name}.inserts are not run here; give the whole plug-ins (model.inserts)")
+    if part.attentive:
+        raise GestaError(f"model.{name}.attentive is not run here; give it to the whole (model.attentive)")
     clip = replace(config.clip, streams=())
     network = replace(part, classes=1, clip=clip, drop_path=config.drop_path, activation_checkpointing=False).build()
     if "blocks" not in network._modules:

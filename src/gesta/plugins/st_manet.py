@@ -384,7 +384,7 @@ def _by_frame(x: Tensor) -> Tensor:
 def _by_channel(x: Tensor) -> Tensor:
     """``(B, C, T, H, W)`` to ``(B, C, T, H·W)`` with channels first."""
     # a CPU transposes matrices three times as fast as anything else; an exported program takes any number of clips
-    if x.device.type == "cpu" and not torch.compiler.is_exporting():
+    if x.device.type == "cpu" and not torch.compiler.is_exporting() and len(x):
         return torch.stack([clip.flatten(1).contiguous() for clip in x]).view(*x.shape[:3], -1)
     return x.contiguous().flatten(3)
 
@@ -414,13 +414,17 @@ def _pool_space(x: Tensor, size: Sequence[int]) -> Tensor:
 def _pool_time(x: Tensor, frames: int) -> Tensor:
     if frames == 1:
         return x
-    return F.avg_pool3d(x, (frames, 1, 1), ceil_mode=True, count_include_pad=False)
+    kernel = (min(frames, x.shape[2]), 1, 1)  # no longer than the clip
+    return F.avg_pool3d(x, kernel, ceil_mode=True, count_include_pad=False)
 
 
 def _over_features(parts: Sequence[Tensor]) -> list[Tensor]:
-    """Softmax over all the features of a frame, of ``(B, T, D)`` that together are one map."""
+    """Softmax over all the features of a frame, of ``(B, T, D)`` that together are one map; under autocast float32,
+    as softmax is, else of the dtype of the parts."""
     if not parts:
         return []
     dtype = torch.promote_types(parts[0].dtype, torch.float32)
     total = torch.stack([part.to(dtype).logsumexp(2, keepdim=True) for part in parts]).logsumexp(0)
-    return [(part - total).exp() for part in parts]
+    if not parts[0].is_meta and torch.is_autocast_enabled(parts[0].device.type):
+        return [(part - total).exp() for part in parts]
+    return [(part - total).exp().to(part.dtype) for part in parts]

@@ -16,7 +16,7 @@ since stems of convolutions see across the borders of squares.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, overload
 
@@ -162,6 +162,36 @@ class SimMIM(VideoModel):
         """Mean absolute error of the hidden pixels; arguments as of :meth:`rebuild`, and what it gave."""
         errors = functional.l1_loss(rebuilt.to(video.dtype), video, reduction="none") * hidden
         return errors.sum() / (hidden.sum() * errors[0, :, :, 0, 0].numel())
+
+    # the model's plug-ins, taps and readout are its own, and this has none beside them
+
+    def _run(self, video: Tensor, taps: dict[str, Any] | None) -> Any:
+        return self.encoder._run(video, taps)
+
+    def _tapped(self) -> dict[str, Any]:
+        return self.encoder._tapped()
+
+    def tap_names(self) -> list[str]:
+        return self.encoder.tap_names()
+
+    def tokens(self, state: Any, block: int | None = None) -> Tensor:
+        return self.encoder.tokens(state, block)
+
+    @overload
+    def forward_head(
+        self, state: Any, pre_logits: Literal[False] = False, tapped: Mapping[str, Any] | None = None
+    ) -> Scores: ...
+    @overload
+    def forward_head(
+        self, state: Any, pre_logits: Literal[True], tapped: Mapping[str, Any] | None = None
+    ) -> Tensor: ...
+    def forward_head(self, state: Any, pre_logits: bool = False, tapped: Mapping[str, Any] | None = None) -> Scores:
+        """Features ``(B, D)``, as the model pools them; see :class:`VideoModel`."""
+        return self.encoder.forward_head(state, pre_logits=True, tapped=tapped)
+
+    def forward_features(self, video: Tensor) -> Any:
+        """The model's state after its last block, see :class:`VideoModel`."""
+        return self.encoder.forward_features(video)
 
     def stem(self, video: Tensor) -> Any:
         return self.encoder.stem(video)

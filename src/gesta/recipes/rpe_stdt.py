@@ -25,7 +25,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from gesta.config import replace
+from gesta.config import check_choice, replace
 from gesta.cost import count
 from gesta.datasets.diving48 import Diving48
 from gesta.datasets.hmdb51 import HMDB51
@@ -84,6 +84,8 @@ def ucf101(
         sampling: ``uniform``, one frame of each of 16 equal segments, or ``stride32``, as the paper writes: frames 32
             apart, in a video of n < 512 frames ⌊n / 16⌋, and one of n < 16 is played again.
     """
+    check_choice("rpe_stdt: variant", variant, Variant)
+    check_choice("rpe_stdt: sampling", sampling, Sampling)
     model = replace(VARIANTS[variant](), classes=101, shared=shared, bucket=bucket, subsample_layers=layers)
     if subsample is not None:
         model.subsample = subsample

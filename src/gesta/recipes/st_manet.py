@@ -18,7 +18,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-from gesta.config import replace
+from gesta.config import check_choice, replace
 from gesta.cost import count
 from gesta.datasets.diving48 import Diving48
 from gesta.datasets.hmdb51 import HMDB51
@@ -64,6 +64,7 @@ def ucf101(
         lambda2: weight of the temporal loss (Fig. 5).
         lr: learning rate at first (Fig. 5).
     """
+    check_choice("st_manet: variant", variant, Variant)
     model = replace(st_manet_50(), classes=101, lambda1=lambda1, lambda2=lambda2, **CHANGES[variant])
     name_parts = ["st_manet-ucf101", variant, f"split{split}"]
     if stage is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from gesta.config import check_choice
 from gesta.model import Insert, ModelConfig
 from gesta.models.stan import prefixes_up_to
 from gesta.plugins.stan import STAN
@@ -19,6 +20,7 @@ from gesta.recipes.published import Row, Run, Table, gmacs, params, row
 
 Scale = Literal["small", "medium", "large", "cost_matched", "cost_matched_medium", "cost_matched_large"]
 Mode = Literal["attention", "affine", "homography"]
+Freeze = Literal["prefix", "stan"]
 
 
 def ucf101(at: int = 3, scale: Scale = "cost_matched", mode: Mode = "affine", split: int = 1) -> Recipe:
@@ -43,11 +45,12 @@ def hmdb51(at: int = 3, scale: Scale = "cost_matched", mode: Mode = "affine", sp
     return recipe
 
 
-def transfer(at: int = 3, freeze: Literal["prefix", "stan"] = "prefix") -> Recipe:
+def transfer(at: int = 3, freeze: Freeze = "prefix") -> Recipe:
     """Deformation learned on HMDB-51, the layers after STAN fine-tuned on UCF-101 (§4.1.4, Table 2 "fixed D").
 
     gesta train stan.transfer --init.weights runs/stan-hmdb51-…/best.safetensors
     """
+    check_choice("stan.transfer: freeze", freeze, Freeze)
     recipe = ucf101(at)
     recipe.name = f"stan-transfer-at{at}-{freeze}"
     recipe.train.freeze = prefixes_up_to(at, only_stan=freeze == "stan")
