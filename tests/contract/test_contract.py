@@ -558,7 +558,11 @@ def test_token_is_doubled_exactly(model_name: str) -> None:
     model.blocks[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         model(video_for(config))
-    # a fresh STAN doubles the map (to rounding); with the token doubled too, the whole state is twice what it was
+    # a fresh STAN doubles the map (to rounding); with the token doubled too, the whole state is twice what it was, but
+    # for the memory of an STD-Former, which no layer sees and is no class token
+    if hasattr(seen[0], "memory"):
+        assert torch.equal(seen[0].memory, seen[1].memory)
+        seen = [state._replace(memory=None) for state in seen]
     for old, new in zip(leaves(seen[0]), leaves(seen[1])):
         if isinstance(old, Tensor) and old.is_floating_point():
             torch.testing.assert_close(new, 2 * old, atol=2e-6 * old.abs().max().item(), rtol=0)

@@ -28,7 +28,7 @@ from browser import CHROMIUM, Browser
 import gesta
 from gesta.checkpoint import TrainedModel
 from gesta.cli import main
-from gesta.config import replace
+from gesta.config import replace, to_json
 from gesta.errors import GestaError
 from gesta.export.web import PAGE, export_web, onnxruntime_web
 from gesta.export.write import ExportReport
@@ -38,6 +38,7 @@ from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import ClassSegmenters, Segmenter, Window, smooth
 from gesta.prediction.windows import WindowCutter
 from gesta.prediction.writers import Format, write
+from gesta.recipe import EvaluateConfig
 from gesta.video.depth import Depth
 
 HOSTILE = "=red <img src=x onerror=document.title='run'>"
@@ -133,6 +134,10 @@ def test_reports_and_errors_name_the_folder_that_was_asked_for(tmp_path: Path, m
     trained = TrainedModel(model=small, classes=CLASSES, metadata={})
     report = export_web(trained, tmp_path / "page")
     assert Path(report.to_json()["model"]["path"]).read_bytes() == b"onnx"
+    assert json.loads((tmp_path / "page" / "model.json").read_text())["short_side"] == 37  # 256 × 32 / 224
+    protocol = {"protocol": to_json(EvaluateConfig(short_side=448))}
+    export_web(dataclasses.replace(trained, metadata=protocol), tmp_path / "large")  # type: ignore[arg-type]
+    assert json.loads((tmp_path / "large" / "model.json").read_text())["short_side"] == 64  # as gesta predict
     refusal = "its scores differ"
     with pytest.raises(GestaError, match=f"^{tmp_path}/other/model.onnx: its scores differ"):
         export_web(trained, tmp_path / "other")

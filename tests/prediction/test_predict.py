@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from gesta.checkpoint import load, save_model
 from gesta.cli import main
 from gesta.cli.predict import write_predictions
-from gesta.config import config, replace
+from gesta.config import config, replace, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
-from gesta.evaluation.scoring import joint_names, joint_probabilities, named_classes, rank
+from gesta.evaluation.scoring import joint_names, joint_probabilities, named_classes, prediction_protocol, rank
 from gesta.marionette.dataset import Marionette, make_set
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
 from gesta.models import create_model
@@ -158,6 +158,41 @@ def test_without_a_protocol_there_are_four_clips_as_on_the_command_line(mixed: P
     for prediction in predict(model, [mixed], classes=NAMES):
         for label, (name, probability) in zip(written[prediction.path], prediction.labels, strict=True):
             assert label["class"] == name and label["probability"] == pytest.approx(probability, abs=1e-4)
+
+
+def test_pictures_are_shown_at_the_scale_at_which_the_run_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which model files hold; older ones have the recipe beside them. What else a protocol says is of evaluations."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 40, 50, 3), dtype=np.uint8)
+    (tmp_path / "video").mkdir()
+    for i, image in enumerate(noise):
+        Image.fromarray(image).save(tmp_path / f"video/img_{i:04d}.png")
+    video, model = str(tmp_path / "video"), linear_model()
+    protocol = EvaluateConfig(clips=2, short_side=448, average="logits", short_videos="clamp", workers=0)
+    save_model(tmp_path / "new.safetensors", model, NAMES, protocol=protocol)
+    (tmp_path / "run").mkdir()
+    save_model(tmp_path / "run" / "old.safetensors", model, NAMES)
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps({"evaluate": to_json(protocol)}))
+    views = EvaluateConfig(clips=4, short_side=448, average="logits", short_videos="clamp")
+    whole, windows = list(predict(model, video, classes=NAMES, views=views)), TimelineConfig(threshold=0.0)
+    timed = list(timeline(model, video, classes=NAMES, views=views, config=windows))
+    assert whole != list(predict(model, video, classes=NAMES))
+    assert timed != list(timeline(model, video, classes=NAMES, config=windows))
+    for file in (tmp_path / "new.safetensors", tmp_path / "run" / "old.safetensors"):
+        trained = load(file, trust_code=True)
+        assert prediction_protocol(trained) == views
+        assert list(predict(trained, video)) == whole and list(timeline(trained, video, config=windows)) == timed
+        result = evaluate(trained, [Record(path=video, name="video", label=0)])
+        assert (result.protocol.clips, result.protocol.short_side, result.protocol.average) == (2, 64, "logits")
+        with pytest.raises(SystemExit):
+            main(["predict", str(file), video, "--json", "--runtime", "torch", "--trust-code"])
+        (printed,) = json.loads(capsys.readouterr().out)
+        assert [(label["class"], label["probability"]) for label in printed["labels"]] == [
+            (name, pytest.approx(probability, abs=1e-6)) for name, probability in whole[0].labels
+        ]
+    save_model(tmp_path / "tokens.safetensors", model, NAMES, protocol=replace(protocol, average="tokens"))
+    assert prediction_protocol(load(tmp_path / "tokens.safetensors", trust_code=True)).average == "probabilities"
 
 
 def test_several_label_spaces_give_joint_answers(make_video: Callable[..., Path]) -> None:

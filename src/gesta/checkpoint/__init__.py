@@ -37,6 +37,7 @@ from gesta.errors import CheckpointError, GestaError
 from gesta.files import write_atomically
 from gesta.model import ModelConfig, VideoModel, check_size
 from gesta.processes import choose_device
+from gesta.recipe import EvaluateConfig
 from gesta.records import LABEL, ClassNames, by_space, class_counts
 from gesta.video.depth import Depth
 from gesta.video.flow import Flow
@@ -58,8 +59,8 @@ class _Required(TypedDict):
 class Metadata(_Required, total=False):
     """What the metadata of a model file hold, see :func:`save_model`; ``model`` is its configuration as JSON.
 
-    Exported files have no checksum, but that of the model file that they were made from (``source``), the protocol of
-    the run's evaluation, and what they take, see :class:`gesta.checkpoint.exported.Exported`.
+    ``protocol`` is that of the run's evaluation. Exported files have no checksum, but that of the model file that they
+    were made from (``source``), and what they take, see :class:`gesta.checkpoint.exported.Exported`.
     """
 
     depth: dict[str, Any] | None
@@ -121,6 +122,7 @@ def save_model(
     *,
     shows: Shows | None = None,
     person_crop: bool = False,
+    protocol: EvaluateConfig | None = None,
     licence: str = "",
     notes: dict[str, Any] | None = None,
     weights: Mapping[str, Tensor] | None = None,
@@ -133,6 +135,7 @@ def save_model(
         classes: class names in label order, by label space if there are several.
         shows: what is shown to the model, and how; None for a model of RGB.
         person_crop: the model's pictures are cropped to the person.
+        protocol: of the evaluation, whose scale of pictures predictions then have, too; None says nothing.
         licence: of the weights, for whoever receives the file.
         notes: further JSON-able facts (recipe, epoch, metrics).
         weights: a state dict for the model that ``model.config`` builds; None takes the model's own.
@@ -145,7 +148,10 @@ def save_model(
             f"{path}: {class_counts(classes)} class names cannot be saved with a model of {model.config.classes} "
             "classes; give one for each"
         )
-    metadata = describe(model.config, classes, shows=shows, person_crop=person_crop, licence=licence, notes=notes or {})
+    facts: dict[str, Any] = {"licence": licence, "notes": notes or {}}
+    if protocol is not None:
+        facts["protocol"] = to_json(protocol)
+    metadata = describe(model.config, classes, shows=shows, person_crop=person_crop, **facts)
     # Copies, because safetensors refuses tensors that share memory (tied weights).
     given = model.state_dict() if weights is None else weights
     tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in given.items()}

@@ -44,7 +44,6 @@ def _export(options: argparse.Namespace) -> None:
     from gesta.checkpoint.hub import weights_in
     from gesta.export.write import CHECKED_CLIPS, export, views_of_data
     from gesta.models.public import find_model
-    from gesta.recipe import EvaluateConfig
     from gesta.recipes.address import read_recipe
 
     if options.model and options.checkpoint and not options.folder:  # with --model there is no CKPT
@@ -59,18 +58,18 @@ def _export(options: argparse.Namespace) -> None:
             recipe = read_recipe(folder / "recipe.json", trust_code=options.trust_code)
     if options.int8 and not recipe:
         raise GestaError("--int8 needs a run, whose data it reads; give the folder of one")
-    protocol, views = recipe.evaluate if recipe else EvaluateConfig(), None
+    protocol, views = recipe.evaluate if recipe else None, None
     name = ("model" if recipe or not local else local.path.stem) + "-int8" * options.int8
     model = load_model(options, local)
     if options.int8:
         from gesta.export.quantise import export_int8  # onnxruntime's quantisation takes a second
 
-        assert recipe is not None
+        assert recipe is not None and protocol is not None
         how: dict[str, Any] = {"uint8": options.uint8, "dynamic": options.dynamic}
         out = _out(options, folder, name)
         print_results(options, export_int8(model, out, data=recipe.data, protocol=protocol, **how))
         return
-    if recipe:
+    if recipe and protocol:
         read = views_of_data(recipe.data, model.model.config.clip, protocol, CHECKED_CLIPS, protocol.split)
         views = read if len(read) == CHECKED_CLIPS else None  # its data may be elsewhere
     checked: dict[str, Any] = {"protocol": protocol, "views": views}

@@ -49,10 +49,9 @@ def add_commands(commands: Commands) -> None:
 
 
 def _features(options: argparse.Namespace) -> int:
-    from gesta.config import check
+    from gesta.evaluation.scoring import prediction_protocol
     from gesta.features.compute import compute_features
     from gesta.features.windows import Windows
-    from gesta.recipe import EvaluateConfig
 
     check_ray_options(options)
     take_videos(options)
@@ -64,10 +63,10 @@ def _features(options: argparse.Namespace) -> int:
         raise GestaError("--stride moves windows: give their length in frames with --window")
     if options.window and (options.clips or options.crops):
         raise GestaError("--window takes windows over the whole video, so leave --clips and --crops out")
-    views = EvaluateConfig(clips=options.clips or 4, crops=options.crops or 1, workers=options.workers)
-    check(views, "the views")
+    model = model_for_videos(options, needs_classifier=False)
+    views = prediction_protocol(model, clips=options.clips, crops=options.crops, workers=options.workers)
     report = compute_features(
-        model_for_videos(options, needs_classifier=False),
+        model,
         options.sources,
         options.out,
         kind="tokens" if options.tokens else "mean" if options.pool == "mean" else "pooled",

@@ -43,7 +43,7 @@ def add_command(commands: Commands) -> None:
     share_options(sub)
     text = "labels per video (default 5; of multi-label models all that reach the threshold)"
     sub.add_argument("--top", type=count, help=text)
-    sub.add_argument("--clips", type=int, help="clips per video (default 4)")
+    sub.add_argument("--clips", type=count, help="clips per video (default 4)")
     sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
     device_options(sub)
     runtime_option(sub)
@@ -85,8 +85,8 @@ def given_timeline(options: argparse.Namespace, timeline: bool, *more: str) -> d
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from gesta.evaluation.scoring import prediction_protocol
     from gesta.prediction.timeline import TimelineConfig, is_live
-    from gesta.recipe import EvaluateConfig
 
     check_ray_options(options)
     take_videos(options)
@@ -112,7 +112,7 @@ def _predict(options: argparse.Namespace) -> int:
 
         fastest = with_fastest(model, options.device, options.precision, trust_code=options.trust_code)
     how: dict[str, Any] = {
-        "views": EvaluateConfig(**{"clips": 4} | views),
+        "views": prediction_protocol(model, **views),
         "config": TimelineConfig(**given, **threshold),
         "threshold": options.threshold,
         **{name: getattr(options, name) for name in ("top", "device", "precision", "timeline", "out")},

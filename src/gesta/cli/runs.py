@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from gesta.cli.options import (
     with_named_parts,
 )
 from gesta.cli.public_weights import check_model_options, load_model, model_options
-from gesta.errors import GestaError
+from gesta.errors import CheckpointError, GestaError
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time
@@ -153,6 +154,7 @@ def _train_and_fuse(fusion: Fusion, folder: Path, options: argparse.Namespace) -
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from gesta.checkpoint import read_metadata
     from gesta.checkpoint.exported import is_exported
     from gesta.checkpoint.hub import weights_in
     from gesta.evaluation.evaluate import evaluate
@@ -182,7 +184,10 @@ def _evaluate(options: argparse.Namespace) -> None:
             model, name = load_model(options, local), f"{local.path.name}-{kind}"
             job = _evaluate_job(options, folder, recipe, model.metadata.get("protocol"))
         else:
-            job = _evaluate_job(options, folder, recipe)
+            saved: dict[str, Any] | None = None
+            with contextlib.suppress(CheckpointError):  # public weights, which name none
+                saved = read_metadata(local.path).get("protocol")
+            job = _evaluate_job(options, folder, recipe, saved)
             model = load_model(options, local, job.data.classes())
     how: dict[str, Any] = {"device": options.device, "precision": options.precision}
     result: Result | TimelineResult
@@ -236,7 +241,7 @@ def _evaluate_job(
         options: of the command.
         run: the folder of the weights.
         recipe: of the run.
-        protocol: that of an exported file, without a recipe beside it.
+        protocol: that the file names, without a recipe beside it.
     """
     from gesta.config import from_json
     from gesta.datasets import data_config

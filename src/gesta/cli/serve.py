@@ -36,7 +36,7 @@ def add_commands(commands: Commands) -> None:
     text = "file with the token that requests must bring (or the environment variable GESTA_TOKEN)"
     sub.add_argument("--token-file", metavar="FILE", help=text)
     sub.add_argument("--page", metavar="DIR", help="folder of a page for / (default: a form)")
-    sub.add_argument("--clips", type=int, help="clips per video (default 4)")
+    sub.add_argument("--clips", type=count, help="clips per video (default 4)")
     sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
     timeline_options(sub, "least probability of a segment or label, if a request names none (default as gesta predict)")
     device_options(sub)
@@ -63,9 +63,9 @@ def _limit_options(sub: CommandParser) -> None:
 def _serve(options: argparse.Namespace) -> int:
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client")):
         raise GestaError("gesta serve needs FastAPI and uvicorn, which are not installed: pip install 'gesta[serve]'")
+    from gesta.evaluation.scoring import prediction_protocol
     from gesta.prediction.timeline import TimelineConfig
     from gesta.processes import choose_device, limit_threads, loader_workers
-    from gesta.recipe import EvaluateConfig
     from gesta.serve.run import TOKEN_VARIABLE, check_page, open_socket, read_token, serve
     from gesta.serve.service import Serving, check_serving
 
@@ -74,11 +74,9 @@ def _serve(options: argparse.Namespace) -> int:
     os.environ.pop(TOKEN_VARIABLE, None)  # the processes that decode what strangers send need not know it
     check_page(options.page)
     listening = open_socket(options.host, options.port)
-    views = {name: value for name in ("clips", "crops") if (value := getattr(options, name)) is not None}
     threshold = {} if options.threshold is None else {"threshold": options.threshold}
     limits = {name: value for name in LIMITS if (value := getattr(options, name)) is not None}
     serving = Serving(
-        views=EvaluateConfig(**{"clips": 4} | views),
         timeline=TimelineConfig(**given_timeline(options, True), **threshold),
         threshold=options.threshold,
         limits=Limits(**limits),
@@ -92,6 +90,7 @@ def _serve(options: argparse.Namespace) -> int:
     check_serving(serving)  # before minutes of loading
     limit_threads(choose_device(options.device), serving.decoders)  # an exported model takes its threads when loaded
     model = load_model(options)
+    serving.views = prediction_protocol(model, clips=options.clips, crops=options.crops)
     if options.runtime == "auto":
         from gesta.export.fastest import with_fastest
 

@@ -28,6 +28,7 @@ from gesta.evaluation.scoring import (
     check_average,
     named_classes,
     protocol,
+    protocol_of,
     score_videos,
     view_loader,
     why_not_finite,
@@ -85,7 +86,7 @@ def evaluate(
         raise GestaError("fabric has a device and a precision: leave device and precision out")
     given = model.model if isinstance(model, TrainedModel) else model
     fabric = fabric or make_fabric(precision, device_for(given, device, precision))
-    config = protocol(config, split=split, clips=clips, crops=crops)
+    config = protocol(config or protocol_of(model), split=split, clips=clips, crops=crops)
     source = data if isinstance(data, DataConfig) else None
     records, classes = (
         records_of_split(model, data, config.split, classes) if isinstance(data, DataConfig) else (data, classes)

@@ -8,6 +8,7 @@ import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from gesta.checkpoint import TrainedModel
 from gesta.checkpoint.formats import check_finite
-from gesta.config import check, replace
+from gesta.config import check, from_json, read_json, replace
 from gesta.data.batch import Batch
 from gesta.data.frame_cache import FrameCache
 from gesta.data.loader import Loader, test_loader
@@ -82,6 +83,43 @@ def protocol(config: EvaluateConfig | None, **changes: Any) -> EvaluateConfig:
     changed = replace(config or EvaluateConfig(), **{n: value for n, value in changes.items() if value is not None})
     check(changed, "the protocol")
     return changed
+
+
+def protocol_of(model: TrainedModel | VideoModel) -> EvaluateConfig:
+    """The protocol by which the run of a trained model is evaluated, as its file says; of others the default one.
+
+    Raises:
+        GestaError: a file whose protocol is none.
+    """
+    if not isinstance(model, TrainedModel):
+        return EvaluateConfig()
+    saved, source = model.metadata.get("protocol"), model.path or ""
+    recipe = Path(source).parent / "recipe.json"
+    if saved is None and model.path and model.metadata and recipe.is_file():  # of files that do not say it yet
+        saved, source = read_json(recipe, dict[str, Any], remedy="fix it").get("evaluate"), str(recipe)
+    if not saved:
+        return EvaluateConfig()
+    config = from_json(saved, EvaluateConfig, source=f"{source}: its protocol")
+    usual = EvaluateConfig()  # of this machine, for what changes no score
+    return replace(config, batch_size=usual.batch_size, workers=usual.workers, decoder=usual.decoder)
+
+
+def prediction_protocol(model: TrainedModel | VideoModel, **changes: Any) -> EvaluateConfig:
+    """How videos are shown to a model that predicts: in four clips with one crop of each, at the scale of its run's
+    evaluation, with its average, and short videos as there.
+
+    Args:
+        model: see :func:`protocol_of`.
+        changes: fields with other values; None changes nothing.
+
+    Raises:
+        GestaError: a value that a field cannot have, or a file whose protocol is none.
+    """
+    own = protocol_of(model)
+    # windows of a timeline and exported files have no tokens that could be joined
+    average = "probabilities" if own.average == "tokens" else own.average
+    views = EvaluateConfig(clips=4, short_side=own.short_side, average=average, short_videos=own.short_videos)
+    return protocol(views, **changes)
 
 
 def _counts(sizes: dict[str, int]) -> str:

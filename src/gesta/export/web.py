@@ -26,7 +26,7 @@ from gesta.checkpoint import TrainedModel
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import METRICS
-from gesta.evaluation.scoring import joint_names
+from gesta.evaluation.scoring import joint_names, protocol_of
 from gesta.export.write import ExportReport, check_model, export
 from gesta.files import reporting, temporary_for, write_atomically
 from gesta.model import ClipSpec
@@ -132,7 +132,7 @@ def export_web(
         except GestaError as error:  # which names the file where it is not left
             raise GestaError(str(error).replace(str(part), str(folder))) from error
         report = replace(report, path=str(folder / "model.onnx"))
-        description = {**page_description(model), "card": card(model, report)}
+        description = {**page_description(model, protocol or protocol_of(model)), "card": card(model, report)}
         with reporting(folder, part):
             (part / "model.json").write_text(json.dumps(description), encoding="utf-8")
             size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
@@ -143,8 +143,8 @@ def export_web(
 
 
 @torch.inference_mode()
-def page_description(model: TrainedModel) -> dict[str, Any]:
-    """What the page computes with: classes, clip, windows, and the scores of :func:`checked_clip`."""
+def page_description(model: TrainedModel, protocol: EvaluateConfig) -> dict[str, Any]:
+    """What the page computes with: classes, clip, the protocol's scale, windows, scores of :func:`checked_clip`."""
     network, timeline = model.model.eval(), TimelineConfig()
     clip = network.config.clip
     scores = by_space(network(network.clips_of(checked_clip(clip))))
@@ -153,7 +153,7 @@ def page_description(model: TrainedModel) -> dict[str, Any]:
         "names": joint_names(by_space(model.classes)),
         "multi_label": network.config.multi_label,
         "clip": {name: getattr(clip, name) for name in ("frames", "sampling", "stride", "shrink", "size", "squash")},
-        "short_side": test_short_side(EvaluateConfig().short_side, clip.size),
+        "short_side": test_short_side(protocol.short_side, clip.size),
         "hop": timeline.hop,
         "smoothing": timeline.smoothing,
         "check": [value for space in by_space(model.classes) for value in scores[space][0].tolist()],

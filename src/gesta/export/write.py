@@ -18,7 +18,7 @@ from gesta.checkpoint.exported import SUFFIXES, Exported, ExportedNetwork, Kind,
 from gesta.checkpoint.onnx_file import missing_packages
 from gesta.config import replace, to_json
 from gesta.errors import GestaError
-from gesta.evaluation.scoring import view_loader
+from gesta.evaluation.scoring import protocol_of, view_loader
 from gesta.export.network import trace
 from gesta.export.onnx_graph import Writer, onnx_writer
 from gesta.files import reporting, temporary_for
@@ -191,7 +191,7 @@ def description(model: TrainedModel, exported: Exported, protocol: EvaluateConfi
         "licence": model.metadata.get("licence", ""),
         "notes": model.metadata.get("notes", {}),
         "source": model.metadata.get("checksum", ""),
-        "protocol": to_json(protocol or EvaluateConfig()),
+        "protocol": to_json(protocol or protocol_of(model)),
         "export": to_json(exported),
     }
     metadata = describe(model.model.config, model.classes, shows=model.shows, person_crop=model.person_crop, **facts)

@@ -27,7 +27,7 @@ from gesta.data.shares import (
     write_part,
 )
 from gesta.errors import GestaError
-from gesta.evaluation.scoring import protocol
+from gesta.evaluation.scoring import prediction_protocol, protocol
 from gesta.features.extract import FeatureKind, VideoFeatures, extract
 from gesta.features.folder import Entry, FeatureFolder, Format, describe, source_hash
 from gesta.features.windows import Windows, check_windows, extract_windows
@@ -215,7 +215,8 @@ def compute_features(
         sources: files, frame folders, folders of videos (searched below) and shell patterns.
         out: the folder; new, empty, or with features of the same model and views.
         kind: what is kept of each view.
-        views: clips, crops, short side, batch size, workers and decoder, as in evaluation; None for 4 clips.
+        views: clips, crops, short side, batch size, workers and decoder, as in evaluation; None is
+            :func:`gesta.evaluation.scoring.prediction_protocol`.
         windows: windows over whole videos instead of views.
         format: ``npy``, ``safetensors``, or ``parquet`` (of pooled features).
         device: ``auto`` takes the first accelerator there is.
@@ -228,7 +229,7 @@ def compute_features(
     """
     network = model.model if isinstance(model, TrainedModel) else model
     shows, person_crop = (model.shows, model.person_crop) if isinstance(model, TrainedModel) else (None, False)
-    views = protocol(views or EvaluateConfig(clips=4))
+    views = protocol(views or prediction_protocol(model))
     if live := [source for source in sources if is_live(source)]:
         raise GestaError(f"{live[0]}: is a camera or a stream, which has no end; record it to a file first")
     _check_format(format, kind)

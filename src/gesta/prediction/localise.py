@@ -20,7 +20,7 @@ from gesta.errors import GestaError, VideoError
 from gesta.evaluation.evaluate import check_labels, environment, model_source, records_of_split, sampling_words
 from gesta.evaluation.localisation import Span, Times, VideoSegments, measure_localisation
 from gesta.evaluation.result import Remark
-from gesta.evaluation.scoring import joint_names, named_classes, protocol
+from gesta.evaluation.scoring import joint_names, named_classes, protocol, protocol_of
 from gesta.evaluation.timeline_result import ScoredVideo, TimelineProtocol, TimelineResult
 from gesta.model import VideoModel
 from gesta.prediction.timeline import TimelineConfig, timeline
@@ -67,7 +67,8 @@ def evaluate_timeline(
             segments are not in such a list, and hence not scored. With several label spaces the classes are joint
             ("open door").
         config: windows, smoothing and what makes a segment; None for the default.
-        views: split, short side, averaging and windows per forward pass; other fields change nothing.
+        views: split, short side, averaging and windows per forward pass; other fields change nothing. None is the
+            protocol of the model's run.
         split: changes the field of ``views``.
         classes: as of :func:`gesta.evaluate`.
         device: ``auto`` takes the first accelerator there is.
@@ -82,7 +83,7 @@ def evaluate_timeline(
             the model, or a device or precision that it cannot be computed with.
     """
     begin = time.monotonic()
-    config, views = config or TimelineConfig(), protocol(views, split=split)
+    config, views = config or TimelineConfig(), protocol(views or protocol_of(model), split=split)
     source = data if isinstance(data, DataConfig) else None
     records: Sequence[Record]
     if isinstance(data, DataConfig):

@@ -1,4 +1,4 @@
-"""Files and folders of videos -> ranked actions: one prediction per video, with the protocol of the evaluation.
+"""Files and folders of videos -> ranked actions: one prediction per video, of pictures at the scale of the evaluation.
 
 Hours-long videos, cameras and timed actions are :mod:`gesta.prediction.timeline`'s.
 """
@@ -22,6 +22,7 @@ from gesta.evaluation.scoring import (
     joint_names,
     joint_probabilities,
     named_classes,
+    prediction_protocol,
     protocol,
     rank,
     score_videos,
@@ -81,7 +82,7 @@ def predict(
         classes: class names in label order, by label space if there are several. None takes those of the trained
             model; a network's classes are then called ``"0"``, ``"1"`` ….
         views: the protocol, as in evaluation: clips, crops, short side, averaging, batch size, workers, decoder.
-            None is 4 clips and 1 crop of each, as in ``gesta predict``.
+            None is :func:`gesta.evaluation.scoring.prediction_protocol`, as in ``gesta predict``.
         clips, crops: change these fields of ``views``.
         top: number of classes to name; None is 5, or for a multi-label model all that reach the threshold.
         threshold: least probability of a class that is named; None is 0, or 0.5 for a multi-label model.
@@ -99,7 +100,7 @@ def predict(
     Raises:
         GestaError: the class names do not fit the model; a device or precision that it cannot be computed with.
     """
-    views = protocol(views or EvaluateConfig(clips=4), clips=clips, crops=crops)
+    views = protocol(views or prediction_protocol(model), clips=clips, crops=crops)
     naming = Naming(model, classes=classes, views=views, top=top, threshold=threshold)
     network = naming.network
     if isinstance(model, TrainedModel):

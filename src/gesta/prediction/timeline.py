@@ -26,6 +26,7 @@ from gesta.evaluation.scoring import (
     joint_names,
     joint_probabilities,
     named_classes,
+    prediction_protocol,
     rank,
     score_views,
     views_per_pass,
@@ -242,7 +243,7 @@ def timeline(
         GestaError: class names that do not fit the model, settings that make no sense, a device or precision that the
             model cannot be computed with.
     """
-    path, config, views = os.fspath(source), config or TimelineConfig(), views or EvaluateConfig()
+    path, config, views = os.fspath(source), config or TimelineConfig(), views or prediction_protocol(model)
     naming = SegmentNaming(model, classes=classes, config=config, views=views, top=top)
     if shows is None and isinstance(model, TrainedModel):
         shows = model.shows

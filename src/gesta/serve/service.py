@@ -15,7 +15,7 @@ from gesta.checkpoint.exported import device_for
 from gesta.config import Count, Fraction, NotNegative, check, config
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError, VideoError
-from gesta.evaluation.scoring import views_per_pass
+from gesta.evaluation.scoring import prediction_protocol, views_per_pass
 from gesta.prediction.predict import Naming
 from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import Window
@@ -37,7 +37,7 @@ class Serving:
     """How a model is served.
 
     Attributes:
-        views: how a video as a whole is shown to the model, as in ``gesta predict``.
+        views: how a video as a whole is shown to the model; None as in ``gesta predict``.
         timeline: how windows slide over a video; its threshold is that of a request that names none.
         threshold: least probability of a label, None for that of ``gesta predict``.
         limits: what requests may cost.
@@ -48,7 +48,7 @@ class Serving:
         device, precision: of the model.
     """
 
-    views: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(clips=4))
+    views: EvaluateConfig | None = None
     timeline: TimelineConfig = field(default_factory=TimelineConfig)
     limits: Limits = field(default_factory=Limits)
     threshold: Fraction | None = None
@@ -67,7 +67,8 @@ def check_serving(serving: Serving) -> None:
         GestaError: the first of them.
     """
     for part in (serving.limits, serving.views, serving.timeline, serving):
-        check(part, flags=True)
+        if part is not None:
+            check(part, flags=True)
 
 
 class Service:
@@ -91,17 +92,18 @@ class Service:
     ) -> None:
         self.model, self.serving = model, serving
         check_serving(serving)
+        self.views = serving.views or prediction_protocol(model)
         if isinstance(model.shows, Flow):
             raise GestaError("the model takes folders of optical flow, and an upload is one file; give another model")
         network = model.model
-        self._naming = Naming(model, views=serving.views, threshold=serving.threshold)
-        self._segments = SegmentNaming(model, config=serving.timeline, views=serving.views)
+        self._naming = Naming(model, views=self.views, threshold=serving.threshold)
+        self._segments = SegmentNaming(model, config=serving.timeline, views=self.views)
         device = choose_device(device_for(network, serving.device, serving.precision))
         autocast = choose_autocast(device, serving.precision)
         network.to(device).eval()
         limit_threads(device, serving.decoders)
-        batch_size = serving.batch_size or views_per_pass(serving.views.batch_size, device)
-        how = serving.views.average, device, autocast, batch_size, serving.batch_wait / 1000
+        batch_size = serving.batch_size or views_per_pass(self.views.batch_size, device)
+        how = self.views.average, device, autocast, batch_size, serving.batch_wait / 1000
         self.thread = ModelThread(network, *how, on_pass)
         self.pool = DecoderPool(serving.decoders, on_restart)
         # a timeline has its process while the model scores it: one process is left for whole videos
@@ -172,13 +174,13 @@ class Service:
                 pixels = torch.from_numpy(clips.pixels)
                 frames = [WindowFrames(*times, part) for times, part in zip(clips.times, pixels)]
                 scores = self.thread.submit(pixels).result()
-                yield from scored_windows(naming.network, frames, scores, naming.spaces, self.serving.views)
+                yield from scored_windows(naming.network, frames, scores, naming.spaces, self.views)
             if clips.error:
                 raise VideoError(clips.error)
 
     def _job(self, path: str, name: str, timeline: TimelineConfig | None = None) -> Job:
         serving, spec = self.serving, self.model.model.config.clip
-        return Job(path, name, spec, serving.views, self.model.shows, timeline, serving.limits)
+        return Job(path, name, spec, self.views, self.model.shows, timeline, serving.limits)
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.pool.threads, work)
@@ -186,7 +188,7 @@ class Service:
     def card(self) -> dict[str, Any]:
         """What the model is, as plain values."""
         network, serving, metadata = self.model.model, self.serving, self.model.metadata
-        clip, views = network.config.clip, serving.views
+        clip, views = network.config.clip, self.views
         return {
             "model": network.config.summary,
             "classes": self.model.classes,

@@ -174,6 +174,7 @@ def _save_weights(training: Training, name: str, epoch: int, metrics: dict[str, 
             training.classes,
             shows=training.records[0].shows,
             person_crop=any(record.masks for record in training.records),
+            protocol=recipe.evaluate,
             notes={"recipe": recipe.name, "paper": recipe.paper, "epoch": epoch, "val": metrics},
             weights=training.plain_weights(),
         )

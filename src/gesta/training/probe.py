@@ -500,6 +500,7 @@ def _train_and_save(
         data.classes,
         shows=data.records[0].shows,
         person_crop=any(record.masks for record in data.records),
+        protocol=recipe.evaluate,
         notes={"recipe": recipe.name, "paper": recipe.paper, "probe": settings, "val": best.val},
     )
     for one in trained:
