@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import re
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +64,17 @@ def test_packages_whose_modules_have_another_name_are_found(monkeypatch: pytest.
     doctor._optional(adder(findings))
     assert {f.name: f.value for f in findings if f.state == "ok"} == {n: f"{v} loads" for n, v in there.items()}
     assert {f.remedy for f in findings if f.name == "wandb"} == {'pip install "gesta[wandb]"'}
+    assert {f.remedy for f in findings if f.name == "uvicorn"} == {'pip install "gesta[serve]"'}
+
+
+def test_every_package_of_every_extra_is_looked_at() -> None:
+    """One of them may have been removed, or installed by itself."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for extra, wanted in tomllib.loads(text)["project"]["optional-dependencies"].items():
+        if extra not in ("dev", "docs"):
+            names = {re.match(r"[\w-]+", requirement).group() for requirement in wanted}  # type: ignore[union-attr]
+            checked = {doctor.DISTRIBUTIONS.get(module, module) for module in doctor.EXTRAS[extra][0]}
+            assert {name.replace("_", "-") for name in checked} == names
 
 
 def test_what_is_missing_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,19 +22,24 @@ PACKAGES = ("gesta", "torch", "torchvision", "lightning", "timm", "av", "numpy",
             "huggingface_hub", "tyro", "rich", "matplotlib", "jinja2", "pillow", "tensorboard")  # fmt: skip
 DECODERS = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg", "gif")
 EXTRAS = {
-    "torchcodec": ("torchcodec", "a second video decoder (decoder=torchcodec)"),
-    "analysis": ("sklearn", "t-SNE figures"),
-    "parquet": ("pyarrow", "features in Parquet files (--format parquet)"),
-    "flow": ("cv2", "optical flow (gesta data prepare --flow)"),
-    "lora": ("peft", "training with adapters (train.lora)"),
-    "export": ("onnxruntime", "exported ONNX files (gesta export --to onnx)"),
-    "serve": ("fastapi", "predictions over HTTP (gesta serve)"),
-    "ray": ("ray", "parts on a Ray cluster (--ray)"),
-    "wandb": ("wandb", "curves of trainings in W&B (train.logger)"),
+    "torchcodec": (("torchcodec",), "a second video decoder (decoder=torchcodec)"),
+    "analysis": (("sklearn",), "t-SNE figures"),
+    "parquet": (("pyarrow",), "features in Parquet files (--format parquet)"),
+    "flow": (("cv2",), "optical flow (gesta data prepare --flow)"),
+    "lora": (("peft",), "training with adapters (train.lora)"),
+    "export": (("onnx", "onnxscript", "onnxruntime"), "exported ONNX files (gesta export --to onnx)"),
+    "serve": (("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "predictions over HTTP (gesta serve)"),
+    "ray": (("ray", "pyarrow"), "parts on a Ray cluster (--ray)"),
+    "wandb": (("wandb",), "curves of trainings in W&B (train.logger)"),
 }
-"""Extras of pyproject.toml: a module that the extra brings, and what it is for."""
+"""Extras of pyproject.toml: the modules that the extra brings, and what it is for."""
 
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "cv2": "opencv-python-headless"}
+DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "cv2": "opencv-python-headless",
+    "python_multipart": "python-multipart",
+    "prometheus_client": "prometheus-client",
+}
 """What brings a module of another name."""
 
 
@@ -212,7 +217,7 @@ def _video(add: Add) -> None:
 
 
 def _optional(add: Add) -> None:
-    for extra, (module, use) in EXTRAS.items():
+    for extra, module, use in ((e, module, use) for e, (modules, use) in EXTRAS.items() for module in modules):
         name = DISTRIBUTIONS.get(module, module)
         try:  # the current folder may hold a folder of that name (W&B makes one), which Python would import
             version = importlib.metadata.version(name)
