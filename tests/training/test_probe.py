@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,10 @@ from gesta.model import VideoModel
 from gesta.models import create_model
 from gesta.recipe import ProbeConfig, Recipe, TrainConfig
 from gesta.recipes.own_videos import probe
+from gesta.records import Record
 from gesta.training.loop import train
-from gesta.training.probe import LinearProbe, VideoRows, train_probes
+from gesta.training.probe import LinearProbe, VideoRows, _file_of, train_probes
+from gesta.video.depth import Depth
 
 CLASSES = ["bright", "dark"]
 
@@ -209,3 +212,17 @@ def test_probes_do_not_see_each_other_and_the_best_is_found() -> None:
     assert (best.lr, best.val["top1"], best.val["top1_scored"]) == (0.1, 75.0, 100.0)
     assert trained[0].losses[-1] < trained[1].losses[-1] < trained[2].losses[-1]
     assert best.losses[-1] < best.losses[0] == pytest.approx(torch.tensor(2.0).log().item(), abs=0.3)
+
+
+def test_features_of_one_video_shown_otherwise_have_another_file() -> None:
+    """Two probes may be trained at once, on depth in two encodings; each would replace the other's features."""
+    record = Record(path="a", name="a")
+    others = [
+        dataclasses.replace(record, shows=Depth()),
+        dataclasses.replace(record, shows=Depth(encoding="repeat3")),
+        dataclasses.replace(record, masks="m"),
+        dataclasses.replace(record, start=1, end=5),
+        dataclasses.replace(record, path="b"),
+    ]
+    assert len({_file_of(r) for r in (record, *others)}) == 6
+    assert _file_of(record) == _file_of(dataclasses.replace(record, label=3, name="the same video"))

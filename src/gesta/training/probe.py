@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -203,10 +204,7 @@ def _features(
 ) -> VideoRows:
     """The features of videos; those that the folder does not have yet are computed."""
     began = time.monotonic()
-    # segments of one video have different names; a video that changes keeps its name
-    keys = [json.dumps([[s.path, s.start, s.end, s.seconds] for s in record.streams]) for record in records]
-    names = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
-    files = [f"{name[:2]}/{name[2:34]}.npy" for name in names]
+    files = [_file_of(record) for record in records]
 
     def compute(indices: list[int]) -> Iterator[Any]:
         _check_disk(folder.folder, model, recipe, len(indices))
@@ -224,6 +222,15 @@ def _features(
     log.features(report.folder, report.videos, report.computed, seconds, report.failures)
     labels = labels_in(records, by_space(recipe.model.classes))
     return VideoRows(_StoredFeatures(folder, files, recipe.evaluate), labels)
+
+
+def _file_of(record: Record) -> str:
+    """The file of a video's features: segments of one video, and other encodings of its depth, have others, so that two
+    trainings at once do not replace each other's. A video that changes keeps its file."""
+    shown = [dataclasses.asdict(s.shows) if s.shows else None for s in record.streams]
+    parts = [[s.path, s.masks, s.start, s.end, s.seconds, shows] for s, shows in zip(record.streams, shown)]
+    name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return f"{name[:2]}/{name[2:34]}.npy"
 
 
 def _check_disk(folder: Path, model: VideoModel, recipe: Recipe, videos: int) -> None:
