@@ -116,7 +116,8 @@ def table(out: Path, model: str, seeds: Sequence[int]) -> Iterator[str]:
         deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         difference = ""
         if name != "scratch" and len(values) > 1:
-            difference = str(interval([value - top1(percent, "scratch", s) for value, s in zip(values, done)]))
+            found = interval([value - top1(percent, "scratch", s) for value, s in zip(values, done)])
+            difference = found.text() if found else ""
         trained = statistics.fmean(training_accuracy(run) for seed in done for run in folders(percent, name, seed))
         cells = " | ".join(f"{value:.1f}" for value in values)
         mean_cell = f"{statistics.fmean(values):.1f}{deviation}"

@@ -44,10 +44,18 @@ def test_what_is_no_mean_over_splits() -> None:
     mean([("a", first), ("b", other)])  # where and by what it was computed is free
     lists = [{"class": "gesta.data.lists:Lists", "train": f"{n}.txt", "test": f"{n}t.txt", "val": ""} for n in (1, 2)]
     mean([(str(n), changed(split(n, 7), data=data)) for n, data in enumerate(lists, 1)])  # a split of one's own
+    labels = {"class": "gesta.data.parts:FewLabels", "fraction": 0.1, "seed": 0}  # as of some of the labels
+    for whole in (lists, [DATA, DATA | {"split": 2}]):
+        parts = [changed(split(n, 7), data=labels | {"of": data}) for n, data in enumerate(whole, 1)]
+        assert mean(list(zip("ab", parts))).splits == [data.get("split") for data in whole]
+        less = changed(parts[1], data=labels | {"of": whole[1], "fraction": 0.2})
+        with pytest.raises(GestaError, match=r"data\.fraction is 0\.1 and 0\.2"):
+            mean([("a", parts[0]), ("b", less)])
     for results, message in (
         ([first], "two results or more"),
         ([first, first], "a and b are of the same list of videos"),
         ([first, changed(other, crops=3)], "crops is 1 and 3"),
+        ([changed(r, data=labels | {"of": DATA}) for r in (first, other)], "a and b are both of split 1"),
         ([first, changed(other, data=DATA)], "a and b are both of split 1, though their lists differ"),
         ([first, changed(other, data=DATA | {"split": 2, "val": 0.1})], "data.val is 0.0 and 0.1"),
         ([first, changed(other, config=other.model.config | {"depth": 3})], "model.depth"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, stdev
@@ -54,6 +55,14 @@ class Mean:
         return join_lines(lines)
 
 
+def _split(result: Result) -> int | None:
+    """The official split that a result is of, also of a part of its data set, such as some of the labels."""
+    data = result.data or {}
+    while isinstance(data.get("of"), dict):
+        data = data["of"]
+    return data.get("split")
+
+
 def mean(results: Sequence[tuple[str, Result]]) -> Mean:
     """Metrics of one model and protocol over several splits.
 
@@ -67,11 +76,11 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
         raise GestaError("the mean over splits needs two results or more, one of each split")
     first_name, first = results[0]
     seen: dict[str, str] = {}
-    by_split: dict[int | str, str] = {}
+    by_split: dict[int, str] = {}
     for name, result in results:
         if result.list_hash in seen:
             raise GestaError(f"{seen[result.list_hash]} and {name} are of the same list of videos; give one per split")
-        number = (result.data or {}).get("split")
+        number = _split(result)
         if number is not None and (other := by_split.setdefault(number, name)) != name:
             raise GestaError(
                 f"{other} and {name} are both of split {number}, though their lists differ; give one result per split, "
@@ -80,10 +89,11 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
         seen[result.list_hash] = name
         comparison = compare(first, result)
         for d in [*comparison.protocol, *(replace(d, field=f"model.{d.field}") for d in comparison.model)]:
+            of_whole = re.sub(r"^data\.(of\.)+", "data.", d.field)  # what a part of a data set is taken of
             is_list = (
-                d.field in ("data.train", "data.val", "data.test") and isinstance(d.a, str) and isinstance(d.b, str)
+                of_whole in ("data.train", "data.val", "data.test") and isinstance(d.a, str) and isinstance(d.b, str)
             )
-            if d.field not in MAY_DIFFER and not is_list:
+            if of_whole not in MAY_DIFFER and not is_list:
                 raise GestaError(
                     f"{first_name} and {name} differ in more than their split: {d.field} is {d.a} and {d.b}; evaluate "
                     "both alike (gesta compare shows all differences)"
@@ -94,7 +104,7 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
     return Mean(
         model=first.model.summary,
         names=[name for name, _ in results],
-        splits=[(result.data or {}).get("split") for _, result in results],
+        splits=[_split(result) for _, result in results],
         listed=sum(result.counts.listed for _, result in results),
         failed=sum(result.counts.failed for _, result in results),
         values=values,
