@@ -22,8 +22,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from train_once import train_once
 
+from gesta.analysis.figures import new_figure, write_figure
+from gesta.claims.report import draw_series
 from gesta.claims.statistics import interval
 from gesta.config import replace
 from gesta.data.parts import FewLabels, Unlabelled
@@ -94,34 +97,46 @@ def training_accuracy(folder: Path) -> float:
     return [line["train_top1"] for line in lines if line.get("train_top1") is not None][-1]
 
 
-def table(out: Path, model: str, seeds: Sequence[int]) -> Iterator[str]:
-    """Lines of a table in Markdown, of the seeds of which all folds are done."""
+def folders(out: Path, model: str, percent: int, name: str, seed: int) -> list[Path]:
+    """The runs of one seed, of all folds."""
+    return [out / f"{model}-{percent}-{name}-{fold}-{seed}" for fold in FOLDS]
 
-    def folders(percent: int, name: str, seed: int) -> list[Path]:
-        return [out / f"{model}-{percent}-{name}-{fold}-{seed}" for fold in FOLDS]
+
+def accuracies(out: Path, model: str, seeds: Sequence[int]) -> dict[tuple[int, str], dict[int, float]]:
+    """Percent of labels and start → seed → top-1, the mean of the folds; of the seeds that are done."""
+    arms = list(itertools.product(STEPS, STARTS))
+    done = [s for s in seeds if all((r / "result.json").is_file() for a in arms for r in folders(out, model, *a, s))]
 
     def top1(percent: int, name: str, seed: int) -> float:
-        runs = folders(percent, name, seed)
+        runs = folders(out, model, percent, name, seed)
         return mean([(run.name, Result.read(run / "result.json")) for run in runs]).mean["top1"]
 
-    done = [
-        seed
-        for seed in seeds
-        if all((run / "result.json").is_file() for p in STEPS for name in STARTS for run in folders(p, name, seed))
-    ]
-    yield f"| labels | start | {' | '.join(f'seed {seed}' for seed in done)} | mean | above scratch | train |"
-    yield f"|---|---|{'---:|' * (len(done) + 3)}"
-    for percent, name in itertools.product(STEPS, STARTS):
-        values = [top1(percent, name, seed) for seed in done]
+    return {arm: {seed: top1(*arm, seed) for seed in done} for arm in arms}
+
+
+def table(out: Path, model: str, found: dict[tuple[int, str], dict[int, float]]) -> Iterator[str]:
+    """Lines of a table in Markdown."""
+    seeds = list(next(iter(found.values())))
+    yield f"| labels | start | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | above scratch | train |"
+    yield f"|---|---|{'---:|' * (len(seeds) + 3)}"
+    for (percent, name), of_seeds in found.items():
+        values = list(of_seeds.values())
         deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        difference = ""
-        if name != "scratch" and len(values) > 1:
-            found = interval([value - top1(percent, "scratch", s) for value, s in zip(values, done)])
-            difference = found.text() if found else ""
-        trained = statistics.fmean(training_accuracy(run) for seed in done for run in folders(percent, name, seed))
+        scratch = found[percent, "scratch"]
+        above = interval([value - scratch[seed] for seed, value in of_seeds.items()]) if name != "scratch" else None
+        trained = statistics.fmean(training_accuracy(r) for s in seeds for r in folders(out, model, percent, name, s))
         cells = " | ".join(f"{value:.1f}" for value in values)
         mean_cell = f"{statistics.fmean(values):.1f}{deviation}"
-        yield f"| {percent} % | {name} | {cells} | {mean_cell} | {difference} | {trained:.1f} |"
+        yield f"| {percent} % | {name} | {cells} | {mean_cell} | {above.text() if above else ''} | {trained:.1f} |"
+
+
+def draw(found: dict[tuple[int, str], dict[int, float]], model: str) -> Figure:
+    """Accuracy against the share of labels, a curve for each start."""
+    figure = new_figure(6.4, 4.0)
+    series = {name: [(p, list(found[p, name].values())) for p in STEPS] for name in STARTS}
+    axis = "labels, % of the training clips"
+    draw_series(figure.subplots(), series, axis, f"top-1 of {model} on EgoGestAR's test clips, %")
+    return figure
 
 
 def main() -> None:
@@ -134,11 +149,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default 0 to 4)")
     parser.add_argument("--epochs", type=int, default=100, help="of pretraining (default %(default)s)")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, and train nothing")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the accuracies")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.table:
         run_all(options.root, options.out, options.model, options.seeds, options.epochs)
-    print("\n".join(table(options.out, options.model, options.seeds)))
+    found = accuracies(options.out, options.model, options.seeds)
+    if not any(found.values()):
+        raise SystemExit(f"{options.out}: holds no seed of which all runs are done; run it without --table")
+    print("\n".join(table(options.out, options.model, found)))
+    if options.chart:
+        write_figure(draw(found, options.model), options.chart)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,12 @@ def draw_claim(s: Status) -> Figure:
     """
     if s.claim.series:
         figure = new_figure(6.4, 4.0)
-        _draw_series(figure.subplots(), s)
+        metric = s.claim.metrics[0]
+        series = {
+            name: [(x, list(s.values(arm, metric.name).values())) for x, arm in arms]
+            for name, arms in s.claim.series.items()
+        }
+        draw_series(figure.subplots(), series, s.claim.series_axis, metric.heading)
         figure.suptitle(_title(s), fontsize=10)
         return figure
     curves = [metric for metric in s.claim.metrics if metric.axis and _points(s, metric)]
@@ -226,18 +231,25 @@ def _draw_curve(axes: Axes, s: Status, metric: Metric, colours: Mapping[str, obj
     hide_top_right_spines(axes)
 
 
-def _draw_series(axes: Axes, s: Status) -> None:
-    metric, colours = s.claim.metrics[0], distinct_colours(len(s.claim.series))
-    for colour, (name, arms) in zip(colours, s.claim.series.items()):
-        points = [(x, list(s.values(arm, metric.name).values())) for x, arm in arms]
+def draw_series(
+    axes: Axes, series: Mapping[str, Sequence[tuple[float, Sequence[float]]]], xlabel: str, ylabel: str
+) -> None:
+    """Curves of means, with a dot for each seed.
+
+    Args:
+        axes: where they are drawn; the horizontal one is logarithmic.
+        series: name → (position, values of the seeds), in order.
+        xlabel, ylabel: of the axes.
+    """
+    for colour, (name, points) in zip(distinct_colours(len(series)), series.items()):
         axes.plot([x for x, v in points for _ in v], [y for _, v in points for y in v], "o", color=colour, alpha=0.4)
         means = [(x, fmean(values)) for x, values in points if values]
         axes.plot([x for x, _ in means], [y for _, y in means], "-", color=colour, label=name, linewidth=2)
     axes.set_xscale("log")
-    positions = sorted({x for arms in s.claim.series.values() for x, _ in arms})
+    positions = sorted({x for points in series.values() for x, _ in points})
     axes.set_xticks(positions, labels=[f"{x:g}" for x in positions])
     axes.minorticks_off()
-    axes.set(xlabel=s.claim.series_axis, ylabel=metric.heading)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False)
     hide_top_right_spines(axes)
