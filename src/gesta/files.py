@@ -171,9 +171,9 @@ def replacement_for(path: str | os.PathLike[str]) -> Iterator[Path]:
             except BaseException:
                 os.rename(old, target)
                 raise
+        remove(old)
     finally:
         remove(part)
-        remove(old)
     _keep_names(target.parent)
 
 

@@ -23,7 +23,15 @@ from gesta.cli.predict import write_predictions
 from gesta.config import config, replace, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.evaluate import evaluate
-from gesta.evaluation.scoring import joint_names, joint_probabilities, named_classes, prediction_protocol, rank
+from gesta.evaluation.result import Result
+from gesta.evaluation.scoring import (
+    joint_names,
+    joint_probabilities,
+    named_classes,
+    prediction_protocol,
+    protocol_of,
+    rank,
+)
 from gesta.marionette.dataset import Marionette, make_set
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
 from gesta.models import create_model
@@ -193,6 +201,26 @@ def test_pictures_are_shown_at_the_scale_at_which_the_run_is_evaluated(
         ]
     save_model(tmp_path / "tokens.safetensors", model, NAMES, protocol=replace(protocol, average="tokens"))
     assert prediction_protocol(load(tmp_path / "tokens.safetensors", trust_code=True)).average == "probabilities"
+
+
+def test_a_file_that_was_given_chooses_no_decoder_and_no_processes(tmp_path: Path) -> None:
+    """They are in its protocol, as of the machine that trained it."""
+    for split in ("train", "test"):
+        for name in NAMES:
+            (tmp_path / f"set/{split}/{name}/video").mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (50, 40), (60 * i,) * 3).save(tmp_path / f"set/{split}/{name}/video/img_{i:04d}.png")
+    file = tmp_path / "model.safetensors"
+    protocol = EvaluateConfig(clips=2, short_side=448, workers=3, decoder="torchcodec")
+    save_model(file, linear_model(), sorted(NAMES), protocol=protocol)
+    command = ["evaluate", file, "--data", "folder", "--data.root", tmp_path / "set", "--out", tmp_path / "result.json"]
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in [*command, "--trust-code", "--evaluate.workers", "0"]])
+    result = Result.read(tmp_path / "result.json")
+    assert end.value.code == 0 and not result.failures
+    assert (result.protocol.clips, result.protocol.short_side, result.environment.decoder.split()[0]) == (2, 64, "pyav")
+    own = protocol_of(load(file, trust_code=True))
+    assert (own.clips, own.short_side, own.workers, own.decoder) == (2, 448, -1, "pyav")
 
 
 def test_several_label_spaces_give_joint_answers(make_video: Callable[..., Path]) -> None:

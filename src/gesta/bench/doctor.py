@@ -217,22 +217,27 @@ def _video(add: Add) -> None:
 
 
 def _optional(add: Add) -> None:
-    for extra, module, use in ((e, module, use) for e, (modules, use) in EXTRAS.items() for module in modules):
-        name = DISTRIBUTIONS.get(module, module)
-        try:  # the current folder may hold a folder of that name (W&B makes one), which Python would import
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            version = ""
-        error = _import_error(module) if version else ""
-        if version and not error:
-            add(name, f"{version} loads")
-            continue
-        remedy = f'pip install "gesta[{extra}]"'
-        if version and module == "torchcodec":
-            ffmpeg = "FFmpeg's shared libraries (4 to 8; apt or brew install ffmpeg)"
-            remedy = f"it needs {ffmpeg} and the torch it was built for"
-        state = f"does not load; needed for {use}: {error}" if version else f"not installed; needed for {use}"
-        add(name, state, "note", remedy)
+    for extra, (modules, use) in EXTRAS.items():
+        for module in modules:
+            _package(add, module, use, f'pip install "gesta[{extra}]"')
+
+
+def _package(add: Add, module: str, use: str, remedy: str) -> None:
+    """Whether a package is installed and loads; if not, what it is needed for."""
+    name = DISTRIBUTIONS.get(module, module)
+    try:  # the current folder may hold a folder of that name (W&B makes one), which Python would import
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        add(name, f"not installed; needed for {use}", "note", remedy)
+        return
+    error = _import_error(module)
+    if not error:
+        add(name, f"{version} loads")
+        return
+    if module == "torchcodec":
+        ffmpeg = "FFmpeg's shared libraries (4 to 8; apt or brew install ffmpeg)"
+        remedy = f"it needs {ffmpeg} and the torch it was built for"
+    add(name, f"does not load; needed for {use}: {error}", "note", remedy)
 
 
 def _self_test(add: Add) -> None:

@@ -58,19 +58,20 @@ def _export(options: argparse.Namespace) -> None:
             recipe = read_recipe(folder / "recipe.json", trust_code=options.trust_code)
     if options.int8 and not recipe:
         raise GestaError("--int8 needs a run, whose data it reads; give the folder of one")
-    protocol, views = recipe.evaluate if recipe else None, None
+    protocol, views = recipe.evaluate if recipe else None, None  # of a file without a recipe, what it says itself
     name = ("model" if recipe or not local else local.path.stem) + "-int8" * options.int8
     model = load_model(options, local)
     if options.int8:
         from gesta.export.quantise import export_int8  # onnxruntime's quantisation takes a second
 
-        assert recipe is not None and protocol is not None
+        assert recipe is not None
         how: dict[str, Any] = {"uint8": options.uint8, "dynamic": options.dynamic}
         out = _out(options, folder, name)
-        print_results(options, export_int8(model, out, data=recipe.data, protocol=protocol, **how))
+        print_results(options, export_int8(model, out, data=recipe.data, protocol=recipe.evaluate, **how))
         return
-    if recipe and protocol:
-        read = views_of_data(recipe.data, model.model.config.clip, protocol, CHECKED_CLIPS, protocol.split)
+    if recipe:
+        split = recipe.evaluate.split
+        read = views_of_data(recipe.data, model.model.config.clip, recipe.evaluate, CHECKED_CLIPS, split)
         views = read if len(read) == CHECKED_CLIPS else None  # its data may be elsewhere
     checked: dict[str, Any] = {"protocol": protocol, "views": views}
     if options.to == "web":

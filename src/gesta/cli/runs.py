@@ -243,8 +243,8 @@ def _evaluate_job(
         recipe: of the run.
         protocol: that the file names, without a recipe beside it.
     """
-    from gesta.config import from_json
     from gesta.datasets import data_config
+    from gesta.evaluation.scoring import saved_protocol
     from gesta.recipe import EvaluateConfig, EvaluateJob
 
     if options.data:
@@ -256,7 +256,7 @@ def _evaluate_job(
         raise GestaError(f"{reason}, so say which videos: --data folder --data.root DIR")
     evaluate = recipe.evaluate if recipe else EvaluateConfig()
     if protocol is not None and not recipe:
-        evaluate = from_json(protocol, EvaluateConfig, source=f"{options.checkpoint}: its protocol")
+        evaluate = saved_protocol(protocol, options.checkpoint)
     return with_fields(EvaluateJob(data=data, evaluate=evaluate), options)
 
 

@@ -65,7 +65,7 @@ def evaluate(
             afterwards.
         data: a data set, whose split is then scored, or a list of records; unlabelled ones are scored, and left out of
             the metrics.
-        config: the protocol; None for the default one.
+        config: the protocol; None for that of a trained model's run, or of a network the default one.
         classes: class names in label order, by label space if the model has several. None takes those of the trained
             model; of a network those of the data set, or ``"0"``, ``"1"`` … for a list of records.
         split, clips, crops: change these fields of the protocol.

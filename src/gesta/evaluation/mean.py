@@ -89,11 +89,13 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
         seen[result.list_hash] = name
         comparison = compare(first, result)
         for d in [*comparison.protocol, *(replace(d, field=f"model.{d.field}") for d in comparison.model)]:
-            of_whole = re.sub(r"^data\.(of\.)+", "data.", d.field)  # what a part of a data set is taken of
+            name_in_whole = re.sub(r"^data\.(of\.)+", "data.", d.field)  # what a part of a data set is taken of
             is_list = (
-                of_whole in ("data.train", "data.val", "data.test") and isinstance(d.a, str) and isinstance(d.b, str)
+                name_in_whole in ("data.train", "data.val", "data.test")
+                and isinstance(d.a, str)
+                and isinstance(d.b, str)
             )
-            if of_whole not in MAY_DIFFER and not is_list:
+            if name_in_whole not in MAY_DIFFER and not is_list:
                 raise GestaError(
                     f"{first_name} and {name} differ in more than their split: {d.field} is {d.a} and {d.b}; evaluate "
                     "both alike (gesta compare shows all differences)"

@@ -97,10 +97,21 @@ def protocol_of(model: TrainedModel | VideoModel) -> EvaluateConfig:
     recipe = Path(source).parent / "recipe.json"
     if saved is None and model.path and model.metadata and recipe.is_file():  # of files that do not say it yet
         saved, source = read_json(recipe, dict[str, Any], remedy="fix it").get("evaluate"), str(recipe)
-    if not saved:
-        return EvaluateConfig()
-    config = from_json(saved, EvaluateConfig, source=f"{source}: its protocol")
-    usual = EvaluateConfig()  # of this machine, for what changes no score
+    return saved_protocol(saved, source) if saved else EvaluateConfig()
+
+
+def saved_protocol(saved: dict[str, Any], source: str) -> EvaluateConfig:
+    """The protocol that a file of a model holds, but for what suits a machine and changes no score: a file that was
+    given chooses neither worker processes nor the library that decodes.
+
+    Args:
+        saved: as the file holds it.
+        source: the file, for messages.
+
+    Raises:
+        GestaError: what it holds is no protocol.
+    """
+    config, usual = from_json(saved, EvaluateConfig, source=f"{source}: its protocol"), EvaluateConfig()
     return replace(config, batch_size=usual.batch_size, workers=usual.workers, decoder=usual.decoder)
 
 

@@ -177,15 +177,7 @@ class SimMIM(VideoModel):
     def tokens(self, state: Any, block: int | None = None) -> Tensor:
         return self.encoder.tokens(state, block)
 
-    @overload
-    def forward_head(
-        self, state: Any, pre_logits: Literal[False] = False, tapped: Mapping[str, Any] | None = None
-    ) -> Scores: ...
-    @overload
-    def forward_head(
-        self, state: Any, pre_logits: Literal[True], tapped: Mapping[str, Any] | None = None
-    ) -> Tensor: ...
-    def forward_head(self, state: Any, pre_logits: bool = False, tapped: Mapping[str, Any] | None = None) -> Scores:
+    def forward_head(self, state: Any, pre_logits: bool = False, tapped: Mapping[str, Any] | None = None) -> Any:
         """Features ``(B, D)``, as the model pools them; see :class:`VideoModel`."""
         return self.encoder.forward_head(state, pre_logits=True, tapped=tapped)
 
