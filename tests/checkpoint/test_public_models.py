@@ -200,12 +200,13 @@ def test_a_description_that_does_not_fit_is_one_sentence(change: dict[str, Any],
         gesta.load(tmp_path)
 
 
-def test_a_training_state_is_no_public_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [None, "timesformer_tiny"])
+def test_a_training_state_is_no_public_model(model: str | None, tmp_path: Path) -> None:
     from gesta.checkpoint import save_state
 
     save_state(tmp_path / "last.ckpt", {"model": timesformer(trained(), "model.")})
     with pytest.raises(CheckpointError, match=r"the training state of a run; give the folder of the run"):
-        gesta.load(tmp_path / "last.ckpt")
+        gesta.load(tmp_path / "last.ckpt", model=model)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gesta.config import Between, Count, Positive, config
 from gesta.errors import GestaError
+from gesta.layers.mlp import mlp
 from gesta.model import ReadoutConfig
 
 
@@ -160,9 +161,3 @@ class AttentivePool(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         return self.cross(tokens)
-
-
-def mlp(width: int, ratio: float, gelu: str = "none") -> nn.Sequential:
-    """Linear, GELU (``none`` is the exact one, ``tanh`` its approximation), linear."""
-    hidden = round(ratio * width)
-    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(gelu), nn.Linear(hidden, width))

@@ -35,6 +35,7 @@ from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.adapters import some_outputs
 from gesta.layers.init import Standardise, init_small
+from gesta.layers.mlp import mlp
 from gesta.layers.resize import resize_line, resize_map
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
@@ -271,13 +272,12 @@ class Block(nn.Module):
 
     def __init__(self, config: CTNConfig, drop_path: float, last: bool) -> None:
         super().__init__()
-        width, hidden = config.width, int(config.mlp_ratio * config.width)
+        width = config.width
         self.post, self.last = config.norm == "post", last
         self.norm1 = nn.LayerNorm(width, eps=EPS)
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
-        gelu = nn.GELU("tanh" if config.gelu == "tanh" else "none")
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), gelu, nn.Linear(hidden, width))
+        self.mlp = mlp(width, config.mlp_ratio, "tanh" if config.gelu == "tanh" else "none")
         self.drop_path = DropPath(drop_path)
 
     def forward(self, state: State) -> State:

@@ -25,6 +25,7 @@ from torchvision.ops import deform_conv2d
 from gesta.config import Count, Positive, config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
+from gesta.layers.mlp import mlp
 from gesta.model import ClipSpec, drop_path_rates
 from gesta.models.frames import FrameModel, FramesConfig, State, temporal_inserts
 from gesta.plugins.ata import ATA
@@ -152,8 +153,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attn = CycleMixing(width)
         self.norm2 = nn.LayerNorm(width)
-        hidden = int(mlp_ratio * width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp = mlp(width, mlp_ratio)
         self.drop_path = DropPath(drop_path)
         self.downsample = nn.Conv2d(width, leads_to, 3, stride=2, padding=1) if leads_to else None
 

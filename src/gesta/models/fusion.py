@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from gesta.config import Count, CountOrZero, Fraction, Positive, config, copy, replace, unless
 from gesta.errors import GestaError
-from gesta.layers.attentive import mlp
+from gesta.layers.mlp import mlp
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
 from gesta.models.mfst import mfst_large, mfst_tiny
 from gesta.video.modality import Modality

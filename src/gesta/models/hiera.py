@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from gesta.config import Between, Count, Positive, config
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
+from gesta.layers.mlp import mlp
 from gesta.layers.resize import resize_line, resize_map
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
@@ -166,8 +167,7 @@ class Block(nn.Module):
         self.attn = Attention(inputs, width, heads, windowed, pools)
         self.proj = nn.Linear(inputs, width) if inputs != width else None
         self.norm2 = nn.LayerNorm(width, eps=EPS)
-        hidden = int(mlp_ratio * width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp = mlp(width, mlp_ratio)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, state: State) -> State:

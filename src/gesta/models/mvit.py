@@ -41,6 +41,7 @@ from gesta.config import Count, Positive, config
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
+from gesta.layers.mlp import mlp
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
 
 Size = tuple[Count, Count, Count]
@@ -287,8 +288,7 @@ class Block(nn.Module):
         self.attn = Attention(inputs, width, heads, size, q_stride, kv_stride)
         self.proj = nn.Linear(inputs, width) if inputs != width else None
         self.norm2 = nn.LayerNorm(width, eps=EPS)
-        hidden = int(mlp_ratio * width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp = mlp(width, mlp_ratio)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, state: State) -> State:

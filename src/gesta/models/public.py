@@ -101,11 +101,11 @@ def load(
         return dataclasses.replace(trained, name=local.name)
     weights = read_source(local, head=head)
     weights.classes = classes or weights.classes
-    if model:
-        config: ModelConfig | None = _named(model, weights)
+    if weights.is_state:  # a name says neither how many channels its run's clips have nor what its scores mean
+        config: ModelConfig | None = None
     else:
-        config = None if weights.is_state else recognise(read_config(local.path), weights)
-    if config is None and not local.from_hub:
+        config = _named(model, weights) if model else recognise(read_config(local.path), weights)
+    if config is None and (weights.is_state or not local.from_hub):
         return checkpoint.load(local.path)  # raises, with the reason why it is none of gesta
     if config is None:
         raise CheckpointError(

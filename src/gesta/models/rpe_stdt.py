@@ -38,6 +38,7 @@ from gesta.config import Between, Count, CountOrZero, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
+from gesta.layers.mlp import hidden_width
 from gesta.layers.resize import resize_line
 from gesta.layers.rpe import Attention, Bucket, Method, On, bucket_map, line_map, reach, rows
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates, hooked
@@ -299,7 +300,7 @@ class SpatialBlock(nn.Module):
             shared=config.shared,
         )
         self.norm2 = nn.LayerNorm(width, eps=EPS)
-        self.mlp = Mlp(width, int(config.mlp_ratio * width))
+        self.mlp = Mlp(width, hidden_width(width, config.mlp_ratio))
         self.drop_path = DropPath(drop_path)
         self.collect = Collect(config) if last else None
         self.class_only = last

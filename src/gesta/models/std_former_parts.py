@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gesta.config import Between, Count, CountOrZero, NotNegative, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.layers.adapters import is_adapted
+from gesta.layers.mlp import hidden_width
 from gesta.layers.resize import resize_line
 from gesta.layers.tokens import DenseConv, DepthwiseConv, Norm, channel_norm, convolved, normed, zero
 from gesta.model import ClipSpec, ModelConfig
@@ -220,7 +221,7 @@ class FFN(nn.Sequential):
     """
 
     def __init__(self, width: int, ratio: float, gelu: Literal["quick", "exact"], dropout: float = 0.0) -> None:
-        hidden = int(ratio * width)
+        hidden = hidden_width(width, ratio)
         super().__init__(
             nn.Linear(width, hidden), nn.SiLU() if gelu == "quick" else nn.GELU(), nn.Linear(hidden, width)
         )

@@ -33,6 +33,7 @@ from gesta.config import Between, Count, CountOrZero, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
+from gesta.layers.mlp import mlp
 from gesta.layers.resize import resize_line, resize_map
 from gesta.layers.temporal import TemporalBranch
 from gesta.model import AroundConfig, Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
@@ -204,8 +205,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.width, eps=EPS)
         self.attn = Attention(config.width, config.heads)
         self.norm2 = nn.LayerNorm(config.width, eps=EPS)
-        hidden = int(config.mlp_ratio * config.width)
-        self.mlp = nn.Sequential(nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width))
+        self.mlp = mlp(config.width, config.mlp_ratio)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, state: State) -> State:
@@ -248,7 +248,9 @@ class TimeSformer(VideoModel):
             raise GestaError(f"attention of {config.heads} heads needs a width that is divisible by {config.heads}, "
                              f"not {width}")  # fmt: skip
         aligned = range(config.depth) if config.ata_blocks is None else sorted(set(config.ata_blocks))
-        if aligned and not 0 <= min(aligned) <= max(aligned) < config.depth:
+        if not aligned:
+            raise GestaError("ata_blocks is empty, so `around` is in no block: leave `around` out, or name blocks")
+        if not 0 <= min(aligned) <= max(aligned) < config.depth:
             raise GestaError(f"ata_blocks {tuple(aligned)}: the model has blocks 0 to {config.depth - 1}")
         self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))

@@ -39,8 +39,9 @@ from torch import Tensor, nn
 from gesta.config import Between, Count, CountOrZero, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.errors import GestaError
-from gesta.layers.attentive import Attention, Attentive, Bias, mlp
+from gesta.layers.attentive import Attention, Attentive, Bias
 from gesta.layers.init import Standardise, init_small
+from gesta.layers.mlp import mlp
 from gesta.layers.precision import no_autocast
 from gesta.layers.resize import resize_map
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates
