@@ -364,6 +364,8 @@ def test_what_could_not_be_written_is_refused_before_anything_is_predicted(
     assert "there is no folder" in refusal(good, timeline=True, draw=str(tmp_path / "nowhere" / "a.mp4"))
     assert "is itself read" in refusal(mixed, format="csv", out=str(good))
     assert "which has no end; give it alone" in refusal("rtsp://host/1", "rtsp://host/2")
+    assert "http://host/1: is a camera or a stream, which has no end" in refusal("http://host/1", "a.mp4", live=True)
+    assert "a.mp4: is on this machine and has an end; leave --live out" in refusal(good, live=True)
     with pytest.raises(SystemExit):
         main(["predict", "run", "--from", str(list_file), "--out", str(list_file)])
     assert good.read_bytes() == before and list_file.read_text() == f"{good}\n"

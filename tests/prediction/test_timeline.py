@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from gesta.config import config
@@ -379,6 +384,45 @@ def test_segments_of_a_camera_come_while_it_runs_and_ctrl_c_ends_them(monkeypatc
     calls = 39
     with pytest.raises(KeyboardInterrupt):  # a file's run was stopped, not finished
         list(timeline(model, "file.mp4", classes=SHADES))
+
+
+@pytest.fixture
+def mjpeg_camera() -> Iterator[str]:
+    """The address of a camera that sends pictures by MJPEG over http, dark and bright in turn, until nobody reads."""
+    pictures = []
+    for name in ("dark", "bright"):
+        data = io.BytesIO()
+        Image.new("L", (64, 48), LEVELS[name]).save(data, "JPEG")
+        pictures.append(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + data.getvalue() + b"\r\n")
+
+    class Camera(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for i in itertools.count():
+                    self.wfile.write(pictures[i // 40 % 2])
+                    time.sleep(0.001)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/picture.mjpg"
+        server.shutdown()
+
+
+def test_a_camera_whose_address_does_not_say_so(mjpeg_camera: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TimelineConfig(smoothing=1, threshold=0.0)
+    found = timeline(shade_model(), mjpeg_camera, classes=SHADES, config=config, live=True)
+    assert {next(found).labels[0][0], next(found).labels[0][0]} == {"dark", "bright"}
+    found.close()
+    monkeypatch.setattr("gesta.data.samples.TIMEOUT_S", 0.5)
+    (whole,) = predict(shade_model(), mjpeg_camera, classes=SHADES)
+    assert "was not read within 0 seconds; download it first, or give --live to gesta predict if it" in whole.error
 
 
 # --- the drawn copy --------------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ def check_ray_options(options: argparse.Namespace) -> None:
         raise GestaError("--ray computes the videos in parts; say in how many, such as --parts 64")
     if not options.out:
         raise GestaError("--ray needs a file or folder for the results; add --out")
+    if getattr(options, "live", False):
+        raise GestaError("--live is about a camera or a stream, which has no end and no parts; leave --ray out")
     whole = ("draw", "review", "url_prefix", "lists", "shards")
     if flag := next((name for name in whole if getattr(options, name, None)), None):
         raise GestaError(

@@ -50,6 +50,8 @@ def add_command(commands: Commands) -> None:
     sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
     text = "least probability of a segment (default 0.5), or of a label (default 0.5 for multi-label models, else 0)"
     timeline_options(sub, text)
+    text = "the address is of a camera or a live stream though it does not say so (MJPEG or HLS over http)"
+    sub.add_argument("--live", action="store_true", help=text)
     text = "with --timeline, of all videos together: the segments that are least certain first"
     sub.add_argument("--review", action="store_true", help=text)
     formats = ["table", "text", "csv", "json", "parquet", "srt", "label-studio"]
@@ -96,7 +98,7 @@ def _predict(options: argparse.Namespace) -> int:
     if options.ray:
         return run_on_ray(options, is_predict=True)
     views = {name: value for name in ("clips", "crops") if (value := getattr(options, name)) is not None}
-    timeline = options.timeline or any(map(is_live, options.sources))
+    timeline = options.timeline or options.live or any(map(is_live, options.sources))
     given = given_timeline(options, timeline)
     if views and timeline:
         raise GestaError(
@@ -123,7 +125,7 @@ def _predict(options: argparse.Namespace) -> int:
         settings = describe_model(model)
         how |= {"share": options.part, "listed": options.listed is not None}
         return predict_share(fastest, options.sources, described=settings, **how)
-    more = {name: getattr(options, name) for name in ("draw", "review", "url_prefix")}
+    more = {name: getattr(options, name) for name in ("draw", "review", "url_prefix", "live")}
     format: Format = "json" if options.json else options.format or format_of(options.out) or "table"
     return write_predictions(fastest, options.sources, format=format, listed=options.listed is not None, **more, **how)
 
@@ -132,6 +134,8 @@ def _check_part_options(options: argparse.Namespace) -> None:
     """Refuse options about what is written at the end of one whole run beside ``--part``, and a part without folder."""
     if not options.part:
         return
+    if options.live:
+        raise GestaError("--live is about a camera or a stream, which has no end and no parts; leave --part out")
     names = ("format", "draw", "review", "url_prefix")
     flags = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)] + ["--json"] * options.json
     if flags:
@@ -249,12 +253,14 @@ def write_predictions(
     review: bool = False,
     url_prefix: str | None = None,
     listed: bool = False,
+    live: bool = False,
 ) -> int:
     """Predict, write the predictions to ``out`` (or print them), and draw them onto a copy.
 
     Cameras and streams have no end, so they always get a timeline; its lines appear as they are decided. With
     ``review`` the segments of all videos are put in the order of :attr:`Prediction.certainty`, the least certain first.
-    The sources of a list (``listed``) are one video each.
+    The sources of a list (``listed``) are one video each. With ``live`` the only source is a camera or a live stream
+    though its address does not say so.
 
     Returns:
         The exit status: 1 if any source had no prediction, else 0.
@@ -268,9 +274,11 @@ def write_predictions(
     from gesta.prediction.writers import in_order, require_pyarrow, write_to
 
     config = config or TimelineConfig()
-    live = any(is_live(source) for source in sources)
-    if live and len(sources) > 1:
-        raise GestaError(f"{next(filter(is_live, sources))}: is a camera or a stream, which has no end; give it alone")
+    if live and (path := next(filter(os.path.exists, sources), None)) and not is_live(path):
+        raise GestaError(f"{path}: is on this machine and has an end; leave --live out")
+    endless = list(sources) if live else list(filter(is_live, sources))
+    if (live := bool(endless)) and len(sources) > 1:
+        raise GestaError(f"{endless[0]}: is a camera or a stream, which has no end; give it alone")
     if listed:
         _check_listed(sources)
     paths = list(sources) if live else find_sources(sources)
@@ -293,7 +301,8 @@ def write_predictions(
     how: dict[str, Any] = {"classes": classes, "views": views, "top": top, "device": device, "precision": precision}
     predictions: Iterator[Prediction]
     if timeline or live:
-        predictions = itertools.chain.from_iterable(segments(model, path, config=config, **how) for path in paths)
+        how |= {"config": config, "live": live}
+        predictions = itertools.chain.from_iterable(segments(model, path, **how) for path in paths)
         network = model.model if isinstance(model, TrainedModel) else model
         if format == "srt" and network.config.multi_label and not live:  # segments of several classes overlap
             predictions = in_order(predictions, key=lambda p: p.start or 0.0)

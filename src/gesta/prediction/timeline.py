@@ -75,7 +75,10 @@ class TimelineConfig:
 
 
 def is_live(source: str | os.PathLike[str]) -> bool:
-    """Whether a source is a camera or a live stream, whose frames come whether they are read or not."""
+    """Whether a source is a camera or a live stream, whose frames come whether they are read or not, by its name alone.
+
+    ``http://…`` may be either: what MJPEG cameras and HLS streams send, or a file.
+    """
     name = os.fspath(source)
     scheme = name.partition("://")[0].lower()
     return (name.isdecimal() and not os.path.exists(name)) or name.startswith("/dev/video") or scheme in LIVE
@@ -94,6 +97,7 @@ def score_windows(
     device: torch.device,
     autocast: Autocast = nullcontext,
     shows: Shows | None = None,
+    live: bool | None = None,
 ) -> Iterator[Window]:
     """Joint class probabilities of every window of a video, in order; see :func:`timeline` for the arguments.
 
@@ -101,8 +105,8 @@ def score_windows(
     windows in between are left out, so that predictions never lag behind. Ctrl-C ends a camera's or stream's windows.
     """
     model.to(device).eval()
-    spec, live = model.config.clip, is_live(source)
-    windows = cut_windows(source, spec, config, views, shows)
+    spec, live = model.config.clip, is_live(source) if live is None else live
+    windows = cut_windows(source, spec, config, views, shows, live)
     frames = in_background(windows, size=1 if live else 2 * views.batch_size, drop=live)
     score = partial(_score, model, spaces=spaces, views=views, device=device, autocast=autocast)
     batch: list[WindowFrames] = []
@@ -125,13 +129,19 @@ def score_windows(
 
 
 def cut_windows(
-    source: str, spec: ClipSpec, config: TimelineConfig, views: EvaluateConfig, shows: Shows | None = None
+    source: str,
+    spec: ClipSpec,
+    config: TimelineConfig,
+    views: EvaluateConfig,
+    shows: Shows | None = None,
+    live: bool = False,
 ) -> Iterator[WindowFrames]:
     """The windows of a video, in order, as the model expects their frames.
 
     Args:
         source, config, views, shows: as of :func:`timeline`.
         spec: the clip that the model expects.
+        live: whether the source is a camera or a stream, which cannot be read a second time.
 
     Raises:
         VideoError: it cannot be opened, or its end is missing; the windows before that have been given.
@@ -151,7 +161,7 @@ def cut_windows(
         broken = error
     for window in cutter.finish(duration):
         is_spread = config.window is None or spec.sampling == "uniform"  # else frames are as far apart as in a window
-        if cutter.complete == 0 and is_spread and not broken and not is_live(source):
+        if cutter.complete == 0 and is_spread and not broken and not live:
             # shorter than a window: shown as `predict` shows the whole video
             sample = whole[0]
             window = window._replace(frames=sample["video"][0]) if isinstance(sample, dict) else window
@@ -218,6 +228,7 @@ def timeline(
     device: str | torch.device = "auto",
     precision: Precision = "32-true",
     shows: Shows | None = None,
+    live: bool | None = None,
 ) -> Iterator[Prediction]:
     """Timed actions in a video of any length, a camera or a stream, at bounded memory, each as soon as it is decided.
 
@@ -234,6 +245,8 @@ def timeline(
         precision: of the forward passes.
         shows: what the source shows, and how it was shown to the model in training; None takes it from the trained
             model, or is RGB.
+        live: whether the source is a camera or a live stream, of which windows are left out if the model is too slow;
+            None tells by its name, see :func:`is_live`.
 
     Yields:
         Segments that do not overlap, in order; with ``error`` if the video could not be read (to its end). Those of
@@ -250,7 +263,7 @@ def timeline(
     device = choose_device(device_for(naming.network, device, precision))
     how: dict[str, Any] = {"views": views, "device": device}
     how["autocast"] = choose_autocast(how["device"], precision)
-    windows = score_windows(naming.network, naming.spaces, path, config, shows=shows, **how)
+    windows = score_windows(naming.network, naming.spaces, path, config, shows=shows, live=live, **how)
     yield from naming(path, windows)
 
 

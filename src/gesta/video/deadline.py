@@ -56,10 +56,11 @@ class Deadline:
 
     def error(self) -> VideoError:
         """The error that is raised when time is up."""
-        return VideoError(
-            f"{self.path}: was not read within {self.seconds:.0f} seconds; copy it to a faster disk, make the file "
-            "again, or remove it from the list"
-        )
+        if "://" in self.path:
+            remedy = "download it first, or give --live to gesta predict if it is a camera or live stream"
+        else:
+            remedy = "copy it to a faster disk, make the file again, or remove it from the list"
+        return VideoError(f"{self.path}: was not read within {self.seconds:.0f} seconds; {remedy}")
 
     def guard(self, items: Iterable[T]) -> Iterator[T]:
         """Yields the items; raises VideoError when time is up."""
