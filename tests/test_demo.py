@@ -19,14 +19,14 @@ from gesta.recipes.address import find_recipe, miniature, read_recipe
 @pytest.mark.filterwarnings("ignore:there is only one class")
 def test_two_layouts_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(demo_steps, "CLASSES", 1)
-    assert demo_steps.run_layouts(tmp_path, 4, 1, ("epic", "ntu"), 32)
+    assert demo_steps.run_layouts(tmp_path, 4, 1, ("epic_kitchens", "ntu"), 32)
     rows = capsys.readouterr().out.splitlines()[-2:]
-    assert [row.split()[:2] for row in rows] == [["epic", "ctn.epic_kitchens"], ["ntu", "mfst.ntu"]]
-    kitchen, depth = (read_recipe(tmp_path / name / "run" / "recipe.json") for name in ("epic", "ntu"))
+    assert [row.split()[:2] for row in rows] == [["epic_kitchens", "ctn.epic_kitchens"], ["ntu", "mfst.ntu"]]
+    kitchen, depth = (read_recipe(tmp_path / name / "run" / "recipe.json") for name in ("epic_kitchens", "ntu"))
     assert isinstance(kitchen.data, EPICKitchens)
     assert replace(kitchen.evaluate, workers=-1) == find_recipe("ctn.epic_kitchens").evaluate
     assert isinstance(depth.data, NTU) and depth.data.person_crop and depth.evaluate.short_side == 240
-    result = Result.read(tmp_path / "epic" / "run" / "result.json")
+    result = Result.read(tmp_path / "epic_kitchens" / "run" / "result.json")
     assert result.protocol.split == "val" and result.counts.listed == 1 and "action/top1" in result.metrics
 
 
@@ -34,7 +34,7 @@ def test_a_failure_is_reported_and_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def run(layout: str, *_: object) -> str:
-        return "went well" if layout != "ssv1" else str(1 // 0)
+        return "went well" if layout != "something_v1" else str(1 // 0)
 
     monkeypatch.setattr(demo_steps, "_run_layout", run)
     with pytest.raises(SystemExit) as exit_:
@@ -42,7 +42,7 @@ def test_a_failure_is_reported_and_the_others_run(
     assert exit_.value.code == 1
     table = capsys.readouterr().out.splitlines()[-9:]
     assert [row.split()[0] for row in table] == list(LAYOUT_DATA)
-    assert ["failed" in row for row in table] == [layout == "ssv1" for layout in LAYOUT_DATA]
+    assert ["failed" in row for row in table] == [layout == "something_v1" for layout in LAYOUT_DATA]
 
 
 def test_miniatures_on_a_given_data_set_keep_the_protocol(tmp_path: Path) -> None:

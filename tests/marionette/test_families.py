@@ -338,7 +338,7 @@ def test_families_are_not_mixed(objects: Path, tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(GestaError, match=r"no family 'object'.*did you mean 'objects'"):
         make_set(tmp_path / "new", family="object")  # type: ignore[arg-type]
     with pytest.raises(SystemExit):
-        main(["data", "make", "marionette", str(tmp_path / "a"), "--layout", "ssv1", "--family", "objects"])
+        main(["data", "make", "marionette", str(tmp_path / "a"), "--layout", "something_v1", "--family", "objects"])
     assert "--family cannot be combined with --layout" in capsys.readouterr().err
     manifest = json.loads((objects / "marionette.json").read_text()) | {"family": "later"}
     (tmp_path / "marionette.json").write_text(json.dumps(manifest))

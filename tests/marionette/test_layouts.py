@@ -53,7 +53,7 @@ def _labelled(data: DataConfig) -> dict[str, list[Record]]:
 
 def _names(layout: str) -> list[str]:
     """The classes of the two actions, in the family's order."""
-    table = {**names.SOMETHING} if layout.startswith("ssv") else getattr(names, layout.upper())
+    table = getattr(names, layout.partition("_")[0].upper())
     return [
         str(table[action]).replace("[", "").replace("]", "") for action in list(FAMILIES[LAYOUT_FAMILIES[layout]])[:2]
     ]
@@ -63,7 +63,7 @@ def _names(layout: str) -> list[str]:
 def test_readers_read_what_is_made_for_them(root: Path, layout: str) -> None:
     data = _open(layout, root / layout)
     records, classes = _labelled(data), data.classes()
-    tested = "val" if layout in ("kinetics400", "ssv1", "ssv2", "epic", "isogd") else "test"
+    tested = "val" if layout in ("kinetics400", "something_v1", "something_v2", "epic_kitchens", "isogd") else "test"
     assert records["train"] and records[tested]
     frames = {str(clip): count_frames(clip, SEED, LAYOUT_FAMILIES[layout]) for clip in plan_clips(6, SEED, 2)}
     seen = []
@@ -83,7 +83,7 @@ def test_readers_read_what_is_made_for_them(root: Path, layout: str) -> None:
 
 def test_every_clip_is_filed_under_its_own_class(root: Path) -> None:
     """The second action is seen where the second class's name says so."""
-    for layout in ("ucf101", "hmdb51", "diving48", "ssv2"):
+    for layout in ("ucf101", "hmdb51", "diving48", "something_v2"):
         data = _open(layout, root / layout)
         classes = data.classes()
         assert isinstance(classes, list)
@@ -111,7 +111,7 @@ def test_the_names_are_genuine(shared: Path) -> None:
     dives = LAYOUT_DATA["diving48"](root=str(annotations / "diving48")).classes()  # type: ignore[call-arg]
     assert isinstance(dives, list)
     assert list(names.DIVING48.values()) == [name for name in dives if name in names.DIVING48.values()]
-    kitchen = LAYOUT_DATA["epic"](root=str(annotations / "epic_kitchens_100")).classes()  # type: ignore[call-arg]
+    kitchen = LAYOUT_DATA["epic_kitchens"](root=str(annotations / "epic_kitchens_100")).classes()  # type: ignore[call-arg]
     assert isinstance(kitchen, dict)
     for space, words in (("verb", names.EPIC_VERBS), ("noun", names.EPIC_NOUNS)):
         assert list(words) == [name for name in kitchen[space] if name in words]
@@ -126,14 +126,14 @@ def test_official_forms(root: Path) -> None:
     assert (lists / "testlist01.txt").read_bytes().count(b".avi\r\n") == 2
     for path in (root / "hmdb51" / "testTrainMulti_7030_splits").iterdir():
         assert {line[-3:] for line in path.read_text().splitlines()} <= {" 0 ", " 1 ", " 2 "}
-    assert ";" in (root / "ssv1" / "something-something-v1-train.csv").read_text().splitlines()[0]
-    assert ':"0"' in (root / "ssv2" / "something-something-v2-labels.json").read_text()
+    assert ";" in (root / "something_v1" / "something-something-v1-train.csv").read_text().splitlines()[0]
+    assert ':"0"' in (root / "something_v2" / "something-something-v2-labels.json").read_text()
     assert (root / "isogd" / "IsoGD_phase_2" / "test_list.txt").read_text().splitlines()[0].endswith("K_00001.avi 0")
     assert "time_end,split,is_cc" in (root / "kinetics400" / "kinetics-400_val.csv").read_text()
     kinds = {path.suffix for path in root.rglob("*") if path.is_file()}
     assert {".avi", ".mp4", ".MP4", ".webm", ".jpg", ".png"} <= kinds
     assert probe(str(next((root / "ucf101").rglob("*.avi")))).codec == "mpeg4"
-    assert probe(str(next((root / "ssv2").rglob("*.webm")))).codec == "vp9"
+    assert probe(str(next((root / "something_v2").rglob("*.webm")))).codec == "vp9"
     assert len({probe(str(path)).fps for path in (root / "isogd").rglob("M_*.avi")}) > 1
 
 
@@ -189,9 +189,12 @@ def test_ntu_has_both_protocols(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_made(root: Path, tmp_path: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (root / "ssv1").rglob("*.jpg")}
-    again = make_layout(root / "ssv1", "ssv1", clips=6, seed=SEED, workers=1, size=SIZE, classes=2)
-    assert again.videos_written == 0 and {p: p.stat().st_mtime_ns for p in (root / "ssv1").rglob("*.jpg")} == before
+    before = {path: path.stat().st_mtime_ns for path in (root / "something_v1").rglob("*.jpg")}
+    again = make_layout(root / "something_v1", "something_v1", clips=6, seed=SEED, workers=1, size=SIZE, classes=2)
+    assert (
+        again.videos_written == 0
+        and {p: p.stat().st_mtime_ns for p in (root / "something_v1").rglob("*.jpg")} == before
+    )
     assert str(again).endswith("train 2, val 2, test 2")
     with pytest.raises(GestaError, match=r"no layout 'ucf'.*ucf101"):
         make_layout(tmp_path / "a", "ucf")
@@ -202,12 +205,12 @@ def test_what_cannot_be_made(root: Path, tmp_path: Path) -> None:
     for classes in (0, -1):
         with pytest.raises(GestaError, match=rf"ucf101 with {classes} classes; give at least 1"):
             make_layout(tmp_path / "a", "ucf101", classes=classes)
-    with pytest.raises(GestaError, match="made with layout ssv1, not ssv2"):
-        make_layout(root / "ssv1", "ssv2", clips=6, seed=SEED, size=SIZE, classes=2)
-    with pytest.raises(GestaError, match="made with layout ssv1"):
-        make_set(root / "ssv1", clips=6, seed=SEED, size=SIZE, family="objects")
-    with pytest.raises(GestaError, match="laid out as ssv1"):
-        Marionette(root=str(root / "ssv1")).records("train")
+    with pytest.raises(GestaError, match="made with layout something_v1, not something_v2"):
+        make_layout(root / "something_v1", "something_v2", clips=6, seed=SEED, size=SIZE, classes=2)
+    with pytest.raises(GestaError, match="made with layout something_v1"):
+        make_set(root / "something_v1", clips=6, seed=SEED, size=SIZE, family="objects")
+    with pytest.raises(GestaError, match="laid out as something_v1"):
+        Marionette(root=str(root / "something_v1")).records("train")
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(GestaError, match="is not empty"):
         make_layout(tmp_path, "ucf101")

@@ -102,8 +102,10 @@ def test_fields_that_a_recipe_would_derive_too_are_named(
 def test_arguments_that_no_recipe_can_have_are_refused() -> None:
     with pytest.raises(GestaError, match=r"frames 0 cannot be spread over 256; give a number from 1 to 256"):
         find_recipe("ata.kinetics400", arguments={"frames": 0})
-    with pytest.raises(GestaError, match=r"std_former\.ssv1: there is no variant 'smem_ad'; did you mean 'smem_add'"):
-        find_recipe("std_former.ssv1", arguments={"variant": "smem_ad"})
+    with pytest.raises(
+        GestaError, match=r"std_former\.something_v1: there is no variant 'smem_ad'; did you mean 'smem_add'"
+    ):
+        find_recipe("std_former.something_v1", arguments={"variant": "smem_ad"})
 
 
 def test_model_and_data_can_be_exchanged() -> None:

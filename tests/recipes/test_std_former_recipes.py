@@ -29,7 +29,7 @@ def model(recipe: Recipe) -> STDFormerConfig:
 
 
 def test_protocol() -> None:
-    for recipe in (std_former.ssv1(), std_former.ssv2()):
+    for recipe in (std_former.something_v1(), std_former.something_v2()):
         train, clip, evaluate = recipe.train, recipe.model.clip, recipe.evaluate
         assert (train.optimizer, train.lr, train.batch_size, train.epochs) == ("adamw", 1e-4, 16, 22)
         assert (train.weight_decay, train.label_smoothing, train.mixup, train.cutmix) == (0.05, 0, 0, 0)
@@ -41,27 +41,27 @@ def test_protocol() -> None:
         assert (evaluate.split, evaluate.clips, evaluate.crops, evaluate.short_side) == ("val", 1, 3, 224)
         c = model(recipe)
         assert (c.classes, c.dropout, c.drop_path, c.ctm_dropout, c.ctm_drop_path) == (174, 0.5, 0.2, 0.5, 0.4)
-    unflipped = std_former.ssv2(flip=False)
-    assert unflipped.train.augment.flip == 0 and unflipped.name == "ssv2-full-unflipped"
+    unflipped = std_former.something_v2(flip=False)
+    assert unflipped.train.augment.flip == 0 and unflipped.name == "something_v2-full-unflipped"
 
 
 def test_every_row_is_another_model_and_another_run() -> None:
     models: list[STDFormerConfig] = []
     for variant in CHANGES:
-        recipe = std_former.ssv1(variant)
-        assert model(recipe) not in models and model(std_former.ssv2(variant)) == model(recipe)
+        recipe = std_former.something_v1(variant)
+        assert model(recipe) not in models and model(std_former.something_v2(variant)) == model(recipe)
         models.append(model(recipe))
         assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
         _check(model(recipe))  # the settings go together
     rows = [row for table in std_former.TABLES.values() for row in table.rows]
     used = {run().name.split("-", 1)[1] for row in rows for run in row.recipes.values()}
     assert used == set(CHANGES)
-    ptm = [model(std_former.ssv1(name)).ptm_layers for name in ("full", "ctm", "ptm_4_7", "ptm_10_11")]
+    ptm = [model(std_former.something_v1(name)).ptm_layers for name in ("full", "ctm", "ptm_4_7", "ptm_10_11")]
     assert ptm == [(8, 9, 10, 11), (), (4, 5, 6, 7), (10, 11)]
 
 
 def test_tables_show_both_accuracies(tmp_path: Path) -> None:
-    recipe = std_former.ssv1("smem_add")
+    recipe = std_former.something_v1("smem_add")
     finish(recipe, tmp_path / recipe.name, {"top1": 56.0, "top5": 83.0})
     cells = fill(std_former.TABLE4, tmp_path).cells[1]
     assert [(cell.paper, cell.ours) for cell in cells.values()] == [(56.9, 56.0), (84.0, 83.0)]
@@ -71,14 +71,16 @@ def test_tables_show_both_accuracies(tmp_path: Path) -> None:
 
 def test_mirrored_clips_have_the_mirrored_label() -> None:
     names = [name for pair in MIRRORED.items() for name in pair] + ["Holding something", "Pulling it right out"]
-    clips = TrainingClips([Record(path="", name="", label=0)], std_former_tiny().clip, std_former.ssv2().train, names)
+    clips = TrainingClips(
+        [Record(path="", name="", label=0)], std_former_tiny().clip, std_former.something_v2().train, names
+    )
     assert clips.mirror["label"] == [1, 0, 3, 2, 5, 4, 6, None]
 
 
 @pytest.mark.parametrize("variant", ["full", "ptm_4_7_smem_st7", "ptm_0_3", "ctm", "weights_05", "every_frame"])
 def test_miniatures_keep_the_row(variant: str) -> None:
     """Layers move in proportion, switches stay."""
-    small = model(miniature(std_former.ssv1(variant)))
+    small = model(miniature(std_former.something_v1(variant)))
     assert (small.width, small.clip.sampling) == (std_former_tiny().width, "uniform")
     expected = {
         "full": STDFormerConfig(ptm_layers=(4, 5), smem=(("T", 2),)),
@@ -95,5 +97,5 @@ def test_miniatures_keep_the_row(variant: str) -> None:
 
 
 def test_addresses() -> None:
-    assert find_recipe("std_former.ssv1").name == "ssv1-full"
-    assert find_recipe("std_former.ssv2", data="marionette").name == "ssv2-full-miniature"
+    assert find_recipe("std_former.something_v1").name == "something_v1-full"
+    assert find_recipe("std_former.something_v2", data="marionette").name == "something_v2-full-miniature"

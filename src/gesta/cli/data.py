@@ -66,7 +66,7 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--clips", type=int, help="how many videos (default 400; of a layout 48, or 3 of each action)")
     sub.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     sub.add_argument("--workers", type=int, help="processes (default: one per CPU core)")
-    layouts = "ucf101, hmdb51, kinetics400, ssv1, ssv2, diving48, epic, ntu or isogd"
+    layouts = "ucf101, hmdb51, kinetics400, something_v1, something_v2, diving48, epic_kitchens, ntu or isogd"
     text = f"folders, names and lists as another data set has them: {layouts}"
     sub.add_argument("--layout", metavar="NAME", help=text)
     sub.add_argument("--depth", action="store_true", help="also depth maps")

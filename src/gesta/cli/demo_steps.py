@@ -43,10 +43,10 @@ RECIPES = {
     "ucf101": "stan.ucf101",
     "hmdb51": "rpe_stdt.hmdb51",
     "kinetics400": "ata.kinetics400",
-    "ssv1": "std_former.ssv1",
-    "ssv2": "ata.something_v2",
+    "something_v1": "std_former.something_v1",
+    "something_v2": "ata.something_v2",
     "diving48": "ctn.diving48",
-    "epic": "ctn.epic_kitchens",
+    "epic_kitchens": "ctn.epic_kitchens",
     "ntu": "mfst.ntu",
     "isogd": "mfst.isogd",
 }
@@ -79,10 +79,10 @@ def run_layouts(out: Path, clips: int, epochs: int, layouts: Sequence[str] = tup
             result = _run_layout(layout, out / layout, clips, epochs, size)
         except (GestaError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             failed, result = True, f"failed: {error}"
-        rows.append(f"{layout:12}{RECIPES[layout]:20}{result}  {time.monotonic() - start:6.0f} s")
+        rows.append(f"{layout:15}{RECIPES[layout]:25}{result}  {time.monotonic() - start:6.0f} s")
         print(rows[-1], flush=True)
     _say(began, "all layouts")
-    print(f"{'layout':12}{'recipe':20}{'videos':>6}{'steps':>6}  {'views':24}{'top-1':>6}   seconds")
+    print(f"{'layout':15}{'recipe':25}{'videos':>6}{'steps':>6}  {'views':24}{'top-1':>6}   seconds")
     print("\n".join(rows))
     return not failed
 

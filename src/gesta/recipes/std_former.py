@@ -10,7 +10,7 @@ Clips are mirrored, as "inversion" says, and then have the mirrored label; UniFo
 
 The paper starts from CLIP. Nothing is downloaded here; without a file training starts from scratch::
 
-    gesta train std_former.ssv2 --init.weights vit_base_patch16_clip_quickgelu_224.openai.safetensors \\
+    gesta train std_former.something_v2 --init.weights vit_base_patch16_clip_quickgelu_224.openai.safetensors \\
         --init.min-matched 0.4
 
 Names of OpenAI's checkpoints and of timm's are known; CLIP has 46 % of the parameters, the classifier not counted.
@@ -94,22 +94,22 @@ CHANGES: dict[str, dict[str, Any]] = {
 """What the rows of the tables change in the model."""
 
 
-def ssv1(variant: str = "full", flip: bool = True) -> Recipe:
-    """STD-Former on Something-Something V1, as the ablations (Tables 1 to 7).   gesta train std_former.ssv1
+def something_v1(variant: str = "full", flip: bool = True) -> Recipe:
+    """STD-Former on Something-Something V1, as the ablations (Tables 1 to 7).   gesta train std_former.something_v1
 
     Args:
         variant: a row, see :data:`CHANGES`.
         flip: mirror clips, and the labels that name a side with them.
     """
-    return _recipe("ssv1", SomethingV1(), variant, flip)
+    return _recipe("something_v1", SomethingV1(), variant, flip)
 
 
-def ssv2(variant: str = "full", flip: bool = True) -> Recipe:
-    """STD-Former on Something-Something V2 (Table 1).   gesta train std_former.ssv2
+def something_v2(variant: str = "full", flip: bool = True) -> Recipe:
+    """STD-Former on Something-Something V2 (Table 1).   gesta train std_former.something_v2
 
-    See :func:`ssv1` for the arguments.
+    See :func:`something_v1` for the arguments.
     """
-    return _recipe("ssv2", SomethingV2(), variant, flip)
+    return _recipe("something_v2", SomethingV2(), variant, flip)
 
 
 def training(flip: bool = True) -> TrainConfig:
@@ -166,7 +166,7 @@ _BOTH = (*_SSV1, "SSV2 Top-1", "SSV2 Top-5")
 
 def _runs(variant: str) -> dict[str, Run]:
     """A run on each version of the data set."""
-    version = {"SSV1": partial(ssv1, variant), "SSV2": partial(ssv2, variant)}
+    version = {"SSV1": partial(something_v1, variant), "SSV2": partial(something_v2, variant)}
     return {column: version[column.partition(" ")[0]] for column in _BOTH}
 
 

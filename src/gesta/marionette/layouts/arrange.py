@@ -106,7 +106,7 @@ def kinetics400(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     return LayoutFiles(videos, texts)
 
 
-def ssv1(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
+def something_v1(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     """``20bn-something-something-v1/<id>/00001.jpg``; lists of ``id;text`` without header."""
     videos, lines = [], _by_split()
     for item in clips:
@@ -120,7 +120,7 @@ def ssv1(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     return LayoutFiles(videos, {f"something-something-v1-{name}.csv": _text(rows) for name, rows in lists.items()})
 
 
-def ssv2(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
+def something_v2(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     """``20bn-something-something-v2/<id>.webm`` (VP9); lists and labels as JSON, numbers as strings."""
     videos, entries = [], _by_split()
     for item in clips:
@@ -164,7 +164,7 @@ _EPIC = "narration_id,participant_id,video_id,narration_timestamp,start_timestam
 _EPIC_LABELS = ",narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
 
 
-def epic(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
+def epic_kitchens(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     """``P01/videos/P01_01.MP4``, a long video per participant; segments by time and, at 60 or 50 per second, number."""
     pairs = {item.action: names.EPIC[item.action].split() for item in clips}
     verbs = [verb for verb in names.EPIC_VERBS if any(verb == pair[0] for pair in pairs.values())]
@@ -176,7 +176,7 @@ def epic(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
         video = f"{person}_{'01' if nominal == 60 else '101'}"
         frame = 0  # at which the next clip begins
         for number, item in enumerate(of_subject):
-            begin, frame = frame / FPS, frame + count_frames(item.clip, seed, LAYOUT_FAMILIES["epic"])
+            begin, frame = frame / FPS, frame + count_frames(item.clip, seed, LAYOUT_FAMILIES["epic_kitchens"])
             end = frame / FPS
             row = f"{video}_{number},{person},{video},{_timestamp(begin + 0.2, 3)},{_timestamp(begin)},"
             row += f"{_timestamp(end)},{int(begin * nominal) or 1},{int(end * nominal)}"
@@ -234,10 +234,11 @@ def isogd(clips: Sequence[LabelledClip], seed: int) -> LayoutFiles:
     return LayoutFiles(videos, {f"{phases[split]}_list.txt": _text(rows) for split, rows in lines.items()})
 
 
-LAYOUTS = {f.__name__: f for f in (ucf101, hmdb51, kinetics400, ssv1, ssv2, diving48, epic, ntu, isogd)}
+_ALL = ucf101, hmdb51, kinetics400, something_v1, something_v2, diving48, epic_kitchens, ntu, isogd
+LAYOUTS = {function.__name__: function for function in _ALL}
 
-LAYOUT_FAMILIES = {name: "coarse" for name in LAYOUTS}
-LAYOUT_FAMILIES |= {"ssv1": "objects", "ssv2": "objects", "diving48": "fine", "epic": "kitchen"}
+_OTHER = {"something_v1": "objects", "something_v2": "objects", "diving48": "fine", "epic_kitchens": "kitchen"}
+LAYOUT_FAMILIES = {name: _OTHER.get(name, "coarse") for name in LAYOUTS}
 """Which family of actions each layout shows."""
 
 

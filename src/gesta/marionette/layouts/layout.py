@@ -20,8 +20,7 @@ from gesta.marionette.motions import FAMILIES
 from gesta.progress import track
 from gesta.records import SplitName
 
-_CATALOGUE_NAMES = {"ssv1": "something_v1", "ssv2": "something_v2", "epic": "epic_kitchens"}  # others are the same
-LAYOUT_DATA = {layout: type(data_config(_CATALOGUE_NAMES.get(layout, layout))) for layout in LAYOUTS}
+LAYOUT_DATA = {layout: type(data_config(layout)) for layout in LAYOUTS}
 """The data set that reads a layout, by the layout's name."""
 
 
