@@ -187,6 +187,8 @@ def report(out: Path, claimed: Claim, go: Callable[..., Trainings]) -> None:
     assert text == to_markdown([status_of(claimed, read_collected(collected))])
     assert f"]({picture(claimed).as_posix()})" in text and (out / picture(claimed)).stat().st_size > 1000
     assert "training accuracies below 90 %" in text or all(t.final >= 90 for t in status.learning("after"))
+    low = status.untrained()
+    assert (f"training accuracy of {len(low)} of {len(status.outcomes)} arms below 90 %" in text) == bool(low)
     assert go([claimed], known=outcomes).kept == 6
     (out / "page.json").write_text(collected.read_text().replace('"R3DConfig"', '"GoneConfig"'))
     assert set(read_collected(collected)) == {("", 0), ("", 1)}  # of a version that had another network

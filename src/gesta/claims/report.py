@@ -31,8 +31,9 @@ Plug-ins on genuine videos, with ImageNet's weights, are in [real.md](real.md).
 {textwrap.fill(RULE, 120)}
 
 "Training accuracy" is top-1 of the training clips as they were trained (augmented) in the last epoch, the mean over
-seeds; a verdict names the arms below 90 %. The numbers in brackets after a difference are its interval. "strides/3 −
-strides/4" in a comparison is what an arm loses by the change, so that not how good the arms are is compared.
+seeds; the verdict below each claim names the arms below 90 %. The numbers in brackets after a difference are its
+interval. "strides/3 − strides/4" in a comparison is what an arm loses by the change, so that not how good the arms are
+is compared.
 """
 
 
@@ -69,7 +70,7 @@ def to_markdown(statuses: Sequence[Status]) -> str:
     """The page."""
     overview = _table(
         ["claim", "statement", "verdict"],
-        [[f"[{s.claim.name}](#{_anchor(s.claim)})", s.claim.statement, s.sentence()] for s in statuses],
+        [[f"[{s.claim.name}](#{_anchor(s.claim)})", s.claim.statement, s.sentence(brief=True)] for s in statuses],
     )
     return "\n".join([HEAD, overview, "", *(_section(s) for s in statuses)])
 

@@ -50,18 +50,18 @@ class Status:
         pairs = zip(self.claim.comparisons, self.intervals)
         return [i and replace(i, mean=i.mean + comparison.margin) for comparison, i in pairs]
 
-    def untrained(self) -> list[str]:
-        """Phrases about arms whose training accuracy is below :data:`LEARNED` on average over their seeds."""
-        phrases = []
+    def untrained(self) -> dict[str, tuple[float, bool]]:
+        """The arms whose training accuracy is below :data:`LEARNED` on average over their seeds: that mean in percent,
+        and whether it was still rising."""
+        found = {}
         for arm in self.outcomes:
             of_seeds = self.learning(arm)
             if of_seeds and (mean := fmean(of_one.final for of_one in of_seeds)) < LEARNED:
-                rising = sum(of_one.rising for of_one in of_seeds) > len(of_seeds) / 2
-                phrases.append(f"{arm} ({mean:.1f} %, {'still' if rising else 'no longer'} rising)")
-        return phrases
+                found[arm] = mean, sum(of_one.rising for of_one in of_seeds) > len(of_seeds) / 2
+        return found
 
-    def sentence(self) -> str:
-        """The verdict with what limits it."""
+    def sentence(self, brief: bool = False) -> str:
+        """The verdict with what limits it: the arms that learned little by name, or (``brief``) how many there are."""
         seeds = [of_one.seeds for of_one in self.intervals if of_one is not None]
         if self.verdict == "not run":
             return f"not run yet ({self.done} of {self.needed} trainings done)"
@@ -71,11 +71,16 @@ class Status:
         if self.verdict != "shown" and (count := len(self.intervals)) > 1:
             above = sum(of_one is not None and of_one.low > 0 for of_one in self.with_margins())
             text += f"; {above} of {count} comparisons hold{'s' * (above == 1)}"
-        if phrases := self.untrained():
-            text += (
-                f"; at this length of training, with training accuracies below {LEARNED:.0f} %: {', '.join(phrases)}"
-            )
-        return text
+        if not (untrained := self.untrained()):
+            return text
+        if brief:
+            lowest = min(mean for mean, _ in untrained.values())
+            few = f"{len(untrained)} of {len(self.outcomes)} arms"
+            return f"{text}; training accuracy of {few} below {LEARNED:.0f} %, the lowest {lowest:.0f} %"
+        names = [
+            f"{arm} ({mean:.1f} %, {'still' if up else 'no longer'} rising)" for arm, (mean, up) in untrained.items()
+        ]
+        return f"{text}; at this length of training, with training accuracies below {LEARNED:.0f} %: {', '.join(names)}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -165,5 +170,5 @@ class Overview:
             table.add_column(column, justify="right" if column in ("trainings", "minutes left") else "left")
         for s in self.statuses:
             done, minutes = f"{s.done} of {s.needed}", f"{s.minutes:.0f}"
-            table.add_row(s.claim.name, s.claim.statement, s.sentence(), done, minutes)
+            table.add_row(s.claim.name, s.claim.statement, s.sentence(brief=True), done, minutes)
         return plain_text(table, width=150)
