@@ -106,6 +106,13 @@ class AroundConfig:
         """Whether it has to know the embeddings of position and time that a stem has added to the tokens."""
         return False
 
+    def check_map(self, height: int, width: int) -> None:
+        """Refuse feature maps of a size that it cannot work with, before anything is trained.
+
+        Raises:
+            GestaError: of this size.
+        """
+
     def build(self) -> nn.Module:
         """A module as :class:`gesta.layers.temporal.Around` says."""
         raise NotImplementedError

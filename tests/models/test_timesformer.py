@@ -217,6 +217,7 @@ def test_without_decay() -> None:
         ({"temporal": "joint", "around": ATA()}, "around is .* changes nothing without temporal=.attention."),
         ({"around": ATA(), "ata_blocks": (1, 3)}, r"ata_blocks \(1, 3\): the model has blocks 0 to 2"),
         ({"around": ATA(), "ata_blocks": ()}, "ata_blocks is empty, so `around` is in no block"),
+        ({"around": ATA(coarse=3)}, "a grid of 4 × 4 tokens does not divide into tiles of 3 × 3"),
         ({"align_every": 0}, "align_every is 0, not 1 or more"),
         ({"patch": 5}, "patches of 5 pixels do not tile a clip of 32 pixels"),
         ({"heads": 5}, "attention of 5 heads needs a width"),

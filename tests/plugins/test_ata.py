@@ -277,6 +277,8 @@ def test_impossible_switches_are_refused() -> None:
         ATA(alignment="sinkhorn", coarse=2).build()
     with pytest.raises(GestaError, match="5 × 5 tokens does not divide into tiles of 2 × 2"):
         branch(around=ATA(coarse=2))(tokens(1, 2, 5, 5, 8))
+    with pytest.raises(GestaError, match="5 × 5 tokens does not divide into tiles of 2 × 2"):
+        TemporalAttention(around=ATA(coarse=2)).build((8, 2, 5, 5))
 
 
 # --- in a TimeSformer -------------------------------------------------------------------------------------------------

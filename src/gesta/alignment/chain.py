@@ -109,9 +109,8 @@ def find_routes(
     Raises:
         GestaError: a grid that does not divide into tiles.
     """
+    check_tiles(size, coarse)
     height, width = size
-    if height % coarse or width % coarse:
-        raise GestaError(f"a grid of {height} × {width} tokens does not divide into tiles of {coarse} × {coarse}")
     tokens = tokens.detach()
     if tokens.shape[1] == 1 or tokens.shape[2] == 1:
         return torch.arange(tokens.shape[2], device=tokens.device).expand(tokens.shape[:3])
@@ -123,6 +122,17 @@ def find_routes(
         scores = scores.masked_fill(~nearby((height // coarse, width // coarse), window, scores.device), -torch.inf)
     routes = compose(assign(scores, solver))
     return _positions_of_tiles(routes, size, coarse) if coarse > 1 else routes
+
+
+def check_tiles(size: Size, coarse: int) -> None:
+    """Refuse tiles of ``coarse × coarse`` tokens that do not fill a grid of (H, W).
+
+    Raises:
+        GestaError: they do not.
+    """
+    height, width = size
+    if height % coarse or width % coarse:
+        raise GestaError(f"a grid of {height} × {width} tokens does not divide into tiles of {coarse} × {coarse}")
 
 
 def nearby(size: Size, window: int, device: torch.device) -> Tensor:

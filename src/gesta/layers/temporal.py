@@ -161,6 +161,8 @@ class TemporalLayer(nn.Module):
     def __init__(self, config: TemporalAttention, grid: Grid) -> None:
         super().__init__()
         width = grid[0]
+        if config.around is not None:
+            config.around.check_map(*grid[2:])
         self.temporal = TemporalBranch(
             width,
             config.heads or next(heads for heads in range(max(width // 32, 1), 0, -1) if width % heads == 0),

@@ -252,6 +252,8 @@ class TimeSformer(VideoModel):
             raise GestaError("ata_blocks is empty, so `around` is in no block: leave `around` out, or name blocks")
         if not 0 <= min(aligned) <= max(aligned) < config.depth:
             raise GestaError(f"ata_blocks {tuple(aligned)}: the model has blocks 0 to {config.depth - 1}")
+        if config.around is not None:
+            config.around.check_map(per_side, per_side)
         self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + per_side * per_side, width))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from gesta.alignment.assignment import Solver
-from gesta.alignment.chain import Size, find_routes, follow, unfollow
+from gesta.alignment.chain import Size, check_tiles, find_routes, follow, unfollow
 from gesta.alignment.soft import Chain, soft_routes
 from gesta.config import Count, CountOrZero, Positive, config, unless
 from gesta.cost import is_counting
@@ -86,6 +86,9 @@ class ATA(AroundConfig):
     @property
     def needs_positions(self) -> bool:
         return self.align_on == "content"
+
+    def check_map(self, height: int, width: int) -> None:
+        check_tiles((height, width), self.coarse or 1)
 
     def build(self) -> Alignment:
         return Alignment(self)
