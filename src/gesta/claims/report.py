@@ -225,7 +225,8 @@ def _draw_curve(axes: Axes, s: Status, metric: Metric, colours: Mapping[str, obj
         means = [(x, fmean(values)) for x, values in enumerate(by_point) if values]
         if means:
             axes.plot([x for x, _ in means], [y for _, y in means], style, color=colours[arm], label=arm, markersize=4)
-    axes.set_xticks(range(len(points)), labels=points)
+    long = sum(map(len, points)) > 30  # they would overlap
+    axes.set_xticks(range(len(points)), labels=points, rotation=30 if long else 0, ha="right" if long else "center")
     axes.set(xlabel=metric.axis, ylabel=textwrap.fill(metric.heading, 36))
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=7)
