@@ -38,7 +38,7 @@ from gesta.config import Between, Count, CountOrZero, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.init import Standardise, init_small
-from gesta.layers.mlp import hidden_width
+from gesta.layers.mlp import mlp
 from gesta.layers.resize import resize_line
 from gesta.layers.rpe import Attention, Bucket, Method, On, bucket_map, line_map, reach, rows
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, drop_path_rates, hooked
@@ -246,14 +246,6 @@ def select(score: Tensor) -> Tensor:
     return score.detach().sort(descending=True, stable=True).indices[..., :count].sort().values
 
 
-class Mlp(nn.Sequential):
-    """Linear, GELU, linear."""
-
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
-        parts = nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
-        super().__init__(*parts, *[nn.Dropout(dropout)] * bool(dropout))
-
-
 class Collect(nn.Module):
     """From the patches of frames to a vector per frame and, for a temporal encoder, its class token and embeddings."""
 
@@ -300,7 +292,7 @@ class SpatialBlock(nn.Module):
             shared=config.shared,
         )
         self.norm2 = nn.LayerNorm(width, eps=EPS)
-        self.mlp = Mlp(width, hidden_width(width, config.mlp_ratio))
+        self.mlp = mlp(width, config.mlp_ratio)
         self.drop_path = DropPath(drop_path)
         self.collect = Collect(config) if last else None
         self.class_only = last
@@ -347,7 +339,8 @@ class TemporalBlock(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
-        self.mlp = Mlp(width, config.temporal_hidden, dropout)
+        hidden = config.temporal_hidden
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(dropout))
 
     def forward(self, state: State) -> State:
         tokens, _, _, positions = state
