@@ -21,6 +21,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from gesta.claims import list_claims
+from gesta.claims.outcomes import describe, digest
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "gesta"
@@ -140,7 +143,10 @@ def measured_here() -> dict[str, str]:
             continue
         spread = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
         seeds = f"{len(top1)} seeds" if len(top1) > 1 else "1 seed"
-        words = f"[Marionette](claims.md) {statistics.mean(top1):.1f}{spread} ({seeds})"
+        of_claims = ((name, {digest(describe(arm)) for arm in claim.arms}) for name, claim in list_claims().items())
+        anchor = next(name for name, arms in of_claims if digest(experiment) in arms).replace(".", "")
+        words = f"[Marionette](claims.md#{anchor}), clips of {recipe['model']['clip']['size']} px, "
+        words += f"{statistics.mean(top1):.1f}{spread} ({seeds})"
         found[names[0]] = f"{found[names[0]]}, {words}" if names[0] in found else words
     return found
 

@@ -479,15 +479,27 @@ class VideoModel(nn.Module):
             raise ValueError(f"{type(self).__name__} expects clips (B, {channels}, T, H, W), not {tuple(video.shape)}")
         state = self.stem(video)
         _tap(taps, "stem", state)
-        return self.run_blocks(state, taps)
+        clip = self.config.clip
+        return self.run_blocks(state, taps, tuple(video.shape[2:]) == (clip.frames, clip.size, clip.size))
 
-    def run_blocks(self, state: Any, taps: dict[str, Any] | None = None) -> Any:
-        """The state after the last block, from that before the first; states are kept under the keys of ``taps``."""
+    def run_blocks(self, state: Any, taps: dict[str, Any] | None = None, configured: bool = False) -> Any:
+        """The state after the last block, from that before the first.
+
+        Args:
+            state: before the first block.
+            taps: states are kept under its keys.
+            configured: the clips have the configured size, for which :meth:`grid_at` speaks.
+
+        Raises:
+            GestaError: a map that a plug-in was not built for.
+        """
         recompute = self.config.activation_checkpointing and torch.is_grad_enabled() and self.training
         run = _checkpoint if recompute else _call
         for i, block in enumerate(self.blocks):
             if str(i) in self.inserts:
-                grid = run(self.inserts[str(i)], self.to_grid(state))
+                grid = self.to_grid(state)
+                self._check_grid(grid, i, configured)
+                grid = run(self.inserts[str(i)], grid)
                 if (scale := self._token_scale[str(i)]) != 1:
                     state = self.scale_token(state, scale)
                 state = self.from_grid(grid, state)
@@ -495,6 +507,17 @@ class VideoModel(nn.Module):
             state = run(block, state)
             _tap(taps, f"block.{i}", state)
         return state
+
+    def _check_grid(self, grid: Tensor, block: int, configured: bool) -> None:
+        """Refuse a map of other axes than a plug-in was built for: most would compute something all the same."""
+        axes = slice(0, 4 if configured else 1)  # clips of another size have maps of another size
+        built, found = tuple(self.grid_at(block))[axes], tuple(grid.shape[1:])[axes]
+        if grid.dim() != 5 or built != found:
+            says = ", ".join(map(str, self.grid_at(block)))
+            raise GestaError(
+                f"{type(self).__name__}: before block {block} to_grid gives a map {tuple(grid.shape)}, and grid_at "
+                f"says (B, {says}), for which the plug-in there was built; both are (B, C, T, H, W)"
+            )
 
     def _blocks_by_name(self) -> list[str]:
         """Name prefix of every block's parameters, with the trailing dot."""

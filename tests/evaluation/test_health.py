@@ -29,6 +29,8 @@ def test_a_warp_that_is_the_same_for_all_clips_is_named() -> None:
     health = measure_health(model.train(), CLIPS)
     assert model.training and health.figures["insert.1.0/outside"] == 0
     assert len(health.faults) == 1 and health.faults[0].startswith("insert.1.0 (STAN): θ is the same for all clips")
+    alone = measure_health(model, CLIPS[:1])
+    assert alone.faults == [] and "insert.1.0/p1.std" not in alone.figures  # of one clip nobody can tell
     nn.init.normal_(last.weight, std=0.01)
     assert measure_health(model, CLIPS).faults == []
     nn.init.constant_(last.bias, 30.0)

@@ -16,6 +16,7 @@ from gesta.checkpoint.weights import import_weights
 from gesta.config import replace, reset_unused
 from gesta.cost import count
 from gesta.errors import GestaError
+from gesta.layers.attentive import Attentive
 from gesta.model import ClipSpec
 from gesta.models import model_config
 from gesta.models.ctn import CTN, Attention, CTNConfig, DepthwiseConv, State
@@ -254,6 +255,17 @@ def test_what_is_never_read_is_not_trained() -> None:
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     moved = {name for name, value in model.named_buffers() if not torch.equal(value, before[name])}
     assert moved and not any(name.startswith("blocks.2.attn.depthwise.q.") for name in moved)
+
+
+def test_where_all_tokens_are_read_all_parts_are_trained() -> None:
+    model = small(attentive=Attentive(heads=2)).train()
+    last = model.blocks[-1].attn.depthwise["q"]
+    assert all(p.requires_grad for p in model.parameters()) and all(part.training for part in last.modules())
+    model(VIDEO).square().sum().backward()
+    moved = torch.cat([p.grad.flatten() for p in last.parameters() if p.grad is not None])
+    assert len(moved) == sum(p.numel() for p in last.parameters()) and moved.abs().max() > 0
+    last.requires_grad_(False)  # as a linear probe does
+    assert not any(part.training for part in model.train().blocks[-1].attn.depthwise["q"].modules())
 
 
 def test_norms_stand_where_the_equations_have_them() -> None:

@@ -341,9 +341,9 @@ def test_layer_0_after_is_before_the_first() -> None:
         halves = torch.stack([frames[i, at] for i, at in enumerate(kept)])
         expected = torch.cat([encode(whole, half[None], at) for half, at in zip(halves, kept)])
     close(encode(model, frames), expected)
-    for how, left in (("topk", 2), ("avg", 2), ("conv1d", 2)):
+    for how in ("topk", "conv1d"):
         twice = small(subsample=how, subsample_layers=(0, 1), subsample_mode="after")
-        assert twice.grid_at(4) == (48, left, 1, 1) and twice.taps(video(), ["block.3"])["block.3"].shape[2] == left
+        assert twice.grid_at(4) == (48, 2, 1, 1) and twice.taps(video(), ["block.3"])["block.3"].shape[2] == 2
     steps = small(subsample_layers=(0, 1, 4), subsample_mode="after").kept_frames(video())
     assert [(step.block, step.frames.shape[1], step.matters) for step in steps] == [
         (3, 8, True),
@@ -410,9 +410,9 @@ def test_every_head_keeps_its_own_frames() -> None:
 
 @pytest.mark.parametrize("mode", ["inside", "after"])
 def test_heads_that_agree_choose_together(mode: Any) -> None:
-    """One head, or heads with equal queries, keys and relative positions; otherwise not."""
+    """Heads with equal queries, keys and relative positions; otherwise not."""
     frames = torch.randn(2, 16, 48, dtype=torch.float64)
-    for heads, equal in ((1, True), (4, True), (4, False)):
+    for heads, equal in ((4, True), (4, False)):
         together, each = (
             small(std=0.3, temporal_heads=heads, subsample_layers=(1, 2), subsample_mode=mode, topk_per_head=own)
             for own in (False, True)
@@ -584,7 +584,7 @@ def test_without_decay() -> None:
 
 
 def test_exported_is_eager() -> None:
-    model = small(depth=2, subsample_layers=(1,), temporal_depth=2)
+    model = small(depth=2, subsample_layers=(0,), temporal_depth=2)
     exported = torch.export.export(model, (video(),), strict=False).module()
     with torch.no_grad():
         close(exported(video()), model(video()))
@@ -599,6 +599,11 @@ def test_exported_is_eager() -> None:
         ({"ratio": 0.4, "relative": False}, "leaves one cluster"),  # of frames, which would be in no order
         ({"subsample_layers": (1, 4)}, r"subsample_layers \(1, 4\): .*temporal layers are 0 to 3"),
         ({"subsample_layers": (5,), "subsample_mode": "after"}, "temporal layers are 0 to 4"),
+        ({"subsample_layers": (3,)}, r"subsample_layers is 3, and no frame .* name a layer below 3"),
+        ({"subsample_layers": (4,), "subsample_mode": "after"}, "name a layer below 4"),
+        ({"subsample": "max", "subsample_mode": "after"}, "changes nothing without subsample='topk' or 'conv1d'"),
+        ({"temporal_heads": 1, "topk_per_head": True}, "changes nothing without subsample='topk' of several heads"),
+        ({"subsample": "max", "subsample_layers": ()}, r"subsample_layers is \(\), and no frame"),
     ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, Any], sentence: str) -> None:

@@ -452,18 +452,29 @@ def test_views_for_analyses_disturb_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "field", "needs"),
     [
-        {"sda": False, "lambda1": 0.1},
-        {"tda": False, "lambda2": 0.1},
-        {"mf": False, "lambda1": 0.1},
+        ({"sda": False}, {"lambda1": 0.1}, "sda in two stages, and mf or diversity"),
+        ({"tda": False}, {"lambda2": 0.1}, "tda in two stages, and mf or diversity"),
+        ({"mf": False}, {"lambda1": 0.1}, "sda in two stages, and mf or diversity"),
+        ({"tda": False, "sda_stages": (5,)}, {"lambda1": 5.0}, "sda in two stages"),
+        ({"head_stages": (2,)}, {"lambda2": 0.1}, "tda in two stages"),
+        ({"head_stages": (2,), "mf": True}, {"tda_final": "drop"}, "TDA after stage 5"),
+        ({"tda_stages": (3, 4)}, {"tda_first": "none"}, "TDA after stage 2"),
+        ({"tda_stages": (2, 4)}, {"tda_branch_norm": "bn_relu"}, "a branch, of which"),
+        ({"tda_stages": (3, 5), "tda_final": "drop"}, {"tda_value": "concat"}, "a stage where a branch comes in"),
+        ({"tda": False}, {"stage_sum": "single"}, "tda"),
+        ({"head_stages": (5,)}, {"fusion_pool": "stage5"}, "a stage before the last"),
+        ({"mf": False}, {"pairs": "unordered"}, "a diversity loss"),
+        ({"lambda1": 0.0, "lambda2": 0.0}, {"pairs": "unordered"}, "a diversity loss"),
+        ({"mf": False, "tda_stages": (5,), "sda_stages": (5,)}, {"diversity": "always"}, "attention in two stages"),
     ],
 )
-def test_weights_of_losses_that_there_are_not_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(
-        GestaError, match=r"lambda[12] is 0\.1, which changes nothing without [ts]da, and mf or diversity"
-    ):
-        small(**changes)
+def test_switches_without_effect_are_refused(changes: dict[str, Any], field: dict[str, Any], needs: str) -> None:
+    small(**changes)
+    (name,) = field
+    with pytest.raises(GestaError, match=f"{name} is .*, which changes nothing without .*{needs}"):
+        small(**changes, **field)
 
 
 def test_stages_that_do_not_exist_are_refused() -> None:
@@ -471,3 +482,5 @@ def test_stages_that_do_not_exist_are_refused() -> None:
         small(tda_stages=(1, 2))
     with pytest.raises(GestaError, match="head_stages names no stage"):
         small(head_stages=())
+    with pytest.raises(GestaError, match="sda_stages is 5, and no stage after 3 is built"):
+        small(head_stages=(2, 3), sda_stages=(5,))

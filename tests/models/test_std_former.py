@@ -501,6 +501,15 @@ def test_new_parts_change_nothing_at_the_start() -> None:
     assert (plain(VIDEO) - reference).abs().max() > 1e-6  # but a PTM's FFN does not see its attention
 
 
+def test_beta_is_learned_where_it_weighs_something() -> None:
+    for placement, identity in (("residual", "plain"), ("attention", "plain"), ("none", "plain"), ("none", "scaled")):
+        ptm = PTM(replace(SMALL, learnable_alpha_beta=True, conv_placement=placement, ptm_identity=identity))
+        ptm(torch.randn(4, 2, 17, 24), (4, 4)).square().sum().backward()
+        grads = {name: ptm.get_parameter(name).grad for name, _ in ptm.named_parameters() if name in ("alpha", "beta")}
+        assert all(grad is not None for grad in grads.values())
+        assert ("beta" in grads) == (placement == "residual" or identity == "scaled")
+
+
 def test_parallel_form() -> None:
     """y(u) = u + MHA(LN u) + α FFN(LN u) + β Conv(u): α scales the FFN alone, β the convolution alone."""
     x, size = torch.randn(4, 2, 17, 24, dtype=torch.float64), (4, 4)

@@ -230,6 +230,10 @@ def test_autocast_finds_the_routes_of_full_precision() -> None:
 def test_large_maps_are_matched_in_tiles_with_a_warning() -> None:
     with pytest.warns(UserWarning, match=r"maps of 56 × 56 tokens in tiles of 4 × 4; ATA\(coarse=1\) matches single"):
         assert tile_side((56, 56)) == 4
+    with pytest.warns(UserWarning, match="maps of 58 × 58 tokens in tiles of 2 × 2"):  # 841, but no larger tile fits
+        assert tile_side((58, 58)) == 2
+    with pytest.warns(UserWarning, match="maps of 29 × 31 tokens one by one, since no tile of 2 × 2 to 8 × 8"):
+        assert tile_side((29, 31)) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tile_side((28, 28)) == tile_side((14, 14)) == 1

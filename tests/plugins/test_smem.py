@@ -108,7 +108,7 @@ def test_fresh_layer_is_the_identity_and_learns(layer: SMEM | STDM) -> None:
     torch.manual_seed(0)
     built = layer.build(GRID).double().train()
     assert torch.equal(built(CLIPS), CLIPS)
-    assert built.diagnose(CLIPS) == {"strength": 0.0}
+    assert built.diagnose(CLIPS) == {"rms_ratio": 0.0}
     target = torch.randn(CLIPS.shape, dtype=torch.float64)
     optimizer = torch.optim.SGD(built.parameters(), lr=1.0)
     for _ in range(3):
@@ -117,7 +117,7 @@ def test_fresh_layer_is_the_identity_and_learns(layer: SMEM | STDM) -> None:
         optimizer.step()
     dead = [name for name, p in built.named_parameters() if p.grad is None or not p.grad.any()]
     assert not dead
-    assert built.diagnose(CLIPS)["strength"] > 0
+    assert built.diagnose(CLIPS)["rms_ratio"] > 0
 
 
 def test_a_convolution_of_zeros_before_a_relu_would_never_learn() -> None:

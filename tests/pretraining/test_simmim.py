@@ -61,6 +61,17 @@ def test_rebuilt_pixels_and_the_error_as_written_down() -> None:
     torch.testing.assert_close(model.error(rebuilt.clip, video, hidden), mean, rtol=0, atol=1e-12)
 
 
+def test_parts_that_a_class_token_leaves_unread_are_trained() -> None:
+    """CTN freezes its last convolution of the queries, since its classifier reads a class token alone."""
+    model = simmim_of(model_config("ctn_tiny"), square=16).build().train()
+    last = model.encoder.blocks[-1].attn.depthwise["q"]
+    before = [buffer.clone() for buffer in last.buffers()]
+    clip = model.config.clip
+    sum(model(torch.randn(2, 3, clip.frames, clip.size, clip.size), with_losses=True)[1].values()).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in last.parameters() if p.dim() > 1)
+    assert not all(map(torch.equal, before, last.buffers()))
+
+
 def test_losses_of_the_model_are_kept_and_whole_clips_give_features() -> None:
     model, video = built()
     scores, losses = model.train()(video, with_losses=True)

@@ -46,6 +46,13 @@ def test_figures_of_each_system_stand_in_the_page(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(systems()))
+def test_decisions_of_each_system_are_those_of_the_page(name: str) -> None:
+    section = PAGE.read_text().split(f"## {name}\n")[1].split("\n## ")[0]
+    written = [tuple(line[2:-2].split(" | ")) for line in section.splitlines() if re.match(r"\| [A-Z]+\d+ \| ", line)]
+    assert written == [tuple(decision) for decision in systems()[name].decisions]
+
+
+@pytest.mark.parametrize("name", list(systems()))
 def test_tables_and_ledger_print_the_same_numbers(name: str) -> None:
     """Each cost in a row of ours has a figure, and each figure stands in the tables that it names."""
     printed: dict[str, set[tuple[str, float]]] = {}

@@ -298,7 +298,7 @@ class CTN(VideoModel):
 
     Nothing that the scores depend on is left out when the last block computes the class token alone. Its depth-wise
     convolution of the queries is among the paper's parameters, but no score depends on it: it stays as it starts, and
-    its batch norm in evaluation mode.
+    its batch norm in evaluation mode. Where all tokens are read out (``attentive``, SimMIM) it is trained.
     """
 
     config: CTNConfig
@@ -328,7 +328,7 @@ class CTN(VideoModel):
         self.standardise = Standardise(width) if config.small_init else nn.Identity()
         self.classifier = Classifier(width, config.classes, config.dropout)
         self._initialise(patches)
-        if self._unread is not None:
+        if self._unread is not None and config.attentive is None:
             self._unread.requires_grad_(False).eval()
         self._all_tokens = True
         self.finish()
@@ -353,13 +353,13 @@ class CTN(VideoModel):
 
     @property
     def _unread(self) -> nn.Module | None:
-        """The last block's convolution of the queries: no score depends on it, only the class token's query is used."""
+        """The last block's convolution of the queries, which the class token's query passes by."""
         depthwise = self.blocks[-1].attn.depthwise
         return depthwise["q"] if depthwise is not None else None
 
     def train(self, mode: bool = True) -> CTN:
         super().train(mode)
-        if self._unread is not None:
+        if self._unread is not None and not any(p.requires_grad for p in self._unread.parameters()):
             self._unread.eval()
         return self
 

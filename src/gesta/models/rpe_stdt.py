@@ -128,6 +128,19 @@ class RPESTDTConfig(ModelConfig):
         )
     )
 
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from ModelConfig.contradictions(self)
+        after = self.subsample_mode == "after"
+        last = self.temporal_depth - 1 + after
+        # of the last block only the class token is read: what is dropped there, or after it, is missed by nobody
+        misses = {last} if after or self.subsample == "topk" else set()
+        if self.temporal_depth and self.subsample != "none" and set(self.subsample_layers) <= misses:
+            yield (
+                "subsample_layers",
+                f"and no frame that is dropped there would have been read: name a layer below {last}, or say "
+                "subsample='none'",
+            )
+
     def unused(self) -> Iterator[tuple[str, str]]:
         temporal = self.temporal_depth > 0
         yield from unless(temporal, "temporal_depth", *(
@@ -136,9 +149,14 @@ class RPESTDTConfig(ModelConfig):
         ))  # fmt: skip
         yield from unless(temporal or self.subsample == "none", "temporal_depth", "subsample")
         halves = temporal and self.subsample != "none"
-        yield from unless(halves, "subsample", "subsample_layers", "subsample_mode")
+        yield from unless(halves, "subsample", "subsample_layers")
+        # the maximum or mean before a block is that after the block before it
+        yield from unless(
+            halves and self.subsample not in ("max", "avg"), "subsample='topk' or 'conv1d'", "subsample_mode"
+        )
         top_k = halves and self.subsample == "topk"
-        yield from unless(top_k, "subsample='topk'", "topk_score", "topk_terms", "topk_per_head")
+        yield from unless(top_k, "subsample='topk'", "topk_score", "topk_terms")
+        yield from unless(top_k and self.temporal_heads > 1, "subsample='topk' of several heads", "topk_per_head")
         yield from unless(top_k and self.subsample_mode == "inside", "subsample_mode='inside'", "topk_again")
         relative = self.relative or (temporal and self.temporal_pos == "rpe")
         yield from unless(relative, "relative positions", "bucket", "ratio", "shared", "rpe_on")

@@ -84,18 +84,40 @@ class STMANetConfig(R3DConfig):
     lambda2: NotNegative = 0.001
     pairs: Literal["ordered", "unordered"] = "ordered"
 
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from R3DConfig.contradictions(self)
+        last = max(_head_stages(self), default=LAST)
+        for module, of_stages in (("tda", self.tda_stages), ("sda", self.sda_stages)):
+            if getattr(self, module) and not any(stage <= last for stage in of_stages):
+                yield (
+                    f"{module}_stages",
+                    f"and no stage after {last} is built (head_stages): name one up to there, or say {module}=False",
+                )
+
     def unused(self) -> Iterator[tuple[str, str]]:
-        yield from unless(self.tda, "tda", *(
-            "tda_stages", "tda_embed", "tda_value", "tda_out", "tda_branch_norm", "tda_first", "tda_final",
-        ))  # fmt: skip
+        tda, sda = _module_stages(self)
+        branches = [stage for stage in tda if stage + 1 in tda or (stage == LAST and self.tda_final == "add")]
+        joins = [stage for stage in branches if (self.tda_first == "project" if stage == 2 else stage - 1 in tda)]
+        yield from unless(self.tda, "tda", "tda_stages", "tda_embed", "tda_out")
+        yield from unless(2 in tda, "TDA after stage 2 (tda, tda_stages)", "tda_first")
+        yield from unless(LAST in tda, f"TDA after stage {LAST} (tda, tda_stages, head_stages)", "tda_final")
+        yield from unless(
+            bool(branches), "a branch, of which the next stage or the last map has use", "tda_branch_norm"
+        )
+        yield from unless(bool(joins), "a stage where a branch comes in and goes out", "tda_value")
+        yield from unless(self.tda, "tda", "stage_sum")
         yield from unless(self.sda, "sda", "sda_stages", "sda_qk_reduction", "sda_v_reduction")
-        attends = self.tda or self.sda
-        yield from unless(attends, "tda or sda", "second_softmax", "attention_scale", "attn_out_norm", "pairs")
-        yield from unless(self.mf, "mf", "head_stages", "fusion_pool")
-        yield from unless(attends and not self.mf, "mf=False beside tda or sda", "diversity")
+        yield from unless(self.tda or self.sda, "tda or sda", "second_softmax", "attention_scale", "attn_out_norm")
+        yield from unless(self.mf, "mf", "head_stages")
+        pools = self.mf and any(stage < LAST for stage in _head_stages(self))
+        yield from unless(pools, "mf and a stage before the last in head_stages", "fusion_pool")
+        spatial, temporal = len(sda) > 1, len(tda) > 1
+        yield from unless(not self.mf and (spatial or temporal), "mf=False beside attention in two stages", "diversity")
         compares = self.mf or self.diversity == "always"
-        yield from unless(self.sda and compares, "sda, and mf or diversity='always'", "lambda1")
-        yield from unless(self.tda and compares, "tda, and mf or diversity='always'", "lambda2")
+        yield from unless(spatial and compares, "sda in two stages, and mf or diversity='always'", "lambda1")
+        yield from unless(temporal and compares, "tda in two stages, and mf or diversity='always'", "lambda2")
+        weighs = compares and ((spatial and self.lambda1 > 0) or (temporal and self.lambda2 > 0))
+        yield from unless(weighs, "a diversity loss (lambda1, lambda2)", "pairs")
 
     def build(self) -> STMANet:
         return STMANet(self)
@@ -261,7 +283,7 @@ class STMANet(R3DTrunk):
         stages = tuple(range(2, max(heads) + 1))
         super().__init__(config, len(stages))
         self.stages = stages
-        tda_stages = [stage for stage in stages if config.tda and stage in config.tda_stages]
+        tda_stages, sda_stages = _module_stages(config)
         projected = 2 in tda_stages and config.tda_first == "project"
         if projected:
             conv = Pointwise(config.width, 2 * config.width, bias=False)
@@ -280,7 +302,7 @@ class STMANet(R3DTrunk):
                 elif stage == LAST and config.tda_final == "add":
                     pool = (1, 1, 1)
                 tda = TDALayer(_tda(config), channels, channels // 2 * comes, pool)
-            if config.sda and stage in config.sda_stages:
+            if stage in sda_stages:
                 sda = SDALayer(_sda(config), channels)
             self.add_module(f"aggregation{stage}", Aggregation(config, stage, tda, sda))
         self.classifier = Classifier(features, config.classes, config.dropout)
@@ -410,6 +432,13 @@ def pool_positions(attention: Tensor, size: tuple[int, int], new_size: tuple[int
 
 def _head_stages(config: STMANetConfig) -> Stages:
     return tuple(sorted(set(config.head_stages))) if config.mf else (LAST,)
+
+
+def _module_stages(config: STMANetConfig) -> tuple[list[int], list[int]]:
+    """The stages that are built with TDA, and those with SDA."""
+    built = range(2, max(_head_stages(config), default=LAST) + 1)
+    tda = [stage for stage in built if config.tda and stage in config.tda_stages]
+    return tda, [stage for stage in built if config.sda and stage in config.sda_stages]
 
 
 def _tda(config: STMANetConfig) -> TDA:

@@ -60,7 +60,7 @@ class STDFormerSizes(ModelConfig):
         dpe_norm: batch norm before it (UniFormerV2), or ``none``.
         alpha: weight of a PTM's FFN.
         beta: weight of its convolution.
-        learnable_alpha_beta: a parameter each, per PTM, that starts there.
+        learnable_alpha_beta: a parameter each, per PTM, that starts there; beta only where it weighs something.
         conv_placement: a PTM's convolution is a third path (``residual``), comes behind attention, or is left out.
         conv_kind: its kernel is 3 × 3 on ``conv_plane``, or 3 × 3 × 3.
         conv_plane: ``time_space`` is the plane of frames and positions in raster order, the only one on which a 3 × 3
@@ -74,7 +74,7 @@ class STDFormerSizes(ModelConfig):
         ctm_drop_path: stochastic depth of the CTMs, growing like ``drop_path``.
         memory_start: what the first CTM attends to: tokens with positions behind CLIP's first layer norm
             (``norm_pre``), or what the 3-D convolution gives (``stem``).
-        temporal_pos_embed: a learned vector per frame in every CTM, added to what its attention compares.
+        temporal_pos_embed: a learned vector per frame in every CTM, added to what queries, keys and values are made of.
         stdm_layers: behind which CTMs there is an STDM; None for all but the last.
         stdm_kind: see :class:`~gesta.plugins.stdm.STDM`.
         stdm_final_relu: the same.
@@ -155,8 +155,7 @@ class STDFormerSizes(ModelConfig):
             "ptm_attention", "dpe_reduction", "dpe_norm", "alpha", "learnable_alpha_beta",
             "conv_placement",
         ))  # fmt: skip
-        weighs = self.conv_placement == "residual" or self.ptm_identity == "scaled"
-        yield from unless(ptm and weighs, "conv_placement='residual' or ptm_identity='scaled'", "beta")
+        yield from unless(ptm and weighs_beta(self), "conv_placement='residual' or ptm_identity='scaled'", "beta")
         is_scaled = ptm and (self.beta != 1 or self.learnable_alpha_beta)
         changes = ptm and (self.ptm_identity == "none" or is_scaled)
         yield from unless(changes, "ptm_layers and, if scaled, a beta other than 1", "ptm_identity")
@@ -165,6 +164,11 @@ class STDFormerSizes(ModelConfig):
         yield from unless(self.stdm_layers != (), "stdm_layers", "stdm_kind", "stdm_final_relu")
         of_smem = ("smem_position", "smem_channels", "smem_fusion", "smem_edge", "smem_pairing")
         yield from unless(bool(self.smem), "smem", *of_smem)
+
+
+def weighs_beta(config: STDFormerSizes) -> bool:
+    """Whether a PTM has something that beta is the weight of."""
+    return config.conv_placement == "residual" or config.ptm_identity == "scaled"
 
 
 # --- the stem --------------------------------------------------------------------------------------------------------
@@ -298,7 +302,9 @@ class PTM(nn.Module):
         self.alpha: float | nn.Parameter = config.alpha
         self.beta: float | nn.Parameter = config.beta
         if config.learnable_alpha_beta:
-            self.alpha, self.beta = (nn.Parameter(torch.full((1,), value)) for value in (config.alpha, config.beta))
+            self.alpha = nn.Parameter(torch.full((1,), config.alpha))
+            if weighs_beta(config):
+                self.beta = nn.Parameter(torch.full((1,), config.beta))
         self.drop_path = ClipDropPath(drop_path)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -58,8 +58,9 @@ class ATA(AroundConfig):
         solver: of the assignment problems, see :func:`gesta.alignment.assignment.assign`.
         tie_break: ``identity`` prefers the same position among equally good matches (repeated frames, flat regions).
         coarse: move tiles of ``coarse × coarse`` tokens whole, matched by their mean; 1 matches single tokens. None is
-            1 up to 784 tokens per frame and beyond that the smallest that leaves 256 tiles at most, 4 for 56 × 56
-            tokens (exact matches of which take about a second per pair of frames).
+            1 up to 784 tokens per frame; beyond that the smallest that leaves 256 tiles at most, 4 for 56 × 56
+            tokens (exact matches of which take about a second per pair of frames), or else the largest up to 8 that
+            tiles the map.
         window: largest move along each axis from frame to frame, in tokens (or tiles); None for no limit.
     """
 
@@ -230,12 +231,14 @@ def tile_side(size: Size, warn: bool = True) -> int:
     height, width = size
     if height * width <= EXACT_UP_TO:
         return 1
-    sides = (s for s in range(2, 9) if height % s == width % s == 0)
-    side = next((s for s in sides if height * width <= TILES * s * s), 1)
+    sides = [s for s in range(2, 9) if height % s == width % s == 0]
+    side = next((s for s in sides if height * width <= TILES * s * s), max(sides, default=1))
     if warn and not torch.compiler.is_compiling():
-        warnings.warn(
-            f"ATA matches feature maps of {height} × {width} tokens in tiles of {side} × {side}; ATA(coarse=1) matches "
-            "single tokens, which takes about a second per pair of frames",
-            stacklevel=2,
-        )
+        slow = "which takes about a second per pair of frames"
+        remedy = f"in tiles of {side} × {side}; ATA(coarse=1) matches single tokens, {slow}"
+        if side == 1:
+            remedy = (
+                f"one by one, since no tile of 2 × 2 to 8 × 8 divides them, {slow}; clips of another size are faster"
+            )
+        warnings.warn(f"ATA matches feature maps of {height} × {width} tokens {remedy}", stacklevel=2)
     return side

@@ -40,7 +40,7 @@ OutNorm = Literal["none", "bn_zero"]
 Size = tuple[int, int, int]
 
 IDLE = 1e-3
-"""A module is said to add next to nothing if what it adds varies by less than this, in variations of its map."""
+"""A module is said to add next to nothing if its :func:`strength` is below this."""
 
 
 @config
@@ -340,7 +340,7 @@ def entropy(attention: Tensor) -> float:
 
 
 def strength(added: Tensor, x: Tensor) -> float:
-    """How much what is added to a map varies beside the map: deviations from each channel's mean, root mean squares."""
+    """The standard deviation of what is added to a map, divided by that of the map; of each channel, then the RMS."""
     return (_variation(added) / _variation(x).clamp_min(1e-12)).sqrt().item()
 
 

@@ -150,7 +150,7 @@ class STANLayer(nn.Module):
 
     def faults(self, figures: dict[str, float]) -> list[str]:
         """What of :meth:`diagnose` means that it aligns nothing."""
-        spread = max(value for name, value in figures.items() if name.endswith(".std"))
+        spread = max((value for name, value in figures.items() if name.endswith(".std")), default=SAME_THETA)
         sentences = {
             f"θ is the same for all clips (its entries deviate by {spread:.2g} at most), so the deformation network "
             "has no effect": spread < SAME_THETA,
@@ -350,13 +350,14 @@ def statistics(theta: Tensor, size: Size, **how: bool | str) -> dict[str, float]
         how: ``direction``, ``align_corners`` as in :func:`sampling_grid`.
 
     Returns:
-        ``p1`` … ``p15`` means over clips and ``p1.std`` … (as the affine mode numbers them), ``det`` mean of the
-        absolute determinant, and ``outside`` the fraction of samples beyond the map's edge.
+        ``p1`` … ``p15`` means over clips (as the affine mode numbers them) and, of two clips or more, ``p1.std`` …;
+        ``det`` mean of the absolute determinant, and ``outside`` the fraction of samples beyond the map's edge.
     """
     theta = theta.detach()
     p = (theta - torch.eye(4, dtype=theta.dtype, device=theta.device)).flatten(1)[:, :15]
     quantities = {f"p{i + 1}": mean for i, mean in enumerate(p.mean(0).tolist())}
-    quantities |= {f"p{i + 1}.std": std for i, std in enumerate(p.std(0, correction=0).tolist())}
+    if len(p) > 1:  # one clip cannot say whether θ depends on the clip
+        quantities |= {f"p{i + 1}.std": std for i, std in enumerate(p.std(0, correction=0).tolist())}
     quantities["det"] = torch.linalg.det(theta).abs().mean().item()
     grid = sampling_grid(theta, size, **how)  # type: ignore[arg-type]
     quantities["outside"] = (grid.abs() > 1).any(-1).float().mean().item()

@@ -76,10 +76,10 @@ class Diffusion(nn.Module):
 
     @torch.no_grad()
     def diagnose(self, grid: Tensor) -> dict[str, float]:
-        """``strength``: size of what is added, in sizes of the map (root mean squares)."""
+        """``rms_ratio``: the root mean square of what is added, divided by that of the map."""
         added = self.spread(to_tokens(grid))
-        return {"strength": float(added.square().mean().sqrt() / grid.square().mean().sqrt().clamp_min(1e-12))}
+        return {"rms_ratio": float(added.square().mean().sqrt() / grid.square().mean().sqrt().clamp_min(1e-12))}
 
     def faults(self, figures: dict[str, float]) -> list[str]:
         """What of :meth:`diagnose` means that it does nothing."""
-        return ["what it adds is still 0"] if figures["strength"] == 0 else []
+        return ["what it adds is still 0"] if figures["rms_ratio"] == 0 else []

@@ -99,6 +99,7 @@ class SimMIM(VideoModel):
     def __init__(self, config: SimMIMConfig) -> None:
         super().__init__(config)
         self.encoder = replace(config.encoder(), classes=0).build()
+        self.encoder.requires_grad_(True)  # CTN freezes what its class token does not read; here all of the map is read
         width, *cells = self.encoder.grid_at(len(self.encoder.blocks))
         spans = [config.clip.frames, config.clip.size, config.clip.size]
         name = type(self.encoder).__name__

@@ -219,5 +219,9 @@ DECISIONS = (
      "far above what such training usually gives; we do not claim them"),
     ("S18", "\"the first explicit alignment in 3D CNNs\", but reference [15] did it before",
      "no consequence"),
+    ("S19", "θ is to centre the actor (Fig. 2), but D ends with a mean over positions (§2.2), which forgets where the "
+     "actor is but for what zero padding tells of the border",
+     "the paper's mean; `coordinates=True`, an extension of ours that the demo has, shows D the coordinates of every "
+     "position"),
 )  # fmt: skip
 """Errors and gaps of the paper, and what gesta does."""
