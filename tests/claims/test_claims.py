@@ -159,6 +159,7 @@ def test_what_is_done_counts_for_all_claims_and_is_not_done_again(
         found = go([first], seeds=1)
     assert found.in_use == [locked.name] and found.kept == 2 and trained == []
     measure_later(tmp_path, narrow, trained, go)
+    replaced(tmp_path, narrow, trained, go)
     report(tmp_path, first, go)
 
 
@@ -172,6 +173,18 @@ def measure_later(out: Path, narrow: Arm, trained: list[str], go: Callable[..., 
     assert outcome.value("top1") == json.loads((folder / "result.json").read_text())["metrics"]["top1"]
     assert len(outcome.training_accuracy) == 1 and outcome.value("curve") is None
     assert not list(folder.glob("*.ckpt"))  # they would only take space
+
+
+def replaced(out: Path, narrow: Arm, trained: list[str], go: Callable[..., Trainings]) -> None:
+    """A training that is done again for one claim is measured for the others, too, which would lose what they had."""
+    first, second = (
+        claim(f"toy.{name}", [narrow], Metric(name=name, title=name, measure=lambda *_: 1.5)) for name in ("p", "q")
+    )
+    known = {key: replace(outcome, metrics={"top1": 0.0, "p": 2.0}) for key, (outcome, _) in read_runs(out).items()}
+    elsewhere = out / "elsewhere"
+    found = run_claims([second], elsewhere, seeds=1, device="cpu", known=known, others=[first, second])
+    ((outcome, _),) = read_runs(elsewhere).values()
+    assert trained == ["narrow"] and len(found.done) == 1 and {"top1", "p", "q"} <= set(outcome.metrics)
 
 
 def report(out: Path, claimed: Claim, go: Callable[..., Trainings]) -> None:

@@ -15,7 +15,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -62,11 +62,18 @@ class Trainings:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A training, or a fusion of several, with what is measured of it in any of the claims."""
+    """A training, or a fusion of several.
+
+    Attributes:
+        metrics: what the claims of now need of it.
+        others: what others need of it: measured when it is trained, so that a training that replaces one of another
+            folder has all that the claims had of that one.
+    """
 
     arm: Arm | FusedArm
     seed: int
     metrics: tuple[Metric, ...] = ()
+    others: tuple[Metric, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -78,17 +85,19 @@ class Unit:
         experiment, seed = self.key
         return f"{re.sub(r'[^a-z0-9]+', '-', self.arm.name.lower()).strip('-')}-{experiment[:8]}-{seed}"
 
-    def lacks(self, outcome: Outcome) -> list[Metric]:
+    def lacks(self, outcome: Outcome, others: bool = False) -> list[Metric]:
         """Metrics that were not measured when it was done."""
-        return [metric for metric in self.metrics if metric.measure and metric.name not in outcome.metrics]
+        metrics = (*self.metrics, *self.others) if others else self.metrics
+        return [metric for metric in metrics if metric.measure and metric.name not in outcome.metrics]
 
 
-def plan(claims: Sequence[Claim], seeds: int | None = None) -> list[Unit]:
+def plan(claims: Sequence[Claim], seeds: int | None = None, others: Collection[Claim] = ()) -> list[Unit]:
     """The units of claims, all arms of the first seed first; what claims share occurs once.
 
     Args:
         claims: in the order of their importance.
         seeds: trainings of each arm; None for as many as each claim needs.
+        others: claims of whose arms nothing is done, but which may share some.
 
     Raises:
         GestaError: more seeds than :data:`~gesta.claims.claim.MOST_SEEDS`, of which no outcome would be counted.
@@ -104,9 +113,23 @@ def plan(claims: Sequence[Claim], seeds: int | None = None) -> list[Unit]:
             for arm in claim.arms:
                 unit = Unit(arm, seed)
                 units.setdefault(unit.key, unit)
-                of_arm = {m.name: m for m in claim.metrics if not m.arms or arm.name in m.arms}
-                metrics.setdefault(unit.key, {}).update(of_arm if isinstance(arm, Arm) else {})
-    return [replace(unit, metrics=tuple(metrics[key].values())) for key, unit in units.items()]
+                metrics.setdefault(unit.key, {}).update(_metrics(claim, arm))
+    shared: dict[str, dict[str, Metric]] = {}
+    for claim in others:
+        for arm in claim.arms:
+            shared.setdefault(digest(describe(arm)), {}).update(_metrics(claim, arm))
+    made = []
+    for key, unit in units.items():
+        further = {name: m for name, m in shared.get(key[0], {}).items() if name not in metrics[key]}
+        made.append(replace(unit, metrics=tuple(metrics[key].values()), others=tuple(further.values())))
+    return made
+
+
+def _metrics(claim: Claim, arm: Arm | FusedArm) -> dict[str, Metric]:
+    """What a claim measures of an arm, by name."""
+    if isinstance(arm, FusedArm):
+        return {}
+    return {metric.name: metric for metric in claim.metrics if not metric.arms or arm.name in metric.arms}
 
 
 def run_claims(
@@ -117,6 +140,7 @@ def run_claims(
     device: str | torch.device = "auto",
     part: tuple[int, int] = (1, 1),
     known: Mapping[Key, Outcome] | None = None,
+    others: Collection[Claim] = (),
 ) -> Trainings:
     """Do the trainings that claims lack, and measure what is not measured yet.
 
@@ -130,6 +154,7 @@ def run_claims(
         device: as of :func:`gesta.training.loop.train`.
         part: ``(1, 2)`` does one half of the trainings, for one of two machines or processes.
         known: outcomes of other folders or machines, which are not done again.
+        others: claims that may share arms with these; what is trained is measured for them, too.
 
     Raises:
         GestaError: a device that is not there, or a part that does not exist.
@@ -139,7 +164,7 @@ def run_claims(
     if not 1 <= number <= parts:
         raise GestaError(f"--part {number}/{parts}: there is no such part; give 1/{parts} to {parts}/{parts}")
     worker = _Worker(out, choose_device(device))
-    units, roots = plan(claims, seeds), dict[Key, int]()
+    units, roots = plan(claims, seeds, others), dict[Key, int]()
     for unit in units:
         roots.setdefault(_root(unit.arm, unit.seed), len(roots))
     mine = [unit for unit in units if roots[_root(unit.arm, unit.seed)] % parts == number - 1]
@@ -211,7 +236,8 @@ class _Worker:
                 outcome = _fuse(unit.arm, unit.seed, before)
             else:
                 outcome = self._train(unit, folder, before)
-            outcome = replace(outcome, metrics={**outcome.metrics, **self._measure(folder, unit.lacks(outcome))})
+            missing = unit.lacks(outcome, others=finished is None)
+            outcome = replace(outcome, metrics={**outcome.metrics, **self._measure(folder, missing)})
             write_outcome(folder, outcome)
             self.runs[unit.key] = outcome, folder
             self.done.append(unit.name)

@@ -27,7 +27,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from gesta.claims import find_claims  # for start-up time
+    from gesta.claims import find_claims, list_claims  # for start-up time
     from gesta.claims.outcomes import read_collected, read_runs, write_collected
     from gesta.claims.report import write_report
     from gesta.claims.run import run_claims
@@ -45,7 +45,7 @@ def _claims(options: argparse.Namespace) -> int:
     if chosen:
         part = (options.part.number, options.part.of) if options.part else (1, 1)
         how = {"seeds": options.seeds, "device": options.device, "part": part, "known": known}
-        trainings = run_claims(chosen, out, **how)
+        trainings = run_claims(chosen, out, **how, others=list_claims().values())
         failed = bool(trainings.failed)
         show(str(trainings), sys.stderr)
     outcomes = known | {key: outcome for key, (outcome, _) in read_runs(out).items()}
