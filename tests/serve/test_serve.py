@@ -196,6 +196,14 @@ def test_what_is_beyond_a_limit_is_refused_with_its_status_and_a_sentence(
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     part = b'--x\r\nContent-Disposition: form-data; name="video"; filename="secret.mp4"\r\n\r\nabc\r\n'
     refused({}, part, 400, "ends before its last boundary", headers=form)
+
+
+    async def and_more() -> AsyncIterator[bytes]:
+        yield part + b"--x--\r\n"
+        for _ in range(3):
+            yield bytes(2**15)
+
+    refused({}, and_more(), 413, "too much besides the video", headers=form)  # behind the last boundary
     refused({}, part + part + b"--x--\r\n", 422, "several files", headers=form)
     refused({}, part.replace(b"filename", b"other") + b"--x--\r\n", 422, "video: is a field", headers=form)
     refused({}, b"--y", 400, "form cannot be read", headers=form)
@@ -259,6 +267,11 @@ def test_pages_and_card_say_what_the_model_is_and_load_nothing_from_elsewhere(se
         assert policy.startswith("default-src 'none'; connect-src 'self'") and "unsafe" not in policy
     assert server.get("/docs").text.count("503") >= 2
     assert (server.get("/nothing").status_code, server.get("/v1/predict").status_code) == (404, 405)
+
+
+def test_tokens_are_not_averaged_as_something_else(model: TrainedModel) -> None:
+    with pytest.raises(GestaError, match="views.average is 'tokens'.*choose 'probabilities'"):
+        Service(model, Serving(views=EvaluateConfig(average="tokens")))
 
 
 def test_what_the_server_starts_with_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class Serving:
 
 
 def check_serving(serving: Serving) -> None:
-    """Refuse settings out of their ranges, by their flags.
+    """Refuse settings out of their ranges, by their flags, and a protocol that no server can follow.
 
     Raises:
         GestaError: the first of them.
@@ -69,6 +69,11 @@ def check_serving(serving: Serving) -> None:
     for part in (serving.limits, serving.views, serving.timeline, serving):
         if part is not None:
             check(part, flags=True)
+    if serving.views is not None and serving.views.average == "tokens":
+        raise GestaError(
+            "views.average is 'tokens', which joins the clips of a video, and a server scores each clip by itself; "
+            "choose 'probabilities'"
+        )
 
 
 class Service:

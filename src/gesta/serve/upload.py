@@ -97,6 +97,7 @@ async def received(request: Request, folder: Path, limits: Limits) -> AsyncItera
                 async with asyncio.timeout(limits.receive_seconds):
                     async for chunk in request.stream():
                         take(chunk)
+                        form.count(len(chunk))
                 file.flush()
             except TimeoutError:
                 raise Refusal(
@@ -131,7 +132,7 @@ class _Form:
         limits: of the server.
         names: of the files of a form.
         size: bytes of the video.
-        others: bytes of everything else.
+        received: bytes of the body.
         header, value: of a part, as far as they have come.
         is_file: whether the current part is the video.
         is_complete: whether the end of a form has come.
@@ -141,7 +142,7 @@ class _Form:
     limits: Limits
     names: list[str] = field(default_factory=list)
     size: int = 0
-    others: int = 0
+    received: int = 0
     header: bytes = b""
     value: bytes = b""
     is_file: bool = False
@@ -174,11 +175,9 @@ class _Form:
         self.is_file = False
 
     def read_header(self, data: bytes, start: int, end: int) -> None:
-        self._count_other(end - start)
         self.header += data[start:end]
 
     def read_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_other(end - start)
         self.value += data[start:end]
 
     def end_header(self) -> None:
@@ -199,8 +198,6 @@ class _Form:
     def read_data(self, data: bytes, start: int, end: int) -> None:
         if self.is_file:
             self.write(data[start:end])
-        else:
-            self._count_other(end - start)
 
     def end_form(self) -> None:
         self.is_complete = True
@@ -226,9 +223,14 @@ class _Form:
             raise Refusal(422, "the video is empty; send the bytes of a video")
         return self.names[0]
 
-    def _count_other(self, size: int) -> None:
-        self.others += size
-        if self.others > ENVELOPE_BYTES:
+    def count(self, size: int) -> None:
+        """Count bytes that were read of the body: also those that no method sees, as of what follows the last boundary.
+
+        Raises:
+            Refusal: too many of them are not the video's.
+        """
+        self.received += size
+        if self.received - self.size > ENVELOPE_BYTES:
             raise Refusal(413, "the form holds too much besides the video; send the video alone")
 
 
