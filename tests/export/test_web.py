@@ -29,7 +29,10 @@ import gesta
 from gesta.checkpoint import TrainedModel
 from gesta.cli import main
 from gesta.config import replace, to_json
+from gesta.data import clips
 from gesta.errors import GestaError
+from gesta.evaluation.metrics import Average
+from gesta.evaluation.scoring import as_probabilities, joint_probabilities
 from gesta.export.web import PAGE, export_web, onnxruntime_web
 from gesta.export.write import ExportReport
 from gesta.model import ClipSpec
@@ -38,7 +41,7 @@ from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import ClassSegmenters, Segmenter, Window, smooth
 from gesta.prediction.windows import WindowCutter
 from gesta.prediction.writers import Format, write
-from gesta.recipe import EvaluateConfig
+from gesta.recipe import EvaluateConfig, ShortVideos
 from gesta.video.depth import Depth
 
 HOSTILE = "=red <img src=x onerror=document.title='run'>"
@@ -135,9 +138,13 @@ def test_reports_and_errors_name_the_folder_that_was_asked_for(tmp_path: Path, m
     report = export_web(trained, tmp_path / "page")
     assert Path(report.to_json()["model"]["path"]).read_bytes() == b"onnx"
     assert json.loads((tmp_path / "page" / "model.json").read_text())["short_side"] == 37  # 256 × 32 / 224
-    protocol = {"protocol": to_json(EvaluateConfig(short_side=448))}
-    export_web(dataclasses.replace(trained, metadata=protocol), tmp_path / "large")  # type: ignore[arg-type]
-    assert json.loads((tmp_path / "large" / "model.json").read_text())["short_side"] == 64  # as gesta predict
+    own = EvaluateConfig(short_side=448, short_videos="clamp", average="logits")
+    with_protocol = dataclasses.replace(trained, metadata={"protocol": to_json(own)})  # type: ignore[arg-type]
+    export_web(with_protocol, tmp_path / "large")
+    export_web(with_protocol, tmp_path / "given", protocol=EvaluateConfig(average="tokens"))
+    made = [json.loads((tmp_path / name / "model.json").read_text()) for name in ("large", "given")]
+    taken = [[page[name] for name in ("short_side", "short_videos", "average")] for page in made]
+    assert taken == [[64, "clamp", "logits"], [37, "loop", "probabilities"]]  # as gesta predict
     refusal = "its scores differ"
     with pytest.raises(GestaError, match=f"^{tmp_path}/other/model.onnx: its scores differ"):
         export_web(trained, tmp_path / "other")
@@ -230,6 +237,63 @@ def test_thresholds_that_move_strips_of_several_classes_and_scores_that_are_no_n
     segment = [[2, 6, "a"]]  # the third window waited for the fourth
     refused = "the model's scores are not finite numbers"
     assert json.loads(done.stdout) == [0, segment, 0, segment, refused, refused, [1, 6]], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_windows_and_clips_of_short_videos_are_those_of_gesta(tmp_path: Path) -> None:
+    shutil.copy(PAGE / "windows.js", tmp_path / "windows.mjs")
+    dense = [{"sampling": "dense", "frames": t, "stride": s, "shrink": k} for t, s, k in [(4, 4, 0), (5, 3, 1)]]
+    kinds: list[dict[str, Any]] = [*dense, *({"sampling": "uniform", "frames": t} for t in (4, 5))]
+    (tmp_path / "test.mjs").write_text(
+        f"""import {{ WindowCutter, shortClip }} from "./windows.mjs";
+        const found = [];
+        for (const clip of {json.dumps(kinds)}) {{
+          for (const how of ["loop", "clamp"]) found.push([4, 10, 17].map((n) => shortClip(n, clip, how)));
+          for (let n = 1; n < 160; n++) {{
+            const cutter = new WindowCutter(clip, 0.5);
+            const numbers = Array.from({{ length: n }}, (_, i) => i);
+            found.push(numbers.flatMap((i) => cutter.push(i, i / 12.5, i)).concat(cutter.finish()));
+          }}
+        }}
+        console.log(JSON.stringify(found));"""
+    )
+    done = subprocess.run(["node", tmp_path / "test.mjs"], capture_output=True, text=True, timeout=60)
+    found = iter(json.loads(done.stdout))
+    hows: tuple[ShortVideos, ...] = ("loop", "clamp")
+    for kind in kinds:
+        spec = ClipSpec(**kind | {"shrink": bool(kind.get("shrink"))})
+        for how in hows:
+            short = [clips.test_indices(n, spec, 1, "even", how)[0].tolist() for n in (4, 10, 17)]
+            assert next(found) == short, (kind, how)
+        for n in range(1, 160):
+            cutter = WindowCutter(spec)
+            cut = [w for i in range(n) for w in cutter.push(i, i / 12.5, torch.tensor(i))] + list(cutter.finish())
+            theirs, ours = next(found), cut if cutter.complete else []
+            assert [w["images"] for w in theirs] == [w.frames.tolist() for w in ours], (kind, n)
+            times = [value for w in ours for value in (w.start, w.end)]
+            assert [w[name] for w in theirs for name in ("start", "end")] == pytest.approx(times), (kind, n)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_a_whole_file_has_the_mean_that_the_protocol_says(tmp_path: Path) -> None:
+    shutil.copy(PAGE / "segments.js", tmp_path / "segments.mjs")
+    scores = [[[3.0, -1.0], [0.5, 2.0, -4.0]], [[-2.0, 0.0], [1.0, 1.5, 5.0]]]  # of two windows, by label space
+    hows: list[tuple[Average, bool]] = [("logits", False), ("probabilities", False), ("logits", True)]
+    (tmp_path / "test.mjs").write_text(
+        f"""import {{ Whole }} from "./segments.mjs";
+        console.log(JSON.stringify({json.dumps(hows)}.map(([average, multiLabel]) => {{
+          const whole = new Whole(average, multiLabel);
+          for (const spaces of {json.dumps(scores)}) whole.push(multiLabel ? spaces.slice(0, 1) : spaces);
+          return whole.probabilities();
+        }})));"""
+    )
+    done = subprocess.run(["node", tmp_path / "test.mjs"], capture_output=True, text=True, timeout=60)
+    for theirs, (average, multi_label) in zip(json.loads(done.stdout), hows, strict=True):
+        spaces = {str(k): torch.tensor(both).double() for k, both in enumerate(zip(*scores)) if not (multi_label and k)}
+        if average != "logits":
+            spaces = {space: as_probabilities(values, multi_label) for space, values in spaces.items()}
+        means = {space: values.mean(0) for space, values in spaces.items()}
+        assert theirs == pytest.approx(joint_probabilities(means, means, average, multi_label).tolist())
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node here")

@@ -129,20 +129,25 @@ def test_dense_windows_hold_the_frames_the_stride_says(n: int, hop: float) -> No
     rest = n - (whole[-1][0] + 12)
     assert len(clips) == len(whole) + (rest > 0)
     assert clips[-1].end == pytest.approx(n / 10)
-    if rest:  # the last window ends with the video, to within the frames that were worth keeping
-        assert all(n - 12 + 3 * i - 3 < f <= n - 12 + 3 * i for i, f in enumerate(numbers(clips)[-1]))
+    if rest:  # the last window takes a frame of the last three
+        begin = whole[-1][0] + 3 * -(-rest // 3)
+        assert numbers(clips)[-1] == [begin + 3 * i for i in range(4)] and n - 3 <= begin + 9 < n
+        assert clips[-1].start == pytest.approx(begin / 10)
 
 
 @pytest.mark.parametrize("uniform", [False, True])
-def test_a_frame_is_taken_by_time_where_the_rate_varies(uniform: bool) -> None:
-    times = np.cumsum([0.0] + [0.1] * 20 + [0.02] * 200 + [0.5] * 12).tolist()
+@pytest.mark.parametrize("last", [1, 2, 3, 4, 12])
+def test_a_frame_is_taken_by_time_where_the_rate_varies(uniform: bool, last: int) -> None:
+    times = np.cumsum([0.0] + [0.1] * 20 + [0.02] * 200 + [0.5] * last).tolist()
     cutter = WindowCutter(ClipSpec(frames=5, sampling="uniform" if uniform else "dense"), window=2.0, hop=0.5)
     clips = cut(cutter, times)
-    for clip in clips[:-1]:
+    for clip in clips:  # also of the last
         targets = [clip.start + 0.4 * (i + (0.5 if uniform else 0.0)) for i in range(5)]
         on_screen = [int(np.searchsorted(times, t + 1e-9, side="right")) - 1 for t in targets]
         assert numbers([clip])[0] == on_screen
-        assert clip.end - clip.start == pytest.approx(2.0)
+        assert targets[-1] < times[-1] + 0.5
+    assert [c.end - c.start for c in clips[:-1]] == pytest.approx([2.0] * (len(clips) - 1))
+    assert 2.0 - 0.4 < clips[-1].end - clips[-1].start <= 2.0 + 0.4 * uniform
     assert [c.start for c in clips[:-1]] == pytest.approx([float(k) for k in range(len(clips) - 1)])
     assert clips[-1].end == pytest.approx(times[-1] + 0.5)
 
@@ -162,6 +167,8 @@ def test_a_video_shorter_than_a_window_is_played_again() -> None:
     (clip,) = cut(WindowCutter(ClipSpec(frames=8, sampling="uniform")), [0.0])
     assert clip.frames.flatten().tolist() == [0] * 8
     assert cut(WindowCutter(ClipSpec()), []) == []
+    (clip,) = cut(WindowCutter(ClipSpec(frames=8, stride=1), short_videos="clamp"), [0.0, 0.1, 0.2])
+    assert clip.frames.flatten().tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize(("window", "hop"), [(None, 0.5), (60.0, 0.5), (60.0, 0.05), (2.0, 1.0)])
@@ -296,6 +303,12 @@ def test_a_video_shorter_than_the_window_that_was_asked_for_is_shown_from_its_be
     (window,) = cut_windows(str(path), spec, TimelineConfig(window=4.5), views)
     shades = window.frames.float().mean((-1, -2, -3)).flatten()
     assert shades[0] == pytest.approx(LEVELS["dark"], abs=3) and shades.max() == pytest.approx(LEVELS["bright"], abs=3)
+    assert shades[-1] == pytest.approx(LEVELS["bright"], abs=3)
+    held = EvaluateConfig(workers=0, short_videos="clamp")
+    (window,) = cut_windows(str(path), spec, TimelineConfig(window=9.0), held)
+    assert (window.frames[4:].float().mean((-1, -2, -3)) - LEVELS["bright"]).abs().max() <= 3
+    (window,) = cut_windows(str(path), spec, TimelineConfig(window=9.0), views)
+    assert (window.frames[4:].float().mean((-1, -2, -3)) - LEVELS["dark"]).abs().min() <= 3  # played again
 
 
 def test_a_folder_of_frames_has_a_timeline(tmp_path: Path) -> None:

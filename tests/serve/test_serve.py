@@ -197,7 +197,6 @@ def test_what_is_beyond_a_limit_is_refused_with_its_status_and_a_sentence(
     part = b'--x\r\nContent-Disposition: form-data; name="video"; filename="secret.mp4"\r\n\r\nabc\r\n'
     refused({}, part, 400, "ends before its last boundary", headers=form)
 
-
     async def and_more() -> AsyncIterator[bytes]:
         yield part + b"--x--\r\n"
         for _ in range(3):
@@ -270,7 +269,7 @@ def test_pages_and_card_say_what_the_model_is_and_load_nothing_from_elsewhere(se
 
 
 def test_tokens_are_not_averaged_as_something_else(model: TrainedModel) -> None:
-    with pytest.raises(GestaError, match="views.average is 'tokens'.*choose 'probabilities'"):
+    with pytest.raises(GestaError, match=r"views\.average is 'tokens'.*choose 'probabilities'"):
         Service(model, Serving(views=EvaluateConfig(average="tokens")))
 
 

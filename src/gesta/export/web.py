@@ -105,7 +105,8 @@ def export_web(
         model: see :func:`gesta.export.write.export`; of RGB.
         folder: made by this; it appears when the model has been checked.
         package: the archive of :data:`PACKAGE`; None takes it from the user's cache, or else from npm.
-        protocol, views: see :func:`gesta.export.write.export`.
+        protocol, views: see :func:`gesta.export.write.export`. The page takes the protocol's scale, ``short_videos``
+            and ``average``, and shows the model one crop of each window, as :func:`gesta.timeline` does.
 
     Raises:
         GestaError: a model of several streams, of depth or of optical flow; a folder that is there; no package; or as
@@ -144,7 +145,8 @@ def export_web(
 
 @torch.inference_mode()
 def page_description(model: TrainedModel, protocol: EvaluateConfig) -> dict[str, Any]:
-    """What the page computes with: classes, clip, the protocol's scale, windows, scores of :func:`checked_clip`."""
+    """What the page computes with: classes, clip, what it takes of the protocol, windows, scores of
+    :func:`checked_clip`."""
     network, timeline = model.model.eval(), TimelineConfig()
     clip = network.config.clip
     scores = by_space(network(network.clips_of(checked_clip(clip))))
@@ -154,6 +156,8 @@ def page_description(model: TrainedModel, protocol: EvaluateConfig) -> dict[str,
         "multi_label": network.config.multi_label,
         "clip": {name: getattr(clip, name) for name in ("frames", "sampling", "stride", "shrink", "size", "squash")},
         "short_side": test_short_side(protocol.short_side, clip.size),
+        "short_videos": protocol.short_videos,
+        "average": "logits" if protocol.average == "logits" else "probabilities",  # windows join no tokens
         "hop": timeline.hop,
         "smoothing": timeline.smoothing,
         "check": [value for space in by_space(model.classes) for value in scores[space][0].tolist()],

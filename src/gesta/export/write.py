@@ -87,7 +87,8 @@ def export(
         path: ``.onnx``, or ``.pt2`` for ``torch.export``. The file appears when it has been checked.
         uint8: the file takes frames as they are decoded, and normalises them itself.
         dynamic: it takes any number of clips at once, else one.
-        protocol: how the model's videos are scored, written into the file; None for the default one.
+        protocol: how the model's videos are scored, written into the file; None for that of the
+            model's run, see :func:`gesta.evaluation.scoring.protocol_of`.
         views: real clips ``(V, T, C, H, W)`` uint8 to check it with, three at least; None makes some.
 
     Raises:

@@ -146,7 +146,7 @@ def cut_windows(
     Raises:
         VideoError: it cannot be opened, or its end is missing; the windows before that have been given.
     """
-    cutter = WindowCutter(spec, config.window, config.hop)
+    cutter = WindowCutter(spec, config.window, config.hop, views.short_videos)
     one_view = replace(views, clips=1, crops=1, coverage="even")
     whole = TestViews([Record(path=source, name=source, shows=shows)], spec, one_view)
     broken: BrokenOffError | None = None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gesta.model import ClipSpec
+from gesta.recipe import ShortVideos
 
 UNIFORM_WINDOW_S = 4.0
 """Window of models that sample a whole video uniformly, unless another is asked for."""
@@ -31,15 +32,19 @@ class WindowCutter:
 
     A window is a list of target positions, and the frame that is shown at a position is taken. Positions are frame
     numbers for densely sampling models (they were trained on frames ``stride`` apart) unless ``window`` is given, else
-    seconds, so that variable frame rates and dropped frames do not distort time.
+    seconds, so that variable frame rates and dropped frames do not distort time. The last window ends with the video,
+    and begins a whole number of sampling steps after the one before it, so that the frames at its positions are held.
 
     Args:
         spec: what the model expects.
         window: seconds, None for the model's own span (``frames * stride`` frames; 4 s for uniform sampling).
         hop: distance of neighbouring windows, as a fraction of a window.
+        short_videos: whether a video shorter than a window is played again, or its last frame is held.
     """
 
-    def __init__(self, spec: ClipSpec, window: float | None = None, hop: float = 0.5) -> None:
+    def __init__(
+        self, spec: ClipSpec, window: float | None = None, hop: float = 0.5, short_videos: ShortVideos = "loop"
+    ) -> None:
         self.by_frame = window is None and spec.sampling == "dense"
         if self.by_frame:
             step = float(spec.stride)
@@ -47,10 +52,13 @@ class WindowCutter:
         else:
             step = (window or UNIFORM_WINDOW_S) / spec.frames
             self.hop = hop * step * spec.frames
-        self.span = step * spec.frames
+        self.step, self.span, self.short_videos = step, step * spec.frames, short_videos
+        self.shift = 0.5 if spec.sampling == "uniform" else 0.0  # of positions, in steps
+        # the positions of a window, and those that follow at its step, which the last window of a video may take
+        further = spec.frames + math.ceil(self.hop / step)
         # A microsecond later, so that a frame due exactly then is taken however its time is rounded.
-        self.offsets = step * (np.arange(spec.frames) + (0.5 if spec.sampling == "uniform" else 0.0))
-        self.offsets += 0.0 if self.by_frame else 1e-6
+        self._grid = step * (np.arange(further) + self.shift) + (0.0 if self.by_frame else 1e-6)
+        self.offsets = self._grid[: spec.frames]
         self.max_held = spec.frames * (math.ceil(self.span / self.hop) + 2) + 1
         """Frames in memory at most."""
         self.complete = 0
@@ -83,7 +91,7 @@ class WindowCutter:
             yield self._next(seconds)
 
     def finish(self, duration: float = 0.0) -> Iterator[WindowFrames]:
-        """The windows left when the stream has ended: the last ends with the video; a short video is played again.
+        """The windows left when the stream has ended: the last ends with the video; a short video has a single one.
 
         Args:
             duration: seconds that the last frame is shown; 0, if that is not known, for as long as the one before it.
@@ -97,17 +105,19 @@ class WindowCutter:
         end, end_s = position + self._gap[0], seconds + self._gap[1]
         while end >= self.complete * self.hop + self.span - 1e-6:
             yield self._next(end_s)
-        covered = (self.complete - 1) * self.hop + self.span if self.complete else 0.0
         if self.complete == 0:
-            yield WindowFrames(self._first[1], end_s, self._frames(self.offsets % end))
-        elif end - covered > 1e-6:
-            targets = end - self.span + self.offsets
-            start_s = self._frame_at(targets[0])[1] if self.by_frame else end_s - self.span
-            yield WindowFrames(start_s, end_s, self._frames(targets))
+            targets = self.offsets % end if self.short_videos == "loop" else self.offsets
+            yield WindowFrames(self._first[1], end_s, self._frames(targets))
+            return
+        begin = (self.complete - 1) * self.hop
+        rest = end - (begin + self.span)
+        if rest > 1e-6:  # as many steps later as leave the last position in the video
+            begin += self.step * math.ceil((rest - 1e-6) / self.step - self.shift)
+            yield WindowFrames(self._start_s(begin), end_s, self._frames(begin + self.offsets))
 
     def _next(self, time_s: float) -> WindowFrames:
         begin = self.complete * self.hop
-        start_s = self._frame_at(begin)[1] if self.by_frame else self._first[1] + begin
+        start_s = self._start_s(begin)
         end_s = time_s if self.by_frame else start_s + self.span
         frames = WindowFrames(start_s, end_s, self._frames(begin + self.offsets))
         # no later window begins earlier, not even the last one, which ends with the video
@@ -116,12 +126,16 @@ class WindowCutter:
         self.complete += 1
         return frames
 
+    def _start_s(self, begin: float) -> float:
+        return self._frame_at(begin)[1] if self.by_frame else self._first[1] + begin
+
     def _needed(self, begin: float, end: float) -> bool:
-        """Whether some window's target lies in [begin, end)."""
-        window = np.floor((end - self.offsets) / self.hop)
+        """Whether some window's target lies in [begin, end), or one that follows those of the last complete window."""
+        window = np.floor((end - self._grid) / self.hop)
+        first = self.complete - (np.arange(len(self._grid)) >= len(self.offsets))
         for k in (window - 1, window, window + 1):  # the neighbours too: the division is rounded
-            target = k * self.hop + self.offsets
-            if ((k >= self.complete) & (begin <= target) & (target < end)).any():
+            target = k * self.hop + self._grid
+            if ((k >= first) & (begin <= target) & (target < end)).any():
                 return True
         return False
 

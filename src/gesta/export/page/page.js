@@ -1,7 +1,7 @@
 // The page: a camera or a file -> frames -> windows -> the model's worker -> ranking, timeline and files.
 
 import { WindowCutter, box, scaled, shortClip } from "./windows.js";
-import { FORMATS, Segments, Smoother, TOP, clock, extent, jointProbabilities, oneLine, ranked } from "./segments.js";
+import { FORMATS, Segments, Smoother, TOP, Whole, clock, extent, jointProbabilities, oneLine, ranked } from "./segments.js";
 
 const $ = (id) => document.getElementById(id);
 const video = $("video");
@@ -35,13 +35,13 @@ function ask(question, transfer = []) {
   return answer;
 }
 
-/** Probabilities of a window of images, (T) times H x W x 3. */
-async function probabilities(images) {
+/** Scores of a window of images, (T) times H x W x 3, by label space. */
+async function scoresOf(images) {
   const clip = new Uint8Array(images.length * images[0].length);
   images.forEach((image, t) => clip.set(image, t * image.length));
   const { scores, ms } = await ask({ clip }, [clip.buffer]);
   counted.model.push(ms);
-  return jointProbabilities(scores, info.multi_label);
+  return scores;
 }
 
 // --- frames ----------------------------------------------------------------------------------------------------------
@@ -149,8 +149,7 @@ class Run {
     this.cutter = new WindowCutter(info.clip, info.hop);
     this.smoother = new Smoother(info.smoothing);
     this.segments = new Segments(info.names, threshold(), info.multi_label);
-    this.windows = 0;
-    this.sum = null;
+    this.whole = new Whole(info.average, info.multi_label);
     this.rankings = []; // of a file, which can be watched again: {middle, best}
     this.isFile = isFile;
     this.smoothed = isFile ? [] : null; // windows of a file, which are decided again with another threshold
@@ -166,14 +165,14 @@ class Run {
   }
 
   async take(window) {
-    const values = await probabilities(window.images);
+    const scores = await scoresOf(window.images);
     if (this.stopped) return;
-    this.windows += 1;
-    this.sum = this.sum ? this.sum.map((value, i) => value + values[i]) : values;
+    const values = jointProbabilities(scores, info.multi_label);
+    this.whole.push(scores);
     for (const smoothed of this.smoother.push({ start: window.start, end: window.end, probabilities: values })) {
       this.#decide(smoothed);
     }
-    if (this.windows === 1) showRanking(ranked(values, info.names, TOP)); // its smoothed one waits for the next window
+    if (this.whole.windows === 1) showRanking(ranked(values, info.names, TOP)); // its smoothed one waits for the next window
   }
 
   finish() {
@@ -276,8 +275,9 @@ async function recogniseFile(run, file) {
 /** Images of the only window of a short video. */
 async function imagesOf(n, imageOf) {
   const images = new Map();
-  for (const i of shortClip(n, info.clip)) if (!images.has(i)) images.set(i, await imageOf(i));
-  return shortClip(n, info.clip).map((i) => images.get(i));
+  const numbers = shortClip(n, info.clip, info.short_videos);
+  for (const i of numbers) if (!images.has(i)) images.set(i, await imageOf(i));
+  return numbers.map((i) => images.get(i));
 }
 
 /** The ranking of the window whose middle is nearest to a time. */
@@ -346,8 +346,8 @@ function showRanking(best) {
   }
 }
 
-function showWhole({ sum, windows }) {
-  const [[name, p]] = ranked(sum.map((value) => value / windows), info.names, 1);
+function showWhole({ whole }) {
+  const [[name, p]] = ranked(whole.probabilities(), info.names, 1);
   $("whole").replaceChildren("Whole video: ", element("strong", oneLine(name)), ` ${percent(p)}`);
   $("whole").dataset.label = name;
   $("whole").hidden = false;

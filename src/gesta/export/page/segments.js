@@ -138,13 +138,40 @@ export function jointProbabilities(spaces, multiLabel) {
   if (!spaces.flat().every(Number.isFinite)) {
     throw new Error("the model's scores are not finite numbers; use another browser, or weights of a training that went well");
   }
-  return spaces.map((scores) => {
-    if (multiLabel) return scores.map((score) => 1 / (1 + Math.exp(-score)));
-    const largest = Math.max(...scores);
-    const exponents = scores.map((score) => Math.exp(score - largest));
-    const sum = exponents.reduce((a, b) => a + b);
-    return exponents.map((value) => value / sum);
-  }).reduce((joint, space) => joint.flatMap((p) => space.map((q) => p * q)));
+  return joint(spaces.map((scores) => asProbabilities(scores, multiLabel)));
+}
+
+function asProbabilities(scores, multiLabel) {
+  if (multiLabel) return scores.map((score) => 1 / (1 + Math.exp(-score)));
+  const largest = Math.max(...scores);
+  const exponents = scores.map((score) => Math.exp(score - largest));
+  const sum = exponents.reduce((a, b) => a + b);
+  return exponents.map((value) => value / sum);
+}
+
+const joint = (spaces) => spaces.reduce((all, space) => all.flatMap((p) => space.map((q) => p * q)));
+
+/** The mean over the windows of a whole video: of `logits` before the softmax, of `probabilities` after it. */
+export class Whole {
+  constructor(average, multiLabel) {
+    this.ofLogits = average === "logits";
+    this.multiLabel = multiLabel;
+    this.windows = 0;
+    this.sums = null; // by label space
+  }
+
+  /** Takes the scores of a window. */
+  push(spaces) {
+    const values = this.ofLogits ? spaces : spaces.map((scores) => asProbabilities(scores, this.multiLabel));
+    this.sums = this.sums ? this.sums.map((sum, k) => total(sum, values[k])) : values;
+    this.windows += 1;
+  }
+
+  /** Of all combinations of the classes of the label spaces. */
+  probabilities() {
+    const means = this.sums.map((sum) => sum.map((value) => value / this.windows));
+    return joint(this.ofLogits ? means.map((scores) => asProbabilities(scores, this.multiLabel)) : means);
+  }
 }
 
 // --- text of others, made harmless -----------------------------------------------------------------------------------

@@ -8,11 +8,15 @@ export class WindowCutter {
   constructor(clip, hop) {
     this.byFrame = clip.sampling === "dense";
     const step = this.byFrame ? clip.stride : UNIFORM_WINDOW_S / clip.frames;
-    this.hop = this.byFrame ? Math.max(1, Math.round(clip.frames * hop)) * step : hop * step * clip.frames;
+    this.hop = this.byFrame ? Math.max(1, roundHalfEven(clip.frames * hop)) * step : hop * step * clip.frames;
+    this.step = step;
     this.span = step * clip.frames;
-    const shift = clip.sampling === "uniform" ? 0.5 : 0;
+    this.shift = clip.sampling === "uniform" ? 0.5 : 0; // of positions, in steps
     // a microsecond later, so that a frame due exactly then is taken however its time is rounded
-    this.offsets = Array.from({ length: clip.frames }, (_, i) => step * (i + shift) + (this.byFrame ? 0 : 1e-6));
+    const offset = (_, i) => step * (i + this.shift) + (this.byFrame ? 0 : 1e-6);
+    // the positions of a window, and those that follow at its step, which the last window of a video may take
+    this.grid = Array.from({ length: clip.frames + Math.ceil(this.hop / step) }, offset);
+    this.offsets = this.grid.slice(0, clip.frames);
     this.complete = 0;
     this.held = []; // {position, seconds, image}
     this.newest = null;
@@ -26,16 +30,16 @@ export class WindowCutter {
     return this.byFrame ? number - this.first[0] : seconds - this.first[1];
   }
 
-  /** Whether some window takes a frame that is shown from position `begin` until `end`. */
+  /** Whether some window, also the last one of a video that ends soon, takes a frame that is shown from `begin` until `end`. */
   needs(begin, end) {
-    for (const offset of this.offsets) {
+    return this.grid.some((offset, i) => {
       const window = Math.floor((end - offset) / this.hop);
-      for (const k of [window - 1, window, window + 1]) { // the neighbours too: the division is rounded
+      const first = i < this.offsets.length ? this.complete : this.complete - 1;
+      return [window - 1, window, window + 1].some((k) => { // the neighbours too: the division is rounded
         const target = k * this.hop + offset;
-        if (k >= this.complete && begin <= target && target < end) return true;
-      }
-    }
-    return false;
+        return k >= first && begin <= target && target < end;
+      });
+    });
   }
 
   /** Takes the next frame; gives the windows that it completes. */
@@ -61,23 +65,27 @@ export class WindowCutter {
     const [end, endS] = [this.newest.position + this.gap[0], this.newest.seconds + this.gap[1]];
     const windows = [];
     while (end >= this.complete * this.hop + this.span - 1e-6) windows.push(this.#next(endS));
-    if (this.complete && end - ((this.complete - 1) * this.hop + this.span) > 1e-6) {
-      const begin = end - this.span;
-      const targets = this.offsets.map((offset) => begin + offset);
-      const start = this.byFrame ? this.#at(targets[0]).seconds : endS - this.span;
-      windows.push({ start, end: endS, images: this.#images(targets) });
+    let begin = (this.complete - 1) * this.hop;
+    const rest = end - (begin + this.span);
+    if (this.complete && rest > 1e-6) { // as many steps later as leave the last position in the video
+      begin += this.step * Math.ceil((rest - 1e-6) / this.step - this.shift);
+      windows.push({ start: this.#start(begin), end: endS, images: this.#images(begin) });
     }
     return windows;
   }
 
   #next(seconds) {
     const begin = this.complete * this.hop;
-    const targets = this.offsets.map((offset) => begin + offset);
-    const start = this.byFrame ? this.#at(begin).seconds : this.first[1] + begin;
-    const window = { start, end: this.byFrame ? seconds : start + this.span, images: this.#images(targets) };
-    while (this.held.length > 1 && this.held[1].position <= targets[0]) this.held.shift(); // no later window needs it
+    const start = this.#start(begin);
+    const window = { start, end: this.byFrame ? seconds : start + this.span, images: this.#images(begin) };
+    const first = begin + this.offsets[0];
+    while (this.held.length > 1 && this.held[1].position <= first) this.held.shift(); // no later window needs it
     this.complete += 1;
     return window;
+  }
+
+  #start(begin) {
+    return this.byFrame ? this.#at(begin).seconds : this.first[1] + begin;
   }
 
   #at(target) {
@@ -86,17 +94,24 @@ export class WindowCutter {
     return this.held[index];
   }
 
-  #images(targets) {
-    return targets.map((target) => this.#at(target).image);
+  #images(begin) {
+    return this.offsets.map((offset) => this.#at(begin + offset).image);
   }
 }
 
-/** Frames of the single clip of a video of n frames that is shorter than a window. */
-export function shortClip(n, clip) {
+/** Rounds as Python does. */
+function roundHalfEven(value) {
+  return value % 1 === 0.5 ? 2 * Math.round(value / 2) : Math.round(value);
+}
+
+/** Frames of the single clip of a video of n frames that is shorter than a window; `shortVideos` as in the protocol. */
+export function shortClip(n, clip, shortVideos) {
   const numbers = Array.from({ length: clip.frames }, (_, i) => i);
   if (clip.sampling === "uniform") return numbers.map((i) => Math.min(n - 1, Math.floor(((i + 0.5) * n) / clip.frames)));
   const stride = clip.shrink ? Math.max(1, Math.min(clip.stride, Math.floor(n / clip.frames))) : clip.stride;
-  return numbers.map((i) => (i * stride) % n); // played again
+  const start = Math.floor(Math.max(n - clip.frames * stride, 0) / 2);
+  const indices = numbers.map((i) => start + i * stride);
+  return indices.map((i) => (shortVideos === "loop" ? i % n : Math.min(i, n - 1)));
 }
 
 /** The box of a video's frame, in its own pixels, that the model sees: short side scaled, centre cropped. */
