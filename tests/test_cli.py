@@ -390,6 +390,7 @@ def test_flags_of_a_timeline_are_used_or_refused(capsys: pytest.CaptureFixture[s
         "evaluate run --hop 0.2": "--hop is about the windows of a timeline",
         "evaluate run --threshold 0.2": "--threshold is about the windows of a timeline",
         "evaluate run --timeline --evaluate.clips 9": "--evaluate.clips changes nothing in a timeline",
+        "evaluate run --timeline --window 1e-9": "--window is 1e-09, shorter than a frame of any video",
         "predict run a.mp4 --window 3": "--window is about the windows of a timeline",
     }.items():
         assert run(*command.split()) == 1, command

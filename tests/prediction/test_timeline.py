@@ -183,14 +183,26 @@ def test_frames_in_memory_do_not_grow_with_the_video_nor_with_the_window(window:
     assert most <= cutter.max_held <= 16 * (np.ceil(1 / hop) + 2) + 1
 
 
+def test_a_window_shorter_than_a_frame_shows_it_several_times() -> None:
+    cutter = WindowCutter(ClipSpec(frames=4, stride=8), window=0.04, hop=1.0)
+    assert numbers(cut(cutter, [0.0, 0.1, 0.2]))[:6] == [[0] * 4, [0] * 4, [0, 0, 1, 1], [1] * 4, [1] * 4, [2] * 4]
+
+
 def test_time_that_jumps_back_stands_still() -> None:
     cutter = WindowCutter(ClipSpec(frames=2, sampling="uniform"), window=1.0, hop=1.0)
     clips = cut(cutter, [0.0, 0.3, 0.6, 0.1, 0.2, 0.9, 1.2, 1.5, 2.1])
     assert [(c.start, c.end) for c in clips[:2]] == [(0.0, 1.0), (1.0, 2.0)]
 
 
-@pytest.mark.parametrize("bad", [{"window": 0.0}, {"hop": 1.5}, {"smoothing": 2}, {"release": 0.6}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"window": 0.0}, {"window": 1e-9}, {"hop": 1.5}, {"hop": 1e-9}, {"hop": 0.05, "window": 0.01}),
+        *({"smoothing": 2}, {"release": 0.6}),
+    ],
+)
 def test_senseless_settings_are_refused(bad: dict[str, Any]) -> None:
+    """Windows of 1e-9 s never came to an end."""
     with pytest.raises(GestaError, match=f"^the timeline: {next(iter(bad))} is "):
         next(timeline(shade_model(), "clip.mp4", config=TimelineConfig(**bad)))
 

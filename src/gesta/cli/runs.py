@@ -26,6 +26,7 @@ from gesta.cli.options import (
     with_named_parts,
 )
 from gesta.cli.public_weights import check_model_options, load_model, model_options
+from gesta.config import check
 from gesta.errors import CheckpointError, GestaError
 from gesta.progress import one_line, show
 
@@ -226,6 +227,10 @@ def _timeline_fields(options: argparse.Namespace) -> dict[str, Any]:
         )
     if options.timeline and processes() > 1:
         raise GestaError("one process scores timelines: start gesta evaluate --timeline without torchrun or srun")
+    if given:
+        from gesta.prediction.timeline import TimelineConfig  # start-up time
+
+        check(TimelineConfig(**given), flags=True)
     return given
 
 

@@ -14,7 +14,7 @@ import torch
 
 from gesta.checkpoint import TrainedModel
 from gesta.checkpoint.exported import device_for
-from gesta.config import to_json
+from gesta.config import check, to_json
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError, VideoError
 from gesta.evaluation.evaluate import check_labels, environment, model_source, records_of_split, sampling_words
@@ -80,10 +80,11 @@ def evaluate_timeline(
 
     Raises:
         GestaError: no records, records without label or without any segment, several streams, classes that do not fit
-            the model, or a device or precision that it cannot be computed with.
+            the model, settings that make no sense, or a device or precision that it cannot be computed with.
     """
     begin = time.monotonic()
     config, views = config or TimelineConfig(), protocol(views or protocol_of(model), split=split)
+    check(config, "the timeline")
     source = data if isinstance(data, DataConfig) else None
     records: Sequence[Record]
     if isinstance(data, DataConfig):

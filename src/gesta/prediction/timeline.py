@@ -36,7 +36,7 @@ from gesta.model import ClipSpec, VideoModel
 from gesta.prediction.background import in_background
 from gesta.prediction.prediction import TOP, Prediction, check_top
 from gesta.prediction.segments import ClassSegmenters, Segment, Segmenter, Window, smooth
-from gesta.prediction.windows import WindowCutter, WindowFrames
+from gesta.prediction.windows import UNIFORM_WINDOW_S, WindowCutter, WindowFrames
 from gesta.processes import Autocast, Precision, choose_autocast, choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record
@@ -46,14 +46,18 @@ from gesta.video.read import stream
 LIVE = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp", "mms"})
 """Schemes of addresses whose frames come at their own pace."""
 
+SHORTEST_S = 0.001
+"""Seconds that a window, and the distance of two, have at least: a frame's time at 1000 frames/s."""
+
 
 @config
 class TimelineConfig:
     """How windows slide over a long video, and how their probabilities become segments.
 
     Attributes:
-        window: seconds that a window lasts, None for the model's own clip (4 s for models that sample uniformly).
-        hop: distance of neighbouring windows, as a fraction of a window.
+        window: seconds that a window lasts, :data:`SHORTEST_S` at least, None for the model's own clip (4 s for models
+            that sample uniformly). One that has fewer frames than the clip shows them several times.
+        hop: distance of neighbouring windows, as a fraction of a window; :data:`SHORTEST_S` at least.
         smoothing: windows averaged (odd; 1 for none).
         threshold: probability at which a segment begins; 0 names an action (multi-label: every class) at all times.
         release: probability below which it ends, None for half the threshold.
@@ -72,6 +76,11 @@ class TimelineConfig:
             yield "smoothing", "which is even, and a window has as many on either side"
         if self.release is not None and self.release > self.threshold:
             yield "release", f"above the threshold {self.threshold:g}, so that a segment would end where it begins"
+        window = UNIFORM_WINDOW_S if self.window is None else self.window
+        if window < SHORTEST_S:
+            yield "window", f"shorter than a frame of any video; it lasts {SHORTEST_S:g} s at least"
+        elif window * self.hop < SHORTEST_S:
+            yield "hop", f"less than {SHORTEST_S:g} s of a window of {window:g} s, shorter than a frame of any video"
 
 
 def is_live(source: str | os.PathLike[str]) -> bool:
