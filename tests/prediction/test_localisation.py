@@ -89,6 +89,8 @@ def test_metrics_of_two_videos_of_which_one_failed() -> None:
     assert [metrics[f"mAP@{tiou}"] for tiou in (0.3, 0.6, 0.7)] == [50, 50, 0]  # of class 0 alone, one of two found
     assert metrics["mAP"] == pytest.approx((4 * 50 + 0) / 5) and per_class == [pytest.approx(40), None]
     assert "edit" not in measure_localisation([found], 2, one_class=False)[0]
+    unreadable = VideoSegments(np.empty(0), [Span(0, 0.2, 0.4), Span(1, 1, 1.01)], failed=True)  # 5 frames, and 1
+    assert measure_localisation([found, unreadable], 2)[0]["frame_accuracy"] == 100 * 8 / 16
 
 
 def test_the_kitchens_own_segments_are_all_right() -> None:
@@ -123,7 +125,9 @@ def test_a_list_is_scored(tmp_path: Path) -> None:
     assert [v.true for v in result.videos] == [[(0, 2, "dark"), (2, 4, "grey")], [(0.12, 0.36, "bright")]]
     assert [p[2] for p in result.videos[0].predicted] == ["dark", "grey"]
     assert result.metrics["f1@50"] == pytest.approx(100 * 4 / 5) and result.metrics["edit"] == 50
-    assert result.metrics["frame_accuracy"] > 85 and result.per_class["bright"] == 0
+    alone = evaluate_timeline(shade_model(), records[:2], config=config, classes=SHADES).metrics["frame_accuracy"]
+    assert alone > 85 and result.metrics["frame_accuracy"] == pytest.approx(alone * 40 / (40 + 6))
+    assert result.per_class["bright"] == 0
     assert [item["name"] for item in result.failures] == [gone] and "1 of 2 videos scored, 1 failed" in str(result)
     assert (result.protocol.hop, result.protocol.release, result.protocol.sampling) == (0.25, 0.25, "dense 4×2")
     out = result.write(tmp_path / "timeline.json")

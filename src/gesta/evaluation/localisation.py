@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gesta.video.clock import FALLBACK_FPS
 from gesta.video.read import ROUNDING_S
 
 BACKGROUND = -1
@@ -49,7 +50,9 @@ class VideoSegments:
         times: when each frame is shown, ``(F,)``, in seconds; empty if that is not known.
         true: of the list.
         predicted: of the model.
-        failed: the video could not be read: all of its frames and segments count as wrong.
+        failed: the video could not be read: all of its frames and segments count as wrong. Where ``times`` is not
+            known its frames are those of the true segments, :data:`gesta.video.clock.FALLBACK_FPS` a second and one of
+            each segment at least.
     """
 
     times: Times
@@ -196,12 +199,14 @@ def _measure_frames(videos: Sequence[VideoSegments]) -> dict[str, float]:
     edits: list[float] = []
     counts = {overlap: np.zeros(3, dtype=np.int64) for overlap in OVERLAPS}
     for video in videos:
-        frames += len(video.times)
         if video.failed:
+            seconds = [span.end - span.start for span in video.true]
+            frames += len(video.times) or sum(max(1, round(FALLBACK_FPS * length)) for length in seconds)
             edits.append(0.0)
             for count in counts.values():
                 count += (0, 0, len(video.true))
             continue
+        frames += len(video.times)
         true, predicted = (frame_labels(spans, video.times) for spans in (video.true, video.predicted))
         right += int((true == predicted).sum())
         of_true, of_predicted = runs(true), runs(predicted)

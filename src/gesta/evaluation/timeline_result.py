@@ -92,7 +92,8 @@ class TimelineResult:
         data: configuration of the data set as JSON, None if the records came from elsewhere.
         list_hash: SHA-256 of names, segments and labels in order.
         protocol: how segments were found.
-        failures: videos that could not be read; all of their frames and segments count as wrong.
+        failures: videos that could not be read; all of their frames and segments count as wrong, see
+            :class:`gesta.evaluation.localisation.VideoSegments`.
         partial: videos whose end is missing; what was found before it is scored.
         videos: all segments.
         seconds: it took.
