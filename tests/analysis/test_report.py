@@ -159,11 +159,11 @@ def test_a_folder_without_result_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_result_of_a_split_and_a_foreign_model_will_do(tmp_path: Path) -> None:
-    foreign = result([0, 1, None], [0, 0, 1], config={"class": "theirs:Config"}, data=None)
+    foreign = result([0, 1, None], [0, 0, 1], config={"class": "theirs:Config"}, data=None, input_differs="it was RGB")
     foreign.write(tmp_path / "result-val.json")
     page = Page(write_report(tmp_path).read_text())
     assert tmp_path.name in page.text and "The cost cannot be counted" in page.text
-    assert "does not say which data set" in page.text
+    assert "does not say which data set" in page.text and " It was RGB." in page.text
 
 
 def test_logits_are_shown_as_probabilities(run: Path) -> None:

@@ -54,7 +54,7 @@ def make_run(run: Path, classes: list[str]) -> VideoModel:
         ),
         environment=Environment(decoder="pyav 17", precision="32-true", device="cpu", torch="2", gesta="0.1.0"),
         counts=Counts(listed=2, labelled=2, decoded=2, scored=2, failed=0, views=24),
-        failures=[], partial=[], seconds=1.0, scores=scores,
+        failures=[], partial=[], seconds=1.0, scores=scores, input_differs="the model was trained on depth",
     ).write(run / "result.json")  # fmt: skip
     return model
 
@@ -107,6 +107,7 @@ def test_the_page_has_result_protocol_and_use_and_nothing_that_its_names_could_b
     assert "license: cc-by-4.0\n" in head and "pipeline_tag: video-classification\n" in head
     assert "library_name: gesta\n" in head and "value: 50.0\n" in head and "license: mit" not in head
     assert "gesta predict hf:me/gestures video.mp4" in body and "4 clips × 3 crops" in body and "| 50.00 |" in body
+    assert "The model was trained on depth." in body
     assert not re.search(r"(?<!\\)[<\[|]\w*(script|run)", body) and "\n---" not in body
 
 

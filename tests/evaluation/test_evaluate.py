@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gesta.checkpoint import load, save_model
+from gesta.checkpoint import TrainedModel, load, save_model
 from gesta.config import config, replace
 from gesta.data.lists import Folder
 from gesta.errors import GestaError
@@ -25,6 +26,8 @@ from gesta.evaluation.result import Result
 from gesta.model import Classifier, ClipSpec, ModelConfig, VideoModel
 from gesta.recipe import EvaluateConfig
 from gesta.records import Record
+from gesta.video.depth import Depth
+from gesta.video.flow import Flow
 from results import result
 
 CLASSES = ["dark", "middle", "bright"]
@@ -225,6 +228,35 @@ def test_a_trained_model_on_a_data_set(make_video: Callable[..., Path], tmp_path
     (tmp_path / "videos/val/run/c.mp4").unlink()
     with pytest.raises(GestaError, match="no split 'val'"):
         evaluate(build(), data, split="val")
+
+
+def test_a_result_says_what_else_the_model_was_trained_on(records: list[Record], tmp_path: Path) -> None:
+    def said(videos: list[Record], **trained: Any) -> str:
+        model = TrainedModel(model=build(), classes=CLASSES, metadata={}, **trained)
+        result = evaluate(model, videos, config=PROTOCOL)
+        assert (f"warning: {result.input_differs}" in " ".join(str(result).split())) == bool(result.input_differs)
+        assert Result.read(result.write(tmp_path / "result.json")).input_differs == result.input_differs
+        return result.input_differs
+
+    def depth(**how: Any) -> list[Record]:
+        return [dataclasses.replace(record, shows=Depth(**how)) for record in records]
+
+    assert said(records) == said(depth(), shows=Depth()) == ""
+    assert evaluate(build(), depth(), config=PROTOCOL).input_differs == ""  # it is not known of a network
+    near = said(depth(near=100), shows=Depth())
+    assert "trained on depth as jet from 500 to 4500 mm, and these videos show depth as jet from 100" in near
+    assert "show depth as repeat3 from" in said(depth(encoding="repeat3"), shows=Depth())
+    wrapped = Depth("jet_wrapped", near=1)
+    assert said(depth(encoding="jet_wrapped"), shows=wrapped) == ""  # which reads no range
+    assert "as jet_wrapped, and these videos show RGB; " in said(records, shows=wrapped)
+    assert "on optical flow, and 7 of these 8 videos show depth as jet" in said(
+        [dataclasses.replace(records[0], shows=Flow()), *depth()[1:]], shows=Flow()
+    )
+    cropped = said(records, person_crop=True)
+    assert "trained on RGB cropped to the person, and these videos show RGB in whole frames; " in cropped
+    masked = [*depth()[:-1], dataclasses.replace(depth()[-1], masks=str(tmp_path))]
+    assert said(masked, shows=Depth(), person_crop=True) == ""  # as in training, where some have no masks
+    assert "depth as jet from 500 to 4500 mm in whole frames, and these videos" in said(masked, shows=Depth())
 
 
 def test_results_are_written_whole_and_read_back(records: list[Record], tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_all_that_the_results_say_against_themselves_is_kept() -> None:
     for of_stream, text in zip(streams, ("seen in training", "", "chosen by these videos", "seen in training")):
         of_stream.optimistic = text
     assert fuse(streams).optimistic == "seen in training; chosen by these videos"
+    streams[1].input_differs = "trained on depth"
+    assert fuse(streams).input_differs.endswith(": trained on depth")
 
 
 def test_learned_fusion_of_identical_streams_is_the_stream() -> None:

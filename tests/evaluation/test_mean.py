@@ -35,6 +35,8 @@ def test_mean_and_deviation() -> None:
 
 def test_a_mean_warns_of_what_its_results_warn_of() -> None:
     found = mean([("a", split(1, 7, optimistic="seen in training")), ("b", split(2, 8))])
+    other = mean([("a", split(1, 7, input_differs="trained on depth")), ("b", split(2, 8))])
+    assert other.to_json()["warnings"] == ["trained on depth"]
     assert found.to_json()["warnings"] == ["seen in training"] and "warning: seen in training" in str(found)
 
 

@@ -50,6 +50,7 @@ def model() -> TrainedModel:
         model=config.build().eval(),
         classes={"verb": ["open", "close", "take"], "noun": ["door", "cup"]},
         metadata={"licence": "cc-by-4.0"},
+        person_crop=True,
     )
 
 
@@ -84,8 +85,9 @@ def test_a_file_is_used_as_the_model(
     spans = [[(s.start, s.end) for s in gesta.timeline(one, video)] for one in (model, loaded)]
     assert spans[0] == spans[1] != []
     records = [gesta.Record(path=str(video), name="a", label={"verb": 0, "noun": 1})]
-    results = [gesta.evaluate(one, records).metrics for one in (model, loaded)]
-    assert results[0] == pytest.approx(results[1])
+    results = [gesta.evaluate(one, records) for one in (model, loaded)]
+    assert results[0].metrics == pytest.approx(results[1].metrics)
+    assert all("trained on RGB cropped to the person" in result.input_differs for result in results)
     assert measure_exported(loaded, batch=1, seconds=0).forward > 0
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_timeline import SHADES, shade_model, shaded_video
 
+from gesta.checkpoint import TrainedModel
 from gesta.errors import GestaError
 from gesta.evaluation.localisation import (
     Run,
@@ -130,6 +131,9 @@ def test_a_list_is_scored(tmp_path: Path) -> None:
     assert result.per_class["bright"] == 0
     assert [item["name"] for item in result.failures] == [gone] and "1 of 2 videos scored, 1 failed" in str(result)
     assert (result.protocol.hop, result.protocol.release, result.protocol.sampling) == (0.25, 0.25, "dense 4×2")
+    cropped = TrainedModel(model=shade_model(), classes=SHADES, metadata={}, person_crop=True)
+    remark = evaluate_timeline(cropped, records[:2], config=config).remarks[0]
+    assert "trained on RGB cropped to the person, and these videos show RGB in whole frames" in remark
     out = result.write(tmp_path / "timeline.json")
     assert json.loads(out.read_text())["metrics"] == result.metrics
     with pytest.raises(GestaError, match="timeline"):

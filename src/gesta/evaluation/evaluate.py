@@ -38,7 +38,7 @@ from gesta.processes import Precision, describe_device, make_fabric
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
 from gesta.records import LABEL, ClassNames, DataConfig, Record, SplitName, by_space, classes_in, label_in, list_hash
-from gesta.video.modality import modality_of
+from gesta.video.modality import in_words, modality_of
 
 
 def evaluate(
@@ -115,6 +115,7 @@ def evaluate(
             failures=failures,
             partial=[Remark(index=f.index, name=f.name, reason=f.reason) for f in scored.partial],
             faults=scored.faults,
+            input_differs=differing_input(model, records),
             seconds=round(time.monotonic() - begin, 2),
             scores=scores,
         )
@@ -327,6 +328,32 @@ def check_labels(records: Sequence[Record], spaces: dict[str, list[str]], multi_
                     f"{record.name}: label {label}, but the {len(names)} classes are numbered from 0; correct the list "
                     "(gesta data check shows all such labels)"
                 )
+
+
+def differing_input(model: TrainedModel | VideoModel, records: Sequence[Record]) -> str:
+    """How the input of records differs from that which a model of one stream was trained on.
+
+    Args:
+        model: what it was trained on is not known of a network.
+        records: what is scored.
+
+    Returns:
+        A sentence; empty if it does not differ, or that is not known.
+    """
+    if not isinstance(model, TrainedModel) or model.model.config.clip.streams:
+        return ""
+    trained, shown = in_words(model.shows), [in_words(record.shows) for record in records]
+    is_cropped = any(record.masks for record in records)  # training shows those without masks whole, too
+    cropping = {False: " in whole frames", True: " cropped to the person"} if is_cropped != model.person_crop else {}
+    others = [what for what in shown if cropping or what != trained]
+    if not others:
+        return ""
+    videos = "these videos" if len(others) == len(records) else f"{len(others)} of these {len(records)} videos"
+    return (
+        f"the model was trained on {trained}{cropping.get(model.person_crop, '')}, and {videos} show "
+        f"{' and '.join(sorted(set(others)))}{cropping.get(is_cropped, '')}; for a result of what it was trained for, "
+        "evaluate it on such videos"
+    )
 
 
 def sampling_words(clip: ClipSpec, records: Sequence[Record]) -> str:

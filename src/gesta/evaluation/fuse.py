@@ -84,6 +84,9 @@ def fuse(results: Sequence[Result], by: By = "prob_mean", fit: Sequence[Result] 
         seconds=round(sum(result.seconds for result in results), 2),
         scores=scores,
         optimistic="; ".join(dict.fromkeys(result.optimistic for result in results if result.optimistic)),
+        input_differs="; ".join(
+            f"{_name(result)}: {result.input_differs}" for result in results if result.input_differs
+        ),
     )
 
 

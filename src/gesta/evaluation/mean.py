@@ -112,5 +112,5 @@ def mean(results: Sequence[tuple[str, Result]]) -> Mean:
         values=values,
         mean={metric: fmean(of_splits) for metric, of_splits in values.items()},
         std={metric: stdev(of_splits) for metric, of_splits in values.items()},
-        warnings=list(dict.fromkeys(w for _, r in results for w in [*r.faults, *[r.optimistic] * bool(r.optimistic)])),
+        warnings=list(dict.fromkeys(w for _, r in results for w in [*r.faults, *r.doubts])),
     )

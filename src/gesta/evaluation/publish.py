@@ -161,7 +161,7 @@ def _result_lines(result: Result) -> list[str]:
         f"(counted as wrong). {how.views}, {markdown(how.sampling)}, {how.size} px of {markdown(how.frame)}, mean of "
         f"the {how.averaged}; decoder {markdown(result.environment.decoder)}, precision "
         f"{result.environment.precision}.",
-        *[f"{result.optimistic[:1].upper()}{result.optimistic[1:]}."] * bool(result.optimistic),
+        *(f"{doubt[:1].upper()}{doubt[1:]}." for doubt in result.doubts),
     ]
 
 

@@ -330,6 +330,8 @@ class Result:
             that is not known.
         optimistic: why the metrics are probably higher than those of other videos would be, a sentence; empty if no
             reason is known.
+        input_differs: how what the videos show, or how it was shown, differs from what the model was trained on, a
+            sentence; empty if it does not, if that is not known, and for a model of several streams.
     """
 
     metrics: dict[str, Percent]
@@ -346,6 +348,7 @@ class Result:
     faults: list[str] = field(default_factory=list)
     ended_early: str = ""
     optimistic: str = ""
+    input_differs: str = ""
 
     def fault(self) -> str:
         """What does not fit the rest, in a result from elsewhere; empty if all fits."""
@@ -364,6 +367,11 @@ class Result:
         """Top-1 accuracy in percent, of multi-label data mAP (see :func:`gesta.evaluation.metrics.headline`); None if
         nothing is labelled."""
         return headline(self.metrics)
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the metrics may not be what they seem to be, a sentence each."""
+        return [sentence for sentence in (self.optimistic, self.input_differs) if sentence]
 
     def to_json(self) -> dict[str, Any]:
         """All fields, with the version of the format in front."""
@@ -447,7 +455,7 @@ class Result:
         lines += [f"  failed: {f['name']}: {f['reason']}" for f in self.failures[:10]]
         if counts.failed > 10:
             lines.append(f"  … and {counts.failed - 10} more, all in the result")
-        lines += [f"warning: {fault}" for fault in [*self.faults, *[self.optimistic] * bool(self.optimistic)]]
+        lines += [f"warning: {fault}" for fault in [*self.faults, *self.doubts]]
         lines += [self.ended_early] * bool(self.ended_early)
         for space, per_class in scores.per_class.items():
             worst = sorted((value, name) for value, name in zip(per_class, scores.classes[space]) if value is not None)

@@ -17,7 +17,14 @@ from gesta.checkpoint.exported import device_for
 from gesta.config import check, to_json
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError, VideoError
-from gesta.evaluation.evaluate import check_labels, environment, model_source, records_of_split, sampling_words
+from gesta.evaluation.evaluate import (
+    check_labels,
+    differing_input,
+    environment,
+    model_source,
+    records_of_split,
+    sampling_words,
+)
 from gesta.evaluation.localisation import Span, Times, VideoSegments, measure_localisation
 from gesta.evaluation.result import Remark
 from gesta.evaluation.scoring import joint_names, named_classes, protocol, protocol_of
@@ -135,7 +142,7 @@ def evaluate_timeline(
         partial=[remark for failed, remark in errors if not failed],
         videos=[_scored(video, names) for video in videos],
         seconds=round(time.monotonic() - begin, 2),
-        remarks=list(_remarks(network.config.multi_label, overlapping)),
+        remarks=[*filter(None, [differing_input(model, records)]), *_remarks(network.config.multi_label, overlapping)],
     )
 
 

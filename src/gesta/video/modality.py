@@ -26,6 +26,14 @@ def modality_of(shows: Shows | None) -> Modality:
     return "rgb" if shows is None else "flow" if isinstance(shows, Flow) else "depth"
 
 
+def in_words(shows: Shows | None) -> str:
+    """What a stream shows, and of depth how; the same words are the same input."""
+    if isinstance(shows, Depth):
+        limits = "" if shows.encoding == "jet_wrapped" else f" from {shows.near:g} to {shows.far:g} mm"
+        return f"depth as {shows.encoding}{limits}"
+    return "RGB" if shows is None else "optical flow"
+
+
 def modalities_of(modality: Modalities) -> tuple[Modality, ...]:
     """The streams of a modality.
 

@@ -136,9 +136,7 @@ def _protocol(result: Result) -> str:
     text += (
         f"Each was scored as {how.views} of {how.sampling} frames ({how.coverage} coverage, short videos: "
         f"{how.short_videos}), {how.size} × {how.size} px of {how.frame}; the "
-        f"{how.averaged} were averaged."
-        + f" {result.optimistic[:1].upper()}{result.optimistic[1:]}."
-        * bool(result.optimistic)
+        f"{how.averaged} were averaged." + "".join(f" {doubt[:1].upper()}{doubt[1:]}." for doubt in result.doubts)
     )
     return text
 
