@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gesta import checkpoint
 from gesta.checkpoint import load, load_state, read_metadata, save_model, save_state
 from gesta.checkpoint.formats import file_hash
-from gesta.checkpoint.weights import import_weights, read_weights
+from gesta.checkpoint.weights import import_weights, read_source
 from gesta.config import config
 from gesta.errors import CheckpointError, GestaError
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
@@ -238,7 +238,7 @@ def test_the_state_before_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "write", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))], ids=["torch", "plain"]
 )
-@pytest.mark.parametrize("read", [load_state, read_weights])
+@pytest.mark.parametrize("read", [load_state, read_source])
 def test_pickles_are_refused_and_not_run(
     tmp_path: Path, read: Callable[[Path], object], write: Callable[[object, Path], object]
 ) -> None:
@@ -252,7 +252,7 @@ def test_pickles_are_refused_and_not_run(
 def test_the_refusal_names_the_object(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "whole.pth")
     with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.linear\.Linear.*model\.state_dict\(\)"):
-        read_weights(tmp_path / "whole.pth")
+        read_source(tmp_path / "whole.pth")
     with pytest.raises(CheckpointError, match="not a training state"):
         torch.save({"a": torch.ones(1)}, tmp_path / "other.ckpt")
         load_state(tmp_path / "other.ckpt")
@@ -280,7 +280,7 @@ def test_wrappings_of_public_checkpoints(tmp_path: Path, content: dict[str, obje
         return [fill(v) for v in value] if isinstance(value, list) else value
 
     torch.save(fill(content), tmp_path / "public.tar", _use_new_zipfile_serialization=zipped)
-    assert list(read_weights(tmp_path / "public.tar")) == ["patch.weight"]
+    assert list(read_source(tmp_path / "public.tar").weights) == ["patch.weight"]
 
 
 def test_weights_of_a_training_state_and_of_a_model_file(tmp_path: Path) -> None:
@@ -288,13 +288,13 @@ def test_weights_of_a_training_state_and_of_a_model_file(tmp_path: Path) -> None
     save_state(tmp_path / "last.ckpt", {"step": 1, "model": model.state_dict(), "optimizer": {"state": {}}})
     save_model(tmp_path / "best.safetensors", model, ["a", "b", "c"])
     for name in ("last.ckpt", "best.safetensors"):
-        assert set(read_weights(tmp_path / name)) == set(model.state_dict())
+        assert set(read_source(tmp_path / name).weights) == set(model.state_dict())
 
 
 def test_file_without_weights(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="no named weights"):
-        read_weights(tmp_path / "none.pth")
+        read_source(tmp_path / "none.pth")
 
 
 def test_import_reports_everything(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from gesta.checkpoint import load, save_model, save_state
 from gesta.checkpoint.formats import read_torch
-from gesta.checkpoint.weights import import_weights, read_weights
+from gesta.checkpoint.weights import import_weights, read_source
 from gesta.errors import CheckpointError
 from gesta.model import ClipSpec, VideoModel
 from gesta.models.mvit import MViTConfig
@@ -74,7 +74,7 @@ def test_a_torchscript_archive_gives_its_tensors_and_nothing_runs(trace: bool, t
     image = torch.ones(2, 3, 4, 4).half()
     script = torch.jit.trace(model, image, check_trace=False) if trace else torch.jit.script(model)
     script.save(str(tmp_path / "clip.pt"))
-    weights = read_weights(tmp_path / "clip.pt")
+    weights = read_source(tmp_path / "clip.pt").weights
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
@@ -101,7 +101,7 @@ def test_a_hostile_torchscript_archive_is_refused(compression: int, repeat: int,
         archive.writestr("m/constants.pkl", b"\x80\x02).")
         archive.writestr("m/version", b"3\n")
     with pytest.raises(CheckpointError, match=rf"m\.pt: .*({sentence})"):
-        read_weights(tmp_path / "m.pt")
+        read_source(tmp_path / "m.pt")
     assert not trap.exists()
 
 
@@ -109,10 +109,10 @@ def test_numpy_scalars_are_plain_numbers(tmp_path: Path) -> None:
     scalars = {"a": np.float64(0.25), "b": np.int64(-3), "c": np.bool_(True), "d": np.float32(1.5)}
     torch.save({"state_dict": {"x": torch.ones(1)}, "best": scalars}, tmp_path / "a.pth")
     assert read_torch(tmp_path / "a.pth")["best"] == {"a": 0.25, "b": -3, "c": True, "d": 1.5}
-    assert list(read_weights(tmp_path / "a.pth")) == ["x"]
+    assert list(read_source(tmp_path / "a.pth").weights) == ["x"]
     torch.save({"x": torch.ones(1), "when": np.datetime64("2020-01-01")}, tmp_path / "b.pth")
     with pytest.raises(CheckpointError, match=r"b\.pth: "):  # no other type of numpy is made
-        read_weights(tmp_path / "b.pth")
+        read_source(tmp_path / "b.pth")
 
 
 def test_a_run_folder_is_a_source_of_weights(tmp_path: Path) -> None:

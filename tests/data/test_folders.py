@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from empty_files import COMPOSED, DECOMPOSED, frames, tree
 
 from gesta.data.lists import Folder, Lists, read_class_names, write_lists
-from gesta.data.locate import split_by_class, split_by_hash
+from gesta.data.locate import split_by_class
 from gesta.errors import GestaError
 from gesta.records import SPLITS, Record, SplitName
 
@@ -167,16 +168,19 @@ def test_folder_refusals(tmp_path: Path) -> None:
         Folder(root=str(tmp_path), val=0.6, test=0.6).classes()
 
 
-def test_split_by_hash() -> None:
+def test_videos_of_a_class_are_split_by_the_hash_of_their_names() -> None:
+    def split(names: list[str], *how: Any) -> list[str]:
+        return list(split_by_class([Record(path=name, name=name, label=0) for name in names], *how))
+
     names = [f"v{i}" for i in range(10)]
-    splits = split_by_hash(names, 0.3, 0.2, 0)
+    splits = split(names, 0.3, 0.2, 0)
     assert (splits.count("val"), splits.count("test"), splits.count("train")) == (3, 2, 5)
     shuffled = names[::-1]
-    assert dict(zip(shuffled, split_by_hash(shuffled, 0.3, 0.2, 0))) == dict(zip(names, splits))
-    assert split_by_hash(["only"], 0.5, 0.4, 0) == ["train"]
-    assert sorted(split_by_hash(["a", "b"], 0.1, 0.0, 0)) == ["train", "val"]
+    assert dict(zip(shuffled, split(shuffled, 0.3, 0.2, 0))) == dict(zip(names, splits))
+    assert split(["only"], 0.5, 0.4, 0) == ["train"]
+    assert sorted(split(["a", "b"], 0.1, 0.0, 0)) == ["train", "val"]
     groups = ["g0"] * 4 + ["g1"] * 3 + ["g2"] * 3
-    parts = split_by_hash(names, 0.2, 0.0, 0, groups)
+    parts = split(names, 0.2, 0.0, 0, groups)
     assert len({(g, s) for g, s in zip(groups, parts)}) == 3 and parts.count("val") in (3, 4)
 
 
@@ -186,7 +190,7 @@ def test_groups_of_one_class_are_drawn_as_they_were_before_groups_of_several() -
     splits = split_by_class(records, 0.2, 0.1, 5, groups)
     for k in range(3):
         part = slice(20 * k, 20 * k + 20)
-        assert splits[part] == split_by_hash([r.name for r in records[part]], 0.2, 0.1, 5, groups[part])
+        assert splits[part] == split_by_class(records[part], 0.2, 0.1, 5, groups[part])
     held = {s: sorted({g for g, of in zip(groups, splits) if of == s}) for s in ("val", "test")}
     # written down when groups were drawn for each class alone
     assert held == {"val": ["g02", "g03", "g11", "g13", "g20", "g21"], "test": ["g05", "g15", "g22"]}

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from gesta.checkpoint import load, load_state, save_model
-from gesta.checkpoint.weights import read_weights
+from gesta.checkpoint.weights import read_source
 from gesta.cli import main
 from gesta.config import _hints, definitions, from_json, to_json
 from gesta.errors import GestaError
@@ -123,7 +123,7 @@ REACH = {
     "cache": "a folder in which a probe keeps features, in a folder named by a hash",
     "image": "a name that timm's registry must have",
     **dict.fromkeys(
-        ("weights", "head"), "a path that read_weights reads, without unpickling; hf:owner/name downloads such a file"
+        ("weights", "head"), "a path that read_source reads, without unpickling; hf:owner/name downloads such a file"
     ),
     "name": "the folder of the run under runs/, see read_recipe",
     **dict.fromkeys(("paper", "expected"), "printed"),
@@ -256,7 +256,7 @@ def test_what_other_libraries_let_torch_make_is_refused_in_given_files(tmp_path:
     with torch.serialization.safe_globals([open]):
         before = set(torch.serialization.get_safe_globals())
         with pytest.raises(GestaError, match=r"w\.pth: holds a Python object \(\w*io\.open\)"):
-            read_weights(tmp_path / "w.pth")
+            read_source(tmp_path / "w.pth")
         assert set(torch.serialization.get_safe_globals()) == before and not mark.exists()
 
 
@@ -277,14 +277,14 @@ def test_strange_weights_are_refused(tmp_path: Path) -> None:
     ):
         torch.save(content, tmp_path / f"{name}.pth")
         with pytest.raises(GestaError, match=rf"{name}\.pth: .*{sentence}"):
-            read_weights(tmp_path / f"{name}.pth")
+            read_source(tmp_path / f"{name}.pth")
     torch.save(weights, tmp_path / "plain.pth")
     with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "bomb.pth", "w", 8) as packed:
         for member in plain.namelist():
             packed.writestr(member, plain.read(member))
     with pytest.raises(GestaError, match=r"bomb\.pth: a compressed archive"):
-        read_weights(tmp_path / "bomb.pth")
-    assert read_weights(tmp_path / "plain.pth").keys() == weights.keys()
+        read_source(tmp_path / "bomb.pth")
+    assert read_source(tmp_path / "plain.pth").weights.keys() == weights.keys()
 
 
 @pytest.mark.parametrize("change", [{"format": "1"}, {"format": torch.ones(2)}, {"state": 3}, {"state": None}], ids=str)

@@ -18,7 +18,7 @@ from conftest import write_video
 from gesta.checkpoint import load, load_state, save_model
 from gesta.checkpoint.formats import file_hash
 from gesta.checkpoint.lora import merge_adapters
-from gesta.checkpoint.weights import read_weights
+from gesta.checkpoint.weights import read_source
 from gesta.cli import make_parser
 from gesta.cli.options import named_recipe
 from gesta.config import check, replace
@@ -138,7 +138,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_the_model_file_is_ordinary_and_a_stopped_run_ends_the_same(
     toy: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, straight, run = read_weights(str(toy.init.weights)), tmp_path / "straight", tmp_path / "run"
+    start, straight, run = read_source(str(toy.init.weights)).weights, tmp_path / "straight", tmp_path / "run"
     scored: list[Tensor] = []
     video = torch.randn(2, 3, 2, 16, 16)
     plain_weights = Training.plain_weights
@@ -177,7 +177,7 @@ def test_the_model_file_is_ordinary_and_a_stopped_run_ends_the_same(
         assert all(torch.equal(value, theirs[part][name]) for name, value in ours[part].items())
     assert file_hash(run / "best.safetensors") == file_hash(straight / "best.safetensors")
     # another training can start from its training state, whose adapters are merged likewise
-    from_state = read_weights(run / "last.ckpt")
+    from_state = read_source(run / "last.ckpt").weights
     merged = merge_adapters(ours["weights"], 16 / 2)
     assert from_state.keys() == weights.keys() and all(torch.equal(v, merged[name]) for name, v in from_state.items())
 
@@ -186,7 +186,7 @@ def test_what_would_stay_random_is_refused(toy: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(GestaError, match=r"train\.lora keeps patch_embed\.weight .* random: .* without train\.lora"):
         train(replace(toy, init=Init()), run, quiet=True)
-    lacking = {k: v for k, v in read_weights(str(toy.init.weights)).items() if "blocks.1.mlp" not in k}
+    lacking = {k: v for k, v in read_source(str(toy.init.weights)).weights.items() if "blocks.1.mlp" not in k}
     torch.save(lacking, tmp_path / "lacking.pth")
     incomplete = replace(toy, init=Init(weights=str(tmp_path / "lacking.pth"), min_matched=0.1))
     with pytest.raises(GestaError, match=r"train\.lora keeps blocks\.1\.mlp\.0\.weight"):

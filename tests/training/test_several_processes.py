@@ -17,7 +17,7 @@ from torch import Tensor
 
 from conftest import write_video
 from gesta.checkpoint import load_state
-from gesta.checkpoint.weights import read_weights
+from gesta.checkpoint.weights import read_source
 from gesta.config import replace
 from gesta.data.lists import Folder, Videos
 from gesta.evaluation.evaluate import evaluate
@@ -109,7 +109,7 @@ def test_all_processes_validate_the_model_that_is_saved_and_use_what_they_can(tm
     for run in ("ddp", "average", "fsdp"):
         first, second = (json.loads((tmp_path / f"{run}-{rank}.json").read_text()) for rank in (0, 1))
         assert first == second and len(set(first)) == 2, run  # of two epochs
-        assert digest(read_weights(tmp_path / run / "best.safetensors")) in first
+        assert digest(read_source(tmp_path / run / "best.safetensors").weights) in first
     for run in ("ddp", "average"):  # one epoch and then another are two
         straight, resumed = (load_state(tmp_path / name / "last.ckpt") for name in (run, f"{run}-resumed"))
         for part in ("model", "weights"):
@@ -120,7 +120,7 @@ def test_all_processes_validate_the_model_that_is_saved_and_use_what_they_can(tm
     assert "find_unused_parameters" not in done.stderr
     for name in with_parameters_that_are_not_read():
         moved = {i for i, held in load_state(tmp_path / name / "last.ckpt")["optimizer"]["state"].items() if held}
-        weights = read_weights(tmp_path / name / "best.safetensors")
+        weights = read_source(tmp_path / name / "best.safetensors").weights
         assert 0 < len(moved) < len(weights), name
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from conftest import write_video
 from gesta.checkpoint import load_state
-from gesta.checkpoint.weights import read_weights
+from gesta.checkpoint.weights import read_source
 from gesta.config import check, to_json
 from gesta.data.lists import Folder
 from gesta.errors import CheckpointError, GestaError
@@ -99,12 +99,12 @@ def test_two_and_four_processes_train_as_one(model: str, tmp_path: Path) -> None
         write_video(tmp_path / f"videos/{'ab'[i % 2]}/{i}.mp4", frames=12, shade=20 * i)
     plain = recipe(model, tmp_path / "videos")
     train(plain, tmp_path / "one", quiet=True)
-    one = read_weights(tmp_path / "one/best.safetensors")
+    one = read_source(tmp_path / "one/best.safetensors").weights
     (tmp_path / "plain.json").write_text(json.dumps(to_json(plain)))
     for processes, strategy in ((2, "ddp"), (2, "fsdp"), (4, "fsdp")):
         run = tmp_path / f"{strategy}{processes}"
         torchrun(processes, str(tmp_path / "plain.json"), "--run-dir", str(run), "--train.strategy", strategy)
-        several = read_weights(run / "best.safetensors")
+        several = read_source(run / "best.safetensors").weights
         assert several.keys() == one.keys()
         for name, value in one.items():
             torch.testing.assert_close(several[name], value, rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -118,6 +118,6 @@ def test_two_and_four_processes_train_as_one(model: str, tmp_path: Path) -> None
     for epochs in (3, 4, 5):
         plain.train.epochs = epochs
         train(plain, tmp_path / "one", resume=True, quiet=True)
-    one, several = (read_weights(tmp_path / name / "best.safetensors") for name in ("one", "fsdp4"))
+    one, several = (read_source(tmp_path / name / "best.safetensors").weights for name in ("one", "fsdp4"))
     for name, value in one.items():
         torch.testing.assert_close(several[name], value, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")

@@ -159,11 +159,6 @@ class Source:
     is_state: bool = False
 
 
-def read_weights(path: str | Path, average: bool = True) -> dict[str, Tensor]:
-    """The named tensors of any checkpoint, see :func:`read_source`."""
-    return read_source(path, average).weights
-
-
 def read_source(path: str | Path | LocalWeights, average: bool = True, head: str | Path | None = None) -> Source:
     """The named tensors of any checkpoint: a run folder (its ``best.safetensors``), a ``.safetensors`` file, what
     ``torch.save`` wrote (.pth, .pt, .pyth, .tar, .ckpt), a TorchScript archive, or a folder or repository of a hub

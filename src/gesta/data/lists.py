@@ -62,7 +62,7 @@ class Folder(DataConfig):
 
     A video is a file or a folder of frames, at any depth below its class. Classes are the sorted folder names. What
     the folders do not split is split class by class, by a hash of the videos' names without their suffixes
-    (:func:`gesta.data.locate.split_by_hash`).
+    (:func:`gesta.data.locate.split_by_class`).
 
     Where folders may be meant in two ways, none is guessed: a single class, classes beside folders of splits, folders
     of splits inside classes, and video files beside folders of frames are refused until ``folders`` or ``kind`` says

@@ -253,36 +253,19 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", without_suffix(name)).casefold()
 
 
-def split_by_hash(
-    names: Sequence[str], val: float, test: float, seed: int, groups: Sequence[str] | None = None
-) -> list[SplitName]:
-    """Split the videos of one class by the hash of their names.
-
-    Videos are put in the order of ``hash(seed, group)``; the test split is taken from its front and the validation
-    split from its end. So the split does not depend on the order of the list, and a video that is added moves at most
-    the videos at the two borders, never one from validation to test. A fraction above 0 gives at least one video, as
-    long as one is left for training.
-
-    Args:
-        names: of the videos, unique.
-        val: fraction of validation videos.
-        test: fraction of test videos.
-        groups: of each video; a group is never divided. Every video by itself if not given.
-
-    Returns:
-        the split of each name.
-    """
-    return _draw(groups or names, [("",)] * len(names), val, test, seed)
-
-
 def split_by_class(
     records: Sequence[Record], val: float, test: float, seed: int, groups: Sequence[str] | None = None
 ) -> list[SplitName]:
-    """The split of each record, where a group is never divided.
+    """The split of each record by the hash of its name, where a group is never divided.
 
-    Groups of one class are drawn for each class by itself, see :func:`split_by_hash`. A group of several classes (a
-    long recording with segments of all) is drawn once, if at least half of its videos are still missing from the split
-    in their classes. Every class keeps a video for training; one of few groups may get none in a split.
+    Groups of one class are drawn for each class by itself: they are put in the order of ``hash(seed, group)``; the test
+    split is taken from its front and the validation split from its end. So the split does not depend on the order of
+    the list, and a video that is added moves at most the videos at the two borders, never one from validation to test.
+    A fraction above 0 gives at least one video, as long as one is left for training.
+
+    A group of several classes (a long recording with segments of all) is drawn once, if at least half of its videos are
+    still missing from the split in their classes. Every class keeps a video for training; one of few groups may get
+    none in a split.
 
     Multi-label records are drawn all together, because few of them have the same classes.
 

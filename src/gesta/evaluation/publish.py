@@ -122,7 +122,6 @@ def _page(repository: str, config: ModelConfig, metadata: Metadata, result: Resu
     spaces, notes = by_space(metadata["classes"]), metadata.get("notes", {})
     recipe = str(notes.get("recipe") or config.summary)
     shown = "depth" if metadata.get("depth") else "optical flow" if metadata.get("flow") else "RGB"
-    shown = "depth" if metadata.get("depth") else "optical flow" if metadata.get("flow") else "RGB"
     streams = " and ".join(config.clip.streams) or shown
     sampling = f"×{config.clip.stride}" if config.clip.sampling == "dense" else " uniform"
     lines = [
