@@ -13,7 +13,7 @@ import torch
 from conftest import write_video
 from gesta.analysis.report.page import write_report
 from gesta.checkpoint import load, load_state
-from gesta.checkpoint.weights import read_weights
+from gesta.checkpoint.weights import read_source
 from gesta.cli import main
 from gesta.config import replace
 from gesta.data.lists import Folder
@@ -76,7 +76,7 @@ def outcome(run: Path) -> Any:
     """All that a training leaves behind, but for times."""
     state = load_state(run / "last.ckpt")
     progress = {k: v for k, v in state["progress"].items() if k not in ("log_bytes", "seconds", "data_s")}
-    weights = {path.name: read_weights(path) for path in sorted(run.glob("*.safetensors"))}
+    weights = {path.name: read_source(path).weights for path in sorted(run.glob("*.safetensors"))}
     return progress, weights, [(e["epoch"], e["loss"], e["val"], e["best"]) for e in lines(run, "epoch")]
 
 

@@ -24,7 +24,7 @@ from torch.distributed.run import get_args_parser
 from conftest import write_video
 from gesta.checkpoint import load_state, save_state
 from gesta.checkpoint.formats import file_hash
-from gesta.checkpoint.weights import read_weights
+from gesta.checkpoint.weights import read_source
 from gesta.cli import make_parser
 from gesta.config import from_json, replace, to_json
 from gesta.data.lists import Folder
@@ -293,7 +293,7 @@ def test_two_processes_train_as_one(toy: Recipe, tmp_path: Path) -> None:
         process.terminate()  # then torchrun ends its processes, which are in groups of their own
         process.wait(30)
     assert process.returncode == 0, stderr
-    one, two = (read_weights(tmp_path / name / "best.safetensors") for name in ("one", "two"))
+    one, two = (read_source(tmp_path / name / "best.safetensors").weights for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]

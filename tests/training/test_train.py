@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conftest import write_video
 from gesta.checkpoint import load, load_state, save_model
-from gesta.checkpoint.weights import read_weights
+from gesta.checkpoint.weights import read_source
 from gesta.config import config, copy, from_json, replace
 from gesta.data.batch import Batch
 from gesta.data.lists import Folder, read_class_names
@@ -299,7 +299,7 @@ def test_extra_losses_are_added_and_logged_by_name_and_a_dead_plug_in_is_named(
 def test_accumulation_is_one_large_batch(videos: Path, tmp_path: Path) -> None:
     train(recipe(videos, ToyConfig(), batch_size=8), tmp_path / "one", trust_code=True)
     train(recipe(videos, ToyConfig(), batch_size=8, accumulate=4), tmp_path / "four", trust_code=True)
-    one, four = (read_weights(tmp_path / name / "last.ckpt") for name in ("one", "four"))
+    one, four = (read_source(tmp_path / name / "last.ckpt").weights for name in ("one", "four"))
     for name, value in one.items():
         torch.testing.assert_close(four[name], value, rtol=0, atol=1e-6)
 
@@ -313,7 +313,7 @@ def test_the_average_follows_the_weights(
     torch.manual_seed(toy.train.seed)
     first = toy.model.build().state_dict()
     last = load_state(tmp_path / "run" / "last.ckpt")["model"]
-    average = read_weights(tmp_path / "run" / "best.safetensors")
+    average = read_source(tmp_path / "run" / "best.safetensors").weights
     for name, value in average.items():
         assert not torch.equal(first[name], last[name])
         torch.testing.assert_close(value, start * first[name] + (1 - start) * last[name])
@@ -321,9 +321,9 @@ def test_the_average_follows_the_weights(
     assert f"{100 * start:.1f} % of the start is left" in said
     if not warmup:  # both are in the training state
         both = tmp_path / "run" / "last.ckpt"
-        for name, value in read_weights(both).items():
+        for name, value in read_source(both).weights.items():
             assert torch.equal(value, average[name]) and torch.equal(
-                read_weights(both, average=False)[name], last[name]
+                read_source(both, average=False).weights[name], last[name]
             )
 
 
@@ -339,7 +339,7 @@ def test_frozen_parts_stay_as_they_are(videos: Path, tmp_path: Path) -> None:
     torch.save(first, tmp_path / "start.pth")
     toy.init.weights = str(tmp_path / "start.pth")
     train(toy, tmp_path / "run")
-    last = read_weights(tmp_path / "run" / "last.ckpt")
+    last = read_source(tmp_path / "run" / "last.ckpt").weights
     for name, value in last.items():
         assert torch.equal(value, first[name]) == name.startswith(toy.train.freeze), name
 
@@ -390,7 +390,7 @@ def test_batch_norms_are_joined_where_it_can_be_done(
     for name, sync in (("joined", True), ("alone", False)):
         train(recipe(videos, epochs=1, sync_bn=sync, freeze=("bn1.",)), tmp_path / name, quiet=True)
     assert len(converted) == 1 and isinstance(converted[0].bn1, nn.SyncBatchNorm) and not converted[0].bn1.training
-    joined, alone = (read_weights(tmp_path / name / "last.ckpt") for name in ("joined", "alone"))
+    joined, alone = (read_source(tmp_path / name / "last.ckpt").weights for name in ("joined", "alone"))
     for name, value in alone.items():
         torch.testing.assert_close(joined[name], value, atol=1e-6, rtol=1e-5)
 
@@ -425,7 +425,7 @@ def test_training_begins_with_the_given_weights(
     shown = capsys.readouterr().err
     assert "stopped before its first training state was written, so it begins again" in shown
     assert from_json(json.loads((tmp_path / "run" / "recipe.json").read_text()), trust_code=True).train == toy.train
-    last = read_weights(tmp_path / "run" / "last.ckpt")
+    last = read_source(tmp_path / "run" / "last.ckpt").weights
     assert torch.equal(last["embedding.weight"], given.embedding.weight)
     assert "given.safetensors: 100.0 %" in shown and "[5, 4] in the source, [2, 4] in the model" in shown
 
