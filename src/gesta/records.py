@@ -242,6 +242,21 @@ def single_class(classes: ClassNames, labels: Iterable[Label] = ()) -> str:
     return ""
 
 
+def segment_of(record: Record) -> str:
+    """The part of its video that a record is: frames ``12-40`` or seconds ``1.5-3.2 s``; empty for a whole video."""
+    if record.seconds:
+        return "{}-{} s".format(*record.seconds)
+    if record.start is None and record.end is None:
+        return ""
+    return f"{record.start or 0}-{'' if record.end is None else record.end}"
+
+
+def name_with_segment(record: Record) -> str:
+    """What tells a record from the other segments of its video, which have the same name."""
+    segment = segment_of(record)
+    return f"{record.name} {segment}" if segment else record.name
+
+
 def list_hash(records: Sequence[Record]) -> str:
     """A hash of names, labels and segments in order; it does not depend on the folder in which the files lie."""
     names = [

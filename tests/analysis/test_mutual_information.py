@@ -179,8 +179,9 @@ def test_broken_videos_are_named_and_left_out(make_video: Callable[..., Path], t
     assert [failure.name for failure in found.failures] == [paths[2]]
     text = str(found)
     assert "absent.mp4" in text and "shuffled" in text and "4.159" in text
-    with pytest.raises(GestaError, match="none of 1 videos"):
-        measure_mutual_information(models, records[2:], device="cpu")
+    segments = [Record(path=paths[2], name=paths[2], start=start, end=start + 4) for start in (0, 4)]
+    with pytest.raises(GestaError, match="none of 2 videos"):
+        measure_mutual_information(models, segments, device="cpu")
     with pytest.raises(GestaError, match="blocks 0 to 3, not 9"):
         measure_mutual_information(models, records, block=9, device="cpu")
 

@@ -20,11 +20,12 @@ from gesta.checkpoint.weights import weights_hash
 from gesta.cli import main
 from gesta.config import config, replace
 from gesta.data.samples import TestViews
+from gesta.data.shares import Share, read_parts
 from gesta.errors import GestaError
 from gesta.features import windows as windows_module
-from gesta.features.compute import compute_features, feature_files
+from gesta.features.compute import compute_features, compute_missing, feature_files, merge_features
 from gesta.features.extract import FeatureKind, extract
-from gesta.features.folder import FeatureFolder, source_hash
+from gesta.features.folder import FeatureFolder, describe, source_hash
 from gesta.features.neighbours import neighbours
 from gesta.features.windows import Windows
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel, to_clips
@@ -150,6 +151,45 @@ def test_nothing_is_computed_twice_and_what_changed_is(make_video: Callable[...,
         with pytest.raises(GestaError, match=r"holds features of other (model and weights and views|views|kind)"):
             compute_features(given, [videos], out, device="cpu", **{"views": views, **how})  # type: ignore[arg-type]
     assert (out / "index.jsonl").read_text() == before
+
+
+def test_segments_of_one_video_are_counted_one_by_one(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    broken, video = tmp_path / "broken.mp4", str(make_video("a.mp4"))
+    broken.write_bytes(b"not a video")
+    paths, model, views = [str(broken), str(broken), video, video], levels(), EvaluateConfig(clips=1, workers=0)
+    records = [Record(path=path, name=path, start=4 * (i % 2), end=4 * (i % 2) + 4) for i, path in enumerate(paths)]
+    files, description = [f"{i}.npy" for i in range(4)], describe(model, views, "pooled")
+
+    def compute(indices: list[int]) -> Any:
+        return extract(model, records, views, indices=indices, device=CPU)
+
+    for counts in ("2 videos computed, 2 failed", "0 videos computed, 2 were there already, 2 failed"):
+        report = compute_missing(FeatureFolder(tmp_path / "out", description), records, files, compute)
+        assert str(report).splitlines()[0] == f"{tmp_path}/out: features of {counts}"
+        assert list(report.failures) == [f"{broken} 0-4", f"{broken} 4-8"]
+
+
+def test_a_folder_of_other_versions_goes_on_and_says_so(
+    make_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, out, how = [str(make_video("a.mp4"))], tmp_path / "out", {"views": EvaluateConfig(clips=1, workers=0)}
+    share = {"share": Share(1, 1)}
+    compute_features(levels(), videos, out, device="cpu", **how)  # type: ignore[arg-type]
+    compute_features(levels(), videos, tmp_path / "part", device="cpu", **how, **share)  # type: ignore[arg-type]
+    began = json.loads((out / "features.json").read_text())
+    assert "torch" in began["versions"] and "libavcodec" in began["versions"]
+    monkeypatch.setattr("gesta.features.folder.pixel_versions", lambda: {"libavcodec": (99, 0, 1)})
+    again = compute_features(levels(), videos, tmp_path / "part", device="cpu", **how, **share)  # type: ignore[arg-type]
+    assert again.computed == 0 and not again.remark
+    merge_features([str(tmp_path / "part")], read_parts([str(tmp_path / "part")]), tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / "features.json").read_text()) == began
+    videos.append(str(make_video("b.mp4")))
+    more = compute_features(levels(), videos, out, device="cpu", **how)  # type: ignore[arg-type]
+    assert more.computed == 1 and f"libavcodec {began['versions']['libavcodec']} → 99.0.1" in str(more).splitlines()[1]
+    del began["versions"]  # as an earlier version of gesta wrote it
+    (out / "features.json").write_text(json.dumps(began))
+    videos.append(str(make_video("c.mp4")))
+    assert not compute_features(levels(), videos, out, device="cpu", **how).remark  # type: ignore[arg-type]
 
 
 def test_features_of_videos_that_cannot_be_seen_just_now_stay(make_video: Callable[..., Path], tmp_path: Path) -> None:

@@ -356,12 +356,12 @@ def measure_mutual_information(
         check_places(name, model)
     taps = ["last" if block is None else after_time(model, block) for _, model in models]
     rows: list[MapInformation] = []
-    failures: dict[str, Failure] = {}
+    failures: dict[int, Failure] = {}  # by position: segments of one video have one name
 
     def clips(name: str, model: VideoModel) -> Iterable[Tensor]:
         views = TestViews(records, model.config.clip, EvaluateConfig(clips=1, crops=1))
         for batch in track(in_background(test_loader(views, order, 1, 0), size=2), name, total=len(order)):
-            failures.update({failure.name: failure for failure in batch["failures"]})
+            failures.update({failure.index: failure for failure in batch["failures"]})
             if len(batch["index"]):
                 yield to_clips(batch["video"].to(chosen_device), model.config.clip)
         if len(failures) == len(records):
@@ -374,7 +374,7 @@ def measure_mutual_information(
         model.to(chosen_device).eval()
         of_model = [tap] if rows else ["stem", tap]
         rows += measure_maps(name, model, clips(name, model), taps=of_model, estimator=estimator, tau=tau)
-    unread = [failures[name] for name in sorted(failures)]
+    unread = [failures[index] for index in sorted(failures)]
     used_tau = tau if estimator in BOUNDED else None
     return MutualInformation(estimator=estimator, tau=used_tau, rows=rows, failures=unread)
 

@@ -85,7 +85,7 @@ class FrameCache:
         if state is None:
             return None
         how = {name: value for name, value in options.items() if name != "deadline"}
-        key = json.dumps([FORMAT, os.path.abspath(path), state, how, _versions()], sort_keys=True, default=asdict)
+        key = json.dumps([FORMAT, os.path.abspath(path), state, how, pixel_versions()], sort_keys=True, default=asdict)
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         return self.folder / name[:2] / f"{name}.npy"
 
@@ -176,8 +176,8 @@ def _read(file: Path) -> np.ndarray | None:
 
 
 @functools.cache
-def _versions() -> dict[str, Any]:
-    """Of all that pixels depend on."""
+def pixel_versions() -> dict[str, Any]:
+    """Versions of all that decoded and scaled pixels depend on: gesta, torch and the libraries that decode."""
     names = ("gesta", "torch", "pillow", "torchcodec")
     versions: dict[str, Any] = {"av": av.__version__, **av.library_versions}
     for name in names:

@@ -37,7 +37,18 @@ from gesta.model import ClipSpec, VideoModel, evaluating
 from gesta.processes import Precision, describe_device, make_fabric
 from gesta.progress import track
 from gesta.recipe import EvaluateConfig
-from gesta.records import LABEL, ClassNames, DataConfig, Record, SplitName, by_space, classes_in, label_in, list_hash
+from gesta.records import (
+    LABEL,
+    ClassNames,
+    DataConfig,
+    Record,
+    SplitName,
+    by_space,
+    classes_in,
+    label_in,
+    list_hash,
+    segment_of,
+)
 from gesta.video.modality import in_words, modality_of
 
 
@@ -225,7 +236,7 @@ def _scores(
             values[space][index] = [float(f"{value:.7g}") for value in row.tolist()]
     failures.sort(key=lambda failure: failure["index"])
     names, multi_label = [record.name for record in records], model.config.multi_label
-    segments = [_segment(record) for record in records]
+    segments = [segment_of(record) for record in records]
     scores = Scores(
         classes=spaces,
         names=names,
@@ -298,15 +309,6 @@ def _gather(part: _Scored, fabric: Fabric) -> list[_Scored]:
     gathered: list[Any] = [None] * fabric.world_size
     torch.distributed.all_gather_object(gathered, part)
     return gathered
-
-
-def _segment(record: Record) -> str:
-    """The part of a video as :class:`Scores` has it."""
-    if record.seconds:
-        return "{}-{} s".format(*record.seconds)
-    if record.start is None and record.end is None:
-        return ""
-    return f"{record.start or 0}-{'' if record.end is None else record.end}"
 
 
 def _in_json(label: int | tuple[int, ...] | None) -> int | list[int] | None:

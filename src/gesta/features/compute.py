@@ -29,7 +29,7 @@ from gesta.data.shares import (
 from gesta.errors import GestaError
 from gesta.evaluation.scoring import prediction_protocol, protocol
 from gesta.features.extract import FeatureKind, VideoFeatures, extract
-from gesta.features.folder import Entry, FeatureFolder, Format, describe, source_hash
+from gesta.features.folder import VERSIONS, Entry, FeatureFolder, Format, describe, source_hash
 from gesta.features.windows import Windows, check_windows, extract_windows
 from gesta.files import lock_folder, new_folder, remove_parts
 from gesta.model import VideoModel
@@ -39,7 +39,7 @@ from gesta.prediction.writers import require_pyarrow
 from gesta.processes import Precision, choose_autocast, choose_device
 from gesta.progress import join_lines, track
 from gesta.recipe import EvaluateConfig
-from gesta.records import Record
+from gesta.records import Record, name_with_segment
 from gesta.video.archive import size_and_time
 from gesta.video.find import is_video_name
 
@@ -51,25 +51,30 @@ class FeatureReport:
     Attributes:
         folder: of the features.
         videos: how many were wanted.
-        computed: how many of them had to be computed; the features of the others were there already.
-        failures: video → why it has no features.
-        partial: video → a sentence that the end of its features is missing.
+        computed: how many of them had to be computed.
+        present: of how many the features were there already; of the others there are none, see ``failures``.
+        failures: video (and segment, of a part of a video) → why it has no features.
+        partial: video (and segment) → a sentence that the end of its features is missing.
+        remark: what the user should know of the folder; may be empty.
     """
 
     folder: str
     videos: int
     computed: int = 0
+    present: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     partial: dict[str, str] = field(default_factory=dict)
+    remark: str = ""
 
     to_json = asdict
 
     def __str__(self) -> str:
-        kept = self.videos - self.computed - len(self.failures)
+        failed = self.videos - self.computed - self.present
         counts = [f"features of {self.computed} videos computed"]
-        counts += [f"{kept} were there already"] * bool(kept) + [f"{len(self.failures)} failed"] * bool(self.failures)
+        counts += [f"{self.present} were there already"] * bool(self.present) + [f"{failed} failed"] * bool(failed)
         reasons = {**self.failures, **self.partial}
         lines = [reason if name in reason else f"{name}: {reason}" for name, reason in reasons.items()]
+        lines += [self.remark] * bool(self.remark)
         return join_lines([f"{self.folder}: {', '.join(counts)}", *(f"  {line}" for line in lines)])
 
 
@@ -91,11 +96,11 @@ def compute_missing(
     # what cannot be seen just now, as on a disk that is not mounted, is not known to have changed
     there = [source if _is_seen(record) else None for record, source in zip(records, sources)]
     wanted = [i for i, (file, source) in enumerate(zip(files, there)) if not folder.has(file, source)]
-    report = FeatureReport(str(folder.folder), len(records))
+    report = FeatureReport(str(folder.folder), len(records), present=len(records) - len(wanted))
     for features in track(compute(wanted) if wanted else (), "computing features", total=len(wanted)):
         record = records[features.index]
         if features.values is None:
-            report.failures[record.name] = features.error
+            report.failures[name_with_segment(record)] = features.error
             folder.remove(files[features.index])
             continue
         entry = Entry(video=record.name, file=files[features.index], source=sources[features.index])
@@ -107,8 +112,11 @@ def compute_missing(
             entry["error"] = features.error
         folder.add(entry, features.values)
         report.computed += 1
-    entries = {file: folder.entries[file] for file in files if file in folder.entries}
-    report.partial = {entry["video"]: entry["error"] for entry in entries.values() if "error" in entry}
+        report.remark = folder.remark
+    for record, file in zip(records, files):
+        stored = folder.entries.get(file)
+        if stored is not None and "error" in stored:
+            report.partial[name_with_segment(record)] = stored["error"]
     if wanted:
         folder.tidy()
     return report
@@ -243,6 +251,7 @@ def compute_features(
     # until here nothing was written
     description = describe(network, views, kind, windows, precision)
     settings = {**description, "suffix": format}
+    del settings[VERSIONS]  # as with a whole folder, other ones are no reason to begin a part again
     part = describe_part("features", share, list(files), settings) if share else None
     check_part(out, part)
     names = [files[path] for path in paths]
@@ -281,6 +290,9 @@ def merge_features(folders: Sequence[str], parts: Sequence[Part], out: str | os.
     check_new_folder(out)
     description = {name: value for name, value in parts[0].settings.items() if name != "suffix"}
     sources = {folder: FeatureFolder(folder, description) for folder in folders}
+    versions = [source.description.get(VERSIONS) for source in sources.values()]
+    if versions[0] and versions.count(versions[0]) == len(versions):
+        description[VERSIONS] = versions[0]
     for (folder, source), part in zip(sources.items(), parts):
         present = sum((source.folder / file).is_file() for file in source.entries)
         if not part.answered == len(source.entries) == present:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from gesta.checkpoint.weights import weights_hash
 from gesta.config import Between, from_json, parse_json, read_json, read_text, replace, to_json
+from gesta.data.frame_cache import pixel_versions
 from gesta.data.shares import PART
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError
@@ -43,6 +44,10 @@ from gesta.video.archive import size_and_time
 Format = Literal["npy", "safetensors", "parquet"]
 
 DESCRIPTION, INDEX = "features.json", "index.jsonl"
+
+VERSIONS = "versions"
+"""Part of the description that may differ from the folder's: what is there stays, and :attr:`FeatureFolder.remark` says
+so. Folders of earlier versions of gesta lack it."""
 
 IRRELEVANT_FIELDS: dict[str, Any] = {
     "classes": 0,
@@ -83,7 +88,8 @@ def describe(
     windows: Windows | None = None,
     precision: Precision = "32-true",
 ) -> dict[str, Any]:
-    """All that the values of features depend on, besides the video: model, weights, views, kind and precision.
+    """All that the values of features depend on, besides the video: model, weights, views, kind, precision, and the
+    versions of gesta and of the libraries that decode and compute.
 
     Args:
         model: with its weights; its classifier does not matter.
@@ -109,6 +115,7 @@ def describe(
         "views": how,
         "kind": kind,
         "precision": precision,
+        VERSIONS: {n: v if isinstance(v, str) else ".".join(map(str, v)) for n, v in pixel_versions().items()},
     }
 
 
@@ -130,9 +137,10 @@ class FeatureFolder:
         folder: where they are.
         description: see :func:`describe`.
         entries: file → the line of the index, of features that are there.
+        remark: a sentence if the folder was begun with other versions; else empty.
 
     Args:
-        folder: new, empty, or with features of the same description.
+        folder: new, empty, or with features of the same description (but for the versions).
         description: None takes what the folder has.
 
     Raises:
@@ -142,18 +150,24 @@ class FeatureFolder:
     def __init__(self, folder: str | os.PathLike[str], description: dict[str, Any] | None) -> None:
         self.folder = folder = Path(folder)
         known = folder / DESCRIPTION
+        self.remark = ""
+        given = description or {}
         if description is None and not known.is_file():
             raise GestaError(f"{folder}: holds no {DESCRIPTION}; give a folder that gesta features has written")
         if known.is_file():
             stored: dict[str, Any] = read_json(known, dict[str, Any], remedy="give another folder")
-            if description is not None and (other := [k for k in description if stored.get(k) != description[k]]):
+            other = [name for name, value in given.items() if stored.get(name) != value]
+            if VERSIONS in other:
+                other.remove(VERSIONS)
+                self.remark = _other_versions(folder, stored.get(VERSIONS), given[VERSIONS])
+            if other:
                 raise GestaError(
                     f"{folder}: holds features of other {' and '.join(other)}, which must not be mixed with these; "
                     "choose another folder"
                 )
         elif folder.is_dir() and any(not e.name.startswith(".") and e.name != PART for e in os.scandir(folder)):
             raise GestaError(f"{folder}: holds other files, and no {DESCRIPTION}; choose another folder")
-        self.description = stored if description is None else description
+        self.description = stored if known.is_file() else given
         self._has_half_line = False
         self.entries = {entry["file"]: entry for entry in self._read_index()}
 
@@ -223,6 +237,18 @@ class FeatureFolder:
                     f"{path}: names the file {entry['file'][:100]!r}, which is not in its folder; remove the index"
                 )
             yield entry
+
+
+def _other_versions(folder: Path, then: Any, now: dict[str, str]) -> str:
+    """A sentence about features of other versions; empty where it is not known of which they are."""
+    if not isinstance(then, dict):
+        return ""
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    changed = [f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names[:5]]
+    return (
+        f"{folder}: was begun with other versions ({', '.join(changed)}), so features computed now may differ a little "
+        "from those that it has; choose another folder to have all of one version"
+    )
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------
