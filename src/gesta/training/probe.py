@@ -212,7 +212,7 @@ def _features(
         return extract(model, records, recipe.evaluate, indices=indices, **how)
 
     if all(folder.has(file, source_hash(record)) for file, record in zip(files, records)):
-        report = FeatureReport(str(folder.folder), len(records))
+        report = FeatureReport(str(folder.folder), len(records), present=len(records))
     else:
         with lock_folder(folder.folder):
             remove_parts(folder.folder)
