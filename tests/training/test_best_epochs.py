@@ -145,6 +145,22 @@ def test_a_run_that_ended_early_goes_on_with_more_patience_alone(toy: Recipe, st
     assert Result.read(run / "result.json").ended_early == ""
 
 
+def test_epochs_measured_on_other_videos_are_not_compared(toy: Recipe, tmp_path: Path) -> None:
+    """The fifth epoch, of 55 %, is the best on the new validation videos."""
+    root, run = Path(shutil.copytree(toy.data.root, tmp_path / "videos")), tmp_path / "run"  # type: ignore[attr-defined]
+    short, longer = (replace(toy.train, epochs=epochs, patience=None) for epochs in (4, 5))
+    train(replace(toy, data=Folder(root=str(root)), train=short), run, quiet=True)
+    write_video(root / "val" / "dark" / "new.mp4", frames=4, size=(48, 32), shade=9)
+    train(replace(toy, data=Folder(root=str(root)), train=longer), run, resume=True, quiet=True)
+    assert [entry["best"] for entry in lines(run, "epoch")] == [50.0, 50.0, 60.0, 60.0, 55.0]
+    assert load(run).metadata["notes"]["epoch"] == 5
+    (remark,) = (text for text in lines(run, "start")[-1]["remarks"] if "validation videos are others" in text)
+    assert (
+        f"best top-1 of 60.0 % is forgotten, and the next validation chooses best.safetensors anew ({KEPT[1]}" in remark
+    )
+    assert {path.name for path in run.glob("epoch-*")} == {*KEPT, "epoch-0005-top1-55.00.safetensors"}
+
+
 def test_settings_that_go_by_validation_need_validation_videos(toy: Recipe, tmp_path: Path) -> None:
     for name in ("patience", "keep_best"):
         config = replace(toy.train, **{"patience": None, "keep_best": 1, name: 3})

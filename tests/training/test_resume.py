@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -28,13 +29,15 @@ from gesta.checkpoint.weights import read_source
 from gesta.cli import make_parser
 from gesta.config import from_json, replace, to_json
 from gesta.data.lists import Folder
+from gesta.data.parts import FewLabels
+from gesta.datasets.ntu import NTU
 from gesta.errors import CheckpointError, GestaError
 from gesta.files import lock_folder
 from gesta.model import ClipSpec
 from gesta.models.r3d import R3DConfig
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
 from gesta.recipes.address import read_recipe
-from gesta.training.folder import CHANGEABLE_FIELDS, check_run, is_among
+from gesta.training.folder import CHANGEABLE_FIELDS, check_run, is_among, may_change
 from gesta.training.loop import train
 
 SCRIPT = """
@@ -240,7 +243,7 @@ def test_other_videos_are_refused(toy: Recipe, tmp_path: Path, monkeypatch: pyte
 
 def test_only_the_fields_that_are_named_may_change(toy: Recipe, tmp_path: Path) -> None:
     """The beginning of a name is another field: the state would bring the old multipliers back."""
-    assert is_among("train.lr", CHANGEABLE_FIELDS) and is_among("data.root", CHANGEABLE_FIELDS)
+    assert is_among("train.lr", CHANGEABLE_FIELDS) and may_change("data.root") and not may_change("train.root")
     assert not any(is_among(f"{name}_x", CHANGEABLE_FIELDS) for name in CHANGEABLE_FIELDS if not name.endswith("."))
     run, before = tmp_path / "run", replace(toy, train=replace(toy.train, lr_multipliers={"stem.": 0.5}))
     run.mkdir()
@@ -251,6 +254,49 @@ def test_only_the_fields_that_are_named_may_change(toy: Recipe, tmp_path: Path) 
         check_run(run, changed, resume=True)
     changed.train.lr_multipliers = before.train.lr_multipliers
     assert list(check_run(run, changed, resume=True)) == ["train.lr"]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_the_same_files_show_may_not_change(inside: bool, toy: Recipe, tmp_path: Path) -> None:
+    """The hash of the list does not see it; a data set may be the part of another."""
+
+    def recipe(**changes: Any) -> Recipe:
+        data = NTU(**{"root": "/a", "modality": "depth", **changes})
+        return replace(toy, data=FewLabels(of=data) if inside else data)
+
+    (tmp_path / "recipe.json").write_text(json.dumps(to_json(recipe())))
+    (tmp_path / "last.ckpt").touch()
+    part = "data.of" if inside else "data"
+    for change, words in (
+        ({"depth_encoding": "repeat3"}, '"jet" → "repeat3"'),
+        ({"depth_range": (0.0, 4500.0)}, "[500.0, 4500.0] → [0.0, 4500.0]"),
+        ({"person_crop": True}, "false → true"),
+    ):
+        text = (
+            f"another recipe ({part}.{next(iter(change))}: {words}); resume it without these changes, or start another"
+        )
+        with pytest.raises(GestaError, match=re.escape(text)):
+            check_run(tmp_path, recipe(**change), resume=True)
+    assert list(check_run(tmp_path, recipe(root="/b"), resume=True)) == [f"{part}.root"]
+
+
+def test_other_class_names_of_the_same_labels_are_refused(toy: Recipe, tmp_path: Path) -> None:
+    """A state of a version that wrote down neither them nor the validation videos is taken as it is."""
+    last = train(replace(toy, train=replace(toy.train, epochs=1)), tmp_path / "run", quiet=True) / "last.ckpt"
+    state, longer = load_state(last), replace(toy, train=replace(toy.train, epochs=2))
+    for classes, text in (
+        (["dark", "bright"], "class 1 was 'bright' when the run was started, and is 'light' now"),
+        ({"verb": ["dark", "light"]}, "class 0 of verb was 'dark' when the run was started, and is None now"),
+    ):
+        save_state(tmp_path / "made.ckpt", state | {"classes": classes}).replace(last)
+        before = last.read_bytes()
+        with pytest.raises(GestaError, match=rf"run: {text}, .*; restore the names, or start another run"):
+            train(longer, tmp_path / "run", resume=True, quiet=True)
+        assert last.read_bytes() == before
+    old = {name: value for name, value in state.items() if name not in ("classes", "held_out")}
+    save_state(tmp_path / "made.ckpt", old).replace(last)
+    train(longer, tmp_path / "run", resume=True, quiet=True)
+    assert load_state(last)["classes"] == ["dark", "light"]
 
 
 def test_a_run_goes_on_in_half_precision(toy: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -557,6 +558,44 @@ def test_a_slow_loader_is_named_with_the_remedy(tmp_path: Path, capsys: pytest.C
     assert "best 75.0" in shown
     assert "warning: insert.4 does nothing" in shown and "warning: 2 more parts of the model" in shown
     assert lines(tmp_path, "epoch")[0]["faults"] == health.faults
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_its_finite_steps(tmp_path: Path) -> None:
+    """A step in fp16 may overflow; the loss scaler skips it."""
+    log, progress = RunLog(tmp_path, quiet=True), TrainingProgress()
+    for steps in ((math.nan, math.inf), (2.0, 4.0)):
+        for loss in steps:
+            progress.add(loss, 4, 1.0, 0.1)
+        log.epoch(1, None, None, Health(), progress, show_faults=False)
+    log.close()
+    assert [entry["loss"] for entry in lines(tmp_path, "epoch")] == [None, 3.0]
+
+
+@config
+class Segments(DataConfig):
+    """Two videos, and two segments of one that cannot be read."""
+
+    root: str = ""
+
+    def records(self, split: SplitName) -> list[Record]:
+        folder = Path(self.root, "train")
+        whole = [Record(path=str(path), name=path.name, label=0) for path in sorted((folder / "dark").iterdir())[:2]]
+        broken = Record(path=str(folder / LIGHT / "broken.mp4"), name="broken.mp4", label=1, end=3)
+        return [*whole, broken, dataclasses.replace(broken, start=3, end=6)]
+
+    def classes(self) -> list[str]:
+        return ["x", "y"]
+
+
+def test_segments_of_one_broken_video_are_all_named(videos: Path, tmp_path: Path) -> None:
+    run = train(
+        replace(recipe(videos, epochs=1), data=Segments(root=str(videos))),
+        tmp_path / "run",
+        quiet=True,
+        trust_code=True,
+    )
+    (epoch,), (step,) = lines(run, "epoch"), lines(run, "step")
+    assert sorted(epoch["failures"]) == sorted(step["failures"]) == ["broken.mp4 0-3", "broken.mp4 3-6"]
 
 
 def test_numbers_that_are_not_finite_stay_json(tmp_path: Path) -> None:

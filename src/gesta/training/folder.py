@@ -26,6 +26,8 @@ from gesta.files import lock_folder, remove_parts, write_text
 from gesta.model import ModelConfig
 from gesta.recipe import SMALL_PARAMETERS, EvaluateConfig, Rates, Recipe, TrainConfig, with_absolute_paths
 from gesta.records import (
+    LABEL,
+    PATHS,
     ClassNames,
     DataConfig,
     Record,
@@ -45,14 +47,18 @@ BEST = "best.safetensors"
 """The weights with the best validation top-1."""
 
 CHANGEABLE_FIELDS = (
-    *("name", "paper", "data.", "evaluate.", "model.activation_checkpointing"),
+    *("name", "paper", "evaluate.", "model.activation_checkpointing"),
     *("train.epochs", "train.lr", "train.min_lr", "train.clip_grad", "train.precision", "train.compile"),
     "train.strategy",
     *("train.workers", "train.decoder", "train.validate_every", "train.patience", "train.keep_best"),
     *("train.save_every_s", "train.logger", "probe.cache"),
 )
 """Fields of a recipe that may differ when its run is resumed; the others would make it another experiment. One that
-ends with a dot stands for all fields in it."""
+ends with a dot stands for all fields in it. Of the data see :data:`CHANGEABLE_DATA`."""
+
+CHANGEABLE_DATA = (*PATHS, "cache", "val_fraction")
+"""Fields of a data set that may differ, too, as long as the training videos are the same: where files lie, and what is
+held out. Others change what the same files show (``depth_encoding``, ``person_crop``); no hash of a list sees that."""
 
 
 Count = Annotated[int, Between(0)]
@@ -77,9 +83,10 @@ class TrainingProgress:
         overflows: fp16 steps in a row whose gradients were not finite.
         loss_sum, clips, seconds, data_s: sums over the current epoch; ``data_s`` is the part of ``seconds`` spent
             waiting for data.
+        not_finite: steps of the current epoch whose loss was not finite, and is not in ``loss_sum``.
         right, counted: training clips of the current epoch of which the most probable class was right, and of how many;
             means over the processes. Both are 0 where no clip has one class (MixUp, CutMix, multi-label data).
-        failures: training videos of this epoch that could not be read, name → reason.
+        failures: training videos of this epoch that could not be read, name (and segment) → reason.
     """
 
     epoch: Count = 0
@@ -94,6 +101,7 @@ class TrainingProgress:
     wandb_id: str = ""
     overflows: Count = 0
     loss_sum: float = 0.0
+    not_finite: Count = 0
     clips: Count = 0
     seconds: float = 0.0
     data_s: float = 0.0
@@ -104,8 +112,34 @@ class TrainingProgress:
     def add(self, loss: float, clips: int, seconds: float, data_s: float) -> None:
         """Count one more optimiser step."""
         self.epoch_steps, self.step = self.epoch_steps + 1, self.step + 1
-        self.loss_sum += loss if math.isfinite(loss) else 0.0
+        if math.isfinite(loss):
+            self.loss_sum += loss
+        else:  # a step in fp16 that the loss scaler skipped
+            self.not_finite += 1
         self.clips, self.seconds, self.data_s = self.clips + clips, self.seconds + seconds, self.data_s + data_s
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the steps of the current epoch whose loss was finite; NaN if there is none."""
+        steps = self.epoch_steps - self.not_finite
+        return self.loss_sum / steps if steps else math.nan
+
+    def forget_validations(self) -> str:
+        """Rank the epochs from now on without those before, which other videos were the measure of.
+
+        Returns:
+            A sentence for the user; empty if no epoch has been validated.
+        """
+        if self.best_top1 is None:
+            return ""
+        files = ", ".join(self.kept_file(*of_epoch) for of_epoch in self.kept)
+        remark = (
+            f"the validation videos are others than before, so the best {self.metric} of {self.best_top1:.1f} % is "
+            f"forgotten, and the next validation chooses {BEST} anew"
+            + (f" ({files} stay as they are)" if files else "")
+        )
+        self.best_top1, self.since_best, self.kept = None, 0, []
+        return remark
 
     @property
     def train_top1(self) -> float | None:
@@ -142,13 +176,15 @@ class _Required(TypedDict):
 
 
 class State(_Required, total=False):
-    """What a training state holds: the progress, :func:`videos_hash`, the names of the classes (older ones lack them),
-    what has a ``state_dict``, and the factor of LoRA's adapters if there are any.
+    """What a training state holds: the progress, :func:`videos_hash`, the names of the classes and the hash of the list
+    of validation videos (older ones lack them), what has a ``state_dict``, and the factor of LoRA's adapters if there
+    are any.
 
     ``shards`` is the folder of the parameters and moments that processes share, see :mod:`gesta.training.sharding`;
     then the others hold the rest alone."""
 
     classes: ClassNames
+    held_out: str
     lora_scale: float
     shards: str
 
@@ -224,13 +260,19 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> dict[str, str]:
     if "recipe.json" not in names:
         raise GestaError(f"{run}: holds no recipe.json, so it is not a run to resume; choose another with --run")
     changes = recipe_changes(run, recipe)
-    refused = [text for name, text in changes.items() if not is_among(name, CHANGEABLE_FIELDS)]
+    refused = [text for name, text in changes.items() if not may_change(name)]
     if refused:
         raise GestaError(
             f"{run}: was started with another recipe ({'; '.join(refused[:3])}); resume it without these changes, "
             f"or start another run from its weights with --init.weights {run / 'best.safetensors'}"
         )
     return changes
+
+
+def may_change(field: str) -> bool:
+    """Whether a dotted field may differ when a run is resumed; a data set may be in another, as in ``data.of.root``."""
+    in_data = field.startswith("data.") and field.rpartition(".")[2] in CHANGEABLE_DATA
+    return in_data or is_among(field, CHANGEABLE_FIELDS)
 
 
 def is_among(field: str, names: Sequence[str]) -> bool:
@@ -519,15 +561,19 @@ def videos_hash(records: Sequence[Record]) -> str:
     return hashlib.sha256(json.dumps([list_hash(records), sizes]).encode()).hexdigest()
 
 
-def read_state(run: Path, videos: str) -> tuple[State | None, str]:
+def read_state(run: Path, videos: str, classes: ClassNames) -> tuple[State | None, str]:
     """The training state in ``last.ckpt``, or the one before it where that file is gone.
 
     Args:
         run: the folder.
         videos: hash of the training videos, see :func:`videos_hash`.
+        classes: class names of the data.
 
     Returns:
         The state, None if there is none; and a remark for the user.
+
+    Raises:
+        GestaError: it cannot be read, or is of other videos or classes.
     """
     path, remark = run / LAST, ""
     if not path.exists():
@@ -541,4 +587,20 @@ def read_state(run: Path, videos: str) -> tuple[State | None, str]:
             f"{run}: the list of training videos is not the one that the run was started with, or the files have other "
             f"sizes; restore them, or start another run from these weights with --init.weights {path}"
         )
+    if other := _other_class(state.get("classes", classes), classes):
+        raise GestaError(
+            f"{run}: {other}, so its labels would mean other classes; restore the names, or start another run from "
+            f"these weights with --init.weights {path}"
+        )
     return state, remark
+
+
+def _other_class(before: ClassNames, now: ClassNames) -> str:
+    """The first class whose name is not what it was, in words; empty if all are the same."""
+    old, new = by_space(before), by_space(now)
+    for space in {**old, **new}:
+        for label, (was, name) in enumerate(itertools.zip_longest(old.get(space, []), new.get(space, []))):
+            if was != name:
+                of_space = "" if space == LABEL else f" of {space}"
+                return f"class {label}{of_space} was {was!r} when the run was started, and is {name!r} now"
+    return ""

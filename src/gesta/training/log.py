@@ -5,13 +5,14 @@
 - ``"kind": "start"``, where a process began or resumed the training: ``step`` (steps done before), ``device``,
   ``processes``, ``precision``, ``changes`` (of the recipe since the run was started, in words) and ``remarks``;
 - ``"kind": "step"``, one optimiser step: ``epoch`` and ``step`` (counted from 1), ``loss``, ``losses`` by name, ``lr``,
-  ``grad_norm``, ``data_s``, ``compute_s``, ``failures`` (names);
-- ``"kind": "epoch"``: ``epoch``, ``step``, ``loss``, ``train_top1`` (of the training clips as they were trained, see
+  ``grad_norm``, ``data_s``, ``compute_s``, ``failures`` (names, with the frames or seconds of segments);
+- ``"kind": "epoch"``: ``epoch``, ``step``, ``loss`` (mean over the steps of which it is finite), ``train_top1`` (of the
+  training clips as they were trained, see
   :attr:`gesta.training.folder.TrainingProgress.train_top1`; null with MixUp, CutMix or several labels per video),
   ``val`` (metrics or null), ``best`` (validation top-1 or mAP so far or null), ``seconds``, ``health`` (what plug-ins
   and attentions measure, e.g. ``insert.3.0/det``), ``faults`` (sentences that name those which do nothing, see
   :mod:`gesta.evaluation.health`), ``data_fraction`` (of the time, spent waiting for data), ``clips_per_s``,
-  ``failures`` (name → reason);
+  ``failures`` (names as of steps → reason);
 - ``"kind": "logger"``: ``failed``, a sentence about a logger that got nothing from there on;
 - ``"kind": "ended_early"``: ``epoch``, ``step`` and ``reason``, a sentence, where ``train.patience`` ended a training;
 - of probes ``"kind": "features"``: ``folder``, ``videos``, ``computed`` (of them), ``seconds``, ``failures``; and
@@ -167,7 +168,7 @@ class RunLog:
             show_faults: show which parts do nothing (they are always written down).
         """
         epoch, seconds = progress.epoch + 1, max(progress.seconds, 1e-9)
-        loss, rate = progress.loss_sum / max(progress.epoch_steps, 1), progress.clips / seconds
+        loss, rate = progress.loss, progress.clips / seconds
         data_fraction = progress.data_s / seconds
         entry = {
             "kind": "epoch",

@@ -47,7 +47,7 @@ from gesta.processes import (
 )
 from gesta.progress import show
 from gesta.recipe import EvaluateConfig, Recipe, TrainConfig
-from gesta.records import ClassNames, Record, by_space, labels_in, single_class
+from gesta.records import ClassNames, Record, by_space, labels_in, list_hash, single_class
 from gesta.training.folder import (
     LAST,
     State,
@@ -92,6 +92,7 @@ class Training:
         records: training videos.
         videos: hash of ``records``, see :func:`gesta.training.folder.videos_hash`.
         held_out: validation videos; may be empty.
+        held_out_hash: hash of their list, see :func:`gesta.records.list_hash`.
         cache: of decoded frames of these two, if there is one.
         test: how the best weights are scored at the end; None without held-out videos.
         progress: how much of the training is done.
@@ -123,6 +124,7 @@ class Training:
     records: list[Record]
     videos: str
     held_out: list[Record]
+    held_out_hash: str
     cache: FrameCache | None
     test: EvaluateConfig | None
     progress: TrainingProgress
@@ -236,6 +238,7 @@ class Training:
                     "progress": asdict(self.progress),
                     "videos": self.videos,
                     "classes": self.classes,
+                    "held_out": self.held_out_hash,
                     "model": weights,
                     "optimizer": optimizer,
                     "precision": self.fabric.strategy.precision.state_dict(),
@@ -395,11 +398,14 @@ def set_up(
     # until here nothing was written, so a mistake in the recipe leaves no folder behind
     opened = run_in_first_process(fabric, lambda: open_run(run, recipe, resume, stack))
     videos = videos_hash(records)
-    state, remark = read_state(run, videos)
+    state, remark = read_state(run, videos, classes)
     remarks += [*opened.remarks, remark]
+    held_out = list_hash(data.held_out)
     progress = state["progress"] if state else TrainingProgress(metric="mAP" if recipe.model.multi_label else "top-1")
     check_changes(run, opened.changes, progress, config)
     is_trained = progress.is_over(config)
+    if state and not is_trained and state.get("held_out", held_out) != held_out:
+        remarks.append(progress.forget_validations())
     done = progress.ended_early(config) or f"all {config.epochs} epochs are done"
     if is_trained and opened.evaluated and not opened.changes:
         if not quiet and fabric.global_rank == 0:
@@ -428,6 +434,7 @@ def set_up(
         records=records,
         videos=videos,
         held_out=data.held_out,
+        held_out_hash=held_out,
         cache=dataset.cache,
         test=data.test,
         progress=progress,

@@ -19,7 +19,7 @@ from gesta.errors import GestaError
 from gesta.model import ModelConfig, to_clips
 from gesta.processes import mean_over_processes
 from gesta.recipe import TrainConfig
-from gesta.records import by_space
+from gesta.records import by_space, name_with_segment
 from gesta.training.loss import class_loss
 from gesta.training.optim import learning_rate, set_learning_rate
 from gesta.training.setup import Training
@@ -101,7 +101,8 @@ def train_step(training: Training) -> bool:
     training.workers_started = True
     progress.add(loss, sums.clips, seconds - start_s, sums.data_s - start_s)
     progress.right, progress.counted = progress.right + right, progress.counted + counted
-    progress.failures |= {failure.name: failure.reason for failure in sums.failures}
+    failures = {name_with_segment(training.records[failure.index]): failure.reason for failure in sums.failures}
+    progress.failures |= failures
     entry = {
         "epoch": progress.epoch + 1,
         "step": progress.step,
@@ -111,7 +112,7 @@ def train_step(training: Training) -> bool:
         "grad_norm": grad_norm,
         "data_s": sums.data_s,
         "compute_s": seconds - sums.data_s,
-        "failures": [failure.name for failure in sums.failures],
+        "failures": list(failures),
     }
     training.log.step(entry, progress)
     return bool(stop)
