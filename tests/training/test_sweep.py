@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,25 @@ def test_refused_before_anything_is_trained(videos: Path, tmp_path: Path, monkey
     with pytest.raises(GestaError, match="without seeds"):
         sweep(recipe(videos), "train.seed", [1, 2], seeds=[0, 1], out=tmp_path)
     assert not folders
+
+
+def test_results_of_other_data_are_not_taken(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files lie may change: the data set may have been moved, and another one may lie there."""
+    folders, out = count_trainings(monkeypatch), tmp_path / "out"
+    done = sweep(recipe(videos), "train.lr", [0.01], out=out, quiet=True)
+    assert len(folders) == 1
+    moved = Path(shutil.copytree(videos, tmp_path / "moved"))
+    assert sweep(recipe(moved), "train.lr", [0.01], out=out, quiet=True).to_json() == done.to_json()
+    for split in ("test", "train"):
+        other = Path(shutil.copytree(videos, tmp_path / split))
+        write_video(other / split / "dark" / "9.mp4", frames=4, size=(48, 32), shade=9)
+        with pytest.raises(GestaError, match=rf"0\.01-seed0: .* with other {split}.* choose another folder with out"):
+            sweep(recipe(other), "train.lr", [0.01], out=out, quiet=True)
+    for split in ("test", "train"):
+        (moved / split / "light").rename(moved / split / "lit")
+    with pytest.raises(GestaError, match="with other classes; choose another folder with out"):
+        sweep(recipe(moved), "train.lr", [0.01], out=out, quiet=True)
+    assert len(folders) == 1
 
 
 def test_fields_by_their_flags(videos: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gesta.checkpoint import load_state
 from gesta.config import check, copy, format_value, leaves, suggest, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import METRICS, headline
@@ -27,8 +28,9 @@ from gesta.files import lock_folder, write_text
 from gesta.processes import is_first_process, make_fabric
 from gesta.progress import plain_text, show
 from gesta.recipe import Recipe
+from gesta.records import SPLITS, by_space, list_hash
 from gesta.training.finished import MAY_DIFFER
-from gesta.training.folder import CHANGEABLE_FIELDS, derive_rates, fit_classes, is_among, recipe_changes
+from gesta.training.folder import LAST, derive_rates, fit_classes, may_change, recipe_changes, videos_hash
 from gesta.training.loop import train
 
 
@@ -160,7 +162,7 @@ def sweep(
 
     Raises:
         GestaError: no such field, a value twice, a value of which no model can be built, no held-out videos, a folder
-            that holds such a run of another recipe.
+            that holds such a run of another recipe or data set.
         SystemExit: with status 130 after an interruption; what was done before it is kept.
     """
     name = field_name(recipe, field)
@@ -289,7 +291,7 @@ def _plan(recipe: Recipe, name: str, values: Sequence[Any], seeds: Sequence[int]
 
 
 def _check(planned: _Planned, name: str) -> None:
-    """Refuse a training that cannot be built or scored, or whose folder holds a run of another recipe."""
+    """Refuse a training that cannot be built or scored, or whose folder holds a run of another recipe or data set."""
     value, variant, run = planned
     try:
         with torch.device("meta"):
@@ -306,11 +308,31 @@ def _check(planned: _Planned, name: str) -> None:
         raise GestaError(
             f"{run}: was started with another recipe ({'; '.join(refused[:3])}); choose another folder with --out"
         )
+    if other := _other_data(run, variant, moved=any(field.startswith("data.") for field in changes)):
+        raise GestaError(f"{run}: holds a run on a data set with other {other}; choose another folder with --out")
+
+
+def _other_data(run: Path, recipe: Recipe, moved: bool) -> str:
+    """In what the data of a run in the folder of a training differs from the recipe's; empty if it is the same.
+
+    Fields that say where files lie are no difference of recipes (a data set may be moved), and may name another one.
+    """
+    path, state, data = run / "result.json", run / LAST, recipe.data
+    if path.is_file():
+        result = Result.read(path)
+        if result.scores.classes != by_space(data.classes()):
+            return "classes"
+        for split in SPLITS:
+            if split == result.protocol.split and result.list_hash != list_hash(data.records(split)):
+                return f"{split} videos or labels"
+    if moved and state.is_file() and load_state(state).get("videos") != videos_hash(data.records("train")):
+        return "training videos, or of other sizes"
+    return ""
 
 
 def _is_irrelevant(field: str) -> bool:
     """Whether a run in the folder of a training may differ from it in a field: it is resumed, with equal results."""
-    return field in MAY_DIFFER and is_among(field, CHANGEABLE_FIELDS)
+    return field in MAY_DIFFER and may_change(field)
 
 
 def _folder(value: Any) -> str:
