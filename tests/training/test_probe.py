@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,32 @@ def test_probes_do_not_see_each_other_and_the_best_is_found() -> None:
     assert (best.lr, best.val["top1"], best.val["top1_scored"]) == (0.1, 75.0, 100.0)
     assert trained[0].losses[-1] < trained[1].losses[-1] < trained[2].losses[-1]
     assert best.losses[-1] < best.losses[0] == pytest.approx(torch.tensor(2.0).log().item(), abs=0.3)
+
+
+def test_a_probe_that_diverged_is_never_the_best(recipe: Recipe, tmp_path: Path) -> None:
+    """Scores that are NaN would all be of the first class, which here is right for all of the validation videos."""
+    generator = torch.Generator().manual_seed(0)
+    rows: list[torch.Tensor | None] = [torch.randn(2, 6, generator=generator) + 2 * (i % 2) for i in range(12)]
+    data, val = VideoRows(rows, {"label": [i % 2 for i in range(12)]}), VideoRows(rows, {"label": [0] * 12})
+    config, model = TrainConfig(epochs=20, batch_size=8), create_model("r3d_tiny", classes=2)
+    grid = ProbeConfig(lrs=(1000.0, 1e-4), weight_decays=(10.0,))
+    diverged, trained = train_probes(data, val, CLASSES, grid, config, model)
+    assert (diverged.val["top1"], diverged.val_loss) == (0.0, math.inf) and trained.val["top1"] < 100
+    assert max((diverged, trained), key=lambda one: one.rank) is trained
+    recipe.probe = replace(grid, lrs=(1000.0,), cache=str(tmp_path / "kept"))
+    with pytest.raises(GestaError, match=r"every probe diverged \(learning rates 1000\): .*; give smaller rates with"):
+        train(recipe, tmp_path / "run", quiet=True)
+    recipe.probe.lrs = (0.01,)
+    assert gesta.load(train(recipe, tmp_path / "run", resume=True, quiet=True)).classes == CLASSES
+
+
+def test_features_of_other_versions_are_computed_again(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe, tmp_path / "run", quiet=True)
+    monkeypatch.setattr("gesta.features.folder.pixel_versions", lambda: {"libavcodec": (99, 0, 1)})
+    again = train(recipe, tmp_path / "again", quiet=True)
+    assert [line["computed"] for line in log_of(again, "features")] == [6, 4]
 
 
 def test_features_of_one_video_shown_otherwise_have_another_file() -> None:

@@ -317,7 +317,7 @@ class TrainedProbe:
         lr, weight_decay: its settings.
         losses: on the training videos, of each epoch.
         val: metrics of the validation videos.
-        val_loss: mean loss of their views, without label smoothing.
+        val_loss: mean loss of their views, without label smoothing; infinite if a score is not finite.
     """
 
     probe: Probe
@@ -356,7 +356,7 @@ def train_probes(
         device: where they are trained.
 
     Raises:
-        GestaError: no training or validation video has features.
+        GestaError: no training or validation video has features, or the training of every probe diverged.
     """
     samples = [(i, view) for i, rows in enumerate(train.rows) if rows is not None for view in range(len(rows))]
     if not samples or all(rows is None for rows in val.rows):
@@ -393,6 +393,11 @@ def train_probes(
         for epoch_losses, loss_mean in zip(losses, (sums / len(samples)).tolist()):
             epoch_losses.append(loss_mean)
     measured = [_measure(probe, val, classes, average, device, multi_label) for probe in probes]
+    if not any(math.isfinite(val_loss) for _, val_loss in measured):
+        raise GestaError(
+            f"the training of every probe diverged (learning rates {', '.join(f'{lr:g}' for lr in grid.lrs)}): no loss "
+            "on the validation videos is finite; give smaller rates with --probe.lrs"
+        )
     return [
         TrainedProbe(probe, *setting, epoch_losses, *measures)
         for probe, setting, epoch_losses, measures in zip(probes, settings, losses, measured)
@@ -450,17 +455,23 @@ def _measure(
     device: torch.device | None,
     multi_label: bool,
 ) -> tuple[dict[str, float], float]:
-    """Metrics of the validation videos, and the mean loss of their views; those without features count as wrong."""
+    """Metrics of the validation videos, and the mean loss of their views, infinite if a score or it is not finite.
+
+    Videos without features and those whose scores are not finite count as wrong.
+    """
     probe.eval()
     names = by_space(classes)
     scores: dict[str, list[list[float] | None]] = {space: [None] * len(val.rows) for space in names}
-    losses = []
+    losses: list[float] = []
     for i, rows in enumerate(val.rows):
         if rows is None:
             continue
         labels = {space: column[i] for space, column in val.labels.items()}
         logits = {space: values.double() for space, values in by_space(probe(rows.to(device))).items()}
         for space, values in logits.items():
+            if not values.isfinite().all():
+                losses.append(math.inf)
+                continue
             view_scores = values if average == "logits" else as_probabilities(values, multi_label)
             scores[space][i] = view_scores.mean(0).tolist()
             if (label := labels[space]) is not None:
@@ -468,7 +479,8 @@ def _measure(
                 target = target.to(values.dtype) if multi_label else target
                 losses.append(float(class_loss(values, target, multi_label=multi_label)))
     metrics = measure_spaces(scores, val.labels, names, average, multi_label).metrics
-    return metrics, sum(losses) / max(len(losses), 1)
+    loss = sum(losses) / max(len(losses), 1)
+    return metrics, loss if math.isfinite(loss) else math.inf
 
 
 def _train_and_save(
