@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,19 @@ def test_probes_do_not_see_each_other_and_the_best_is_found() -> None:
     assert (best.lr, best.val["top1"], best.val["top1_scored"]) == (0.1, 75.0, 100.0)
     assert trained[0].losses[-1] < trained[1].losses[-1] < trained[2].losses[-1]
     assert best.losses[-1] < best.losses[0] == pytest.approx(torch.tensor(2.0).log().item(), abs=0.3)
+
+
+def test_trained_probes_are_not_taken_for_those_of_other_videos(recipe: Recipe, tmp_path: Path) -> None:
+    run = train(recipe, tmp_path / "run", quiet=True)
+    root, before = shutil.copytree(tmp_path / "videos", tmp_path / "moved"), (run / "recipe.json").read_bytes()
+    recipe.data = gesta.Folder(root=str(root))
+    shutil.copy(root / "val" / "dark" / "3.mp4", root / "train" / "dark" / "9.mp4")
+    with pytest.raises(GestaError, match="training videos is not the one that its probes were trained on"):
+        train(recipe, run, resume=True, quiet=True)
+    assert (run / "recipe.json").read_bytes() == before
+    (root / "train" / "dark" / "9.mp4").unlink()
+    train(recipe, run, resume=True, quiet=True)
+    assert gesta.Result.read(run / "result.json").data["root"] == str(root)  # type: ignore[index]
 
 
 def test_a_probe_that_diverged_is_never_the_best(recipe: Recipe, tmp_path: Path) -> None:

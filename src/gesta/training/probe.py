@@ -28,7 +28,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn, optim
 
-from gesta.checkpoint import save_model
+from gesta.checkpoint import read_metadata, save_model
 from gesta.data.locate import by_video, hold_out
 from gesta.data.samples import seeded_generator
 from gesta.errors import GestaError
@@ -43,7 +43,16 @@ from gesta.processes import describe_device, limit_threads, make_fabric
 from gesta.progress import show
 from gesta.recipe import EvaluateConfig, ProbeConfig, Recipe, TrainConfig
 from gesta.records import ClassNames, Record, SplitName, by_space, labels_in
-from gesta.training.folder import BEST, OpenedRun, check_space, is_among, open_run, write_recipe, write_result
+from gesta.training.folder import (
+    BEST,
+    OpenedRun,
+    check_space,
+    is_among,
+    open_run,
+    videos_hash,
+    write_recipe,
+    write_result,
+)
 from gesta.training.log import RunLog
 from gesta.training.loggers import loggers, new_wandb_id
 from gesta.training.loss import class_loss, loss_weights
@@ -88,6 +97,12 @@ def train_probe(
     # until here nothing was written, so a mistake in the recipe leaves no folder behind
     opened = open_run(run, recipe, resume, stack)
     _check_changes(run, opened, is_trained)
+    videos = videos_hash(data.records)
+    if is_trained and read_metadata(run / BEST).get("notes", {}).get("videos", videos) != videos:
+        raise GestaError(
+            f"{run}: the list of training videos is not the one that its probes were trained on, or the files have "
+            "other sizes; restore them, or start another run in another folder: the features are kept"
+        )
     if is_trained and opened.evaluated and not opened.changes:
         if not quiet:
             show(f"{run}: all probes are trained and the best is evaluated; nothing is left to resume", sys.stderr)
@@ -113,7 +128,7 @@ def train_probe(
         log.say(sentence)
     if not is_trained:
         features = [_features(part, model, recipe, folder, fabric, log) for part in (train, val)]
-        _train_and_save(run, recipe, model, data, features[0], features[1], fabric, log)
+        _train_and_save(run, recipe, model, data, videos, features[0], features[1], fabric, log)
     if data.test is not None:
         write_result(run, recipe, data.classes, data.test, fabric, log.say, trust_code)
 
@@ -488,12 +503,16 @@ def _train_and_save(
     recipe: Recipe,
     model: VideoModel,
     data: Data,
+    videos: str,
     train: VideoRows,
     val: VideoRows,
     fabric: Fabric,
     log: RunLog,
 ) -> None:
-    """Train probes on features, save the model with the best as its classifier, and log the accuracy of all."""
+    """Train probes on features, save the model with the best as its classifier, and log the accuracy of all.
+
+    ``videos`` is the hash of the training videos, which is kept with the model.
+    """
     assert recipe.probe is not None
     began = time.monotonic()
     if weighted := loss_weights(train.labels, data.classes, recipe.train)[1]:
@@ -520,7 +539,7 @@ def _train_and_save(
         shows=data.records[0].shows,
         person_crop=any(record.masks for record in data.records),
         protocol=recipe.evaluate,
-        notes={"recipe": recipe.name, "paper": recipe.paper, "probe": settings, "val": best.val},
+        notes={"recipe": recipe.name, "paper": recipe.paper, "probe": settings, "val": best.val, "videos": videos},
     )
     for one in trained:
         entry = {"lr": one.lr, "weight_decay": one.weight_decay, "loss": one.losses[-1], "val": one.val}
