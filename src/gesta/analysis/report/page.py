@@ -189,14 +189,15 @@ def _space(result: Result, space: str) -> dict[str, Any]:
     }
 
 
-def _failures(result: Result, log: list[LogLine]) -> list[tuple[str, dict[str, str]]]:
-    """Videos that could not be read and why, in the evaluation and in training."""
+def _failures(result: Result, log: list[LogLine]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Videos that could not be read and why, in the evaluation (each of their segments) and in training."""
     training: dict[str, str] = {}
     for line in log:
         if line.get("kind") == "epoch" and isinstance(failures := line.get("failures"), dict):
             training |= failures
-    in_evaluation = {failure["name"]: failure["reason"] for failure in result.failures}
-    return [(f"evaluation, {result.protocol.split} split", in_evaluation), ("training, skipped", training)]
+    in_evaluation = [(failure["name"], failure["reason"]) for failure in result.failures]
+    skipped = list(training.items())
+    return [(f"evaluation, {result.protocol.split} split", in_evaluation), ("training, skipped", skipped)]
 
 
 def _cost(result: Result) -> tuple[str, list[tuple[Part, Part, float]]]:
