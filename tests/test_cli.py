@@ -34,6 +34,35 @@ def test_cost_prints_the_published_figures(capsys: pytest.CaptureFixture[str]) -
     assert "64.3905" in capsys.readouterr().out
 
 
+def test_no_output_takes_the_place_of_what_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By whatever name; only files that are named or read count, not others of that folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "frames").mkdir()
+    names = ["result.json", "weights.onnx", "by.csv", "list.csv", "frames/1.png"]
+    for name in names:
+        (tmp_path / name).write_text("kept")
+    for words in (
+        "analyse confusion result.json --out ./result.json",
+        "analyse confusion other.json --by by.csv --out by.csv",
+        "analyse warp stan_mvitv2_s frames --out frames/1.png",
+        "analyse response frames stan_mvitv2_s --out frames/1.png",
+        "export weights.onnx --to onnx --out weights.onnx",
+        "evaluate run --data lists --data.test list.csv --out list.csv",
+        "evaluate run --data lists --data.test=list.csv --out list.csv",
+    ):
+        assert run(*words.split()) == 1
+        assert "is itself read, and would be replaced; choose another file with --out" in capsys.readouterr().err
+    (tmp_path / "other.json").write_text("kept")
+    assert run(*["analyse", "confusion", "result.json", "--out", "other.json"]) == 1
+    assert "itself read" not in capsys.readouterr().err
+    (tmp_path / "videos").mkdir()
+    assert run(*["data", "prepare", "videos", "copies", "--lists", "--from", "copies/train.txt"]) == 1
+    assert "copies/train.txt: is in the folder that --lists writes to" in capsys.readouterr().err
+    assert {(tmp_path / name).read_text() for name in names} == {"kept"}
+
+
 def test_cost_of_several_views(capsys: pytest.CaptureFixture[str]) -> None:
     """Clips and crops are told apart by words, since papers disagree about their order."""
     cost = ["cost", "r3d_tiny", "--style", "torch"]

@@ -14,7 +14,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -208,6 +208,23 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         _remove_empty(place)
     _keep_names(target.parent)
+
+
+def check_not_read(out: str | os.PathLike[str] | None, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse an output that would take the place of what is read.
+
+    Args:
+        out: the file to be written; None for none.
+        inputs: files that are read.
+
+    Raises:
+        GestaError: it is one of them.
+    """
+    if out is None or not os.path.isfile(out):
+        return
+    for path in inputs:
+        if os.path.isfile(path) and os.path.samefile(path, out):
+            raise GestaError(f"{out}: is itself read, and would be replaced; choose another file with --out")
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -307,6 +307,11 @@ LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;">]>'
         (CVAT.format(step="", body='<image name="cat.jpg"/>'), {}, "lists the picture 'cat.jpg'"),
         (VIA | {"metadata": {"1": {"vid": "2", "z": [0.1], "xy": [2, 3], "av": {}}}}, {}, "regions of the picture"),
         ({"_via_img_metadata": {}}, {}, "VIA 2"),
+        (
+            [task(region(1, 5, "1" * 9))],
+            {"frame_rate": "10"},
+            r"would not be read .* \(.*line 2: label 111111111 is more",
+        ),
         ({"database": {"a": {"annotations": [{"segment": [0, 1], "label": "x", "person": 3}]}}}, {}, "fields 'person'"),
         ({"results": {"a": [{"segment": ["0", 1], "label": "x"}]}}, {}, "is '0', not a number"),
         ("path,label\na.mp4,wave\n", {}, "its format is not recognised"),
@@ -319,3 +324,24 @@ def test_what_is_refused(folder: Path, content: Any, options: dict[str, Any], me
     with pytest.raises(GestaError, match=message):
         imported(folder, content, **options)
     assert not out.exists()
+
+
+def test_a_list_replaces_nothing_that_is_read_and_is_csv(folder: Path, tmp_path: Path) -> None:
+    export, videos = tmp_path / "ava.csv", tmp_path / "videos"
+    export.write_text("a,1,0,0,1,1,3,1\n")
+    shutil.copytree(folder / "videos", videos)
+    for out, message in (
+        (export, "ava.csv: is itself read, and would be replaced"),
+        (videos / "a.mp4", "a.mp4: is itself read, and would be replaced"),
+        (
+            tmp_path / "seg.json",
+            "seg.json: the list is CSV, and would be read as JSON; choose a name that ends in .csv",
+        ),
+        (tmp_path / "seg.JSONL", "the list is CSV"),
+    ):
+        before = out.read_bytes() if out.exists() else None
+        with pytest.raises(GestaError, match=message):
+            import_labels(str(export), str(videos), str(out))
+        assert (out.read_bytes() if out.exists() else None) == before
+    again = [import_labels(str(export), str(videos), str(tmp_path / "seg.csv")) for _ in range(2)]
+    assert again[0] == again[1]

@@ -246,6 +246,26 @@ def test_refusals() -> None:
             fuse([a, *others], by, fit)  # type: ignore[arg-type]
 
 
+def test_no_result_takes_the_place_of_one_that_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor by its default name, nor that of a run's folder, nor one to learn from."""
+    paths = [str(tmp_path / name / "result.json") for name in ("a", "b")]
+    for seed, path in enumerate(paths):
+        random(seed).write(path)
+    read = Path(paths[0]).read_bytes()
+    fused = tmp_path / "a" / "fused-prob_mean.json"
+    shutil.copy(paths[0], fused)
+    for words, out in (
+        ([*paths, "--out", paths[0]], paths[0]),
+        ([str(tmp_path / "a"), paths[1], "--out", paths[0]], paths[0]),
+        ([paths[1], str(fused), "--fit", *paths, "--by", "learned", "--out", paths[0]], paths[0]),
+        ([str(fused), paths[1]], str(fused)),
+    ):
+        with pytest.raises(SystemExit, match="1"):
+            main(["fuse", *words])
+        assert f"{out}: is itself read, and would be replaced" in capsys.readouterr().err
+        assert Path(paths[0]).read_bytes() == fused.read_bytes() == read
+
+
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [str(random(seed).write(tmp_path / f"{seed}.json")) for seed in (0, 1)]
     with pytest.raises(SystemExit) as stop:

@@ -87,6 +87,10 @@ def test_the_ending_of_the_file_says_its_format_where_no_flag_does(place: Path, 
     assert (tmp_path / "c.CSV").read_text().startswith("path,start,end,")
     refused = gesta("merge", place / "p2", place / "p1", "--out", tmp_path / "d.srt", status=1)
     assert "subtitles are of one video" in refused
+    read = min(path for path in (place / "p1").iterdir() if path.name != "part.json")
+    for path in (place / "p1" / "part.json", read):
+        refused = gesta("merge", place / "p2", place / "p1", "--out", path, "--format", "csv", status=1)
+        assert f"{path}: is itself read, and would be replaced" in refused
     gesta(*words("predict", place), "--out", tmp_path / "one.csv", status=1)
     assert (tmp_path / "one.csv").read_text().startswith("path,start,end,")
 

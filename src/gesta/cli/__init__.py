@@ -16,9 +16,9 @@ from typing import Any
 
 from gesta import __version__
 from gesta.cli import analyse, bench, claims, data, demo, features, hub, merge, models, runs, serve, tables
-from gesta.cli.options import CommandParser, Commands
+from gesta.cli.options import CommandParser, Commands, given_words
 from gesta.errors import GestaError, naming_flags
-from gesta.files import machine_fault
+from gesta.files import check_not_read, machine_fault
 from gesta.progress import one_line, show
 
 
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.words = words  # for --ray, which gives them to other processes
     with _terminable(), _plain_warnings(), naming_flags():
         try:
+            check_not_read(getattr(options, "out", None), given_words(options))
             status: Any = options.command(options)
             sys.stdout.flush()
         except SystemExit as end:  # a wrong flag, or an interrupted training, which has said so

@@ -29,6 +29,7 @@ from gesta.cli.options import (
     with_fields,
 )
 from gesta.errors import GestaError
+from gesta.files import check_not_read
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time
@@ -199,8 +200,15 @@ def _model_and_clip(options: argparse.Namespace) -> tuple[str, VideoModel, Tenso
     """The name, the model and the middle clip of the video that a command names."""
     from gesta.analysis.sources import load_with_encoding, read_clip
 
+    _check_frames(options)
     name, model, shows = load_with_encoding(options.model, trust_code=options.trust_code)
     return name, model, read_clip(options.video, model.config.clip, shows)
+
+
+def _check_frames(options: argparse.Namespace) -> None:
+    """Refuse a picture that would replace one of the frames that are read."""
+    if Path(options.video).is_dir():
+        check_not_read(options.out, Path(options.video).iterdir())
 
 
 def _alignment(options: argparse.Namespace) -> None:
@@ -228,6 +236,7 @@ def _response(options: argparse.Namespace) -> None:
     from gesta.analysis.response import draw_response, measure_response
     from gesta.analysis.sources import load_with_encoding, read_clip
 
+    _check_frames(options)
     loaded = [load_with_encoding(source, trust_code=options.trust_code) for source in options.models]
     (first, model, shows), *others = loaded
     for name, _, other in others:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from gesta.cli.on_ray import check_ray_options, run_on_ray
@@ -99,6 +100,12 @@ def _data_prepare(options: argparse.Namespace) -> int:
         return run_on_ray(options)
     names = "short_side codec fps frames flow lists shards val test seed by_folder folders kind workers"
     given: dict[str, Any] = {name: getattr(options, name) for name in names.split()}
+    if (
+        options.lists
+        and options.listed is not None
+        and Path(options.listed).resolve().parent == Path(options.out).resolve()
+    ):
+        raise GestaError(f"{options.listed}: is in the folder that --lists writes to; move it elsewhere")
     listed = None if options.listed is None else read_paths(options.listed)
     prepared = prepare(options.root, options.out, listed=listed, share=options.part, **given)
     print_results(options, prepared)

@@ -9,6 +9,7 @@ from typing import Any
 from gesta.cli.options import Commands, print_results, trust_option
 from gesta.cli.public_weights import check_model_options, load_model, model_options
 from gesta.errors import GestaError
+from gesta.files import check_not_read
 
 _ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 
@@ -104,4 +105,5 @@ def _out(options: argparse.Namespace, folder: Path, name: str) -> Path:
     out = Path(options.out) if options.out else folder / f"{name}{ending}"
     if out.suffix != ending:
         raise GestaError(f"{out}: --to {options.to} writes {ending} files; choose such a name with --out")
+    check_not_read(out, filter(None, [options.checkpoint, options.weights]))  # the default name, too
     return out

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesta.cli.options import Commands, format_of, print_results
 from gesta.errors import GestaError
+from gesta.files import check_not_read
 
 if TYPE_CHECKING:  # for start-up time
     from gesta.data.shares import Merged
@@ -50,6 +53,7 @@ def merge_parts(folders: list[str], out: str, format: str | None) -> Merged:
         format = format or format_of(out) or "csv"
         if format == "srt":
             raise GestaError(f"{out}: subtitles are of one video; choose another ending, or add --format csv")
+        check_not_read(out, chain.from_iterable(Path(folder).iterdir() for folder in folders))
         write_to(out, merged_predictions(folders, parts), format, keep=False)  # type: ignore[arg-type]
         return merged(out, parts)
     if format:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast, get_args, get_type_hints
 
@@ -273,6 +273,14 @@ def named_recipe(
     for sentence in changed_alone(address, changed, named_fields([*fields, *extra]), **how):
         _say(sentence)
     return changed
+
+
+def given_words(options: argparse.Namespace) -> Iterator[str]:
+    """All words of a command that may name what it reads; never that of ``--out``."""
+    for name, value in vars(options).items():
+        for word in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(word, str) and name not in ("out", "words", "format"):
+                yield word.partition("=")[2] if word.startswith("--") else word  # --data.test=list.csv
 
 
 def _say(sentence: str) -> None:

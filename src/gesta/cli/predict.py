@@ -6,7 +6,7 @@ import argparse
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from gesta.cli.options import (
 )
 from gesta.cli.public_weights import model_for_videos, model_options, runtime_option, take_videos
 from gesta.errors import GestaError, without_passwords
+from gesta.files import check_not_read
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for the start-up time of the command: these import torch
@@ -331,23 +332,6 @@ def write_predictions(
     if draw:
         annotate(paths[0], written, draw)
     return int(any(p.error for p in written))
-
-
-def check_not_read(out: str | None, inputs: Iterable[str]) -> None:
-    """Refuse an output that would take the place of what is read.
-
-    Args:
-        out: the file to be written; None for none.
-        inputs: files that are read.
-
-    Raises:
-        GestaError: it is one of them.
-    """
-    if out is None or not os.path.isfile(out):
-        return
-    for path in inputs:
-        if os.path.isfile(path) and os.path.samefile(path, out):
-            raise GestaError(f"{out}: is itself read, and would be replaced; choose another file with --out")
 
 
 def _check_review(format: Format, timeline: bool, review: bool, url_prefix: str | None, top: int | None) -> None:

@@ -28,6 +28,7 @@ from gesta.cli.options import (
 from gesta.cli.public_weights import check_model_options, load_model, model_options
 from gesta.config import check
 from gesta.errors import CheckpointError, GestaError
+from gesta.files import check_not_read
 from gesta.progress import one_line, show
 
 if TYPE_CHECKING:  # for start-up time
@@ -307,9 +308,10 @@ def _mean(options: argparse.Namespace) -> None:
 def _fuse(options: argparse.Namespace) -> None:
     from gesta.evaluation.fuse import fuse
 
+    out = Path(options.out) if options.out else result_file(options.results[0]).with_name(f"fused-{options.by}.json")
+    check_not_read(out, map(result_file, [*options.results, *options.fit]))
     results = read_results(options.results)
     fused = fuse(results, options.by, read_results(options.fit))
-    out = Path(options.out) if options.out else result_file(options.results[0]).with_name(f"fused-{options.by}.json")
     print_results(options, fused)
     if not options.json:
         for path, result in zip(options.results, results):

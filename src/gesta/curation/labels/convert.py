@@ -22,7 +22,7 @@ from gesta.curation.labels.export import Export, LabelledSegment
 from gesta.data.listfile import csv_errors, finder_for_list, label_of, parse_entries
 from gesta.data.locate import split_of
 from gesta.errors import GestaError, VideoError
-from gesta.files import make_folder, write_text
+from gesta.files import check_not_read, make_folder, write_text
 from gesta.progress import join_lines, track
 from gesta.video.find import find_videos, without_suffix
 from gesta.video.probe import VideoInfo, probe
@@ -102,7 +102,7 @@ def import_labels(
     Args:
         path: the export.
         videos: folder of the videos.
-        out: the list.
+        out: the list, a file that is neither read here nor named as JSON.
         format: of the export; None recognises it by its content.
         skip: names of what is no segment of time and may be left out: types of regions, attributes, columns, fields.
         frame_rate: of Label Studio's ``Video`` tag, or the field of its tasks that holds it.
@@ -112,6 +112,9 @@ def import_labels(
             video of the folder; a name that may be of several videos, or a video of several names; a name that a list
             cannot hold; nothing to write.
     """
+    if out.lower().endswith((".json", ".jsonl")):
+        raise GestaError(f"{out}: the list is CSV, and would be read as JSON; choose a name that ends in .csv")
+    check_not_read(out, [path])
     export = Export(path, frozenset(skip), frame_rate)
     text = read_text(path, remedy="give the file that the labelling tool exported; unpack an archive first")
     known = format or _recognise(path, text)
@@ -127,13 +130,14 @@ def import_labels(
     for segment in export.segments:
         if video := located[segment.video]:
             by_video[video].append(segment)
+    check_not_read(out, filter(None, located.values()))
     without = len({video for video in located.values() if video} - by_video.keys())
     export.left_out["videos that have no segments"] += without
     unreadable: list[str] = []
     for video in track(list(by_video), "looking at videos"):
         by_video[video] = _inside(export, video, by_video[video], unreadable)
     kept = {video: segments for video, segments in by_video.items() if segments}
-    lines = _list_text(out, kept)
+    lines = _list_text(path, out, kept)
     make_folder(Path(out).parent)
     write_text(out, lines)
     counts = Counter(segment.label for segments in kept.values() for segment in segments)
@@ -351,7 +355,7 @@ def _overlap(one: LabelledSegment, other: LabelledSegment) -> bool:
 # --- the list --------------------------------------------------------------------------------------------------------
 
 
-def _list_text(out: str, by_video: dict[str, list[LabelledSegment]]) -> str:
+def _list_text(export: str, out: str, by_video: dict[str, list[LabelledSegment]]) -> str:
     """The list as CSV, proved to be read as these segments.
 
     Raises:
@@ -380,18 +384,24 @@ def _list_text(out: str, by_video: dict[str, list[LabelledSegment]]) -> str:
         )
         rows.writerow([path, segment.label, *(times.get(name, "") for name in columns), *[segment.split] * len(splits)])
         expected.append((path, segment))
+        if "\n" in path + segment.label:
+            raise _cannot_hold(out, path, segment)
     text = buffer.getvalue()
     with csv_errors(out):
         try:
             entries = parse_entries(out, text, finder_for_list(out, ""))
-        except GestaError:
-            entries = []
+        except GestaError as error:
+            raise GestaError(f"{out}: would not be read as the segments of {export} ({error})") from None
     for (path, segment), entry in zip(expected, [*entries, *[None] * len(expected)]):
         if entry is None or (entry.path, str(label_of(entry, False))) != (path, segment.label):
-            raise GestaError(f"{out}: cannot hold the label {segment.label!r} of {path}; rename one of them")
+            raise _cannot_hold(out, path, segment)
     if len({segment.label.isdecimal() for segment in segments}) > 1:
         raise GestaError(f"{out}: some labels are numbers and some names; write all in one way in the labelling tool")
     return text
+
+
+def _cannot_hold(out: str, path: str, segment: LabelledSegment) -> GestaError:
+    return GestaError(f"{out}: cannot hold the label {segment.label!r} of {path}; rename one of them")
 
 
 _TIMES = {"seconds": ("start_time", "end_time"), "frames": ("start_frame", "end_frame")}
