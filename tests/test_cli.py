@@ -174,6 +174,40 @@ def test_show_with_the_flag_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["train"]["lr"] == 1e-4
 
 
+def test_sentences_about_data_name_the_flags_of_their_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make_video: Callable[..., Path]
+) -> None:
+    """``--root`` after ``gesta data``, ``--data.root`` elsewhere; what is advised is then accepted."""
+    monkeypatch.chdir(tmp_path)
+    make_video("only/clip/wave/a.mp4")
+    make_video("only/clip/jump/b.mp4")
+    (tmp_path / "list.txt").write_text("only/clip/wave/a.mp4 1 2 3\n")
+    for words, sentence in {
+        "data list ucf101 --root only": "or give its folder with --annotations DIR",
+        "data list ucf101": "gesta: data/ucf101: is not a folder; give the one that holds the videos (--root DIR)",
+        "data list hmdb51 --root only --annotations only": "give the folder of HMDB-51's lists (--annotations DIR)",
+        "data check kinetics400 --root only": "give the folder of the official lists with --annotations DIR",
+        "data list only": "give only/clip in place of only; if there is only one, say --folders classes",
+        "data prepare only copies --lists": "give only/clip in place of only; if there is only one, say --folders",
+        "data list list.txt": "path offset frames label (--columns)",
+        "train finetune --data lists --data.train list.txt": "path offset frames label (--data.columns)",
+        "train finetune --data.root only": "if there is only one, say --data.folders classes",
+    }.items():
+        assert run(*words.split()) == 1, words
+        assert sentence in capsys.readouterr().err, words
+    assert run("data", "list", "only", "--folders", "classes") == run("data", "list", "only/clip") == 0
+
+
+def test_the_fields_of_data_sets_are_listed_and_suggested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("list", "check"):
+        assert run("data", verb, "--help") == 0
+        said = capsys.readouterr().out
+        assert "--val-fraction" in said and "--train.lr" not in said and "gesta show" not in said
+        assert all(f"  {name} " in said for name in DATASETS)
+        assert run("data", verb, str(tmp_path), "--data.val", "0.3") == 2
+        assert "unrecognized arguments: --data.val; did you mean '--val'?" in capsys.readouterr().err
+
+
 def test_unknown_names_get_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("cost", "mvitv2_z") == 1
     assert "did you mean 'mvitv2_s'" in capsys.readouterr().err
@@ -317,7 +351,7 @@ def test_a_word_means_the_same_whatever_lies_in_the_current_folder(
         assert type(data_source(name, argparse.Namespace(fields=[]))) is type(data_config(name))
     assert isinstance(data_source("./shards", argparse.Namespace(fields=[])), Folder)
     assert run("data", "check", "shards") == 1
-    assert "which shards? give the folder that holds the tar files: --data.root DIR" in capsys.readouterr().err
+    assert "which shards? give the folder that holds the tar files: --root DIR" in capsys.readouterr().err
 
 
 def test_public_weights_are_scored_without_training(

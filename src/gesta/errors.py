@@ -39,22 +39,33 @@ _FLAG_IN_TEXT = re.compile(
     rf"|(?:{'|'.join(_ARGUMENTS)}))(?![\w.-]*\w)"
 )
 _flags = False
+_of_data = False
 
 
 @contextlib.contextmanager
-def naming_flags() -> Iterator[None]:
-    """Within this context, messages name flags of the command line instead of arguments of Python."""
-    global _flags
-    before, _flags = _flags, True
+def naming_flags(of_data: bool = False) -> Iterator[None]:
+    """Within this context, messages name flags of the command line instead of arguments of Python.
+
+    Args:
+        of_data: of a command about a data set alone, which calls ``--data.root`` of the others ``--root``.
+    """
+    global _flags, _of_data
+    before, _flags, _of_data = (_flags, _of_data), True, of_data
     try:
         yield
     finally:
-        _flags = before
+        _flags, _of_data = before
 
 
 def in_callers_terms(sentence: str) -> str:
     """A sentence in the words of the caller: flags for the command line, fields and arguments for Python."""
-    return sentence if _flags else _FLAG_IN_TEXT.sub(_as_argument, sentence)
+    if _flags:
+        return _FLAG_IN_TEXT.sub(_as_flag_of_data, sentence) if _of_data else sentence
+    return _FLAG_IN_TEXT.sub(_as_argument, sentence)
+
+
+def _as_flag_of_data(match: re.Match[str]) -> str:
+    return f"--{match['name'].removeprefix('data.')}" if match["name"] else match[0]
 
 
 def _as_argument(match: re.Match[str]) -> str:

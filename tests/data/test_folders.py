@@ -69,7 +69,7 @@ def test_folders_of_splits_are_known_by_common_names(tmp_path: Path, names: tupl
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["UCF/a/1.mp4", "UCF/b/1.mp4"], r"UCF: is the only class; .* give data.root .*UCF; .*folders classes"),
+        (["UCF/a/1.mp4", "UCF/b/1.mp4"], r"UCF: is the only class; .* give .*UCF in place of .*folders classes"),
         (["train/UCF/a/1.mp4", "val/UCF/a/1.mp4"], r"train/UCF: is the only class; .*move these up"),
         (["my_train/a/1.mp4", "my_val/a/1.mp4"], "my_train and my_val seem to be splits; rename them"),
         (["train/a/1.mp4", "training/a/1.mp4"], "are of the same split; keep one"),

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = make_parser().parse_args(words)
     options.words = words  # for --ray, which gives them to other processes
-    with _terminable(), _plain_warnings(), naming_flags():
+    with _terminable(), _plain_warnings(), naming_flags(of_data=options.of_data):
         try:
             check_not_read(getattr(options, "out", None), given_words(options))
             status: Any = options.command(options)

@@ -14,16 +14,18 @@ from gesta.errors import GestaError
 def add_commands(commands: Commands) -> None:
     data = commands.group("data", "list, check, prepare, import or make videos and their labels")
     source = "folder with one folder per class, list file, or name of a data set"
-    sub = data.add("list", _data_list, "splits, classes and a few records", fields=True)
+    sub = data.add("list", _data_list, "splits, classes and a few records", fields=True, of_data=True)
     sub.add_argument("source", metavar="ROOT|LIST|NAME", help=source)
-    sub = data.add("check", _data_check, "find what would spoil a training before it starts", fields=True)
+    text = "find what would spoil a training before it starts"
+    sub = data.add("check", _data_check, text, fields=True, of_data=True)
     sub.add_argument("source", metavar="ROOT|LIST|NAME", help=source)
     sub.add_argument("--model", help="check lengths against this model's clip")
     text = "training does not mirror, so classes that name left or right are not reported"
     sub.add_argument("--no-flip", action="store_true", help=text)
     text = "timeout of a file, plus 1 s for each 128 kB (default %(default)g)"
     sub.add_argument("--seconds", type=seconds, default=60.0, help=text)
-    sub = data.add("prepare", _data_prepare, "a small copy that is quick to train from: videos, images or shards")
+    text = "a small copy that is quick to train from: videos, images or shards"
+    sub = data.add("prepare", _data_prepare, text, of_data=True)
     sub.add_argument("root", metavar="ROOT", help="folder of videos")
     sub.add_argument("out", metavar="OUT", help="folder of the copies; the same command again resumes")
     share_options(sub)

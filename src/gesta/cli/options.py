@@ -11,6 +11,7 @@ import json
 import math
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast, get_args, get_type_hints
@@ -41,11 +42,13 @@ class CommandParser(argparse.ArgumentParser):
 
     Attributes:
         takes_fields: whether flags of fields are allowed.
+        takes_fields_of_data: those of a data set alone; the help lists them.
         wants_optional: of a command whose only positional argument may be absent: whether the last word after a field's
             flag is that argument, and not a value of the field.
     """
 
     takes_fields = False
+    takes_fields_of_data = False
     wants_optional: Callable[[argparse.Namespace, str], bool] | None = None
 
     def __init__(self, **settings: Any) -> None:
@@ -64,6 +67,10 @@ class CommandParser(argparse.ArgumentParser):
     def add_subparsers(self, **settings: Any) -> Any:
         self.is_group = True
         return super().add_subparsers(parser_class=CommandParser, **settings)
+
+    def format_help(self) -> str:
+        """The help as argparse writes it, and the fields of data sets, which take a second to import."""
+        return super().format_help() + (_fields_of_data() if self.takes_fields_of_data else "")
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the words and exit."""
@@ -114,6 +121,19 @@ class CommandParser(argparse.ArgumentParser):
         return self.wants_optional(super().parse_known_args(options)[0], fields[-1][-1])
 
 
+def _fields_of_data() -> str:
+    """Lines of help that name all fields of all data sets."""
+    from gesta.datasets import DATASETS, data_config
+
+    lines = ["", "fields of the data set, as flags (--val 0.3); of a folder and of a list those of folder and lists:"]
+    for name in DATASETS:
+        flags = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(data_config(name)) if f.name != "cache"]
+        lines += textwrap.wrap(
+            " ".join(flags), 88, initial_indent=f"  {name:17} ", subsequent_indent=" " * 20, break_on_hyphens=False
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _take_words(fields: list[list[str]], several: bool) -> list[str]:
     """Take positional words from behind a field's value (``--train.lr 1e-4 demo``); the flag keeps one value.
 
@@ -155,6 +175,7 @@ class Commands:
         text: str,
         fields: bool = False,
         result: bool = True,
+        of_data: bool = False,
     ) -> CommandParser:
         """Add a command; its options are added to the parser that is returned.
 
@@ -164,11 +185,13 @@ class Commands:
             text: one line of help.
             fields: flags of fields (``--train.lr 1e-4``) are allowed.
             result: it prints a result, with ``--json`` as JSON.
+            of_data: its fields are those of a data set alone, ``--root`` for the ``--data.root`` of others.
         """
-        epilog = FIELDS_HELP if fields else None
+        epilog = FIELDS_HELP if fields and not of_data else None
         sub = cast(CommandParser, self.parsers.add_parser(name, help=text, description=text, epilog=epilog))
         sub.takes_fields = fields
-        sub.set_defaults(command=command, parser=sub, json=False)
+        sub.takes_fields_of_data = fields and of_data
+        sub.set_defaults(command=command, parser=sub, json=False, of_data=of_data)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if result:
             sub.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -349,6 +372,9 @@ def with_fields(
     names = {f.name for f in dataclasses.fields(obj)}  # type: ignore[arg-type]
     for flag in (word.partition("=")[0] for word in flags if word.startswith("--")):
         is_field = flag[2:].partition(".")[0].replace("-", "_") in names
+        alone = flag.replace("--data.", "--", 1)  # as commands about a data set call it
+        if alone != flag and "data" not in names and alone[2:].partition(".")[0].replace("-", "_") in names:
+            options.parser.error(f"unrecognized arguments: {flag}; did you mean {alone!r}?")
         remedy = suggest(flag, [*options.parser.flags, *arguments])
         if not remedy and arguments:
             remedy = f"; beside its fields the recipe takes {' '.join(arguments)}"

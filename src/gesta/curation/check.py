@@ -16,7 +16,7 @@ from gesta.data.lists import Folder
 from gesta.data.shards import Shards
 from gesta.data.transforms import names_a_side
 from gesta.data.workers import run_each
-from gesta.errors import GestaError
+from gesta.errors import GestaError, in_callers_terms
 from gesta.model import ClipSpec
 from gesta.processes import loader_workers
 from gesta.progress import join_lines, track
@@ -370,7 +370,7 @@ def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str]
         yield DataFinding("warning", "a single class", text)
     names = list(classes) if classes else [str(label) for label in range(size)]
     if not multi_label and (text := joined_classes(names)):
-        yield DataFinding("warning", "several labels?", text)
+        yield DataFinding("warning", "several labels?", in_callers_terms(text))
     for split, records in splits.items():
         for record in records:
             if not all(0 <= k < size for k in classes_in(record, LABEL)):

@@ -17,9 +17,9 @@ COLUMNS = ("path", "label", "frames", "start", "end", "last", "offset", "start_t
 itself; ``offset`` goes with ``frames`` and counts from 0; ``start_time`` and ``end_time`` are seconds or h:mm:ss;
 ``split`` says which rows are for training, validation and test; ``skip`` is not read."""
 
-COLUMNS_FLAG = "(--columns after gesta data, --data.columns elsewhere)"
+COLUMNS_FLAG = "(--data.columns)"
 
-MULTI_LABEL_FLAG = "multi_label (--multi-label True after gesta data, --data.multi-label True elsewhere)"
+MULTI_LABEL_FLAG = "multi_label (--data.multi-label True)"
 
 MAX_CLASSES = 100_000  # labels above it are taken for a mistake
 

@@ -188,7 +188,7 @@ def to_records(
     if class_names is not None and numbers and not label_base and min(numbers) == 1 and max(numbers) == len(names):
         raise GestaError(
             f"{path}: labels run from 1 to {len(names)}, the number of classes, so they seem to count from 1: "
-            "set label_base=1 (--label-base 1 after gesta data, --data.label-base 1 elsewhere)"
+            "set label_base=1 (--data.label-base 1)"
         )
     exact = {name: label for label, name in enumerate(names)}
     normalised: dict[str, int | None] = {}  # None: ambiguous
@@ -267,7 +267,7 @@ def _split_labels(path: str, entries: Sequence[ListEntry], delimiter: str) -> li
     if not delimiter and len(used) > 1:
         raise GestaError(
             f"{path}: its labels hold both {used[0]!r} and {used[1]!r}; set label_delimiter to what is between two "
-            "labels (--label-delimiter after gesta data, --data.label-delimiter elsewhere)"
+            "labels (--data.label-delimiter)"
         )
     delimiter = delimiter or next(iter(used), "")
     split = []

@@ -52,8 +52,8 @@ Kind = Literal["auto", "files", "frames", "both"]
 CLASSES = "classes.txt"
 """File of class names that ``gesta data prepare`` leaves beside shards and lists."""
 
-FOLDERS_FLAG = "--folders {} (--data.folders outside gesta data)"
-KIND_FLAG = "--kind {} (--data.kind outside gesta data)"
+FOLDERS_FLAG = "--data.folders {}"
+KIND_FLAG = "--data.kind {}"
 
 
 @config
@@ -144,7 +144,7 @@ class Folder(DataConfig):
             raise GestaError(f"{folder}: holds no folders; put the videos of each class into a folder of its name")
         if len(names) == 1 and self.folders == "auto":
             only = os.path.join(folder, _subfolders(folder)[0])
-            remedy = f"give --data.root {only}" if folder == self.root else "move these up into its place"
+            remedy = f"give {only} in place of {self.root}" if folder == self.root else "move these up into its place"
             raise GestaError(
                 f"{only}: is the only class; if the folders in it are the classes, {remedy}; if there is only one, say "
                 f"{FOLDERS_FLAG.format('classes' if folder == self.root else 'splits')}"

@@ -210,13 +210,15 @@ def find_annotations(given: str, root: str, name: str, description: str) -> str:
     """The folder of official lists: as given (itself or its subfolder ``name``), else in or beside the root.
 
     Raises:
-        GestaError: it does not exist; the sentence calls it by ``description``.
+        GestaError: it does not exist, nor perhaps the root; the sentence calls it by ``description``.
     """
     beside = os.path.join(root, "..", name)
     candidates = [os.path.join(given, name), given] if given else [os.path.join(root, name), beside]
     for folder in candidates:
         if os.path.isdir(folder):
             return folder
+    if not given:
+        check_root(root)
     raise GestaError(
         f"{candidates[-1]}: does not exist; unpack {description} there or give its folder with --data.annotations DIR"
     )

@@ -56,4 +56,6 @@ def read(export: Export, text: str) -> None:
         f"{lines} actions of persons in key frames became seconds of the video; persons and their boxes are left out"
     )
     if seconds and all(action.isdecimal() for _, action in seconds):
-        export.notes.append("AVA's numbers of actions count from 1: read the list with --data.label-base 1")
+        export.notes.append(
+            "AVA's numbers of actions count from 1: read the list with --data.label-base 1 (gesta data: --label-base 1)"
+        )
