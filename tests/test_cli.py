@@ -198,6 +198,39 @@ def test_sentences_about_data_name_the_flags_of_their_command(
     assert run("data", "list", "only", "--folders", "classes") == run("data", "list", "only/clip") == 0
 
 
+def test_a_wrong_number_is_named_by_its_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone: neither the other numbers, which are right, nor a class of the code."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "weights.safetensors").touch()
+    for words, sentence in {
+        "data prepare videos prep --short-side 15": "--short-side 15 is not an even number of pixels from 16 on; give",
+        "data prepare videos prep --workers -1": "--workers -1 is below 0; give a number of processes",
+        "data make marionette m2 --clips 0": "--clips 0 is below 1; give how many videos to make",
+        "data make marionette m2 --workers 0": "--workers 0 is below 1; give a number of processes",
+        "data make marionette m2 --seed -1": "--seed -1 is below 0; give a whole number from 0 on",
+        "data make marionette m2 --layout ntu --seed -1": "--seed -1 is below 0; give a whole number from 0 on",
+        "data make marionette m2 --layout ntu --clips 1": "--clips 1: ntu is laid out with ",
+        "evaluate nothing": "nothing: there is no such file or folder; give a run folder or a .safetensors file",
+        "evaluate weight.safetensors": "no such file or folder; did you mean 'weights.safetensors'?",
+    }.items():
+        assert run(*words.split()) == 1, words
+        said = capsys.readouterr().err
+        assert sentence in said, said
+    assert run("cost", "mvitv2_tiny", "--classes", "-3") == 2
+    assert "argument --classes: '-3' is not a whole number from 1 on" in capsys.readouterr().err
+    assert not (tmp_path / "m2").exists() and not (tmp_path / "prep").exists()
+
+
+def test_the_help_of_shares_names_the_output_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, out in (("data prepare", "OUT"), ("predict", "--out"), ("features", "--out")):
+        assert run(*words.split(), "--help") == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"{out} is then the folder of the part" in said and ("--out" in said) == (out == "--out")
+
+
 def test_the_fields_of_data_sets_are_listed_and_suggested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("list", "check"):
         assert run("data", verb, "--help") == 0
@@ -338,7 +371,47 @@ def test_a_checkpoint_is_evaluated_on_its_own_classes_only(
     assert run("evaluate", str(path)) == 1
     assert "say which videos" in capsys.readouterr().err
     assert run("evaluate", str(path), *data, "--data.val", "0.5") == 1
-    assert "evaluate on those it was trained on" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "evaluate on those it was trained on" in said and "with --data.class-names RUN/labels.txt" in said
+
+
+@pytest.mark.parametrize("timeline", [False, True])
+def test_a_list_of_some_classes_is_scored_and_results_of_other_videos_stay(
+    timeline: bool, make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its classes are those of the model by name; another list needs a file of its own, the same list does not."""
+    from gesta.checkpoint import save_model
+
+    for name in "ab":
+        make_video(f"{name}.mp4", frames=6)
+    model = replace(model_config("r3d_tiny"), classes=3).build()
+    path = save_model(tmp_path / "model.safetensors", model, ["x", "y", "z"])
+    for name, rows in (("one", "a.mp4,z,0,4"), ("other", "b.mp4,z,0,4"), ("foreign", "b.mp4,w,0,4")):
+        (tmp_path / f"{name}.csv").write_text(f"path,label,start_frame,end_frame\n{rows}\na.mp4,y,4,6\n")
+
+    def evaluated(name: str, *more: str) -> tuple[int, str]:
+        words = ["--data", "lists", "--data.test", str(tmp_path / f"{name}.csv"), "--device", "cpu", *more]
+        words += ["--timeline"] if timeline else ["--evaluate.clips", "1", "--evaluate.workers", "0"]
+        return run("evaluate", str(path), *words), capsys.readouterr().err
+
+    missing = (1, "give all in the model's order with --data.class-names RUN/labels.txt")
+    assert evaluated("one")[0] == missing[0] and missing[1] in evaluated("one")[1]  # no file says the model's order
+    (tmp_path / "labels.txt").write_text("x\ny\nz\n")
+    for name in ("one", "foreign"):
+        status, said = evaluated(name)
+        assert (status, "names 2 of the model's 3 classes" in said) == ((0, True) if name == "one" else (1, False))
+    out = tmp_path / f"{'timeline' if timeline else 'result'}-test.json"
+    first = json.loads(out.read_text())
+    by_name = first["videos"][0]["true"][0][-1] if timeline else first["scores"]["labels"]["label"][0]
+    assert by_name == ("z" if timeline else 2)
+    status, said = evaluated("other")
+    assert status == 1 and f"{out}: is a result of other videos; choose another file with --out" in said
+    assert json.loads(out.read_text()) == first
+    assert evaluated("other", "--out", str(tmp_path / "other.json"))[0] == 0
+    assert evaluated("one")[0] == 0
+    (tmp_path / "one.csv").write_text((tmp_path / "one.csv").read_text() + "b.mp4,y,0,4\n")
+    assert evaluated("one")[0] == 0  # the same data set, which has grown
+    assert evaluated("one", "--out", str(path))[0] == 1 and path.stat().st_size > 10_000
 
 
 def test_a_word_means_the_same_whatever_lies_in_the_current_folder(

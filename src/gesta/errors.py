@@ -22,7 +22,7 @@ _ARGUMENTS = (
     *("at", "batch", "block", "by", "by-folder", "c", "classes", "codec", "columns", "data", "device", "draw", "fit"),
     *("folders", "format", "fps", "frame-rate", "frames", "head", "kind", "label-base", "lists", "model", "n", "out"),
     *("precision", "resume", "run", "seed", "seeds", "shards", "skip", "split", "tau", "test", "threshold"),
-    *("timeline", "trust-code", "val", "weights"),
+    *("timeline", "trust-code", "val", "weights", "short-side", "workers", "clips"),
 )
 """Flags of commands that are arguments of functions; others in a sentence, and in names of files, stay as they are."""
 

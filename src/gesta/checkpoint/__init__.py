@@ -32,7 +32,7 @@ from gesta.checkpoint.formats import (
     safetensors_errors,
 )
 from gesta.checkpoint.hub import LocalWeights, resolve, weights_in
-from gesta.config import from_json, parse_json, to_json
+from gesta.config import from_json, parse_json, suggest, to_json
 from gesta.errors import CheckpointError, GestaError
 from gesta.files import write_atomically
 from gesta.model import ModelConfig, VideoModel, check_size
@@ -230,7 +230,9 @@ def weights_file(source: str | os.PathLike[str]) -> LocalWeights:
     local = weights_in(resolve(source))
     path = local.path
     if not os.path.exists(path):
-        raise CheckpointError(f"{path}: there is no such file or folder")
+        beside = os.listdir(path.parent) if path.parent.is_dir() else []
+        remedy = suggest(path.name, beside) or "; give a run folder or a .safetensors file"
+        raise CheckpointError(f"{path}: there is no such file or folder{remedy}")
     if path.suffix != ".safetensors":
         what = kind_of(path)
         if what.startswith("the training state"):

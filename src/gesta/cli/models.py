@@ -7,7 +7,16 @@ import json
 from importlib import resources
 from typing import Any
 
-from gesta.cli.options import Commands, named_recipe, print_results, recipe_options, trust_option, views, with_fields
+from gesta.cli.options import (
+    Commands,
+    count,
+    named_recipe,
+    print_results,
+    recipe_options,
+    trust_option,
+    views,
+    with_fields,
+)
 
 
 def add_commands(commands: Commands) -> None:
@@ -23,7 +32,7 @@ def add_commands(commands: Commands) -> None:
 
     sub = commands.add("cost", _cost, "parameters and multiply-adds per part", fields=True)
     sub.add_argument("model", metavar="MODEL", help="name of a model (all: gesta models)")
-    sub.add_argument("--classes", type=int, help="number of classes (default: the model's)")
+    sub.add_argument("--classes", type=count, help="number of classes (default: the model's)")
     text = "counting: torch's, the papers' (fvcore), or both"
     sub.add_argument("--style", choices=["torch", "fvcore", "both"], default="both", help=text)
     text = 'also the cost of so many views: 12, or "4 clips x 3 crops"'
@@ -99,14 +108,14 @@ def compute_fields() -> dict[str, Any]:
 def _cost(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
-    from gesta.cost import count
+    from gesta.cost import count as count_cost
     from gesta.models import model_config, stored_cost
 
     styles: list[Any] = ["torch", "fvcore"] if options.style == "both" else [options.style]
     if options.fields or options.classes is not None:
         changes = {} if options.classes is None else {"classes": options.classes}
         model = with_fields(model_config(options.model, **changes), options)
-        costs = [count(model, style=style) for style in styles]
+        costs = [count_cost(model, style=style) for style in styles]
     else:
         costs = [stored_cost(options.model, style) for style in styles]
     print_results(options, *[replace(cost, views=options.views) for cost in costs])

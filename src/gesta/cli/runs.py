@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # for start-up time
     from gesta.evaluation.timeline_result import TimelineResult
     from gesta.recipe import EvaluateJob, Recipe
     from gesta.recipes.published import Fusion
+    from gesta.records import ClassNames, DataConfig
 
 
 def add_commands(commands: Commands) -> None:
@@ -52,7 +54,10 @@ def add_commands(commands: Commands) -> None:
     model_options(sub)
     sub.wants_optional = lambda options, _: not options.model
     sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
-    text = "result (default: result-SPLIT.json or FILE-result-SPLIT.json beside CKPT, or result-NAME-SPLIT.json)"
+    text = (
+        "result (default: result-SPLIT.json or FILE-result-SPLIT.json beside CKPT, or result-NAME-SPLIT.json; never in "
+        "place of a result of another data set)"
+    )
     sub.add_argument("--out", metavar="FILE", help=text)
     text = (
         "find the segments of long videos, and compare them with those of the data set (result: timeline-SPLIT.json …)"
@@ -156,26 +161,30 @@ def _train_and_fuse(fusion: Fusion, folder: Path, options: argparse.Namespace) -
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from gesta.checkpoint import read_metadata
+    from gesta.checkpoint import read_metadata, weights_file
     from gesta.checkpoint.exported import is_exported
     from gesta.checkpoint.hub import weights_in
     from gesta.evaluation.evaluate import evaluate
     from gesta.models.public import find_model
     from gesta.processes import is_first_process
     from gesta.recipes.address import read_recipe
+    from gesta.records import LABEL, labels_file
     from gesta.training.folder import why_optimistic, why_others, why_seen
 
     check_model_options(options)
     timeline = _timeline_fields(options)
     kind = "timeline" if options.timeline else "result"
-    recipe = None
+    recipe, read = None, list[Path]()
     if options.model:
         job = _evaluate_job(options)
         model = load_model(options, label_order=job.data.classes())
         folder, name = Path(), f"{kind}-{options.model}"
     else:
         local = weights_in(find_model(options.checkpoint))
+        if not local.path.exists():
+            weights_file(options.checkpoint)  # says so
         folder, name = local.path.parent, kind
+        read = [local.path, folder / "recipe.json"]
         if (folder / "recipe.json").is_file() and local.path.name != "best.safetensors":
             name = f"{local.path.stem}-{kind}"  # of other weights in a run: not to be taken for the run's own
         if local.from_hub:  # nothing is written into the cache
@@ -191,6 +200,11 @@ def _evaluate(options: argparse.Namespace) -> None:
                 saved = read_metadata(local.path).get("protocol")
             job = _evaluate_job(options, folder, recipe, saved)
             model = load_model(options, local, job.data.classes())
+        job.data = _in_order_of(model.classes, local.path.with_name(labels_file(LABEL)), job.data)
+    out = Path(options.out) if options.out else folder / f"{name}-{job.evaluate.split}.json"
+    check_not_read(out, read)
+    if not options.out:
+        _check_same_data(out, job)
     how: dict[str, Any] = {"device": options.device, "precision": options.precision}
     result: Result | TimelineResult
     if options.timeline:
@@ -208,10 +222,43 @@ def _evaluate(options: argparse.Namespace) -> None:
         result.optimistic = next(filter(None, reasons), "")
     if not is_first_process():  # the first of several writes the result
         return
-    out = Path(options.out) if options.out else folder / f"{name}-{job.evaluate.split}.json"
     print_results(options, result)  # first: a disk that cannot be written loses no result
     result.write(out)
     show(one_line(f"result: {out}"), sys.stderr)
+
+
+def _in_order_of(classes: ClassNames, labels: Path, data: DataConfig) -> DataConfig:
+    """Lists that name some of a model's classes, with all of them in the model's order, which a run's folder holds."""
+    from gesta.config import replace
+    from gesta.data.lists import Lists, read_class_names
+
+    if not isinstance(data, Lists) or data.class_names or isinstance(classes, dict) or not labels.is_file():
+        return data
+    named = data.classes()
+    numbers = any(name.isdecimal() for name in named)  # which count from data.label_base
+    if numbers or not set(named) < set(classes) or read_class_names(str(labels)) != list(classes):
+        return data
+    show(one_line(f"the data set names {len(named)} of the model's {len(classes)} classes ({labels})"), sys.stderr)
+    return replace(data, class_names=str(labels))
+
+
+def _check_same_data(out: Path, job: EvaluateJob) -> None:
+    """Refuse to replace the result of another data set; that of the same one, which may have grown, is replaced.
+
+    Raises:
+        GestaError: see above.
+    """
+    from gesta.config import read_json, to_json
+    from gesta.evaluation.result import MAX_BYTES
+    from gesta.records import list_hash
+
+    before: dict[str, Any] = {}
+    with contextlib.suppress(GestaError):  # no result, then
+        before = read_json(out, dict[str, Any], limit=MAX_BYTES) if out.is_file() else {}
+    if before.get("data") in (None, json.loads(json.dumps(to_json(job.data)))):
+        return
+    if before.get("list_hash") != list_hash(job.data.records(job.evaluate.split)):
+        raise GestaError(f"{out}: is a result of other videos; choose another file with --out, or delete that one")
 
 
 def _timeline_fields(options: argparse.Namespace) -> dict[str, Any]:

@@ -389,10 +389,14 @@ def _files_of(folder: str, part: Part) -> list[str]:
 def _check_numbers(settings: EncodeSettings, lists: bool, shards: int, workers: int | None, codec: str | None) -> None:
     """Refuse settings that make no sense, alone or together."""
     side, fps = settings.short_side, settings.fps
-    if side < 16 or side % 2 or (fps is not None and not 0 < fps <= 1000):
-        raise GestaError(f"short side {side} must be even and at least 16, and fps above 0 (or keep), not {fps}")
-    if shards < 0 or (workers is not None and workers < 0):
-        raise GestaError(f"{shards} videos a shard and {workers} workers: give numbers from 0 on")
+    if side < 16 or side % 2:
+        raise GestaError(f"--short-side {side} is not an even number of pixels from 16 on; give one")
+    if fps is not None and not 0 < fps <= 1000:
+        raise GestaError(f"--fps {fps:g} is not above 0 and at most 1000; give frames per second, or leave it out")
+    if shards < 0:
+        raise GestaError(f"--shards {shards} is below 0; give the number of videos in each, or leave it out")
+    if workers is not None and workers < 0:
+        raise GestaError(f"--workers {workers} is below 0; give a number of processes, or leave it out")
     if shards and (settings.frames or lists):
         raise GestaError("shards hold videos with their labels; leave --frames and --lists out, or --shards")
     if settings.flow:

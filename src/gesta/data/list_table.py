@@ -124,7 +124,7 @@ def named_entries(
             (number, {role: _text(where, name, cell, multi_label and role == "label") for role, name, cell in used})
         )
     if not table:
-        raise GestaError(f"{path}: the list is empty")
+        raise GestaError(f"{path}: the list is empty below its header; write a line for each video")
     bounds = {
         role: [values[role] for _, values in table if values[role]] for role in ("start?", "end?") if role in roles
     }

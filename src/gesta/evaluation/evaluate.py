@@ -155,7 +155,8 @@ def records_of_split(
         name = (model.name if isinstance(model, TrainedModel) else None) or "the model"
         raise GestaError(
             f"{name} knows {_sizes(classes)}, the data set has {_sizes(data.classes())}: evaluate on those it was "
-            "trained on"
+            "trained on; for a list of some of them, give all in the model's order with --data.class-names "
+            "RUN/labels.txt"
         )
     return records, classes
 

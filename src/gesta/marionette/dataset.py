@@ -344,17 +344,29 @@ def _check_arguments(
     clips: int, seed: int, workers: int | None, size: int, family: str, lighting: str, aim: str
 ) -> None:
     """Refuse numbers that are out of range and names that do not exist."""
-    if clips < 1 or seed < 0 or size < 32 or size % 2 or (workers is not None and workers < 1):
-        raise GestaError(
-            f"cannot make {clips} clips of {size} pixels with seed {seed} and {workers} workers; give at least one "
-            "clip and worker, an even size of 32 or more and a seed of 0 or more"
-        )
+    if clips < 1:
+        raise GestaError(f"--clips {clips} is below 1; give how many videos to make")
+    check_making(seed, workers, size)
     if family not in FAMILIES:
         raise GestaError(f"there is no family {family!r}{suggest(family, FAMILIES)} (known: {', '.join(FAMILIES)})")
     check_choice("lighting", lighting, Lighting)
     check_choice("aim", aim, CameraAim)
     if aim == "jolted" and size * JOLT % 1:
         raise GestaError(f"size {size}: jolted pictures would not move by whole pixels; give a multiple of 8")
+
+
+def check_making(seed: int, workers: int | None, size: int) -> None:
+    """Refuse numbers out of range that any set of puppets is made with.
+
+    Raises:
+        GestaError: names the one.
+    """
+    if seed < 0:
+        raise GestaError(f"--seed {seed} is below 0; give a whole number from 0 on")
+    if workers is not None and workers < 1:
+        raise GestaError(f"--workers {workers} is below 1; give a number of processes, or leave it out")
+    if size < 32 or size % 2:
+        raise GestaError(f"size {size} is not an even number of pixels from 32 on; give one")
 
 
 def _segment_list(clips: list[ClipName], seed: int) -> str:

@@ -12,7 +12,7 @@ from gesta.config import suggest
 from gesta.datasets import data_config
 from gesta.errors import GestaError
 from gesta.files import lock_folder, make_folder, write_text
-from gesta.marionette.dataset import plan_clips, split_of
+from gesta.marionette.dataset import check_making, plan_clips, split_of
 from gesta.marionette.files import VERSION, open_folder, run_in_processes
 from gesta.marionette.layouts.arrange import LAYOUT_FAMILIES, LAYOUTS, NTU_SETUP, LabelledClip
 from gesta.marionette.layouts.video import make_video
@@ -89,16 +89,14 @@ def make_layout(
         )
     if classes is not None and classes < 1:
         raise GestaError(f"cannot lay out {layout} with {classes} classes; give at least 1")
-    if workers is not None and workers < 1:
-        raise GestaError(f"cannot lay out {layout} with {workers} workers; give at least one")
+    check_making(seed, workers, size)
     root, family = Path(out), LAYOUT_FAMILIES[layout]
     actions = list(FAMILIES[family])[:classes]
     clips = max(48, 3 * len(actions)) if clips is None else clips
-    if not 3 * len(actions) <= clips <= MAX_CLIPS_PER_ACTION * len(actions) or seed < 0 or size < 32 or size % 2:
+    if not 3 * len(actions) <= clips <= MAX_CLIPS_PER_ACTION * len(actions):
         raise GestaError(
-            f"cannot lay out {clips} clips of {size} pixels with seed {seed}; give {3 * len(actions)} to "
-            f"{MAX_CLIPS_PER_ACTION * len(actions)} clips (3 to {MAX_CLIPS_PER_ACTION} of each action), an even size "
-            "of at least 32 and a seed of at least 0"
+            f"--clips {clips}: {layout} is laid out with {3 * len(actions)} to {MAX_CLIPS_PER_ACTION * len(actions)} "
+            f"clips, 3 to {MAX_CLIPS_PER_ACTION} of each action; give such a number"
         )
     numbers = {"seed": seed, "size": size, "clips": clips, "classes": len(actions)}
     with lock_folder(root):
