@@ -131,12 +131,14 @@ def test_labels(folder: Path, tmp_path: Path) -> None:
         records = [Record(path=path, name=path, label=label) for path, label in zip(paths, labels)]
         return check(records, workers=0, progress=False)
 
-    assert kinds(labelled(1, 2, 3, 1)) == {"counts from 1?": "warning"}
+    assert kinds(labelled(1, 2, 3, 1)) == {"counts from 1?": "warning", "one training video": "warning"}
     assert kinds(labelled(0, 3, 0, 3)) == {"class without videos": "warning"}
     assert len(texts(labelled(0, 3, 0, 3), "class without videos")) == 2
     assert kinds(labelled(1, 1)) == {"a single class": "warning", "class without videos": "warning"}
     assert texts(labelled(0, 0), "a single class")[0].startswith("all videos have one class, so a model gives it to")
-    assert kinds(labelled(0, None, 1)) == {"no label": "error"}
+    assert kinds(labelled(0, None, 1)) == {"no label": "error", "one training video": "warning"}
+    (single,) = texts(labelled(0, 1, 0), "one training video")
+    assert single == "class 1 (1) has one training video, which shows one way to do it; add some"
     many = [Record(path=paths[i % 8], name="x", label=0, start=i, end=i + 1) for i in range(20)]
     rare = check([*many, Record(path=paths[0], name="y", label=1)], workers=0, progress=False)
     assert "class 1 (1) has 1 training videos, another 20" in texts(rare, "rare class")[0]
@@ -150,6 +152,20 @@ def test_labels(folder: Path, tmp_path: Path) -> None:
     assert "'turn left' names a side" in texts(report, "left and right")[0]
     assert "left and right" not in kinds(check(data, flip=False, workers=0, progress=False))
     assert report.ok
+
+
+def test_class_names_that_are_written_alike_and_absent_validation_videos(tmp_path: Path) -> None:
+    """Checked by name, before any video is there; names that differ in more are left alone."""
+    names = ["Left", "left", "turn left", "Turn_Left", "turn-left", "turnleft", "fast+", "fast", "wäsche"]
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{i}.mp4,{name}\n" for i, name in enumerate(names)))
+    report = check(Lists(train=str(tmp_path / "list.csv")), flip=False, workers=0, progress=False)
+    alike = texts(report, "one class twice?")
+    assert len(alike) == 3 and all(sum(f"'{name}'" in text for name in names) == 2 for text in alike)
+    assert alike[0].startswith("classes 'Left' and 'left' differ only in capitals, blanks")
+    (text,) = texts(report, "no validation videos")
+    assert "hold some out (of folders data.val 0.2, of lists data.val_fraction 0.2)" in text
+    data = Lists(train=str(tmp_path / "list.csv"), val=str(tmp_path / "list.csv"))
+    assert not texts(check(data, flip=False, workers=0, progress=False), "no validation videos")
 
 
 def test_the_report_is_short_and_complete() -> None:

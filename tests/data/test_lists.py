@@ -375,10 +375,28 @@ def test_frames_before_several_labels(write: Callable[..., str], tmp_path: Path)
     assert [r.label for r in read_list(write("w/a.mp4\n"), label_from_folder=True, multi_label=True)] == [(0,)]
 
 
+@pytest.mark.parametrize("line", ["left left/a b.mp4", "0 left/a b.mp4", "left,left/a b.mp4", "1\tleft/a b.mp4"])
+def test_a_label_before_the_path_is_refused(
+    write: Callable[..., str], make_video: Callable[..., Path], tmp_path: Path, line: str
+) -> None:
+    """Where the video is there without it; what is a path with a blank is read as one."""
+    for name in ("left/a b.mp4", "left/a c.mp4"):
+        make_video(name, frames=2)
+    (tmp_path / "f" / "clip").mkdir(parents=True)  # of frames
+    for multi_label in (False, True):
+        with pytest.raises(GestaError, match=r"line 1: begins with .* path 'left/a b\.mp4'; write the path first"):
+            read_list(write(f"{line}\n{line.replace('b', 'c')}\n"), multi_label=multi_label)
+    with pytest.raises(GestaError, match="line 1: begins with something else than the path 'f/clip'"):
+        read_list(write("left f/clip\n"))
+    assert [record.label for record in read_list(write("left/a b.mp4 0\nleft/a c.mp4 1\n"))] == [0, 1]
+    assert [record.label for record in read_list(write("left/a b.mp4\nleft/a d.mp4\n"))] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the list is empty"),
+        ("", "the list is empty; write a line for each video"),
+        ("path,label\n", "the list is empty below its header; write a line for each video"),
         ("label,youtube_id,time_start,time_end,split\nx,y,1,2,val\n", "names no files; set columns to NAME=path"),
         ("original_vido_id video_id frame_id labels\nx 1 2 3\n", "names no files"),
         ("path,label\na.mp4,b.mp4,1\n", "line 2: 3 fields, but the header has 2"),

@@ -256,7 +256,12 @@ def test_a_set_of_another_family_is_read_as_such(objects: Path) -> None:
     depth = Marionette(root=str(objects), modality="depth").records("train")
     assert [len(list(Path(r.path).iterdir())) for r in depth] == [probe(r.path).frames for r in records]
     report = check(data, workers=0, progress=False)
-    assert report.ok and {finding.kind for finding in report.findings} == {"class without videos", "left and right"}
+    assert report.ok and {finding.kind for finding in report.findings} == {
+        "class without videos",
+        "left and right",
+        "one training video",
+        "no validation videos",
+    }
 
 
 def test_dives_have_attributes(tmp_path: Path) -> None:

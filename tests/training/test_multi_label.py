@@ -194,10 +194,11 @@ def test_check_and_list_count_the_classes(recipe: Recipe, tmp_path: Path) -> Non
     found = check(Lists(train=_list(tmp_path, labels), multi_label=True), workers=0, progress=False).findings
     texts = {finding.kind: finding.text for finding in found}
     assert texts["class in all videos"].startswith("class 0 (always) is in all training videos")
-    (tmp_path / "list.csv").write_text("path,label\na.mp4,wave;clap\nb.mp4,wave\n")
+    (tmp_path / "list.csv").write_text("path,label\na.mp4,wave;clap\nb.mp4,wave\nc.mp4,Wave\n")
     joined = check(Lists(train=str(tmp_path / "list.csv")), workers=0, progress=False).findings
     assert "class 'wave;clap' seems to be several classes; if videos have several labels, set" in str(joined)
     recipe.data, recipe.train.keep_best = Lists(train=str(tmp_path / "list.csv")), 1
+    assert any("classes 'Wave' and 'wave' differ only in capitals" in remark for remark in read_data(recipe).remarks)
     assert any("'wave;clap' seems to be several classes" in remark for remark in read_data(recipe).remarks)
     assert texts["rare class"] == "class 1 (rare) has 1 training videos, another 12; add some"
 

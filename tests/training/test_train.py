@@ -421,6 +421,8 @@ def test_training_begins_with_the_given_weights(
     toy.init.weights = str(path)
     with pytest.raises(GestaError, match="already holds files"):
         train(toy, tmp_path / "run", trust_code=True)
+    with pytest.raises(GestaError, match=r"videos.*: holds .* and no recipe\.json, so it is not a run; choose another"):
+        train(toy, videos, trust_code=True)  # which no resume would help
     (tmp_path / "run" / "notes").unlink()
     train(toy, tmp_path / "run", trust_code=True)
     shown = capsys.readouterr().err

@@ -28,7 +28,7 @@ def add_commands(commands: Commands) -> None:
     sub = data.add("prepare", _data_prepare, text, of_data=True)
     sub.add_argument("root", metavar="ROOT", help="folder of videos")
     sub.add_argument("out", metavar="OUT", help="folder of the copies; the same command again resumes")
-    share_options(sub)
+    share_options(sub, out="OUT", instead="some of those below ROOT")
     sub.add_argument("--short-side", type=int, default=256, help="in pixels (default %(default)s); none is made larger")
     sub.add_argument("--codec", choices=("h264", "hevc"), help="of the video files (default h264)")
     sub.add_argument("--fps", type=frame_rate, help="frames per second (default keep)", metavar="FPS|keep")

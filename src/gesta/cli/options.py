@@ -234,13 +234,19 @@ def device_options(sub: CommandParser, precision: str | None = "32-true") -> Non
         sub.add_argument("--precision", choices=get_args(Precision), default=precision, help=text)
 
 
-def share_options(sub: CommandParser) -> None:
-    """Which videos of a long list one job of many takes; see :mod:`gesta.data.shares`."""
-    text = "text file with the path of a video on each line, instead of VIDEO (data prepare: of those below ROOT)"
+def share_options(sub: CommandParser, out: str = "--out", instead: str = "instead of VIDEO") -> None:
+    """Which videos of a long list one job of many takes; see :mod:`gesta.data.shares`.
+
+    Args:
+        sub: the command.
+        out: what its output is called.
+        instead: what the list is instead of.
+    """
+    text = f"text file with the path of a video on each line, {instead}"
     sub.add_argument("--from", metavar="FILE", dest="listed", help=text)
-    text = "only the K-th of N parts of the videos; --out is then the folder of the part, for gesta merge"
+    text = f"only the K-th of N parts of the videos; {out} is then the folder of the part, for gesta merge"
     sub.add_argument("--part", metavar="K/N", type=share, help=text)
-    text = "all parts on a Ray cluster, merged into --out: HOST:PORT, auto, or local for this machine (extra ray)"
+    text = f"all parts on a Ray cluster, merged into {out}: HOST:PORT, auto, or local for this machine (extra ray)"
     sub.add_argument("--ray", metavar="ADDRESS", help=text)
     sub.add_argument("--parts", metavar="N", type=count, help="with --ray: in how many parts")
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from gesta.curation.describe import describe as describe
 from gesta.data.clips import span
-from gesta.data.listfile import joined_classes
+from gesta.data.listfile import alike_classes, joined_classes
 from gesta.data.lists import Folder
 from gesta.data.shards import Shards
 from gesta.data.transforms import names_a_side
@@ -108,8 +108,9 @@ def check(
     """Decode every video completely and look at every label.
 
     Errors make a training or its numbers wrong: videos that cannot be decoded, labels out of range, one video in two
-    splits or under two labels. Warnings make it worse: damaged, short or repeated videos, classes without or with few
-    training videos, class names that become wrong when clips are mirrored. Infos explain.
+    splits or under two labels. Warnings make it worse: damaged, short or repeated videos, no validation videos, classes
+    without, with one or with few training videos, class names that are written alike or become wrong when clips are
+    mirrored. Infos explain.
 
     Args:
         data: a data set, records by split, or records (taken as the training split).
@@ -138,6 +139,12 @@ def check(
         *_check_pairs(splits, decoded),
         *_check_repeats(splits, decoded),
     ]
+    if splits.get("train") and not splits.get("val", [True]):
+        text = (
+            "the data set has no validation videos, by which a training tells its best epoch; hold some out (of "
+            "folders --data.val 0.2, of lists --data.val-fraction 0.2)"
+        )
+        findings.append(DataFinding("warning", "no validation videos", in_callers_terms(text)))
     for space, names in by_space(classes).items():
         in_space = {s: [replace(r, label=label_in(r, space)) for r in records] for s, records in splits.items()}
         findings += _check_labels(in_space, names)
@@ -371,6 +378,8 @@ def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str]
     names = list(classes) if classes else [str(label) for label in range(size)]
     if not multi_label and (text := joined_classes(names)):
         yield DataFinding("warning", "several labels?", in_callers_terms(text))
+    for text in alike_classes(classes or []):
+        yield DataFinding("warning", "one class twice?", text)
     for split, records in splits.items():
         for record in records:
             if not all(0 <= k < size for k in classes_in(record, LABEL)):
@@ -394,6 +403,9 @@ def _check_labels(splits: Mapping[str, Sequence[Record]], classes: Sequence[str]
         if count * IMBALANCE <= most and 0 <= label < size:
             text = f"class {label} ({names[label]}) has {count} training videos, another {most}; {remedy}"
             yield DataFinding("warning", "rare class", text)
+        elif count == 1 and len(train) > 1 and 0 <= label < size:
+            text = f"class {label} ({names[label]}) has one training video, which shows one way to do it; add some"
+            yield DataFinding("warning", "one training video", text)
         if multi_label and count == len(train_labels) and 0 <= label < size:
             text = f"class {label} ({names[label]}) is in all training videos; add some without it or remove the class"
             yield DataFinding("warning", "class in all videos", text)

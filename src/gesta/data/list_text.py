@@ -196,6 +196,28 @@ def _frames(video: str) -> int:
     return len(image_files(video)) if os.path.isdir(video) else probe(video).frames
 
 
+def check_path_first(
+    path: str, lines: Sequence[tuple[int, str]], entries: Sequence[ListEntry], finder: VideoFinder
+) -> None:
+    """Refuse a list whose lines begin with a label: no video is there as it is read, but one by the end of a line.
+
+    Raises:
+        GestaError: see above.
+    """
+    wrong: list[tuple[int, str]] = []
+    for (number, line), entry in zip(lines[:MAX_COUNTED], entries):
+        if is_video_name(entry.path) and finder.find(entry.path) is not None:
+            return
+        ends = (line[match.end() :] for match in re.finditer(r"[ \t]+|::|[,;][ \t]*", line))
+        wrong += [(number, end) for end in ends if ("/" in end or is_video_name(end)) and finder.find(end) is not None]
+    if wrong:
+        number, end = wrong[0]
+        raise GestaError(
+            f"{path}, line {number}: begins with something else than the path {end!r}; write the path first, then the "
+            "label"
+        )
+
+
 def parse_line(
     path: str, number: int, line: str, delimiter: str, columns: Sequence[str], frame_base: int, finder: VideoFinder
 ) -> ListEntry:

@@ -28,7 +28,7 @@ from gesta.data.list_entry import (
     split_lines,
 )
 from gesta.data.list_table import header_cells, is_header, json_rows, named_entries, text_rows
-from gesta.data.list_text import find_delimiter, infer_columns, multi_label_entries, parse_line
+from gesta.data.list_text import check_path_first, find_delimiter, infer_columns, multi_label_entries, parse_line
 from gesta.data.locate import VideoFinder
 from gesta.errors import GestaError
 from gesta.records import Record, class_name
@@ -132,7 +132,7 @@ def parse_entries(
         return named_entries(path, header, rows, named, frame_base, multi_label)
     lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line]
     if not lines:
-        raise GestaError(f"{path}: the list is empty")
+        raise GestaError(f"{path}: the list is empty; write a line for each video, as in clip.mp4 wave")
     first = lines[0][1]
     header_delimiter = delimiter or next((d for d in ("\t", ",", ";") if d in first), " ")
     table = lines
@@ -155,10 +155,13 @@ def parse_entries(
     if named:
         raise GestaError(f"{path}: has no header with such names; set columns to all columns in order {COLUMNS_FLAG}")
     if multi_label:
-        return multi_label_entries(path, lines, columns, delimiter, frame_base, finder)
+        entries = multi_label_entries(path, lines, columns, delimiter, frame_base, finder)
+        check_path_first(path, lines, entries, finder)
+        return entries
     delimiter = delimiter or find_delimiter(path, [line for _, line in lines])
     columns = columns or infer_columns(path, lines, delimiter, finder)
     entries = [parse_line(path, number, line, delimiter, columns, frame_base, finder) for number, line in lines]
+    check_path_first(path, lines, entries, finder)
     unlike_others = not is_video_name(entries[0].path) and all(is_video_name(entry.path) for entry in entries[1:])
     if len(entries) > 1 and unlike_others and finder.find(entries[0].path) is None:
         raise GestaError(
@@ -256,6 +259,18 @@ def joined_classes(names: Sequence[str]) -> str:
                     f"class {name!r} seems to be several classes; if videos have several labels, set {MULTI_LABEL_FLAG}"
                 )
     return ""
+
+
+def alike_classes(names: Sequence[str]) -> list[str]:
+    """A warning of each class name that differs from an earlier one only in how it is written."""
+    first: dict[str, str] = {}
+    pairs = ((first.setdefault(re.sub(r"[\s_-]+", " ", class_name(name)).casefold(), name), name) for name in names)
+    return [
+        f"classes {one!r} and {other!r} differ only in capitals, blanks, underscores or hyphens; give both one name if "
+        "they are one action"
+        for one, other in pairs
+        if one != other
+    ]
 
 
 def _split_labels(path: str, entries: Sequence[ListEntry], delimiter: str) -> list[ListEntry]:

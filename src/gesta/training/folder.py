@@ -253,6 +253,8 @@ def check_run(run: Path, recipe: Recipe, resume: bool) -> dict[str, str]:
         begun = {"recipe.json", "log.jsonl", "events", "wandb", *map(labels_file, by_space(recipe.model.classes))}
         if resume or names <= begun:
             return {}
+    if names and not resume and "recipe.json" not in names:
+        raise GestaError(f"{run}: holds {min(names)} and no recipe.json, so it is not a run; choose another with --run")
     if names and not resume:
         raise GestaError(f"{run}: already holds files; resume that run with --resume, or choose another with --run")
     if not names:

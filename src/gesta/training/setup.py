@@ -25,7 +25,7 @@ from gesta.checkpoint.weights import import_weights
 from gesta.config import default_of, replace
 from gesta.data.batch import Batch
 from gesta.data.frame_cache import FrameCache, choose_cache
-from gesta.data.listfile import joined_classes
+from gesta.data.listfile import alike_classes, joined_classes
 from gesta.data.loader import Loader, training_batches
 from gesta.data.samples import TestViews, TrainingClips, collate
 from gesta.errors import GestaError
@@ -498,6 +498,7 @@ def read_data(recipe: Recipe) -> Data:
     else:
         remarks.append(single_class(classes, (record.label for record in records)))
         remarks += [joined_classes(names) for names in by_space(classes).values()]
+    remarks += [text for names in by_space(classes).values() for text in alike_classes(names)]
     held_out, test, remark = held_out_videos(recipe, classes)
     _check_validates(recipe.train, held_out)
     return Data(classes, records, held_out, test, [*remarks, remark])
