@@ -303,7 +303,6 @@ def test_shards_of_splits_hold_only_what_is_in_one(make_video: Callable[..., Pat
         ({"short_side": 63}, "^short_side 63 is not an even number of pixels from 16 on"),
         ({"fps": 0.0}, "^fps 0 is not above 0"),
         ({"shards": -1}, "^shards -1 is below 0"),
-        ({"workers": -1}, "^workers -1 is below 0"),
         ({"shards": 2, "frames": True}, "leave frames"),
         ({"val": 0.0}, "val would do nothing; leave it out, or add lists"),
         ({"test": 0.1, "shards": 2}, "test would do nothing"),

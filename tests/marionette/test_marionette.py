@@ -150,7 +150,7 @@ def test_other_folders_and_settings_are_refused(root: Path, tmp_path: Path) -> N
         make_set(tmp_path, clips=1, workers=1)
     with pytest.raises(GestaError, match="was made with seed 3, not 4"):
         make_set(root, clips=1, seed=4, workers=1, size=SIZE)
-    with pytest.raises(GestaError, match="even size"):
+    with pytest.raises(GestaError, match="size 65 is not an even number"):
         make_set(tmp_path / "new", clips=1, size=65)
     assert not (tmp_path / "new").exists()
     with pytest.raises(GestaError, match="no Marionette set; run: gesta data make marionette"):
