@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from gesta.curation.describe import describe as describe
 from gesta.data.clips import span
 from gesta.data.listfile import alike_classes, joined_classes
-from gesta.data.lists import Folder
+from gesta.data.lists import Folder, Lists
 from gesta.data.shards import Shards
 from gesta.data.transforms import names_a_side
 from gesta.data.workers import run_each
@@ -139,7 +139,7 @@ def check(
         *_check_pairs(splits, decoded),
         *_check_repeats(splits, decoded),
     ]
-    if splits.get("train") and not splits.get("val", [True]):
+    if isinstance(data, Folder | Lists) and splits["train"] and not splits["val"]:  # official splits have none
         text = (
             "the data set has no validation videos, by which a training tells its best epoch; hold some out (of "
             "folders --data.val 0.2, of lists --data.val-fraction 0.2)"
