@@ -147,8 +147,10 @@ def test_training_refuses_it_before_anything_is_written(tmp_path: Path) -> None:
         (lambda: create_model("mvitv2_tiny", dropout=1.0), r"^MViTConfig: dropout is 1\.0, not 0 or more and below 1"),
         (lambda: create_model("timesformer_tiny", width=2**31), r"width is 2147483648, not 2147483647 or less"),
         (lambda: create_model("mvitv2_tiny", min_matched=2.0), r"^min_matched is 2\.0, not from 0 to 1"),
-        (lambda: STAN(p_scale=math.nan).build((8, 2, 4, 4)), r"^STAN: p_scale is NaN, not above 0"),
+        (lambda: STAN(p_scale=math.nan).build((8, 2, 4, 4)), r"^STAN: p_scale is NaN, not a finite number"),
         (lambda: ATA(window=-1).build(), r"^ATA: window is -1, not 0 or more"),
+        (lambda: check(TimelineConfig(window=math.inf)), r"^TimelineConfig: window is Infinity, not a finite number"),
+        (lambda: check(TimelineConfig(join=-0.0)), r"^TimelineConfig: join is -0.0, not 0 without a sign"),
         (lambda: ModelConfig(inserts=[Insert(layer=STAN(p_scale=-1), at=0)]), ""),
     ],
 )

@@ -487,6 +487,10 @@ class _Reader:
             size = len(value) if isinstance(value, str | list | tuple | dict) else value
             if isinstance(limit, Between) and size not in limit:
                 what = f"is {_short(value)}" if size is value else f"has the length {size}"
+                if isinstance(size, float) and not math.isfinite(size):
+                    self.fail(where, f"{what}, not a finite number")
+                if str(size) == "-0.0" and 0.0 in limit:
+                    self.fail(where, f"{what}, not 0 without a sign")
                 is_huge = size > limit.high >= 2**31 - 1  # no range that anyone would know
                 self.fail(where, f"{what}, not " + (f"{limit.high:.0f} or less" if is_huge else str(limit)))
         return value

@@ -118,7 +118,7 @@ def test_prediction_names_every_class_that_reaches_the_threshold(
     assert command(["predict", str(run), video, "--threshold", "0", "--top", "1", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)[0]["labels"]) == 1
     assert command(["predict", str(run), video, "--threshold", "2"]) == 1
-    assert "the threshold is 2, and probabilities are from 0 to 1" in capsys.readouterr().err
+    assert "--threshold is 2.0, not from 0 to 1" in capsys.readouterr().err
     assert command(["predict", str(run), video, "--hop", "0.5"]) == 1
     assert "--hop is about the windows of a timeline" in capsys.readouterr().err
     assert command(["predict", str(run), video, "--timeline", "--clips", "2"]) == 1
@@ -132,10 +132,10 @@ def test_prediction_names_every_class_that_reaches_the_threshold(
 def test_segments_of_each_class_are_those_that_it_has_alone() -> None:
     probabilities = torch.rand(30, 3, generator=torch.Generator().manual_seed(0))
     windows = [Window(0.5 * i, 0.5 * i + 2, p) for i, p in enumerate(probabilities)]
-    together = ClassSegmenters(3, 0.7, 0.4, 1.0)
+    together = ClassSegmenters(3, 0.7, 0.4, 1.0, 0.6)
     found = [s for window in windows for s in together.push(window)] + list(together.finish())
     for k in range(3):
-        alone = Segmenter(0.7, 0.4, 1.0)
+        alone = Segmenter(0.7, 0.4, 1.0, 0.6)
         ones = [Window(w.start, w.end, w.probabilities[k : k + 1]) for w in windows]
         expected = [s for window in ones for s in alone.push(window)] + list(alone.finish())
         assert expected

@@ -72,24 +72,44 @@ def timeline_options(sub: CommandParser, threshold: str) -> None:
     sub.add_argument("--hop", type=float, help="distance between windows, in window lengths (default 0.5)")
     sub.add_argument("--smoothing", type=int, help="number of neighbouring windows averaged, odd (default 3)")
     sub.add_argument("--threshold", type=float, help=threshold)
-    sub.add_argument(
-        "--min-duration", type=float, metavar="S", help="drop segments shorter than this many seconds (default 0)"
-    )
+    text = "probability below which a segment ends (default: half the threshold); it also ends where another class is "
+    sub.add_argument("--release", type=float, metavar="P", help=text + "more probable")
+    text = "join segments of one class that are less than this many seconds apart (default 0: none)"
+    sub.add_argument("--join", type=float, metavar="S", help=text)
+    text = "then drop segments shorter than this many seconds (default 0)"
+    sub.add_argument("--min-duration", type=float, metavar="S", help=text)
 
 
-def given_timeline(options: argparse.Namespace, timeline: bool, *more: str) -> dict[str, Any]:
-    """Those fields of a :class:`TimelineConfig` that flags give, and ``more``; refused without a timeline."""
-    names = ("window", "hop", "smoothing", "min_duration", *more)
+def given_timeline(options: argparse.Namespace, timeline: bool, *more: str) -> TimelineConfig:
+    """The timeline that flags describe.
+
+    Args:
+        options: of a command with :func:`timeline_options`.
+        timeline: whether it was asked for.
+        more: flags beside those of the windows that are about timelines alone.
+
+    Raises:
+        GestaError: such flags without a timeline, or a value that makes no sense.
+    """
+    names = ("window", "hop", "smoothing", "release", "join", "min_duration", *more)
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     if given and not timeline:
         flag = next(iter(given)).replace("_", "-")
         raise GestaError(f"--{flag} is about the windows of a timeline, which is not asked for; add --timeline")
-    return given
+    from gesta.config import check
+    from gesta.prediction.timeline import TimelineConfig  # for start-up time
+
+    if options.threshold is not None:
+        given["threshold"] = options.threshold
+    config = TimelineConfig(**given)
+    check(config, flags=True)
+    return config
 
 
 def _predict(options: argparse.Namespace) -> int:
     from gesta.evaluation.scoring import prediction_protocol
-    from gesta.prediction.timeline import TimelineConfig, is_live
+    from gesta.prediction.timeline import is_live
+    from gesta.processes import choose_autocast, choose_device
 
     check_ray_options(options)
     take_videos(options)
@@ -100,14 +120,14 @@ def _predict(options: argparse.Namespace) -> int:
         return run_on_ray(options, is_predict=True)
     views = {name: value for name in ("clips", "crops") if (value := getattr(options, name)) is not None}
     timeline = options.timeline or options.live or any(map(is_live, options.sources))
-    given = given_timeline(options, timeline)
+    config = given_timeline(options, timeline)
     if views and timeline:
         raise GestaError(
             f"--{next(iter(views))} is about a video as a whole, and a timeline sees one clip and one crop of each "
             "window; leave it out"
         )
-    threshold = {} if options.threshold is None else {"threshold": options.threshold}
     _check_part_options(options)
+    choose_autocast(choose_device(options.device), options.precision)  # before minutes of loading
     model = model_for_videos(options)
     fastest = model
     if options.runtime == "auto":
@@ -116,7 +136,7 @@ def _predict(options: argparse.Namespace) -> int:
         fastest = with_fastest(model, options.device, options.precision, trust_code=options.trust_code)
     how: dict[str, Any] = {
         "views": prediction_protocol(model, **views),
-        "config": TimelineConfig(**given, **threshold),
+        "config": config,
         "threshold": options.threshold,
         **{name: getattr(options, name) for name in ("top", "device", "precision", "timeline", "out")},
     }
@@ -174,14 +194,12 @@ def predict_share(
     Returns:
         The exit status: 1 if a video had no prediction or an incomplete one, else 0.
     """
-    from gesta.checkpoint.exported import device_for
     from gesta.config import to_json
     from gesta.data.shares import describe_part
     from gesta.prediction.part import predict_part
-    from gesta.prediction.predict import Naming, find_sources, predict
-    from gesta.prediction.timeline import SegmentNaming, is_live
+    from gesta.prediction.predict import find_sources, predict
+    from gesta.prediction.timeline import is_live
     from gesta.prediction.timeline import timeline as segments
-    from gesta.processes import choose_autocast, choose_device
 
     if live := next(filter(is_live, sources), None):
         raise GestaError(f"{live}: is a camera or a stream, which has no end and no parts; leave --part out")
@@ -189,12 +207,7 @@ def predict_share(
     how: dict[str, Any] = {"views": views, "top": top, "device": device, "precision": precision}
 
     # before the folder is begun, which belongs to the part from then on
-    naming = (
-        SegmentNaming(model, config=config, views=views, top=top)
-        if timeline
-        else Naming(model, threshold=threshold, views=views, top=top)
-    )
-    choose_autocast(choose_device(device_for(naming.network, device, precision)), precision)
+    _check_predicting(model, config if timeline else None, threshold=threshold, **how)
     if listed:
         _check_listed(share.take(paths))
 
@@ -216,6 +229,29 @@ def predict_share(
     for sentence in [*done.failed.values(), *done.incomplete.values()]:
         show(one_line(sentence), sys.stderr)
     return int(bool(done.failed or done.incomplete))
+
+
+def _check_predicting(
+    model: TrainedModel | VideoModel,
+    config: TimelineConfig | None,
+    *,
+    classes: ClassNames | None = None,
+    views: EvaluateConfig | None,
+    top: int | None,
+    threshold: float | None,
+    device: str,
+    precision: Precision,
+) -> None:
+    """Refuse what :func:`gesta.predict`, or with a ``config`` :func:`gesta.timeline`, would refuse, before any output."""
+    from gesta.checkpoint.exported import device_for
+    from gesta.evaluation.scoring import prediction_protocol
+    from gesta.prediction.predict import Naming
+    from gesta.prediction.timeline import SegmentNaming
+    from gesta.processes import choose_autocast, choose_device
+
+    how: dict[str, Any] = {"classes": classes, "views": views or prediction_protocol(model), "top": top}
+    naming = SegmentNaming(model, config=config, **how) if config else Naming(model, threshold=threshold, **how)
+    choose_autocast(choose_device(device_for(naming.network, device, precision)), precision)
 
 
 def warn_of_person_crop(model: TrainedModel | VideoModel, timeline: bool) -> None:
@@ -283,7 +319,6 @@ def write_predictions(
     if listed:
         _check_listed(sources)
     paths = list(sources) if live else find_sources(sources)
-    warn_of_person_crop(model, timeline or live)
     if format == "parquet":
         if out is None or live:
             raise GestaError("--format parquet is a file of videos that have an end; add --out FILE, and give files")
@@ -300,6 +335,8 @@ def write_predictions(
         check_copy(paths[0], Path(draw))
     check_not_read(out, paths)
     how: dict[str, Any] = {"classes": classes, "views": views, "top": top, "device": device, "precision": precision}
+    _check_predicting(model, config if timeline or live else None, threshold=threshold, **how)
+    warn_of_person_crop(model, timeline or live)
     predictions: Iterator[Prediction]
     if timeline or live:
         how |= {"config": config, "live": live}

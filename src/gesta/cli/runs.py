@@ -35,6 +35,7 @@ from gesta.progress import one_line, show
 if TYPE_CHECKING:  # for start-up time
     from gesta.evaluation.result import Result
     from gesta.evaluation.timeline_result import TimelineResult
+    from gesta.prediction.timeline import TimelineConfig
     from gesta.recipe import EvaluateJob, Recipe
     from gesta.recipes.published import Fusion
     from gesta.records import ClassNames, DataConfig
@@ -172,7 +173,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from gesta.training.folder import why_optimistic, why_others, why_seen
 
     check_model_options(options)
-    timeline = _timeline_fields(options)
+    timeline = _timeline_config(options)
     kind = "timeline" if options.timeline else "result"
     recipe, read = None, list[Path]()
     if options.model:
@@ -209,9 +210,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     result: Result | TimelineResult
     if options.timeline:
         from gesta.prediction.localise import evaluate_timeline  # start-up time
-        from gesta.prediction.timeline import TimelineConfig
 
-        result = evaluate_timeline(model, job.data, config=TimelineConfig(**timeline), views=job.evaluate, **how)
+        result = evaluate_timeline(model, job.data, config=timeline, views=job.evaluate, **how)
     else:
         result = evaluate(model, job.data, config=job.evaluate, **how)
     if recipe:
@@ -261,12 +261,12 @@ def _check_same_data(out: Path, job: EvaluateJob) -> None:
         raise GestaError(f"{out}: is a result of other videos; choose another file with --out, or delete that one")
 
 
-def _timeline_fields(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of the timeline that flags give; flags that change nothing in one are refused."""
+def _timeline_config(options: argparse.Namespace) -> TimelineConfig:
+    """The timeline that flags describe; flags that change nothing in one are refused."""
     from gesta.prediction.localise import IGNORED
     from gesta.processes import processes
 
-    given = predict.given_timeline(options, options.timeline, "threshold")
+    config = predict.given_timeline(options, options.timeline, "threshold")
     unused = {f"evaluate.{name}" for name in IGNORED} & set(named_fields(options.fields)) if options.timeline else ()
     if unused:
         raise GestaError(
@@ -275,11 +275,7 @@ def _timeline_fields(options: argparse.Namespace) -> dict[str, Any]:
         )
     if options.timeline and processes() > 1:
         raise GestaError("one process scores timelines: start gesta evaluate --timeline without torchrun or srun")
-    if given:
-        from gesta.prediction.timeline import TimelineConfig  # start-up time
-
-        check(TimelineConfig(**given), flags=True)
-    return given
+    return config
 
 
 def _evaluate_job(

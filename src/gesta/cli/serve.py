@@ -64,7 +64,6 @@ def _serve(options: argparse.Namespace) -> int:
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client")):
         raise GestaError("gesta serve needs FastAPI and uvicorn, which are not installed: pip install 'gesta[serve]'")
     from gesta.evaluation.scoring import prediction_protocol
-    from gesta.prediction.timeline import TimelineConfig
     from gesta.processes import choose_device, limit_threads, loader_workers
     from gesta.serve.run import TOKEN_VARIABLE, check_page, open_socket, read_token, serve
     from gesta.serve.service import Serving, check_serving
@@ -74,10 +73,9 @@ def _serve(options: argparse.Namespace) -> int:
     os.environ.pop(TOKEN_VARIABLE, None)  # the processes that decode what strangers send need not know it
     check_page(options.page)
     listening = open_socket(options.host, options.port)
-    threshold = {} if options.threshold is None else {"threshold": options.threshold}
     limits = {name: value for name in LIMITS if (value := getattr(options, name)) is not None}
     serving = Serving(
-        timeline=TimelineConfig(**given_timeline(options, True), **threshold),
+        timeline=given_timeline(options, True),
         threshold=options.threshold,
         limits=Limits(**limits),
         batch_size=options.batch_size,

@@ -35,8 +35,9 @@ class TimelineProtocol:
     Attributes:
         split: which split.
         window: seconds of a window; None: the model's own clip.
-        hop, smoothing, threshold, release, min_duration: as in :class:`gesta.prediction.timeline.TimelineConfig`;
-            ``release`` as it was, also if it followed from the threshold.
+        hop, smoothing, threshold, release, min_duration, join: as in
+            :class:`gesta.prediction.timeline.TimelineConfig`; ``release`` as it was, also if it followed from the
+            threshold.
         sampling: frames of a window in the field's words, as in :class:`gesta.evaluation.result.Protocol`.
         short_side, size: pixels of the short side before cropping and of the square crop.
         average: what was averaged over windows.
@@ -49,6 +50,7 @@ class TimelineProtocol:
     threshold: float
     release: float
     min_duration: float
+    join: float
     sampling: str
     short_side: int
     size: int
@@ -59,7 +61,7 @@ class TimelineProtocol:
         return (
             f"{window} ({self.sampling}, {self.size} px of a short side of {self.short_side} px), {self.hop:g} windows "
             f"apart, {self.smoothing} averaged; segments from a probability of {self.threshold:g} to {self.release:g}, "
-            f"of at least {self.min_duration:g} s"
+            f"of at least {self.min_duration:g} s" + f", joined if less than {self.join:g} s apart" * bool(self.join)
         )
 
 

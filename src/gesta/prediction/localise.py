@@ -116,7 +116,6 @@ def evaluate_timeline(
     errors = [
         (v.segments.failed, Remark(index=i, name=v.path, reason=v.error)) for i, v in enumerate(videos) if v.error
     ]
-    release = config.threshold / 2 if config.release is None else config.release
     clip = network.config.clip
     return TimelineResult(
         metrics=metrics,
@@ -130,8 +129,9 @@ def evaluate_timeline(
             hop=config.hop,
             smoothing=config.smoothing,
             threshold=config.threshold,
-            release=release,
+            release=config.ends_below,
             min_duration=config.min_duration,
+            join=config.join,
             sampling=sampling_words(clip, records),
             short_side=test_short_side(views.short_side, clip.size),
             size=clip.size,

@@ -33,7 +33,7 @@ from gesta.evaluation.scoring import (
 from gesta.model import VideoModel
 from gesta.prediction.background import in_background, reading_workers
 from gesta.prediction.prediction import TOP, Prediction, check_top
-from gesta.processes import Precision, choose_autocast, choose_device
+from gesta.processes import Autocast, Precision, choose_autocast, choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record
 from gesta.video.depth import Depth
@@ -93,12 +93,13 @@ def predict(
         person_crop: crop folders of masked depth maps to the person, as in training; None takes it from the trained
             model. In anything else it is not known where the person is, so it is shown whole.
 
-    Yields:
-        One :class:`Prediction` per video; for a video that cannot be read, one with ``error``, for one whose end is
-        missing one with labels and ``error``.
+    Returns:
+        One :class:`Prediction` per video, computed as they are asked for; for a video that cannot be read, one with
+        ``error``, for one whose end is missing one with labels and ``error``.
 
     Raises:
-        GestaError: the class names do not fit the model; a device or precision that it cannot be computed with.
+        GestaError: at once, the class names do not fit the model; a device or precision that it cannot be computed
+            with.
     """
     views = protocol(views or prediction_protocol(model), clips=clips, crops=crops)
     naming = Naming(model, classes=classes, views=views, top=top, threshold=threshold)
@@ -108,9 +109,16 @@ def predict(
         person_crop = model.person_crop if person_crop is None else person_crop
     device = choose_device(device_for(network, device, precision))
     autocast = choose_autocast(device, precision)
-    network.to(device).eval()
     paths = find_sources(sources)
     records = [record_of(path, shows, bool(person_crop)) for path in paths]
+    return _predict(naming, records, views, device, autocast)
+
+
+def _predict(
+    naming: Naming, records: list[Record], views: EvaluateConfig, device: torch.device, autocast: Autocast
+) -> Iterator[Prediction]:
+    network, paths = naming.network, [record.path for record in records]
+    network.to(device).eval()
     # For few videos a thread, which is there at once, decodes beside the model.
     workers = reading_workers(views.workers, len(paths))
     loader = view_loader(records, network.config.clip, views, range(len(paths)), workers)

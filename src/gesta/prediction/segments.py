@@ -71,16 +71,17 @@ class Segmenter:
 
     Windows overlap, so each stands for the time that is nearer to its middle than to its neighbours' middles. A segment
     begins where a class is the most probable and reaches ``threshold``; it lasts while that class keeps ``release`` and
-    no other begins. Segments shorter than ``min_duration`` are dropped, and those of one class less than that apart are
-    joined.
+    no other is more probable. Segments of one class less than ``join`` seconds apart are joined, and then those shorter
+    than ``min_duration`` are dropped; no kept segment lies between those that are joined.
     """
 
-    def __init__(self, threshold: float, release: float, min_duration: float) -> None:
-        self.threshold, self.release, self.min_duration = threshold, release, min_duration
+    def __init__(self, threshold: float, release: float, min_duration: float, join: float = 0.0) -> None:
+        self.threshold, self.release, self.min_duration, self.join = threshold, release, min_duration, join
         self._window: Window | None = None  # the last one; where its time ends depends on the next
         self._time = 0.0  # where the time of the last window begins
         self._current: Segment | None = None
         self._ended: Segment | None = None  # may still be joined to a later one of its class
+        self._short: Segment | None = None  # after it: dropped unless it is joined to a later one
 
     def push(self, window: Window) -> Iterator[Segment]:
         """Take the next window; yield the segments that are decided by it."""
@@ -100,42 +101,45 @@ class Segmenter:
             yield from self._close(self._current)
         if self._ended is not None:
             yield self._ended
-        self._window = self._current = self._ended = None
+        self._window = self._current = self._ended = self._short = None
 
     def _take(self, window: Window, until: float) -> Iterator[Segment]:
         """Add the time from the last window's to ``until``, for which a window stands."""
         p = window.probabilities
         best = int(p.argmax())
-        begins = float(p[best]) >= self.threshold
         new = Segment(best, self._time, until, p, 1)
-        if (
-            self._current is not None
-            and (self._current.label == best or not begins)
-            and float(p[self._current.label]) >= self.release
-        ):
+        if self._current is not None and float(p[self._current.label]) >= max(float(p[best]), self.release):
             self._current.add(new)
         else:
             if self._current is not None:
                 yield from self._close(self._current)
-            self._current = new if begins else None
+            self._current = new if float(p[best]) >= self.threshold else None
         ended, current = self._ended, self._current
         # what comes next is too late to be joined to it
         if ended is not None and (
-            until - ended.end >= self.min_duration
+            until - ended.end >= self.join
             if current is None or current.label != ended.label
-            else current.start - ended.end >= self.min_duration
+            else current.start - ended.end >= self.join
         ):
             self._ended = None
             yield ended
 
     def _close(self, segment: Segment) -> Iterator[Segment]:
-        ended = self._ended
-        if ended and ended.label == segment.label and segment.start - ended.end < self.min_duration:
-            ended.add(segment)
-        elif segment.end - segment.start >= self.min_duration:
-            if ended:
-                yield ended
+        if self._short and self._continues(self._short, segment):
+            self._short.add(segment)
+            segment = self._short
+        self._short = None
+        if self._ended and self._continues(self._ended, segment):
+            self._ended.add(segment)
+        elif segment.end - segment.start < self.min_duration:
+            self._short = segment
+        else:
+            if self._ended:
+                yield self._ended
             self._ended = segment
+
+    def _continues(self, ended: Segment, segment: Segment) -> bool:
+        return ended.label == segment.label and segment.start - ended.end < self.join
 
 
 class ClassSegmenters:
@@ -144,8 +148,8 @@ class ClassSegmenters:
     A segment's ``total`` is of its own class alone, ``(1,)``.
     """
 
-    def __init__(self, classes: int, threshold: float, release: float, min_duration: float) -> None:
-        self._segmenters = [Segmenter(threshold, release, min_duration) for _ in range(classes)]
+    def __init__(self, classes: int, threshold: float, release: float, min_duration: float, join: float = 0.0) -> None:
+        self._segmenters = [Segmenter(threshold, release, min_duration, join) for _ in range(classes)]
 
     def push(self, window: Window) -> Iterator[Segment]:
         """Take the next window; yield the segments that are decided by it."""

@@ -59,9 +59,13 @@ class TimelineConfig:
             that sample uniformly). One that has fewer frames than the clip shows them several times.
         hop: distance of neighbouring windows, as a fraction of a window; :data:`SHORTEST_S` at least.
         smoothing: windows averaged (odd; 1 for none).
-        threshold: probability at which a segment begins; 0 names an action (multi-label: every class) at all times.
-        release: probability below which it ends, None for half the threshold.
-        min_duration: segments shorter than this many seconds are dropped, equal ones nearer than this are joined.
+        threshold: probability at which a segment of the most probable class begins; 0 names an action (multi-label:
+            every class) at all times.
+        release: probability below which it ends, None for half the threshold; it also ends where another class is more
+            probable, except that a multi-label model has each class by itself.
+        min_duration: segments shorter than this many seconds are dropped, after those that ``join`` joins are joined.
+        join: segments of one class less than this many seconds apart, with no other between them, become one; 0 for
+            none.
     """
 
     window: Positive | None = None
@@ -70,6 +74,7 @@ class TimelineConfig:
     threshold: Fraction = 0.5
     release: Fraction | None = None
     min_duration: NotNegative = 0.0
+    join: NotNegative = 0.0
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.smoothing % 2 == 0:
@@ -81,6 +86,11 @@ class TimelineConfig:
             yield "window", f"shorter than a frame of any video; it lasts {SHORTEST_S:g} s at least"
         elif window * self.hop < SHORTEST_S:
             yield "hop", f"less than {SHORTEST_S:g} s of a window of {window:g} s, shorter than a frame of any video"
+
+    @property
+    def ends_below(self) -> float:
+        """The probability below which a segment ends."""
+        return self.threshold / 2 if self.release is None else self.release
 
 
 def is_live(source: str | os.PathLike[str]) -> bool:
@@ -257,13 +267,14 @@ def timeline(
         live: whether the source is a camera or a live stream, of which windows are left out if the model is too slow;
             None tells by its name, see :func:`is_live`.
 
-    Yields:
-        Segments that do not overlap, in order; with ``error`` if the video could not be read (to its end). Those of
-        a multi-label model are found for each class by itself, so that they overlap, and come as they end.
+    Returns:
+        Segments that do not overlap, in order, computed as they are asked for; with ``error`` if the video could not be
+        read (to its end). Those of a multi-label model are found for each class by itself, so that they overlap, and
+        come as they end.
 
     Raises:
-        GestaError: class names that do not fit the model, settings that make no sense, a device or precision that the
-            model cannot be computed with.
+        GestaError: at once, class names that do not fit the model, settings that make no sense, a device or precision
+            that the model cannot be computed with.
     """
     path, config, views = os.fspath(source), config or TimelineConfig(), views or prediction_protocol(model)
     naming = SegmentNaming(model, classes=classes, config=config, views=views, top=top)
@@ -273,7 +284,7 @@ def timeline(
     how: dict[str, Any] = {"views": views, "device": device}
     how["autocast"] = choose_autocast(how["device"], precision)
     windows = score_windows(naming.network, naming.spaces, path, config, shows=shows, live=live, **how)
-    yield from naming(path, windows)
+    return naming(path, windows)
 
 
 class SegmentNaming:
@@ -307,8 +318,7 @@ class SegmentNaming:
     def __call__(self, path: str, windows: Iterable[Window]) -> Iterator[Prediction]:
         """The segments of a video, and at the end why it could not be read, if ``windows`` raises a VideoError."""
         config, multi_label = self.config, self.network.config.multi_label
-        release = config.threshold / 2 if config.release is None else config.release
-        settings = config.threshold, release, config.min_duration
+        settings = config.threshold, config.ends_below, config.min_duration, config.join
         segmenter = ClassSegmenters(len(self.names), *settings) if multi_label else Segmenter(*settings)
         error = ""
 

@@ -75,12 +75,12 @@ class Segmenter {
 
   #take({ probabilities }, until) {
     const best = argmax(probabilities);
-    const begins = probabilities[best] >= this.threshold;
     const current = this.current;
-    if (current && (current.label === best || !begins) && probabilities[current.label] >= this.release) {
+    if (current && probabilities[current.label] >= Math.max(probabilities[best], this.release)) {
       Object.assign(current, { end: until, total: total(current.total, probabilities), count: current.count + 1 });
       return [];
     }
+    const begins = probabilities[best] >= this.threshold;
     this.current = begins ? { label: best, start: this.time, end: until, total: probabilities, count: 1 } : null;
     return current ? [current] : [];
   }
