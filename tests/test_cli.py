@@ -169,6 +169,44 @@ def test_misspelt_flags_get_a_suggestion(capsys: pytest.CaptureFixture[str]) -> 
         assert remedy in capsys.readouterr().err, command
 
 
+def test_fields_are_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, sentence in {
+        "--train.epochs 1e3": "--train.epochs cannot be '1e3'; it takes a whole number (1 or more)",
+        "--train.epochs=1e3": "--train.epochs cannot be '1e3'; it takes a whole number (1 or more)",
+        "--train.lr": "--train.lr has no value; it takes a number (above 0), or None",
+        "--train.lr 0.1 0.2": "--train.lr cannot be '0.1 0.2'; it takes a number (above 0), or None",
+        "--train.betas 1": "--train.betas cannot be '1'; it takes 2 values, each a number (0 or more and below 1)",
+        "--data.held-out bth": "--data.held-out cannot be 'bth'; it takes both, subjects or cameras",
+        "--stan maybe": "--stan cannot be 'maybe'; it takes True or False",
+        "--train 3": "--train is set by its fields, such as --train.epochs",
+        "--train.epochs 3 --train.epohs 3": "unrecognized arguments: --train.epohs; did you mean '--train.epochs'?",
+        "--train.warmup_lrs 3": "unrecognized arguments: --train.warmup_lrs; did you mean '--train.warmup-lr'?",
+        "--train.xyzzy 3": "unrecognized arguments: --train.xyzzy; gesta show RECIPE lists the fields",
+    }.items():
+        assert run("show", "demo", *flags.split()) == 2, flags
+        said = capsys.readouterr()
+        assert said.err.endswith(f"gesta show: error: {sentence}\n") and said.out == "", said.err
+
+
+def test_names_with_a_leading_dash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-dash.mp4").touch()
+    Path("--dashes.mp4").touch()
+    assert run("predict", "run", "-dash.mp4") == 2
+    assert "-dash.mp4: is taken for a flag; write ./-dash.mp4, or -- before it" in capsys.readouterr().err
+    assert run("predict", "run", "--dashes.mp4") == 2
+    assert "--dashes.mp4: is taken for a flag; write ./--dashes.mp4, or -- before it" in capsys.readouterr().err
+    read = make_parser().parse_args
+    options = read(["predict", "run", "--top", "3", "--out", "-o.csv", "--", "-dash.mp4", "--dashes.mp4", "--json"])
+    assert (options.checkpoint, options.sources) == ("run", ["-dash.mp4", "--dashes.mp4", "--json"])
+    assert (options.out, options.top, options.json) == ("-o.csv", 3, False)
+    assert read(["predict", "--json", "--", "run", "-1"]).sources == ["-1"]
+    assert read(["train", "--train.lr", "1", "--", "demo"]).recipe == "demo"
+    assert read(["analyse", "warp", "run", "--", "-dash.mp4"]).fields == []
+
+
 def test_show_with_the_flag_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", "--train.lr", "1e-4", "demo") == 0
     assert json.loads(capsys.readouterr().out)["train"]["lr"] == 1e-4
@@ -268,7 +306,25 @@ def test_models_lists_recipes_and_tables(capsys: pytest.CaptureFixture[str]) -> 
     assert "stan.table1" in found["tables"]
     assert {m["name"] for m in found["models"]} >= {"stan_mvitv2_s", "r3d_50"}
     assert run("models", "r3d*") == 0
-    assert "mvitv2_s " not in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "mvitv2_s " not in listed and "recipes" not in listed  # nor headings of nothing
+    assert run("models", "stan.*") == 0
+    listed = capsys.readouterr().out
+    assert "stan.ucf101" in listed and "stan.table1" in listed and "models" not in listed.splitlines()
+    assert run("models") == 0
+    listed = capsys.readouterr().out
+    assert "stan_mvitv2_tiny, tested like demo; miniatures" in listed and "`" not in listed
+
+
+def test_a_pattern_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, sentence in {
+        "models stan.ucf11": "no model, recipe or table is called 'stan.ucf11'; did you mean 'stan.ucf101'?",
+        "models --json zzz*": "no model, recipe or table is called 'zzz*'; without a pattern gesta models lists all",
+        "models --pretrained hiera_bb": "no model with published weights is called 'hiera_bb'; did you mean 'hiera_b'?",
+    }.items():
+        assert run(*words.split()) == 1
+        said = capsys.readouterr()
+        assert (said.out, said.err) == ("", f"gesta: {sentence}\n")
 
 
 def test_published_weights_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from gesta.checkpoint import load, save_model
 from gesta.cli import main
 from gesta.cli.predict import write_predictions
 from gesta.config import config, replace, to_json
-from gesta.errors import GestaError
+from gesta.errors import GestaError, VideoError
 from gesta.evaluation.evaluate import evaluate
 from gesta.evaluation.result import Result
 from gesta.evaluation.scoring import (
@@ -45,6 +45,7 @@ from gesta.records import Record
 from gesta.training.loop import train
 from gesta.video.depth import Depth
 from gesta.video.find import find_videos
+from gesta.video.images import image_files
 
 VIEWS = EvaluateConfig(clips=2, crops=3, batch_size=5, workers=0)
 
@@ -154,6 +155,64 @@ def test_sources_are_files_folders_frame_folders_and_patterns(mixed: Path, monke
     found = list(predict(linear_model(), ["gone.mp4", "void", "notes.txt"], classes=NAMES, views=VIEWS))
     assert [bool(p.error) for p in found] == [True] * 3
     assert all(p.path in p.error for p in found)
+    assert "void: holds no numbered images and no file with the suffix of a video (.mp4, " in found[1].error
+    (mixed / "void/clips").mkdir()
+    (mixed / "void/clip.MOV").touch()
+    with pytest.raises(
+        VideoError, match=r"holds no numbered images, so it is no video itself; give one in it \(clip.MOV\)"
+    ):
+        image_files("void")
+
+
+def test_files_that_are_left_out_of_a_folder_are_said(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings: dict[str, Any] = {"classes": NAMES, "views": VIEWS}
+    write_predictions(linear_model(), [str(mixed / "a.mp4"), str(mixed / "frames")], **settings)
+    assert capsys.readouterr().err == ""
+    write_predictions(linear_model(), [str(mixed)], **settings)
+    assert f"{mixed / 'notes.txt'}: 1 file has no suffix of a video and is left out" in capsys.readouterr().err
+    (mixed / "deep/clip.mp5").touch()
+    (mixed / "deep/clip.mp6").touch()
+    write_predictions(linear_model(), [str(mixed / "deep"), str(mixed)], **settings)
+    assert f"{mixed / 'deep' / 'clip.mp5'}: 3 files have no suffix of a video and are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["json", "csv", "table", "text"])
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--device meta", "the device 'meta' cannot be used here"),
+        ("--device cpu --precision 16-mixed", "the precision 16-mixed cannot be computed on cpu"),
+        ("--threshold 2", "--threshold is 2.0, not from 0 to 1"),
+        ("--timeline --threshold 2", "--threshold is 2.0, not from 0 to 1"),
+        ("--timeline --hop 5", "--hop is 5.0, not above 0 and at most 1"),
+        ("--timeline --smoothing 2", "--smoothing is 2, which is even"),
+        ("--timeline --window nan", "--window is NaN, not a finite number"),
+        ("--timeline --window inf", "--window is Infinity, not a finite number"),
+        ("--timeline --min-duration -1", "--min-duration is -1.0, not 0 or more"),
+        ("--timeline --join -1", "--join is -1.0, not 0 or more"),
+        ("--timeline --release 0.6", "--release is 0.6, above the threshold 0.5"),
+    ],
+)
+def test_flags_are_refused_before_the_model_is_loaded_and_anything_is_written(
+    flags: str, sentence: str, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["predict", "no-such-run", "a.mp4", "--format", format, *flags.split()])
+    said = capsys.readouterr()
+    assert (end.value.code, said.out) == (1, "")
+    assert said.err.startswith(f"gesta: {sentence}") and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("timeline", [False, True])
+@pytest.mark.parametrize("wrong", [{"device": "meta"}, {"precision": "16-mixed", "device": "cpu"}, {"top": 0}])
+def test_what_is_refused_writes_nothing(
+    wrong: dict[str, Any], timeline: bool, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = str(mixed / "a.mp4")
+    for format in ("json", "csv", "table"):
+        with pytest.raises(GestaError):
+            write_predictions(linear_model(), [good], classes=NAMES, timeline=timeline, format=format, **wrong)  # type: ignore[arg-type]
+        assert capsys.readouterr().out == ""
 
 
 def test_without_a_protocol_there_are_four_clips_as_on_the_command_line(mixed: Path, tmp_path: Path) -> None:

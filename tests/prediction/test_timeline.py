@@ -205,9 +205,9 @@ def test_senseless_settings_are_refused_before_the_first_segment_is_asked_for(ba
     """Windows of 1e-9 s never came to an end."""
     with pytest.raises(GestaError, match=f"^the timeline: {next(iter(bad))} is "):
         timeline(shade_model(), "clip.mp4", config=TimelineConfig(**bad))
-    with pytest.raises(GestaError, match="^the device 'meta' cannot be used"):
+    with pytest.raises(GestaError, match=r"^the device 'meta' cannot be used"):
         timeline(shade_model(), "clip.mp4", device="meta")
-    with pytest.raises(GestaError, match="^the device 'meta' cannot be used"):
+    with pytest.raises(GestaError, match=r"^the device 'meta' cannot be used"):
         predict(shade_model(), "clip.mp4", device="meta")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
+import itertools
 import json
 from importlib import resources
 from typing import Any
@@ -17,11 +19,13 @@ from gesta.cli.options import (
     views,
     with_fields,
 )
+from gesta.config import suggest
+from gesta.errors import GestaError
 
 
 def add_commands(commands: Commands) -> None:
     sub = commands.add("models", _models, "list models, recipes and tables")
-    sub.add_argument("pattern", nargs="?", default="*", help="shell pattern of model names")
+    sub.add_argument("pattern", nargs="?", default="*", help="shell pattern of the names (stan*)")
     text = "only models of which weights are published, with their licence and accuracy"
     sub.add_argument("--pretrained", action="store_true", help=text)
 
@@ -43,12 +47,21 @@ def _models(options: argparse.Namespace) -> None:
     from gesta.models import card, list_models
     from gesta.recipes.catalogue import list_recipes, list_tables
 
-    cards = [card(name) for name in list_models(options.pattern, options.pretrained)]
+    names, pattern = list_models(options.pattern, options.pretrained), options.pattern
+    others: dict[str, Any] = {} if options.pretrained else {"recipes": list_recipes(), "tables": list_tables()}
+    known = [*list_models("*", options.pretrained), *itertools.chain.from_iterable(others.values())]
+    others = {kind: {name: kinds[name] for name in fnmatch.filter(kinds, pattern)} for kind, kinds in others.items()}
+    if not (names or any(others.values())):
+        what = "model with published weights" if options.pretrained else "model, recipe or table"
+        remedy = suggest(pattern, known) or "; without a pattern gesta models lists all"
+        raise GestaError(f"no {what} is called {pattern!r}{remedy}")
+    cards = [card(name) for name in names]
     if options.json:
-        others = {} if options.pretrained else {"recipes": list_recipes(), "tables": sorted(list_tables())}
+        others |= {"tables": sorted(others["tables"])} if others else {}
         print(json.dumps({"models": [c.to_json() for c in cards], **others}, indent=2))
         return
-    print("models")
+    if cards:
+        print("models")
     for c in cards:
         line = f"  {c.name:<20} {c.params / 1e6:8.2f} M {c.macs / 1e9:8.2f} GMACs   {c.clip:<24}"
         if options.pretrained and c.published:
@@ -61,8 +74,9 @@ def _models(options: argparse.Namespace) -> None:
     if options.pretrained:
         print("gesta show NAME prints where the weights are, and how the accuracies (top-1) were measured")
         return
-    for title, lines in (("recipes (gesta train …)", list_recipes()), ("tables (gesta table …)", list_tables())):
-        print(title)
+    for kind, lines in others.items():
+        if lines:
+            print(f"{kind} (gesta {'train' if kind == 'recipes' else 'table'} …)")
         for address, line in lines.items():
             print(f"  {address:<20} {line}")
 

@@ -9,6 +9,7 @@ import inspect
 import itertools
 import json
 import math
+import os
 import re
 import sys
 import textwrap
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast, get_args, get_type_hints
 
+from gesta.cli.field_flags import field_name, flags_with_values, read_flags
 from gesta.config import GIVEN_BY_FLAGS, check, copy, reset_unused, suggest
 from gesta.errors import GestaError, without_passwords
 from gesta.processes import Precision
@@ -55,6 +57,7 @@ class CommandParser(argparse.ArgumentParser):
         self.flags: dict[str, argparse.Action] = {}
         self.positionals: list[argparse.Action] = []
         self.is_group = False
+        self._plain: frozenset[str] = frozenset()  # words behind --, which are no flags
         super().__init__(**{"allow_abbrev": False} | settings)
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
@@ -79,7 +82,11 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self.is_group:  # the command's own parser reads what follows it
             return super().parse_known_args(args, namespace)
-        words, options, fields = self._sort(args)
+        args = list(args)
+        end = args.index("--") if "--" in args else len(args)
+        words, options, fields = self._sort(args[:end])
+        self._plain = frozenset(args[end + 1 :])
+        words += args[end + 1 :]
         if fields and not self.takes_fields:
             unknown = list(itertools.chain.from_iterable(fields))
             self.error(f"unrecognized arguments: {' '.join(unknown)}{suggest(unknown[0], self.flags)}")
@@ -101,17 +108,29 @@ class CommandParser(argparse.ArgumentParser):
                 name, equals, _ = argument.partition("=")
                 action = self.flags.get(name)
                 if action is None:
+                    self._refuse_file(argument)
                     fields.append([])
                 target = fields[-1] if action is None else options
                 target.append(argument)
                 most = math.inf if action is None or action.nargs == "+" else 1 if action.nargs is None else 0
                 room = 0 if equals else most
             elif room:
-                target.append(argument)
+                if room == 1 and argument.startswith("-") and target is options:
+                    target[-1] += f"={argument}"  # as the value of a flag
+                else:
+                    target.append(argument)
                 room -= 1
             else:
+                self._refuse_file(argument)
                 words.append(argument)
         return words, options, fields
+
+    def _refuse_file(self, word: str) -> None:
+        if word.startswith("-") and os.path.lexists(word):
+            self.error(f"{word}: is taken for a flag; write ./{word}, or -- before it")
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        return None if arg_string in self._plain else super()._parse_optional(arg_string)
 
     def _lacks_words(self, words: list[str], options: list[str], fields: list[list[str]]) -> bool:
         if not fields or len(words) >= len(self.positionals):
@@ -318,7 +337,7 @@ def _say(sentence: str) -> None:
 
 def named_fields(flags: Sequence[str]) -> list[str]:
     """The dotted names of the fields that flags set."""
-    return [flag[2:].partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
+    return [field_name(flag) for flag in flags if flag.startswith("--")]
 
 
 def _set_apart_arguments(
@@ -326,12 +345,8 @@ def _set_apart_arguments(
 ) -> tuple[dict[str, Any], list[str]]:
     """Arguments of a recipe's function that flags give (``--scale small``), and the flags of fields."""
     parameters = inspect.signature(function).parameters if function else {}
-    groups: list[list[str]] = []  # each flag with its values
-    for word in options.fields:
-        if word.startswith("--"):
-            groups.append([])
-        groups[-1].append(word)
-    names = [group[0][2:].partition("=")[0].replace("-", "_") for group in groups]
+    groups = flags_with_values(options.fields)
+    names = [field_name(group[0]) for group in groups]
     given = [name for name in dict.fromkeys(names) if name in parameters]
     fields = [word for name, group in zip(names, groups) if name not in given for word in group]
     weights = _weights_of_field(dict(zip(names, groups))) if "weights" in parameters else {}
@@ -342,10 +357,15 @@ def _set_apart_arguments(
     import tyro  # for start-up time
 
     hints = get_type_hints(function)
-    holder = dataclasses.make_dataclass("Arguments", [(name, hints.get(name, str)) for name in given], kw_only=True)
+    kinds = {name: hints.get(name, str) for name in given}
+
+    def parse(words: list[str]) -> Any:
+        parts = [(name, kinds[name]) for name in dict.fromkeys(named_fields(words))]
+        holder = dataclasses.make_dataclass("Arguments", parts, kw_only=True)
+        return tyro.cli(holder, args=words, prog=options.parser.prog, config=(tyro.conf.FlagConversionOff,))
+
     words = [word for name, group in zip(names, groups) if name in given for word in group]
-    values: Any = tyro.cli(holder, args=words, prog=options.parser.prog, config=(tyro.conf.FlagConversionOff,))
-    return vars(values) | weights, fields
+    return vars(read_flags(parse, words, kinds, options.parser.error)) | weights, fields
 
 
 def _weights_of_field(flags: dict[str, list[str]]) -> dict[str, str]:
@@ -390,7 +410,11 @@ def with_fields(
 
     settings = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
     default = with_named_parts(obj, named_fields(flags))
-    changed: T = tyro.cli(type(obj), default=default, args=flags, prog=options.parser.prog, config=settings)
+
+    def parse(words: list[str]) -> T:
+        return tyro.cli(type(obj), default=default, args=words, prog=options.parser.prog, config=settings)
+
+    changed = read_flags(parse, flags, default, options.parser.error)
     reset_unused(changed, named_fields(flags))
     check(changed, flags=True)
     return changed

@@ -212,6 +212,8 @@ def predict_share(
         _check_listed(share.take(paths))
 
     warn_of_person_crop(model, timeline)
+    if not listed:
+        _say_left_out(sources)
 
     def answer(wanted: list[str]) -> Iterator[tuple[str, list[Prediction]]]:
         if timeline:
@@ -242,7 +244,7 @@ def _check_predicting(
     device: str,
     precision: Precision,
 ) -> None:
-    """Refuse what :func:`gesta.predict`, or with a ``config`` :func:`gesta.timeline`, would refuse, before any output."""
+    """Refuse what :func:`gesta.predict`, or with a ``config`` :func:`gesta.timeline`, refuses, before any output."""
     from gesta.checkpoint.exported import device_for
     from gesta.evaluation.scoring import prediction_protocol
     from gesta.prediction.predict import Naming
@@ -261,6 +263,16 @@ def warn_of_person_crop(model: TrainedModel | VideoModel, timeline: bool) -> Non
 
     if isinstance(model, TrainedModel) and model.person_crop and (timeline or modality_of(model.shows) != "depth"):
         print("the model was trained on crops around the person; these videos are shown to it whole", file=sys.stderr)
+
+
+def _say_left_out(sources: Sequence[str]) -> None:
+    """Say which files in the folders are not predicted."""
+    from gesta.prediction.predict import find_left_out
+
+    if files := find_left_out(sources):
+        what = "1 file has" if len(files) == 1 else f"{len(files)} files have"
+        text = f"{files[0]}: {what} no suffix of a video and {'is' if len(files) == 1 else 'are'} left out"
+        show(one_line(f"{text}; name a video of another suffix by itself"), sys.stderr)
 
 
 def _check_listed(paths: Sequence[str]) -> None:
@@ -337,6 +349,8 @@ def write_predictions(
     how: dict[str, Any] = {"classes": classes, "views": views, "top": top, "device": device, "precision": precision}
     _check_predicting(model, config if timeline or live else None, threshold=threshold, **how)
     warn_of_person_crop(model, timeline or live)
+    if not (listed or live):
+        _say_left_out(sources)
     predictions: Iterator[Prediction]
     if timeline or live:
         how |= {"config": config, "live": live}

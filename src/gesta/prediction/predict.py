@@ -37,7 +37,7 @@ from gesta.processes import Autocast, Precision, choose_autocast, choose_device
 from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record
 from gesta.video.depth import Depth
-from gesta.video.find import find_videos
+from gesta.video.find import find_videos, unknown_files
 from gesta.video.modality import Shows
 
 Source = str | os.PathLike[str]
@@ -49,14 +49,24 @@ def find_sources(sources: Source | Sequence[Source]) -> list[str]:
     What does not exist is kept: reading it gives the sentence that says so.
     """
     paths: list[str] = []
+    for match in _matches(sources):
+        paths += (find_videos(match) or [match]) if os.path.isdir(match) else [match]
+    return list(dict.fromkeys(paths))
+
+
+def find_left_out(sources: Source | Sequence[Source]) -> list[str]:
+    """The files in the same folders that :func:`find_sources` leaves out, since their suffixes are of no videos."""
+    folders = filter(os.path.isdir, _matches(sources))
+    return list(dict.fromkeys(path for folder in folders for path in unknown_files(folder)))
+
+
+def _matches(sources: Source | Sequence[Source]) -> Iterator[str]:
     for source in [sources] if isinstance(sources, str | os.PathLike) else sources:
         pattern = os.fspath(source)
         matches = [pattern]
         if not os.path.exists(pattern) and glob.has_magic(pattern):
             matches = sorted(glob.glob(pattern, recursive=True)) or matches
-        for match in matches:
-            paths += (find_videos(match) or [match]) if os.path.isdir(match) else [match]
-    return list(dict.fromkeys(paths))
+        yield from matches
 
 
 def predict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,12 @@ def catalogue() -> dict[str, Listed]:
 
 def list_recipes() -> dict[str, str]:
     """Address → what the recipe is, in one line."""
-    return {address: entry.summary for address, entry in catalogue().items()}
+    return {address: _plain(entry.summary) for address, entry in catalogue().items()}
+
+
+def _plain(text: str) -> str:
+    """The text without the markup of docstrings: ``:func:`x` `` and ``x`` between double backquotes become x."""
+    return re.sub(r"(?::\w+:)?(`+)~?(.+?)\1", r"\2", text)
 
 
 def list_tables() -> dict[str, str]:

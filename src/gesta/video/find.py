@@ -9,10 +9,8 @@ from typing import NamedTuple
 from gesta.errors import GestaError, VideoError
 from gesta.video.boundary import machine_remedy
 from gesta.video.images import holds_frames
-
-_SUFFIXES = "3gp asf avi divx f4v flv gif m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv qt rm rmvb ts vob webm wmv"
-VIDEOS = frozenset("." + suffix for suffix in _SUFFIXES.split(" "))
-"""Suffixes by which :func:`find_videos` knows a video; reading looks at the content alone."""
+from gesta.video.suffixes import VIDEOS as VIDEOS
+from gesta.video.suffixes import is_video_name as is_video_name
 
 SYSTEM_FOLDERS = frozenset(["lost+found", "__macosx", "@eadir", "$recycle.bin", "system volume information"])
 """Folders that file systems, archives and disk stations put among those of the user; never looked into."""
@@ -43,9 +41,19 @@ def videos_below(root: str) -> Iterator[str]:
         yield from videos or ([folder] if holds_frames([file.name for file in files]) else [])
 
 
-def is_video_name(name: str) -> bool:
-    """Whether a file's name ends like that of a video."""
-    return os.path.splitext(name)[1].lower() in VIDEOS
+def unknown_files(root: str) -> Iterator[str]:
+    """The files below a folder that :func:`find_videos` leaves out, as they are neither known as videos nor frames of
+    one; none of a folder without any video.
+
+    Raises:
+        GestaError: a folder in it cannot be listed.
+    """
+    if next(videos_below(root), None) is None:
+        return
+    for _, _, files in walk(root):
+        names = [file.name for file in files]
+        if any(map(is_video_name, names)) or not holds_frames(names):
+            yield from (file.path for file in files if not is_video_name(file.name))
 
 
 def without_suffix(name: str) -> str:

@@ -20,6 +20,7 @@ from gesta.video.depth import resize_nearest
 from gesta.video.flow import PREFIX, STILL, Flow, is_first, partner
 from gesta.video.modality import Modality, Shows, modality_of
 from gesta.video.picture import FrameBuffer, Matrix, scaled_size, size_problem, upright
+from gesta.video.suffixes import is_video_name
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
@@ -73,8 +74,11 @@ def image_files(folder: str, modality: Modality = "rgb") -> list[str]:
             )
         if flow:
             raise VideoError(f"{folder}: holds optical flow images only; give the folder of RGB frames")
+        if video := min(filter(is_video_name, names), default=None):
+            raise VideoError(f"{folder}: holds no numbered images, so it is no video itself; give one in it ({video})")
         raise VideoError(
-            f"{folder}: holds no numbered images; give a video file or a folder of frames like img_00001.jpg"
+            f"{folder}: holds no numbered images and no file with the suffix of a video (.mp4, .avi, .mkv …); give a "
+            "video file, or a folder of videos or of frames like img_00001.jpg"
         )
     if len(groups) > 1:
         matches = _is_depth_name if modality == "depth" else _is_rgb_name
