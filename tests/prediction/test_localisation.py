@@ -121,7 +121,7 @@ def test_a_list_is_scored(tmp_path: Path) -> None:
         Record(path=video, name="a 1", label=1, seconds=(2.0, 4.0)),
         Record(path=gone, name="gone", label=2, start=3, end=9),
     ]
-    config = TimelineConfig(hop=0.25, smoothing=1)
+    config = TimelineConfig(hop=0.25, smoothing=1, join=0.1)
     result = evaluate_timeline(shade_model(), records, config=config, classes=SHADES)
     assert [v.true for v in result.videos] == [[(0, 2, "dark"), (2, 4, "grey")], [(0.12, 0.36, "bright")]]
     assert [p[2] for p in result.videos[0].predicted] == ["dark", "grey"]
@@ -134,6 +134,7 @@ def test_a_list_is_scored(tmp_path: Path) -> None:
     cropped = TrainedModel(model=shade_model(), classes=SHADES, metadata={}, person_crop=True)
     remark = evaluate_timeline(cropped, records[:2], config=config).remarks[0]
     assert "trained on RGB cropped to the person, and these videos show RGB in whole frames" in remark
+    assert result.protocol.join == 0.1 and "joined if less than 0.1 s apart" in str(result.protocol)
     out = result.write(tmp_path / "timeline.json")
     assert json.loads(out.read_text())["metrics"] == result.metrics
     with pytest.raises(GestaError, match="timeline"):

@@ -49,7 +49,7 @@ def add_command(commands: Commands) -> None:
     device_options(sub)
     runtime_option(sub)
     sub.add_argument("--timeline", action="store_true", help="timed segments by sliding windows, videos of any length")
-    text = "least probability of a segment (default 0.5), or of a label (default 0.5 for multi-label models, else 0)"
+    text = "probability at which a segment begins (default 0.5); least one of a label (multi-label models 0.5, else 0)"
     timeline_options(sub, text)
     text = "the address is of a camera or a live stream though it does not say so (MJPEG or HLS over http)"
     sub.add_argument("--live", action="store_true", help=text)

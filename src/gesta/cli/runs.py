@@ -27,7 +27,6 @@ from gesta.cli.options import (
     with_named_parts,
 )
 from gesta.cli.public_weights import check_model_options, load_model, model_options
-from gesta.config import check
 from gesta.errors import CheckpointError, GestaError
 from gesta.files import check_not_read
 from gesta.progress import one_line, show
@@ -64,7 +63,7 @@ def add_commands(commands: Commands) -> None:
         "find the segments of long videos, and compare them with those of the data set (result: timeline-SPLIT.json …)"
     )
     sub.add_argument("--timeline", action="store_true", help=text)
-    predict.timeline_options(sub, "least probability of a segment (default 0.5)")
+    predict.timeline_options(sub, "probability at which a segment begins (default 0.5)")
     device_options(sub)
     trust_option(sub)
 

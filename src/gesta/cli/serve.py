@@ -38,7 +38,8 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--page", metavar="DIR", help="folder of a page for / (default: a form)")
     sub.add_argument("--clips", type=count, help="clips per video (default 4)")
     sub.add_argument("--crops", type=int, choices=[1, 3], help="crops per clip (default 1)")
-    timeline_options(sub, "least probability of a segment or label, if a request names none (default as gesta predict)")
+    text = "probability at which a segment begins, least one of a label, if a request names none (default as predict's)"
+    timeline_options(sub, text)
     device_options(sub)
     runtime_option(sub)
     sub.add_argument("--decoders", type=count, help="processes that decode (default: half of the cores, 2 at least)")
