@@ -260,7 +260,6 @@ def test_a_set_of_another_family_is_read_as_such(objects: Path) -> None:
         "class without videos",
         "left and right",
         "one training video",
-        "no validation videos",
     }
 
 

@@ -232,7 +232,7 @@ def test_options_that_a_part_would_not_use_are_refused(place: Path, tmp_path: Pa
     assert "there are 5 videos, so that some" in gesta(*predict[:-1], "1/6", "--out", tmp_path / "p", status=1)
     assert "'0/2' is no part of" in gesta(*predict[:-1], "0/2", status=2)
     for flags, sentence in (
-        (["--threshold", "2"], "probabilities are from 0 to 1"),
+        (["--threshold", "2"], "--threshold is 2.0, not from 0 to 1"),
         (["--precision", "16-mixed"], "16-mixed"),
         (["--device", "nowhere"], "nowhere"),
     ):
