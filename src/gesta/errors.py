@@ -35,7 +35,7 @@ _SWITCHES = ("by-folder", "resume", "timeline", "trust-code")
 _FLAG_IN_TEXT = re.compile(
     r"gesta [a-z-]+ [^;,()]*"  # a command, to be typed as it is
     rf"|{'|'.join(_REPLACED)}"
-    r"|(?<![\w/.-])--(?P<name>(?:train|model|data|evaluate|init)(?:\.[a-z0-9]+(?:-[a-z0-9]+)*)+"
+    r"|(?<![\w/.-])--(?P<name>(?:train|model|data|evaluate|init|probe)(?:\.[a-z0-9]+(?:-[a-z0-9]+)*)+"
     rf"|(?:{'|'.join(_ARGUMENTS)}))(?![\w.-]*\w)"
 )
 _flags = False

@@ -128,7 +128,7 @@ def test_without_validation_videos_some_of_training_choose(
     assert not (run / "result.json").exists()
     for path in (tmp_path / "videos" / "train").glob("*/[12].mp4"):
         path.unlink()
-    with pytest.raises(GestaError, match=r"none can be held out .* --probe\.val"):
+    with pytest.raises(GestaError, match=r"none can be held out .* with probe\.val"):
         train(recipe, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
