@@ -104,9 +104,8 @@ SCORES_CLAIM = Claim(
     statement="Scores of RGB, depth and optical flow fused are better than each of them alone, than RGB and depth, and "
     "than as many networks without flow.",
     source="Y. Ma's thesis, future work; RPE-STDT's and STAN's authors name flow as well",
-    experiment=_WHERE
-    + " Several networks are better than one whatever they see; the controls have three as well, with "
-    "seeds that no other arm has.",
+    experiment=_WHERE + " Several networks are better than one whatever they see, so the controls have three as well; "
+    "those on one stream differ in their seeds.",
     arms=(SCORES, NO_FLOW, NO_DEPTH, NO_RGB, RGB_ST, DEPTH_T, FLOW, THREE_RGB, THREE_DEPTH, SECOND_DEPTH),
     comparisons=(
         *(Comparison(better=SCORES.name, worse=one.name) for one in (RGB_ST, DEPTH_T, FLOW, NO_FLOW)),

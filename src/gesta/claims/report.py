@@ -32,9 +32,8 @@ Plug-ins on genuine videos, with ImageNet's weights, are in [real.md](real.md).
 
 "Training accuracy" is top-1 of the training clips as they were trained (augmented) in the last epoch, the mean over
 seeds, and of an arm of fused networks that of the network with the lowest; the verdict below each claim names the arms
-below 90 %. The numbers in brackets after a difference are its
-interval. "strides/3 − strides/4" in a comparison is what an arm loses by the change, so that not how good the arms are
-is compared.
+below 90 %. The numbers in brackets after a difference are its interval. "strides/3 − strides/4" in a comparison is what
+an arm loses by the change, so that not how good the arms are is compared.
 """
 
 
