@@ -162,7 +162,7 @@ FUSION = Claim(
     source="Ma et al. 2023, Table 2.1: 92.1 and 93.8 alone, 94.6 fused",
     experiment=_WHERE
     + " Scores are fused by the mean of their probabilities, as in the paper. Two networks are better than one of them "
-    "whatever they see; the controls fuse two trainings on one modality, with seeds that no other arm has.",
+    "whatever they see; the controls fuse two trainings on one modality that differ in their seeds.",
     arms=(
         FusedArm(name="RGB + depth", why="what the paper has.", parts=((RGB_ST, 0), (DEPTH_T, 0))),
         RGB_ST,
