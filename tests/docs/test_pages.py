@@ -125,3 +125,22 @@ def test_the_page_about_pretraining_says_how_large_squares_are() -> None:
     sides = {name: simmim(name).model.square for name in ("mfst_tiny", "mvitv2_s")}  # type: ignore[attr-defined]
     assert sides == {"mfst_tiny": 16, "mvitv2_s": 32} and simmim("mfst_tiny").model.clip.size == 64
     assert "16 of `mfst_tiny`'s 64" in text_of("guides/pretraining.md")
+
+
+def numbers_of_claims() -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Numbers of a paragraph that links to claims: the page, the claims by their anchors, and the number."""
+    for page in [*sorted((DOCS / "guides").glob("*.md")), ROOT / "README.md"]:
+        for paragraph in re.split(r"\n\s*\n", page.read_text(encoding="utf-8")):
+            claims = tuple(re.findall(r"claims\.md#([\w-]+)", paragraph))
+            for number in re.findall(r"(?<![\d.])\d+\.\d(?!\d)", paragraph) if claims else []:
+                yield page.name, claims, number
+
+
+def test_numbers_beside_a_link_to_a_claim_are_those_of_the_claim() -> None:
+    parts = [part.partition("\n") for part in re.split(r"^## ", text_of("claims.md"), flags=re.M)[1:]]
+    sections = {title.replace(".", "").strip(): body for title, _, body in parts}
+    numbers = list(numbers_of_claims())
+    assert "streams.md" in {page for page, *_ in numbers}
+    for page, claims, number in numbers:
+        found = [name for name in claims if re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", sections[name])]
+        assert found, f"{page}: {number} is in none of {', '.join(claims)}"

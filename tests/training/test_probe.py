@@ -25,6 +25,7 @@ from gesta.recipes.own_videos import probe
 from gesta.records import Record
 from gesta.training.loop import train
 from gesta.training.probe import LinearProbe, VideoRows, _file_of, train_probes
+from gesta.training.sweep import sweep
 from gesta.video.depth import Depth
 
 CLASSES = ["bright", "dark"]
@@ -227,6 +228,14 @@ def test_trained_probes_are_not_taken_for_those_of_other_videos(recipe: Recipe, 
     (root / "train" / "dark" / "9.mp4").unlink()
     train(recipe, run, resume=True, quiet=True)
     assert gesta.Result.read(run / "result.json").data["root"] == str(root)  # type: ignore[index]
+
+
+def test_a_sweep_does_not_take_probes_of_other_videos(recipe: Recipe, tmp_path: Path) -> None:
+    found = sweep(recipe, "train.epochs", [3], out=tmp_path / "sweep", quiet=True)
+    assert sweep(recipe, "train.epochs", [3], out=tmp_path / "sweep", quiet=True).to_json() == found.to_json()
+    shutil.copy(tmp_path / "videos" / "val" / "dark" / "3.mp4", tmp_path / "videos" / "train" / "dark" / "9.mp4")
+    with pytest.raises(GestaError, match="with other training videos, or of other sizes; choose another folder"):
+        sweep(recipe, "train.epochs", [3], out=tmp_path / "sweep", quiet=True)
 
 
 def test_a_probe_that_diverged_is_never_the_best(recipe: Recipe, tmp_path: Path) -> None:

@@ -131,11 +131,16 @@ def test_results_of_other_data_are_not_taken(videos: Path, tmp_path: Path, monke
         write_video(other / split / "dark" / "9.mp4", frames=4, size=(48, 32), shade=9)
         with pytest.raises(GestaError, match=rf"0\.01-seed0: .* with other {split}.* choose another folder with out"):
             sweep(recipe(other), "train.lr", [0.01], out=out, quiet=True)
+    grown = Path(shutil.copytree(videos, tmp_path / "grown"))
+    sweep(recipe(grown), "train.lr", [0.01], out=tmp_path / "grown-out", quiet=True)
+    write_video(grown / "train" / "dark" / "9.mp4", frames=4, size=(48, 32), shade=9)  # where the data set lies
+    with pytest.raises(GestaError, match="with other training videos, or of other sizes; choose another folder"):
+        sweep(recipe(grown), "train.lr", [0.01, 0.02], out=tmp_path / "grown-out", quiet=True)
     for split in ("test", "train"):
         (moved / split / "light").rename(moved / split / "lit")
     with pytest.raises(GestaError, match="with other classes; choose another folder with out"):
         sweep(recipe(moved), "train.lr", [0.01], out=out, quiet=True)
-    assert len(folders) == 1
+    assert len(folders) == 2
 
 
 def test_fields_by_their_flags(videos: Path) -> None:

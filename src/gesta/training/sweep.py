@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gesta.checkpoint import load_state
+from gesta.checkpoint import load_state, read_metadata
 from gesta.config import check, copy, format_value, leaves, suggest, to_json
 from gesta.errors import GestaError
 from gesta.evaluation.metrics import METRICS, headline
@@ -30,7 +30,7 @@ from gesta.progress import plain_text, show
 from gesta.recipe import Recipe
 from gesta.records import SPLITS, by_space, list_hash
 from gesta.training.finished import MAY_DIFFER
-from gesta.training.folder import LAST, derive_rates, fit_classes, may_change, recipe_changes, videos_hash
+from gesta.training.folder import BEST, LAST, derive_rates, fit_classes, may_change, recipe_changes, videos_hash
 from gesta.training.loop import train
 
 
@@ -285,13 +285,17 @@ def _plan(recipe: Recipe, name: str, values: Sequence[Any], seeds: Sequence[int]
     for run in folders:
         if folders.count(run) > 1:
             raise GestaError(f"two of the values or seeds have the folder {run.name}; give each of them once")
+    hashes: dict[str, str] = {}
     for planned in plan:
-        _check(planned, name)
+        _check(planned, name, hashes)
     return plan
 
 
-def _check(planned: _Planned, name: str) -> None:
-    """Refuse a training that cannot be built or scored, or whose folder holds a run of another recipe or data set."""
+def _check(planned: _Planned, name: str, hashes: dict[str, str]) -> None:
+    """Refuse a training that cannot be built or scored, or whose folder holds a run of another recipe or data set.
+
+    ``hashes`` keeps those of the training videos by data set, since the files of a large one are slow to look at.
+    """
     value, variant, run = planned
     try:
         with torch.device("meta"):
@@ -308,16 +312,17 @@ def _check(planned: _Planned, name: str) -> None:
         raise GestaError(
             f"{run}: was started with another recipe ({'; '.join(refused[:3])}); choose another folder with --out"
         )
-    if other := _other_data(run, variant, moved=any(field.startswith("data.") for field in changes)):
+    if other := _other_data(run, variant, hashes):
         raise GestaError(f"{run}: holds a run on a data set with other {other}; choose another folder with --out")
 
 
-def _other_data(run: Path, recipe: Recipe, moved: bool) -> str:
+def _other_data(run: Path, recipe: Recipe, hashes: dict[str, str]) -> str:
     """In what the data of a run in the folder of a training differs from the recipe's; empty if it is the same.
 
-    Fields that say where files lie are no difference of recipes (a data set may be moved), and may name another one.
+    Fields that say where files lie are no difference of recipes (a data set may be moved), and may name another one;
+    and a data set may have grown where it lies.
     """
-    path, state, data = run / "result.json", run / LAST, recipe.data
+    path, state, weights, data = run / "result.json", run / LAST, run / BEST, recipe.data
     if path.is_file():
         result = Result.read(path)
         if result.scores.classes != by_space(data.classes()):
@@ -325,8 +330,17 @@ def _other_data(run: Path, recipe: Recipe, moved: bool) -> str:
         for split in SPLITS:
             if split == result.protocol.split and result.list_hash != list_hash(data.records(split)):
                 return f"{split} videos or labels"
-    if moved and state.is_file() and load_state(state).get("videos") != videos_hash(data.records("train")):
-        return "training videos, or of other sizes"
+    trained: str | None = None
+    if state.is_file():
+        trained = load_state(state).get("videos")
+    elif weights.is_file():  # probes have no training state
+        trained = read_metadata(weights).get("notes", {}).get("videos")
+    if trained is not None:
+        key = json.dumps(to_json(data), sort_keys=True)
+        if key not in hashes:
+            hashes[key] = videos_hash(data.records("train"))
+        if trained != hashes[key]:
+            return "training videos, or of other sizes"
     return ""
 
 
