@@ -74,7 +74,7 @@ def arms(data: MarionetteSet) -> tuple[Arm, ...]:
     """Those that both sets of videos have."""
     return (
         arm("fixed positions", "the baseline: TimeSformer.", None, data),
-        arm("ATA", "one-to-one matches of patches, without the embeddings of their positions.", CONTENT, data),
+        arm("ATA", "our variant: matches of patches one to one, without the embeddings of positions.", CONTENT, data),
         arm(
             "random routes", "what ATA moves is moved to random positions: routes that mix positions as much.",
             RandomRoutes(ata=CONTENT), data, True,
@@ -159,7 +159,8 @@ USUAL = Claim(
     name="ata.usual",
     statement="Aligned temporal attention is better than plain temporal attention, whatever moves.",
     source=JOLTS.source,
-    experiment=_WHERE + " The camera aims at the puppet, and most patches stay where they are.",
+    experiment=_WHERE + " The camera aims at the puppet, and most patches stay where they are. The paper's own "
+    "matching, of tokens with their positions, is an arm of ata.jolts alone.",
     arms=(*arms(CENTRED), arm("ATA, window 1", "no match is further than one patch along each axis.", NEAR, CENTRED)),
     comparisons=tuple(c for c in JOLTS.comparisons if c.better == "ATA"),
     learn_more="matches of tokens with their positions, as in the paper's Algorithm 1; " + _MORE,

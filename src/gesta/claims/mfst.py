@@ -148,7 +148,8 @@ SCALES = Claim(
     name="mfst.scales",
     statement="Temporal Transformers at several scales with shared weights are better than at one.",
     source="Ma et al. 2023, §2.3.5 and Table 2.6: RGB 91.0 → 92.1",
-    experiment=_WHERE + " Both arms have the same parameters; three scales cost 1.75 times the temporal attention.",
+    experiment=_WHERE + " Both arms have the difference and the same parameters; three scales, of the arm that is "
+    "not named 'one scale', cost 1.75 times the temporal attention.",
     arms=(ONE_SCALE, RGB_ST),
     comparisons=(Comparison(better=RGB_ST.name, worse=ONE_SCALE.name),),
     metrics=(TOP1, _SHUFFLED),

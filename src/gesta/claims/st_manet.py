@@ -59,7 +59,7 @@ SDA = arm("+ SDA", "spatial aggregation alone.", sda=True)
 BOTH = arm("+ TDA + SDA", "both.", tda=True, sda=True)
 FUSION = arm("+ fusion", "multi-level fusion alone: the classifier sees all stages.", mf=True)
 ALL = arm("all", "ST-MANet.", **WHOLE)
-NO_LOSSES = arm("all, without diversity losses", "whether the losses add to the modules.", True, **WHOLE, losses=0.0)
+NO_LOSSES = arm("all, without diversity losses", "whether the losses add to the modules.", **WHOLE, losses=0.0)
 LITERAL = arm(
     "all, as printed", "the second softmax of Eqs. 2, 3 and 5, and no batch norm after the attention.", True,
     **WHOLE, second_softmax="position", attn_out_norm="none",

@@ -70,7 +70,8 @@ VIEWPOINT = Claim(
     experiment="A narrow 3-D ResNet (8 frames of 64 px) from scratch on 312 clips of Marionette's 12 coarse actions, "
     "each shifted, zoomed and rolled in the plane of its picture; tested on 120 clips of subjects and cameras that "
     "training never saw. These displacements are affine, so that some θ (the parameters of STAN's warp) undoes them. "
-    "The directions of the cameras (azimuths) are further views, which no affine θ can undo. The paper's "
+    "The directions of the cameras (azimuths) are further views, which no affine θ can undo. θ is learned with "
+    "steps as large as the paper's (`p_scale=1`); gesta's default is a tenth of them. The paper's "
     "network is MViTv2-S on UCF-101; a tiny one takes five times as long to learn these clips as the "
     "ResNet, which is used in its place. If the view is what STAN helps with, it gains more on clips that are shifted "
     "far (by more than 0.2 of the picture's side) than on those that hardly are (by less than 0.1).",

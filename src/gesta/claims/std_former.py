@@ -104,8 +104,8 @@ METRICS = (
 _START = (
     "All arms and seeds start from one image encoder that was trained to predict where the puppet's joints are in "
     "single frames, instead of the paper's CLIP; the output of a CTM's attention is added to its queries, and new "
-    "layers start at zero, which are our decisions (docs/fidelity.md). Parts add parameters, to 311 thousand of the "
-    "baseline 21 (PTM), 16 (STDM), 93 (SMEM) or 129 thousand (all); no plain layers of that size are a control. "
+    "layers start at zero, which are our decisions (docs/fidelity.md). The baseline has 311 thousand "
+    "parameters; PTM adds 21 thousand, STDM 16, SMEM 93, all of them 129. No control has plain layers of that size. "
 )
 _CONTROLS = (
     "of which 50 % are right by chance. Clips with shuffled or frozen frames show what a network recognises without "

@@ -1,4 +1,4 @@
-"""The fidelity ledger: every published cost figure of the systems built so far beside ours, with verdict and reason.
+"""The fidelity ledger: every published cost figure of the seven systems beside ours, with verdict and reason.
 
 ``gesta ledger`` prints it; ``docs/fidelity.md`` is made from it (``gesta ledger --write docs/fidelity.md``) and a test
 keeps the file true.
@@ -125,7 +125,7 @@ class Ledger:
         lines = [
             "# Fidelity ledger",
             "",
-            "Every published cost figure of the systems built so far beside ours. Made by",
+            "Every published cost figure of the seven systems beside ours. Made by",
             "`gesta ledger --write docs/fidelity.md`; a test fails when it is out of date.",
             "",
             "M: millions of parameters. G: giga multiply-adds (the papers' FLOPs), as fvcore and `gesta table` count",
