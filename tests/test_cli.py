@@ -90,6 +90,14 @@ def test_show_changes_fields_and_refuses_misspelt_ones(capsys: pytest.CaptureFix
     assert "--model.inserts.0.layer.mode" in capsys.readouterr().err
     assert run("show", "stan.ucf101", "--train.optimizer", "adam") == 2
     assert "adamw" in capsys.readouterr().err
+    assert run("show", "r3d_tiny", "--data", "ucf101") == 1
+    assert "r3d_tiny is a model, and --data changes recipes: leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--model", "--data"])
+def test_a_run_to_resume_has_its_model_and_data(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "--resume", "--run", "runs/x", flag, "marionette") == 1
+    assert f"is resumed as it was begun; leave {flag} out" in capsys.readouterr().err
 
 
 def test_a_field_from_which_others_follow_in_a_recipe_is_told_apart_from_its_argument(

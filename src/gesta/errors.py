@@ -19,10 +19,11 @@ def without_passwords(text: str) -> str:
 
 
 _ARGUMENTS = (
-    *("at", "batch", "block", "by", "by-folder", "c", "classes", "codec", "columns", "data", "device", "draw", "fit"),
-    *("folders", "format", "fps", "frame-rate", "frames", "head", "kind", "label-base", "lists", "model", "n", "out"),
-    *("precision", "resume", "run", "seed", "seeds", "shards", "skip", "split", "tau", "test", "threshold"),
-    *("timeline", "trust-code", "val", "weights", "short-side", "workers", "clips"),
+    *("at", "batch", "block", "by", "by-folder", "c", "classes", "clips", "codec", "columns", "data", "device"),
+    *("draw", "fit", "folders", "format", "fps", "frame-rate", "frames", "head", "kind", "label-base", "lists"),
+    *("max-videos", "model", "out", "precision", "resume", "run", "seed", "seeds", "shards", "short-side", "skip"),
+    *("split", "stride", "tau", "test", "threshold", "timeline", "top", "trust-code", "unfinished", "val", "weights"),
+    *("window", "workers"),
 )
 """Flags of commands that are arguments of functions; others in a sentence, and in names of files, stay as they are."""
 

@@ -690,7 +690,7 @@ def to_clips(video: Tensor, spec: ClipSpec, dtype: torch.dtype = torch.float32) 
     if video.shape[3] != spec.channels:
         raise GestaError(
             f"the model expects clips of {' and '.join(spec.streams) or 'one stream'}, {spec.channels} channels, and "
-            f"was given {video.shape[3]}; give clips of all its streams (--data.modality rgbd, rgb+flow …)"
+            f"was given {video.shape[3]}; give clips of all its streams, or another model"
         )
     pixels = video.flatten(0, 1).transpose(1, 2)
     count = max(1, len(spec.streams))

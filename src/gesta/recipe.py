@@ -65,7 +65,7 @@ class Augment:
         hue: largest shift of the hue to either side, as a fraction of the colour circle, 0 to 0.5; 0 for none.
         jitter_probability: probability that a clip gets colour jitter (hue included).
         randaugment: number of RandAugment operations per clip, 0 for none.
-        magnitude: RandAugment's magnitude, 0 to 30.
+        magnitude: RandAugment's magnitude, 0 to 30 as torchvision counts (timm's m9 is 27).
         erasing: probability of filling a random box, the same in all frames, with noise.
     """
 
@@ -393,7 +393,8 @@ class EvaluateConfig:
         clips: temporal clips per video.
         crops: spatial crops per clip: 1 (centre) or 3 (left, centre, right; top, centre, bottom for upright videos).
         coverage: ``even`` spreads ``clips`` over the video; ``contiguous`` cuts the whole video into neighbouring
-            clips (``clips`` is then not read).
+            clips (``clips`` is then not read), which is one clip where its frames are spread over all of the video
+            (``model.clip.sampling`` ``uniform``).
         short_side: length of the short side before cropping, in pixels, at ``ClipSpec.size`` 224; scaled with the size.
         average: what is averaged over views: ``probabilities``, after the softmax (multi-label: the sigmoid), or
             ``logits``, before it. ``tokens`` joins the clips of each crop along the tokens that ``model.attentive``

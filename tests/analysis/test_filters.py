@@ -11,6 +11,7 @@ from matplotlib.image import imread
 
 from gesta.analysis.filters import Filters, draw_filters, measure_filters, mosaic
 from gesta.cli import main
+from gesta.errors import GestaError
 from gesta.models import create_model
 
 
@@ -24,6 +25,8 @@ def test_which_filters() -> None:
         found = measure_filters(name, model)
         assert found.layer.startswith(layer) and found.weights.shape == shape
         torch.testing.assert_close(found.weights, model.get_submodule(found.layer).weight.detach())
+        with pytest.raises(GestaError, match="folds nothing into its filters: leave --learned out"):
+            measure_filters(name, model, folded=False)
     model = create_model("mfst_tiny")  # differences of neighbours are folded into the kernel
     folded, learned = (measure_filters("mfst_tiny", model, folded=folded).weights for folded in (True, False))
     same = folded == learned

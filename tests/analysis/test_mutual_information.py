@@ -208,6 +208,8 @@ def test_the_verb(make_video: Callable[..., Path], tmp_path: Path, capsys: pytes
         ([folder], "neither a run folder"),
         (["timesformer_tiny", str(tmp_path / "absent.mp4")], "absent.mp4"),
         (["timesformer_tiny", folder, "--tau", "0"], "temperature"),
+        (["timesformer_tiny", folder, "--estimator", "gaussian", "--tau", "1"], "gaussian has no temperature: leave"),
+        (["timesformer_tiny", folder, "--split", "test"], "--split is one of a data set: give it with --data"),
     ):
         assert run(*arguments) == 1
         printed = capsys.readouterr().err

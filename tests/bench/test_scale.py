@@ -38,6 +38,14 @@ def test_the_figures_add_up() -> None:
         estimate_scale(TINY, "tiny", rate=1.0, share=0.5)
 
 
+def test_float32_has_no_peak_of_16_bits() -> None:
+    with pytest.raises(GestaError, match="precision 32-true: the default peak is an H100's in 16 bits"):
+        estimate_scale(TINY, "tiny", precision="32-true")
+    how: dict[str, Any] = {"precision": "32-true", "gpus": (1,)}
+    slow, fast = (estimate_scale(TINY, "tiny", tflops=tflops, **how) for tflops in (67.0, 989.0))
+    assert fast.rows[0].fastest == pytest.approx(slow.rows[0].fastest * 989 / 67)
+
+
 @pytest.mark.parametrize(
     "numbers", [{"gpus": (8, -8)}, {"gpus": (0,)}, {"per_node": 0}, {"batch": 0}, {"rate": math.nan}, {"link": 0.0}]
 )

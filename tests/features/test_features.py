@@ -122,7 +122,7 @@ def test_a_short_video_has_one_window_and_silly_windows_are_refused(
     long = str(make_video("long.mp4", frames=17, fps=10))
     compute_features(levels(), [long], tmp_path / "far", windows=Windows(8, 100), device="cpu")
     assert FeatureFolder(tmp_path / "far", None).entries["long.npy"]["times"] == [[0.0, 0.8]]
-    with pytest.raises(GestaError, match="--window 3 is shorter than the model's clip; give 4"):
+    with pytest.raises(GestaError, match="window 3 is shorter than the model's clip; give 4"):
         compute_features(levels(), [video], tmp_path / "other", windows=Windows(3, 1), device="cpu")
     assert not (tmp_path / "other").exists()
 

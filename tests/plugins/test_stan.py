@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gesta.config import check
 from gesta.errors import GestaError
 from gesta.model import ClipSpec, Insert
 from gesta.models import create_model
@@ -368,6 +369,12 @@ def test_explicit_deformation_network() -> None:
 def test_raw_clips_have_eight_channels_in_the_network() -> None:
     layer = STAN().build((3, 4, 8, 8))
     assert layer.deformation.stages[0].conv.out_channels == 8
+
+
+def test_a_size_beside_kernels_is_refused() -> None:
+    check(STAN(kernels=(3,), channels=(8,)), "STAN")
+    with pytest.raises(GestaError, match="scale"):
+        check(STAN(kernels=(3,), channels=(8,), scale="large"), "STAN")
 
 
 def test_bounds() -> None:

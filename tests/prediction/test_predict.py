@@ -32,6 +32,8 @@ from gesta.evaluation.scoring import (
     protocol_of,
     rank,
 )
+from gesta.features.compute import compute_features
+from gesta.features.windows import Windows
 from gesta.marionette.dataset import Marionette, make_set
 from gesta.model import Classifier, ClipSpec, Grid, ModelConfig, VideoModel
 from gesta.models import create_model
@@ -45,6 +47,7 @@ from gesta.records import Record
 from gesta.training.loop import train
 from gesta.video.depth import Depth
 from gesta.video.find import find_videos
+from gesta.video.flow import Flow
 from gesta.video.images import image_files
 
 VIEWS = EvaluateConfig(clips=2, crops=3, batch_size=5, workers=0)
@@ -305,6 +308,39 @@ def test_a_trained_model_names_its_classes_and_a_network_numbers_them(
     (numbered,) = predict(trained.model, path, views=replace(VIEWS, clips=1, crops=1))
     assert {name for name, _ in named.labels} == set(NAMES)
     assert [(NAMES[int(number)], p) for number, p in numbered.labels] == list(named.labels)
+
+
+def test_a_model_of_several_streams_says_what_it_does_without(make_video: Callable[..., Path], tmp_path: Path) -> None:
+    path, views = make_video("a.mp4"), EvaluateConfig(clips=1, workers=0)
+    pair = create_model("mfst_rgbd_tiny", num_classes=4)
+    with pytest.warns(UserWarning, match="takes rgb and depth, and these videos show rgb alone: it is scored without"):
+        (answer,) = predict(pair, path, views=views, device="cpu")
+    assert answer.labels and not answer.error
+    with pytest.raises(GestaError, match="takes rgb and depth, and these videos show flow: give another model"):
+        predict(pair, path, views=views, shows=Flow())
+    with pytest.raises(GestaError, match="a timeline shows a model one stream, and this one takes several"):
+        timeline(pair, path)
+    with pytest.raises(GestaError, match="windows show a model one stream, and this one takes several"):
+        compute_features(pair, [str(path)], tmp_path / "features", windows=Windows(32, 32))
+    record = Record(path=str(path), name="a", label=0)
+    pair.config.clip.streams = ("depth", "flow")
+    (failure,) = evaluate(pair, [record], config=views, device="cpu").failures
+    assert failure["reason"] == "a: has rgb, and none of what the model takes: depth and flow"
+
+
+@pytest.mark.parametrize("ask", [predict, timeline])
+def test_a_model_of_crops_around_the_person_says_that_it_is_shown_whole_videos(
+    ask: Callable[..., Any], make_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = save_model(tmp_path / "m.safetensors", linear_model(), NAMES, person_crop=True)
+    with pytest.warns(UserWarning, match="trained on crops around the person; these videos are shown to it whole"):
+        ask(load(file, trust_code=True), make_video("a.mp4"), views=VIEWS)
+
+
+def test_a_model_file_has_the_suffix_by_which_it_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(GestaError, match=r"m\.pt: is not called \.safetensors"):
+        save_model(tmp_path / "m.pt", linear_model(), NAMES)
+    assert not any(tmp_path.iterdir())
 
 
 def test_names_that_do_not_fit_the_model_are_refused() -> None:

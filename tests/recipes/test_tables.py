@@ -182,6 +182,14 @@ def test_mutual_information_that_was_measured_fills_the_table(tmp_path: Path) ->
     filled = fill(find_table("ata.table4"), tmp_path)
     assert ours(filled, "Averaging") == {"Kinetics-400": 1.5} and ours(filled, "Attention") == {}
     assert ours(filled, "None (after patch embedding)") == {"Kinetics-400": 0.25}
+    for other, flag in (
+        ({"split": "train"}, "--split train"),
+        ({"estimator": "gaussian", "tau": None}, "--estimator gaussian"),
+        ({"tau": 1.0}, "--tau 1.0"),
+    ):
+        (run / INFORMATION).write_text(json.dumps(information | other))
+        refilled = fill(find_table("ata.table4"), tmp_path)
+        assert ours(refilled, "Averaging") == {} and f"was measured with {flag}, the rows of the table" in str(refilled)
     information["data"] = to_json(find_recipe("ata.table4.2.something_something_v2").data)
     (run / INFORMATION).write_text(json.dumps(information))
     assert ours(fill(find_table("ata.table4"), tmp_path), "Averaging") == {}

@@ -273,6 +273,12 @@ def test_tokens_are_not_averaged_as_something_else(model: TrainedModel) -> None:
         Service(model, Serving(views=EvaluateConfig(average="tokens")))
 
 
+def test_a_model_of_several_streams_is_refused() -> None:
+    pair = TrainedModel(model=create_model("mfst_rgbd_tiny", num_classes=2), classes=["a", "b"], metadata={})
+    with pytest.raises(GestaError, match="takes rgb and depth, and an upload is one video"):
+        Service(pair, Serving())
+
+
 def test_what_the_server_starts_with_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GESTA_TOKEN", raising=False)
     assert read_token("127.0.0.1", None) is None and read_token("::1", None) is None

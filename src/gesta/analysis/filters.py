@@ -55,11 +55,13 @@ def measure_filters(name: str, model: VideoModel, *, folded: bool = True) -> Fil
             weights as learned.
 
     Raises:
-        GestaError: a model without such a convolution.
+        GestaError: a model without such a convolution; ``folded=False`` of one that folds nothing.
     """
     for layer, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d) and module.in_channels == 3:
             folding = getattr(model, "filters", None)  # a method filters(folded) of models that fold
+            if folding is None and not folded:
+                raise GestaError(f"{type(model).__name__} folds nothing into its filters: leave --learned out")
             weights = module.weight if folding is None else folding(folded)
             return Filters(name=name, layer=layer, weights=weights.detach().float().cpu())
     raise GestaError(f"{type(model).__name__} has no convolution that sees pixels, and so no filters to draw")

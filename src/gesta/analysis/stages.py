@@ -125,7 +125,7 @@ def measure_stages(
     test, test_labels = _labelled_features(model, *scored, device, failures)
     known, counts = np.unique(train_labels, return_counts=True)
     if len(known) < 2:
-        raise GestaError("a probe needs training videos of at least two classes; take more with --n")
+        raise GestaError("a probe needs training videos of at least two classes; take more with --max-videos")
     probes = []
     for stage, features in train.items():
         weights, bias, converged = fit_probe(features, np.searchsorted(known, train_labels), l2)

@@ -115,7 +115,7 @@ class MemoryTable:
 
     def __str__(self) -> str:
         sizes = list(self.rows[0].clips) if self.rows else []
-        head = ["training", "1 clip", "each further", *(f"{size} GB" for size in sizes)]
+        head = ["training", "1 clip", "each further", *(f"{size} GiB" for size in sizes)]
         lines = [f"{self.model}, {self.precision}, {self.known}: clips at once (and --train.accumulate for steps of "
                  f"{self.batch})", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]  # fmt: skip
         for row in self.rows:
@@ -156,7 +156,7 @@ def measure_memory(
             clip fits in any setting.
     """
     if min(sizes, default=1) < 1:
-        raise GestaError("--sizes of cards are 1 GB or more; give such numbers")
+        raise GestaError("--sizes of cards are 1 GiB or more; give such numbers")
     chosen = choose_device(device)
     is_measured = chosen.type == "cuda"
     known = f"measured on {torch.cuda.get_device_name(chosen)}" if is_measured else "computed"

@@ -111,16 +111,21 @@ def estimate_scale(
         precision: of forward and backward passes.
         rate: clips per second that one GPU trains on without checkpointing, as ``gesta bench model`` measures it; None
             derives it from ``tflops`` and ``share``.
-        tflops: peak of a GPU in 10¹² operations per second; None is 989, an H100's in bfloat16.
+        tflops: peak of a GPU in 10¹² operations per second; None is 989, an H100's in 16 bits.
         share: of the peak that is reached; None is 0.4.
         link: GB per second that each GPU sends over the slowest part of the network.
 
     Raises:
-        GestaError: ``rate`` beside what it replaces, numbers that are not above 0, or a model of which memory cannot be
-            computed, see :func:`gesta.bench.memory.step_memory`.
+        GestaError: ``rate`` beside what it replaces, float32 without its peak, numbers that are not above 0, or a model
+            of which memory cannot be computed, see :func:`gesta.bench.memory.step_memory`.
     """
     if rate is not None and (tflops is not None or share is not None):
         raise GestaError("--rate is measured, and --tflops and --share would estimate it: leave them out, or --rate")
+    if precision == "32-true" and rate is None and tflops is None:
+        raise GestaError(
+            f"--precision {precision}: the default peak is an H100's in 16 bits; give that of this precision by "
+            "--tflops, or the measured --rate"
+        )
     peak, reached = 989.0 if tflops is None else tflops, 0.4 if share is None else share
     if min(*gpus, per_node, batch) < 1:
         raise GestaError("--gpus, --per-node and --batch are whole numbers from 1 on; give such numbers")

@@ -130,7 +130,7 @@ def save_model(
     """Write a self-sufficient ``.safetensors`` file.
 
     Args:
-        path: the file; its folder must exist.
+        path: the file, ``.safetensors``; its folder must exist.
         model: any device; its configuration is saved with it.
         classes: class names in label order, by label space if there are several.
         shows: what is shown to the model, and how; None for a model of RGB.
@@ -141,8 +141,11 @@ def save_model(
         weights: a state dict for the model that ``model.config`` builds; None takes the model's own.
 
     Raises:
-        GestaError: class names that are not those of the model, by their number; or the file cannot be written.
+        GestaError: a file of another suffix; class names that are not those of the model, by their number; or the file
+            cannot be written.
     """
+    if Path(path).suffix != ".safetensors":
+        raise GestaError(f"{path}: is not called .safetensors, by which gesta knows its model files: give such a name")
     if class_counts(classes) != model.config.classes:
         raise GestaError(
             f"{path}: {class_counts(classes)} class names cannot be saved with a model of {model.config.classes} "

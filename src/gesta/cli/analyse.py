@@ -84,7 +84,13 @@ def _add_commands_of_maps(analyse: Commands) -> None:
 
 def _add_commands_of_parameters(analyse: Commands) -> None:
     """A model alone becomes a picture."""
-    sub = analyse.add("clusters", _clusters, "how many clusters of relative positions each ratio gives", fields=True)
+    sub = analyse.add(
+        "clusters",
+        _clusters,
+        "how many clusters of relative positions each ratio gives",
+        fields=True,
+        example="--dropout 0.1",
+    )
     sub.add_argument("model", metavar="MODEL|CKPT", nargs="?", default="rpe_stdt_b12", help="(default %(default)s)")
     sub.wants_optional = lambda _, word: not word.isalpha()
     ratios = "0.5,1,1.5,1.9,2,2.5,3,3.5,4"
@@ -97,7 +103,7 @@ def _add_commands_of_parameters(analyse: Commands) -> None:
     text = "MFST: weights as learned, before differences are folded in"
     sub.add_argument("--learned", action="store_true", help=text)
     _picture_options(sub)
-    sub = analyse.add("rpe", _rpe, "draw which patches share a relative position", fields=True)
+    sub = analyse.add("rpe", _rpe, "draw which patches share a relative position", fields=True, example="--dropout 0.1")
     sub.add_argument("model", metavar="MODEL|CKPT", help=MODEL_HELP)
     sub.add_argument("--ref", type=position, metavar="ROW,COLUMN", help="seen from there (default: the centre, 7,7)")
     _picture_options(sub)
@@ -126,18 +132,25 @@ def _add_commands_of_results(analyse: Commands) -> None:
 def _add_commands_of_features(analyse: Commands) -> None:
     """Features of many videos."""
     text = "mutual information of neighbouring frames, unaligned and aligned (ATA's Table 4)"
-    sub = analyse.add("mi", _mi, text, fields=True)
+    sub = analyse.add("mi", _mi, text, fields=True, example="--data.root DIR")
     sub.add_argument("sources", metavar="CKPT|MODEL|VIDEO", nargs="+", help=f"{MODEL_HELP}; video file or folder")
     sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="a data set instead of VIDEOs (fields: --data.root)")
-    sub.add_argument("--split", choices=["train", "val", "test"], default="val", help="of --data (default %(default)s)")
-    sub.add_argument("--max-videos", type=count, metavar="N", help="at most, spread over the list (default: all)")
+    sub.add_argument("--split", choices=["train", "val", "test"], help="of --data (default val)")
+    text = "at most, spread over the list (default: all; then run folders get mutual_information.json, for gesta table)"
+    sub.add_argument("--max-videos", type=count, metavar="N", help=text)
     estimators = ["infonce", "softmax_entropy", "gaussian", "codebook"]
     sub.add_argument("--estimator", choices=estimators, default="infonce", help="(default %(default)s)")
-    sub.add_argument("--tau", type=float, default=0.1, help="temperature (default %(default)s)")
+    sub.add_argument("--tau", type=float, help="temperature, of the first two estimators (default 0.1)")
     _after_block(sub)
     device_options(sub, precision=None)
     trust_option(sub)
-    sub = analyse.add("stages", _stages, "linear probes: what each stage knows about the classes", fields=True)
+    sub = analyse.add(
+        "stages",
+        _stages,
+        "linear probes: what each stage knows about the classes",
+        fields=True,
+        example="--data.root DIR",
+    )
     sub.add_argument("run", metavar="RUN|MODEL", help=MODEL_HELP)
     sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="videos (default: the run's; fields: --data.root)")
     sub.add_argument("--split", choices=["val", "test"], default="test", help="scored (default %(default)s)")
@@ -145,7 +158,13 @@ def _add_commands_of_features(analyse: Commands) -> None:
     text = "weight of the penalty on the probes' weights, 1 / C of scikit-learn (default %(default)s)"
     sub.add_argument("--l2", type=float, default=1.0, help=text)
     _labels_options(sub)
-    sub = analyse.add("tsne", _tsne, "t-SNE of features before the classifier, runs side by side", fields=True)
+    sub = analyse.add(
+        "tsne",
+        _tsne,
+        "t-SNE of features before the classifier, runs side by side",
+        fields=True,
+        example="--data.root DIR",
+    )
     sub.add_argument("runs", metavar="RUN", nargs="+", help="run folder or .safetensors file")
     sub.add_argument("--data", metavar="ROOT|LIST|NAME", help="videos (default: the first run's; fields: --data.root)")
     sub.add_argument("--split", choices=["train", "val", "test"], default="test", help="(default %(default)s)")
@@ -316,10 +335,10 @@ def _confusion(options: argparse.Namespace) -> None:
 
 
 def _mi(options: argparse.Namespace) -> int:
-    from gesta.analysis.mutual_information import measure_mutual_information, write_information
+    from gesta.analysis.mutual_information import BOUNDED, measure_mutual_information, write_information
     from gesta.analysis.sources import is_model, load
     from gesta.prediction.predict import find_sources
-    from gesta.records import Record
+    from gesta.records import Record, SplitName
 
     videos = [source for source in options.sources if not is_model(source)]
     given = [source for source in options.sources if is_model(source)]
@@ -332,24 +351,29 @@ def _mi(options: argparse.Namespace) -> int:
         raise GestaError("say which videos: files or folders beside the models, or --data NAME")
     if options.fields and not options.data:
         options.parser.error(f"unrecognized arguments: {' '.join(options.fields)}")
-    data = None
+    if options.split and not options.data:
+        raise GestaError("--split is one of a data set: give it with --data, or leave it out")
+    if options.tau is not None and options.estimator not in BOUNDED:
+        raise GestaError(f"--estimator {options.estimator} has no temperature: leave --tau out")
+    split: SplitName = options.split or "val"
+    data, tau = None, 0.1 if options.tau is None else options.tau
     if options.data:
         data = _videos_of(options.data, options)
-        records = data.records(options.split)
+        records = data.records(split)
         if not records:
-            raise GestaError(f"{options.data} has no split {options.split!r}; choose another with --split")
+            raise GestaError(f"{options.data} has no split {split!r}; choose another with --split")
     else:
         records = [Record(path=path, name=path) for path in paths]
     if options.max_videos:
         records = records[:: -(-len(records) // options.max_videos)]
     measured = measure_mutual_information(
-        models, records, estimator=options.estimator, tau=options.tau, block=options.block, device=options.device
+        models, records, estimator=options.estimator, tau=tau, block=options.block, device=options.device
     )
     print_results(options, measured)
-    if data is not None and options.block is None:
+    if data is not None and options.block is None and not options.max_videos:
         for row, source in zip(measured.rows[1:], given):
             if Path(source).is_dir():
-                write_information(Path(source), measured, row, data, options.split)
+                write_information(Path(source), measured, row, data, split)
     return int(bool(measured.failures))
 
 

@@ -17,22 +17,28 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("root", nargs="?", help="folder of videos (default: some are made)")
     device_options(sub, precision=None)
     text = "clips per second of a model (forward and training, peak memory), of an exported file, or of a run's ways"
-    sub = bench.add("model", _bench_model, text, fields=True)
+    sub = bench.add("model", _bench_model, text, fields=True, example="--dropout 0.1")
     text = "a name (all: gesta models); a .onnx or .pt2 file; or a run, whose exported files are compared with torch"
     sub.add_argument("model", metavar="MODEL|FILE|RUN", help=text)
     sub.add_argument("--batch", type=count, help="clips at once (default 4; of a run as many as predictions take)")
     sub.add_argument("--compile", action="store_true", help="with torch.compile")
     device_options(sub)
     trust_option(sub)
-    sub = bench.add("memory", _bench_memory, "clips that fit graphics cards at once in training", fields=True)
+    sub = bench.add(
+        "memory",
+        _bench_memory,
+        "clips that fit graphics cards at once in training",
+        fields=True,
+        example="--dropout 0.1",
+    )
     sub.add_argument("model", metavar="MODEL", help="name of a model (all: gesta models)")
     sub.add_argument("--batch", type=count, default=16, help="clips of an optimiser step (default %(default)s)")
     sub.add_argument(
-        "--sizes", type=whole_numbers, default=(8, 16, 24, 40), help="of cards, in GB (default 8,16,24,40)"
+        "--sizes", type=whole_numbers, default=(8, 16, 24, 40), help="of cards, in GiB (default 8,16,24,40)"
     )
     device_options(sub, precision="bf16-mixed")
     text = "on paper: memory, bytes sent, clips per second and loading of trainings on many GPUs"
-    sub = bench.add("scale", _bench_scale, text, fields=True)
+    sub = bench.add("scale", _bench_scale, text, fields=True, example="--dropout 0.1")
     sub.add_argument("model", metavar="MODEL", nargs="?", default="videomae2_g", help="default %(default)s")
     sub.wants_optional = lambda _, word: _is_model(word)
     sub.add_argument("--gpus", type=whole_numbers, default=(8, 64, 512), help="numbers of GPUs (default 8,64,512)")
@@ -40,7 +46,7 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--batch", type=count, default=8, help="clips of a GPU in a step (default %(default)s)")
     text = "clips per second that one GPU trains on, as gesta bench model measures it (default: estimated)"
     sub.add_argument("--rate", type=float, help=text)
-    sub.add_argument("--tflops", type=float, help="peak of a GPU (default 989, an H100's in bfloat16)")
+    sub.add_argument("--tflops", type=float, help="peak of a GPU (default 989, an H100's in 16 bits)")
     sub.add_argument("--share", type=float, help="fraction of that peak that is reached (default 0.4)")
     text = "GB per second that each GPU can send (default %(default)g, 400 Gbit/s)"
     sub.add_argument("--link", type=float, default=50.0, help=text)

@@ -12,8 +12,8 @@ from gesta.errors import GestaError
 def add_commands(commands: Commands) -> None:
     text = "make the synthetic data set, train, evaluate, report and predict, in minutes"
     sub = commands.add("demo", _demo, text, result=False)
-    sub.add_argument("--out", help="run folder (default runs/demo; of all layouts runs/layouts)")
-    sub.add_argument("--clips", type=int, help="videos to make (default 600; 16 of each layout)")
+    sub.add_argument("--out", help="run folder (default runs/demo, runs/layouts, runs/pretrained or runs/demo-claim)")
+    sub.add_argument("--clips", type=int, help="videos to make (default 600; 400 with --claims; 16 of each layout)")
     sub.add_argument("--epochs", type=int, help="epochs of training (default: the recipe's; 2 of each layout)")
     text = "instead, for each public data set: make videos in its folders, check, train and evaluate a recipe of it"
     sub.add_argument("--all-layouts", action="store_true", help=text)

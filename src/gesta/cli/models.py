@@ -34,7 +34,7 @@ def add_commands(commands: Commands) -> None:
     recipe_options(sub)
     trust_option(sub)
 
-    sub = commands.add("cost", _cost, "parameters and multiply-adds per part", fields=True)
+    sub = commands.add("cost", _cost, "parameters and multiply-adds per part", fields=True, example="--dropout 0.1")
     sub.add_argument("model", metavar="MODEL", help="name of a model (all: gesta models)")
     sub.add_argument("--classes", type=count, help="number of classes (default: the model's)")
     text = "counting: torch's, the papers' (fvcore), or both"
@@ -84,6 +84,9 @@ def _models(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     from gesta.models import MODELS, card
 
+    if options.what in MODELS and (options.model or options.data):
+        flag = "--model" if options.model else "--data"
+        raise GestaError(f"{options.what} is a model, and {flag} changes recipes: leave it out")
     unchanged = not (options.fields or options.model or options.data)
     fields = (stored_fields().get(options.what) if unchanged else None) or _fields(options)
     if options.what not in MODELS:

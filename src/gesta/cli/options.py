@@ -31,8 +31,8 @@ if TYPE_CHECKING:  # for start-up time: importing them takes numpy
 
 T = TypeVar("T")
 
-FIELDS_HELP = "Fields are flags, too, such as --train.lr 1e-4. gesta show prints all fields of a recipe or model."
-MODEL_HELP = "run folder, .safetensors file, or name of a model (random weights)"
+FIELDS_HELP = "Fields are flags, too, such as {example}. gesta show prints all fields of a recipe or model."
+MODEL_HELP = "run folder, .safetensors file, hf:OWNER/NAME, or name of a model (random weights)"
 VIDEO_HELP = "video file or folder of frames"
 
 
@@ -195,6 +195,7 @@ class Commands:
         fields: bool = False,
         result: bool = True,
         of_data: bool = False,
+        example: str = "--train.lr 1e-4",
     ) -> CommandParser:
         """Add a command; its options are added to the parser that is returned.
 
@@ -205,8 +206,9 @@ class Commands:
             fields: flags of fields (``--train.lr 1e-4``) are allowed.
             result: it prints a result, with ``--json`` as JSON.
             of_data: its fields are those of a data set alone, ``--root`` for the ``--data.root`` of others.
+            example: a flag of a field that the command takes, for its help.
         """
-        epilog = FIELDS_HELP if fields and not of_data else None
+        epilog = FIELDS_HELP.format(example=example) if fields and not of_data else None
         sub = cast(CommandParser, self.parsers.add_parser(name, help=text, description=text, epilog=epilog))
         sub.takes_fields = fields
         sub.takes_fields_of_data = fields and of_data
@@ -234,7 +236,7 @@ def trust_option(sub: CommandParser) -> None:
 
 def recipe_options(sub: CommandParser) -> None:
     sub.add_argument("--model", metavar="NAME", help="another model (all: gesta models)")
-    sub.add_argument("--data", metavar="NAME", help="another data set; marionette: a small version of the recipe")
+    sub.add_argument("--data", metavar="NAME", help="another data set; marionette: of a paper's recipe a small version")
 
 
 def device_options(sub: CommandParser, precision: str | None = "32-true") -> None:

@@ -211,7 +211,6 @@ def predict_share(
     if listed:
         _check_listed(share.take(paths))
 
-    warn_of_person_crop(model, timeline)
     if not listed:
         _say_left_out(sources)
 
@@ -254,15 +253,6 @@ def _check_predicting(
     how: dict[str, Any] = {"classes": classes, "views": views or prediction_protocol(model), "top": top}
     naming = SegmentNaming(model, config=config, **how) if config else Naming(model, threshold=threshold, **how)
     choose_autocast(choose_device(device_for(naming.network, device, precision)), precision)
-
-
-def warn_of_person_crop(model: TrainedModel | VideoModel, timeline: bool) -> None:
-    """Say that a model which was trained on crops around the person is shown whole frames; timelines always are."""
-    from gesta.checkpoint import TrainedModel
-    from gesta.video.modality import modality_of
-
-    if isinstance(model, TrainedModel) and model.person_crop and (timeline or modality_of(model.shows) != "depth"):
-        print("the model was trained on crops around the person; these videos are shown to it whole", file=sys.stderr)
 
 
 def _say_left_out(sources: Sequence[str]) -> None:
@@ -348,7 +338,6 @@ def write_predictions(
     check_not_read(out, paths)
     how: dict[str, Any] = {"classes": classes, "views": views, "top": top, "device": device, "precision": precision}
     _check_predicting(model, config if timeline or live else None, threshold=threshold, **how)
-    warn_of_person_crop(model, timeline or live)
     if not (listed or live):
         _say_left_out(sources)
     predictions: Iterator[Prediction]

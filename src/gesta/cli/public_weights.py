@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # for start-up time
 
 def model_options(sub: CommandParser) -> None:
     """A trained model, or a model by name with public weights."""
-    text = "a run folder, a .safetensors file of gesta, or public weights: a file, a folder, or hf:OWNER/NAME"
+    text = "a run folder, a file of gesta (.safetensors, .onnx, .pt2), or public weights: file, folder, hf:OWNER/NAME"
     sub.add_argument("checkpoint", metavar="CKPT", nargs="?", help=text)
     sub.add_argument("--model", metavar="NAME", help="instead of CKPT: this model (all: gesta models) with --weights")
     sub.add_argument("--weights", metavar="FILE", help="public weights for --model, or hf:OWNER/NAME")

@@ -50,7 +50,9 @@ def add_commands(commands: Commands) -> None:
         commands.add("pretrain", _pretrain, text, fields=True, result=False), "videomae, simmim or frames"
     )
 
-    sub = commands.add("evaluate", _evaluate, "score held-out videos and write the result", fields=True)
+    sub = commands.add(
+        "evaluate", _evaluate, "score held-out videos and write the result", fields=True, example="--evaluate.clips 4"
+    )
     model_options(sub)
     sub.wants_optional = lambda options, _: not options.model
     sub.add_argument("--data", metavar="NAME", help="data set (default: the run's own)")
@@ -104,7 +106,8 @@ def _training_options(sub: CommandParser, recipes: str) -> None:
     sub.wants_optional = lambda options, _: not (options.resume and options.run)
     recipe_options(sub)
     # torchrun takes --run, wherever it stands, for an abbreviation of its own flags
-    sub.add_argument("--run", "--run-dir", metavar="DIR", help="run folder (default runs/NAME); --run-dir in torchrun")
+    text = "run folder (default runs/NAME; of a row that fuses runs, their folder, runs); --run-dir in torchrun"
+    sub.add_argument("--run", "--run-dir", metavar="DIR", help=text)
     sub.add_argument("--resume", action="store_true", help="continue the run in that folder where it stopped")
     device_options(sub, precision="")
     trust_option(sub)
@@ -117,6 +120,8 @@ def _train(options: argparse.Namespace) -> None:
     use_precision(options)
     run = Path(options.run) if options.run else None
     if options.resume and run and not options.recipe:
+        if other := [flag for flag in ("model", "data") if getattr(options, flag)]:
+            raise GestaError(f"{run}: is resumed as it was begun; leave --{other[0]} out, or start another run")
         recipe = with_fields(read_recipe(run / "recipe.json", trust_code=options.trust_code), options)
     elif not options.recipe:
         raise GestaError("name a recipe (all: gesta models), or a run to resume: gesta train --resume --run DIR")

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from gesta.cli.options import CommandParser, Commands, count, device_options, trust_option
-from gesta.cli.predict import given_timeline, timeline_options, warn_of_person_crop
+from gesta.cli.predict import given_timeline, timeline_options
 from gesta.cli.public_weights import check_model_options, load_model, model_options, runtime_option
 from gesta.errors import GestaError
 from gesta.serve.limits import Limits
@@ -94,5 +94,4 @@ def _serve(options: argparse.Namespace) -> int:
         from gesta.export.fastest import with_fastest
 
         model = with_fastest(model, options.device, options.precision, trust_code=options.trust_code)
-    warn_of_person_crop(model, timeline=True)  # what is sent is a video, never masked depth
     return serve(model, serving, listening, token=token, page=options.page, as_json=options.json)

@@ -249,7 +249,10 @@ class _Filling:
                 self.faults.append(str(error))
                 continue
             elsewhere = differences({"data": to_json(run.recipe.data)}, {"data": measured["data"]}).keys() - MAY_DIFFER
-            if not elsewhere and tap in measured["unaligned"]:
+            if other := _otherwise(measured):
+                sentence = f"{path}: was measured with {other}, the rows of the table without: it does not count"
+                self.faults += [sentence] * (sentence not in self.faults)
+            elif not elsewhere and tap in measured["unaligned"]:
                 values.append((run.recipe.train.seed, measured["unaligned"][tap]))
                 paths.append(path)
                 self.counted.append(run)
@@ -288,6 +291,16 @@ class _Filling:
             if type(recipe.model) is type(run.recipe.model) and type(recipe.data) is type(run.recipe.data)
         ]
         return min(differing, key=lambda pair: distance(pair[1]), default=("", {}))
+
+
+def _otherwise(measured: Information) -> str:
+    """The flags of ``gesta analyse mi`` by which a measurement is none of a table; empty if it is one.
+
+    Numbers of different estimators, temperatures or splits are not comparable.
+    """
+    usual = {"estimator": "infonce", "tau": 0.1, "split": "val"}
+    given = {name: measured.get(name, value) for name, value in usual.items()}
+    return " ".join(f"--{name} {given[name]}" for name in usual if given[name] not in (usual[name], None))
 
 
 def _averaged(cell: TableCell, value: OverSeeds | None, paths: Sequence[Path]) -> TableCell:

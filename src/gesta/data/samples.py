@@ -363,8 +363,9 @@ class TrainingClips(_RecordDataset, Dataset[Sample]):
 class TestViews(_RecordDataset, Dataset[Sample | Failure]):
     """All test views of a record: item ``index`` gives V = clips x crops views, clip by clip, or a :class:`Failure`.
 
-    A stream of a pair that is not there or cannot be read is black, which tells a model of several that it has to do
-    without. A video whose end is missing is read as far as it goes. Both are named in ``sample["partial"]``.
+    A stream that a record does not have or that cannot be read is black, which tells a model of several that it has to
+    do without. One that cannot be read is named in ``sample["partial"]``, as is a video whose end is missing, which is
+    read as far as it goes.
 
     Raises:
         GestaError: the protocol's short side is shorter than the crop, or the data are pairs and the model is not.
@@ -389,7 +390,9 @@ class TestViews(_RecordDataset, Dataset[Sample | Failure]):
         ]
         some = next((view for view in views if view is not None), None)
         if some is None:
-            return Failure(index, record.name, "; ".join(reasons))
+            has = " and ".join(modality_of(stream.shows) for stream in record.streams)
+            none = f"{record.name}: has {has}, and none of what the model takes: {' and '.join(self.clip.streams)}"
+            return Failure(index, record.name, "; ".join(reasons) or none)
         video = torch.cat([torch.zeros_like(some) if view is None else view for view in views], 2)
         reasons += broken
         partial = [Failure(index, record.name, "; ".join(reasons))] if reasons else []

@@ -79,7 +79,8 @@ def evaluate(
         config: the protocol; None for that of a trained model's run, or of a network the default one.
         classes: class names in label order, by label space if the model has several. None takes those of the trained
             model; of a network those of the data set, or ``"0"``, ``"1"`` … for a list of records.
-        split, clips, crops: change these fields of the protocol.
+        split, clips, crops: change these fields of the protocol. Of a list of records all are scored: the split is only
+            what the result calls them.
         device: ``auto`` takes the first accelerator there is.
         precision: of the forward passes; the result names it.
         fabric: device, precision and processes of a training, instead of ``device`` and ``precision``.

@@ -33,7 +33,7 @@ from gesta.features.folder import VERSIONS, Entry, FeatureFolder, Format, descri
 from gesta.features.windows import Windows, check_windows, extract_windows
 from gesta.files import lock_folder, new_folder, remove_parts
 from gesta.model import VideoModel
-from gesta.prediction.predict import find_sources, record_of
+from gesta.prediction.predict import check_input, find_sources, record_of
 from gesta.prediction.timeline import is_live
 from gesta.prediction.writers import require_pyarrow
 from gesta.processes import Precision, choose_autocast, choose_device
@@ -241,6 +241,9 @@ def compute_features(
     if live := [source for source in sources if is_live(source)]:
         raise GestaError(f"{live[0]}: is a camera or a stream, which has no end; record it to a file first")
     _check_format(format, kind)
+    if windows and network.config.clip.streams:
+        raise GestaError("windows show a model one stream, and this one takes several: leave --window out")
+    check_input(network, shows, person_crop, timeline=windows is not None)
     if windows:
         check_windows(windows, network.config.clip)
     files = feature_files(sources, format, listed)

@@ -13,6 +13,7 @@ each axis, so θ means the same on the raw clip; the input is added back (Eq 1):
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gesta.config import Count, NotNegative, Positive, config
+from gesta.config import Count, NotNegative, Positive, config, unless
 from gesta.cost import is_counting
 from gesta.errors import GestaError
 from gesta.layers.few_clips import SinglePositionNorm
@@ -115,6 +116,9 @@ class STAN(LayerConfig):
     fc_init_std: NotNegative | None = None
     p_scale: Positive = 0.1
     tanh_bound: Positive | None = 0.5
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from unless(self.kernels is None and self.channels is None, "kernels=None", "scale")
 
     def build(self, grid: Grid) -> STANLayer:
         return STANLayer(self, grid[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -38,7 +39,7 @@ from gesta.recipe import EvaluateConfig
 from gesta.records import ClassNames, Record
 from gesta.video.depth import Depth
 from gesta.video.find import find_videos, unknown_files
-from gesta.video.modality import Shows
+from gesta.video.modality import Shows, modality_of
 
 Source = str | os.PathLike[str]
 
@@ -109,7 +110,7 @@ def predict(
 
     Raises:
         GestaError: at once, the class names do not fit the model; a device or precision that it cannot be computed
-            with.
+            with; a model of several streams of which none is what the sources show.
     """
     views = protocol(views or prediction_protocol(model), clips=clips, crops=crops)
     naming = Naming(model, classes=classes, views=views, top=top, threshold=threshold)
@@ -117,6 +118,7 @@ def predict(
     if isinstance(model, TrainedModel):
         shows = model.shows if shows is None else shows
         person_crop = model.person_crop if person_crop is None else person_crop
+    check_input(network, shows, bool(person_crop))
     device = choose_device(device_for(network, device, precision))
     autocast = choose_autocast(device, precision)
     paths = find_sources(sources)
@@ -139,6 +141,29 @@ def _predict(
         for video in score_videos(network, [batch], views, batch_size, device, autocast):
             predictions[video.index] = naming(paths[video.index], video.scores, broken.get(video.index, ""))
         yield from (predictions[index] for index in sorted(predictions))
+
+
+def check_input(network: VideoModel, shows: Shows | None, person_crop: bool, timeline: bool = False) -> None:
+    """Warn of videos that show a model less than it was trained on: one of its streams, or no crops around the person.
+
+    Args:
+        network: the model.
+        shows: what the videos show, see :func:`predict`.
+        person_crop: it was trained on crops around the person, which only masked depth gives, and no timeline.
+        timeline: windows of the videos are shown.
+
+    Raises:
+        GestaError: videos that show none of the model's streams.
+    """
+    streams, shown = network.config.clip.streams, modality_of(shows)
+    if streams and shown not in streams:
+        raise GestaError(f"the model takes {' and '.join(streams)}, and these videos show {shown}: give another model")
+    if missing := [stream for stream in streams if stream != shown]:
+        text = f"the model takes {' and '.join(streams)}, and these videos show {shown} alone: it is scored without "
+        warnings.warn(text + " and ".join(missing), stacklevel=3)
+    if person_crop and (timeline or shown != "depth"):
+        text = "the model was trained on crops around the person; these videos are shown to it whole"
+        warnings.warn(text, stacklevel=3)
 
 
 class Naming:

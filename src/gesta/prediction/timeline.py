@@ -34,6 +34,7 @@ from gesta.evaluation.scoring import (
 )
 from gesta.model import ClipSpec, VideoModel
 from gesta.prediction.background import in_background
+from gesta.prediction.predict import check_input
 from gesta.prediction.prediction import TOP, Prediction, check_top
 from gesta.prediction.segments import ClassSegmenters, Segment, Segmenter, Window, smooth
 from gesta.prediction.windows import UNIFORM_WINDOW_S, WindowCutter, WindowFrames
@@ -274,12 +275,13 @@ def timeline(
 
     Raises:
         GestaError: at once, class names that do not fit the model, settings that make no sense, a device or precision
-            that the model cannot be computed with.
+            that the model cannot be computed with, a model of several streams.
     """
     path, config, views = os.fspath(source), config or TimelineConfig(), views or prediction_protocol(model)
     naming = SegmentNaming(model, classes=classes, config=config, views=views, top=top)
     if shows is None and isinstance(model, TrainedModel):
         shows = model.shows
+    check_input(naming.network, shows, isinstance(model, TrainedModel) and model.person_crop, timeline=True)
     device = choose_device(device_for(naming.network, device, precision))
     how: dict[str, Any] = {"views": views, "device": device}
     how["autocast"] = choose_autocast(how["device"], precision)
@@ -311,6 +313,8 @@ class SegmentNaming:
         check_top(top)
         self.network, self.spaces = named_classes(model, classes)
         check_average(self.network, views)
+        if self.network.config.clip.streams:
+            raise GestaError("a timeline shows a model one stream, and this one takes several; name whole videos")
         if top is not None and self.network.config.multi_label:
             raise GestaError("the segments of a multi-label model have one class each; leave --top out")
         self.config, self.names, self.top = config, joint_names(self.spaces), top or TOP

@@ -81,7 +81,7 @@ GESTURE_EPOCHS = {"mfst_tiny": 40, "r3d_tiny": 30, "ctn_tiny": 40}
 """After which they have learnt 90 % of their training clips or more; st_manet_tiny has after the 60 of all others."""
 
 
-def gestures(model: str = "mfst_tiny", fold: int = 1, root: str = "../shared/videos/egogestar") -> Recipe:
+def gestures(model: str = "mfst_tiny", fold: int = 1, root: str = "data/egogestar") -> Recipe:
     """A tiny model from scratch on EgoGestAR's ten gestures, 8 frames of 64 px.   gesta train experiments.gestures
 
     The folds hold out places and cameras. Nothing is mirrored, as left and right are classes, and the whole picture is
@@ -133,7 +133,7 @@ def lite0(
     plug_in: PlugIn = "averaging",
     start: Start = "pretrained",
     fold: int = 1,
-    root: str = "../shared/videos/egogestar",
+    root: str = "data/egogestar",
 ) -> Recipe:
     """EfficientNet-Lite0 on every frame of a gesture, a plug-in before its fifth block.   gesta train experiments.lite0
 

@@ -16,7 +16,7 @@ from gesta.config import Count, Fraction, NotNegative, check, config
 from gesta.data.transforms import test_short_side
 from gesta.errors import GestaError, VideoError
 from gesta.evaluation.scoring import prediction_protocol, views_per_pass
-from gesta.prediction.predict import Naming
+from gesta.prediction.predict import Naming, check_input
 from gesta.prediction.prediction import Prediction
 from gesta.prediction.segments import Window
 from gesta.prediction.timeline import SegmentNaming, TimelineConfig, scored_windows
@@ -101,6 +101,9 @@ class Service:
         if isinstance(model.shows, Flow):
             raise GestaError("the model takes folders of optical flow, and an upload is one file; give another model")
         network = model.model
+        if streams := network.config.clip.streams:
+            raise GestaError(f"the model takes {' and '.join(streams)}, and an upload is one video; give another model")
+        check_input(network, model.shows, model.person_crop, timeline=True)  # an upload has no masked depth
         self._naming = Naming(model, views=self.views, threshold=serving.threshold)
         self._segments = SegmentNaming(model, config=serving.timeline, views=self.views)
         device = choose_device(device_for(network, serving.device, serving.precision))
