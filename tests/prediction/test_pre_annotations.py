@@ -81,7 +81,7 @@ def test_the_least_certain_segments_come_first(videos: Path, capsys: pytest.Capt
     assert found[0] == ("one.mp4", "grey") and len(found) == 4
     for wrong, sentence in (
         ({"review": True, "format": "srt"}, "stand in that of time"),
-        ({"review": True, "top": 1}, "leave --top out"),
+        ({"review": True, "top": 1}, "leave top out"),
         ({"review": True, "timeline": False}, "add timeline=True"),
         ({"format": "label-studio", "timeline": False}, "add timeline=True"),
         ({"url_prefix": "x"}, "about pre-annotations"),

@@ -104,12 +104,12 @@ def evaluate_timeline(
     _check_segments(records, network)
     names = joint_names(spaces)
     videos = _by_video(records)
-    how: dict[str, Any] = {"classes": classes, "config": config, "views": views, "top": None}
+    how: dict[str, Any] = {"classes": spaces, "config": config, "views": views, "top": None}
     how |= {"device": device, "precision": precision}
     for video in videos:  # all of them first, since a wrong list must not be found out after hours
         video.segments = _true_segments(video, spaces)
     for video in track(videos, "evaluating"):
-        _find(model, video, names, how)
+        _find(network, video, names, how)
     overlapping = [video.path for video in videos if _overlap(video.segments.true)]
     one_class = not network.config.multi_label and not overlapping
     metrics, per_class = measure_localisation([video.segments for video in videos], len(names), one_class)
@@ -213,12 +213,12 @@ def _joint_labels(record: Record, spaces: dict[str, list[str]]) -> list[int]:
     return [joint]
 
 
-def _find(model: TrainedModel | VideoModel, video: _Video, names: list[str], how: dict[str, Any]) -> None:
+def _find(network: VideoModel, video: _Video, names: list[str], how: dict[str, Any]) -> None:
     """Put the predicted segments of a video, or why there are none, beside the true ones."""
     if video.error:
         return
     index = {name: label for label, name in enumerate(names)}
-    for prediction in timeline(model, video.path, shows=video.shows, **how):
+    for prediction in timeline(network, video.path, shows=video.shows, **how):
         if prediction.error:
             video.error = prediction.error.removeprefix(f"{video.path}: ")
         elif prediction.start is not None and prediction.end is not None:

@@ -118,9 +118,9 @@ def predict(
     if isinstance(model, TrainedModel):
         shows = model.shows if shows is None else shows
         person_crop = model.person_crop if person_crop is None else person_crop
-    check_input(network, shows, bool(person_crop))
     device = choose_device(device_for(network, device, precision))
     autocast = choose_autocast(device, precision)
+    check_input(network, shows, bool(person_crop))
     paths = find_sources(sources)
     records = [record_of(path, shows, bool(person_crop)) for path in paths]
     return _predict(naming, records, views, device, autocast)

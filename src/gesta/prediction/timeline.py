@@ -281,10 +281,10 @@ def timeline(
     naming = SegmentNaming(model, classes=classes, config=config, views=views, top=top)
     if shows is None and isinstance(model, TrainedModel):
         shows = model.shows
-    check_input(naming.network, shows, isinstance(model, TrainedModel) and model.person_crop, timeline=True)
     device = choose_device(device_for(naming.network, device, precision))
     how: dict[str, Any] = {"views": views, "device": device}
     how["autocast"] = choose_autocast(how["device"], precision)
+    check_input(naming.network, shows, isinstance(model, TrainedModel) and model.person_crop, timeline=True)
     windows = score_windows(naming.network, naming.spaces, path, config, shows=shows, live=live, **how)
     return naming(path, windows)
 
