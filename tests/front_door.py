@@ -31,7 +31,7 @@ def train_a_model(videos: Path) -> Path:
 
 def use_public_weights(data: gesta.DataConfig) -> gesta.Result:
     model: gesta.VideoModel = gesta.create_model("mvitv2_s", weights="MViTv2_S_16x4.pyth", num_classes=400)
-    return gesta.evaluate(model, data, config=gesta.EvaluateConfig(clips=5, crops=1))
+    return gesta.evaluate(model, data, views=gesta.EvaluateConfig(clips=5, crops=1))
 
 
 def use_features(video: torch.Tensor) -> torch.Tensor:

@@ -120,7 +120,7 @@ def run_all(root: str, out: Path, seeds: list[int], wanted: dict[str, Make]) -> 
                 train_once(recipe, run)
                 if not (run / "controls.json").is_file():
                     write_text(run / "controls.json", json.dumps(measure(run, recipe)) + "\n")
-                    top1 = Result.read(run / "result.json").top1
+                    top1 = Result.read(run / "result.json").headline
                     print(f"{run.name}: {top1:.1f} % in {time.monotonic() - began:.0f} s", flush=True)
 
 

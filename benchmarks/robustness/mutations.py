@@ -383,7 +383,7 @@ def judge(folder: Path, mutants: list[Mutant], workers: int) -> Outcome:
 
     with outcome.timed("evaluation"):
         result = evaluate(
-            model.build(), records, classes=data.classes(), config=EvaluateConfig(clips=2, workers=workers)
+            model.build(), records, classes=data.classes(), views=EvaluateConfig(clips=2, workers=workers)
         )
     failed = {failure["index"]: failure["reason"] for failure in result.failures}
 

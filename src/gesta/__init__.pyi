@@ -5,9 +5,11 @@ from . import recipes as recipes
 from .checkpoint import TrainedModel as TrainedModel
 from .checkpoint import save_model as save_model
 from .checkpoint.weights import import_weights as import_weights
+from .cost import Cost as Cost
 from .cost import count as count
 from .data.lists import Folder as Folder
 from .data.lists import Lists as Lists
+from .data.shards import Shards as Shards
 from .datasets import data_config as data_config
 from .datasets import list_datasets as list_datasets
 from .datasets.diving48 import Diving48 as Diving48
@@ -19,12 +21,16 @@ from .datasets.ntu import NTU as NTU
 from .datasets.something import SomethingV1 as SomethingV1
 from .datasets.something import SomethingV2 as SomethingV2
 from .datasets.ucf101 import UCF101 as UCF101
+from .errors import CheckpointError as CheckpointError
 from .errors import GestaError as GestaError
+from .errors import VideoError as VideoError
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.result import Result as Result
+from .evaluation.timeline_result import TimelineResult as TimelineResult
 from .layers.attentive import Attentive as Attentive
 from .layers.temporal import TemporalAttention as TemporalAttention
 from .marionette.dataset import Marionette as Marionette
+from .marionette.joint_frames import MarionetteJoints as MarionetteJoints
 from .model import AroundConfig as AroundConfig
 from .model import ClipSpec as ClipSpec
 from .model import Insert as Insert
@@ -49,6 +55,9 @@ from .prediction.timeline import TimelineConfig as TimelineConfig
 from .prediction.timeline import timeline as timeline
 from .recipe import Augment as Augment
 from .recipe import EvaluateConfig as EvaluateConfig
+from .recipe import Init as Init
+from .recipe import LoRA as LoRA
+from .recipe import ProbeConfig as ProbeConfig
 from .recipe import Recipe as Recipe
 from .recipe import TrainConfig as TrainConfig
 from .recipes import find_recipe as find_recipe
@@ -56,5 +65,7 @@ from .recipes import list_recipes as list_recipes
 from .records import DataConfig as DataConfig
 from .records import Record as Record
 from .training.loop import train as train
+from .video.depth import Depth as Depth
+from .video.flow import Flow as Flow
 
 __version__: str

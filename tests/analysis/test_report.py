@@ -91,7 +91,7 @@ def run(make_video: Callable[..., Path], tmp_path: Path) -> Path:
     data = Folder(root=str(tmp_path / "videos"))
     model = create_model("r3d_tiny", classes=2)
     protocol = EvaluateConfig(clips=1, workers=0)
-    found = evaluate(model, data, config=protocol)
+    found = evaluate(model, data, views=protocol)
     assert found.counts.scored == 4
     found.write(tmp_path / "run" / "result.json")
     return tmp_path / "run"

@@ -262,7 +262,7 @@ def scored(config: EvaluateConfig, data: Folder) -> Any:
     workers: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gesta.evaluation.scoring.test_loader", without_workers(test_loader, 3, workers))
-        result = evaluate(model, data, config=config)
+        result = evaluate(model, data, views=config)
     return result.scores.values, result.scores.names, result.metrics, sizes, workers
 
 

@@ -94,7 +94,7 @@ def records(make_video: Callable[..., Path]) -> list[Record]:
 
 
 def test_denominators_are_honest(records: list[Record]) -> None:
-    result = evaluate(build(), records, classes=CLASSES, config=PROTOCOL)
+    result = evaluate(build(), records, classes=CLASSES, views=PROTOCOL)
     counted = result.counts
     counts = (counted.listed, counted.labelled, counted.decoded, counted.scored, counted.failed)
     assert counts == (8, 7, 7, 7, 1)
@@ -115,21 +115,21 @@ def test_denominators_are_honest(records: list[Record]) -> None:
 
 
 def test_the_protocol_is_written_down(records: list[Record]) -> None:
-    result = evaluate(build(), records[:3], classes=CLASSES, config=PROTOCOL)
+    result = evaluate(build(), records[:3], classes=CLASSES, views=PROTOCOL)
     how = result.protocol
     assert (how.clips, how.crops, how.views, result.counts.views) == (2, 3, "2 clips × 3 crops", 18)
     assert how.sampling == "dense 4×2"
     shrinks = build()
     shrinks.config.clip = replace(shrinks.config.clip, shrink=True)
-    other = evaluate(shrinks, records[:1], classes=CLASSES, config=PROTOCOL)
+    other = evaluate(shrinks, records[:1], classes=CLASSES, views=PROTOCOL)
     assert other.protocol.sampling == "dense 4×2 or less"
     assert (how.short_side, how.size) == (37, 32)  # 256 of 224, scaled to 32
     assert result.environment.decoder.startswith("pyav ") and result.environment.precision == "32-true"
     assert result.environment.torch == torch.__version__ and result.model.summary == "Brightness"
-    again = evaluate(build(), records[:3], classes=CLASSES, config=PROTOCOL)
+    again = evaluate(build(), records[:3], classes=CLASSES, views=PROTOCOL)
     again.seconds = result.seconds
     assert again == result
-    other = evaluate(build(), records[2::-1], classes=CLASSES, config=PROTOCOL)
+    other = evaluate(build(), records[2::-1], classes=CLASSES, views=PROTOCOL)
     assert other.list_hash != result.list_hash
 
 
@@ -137,9 +137,9 @@ def test_the_protocol_is_written_down(records: list[Record]) -> None:
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
 def test_packing_views_into_passes_changes_no_score(records: list[Record], average: str, batch_size: int) -> None:
     model = build()
-    one = evaluate(model, records, classes=CLASSES, config=_with(average=average, batch_size=6))
+    one = evaluate(model, records, classes=CLASSES, views=_with(average=average, batch_size=6))
     model.passes.clear()
-    other = evaluate(model, records, classes=CLASSES, config=_with(average=average, batch_size=batch_size))
+    other = evaluate(model, records, classes=CLASSES, views=_with(average=average, batch_size=batch_size))
     if batch_size > 1:
         assert model.passes.pop() == min(batch_size, 7)  # a clip of each video, to see whether the model's parts work
     assert max(model.passes) <= batch_size and sum(model.passes) == 7 * 6
@@ -152,7 +152,7 @@ def test_packing_views_into_passes_changes_no_score(records: list[Record], avera
 
 
 def test_the_whole_video_in_neighbouring_clips(records: list[Record]) -> None:
-    result = evaluate(build(), records, classes=CLASSES, config=_with(coverage="contiguous", clips=5, crops=1))
+    result = evaluate(build(), records, classes=CLASSES, views=_with(coverage="contiguous", clips=5, crops=1))
     assert result.counts.scored == 7 and result.protocol.clips is None
     assert result.protocol.views == "whole video × 1 crop"
     assert result.counts.views > result.counts.scored  # a long video gives more clips than a short one
@@ -164,7 +164,7 @@ def test_several_label_spaces(records: list[Record]) -> None:
         Record(path=r.path, name=r.name, label=None if r.label is None else {"verb": r.label, "noun": int(r.label > 1)})
         for r in records
     ]
-    result = evaluate(build({"verb": 3, "noun": 2}), both, classes=spaces, config=PROTOCOL)
+    result = evaluate(build({"verb": 3, "noun": 2}), both, classes=spaces, views=PROTOCOL)
     assert result.metrics["verb/top1"] == pytest.approx(100 * 5 / 7)
     assert set(result.scores.values) == {"verb", "noun"} and len(result.scores.values["noun"][0] or []) == 2
     assert np.shape(result.scores.confusion["noun"]) == (2, 2)
@@ -178,7 +178,7 @@ def test_several_label_spaces(records: list[Record]) -> None:
 def test_training_continues_as_it_was(records: list[Record]) -> None:
     model = build().train()
     model.norm.eval()  # frozen by the training loop
-    evaluate(model, records[:1], classes=CLASSES, config=PROTOCOL)
+    evaluate(model, records[:1], classes=CLASSES, views=PROTOCOL)
     assert model.training and model.classifier.training and not model.norm.training
     assert model.norm.num_batches_tracked == 0
 
@@ -186,7 +186,7 @@ def test_training_continues_as_it_was(records: list[Record]) -> None:
 def test_a_broken_model_is_reported_and_not_ranked(records: list[Record]) -> None:
     model = build()
     model.classifier.linear.bias.data[1] = float("nan")
-    result = evaluate(model, records[:2], classes=CLASSES, config=PROTOCOL)
+    result = evaluate(model, records[:2], classes=CLASSES, views=PROTOCOL)
     assert (result.counts.decoded, result.counts.scored, result.counts.failed) == (2, 0, 2)
     assert result.metrics["top1"] == 0 and "top1_scored" not in result.metrics
     assert "not finite" in str(result)
@@ -195,14 +195,14 @@ def test_a_broken_model_is_reported_and_not_ranked(records: list[Record]) -> Non
 
 def test_what_does_not_fit_is_refused(records: list[Record]) -> None:
     with pytest.raises(GestaError, match="no videos"):
-        evaluate(build(), [], classes=CLASSES, config=PROTOCOL)
+        evaluate(build(), [], classes=CLASSES, views=PROTOCOL)
     with pytest.raises(GestaError, match="clips is 0, not 1 or more"):
-        evaluate(build(), records, classes=CLASSES, config=_with(clips=0))
+        evaluate(build(), records, classes=CLASSES, views=_with(clips=0))
     with pytest.raises(GestaError, match="class names that it was trained with"):
-        evaluate(build(), records, classes=CLASSES[:2], config=PROTOCOL)
+        evaluate(build(), records, classes=CLASSES[:2], views=PROTOCOL)
     beyond = Record(path=records[0].path, name="from_one.mp4", label=3)
     with pytest.raises(GestaError, match=r"from_one\.mp4: label 3"):
-        evaluate(build(), [*records, beyond], classes=CLASSES, config=PROTOCOL)
+        evaluate(build(), [*records, beyond], classes=CLASSES, views=PROTOCOL)
 
 
 def test_a_trained_model_on_a_data_set(make_video: Callable[..., Path], tmp_path: Path) -> None:
@@ -213,18 +213,18 @@ def test_a_trained_model_on_a_data_set(make_video: Callable[..., Path], tmp_path
     data = Folder(root=str(tmp_path / "videos"))
     path = save_model(tmp_path / "best.safetensors", build(), ["run", "sit", "wave"])
     model = load(path, trust_code=True)
-    result = evaluate(model, data, config=PROTOCOL, clips=1)
+    result = evaluate(model, data, views=PROTOCOL, clips=1)
     assert result.scores.names == ["test/run/a.mp4", "test/sit/b.mp4"] and result.scores.classes == {
         "label": ["run", "sit", "wave"]
     }
     assert (result.model.checkpoint, result.protocol.clips, result.protocol.split) == (str(path), 1, "test")
     assert result.data is not None and result.data["root"] == data.root and PROTOCOL.clips != 1
-    assert evaluate(model, data, config=PROTOCOL, split="val").scores.names == ["val/run/c.mp4"]
-    unnamed = evaluate(build(), data.records("test"), config=PROTOCOL)
+    assert evaluate(model, data, views=PROTOCOL, split="val").scores.names == ["val/run/c.mp4"]
+    unnamed = evaluate(build(), data.records("test"), views=PROTOCOL)
     assert unnamed.scores.classes == {"label": ["0", "1", "2"]} and unnamed.model.checkpoint is None
     model = load(save_model(path, build(), ["run", "sit", "jump"]), trust_code=True)
     with pytest.raises(GestaError, match=r"knows 3 classes \(run, sit, jump …\), the data set has 3"):
-        evaluate(model, data, config=PROTOCOL)
+        evaluate(model, data, views=PROTOCOL)
     (tmp_path / "videos/val/run/c.mp4").unlink()
     with pytest.raises(GestaError, match="no split 'val'"):
         evaluate(build(), data, split="val")
@@ -233,7 +233,7 @@ def test_a_trained_model_on_a_data_set(make_video: Callable[..., Path], tmp_path
 def test_a_result_says_what_else_the_model_was_trained_on(records: list[Record], tmp_path: Path) -> None:
     def said(videos: list[Record], **trained: Any) -> str:
         model = TrainedModel(model=build(), classes=CLASSES, metadata={}, **trained)
-        result = evaluate(model, videos, config=PROTOCOL)
+        result = evaluate(model, videos, views=PROTOCOL)
         assert (f"warning: {result.input_differs}" in " ".join(str(result).split())) == bool(result.input_differs)
         assert Result.read(result.write(tmp_path / "result.json")).input_differs == result.input_differs
         return result.input_differs
@@ -242,7 +242,7 @@ def test_a_result_says_what_else_the_model_was_trained_on(records: list[Record],
         return [dataclasses.replace(record, shows=Depth(**how)) for record in records]
 
     assert said(records) == said(depth(), shows=Depth()) == ""
-    assert evaluate(build(), depth(), config=PROTOCOL).input_differs == ""  # it is not known of a network
+    assert evaluate(build(), depth(), views=PROTOCOL).input_differs == ""  # it is not known of a network
     near = said(depth(near=100), shows=Depth())
     assert "trained on depth as jet from 500 to 4500 mm, and these videos show depth as jet from 100" in near
     assert "show depth as repeat3 from" in said(depth(encoding="repeat3"), shows=Depth())
@@ -260,7 +260,7 @@ def test_a_result_says_what_else_the_model_was_trained_on(records: list[Record],
 
 
 def test_results_are_written_whole_and_read_back(records: list[Record], tmp_path: Path) -> None:
-    result = evaluate(build(), records, classes=CLASSES, config=PROTOCOL)
+    result = evaluate(build(), records, classes=CLASSES, views=PROTOCOL)
     path = result.write(tmp_path / "new" / "result.json")
     assert Result.read(path) == result
     assert [p.name for p in path.parent.iterdir()] == ["result.json"]
@@ -338,7 +338,7 @@ def test_results_say_which_segments_were_scored(records: list[Record], tmp_path:
     path = records[0].path
     parts: tuple[dict[str, Any], ...] = ({"end": 6}, {"start": 2, "end": 8}, {"start": 4}, {"seconds": (0.0, 0.5)}, {})
     listed = [Record(path=path, name="one.mp4", label=0, **part) for part in parts]
-    found = evaluate(build(), listed, classes=CLASSES, config=PROTOCOL)
+    found = evaluate(build(), listed, classes=CLASSES, views=PROTOCOL)
     assert found.scores.segments == ["0-6", "2-8", "4-", "0.0-0.5 s", ""]
     assert Result.read(found.write(tmp_path / "result.json")) == found
     content = found.to_json()
@@ -346,7 +346,7 @@ def test_results_say_which_segments_were_scored(records: list[Record], tmp_path:
     (tmp_path / "older.json").write_text(json.dumps(content, default=vars))
     older = Result.read(tmp_path / "older.json")
     assert older.scores.segments is None and older.scores.values == found.scores.values
-    assert evaluate(build(), records[:1], classes=CLASSES, config=PROTOCOL).scores.segments == []
+    assert evaluate(build(), records[:1], classes=CLASSES, views=PROTOCOL).scores.segments == []
 
 
 def test_figures_of_an_older_result_are_computed(tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_two_processes_give_the_result_of_one(records: list[Record], tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     two = Result.read(tmp_path / "two.json")
-    one = evaluate(build(), odd, classes=CLASSES, config=PROTOCOL)
+    one = evaluate(build(), odd, classes=CLASSES, views=PROTOCOL)
     for a, b in zip(one.scores.values["label"], two.scores.values["label"]):
         assert (a is None) == (b is None)
         assert a is None or a == pytest.approx(b, abs=1e-5)
@@ -427,6 +427,6 @@ if __name__ == "__main__":  # one of the processes of test_two_processes_give_th
 
     folder = Path(sys.argv[1])
     entries = [Record(path=p, name=n, label=la) for p, n, la in json.loads((folder / "list.json").read_text())]
-    found = evaluate(build(), entries, classes=CLASSES, config=PROTOCOL)
+    found = evaluate(build(), entries, classes=CLASSES, views=PROTOCOL)
     if os.environ["RANK"] == "0":
         found.write(folder / "two.json")

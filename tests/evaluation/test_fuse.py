@@ -135,7 +135,7 @@ def test_a_missing_depth_file_is_named_beside_the_colour_that_is_there(
     for modality, home in (("rgb", root), ("depth", f"{root}/depth")):
         depth = Depth() if modality == "depth" else None
         records = [Record(path=f"{home}/{i}.mp4", name=f"{i}", label=i, shows=depth) for i in range(2)]
-        result = evaluate(model, records, classes=["a", "b"], config=EvaluateConfig(clips=1, workers=0))
+        result = evaluate(model, records, classes=["a", "b"], views=EvaluateConfig(clips=1, workers=0))
         found.append(changed(result, data={"modality": modality}))
     fused = fuse(found)
     assert [(f["name"], f["reason"]) for f in fused.partial] == [("0", "depth: does not exist; check the path")]

@@ -84,7 +84,7 @@ def test_clips_of_a_crop_are_joined_along_their_tokens(crops: int, size: int) ->
 def test_tokens_are_joined_only_for_a_head_that_reads_them(model: VideoModel) -> None:
     views = EvaluateConfig(average="tokens")
     for refused in (
-        lambda: evaluate(model, [Record(path="no.mp4", name="no.mp4", label=0)], config=views),
+        lambda: evaluate(model, [Record(path="no.mp4", name="no.mp4", label=0)], views=views),
         lambda: next(predict(model, "no.mp4", views=views)),
         lambda: check(Recipe(name="x", model=model.config, data=Folder(root="x"), evaluate=views)),
     ):

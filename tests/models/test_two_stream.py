@@ -134,11 +134,11 @@ def test_results_name_what_was_scored_in_part(make_video: Callable[..., Path], t
     ]
     model, protocol = built(small()), EvaluateConfig(clips=2, workers=0)
     names = [f"class {i}" for i in range(5)]
-    result = evaluate(model, records, classes=names, config=protocol)
+    result = evaluate(model, records, classes=names, views=protocol)
     assert (result.counts.scored, result.counts.failed) == (2, 1) and result.failures[0]["index"] == 2
     assert [(p["index"], p["name"]) for p in result.partial] == [(1, "video 1")]
     assert missing in result.partial[0]["reason"] and "video 1" in str(result)
     assert result.protocol.sampling == "dense 4×4 of rgb and depth"
-    alone = evaluate(model, [record.streams[0] for record in records[:2]], classes=names, config=protocol)
+    alone = evaluate(model, [record.streams[0] for record in records[:2]], classes=names, views=protocol)
     assert alone.protocol.sampling == "dense 4×4 of rgb" and not alone.partial
     assert alone.scores.values["label"][1] == result.scores.values["label"][1] != result.scores.values["label"][0]

@@ -233,7 +233,7 @@ def small_model() -> VideoModel:
 
 def evaluation(root: Path) -> dict[str, Any]:
     protocol = EvaluateConfig(clips=2, crops=3, workers=0)
-    result = evaluate(small_model(), records(root), classes=["a", "b", "c"], config=protocol)
+    result = evaluate(small_model(), records(root), classes=["a", "b", "c"], views=protocol)
     scores = result.scores.values["label"]
     return {"metrics": accuracies(result.metrics), "confusion": result.scores.confusion["label"], "scores": scores}
 

@@ -108,10 +108,10 @@ def test_half_a_file_is_named_in_every_output(
         shown = capsys.readouterr()
         assert status == 1
         assert "breaks off" in " ".join((shown.err if format == "srt" else shown.out).split()), format
-    result = evaluate(model, [Record(path=str(half), name="half", label=0)], config=replace(VIEWS, split="val"))
+    result = evaluate(model, [Record(path=str(half), name="half", label=0)], views=replace(VIEWS, split="val"))
     assert result.counts.scored == 1 and "breaks off" in result.partial[0]["reason"]
     early = Record(path=str(half), name="half", label=0, start=0, end=8)
-    assert evaluate(model, [early], config=replace(VIEWS, split="val")).partial == [], "the segment lacks nothing"
+    assert evaluate(model, [early], views=replace(VIEWS, split="val")).partial == [], "the segment lacks nothing"
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_weights_that_are_not_numbers_give_an_error_that_names_them(tmp_path: Pa
         (prediction,) = json.loads(out.read_text(), parse_constant=pytest.fail)
         assert named in prediction["error"] and "classifier.linear.weight" in prediction["error"]
         assert not prediction["labels"]
-    result = evaluate(bad, [Record(path=str(path), name="a", label=0)], config=VIEWS)
+    result = evaluate(bad, [Record(path=str(path), name="a", label=0)], views=VIEWS)
     assert named in result.failures[0]["reason"] and result.counts.scored == 0
 
 

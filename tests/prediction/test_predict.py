@@ -129,7 +129,7 @@ def test_the_numbers_are_those_of_the_evaluation(mixed: Path, average: str, cove
     views = EvaluateConfig(clips=clips, crops=3, average=average, coverage=coverage, batch_size=4, workers=0)  # type: ignore[arg-type]
     paths = find_videos(mixed)
     model = linear_model()
-    result = evaluate(model, [Record(path=p, name=p, label=0) for p in paths], classes=NAMES, config=views)
+    result = evaluate(model, [Record(path=p, name=p, label=0) for p in paths], classes=NAMES, views=views)
     for p, scores in zip(
         predict(model, paths, classes=NAMES, views=views, top=4), result.scores.values["label"], strict=True
     ):
@@ -324,7 +324,7 @@ def test_a_model_of_several_streams_says_what_it_does_without(make_video: Callab
         compute_features(pair, [str(path)], tmp_path / "features", windows=Windows(32, 32))
     record = Record(path=str(path), name="a", label=0)
     pair.config.clip.streams = ("depth", "flow")
-    (failure,) = evaluate(pair, [record], config=views, device="cpu").failures
+    (failure,) = evaluate(pair, [record], views=views, device="cpu").failures
     assert failure["reason"] == "a: has rgb, and none of what the model takes: depth and flow"
 
 
@@ -579,7 +579,7 @@ def test_masked_depth_is_cropped_if_the_training_cropped_it(tmp_path: Path) -> N
         for crop in (True, False)
     )
     record = Record(path=str(folder), name="a", label=0, shows=depth, masks=str(folder))
-    result = evaluate(model, [record], classes=NAMES, config=VIEWS)
+    result = evaluate(model, [record], classes=NAMES, views=VIEWS)
     assert result.scores.values["label"][0] is not None
     assert dict(cropped.labels) == pytest.approx(dict(zip(NAMES, result.scores.values["label"][0])), abs=1e-5)
     assert dict(cropped.labels) != pytest.approx(dict(whole.labels), abs=1e-5)

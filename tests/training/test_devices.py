@@ -98,7 +98,7 @@ def test_all_forward_passes_run_in_the_precision(videos: Path, tmp_path: Path) -
         "windows": lambda how: compute_features(
             model, [video], tmp_path / f"w{len(how)}", views=views, windows=Windows(2, 2), **how
         ),
-        "evaluate": lambda how: evaluate(model, data, config=views, **how),
+        "evaluate": lambda how: evaluate(model, data, views=views, **how),
     }
     for name, run in runs.items():
         autocasts.clear()

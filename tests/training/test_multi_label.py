@@ -77,7 +77,7 @@ def test_a_run_is_measured_by_its_mean_average_precision(run: Path, tmp_path: Pa
     assert len(kept) == 2 and all("-mAP-" in path.name for path in kept)
     result = Result.read(run / "result.json")
     assert result.scores.multi_label and result.scores.labels["label"] == [[], [], [0], [0], [0, 1], [0, 1]]
-    assert result.metrics["mAP"] == result.top1 and log[-1]["best"] == max(best)
+    assert result.metrics["mAP"] == result.headline and log[-1]["best"] == max(best)
     for row in result.scores.values["label"]:
         assert row is not None and sum(row) != pytest.approx(1.0, abs=1e-3)
     trained = gesta.load(run)
@@ -94,7 +94,7 @@ def test_a_run_is_measured_by_its_mean_average_precision(run: Path, tmp_path: Pa
 def test_views_are_averaged_after_or_before_the_sigmoid(run: Path, recipe: Recipe) -> None:
     trained = gesta.load(run)
     logits, probabilities = (
-        gesta.evaluate(trained, recipe.data, config=replace(recipe.evaluate, clips=1, average=average)).scores.values
+        gesta.evaluate(trained, recipe.data, views=replace(recipe.evaluate, clips=1, average=average)).scores.values
         for average in ("logits", "probabilities")
     )
     np.testing.assert_allclose(1 / (1 + np.exp(-np.array(logits["label"]))), probabilities["label"], rtol=1e-5)

@@ -64,7 +64,7 @@ def test_a_run_is_ordinary_and_the_second_one_computes_no_features(
     result = gesta.Result.read(run / "result.json")
     assert result.metrics["top1"] == 100.0
     assert "these videos chose the best probe" in result.optimistic and result.optimistic[:40] in printed
-    assert gesta.evaluate(trained, recipe.data, config=replace(recipe.evaluate, split="val")).scores == result.scores
+    assert gesta.evaluate(trained, recipe.data, views=replace(recipe.evaluate, split="val")).scores == result.scores
     kept = next(line for line in log_of(run, "probe") if line["kept"])
     assert kept["val"]["top1"] == result.metrics["top1"]  # the views of the evaluation are those that were kept
 

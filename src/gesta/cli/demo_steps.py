@@ -109,7 +109,7 @@ def _run_layout(layout: str, out: Path, clips: int, epochs: int, size: int) -> s
         raise GestaError(f"{run}: {len(result.failures)} videos failed, the first is {result.failures[0]}")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     steps = sum(entry["kind"] == "step" for entry in log)
-    return f"{report.videos:6}{steps:6}  {result.protocol.views:24}{result.top1 or 0:6.1f}"
+    return f"{report.videos:6}{steps:6}  {result.protocol.views:24}{result.headline or 0:6.1f}"
 
 
 SIZE = 80
@@ -153,7 +153,7 @@ def run_demo(out: Path, clips: int, epochs: int | None = None) -> None:
     without.train = recipe.train
     _train_both((recipe, without), (out, plain))
     results = Result.read(out / "result.json"), Result.read(plain / "result.json")
-    tops = " and ".join(f"{result.top1 or 0:.1f} %" for result in results)
+    tops = " and ".join(f"{result.headline or 0:.1f} %" for result in results)
     print(f"\nwith and without STAN: {tops} of {results[0].counts.scored} clips of held-out subjects and cameras")
 
     _say(began, "3/4 the report, and what STAN does to a clip")
@@ -198,7 +198,7 @@ def run_claim(out: Path, clips: int) -> None:
     _train_both(recipes, runs)
 
     _say(began, "3/3 both on held-out subjects and cameras")
-    top1 = [Result.read(run / "result.json").top1 or 0.0 for run in runs]
+    top1 = [Result.read(run / "result.json").headline or 0.0 for run in runs]
     print(f"{'':18}{'top-1 %':>9}{'right order %':>15}{'frames in random order %':>26}")
     for arm, recipe, run, value in zip(arms, recipes, runs, top1):
         trained = load(run)

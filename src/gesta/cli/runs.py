@@ -217,7 +217,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
         result = evaluate_timeline(model, job.data, config=timeline, views=job.evaluate, **how)
     else:
-        result = evaluate(model, job.data, config=job.evaluate, **how)
+        result = evaluate(model, job.data, views=job.evaluate, **how)
     if recipe:
         split, listed = job.evaluate.split, result.list_hash
         reasons = [why_seen(recipe, job.data, split), why_others(folder, recipe, job.data, split, listed)]

@@ -56,7 +56,7 @@ def evaluate(
     model: TrainedModel | VideoModel,
     data: DataConfig | Sequence[Record],
     *,
-    config: EvaluateConfig | None = None,
+    views: EvaluateConfig | None = None,
     classes: ClassNames | None = None,
     split: Literal["val", "test"] | None = None,
     clips: int | None = None,
@@ -76,7 +76,8 @@ def evaluate(
             afterwards.
         data: a data set, whose split is then scored, or a list of records; unlabelled ones are scored, and left out of
             the metrics.
-        config: the protocol; None for that of a trained model's run, or of a network the default one.
+        views: the protocol, as of :func:`gesta.predict`; None for that of a trained model's run, or of a network the
+            default one.
         classes: class names in label order, by label space if the model has several. None takes those of the trained
             model; of a network those of the data set, or ``"0"``, ``"1"`` … for a list of records.
         split, clips, crops: change these fields of the protocol. Of a list of records all are scored: the split is only
@@ -98,7 +99,7 @@ def evaluate(
         raise GestaError("fabric has a device and a precision: leave device and precision out")
     given = model.model if isinstance(model, TrainedModel) else model
     fabric = fabric or make_fabric(precision, device_for(given, device, precision))
-    config = protocol(config or protocol_of(model), split=split, clips=clips, crops=crops)
+    config = protocol(views or protocol_of(model), split=split, clips=clips, crops=crops)
     source = data if isinstance(data, DataConfig) else None
     records, classes = (
         records_of_split(model, data, config.split, classes) if isinstance(data, DataConfig) else (data, classes)

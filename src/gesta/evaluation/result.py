@@ -363,7 +363,7 @@ class Result:
         return f"metrics lack {min(missing)}" if (missing := named - self.metrics.keys()) else ""
 
     @property
-    def top1(self) -> float | None:
+    def headline(self) -> float | None:
         """Top-1 accuracy in percent, of multi-label data mAP (see :func:`gesta.evaluation.metrics.headline`); None if
         nothing is labelled."""
         return headline(self.metrics)

@@ -106,7 +106,7 @@ def export_int8(
         trained = load_exported(small, trust_code=True)
         difference, _ = differences(model.model.eval(), trained.model, calibration[:CHECKED_CLIPS])
         _describe(small, description(model, replace(network.exported, int8=True, difference=difference), protocol))
-        before, after = (evaluate(one, data, config=protocol).metrics for one in (model, trained))
+        before, after = (evaluate(one, data, views=protocol).metrics for one in (model, trained))
         sizes = whole.stat().st_size, small.stat().st_size
         with write_atomically(path) as file:
             file.write(small.read_bytes())

@@ -380,7 +380,7 @@ def write_result(
     ``ended_early`` says why their training ended before its last epoch, if it did.
     """
     fabric.barrier()  # until the first process has written the weights
-    result = evaluate(load(run, trust_code=trust_code), recipe.data, config=test, fabric=fabric)
+    result = evaluate(load(run, trust_code=trust_code), recipe.data, views=test, fabric=fabric)
     result.ended_early = ended_early
     result.optimistic = why_optimistic(recipe, test.split)
     if fabric.global_rank == 0:

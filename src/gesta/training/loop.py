@@ -186,7 +186,7 @@ def _validate(training: Training) -> dict[str, float]:
     result = evaluate(
         training.final_model,
         training.held_out,
-        config=config,
+        views=config,
         classes=training.classes,
         fabric=training.fabric,
         cache=training.cache,
