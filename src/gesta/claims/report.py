@@ -88,9 +88,9 @@ def _summary(statuses: Sequence[Status]) -> str:
     """How many claims have which verdict, in a sentence."""
     unfinished = [s for s in statuses if s.done < s.needed]
     finished = Counter(s.verdict for s in statuses if s.done == s.needed)
-    counts = [f"{finished[verdict]} are {verdict}" for verdict in ("shown", "contradicted", "not shown")]
-    last = f", and {len(unfinished)} not finished" if unfinished else ""
-    return f"Of {len(statuses)} claims {', '.join(counts)}{last}."
+    counts = [f"**{finished[verdict]} {verdict}**" for verdict in ("shown", "contradicted", "not shown")]
+    last = f", {len(unfinished)} not finished" if unfinished else ""
+    return f"Of {len(statuses)} claims: {', '.join(counts)}{last}."
 
 
 def _section(s: Status) -> str:
