@@ -19,6 +19,7 @@ def add_commands(commands: Commands) -> None:
     sub.add_argument("--message", metavar="TEXT", default="", help="message of the commit")
     sub.add_argument(
         "--licence",
+        "--license",
         metavar="NAME",
         default="",
         help="licence of the weights as the hub spells it, such as cc-by-nc-4.0",
