@@ -183,7 +183,8 @@ def create_model(
         num_classes: number of classes, a dict of numbers for several label spaces, or 0 for a model of features. The
             configuration's field ``classes`` is the same; timm's name is accepted.
         weights: a public checkpoint of this model, a model file or run folder of ours, ``hf:OWNER/NAME``, or
-            ``package:NAME``; None leaves the weights fresh. What of them matched is printed to stderr; a classifier of another number of classes stays fresh.
+            ``package:NAME``; None leaves the weights fresh. What of them matched is printed to stderr; a classifier of
+            another number of classes stays fresh.
         head: a second file, with the head of these weights, where it has one of its own (V-JEPA 2's probes).
         min_matched: fraction of the parameters, the classifier's not counted, that must be in ``weights``.
         changes: other fields of the model's configuration, see ``gesta show NAME``. A ``clip`` replaces the model's as
