@@ -30,6 +30,7 @@ from gesta.marionette.motions.kitchen import NOUNS, VERBS
 from gesta.prediction.localise import evaluate_timeline
 from gesta.prediction.timeline import TimelineConfig
 from gesta.records import Record
+from gesta.video.depth import Depth
 
 SECONDS = np.arange(10.0)  # ten frames, one a second
 
@@ -134,6 +135,8 @@ def test_a_list_is_scored(tmp_path: Path) -> None:
     cropped = TrainedModel(model=shade_model(), classes=SHADES, metadata={}, person_crop=True)
     remark = evaluate_timeline(cropped, records[:2], config=config).remarks[0]
     assert "trained on RGB cropped to the person, and these videos show RGB in whole frames" in remark
+    depth = TrainedModel(model=shade_model(), classes=SHADES, metadata={}, shows=Depth())  # the records are RGB
+    assert evaluate_timeline(depth, records[:2], config=config).videos[0].predicted == result.videos[0].predicted
     assert result.protocol.join == 0.1 and "joined if less than 0.1 s apart" in str(result.protocol)
     out = result.write(tmp_path / "timeline.json")
     assert json.loads(out.read_text())["metrics"] == result.metrics
